@@ -1,0 +1,89 @@
+"""One port for every language model: the same call, the same behaviour, in this process or behind an API."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from modelport.capabilities import Capabilities as Capabilities
+    from modelport.content import Attachment as Attachment
+    from modelport.content import Image as Image
+    from modelport.content import Text as Text
+    from modelport.errors import AuthenticationError as AuthenticationError
+    from modelport.errors import ConnectionFailed as ConnectionFailed
+    from modelport.errors import ContentFiltered as ContentFiltered
+    from modelport.errors import ContextWindowExceeded as ContextWindowExceeded
+    from modelport.errors import DeadlineExceeded as DeadlineExceeded
+    from modelport.errors import InvalidOutput as InvalidOutput
+    from modelport.errors import InvalidRequest as InvalidRequest
+    from modelport.errors import InvalidToolCall as InvalidToolCall
+    from modelport.errors import MalformedResponse as MalformedResponse
+    from modelport.errors import MissingDependency as MissingDependency
+    from modelport.errors import ModelError as ModelError
+    from modelport.errors import NotFoundError as NotFoundError
+    from modelport.errors import RateLimited as RateLimited
+    from modelport.errors import ServerError as ServerError
+    from modelport.errors import StreamInterrupted as StreamInterrupted
+    from modelport.errors import UnsupportedFeature as UnsupportedFeature
+    from modelport.grammar import Choice as Choice
+    from modelport.grammar import JSONSchema as JSONSchema
+    from modelport.grammar import Lark as Lark
+    from modelport.grammar import Regex as Regex
+    from modelport.layers.retry import RetryPolicy as RetryPolicy
+    from modelport.local.llamacpp import LlamaCppModel as LlamaCppModel
+    from modelport.messages import ChatMessage as ChatMessage
+    from modelport.messages import ChatMessageStreamDelta as ChatMessageStreamDelta
+    from modelport.messages import ChatMessageToolCall as ChatMessageToolCall
+    from modelport.messages import ChatMessageToolCallFunction as ChatMessageToolCallFunction
+    from modelport.messages import ChatMessageToolCallStreamDelta as ChatMessageToolCallStreamDelta
+    from modelport.messages import MessageRole as MessageRole
+    from modelport.messages import TokenUsage as TokenUsage
+    from modelport.messages import fold as fold
+    from modelport.model import Model as Model
+    from modelport.registry import load_model as load_model
+    from modelport.remote.openai import OpenAIModel as OpenAIModel
+    from modelport.remote.openai import OpenAIServerModel as OpenAIServerModel
+    from modelport.request import Request as Request
+    from modelport.secrets import Secret as Secret
+    from modelport.streams import AsyncStream as AsyncStream
+    from modelport.streams import Stream as Stream
+    from modelport.tools import Tool as Tool
+
+_HOMES = {
+    "capabilities": ["Capabilities"],
+    "content": ["Attachment", "Image", "Text"],
+    "errors": [
+        "AuthenticationError", "ConnectionFailed", "ContentFiltered", "ContextWindowExceeded", "DeadlineExceeded",
+        "InvalidOutput", "InvalidRequest", "InvalidToolCall", "MalformedResponse", "MissingDependency", "ModelError",
+        "NotFoundError", "RateLimited", "ServerError", "StreamInterrupted", "UnsupportedFeature",
+    ],
+    "grammar": ["Choice", "JSONSchema", "Lark", "Regex"],
+    "layers.retry": ["RetryPolicy"],
+    "local.llamacpp": ["LlamaCppModel"],
+    "messages": [
+        "ChatMessage", "ChatMessageStreamDelta", "ChatMessageToolCall", "ChatMessageToolCallFunction",
+        "ChatMessageToolCallStreamDelta", "MessageRole", "TokenUsage", "fold",
+    ],
+    "model": ["Model"],
+    "registry": ["load_model"],
+    "remote.openai": ["OpenAIModel", "OpenAIServerModel"],
+    "request": ["Request"],
+    "secrets": ["Secret"],
+    "streams": ["AsyncStream", "Stream"],
+    "tools": ["Tool"],
+}  # fmt: skip
+_EXPORTS = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = [*sorted(_EXPORTS)]  # noqa: PLE0604
+__version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _EXPORTS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_EXPORTS[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

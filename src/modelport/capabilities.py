@@ -1,0 +1,116 @@
+"""What a backend and its model can do: declared, never tried out on the service."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields, replace
+from fnmatch import fnmatchcase
+from typing import Any
+
+from modelport.errors import InvalidRequest
+from modelport.grammar import Choice, JSONSchema, Lark, Regex
+
+_GRAMMARS = {"json_schema": JSONSchema, "regex": Regex, "choice": Choice, "lark": Lark}
+
+
+@dataclass(frozen=True)
+class Capabilities:
+    """What a backend honours by itself; the layers make up for the rest or refuse it.
+
+    Args:
+        stop: It takes stop sequences. Where not, the port cuts the answer.
+        max_stop_sequences: How many it takes; `None` for any number. The port cuts at the others.
+        tools: It takes tools. Where not, tools are put into the prompt and calls read from the answer.
+        tool_choices: Which of `auto`, `none`, `required` and `named` it takes.
+        parallel_tool_calls: It may make several calls in one answer.
+        grammars: The kinds of grammar that it enforces by itself.
+        grammar_with_tools: It takes a grammar and tools in one request.
+        inputs: The kinds of parts it takes: `text`, `image`, `audio`, `file`.
+        image_urls: It fetches images by URL; where not, they must be bytes.
+        logprobs: It gives log probabilities.
+        seed: It takes a seed.
+        reasoning: It gives the model's thinking apart from the answer.
+        sends_reasoning: It wants earlier thinking sent back.
+        usage: It reports token usage.
+        cached_tokens: It reports how much of the prompt came from a cache.
+        system_role: It takes a system message. Where not, its text goes in front of the first user message.
+        consecutive_roles: It takes two messages of one role in a row. Where not, they are merged.
+        renamed: Parameters it knows by another name, as `{"max_tokens": "max_completion_tokens"}`.
+        refused: Parameters it does not take; a request that holds one is refused.
+        extra_parameters: Those it takes beside the ones the port knows; `None` where any is passed on.
+    """
+
+    stop: bool = True
+    max_stop_sequences: int | None = None
+    tools: bool = False
+    tool_choices: frozenset[str] = frozenset({"auto", "none", "required", "named"})
+    parallel_tool_calls: bool = True
+    grammars: frozenset[type] = frozenset()
+    grammar_with_tools: bool = False
+    inputs: frozenset[str] = frozenset({"text"})
+    image_urls: bool = False
+    logprobs: bool = False
+    seed: bool = False
+    reasoning: bool = False
+    sends_reasoning: bool = False
+    usage: bool = False
+    cached_tokens: bool = False
+    system_role: bool = True
+    consecutive_roles: bool = True
+    renamed: Mapping[str, str] = field(default_factory=dict)
+    refused: frozenset[str] = frozenset()
+    extra_parameters: frozenset[str] | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("tool_choices", "grammars", "inputs", "refused", "extra_parameters"):
+            value = getattr(self, name)
+            if value is None:
+                continue
+            if name == "grammars":
+                value = {_GRAMMARS.get(item, item) for item in value}
+            object.__setattr__(self, name, frozenset(value))
+
+    def but(self, **changes: Any) -> Capabilities:
+        """The same with some values changed.
+
+        Raises:
+            InvalidRequest: A name is no capability.
+        """
+        known = {item.name for item in fields(self)}
+        if unknown := sorted(set(changes) - known):
+            raise InvalidRequest(f"capabilities: {unknown[0]!r} is unknown; known are {', '.join(sorted(known))}")
+        return replace(self, **changes)
+
+    def to_dict(self) -> dict[str, Any]:
+        """What differs from the defaults, as JSON can hold it; `overlaid` takes it."""
+        names = {kind: name for name, kind in _GRAMMARS.items()}
+        result: dict[str, Any] = {}
+        for item in fields(self):
+            value = getattr(self, item.name)
+            if value != getattr(_DEFAULT, item.name):
+                is_set = isinstance(value, frozenset)
+                result[item.name] = sorted(names.get(v, v) for v in value) if is_set else value
+        return result
+
+    def overlaid(self, given: Capabilities | Mapping[str, Any] | None) -> Capabilities:
+        """The same with the caller's own word laid over it."""
+        if given is None:
+            return self
+        return given if isinstance(given, Capabilities) else self.but(**given)
+
+    def profiled(self, model_id: str | None, profiles: Iterable[tuple[str, Mapping[str, Any]]]) -> Capabilities:
+        """The same with every profile laid over it whose pattern the model's name matches, in order.
+
+        Args:
+            model_id: Its last part counts: `openai/o3` is `o3`.
+            profiles: Pairs of a shell pattern (`gpt-5*`) and the changes.
+        """
+        name = (model_id or "").rsplit("/", 1)[-1].lower()
+        result = self
+        for pattern, changes in profiles:
+            if fnmatchcase(name, pattern):
+                result = result.but(**changes)
+        return result
+
+
+_DEFAULT = Capabilities()

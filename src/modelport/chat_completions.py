@@ -1,0 +1,358 @@
+"""The wire format of OpenAI's chat completions, which many servers and engines speak. Pure functions.
+
+Requests become a JSON body; answers, whole or in chunks, become deltas; errors become ours.
+See https://platform.openai.com/docs/api-reference/chat
+"""
+
+from __future__ import annotations
+
+import email.utils
+import re
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from modelport.capabilities import Capabilities
+from modelport.errors import (
+    AuthenticationError,
+    ContentFiltered,
+    ContextWindowExceeded,
+    InvalidRequest,
+    MalformedResponse,
+    ModelError,
+    NotFoundError,
+    RateLimited,
+    ServerError,
+)
+from modelport.grammar import Choice, Grammar, JSONSchema, Regex, as_lark
+from modelport.messages import (
+    ChatMessage,
+    ChatMessageStreamDelta,
+    ChatMessageToolCallFunction,
+    ChatMessageToolCallStreamDelta,
+    TokenUsage,
+)
+from modelport.normalise import plain_dict
+from modelport.request import Request
+from modelport.tools import Named
+
+# --- requests ---------------------------------------------------------------------------------------------------------
+
+
+def body_from(
+    request: Request, model_id: str | None, capabilities: Capabilities, dialect: str | None = None
+) -> dict[str, Any]:
+    """The JSON body of a request.
+
+    Args:
+        request: In normal form, fitted to the capabilities.
+        model_id: The service's name for the model; `None` to leave it out.
+        capabilities: Say which parameters go by another name, and whether stop sequences are taken.
+        dialect: Whose extra fields carry a grammar: `llama.cpp`, `vllm`, or `None` for OpenAI's own alone.
+    """
+    body: dict[str, Any] = {} if model_id is None else {"model": model_id}
+    body["messages"] = [_message(message, capabilities) for message in request.messages]
+    if request.stop_sequences and capabilities.stop:
+        # Those beyond the service's maximum are cut by the port.
+        body["stop"] = list(request.stop_sequences[: capabilities.max_stop_sequences])
+    if request.tools:
+        body["tools"] = [tool.to_dict() for tool in request.tools]
+        choice = request.tool_choice
+        if isinstance(choice, Named):
+            body["tool_choice"] = {"type": "function", "function": {"name": choice.name}}
+        elif choice != "auto":  # which is every service's default, and refused by some
+            body["tool_choice"] = choice
+    if request.grammar is not None:
+        body |= grammar_fields(request.grammar, dialect)
+    for name, value in request.parameters.items():
+        body[capabilities.renamed.get(name, name)] = value
+    if request.stream:
+        body["stream"] = True
+        if "stream_options" not in capabilities.refused:
+            body.setdefault("stream_options", {"include_usage": True})
+    return body
+
+
+def _message(message: ChatMessage, capabilities: Capabilities) -> dict[str, Any]:
+    result = plain_dict(message)
+    if message.reasoning and capabilities.sends_reasoning:
+        result["reasoning_content"] = message.reasoning
+    return result
+
+
+def grammar_fields(grammar: Grammar, dialect: str | None) -> dict[str, Any]:
+    """The fields of a body that ask for this form."""
+    if dialect == "llama.cpp":
+        # Its own converter of schemas passes over keywords in silence; llguidance knows them or refuses.
+        return {"grammar": f"%llguidance {{}}\n{as_lark(grammar)}"}
+    if isinstance(grammar, JSONSchema):
+        if grammar.name == "json_object":
+            return {"response_format": {"type": "json_object"}}
+        inner = {"name": grammar.name, "schema": grammar.schema, "strict": is_strict(grammar.schema)}
+        return {"response_format": {"type": "json_schema", "json_schema": inner}}
+    if dialect == "vllm":
+        key, value = (
+            ("regex", grammar.pattern) if isinstance(grammar, Regex)
+            else ("choice", list(grammar.options)) if isinstance(grammar, Choice)
+            else ("grammar", grammar.grammar)
+        )  # fmt: skip
+        return {"structured_outputs": {key: value}}
+    raise InvalidRequest(f"{type(grammar).__name__} can't be put into a chat completion without a dialect")
+
+
+def is_strict(schema: Any) -> bool:
+    """Whether OpenAI's strict mode takes the schema: every object closed, and every property required.
+
+    See https://platform.openai.com/docs/guides/structured-outputs#supported-schemas
+    """
+    if isinstance(schema, list):
+        return all(map(is_strict, schema))
+    if not isinstance(schema, dict):
+        return True
+    if schema.get("type") == "object" or "properties" in schema:
+        properties = schema.get("properties", {})
+        if schema.get("additionalProperties") is not False or set(schema.get("required", ())) != set(properties):
+            return False
+        return all(map(is_strict, properties.values())) and is_strict(schema.get("$defs", {}))
+    return all(is_strict(value) for key, value in schema.items() if key not in ("const", "enum", "default", "examples"))
+
+
+# --- answers ----------------------------------------------------------------------------------------------------------
+
+_FINISH = {
+    "stop": "stop", "eos": "stop", "end_turn": "stop", "stop_sequence": "stop", "abort": "stop",
+    "length": "length", "max_tokens": "length", "model_length": "length",
+    "tool_calls": "tool_calls", "function_call": "tool_calls", "tool_use": "tool_calls",
+    "content_filter": "content_filter", "safety": "content_filter",
+}  # fmt: skip
+
+
+class AnswerReader:
+    """Reads one answer, whole or in chunks, into deltas.
+
+    Args:
+        accept_missing_finish: Whether a stream that ends without a finish reason is complete; some servers send none.
+    """
+
+    def __init__(self, accept_missing_finish: bool = False) -> None:
+        self._accept_missing_finish = accept_missing_finish
+        self._closing = ChatMessageStreamDelta()
+        self._ids: dict[int, str | None] = {}  # our index of a call -> its id
+        self._slots: dict[int, int] = {}  # the service's index -> ours
+        self._refused = False
+
+    def whole(self, data: Any) -> ChatMessageStreamDelta:
+        """The one delta of an answer that was not streamed.
+
+        Raises:
+            MalformedResponse: It is none.
+            ModelError: It is the service's error.
+        """
+        self._accept_missing_finish = True  # A JSON text that parses is not cut short.
+        delta = self._read(data, "message")
+        if delta is None:
+            raise MalformedResponse(f"The service's answer holds no choices: {_shown(data)}.")
+        closing = self.end()
+        for name in ("token_usage", "finish_reason", "stop_sequence", "model_id", "raw"):
+            setattr(delta, name, getattr(closing, name))
+        return delta
+
+    def chunk(self, data: Any) -> ChatMessageStreamDelta | None:
+        """The delta that a chunk of a stream holds, or `None` for one that delivers nothing.
+
+        Raises:
+            MalformedResponse: It is no chunk.
+            ModelError: It is the service's error.
+        """
+        return self._read(data, "delta")
+
+    def end(self) -> ChatMessageStreamDelta:
+        """The closing delta: usage and finish reason, once.
+
+        Raises:
+            MalformedResponse: The stream ended before its answer did.
+        """
+        closing = self._closing
+        if closing.finish_reason is None:
+            if not self._accept_missing_finish:
+                raise MalformedResponse(
+                    "The stream ended without a finish reason, so the answer may be cut short. If this server never "
+                    "sends one, pass accept_missing_finish=True."
+                )
+            closing.finish_reason = "tool_calls" if self._ids else "stop"
+        elif self._refused:
+            closing.finish_reason = "content_filter"
+        elif self._ids and closing.finish_reason == "stop":
+            closing.finish_reason = "tool_calls"
+        return closing
+
+    def _read(self, data: Any, key: str) -> ChatMessageStreamDelta | None:
+        try:
+            if data.get("error"):
+                raise error_from(data["error"].get("code") if isinstance(data["error"], dict) else None, data)
+            if usage := data.get("usage"):
+                self._closing.token_usage = usage_from(usage)
+                self._closing.raw = data
+            choices = data.get("choices")
+            if not choices:
+                return None  # the first chunk of Azure, the last of many
+            choice = choices[0]
+            if reason := choice.get("finish_reason"):
+                self._closing.finish_reason = _FINISH.get(reason, "stop")
+                self._closing.raw = data
+                if isinstance(stop := choice.get("stop_reason"), str):
+                    self._closing.stop_sequence = stop
+            return self._piece(choice, choice.get(key) or {}, data)
+        except (AttributeError, TypeError, KeyError, IndexError, ValueError) as error:
+            raise MalformedResponse(
+                f"The service sent what is no chat completion ({type(error).__name__}: {error}): {_shown(data)}."
+            ) from None
+
+    def _piece(self, choice: Any, message: Any, data: Any) -> ChatMessageStreamDelta | None:
+        content = message.get("content")
+        if isinstance(content, list):  # Mistral's thinking models
+            content = "".join(part.get("text", "") for part in content if part.get("type") == "text")
+        if refusal := message.get("refusal"):
+            content, self._refused = (content or "") + refusal, True
+        reasoning = message.get("reasoning_content") or message.get("reasoning")
+        for name, value in (("content", content), ("reasoning", reasoning)):
+            if value is not None and not isinstance(value, str):
+                raise TypeError(f"{name} is {type(value).__name__}, not a string")
+        calls = [self._call(call) for call in message.get("tool_calls") or ()]
+        logprobs = (choice.get("logprobs") or {}).get("content") or None
+        if self._closing.model_id is None:
+            self._closing.model_id = data.get("model")
+        if not (content or reasoning or calls or logprobs):
+            return ChatMessageStreamDelta() if "message" in choice else None
+        return ChatMessageStreamDelta(content or None, calls or None, None, reasoning, logprobs=logprobs)
+
+    def _call(self, call: Any) -> ChatMessageToolCallStreamDelta:
+        function = call.get("function") or {}
+        index = self._index(call.get("index"), call.get("id"), function.get("name"))
+        arguments = function.get("arguments")
+        return ChatMessageToolCallStreamDelta(
+            index,
+            call.get("id"),
+            call.get("type") or "function",
+            ChatMessageToolCallFunction(arguments if arguments is not None else "", function.get("name") or ""),
+        )
+
+    def _index(self, given: int | None, identifier: str | None, name: str | None) -> int:
+        """Our index of a call: some servers reuse index 0 for parallel calls, some send null."""
+        known = self._slots.get(given) if given is not None else (len(self._ids) - 1 if self._ids else None)
+        starts = bool(identifier) and known is not None and self._ids[known] not in (None, identifier)
+        starts = starts or (given is None and bool(name) and not identifier)
+        if known is None or starts:
+            known = len(self._ids)
+            self._ids[known] = None
+        if given is not None:
+            self._slots[given] = known
+        self._ids[known] = identifier or self._ids[known]
+        return known
+
+
+def usage_from(usage: Mapping[str, Any]) -> TokenUsage:
+    """Token usage; what the service does not say is unknown, not zero."""
+    prompt = usage.get("prompt_tokens_details") or {}
+    completion = usage.get("completion_tokens_details") or {}
+    return TokenUsage(
+        usage.get("prompt_tokens"),
+        usage.get("completion_tokens"),
+        prompt.get("cached_tokens", usage.get("prompt_cache_hit_tokens")),
+        completion.get("reasoning_tokens"),
+    )
+
+
+# --- errors -----------------------------------------------------------------------------------------------------------
+
+_CONTEXT_CODES = {
+    "context_length_exceeded",
+    "exceed_context_size_error",
+    "context_window_exceeded",
+    "string_above_max_length",
+}
+_CONTEXT_WORDS = re.compile(
+    r"maximum context length|context (?:length|window|size)|max_model_len|too many tokens", re.I
+)
+_FILTER_CODES = {"content_filter", "content_policy_violation", "moderation_blocked"}
+_UNSUPPORTED_CODES = {"unsupported_parameter", "unsupported_value"}
+
+
+def error_from(status: Any, payload: Any, headers: Mapping[str, str] | None = None) -> ModelError:
+    """The error that a service's answer means, by its status and its own code.
+
+    Args:
+        status: The HTTP status, or the code of an error frame inside a stream (which may be any value).
+        payload: The parsed body, or its text.
+        headers: With names in lower case.
+    """
+    inner = payload.get("error", payload) if isinstance(payload, dict) else payload
+    fields: Mapping[str, Any] = inner if isinstance(inner, dict) else {}
+    text = str(fields.get("message") or fields.get("detail") or inner or "no reason given").strip()[:600]
+    status = int(status) if str(status).isdigit() else None
+    codes = {str(fields.get("code")), str(fields.get("type"))}
+    message = f"{text.rstrip('.')} (HTTP {status})." if status else f"{text.rstrip('.')}."
+    details: dict[str, Any] = {"status": status, "retry_after": retry_after(headers or {})}
+    if codes & _CONTEXT_CODES or (status in (400, 413, 422) and _CONTEXT_WORDS.search(text)):
+        return ContextWindowExceeded(f"The prompt does not fit the model's context: {message}", **details)
+    if codes & _FILTER_CODES:
+        return ContentFiltered(f"The service's content policy refused it: {message}", **details)
+    if status in (401, 403):
+        return AuthenticationError(f"The service refused the key: {message}", **details)
+    if status == 404:
+        return NotFoundError(f"The service does not know this model or path: {message}", **details)
+    if status == 429 or "insufficient_quota" in codes:
+        spent = "insufficient_quota" in codes
+        return RateLimited(
+            f"{'The account has no quota left' if spent else 'Too many requests'}: {message}",
+            retryable=not spent,
+            **details,
+        )
+    if (status is not None and status >= 500) or status in (408, 409, 425):
+        return ServerError(f"The service failed: {message}", **details)
+    if status is None and "rate_limit_exceeded" in codes:
+        return RateLimited(f"Too many requests: {message}", **details)
+    if (status is not None and 300 <= status < 500) or "invalid_request_error" in codes:
+        return InvalidRequest(
+            f"The service refused the request: {message}", parameter=_parameter(fields, text), **details
+        )
+    return ServerError(f"The service failed: {message}", **details)
+
+
+def _parameter(fields: Mapping[str, Any], text: str) -> str | None:
+    """The parameter that a refusal names as unsupported."""
+    named = fields.get("param")
+    if isinstance(named, str) and (
+        fields.get("code") in _UNSUPPORTED_CODES or re.search(r"unsupported|not support", text, re.I)
+    ):
+        return named
+    found = re.search(
+        r"(?:unsupported|unknown|unrecognized) (?:parameter|argument|field)s?[:\s]+['\"`]?([a-z_]+)", text, re.I
+    )
+    return found[1] if found else None
+
+
+def retry_after(headers: Mapping[str, str]) -> float | None:
+    """Seconds that a service asks us to wait, from `retry-after-ms`, `retry-after` or `x-amz-retry-after`.
+
+    See https://www.rfc-editor.org/rfc/rfc9110#field.retry-after
+    """
+    for name, unit in (("retry-after-ms", 1000.0), ("x-amz-retry-after", 1000.0), ("retry-after", 1.0)):
+        value = headers.get(name)
+        if value is None:
+            continue
+        try:
+            seconds = float(value) / unit
+        except ValueError:
+            try:
+                seconds = email.utils.parsedate_to_datetime(value).timestamp() - time.time()
+            except (ValueError, TypeError):
+                continue
+        if seconds == seconds:  # not NaN
+            return max(seconds, 0.0)
+    return None
+
+
+def _shown(data: Any) -> str:
+    shown = repr(data)
+    return shown if len(shown) <= 200 else shown[:200] + "…"

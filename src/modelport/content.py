@@ -1,0 +1,128 @@
+"""The parts a message can be made of: text, images, audio and files."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_MAGIC = (
+    (b"\x89PNG\r\n\x1a\n", "image/png"),
+    (b"\xff\xd8\xff", "image/jpeg"),
+    (b"GIF8", "image/gif"),
+    (b"BM", "image/bmp"),
+)
+
+
+def sniff_image(data: bytes) -> str | None:
+    """The media type of an image's bytes, or `None` where they are no image that models take."""
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return "image/webp"
+    return next((media_type for magic, media_type in _MAGIC if data.startswith(magic)), None)
+
+
+def split_data_url(url: str) -> tuple[str, bytes]:
+    """The media type and the bytes of a base64 `data:` URL.
+
+    Raises:
+        ValueError: It is no such URL.
+    """
+    head, comma, payload = url.partition(",")
+    if not (comma and head.startswith("data:") and head.endswith(";base64")):
+        raise ValueError("a data URL looks like 'data:image/png;base64,…'")
+    try:
+        return head[len("data:") : -len(";base64")], base64.b64decode(payload, validate=True)
+    except binascii.Error as error:
+        raise ValueError(f"the data URL's payload is not base64: {error}") from None
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """A piece of text."""
+
+    text: str
+
+    kind = "text"
+
+    def to_dict(self) -> dict[str, Any]:
+        """The part in OpenAI's form."""
+        return {"type": "text", "text": self.text}
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Image:
+    """An image, as bytes or as the URL where the service finds it.
+
+    Args:
+        data: The file's bytes (PNG, JPEG, GIF, WebP or BMP).
+        media_type: Such as `image/png`.
+        url: An http(s) URL; `None` where `data` is given.
+        detail: OpenAI's `low`, `high` or `auto`.
+    """
+
+    data: bytes | None = None
+    media_type: str | None = None
+    url: str | None = None
+    detail: str | None = None
+
+    kind = "image"
+
+    def as_url(self) -> str:
+        """The URL, or the bytes as a `data:` URL."""
+        if self.data is None:
+            return self.url or ""
+        return f"data:{self.media_type};base64,{base64.b64encode(self.data).decode()}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """The part in OpenAI's form."""
+        image_url = {"url": self.as_url()}
+        if self.detail:
+            image_url["detail"] = self.detail
+        return {"type": "image_url", "image_url": image_url}
+
+    def __repr__(self) -> str:
+        # Neither a megabyte of bytes nor a signed URL belongs in a log.
+        return f"Image({self.media_type or 'by URL'}{f', {len(self.data)} bytes' if self.data else ''})"
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Attachment:
+    """Audio or a document, as bytes.
+
+    Args:
+        kind: `audio` or `file`.
+        data: The bytes.
+        format: For audio `wav` or `mp3`; for a file its media type, such as `application/pdf`.
+        name: The file's name, if it has one.
+    """
+
+    kind: Literal["audio", "file"]
+    data: bytes
+    format: str
+    name: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The part in OpenAI's form."""
+        encoded = base64.b64encode(self.data).decode()
+        if self.kind == "audio":
+            return {"type": "input_audio", "input_audio": {"data": encoded, "format": self.format}}
+        file_data = f"data:{self.format};base64,{encoded}"
+        return {"type": "file", "file": {"filename": self.name or "file", "file_data": file_data}}
+
+    def __repr__(self) -> str:
+        return f"Attachment({self.kind}, {self.format}, {len(self.data)} bytes)"
+
+
+Part = Text | Image | Attachment
+
+
+def text_of(content: str | Sequence[Any] | None) -> str:
+    """The text of a message's content, other parts left out; parts may be `Part`s or dicts."""
+    if isinstance(content, str):
+        return content
+    texts = (p.get("text") if isinstance(p, dict) else getattr(p, "text", None) for p in content or ())
+    return "\n".join(t for t in texts if isinstance(t, str))

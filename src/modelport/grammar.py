@@ -1,0 +1,266 @@
+"""The forms that a caller may ask an answer to have: a small language, apart from the engines that enforce it."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass, field
+from typing import Any
+
+from modelport.errors import InvalidRequest
+
+
+@dataclass(frozen=True)
+class JSONSchema:
+    """An answer that is JSON of this schema.
+
+    Args:
+        schema: A JSON schema (draft 2020-12).
+        name: What services call it.
+        type: The Python type that `parse` builds, or `None` for plain dicts and lists.
+    """
+
+    schema: dict[str, Any]
+    name: str = "answer"
+    type: Any = field(default=None, repr=False)
+
+    def parse(self, text: str) -> Any:
+        """The object that `text` holds.
+
+        Raises:
+            ValueError: It is no JSON, or not of this schema; the message says where.
+        """
+        if self.type is not None:
+            return _adapter(self.type).validate_json(text)
+        from jsonschema import Draft202012Validator
+        from jsonschema.exceptions import best_match
+
+        try:
+            value = json.loads(text)
+        except RecursionError:
+            raise ValueError("the JSON is nested too deeply") from None
+        if (error := best_match(Draft202012Validator(self.schema).iter_errors(value))) is not None:
+            raise ValueError(f"at {error.json_path}: {error.message}")
+        return value
+
+    def describe(self) -> str:
+        """The form in words that a model can follow."""
+        return f"JSON that is valid against this JSON schema, and nothing else:\n{json.dumps(self.schema)}"
+
+
+@dataclass(frozen=True)
+class Regex:
+    r"""An answer that this regular expression matches as a whole.
+
+    Args:
+        pattern: Python's syntax without look-around and back-references; `\d` and `\w` are ASCII.
+    """
+
+    pattern: str
+
+    def __post_init__(self) -> None:
+        try:
+            re.compile(self.pattern)
+        except re.error as error:
+            raise InvalidRequest(f"Regex({self.pattern!r}) is no valid regular expression: {error}") from None
+
+    def parse(self, text: str) -> str:
+        """The text itself.
+
+        Raises:
+            ValueError: The expression does not match it.
+        """
+        if re.fullmatch(self.pattern, text, re.ASCII) is None:
+            raise ValueError(f"{text!r} does not match {self.pattern!r}")
+        return text
+
+    def describe(self) -> str:
+        """The form in words that a model can follow."""
+        return f"text that this regular expression matches as a whole, and nothing else: {self.pattern}"
+
+
+@dataclass(frozen=True)
+class Choice:
+    """An answer that is one of these strings."""
+
+    options: tuple[str, ...]
+
+    def __init__(self, *options: str | list[str] | tuple[str, ...]) -> None:
+        flat = tuple(o for option in options for o in ([option] if isinstance(option, str) else option))
+        if not flat or not all(isinstance(option, str) and option for option in flat):
+            raise InvalidRequest(f"Choice needs at least one string, none of them empty; got {flat!r}")
+        object.__setattr__(self, "options", flat)
+
+    def parse(self, text: str) -> str:
+        """The text itself.
+
+        Raises:
+            ValueError: It is none of the options.
+        """
+        if text not in self.options:
+            raise ValueError(f"{text!r} is none of {', '.join(map(repr, self.options))}")
+        return text
+
+    def describe(self) -> str:
+        """The form in words that a model can follow."""
+        return f"exactly one of these, and nothing else: {json.dumps(self.options)}"
+
+
+@dataclass(frozen=True)
+class Lark:
+    """An answer of this context-free grammar.
+
+    Args:
+        grammar: In llguidance's dialect of Lark; the start symbol is `start`.
+            See https://github.com/guidance-ai/llguidance/blob/main/docs/syntax.md
+    """
+
+    grammar: str
+
+    def parse(self, text: str) -> str:
+        """The text itself; only an engine's mask can check a context-free grammar."""
+        return text
+
+    def describe(self) -> str:
+        """The form in words that a model can follow."""
+        return f"text of this Lark grammar, and nothing else:\n{self.grammar}"
+
+
+Grammar = JSONSchema | Regex | Choice | Lark
+
+
+def as_lark(grammar: Grammar) -> str:
+    """The grammar in llguidance's Lark, which llama.cpp, vLLM and every mask of ours read.
+
+    JSON is written with single spaces, so that a weak model can't fill its budget with white space.
+    """
+    if isinstance(grammar, Lark):
+        return grammar.grammar
+    if isinstance(grammar, Choice):
+        return "start: " + " | ".join(json.dumps(option, ensure_ascii=False) for option in grammar.options)
+    if isinstance(grammar, Regex):
+        return f"start: /{_ascii_classes(grammar.pattern)}/"
+    spacing = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+    return "start: %json " + json.dumps({"x-guidance": spacing, **grammar.schema})
+
+
+def _ascii_classes(pattern: str) -> str:
+    r"""The pattern with `\d` and `\w` spelt out as ASCII, as people mean them, and fit to stand between slashes.
+
+    To the engines `\d` is any of Unicode's 760 digits, and a model at high temperature will write them.
+    """
+    spelt = {r"\d": "0-9", r"\w": "A-Za-z0-9_"}
+    result, in_class = [], False
+    for token in re.findall(r"\\.|[\s\S]", pattern):
+        if token in spelt:
+            token = spelt[token] if in_class else f"[{spelt[token]}]"
+        elif token.lower() in spelt and not in_class:
+            token = f"[^{spelt[token.lower()]}]"
+        elif token == "/":
+            token = r"\/"
+        elif token == "\n":
+            token = r"\n"
+        elif token in "[]":
+            in_class = token == "["
+        result.append(token)
+    return "".join(result)
+
+
+_SCHEMA_KEYS = {"type", "properties", "items", "enum", "const", "anyOf", "oneOf", "allOf", "$ref", "$defs", "$schema"}
+
+
+def grammar_from(value: Any) -> Grammar:
+    """The grammar that a caller's `grammar` argument means.
+
+    Args:
+        value: One of `JSONSchema`, `Regex`, `Choice`, `Lark`; a JSON schema as a dict; a pydantic model, dataclass,
+            TypedDict, Enum, Literal or other type; or `{"type": "json" | "regex", "value": …}`, the form of
+            https://huggingface.co/docs/text-generation-inference/conceptual/guidance
+
+    Raises:
+        InvalidRequest: It is none of these.
+    """
+    if isinstance(value, Grammar):
+        return value
+    if isinstance(value, str):
+        raise InvalidRequest(
+            f"grammar={value!r} is a bare string, which could mean many things: write Regex({value!r}), "
+            f"Choice({value!r}, …) or Lark(…)"
+        )
+    if isinstance(value, dict):
+        return _from_dict(value)
+    return _from_type(value)
+
+
+def grammar_from_response_format(value: Any) -> Grammar | None:
+    """The grammar that OpenAI's `response_format` means; `None` for plain text.
+
+    Raises:
+        InvalidRequest: It is no form of `response_format`.
+    """
+    if isinstance(value, type):
+        return _from_type(value)  # OpenAI's SDK takes a pydantic model here.
+    kind = value.get("type") if isinstance(value, dict) else None
+    if kind == "text":
+        return None
+    if kind == "json_object":
+        return JSONSchema({"type": "object"}, name="json_object")
+    if kind == "json_schema":
+        inner = value.get("json_schema")
+        if isinstance(inner, dict) and isinstance(inner.get("schema"), dict):
+            return JSONSchema(_checked(inner["schema"]), name=inner.get("name") or "answer")
+        raise InvalidRequest("response_format['json_schema'] needs a 'schema' (a dict) and a 'name'")
+    raise InvalidRequest(
+        f"response_format's type is {kind!r}; it must be 'text', 'json_object' or 'json_schema' "
+        "(see https://platform.openai.com/docs/guides/structured-outputs)"
+    )
+
+
+def _from_dict(value: dict[str, Any]) -> Grammar:
+    kind = value.get("type")
+    if "value" in value and kind in ("json", "json_object", "regex"):
+        inner = value["value"]
+        if kind == "regex":
+            return Regex(inner)
+        return JSONSchema(_checked(json.loads(inner) if isinstance(inner, str) else inner))
+    if kind == "json_schema" and "json_schema" in value:
+        grammar = grammar_from_response_format(value)
+        assert grammar is not None
+        return grammar
+    if not _SCHEMA_KEYS & set(value):
+        raise InvalidRequest(
+            f"grammar is a dict with the keys {sorted(map(str, value))}, which is no JSON schema; a schema has at "
+            "least a 'type', 'properties', 'enum', 'anyOf' or '$ref'"
+        )
+    return JSONSchema(_checked(value))
+
+
+def _checked(schema: Any) -> dict[str, Any]:
+    if not isinstance(schema, dict):
+        raise InvalidRequest(f"a JSON schema must be a dict, not {type(schema).__name__}")
+    from jsonschema import Draft202012Validator
+    from jsonschema.exceptions import SchemaError
+
+    try:
+        Draft202012Validator.check_schema(schema)
+    except SchemaError as error:
+        raise InvalidRequest(f"the JSON schema is invalid at {error.json_path}: {error.message}") from None
+    return schema
+
+
+def _from_type(value: Any) -> JSONSchema:
+    try:
+        schema = _adapter(value).json_schema()
+    except Exception as error:  # pydantic raises several kinds for what it can't describe.
+        raise InvalidRequest(
+            f"grammar={value!r} is no form known here: pass a JSON schema, a pydantic model, dataclass, TypedDict, "
+            f"Enum or Literal, or Regex, Choice, JSONSchema, Lark ({error})"
+        ) from None
+    name = re.sub(r"[^a-zA-Z0-9_-]", "_", getattr(value, "__name__", "answer"))
+    return JSONSchema(schema, name=name[:64], type=value)
+
+
+def _adapter(kind: Any) -> Any:
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(kind)

@@ -1,0 +1,236 @@
+"""Gives a request its form: what the backend can't do by itself is done another way and said, or refused.
+
+It stands outside retry and limit, so that a re-ask is retried and limited like any call.
+"""
+
+from __future__ import annotations
+
+import json
+from contextlib import aclosing
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from modelport.capabilities import Capabilities
+from modelport.errors import InvalidOutput, InvalidToolCall, UnsupportedFeature
+from modelport.grammar import Grammar, JSONSchema, Lark
+from modelport.layers import Deltas, Next
+from modelport.layers.fit import fit
+from modelport.layers.prompted_tools import prompted, read_calls
+from modelport.messages import (
+    ChatMessage,
+    ChatMessageStreamDelta,
+    ChatMessageToolCallStreamDelta,
+    MessageRole,
+    TokenUsage,
+    fold,
+)
+from modelport.request import Request
+from modelport.tools import Named, Tool, check_calls
+
+#: How often an answer that does not have its form is sent back with the error, when nothing enforces the form.
+REASKS = 2
+
+
+class HasCapabilities(Protocol):
+    """What this layer needs to know of a model; read at each call, since a model may learn."""
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What the backend and its model can do."""
+        ...
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """How a request is carried out."""
+
+    request: Request
+    enforcement: str | None = None
+    forced_tool: str | None = None
+    reads_calls: bool = False
+    whole_is_call: bool = False
+    warnings: tuple[str, ...] = ()
+
+
+class Adapt:
+    """The layer.
+
+    Args:
+        model: Whose capabilities decide.
+    """
+
+    def __init__(self, model: HasCapabilities) -> None:
+        self._model = model
+
+    def __call__(self, request: Request, next: Next) -> Deltas:
+        """Rewrites the request to what the backend declares, and checks the answer's form.
+
+        Raises:
+            UnsupportedFeature: It can't be done, before anything is sent.
+        """
+        capabilities = self._model.capabilities
+        fitted = fit(request, capabilities)
+        has_tool_turns = not capabilities.tools and any(m.tool_calls or m.role == "tool" for m in request.messages)
+        if request.grammar is None and not request.tools and not has_tool_turns:
+            return next(fitted)
+        plan = _plan(fitted, capabilities)
+        return _formed(request, plan, next)
+
+
+def _plan(request: Request, capabilities: Capabilities) -> _Plan:
+    plan = _Plan(request)
+    if request.tools or not capabilities.tools:
+        plan = _plan_tools(request, capabilities)
+    if request.grammar is None or plan.whole_is_call:
+        return plan
+    if request.tools and request.tool_choice != "none":
+        if request.tool_choice != "auto":
+            raise UnsupportedFeature(
+                f"grammar and tool_choice={request.tool_choice!r} together: the answer would always be a tool call and "
+                "never have the grammar's form; give one of them"
+            )
+        if not capabilities.grammar_with_tools:
+            raise UnsupportedFeature("this backend takes a grammar or tools in one request, not both; give one of them")
+    return _plan_grammar(plan, request.grammar, capabilities)
+
+
+def _plan_tools(request: Request, capabilities: Capabilities) -> _Plan:
+    if not capabilities.tools:
+        rewritten, forced = prompted(request, capabilities)
+        says = ("tools were put into the prompt: the backend takes none by itself",) if request.tools else ()
+        reads = bool(request.tools) and request.tool_choice != "none"
+        # Instructions went into a system message, which the backend may not take.
+        return _Plan(fit(rewritten, capabilities), reads_calls=reads, whole_is_call=forced, warnings=says)
+    choice, tools = request.tool_choice, request.tools
+    warnings: tuple[str, ...] = ()
+    if choice == "none" and "none" not in capabilities.tool_choices:
+        return _Plan(request.but(tools=(), tool_choice="auto"))
+    if isinstance(choice, Named) and "named" not in capabilities.tool_choices:
+        tools, choice = tuple(tool for tool in tools if tool.name == choice.name), "required"
+    if choice == "required" and "required" not in capabilities.tool_choices:
+        choice, warnings = "auto", ("tool_choice was checked, not enforced: the backend knows only 'auto'",)
+    return _Plan(request.but(tools=tools, tool_choice=choice), warnings=warnings)
+
+
+def _plan_grammar(plan: _Plan, grammar: Grammar, capabilities: Capabilities) -> _Plan:
+    request = plan.request
+    if type(grammar) in capabilities.grammars:
+        return replace(plan, enforcement="enforced")
+    if isinstance(grammar, Lark):
+        raise UnsupportedFeature(
+            "this backend can't hold an answer to a context-free grammar (Lark), nor can it be checked"
+        )
+    is_object = isinstance(grammar, JSONSchema) and grammar.schema.get("type") == "object"
+    if isinstance(grammar, JSONSchema) and is_object and capabilities.tools and not request.tools:
+        tool = Tool(grammar.name, "Give the answer through this tool.", grammar.schema)
+        choice = Named(tool.name) if "named" in capabilities.tool_choices else "required"
+        rewritten = request.but(grammar=None, tools=(tool,), tool_choice=choice, stop_sequences=())
+        return replace(plan, request=rewritten, enforcement="forced_tool", forced_tool=tool.name)
+    asked = ChatMessage(MessageRole.USER, f"Answer with {grammar.describe()}")
+    rewritten = fit(request.but(grammar=None, messages=(*request.messages, asked)), capabilities)
+    return replace(plan, request=rewritten, enforcement="validated")
+
+
+async def _formed(request: Request, plan: _Plan, next: Next) -> Deltas:
+    held = plan.enforcement == "validated" and not request.stream
+    reasks = REASKS if held else 0
+    spent: TokenUsage | None = None
+    attempt = plan.request
+    while True:
+        seen: list[ChatMessageStreamDelta] = []
+        deltas = next(attempt)
+        if plan.reads_calls:
+            deltas = read_calls(deltas, plan.whole_is_call)
+        if plan.forced_tool:
+            deltas = _tool_as_text(deltas)
+        closing = ChatMessageStreamDelta()
+        async with aclosing(deltas):
+            async for delta in deltas:
+                seen.append(delta)
+                if delta.finish_reason is not None or delta.token_usage is not None:
+                    closing = delta
+                elif not held:
+                    yield delta
+        spent = _added(spent, closing.token_usage)
+        message = fold(seen)
+        try:
+            closing = _checked(request, plan, message, closing)
+        except InvalidOutput as error:
+            if not reasks or error.partial is None or error.partial.finish_reason == "length":
+                raise
+            reasks -= 1
+            attempt = attempt.but(
+                messages=(
+                    *attempt.messages,
+                    ChatMessage(MessageRole.ASSISTANT, message.text or " "),
+                    ChatMessage(MessageRole.USER, f"{error.message} Answer again, in the form asked for."),
+                )
+            )
+            continue
+        if held:
+            for delta in seen[:-1]:
+                yield delta
+        closing.token_usage = spent
+        yield closing
+        return
+
+
+def _checked(
+    request: Request, plan: _Plan, message: ChatMessage, closing: ChatMessageStreamDelta
+) -> ChatMessageStreamDelta:
+    """The closing delta with what the check adds to it.
+
+    Raises:
+        InvalidToolCall: A call is broken, or there is none where one was asked for.
+        InvalidOutput: The answer does not have the grammar's form.
+    """
+    closing = replace(closing, warnings=[*(closing.warnings or ()), *plan.warnings] or None)
+    if message.tool_calls:
+        check_calls(message, request.tools)
+        if message.finish_reason == "stop":
+            closing.finish_reason = "tool_calls"
+        return closing
+    if request.tools and request.tool_choice not in ("auto", "none"):
+        cut = " before max_tokens cut it off" if message.finish_reason == "length" else ""
+        raise InvalidToolCall(
+            f"A tool call was asked for and the model made none{cut}. It answered: {message.text[:200]!r}",
+            text=message.text,
+            partial=message,
+        )
+    if request.grammar is None:
+        return closing
+    try:
+        closing.parsed = request.grammar.parse(message.text)
+    except (ValueError, RecursionError) as error:
+        cut = " It was cut off by max_tokens." if message.finish_reason == "length" else ""
+        cut = cut or (
+            f" It was cut off by the stop sequence {message.stop_sequence!r}." if message.stop_sequence else ""
+        )
+        raise InvalidOutput(
+            f"The answer does not have the form asked for: {error}.{cut}", text=message.text, partial=message
+        ) from None
+    closing.enforcement = plan.enforcement
+    return closing
+
+
+async def _tool_as_text(deltas: Deltas) -> Deltas:
+    """The arguments of the forced tool as the answer's text."""
+    async with aclosing(deltas):
+        async for delta in deltas:
+            text = "".join(map(_arguments, delta.tool_calls or ()))
+            reason = "stop" if delta.finish_reason == "tool_calls" else delta.finish_reason
+            # Some models chat beside the call; only the call is the answer.
+            yield replace(delta, content=text or None, tool_calls=None, finish_reason=reason)
+
+
+def _arguments(call: ChatMessageToolCallStreamDelta) -> str:
+    arguments = call.function.arguments if call.function else None
+    return arguments if isinstance(arguments, str) else json.dumps(arguments) if arguments is not None else ""
+
+
+def _added(a: TokenUsage | None, b: TokenUsage | None) -> TokenUsage | None:
+    """What two asks cost together; a count that one of them lacks is unknown."""
+    if a is None or b is None:
+        return a or b
+    pairs = {name: (getattr(a, name), getattr(b, name)) for name in TokenUsage.__slots__}
+    return TokenUsage(**{n: None if x is None or y is None else x + y for n, (x, y) in pairs.items()})

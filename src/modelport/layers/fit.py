@@ -1,0 +1,117 @@
+"""Rewrites a request to what a backend declares, or refuses it before anything is sent. Pure functions."""
+
+from __future__ import annotations
+
+import itertools
+from difflib import get_close_matches
+
+from modelport.capabilities import Capabilities
+from modelport.content import Image, Text
+from modelport.errors import UnsupportedFeature
+from modelport.messages import ChatMessage, MessageRole
+from modelport.normalise import KNOWN_PARAMETERS
+from modelport.request import Request
+
+
+def fit(request: Request, capabilities: Capabilities) -> Request:
+    """The request as the backend can take it; the same object where nothing had to change.
+
+    Raises:
+        UnsupportedFeature: It asks for what the backend can't do and the port can't make up for.
+    """
+    _check_parameters(request, capabilities)
+    _check_inputs(request, capabilities)
+    messages = request.messages
+    if not capabilities.system_role:
+        messages = without_system(messages)
+    if not capabilities.consecutive_roles:
+        messages = merged(messages)
+    return request if messages is request.messages else request.but(messages=messages)
+
+
+def _check_parameters(request: Request, capabilities: Capabilities) -> None:
+    for name in request.parameters:
+        declared = {"logprobs": capabilities.logprobs, "top_logprobs": capabilities.logprobs, "seed": capabilities.seed}
+        if name in capabilities.refused or (not declared.get(name, True) and request.parameters[name] is not False):
+            raise UnsupportedFeature(
+                f"this model does not take {name!r}; leave it out, or overlay the capabilities if you know better",
+                parameter=name,
+            )
+        extra = capabilities.extra_parameters
+        if extra is not None and name not in KNOWN_PARAMETERS | extra:
+            close = get_close_matches(name, KNOWN_PARAMETERS | extra, 1)
+            hint = f"; did you mean {close[0]!r}?" if close else ""
+            raise UnsupportedFeature(f"{name!r} is no parameter of this backend{hint}", parameter=name)
+
+
+def _check_inputs(request: Request, capabilities: Capabilities) -> None:
+    for i, message in enumerate(request.messages):
+        if isinstance(message.content, str):
+            continue
+        for j, part in enumerate(message.content or ()):
+            place = f"messages[{i}]['content'][{j}]"
+            if part.kind not in capabilities.inputs:
+                raise UnsupportedFeature(
+                    f"{place}: this model takes {', '.join(sorted(capabilities.inputs))}, not {part.kind}"
+                )
+            if isinstance(part, Image) and part.data is None and not capabilities.image_urls:
+                raise UnsupportedFeature(
+                    f"{place}: this backend needs the image itself, not its URL: download it and pass bytes or a path"
+                )
+
+
+def without_system(messages: tuple[ChatMessage, ...]) -> tuple[ChatMessage, ...]:
+    """System messages folded into the user message that follows, for templates that have no such role."""
+    if all(m.role != MessageRole.SYSTEM for m in messages):
+        return messages
+    result: list[ChatMessage] = []
+    held: list[ChatMessage] = []
+    for message in messages:
+        if message.role == MessageRole.SYSTEM:
+            held.append(ChatMessage(MessageRole.USER, message.content))
+        elif held and message.role == MessageRole.USER:
+            result.append(_join([*held, message]))
+            held = []
+        else:
+            result += [_join(held)] * bool(held) + [message]
+            held = []
+    return tuple(result + ([_join(held)] if held else []))
+
+
+def merged(messages: tuple[ChatMessage, ...]) -> tuple[ChatMessage, ...]:
+    """Neighbours of one role made into one message, for templates that want turns to alternate."""
+    joinable = (MessageRole.USER, MessageRole.SYSTEM, MessageRole.ASSISTANT)
+    pairs = itertools.pairwise(messages)
+    if not any(a.role == b.role and a.role in joinable for a, b in pairs):
+        return messages
+    result: list[ChatMessage] = []
+    for message in messages:
+        if result and result[-1].role == message.role and message.role in joinable:
+            result[-1] = _join([result[-1], message])
+        else:
+            result.append(message)
+    return tuple(result)
+
+
+def _join(messages: list[ChatMessage]) -> ChatMessage:
+    contents = [m.content for m in messages if m.content]
+    calls = [call for m in messages for call in m.tool_calls or ()]
+    joined: str | tuple[object, ...]
+    if all(isinstance(content, str) for content in contents):
+        joined = "\n".join(str(content) for content in contents)
+    else:
+        joined = tuple(p for c in contents for p in ((Text(c),) if isinstance(c, str) else c))
+    return ChatMessage(
+        messages[0].role,
+        joined,
+        tool_calls=calls or None,
+        reasoning="\n".join(m.reasoning for m in messages if m.reasoning) or None,
+        name=messages[0].name,
+    )
+
+
+def with_system_text(messages: tuple[ChatMessage, ...], text: str) -> tuple[ChatMessage, ...]:
+    """The conversation with `text` at the end of its first system message, or in a new one."""
+    if messages[0].role == MessageRole.SYSTEM:
+        return (_join([messages[0], ChatMessage(MessageRole.SYSTEM, text)]), *messages[1:])
+    return (ChatMessage(MessageRole.SYSTEM, text), *messages)

@@ -1,0 +1,172 @@
+"""Tools for models whose backend has none: described in the prompt, called by text, read back into tool calls.
+
+The form is the one that most open models have seen: `<tool_call>{"name": …, "arguments": {…}}</tool_call>`. A forced
+call is bare JSON, held to a schema by the backend's grammar where it has one.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import uuid
+from contextlib import aclosing
+from dataclasses import replace
+from typing import Any
+
+from modelport.capabilities import Capabilities
+from modelport.content import text_of
+from modelport.errors import ModelError
+from modelport.grammar import JSONSchema
+from modelport.layers import Deltas
+from modelport.layers.fit import with_system_text
+from modelport.layers.stop import StopScanner
+from modelport.messages import (
+    ChatMessage,
+    ChatMessageStreamDelta,
+    ChatMessageToolCallFunction,
+    ChatMessageToolCallStreamDelta,
+    MessageRole,
+)
+from modelport.request import Request
+from modelport.tools import Named, Tool
+
+OPEN, CLOSE = "<tool_call>", "</tool_call>"
+
+
+def prompted(request: Request, capabilities: Capabilities) -> tuple[Request, bool]:
+    """The request with its tools in the prompt, and whether the whole answer is to be a call.
+
+    Args:
+        request: Holds tools, or messages with tool calls in them.
+        capabilities: Of the backend, whose grammar holds a forced call to its schema.
+    """
+    messages = tuple(_as_text(message) for message in request.messages)
+    tools = request.tools
+    if isinstance(request.tool_choice, Named):
+        tools = tuple(tool for tool in tools if tool.name == request.tool_choice.name)
+    parameters = {key: value for key, value in request.parameters.items() if key != "parallel_tool_calls"}
+    if not tools or request.tool_choice == "none":
+        return request.but(messages=messages, tools=(), tool_choice="auto", parameters=parameters), False
+    forced = request.tool_choice != "auto"
+    many = bool(request.parameters.get("parallel_tool_calls"))
+    messages = with_system_text(messages, _instructions(tools, forced, many))
+    grammar: Any = request.grammar
+    if forced:
+        grammar = (
+            JSONSchema(_call_schema(tools, many), name="tool_call") if JSONSchema in capabilities.grammars else None
+        )
+    return (
+        request.but(
+            messages=messages, tools=(), tool_choice="auto", grammar=grammar, parameters=parameters,
+            # Stop sequences are for text; a call's JSON may hold them.
+            stop_sequences=() if forced else request.stop_sequences,
+        ),
+        forced,
+    )  # fmt: skip
+
+
+def _instructions(tools: tuple[Tool, ...], forced: bool, many: bool) -> str:
+    listed = "\n".join(json.dumps(tool.to_dict()["function"]) for tool in tools)
+    call = '{"name": <name of the tool>, "arguments": <its arguments>}'
+    if forced:
+        how = (
+            f"Answer with {'a JSON list of calls, each' if many else 'one call'} of this form, and nothing else: {call}"
+        )
+    else:
+        how = f"To call one, answer with {OPEN}{call}{CLOSE}; otherwise answer as usual."
+    return f"You can call these tools, given with the JSON schema of their arguments:\n{listed}\n{how}"
+
+
+def _call_schema(tools: tuple[Tool, ...], many: bool) -> dict[str, Any]:
+    definitions: dict[str, Any] = {}
+    calls = []
+    for tool in tools:
+        parameters = dict(tool.parameters)
+        definitions |= parameters.pop("$defs", {})
+        calls.append(
+            {
+                "type": "object",
+                "properties": {"name": {"const": tool.name}, "arguments": parameters},
+                "required": ["name", "arguments"],
+                "additionalProperties": False,
+            }
+        )
+    schema: dict[str, Any] = calls[0] if len(calls) == 1 else {"anyOf": calls}
+    if many:
+        schema = {"type": "array", "items": schema, "minItems": 1, "maxItems": 8}
+    return {**schema, "$defs": definitions} if definitions else schema
+
+
+def _as_text(message: ChatMessage) -> ChatMessage:
+    """A message of the history with its calls, or its tool result, written as text."""
+    if message.role == MessageRole.TOOL:
+        return ChatMessage(MessageRole.USER, f"<tool_response>\n{text_of(message.content)}\n</tool_response>")
+    if not message.tool_calls:
+        return message
+    written = [
+        f"{OPEN}{json.dumps({'name': call.function.name, 'arguments': call.function.arguments})}{CLOSE}"
+        for call in message.tool_calls
+    ]
+    return ChatMessage(message.role, "\n".join([*filter(None, [text_of(message.content)]), *written]))
+
+
+async def read_calls(deltas: Deltas, forced: bool) -> Deltas:
+    """Turns the text of calls in these deltas into tool calls.
+
+    Text before the first call passes on as it comes; calls are given out whole, when the answer has ended.
+
+    Args:
+        deltas: Of the backend.
+        forced: Whether the whole text is a call, or a list of calls.
+    """
+    scanner = StopScanner([OPEN])
+    calling = forced
+    written = ""
+    async with aclosing(deltas):
+        try:
+            async for delta in deltas:
+                text = delta.content or ""
+                if not calling and text:
+                    whole = scanner.held + text
+                    text, found = scanner.feed(text)
+                    if found:
+                        calling, written = True, whole[len(text) :]
+                elif calling:
+                    written += text
+                    text = ""
+                if delta.finish_reason is None:
+                    yield replace(delta, content=text or None)
+                    continue
+                calls = _calls(written, forced)
+                yield ChatMessageStreamDelta(content=text + scanner.release() or None, tool_calls=calls)
+                reason = "tool_calls" if calls and delta.finish_reason == "stop" else delta.finish_reason
+                yield replace(delta, content=None, finish_reason=reason)
+        except ModelError:
+            if written:  # Nothing is lost: half a call is handed over as the text that it is.
+                yield ChatMessageStreamDelta(content=written)
+            raise
+
+
+def _calls(written: str, forced: bool) -> list[ChatMessageToolCallStreamDelta] | None:
+    """The calls in this text; one that can't be read keeps its raw text as its arguments."""
+    if forced:
+        pieces = [written]
+    else:
+        pieces = [m[1] for m in re.finditer(f"{re.escape(OPEN)}(.*?)(?:{re.escape(CLOSE)}|$)", written, re.DOTALL)]
+    found: list[tuple[str, Any]] = []
+    for piece in filter(str.strip, pieces):
+        try:
+            value = json.loads(piece)
+        except (ValueError, RecursionError):
+            value = None
+        for call in value if isinstance(value, list) else [value]:
+            if isinstance(call, dict) and isinstance(call.get("name"), str):
+                found.append((call["name"], call.get("arguments", call.get("parameters", {}))))
+            else:
+                found.append(("", piece))
+    return [
+        ChatMessageToolCallStreamDelta(
+            i, f"call_{uuid.uuid4().hex[:24]}", "function", ChatMessageToolCallFunction(arguments, name)
+        )
+        for i, (name, arguments) in enumerate(found)
+    ] or None

@@ -1,0 +1,102 @@
+"""Cuts an answer at the first stop sequence to complete, exactly, however the text is split into deltas.
+
+This layer always runs, for every backend: a service's own stop may not exist, may take four sequences at most, or may
+look only at whole tokens. It also keeps the promise that usage and finish reason come once, last.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import aclosing
+from dataclasses import replace
+
+from modelport.layers import Deltas, Next
+from modelport.messages import ChatMessageStreamDelta, TokenUsage
+from modelport.request import Request
+
+
+class StopScanner:
+    """Finds the first stop sequence to complete in a text that comes in pieces.
+
+    Of two that complete at the same character the longer wins; so the cut does not depend on how the text is split.
+
+    Args:
+        stops: The stop sequences, none empty.
+    """
+
+    def __init__(self, stops: Sequence[str]) -> None:
+        self._stops = stops
+        # Every beginning of every stop sequence, by length: what text must be held back for.
+        self._beginnings = {stop[:n] for stop in stops for n in range(1, len(stop))}
+        self._longest = max((len(stop) for stop in stops), default=0)
+        self.held = ""
+
+    def feed(self, piece: str) -> tuple[str, str | None]:
+        """Takes the next piece.
+
+        Returns:
+            The text that can be given out now, and the stop sequence that has completed, or `None`.
+        """
+        text = self.held + piece
+        cut, found = len(text) + 1, ""
+        for stop in self._stops:
+            at = text.find(stop)
+            if at >= 0 and (at + len(stop), -len(stop)) < (cut, -len(found)):
+                cut, found = at + len(stop), stop
+        if found:
+            self.held = ""
+            return text[: cut - len(found)], found
+        for length in range(min(self._longest - 1, len(text)), 0, -1):
+            if text[-length:] in self._beginnings:
+                self.held = text[-length:]
+                return text[:-length], None
+        self.held = ""
+        return text, None
+
+    def release(self) -> str:
+        """What is held back, where nothing more can complete it."""
+        held, self.held = self.held, ""
+        return held
+
+
+class Stop:
+    """The layer."""
+
+    def __call__(self, request: Request, next: Next) -> Deltas:
+        """Passes text on up to the first stop sequence, then closes the backend."""
+        return _watched(next(request), request.stop_sequences)
+
+
+async def _watched(deltas: Deltas, stops: Sequence[str]) -> Deltas:
+    scanner = StopScanner(stops)
+    usage: TokenUsage | None = None
+    closing = ChatMessageStreamDelta()
+    async with aclosing(deltas):
+        async for delta in deltas:
+            # Some services count in every chunk and a cut hides the last one: keep the latest, send it once, last.
+            usage = delta.token_usage or usage
+            closing.finish_reason = delta.finish_reason or closing.finish_reason
+            closing.stop_sequence = delta.stop_sequence or closing.stop_sequence
+            closing.raw = delta.raw or closing.raw
+            text, found = delta.content or "", None
+            if text and stops:
+                text, found = scanner.feed(text)
+            if (delta.tool_calls or delta.finish_reason) and not found:
+                text += scanner.release()
+            if found:
+                # Text before a cut and calls in one delta: the calls came after the text, so the cut goes first.
+                if text or delta.reasoning:
+                    yield ChatMessageStreamDelta(
+                        content=text or None, reasoning=delta.reasoning, logprobs=delta.logprobs
+                    )
+                closing.finish_reason, closing.stop_sequence = "stop", found
+                break
+            if text or delta.reasoning or delta.tool_calls or delta.logprobs or delta.warnings or delta.model_id:
+                yield replace(
+                    delta, content=text or None, token_usage=None, finish_reason=None, stop_sequence=None, raw=None
+                )
+        else:
+            if held := scanner.release():
+                yield ChatMessageStreamDelta(content=held)
+    closing.token_usage = usage
+    yield closing

@@ -1,0 +1,288 @@
+"""llama.cpp in this process: the embedded default, and any GGUF file."""
+
+from __future__ import annotations
+
+import ctypes
+import http.client
+import json
+import os
+import secrets
+import threading
+from collections.abc import AsyncGenerator, Callable, Mapping
+from typing import Any, ClassVar
+
+from modelport.capabilities import Capabilities
+from modelport.chat_completions import AnswerReader, body_from, error_from
+from modelport.errors import InvalidRequest, MissingDependency, ModelError, ServerError, UnsupportedFeature
+from modelport.grammar import Choice, JSONSchema, Lark, Regex, as_lark
+from modelport.local.weights import resolve_weights
+from modelport.loop import CLOSE_TIMEOUT, close_at_exit
+from modelport.messages import ChatMessageStreamDelta, TokenUsage
+from modelport.model import Model
+from modelport.request import Request
+from modelport.threads import iterate_in_thread
+
+#: What the engine's sampler takes beside the parameters that every backend knows; it passes over others in silence.
+#: See https://github.com/ggml-org/llama.cpp/blob/master/tools/server/README.md
+SAMPLING = frozenset(
+    """
+    typical_p dynatemp_range dynatemp_exponent top_n_sigma min_keep repeat_penalty repeat_last_n dry_multiplier dry_base
+    dry_allowed_length dry_penalty_last_n dry_sequence_breakers xtc_probability xtc_threshold mirostat mirostat_tau
+    mirostat_eta logit_bias ignore_eos samplers cache_prompt id_slot t_max_predict_ms n_keep lora chat_template_kwargs
+    reasoning_format reasoning_effort thinking_budget_tokens enable_thinking
+    """.split()  # noqa: SIM905
+)
+DEFAULT_CONTEXT = 8192
+
+
+class LlamaCppModel(Model):
+    """A GGUF model in this process, on llama.cpp.
+
+    Requests share the engine: up to `parallel` at once in one batch, each with the prompt cache of its slot, so that an
+    agent's next turn costs its new tokens. A prompt in the cache is reported as `cached_input_tokens`.
+
+    Args:
+        model_id: A `.gguf` file, a folder with one, `owner/repo:file.gguf` on the Hugging Face Hub, or `None` for the
+            embedded default, SmolLM2-135M-Instruct (98 MB, downloaded once).
+        context_length: Tokens of prompt and answer that one request may hold; by default the model's own, at most 8192.
+        parallel: Requests that run at once; more wait their turn.
+        threads: CPU threads; by default the engine's choice.
+        gpu_layers: Layers on the GPU; by default as many as fit, where there is one.
+        chat_template: A Jinja template instead of the model's own.
+        mmproj: The GGUF file of the model's vision (or audio) projector.
+        engine_params: Further fields of llama.cpp's `CommonParams`, as `{"flash_attn_type": …}`.
+        progress: Whether to show a progress bar for a download; by default where standard error is a terminal.
+        **settings: See `Model`; and of llama.cpp's sampler `repeat_penalty`, `mirostat`, `logit_bias`, …
+
+    Example:
+        >>> model = LlamaCppModel()
+        >>> print(model("What is the capital of France? Answer in one sentence.", temperature=0))
+        The capital of France is Paris.
+    """
+
+    declared_capabilities: ClassVar[Capabilities] = Capabilities(
+        tools=False,
+        tool_choices=frozenset({"auto", "none", "required"}),
+        grammars=frozenset({JSONSchema, Regex, Choice, Lark}),
+        logprobs=True,
+        seed=True,
+        usage=True,
+        cached_tokens=True,
+        consecutive_roles=False,
+        renamed={"repetition_penalty": "repeat_penalty"},
+        extra_parameters=SAMPLING,
+    )
+
+    def __init__(
+        self,
+        model_id: str | os.PathLike[str] | None = None,
+        *,
+        context_length: int | None = None,
+        parallel: int = 4,
+        threads: int | None = None,
+        gpu_layers: int | None = None,
+        chat_template: str | None = None,
+        mmproj: str | os.PathLike[str] | None = None,
+        engine_params: Mapping[str, Any] | None = None,
+        progress: bool | None = None,
+        **settings: Any,
+    ) -> None:
+        super().__init__(os.fspath(model_id) if model_id else "HuggingFaceTB/SmolLM2-135M-Instruct", **settings)
+        for name, value in (("context_length", context_length), ("parallel", parallel), ("threads", threads)):
+            if value is not None and (not isinstance(value, int) or value < 1):
+                raise InvalidRequest(f"{name}={value!r}: must be a whole number of at least 1")
+        self.context_length = context_length
+        self.parallel = parallel
+        self.threads = threads
+        self.gpu_layers = gpu_layers
+        self.chat_template = chat_template
+        self.mmproj = None if mmproj is None else os.fspath(mmproj)
+        self.engine_params = engine_params
+        self.progress = progress
+        self._closed = False
+        self._lock = threading.Lock()
+        self._loaded: _Engine | None = None
+        self._engine()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {key: value for key, value in super().__getstate__().items() if key not in ("_loaded", "_lock")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._lock = threading.Lock()
+        self._loaded = None
+
+    def _engine(self) -> _Engine:
+        if self._closed:
+            raise ModelError("this model has been closed; make a new one")
+        engine = self._loaded
+        if engine is None or engine.pid != os.getpid():
+            if engine is not None:
+                # A fork copies no threads: the parent's engine is dead here, and destroying it would wait for them.
+                engine.leak()
+                self._lock = threading.Lock()
+            with self._lock:
+                engine = self._loaded
+                if engine is None or engine.pid != os.getpid():
+                    engine = self._loaded = _Engine(self)
+        return engine
+
+    def _declare(self) -> Capabilities:
+        props = self._engine().props
+        template = props.get("chat_template_caps", {})
+        thinks = "<think" in props.get("chat_template", "") or "reasoning" in props.get("chat_template", "")
+        seen = {name for name, key in (("image", "vision"), ("audio", "audio")) if props["modalities"].get(key)}
+        return self.declared_capabilities.but(
+            tools=bool(template.get("supports_tools")),
+            system_role=bool(template.get("supports_system_role", True)),
+            inputs={"text"} | seen,
+            reasoning=thinks,
+        )
+
+    def count_tokens(self, text: str) -> int:
+        """How many tokens the model's tokenizer makes of a text.
+
+        Args:
+            text: Taken as it is; no chat template is put around it.
+        """
+        return len(self._engine().ask("/tokenize", {"content": text, "parse_special": True})["tokens"])
+
+    async def deltas(self, request: Request) -> AsyncGenerator[ChatMessageStreamDelta, None]:
+        """Answers a request; see `Model.deltas`. Always streamed inside, so that any call can be cancelled."""
+        engine = self._engine()
+        body = body_from(request.but(stream=True, stop_sequences=()), None, self.capabilities, "llama.cpp")
+        if request.grammar is not None:
+            _check_grammar(as_lark(request.grammar))
+        # Counts with every token, so that usage is known where the port cuts at a stop sequence; progress with every
+        # batch of the prompt, so that a call can be cancelled before its first token.
+        body |= {"timings_per_token": True, "return_progress": True}
+        reader = AnswerReader()
+        async for event in iterate_in_thread(engine.chat(body), patience=CLOSE_TIMEOUT):
+            if (delta := reader.chunk(event)) is not None:
+                delta.token_usage = _usage(event.get("timings"))
+                yield delta
+        closing = reader.end()
+        closing.model_id = self.model_id
+        yield closing
+
+    def close(self) -> None:
+        """Frees the engine and its memory; requests under way end with an error."""
+        self._closed = True
+        engine, self._loaded = self._loaded, None
+        if engine is not None:
+            engine.close()
+
+
+def _usage(timings: Mapping[str, int] | None) -> TokenUsage | None:
+    if not timings or "predicted_n" not in timings:
+        return None
+    cached = timings["cache_n"]
+    return TokenUsage(cached + timings["prompt_n"], timings["predicted_n"], cached)
+
+
+def _check_grammar(lark: str) -> None:
+    """Refuses what the engine would pass over in silence.
+
+    Raises:
+        UnsupportedFeature: The schema has a keyword that can't be enforced.
+        InvalidRequest: The grammar is wrong.
+    """
+    try:
+        from llguidance import LLMatcher
+    except ImportError:
+        raise MissingDependency("llguidance", "llamacpp") from None
+    if problem := LLMatcher.validate_grammar(lark):
+        kind = UnsupportedFeature if "nimplemented" in problem or "not supported" in problem else InvalidRequest
+        raise kind(f"grammar: the engine can't hold an answer to it: {problem.splitlines()[0]}")
+
+
+class _Engine:
+    """One llama.cpp server object, in the process that made it."""
+
+    def __init__(self, model: LlamaCppModel) -> None:
+        try:
+            import xllamacpp
+        except ImportError:
+            raise MissingDependency("xllamacpp", "llamacpp") from None
+        self.pid = os.getpid()
+        self.model_id = model.model_id
+        # The engine opens a port on loopback whether one wants it or not; a key keeps other users of the machine out.
+        self._key = secrets.token_hex(16)
+        params = xllamacpp.CommonParams()
+        params.model.path = str(resolve_weights(model.model_id, progress=model.progress))
+        params.n_parallel = model.parallel
+        params.n_batch = 512  # a cancelled call ends within one batch of its prompt; larger ones were no faster
+        params.verbosity = 0
+        params.api_keys = [self._key]
+        params.n_ctx = (model.context_length or DEFAULT_CONTEXT) * model.parallel
+        if model.gpu_layers is not None:
+            params.n_gpu_layers = model.gpu_layers
+        if model.chat_template is not None:
+            params.chat_template = model.chat_template
+        if model.mmproj is not None:
+            params.mmproj.path = str(resolve_weights(model.mmproj, progress=model.progress))
+        if model.threads is not None:
+            params.cpuparams.n_threads = params.cpuparams_batch.n_threads = model.threads
+        for name, value in (model.engine_params or {}).items():
+            if not hasattr(params, name):
+                raise InvalidRequest(f"engine_params: {name!r} is no field of llama.cpp's CommonParams")
+            setattr(params, name, value)
+        try:
+            self._server: Any = xllamacpp.Server(params)
+        except RuntimeError as error:
+            raise ServerError(
+                f"llama.cpp could not load {params.model.path!r}: {error}. Is it a GGUF file that fits the memory?",
+                retryable=False,
+            ) from None
+        self.props = self.ask("/props")
+        close_at_exit(self)
+
+    def chat(self, body: dict[str, Any]) -> Callable[[Callable[[Any], bool]], None]:
+        """A blocking function that runs one request and emits the engine's events."""
+        server = self._server
+        if server is None:
+            raise ModelError("this model has been closed; make a new one", model_id=self.model_id)
+
+        def run(emit: Callable[[Any], bool]) -> None:
+            failure: list[ModelError] = []
+
+            def on_event(event: dict[str, Any]) -> bool:
+                if "error" in event:
+                    failure.append(error_from(event["error"].get("code"), event))
+                    return True
+                return emit(event)
+
+            try:
+                server.handle_chat_completions(body, on_event)
+            except RuntimeError as error:  # thrown while the request is read, by the chat template for instance
+                raise InvalidRequest(f"llama.cpp refused the request: {error}") from None
+            if failure:
+                raise failure[0]
+
+        return run
+
+    def ask(self, path: str, body: Any = None) -> Any:
+        """A question to the engine's own HTTP port, for what has no call in process."""
+        host = self._server.listening_address.partition("//")[2]
+        connection = http.client.HTTPConnection(host, timeout=30)
+        try:
+            headers = {"Authorization": f"Bearer {self._key}", "Content-Type": "application/json"}
+            connection.request("POST" if body else "GET", path, json.dumps(body) if body else None, headers)
+            return json.load(connection.getresponse())
+        finally:
+            connection.close()
+
+    def leak(self) -> None:
+        """Keeps the engine of the parent process from ever being destroyed in this one."""
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._server))
+
+    def close(self) -> None:
+        """Destroys the engine, in a thread of its own: its destructor was seen to hang, rarely."""
+        if self.pid != os.getpid():
+            self.leak()
+            return
+        held = [self._server]
+        self._server = None
+        thread = threading.Thread(target=held.clear, daemon=True)
+        thread.start()
+        thread.join(CLOSE_TIMEOUT)

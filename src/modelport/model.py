@@ -1,0 +1,344 @@
+"""The port: what callers use and what a backend's author writes."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import AsyncGenerator, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+from modelport.capabilities import Capabilities
+from modelport.errors import InvalidRequest, MalformedResponse
+from modelport.grammar import grammar_from, grammar_from_response_format
+from modelport.layers import Next, compose
+from modelport.messages import ChatMessage, ChatMessageStreamDelta, MessageRole, TokenUsage, as_delta, fold
+from modelport.normalise import normalise_messages, normalise_parameters, normalise_stop, plain_dict
+from modelport.request import Limits, Request
+from modelport.saving import restore, settings_of
+from modelport.streams import AsyncStream, Stream, interruptible
+from modelport.tools import tool_choice_from, tools_from
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from modelport.layers.retry import RetryPolicy
+
+_TIME_LIMITS = ("timeout", "first_token_timeout", "idle_timeout")
+
+
+class Model:
+    """A language model, wherever it runs.
+
+    A backend writes `deltas`, and declares its `declared_capabilities`; everything else comes from here. A newcomer
+    may write just `generate(self, messages, stop_sequences=None, **kwargs)` instead, returning any object with a
+    `.content`; the streamed and the async methods then run it.
+
+    Args:
+        model_id: The model's name, as its backend knows it.
+        flatten_messages_as_text: Whether to send each message's parts as one text.
+        tool_name_key: The key of a tool's name in a call that the model writes as text (`parse_tool_calls`).
+        tool_arguments_key: The key of its arguments.
+        custom_role_conversions: Roles to send for others, as `{"system": "user"}`.
+        requests_per_minute: No window of 60 s holds more requests; `None` for no limit.
+        tokens_per_minute: No window of 60 s holds more tokens; `None` for no limit.
+        max_concurrency: Requests under way at once; `None` for no limit.
+        retry: A `RetryPolicy`, a number of attempts, or whether to retry at all.
+        capabilities: Your own word on what the model can do, laid over what is declared for it.
+        **parameters: Defaults for every call: `temperature`, `max_tokens`, `tool_choice`, `timeout` (seconds, for the
+            whole call; 600 by default), `first_token_timeout`, `idle_timeout`, and whatever the backend takes.
+    """
+
+    #: What the backend can do, before profiles and the caller's own word.
+    declared_capabilities: ClassVar[Capabilities] = Capabilities()
+
+    # Class-level defaults, so that a subclass which forgets super().__init__() still works.
+    model_id: str | None = None
+    flatten_messages_as_text: bool = False
+    tool_name_key: str = "name"
+    tool_arguments_key: str = "arguments"
+    custom_role_conversions: Mapping[str, str] | None = None
+    requests_per_minute: float | None = None
+    tokens_per_minute: float | None = None
+    max_concurrency: int | None = None
+    retry: RetryPolicy | int | bool | None = True
+    kwargs: Mapping[str, Any] = {}
+    #: Settings that hold a key; `to_dict` stores the name of an environment variable in their place.
+    secret_settings: ClassVar[frozenset[str]] = frozenset()
+    _given_capabilities: Capabilities | Mapping[str, Any] | None = None
+    _capabilities: Capabilities | None = None
+    _chain: Next | None = None
+
+    def __init__(
+        self,
+        model_id: str | None = None,
+        *,
+        flatten_messages_as_text: bool = False,
+        tool_name_key: str = "name",
+        tool_arguments_key: str = "arguments",
+        custom_role_conversions: Mapping[str, str] | None = None,
+        requests_per_minute: float | None = None,
+        tokens_per_minute: float | None = None,
+        max_concurrency: int | None = None,
+        retry: RetryPolicy | int | bool | None = True,
+        capabilities: Capabilities | Mapping[str, Any] | None = None,
+        **parameters: Any,
+    ) -> None:
+        self.model_id = model_id
+        self.flatten_messages_as_text = flatten_messages_as_text
+        self.tool_name_key = tool_name_key
+        self.tool_arguments_key = tool_arguments_key
+        self.custom_role_conversions = custom_role_conversions
+        self.requests_per_minute = requests_per_minute
+        self.tokens_per_minute = tokens_per_minute
+        self.max_concurrency = max_concurrency
+        self.retry = retry
+        self._given_capabilities = capabilities
+        normalise_parameters({k: v for k, v in parameters.items() if k not in ("tools", "tool_choice")})
+        self.kwargs = parameters
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        own = cls.__dict__.get("generate")
+        if inspect.isfunction(own) and next(iter(inspect.signature(own).parameters), "messages") == "messages":
+            raise TypeError(
+                f"{cls.__name__}.generate lacks 'self': write "
+                "def generate(self, messages, stop_sequences=None, **kwargs)"
+            )
+
+    # --- what callers use ---------------------------------------------------------------------------------------------
+
+    def generate(self, messages: Any, stop_sequences: Any = None, **options: Any) -> ChatMessage:
+        """Answers a conversation.
+
+        A subclass that overrides this method overrides this method alone: streams and async calls go through `deltas`.
+
+        Args:
+            messages: A string, or a list of `ChatMessage`s and dicts (OpenAI's or transformers' form), mixed.
+            stop_sequences: The answer ends before the first of these strings to appear in it.
+            **options: `grammar` (or OpenAI's `response_format`): the form of the answer; `tools` (or
+                `tools_to_call_from`, whose `tool_choice` is `required` by default): what the model may call;
+                `tool_choice`: `auto`, `none`, `required` or a tool's name; and parameters: `temperature`,
+                `max_tokens`, `top_p`, `seed`, `logprobs`, `top_logprobs`, `timeout`, … The call's parameter goes
+                before the constructor's, and that before the backend's default.
+
+        Returns:
+            The message, with its token usage and finish reason.
+
+        Raises:
+            InvalidRequest: The call is wrong; nothing has been sent.
+            UnsupportedFeature: This model can't do it; nothing has been sent.
+            ModelError: What went wrong; its subclass says.
+        """
+        from modelport.loop import run
+
+        if type(self).generate is not Model.generate and type(self).deltas is Model.deltas:
+            raise TypeError(
+                f"{type(self).__name__}.generate calls super().generate(), which would call it again: no class writes "
+                "`deltas`. Return the answer instead"
+            )
+        return run(self._answer(self._prepare(messages, stop_sequences, options, stream=False)))
+
+    def generate_stream(self, messages: Any, stop_sequences: Any = None, **options: Any) -> Stream:
+        """Answers a conversation piece by piece; arguments and errors as for `generate`.
+
+        Returns:
+            An iterator over deltas, and a context manager; the request is sent at the first `next`.
+        """
+        return Stream(self._deltas(self._prepare(messages, stop_sequences, options, stream=True)), self.model_id)
+
+    async def agenerate(self, messages: Any, stop_sequences: Any = None, **options: Any) -> ChatMessage:
+        """`generate` for asynchronous code; cancelling the task stops the engine."""
+        return await self._answer(self._prepare(messages, stop_sequences, options, stream=False))
+
+    def agenerate_stream(self, messages: Any, stop_sequences: Any = None, **options: Any) -> AsyncStream:
+        """`generate_stream` for asynchronous code."""
+        return AsyncStream(self._deltas(self._prepare(messages, stop_sequences, options, stream=True)), self.model_id)
+
+    def __call__(self, *args: Any, **options: Any) -> Any:
+        """Another name of `generate`."""
+        return self.generate(*args, **options)
+
+    def parse_tool_calls(self, message: ChatMessage) -> ChatMessage:
+        """Reads a tool call from the message's text, where it has none, for agents whose model writes calls as text.
+
+        Args:
+            message: Is completed in place, as agents expect.
+
+        Raises:
+            InvalidToolCall: The text holds no call.
+        """
+        from modelport.calls_in_text import call_in_text, parsed_arguments
+
+        message.role = MessageRole.ASSISTANT
+        if not message.tool_calls:
+            message.tool_calls = [call_in_text(message, self.tool_name_key, self.tool_arguments_key)]
+        for call in message.tool_calls:
+            call.function.arguments = parsed_arguments(call.function.arguments)
+        return message
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What this model can do: declared by its backend, overlaid by its name's profile and by the caller's word."""
+        if self._capabilities is None:
+            self._capabilities = self._declare().overlaid(self._given_capabilities)
+        return self._capabilities
+
+    def to_dict(self) -> dict[str, Any]:
+        """What `from_dict` restores the model from; keys are stored as the names of environment variables.
+
+        Raises:
+            TypeError: A setting can't be stored, such as a client object; the message names it.
+        """
+        return settings_of(self)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Model:
+        """The model that `to_dict` described. Nothing that the data names is imported.
+
+        Args:
+            data: Of `to_dict`; with a class of this registry under `class`, or none where `cls` is that class.
+        """
+        return restore(cls, data)
+
+    def close(self) -> None:
+        """Lets go of the engine, or of the connections of synchronous calls. The model can't be used afterwards."""
+
+    async def aclose(self) -> None:
+        """`close` for asynchronous code; lets go of the running loop's connections too."""
+        from modelport.threads import in_thread
+
+        await in_thread(self.close)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.model_id!r})"
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {key: value for key, value in self.__dict__.items() if key not in ("_chain", "_capabilities")}
+
+    # --- what a backend's author writes -------------------------------------------------------------------------------
+
+    async def deltas(self, request: Request) -> AsyncGenerator[ChatMessageStreamDelta, None]:
+        """Answers a request: the one primitive.
+
+        Yield deltas, the last with `finish_reason` and `token_usage`; raise a `ModelError`; end. `aclose()` cancels.
+        With `request.stream` false a remote backend makes one ordinary call and yields one delta.
+        """
+        yield await self._run_generate(request)
+
+    def _declare(self) -> Capabilities:
+        """What the backend can do with this very model; override it where that depends on the model."""
+        if type(self).deltas is not Model.deltas:
+            return self.declared_capabilities
+        # An author's own `generate` is given whatever its callers give, as if they had called it themselves.
+        everything = {"text", "image", "audio", "file"}
+        return self.declared_capabilities.but(seed=True, logprobs=True, inputs=everything, image_urls=True)
+
+    # --- the way of a request -----------------------------------------------------------------------------------------
+
+    def _prepare(self, messages: Any, stop_sequences: Any, options: Mapping[str, Any], *, stream: bool) -> Request:
+        given = {**self.kwargs, **{key: value for key, value in options.items() if value is not None}}
+        stop = given.pop("stop", None)
+        if stop_sequences is not None and stop is not None and stop_sequences != stop:
+            raise InvalidRequest("stop_sequences and stop are two names of one parameter: give one")
+        tools, agents_tools = given.pop("tools", None), given.pop("tools_to_call_from", None)
+        if tools is not None and agents_tools is not None:
+            raise InvalidRequest("tools and tools_to_call_from are two names of one parameter: give one")
+        # An agent that names the tools to call from wants one of them called.
+        tool_choice = given.pop("tool_choice", "required" if agents_tools else "auto")
+        tools = tools_from(tools or agents_tools or ())
+        grammar, response_format = given.pop("grammar", None), given.pop("response_format", None)
+        if grammar is not None and response_format is not None:
+            raise InvalidRequest("grammar and response_format are two names of one parameter: give one")
+        conversions = given.pop("custom_role_conversions", self.custom_role_conversions)
+        flatten = given.pop("flatten_messages_as_text", self.flatten_messages_as_text)
+        parameters = normalise_parameters(given)
+        limits = {name: parameters.pop(name) for name in _TIME_LIMITS if name in parameters}
+        form = grammar_from(grammar) if grammar is not None else None
+        return Request(
+            messages=normalise_messages(messages, role_conversions=conversions, flatten=flatten),
+            stop_sequences=normalise_stop(stop_sequences if stop_sequences is not None else stop),
+            grammar=form if response_format is None else grammar_from_response_format(response_format),
+            tools=tools,
+            tool_choice=tool_choice_from(tool_choice, tools),
+            parameters=parameters,
+            stream=stream,
+            limits=Limits(**limits),
+        )
+
+    def _layers(self) -> list[Any]:
+        from modelport.layers.adapt import Adapt
+        from modelport.layers.limit import Limit
+        from modelport.layers.retry import Retry, RetryPolicy
+        from modelport.layers.stop import Stop
+
+        return [
+            Adapt(self),
+            Retry(RetryPolicy.of(self.retry)),
+            Limit(self.requests_per_minute, self.tokens_per_minute, self.max_concurrency),
+            Stop(),
+        ]
+
+    def _deltas(self, request: Request) -> AsyncGenerator[ChatMessageStreamDelta, None]:
+        if self._chain is None:
+            self._chain = compose(self._layers(), self.deltas)
+        return self._chain(request)
+
+    async def _answer(self, request: Request) -> ChatMessage:
+        seen: list[ChatMessageStreamDelta] = []
+        async for _ in interruptible(self._deltas(request), seen, self.model_id):
+            pass
+        return fold(seen, self.model_id)
+
+    async def _run_generate(self, request: Request) -> ChatMessageStreamDelta:
+        """Runs a subclass's own `generate`: in the caller's thread for a sync call, else in a thread of its own."""
+        from modelport.loop import in_callers_thread
+        from modelport.threads import in_thread
+
+        if type(self).generate is Model.generate:
+            raise TypeError(f"{type(self).__name__} must write `deltas` (or, to begin with, `generate`)")
+        arguments = _arguments_of_generate(request)
+
+        def work() -> Any:
+            return self.generate(**arguments)
+
+        answer = await (in_callers_thread(work) or in_thread(work))
+        if isinstance(answer, str):
+            answer = ChatMessage(MessageRole.ASSISTANT, answer)
+        if inspect.iscoroutine(answer):
+            answer.close()
+        if not hasattr(answer, "content"):
+            raise MalformedResponse(
+                f"{type(self).__name__}.generate returned {type(answer).__name__}; it must return an object with a "
+                "`.content`"
+            )
+        delta = as_delta(answer)
+        delta.finish_reason = delta.finish_reason or ("tool_calls" if delta.tool_calls else "stop")
+        if not isinstance(delta.token_usage, TokenUsage):
+            delta.token_usage = None
+        return delta
+
+
+def _arguments_of_generate(request: Request) -> dict[str, Any]:
+    """A request as the arguments of a `generate` that its author wrote for the documented message format."""
+    arguments: dict[str, Any] = {"messages": [plain_dict(message) for message in request.messages]}
+    arguments |= request.parameters
+    if request.stop_sequences:
+        arguments["stop_sequences"] = list(request.stop_sequences)
+    if request.grammar is not None:
+        arguments["grammar"] = request.grammar
+    if request.tools:
+        arguments |= {"tools": list(request.tools), "tool_choice": request.tool_choice}
+    return arguments

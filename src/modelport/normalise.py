@@ -1,0 +1,335 @@
+"""From every form in which callers write messages and parameters to the one that `Request` holds.
+
+Pure functions; what they are given is never changed. A mistake is named by its place before anything is sent.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Never
+
+from modelport.content import Attachment, Image, Part, Text, sniff_image, split_data_url
+from modelport.errors import InvalidRequest
+from modelport.messages import ChatMessage, MessageRole, tool_call_from
+
+_ROLES = {role: role for role in MessageRole.roles()} | {"developer": "system"}
+_INPUT_KEYS = {"role", "content", "tool_calls", "tool_call_id", "name", "reasoning", "reasoning_content"}
+#: What answers carry and callers send back with them; it means nothing to a model.
+_OUTPUT_KEYS = {
+    "refusal", "annotations", "audio", "function_call", "token_usage", "finish_reason", "stop_sequence", "parsed",
+    "enforcement", "logprobs", "model_id", "warnings", "raw",
+}  # fmt: skip
+
+
+def normalise_messages(
+    messages: Any, *, role_conversions: Mapping[str, str] | None = None, flatten: bool = False
+) -> tuple[ChatMessage, ...]:
+    """The conversation in normal form.
+
+    Args:
+        messages: A string, a message, or a list of messages: `ChatMessage`s, dicts of OpenAI's or transformers' form,
+            or message objects of other libraries, mixed.
+        role_conversions: Roles to take for others, as `{"system": "user"}`.
+        flatten: Whether to write each message's parts as one text.
+
+    Raises:
+        InvalidRequest: A message is malformed; the error names its index and key.
+    """
+    if isinstance(messages, str):
+        return (ChatMessage(MessageRole.USER, messages),)
+    if isinstance(messages, Mapping) or hasattr(messages, "role"):
+        messages = [messages]
+    if not isinstance(messages, Iterable) or isinstance(messages, bytes):
+        raise InvalidRequest(f"messages must be a string or a list of messages, not {type(messages).__name__}")
+    conversions = {str(_value(key)): str(_value(role)) for key, role in (role_conversions or {}).items()}
+    result = tuple(_message(m, f"messages[{i}]", conversions, flatten) for i, m in enumerate(messages))
+    if not result:
+        raise InvalidRequest("messages is empty: a model needs at least one message to answer")
+    return result
+
+
+def _message(message: Any, place: str, conversions: Mapping[str, str], flatten: bool) -> ChatMessage:
+    if isinstance(message, Mapping):
+        for key, value in message.items():
+            if key not in _INPUT_KEYS and key not in _OUTPUT_KEYS and value is not None:
+                _fail(place, f"unknown key {key!r}; a message has {', '.join(sorted(_INPUT_KEYS))}")
+        get: Callable[[str], Any] = message.get
+    elif hasattr(message, "role"):
+        get = lambda key: getattr(message, key, None)  # noqa: E731
+    else:
+        _fail(place, f"must be a dict or a ChatMessage, not {type(message).__name__}")
+    given = _value(get("role"))
+    role = _ROLES.get(conversions.get(given, given)) if isinstance(given, str) else None
+    if role is None:
+        _fail(place, f"role {given!r} is unknown; it must be one of {', '.join(sorted(_ROLES))}")
+    try:
+        calls = [tool_call_from(call) for call in get("tool_calls") or ()]
+    except (ValueError, AttributeError) as error:
+        _fail(f"{place}['tool_calls']", str(error))
+    # The agents' roles: a call is the assistant's turn; a result is a tool's where it says whose, else the user's.
+    if role == "tool-call":
+        role = "assistant"
+    elif role == "tool-response":
+        role = "tool" if get("tool_call_id") else "user"
+    if role == "tool" and not get("tool_call_id"):
+        _fail(place, "a 'tool' message needs the 'tool_call_id' of the call that it answers")
+    content = _content(get("content"), place, flatten)
+    if content is None and not calls and role != "assistant":
+        _fail(place, "has no 'content'")
+    return ChatMessage(
+        MessageRole(role),
+        content,
+        tool_calls=calls or None,
+        reasoning=get("reasoning") or get("reasoning_content"),
+        tool_call_id=get("tool_call_id"),
+        name=get("name"),
+    )
+
+
+def _content(content: Any, place: str, flatten: bool) -> str | tuple[Part, ...] | None:
+    if content is None or isinstance(content, str):
+        return content
+    if isinstance(content, (Part, Mapping)) or not isinstance(content, Sequence):
+        _fail(f"{place}['content']", f"must be a string or a list of parts, not {type(content).__name__}")
+    parts = tuple(_part(part, f"{place}['content'][{i}]") for i, part in enumerate(content))
+    if not flatten:
+        return parts[0].text if len(parts) == 1 and isinstance(parts[0], Text) else parts
+    for i, part in enumerate(parts):
+        if not isinstance(part, Text):
+            _fail(f"{place}['content'][{i}]", f"{part.kind} can't be flattened; drop flatten_messages_as_text")
+    return "\n".join(part.text for part in parts if isinstance(part, Text))
+
+
+def _part(part: Any, place: str) -> Part:
+    if isinstance(part, Part):
+        return part
+    if not isinstance(part, Mapping):
+        _fail(place, f"must be a dict with a 'type', not {type(part).__name__}")
+    if "type" not in part:
+        _fail(place, "has no 'type'; write {'type': 'text', 'text': …} or {'type': 'image', 'image': …}")
+    reader = _PARTS.get(kind := part["type"])
+    if reader is None:
+        _fail(place, f"type {kind!r} is unknown; it must be one of {', '.join(sorted(_PARTS))}")
+    return reader(part, place)
+
+
+def _text(part: Mapping[str, Any], place: str) -> Part:
+    if not isinstance(part.get("text"), str):
+        _fail(f"{place}['text']", f"must be a string, not {type(part.get('text')).__name__}")
+    return Text(part["text"])
+
+
+def _image(part: Mapping[str, Any], place: str) -> Part:
+    key = next((k for k in ("image", "image_url", "url", "path", "base64", "data") if part.get(k) is not None), None)
+    if key is None:
+        _fail(place, "holds no image; give 'image' (a PIL image, bytes or a path), 'url', 'path' or 'base64'")
+    value: Any = part[key]
+    detail, place = part.get("detail"), f"{place}[{key!r}]"
+    if key == "image_url" and isinstance(value, Mapping):
+        value, detail = value.get("url"), value.get("detail")
+    if key == "base64" and isinstance(value, str):
+        value = f"data:{part.get('media_type') or 'image/png'};base64,{value}"
+    return image_from(value, place, detail)
+
+
+def image_from(value: Any, place: str = "image", detail: str | None = None) -> Image:
+    """An image from what callers have.
+
+    Args:
+        value: A PIL image, bytes, a path, an http(s) or `data:` URL.
+        place: How an error names it.
+        detail: OpenAI's `low`, `high` or `auto`.
+
+    Raises:
+        InvalidRequest: There is no such file, or it is no image.
+    """
+    if isinstance(value, str) and value.startswith(("http://", "https://")):
+        return Image(url=value, detail=detail)
+    if isinstance(value, str) and value.startswith("data:"):
+        try:
+            value = split_data_url(value)[1]
+        except ValueError as error:
+            _fail(place, str(error))
+    elif isinstance(value, (str, Path)):
+        path = Path(value).expanduser()
+        try:
+            value = path.read_bytes()
+        except OSError as error:
+            _fail(place, f"the image file {str(path)!r} can't be read: {error.strerror}")
+    elif hasattr(value, "save"):  # a PIL image
+        buffer = io.BytesIO()
+        (value if value.mode in ("RGB", "RGBA", "L", "1", "P") else value.convert("RGB")).save(buffer, "PNG")
+        value = buffer.getvalue()
+    if not isinstance(value, (bytes, bytearray)):
+        _fail(place, f"must be a PIL image, bytes, a path or a URL, not {type(value).__name__}")
+    media_type = sniff_image(bytes(value[:16]))
+    if media_type is None:
+        _fail(place, "is no PNG, JPEG, GIF, WebP or BMP")
+    return Image(bytes(value), media_type, detail=detail)
+
+
+def _audio(part: Mapping[str, Any], place: str) -> Part:
+    inner = part.get("input_audio")
+    if not isinstance(inner, Mapping) or not isinstance(inner.get("data"), str):
+        _fail(place, "write {'type': 'input_audio', 'input_audio': {'data': <base64>, 'format': 'wav'}}")
+    data = _decoded(f"data:audio/{inner.get('format', 'wav')};base64,{inner['data']}", place)[1]
+    return Attachment("audio", data, inner.get("format", "wav"))
+
+
+def _file(part: Mapping[str, Any], place: str) -> Part:
+    inner = part.get("file")
+    if not isinstance(inner, Mapping) or not isinstance(inner.get("file_data"), str):
+        _fail(place, "write {'type': 'file', 'file': {'filename': …, 'file_data': 'data:application/pdf;base64,…'}}")
+    media_type, data = _decoded(inner["file_data"], place)
+    return Attachment("file", data, media_type, inner.get("filename"))
+
+
+def _decoded(url: str, place: str) -> tuple[str, bytes]:
+    try:
+        return split_data_url(url)
+    except ValueError as error:
+        _fail(place, str(error))
+
+
+_PARTS: dict[str, Callable[[Mapping[str, Any], str], Part]] = {
+    "text": _text, "image": _image, "image_url": _image, "input_audio": _audio, "file": _file,
+}  # fmt: skip
+
+
+def _fail(place: str, problem: str) -> Never:
+    raise InvalidRequest(f"{place}: {problem}")
+
+
+def _value(item: Any) -> Any:
+    """The plain value of an Enum member (this library's or another's)."""
+    return getattr(item, "value", item)
+
+
+# --- parameters -------------------------------------------------------------------------------------------------------
+
+
+def _number(
+    low: float, high: float = math.inf, *, whole: bool = False, above: bool = False
+) -> Callable[[Any], str | None]:
+    kind = "a whole number" if whole else "a number"
+    span = f"{'above' if above else 'of at least'} {low:g}" + (f" and at most {high:g}" if high < math.inf else "")
+
+    def problem(value: Any) -> str | None:
+        right_type = isinstance(value, int if whole else (int, float)) and not isinstance(value, bool)
+        if right_type and (value > low if above else value >= low) and value <= high and math.isfinite(value):
+            return None
+        return f"must be {kind} {span}"
+
+    return problem
+
+
+def _flag(value: Any) -> str | None:
+    return None if isinstance(value, bool) else "must be True or False"
+
+
+def _one(value: Any) -> str | None:
+    return None if value == 1 else "must be 1: a call returns one message; call again for another"
+
+
+_CHECKS: dict[str, Callable[[Any], str | None]] = {
+    "max_tokens": _number(1, whole=True),
+    "temperature": _number(0),
+    "top_p": _number(0, 1, above=True),
+    "min_p": _number(0, 1),
+    "top_k": _number(0, whole=True),
+    "seed": _number(-(2**63), 2**64, whole=True),
+    "presence_penalty": _number(-2, 2),
+    "frequency_penalty": _number(-2, 2),
+    "repetition_penalty": _number(0, above=True),
+    "logprobs": _flag,
+    "top_logprobs": _number(0, 20, whole=True),
+    "parallel_tool_calls": _flag,
+    "n": _one,
+    "timeout": _number(0, above=True),
+    "first_token_timeout": _number(0, above=True),
+    "idle_timeout": _number(0, above=True),
+}
+_OTHER_NAMES = {"max_new_tokens": "max_tokens", "max_completion_tokens": "max_tokens"}
+
+#: The parameters that the port itself knows; all others belong to a backend.
+KNOWN_PARAMETERS = frozenset(_CHECKS)
+
+
+def normalise_parameters(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The parameters under one name each, checked; `None` means "not given".
+
+    Raises:
+        InvalidRequest: A value is out of its range, or one parameter was given under two names.
+    """
+    result: dict[str, Any] = {}
+    for key, value in given.items():
+        if value is None:
+            continue
+        name = _OTHER_NAMES.get(key, key)
+        check = _CHECKS.get(name)
+        if check is not None and (problem := check(value)) is not None:
+            raise InvalidRequest(f"{key}={value!r}: {problem}", parameter=key)
+        if name in result and result[name] != value:
+            raise InvalidRequest(
+                f"{key}={value!r} and {name}={result[name]!r} are two names of one parameter: give one"
+            )
+        result[name] = value
+    if result.get("top_logprobs") and not result.setdefault("logprobs", True):
+        raise InvalidRequest("top_logprobs needs logprobs=True")
+    result.pop("n", None)
+    return result
+
+
+def normalise_stop(value: Any) -> tuple[str, ...]:
+    """The stop sequences: each once, in order.
+
+    Raises:
+        InvalidRequest: It is no string or list of strings, or one is empty.
+    """
+    values = [value] if isinstance(value, str) else value or ()
+    if not isinstance(values, Iterable):
+        raise InvalidRequest(f"stop_sequences must be a list of strings, not {type(value).__name__}")
+    result = tuple(dict.fromkeys(values))
+    for place, stop in enumerate(result):
+        if not isinstance(stop, str) or not stop:
+            raise InvalidRequest(f"stop_sequences[{place}]={stop!r}: must be a string that is not empty")
+    return result
+
+
+def plain_dict(message: ChatMessage) -> dict[str, Any]:
+    """A normalised message as a dict of OpenAI's form: strings where there is only text, arguments as JSON text."""
+    content: Any = message.content
+    if isinstance(content, tuple):
+        content = [part.to_dict() for part in content]
+    result: dict[str, Any] = {"role": str(message.role), "content": content}
+    if message.tool_calls:
+        result["tool_calls"] = [
+            {
+                "id": c.id,
+                "type": "function",
+                "function": {"name": c.function.name, "arguments": c.function.arguments_json()},
+            }
+            for c in message.tool_calls
+        ]
+    if message.tool_call_id:
+        result["tool_call_id"] = message.tool_call_id
+    if message.name:
+        result["name"] = message.name
+    return result
+
+
+def json_size(message: ChatMessage) -> int:
+    """Bytes of text in a message, tool calls included: the basis of token estimates."""
+    size = len(message.text.encode())
+    return size + sum(
+        len(call.function.name) + len(call.function.arguments_json()) for call in message.tool_calls or ()
+    )
+
+
+__all__ = [
+    "KNOWN_PARAMETERS", "image_from", "json_size", "normalise_messages", "normalise_parameters", "normalise_stop",
+    "plain_dict",
+]  # fmt: skip

@@ -1,0 +1,79 @@
+"""The only place that knows the backends by name; each is imported on first use."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.metadata import entry_points
+from typing import TYPE_CHECKING, Any
+
+from modelport.errors import InvalidRequest
+
+if TYPE_CHECKING:
+    from modelport.model import Model
+
+#: Entry points of this group add the backends of other packages: `name = "package.module:ModelClass"`.
+GROUP = "modelport.backends"
+
+#: Backend name -> where its class is.
+BACKENDS = {
+    "llamacpp": "modelport.local.llamacpp:LlamaCppModel",
+    "openai": "modelport.remote.openai:OpenAIServerModel",
+}
+#: Other names of a backend's class.
+CLASSES = {
+    "LlamaCppModel": "llamacpp",
+    "OpenAIServerModel": "openai",
+    "OpenAIModel": "openai",
+}
+
+
+def backends() -> dict[str, str]:
+    """Every backend by name, those of other packages included, and where its class is."""
+    return {**{point.name: point.value for point in entry_points(group=GROUP)}, **BACKENDS}
+
+
+def backend_class(name: str) -> type[Model]:
+    """The class of a backend.
+
+    Raises:
+        InvalidRequest: There is none of this name.
+        MissingDependency: Its client is not installed.
+    """
+    known = backends()
+    if name not in known:
+        raise InvalidRequest(f"backend {name!r} is unknown; there are {', '.join(sorted(known))}")
+    module, _, attribute = known[name].partition(":")
+    return getattr(import_module(module), attribute)  # type: ignore[no-any-return]
+
+
+def class_named(name: str) -> type[Model]:
+    """The backend class of this name; nothing outside the registry is imported for it.
+
+    Raises:
+        InvalidRequest: The registry holds none.
+    """
+    if name in CLASSES:
+        return backend_class(CLASSES[name])
+    for backend, where in backends().items():
+        if where.partition(":")[2] == name:
+            return backend_class(backend)
+    raise InvalidRequest(f"model class {name!r} is unknown; there are {', '.join(sorted(CLASSES))}")
+
+
+def load_model(spec: str, **settings: Any) -> Model:
+    """A model by name.
+
+    Args:
+        spec: `backend/model id`, split at the first "/", as `openai/gpt-4o`; or a backend alone for its default model,
+            as `llamacpp`.
+        **settings: For the class's constructor.
+
+    Raises:
+        InvalidRequest: There is no such backend.
+        MissingDependency: The backend's client is not installed; the message holds the command.
+    """
+    if not isinstance(spec, str) or not spec:
+        raise InvalidRequest("a model is named 'backend/model id', for example 'openai/gpt-4o' or 'llamacpp'")
+    name, _, model_id = spec.partition("/")
+    cls = backend_class(name)
+    return cls(model_id, **settings) if model_id else cls(**settings)

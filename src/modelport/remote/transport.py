@@ -1,0 +1,253 @@
+"""The way to the wire, and back as parsed JSON: three methods, so that a translator need not know the HTTP library."""
+
+from __future__ import annotations
+
+import ssl
+import urllib.request
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+from urllib.parse import urlsplit
+
+from modelport.chat_completions import error_from
+from modelport.errors import ConnectionFailed, InvalidRequest, MalformedResponse, MissingDependency, ModelError
+from modelport.remote.pools import PerLoop
+from modelport.remote.sse import EventParser
+
+if TYPE_CHECKING:
+    import aiohttp
+
+#: Seconds to connect, as in OpenAI's SDK. Reading is watched by the retry layer, which knows the caller's limits.
+CONNECT_TIMEOUT = 5.0
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Call:
+    """One request on the wire.
+
+    Args:
+        path: Below the base URL.
+        body: JSON.
+        headers: Of this call; they go before the transport's own.
+        query: Of this call.
+    """
+
+    path: str
+    body: Mapping[str, Any]
+    headers: Mapping[str, str] = field(default_factory=dict)
+    query: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Transport(Protocol):
+    """Sends JSON and yields parsed JSON; its errors are ours."""
+
+    async def call(self, call: Call) -> Any:
+        """The parsed body of one ordinary answer."""
+        ...
+
+    def stream(self, call: Call) -> AsyncGenerator[Any, None]:
+        """The parsed events of a streamed answer, read to the true end of the response."""
+        ...
+
+    async def aclose(self) -> None:
+        """Closes the connections of the running loop."""
+        ...
+
+
+class Hidden(str):
+    """A header's value that a traceback with locals, or a log of headers, does not show."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "'***'"
+
+
+HeaderSource = Callable[[], Awaitable[Mapping[str, str]]]
+
+
+class HTTPTransport:
+    """The wire through aiohttp.
+
+    Args:
+        base_url: Such as `https://api.openai.com/v1`.
+        headers: Gives the headers of each call, keys included, at the last moment.
+        query: Parameters for every URL.
+        verify: Whether to check certificates, or the context to check them with.
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        headers: HeaderSource,
+        query: Mapping[str, Any] | None = None,
+        verify: ssl.SSLContext | bool = True,
+    ) -> None:
+        if urlsplit(base_url).scheme not in ("http", "https") or not urlsplit(base_url).hostname:
+            raise InvalidRequest(f"api_base={base_url!r}: must be a URL such as 'https://api.openai.com/v1'")
+        self.base_url = base_url.rstrip("/")
+        self._headers, self._query, self._verify = headers, dict(query or {}), verify
+        self._sessions: PerLoop[aiohttp.ClientSession] = PerLoop(lambda session: session.close())
+
+    def _open_session(self) -> aiohttp.ClientSession:
+        aiohttp, _ = _libraries()
+        reused = aiohttp.TraceConfig()
+
+        async def note(session: Any, context: Any, params: Any) -> None:
+            context.trace_request_ctx["reused"] = True
+
+        reused.on_connection_reuseconn.append(note)
+        verify = self._verify if isinstance(self._verify, ssl.SSLContext) or self._verify is False else True
+        session: aiohttp.ClientSession = aiohttp.ClientSession(
+            # As many connections as OpenAI's SDK allows; how many are used is for max_concurrency to say.
+            connector=aiohttp.TCPConnector(limit=1000, ssl=verify),
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            proxy=environment_proxy(self.base_url),
+            trace_configs=[reused],
+            read_bufsize=2**18,
+        )
+        return session
+
+    async def call(self, call: Call) -> Any:
+        """See `Transport.call`."""
+        async with self._response(call) as response:
+            return _parse(await response.read())
+
+    async def stream(self, call: Call) -> AsyncGenerator[Any, None]:
+        """See `Transport.stream`."""
+        async with self._response(call) as response:
+            if response.content_type == "application/json":
+                yield _parse(await response.read())  # the server does not stream
+                return
+            parser, done = EventParser(), False
+            async for chunk in response.content.iter_any():
+                for kind, data in parser.feed(chunk):
+                    if done or data == b"[DONE]":
+                        done = True  # and on to the end of the response, or its connection could not be kept
+                    else:
+                        event = _parse(data)
+                        yield {"error": event} if kind == b"error" and "error" not in event else event
+
+    async def aclose(self) -> None:
+        """See `Transport.aclose`."""
+        await self._sessions.aclose()
+
+    @asynccontextmanager
+    async def _response(self, call: Call) -> AsyncGenerator[aiohttp.ClientResponse, None]:
+        aiohttp, orjson = _libraries()
+        try:
+            payload = orjson.dumps(call.body, option=orjson.OPT_NON_STR_KEYS)
+        except TypeError as error:
+            raise InvalidRequest(f"the request can't be written as JSON: {error}") from None
+        headers = {
+            "Content-Type": "application/json",
+            **{k: Hidden(v) for k, v in (await self._headers()).items()},
+            **{k: Hidden(v) for k, v in call.headers.items()},
+        }
+        session = await self._sessions.get(self._open_session)
+        response = None
+        try:
+            response = await self._send(session, call, payload, headers)
+            if response.status >= 400:
+                body = await response.read()
+                for value in headers.values():  # Some services quote the key that they refuse.
+                    if isinstance(value, Hidden) and len(key := value.rpartition(" ")[2]) >= 8:
+                        body = body.replace(key.encode(), b"***")
+                raise _service_error(response, body)
+            yield response
+        except aiohttp.ClientError as error:
+            raise _translated(error) from None
+        except TimeoutError:
+            raise ConnectionFailed("The connection could not be made in time.") from None
+        finally:
+            if response is not None:
+                response.close()  # keeps the connection where the response was read to its end
+
+    async def _send(
+        self, session: aiohttp.ClientSession, call: Call, payload: bytes, headers: Mapping[str, str]
+    ) -> aiohttp.ClientResponse:
+        aiohttp, _ = _libraries()
+        url, query = f"{self.base_url}/{call.path}", {**self._query, **call.query}
+        while True:
+            trace = {"reused": False}
+            try:
+                return await session.post(
+                    url,
+                    data=payload,
+                    headers=headers,
+                    params=query or None,
+                    trace_request_ctx=trace,
+                    allow_redirects=False,
+                )
+            except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
+                # A kept connection that the server had closed meanwhile, and not one byte came back: once more is free.
+                if not trace["reused"] or isinstance(error, aiohttp.ClientConnectorError):
+                    raise
+
+
+def _libraries() -> tuple[Any, Any]:
+    try:
+        import aiohttp
+        import orjson
+    except ImportError as error:
+        raise MissingDependency(error.name or "aiohttp", "openai") from None
+    return aiohttp, orjson
+
+
+def _parse(data: bytes) -> Any:
+    _, orjson = _libraries()
+    try:
+        return orjson.loads(data)
+    except ValueError as error:
+        shown = data[:120].decode("utf-8", "replace")
+        raise MalformedResponse(f"The service sent broken JSON ({error}): {shown!r}.") from None
+
+
+def _service_error(response: aiohttp.ClientResponse, body: bytes) -> ModelError:
+    _, orjson = _libraries()
+    try:
+        payload = orjson.loads(body)
+    except ValueError:
+        payload = body[:600].decode("utf-8", "replace")
+    return error_from(response.status, payload, {name.lower(): value for name, value in response.headers.items()})
+
+
+def _translated(error: aiohttp.ClientError) -> ModelError:
+    aiohttp, _ = _libraries()
+    if isinstance(error, aiohttp.ClientConnectorCertificateError | aiohttp.ClientSSLError):
+        return ConnectionFailed(f"The service's certificate was not accepted: {error}.", retryable=False)
+    if isinstance(error, aiohttp.ClientConnectorError):
+        return ConnectionFailed(
+            f"No connection to {error.host}:{error.port}: {error.os_error.strerror or error.os_error}."
+        )
+    if isinstance(error, aiohttp.InvalidURL):
+        return InvalidRequest("api_base is no valid URL.")
+    if isinstance(error, aiohttp.ClientPayloadError):
+        # A reset leaves its cause; a body that just ends was cut by something that thinks it is whole.
+        if isinstance(error.__cause__, aiohttp.ClientPayloadError | type(None)) and "Reset" not in str(error):
+            return MalformedResponse("The service's answer was cut short: its body ended before its length said so.")
+        return ConnectionFailed("The connection broke while the answer was read.")
+    if isinstance(error, aiohttp.ClientResponseError):
+        return MalformedResponse(f"The service's answer is no valid HTTP: {error.message}.")
+    return ConnectionFailed(f"The connection to the service broke ({type(error).__name__}).")
+
+
+def environment_proxy(url: str) -> str | None:
+    """The proxy for a URL by the environment (`HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY`, `NO_PROXY`), or `None`.
+
+    Raises:
+        InvalidRequest: It is of a kind that only the SDK can use.
+    """
+    parts, proxies = urlsplit(url), urllib.request.getproxies()
+    proxy = proxies.get(parts.scheme) or proxies.get("all")
+    if not proxy or urllib.request.proxy_bypass(parts.netloc):
+        return None
+    proxy = proxy if "://" in proxy else f"http://{proxy}"
+    if not proxy.startswith(("http://", "https://")):
+        kind = proxy.partition("://")[0]
+        raise InvalidRequest(
+            f"a {kind} proxy is set in the environment; pass client_kwargs={{…}} to go through the SDK"
+        )
+    return proxy

@@ -1,0 +1,100 @@
+"""How a model is written to a dict, and restored from it."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Mapping
+from dataclasses import MISSING, fields, is_dataclass
+from typing import TYPE_CHECKING, Any
+
+from modelport.capabilities import Capabilities
+from modelport.errors import InvalidRequest
+from modelport.secrets import Secret
+
+if TYPE_CHECKING:
+    from modelport.model import Model
+
+#: Headers that carry keys; they are neither stored nor guessed about.
+SECRET_HEADERS = frozenset({"authorization", "proxy-authorization", "api-key", "x-api-key", "cookie", "x-goog-api-key"})
+_ATTRIBUTES = {"capabilities": "_given_capabilities"}
+
+
+def settings_of(model: Model) -> dict[str, Any]:
+    """The model's class and the settings it was made with, those left at their default excepted.
+
+    Settings are the constructor's parameters; each is kept in an attribute of its name, and the open ones in `kwargs`.
+
+    Raises:
+        TypeError: A setting can't be written as JSON.
+    """
+    result: dict[str, Any] = {"class": type(model).__name__}
+    for name, default in _constructor(type(model)).items():
+        value = getattr(model, _ATTRIBUTES.get(name, name), default)
+        if value is not default and value != default:
+            result[name] = _stored(model, name, value)
+    for name, value in model.kwargs.items():
+        result[name] = _stored(model, name, value)
+    return result
+
+
+def restore(cls: type[Model], data: Mapping[str, Any]) -> Model:
+    """The model that `settings_of` described.
+
+    Raises:
+        InvalidRequest: The class is unknown, or is not one of `cls`.
+    """
+    from modelport.registry import class_named
+
+    settings = dict(data)
+    name = settings.pop("class", cls.__name__)
+    target = cls if name == cls.__name__ else class_named(name)
+    if not issubclass(target, cls):
+        raise InvalidRequest(f"the data describes a {name}, which is no {cls.__name__}; use Model.from_dict")
+    for key in target.secret_settings & set(settings):
+        if isinstance(settings[key], Mapping):
+            settings[key] = Secret(env=settings[key].get("env"))
+    return target(**settings)
+
+
+def _constructor(cls: type[Model]) -> dict[str, Any]:
+    """The constructor's parameters and their defaults, those of the base classes it passes **kwargs on to included."""
+    result: dict[str, Any] = {}
+    for base in cls.__mro__:
+        init = base.__dict__.get("__init__")
+        if not inspect.isfunction(init):
+            continue
+        parameters = list(inspect.signature(init).parameters.values())[1:]
+        for parameter in parameters:
+            if parameter.kind not in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL):
+                default = None if parameter.default is parameter.empty else parameter.default
+                result.setdefault(parameter.name, default)
+        if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+            break
+    return result
+
+
+def _stored(model: Model, name: str, value: Any) -> Any:
+    if isinstance(value, Secret):
+        return {"env": value.env}
+    if isinstance(value, Capabilities):
+        return value.to_dict()
+    if isinstance(value, Mapping):
+        for header in value:
+            if "header" in name and str(header).lower() in SECRET_HEADERS:
+                raise TypeError(
+                    f"{model!r}: {name} holds {header!r}, a secret, and can't be stored; give it at run time"
+                )
+        value = {str(key): _stored(model, f"{name}.{key}", item) for key, item in value.items()}
+    elif is_dataclass(value) and not isinstance(value, type):
+        value = {
+            f.name: _stored(model, f"{name}.{f.name}", item)
+            for f in fields(value)
+            if (item := getattr(value, f.name)) != (f.default if f.default is not MISSING else None)
+        }
+    try:
+        return json.loads(json.dumps(value))
+    except (TypeError, ValueError):
+        raise TypeError(
+            f"{model!r}: {name} is {type(value).__name__}, which can't be stored; give it at run time"
+        ) from None

@@ -1,0 +1,68 @@
+"""Keys travel in a type that never shows them."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from modelport.errors import AuthenticationError
+
+
+class Secret:
+    """A key that neither prints, logs nor pickles; only `reveal` gives it out.
+
+    Args:
+        value: The key itself, or `None` to read it from the environment when it is needed.
+        env: The environment variable that holds it, or is meant to where the model is restored from a file.
+    """
+
+    __slots__ = ("_value", "env")
+
+    def __init__(self, value: str | None = None, env: str | None = None) -> None:
+        if value is not None and not isinstance(value, str):
+            raise TypeError(f"a key must be a string, not {type(value).__name__}")
+        self._value = value
+        self.env = env
+
+    @classmethod
+    def of(cls, value: Secret | str | None, env: str) -> Secret:
+        """The caller's key, or the one in the environment variable `env`."""
+        if isinstance(value, Secret):
+            return value
+        return cls(value, env)
+
+    def reveal(self) -> str:
+        """The key.
+
+        Raises:
+            AuthenticationError: There is none; the message names the variable to set.
+        """
+        value = self._value if self._value is not None else os.environ.get(self.env or "")
+        if not value:
+            where = f", or set the environment variable {self.env}" if self.env else ""
+            raise AuthenticationError(f"No key was given. Pass api_key=…{where}.")
+        return value
+
+    def __bool__(self) -> bool:
+        return bool(self._value if self._value is not None else os.environ.get(self.env or ""))
+
+    def __repr__(self) -> str:
+        return f"Secret(env={self.env!r})"
+
+    __str__ = __repr__
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Secret) and (self._value, self.env) == (other._value, other.env)
+
+    def __hash__(self) -> int:
+        return hash((Secret, self.env))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # What is stored is where the key can be found, never the key.
+        return (Secret, (None, self.env))
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Secret:
+        return self
+
+    def __copy__(self) -> Secret:
+        return self

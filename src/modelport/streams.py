@@ -1,0 +1,121 @@
+"""A streamed answer, as callers hold it: an iterator, a context manager, and the message so far."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from typing import TYPE_CHECKING, Any
+
+from modelport.errors import ModelError, StreamInterrupted
+from modelport.messages import ChatMessage, ChatMessageStreamDelta, fold
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from modelport.loop import SyncIteration
+
+
+async def interruptible(
+    deltas: AsyncGenerator[ChatMessageStreamDelta, None], seen: list[ChatMessageStreamDelta], model_id: str | None
+) -> AsyncGenerator[ChatMessageStreamDelta, None]:
+    """The deltas, noted in `seen`; a fault after the first part of an answer becomes `StreamInterrupted`."""
+    try:
+        async for delta in deltas:
+            seen.append(delta)
+            yield delta
+    except ModelError as error:
+        error.model_id = error.model_id or model_id
+        if not error.interrupts or isinstance(error, StreamInterrupted) or not any(d.delivers for d in seen):
+            raise
+        raise StreamInterrupted(
+            f"The answer broke off: {error.message} What had arrived is in the error's `partial`",
+            partial=fold(seen, model_id),
+            model_id=model_id,
+            status=error.status,
+            retry_after=error.retry_after,
+        ) from error
+    finally:
+        await deltas.aclose()
+
+
+class _Answer:
+    def __init__(self, deltas: AsyncGenerator[ChatMessageStreamDelta, None], model_id: str | None) -> None:
+        self._seen: list[ChatMessageStreamDelta] = []
+        self._model_id = model_id
+        self._deltas = interruptible(deltas, self._seen, model_id)
+
+    @property
+    def message(self) -> ChatMessage:
+        """The message as far as it has come; the whole one once the stream has ended."""
+        return fold(self._seen, self._model_id)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({len(self._seen)} deltas of {self._model_id!r})"
+
+
+class Stream(_Answer):
+    """The deltas of an answer, for synchronous code.
+
+    The request is sent at the first `next`. `close()`, leaving a `with` block or dropping the stream stops the engine
+    and returns the connection.
+    """
+
+    _reading: SyncIteration[ChatMessageStreamDelta] | None = None
+    _closed = False
+
+    def __iter__(self) -> Stream:
+        return self
+
+    def __next__(self) -> ChatMessageStreamDelta:
+        if self._closed:
+            raise StopIteration
+        if self._reading is None:
+            from modelport.loop import SyncIteration
+
+            self._reading = SyncIteration(self._deltas)
+        return self._reading.next()
+
+    def close(self) -> None:
+        """Stops the engine; returns when it has stopped."""
+        self._closed = True
+        if self._reading is not None:
+            self._reading.close()
+
+    def __enter__(self) -> Stream:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        if self._reading is not None:
+            self._reading.drop()
+
+    def __reduce__(self) -> Any:
+        raise TypeError("a stream can't be pickled; pickle its message")
+
+
+class AsyncStream(_Answer):
+    """The deltas of an answer, for asynchronous code; see `Stream`."""
+
+    def __aiter__(self) -> AsyncStream:
+        return self
+
+    async def __anext__(self) -> ChatMessageStreamDelta:
+        return await anext(self._deltas)
+
+    async def close(self) -> None:
+        """Stops the engine; returns when it has stopped."""
+        await self._deltas.aclose()
+
+    aclose = close
+
+    async def __aenter__(self) -> AsyncStream:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        await self._deltas.aclose()
+
+    def __reduce__(self) -> Any:
+        raise TypeError("a stream can't be pickled; pickle its message")
