@@ -82,15 +82,13 @@ class Capabilities:
         return replace(self, **changes)
 
     def to_dict(self) -> dict[str, Any]:
-        """What differs from the defaults, as JSON can hold it; `overlaid` takes it."""
+        """All of it, as JSON can hold it; `overlaid` takes it."""
         names = {kind: name for name, kind in _GRAMMARS.items()}
-        result: dict[str, Any] = {}
-        for item in fields(self):
-            value = getattr(self, item.name)
-            if value != getattr(_DEFAULT, item.name):
-                is_set = isinstance(value, frozenset)
-                result[item.name] = sorted(names.get(v, v) for v in value) if is_set else value
-        return result
+        values = {item.name: getattr(self, item.name) for item in fields(self)}
+        return {
+            key: sorted(names.get(v, v) for v in value) if isinstance(value, frozenset) else value
+            for key, value in values.items()
+        }
 
     def overlaid(self, given: Capabilities | Mapping[str, Any] | None) -> Capabilities:
         """The same with the caller's own word laid over it."""
@@ -111,6 +109,3 @@ class Capabilities:
             if fnmatchcase(name, pattern):
                 result = result.but(**changes)
         return result
-
-
-_DEFAULT = Capabilities()

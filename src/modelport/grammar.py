@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import json
 import re
+import sys
+import types
+import typing
 from dataclasses import dataclass, field
+from functools import reduce
+from operator import or_
 from typing import Any
 
 from modelport.errors import InvalidRequest
@@ -31,16 +36,13 @@ class JSONSchema:
             ValueError: It is no JSON, or not of this schema; the message says where.
         """
         if self.type is not None:
-            return _adapter(self.type).validate_json(text)
-        from jsonschema import Draft202012Validator
-        from jsonschema.exceptions import best_match
-
+            return _parsed(self.type, text)
         try:
             value = json.loads(text)
         except RecursionError:
             raise ValueError("the JSON is nested too deeply") from None
-        if (error := best_match(Draft202012Validator(self.schema).iter_errors(value))) is not None:
-            raise ValueError(f"at {error.json_path}: {error.message}")
+        if (problem := mismatch(self.schema, value)) is not None:
+            raise ValueError(problem)
         return value
 
     def describe(self) -> str:
@@ -53,15 +55,17 @@ class Regex:
     r"""An answer that this regular expression matches as a whole.
 
     Args:
-        pattern: Python's syntax without look-around and back-references; `\d` and `\w` are ASCII.
+        pattern: Python's syntax without look-around and back-references; `\d`, `\w` and `\s` are ASCII.
     """
 
     pattern: str
 
     def __post_init__(self) -> None:
+        if not isinstance(self.pattern, str):
+            raise InvalidRequest(f"Regex takes a string, not {type(self.pattern).__name__}")
         try:
             re.compile(self.pattern)
-        except re.error as error:
+        except (re.error, RecursionError, OverflowError) as error:
             raise InvalidRequest(f"Regex({self.pattern!r}) is no valid regular expression: {error}") from None
 
     def parse(self, text: str) -> str:
@@ -137,33 +141,44 @@ def as_lark(grammar: Grammar) -> str:
     if isinstance(grammar, Lark):
         return grammar.grammar
     if isinstance(grammar, Choice):
-        return "start: " + " | ".join(json.dumps(option, ensure_ascii=False) for option in grammar.options)
+        options = (json.dumps(option, ensure_ascii=False).replace("\x7f", r"\u007f") for option in grammar.options)
+        return "start: " + " | ".join(options)
     if isinstance(grammar, Regex):
-        return f"start: /{_ascii_classes(grammar.pattern)}/"
+        return f"start: /{_for_engines(grammar.pattern)}/"
     spacing = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
     return "start: %json " + json.dumps({"x-guidance": spacing, **grammar.schema})
 
 
-def _ascii_classes(pattern: str) -> str:
-    r"""The pattern with `\d` and `\w` spelt out as ASCII, as people mean them, and fit to stand between slashes.
+_CLASS = re.compile(r"(\[\^?)(\]?(?:\\[\s\S]|[^\]\\])*)\]|\\[\s\S]|\{(?=,\d)|[/\n]")
+_IN_CLASS = re.compile(r"\\[\s\S]|[\[\]&~/\n]")
+_SPELT = {r"\d": "0-9", r"\w": "A-Za-z0-9_", r"\s": r" \t\n\r\f\v"}
+_OUTSIDE = {r"\Z": r"\z", r"\<": "<", r"\>": ">", "{": "{0", "/": r"\/", "\n": r"\n", "\\\n": r"\n"}
+_INSIDE = {r"\b": r"\x08", "/": r"\/", "\n": r"\n", "\\\n": r"\n"}
 
-    To the engines `\d` is any of Unicode's 760 digits, and a model at high temperature will write them.
+
+def _for_engines(pattern: str) -> str:
+    r"""Python's pattern as the engines' regex dialect (Rust's) says it, and fit to stand between slashes.
+
+    `\d`, `\w` and `\s` are spelt out as ASCII, as people mean them: to the engines `\d` is any of Unicode's 760 digits,
+    and a model at high temperature will write them. What means something else in Rust is escaped.
     """
-    spelt = {r"\d": "0-9", r"\w": "A-Za-z0-9_"}
-    result, in_class = [], False
-    for token in re.findall(r"\\.|[\s\S]", pattern):
-        if token in spelt:
-            token = spelt[token] if in_class else f"[{spelt[token]}]"
-        elif token.lower() in spelt and not in_class:
-            token = f"[^{spelt[token.lower()]}]"
-        elif token == "/":
-            token = r"\/"
-        elif token == "\n":
-            token = r"\n"
-        elif token in "[]":
-            in_class = token == "["
-        result.append(token)
-    return "".join(result)
+
+    def outside(match: re.Match[str]) -> str:
+        token = match[0]
+        if match[1]:
+            return f"{match[1]}{_IN_CLASS.sub(inside, match[2])}]"
+        return f"[{_SPELT[token]}]" if token in _SPELT else negated(token) or _OUTSIDE.get(token, token)
+
+    def inside(match: re.Match[str]) -> str:
+        token = match[0]
+        if token in "[]&~":  # A class within a class, and operators on classes.
+            return f"\\{token}"
+        return _SPELT.get(token) or negated(token) or _INSIDE.get(token, token)
+
+    def negated(token: str) -> str:
+        return f"[^{_SPELT[token.lower()]}]" if token.lower() in _SPELT and token not in _SPELT else ""
+
+    return _CLASS.sub(outside, pattern)
 
 
 _SCHEMA_KEYS = {"type", "properties", "items", "enum", "const", "anyOf", "oneOf", "allOf", "$ref", "$defs", "$schema"}
@@ -180,6 +195,8 @@ def grammar_from(value: Any) -> Grammar:
     Raises:
         InvalidRequest: It is none of these.
     """
+    if isinstance(value, JSONSchema) and value.type is None:
+        _checked(value.schema)
     if isinstance(value, Grammar):
         return value
     if isinstance(value, str):
@@ -207,8 +224,9 @@ def grammar_from_response_format(value: Any) -> Grammar | None:
         return JSONSchema({"type": "object"}, name="json_object")
     if kind == "json_schema":
         inner = value.get("json_schema")
-        if isinstance(inner, dict) and isinstance(inner.get("schema"), dict):
-            return JSONSchema(_checked(inner["schema"]), name=inner.get("name") or "answer")
+        name = (inner.get("name") or "answer") if isinstance(inner, dict) else None
+        if isinstance(inner, dict) and isinstance(inner.get("schema"), dict) and isinstance(name, str):
+            return JSONSchema(_checked(inner["schema"]), name=name)
         raise InvalidRequest("response_format['json_schema'] needs a 'schema' (a dict) and a 'name'")
     raise InvalidRequest(
         f"response_format's type is {kind!r}; it must be 'text', 'json_object' or 'json_schema' "
@@ -222,7 +240,10 @@ def _from_dict(value: dict[str, Any]) -> Grammar:
         inner = value["value"]
         if kind == "regex":
             return Regex(inner)
-        return JSONSchema(_checked(json.loads(inner) if isinstance(inner, str) else inner))
+        try:
+            return JSONSchema(_checked(json.loads(inner) if isinstance(inner, str) else inner))
+        except ValueError as error:
+            raise InvalidRequest(f"grammar['value'] is a string and no JSON: {error}") from None
     if kind == "json_schema" and "json_schema" in value:
         grammar = grammar_from_response_format(value)
         assert grammar is not None
@@ -248,19 +269,70 @@ def _checked(schema: Any) -> dict[str, Any]:
     return schema
 
 
+def mismatch(schema: dict[str, Any], value: Any) -> str | None:
+    """Where the value does not fit the JSON schema, in words; `None` where it does.
+
+    Raises:
+        InvalidRequest: The schema itself is broken.
+    """
+    from jsonschema import Draft202012Validator
+    from jsonschema.exceptions import best_match
+    from referencing import Registry
+
+    try:
+        # With a registry of its own, the library does not fetch the addresses that a schema names.
+        error = best_match(Draft202012Validator(schema, registry=Registry()).iter_errors(value))
+    except Exception as broken:  # Of many kinds: an unknown type, a `$ref` to nowhere, a `pattern` that is none.
+        raise InvalidRequest(f"the JSON schema can't be used: {str(broken).splitlines()[0]}") from None
+    return None if error is None else f"at {error.json_path}: {error.message}"
+
+
 def _from_type(value: Any) -> JSONSchema:
     try:
-        schema = _adapter(value).json_schema()
+        schema = type_adapter(value).json_schema()
     except Exception as error:  # pydantic raises several kinds for what it can't describe.
         raise InvalidRequest(
             f"grammar={value!r} is no form known here: pass a JSON schema, a pydantic model, dataclass, TypedDict, "
-            f"Enum or Literal, or Regex, Choice, JSONSchema, Lark ({error})"
+            f"Enum or Literal, or Regex, Choice, JSONSchema, Lark ({str(error).splitlines()[0]})"
         ) from None
     name = re.sub(r"[^a-zA-Z0-9_-]", "_", getattr(value, "__name__", "answer"))
     return JSONSchema(schema, name=name[:64], type=value)
 
 
-def _adapter(kind: Any) -> Any:
+def _parsed(kind: Any, text: str) -> Any:
+    from pydantic import ValidationError
+
+    try:
+        return type_adapter(kind).validate_json(text)
+    except ValidationError as error:  # whose own text has many lines and an address
+        found = [(_path(item["loc"]), item["msg"]) for item in error.errors(include_url=False)]
+        raise ValueError("; ".join(f"at {path}: {problem}" for path, problem in found)) from None
+
+
+def _path(keys: tuple[str | int, ...]) -> str:
+    return "$" + "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in keys)
+
+
+def type_adapter(kind: Any) -> Any:
+    """What pydantic knows of a type."""
     from pydantic import TypeAdapter
 
-    return TypeAdapter(kind)
+    return TypeAdapter(_portable(kind) if sys.version_info < (3, 12) else kind)
+
+
+def _portable(kind: Any) -> Any:
+    """The type with every TypedDict in it made by typing_extensions, as pydantic wants it before Python 3.12."""
+    if typing.is_typeddict(kind):
+        import typing_extensions
+
+        items: Any = {}
+        for key, hint in typing.get_type_hints(kind, include_extras=True).items():
+            marked = typing.get_origin(hint) in (typing.Required, typing.NotRequired)
+            wrap = typing.Required if key in kind.__required_keys__ else typing.NotRequired
+            items[key] = wrap[_portable(typing.get_args(hint)[0] if marked else hint)]
+        make: Any = typing_extensions.TypedDict
+        return make(kind.__name__, items)
+    origin, arguments = typing.get_origin(kind), tuple(map(_portable, typing.get_args(kind)))
+    if arguments == typing.get_args(kind):
+        return kind
+    return reduce(or_, arguments) if origin is types.UnionType else origin[arguments]

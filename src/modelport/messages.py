@@ -286,7 +286,7 @@ def as_delta(answer: Any) -> ChatMessageStreamDelta:
         AttributeError: It has no `content`.
     """
     calls = [tool_call_from(call) for call in getattr(answer, "tool_calls", None) or ()]
-    optional = ("reasoning", "finish_reason", "stop_sequence", "parsed", "enforcement", "logprobs", "raw")
+    optional = ("reasoning", "finish_reason", "stop_sequence", "parsed", "enforcement", "logprobs", "model_id", "raw")
     return ChatMessageStreamDelta(
         content=None if answer.content is None else text_of(answer.content),
         tool_calls=[
@@ -294,6 +294,7 @@ def as_delta(answer: Any) -> ChatMessageStreamDelta:
         ]
         or None,
         token_usage=getattr(answer, "token_usage", None),
+        warnings=getattr(answer, "warnings", None) or None,
         **{name: getattr(answer, name, None) for name in optional},
     )
 
@@ -313,6 +314,8 @@ def tool_call_from(call: Any) -> ChatMessageToolCall:
     if not isinstance(name := get("name"), str):
         raise ValueError("a tool call's function needs a 'name'")
     identifier = call.get("id") if isinstance(call, dict) else getattr(call, "id", None)
+    if not isinstance(identifier, str | None):
+        raise ValueError(f"a tool call's 'id' must be a string, not {type(identifier).__name__}")
     arguments = get("arguments")
     return ChatMessageToolCall(
         ChatMessageToolCallFunction({} if arguments is None else arguments, name, get("description")), identifier or ""

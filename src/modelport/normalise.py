@@ -65,10 +65,15 @@ def _message(message: Any, place: str, conversions: Mapping[str, str], flatten: 
     role = _ROLES.get(conversions.get(given, given)) if isinstance(given, str) else None
     if role is None:
         _fail(place, f"role {given!r} is unknown; it must be one of {', '.join(sorted(_ROLES))}")
+    if not isinstance(given_calls := get("tool_calls") or (), Sequence):
+        _fail(f"{place}['tool_calls']", f"must be a list, not {type(given_calls).__name__}")
     try:
-        calls = [tool_call_from(call) for call in get("tool_calls") or ()]
+        calls = [tool_call_from(call) for call in given_calls]
     except (ValueError, AttributeError) as error:
         _fail(f"{place}['tool_calls']", str(error))
+    for key in ("name", "tool_call_id", "reasoning", "reasoning_content"):
+        if not isinstance(text := get(key), str | None):
+            _fail(f"{place}[{key!r}]", f"must be a string, not {type(text).__name__}")
     # The agents' roles: a call is the assistant's turn; a result is a tool's where it says whose, else the user's.
     if role == "tool-call":
         role = "assistant"
@@ -110,7 +115,8 @@ def _part(part: Any, place: str) -> Part:
         _fail(place, f"must be a dict with a 'type', not {type(part).__name__}")
     if "type" not in part:
         _fail(place, "has no 'type'; write {'type': 'text', 'text': …} or {'type': 'image', 'image': …}")
-    reader = _PARTS.get(kind := part["type"])
+    kind = part["type"]
+    reader = _PARTS.get(kind) if isinstance(kind, str) else None
     if reader is None:
         _fail(place, f"type {kind!r} is unknown; it must be one of {', '.join(sorted(_PARTS))}")
     return reader(part, place)
@@ -130,6 +136,8 @@ def _image(part: Mapping[str, Any], place: str) -> Part:
     detail, place = part.get("detail"), f"{place}[{key!r}]"
     if key == "image_url" and isinstance(value, Mapping):
         value, detail = value.get("url"), value.get("detail")
+    if not isinstance(detail, str | None):
+        _fail(place, f"'detail' must be a string, not {type(detail).__name__}")
     if key == "base64" and isinstance(value, str):
         value = f"data:{part.get('media_type') or 'image/png'};base64,{value}"
     return image_from(value, place, detail)
@@ -154,11 +162,10 @@ def image_from(value: Any, place: str = "image", detail: str | None = None) -> I
         except ValueError as error:
             _fail(place, str(error))
     elif isinstance(value, (str, Path)):
-        path = Path(value).expanduser()
         try:
-            value = path.read_bytes()
-        except OSError as error:
-            _fail(place, f"the image file {str(path)!r} can't be read: {error.strerror}")
+            value = Path(value).expanduser().read_bytes()
+        except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: "~" of nobody
+            _fail(place, f"the image file {str(value)!r} can't be read: {getattr(error, 'strerror', None) or error}")
     elif hasattr(value, "save"):  # a PIL image
         buffer = io.BytesIO()
         (value if value.mode in ("RGB", "RGBA", "L", "1", "P") else value.convert("RGB")).save(buffer, "PNG")
@@ -175,16 +182,19 @@ def _audio(part: Mapping[str, Any], place: str) -> Part:
     inner = part.get("input_audio")
     if not isinstance(inner, Mapping) or not isinstance(inner.get("data"), str):
         _fail(place, "write {'type': 'input_audio', 'input_audio': {'data': <base64>, 'format': 'wav'}}")
-    data = _decoded(f"data:audio/{inner.get('format', 'wav')};base64,{inner['data']}", place)[1]
-    return Attachment("audio", data, inner.get("format", "wav"))
+    if not isinstance(kind := inner.get("format", "wav"), str):
+        _fail(place, f"'format' must be a string such as 'wav', not {type(kind).__name__}")
+    return Attachment("audio", _decoded(f"data:audio/{kind};base64,{inner['data']}", place)[1], kind)
 
 
 def _file(part: Mapping[str, Any], place: str) -> Part:
     inner = part.get("file")
     if not isinstance(inner, Mapping) or not isinstance(inner.get("file_data"), str):
         _fail(place, "write {'type': 'file', 'file': {'filename': …, 'file_data': 'data:application/pdf;base64,…'}}")
+    if not isinstance(name := inner.get("filename"), str | None):
+        _fail(place, f"'filename' must be a string, not {type(name).__name__}")
     media_type, data = _decoded(inner["file_data"], place)
-    return Attachment("file", data, media_type, inner.get("filename"))
+    return Attachment("file", data, media_type, name)
 
 
 def _decoded(url: str, place: str) -> tuple[str, bytes]:
@@ -219,7 +229,7 @@ def _number(
 
     def problem(value: Any) -> str | None:
         right_type = isinstance(value, int if whole else (int, float)) and not isinstance(value, bool)
-        if right_type and (value > low if above else value >= low) and value <= high and math.isfinite(value):
+        if right_type and (value > low if above else value >= low) and value <= high and value != math.inf:
             return None
         return f"must be {kind} {span}"
 
@@ -292,11 +302,11 @@ def normalise_stop(value: Any) -> tuple[str, ...]:
     values = [value] if isinstance(value, str) else value or ()
     if not isinstance(values, Iterable):
         raise InvalidRequest(f"stop_sequences must be a list of strings, not {type(value).__name__}")
-    result = tuple(dict.fromkeys(values))
-    for place, stop in enumerate(result):
+    values = tuple(values)
+    for place, stop in enumerate(values):
         if not isinstance(stop, str) or not stop:
             raise InvalidRequest(f"stop_sequences[{place}]={stop!r}: must be a string that is not empty")
-    return result
+    return tuple(dict.fromkeys(values))
 
 
 def plain_dict(message: ChatMessage) -> dict[str, Any]:

@@ -15,8 +15,12 @@ from modelport.secrets import Secret
 if TYPE_CHECKING:
     from modelport.model import Model
 
-#: Headers that carry keys; they are neither stored nor guessed about.
-SECRET_HEADERS = frozenset({"authorization", "proxy-authorization", "api-key", "x-api-key", "cookie", "x-goog-api-key"})
+#: Names of headers and settings that carry keys, `_` written `-`; they are neither stored nor guessed about.
+SECRET_NAMES = frozenset({
+    "authorization", "proxy-authorization", "api-key", "x-api-key", "cookie", "x-goog-api-key", "token", "access-token",
+    "auth-token", "hf-token", "azure-ad-token", "password", "secret", "client-secret", "aws-secret-access-key",
+    "aws-session-token",
+})  # fmt: skip
 _ATTRIBUTES = {"capabilities": "_given_capabilities"}
 
 
@@ -77,14 +81,14 @@ def _constructor(cls: type[Model]) -> dict[str, Any]:
 def _stored(model: Model, name: str, value: Any) -> Any:
     if isinstance(value, Secret):
         return {"env": value.env}
+    if value is not None and name.rpartition(".")[2].lower().replace("_", "-") in SECRET_NAMES:
+        raise TypeError(f"{model!r}: {name} is a secret, and can't be stored; give it at run time")
     if isinstance(value, Capabilities):
         return value.to_dict()
+    if isinstance(value, Mapping) and name == "capabilities":
+        whole = Capabilities().but(**value).to_dict()
+        return {key: whole[key] for key in value}
     if isinstance(value, Mapping):
-        for header in value:
-            if "header" in name and str(header).lower() in SECRET_HEADERS:
-                raise TypeError(
-                    f"{model!r}: {name} holds {header!r}, a secret, and can't be stored; give it at run time"
-                )
         value = {str(key): _stored(model, f"{name}.{key}", item) for key, item in value.items()}
     elif is_dataclass(value) and not isinstance(value, type):
         value = {

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from modelport.errors import InvalidRequest, InvalidToolCall
+from modelport.grammar import mismatch, type_adapter
 from modelport.messages import ChatMessage
 
 
@@ -37,12 +38,10 @@ class Tool:
 
         Raises:
             ValueError: They don't fit; the message says where.
+            InvalidRequest: The schema itself is broken.
         """
-        from jsonschema import Draft202012Validator
-        from jsonschema.exceptions import best_match
-
-        if (error := best_match(Draft202012Validator(self.parameters).iter_errors(arguments))) is not None:
-            raise ValueError(f"at {error.json_path}: {error.message}")
+        if (problem := mismatch(self.parameters, arguments)) is not None:
+            raise ValueError(problem)
 
 
 @dataclass(frozen=True)
@@ -175,15 +174,20 @@ _EXAMPLE = {
 }
 
 
+_JSON_TYPES = {"string", "boolean", "integer", "number", "array", "object", "null"}
+
+
 def _smolagents_schema(inputs: dict[str, Any]) -> dict[str, Any]:
-    """The JSON schema of a smolagents tool's `inputs`: "any" is no JSON type, `nullable` no JSON-schema keyword."""
+    """The JSON schema of a smolagents tool's `inputs`.
+
+    "any", "image" and "audio" are no JSON types (agents pass the name of a variable), `nullable` is no keyword.
+    """
     properties, required = {}, []
     for name, given in inputs.items():
         prop = {key: item for key, item in given.items() if key != "nullable"}
-        if prop.get("type") == "any" or (prop.get("type") is None and "anyOf" not in prop):
+        kinds = prop.get("type")
+        if not _JSON_TYPES.issuperset(kinds if isinstance(kinds, list) else [kinds]):
             prop.pop("type", None)
-        elif isinstance(prop.get("type"), list) and "any" in prop["type"]:
-            prop.pop("type")
         if given.get("nullable"):
             if isinstance(prop.get("type"), str):
                 prop["type"] = [prop["type"], "null"]
@@ -197,8 +201,6 @@ def _from_function(function: Callable[..., Any], place: str) -> Tool:
     import inspect
     import typing
 
-    from pydantic import TypeAdapter
-
     name = getattr(function, "__name__", "")
     if not name.isidentifier():
         raise InvalidRequest(f"{place}: a function without a name can't be a tool; give it one with 'def'")
@@ -206,17 +208,22 @@ def _from_function(function: Callable[..., Any], place: str) -> Tool:
     described = _argument_docs(doc)
     try:
         hints = typing.get_type_hints(function, include_extras=True)
-    except NameError as error:
-        raise InvalidRequest(f"{place} ({name}): a type in its signature can't be resolved: {error}") from None
+        signature = inspect.signature(function)
+    except (NameError, TypeError, ValueError) as error:
+        raise InvalidRequest(f"{place} ({name}): its signature can't be read: {error}") from None
     properties: dict[str, Any] = {}
     required: list[str] = []
     definitions: dict[str, Any] = {}
-    for parameter in inspect.signature(function).parameters.values():
+    for parameter in signature.parameters.values():
         if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
             raise InvalidRequest(
                 f"{place} ({name}): *args and **kwargs can't be described to a model; name each argument"
             )
-        schema = TypeAdapter(hints.get(parameter.name, Any)).json_schema(ref_template="#/$defs/{model}")
+        try:
+            schema = type_adapter(hints.get(parameter.name, Any)).json_schema(ref_template="#/$defs/{model}")
+        except Exception as error:  # pydantic raises several kinds for what it can't describe.
+            problem = str(error).splitlines()[0]
+            raise InvalidRequest(f"{place} ({name}): {parameter.name!r} has a type without schema: {problem}") from None
         definitions |= schema.pop("$defs", {})
         if parameter.name in described:
             schema.setdefault("description", described[parameter.name])

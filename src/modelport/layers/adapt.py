@@ -78,20 +78,16 @@ class Adapt:
 
 
 def _plan(request: Request, capabilities: Capabilities) -> _Plan:
-    plan = _Plan(request)
-    if request.tools or not capabilities.tools:
-        plan = _plan_tools(request, capabilities)
-    if request.grammar is None or plan.whole_is_call:
-        return plan
-    if request.tools and request.tool_choice != "none":
+    if request.grammar is not None and request.tools and request.tool_choice != "none":
         if request.tool_choice != "auto":
             raise UnsupportedFeature(
                 f"grammar and tool_choice={request.tool_choice!r} together: the answer would always be a tool call and "
                 "never have the grammar's form; give one of them"
             )
-        if not capabilities.grammar_with_tools:
+        if not (capabilities.grammar_with_tools and capabilities.tools):
             raise UnsupportedFeature("this backend takes a grammar or tools in one request, not both; give one of them")
-    return _plan_grammar(plan, request.grammar, capabilities)
+    plan = _plan_tools(request, capabilities) if request.tools or not capabilities.tools else _Plan(request)
+    return plan if request.grammar is None else _plan_grammar(plan, request.grammar, capabilities)
 
 
 def _plan_tools(request: Request, capabilities: Capabilities) -> _Plan:
@@ -103,7 +99,8 @@ def _plan_tools(request: Request, capabilities: Capabilities) -> _Plan:
         return _Plan(fit(rewritten, capabilities), reads_calls=reads, whole_is_call=forced, warnings=says)
     choice, tools = request.tool_choice, request.tools
     warnings: tuple[str, ...] = ()
-    if choice == "none" and "none" not in capabilities.tool_choices:
+    too_much = request.grammar is not None and not capabilities.grammar_with_tools
+    if choice == "none" and (too_much or "none" not in capabilities.tool_choices):
         return _Plan(request.but(tools=(), tool_choice="auto"))
     if isinstance(choice, Named) and "named" not in capabilities.tool_choices:
         tools, choice = tuple(tool for tool in tools if tool.name == choice.name), "required"
@@ -121,7 +118,8 @@ def _plan_grammar(plan: _Plan, grammar: Grammar, capabilities: Capabilities) -> 
             "this backend can't hold an answer to a context-free grammar (Lark), nor can it be checked"
         )
     is_object = isinstance(grammar, JSONSchema) and grammar.schema.get("type") == "object"
-    if isinstance(grammar, JSONSchema) and is_object and capabilities.tools and not request.tools:
+    can_force = capabilities.tools and not request.tools and capabilities.tool_choices & {"named", "required"}
+    if isinstance(grammar, JSONSchema) and is_object and can_force:
         tool = Tool(grammar.name, "Give the answer through this tool.", grammar.schema)
         choice = Named(tool.name) if "named" in capabilities.tool_choices else "required"
         rewritten = request.but(grammar=None, tools=(tool,), tool_choice=choice, stop_sequences=())
@@ -140,7 +138,8 @@ async def _formed(request: Request, plan: _Plan, next: Next) -> Deltas:
         seen: list[ChatMessageStreamDelta] = []
         deltas = next(attempt)
         if plan.reads_calls:
-            deltas = read_calls(deltas, plan.whole_is_call)
+            single = request.parameters.get("parallel_tool_calls") is False
+            deltas = read_calls(deltas, plan.whole_is_call, single)
         if plan.forced_tool:
             deltas = _tool_as_text(deltas)
         closing = ChatMessageStreamDelta()

@@ -10,6 +10,7 @@ import asyncio
 import os
 import threading
 import time
+import weakref
 from collections import deque
 from contextlib import aclosing
 from typing import Any
@@ -41,11 +42,13 @@ class _Waiter:
         self._loop = asyncio.get_running_loop()
         self._event = asyncio.Event()
 
-    def wake(self) -> None:
+    def wake(self) -> bool:
+        """False where its loop has ended, and with it the call."""
         try:
             self._loop.call_soon_threadsafe(self._event.set)
         except RuntimeError:
-            pass  # Its loop has ended, and with it the call.
+            return False
+        return True
 
     @property
     def gone(self) -> bool:
@@ -85,7 +88,7 @@ class Limit:
             "max_concurrency": max_concurrency,
         }
         for name, value in given.items():
-            if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float)) or value < 1):
+            if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float)) or not value >= 1):
                 raise InvalidRequest(f"{name}={value!r}: must be a number of at least 1, or None for no limit")
         self.requests_per_minute = requests_per_minute
         self.tokens_per_minute = tokens_per_minute
@@ -94,7 +97,7 @@ class Limit:
         self._reset()
 
     def _reset(self) -> None:
-        self._pid = os.getpid()
+        _limits.add(self)
         self._lock = threading.Lock()
         self._window: deque[_Entry] = deque()
         self._queue: deque[_Waiter] = deque()
@@ -142,8 +145,6 @@ class Limit:
         return int(min(prompt + (asked or self._longest_answer or _FIRST_GUESS), limit))
 
     async def _enter(self, tokens: int) -> _Entry:
-        if self._pid != os.getpid():
-            self._reset()  # What the parent's threads were doing at the fork goes on in the parent alone.
         waiter: _Waiter | None = None
         try:
             while True:
@@ -191,8 +192,6 @@ class Limit:
         return 0
 
     def _leave(self, entry: _Entry, usage: TokenUsage | None) -> None:
-        if self._pid != os.getpid():
-            return
         with self._lock:
             self._running -= 1
             if usage is not None and usage.total_tokens is not None:
@@ -201,5 +200,17 @@ class Limit:
             self._wake_first()
 
     def _wake_first(self) -> None:
-        if self._queue:
-            self._queue[0].wake()
+        while self._queue and not self._queue[0].wake():
+            self._queue.popleft()
+
+
+_limits: weakref.WeakSet[Limit] = weakref.WeakSet()
+
+
+def _forget_after_fork() -> None:
+    # What the parent's threads were doing at the fork, a held lock included, goes on in the parent alone.
+    for limit in list(_limits):
+        limit._reset()
+
+
+os.register_at_fork(after_in_child=_forget_after_fork)

@@ -14,7 +14,7 @@ from dataclasses import replace
 from typing import Any
 
 from modelport.capabilities import Capabilities
-from modelport.content import text_of
+from modelport.content import Text, text_of
 from modelport.errors import ModelError
 from modelport.grammar import JSONSchema
 from modelport.layers import Deltas
@@ -100,17 +100,22 @@ def _call_schema(tools: tuple[Tool, ...], many: bool) -> dict[str, Any]:
 def _as_text(message: ChatMessage) -> ChatMessage:
     """A message of the history with its calls, or its tool result, written as text."""
     if message.role == MessageRole.TOOL:
-        return ChatMessage(MessageRole.USER, f"<tool_response>\n{text_of(message.content)}\n</tool_response>")
+        head, tail = "<tool_response>\n", "\n</tool_response>"
+        if isinstance(message.content, tuple):  # which may hold images
+            return ChatMessage(MessageRole.USER, (Text(head), *message.content, Text(tail)))
+        return ChatMessage(MessageRole.USER, f"{head}{text_of(message.content)}{tail}")
     if not message.tool_calls:
         return message
+    functions = [call.function for call in message.tool_calls]
     written = [
-        f"{OPEN}{json.dumps({'name': call.function.name, 'arguments': call.function.arguments})}{CLOSE}"
-        for call in message.tool_calls
+        # Arguments that are JSON text already stay the object that they are.
+        f'{OPEN}{{"name": {json.dumps(f.name)}, "arguments": {f.arguments_json() or "{}"}}}{CLOSE}' for f in functions
     ]
-    return ChatMessage(message.role, "\n".join([*filter(None, [text_of(message.content)]), *written]))
+    content = "\n".join([*filter(None, [text_of(message.content)]), *written])
+    return replace(message, content=content, tool_calls=None)
 
 
-async def read_calls(deltas: Deltas, forced: bool) -> Deltas:
+async def read_calls(deltas: Deltas, forced: bool, single: bool = False) -> Deltas:
     """Turns the text of calls in these deltas into tool calls.
 
     Text before the first call passes on as it comes; calls are given out whole, when the answer has ended.
@@ -118,10 +123,12 @@ async def read_calls(deltas: Deltas, forced: bool) -> Deltas:
     Args:
         deltas: Of the backend.
         forced: Whether the whole text is a call, or a list of calls.
+        single: Whether only the first call counts.
     """
     scanner = StopScanner([OPEN])
     calling = forced
     written = ""
+    closing = ChatMessageStreamDelta()
     async with aclosing(deltas):
         try:
             async for delta in deltas:
@@ -134,20 +141,30 @@ async def read_calls(deltas: Deltas, forced: bool) -> Deltas:
                 elif calling:
                     written += text
                     text = ""
-                if delta.finish_reason is None:
-                    yield replace(delta, content=text or None)
-                    continue
-                calls = _calls(written, forced)
-                yield ChatMessageStreamDelta(content=text + scanner.release() or None, tool_calls=calls)
-                reason = "tool_calls" if calls and delta.finish_reason == "stop" else delta.finish_reason
-                yield replace(delta, content=None, finish_reason=reason)
+                ends = delta.finish_reason is not None or delta.token_usage is not None
+                if ends:
+                    closing = replace(delta, content=None)
+                rest = ChatMessageStreamDelta(content=text or None) if ends else replace(delta, content=text or None)
+                if rest != _NOTHING:
+                    yield rest
         except ModelError:
-            if written:  # Nothing is lost: half a call is handed over as the text that it is.
-                yield ChatMessageStreamDelta(content=written)
+            if left := written or scanner.release():  # Nothing is lost: half a call goes out as the text that it is.
+                yield ChatMessageStreamDelta(content=left)
             raise
+    calls = _calls(written, forced)
+    left = scanner.release() if calls else scanner.release() + written
+    if calls or left:
+        calls = calls[:1] if single else calls
+        yield ChatMessageStreamDelta(content=left or None, tool_calls=calls or None)
+    if calls and closing.finish_reason == "stop":
+        closing = replace(closing, finish_reason="tool_calls")
+    yield closing
 
 
-def _calls(written: str, forced: bool) -> list[ChatMessageToolCallStreamDelta] | None:
+_NOTHING = ChatMessageStreamDelta()
+
+
+def _calls(written: str, forced: bool) -> list[ChatMessageToolCallStreamDelta]:
     """The calls in this text; one that can't be read keeps its raw text as its arguments."""
     if forced:
         pieces = [written]
@@ -169,4 +186,4 @@ def _calls(written: str, forced: bool) -> list[ChatMessageToolCallStreamDelta] |
             i, f"call_{uuid.uuid4().hex[:24]}", "function", ChatMessageToolCallFunction(arguments, name)
         )
         for i, (name, arguments) in enumerate(found)
-    ] or None
+    ]

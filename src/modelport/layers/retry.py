@@ -133,15 +133,19 @@ class Watchdog:
             raise self._expired
         self._waiting_since = self._loop.time()
         self._task = task = asyncio.current_task()
+        assert task is not None
+        cancelling = task.cancelling()
         try:
             delta = await anext(deltas, None)
-        except asyncio.CancelledError:
-            # Ours, or somebody's who cancelled the task for a reason of their own?
-            if self._expired is not None and task is not None and task.uncancel() == 0:
+        except (Exception, asyncio.CancelledError):
+            # Our own cancellation, however the backend put it? Or somebody's who cancelled the task for their reasons?
+            if self._expired is not None and task.uncancel() <= cancelling:
                 raise self._expired from None
             raise
         finally:
             self._task = None
+        if self._expired is not None:
+            task.uncancel()  # The backend let it pass: what it still gave goes out before the next read says so.
         if not self._begun and delta is not None and delta.delivers:
             self._begun = True
             self._arm()

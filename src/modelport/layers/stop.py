@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from contextlib import aclosing
 from dataclasses import replace
 
+from modelport.errors import ModelError
 from modelport.layers import Deltas, Next
 from modelport.messages import ChatMessageStreamDelta, TokenUsage
 from modelport.request import Request
@@ -71,32 +72,44 @@ async def _watched(deltas: Deltas, stops: Sequence[str]) -> Deltas:
     scanner = StopScanner(stops)
     usage: TokenUsage | None = None
     closing = ChatMessageStreamDelta()
+    last: ChatMessageStreamDelta | None = None
+    passed = False
     async with aclosing(deltas):
-        async for delta in deltas:
-            # Some services count in every chunk and a cut hides the last one: keep the latest, send it once, last.
-            usage = delta.token_usage or usage
-            closing.finish_reason = delta.finish_reason or closing.finish_reason
-            closing.stop_sequence = delta.stop_sequence or closing.stop_sequence
-            closing.raw = delta.raw or closing.raw
-            text, found = delta.content or "", None
-            if text and stops:
-                text, found = scanner.feed(text)
-            if (delta.tool_calls or delta.finish_reason) and not found:
-                text += scanner.release()
-            if found:
-                # Text before a cut and calls in one delta: the calls came after the text, so the cut goes first.
-                if text or delta.reasoning:
-                    yield ChatMessageStreamDelta(
-                        content=text or None, reasoning=delta.reasoning, logprobs=delta.logprobs
-                    )
-                closing.finish_reason, closing.stop_sequence = "stop", found
-                break
-            if text or delta.reasoning or delta.tool_calls or delta.logprobs or delta.warnings or delta.model_id:
-                yield replace(
+        try:
+            async for delta in deltas:
+                # Some services count in every chunk and a cut hides the last one: keep the latest, send it once, last.
+                usage = delta.token_usage or usage
+                closing.finish_reason = delta.finish_reason or closing.finish_reason
+                closing.stop_sequence = delta.stop_sequence or closing.stop_sequence
+                closing.raw = delta.raw or closing.raw
+                text, found = delta.content or "", None
+                if text and stops:
+                    text, found = scanner.feed(text)
+                if (delta.tool_calls or delta.finish_reason) and not found:
+                    text += scanner.release()
+                rest = replace(
                     delta, content=text or None, token_usage=None, finish_reason=None, stop_sequence=None, raw=None
                 )
-        else:
-            if held := scanner.release():
+                if found:
+                    # Text before a cut and calls in one delta: the calls came after the text, so the cut goes first.
+                    last = replace(rest, tool_calls=None)
+                    closing.finish_reason, closing.stop_sequence = "stop", found
+                    break
+                if rest != _NOTHING:
+                    passed = passed or rest.delivers
+                    yield rest
+        except ModelError:
+            # Held text had arrived too; but where it is all there is, the request can still be sent again.
+            if passed and (held := scanner.release()):
                 yield ChatMessageStreamDelta(content=held)
+            raise
+    # The backend is closed by now, and not only when the caller has done with the last of the text.
+    if last is None and (held := scanner.release()):
+        last = ChatMessageStreamDelta(content=held)
+    if last is not None and last != _NOTHING:
+        yield last
     closing.token_usage = usage
     yield closing
+
+
+_NOTHING = ChatMessageStreamDelta()

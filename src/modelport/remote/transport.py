@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
+import functools
+import os
+import re
 import ssl
+import sys
 import urllib.request
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import urlsplit
 
+from modelport import __version__
 from modelport.chat_completions import error_from
 from modelport.errors import ConnectionFailed, InvalidRequest, MalformedResponse, MissingDependency, ModelError
 from modelport.remote.pools import PerLoop
@@ -20,6 +27,14 @@ if TYPE_CHECKING:
 
 #: Seconds to connect, as in OpenAI's SDK. Reading is watched by the retry layer, which knows the caller's limits.
 CONNECT_TIMEOUT = 5.0
+#: Seconds to wait for the end of a response whose answer has already come.
+DRAIN_TIMEOUT = 0.5
+
+_STANDING_HEADERS = {
+    "Accept": "application/json", "Content-Type": "application/json", "User-Agent": f"modelport/{__version__}",
+}  # fmt: skip
+_SECRET_NAME = re.compile("auth|key|token|secret|cookie", re.I)
+_BREAK = re.compile(r"[\r\n\0]")
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -98,7 +113,9 @@ class HTTPTransport:
             context.trace_request_ctx["reused"] = True
 
         reused.on_connection_reuseconn.append(note)
-        verify = self._verify if isinstance(self._verify, ssl.SSLContext) or self._verify is False else True
+        verify = self._verify
+        if verify is True and self.base_url.startswith("https"):
+            verify = environment_tls(os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR"))
         session: aiohttp.ClientSession = aiohttp.ClientSession(
             # As many connections as OpenAI's SDK allows; how many are used is for max_concurrency to say.
             connector=aiohttp.TCPConnector(limit=1000, ssl=verify),
@@ -112,51 +129,48 @@ class HTTPTransport:
 
     async def call(self, call: Call) -> Any:
         """See `Transport.call`."""
-        async with self._response(call) as response:
-            return _parse(await response.read())
+        async with self._response(call) as (response, headers):
+            return _parse(await response.read(), headers)
 
     async def stream(self, call: Call) -> AsyncGenerator[Any, None]:
         """See `Transport.stream`."""
-        async with self._response(call) as response:
+        async with self._response(call) as (response, headers):
             if response.content_type == "application/json":
-                yield _parse(await response.read())  # the server does not stream
+                yield _parse(await response.read(), headers)  # the server does not stream
                 return
-            parser, done = EventParser(), False
+            parser = EventParser()
             async for chunk in response.content.iter_any():
                 for kind, data in parser.feed(chunk):
-                    if done or data == b"[DONE]":
-                        done = True  # and on to the end of the response, or its connection could not be kept
-                    else:
-                        event = _parse(data)
-                        yield {"error": event} if kind == b"error" and "error" not in event else event
+                    if data == b"[DONE]":
+                        await _drain(response)
+                        return
+                    event = _parse(data, headers)
+                    if kind == b"error" and isinstance(event, dict):
+                        event = {"error": event.get("error", event)}
+                    yield event
 
     async def aclose(self) -> None:
         """See `Transport.aclose`."""
         await self._sessions.aclose()
 
     @asynccontextmanager
-    async def _response(self, call: Call) -> AsyncGenerator[aiohttp.ClientResponse, None]:
+    async def _response(self, call: Call) -> AsyncGenerator[tuple[aiohttp.ClientResponse, dict[str, str]], None]:
         aiohttp, orjson = _libraries()
         try:
             payload = orjson.dumps(call.body, option=orjson.OPT_NON_STR_KEYS)
         except TypeError as error:
             raise InvalidRequest(f"the request can't be written as JSON: {error}") from None
-        headers = {
-            "Content-Type": "application/json",
-            **{k: Hidden(v) for k, v in (await self._headers()).items()},
-            **{k: Hidden(v) for k, v in call.headers.items()},
-        }
+        headers = _merged(_STANDING_HEADERS, await self._headers(), call.headers)
+        for name, value in headers.items():
+            if not isinstance(value, Hidden) or _BREAK.search(value):
+                raise InvalidRequest(f"header {name!r}: its value must be one line of text (does the key end in one?)")
         session = await self._sessions.get(self._open_session)
         response = None
         try:
             response = await self._send(session, call, payload, headers)
-            if response.status >= 400:
-                body = await response.read()
-                for value in headers.values():  # Some services quote the key that they refuse.
-                    if isinstance(value, Hidden) and len(key := value.rpartition(" ")[2]) >= 8:
-                        body = body.replace(key.encode(), b"***")
-                raise _service_error(response, body)
-            yield response
+            if response.status >= 300:
+                raise _service_error(response, without_secrets(await response.read(), headers))
+            yield response, headers
         except aiohttp.ClientError as error:
             raise _translated(error) from None
         except TimeoutError:
@@ -169,7 +183,7 @@ class HTTPTransport:
         self, session: aiohttp.ClientSession, call: Call, payload: bytes, headers: Mapping[str, str]
     ) -> aiohttp.ClientResponse:
         aiohttp, _ = _libraries()
-        url, query = f"{self.base_url}/{call.path}", {**self._query, **call.query}
+        url, query = f"{self.base_url}/{call.path}", [*_pairs({**self._query, **call.query})]
         while True:
             trace = {"reused": False}
             try:
@@ -196,17 +210,65 @@ def _libraries() -> tuple[Any, Any]:
     return aiohttp, orjson
 
 
-def _parse(data: bytes) -> Any:
+def _parse(data: bytes, headers: Mapping[str, str]) -> Any:
     _, orjson = _libraries()
     try:
-        return orjson.loads(data)
+        parsed = orjson.loads(data)
     except ValueError as error:
-        shown = data[:120].decode("utf-8", "replace")
+        shown = without_secrets(data, headers)[:120].decode("utf-8", "replace")
         raise MalformedResponse(f"The service sent broken JSON ({error}): {shown!r}.") from None
+    if isinstance(parsed, dict) and "choices" not in parsed:  # an error, in the words of the service
+        return orjson.loads(without_secrets(data, headers))
+    return parsed
+
+
+def without_secrets(data: bytes, headers: Mapping[str, str]) -> bytes:
+    """What a service says, without the keys that it was sent: some quote the key that they refuse."""
+    for name, value in headers.items():
+        if _SECRET_NAME.search(name) and len(key := value.rpartition(" ")[2]) >= 8:
+            data = data.replace(key.encode(), b"***")
+    return data
+
+
+def _merged(*layers: Mapping[str, Any]) -> dict[str, str]:
+    """The headers of all layers; a later one replaces an earlier one of its name, whatever the case."""
+    result: dict[str, tuple[str, Any]] = {}
+    for layer in layers:
+        for name, value in layer.items():
+            result.pop(name.lower(), None)
+            if type(value).__name__ != "Omit":  # the SDK's way to take a header away
+                result[name.lower()] = (name, Hidden(value) if isinstance(value, str) else value)
+    return dict(result.values())
+
+
+def _pairs(query: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Query parameters as the SDK writes them: `a[]=1&a[]=2&b[c]=d&e=true`."""
+    for name, value in query.items():
+        if isinstance(value, Mapping):
+            yield from _pairs({f"{name}[{key}]": item for key, item in value.items()})
+        elif isinstance(value, list | tuple):
+            for item in value:
+                yield from _pairs({f"{name}[]": item})
+        elif value is not None:
+            yield name, str(value).lower() if isinstance(value, bool) else str(value)
+
+
+async def _drain(response: aiohttp.ClientResponse) -> None:
+    """Reads on to the true end, or the connection could not be kept. The answer has come, so nothing here fails."""
+    aiohttp, _ = _libraries()
+    try:
+        async with asyncio.timeout(DRAIN_TIMEOUT):
+            async for _ in response.content.iter_any():
+                pass
+    except (aiohttp.ClientError, TimeoutError):
+        pass
 
 
 def _service_error(response: aiohttp.ClientResponse, body: bytes) -> ModelError:
     _, orjson = _libraries()
+    if response.status < 400:  # Following it would send the key to where the caller did not mean it to go.
+        where = response.headers.get("Location", "elsewhere")
+        return InvalidRequest(f"The service redirects to {where}; set api_base to that.", status=response.status)
     try:
         payload = orjson.loads(body)
     except ValueError:
@@ -218,6 +280,8 @@ def _translated(error: aiohttp.ClientError) -> ModelError:
     aiohttp, _ = _libraries()
     if isinstance(error, aiohttp.ClientConnectorCertificateError | aiohttp.ClientSSLError):
         return ConnectionFailed(f"The service's certificate was not accepted: {error}.", retryable=False)
+    if isinstance(error, aiohttp.ClientHttpProxyError):
+        return ConnectionFailed(f"The proxy refused to connect (HTTP {error.status}).", retryable=error.status >= 500)
     if isinstance(error, aiohttp.ClientConnectorError):
         return ConnectionFailed(
             f"No connection to {error.host}:{error.port}: {error.os_error.strerror or error.os_error}."
@@ -225,13 +289,34 @@ def _translated(error: aiohttp.ClientError) -> ModelError:
     if isinstance(error, aiohttp.InvalidURL):
         return InvalidRequest("api_base is no valid URL.")
     if isinstance(error, aiohttp.ClientPayloadError):
-        # A reset leaves its cause; a body that just ends was cut by something that thinks it is whole.
-        if isinstance(error.__cause__, aiohttp.ClientPayloadError | type(None)) and "Reset" not in str(error):
+        # A body that just ends was cut by something that thinks it is whole; where the connection broke, the text says
+        # so at its end, and nothing else does.
+        if error.__cause__ is None or str(error).endswith(repr(error.__cause__)):
             return MalformedResponse("The service's answer was cut short: its body ended before its length said so.")
         return ConnectionFailed("The connection broke while the answer was read.")
     if isinstance(error, aiohttp.ClientResponseError):
         return MalformedResponse(f"The service's answer is no valid HTTP: {error.message}.")
     return ConnectionFailed(f"The connection to the service broke ({type(error).__name__}).")
+
+
+@functools.lru_cache
+def environment_tls(cafile: str | None, capath: str | None) -> ssl.SSLContext:
+    """Checks certificates as OpenAI's SDK does: against one file, else one folder, else the system's store.
+
+    Raises:
+        InvalidRequest: There is no such file, or it holds no certificates.
+    """
+    try:
+        if cafile or capath:
+            return ssl.create_default_context(cafile=cafile or None, capath=None if cafile else capath)
+    except OSError as error:
+        raise InvalidRequest(f"SSL_CERT_FILE={cafile!r}: {error.strerror or error}") from None
+    if sys.platform in ("darwin", "win32"):
+        try:  # OpenSSL itself can't read the store of these systems; the SDK brings this package along.
+            return import_module("truststore").SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # type: ignore[no-any-return]
+        except ImportError:
+            pass
+    return ssl.create_default_context()
 
 
 def environment_proxy(url: str) -> str | None:

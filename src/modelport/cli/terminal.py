@@ -1,0 +1,197 @@
+"""What the command line prints, and how it ends when it can't go on."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import stat
+import sys
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, TextIO
+
+from modelport.errors import ModelError, StreamInterrupted
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from modelport.messages import ChatMessage
+
+#: Control characters, which a model could use to take over the terminal; tabs and newlines stay.
+_CONTROLS = dict.fromkeys([*range(9), *range(11, 32), *range(127, 160)])
+_DIM, _PLAIN = "\x1b[2m", "\x1b[0m"
+#: The width of tables that no terminal shows, so that each row is one line for `grep`.
+_WIDE = 240
+
+
+class Failure(Exception):
+    """What the user reads in one line before the command ends with status 1."""
+
+
+class OutputClosed(Exception):
+    """Nobody reads standard output any more, as in `modelport … | head -c1`."""
+
+
+def is_terminal(stream: TextIO | None) -> bool:
+    """Whether a person looks at this stream."""
+    try:
+        return stream is not None and stream.isatty()
+    except ValueError:  # it is closed
+        return False
+
+
+def write(text: str, *, styled: bool = False) -> None:
+    """Puts text on standard output at once.
+
+    Args:
+        text: What the output's encoding lacks is shown as "?".
+        styled: Whether its control characters are ours, and not a model's.
+
+    Raises:
+        OutputClosed: The reader has gone.
+        Failure: It can't be written, to a full disk for instance.
+    """
+    stream = sys.stdout
+    if stream is None:
+        return
+    if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+        stream.reconfigure(errors="replace")
+    try:
+        stream.write(text.translate(_CONTROLS) if is_terminal(stream) and not styled else text)
+        stream.flush()
+    except BrokenPipeError:
+        _drop_output()
+        raise OutputClosed from None
+    except OSError as error:
+        _drop_output()
+        raise Failure(f"can't write to standard output: {error.strerror or error}") from None
+
+
+def _drop_output() -> None:
+    # What is still buffered would fail again when the interpreter flushes it at its end.
+    with suppress(OSError, ValueError):
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, sys.stdout.fileno())
+        os.close(null)
+
+
+def write_json(value: Any) -> None:
+    """Puts a value on standard output as JSON."""
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    write(json.dumps(value, indent=2, ensure_ascii=not encoding.lower().startswith("utf")) + "\n")
+
+
+def write_aside(text: str, *, dim: bool = False) -> None:
+    """Puts text on standard error; that nobody reads it is no failure.
+
+    Args:
+        text: Its control characters are left out on a terminal.
+        dim: Whether to show it paler than an answer, where that is possible.
+    """
+    stream = sys.stderr
+    if stream is None:
+        return
+    if is_terminal(stream):
+        text = text.translate(_CONTROLS)
+        if dim and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb":
+            text = f"{_DIM}{text}{_PLAIN}"
+    with suppress(OSError, ValueError):
+        stream.write(text)
+        stream.flush()
+
+
+def note(text: str) -> None:
+    """Says something in one line on standard error."""
+    write_aside(f"modelport: {' '.join(text.split())}\n")
+
+
+def explain(error: BaseException) -> str:
+    """An error in words for someone who sees no traceback."""
+    if isinstance(error, StreamInterrupted) and isinstance(error.__cause__, ModelError):
+        return f"the answer broke off: {error.__cause__}"
+    if isinstance(error, ModelError | Failure):
+        return str(error)
+    return f"{type(error).__name__}: {error} (--debug shows where)"
+
+
+class Answer:
+    """Prints an answer as it comes: its text on standard output, its reasoning on standard error."""
+
+    def __init__(self) -> None:
+        self._line_is_open = False
+        self._thought_is_open = False
+
+    def show(self, text: str | None, reasoning: str | None = None) -> None:
+        """Prints the next piece."""
+        if reasoning:
+            write_aside(reasoning, dim=True)
+            self._thought_is_open = not reasoning.endswith("\n")
+        if text:
+            self._end_thought()
+            write(text)
+            self._line_is_open = not text.endswith("\n")
+
+    def end(self) -> None:
+        """Ends the last line, if there is one."""
+        self._end_thought()
+        if self._line_is_open:
+            self._line_is_open = False
+            write("\n")
+
+    def _end_thought(self) -> None:
+        if self._thought_is_open:
+            self._thought_is_open = False
+            write_aside("\n")
+
+
+def remark(message: ChatMessage, *, limited: bool) -> None:
+    """Says on standard error what the reader of an answer can't see in it.
+
+    Args:
+        message: The answer.
+        limited: Whether the user set its length.
+    """
+    for warning in message.warnings:
+        note(warning)
+    if message.finish_reason == "content_filter":
+        note("the service's policy cut the answer off")
+    elif message.finish_reason == "length" and not limited:
+        note("the answer was cut off: it reached the model's limit")
+    elif not message.text and not message.tool_calls:
+        note("the answer is empty")
+
+
+def piped_text() -> str | None:
+    """What was piped into standard input, or `None`; a terminal, a device or an inherited socket is not waited for.
+
+    Raises:
+        Failure: It is no text.
+    """
+    stream = sys.stdin
+    if stream is None or is_terminal(stream):
+        return None
+    with suppress(OSError, ValueError):  # a stream in memory has no descriptor, and can be read
+        mode = os.fstat(stream.fileno()).st_mode
+        if not (stat.S_ISFIFO(mode) or stat.S_ISREG(mode)):
+            return None
+    return decoded(stream.buffer.read()).strip("\r\n") or None
+
+
+def decoded(data: bytes) -> str:
+    """Bytes of standard input as text.
+
+    Raises:
+        Failure: They are not UTF-8.
+    """
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise Failure("standard input is not UTF-8 text; pass an image with --image") from None
+
+
+def console(stream: TextIO | None) -> Console:
+    """A rich console on a standard stream."""
+    from rich.console import Console
+
+    unseen = not is_terminal(stream) and "COLUMNS" not in os.environ
+    return Console(file=stream or io.StringIO(), width=_WIDE if unseen else None, highlight=False, emoji=False)

@@ -1,0 +1,130 @@
+"""The subjects of the contract: every backend on a real engine, or through its real client on a server of others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from modelport import Lark, LlamaCppModel, Model, OpenAIServerModel
+from modelport.testing import Subject
+from tests.servers.aimock import aimock
+from tests.servers.faults import Fault, FaultServer
+from tests.servers.llamacpp import llama_server, model_file
+from tests.servers.tiny_mmproj import write_tiny_mmproj
+
+KEY = "sk-contract-key-0123456789"
+TOO_LONG = "word " * 6000
+FIXTURES = Path(__file__).parents[1] / "servers" / "fixtures"
+
+#: One thread each: with two, llama.cpp is up to a hundred times slower beside another busy process on two cores.
+ENGINE: dict[str, Any] = {"context_length": 4096, "threads": 1}
+
+
+@contextmanager
+def embedded(**settings: Any) -> Iterator[Subject]:
+    """llama.cpp in this process, on real weights."""
+    with LlamaCppModel(model_file(), **ENGINE, **settings) as model:
+        engine = model._engine
+        yield Subject(
+            make=lambda: model,
+            prompts={"too long": TOO_LONG},
+            count_tokens=lambda messages: model.count_tokens(
+                engine().ask("/apply-template", {"messages": messages})["prompt"]
+            ),
+            busy=lambda: sum(slot["is_processing"] for slot in engine().ask("/slots")),
+        )
+
+
+@contextmanager
+def seeing(folder: Path) -> Iterator[Subject]:
+    """llama.cpp with a tiny random projector: what it sees means nothing to it, but it sees."""
+    with embedded(mmproj=write_projector(folder)) as subject:
+        yield subject
+
+
+def write_projector(folder: Path) -> Path:
+    """A vision projector that fits the embedded model."""
+    path = folder / "tiny-mmproj.gguf"
+    write_tiny_mmproj(path)
+    return path
+
+
+#: SmolLM2 does not think by itself: a template that opens a thought, and a grammar that makes the model close it.
+THINKING_TEMPLATE = (
+    "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' }}"
+    "{% if m.reasoning_content %}<think>{{ m.reasoning_content }}</think>{% endif %}"
+    "{{ m['content'] + '<|im_end|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n<think>\n' }}{% endif %}"
+)
+THOUGHT = Lark(r'start: /[a-zA-Z ]{5,40}/ "\n</think>\n" /[A-Z][a-z ]{3,40}[.]/')
+
+
+@contextmanager
+def thinking() -> Iterator[Subject]:
+    """llama.cpp with a template that makes it think first."""
+    with embedded(chat_template=THINKING_TEMPLATE, grammar=THOUGHT, max_tokens=100) as subject:
+        subject.prompts = {"reasoning": "What is the capital of France?"}
+        yield subject
+
+
+@contextmanager
+def faulty(make: Callable[..., Model]) -> Iterator[Mapping[str, Callable[[], Model]]]:
+    """Models that meet one fault each; `make` takes the base URL and further settings."""
+    with ExitStack() as stack:
+
+        def serving(fault: Fault) -> str:
+            server = stack.enter_context(FaultServer())
+            server.script(then=fault)
+            return server.base_url
+
+        statuses = {str(status): serving(Fault.status(status)) for status in (401, 404, 500)}
+        statuses["429"] = serving(Fault.rate_limit(0))
+        refused = stack.enter_context(FaultServer())
+        refused.stop_listening()
+        yield {
+            **{name: partial(make, url, retry=False) for name, url in statuses.items()},
+            "time-out": partial(make, serving(Fault.silence()), timeout=0.2),
+            "refused": partial(make, refused.base_url, retry=False),
+        }
+
+
+@contextmanager
+def served(folder: Path, **settings: Any) -> Iterator[Subject]:
+    """`OpenAIServerModel` on llama.cpp's own HTTP server with the same weights, and a projector."""
+
+    def make(base_url: str, **more: Any) -> Model:
+        return OpenAIServerModel("smollm2", api_base=base_url, api_key=KEY, **more)
+
+    parameters = {"n_ctx": 4 * 4096, "n_parallel": 4, "cpuparams__n_threads": 1}
+    with (
+        llama_server(api_key=KEY, mmproj=write_projector(folder), **parameters) as server,
+        faulty(make) as faults,
+        # The embedded model's template has no tools, so the port puts them into the prompt.
+        make(server.base_url, dialect="llama.cpp", capabilities={"tools": False, "inputs": ["text", "image"]}, **settings)
+        as model,
+    ):  # fmt: skip
+        yield Subject(
+            make=lambda: model,
+            prompts={"too long": TOO_LONG},
+            count_tokens=server.count_prompt_tokens,
+            busy=server.busy_slots,
+            faults=faults,
+            secrets=(KEY,),
+        )
+
+
+@contextmanager
+def mocked() -> Iterator[Subject]:
+    """`OpenAIServerModel` on a server of fixed answers: real tool calls, parallel and in pieces, images, reasoning."""
+    with (
+        aimock(FIXTURES / "contract.json", api_key=KEY) as server,
+        OpenAIServerModel("gpt-4o", api_base=server.base_url, api_key=KEY, capabilities={"logprobs": False}) as model,
+    ):
+        yield Subject(
+            make=lambda: model,
+            prompts={"reasoning": "What is six times seven? Think first.", "too long": "This is too much."},
+            secrets=(KEY,),
+        )

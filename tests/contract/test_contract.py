@@ -1,0 +1,68 @@
+"""The whole table: each backend's subjects, held to each row of the contract.
+
+A row that a subject can't be held to is named here with the reason, so that none is passed over in silence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import pytest
+
+from modelport.testing import ROWS, Row, Subject, check
+from tests.contract import subjects
+
+#: What each column can't tell, and why. Everything else must work, or be declared and refused.
+UNTOLD: dict[str, dict[str, str]] = {
+    "llamacpp": {
+        "errors": "there is no service to fail",
+        "secrets": "it has no key",
+    },
+    "openai": {"reasoning": "SmolLM2 does not think; the columns llamacpp-thinking and openai-mocked do"},
+    "openai-sdk": {
+        "reasoning": "as for openai",
+        "saving": "a model with client_kwargs is saved in test_saving",
+    },
+}
+#: Rows for which a column exists, where it is not held to all of them.
+ONLY = {
+    "llamacpp-seeing": {"generate", "roles", "image input", "usage"},
+    "llamacpp-thinking": {"reasoning"},
+    "openai-mocked": {
+        "generate", "stream", "async", "stop sequences", "early close", "bad input", "too long a prompt",
+        "JSON schema", "typed output", "reasoning", "tools: auto", "tools: required", "tools: named", "tools: none",
+        "parallel calls", "tool results", "streamed calls", "event loops", "eight at once", "secrets",
+    },
+}  # fmt: skip
+
+COLUMNS: dict[str, Callable[[Path], AbstractContextManager[Subject]]] = {
+    "llamacpp": lambda folder: subjects.embedded(),
+    "llamacpp-seeing": subjects.seeing,
+    "llamacpp-thinking": lambda folder: subjects.thinking(),
+    "openai": subjects.served,
+    "openai-sdk": lambda folder: subjects.served(folder, client_kwargs={"timeout": 60}),
+    "openai-mocked": lambda folder: subjects.mocked(),
+}
+CELLS = [(column, row) for column in COLUMNS for row in ROWS if row.name in ONLY.get(column, {row.name})]
+
+
+@pytest.fixture(scope="module")
+def subject(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Subject]:
+    with COLUMNS[request.param](tmp_path_factory.mktemp("subject")) as subject:
+        yield subject
+
+
+@pytest.mark.parametrize(
+    ("subject", "row"), CELLS, indirect=["subject"], ids=[f"{column}: {row.name}" for column, row in CELLS]
+)
+def test_cell(subject: Subject, row: Row, request: pytest.FixtureRequest) -> None:
+    column = request.node.callspec.params["subject"]
+    outcome = check(subject, row)
+    untold = UNTOLD.get(column, {}).get(row.name)
+    if untold is not None:
+        assert outcome.status in ("not checked", "declared"), f"{row.name} can be told after all: {outcome}"
+        return
+    # A context-free grammar can run on to max_tokens, and a column that sees no log probabilities can't tell images.
+    assert outcome.status in ("works", "declared"), outcome.detail

@@ -1,0 +1,1 @@
+"""Servers to test against, each on a free port of the loopback interface. See README.md."""

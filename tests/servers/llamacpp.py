@@ -1,0 +1,137 @@
+"""xllamacpp's own HTTP server on real weights: an OpenAI-compatible server of somebody else's making."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .process import HOST, ServerProcess, request_json, request_text, serve
+from .tiny_mmproj import IMAGE_TOKENS
+
+WEIGHTS_VARIABLE = "MODELPORT_TEST_GGUF"
+_MAIN = Path(__file__).with_name("llamacpp_main.py")
+
+
+def model_file() -> Path:
+    """The file named by MODELPORT_TEST_GGUF, else the weights that the library downloads and caches."""
+    named = os.environ.get(WEIGHTS_VARIABLE)
+    if named:
+        return Path(named)
+    return Path(importlib.import_module("modelport.local.weights").default_weights())
+
+
+@dataclass(frozen=True)
+class LlamaServer:
+    """A running llama.cpp server."""
+
+    process: ServerProcess
+    api_key: str
+    model_path: Path
+
+    @property
+    def url(self) -> str:
+        return self.process.url
+
+    @property
+    def base_url(self) -> str:
+        return f"{self.url}/v1"
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self.api_key}"}
+
+    def chat(self, messages: Sequence[Mapping[str, Any]], **fields: Any) -> Any:
+        """One plain chat completion, to compare with what a client makes of it."""
+        return self._post("/v1/chat/completions", {"messages": list(messages), **fields})
+
+    def prompt(self, messages: Sequence[Mapping[str, Any]], **fields: Any) -> str:
+        """The text that the chat template makes of `messages` (and `tools=`)."""
+        text: str = self._post("/apply-template", {"messages": list(messages), **fields})["prompt"]
+        return text
+
+    def tokenize(self, text: str, *, special: bool = True) -> list[int]:
+        body = {"content": text, "add_special": special, "parse_special": True}
+        tokens: list[int] = self._post("/tokenize", body)["tokens"]
+        return tokens
+
+    def count_prompt_tokens(self, messages: Sequence[Mapping[str, Any]], **fields: Any) -> int:
+        """What usage.prompt_tokens must be. An image counts as the tokens of `tiny_mmproj`'s projector."""
+        marker = self.props()["media_marker"]
+        first, *rest = self.prompt(messages, **fields).split(marker)
+        texts = len(self.tokenize(first)) + sum(len(self.tokenize(text, special=False)) for text in rest if text)
+        return texts + IMAGE_TOKENS * len(rest)
+
+    def props(self) -> Any:
+        return request_json("GET", f"{self.url}/props", headers=self.headers)
+
+    def slots(self) -> list[dict[str, Any]]:
+        slots: list[dict[str, Any]] = request_json("GET", f"{self.url}/slots", headers=self.headers)
+        return slots
+
+    def busy_slots(self) -> int:
+        return sum(bool(slot["is_processing"]) for slot in self.slots())
+
+    def wait_until_idle(self, timeout_s: float = 10.0) -> float:
+        """Wait until no slot generates (a caller that left must stop it); the seconds that took."""
+        started = time.monotonic()
+        while self.busy_slots():
+            if time.monotonic() - started > timeout_s:
+                raise TimeoutError(f"{self.busy_slots()} slots are still busy after {timeout_s:g} s")
+            time.sleep(0.02)
+        return time.monotonic() - started
+
+    def metrics(self) -> dict[str, float]:
+        """The server's counters, such as prompt_tokens_total (the cached ones not among them)."""
+        lines = request_text(f"{self.url}/metrics", headers=self.headers).splitlines()
+        pairs = (line.rsplit(" ", 1) for line in lines if line and not line.startswith("#"))
+        return {name.removeprefix("llamacpp:"): float(value) for name, value in pairs}
+
+    def _post(self, path: str, body: object) -> Any:
+        return request_json("POST", self.url + path, body, headers=self.headers, timeout_s=120.0)
+
+
+@contextlib.contextmanager
+def llama_server(
+    model_path: Path | str | None = None,
+    *,
+    api_key: str = "test-key",
+    mmproj: Path | str | None = None,
+    deadline_s: float = 120.0,
+    **params: Any,
+) -> Iterator[LlamaServer]:
+    """Serve `model_path` (by default `model_file()`) with four slots of 4096 tokens.
+
+    `params` are fields of xllamacpp's CommonParams; a double underscore goes into a nested one (sampling__temp=0.0).
+    """
+    path = Path(model_path) if model_path is not None else model_file()
+    settings: dict[str, Any] = {
+        "n_parallel": 4,
+        "n_ctx": 4 * 4096,
+        "verbosity": 0,
+        # Two threads wait for each other by spinning: beside one busy process on a machine of two cores, generating
+        # became up to a hundred times slower. One thread decodes as fast.
+        "cpuparams.n_threads": 1,
+        "cpuparams_batch.n_threads": 1,
+        "endpoint_metrics": True,
+        "endpoint_props": True,
+        **{name.replace("__", "."): value for name, value in params.items()},
+        "model.path": str(path),
+        "api_keys": [api_key],
+        "hostnames": [HOST],
+    }
+    if mmproj is not None:
+        settings |= {"mmproj.path": str(mmproj), "mmproj_use_gpu": False}
+
+    def command(port: int) -> list[str]:
+        return [sys.executable, str(_MAIN), json.dumps(settings | {"port": port})]
+
+    with serve(command, ready_path="/health", deadline_s=deadline_s) as process:
+        yield LlamaServer(process, api_key, path)

@@ -1,0 +1,128 @@
+"""vLLM's own HTTP server (its CPU build) on real weights: real tool calls, by grammar and by the model's own will.
+
+The model was never taught tools. `fixtures/smollm2_tools.jinja` teaches it by one worked example; without tools it is
+the model's own template. Send tools with `"strict": true`, or the grammar leaves the arguments free.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .process import HOST, ServerProcess, request_json, request_text, serve
+from .vllm_env import CLEAN_PYTHON, OFFLINE, VllmEnvironment, vllm_environment
+
+MODEL = "SmolLM2-135M-Instruct"
+TEMPLATE = Path(__file__).with_name("fixtures") / "smollm2_tools.jinja"
+MAX_MODEL_LEN = 2048
+
+
+@dataclass(frozen=True)
+class VllmServer:
+    """A running `vllm serve`."""
+
+    process: ServerProcess
+    api_key: str
+    environment: VllmEnvironment
+    model: str = MODEL
+
+    @property
+    def url(self) -> str:
+        return self.process.url
+
+    @property
+    def base_url(self) -> str:
+        return f"{self.url}/v1"
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self.api_key}"}
+
+    def chat(self, messages: Sequence[Mapping[str, Any]], **fields: Any) -> Any:
+        """One plain chat completion, to compare with what a client makes of it."""
+        return self._post("/v1/chat/completions", {"messages": list(messages), **fields})
+
+    def prompt(self, messages: Sequence[Mapping[str, Any]], **fields: Any) -> str:
+        """The text that the chat template makes of `messages` (and `tools=`)."""
+        text: str = self._post("/detokenize", {"tokens": self.prompt_tokens(messages, **fields)})["prompt"]
+        return text
+
+    def prompt_tokens(self, messages: Sequence[Mapping[str, Any]], **fields: Any) -> list[int]:
+        """As many as usage.prompt_tokens must say."""
+        tokens: list[int] = self._post("/tokenize", {"messages": list(messages), **fields})["tokens"]
+        return tokens
+
+    def tokenize(self, text: str) -> list[int]:
+        tokens: list[int] = self._post("/tokenize", {"prompt": text, "add_special_tokens": False})["tokens"]
+        return tokens
+
+    def running(self) -> int:
+        """How many requests generate or wait to."""
+        metrics = self.metrics()
+        return int(metrics["num_requests_running"] + metrics["num_requests_waiting"])
+
+    def wait_until_idle(self, timeout_s: float = 10.0) -> float:
+        """Wait until nothing generates (a caller that left must stop it); the seconds that took."""
+        started = time.monotonic()
+        while running := self.running():
+            if time.monotonic() - started > timeout_s:
+                raise TimeoutError(f"{running} requests are still running after {timeout_s:g} s")
+            time.sleep(0.02)
+        return time.monotonic() - started
+
+    def metrics(self) -> dict[str, float]:
+        """The server's counters and gauges (prompt_tokens_total, num_requests_running …), their labels added up."""
+        found: dict[str, float] = {}
+        for line in request_text(f"{self.url}/metrics", headers=self.headers).splitlines():
+            if line.startswith("vllm:"):
+                name, value = line.removeprefix("vllm:").rsplit(" ", 1)
+                name = name.partition("{")[0]
+                found[name] = found.get(name, 0.0) + float(value)
+        return found
+
+    def _post(self, path: str, body: Mapping[str, Any]) -> Any:
+        fields = {"model": self.model, **body}
+        return request_json("POST", self.url + path, fields, headers=self.headers, timeout_s=120.0)
+
+
+@contextlib.contextmanager
+def vllm_server(
+    *options: str,
+    api_key: str = "test-key",
+    gguf: Path | None = None,
+    deadline_s: float = 240.0,
+) -> Iterator[VllmServer]:
+    """Serve SmolLM2-135M-Instruct with a context of 2048 tokens; `options` are more of `vllm serve`'s.
+
+    The first call makes vLLM's environment (`vllm_env.py`); the first start there also compiles its Python modules.
+    """
+    environment = vllm_environment(gguf)
+
+    def command(port: int) -> list[str]:
+        return [
+            *(str(environment.vllm), "serve", str(environment.model)),
+            *("--served-model-name", MODEL, "--host", HOST, "--port", str(port), "--api-key", api_key),
+            *("--dtype", "float32", "--max-model-len", str(MAX_MODEL_LEN), "--enforce-eager"),
+            *("--enable-auto-tool-choice", "--tool-call-parser", "hermes", "--chat-template", str(TEMPLATE)),
+            "--enable-prompt-tokens-details",  # usage.prompt_tokens_details.cached_tokens
+            *options,
+        ]
+
+    env = {
+        **CLEAN_PYTHON,
+        **OFFLINE,
+        "VLLM_NO_USAGE_STATS": "1",
+        "VLLM_CACHE_ROOT": str(environment.root / "cache"),
+        "VLLM_CONFIG_ROOT": str(environment.root / "config"),
+        "VLLM_CPU_KVCACHE_SPACE": "1",
+        # One thread, wherever there is room. Two wait for each other by spinning: beside other work on a machine of two
+        # cores a token took three to twelve times as long.
+        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+        "OMP_NUM_THREADS": "1",
+    }
+    with serve(command, ready_path="/health", deadline_s=deadline_s, grace_s=10.0, env=env) as process:
+        yield VllmServer(process, api_key, environment)
