@@ -290,7 +290,10 @@ def as_delta(answer: Any) -> ChatMessageStreamDelta:
     return ChatMessageStreamDelta(
         content=None if answer.content is None else text_of(answer.content),
         tool_calls=[
-            ChatMessageToolCallStreamDelta(i, call.id, call.type, call.function) for i, call in enumerate(calls)
+            ChatMessageToolCallStreamDelta(
+                i, call.id, call.type, ChatMessageToolCallFunction(call.function.arguments_json(), call.function.name)
+            )
+            for i, call in enumerate(calls)
         ]
         or None,
         token_usage=getattr(answer, "token_usage", None),

@@ -178,7 +178,8 @@ def _calls(written: str, forced: bool) -> list[ChatMessageToolCallStreamDelta]:
             value = None
         for call in value if isinstance(value, list) else [value]:
             if isinstance(call, dict) and isinstance(call.get("name"), str):
-                found.append((call["name"], call.get("arguments", call.get("parameters", {}))))
+                arguments = call.get("arguments", call.get("parameters", {}))
+                found.append((call["name"], arguments if isinstance(arguments, str) else json.dumps(arguments)))
             else:
                 found.append(("", piece))
     return [

@@ -1,0 +1,123 @@
+"""Agents of the smolagents package, unchanged, on our models: streamed and not, on real weights and through a server."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from modelport import ChatMessage, Lark, LlamaCppModel, Model, OpenAIServerModel
+from modelport.testing import ScriptedModel
+from tests.servers.faults import Call, Fault, FaultServer
+from tests.servers.llamacpp import model_file
+
+smolagents = pytest.importorskip("smolagents", reason="installed by the test environment")
+
+#: A code agent's step as smolagents wants it, which a model of 135M parameters only writes when it is held to it.
+STEP = Lark(
+    r'start: "Thought: " /[a-zA-Z ]{3,30}/ "\n<code>\nfinal_answer(get_weather(\"" /[A-Z][a-z]{2,12}/ "\"))\n</code>"'
+)
+
+
+@smolagents.tool
+def get_weather(city: str) -> str:
+    """Tells the weather of a city.
+
+    Args:
+        city: The city's name.
+    """
+    return f"sunny in {city}"
+
+
+@pytest.fixture(scope="module")
+def embedded() -> Iterator[Model]:
+    with LlamaCppModel(model_file(), context_length=8192, threads=1, temperature=0, max_tokens=120) as model:
+        yield model
+
+
+@pytest.fixture(params=[False, True], ids=["whole", "streamed"])
+def streamed(request: pytest.FixtureRequest) -> bool:
+    return bool(request.param)
+
+
+def test_tool_calling_agent_on_real_weights(embedded: Model, streamed: bool) -> None:
+    agent = smolagents.ToolCallingAgent(tools=[], model=embedded, max_steps=2, stream_outputs=streamed, verbosity_level=0)
+    result = agent.run("Answer with the word Paris.", return_full_result=True)
+    assert result.state == "success"
+    assert isinstance(result.output, str | dict | int | float) and result.output
+    assert result.token_usage is not None and result.token_usage.input_tokens > 100
+
+
+def test_code_agent_on_real_weights(streamed: bool) -> None:
+    with LlamaCppModel(model_file(), context_length=8192, threads=1, grammar=STEP, temperature=0) as model:
+        agent = smolagents.CodeAgent(
+            tools=[get_weather], model=model, max_steps=2, stream_outputs=streamed, verbosity_level=0
+        )
+        output = agent.run("What is the weather in Paris?")
+    assert str(output).startswith("sunny in ")
+
+
+def two_steps(request: object) -> Fault:
+    """What the server answers: a call of the tool first, then of `final_answer` with the result."""
+    told = str(getattr(request, "json"))
+    if "sunny in Rome" in told:
+        return Fault.tools(Call("final_answer", '{"answer": "It is sunny."}'))
+    return Fault.tools(Call("get_weather", '{"city": "Rome"}'))
+
+
+def test_tool_calling_agent_through_a_server(streamed: bool) -> None:
+    with FaultServer() as server:
+        server.script(then=two_steps)
+        with OpenAIServerModel("gpt-4o", api_base=server.base_url, api_key="sk-agent") as model:
+            agent = smolagents.ToolCallingAgent(
+                tools=[get_weather], model=model, max_steps=4, stream_outputs=streamed, verbosity_level=0
+            )
+            assert agent.run("What is the weather in Rome?") == "It is sunny."
+        assert [request.json["tool_choice"] for request in server.requests] == ["required"] * 2
+        assert all(request.json["stop"] == ["Observation:", "Calling tools:"] for request in server.requests)
+
+
+def test_code_agent_is_cut_at_its_closing_tag(streamed: bool) -> None:
+    code = "Thought: I look.\n<code>\nfinal_answer(get_weather('Rome'))\n</code>\nObservation: made up"
+    model = ScriptedModel(code, "never asked")
+    agent = smolagents.CodeAgent(tools=[get_weather], model=model, stream_outputs=streamed, verbosity_level=0)
+    assert agent.run("What is the weather in Rome?") == "sunny in Rome"
+    assert len(model.requests) == 1
+    assert "</code>" in model.requests[0].stop_sequences
+
+
+def test_agent_with_structured_output() -> None:
+    model = ScriptedModel('{"thought": "I know.", "code": "final_answer(6 * 7)"}')
+    agent = smolagents.CodeAgent(
+        tools=[], model=model, use_structured_outputs_internally=True, stream_outputs=False, verbosity_level=0
+    )
+    assert agent.run("Six times seven?") == 42
+    assert model.requests[0].grammar is not None
+
+
+def test_planning_agent_and_memory() -> None:
+    model = ScriptedModel(
+        "1. Look.<end_plan>and more", "<code>\nx = get_weather('Oslo')\nprint(x)\n</code>",
+        "2. Answer.<end_plan>", "<code>\nfinal_answer(x)\n</code>",
+    )  # fmt: skip
+    agent = smolagents.CodeAgent(tools=[get_weather], model=model, planning_interval=1, verbosity_level=0)
+    assert agent.run("What is the weather in Oslo?") == "sunny in Oslo"
+    saved = agent.memory.get_full_steps()
+    assert "and more" not in str(saved)
+
+
+def test_agent_is_saved_with_its_model(tmp_path: object) -> None:
+    model = OpenAIServerModel("gpt-4o", api_base="http://127.0.0.1:1/v1", api_key="sk-very-secret", temperature=0.2)
+    agent = smolagents.ToolCallingAgent(tools=[get_weather], model=model, verbosity_level=0)
+    data = agent.to_dict()["model"]
+    assert data["class"] == "OpenAIServerModel" and data["data"]["temperature"] == 0.2
+    assert "sk-very-secret" not in str(data)
+
+
+def test_a_message_of_the_agents_package_is_taken() -> None:
+    model = ScriptedModel("ok")
+    theirs = smolagents.models.ChatMessage(
+        role=smolagents.models.MessageRole.TOOL_RESPONSE, content=[{"type": "text", "text": "Observation: 4"}]
+    )
+    assert isinstance(model([theirs]), ChatMessage)
+    assert (model.requests[0].messages[0].role, model.requests[0].messages[0].content) == ("user", "Observation: 4")
