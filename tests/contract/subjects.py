@@ -98,9 +98,8 @@ def served(folder: Path, **settings: Any) -> Iterator[Subject]:
     def make(base_url: str, **more: Any) -> Model:
         return OpenAIServerModel("smollm2", api_base=base_url, api_key=KEY, **more)
 
-    parameters = {"n_ctx": 4 * 4096, "n_parallel": 4, "cpuparams__n_threads": 1}
     with (
-        llama_server(api_key=KEY, mmproj=write_projector(folder), **parameters) as server,
+        llama_server(api_key=KEY, mmproj=write_projector(folder)) as server,
         faulty(make) as faults,
         # The embedded model's template has no tools, so the port puts them into the prompt.
         make(server.base_url, dialect="llama.cpp", capabilities={"tools": False, "inputs": ["text", "image"]}, **settings)
