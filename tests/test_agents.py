@@ -1,4 +1,4 @@
-"""Agents of the smolagents package, unchanged, on our models: streamed and not, on real weights and through a server."""
+"""Agents of the smolagents package, unchanged, on our models: on real weights and through a server."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 
 from modelport import ChatMessage, Lark, LlamaCppModel, Model, OpenAIServerModel
 from modelport.testing import ScriptedModel
-from tests.servers.faults import Call, Fault, FaultServer
+from tests.servers.faults import Call, Fault, FaultServer, Recorded
 from tests.servers.llamacpp import model_file
 
 smolagents = pytest.importorskip("smolagents", reason="installed by the test environment")
@@ -41,7 +41,9 @@ def streamed(request: pytest.FixtureRequest) -> bool:
 
 
 def test_tool_calling_agent_on_real_weights(embedded: Model, streamed: bool) -> None:
-    agent = smolagents.ToolCallingAgent(tools=[], model=embedded, max_steps=2, stream_outputs=streamed, verbosity_level=0)
+    agent = smolagents.ToolCallingAgent(
+        tools=[], model=embedded, max_steps=2, stream_outputs=streamed, verbosity_level=0
+    )
     result = agent.run("Answer with the word Paris.", return_full_result=True)
     assert result.state == "success"
     assert isinstance(result.output, str | dict | int | float) and result.output
@@ -57,9 +59,9 @@ def test_code_agent_on_real_weights(streamed: bool) -> None:
     assert str(output).startswith("sunny in ")
 
 
-def two_steps(request: object) -> Fault:
+def two_steps(request: Recorded) -> Fault:
     """What the server answers: a call of the tool first, then of `final_answer` with the result."""
-    told = str(getattr(request, "json"))
+    told = str(request.json)
     if "sunny in Rome" in told:
         return Fault.tools(Call("final_answer", '{"answer": "It is sunny."}'))
     return Fault.tools(Call("get_weather", '{"city": "Rome"}'))

@@ -34,7 +34,7 @@ from modelport.messages import (
 )
 from modelport.normalise import plain_dict
 from modelport.request import Request
-from modelport.tools import Named
+from modelport.tools import Named, Tool
 
 # --- requests ---------------------------------------------------------------------------------------------------------
 
@@ -56,7 +56,7 @@ def body_from(
         # Those beyond the service's maximum are cut by the port.
         body["stop"] = list(request.stop_sequences[: capabilities.max_stop_sequences])
     if request.tools:
-        body["tools"] = [tool.to_dict() for tool in request.tools]
+        body["tools"] = [_tool(tool, dialect) for tool in request.tools]
         choice = request.tool_choice
         if isinstance(choice, Named):
             body["tool_choice"] = {"type": "function", "function": {"name": choice.name}}
@@ -77,6 +77,14 @@ def _message(message: ChatMessage, capabilities: Capabilities) -> dict[str, Any]
     result = plain_dict(message)
     if message.reasoning and capabilities.sends_reasoning:
         result["reasoning_content"] = message.reasoning
+    return result
+
+
+def _tool(tool: Tool, dialect: str | None) -> dict[str, Any]:
+    result = tool.to_dict()
+    if dialect == "vllm":
+        # Without it vLLM holds a forced call to its name alone, and arguments may come as a JSON string.
+        result["function"]["strict"] = True
     return result
 
 
@@ -188,8 +196,10 @@ class AnswerReader:
 
     def _read(self, data: Any, key: str) -> ChatMessageStreamDelta | None:
         try:
-            if data.get("error"):
-                raise error_from(data["error"].get("code") if isinstance(data["error"], dict) else None, data)
+            error = data.get("error")
+            if error or ("choices" not in data and isinstance(data.get("message"), str)):
+                error = error or data  # some gateways send it bare
+                raise error_from(error.get("code") if isinstance(error, dict) else None, {"error": error})
             if usage := data.get("usage"):
                 self._closing.token_usage = usage_from(usage)
                 self._closing.raw = data
@@ -202,7 +212,8 @@ class AnswerReader:
                 self._closing.raw = data
                 if isinstance(stop := choice.get("stop_reason"), str):
                     self._closing.stop_sequence = stop
-            return self._piece(choice, choice.get(key) or {}, data)
+            # A service that does not stream answers a request for a stream with the whole message.
+            return self._piece(choice, choice.get(key) or choice.get("message") or {}, data)
         except (AttributeError, TypeError, KeyError, IndexError, ValueError) as error:
             raise MalformedResponse(
                 f"The service sent what is no chat completion ({type(error).__name__}: {error}): {_shown(data)}."
@@ -276,6 +287,17 @@ _CONTEXT_WORDS = re.compile(
 )
 _FILTER_CODES = {"content_filter", "content_policy_violation", "moderation_blocked"}
 _UNSUPPORTED_CODES = {"unsupported_parameter", "unsupported_value"}
+#: How services that give no code name a parameter they do not know: OpenAI, xAI, Fireworks, Groq.
+_UNSUPPORTED_WORDS = re.compile(
+    r"""(?:
+        (?:unsupported|unknown|unrecognized)\ (?:request\ )?(?:parameter|argument|field|property)s?(?:\ supplied)?[:\s]+
+        | argument\ not\ supported\ on\ this\ model:\s*
+        | does\ not\ support\ (?:the\ )?(?:parameter|argument|field)s?[:\s]+
+        | extra\ inputs\ are\ not\ permitted,\ field:\s*
+    )['"`]?([a-z_]+)
+    | ['"`]([a-z_]+)['"`]\ is\ (?:unsupported|not\ (?:supported|permitted|allowed))""",
+    re.IGNORECASE | re.VERBOSE,
+)
 
 
 def error_from(status: Any, payload: Any, headers: Mapping[str, str] | None = None) -> ModelError:
@@ -326,10 +348,13 @@ def _parameter(fields: Mapping[str, Any], text: str) -> str | None:
         fields.get("code") in _UNSUPPORTED_CODES or re.search(r"unsupported|not support", text, re.I)
     ):
         return named
-    found = re.search(
-        r"(?:unsupported|unknown|unrecognized) (?:parameter|argument|field)s?[:\s]+['\"`]?([a-z_]+)", text, re.I
-    )
-    return found[1] if found else None
+    # Pydantic's words, which Mistral wraps once more.
+    inner = fields["message"] if isinstance(fields.get("message"), dict) else fields
+    for problem in inner["detail"] if isinstance(inner.get("detail"), list) else ():
+        if isinstance(problem, dict) and problem.get("type") == "extra_forbidden" and problem.get("loc"):
+            return str(problem["loc"][-1])
+    found = _UNSUPPORTED_WORDS.search(text)
+    return found[1] or found[2] if found else None
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:

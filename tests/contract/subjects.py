@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -14,6 +15,7 @@ from tests.servers.aimock import aimock
 from tests.servers.faults import Fault, FaultServer
 from tests.servers.llamacpp import llama_server, model_file
 from tests.servers.tiny_mmproj import write_tiny_mmproj
+from tests.servers.vllm import vllm_server
 
 KEY = "sk-contract-key-0123456789"
 TOO_LONG = "word " * 6000
@@ -92,18 +94,31 @@ def faulty(make: Callable[..., Model]) -> Iterator[Mapping[str, Callable[[], Mod
 
 
 @contextmanager
+def environment(name: str, value: str) -> Iterator[None]:
+    """Where a model that was saved finds its key again."""
+    before = os.environ.get(name)
+    os.environ[name] = value
+    try:
+        yield
+    finally:
+        os.environ.pop(name)
+        if before is not None:
+            os.environ[name] = before
+
+
+@contextmanager
 def served(folder: Path, **settings: Any) -> Iterator[Subject]:
     """`OpenAIServerModel` on llama.cpp's own HTTP server with the same weights, and a projector."""
 
     def make(base_url: str, **more: Any) -> Model:
-        return OpenAIServerModel("smollm2", api_base=base_url, api_key=KEY, **more)
+        return OpenAIServerModel("smollm2", api_base=base_url, api_key=KEY, **settings, **more)
 
     with (
         llama_server(api_key=KEY, mmproj=write_projector(folder)) as server,
         faulty(make) as faults,
+        environment("OPENAI_API_KEY", KEY),
         # The embedded model's template has no tools, so the port puts them into the prompt.
-        make(server.base_url, dialect="llama.cpp", capabilities={"tools": False, "inputs": ["text", "image"]}, **settings)
-        as model,
+        make(server.base_url, dialect="llama.cpp", capabilities={"tools": False, "inputs": ["text", "image"]}) as model,
     ):  # fmt: skip
         yield Subject(
             make=lambda: model,
@@ -111,6 +126,26 @@ def served(folder: Path, **settings: Any) -> Iterator[Subject]:
             count_tokens=server.count_prompt_tokens,
             busy=server.busy_slots,
             faults=faults,
+            secrets=(KEY,),
+        )
+
+
+@contextmanager
+def vllm() -> Iterator[Subject]:
+    """`OpenAIServerModel` on `vllm serve` with the same weights, and a template that has tools."""
+    with (
+        vllm_server(api_key=KEY) as server,
+        environment("OPENAI_API_KEY", KEY),
+        OpenAIServerModel(
+            server.model, api_base=server.base_url, api_key=KEY, dialect="vllm",
+            capabilities={"inputs": ["text"], "reasoning": False},
+        ) as model,
+    ):  # fmt: skip
+        yield Subject(
+            make=lambda: model,
+            prompts={"too long": TOO_LONG},
+            count_tokens=lambda messages: len(server.prompt_tokens(messages)),
+            busy=server.running,
             secrets=(KEY,),
         )
 

@@ -21,10 +21,8 @@ UNTOLD: dict[str, dict[str, str]] = {
         "secrets": "it has no key",
     },
     "openai": {"reasoning": "SmolLM2 does not think; the columns llamacpp-thinking and openai-mocked do"},
-    "openai-sdk": {
-        "reasoning": "as for openai",
-        "saving": "a model with client_kwargs is saved in test_saving",
-    },
+    "openai-vllm": {"errors": "the column openai does: the translation is the same"},
+    "openai-sdk": {"reasoning": "as for openai"},
 }
 #: Rows for which a column exists, where it is not held to all of them.
 ONLY = {
@@ -43,6 +41,7 @@ COLUMNS: dict[str, Callable[[Path], AbstractContextManager[Subject]]] = {
     "llamacpp-thinking": lambda folder: subjects.thinking(),
     "openai": subjects.served,
     "openai-sdk": lambda folder: subjects.served(folder, client_kwargs={"timeout": 60}),
+    "openai-vllm": lambda folder: subjects.vllm(),
     "openai-mocked": lambda folder: subjects.mocked(),
 }
 CELLS = [(column, row) for column in COLUMNS for row in ROWS if row.name in ONLY.get(column, {row.name})]

@@ -28,7 +28,7 @@ DIALECTS: dict[str, dict[str, Any]] = {
         "grammars": _ALL_GRAMMARS, "grammar_with_tools": False, "max_stop_sequences": None,
         "tool_choices": frozenset({"auto", "none", "required"}), "image_urls": False,
     },
-    "vllm": {"grammars": _ALL_GRAMMARS, "grammar_with_tools": False, "max_stop_sequences": None},
+    "vllm": {"grammars": _ALL_GRAMMARS},
 }  # fmt: skip
 
 
@@ -49,7 +49,7 @@ class OpenAIServerModel(Model):
             becomes this model's `retry`, since the SDK's own retries are switched off.
         default_headers: Sent with every request; `OPENAI_CUSTOM_HEADERS` are too.
         default_query: Put on every URL.
-        dialect: `llama.cpp` or `vllm`, for what those servers take beyond OpenAI's API (any grammar, any number of
+        dialect: `llama.cpp` or `vllm`, for what those servers take beyond OpenAI's API (any grammar, more
             stop sequences); by default OpenAI's API alone.
         accept_missing_finish: Whether a stream without a finish reason is complete (some servers, such as Ollama, send
             none); by default it counts as cut short.
@@ -186,6 +186,9 @@ class OpenAIServerModel(Model):
             yield delta
 
     async def _send(self, request: Request) -> AsyncGenerator[ChatMessageStreamDelta, None]:
+        if self.dialect == "llama.cpp":
+            # Its server works on for a caller of a whole answer who has left; one who streams frees the slot at once.
+            request = request.but(stream=True)
         call = self._call(request)
         reader = AnswerReader(self.accept_missing_finish)
         if not request.stream:

@@ -9,7 +9,7 @@ import zlib
 from typing import Any
 
 from modelport.errors import InvalidOutput
-from modelport.grammar import Choice, JSONSchema, Lark, Regex
+from modelport.grammar import Choice, JSONSchema, Lark, Regex, grammar_from
 from modelport.messages import ChatMessage
 from modelport.model import Model
 from modelport.testing.contract import NotChecked, Row, Subject
@@ -39,7 +39,7 @@ def _both(subject: Subject, model: Model, prompt: str, **options: Any) -> list[C
             else:
                 messages.append(model.generate(prompt, **options))
         except InvalidOutput as error:
-            if type(options.get("grammar")) in model.capabilities.grammars:
+            if type(grammar_from(options["grammar"])) in model.capabilities.grammars:
                 raise
             raise NotChecked(f"nothing enforces the form here, and the model missed it: {error}") from None
     for message in messages:

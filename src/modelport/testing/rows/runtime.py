@@ -180,6 +180,8 @@ def secrets(subject: Subject, model: Model) -> None:
         try:
             faulty.generate(subject.prompt("plain"), max_tokens=4)
         except ModelError as error:
+            # From the model's own frames on: this one names the secrets that it looks for.
+            error.__traceback__ = error.__traceback__ and error.__traceback__.tb_next
             lines = traceback.TracebackException.from_exception(error, capture_locals=True).format()
             shown += [str(error), repr(error), repr(pickle.dumps(error)), *lines]
     for secret in subject.secrets:
@@ -200,15 +202,13 @@ def saved(subject: Subject, model: Model) -> None:
         lambda: pickle.loads(pickle.dumps(model)),
     ]
     for make in restored:
-        twin = make()
-        assert type(twin) is type(model) and twin.to_dict() == data, f"{twin.to_dict()} is not {data}"
-        if not (subject.secrets and not _has_key()):
+        try:
+            twin = make()
+            assert type(twin) is type(model) and twin.to_dict() == data, f"{twin.to_dict()} is not {data}"
             assert twin.generate(subject.prompt("plain"), max_tokens=4).text
+        except AuthenticationError as error:
+            raise NotChecked(f"a saved model finds its key in the environment: {error}") from None
         twin.close()
-
-
-def _has_key() -> bool:
-    return any(name.endswith(("_API_KEY", "_TOKEN")) for name in os.environ)
 
 
 ROWS = (

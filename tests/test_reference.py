@@ -1,0 +1,126 @@
+"""The reference page's snippets for the custom model and for `OpenAIServerModel`, with the import changed.
+
+What a snippet can't have here is replaced before it runs: a token of a real account, and the address of the service.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from tests.servers.llamacpp import LlamaServer, llama_server
+
+CUSTOM_MODEL = """
+from modelport import Model
+from huggingface_hub import login, InferenceClient
+
+login("<YOUR_HUGGINGFACEHUB_API_TOKEN>")
+
+model_id = "meta-llama/Llama-3.3-70B-Instruct"
+
+client = InferenceClient(model=model_id)
+
+class CustomModel(Model):
+    def generate(self, messages, stop_sequences=["Task"]):
+        response = client.chat_completion(messages, stop=stop_sequences, max_tokens=1024)
+        answer = response.choices[0].message
+        return answer
+
+custom_model = CustomModel()
+"""
+
+OPENAI_SERVER_MODEL = """
+import os
+from modelport import OpenAIServerModel
+
+model = OpenAIServerModel(
+    model_id="gpt-4o",
+    api_base="https://api.openai.com/v1",
+    api_key=os.environ["OPENAI_API_KEY"],
+)
+"""
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[LlamaServer]:
+    with llama_server(api_key="hf_reference") as server:
+        yield server
+
+
+@pytest.fixture
+def hub() -> Iterator[str]:
+    """As much of the Hub as `login` asks: whose token it is."""
+
+    class Answers(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            body = json.dumps(
+                {"name": "reader", "type": "user", "auth": {"accessToken": {"displayName": "test", "role": "read"}}}
+            ).encode()
+            self.send_response(200)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *args: object) -> None:
+            pass
+
+    http = ThreadingHTTPServer(("127.0.0.1", 0), Answers)
+    thread = threading.Thread(target=http.serve_forever, daemon=True)
+    thread.start()
+    yield f"http://127.0.0.1:{http.server_port}"
+    http.shutdown()
+    thread.join()
+
+
+def run(code: str, folder: Path, **environment: str) -> list[str]:
+    (folder / "snippet.py").write_text(code)
+    result = subprocess.run(
+        [sys.executable, "snippet.py"], cwd=folder, env={**os.environ, **environment},
+        capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    return result.stdout.splitlines()
+
+
+def test_the_custom_model(server: LlamaServer, hub: str, tmp_path: Path) -> None:
+    snippet = CUSTOM_MODEL.replace("<YOUR_HUGGINGFACEHUB_API_TOKEN>", server.api_key).replace(
+        "meta-llama/Llama-3.3-70B-Instruct", server.base_url
+    )
+    question = [{"role": "user", "content": "What is the capital of France? Answer in one sentence."}]
+    use = f"""
+import asyncio
+question = {question!r}
+print(custom_model(question).content.strip())
+print(custom_model(question, stop_sequences=["capital"]).content.strip())
+with custom_model.generate_stream(question, stop_sequences=["capital"]) as stream:
+    print("".join(delta.content or "" for delta in stream).strip())
+print(asyncio.run(custom_model.agenerate(question, stop_sequences=["capital"])).content.strip())
+"""
+    told = run(snippet + use, tmp_path, HF_ENDPOINT=hub, HF_HOME=str(tmp_path))
+    assert len(told) >= 4 and all(told)
+    assert not any("capital" in line for line in told[1:])
+
+
+def test_the_custom_model_without_self_is_a_clear_error() -> None:
+    code = CUSTOM_MODEL.replace("self, ", "").replace('login("<YOUR_HUGGINGFACEHUB_API_TOKEN>")', "")
+    with pytest.raises(TypeError, match=r"CustomModel\.generate lacks 'self'"):
+        exec(code, {})
+
+
+def test_openai_server_model(server: LlamaServer, tmp_path: Path) -> None:
+    snippet = OPENAI_SERVER_MODEL.replace("https://api.openai.com/v1", server.base_url)
+    use = """
+question = "What is the capital of France? Answer in one sentence."
+messages = [{"role": "user", "content": [{"type": "text", "text": question}]}]
+print(model(messages, temperature=0))
+"""
+    assert run(snippet + use, tmp_path, OPENAI_API_KEY=server.api_key) == ["The capital of France is Paris."]
