@@ -193,7 +193,9 @@ def _check_grammar(lark: str) -> None:
         raise MissingDependency("llguidance", "llamacpp") from None
     if problem := LLMatcher.validate_grammar(lark):
         kind = UnsupportedFeature if "nimplemented" in problem or "not supported" in problem else InvalidRequest
-        raise kind(f"grammar: the engine can't hold an answer to it: {problem.splitlines()[0]}")
+        lines = problem.splitlines()
+        told = " ".join([lines[0], *(line for line in lines[1:] if line.startswith("error:"))])
+        raise kind(f"grammar: the engine can't hold an answer to it: {told}")
 
 
 class _Engine:
