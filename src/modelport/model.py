@@ -94,6 +94,7 @@ class Model:
         self._given_capabilities = capabilities
         normalise_parameters({k: v for k, v in parameters.items() if k not in ("tools", "tool_choice")})
         self.kwargs = parameters
+        self._layers()  # so that a wrong limit is an error here, not at the first call
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
