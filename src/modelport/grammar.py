@@ -90,7 +90,7 @@ class Choice:
     options: tuple[str, ...]
 
     def __init__(self, *options: str | list[str] | tuple[str, ...]) -> None:
-        flat = tuple(o for option in options for o in ([option] if isinstance(option, str) else option))
+        flat = tuple(o for option in options for o in (option if isinstance(option, (list, tuple)) else [option]))
         if not flat or not all(isinstance(option, str) and option for option in flat):
             raise InvalidRequest(f"Choice needs at least one string, none of them empty; got {flat!r}")
         object.__setattr__(self, "options", flat)
@@ -149,10 +149,13 @@ def as_lark(grammar: Grammar) -> str:
     return "start: %json " + json.dumps({"x-guidance": spacing, **grammar.schema})
 
 
-_CLASS = re.compile(r"(\[\^?)(\]?(?:\\[\s\S]|[^\]\\])*)\]|\\[\s\S]|\{(?=,\d)|[/\n]")
+_TOKEN = re.compile(
+    r"(?P<open>\[\^?)(?P<class>\]?(?:\\[\s\S]|[^\]\\])*)\]"
+    r"|(?P<from_none>\{(?=,\d*\}))|(?P<brace>\{(?!\d+(?:,\d*)?\}))|\\[\s\S]|[/\n]"
+)
 _IN_CLASS = re.compile(r"\\[\s\S]|[\[\]&~/\n]")
 _SPELT = {r"\d": "0-9", r"\w": "A-Za-z0-9_", r"\s": r" \t\n\r\f\v"}
-_OUTSIDE = {r"\Z": r"\z", r"\<": "<", r"\>": ">", "{": "{0", "/": r"\/", "\n": r"\n", "\\\n": r"\n"}
+_OUTSIDE = {r"\Z": r"\z", r"\<": "<", r"\>": ">", "/": r"\/", "\n": r"\n", "\\\n": r"\n"}
 _INSIDE = {r"\b": r"\x08", "/": r"\/", "\n": r"\n", "\\\n": r"\n"}
 
 
@@ -165,8 +168,10 @@ def _for_engines(pattern: str) -> str:
 
     def outside(match: re.Match[str]) -> str:
         token = match[0]
-        if match[1]:
-            return f"{match[1]}{_IN_CLASS.sub(inside, match[2])}]"
+        if match["open"]:
+            return f"{match['open']}{_IN_CLASS.sub(inside, match['class'])}]"
+        if match["from_none"] or match["brace"]:
+            return "{0" if match["from_none"] else r"\{"
         return f"[{_SPELT[token]}]" if token in _SPELT else negated(token) or _OUTSIDE.get(token, token)
 
     def inside(match: re.Match[str]) -> str:
@@ -178,7 +183,7 @@ def _for_engines(pattern: str) -> str:
     def negated(token: str) -> str:
         return f"[^{_SPELT[token.lower()]}]" if token.lower() in _SPELT and token not in _SPELT else ""
 
-    return _CLASS.sub(outside, pattern)
+    return _TOKEN.sub(outside, pattern)
 
 
 _SCHEMA_KEYS = {"type", "properties", "items", "enum", "const", "anyOf", "oneOf", "allOf", "$ref", "$defs", "$schema"}
@@ -263,9 +268,12 @@ def _checked(schema: Any) -> dict[str, Any]:
     from jsonschema.exceptions import SchemaError
 
     try:
+        json.dumps(schema)
         Draft202012Validator.check_schema(schema)
     except SchemaError as error:
         raise InvalidRequest(f"the JSON schema is invalid at {error.json_path}: {error.message}") from None
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InvalidRequest(f"the JSON schema is no JSON: {error}") from None
     return schema
 
 
@@ -327,9 +335,10 @@ def _portable(kind: Any) -> Any:
 
         items: Any = {}
         for key, hint in typing.get_type_hints(kind, include_extras=True).items():
-            marked = typing.get_origin(hint) in (typing.Required, typing.NotRequired)
-            wrap = typing.Required if key in kind.__required_keys__ else typing.NotRequired
-            items[key] = wrap[_portable(typing.get_args(hint)[0] if marked else hint)]
+            mark: Any = typing.Required if key in kind.__required_keys__ else typing.NotRequired
+            if (own := typing.get_origin(hint)) in (typing.Required, typing.NotRequired):
+                mark, hint = own, typing.get_args(hint)[0]  # Which `__required_keys__` misses where it is a string.
+            items[key] = mark[_portable(hint)]
         make: Any = typing_extensions.TypedDict
         return make(kind.__name__, items)
     origin, arguments = typing.get_origin(kind), tuple(map(_portable, typing.get_args(kind)))

@@ -44,6 +44,8 @@ def normalise_messages(
         messages = [messages]
     if not isinstance(messages, Iterable) or isinstance(messages, bytes):
         raise InvalidRequest(f"messages must be a string or a list of messages, not {type(messages).__name__}")
+    if not isinstance(role_conversions, Mapping | None):
+        raise InvalidRequest(f"custom_role_conversions must be a dict, not {type(role_conversions).__name__}")
     conversions = {str(_value(key)): str(_value(role)) for key, role in (role_conversions or {}).items()}
     result = tuple(_message(m, f"messages[{i}]", conversions, flatten) for i, m in enumerate(messages))
     if not result:
@@ -299,7 +301,7 @@ def normalise_stop(value: Any) -> tuple[str, ...]:
     Raises:
         InvalidRequest: It is no string or list of strings, or one is empty.
     """
-    values = [value] if isinstance(value, str) else value or ()
+    values = [value] if isinstance(value, str) else () if value is None else value
     if not isinstance(values, Iterable):
         raise InvalidRequest(f"stop_sequences must be a list of strings, not {type(value).__name__}")
     values = tuple(values)

@@ -163,9 +163,14 @@ def _from_dict(value: dict[str, Any], place: str) -> Tool:
     if not isinstance(name, str) or not name:
         raise InvalidRequest(f"{place}: the tool has no name; it looks like {json.dumps(_EXAMPLE)}")
     parameters = function.get("parameters", function.get("inputSchema")) or {"type": "object", "properties": {}}
-    if not isinstance(parameters, dict):
-        raise InvalidRequest(f"{place} ({name!r}): 'parameters' must be a JSON schema (a dict)")
-    return Tool(name, function.get("description") or "", parameters)
+    description = function.get("description") or ""
+    if not isinstance(parameters, dict) or not isinstance(description, str):
+        raise InvalidRequest(f"{place} ({name!r}): 'parameters' must be a JSON schema (a dict), 'description' a string")
+    try:
+        json.dumps(parameters)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InvalidRequest(f"{place} ({name!r}): 'parameters' is no JSON: {error}") from None
+    return Tool(name, description, parameters)
 
 
 _EXAMPLE = {

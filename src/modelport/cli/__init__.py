@@ -4,269 +4,30 @@ from __future__ import annotations
 
 import signal
 import sys
-import warnings
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Never
+from typing import Any, Never
 
-import click
-
-from modelport import __version__
-from modelport.cli.options import CALL, CONSTRUCTION, DEBUG, DEBUGGING, MODEL, TEXT, opened, options
-from modelport.cli.terminal import Answer, Failure, OutputClosed, explain, note, piped_text, remark, write_json
-
-if TYPE_CHECKING:
-    from modelport.grammar import Grammar
-
-_INTERRUPTED = 130  # 128 + SIGINT, as shells have it
-_PIPE_CLOSED = 141  # 128 + SIGPIPE
-
-
-class _Group(click.Group):
-    """A group whose first word is a prompt where it names no command; options may stand before it."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        if not (args and args[0] in (*self.commands, "-h", "--help", "--version")):
-            args = self._with_command(ctx, args)
-        return super().parse_args(ctx, args)
-
-    def _with_command(self, ctx: click.Context, args: list[str]) -> list[str]:
-        known = [param for param in self.commands["ask"].get_params(ctx) if isinstance(param, click.Option)]
-        parser = click.Command(None, params=list(known), add_help_option=False).make_parser(ctx)
-        parser.allow_interspersed_args = False
-        try:
-            words = parser.parse_args(list(args))[1]
-        except click.UsageError:  # "ask" will say it, with its own name
-            words = []
-        place = len(args) - len(words)
-        if words and words[0] in self.commands and args[place - 1] != "--":
-            return [words[0], *args[:place], *words[1:]]
-        return ["ask", *args]
-
-    def invoke(self, ctx: click.Context) -> Any:
-        try:
-            return super().invoke(ctx)
-        except (click.ClickException, click.exceptions.Exit, click.Abort):
-            raise
-        except KeyboardInterrupt:
-            ctx.exit(_INTERRUPTED)
-        except OutputClosed:
-            ctx.exit(_PIPE_CLOSED)
-        except Exception as error:
-            if ctx.meta.get(DEBUG):
-                import traceback
-
-                traceback.print_exc()
-            note(explain(error))
-            ctx.exit(1)
-
-    def format_usage(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        formatter.write_usage(ctx.command_path, "[OPTIONS] [PROMPT]")
-        formatter.write_usage(ctx.command_path, "COMMAND [OPTIONS] …", prefix="       ")
-
-    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        params = [*self.commands["ask"].params, *self.get_params(ctx)]
-        with formatter.section("Options"):
-            formatter.write_dl([record for param in params if (record := param.get_help_record(ctx))])
-        self.format_commands(ctx, formatter)
-
-
-@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]}, invoke_without_command=True)
-@click.version_option(__version__, prog_name="modelport", message="%(prog)s %(version)s")
-def cli() -> None:
-    """Ask a language model, in this process or behind an API.
-
-    \b
-    Examples:
-      modelport "What is the capital of France? Answer in one sentence."
-      modelport -m openai/gpt-4o --system "Be brief." "Why is the sky blue?"
-      modelport -m openai/gpt-4o --image cat.png "What is in this picture?"
-      git diff --staged | modelport -m openai/gpt-4o "Write a commit message."
-      modelport --schema person.json "Ada Lovelace was born in 1815."
-      modelport --json "Name a colour." | jq .token_usage
-      modelport -m openai/qwen3 --api-base http://localhost:8000/v1 "Hello"
-      modelport chat -m openai/gpt-4o
-      modelport check llamacpp
-
-    Without -m, a small model answers in this process; its weights (98 MB) are downloaded once. Standard input that is a
-    pipe or a file is the prompt, or comes before the prompt that is given. A prompt that is a command's name: modelport
-    ask chat.
-    """
-
-
-@cli.command()
-@click.argument("words", metavar="[PROMPT]", nargs=-1, type=TEXT)
-@options(
-    MODEL,
-    *CALL,
-    click.option(
-        "--image", "images", type=TEXT, multiple=True, metavar="FILE|URL", help="Show it to the model. Repeatable."
-    ),
-    click.option(
-        "--schema", type=click.Path(exists=True, dir_okay=False, path_type=Path), metavar="FILE",
-        help="Answer in JSON of the JSON schema in this file.",
-    ),
-    click.option("--regex", type=TEXT, metavar="PATTERN", help="Answer in the form of this regular expression."),
-    click.option("--choice", "choices", type=TEXT, multiple=True, metavar="TEXT",
-                 help="Answer with one of these. Repeatable."),
-    click.option("--json", "as_json", is_flag=True, help="Print the whole message as JSON."),
-    click.option("--stream/--no-stream", default=True, help="Print the answer as it comes; by default so."),
-    *CONSTRUCTION,
-    DEBUGGING,
-)  # fmt: skip
-@click.pass_context
-def ask(
-    ctx: click.Context,
-    words: tuple[str, ...],
-    model: str,
-    settings: dict[str, Any],
-    api_base: str | None,
-    system: str | None,
-    images: tuple[str, ...],
-    schema: Path | None,
-    regex: str | None,
-    choices: tuple[str, ...],
-    stop: tuple[str, ...],
-    as_json: bool,
-    stream: bool,
-    **parameters: Any,
-) -> None:
-    """Ask once; the word "ask" can be left out.
-
-    The answer comes on standard output, the model's reasoning on standard error.
-    """
-    if len(words) > 1:
-        raise click.UsageError("The prompt must be one argument: put quotes around it.", ctx)
-    prompt = _prompt(ctx, words)
-    form = _form(schema, regex, choices)
-    content = _content(prompt, images)
-    messages = [{"role": "system", "content": system}] if system is not None else []
-    messages.append({"role": "user", "content": content})
-    call = {"stop_sequences": list(stop) or None, "grammar": form, **parameters}
-    answer = Answer()
-    with opened(model, settings, api_base) as port:
-        if stream and form is None and not as_json:
-            with port.generate_stream(messages, **call) as deltas:
-                try:
-                    for delta in deltas:
-                        answer.show(delta.content, delta.reasoning)
-                finally:
-                    answer.end()
-            message = deltas.message
-        else:  # an answer with a form is checked, and asked for again, before anyone sees it
-            message = port.generate(messages, **call)
-            if as_json:
-                write_json(message.to_dict())
-                return
-            answer.show(str(message), message.reasoning)
-            answer.end()
-    remark(message, limited=parameters["max_tokens"] is not None)
-
-
-def _prompt(ctx: click.Context, words: tuple[str, ...]) -> str:
-    prompt = "\n\n".join(filter(None, (piped_text(), *words)))
-    if prompt.strip():
-        return prompt
-    if not words and sys.stdin is not None and sys.stdin.isatty():
-        click.echo((ctx.parent or ctx).get_help())
-        ctx.exit()
-    raise click.UsageError("There is no prompt: give one, or pipe one in.", ctx)
-
-
-def _form(schema: Path | None, regex: str | None, choices: tuple[str, ...]) -> Grammar | None:
-    if sum((schema is not None, regex is not None, bool(choices))) > 1:
-        raise click.UsageError("--schema, --regex and --choice are three forms of an answer: give one.")
-    if schema is not None:
-        return _schema(schema)
-    if regex is not None or choices:
-        from modelport.grammar import Choice, Regex
-
-        return Choice(*choices) if regex is None else Regex(regex)
-    return None
-
-
-def _schema(path: Path) -> Grammar:
-    import json
-
-    from modelport.errors import InvalidRequest
-    from modelport.grammar import grammar_from
-
-    try:
-        return grammar_from(json.loads(path.read_bytes()))
-    except OSError as error:
-        raise Failure(f"--schema {path}: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
-        raise Failure(f"--schema {path} holds no JSON: {error}") from error
-    except InvalidRequest as error:
-        raise Failure(f"--schema {path}: {error}") from error
-
-
-def _content(prompt: str, images: tuple[str, ...]) -> Any:
-    if not images:
-        return prompt
-    from modelport.content import Text
-    from modelport.normalise import image_from
-
-    return [*(image_from(image, f"--image {image}") for image in images), Text(prompt)]
-
-
-@cli.command()
-@options(MODEL, *CALL, *CONSTRUCTION, DEBUGGING)
-def chat(
-    model: str, settings: dict[str, Any], api_base: str | None, system: str | None, stop: tuple[str, ...],
-    **parameters: Any,
-) -> None:  # fmt: skip
-    """Talk with a model, line by line.
-
-    Ctrl-C stops an answer, Ctrl-D ends the chat, /help lists its commands. Lines that are piped in are a turn each.
-    """
-    from modelport.cli.chat import Chat
-
-    call = {"stop_sequences": list(stop) or None, **parameters}
-    Chat(model, lambda spec: opened(spec, settings, api_base), system, call).run()
-
-
-@cli.command()
-@click.argument("model", type=TEXT)
-@options(
-    click.option("--json", "as_json", is_flag=True, help="Print the outcomes as JSON."), *CONSTRUCTION, DEBUGGING
-)
-def check(model: str, as_json: bool, settings: dict[str, Any], api_base: str | None) -> None:
-    """Find out what MODEL can do, by trying it.
-
-    Holds the model to modelport's contract: what it offers must work, and what it does not offer must be refused. That
-    takes about a hundred requests, which a paid service charges for. The exit status is 1 where a promise is broken.
-
-    \b
-    Examples:
-      modelport check llamacpp
-      modelport check openai/gpt-4o --set max_concurrency=2
-    """
-    from modelport.cli.tables import check_model
-
-    with opened(model, settings, api_base) as port:
-        kept = check_model(port, model, as_json)
-    if not kept:
-        sys.exit(1)
-
-
-@cli.command()
-@options(click.option("--json", "as_json", is_flag=True, help="Print the backends as JSON."), DEBUGGING)
-def models(as_json: bool) -> None:
-    """List the backends, and what each still needs."""
-    from modelport.cli.tables import list_backends
-
-    list_backends(as_json)
+INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 
 
 def main() -> Never:
     """Runs the command line on the arguments of this process, and ends it."""
-    warnings.showwarning = lambda message, *args, **kwargs: note(str(message))
+    status: Any = INTERRUPTED
     try:
-        cli()
+        import warnings
+
+        from modelport.cli.commands import cli
+        from modelport.cli.terminal import drop_output, note
+
+        warnings.showwarning = lambda message, *args, **kwargs: note(str(message))
+        cli(prog_name="modelport")
     except KeyboardInterrupt:
-        status: Any = _INTERRUPTED
+        pass
     except SystemExit as end:
         status = end.code
-    if status == _INTERRUPTED:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)  # a second Ctrl-C while engines close ends it at once
+    except OSError as error:  # while click printed its help
+        drop_output()
+        note(f"can't write to standard output: {error.strerror or error}")
+        status = 1
+    if status == INTERRUPTED:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # a second Ctrl-C ends it at once, however engines are closing
     sys.exit(status)

@@ -19,48 +19,39 @@ DEBUG = "modelport.debug"
 _SECRET = re.compile(r"api_?key|access_key|secret|password|(^|_)token$", re.IGNORECASE)
 
 
-class Text(click.ParamType):
-    """Text that can be sent: an argument that is not UTF-8 reaches Python as lone surrogates."""
+def text(value: str) -> str:
+    """An argument that can be sent: one that is not UTF-8 reaches Python as lone surrogates.
 
-    name = "text"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """The value itself."""
-        try:
-            value.encode()
-        except UnicodeEncodeError:
-            self.fail("it is not UTF-8 text", param, ctx)
-        return str(value)
-
-
-class Setting(click.ParamType):
-    """`key=value`, the value as JSON where it is JSON."""
-
-    name = "key=value"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, Any]:
-        """The key and the value."""
-        if isinstance(value, tuple):
-            return value
-        key, equals, text = value.partition("=")
-        if not (equals and key.isidentifier()):
-            self.fail("write key=value, as --set dialect=llama.cpp", param, ctx)
-        if _SECRET.search(key):  # the value is not repeated, since this may end up in a log
-            self.fail(
-                f"{key}: a key on the command line can be read by every user of this machine; put it into the "
-                "environment variable of its service, such as OPENAI_API_KEY",
-                param,
-                ctx,
-            )
-        try:
-            return key, json.loads(text)
-        except ValueError:
-            if text[:1] in ("{", "[", '"'):
-                self.fail(f"{key}: the value looks like JSON and is not valid JSON", param, ctx)
-            return key, text
+    Raises:
+        click.BadParameter: It is such a one.
+    """
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise click.BadParameter("it is not UTF-8 text") from None
+    return value
 
 
-TEXT = Text()
+def setting(pair: str) -> tuple[str, Any]:
+    """The key and the value of `key=value`, the value as JSON where it is JSON.
+
+    Raises:
+        click.BadParameter: It is no such pair, or holds a secret.
+    """
+    key, equals, value = pair.partition("=")
+    if _SECRET.search(key):  # the value is not repeated, since this may end up in a log
+        raise click.BadParameter(
+            f"{key}: a key on the command line can be read by every user of this machine; put it into the environment "
+            "variable of its service, such as OPENAI_API_KEY"
+        )
+    if not (equals and key.isidentifier()):
+        raise click.BadParameter("write key=value, as --set dialect=llama.cpp")
+    try:
+        return key, json.loads(value)
+    except ValueError:
+        if value[:1] in ("{", "[", '"'):
+            raise click.BadParameter(f"{key}: the value looks like JSON and is not valid JSON") from None
+        return key, text(value)
 
 
 def _settings(ctx: click.Context, param: click.Parameter, pairs: tuple[tuple[str, Any], ...]) -> dict[str, Any]:
@@ -72,20 +63,20 @@ def _debug(ctx: click.Context, param: click.Parameter, value: bool) -> None:
 
 
 MODEL = click.option(
-    "-m", "--model", type=TEXT, metavar="BACKEND/ID", envvar="MODELPORT_MODEL", default="llamacpp", show_default=True,
+    "-m", "--model", type=text, metavar="BACKEND/ID", envvar="MODELPORT_MODEL", default="llamacpp", show_default=True,
     show_envvar=True, help="The model, as openai/gpt-4o; 'modelport models' lists the backends.",
 )  # fmt: skip
 CONSTRUCTION = (
-    click.option("--api-base", type=TEXT, metavar="URL", help="The base URL of the service."),
+    click.option("--api-base", type=text, metavar="URL", help="The base URL of the service."),
     click.option(
-        "--set", "settings", type=Setting(), multiple=True, callback=_settings, metavar="KEY=VALUE",
+        "--set", "settings", type=setting, multiple=True, callback=_settings, metavar="KEY=VALUE",
         help="A further setting of the model, as dialect=llama.cpp or timeout=30; JSON where it is JSON. Repeatable. "
         "Keys go into the environment (OPENAI_API_KEY).",
     ),
 )  # fmt: skip
 CALL = (
-    click.option("-s", "--system", type=TEXT, metavar="TEXT", help="What the model is told before everything else."),
-    click.option("--stop", type=TEXT, multiple=True, metavar="TEXT", help="End before this text. Repeatable."),
+    click.option("-s", "--system", type=text, metavar="TEXT", help="What the model is told before everything else."),
+    click.option("--stop", type=text, multiple=True, metavar="TEXT", help="End before this text. Repeatable."),
     click.option("-t", "--temperature", type=float, metavar="NUMBER", help="0 for the likeliest answer."),
     click.option("--max-tokens", type=int, metavar="NUMBER", help="The longest answer, in tokens."),
     click.option("--seed", type=int, metavar="NUMBER", help="Makes sampling repeatable."),

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 from modelport.errors import ModelError, StreamInterrupted
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from rich.table import Table
 
     from modelport.messages import ChatMessage
 
@@ -60,15 +60,15 @@ def write(text: str, *, styled: bool = False) -> None:
         stream.write(text.translate(_CONTROLS) if is_terminal(stream) and not styled else text)
         stream.flush()
     except BrokenPipeError:
-        _drop_output()
+        drop_output()
         raise OutputClosed from None
     except OSError as error:
-        _drop_output()
+        drop_output()
         raise Failure(f"can't write to standard output: {error.strerror or error}") from None
 
 
-def _drop_output() -> None:
-    # What is still buffered would fail again when the interpreter flushes it at its end.
+def drop_output() -> None:
+    """Gives standard output up: what is buffered would fail again when the interpreter flushes it at its end."""
     with suppress(OSError, ValueError):
         null = os.open(os.devnull, os.O_WRONLY)
         os.dup2(null, sys.stdout.fileno())
@@ -77,8 +77,7 @@ def _drop_output() -> None:
 
 def write_json(value: Any) -> None:
     """Puts a value on standard output as JSON."""
-    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
-    write(json.dumps(value, indent=2, ensure_ascii=not encoding.lower().startswith("utf")) + "\n")
+    write(json.dumps(value, indent=2, ensure_ascii=not is_utf8(sys.stdout)) + "\n")
 
 
 def write_aside(text: str, *, dim: bool = False) -> None:
@@ -105,6 +104,15 @@ def note(text: str) -> None:
     write_aside(f"modelport: {' '.join(text.split())}\n")
 
 
+def report(error: BaseException, debug: bool) -> None:
+    """Says what went wrong, in one line; with `debug`, after the traceback."""
+    if debug:
+        import traceback
+
+        write_aside("".join(traceback.format_exception(error)))
+    note(explain(error))
+
+
 def explain(error: BaseException) -> str:
     """An error in words for someone who sees no traceback."""
     if isinstance(error, StreamInterrupted) and isinstance(error.__cause__, ModelError):
@@ -115,11 +123,22 @@ def explain(error: BaseException) -> str:
 
 
 class Answer:
-    """Prints an answer as it comes: its text on standard output, its reasoning on standard error."""
+    """Prints an answer as it comes: its text on standard output, its reasoning on standard error.
+
+    A context manager: the cursor stands at the beginning of a line at its end, also after a Ctrl-C.
+    """
 
     def __init__(self) -> None:
         self._line_is_open = False
         self._thought_is_open = False
+
+    def __enter__(self) -> Answer:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is KeyboardInterrupt and not self._line_is_open and is_terminal(sys.stderr):
+            write_aside("\n")  # the terminal has written ^C
+        self.end()
 
     def show(self, text: str | None, reasoning: str | None = None) -> None:
         """Prints the next piece."""
@@ -189,9 +208,17 @@ def decoded(data: bytes) -> str:
         raise Failure("standard input is not UTF-8 text; pass an image with --image") from None
 
 
-def console(stream: TextIO | None) -> Console:
-    """A rich console on a standard stream."""
+def is_utf8(stream: TextIO | None) -> bool:
+    """Whether this stream takes every character."""
+    return (getattr(stream, "encoding", None) or "utf-8").lower().startswith("utf")
+
+
+def rendered(table: Table) -> str:
+    """A table as text for standard output, as wide as the terminal."""
     from rich.console import Console
 
-    unseen = not is_terminal(stream) and "COLUMNS" not in os.environ
-    return Console(file=stream or io.StringIO(), width=_WIDE if unseen else None, highlight=False, emoji=False)
+    text = io.StringIO()
+    seen = is_terminal(sys.stdout)
+    width = None if seen or "COLUMNS" in os.environ else _WIDE
+    Console(file=text, force_terminal=seen, width=width, highlight=False, emoji=False).print(table)
+    return text.getvalue()

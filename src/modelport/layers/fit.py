@@ -69,13 +69,14 @@ def without_system(messages: tuple[ChatMessage, ...]) -> tuple[ChatMessage, ...]
     for message in messages:
         if message.role == MessageRole.SYSTEM:
             held.append(ChatMessage(MessageRole.USER, message.content))
-        elif held and message.role == MessageRole.USER:
-            result.append(_join([*held, message]))
-            held = []
-        else:
-            result += [_join(held)] * bool(held) + [message]
-            held = []
-    return tuple(result + ([_join(held)] if held else []))
+            continue
+        if held and message.role == MessageRole.USER:
+            message = _join([*held, message])
+        elif held:
+            result.append(_join(held))
+        held = []
+        result.append(message)
+    return (*result, _join(held)) if held else tuple(result)
 
 
 def merged(messages: tuple[ChatMessage, ...]) -> tuple[ChatMessage, ...]:
@@ -106,7 +107,7 @@ def _join(messages: list[ChatMessage]) -> ChatMessage:
         joined,
         tool_calls=calls or None,
         reasoning="\n".join(m.reasoning for m in messages if m.reasoning) or None,
-        name=messages[0].name,
+        name=next((m.name for m in messages if m.name), None),
     )
 
 

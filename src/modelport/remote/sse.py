@@ -38,5 +38,9 @@ class EventParser:
                     self._data = []
                 self._kind = b""
             elif line[:6] == b"event:":
-                self._kind = line[6:].strip()
+                self._kind = line[7:] if line[6:7] == b" " else line[6:]
+            elif line == b"data":  # a field without a colon is one without a value
+                self._data.append(b"")
+            elif line == b"event":
+                self._kind = b""
         return events

@@ -116,7 +116,7 @@ class HTTPTransport:
         verify = self._verify
         if verify is True and self.base_url.startswith("https"):
             verify = environment_tls(os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR"))
-        session: aiohttp.ClientSession = aiohttp.ClientSession(
+        return aiohttp.ClientSession(  # type: ignore[no-any-return]
             # As many connections as OpenAI's SDK allows; how many are used is for max_concurrency to say.
             connector=aiohttp.TCPConnector(limit=1000, ssl=verify),
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT),
@@ -125,7 +125,6 @@ class HTTPTransport:
             trace_configs=[reused],
             read_bufsize=2**18,
         )
-        return session
 
     async def call(self, call: Call) -> Any:
         """See `Transport.call`."""
@@ -144,7 +143,11 @@ class HTTPTransport:
                     if data == b"[DONE]":
                         await _drain(response)
                         return
-                    event = _parse(data, headers)
+                    try:
+                        event = _parse(data, headers)
+                    except MalformedResponse:
+                        chunk = data = b""  # or a traceback with locals would show a key that the service quotes
+                        raise
                     if kind == b"error" and isinstance(event, dict):
                         event = {"error": event.get("error", event)}
                     yield event
@@ -215,9 +218,10 @@ def _parse(data: bytes, headers: Mapping[str, str]) -> Any:
     try:
         parsed = orjson.loads(data)
     except ValueError as error:
-        shown = without_secrets(data, headers)[:120].decode("utf-8", "replace")
+        data = without_secrets(data, headers)
+        shown = data[:120].decode("utf-8", "replace")
         raise MalformedResponse(f"The service sent broken JSON ({error}): {shown!r}.") from None
-    if isinstance(parsed, dict) and "choices" not in parsed:  # an error, in the words of the service
+    if isinstance(parsed, dict) and ("choices" not in parsed or "error" in parsed):  # and so about to be quoted
         return orjson.loads(without_secrets(data, headers))
     return parsed
 

@@ -1,0 +1,166 @@
+"""The tables: what backends there are, and what a model can do."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+from modelport.cli.terminal import Failure, is_terminal, is_utf8, rendered, write, write_json
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from modelport.model import Model
+    from modelport.testing.contract import Outcome, Row
+
+
+@dataclass(frozen=True)
+class Client:
+    """What a backend needs to be installed.
+
+    Args:
+        modules: Top-level modules; they are looked for and not imported.
+        extra: Of this package, which brings them.
+        example: A model of the backend, as `-m` takes it.
+    """
+
+    modules: tuple[str, ...]
+    extra: str | None
+    example: str
+
+
+#: By backend; those of other packages need only themselves.
+CLIENTS = {
+    "llamacpp": Client(("xllamacpp", "llguidance", "filelock"), "llamacpp", "llamacpp"),
+    "openai": Client(("aiohttp", "orjson"), "openai", "openai/gpt-4o"),
+}
+#: Status of an outcome: its symbol, the symbol where the terminal has only ASCII, its style.
+SYMBOLS = {
+    "works": ("✓", "+", "green"),
+    "declared": ("–", "-", "dim"),
+    "not checked": ("?", "?", "yellow"),
+    "broken": ("✗", "x", "bold red"),
+}
+
+
+def _client(name: str, where: str) -> Client:
+    return CLIENTS.get(name) or Client((where.partition(".")[0].partition(":")[0],), None, f"{name}/…")
+
+
+def backend_rows() -> list[dict[str, Any]]:
+    """Every backend: its name and class, whether its client is installed, how to install it, and an example."""
+    from modelport.registry import backends
+
+    rows = []
+    for name, where in sorted(backends().items()):
+        client = _client(name, where)
+        missing = [module for module in client.modules if find_spec(module) is None]
+        rows.append(
+            {
+                "name": name,
+                "class": where.partition(":")[2],
+                "installed": not missing,
+                "missing": missing,
+                "install": f"pip install 'modelport[{client.extra}]'" if missing and client.extra else None,
+                "example": client.example,
+            }
+        )
+    return rows
+
+
+def list_backends(as_json: bool) -> None:
+    """Prints the backends."""
+    rows = backend_rows()
+    if as_json:
+        write_json(rows)
+        return
+    table = _table("Backend", "Class", "Installed", "Example")
+    for row in rows:
+        found = "yes" if row["installed"] else f"no: {', '.join(row['missing'])}"
+        table.add_row(row["name"], row["class"], found, f"-m {row['example']}")
+    write(rendered(table), styled=True)
+    for row in rows:  # not in the table, which would break the line that is meant to be copied
+        if row["install"]:
+            write(f"For {row['name']}: {row['install']}\n")
+
+
+def check_model(model: Model, spec: str, names: Sequence[str], as_json: bool) -> bool:
+    """Holds a model to the contract and prints what came of it.
+
+    Args:
+        model: The model.
+        spec: What the user calls it.
+        names: Of the rows to check; none for all.
+        as_json: Whether to print JSON instead of a table.
+
+    Returns:
+        Whether it broke no promise.
+    """
+    outcomes = list(_watched(model, spec, _rows(names)))
+    if as_json:
+        write_json([asdict(outcome) for outcome in outcomes])
+    else:
+        write(rendered(_outcome_table(outcomes)), styled=True)
+        counts = Counter(outcome.status for outcome in outcomes)
+        write(f"{spec}: " + ", ".join(f"{status} {counts[status]}" for status in SYMBOLS if counts[status]) + "\n")
+    return all(outcome.status != "broken" for outcome in outcomes)
+
+
+def _rows(names: Sequence[str]) -> tuple[Row, ...]:
+    from modelport.testing.contract import ROWS
+
+    known = {row.name: row for row in ROWS}
+    if unknown := [name for name in names if name not in known]:
+        raise Failure(f"--row {unknown[0]!r} is no row of the contract; there are {', '.join(known)}")
+    return tuple(known[name] for name in names) or ROWS
+
+
+def _watched(model: Model, spec: str, rows: tuple[Row, ...]) -> Iterable[Outcome]:
+    """The outcomes as they come, with a line on standard error that says how far it is."""
+    from modelport.secrets import Secret
+    from modelport.testing.contract import Subject, check_all
+
+    keys = (getattr(model, name, None) for name in model.secret_settings)
+    subject = Subject(
+        make=lambda: model, secrets=tuple(key.reveal() for key in keys if isinstance(key, Secret) and key)
+    )
+    outcomes = check_all(subject, rows)
+    if not is_terminal(sys.stderr):
+        yield from outcomes
+        return
+    from rich.console import Console
+
+    with Console(stderr=True).status("") as status:
+        for number, row in enumerate(rows, 1):
+            status.update(f"{spec}: {row.name} ({number} of {len(rows)})")
+            yield next(outcomes)
+
+
+def _outcome_table(outcomes: Iterable[Outcome]) -> Table:
+    from rich.text import Text
+
+    table = _table("", "Promise", "Outcome", "Seconds", "Detail")
+    for outcome in outcomes:
+        symbol, ascii_symbol, style = SYMBOLS.get(outcome.status, ("?", "?", ""))
+        table.add_row(
+            Text(symbol if is_utf8(sys.stdout) else ascii_symbol, style),
+            Text(outcome.row),
+            Text(outcome.status, style),
+            Text(f"{outcome.seconds:.1f}"),
+            Text(" ".join(outcome.detail.split())),
+        )
+    return table
+
+
+def _table(*columns: str) -> Table:
+    from rich.box import ASCII, HEAVY_HEAD
+    from rich.table import Table
+
+    table = Table(header_style="bold", box=HEAVY_HEAD if is_utf8(sys.stdout) else ASCII)
+    for column in columns:
+        table.add_column(column, overflow="fold", justify="right" if column == "Seconds" else "left")
+    return table

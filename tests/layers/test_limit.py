@@ -1,0 +1,393 @@
+"""Rate limits: no window holds more than the limit, waiters go in order, and nothing is left behind."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import pickle
+import signal
+import threading
+import time
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import suppress
+from typing import Any
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from modelport import layers
+from modelport.errors import InvalidRequest, ServerError
+from modelport.layers.limit import WINDOW, Limit
+from modelport.messages import ChatMessage, ChatMessageStreamDelta, MessageRole, TokenUsage
+from modelport.model import Model
+from modelport.request import Request
+
+from .clock import in_no_time
+
+Delta = ChatMessageStreamDelta
+
+
+def request(text: str = "?", **parameters: Any) -> Request:
+    return Request((ChatMessage(MessageRole.USER, text),), parameters=parameters)
+
+
+class Backend:
+    """Takes its time, and notes when each request came and how many were under way."""
+
+    def __init__(
+        self, takes: float = 0.0, usage: TokenUsage | None = None, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.takes, self.usage, self.clock = takes, usage, clock
+        self.came: list[float] = []
+        self.texts: list[str] = []
+        self.running = self.most = 0
+        self._lock = threading.Lock()
+
+    async def __call__(self, request: Request) -> AsyncGenerator[Delta, None]:
+        with self._lock:
+            self.came.append(self.clock())
+            self.texts.append(request.messages[0].text)
+            self.running += 1
+            self.most = max(self.most, self.running)
+        try:
+            yield Delta(content="a")
+            await asyncio.sleep(self.takes)
+            yield Delta(finish_reason="stop", token_usage=self.usage)
+        finally:
+            with self._lock:
+                self.running -= 1
+
+
+async def ask(limit: Limit, backend: layers.Next, asked: Request | None = None) -> None:
+    async for _ in limit(asked or request(), backend):
+        pass
+
+
+def most_in_a_window(times: Sequence[float], window: float) -> int:
+    return max(sum(start <= t < start + window for t in times) for start in times)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(5):
+        while not condition():
+            await asyncio.sleep(0.001)
+
+
+# --- requests per minute ----------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=150, derandomize=True, deadline=None)
+@given(st.integers(1, 5), st.lists(st.floats(0, 200, allow_nan=False), min_size=1, max_size=25))
+@example(3, [0.0] * 12)
+@example(2, [0.0, 30.0, 59.999, 60.0, 60.001, 119.0])  # A counter that is reset each minute lets 4 of these through.
+def test_no_window_of_60_seconds_holds_more_requests_than_the_limit(rate: int, arrivals: list[float]) -> None:
+    async def work(clock: Callable[[], float]) -> Backend:
+        limit, backend = Limit(requests_per_minute=rate, clock=clock), Backend(clock=clock)
+
+        async def arrive(at: float) -> None:
+            await asyncio.sleep(at)
+            await ask(limit, backend)
+
+        await asyncio.gather(*map(arrive, arrivals))
+        return backend
+
+    came = in_no_time(work).came
+    assert len(came) == len(arrivals)
+    assert most_in_a_window(came, WINDOW) <= rate
+    # And nobody waits without need: each goes when it arrives, or when the request `rate` before it is 60 s old.
+    for n, (at, arrived) in enumerate(zip(came, sorted(arrivals), strict=True)):
+        assert at <= max(arrived, came[n - rate] + WINDOW if n >= rate else 0) + 0.01
+
+
+def test_a_burst_up_to_the_limit_goes_at_once_and_the_rest_when_the_window_has_passed() -> None:
+    async def work(clock: Callable[[], float]) -> list[float]:
+        limit, backend = Limit(requests_per_minute=5, clock=clock), Backend(clock=clock)
+        await asyncio.gather(*(ask(limit, backend) for _ in range(12)))
+        return backend.came
+
+    assert [round(at) for at in in_no_time(work)] == [0] * 5 + [60] * 5 + [120] * 2
+
+
+class Counting(Model):
+    """A model over a `Backend`."""
+
+    def __init__(self, backend: Backend, **settings: Any) -> None:
+        super().__init__("counting", **settings)
+        self.backend = backend
+
+    async def deltas(self, request: Request) -> AsyncGenerator[Delta, None]:
+        async for delta in self.backend(request):
+            yield delta
+
+
+def call_from_everywhere(model: Model, calls: int) -> None:
+    """A first call, then `calls` each from two threads' sync calls and from many tasks on two loops of their own."""
+
+    def one_after_another() -> None:
+        for n in range(calls):
+            model.generate("?") if n % 2 else list(model.generate_stream("?"))
+
+    async def all_at_once() -> None:
+        await asyncio.gather(*(model.agenerate("?") for _ in range(calls)))
+
+    model.generate("?")
+    callers = [threading.Thread(target=one_after_another) for _ in range(2)]
+    callers += [threading.Thread(target=lambda: asyncio.run(all_at_once())) for _ in range(2)]
+    for caller in callers:
+        caller.start()
+    for caller in callers:
+        caller.join(30)
+        assert not caller.is_alive(), "a waiter was never woken"
+
+
+def test_threads_and_tasks_of_several_loops_share_one_window(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("modelport.layers.limit.WINDOW", 0.3)
+    backend = Backend()
+    call_from_everywhere(Counting(backend, requests_per_minute=8), calls=8)
+    assert len(backend.came) == 33
+    # A thread may be late between the gate and the backend, hence the smaller window.
+    assert most_in_a_window(sorted(backend.came), 0.3 - 0.1) <= 8
+    assert max(backend.came) - min(backend.came) < 0.3 * 4 + 0.5
+
+
+# --- concurrency ------------------------------------------------------------------------------------------------------
+
+
+def test_max_concurrency_holds_over_threads_and_tasks() -> None:
+    backend = Backend(takes=0.005)
+    call_from_everywhere(Counting(backend, max_concurrency=3), calls=10)
+    assert (len(backend.came), backend.most, backend.running) == (41, 3, 0)
+
+
+async def test_waiters_go_in_the_order_in_which_they_came() -> None:
+    limit, backend = Limit(max_concurrency=1), Backend()
+    await asyncio.gather(*(ask(limit, backend, request(str(n))) for n in range(20)))
+    assert backend.texts == [str(n) for n in range(20)]
+
+
+async def test_waiters_of_several_loops_go_in_order_too() -> None:
+    limit, backend = Limit(max_concurrency=1), Backend()
+    first = limit(request("first"), backend)
+    await anext(first)
+    threads = []
+    for n in range(6):
+        threads.append(threading.Thread(target=lambda n=n: asyncio.run(ask(limit, backend, request(str(n))))))
+        threads[-1].start()
+        await until(lambda n=n: len(limit._queue) == n + 1)
+    late = asyncio.create_task(ask(limit, backend, request("late")))
+    await asyncio.sleep(0)
+    await first.aclose()
+    await late
+    for thread in threads:
+        thread.join(5)
+    assert backend.texts == ["first", *map(str, range(6)), "late"]
+
+
+async def test_a_newcomer_does_not_overtake_those_who_wait() -> None:
+    limit, backend = Limit(max_concurrency=1), Backend()
+    first = limit(request("first"), backend)
+    await anext(first)
+    waiting = asyncio.create_task(ask(limit, backend, request("waiting")))
+    await asyncio.sleep(0)
+    closing = asyncio.create_task(first.aclose())
+    newcomer = asyncio.create_task(ask(limit, backend, request("newcomer")))
+    await asyncio.gather(closing, waiting, newcomer)
+    assert backend.texts == ["first", "waiting", "newcomer"]
+
+
+# --- leaving ----------------------------------------------------------------------------------------------------------
+
+
+async def test_a_cancelled_waiter_frees_its_place() -> None:
+    limit, backend = Limit(max_concurrency=1), Backend()
+    first = limit(request("first"), backend)
+    await anext(first)
+    cancelled = asyncio.create_task(ask(limit, backend, request("cancelled")))
+    behind = asyncio.create_task(ask(limit, backend, request("behind")))
+    await asyncio.sleep(0.01)
+    cancelled.cancel()
+    await asyncio.sleep(0.01)
+    await first.aclose()
+    await asyncio.wait_for(behind, 1)
+    assert backend.texts == ["first", "behind"]
+
+
+async def test_a_waiter_cancelled_just_when_it_is_woken_wakes_the_next() -> None:
+    limit, backend = Limit(max_concurrency=1), Backend()
+    first = limit(request("first"), backend)
+    await anext(first)
+    woken = asyncio.create_task(ask(limit, backend, request("woken")))
+    behind = asyncio.create_task(ask(limit, backend, request("behind")))
+    await asyncio.sleep(0.01)
+    await first.aclose()  # Its place is now meant for `woken`, which has not run yet.
+    woken.cancel()
+    await asyncio.wait_for(behind, 1)
+    assert backend.texts == ["first", "behind"]
+
+
+def test_a_cancelled_waiter_for_a_window_hands_its_turn_on() -> None:
+    async def work(clock: Callable[[], float]) -> list[float]:
+        limit, backend = Limit(requests_per_minute=1, clock=clock), Backend(clock=clock)
+        await ask(limit, backend)
+        cancelled = asyncio.create_task(ask(limit, backend))
+        behind = asyncio.create_task(ask(limit, backend))
+        await asyncio.sleep(10)
+        cancelled.cancel()
+        await behind
+        return backend.came
+
+    assert [round(at) for at in in_no_time(work)] == [0, 60]
+
+
+def test_a_loop_that_was_closed_under_its_waiter_blocks_nobody() -> None:
+    limit, backend = Limit(max_concurrency=1), Backend()
+
+    async def first_then_last() -> None:
+        first = limit(request("first"), backend)
+        await anext(first)
+        await asyncio.to_thread(waiting_loop_ends)
+        last = asyncio.create_task(ask(limit, backend, request("last")))
+        await asyncio.sleep(0.01)
+        await first.aclose()
+        await asyncio.wait_for(last, 1)
+
+    def waiting_loop_ends() -> None:
+        loop = asyncio.new_event_loop()
+        loop.set_exception_handler(lambda loop, context: None)
+        lost.append(loop.create_task(ask(limit, backend, request("lost"))))
+        loop.run_until_complete(asyncio.sleep(0.01))
+        loop.close()
+
+    lost: list[asyncio.Task[None]] = []
+    asyncio.run(first_then_last())
+    assert backend.texts == ["first", "last"]
+
+
+async def _fails(request: Request) -> AsyncGenerator[Delta, None]:
+    raise ServerError("no")
+    yield Delta()
+
+
+async def test_a_place_is_free_again_after_an_error_a_cancellation_and_an_early_close() -> None:
+    limit, backend = Limit(max_concurrency=1), Backend(takes=60)
+    with pytest.raises(ServerError):
+        await ask(limit, _fails)
+
+    task = asyncio.create_task(ask(limit, backend))
+    await asyncio.sleep(0.01)
+    task.cancel()
+    with suppress(asyncio.CancelledError):
+        await task
+
+    stream = limit(request(), backend)
+    await anext(stream)
+    await stream.aclose()
+
+    await asyncio.wait_for(ask(limit, Backend()), 1)
+    assert backend.running == limit._running == 0
+
+
+# --- tokens per minute ------------------------------------------------------------------------------------------------
+
+
+def times_with_tokens(
+    limit_of: Callable[[Callable[[], float]], Limit], asked: list[Request], usage: TokenUsage | None, takes: float = 0.0
+) -> list[int]:
+    async def work(clock: Callable[[], float]) -> list[float]:
+        limit, backend = limit_of(clock), Backend(takes, usage, clock)
+        await asyncio.gather(*(ask(limit, backend, one) for one in asked))
+        return backend.came
+
+    return [round(at) for at in in_no_time(work)]
+
+
+def test_requests_count_by_an_estimate_until_their_usage_is_known() -> None:
+    # 20 bytes of prompt make 11 tokens, with max_tokens=39 it is 50: two fit into 100 at once, and the third waits …
+    asked = [request("x" * 20, max_tokens=39)] * 3
+    assert times_with_tokens(lambda clock: Limit(tokens_per_minute=100, clock=clock), asked, None) == [0, 0, 60]
+    # … until the first two, 7 s later, turn out to have cost 10 each.
+    cheap = TokenUsage(8, 2)
+    assert times_with_tokens(lambda clock: Limit(tokens_per_minute=100, clock=clock), asked, cheap, 7) == [0, 0, 7]
+
+
+def test_tokens_that_were_spent_count_in_full() -> None:
+    dear = TokenUsage(30, 70)
+    asked = [request("x", max_tokens=10)] * 3
+
+    # All three fit by estimate; a fourth, asked for later, meets what they really cost.
+    async def work(clock: Callable[[], float]) -> list[float]:
+        limit, backend = Limit(tokens_per_minute=310, clock=clock), Backend(usage=dear, clock=clock)
+        await asyncio.gather(*(ask(limit, backend, one) for one in asked))
+        await asyncio.sleep(1)
+        await ask(limit, backend, asked[0])
+        return backend.came
+
+    assert [round(at) for at in in_no_time(work)] == [0, 0, 0, 60]
+
+
+def test_an_unknown_length_is_estimated_by_the_longest_answer_seen() -> None:
+    async def work(clock: Callable[[], float]) -> list[float]:
+        limit, backend = Limit(tokens_per_minute=2000, clock=clock), Backend(usage=TokenUsage(1, 300), clock=clock)
+        await ask(limit, backend)  # Before any answer 1024 tokens are set aside; this one takes 300.
+        await asyncio.gather(*(ask(limit, backend) for _ in range(6)))
+        return backend.came
+
+    assert [round(at) for at in in_no_time(work)] == [0, 0, 0, 0, 0, 0, 60]
+
+
+def test_a_prompt_above_the_limit_goes_alone_in_its_window() -> None:
+    asked = [request("x" * 1000, max_tokens=10), request("x", max_tokens=10)]
+    assert times_with_tokens(lambda clock: Limit(tokens_per_minute=100, clock=clock), asked, None) == [0, 60]
+
+
+async def test_max_tokens_above_the_limit_is_refused_with_a_reason() -> None:
+    backend = Backend()
+    with pytest.raises(InvalidRequest, match=r"max_tokens=101 is above tokens_per_minute=100"):
+        await ask(Limit(tokens_per_minute=100), backend, request(max_tokens=101))
+    assert backend.came == []
+
+
+# --- the object -------------------------------------------------------------------------------------------------------
+
+
+def test_a_limit_with_nothing_to_do_is_not_on_the_way() -> None:
+    deltas: Any = object()
+    assert Limit()(request(), lambda request: deltas) is deltas
+
+
+@pytest.mark.parametrize("value", [0, -1, 0.5, True, "3", float("nan")])
+@pytest.mark.parametrize("name", ["requests_per_minute", "tokens_per_minute", "max_concurrency"])
+def test_limits_that_are_none_are_refused(name: str, value: Any) -> None:
+    with pytest.raises(InvalidRequest, match=name):
+        Limit(**{name: value})
+
+
+async def test_a_pickled_limit_starts_afresh() -> None:
+    limit, backend = Limit(requests_per_minute=1, max_concurrency=1), Backend(takes=60)
+    stream = limit(request(), backend)
+    await anext(stream)
+    twin = pickle.loads(pickle.dumps(limit))
+    assert (twin.requests_per_minute, twin.tokens_per_minute, twin.max_concurrency) == (1, None, 1)
+    await asyncio.wait_for(ask(twin, Backend()), 1)
+    await stream.aclose()
+
+
+def test_a_forked_child_is_not_held_up_by_what_the_parent_was_doing() -> None:
+    limit = Limit(max_concurrency=1)
+    busy = limit(request(), Backend(takes=60))
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(anext(busy))
+    with limit._lock:  # As if another thread were just passing the gate.
+        child = os.fork()
+        if child == 0:
+            signal.alarm(5)
+            try:
+                asyncio.run(ask(limit, Backend()))
+                os._exit(0)
+            except BaseException:
+                os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert limit._running == 1  # The parent's own account is as it was.
+    loop.run_until_complete(busy.aclose())
+    loop.close()

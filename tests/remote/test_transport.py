@@ -1,0 +1,902 @@
+"""The way to the wire: what reaches it, through which proxy and under which certificate; connections; no key shown."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import json
+import logging
+import os
+import pickle
+import socket
+import ssl
+import subprocess
+import threading
+import traceback
+import weakref
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qsl, urlsplit
+
+import openai
+import pytest
+
+from modelport import OpenAIServerModel
+from modelport.errors import (
+    AuthenticationError,
+    ConnectionFailed,
+    InvalidRequest,
+    MalformedResponse,
+    ModelError,
+    StreamInterrupted,
+)
+from modelport.remote.transport import environment_proxy
+from tests.servers.faults import OK, Fault, FaultServer, Reply, sse
+
+KEY = "sk-test-0123456789abcdef"
+ANSWER = Reply().text
+MESSAGES = [{"role": "user", "content": "hello"}]
+TRANSPORTS: dict[str, dict[str, Any]] = {"http": {}, "sdk": {"client_kwargs": {"timeout": 20.0}}}
+_VARIABLES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")
+
+pytestmark = pytest.mark.timeout(60)
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in list(os.environ):
+        if name.startswith(("OPENAI_", "SSL_CERT_")) or name.upper() in _VARIABLES:
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+
+
+@pytest.fixture(scope="module")
+def running() -> Iterator[FaultServer]:
+    with FaultServer() as server:
+        yield server
+
+
+@pytest.fixture
+def server(running: FaultServer) -> Iterator[FaultServer]:
+    running.wait_for(lambda: running.open_connections == 0)
+    running.clear()
+    yield running
+    running.start_listening()
+    gc.collect()
+
+
+@pytest.fixture(params=TRANSPORTS)
+def transport(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@contextlib.contextmanager
+def model_for(url: str, transport: str = "http", **settings: Any) -> Iterator[OpenAIServerModel]:
+    model = OpenAIServerModel("m", url, **{"retry": False, "timeout": 20, **TRANSPORTS[transport], **settings})
+    with model:
+        yield model
+
+
+# --- a relay, which sees what a server's own reader may hide ----------------------------------------------------------
+
+
+class Relay:
+    """Passes bytes on to a server and keeps them: as a plain wire, as a proxy (also CONNECT), or ending TLS."""
+
+    def __init__(self, upstream: int, tls: ssl.SSLContext | None = None) -> None:
+        self.heads: list[str] = []
+        """The heads of the requests, CONNECTs included, as they came."""
+        self._upstream, self._tls = upstream, tls
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._listener.getsockname()[1]
+        self.url = f"{'https' if tls else 'http'}://127.0.0.1:{self.port}"
+        self._sockets: list[socket.socket] = []
+
+    def __enter__(self) -> Relay:
+        threading.Thread(target=self._accept, daemon=True).start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        for connected in self._sockets:
+            with contextlib.suppress(OSError):
+                connected.shutdown(socket.SHUT_RDWR)
+            connected.close()
+
+    def headers(self, number: int = 0) -> dict[str, list[str]]:
+        """Every value of every header; names in lower case."""
+        result: dict[str, list[str]] = {}
+        for line in self.heads[number].split("\r\n")[1:]:
+            name, _, value = line.partition(":")
+            result.setdefault(name.lower(), []).append(value.strip())
+        return result
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                client, _ = self._listener.accept()
+            except OSError:
+                return
+            threading.Thread(target=self._serve, args=(client,), daemon=True).start()
+
+    def _serve(self, client: socket.socket) -> None:
+        self._sockets.append(client)
+        with contextlib.suppress(OSError):
+            if self._tls is not None:
+                client = self._tls.wrap_socket(client, server_side=True)
+                self._sockets.append(client)
+            data = b""
+            while b"\r\n\r\n" not in data:
+                if not (piece := client.recv(65536)):
+                    return client.close()
+                data += piece
+            head = data.partition(b"\r\n\r\n")[0].decode("latin-1")
+            port = self._upstream
+            if head.startswith("CONNECT"):
+                self.heads.append(head)
+                port = int(head.split()[1].rpartition(":")[2])
+                client.sendall(b"HTTP/1.1 200 Connection established\r\n\r\n")
+                data = b""
+            upstream = socket.create_connection(("127.0.0.1", port))
+            self._sockets.append(upstream)
+            threading.Thread(target=_pump, args=(upstream, client), daemon=True).start()
+            if not head.startswith("CONNECT"):
+                data = self._keep(data)
+            upstream.sendall(data)
+            _pump(client, upstream, keep=None if head.startswith("CONNECT") else self._keep)
+
+    def _keep(self, data: bytes) -> bytes:
+        head, _, _ = data.partition(b"\r\n\r\n")
+        if head.startswith(b"POST"):
+            self.heads.append(head.decode("latin-1"))
+        return data
+
+
+def _pump(source: socket.socket, target: socket.socket, keep: Callable[[bytes], bytes] | None = None) -> None:
+    with contextlib.suppress(OSError):
+        while data := source.recv(65536):
+            target.sendall(keep(data) if keep else data)
+    for end in (source, target):
+        with contextlib.suppress(OSError):
+            end.shutdown(socket.SHUT_RDWR)
+
+
+# --- what reaches the wire --------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Case:
+    """Settings for the SDK and for us, whose requests must not differ."""
+
+    environment: Mapping[str, str] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    call: Mapping[str, Any] = field(default_factory=dict)
+
+
+CASES = {
+    "key from the environment": Case(),
+    "key": Case(settings={"api_key": "sk-argument-0123456789"}),
+    "organization and project": Case({"OPENAI_ORG_ID": "org-env", "OPENAI_PROJECT_ID": "proj-env"}),
+    "organization and project, given": Case(
+        {"OPENAI_ORG_ID": "org-env", "OPENAI_PROJECT_ID": "proj-env"}, {"organization": "org-a", "project": "proj-a"}
+    ),
+    "custom headers": Case(
+        {"OPENAI_CUSTOM_HEADERS": "X-A: 1\nX-B:  two words \nno colon\nX-C: a:b\nauthorization: Bearer custom"}
+    ),
+    "precedence": Case(
+        {"OPENAI_CUSTOM_HEADERS": "X-One: env\nX-Two: env\nX-Three: env", "OPENAI_ORG_ID": "org-env"},
+        {"default_headers": {"x-two": "settings", "X-THREE": "settings", "OpenAI-Organization": "org-settings"}},
+        {"extra_headers": {"x-three": "call"}},
+    ),
+    "authorization in default_headers": Case(settings={"default_headers": {"authorization": "Bearer mine"}}),
+    "authorization in extra_headers": Case(call={"extra_headers": {"AUTHORIZATION": "Bearer mine"}}),
+    "content type": Case(settings={"default_headers": {"content-type": "application/json; charset=utf-8"}}),
+    "user agent": Case(settings={"default_headers": {"user-agent": "mine"}}),
+    "a header taken away": Case(
+        settings={"default_headers": {"X-A": "1", "X-B": "2"}}, call={"extra_headers": {"x-a": openai.Omit()}}
+    ),
+    "query": Case(
+        settings={"default_query": {"a": "1", "b": True, "c": [1, 2], "d": {"e": "f"}, "n": None, "v": "x y/ü&"}},
+        call={"extra_query": {"a": "2", "g": 1.5}},
+    ),
+    "body": Case(call={"extra_body": {"temperature": 0.25, "nested": {"list": [1, None, "ü"]}}}),
+    "base URL from the environment": Case({"OPENAI_BASE_URL": "{}/elsewhere"}),
+    "base URL with a slash": Case(settings={"base_url": "{}/v1/"}),
+}
+#: What tells one HTTP library from another, and nothing else.
+_OWN = ("user-agent", "connection", "accept-encoding", "host")
+
+
+def wire(relay: Relay, body: Any) -> dict[str, Any]:
+    """A request, as far as clients must agree on it."""
+    headers = {name: v for name, v in relay.headers().items() if not name.startswith("x-stainless-")}
+    if headers["user-agent"] != ["mine"]:
+        headers.pop("user-agent")
+    target = urlsplit(relay.heads[0].split()[1])
+    kept = {name: value for name, value in headers.items() if name not in _OWN or name == "user-agent"}
+    # Both are JSON, in other orders and so of other lengths.
+    kept.pop("content-length")
+    return {"path": target.path, "query": sorted(parse_qsl(target.query)), "headers": kept, "body": body}
+
+
+@pytest.mark.parametrize("streamed", [False, True], ids=["plain", "streamed"])
+@pytest.mark.parametrize("name", CASES)
+def test_the_wire_is_that_of_the_sdk(
+    server: FaultServer, transport: str, monkeypatch: pytest.MonkeyPatch, name: str, streamed: bool
+) -> None:
+    case = CASES[name]
+    seen = []
+    for ours in (False, True):
+        with Relay(server.port) as relay:
+            for variable, value in case.environment.items():
+                monkeypatch.setenv(variable, value.format(relay.url))
+            settings = dict(case.settings)
+            given = settings.pop("base_url", None if "OPENAI_BASE_URL" in case.environment else "{}/v1")
+            url = given and given.format(relay.url)
+            server.clear()
+            if ours:
+                with model_for(url, transport, **settings) as model:
+                    if streamed:
+                        list(model.generate_stream("hello", **case.call))
+                    else:
+                        model.generate("hello", **case.call)
+            else:
+                call: dict[str, Any] = {"model": "m", "messages": MESSAGES, **case.call}
+                with openai.OpenAI(base_url=url, max_retries=0, **settings) as client:
+                    if streamed:
+                        call |= {"stream": True, "stream_options": {"include_usage": True}}
+                        list(client.chat.completions.create(**call))
+                    else:
+                        client.chat.completions.create(**call)
+            seen.append(wire(relay, server.requests[0].json))
+    assert seen[1] == seen[0]
+    assert all(len(values) == 1 for values in seen[1]["headers"].values())
+
+
+@pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])
+def test_a_function_gives_the_key_of_each_call(server: FaultServer, is_async: bool) -> None:
+    keys = iter(["first", "second", "third"])
+
+    async def later() -> str:
+        await asyncio.sleep(0)
+        return next(keys)
+
+    with model_for(server.base_url, api_key=later if is_async else lambda: next(keys)) as model:
+        model.generate("hello")
+        list(model.generate_stream("hello"))
+        asyncio.run(model.agenerate("hello"))
+    assert [r.headers["authorization"] for r in server.requests] == ["Bearer first", "Bearer second", "Bearer third"]
+
+
+@pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])
+@pytest.mark.xfail(strict=True, reason="OpenAIServerModel._make_client drops a key that is a function")
+def test_a_function_gives_the_key_through_the_sdk(server: FaultServer, is_async: bool) -> None:
+    async def later() -> str:
+        return "from a function"
+
+    with model_for(server.base_url, "sdk", api_key=later if is_async else lambda: "from a function") as model:
+        model.generate("hello")
+    assert server.requests[0].headers["authorization"] == "Bearer from a function"
+
+
+def test_a_missing_key_is_found_before_the_first_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OPENAI_API_KEY")
+    with pytest.raises(AuthenticationError, match="OPENAI_API_KEY"):
+        OpenAIServerModel("m")
+
+
+def test_a_missing_key_through_the_sdk(monkeypatch: pytest.MonkeyPatch, server: FaultServer) -> None:
+    monkeypatch.delenv("OPENAI_API_KEY")
+    with pytest.raises(ModelError, match="api_key"), model_for(server.base_url, "sdk") as model:
+        model.generate("hello")
+    assert server.requests == []
+
+
+@pytest.mark.parametrize("value", ["sk-with-a-line-break\n", "a\r\nX-Injected: 1", "nul\0"])
+def test_a_header_is_one_line(server: FaultServer, transport: str, value: str) -> None:
+    """A key read from a file often ends in a line break. Nothing is sent, and the value is not shown."""
+    with (
+        pytest.raises(InvalidRequest, match="one line") as caught,
+        model_for(server.base_url, transport, api_key=value, retry=True) as model,
+    ):
+        model.generate("hello")
+    assert value.strip() not in shown(caught.value)
+    assert server.requests == []
+
+
+def test_a_header_without_a_value_is_refused(server: FaultServer) -> None:
+    with model_for(server.base_url) as model, pytest.raises(InvalidRequest, match="X-A"):
+        model.generate("hello", extra_headers={"X-A": None})
+    assert server.requests == []
+
+
+def test_a_body_that_is_no_json_is_refused(server: FaultServer) -> None:
+    with model_for(server.base_url) as model, pytest.raises(InvalidRequest, match="JSON"):
+        model.generate("hello", extra_body={"what": object()})
+    assert server.requests == []
+
+
+@pytest.mark.parametrize("url", ["api.openai.com/v1", "ftp://host/v1", "http://", "https:///v1"])
+def test_a_base_that_is_no_url(url: str) -> None:
+    with pytest.raises(InvalidRequest, match="api_base"):
+        OpenAIServerModel("m", url)
+
+
+# --- proxies ----------------------------------------------------------------------------------------------------------
+
+PROXIED = [
+    ({"HTTP_PROXY": "{}"}, True),
+    ({"http_proxy": "{}"}, True),
+    ({"HTTP_PROXY": "{bare}"}, True),
+    ({"ALL_PROXY": "{}"}, True),
+    ({"HTTPS_PROXY": "{}"}, False),
+    ({"HTTP_PROXY": "{}", "NO_PROXY": "127.0.0.1"}, False),
+    ({"HTTP_PROXY": "{}", "NO_PROXY": "*"}, False),
+    ({"HTTP_PROXY": "{}", "no_proxy": "example.com, 127.0.0.1"}, False),
+    ({"ALL_PROXY": "{}", "NO_PROXY": "example.com,localhost"}, True),
+]
+
+
+@pytest.mark.parametrize(("environment", "expected"), PROXIED, ids=[" ".join(env) for env, _ in PROXIED])
+def test_the_proxy_of_the_environment(
+    server: FaultServer,
+    transport: str,
+    monkeypatch: pytest.MonkeyPatch,
+    environment: Mapping[str, str],
+    expected: bool,
+) -> None:
+    with Relay(server.port) as proxy:
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value.format(proxy.url, bare=f"127.0.0.1:{proxy.port}"))
+        with model_for(server.base_url, transport) as model:
+            assert model.generate("hello").content == ANSWER
+            assert "".join(delta.content or "" for delta in model.generate_stream("hello")) == ANSWER
+        assert len(server.requests) == 2
+        assert len(proxy.heads) == (2 if expected else 0)
+        assert all(head.startswith(f"POST {server.url}/v1/") for head in proxy.heads)
+
+
+def test_a_proxy_with_a_password(server: FaultServer, transport: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Relay(server.port) as proxy:
+        monkeypatch.setenv("HTTP_PROXY", f"http://user:pass@127.0.0.1:{proxy.port}")
+        with model_for(server.base_url, transport) as model:
+            model.generate("hello")
+        assert proxy.headers()["proxy-authorization"] == ["Basic dXNlcjpwYXNz"]
+        assert proxy.headers()["authorization"] == [f"Bearer {KEY}"]
+
+
+def test_a_proxy_that_is_not_there(server: FaultServer, transport: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    monkeypatch.setenv("HTTP_PROXY", f"http://127.0.0.1:{port}")
+    with model_for(server.base_url, transport) as model, pytest.raises(ConnectionFailed):
+        model.generate("hello")
+    assert server.requests == []
+
+
+def test_a_proxy_of_another_kind_is_refused(monkeypatch: pytest.MonkeyPatch, server: FaultServer) -> None:
+    monkeypatch.setenv("ALL_PROXY", "socks5://127.0.0.1:1080")
+    with model_for(server.base_url) as model, pytest.raises(InvalidRequest, match=r"socks5.*client_kwargs"):
+        model.generate("hello")
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    assert environment_proxy(server.base_url) is None
+
+
+# --- TLS --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A self-signed certificate and its key in one file, alone in its folder, under its hash as well."""
+    folder = tmp_path_factory.mktemp("tls")
+    path = folder / "server.pem"
+    key = folder.parent / "server.key"
+    command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=localhost"
+    names = ["-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"]
+    subprocess.run([*command.split(), *names, "-keyout", key, "-out", path], check=True, capture_output=True)
+    digest = subprocess.run(["openssl", "x509", "-hash", "-noout", "-in", path], check=True, capture_output=True)
+    (folder / f"{digest.stdout.decode().strip()}.0").write_text(path.read_text())
+    return path
+
+
+@pytest.fixture
+def tls(server: FaultServer, certificate: Path) -> Iterator[Relay]:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, certificate.parent.parent / "server.key")
+    with Relay(server.port, context) as relay:
+        yield relay
+
+
+def test_a_certificate_that_nobody_vouches_for(server: FaultServer, tls: Relay, transport: str) -> None:
+    """It is refused at once: trying again would not make it better."""
+    with (
+        model_for(f"{tls.url}/v1", transport, retry=True) as model,
+        pytest.raises(ConnectionFailed, match="certificate") as caught,
+    ):
+        model.generate("hello")
+    assert not caught.value.retryable
+    assert server.requests == []
+
+
+@pytest.mark.parametrize("variable", ["SSL_CERT_FILE", "SSL_CERT_DIR"])
+def test_a_certificate_named_in_the_environment(
+    server: FaultServer, tls: Relay, transport: str, certificate: Path, monkeypatch: pytest.MonkeyPatch, variable: str
+) -> None:
+    monkeypatch.setenv(variable, str(certificate if variable == "SSL_CERT_FILE" else certificate.parent))
+    with openai.OpenAI(base_url=f"{tls.url}/v1", max_retries=0) as client:
+        client.chat.completions.create(model="m", messages=MESSAGES)  # type: ignore[arg-type]
+    with model_for(f"{tls.url}/v1", transport) as model:
+        assert model.generate("hello").content == ANSWER
+        assert "".join(delta.content or "" for delta in model.generate_stream("hello")) == ANSWER
+    assert len(server.requests) == 3
+
+
+def test_a_certificate_of_another_host(
+    tls: Relay, transport: str, certificate: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    with model_for(f"https://127.0.0.2:{tls.port}/v1", transport) as model, pytest.raises(ConnectionFailed):
+        model.generate("hello")
+
+
+def test_a_certificate_file_that_is_not_there(tls: Relay, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "missing.pem"))
+    with model_for(f"{tls.url}/v1") as model, pytest.raises(InvalidRequest, match=r"SSL_CERT_FILE.*missing\.pem"):
+        model.generate("hello")
+
+
+def test_tls_through_a_proxy(
+    server: FaultServer, tls: Relay, transport: str, certificate: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The proxy learns the host and nothing more."""
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    with Relay(0) as proxy:
+        monkeypatch.setenv("HTTPS_PROXY", proxy.url)
+        with model_for(f"{tls.url}/v1", transport) as model:
+            assert model.generate("hello").content == ANSWER
+        assert [head.split("\r\n")[0] for head in proxy.heads] == [f"CONNECT 127.0.0.1:{tls.port} HTTP/1.1"]
+        assert KEY not in str(proxy.heads)
+
+
+def test_a_proxy_that_refuses(server: FaultServer, transport: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(listener: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                client, _ = listener.accept()
+                client.recv(65536)
+                client.sendall(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+                client.close()
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=refuse, args=(listener,), daemon=True).start()
+        monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{listener.getsockname()[1]}")
+        with model_for("https://127.0.0.1:1/v1", transport) as model, pytest.raises(ConnectionFailed, match=r"roxy"):
+            model.generate("hello")
+        listener.shutdown(socket.SHUT_RDWR)
+
+
+# --- connections ------------------------------------------------------------------------------------------------------
+
+
+def test_calls_share_a_connection(server: FaultServer, transport: str) -> None:
+    with model_for(server.base_url, transport) as model:
+        for _ in range(5):
+            model.generate("hello")
+            list(model.generate_stream("hello"))
+        assert (len(server.requests), server.connections_opened) == (10, 1)
+
+        async def the_same() -> None:
+            for _ in range(5):
+                await model.agenerate("hello")
+                async with model.agenerate_stream("hello") as stream:
+                    async for _ in stream:
+                        pass
+
+        asyncio.run(the_same())
+    assert (len(server.requests), server.connections_opened) == (20, 2)
+
+
+def test_errors_give_their_connection_back(server: FaultServer, transport: str) -> None:
+    server.script([Fault.status(400), Fault.status(500), Fault.rate_limit()])
+    with model_for(server.base_url, transport) as model:
+        for _ in range(3):
+            with pytest.raises(ModelError):
+                model.generate("hello")
+        model.generate("hello", stop_sequences=["zzz"])
+        model.generate("hello")
+    assert server.connections_opened == 1
+
+
+def test_a_stream_cut_by_us_gives_up_its_connection_alone(server: FaultServer) -> None:
+    """A stop sequence that the server does not know ends the stream early; the next call opens a new connection."""
+    server.script([Fault.cut("stall", stall_s=9.0)])
+    with model_for(server.base_url, capabilities={"stop": False}) as model:
+        assert "".join(d.content or "" for d in model.generate_stream("hello", stop_sequences=["tal"])) == "The capi"
+        server.wait_for(lambda: server.open_connections == 0)
+        assert model.generate("hello").content == ANSWER
+
+
+@pytest.mark.parametrize("when", ["at_once", "on_next_request"])
+@pytest.mark.parametrize("streamed", [False, True], ids=["plain", "streamed"])
+def test_a_stale_connection_earns_one_free_retry(server: FaultServer, when: Any, streamed: bool) -> None:
+    """Though retries are off: the server had closed it before it saw the request."""
+    server.script([Fault.stale(when), Fault.stale(when), OK])
+    with model_for(server.base_url, retry=False) as model:
+        for _ in range(3):
+            if streamed:
+                assert "".join(delta.content or "" for delta in model.generate_stream("hello")) == ANSWER
+            else:
+                assert model.generate("hello").content == ANSWER
+    assert len(server.requests) == 3
+    assert server.connections_opened == 3
+    assert server.stale_hits == (2 if when == "on_next_request" else 0)
+
+
+def test_many_stale_connections(server: FaultServer) -> None:
+    """Each of them gives way to the next, and the last one to a new one."""
+    server.script(then=Fault.stale("on_next_request").but(delay_s=0.1))
+    with model_for(server.base_url, retry=False) as model:
+
+        async def go() -> None:
+            await asyncio.gather(*(model.agenerate("hello") for _ in range(8)))
+            server.script()
+            assert (await model.agenerate("hello")).content == ANSWER
+
+        asyncio.run(go())
+    assert len(server.requests) == 9
+
+
+def test_a_new_connection_that_breaks_earns_none(server: FaultServer) -> None:
+    server.script(then=Fault.hang_up())
+    with model_for(server.base_url, retry=False) as model, pytest.raises(ConnectionFailed):
+        model.generate("hello")
+    assert len(server.requests) == 1
+
+
+def test_a_stale_connection_through_the_sdk_is_retried(server: FaultServer) -> None:
+    """The SDK does not tell a stale connection from a broken one: the retry layer makes up for both."""
+    server.script([Fault.stale("on_next_request"), OK])
+    with model_for(server.base_url, "sdk", retry=2) as model:
+        model.generate("hello")
+        assert model.generate("hello").content == ANSWER
+    assert server.stale_hits == 1
+
+
+def test_a_pool_is_not_filled_by_callers_who_leave(server: FaultServer, transport: str) -> None:
+    with model_for(server.base_url, transport) as model:
+
+        async def go() -> None:
+            await model.agenerate("hello")
+            tasks = len(asyncio.all_tasks())
+            server.script(then=Fault.cut("stall", stall_s=9.0))
+            for _ in range(50):
+                async with model.agenerate_stream("hello") as stream:
+                    async for delta in stream:
+                        if delta.content:
+                            break
+            assert len(asyncio.all_tasks()) == tasks
+            await asyncio.to_thread(server.wait_for, lambda: server.open_connections <= 1)
+            server.script()
+            opened = server.connections_opened
+            for _ in range(3):
+                await model.agenerate("hello")
+            assert server.connections_opened <= opened + 1
+
+        asyncio.run(go())
+
+
+def test_one_client_for_each_loop(server: FaultServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[Any] = []
+
+    class Counted(openai.AsyncOpenAI):
+        def __init__(self, **settings: Any) -> None:
+            super().__init__(**settings)
+            made.append(self)
+
+    monkeypatch.setattr(openai, "AsyncOpenAI", Counted)
+    with model_for(server.base_url, "sdk") as model:
+
+        async def several() -> None:
+            await asyncio.gather(*(model.agenerate("hello") for _ in range(5)))
+
+        for _ in range(3):
+            model.generate("hello")
+        assert len(made) == 1
+        for number in (2, 3):
+            asyncio.run(several())
+            assert len(made) == number
+            assert made[-1].is_closed()
+        assert not made[0].is_closed()
+    assert made[0].is_closed()
+
+
+def test_many_loops_at_once(server: FaultServer, transport: str) -> None:
+    """Loops that begin and end in many threads do not disturb each other."""
+    failures: list[BaseException] = []
+
+    def calls() -> None:
+        try:
+            for _ in range(8):
+                assert asyncio.run(model.agenerate("hello")).content == ANSWER
+        except BaseException as error:
+            failures.append(error)
+
+    with model_for(server.base_url, transport) as model:
+        threads = [threading.Thread(target=calls) for _ in range(12)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(40)
+    assert failures == []
+    assert len(server.requests) == 96
+    server.wait_for(lambda: server.open_connections == 0)
+
+
+def test_many_calls_at_once(server: FaultServer, transport: str) -> None:
+    server.script(then=OK.but(delay_s=0.05))
+    with model_for(server.base_url, transport) as model:
+
+        async def many() -> set[str | None]:
+            messages = await asyncio.gather(*(model.agenerate("hello") for _ in range(100)))
+            return {str(message.content) for message in messages}
+
+        assert asyncio.run(many()) == {ANSWER}
+    assert len(server.requests) == 100
+
+
+def test_a_forgotten_model_closes_its_connections(server: FaultServer, transport: str) -> None:
+    model = OpenAIServerModel("m", server.base_url, **TRANSPORTS[transport])
+    model.generate("hello")
+    assert server.open_connections == 1
+    gone = weakref.ref(model)
+    del model
+    gc.collect()
+    assert gone() is None
+    server.wait_for(lambda: server.open_connections == 0)
+
+
+def test_a_closed_model_opens_a_new_connection(server: FaultServer, transport: str) -> None:
+    model = OpenAIServerModel("m", server.base_url, **TRANSPORTS[transport])
+    for _ in range(2):
+        model.generate("hello")
+        model.close()
+        server.wait_for(lambda: server.open_connections == 0)
+
+    async def closed_by_itself() -> None:
+        async with model:
+            await model.agenerate("hello")
+        await asyncio.to_thread(server.wait_for, lambda: server.open_connections == 0)
+
+    asyncio.run(closed_by_itself())
+    assert len(server.requests) == 3
+
+
+# --- clients of the user's --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])
+def test_a_client_of_the_users(server: FaultServer, is_async: bool) -> None:
+    """Its settings are its own, its retries are off, and it is left open."""
+    kind: Any = openai.AsyncOpenAI if is_async else openai.OpenAI
+    client = kind(base_url=server.base_url, api_key=KEY, default_headers={"X-Mine": "1"}, max_retries=5)
+    with OpenAIServerModel("m", client=client, retry=False) as model:
+        assert model.generate("hello").content == ANSWER
+        assert "".join(delta.content or "" for delta in model.generate_stream("hello")) == ANSWER
+        server.script([Fault.status(500)])
+        with pytest.raises(ModelError):
+            model.generate("hello")
+        with pytest.raises(TypeError, match="pickled"):
+            pickle.dumps(model)
+    assert [request.headers["x-mine"] for request in server.requests] == ["1"] * 3
+    assert not client.is_closed()
+    assert model.generate("hello").content == ANSWER
+    if is_async:
+        from modelport.loop import run
+
+        run(client.close())
+    else:
+        client.close()
+
+
+def test_a_sync_client_of_the_users_in_async_code(server: FaultServer) -> None:
+    """Many calls at once, each in a thread of its own; the loop is never blocked."""
+    server.script(then=OK.but(delay_s=0.1))
+    with openai.OpenAI(base_url=server.base_url, api_key=KEY) as client:
+        model = OpenAIServerModel("m", client=client)
+
+        async def go() -> float:
+            loop = asyncio.get_running_loop()
+            begun = loop.time()
+            streams = [model.agenerate_stream("hello") for _ in range(8)]
+            texts = await asyncio.gather(*(model.agenerate("hello") for _ in range(8)), *(map(text_of, streams)))
+            assert {str(getattr(text, "content", text)) for text in texts} == {ANSWER}
+            return loop.time() - begun
+
+        assert asyncio.run(go()) < 1.2  # 16 after one another would take 1.6
+
+
+async def text_of(stream: Any) -> str:
+    return "".join([delta.content or "" async for delta in stream])
+
+
+def test_a_stream_of_a_sync_client_that_is_left(server: FaultServer) -> None:
+    server.script(then=OK.but(pace_s=0.05))
+    with openai.OpenAI(base_url=server.base_url, api_key=KEY) as client:
+        model = OpenAIServerModel("m", client=client)
+        with model.generate_stream("hello") as stream:
+            next(stream)
+        server.wait_for(lambda: server.open_connections == 0)
+        wait_for_no_thread("modelport-stream")
+
+
+def wait_for_no_thread(name: str) -> None:
+    deadline = 100
+    while any(thread.name == name for thread in threading.enumerate()):
+        deadline -= 1
+        assert deadline, threading.enumerate()
+        threading.Event().wait(0.02)
+
+
+def test_an_async_client_of_the_users_in_its_own_loop(server: FaultServer) -> None:
+    async def go() -> None:
+        async with openai.AsyncOpenAI(base_url=server.base_url, api_key=KEY) as client:
+            model = OpenAIServerModel("m", client=client)
+            assert (await model.agenerate("hello")).content == ANSWER
+            assert await text_of(model.agenerate_stream("hello")) == ANSWER
+
+    asyncio.run(go())
+    assert server.connections_opened == 1
+
+
+def test_the_settings_of_a_client_made_here(server: FaultServer) -> None:
+    """They go before ours; `max_retries` becomes our own retry, and is not done twice."""
+    settings = {"default_headers": {"X-Mine": "1"}, "max_retries": 1, "api_key": "sk-other-0123456789"}
+    server.script(then=Fault.status(500))
+    model = OpenAIServerModel("m", server.base_url, client_kwargs=settings)
+    with model, pytest.raises(ModelError):
+        model.generate("hello")
+    assert len(server.requests) == 2
+    assert server.requests[0].headers["x-mine"] == "1"
+    assert server.requests[0].headers["authorization"] == "Bearer sk-other-0123456789"
+
+
+def test_a_timeout_of_the_clients_own(server: FaultServer) -> None:
+    server.script([Fault.slow(9.0)])
+    model = OpenAIServerModel("m", server.base_url, client_kwargs={"timeout": 0.3}, retry=2)
+    with model:
+        assert model.generate("hello").content == ANSWER
+    assert len(server.requests) == 2
+
+
+def test_wrong_settings_of_a_client(server: FaultServer) -> None:
+    model = OpenAIServerModel("m", server.base_url, client_kwargs={"no_such_setting": 1})
+    with pytest.raises(TypeError, match="no_such_setting"):
+        model.generate("hello")
+    with pytest.raises(InvalidRequest, match="client_kwargs"):
+        OpenAIServerModel("m", client=openai.OpenAI(), client_kwargs={"timeout": 1})
+
+
+# --- no key is shown --------------------------------------------------------------------------------------------------
+
+
+def shown(error: BaseException) -> str:
+    """Everything that a handler of errors might print of it, the locals of every frame but the test's own included."""
+    parts = []
+    one: BaseException | None = error
+    while one is not None:
+        frames = one.__traceback__
+        while frames is not None and frames.tb_frame.f_code.co_filename == __file__:
+            frames = frames.tb_next
+        stack = traceback.StackSummary.extract(traceback.walk_tb(frames), capture_locals=True)
+        parts += [str(one), repr(one), repr(vars(one)), *stack.format()]
+        one = one.__cause__ or (None if one.__suppress_context__ else one.__context__)
+    return "\n".join(parts)
+
+
+ECHO = f"Incorrect API key provided: {KEY}. You sent 'Bearer {KEY}'."
+LEAKS: dict[str, Fault | None] = {
+    "401": Fault.status(401, message=ECHO),
+    "400 in plain text": Fault.status(400, body=ECHO.encode()),
+    "429": Fault.status(429, message=ECHO, headers={"Retry-After": "0"}),
+    "500": Fault.status(500, message=ECHO),
+    "a detail": Fault.status(422, body=json.dumps({"detail": [{"msg": ECHO}]}).encode()),
+    "a redirect": Fault.status(307, headers={"Location": "http://elsewhere.example/"}),
+    "an error in a 200": Fault.error_frame(message=ECHO),
+    "an error of another form": Fault(
+        content=json.dumps({"message": ECHO}).encode(), replaced_events={3: sse({"message": ECHO})}, last_event=3
+    ),
+    "an event of its own": Fault(
+        content=b"{}", replaced_events={3: b"event: error\n" + sse({"message": ECHO})}, last_event=3
+    ),
+    "no JSON": Fault(content=ECHO.encode(), replaced_events={3: sse(ECHO)}),
+    "no chat completion": Fault(
+        content=json.dumps({"choices": ECHO, "error": None}).encode(), replaced_events={3: sse({"error": ECHO})}
+    ),
+    "a reset": Fault.cut("reset"),
+    "a cut": Fault.cut("close"),
+    "a reset before headers": Fault.reset(),
+    "silence": Fault.silence(9.0),
+    "refused": None,
+}
+
+
+@pytest.mark.parametrize("way", ["sync", "streamed", "async"])
+@pytest.mark.parametrize("name", LEAKS)
+def test_no_failure_shows_the_key(
+    server: FaultServer, transport: str, name: str, way: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    fault = LEAKS[name]
+    if fault is None:
+        server.stop_listening()
+    else:
+        server.script(then=fault)
+    with model_for(server.base_url, transport, api_key=KEY, first_token_timeout=0.5) as model:
+        with pytest.raises(ModelError) as caught:
+            if way == "sync":
+                model.generate("hello")
+            elif way == "async":
+                asyncio.run(model.agenerate("hello"))
+            else:
+                list(model.generate_stream("hello"))
+        assert KEY not in shown(caught.value)
+        if isinstance(caught.value, StreamInterrupted):
+            assert KEY not in repr(caught.value.partial)
+        assert KEY not in repr([model, model._transport, vars(model._transport)])
+        assert KEY not in pickle.dumps(caught.value).decode("latin-1")
+    assert KEY not in caplog.text
+    assert KEY not in str([vars(record) for record in caplog.records])
+
+
+def test_a_word_of_a_harmless_header_is_left_alone(server: FaultServer) -> None:
+    server.script([Fault.status(400, message="The playground is closed.")])
+    with (
+        model_for(server.base_url, default_headers={"X-Title": "My playground"}) as model,
+        pytest.raises(InvalidRequest, match="The playground is closed"),
+    ):
+        model.generate("hello")
+
+
+def test_an_answer_that_is_no_http(transport: str) -> None:
+    def answer(listener: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                client, _ = listener.accept()
+                said = client.recv(65536)
+                client.sendall(b"220 mail.example ESMTP\r\n" + said + b"\r\n\r\n")
+                client.close()
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=answer, args=(listener,), daemon=True).start()
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}/v1"
+        with model_for(url, transport) as model, pytest.raises(ModelError) as caught:
+            model.generate("hello")
+        listener.shutdown(socket.SHUT_RDWR)
+    assert KEY not in shown(caught.value)
+    assert type(caught.value) in (MalformedResponse, ConnectionFailed)
+
+
+def test_an_answer_that_quotes_the_key_is_not_changed(server: FaultServer, transport: str) -> None:
+    """Only what becomes an error's text is cleaned: the model's words are the caller's."""
+    server.script(then=Fault.ok(f"You told me {KEY}.", piece=100))
+    with model_for(server.base_url, transport) as model:
+        assert model.generate("hello").content == f"You told me {KEY}."
+        assert "".join(delta.content or "" for delta in model.generate_stream("hello")) == f"You told me {KEY}."
+
+
+def test_a_model_shows_no_key(server: FaultServer, transport: str, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    model = OpenAIServerModel("m", server.base_url, KEY, **TRANSPORTS[transport])
+    with model:
+        stream = model.generate_stream("hello")
+        next(stream)
+        assert KEY not in repr([model, stream, model.generate("hello"), vars(model)["api_key"]])
+        stream.close()
+        assert KEY not in pickle.dumps(model).decode("latin-1")
+        assert KEY not in json.dumps(model.to_dict())
+    assert KEY not in caplog.text

@@ -1,0 +1,338 @@
+"""What a caller may ask an answer to be: each form is read, checked, and put to the engines without a change of meaning."""
+
+from __future__ import annotations
+
+import enum
+import json
+import re
+import typing
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import BaseModel
+
+from modelport.errors import InvalidRequest
+from modelport.grammar import (
+    Choice,
+    JSONSchema,
+    Lark,
+    Regex,
+    as_lark,
+    grammar_from,
+    grammar_from_response_format,
+    mismatch,
+)
+
+llguidance = pytest.importorskip("llguidance")
+
+
+class Person(BaseModel):
+    name: str
+    age: int | None = None
+
+
+@dataclass
+class Point:
+    x: int
+    tags: list[str] = field(default_factory=list)
+
+
+class Movie(typing.TypedDict):
+    title: str
+    year: typing.NotRequired[int]
+
+
+class Shelf(typing.TypedDict, total=False):
+    movies: typing.Required[list[Movie]]
+    best: Movie | None
+
+
+class Colour(enum.Enum):
+    RED = "red"
+    BLUE = "blue"
+
+
+# --- the forms --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("form", "text", "parsed", "wrong"),
+    [
+        (Person, '{"name": "Ada"}', Person(name="Ada"), '{"age": 3}'),
+        (Point, '{"x": 1, "tags": ["a"]}', Point(1, ["a"]), '{"x": "left"}'),
+        (Movie, '{"title": "Alien"}', {"title": "Alien"}, '{"year": 1979}'),
+        (Shelf, '{"movies": [{"title": "A"}], "best": null}', {"movies": [{"title": "A"}], "best": None}, "{}"),
+        (Shelf, '{"movies": []}', {"movies": []}, '{"movies": [{}]}'),
+        (Colour, '"red"', Colour.RED, '"green"'),
+        (Literal["yes", "no"], '"yes"', "yes", '"maybe"'),
+        (list[int], "[1, 2]", [1, 2], '["a"]'),
+        (list[Movie], '[{"title": "A"}]', [{"title": "A"}], "[{}]"),
+        (int | None, "null", None, '"a"'),
+        ({"type": "object", "required": ["a"]}, '{"a": 1}', {"a": 1}, "{}"),
+        ({"enum": [1, 2]}, "2", 2, "3"),
+        ({"type": "json", "value": {"type": "integer"}}, "3", 3, '"3"'),
+        ({"type": "json", "value": '{"type": "integer"}'}, "3", 3, '"3"'),
+        ({"type": "json_object", "value": {"type": "integer"}}, "3", 3, '"3"'),
+        ({"type": "json_schema", "json_schema": {"name": "n", "schema": {"type": "integer"}}}, "3", 3, '"3"'),
+        ({"type": "regex", "value": "a+"}, "aa", "aa", "b"),
+        (Regex("a+"), "aa", "aa", "aab"),
+        (Regex(r"\d+"), "12", "12", "١٢"),
+        (Choice("yes", "no"), "no", "no", "No"),
+        (Choice(["yes", "no"]), "no", "no", ""),
+        (JSONSchema({"type": "integer"}), "3", 3, "3.5"),
+    ],
+)
+def test_an_answer_is_parsed_to_the_form_asked_for(form: Any, text: str, parsed: Any, wrong: str) -> None:
+    grammar = grammar_from(form)
+    result = grammar.parse(text)
+    assert (result, type(result)) == (parsed, type(parsed))
+    assert isinstance(grammar.describe(), str)
+    for text in (wrong, "", "{"):
+        with pytest.raises(ValueError) as raised:
+            grammar.parse(text)
+        assert "\n" not in str(raised.value)
+
+
+def test_a_context_free_grammar_is_held_by_an_engine_alone() -> None:
+    assert grammar_from(Lark("start: /a/")).parse("b") == "b"
+
+
+@pytest.mark.parametrize(
+    ("form", "name"),
+    [(Person, "Person"), (Movie, "Movie"), (list[int], "list"), ({"type": "object"}, "answer"),
+     (JSONSchema({}, name="mine"), "mine")],
+)  # fmt: skip
+def test_services_are_given_a_name_they_take(form: Any, name: str) -> None:
+    grammar = grammar_from(form)
+    assert isinstance(grammar, JSONSchema)
+    assert grammar.name == name
+    assert re.fullmatch("[a-zA-Z0-9_-]{1,64}", grammar.name)
+
+
+def test_errors_say_where_the_answer_is_wrong() -> None:
+    with pytest.raises(ValueError, match=r"at \$\.people\[1\]\.age: 'x' is not of type 'integer'"):
+        schema = {"properties": {"people": {"items": {"properties": {"age": {"type": "integer"}}}}}}
+        JSONSchema(schema).parse('{"people": [{"age": 1}, {"age": "x"}]}')
+    with pytest.raises(ValueError, match=r"at \$\[1\]\.name: Field required"):
+        grammar_from(list[Person]).parse('[{"name": "a"}, {}]')
+
+
+def test_a_bottomless_answer_is_wrong_and_no_crash() -> None:
+    for form in ({"type": "array"}, list[int]):
+        with pytest.raises(ValueError):
+            grammar_from(form).parse("[" * 100_000)
+
+
+@pytest.mark.parametrize(
+    ("form", "says"),
+    [
+        ("yes|no", "bare string"),
+        (5, "no form known here"),
+        ({}, "no JSON schema"),
+        ({"name": "x"}, "no JSON schema"),
+        ({"type": "strin"}, r"invalid at \$.type"),
+        ({"type": "object", "properties": {"a": 5}}, r"invalid at \$.properties.a"),
+        ({"type": "string", "pattern": "("}, r"invalid at \$.pattern"),
+        ({"const": b"bytes"}, "no JSON"),
+        ({"type": "regex", "value": "("}, "no valid regular expression"),
+        ({"type": "regex", "value": 5}, "takes a string, not int"),
+        ({"type": "json", "value": "{"}, "no JSON"),
+        ({"type": "json", "value": 5}, "must be a dict, not int"),
+        ({"type": "json_schema", "json_schema": {}}, "needs a 'schema'"),
+        (JSONSchema({"type": "strin"}), r"invalid at \$.type"),
+    ],
+)
+def test_what_is_no_grammar_is_refused_with_a_reason(form: Any, says: str) -> None:
+    with pytest.raises(InvalidRequest, match=says) as raised:
+        grammar_from(form)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [lambda: Regex("("), lambda: Regex(5), Choice, lambda: Choice(""), lambda: Choice([]), lambda: Choice("a", 5)],
+)
+def test_a_grammar_that_cannot_be_is_refused_where_it_is_made(make: Callable[[], Any]) -> None:
+    with pytest.raises(InvalidRequest):
+        make()
+
+
+def test_openais_response_format() -> None:
+    schema = {"type": "object"}
+    named = {"type": "json_schema", "json_schema": {"name": "person", "schema": schema, "strict": True}}
+    assert grammar_from_response_format(named) == JSONSchema(schema, name="person")
+    assert grammar_from_response_format({"type": "json_object"}) == JSONSchema(schema, name="json_object")
+    assert grammar_from_response_format({"type": "text"}) is None
+    parsed = grammar_from_response_format(Person)
+    assert parsed is not None
+    assert parsed.parse('{"name": "Ada"}') == Person(name="Ada")
+
+
+@pytest.mark.parametrize(
+    "form", [{}, {"type": "xml"}, "json_object", 5, None, {"type": "json_schema"}, {"type": "json_schema", "json_schema": 5},
+             {"type": "json_schema", "json_schema": {"name": 5, "schema": {}}}],
+)  # fmt: skip
+def test_what_is_no_response_format_is_refused(form: Any) -> None:
+    with pytest.raises(InvalidRequest, match="response_format"):
+        grammar_from_response_format(form)
+
+
+# --- schemas ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_value_is_held_against_a_schema() -> None:
+    schema = {"$defs": {"a": {"type": "integer"}}, "items": {"$ref": "#/$defs/a"}}
+    assert mismatch(schema, [1, 2]) is None
+    assert mismatch(schema, [1, "x"]) == "at $[1]: 'x' is not of type 'integer'"
+
+
+@pytest.mark.parametrize("schema", [{"$ref": "#/nowhere"}, {"type": "image"}, {"pattern": "("}, {"type": 5}])
+def test_a_broken_schema_is_the_callers_mistake(schema: dict[str, Any]) -> None:
+    with pytest.raises(InvalidRequest, match="schema can't be used") as raised:
+        mismatch(schema, "a")
+    assert "\n" not in str(raised.value)
+
+
+def test_a_schema_that_names_an_address_does_not_make_us_fetch_it() -> None:
+    """A tool's schema may come from a server that is not trusted."""
+    import http.server
+    import threading
+
+    asked = []
+
+    class Listener(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            self.send_error(404)
+
+        def log_message(self, *args: Any) -> None:
+            pass
+
+    with http.server.HTTPServer(("127.0.0.1", 0), Listener) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        with pytest.raises(InvalidRequest):
+            mismatch({"$ref": f"http://127.0.0.1:{server.server_port}/schema.json"}, 5)
+        server.shutdown()
+    assert asked == []
+
+
+# --- for engines ------------------------------------------------------------------------------------------------------
+
+BYTES = llguidance.LLTokenizer("byte")
+
+
+def takes(grammar: Any, text: str) -> bool:
+    """Whether the engines' matcher takes this text, and it is whole."""
+    lark = as_lark(grammar)
+    assert llguidance.LLMatcher.validate_grammar(lark, None) == "", lark
+    matcher = llguidance.LLMatcher(BYTES, lark)
+    tokens = BYTES.tokenize_bytes(text.encode())
+    return bool(matcher.try_consume_tokens(tokens) == len(tokens) and matcher.is_accepting())
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+@pytest.mark.parametrize(
+    ("pattern", "texts"),
+    [
+        # \d, \w and \s are ASCII, also within a class and negated.
+        (r"\d+", ["12", "١٢", ""]),
+        (r"\w", ["a", "_", "é", "٣", "-"]),
+        (r"a\sb", ["a b", "a\tb", "a\u00a0b", "a\u2003b"]),
+        (r"\D\W\S", ["a-a", "١é\u00a0", "1-a", "aaa", "a- "]),
+        (r"[\d\s]", ["1", "١", " ", "\u00a0"]),
+        (r"[\d-]", ["-", "1"]),
+        (r"[^\d]", ["a", "1", "١"]),
+        (r"[\D]", ["a", "1", "١"]),
+        (r"[\W_]", ["_", "-", "é", "a"]),
+        (r"\\d", ["\\d", "1"]),
+        # What stands for itself in Python and means something else in Rust.
+        (r"[[a]", ["[", "a", "[a"]),
+        (r"[]a]", ["]", "a"]),
+        (r"[^]a]", ["]", "a", "b"]),
+        (r"[\]\[]", ["]", "[", "\\"]),
+        (r"[a&&b]", ["a", "&", "b"]),
+        (r"[a~~b]", ["a", "~", "b"]),
+        (r"\<\>", ["<>", ""]),
+        (r"a{,2}", ["", "a", "aa", "aaa", "a{,2}"]),
+        (r"[{,2}]", ["{", ",", "}"]),
+        (r'{"a": \d{2}, "b": {}}', ['{"a": 12, "b": {}}', '{"a": 1, "b": {}}']),
+        (r"{x}{1,b}a{1,}b{2}c{,}", ["{x}{1,b}aabbcc", "{x}{1,b}bb"]),
+        (r"[\b]", ["\b", "b"]),
+        # Anchors say what a whole match means anyway.
+        (r"^\d+$", ["12", "a12", "12a"]),
+        (r"\Aab\Z", ["ab", "abc"]),
+        # Characters that need care between a Lark regex's slashes.
+        (r"a/b", ["a/b", "ab"]),
+        (r"[/]\/", ["//", "/"]),
+        ("a\nb", ["a\nb", "anb"]),
+        ("a\\\nb", ["a\nb", "a\\nb"]),
+        ("[\n]", ["\n", "n"]),
+        (r"New\ York\-1", ["New York-1"]),
+        (r'"\w"', ['"a"', "a"]),
+        (r"é🦊+", ["é🦊🦊", "e"]),
+        (r"\u00e9\x41", ["éA"]),
+        (r".", ["a", "\n", "é", "ab"]),
+        (r"(?i)ab|(?P<c>c)|", ["AB", "c", "C", "", "abc"]),
+    ],
+)
+def test_a_pattern_means_to_the_engines_what_it_means_in_python(pattern: str, texts: list[str]) -> None:
+    for text in texts:
+        assert takes(Regex(pattern), text) == bool(re.fullmatch(pattern, text, re.ASCII)), text
+
+
+ATOMS = st.sampled_from([
+    "a", "é", ".", r"\d", r"\w", r"\s", r"\D", r"\W", r"\S", "/", r"\/", r"\.", r"\\", "-", " ", "[a-c]", "[^a]", r"[\d_]",
+    r"[^\w]", r"[\s\S]", "[]x]", "[&~]", r"[\-\]]", "(?:a|b)", "{", "'", '"', "#",
+])  # fmt: skip
+PATTERNS = st.lists(st.tuples(ATOMS, st.sampled_from(["", "", "+", "?", "{2}", "{1,2}"])), min_size=1, max_size=5)
+
+
+@settings(max_examples=300, derandomize=True, deadline=None)
+@given(PATTERNS, st.text(st.sampled_from("abcéx1٣_- /\\.[]&~{'\"#\n\t\u00a0"), max_size=6))
+def test_any_pattern_means_the_same_to_the_engines(atoms: list[tuple[str, str]], text: str) -> None:
+    pattern = "".join(atom + count for atom, count in atoms)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        assert takes(Regex(pattern), text) == bool(re.fullmatch(pattern, text, re.ASCII))
+
+
+@settings(max_examples=150, derandomize=True, deadline=None)
+@given(st.lists(st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=5), min_size=1, max_size=4))
+def test_any_strings_can_be_a_choice(options: list[str]) -> None:
+    for option in options:
+        assert takes(Choice(options), option)
+    assert not takes(Choice(options), "".join(options) + "!")
+
+
+def test_a_choice_escapes_what_lark_reads() -> None:
+    for option in ('"', "\\", "a\nb", "/a/", "\x00", "\x7f", "start: b"):
+        assert takes(Choice(option, "other"), option)
+
+
+@pytest.mark.parametrize("form", [Person, Point, Movie, Colour, list[Point], {"type": "object"}, {"enum": ["a", 1]}])
+def test_a_schema_is_a_grammar_for_engines(form: Any) -> None:
+    assert llguidance.LLMatcher.validate_grammar(as_lark(grammar_from(form)), None) == ""
+
+
+def test_json_is_held_to_single_spaces() -> None:
+    """A weak model would else fill its budget with white space."""
+    grammar = grammar_from(Point)
+    assert takes(grammar, '{"x": 1, "tags": ["a", "b"]}')
+    assert not takes(grammar, '{"x":  1, "tags": []}')
+    assert not takes(grammar, '{\n"x": 1, "tags": []}')
+
+
+def test_a_lark_grammar_is_passed_on_as_it_is() -> None:
+    assert as_lark(Lark("start: /a/")) == "start: /a/"
+    assert takes(Lark('start: "a" start "b" | '), "aabb")
+
+
+def test_grammars_are_equal_by_value() -> None:
+    assert Choice("a", "b") == Choice(["a", "b"])
+    assert Regex("a") != Regex("b")
+    assert json.loads(json.dumps(JSONSchema({"a": 1}).schema)) == {"a": 1}

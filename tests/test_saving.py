@@ -1,0 +1,223 @@
+"""Models are written to a dict and restored from it, without their secrets and without importing what the dict names."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import subprocess
+import sys
+from collections.abc import AsyncGenerator, Mapping
+from typing import Any
+
+import pytest
+
+from modelport.capabilities import Capabilities
+from modelport.errors import AuthenticationError, InvalidRequest
+from modelport.grammar import JSONSchema, Regex
+from modelport.layers.retry import RetryPolicy
+from modelport.messages import ChatMessageStreamDelta
+from modelport.model import Model
+from modelport.registry import class_named
+from modelport.remote.openai import OpenAIServerModel
+from modelport.request import Request
+from modelport.secrets import Secret
+
+KEY = "sk-this-must-never-be-seen"
+
+
+class Local(Model):
+    """A backend with a setting of its own."""
+
+    declared_capabilities = Capabilities(tools=True, seed=True)
+
+    def __init__(self, model_id: str = "tiny", *, threads: int = 4, client: Any = None, **settings: Any) -> None:
+        super().__init__(model_id, **settings)
+        self.threads = threads
+        self.client = client
+
+    async def deltas(self, request: Request) -> AsyncGenerator[ChatMessageStreamDelta, None]:
+        yield ChatMessageStreamDelta(content="hi", finish_reason="stop")
+
+
+def there_and_back(model: Model) -> Model:
+    data = json.loads(json.dumps(model.to_dict()))
+    twin = type(model).from_dict(data)
+    assert type(twin) is type(model)
+    assert twin.to_dict() == data
+    return twin
+
+
+# --- settings ---------------------------------------------------------------------------------------------------------
+
+
+def test_what_is_default_is_left_out() -> None:
+    assert Local().to_dict() == {"class": "Local"}
+    assert OpenAIServerModel("gpt", api_key=KEY).to_dict() == {
+        "class": "OpenAIServerModel", "model_id": "gpt", "api_key": {"env": "OPENAI_API_KEY"},
+    }  # fmt: skip
+
+
+def test_a_model_comes_back_with_its_settings() -> None:
+    settings: dict[str, Any] = {
+        "threads": 2, "temperature": 0.5, "max_new_tokens": 9, "requests_per_minute": 3, "max_concurrency": 2,
+        "custom_role_conversions": {"system": "user"}, "flatten_messages_as_text": True, "tool_name_key": "tool",
+        "whatever": {"a": [1, None]}, "timeout": 30,
+    }  # fmt: skip
+    twin = there_and_back(Local("other", **settings))
+    assert isinstance(twin, Local)
+    assert (twin.model_id, twin.threads, twin.requests_per_minute) == ("other", 2, 3)
+    assert twin.kwargs == {"temperature": 0.5, "max_new_tokens": 9, "whatever": {"a": [1, None]}, "timeout": 30}
+    assert twin.generate("?").content == "hi"
+
+
+@pytest.mark.parametrize("retry", [False, 5, RetryPolicy(attempts=7, base=0.1), RetryPolicy()])
+def test_the_retry_policy_comes_back(retry: Any) -> None:
+    assert RetryPolicy.of(there_and_back(Local(retry=retry)).retry) == RetryPolicy.of(retry)
+
+
+@pytest.mark.parametrize(
+    "capabilities",
+    [
+        {"tools": False},
+        {"grammars": {JSONSchema, Regex}, "inputs": {"text", "image"}},
+        {"renamed": {"max_tokens": "max_completion_tokens"}, "max_stop_sequences": 4, "extra_parameters": {"mirostat"}},
+        Capabilities(),  # In place of what is declared, not over it.
+        Capabilities(stop=False, grammars=frozenset({JSONSchema})),
+    ],
+)
+def test_the_callers_word_on_capabilities_comes_back(capabilities: Any) -> None:
+    model = Local(capabilities=capabilities)
+    assert there_and_back(model).capabilities == model.capabilities
+
+
+def test_capabilities_of_the_backend_are_not_written() -> None:
+    assert "capabilities" not in Local().to_dict()
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"client": object()}, "client is object"),
+        ({"whatever": {"a": object()}}, r"whatever\.a is object"),
+        ({"retry": RetryPolicy(retryable=lambda error: True)}, r"retry\.retryable is function"),
+    ],
+)
+def test_what_cannot_be_written_is_named(settings: dict[str, Any], named: str) -> None:
+    with pytest.raises(TypeError, match=named):
+        Local(**settings).to_dict()
+
+
+def test_a_class_outside_the_registry_is_restored_by_itself_alone() -> None:
+    data = Local(threads=2).to_dict()
+    assert Local.from_dict(data).to_dict() == data
+    with pytest.raises(InvalidRequest, match="model class 'Local' is unknown"):
+        Model.from_dict(data)
+
+
+def test_any_registered_model_is_restored_by_the_base_class() -> None:
+    model = OpenAIServerModel("gpt", "http://127.0.0.1:1/v1", KEY, temperature=0)
+    twin = None
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OPENAI_API_KEY", KEY)
+        twin = Model.from_dict(model.to_dict())
+    assert type(twin) is OpenAIServerModel
+    assert (twin.model_id, twin.api_base, twin.kwargs) == ("gpt", "http://127.0.0.1:1/v1", {"temperature": 0})
+
+
+def test_a_model_is_not_restored_as_another_kind() -> None:
+    with pytest.raises(InvalidRequest, match="describes a OpenAIServerModel, which is no Local"):
+        Local.from_dict(OpenAIServerModel("gpt", api_key=KEY).to_dict())
+
+
+@pytest.mark.parametrize(
+    "name", ["os.system", "subprocess:Popen", "antigravity", "modelport.model:Model", "", "Model", 5]
+)
+def test_nothing_that_the_data_names_is_imported(name: Any) -> None:
+    """Data may come from a file that somebody else has written."""
+    before = set(sys.modules)
+    with pytest.raises((InvalidRequest, TypeError)):
+        restored = Model.from_dict({"class": name, "model_id": "m"})
+        assert type(restored) is Model  # The base class names itself; it can't answer.
+        restored.generate("?")
+    assert "antigravity" not in sys.modules
+    assert not {module for module in set(sys.modules) - before if not module.startswith(("modelport", "importlib"))}
+
+
+def test_only_the_registry_is_asked_for_a_class() -> None:
+    with pytest.raises(InvalidRequest, match="unknown; there are"):
+        class_named("Local")
+
+
+# --- secrets ----------------------------------------------------------------------------------------------------------
+
+
+def shown(model: Model) -> str:
+    """All that a log, a traceback, a file or another process could get to see."""
+    return "".join(map(str, (repr(model), str(model), repr(vars(model)), model.to_dict(), pickle.dumps(model))))
+
+
+@pytest.mark.parametrize("key", [KEY, Secret(KEY), Secret(KEY, env="MY_KEY")])
+def test_a_key_is_seen_nowhere(key: Any) -> None:
+    assert KEY not in shown(OpenAIServerModel("gpt", api_key=key))
+
+
+def test_a_restored_model_reads_its_key_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = OpenAIServerModel("gpt", api_key=Secret(KEY, env="MY_KEY")).to_dict()
+    assert data["api_key"] == {"env": "MY_KEY"}
+    monkeypatch.setenv("MY_KEY", "another")
+    twin = Model.from_dict(data)
+    assert isinstance(twin, OpenAIServerModel)
+    assert isinstance(twin.api_key, Secret)
+    assert twin.api_key.reveal() == "another"
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"api_key": KEY},  # of a class that knows no such setting
+        {"token": KEY},
+        {"extra_headers": {"Authorization": f"Bearer {KEY}"}},
+        {"extra_headers": {"x-api-key": KEY}},
+        {"client_kwargs": {"api_key": KEY}},
+        {"extra_body": {"auth": {"password": KEY}}},
+    ],
+)
+def test_a_secret_among_other_settings_is_not_written(settings: Mapping[str, Any]) -> None:
+    with pytest.raises(TypeError, match="is a secret, and can't be stored") as raised:
+        Local(**settings).to_dict()
+    assert KEY not in str(raised.value)
+
+
+def test_settings_that_only_sound_like_secrets_are_written() -> None:
+    there_and_back(Local(max_tokens=5, stop_token_ids=[1], token=None, extra_headers={"X-Trace": "1"}))
+
+
+def test_a_secret_hides_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    secret = Secret(KEY, env="MY_KEY")
+    assert KEY not in f"{secret} {[secret]}"
+    twin = pickle.loads(pickle.dumps(secret))
+    assert KEY.encode() not in pickle.dumps(secret)
+    assert not twin
+    with pytest.raises(AuthenticationError, match="MY_KEY"):
+        twin.reveal()
+    monkeypatch.setenv("MY_KEY", KEY)
+    assert twin
+    assert twin.reveal() == KEY
+
+
+def test_a_pickled_model_works_in_another_process(tmp_path: Any) -> None:
+    model = OpenAIServerModel("gpt", "http://127.0.0.1:1/v1", api_key=KEY, requests_per_minute=5, retry=False)
+    path = tmp_path / "model.pickle"
+    path.write_bytes(pickle.dumps(model))
+    code = (
+        f"import pickle; m = pickle.load(open({str(path)!r}, 'rb')); print(m.model_id, m.requests_per_minute, m.retry)"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        env={"OPENAI_API_KEY": "x"},
+        timeout=60,
+        check=True,
+    )
+    assert result.stdout.split() == ["gpt", "5", "False"]
