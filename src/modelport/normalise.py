@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import io
 import math
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, Never
 
 from modelport.content import Attachment, Image, Part, Text, sniff_image, split_data_url
@@ -163,10 +163,11 @@ def image_from(value: Any, place: str = "image", detail: str | None = None) -> I
             value = split_data_url(value)[1]
         except ValueError as error:
             _fail(place, str(error))
-    elif isinstance(value, (str, Path)):
+    elif isinstance(value, (str, os.PathLike)):
         try:
-            value = Path(value).expanduser().read_bytes()
-        except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: "~" of nobody
+            with open(os.path.expanduser(value), "rb") as file:
+                value = file.read()
+        except (OSError, ValueError) as error:
             _fail(place, f"the image file {str(value)!r} can't be read: {getattr(error, 'strerror', None) or error}")
     elif hasattr(value, "save"):  # a PIL image
         buffer = io.BytesIO()
