@@ -240,6 +240,9 @@ class _Engine:
                 f"llama.cpp could not load {params.model.path!r}: {error}. Is it a GGUF file that fits the memory?",
                 retryable=False,
             ) from None
+        # Answered by the engine's own loop, which by then runs: destroyed before, it would miss the word to end, and the
+        # destructor would wait for it for ever with the interpreter's lock in its hand.
+        self.ask("/slots")
         self.props = self.ask("/props")
         close_at_exit(self)
 
@@ -283,12 +286,7 @@ class _Engine:
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._server))
 
     def close(self) -> None:
-        """Destroys the engine, in a thread of its own: its destructor was seen to hang, rarely."""
+        """Lets go of the engine; it is destroyed when the last request under way has ended."""
         if self.pid != os.getpid():
             self.leak()
-            return
-        held = [self._server]
         self._server = None
-        thread = threading.Thread(target=held.clear, daemon=True)
-        thread.start()
-        thread.join(CLOSE_TIMEOUT)
