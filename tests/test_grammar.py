@@ -1,4 +1,4 @@
-"""What a caller may ask an answer to be: each form is read, checked, and put to the engines without a change of meaning."""
+"""The forms of an answer: each is read, checked, and put to the engines without a change of meaning."""
 
 from __future__ import annotations
 
@@ -174,7 +174,8 @@ def test_openais_response_format() -> None:
 
 
 @pytest.mark.parametrize(
-    "form", [{}, {"type": "xml"}, "json_object", 5, None, {"type": "json_schema"}, {"type": "json_schema", "json_schema": 5},
+    "form", [{}, {"type": "xml"}, "json_object", 5, None, {"type": "json_schema"},
+             {"type": "json_schema", "json_schema": 5},
              {"type": "json_schema", "json_schema": {"name": 5, "schema": {}}}],
 )  # fmt: skip
 def test_what_is_no_response_format_is_refused(form: Any) -> None:
@@ -286,8 +287,8 @@ def test_a_pattern_means_to_the_engines_what_it_means_in_python(pattern: str, te
 
 
 ATOMS = st.sampled_from([
-    "a", "é", ".", r"\d", r"\w", r"\s", r"\D", r"\W", r"\S", "/", r"\/", r"\.", r"\\", "-", " ", "[a-c]", "[^a]", r"[\d_]",
-    r"[^\w]", r"[\s\S]", "[]x]", "[&~]", r"[\-\]]", "(?:a|b)", "{", "'", '"', "#",
+    "a", "é", ".", r"\d", r"\w", r"\s", r"\D", r"\W", r"\S", "/", r"\/", r"\.", r"\\", "-", " ", "[a-c]", "[^a]",
+    r"[\d_]", r"[^\w]", r"[\s\S]", "[]x]", "[&~]", r"[\-\]]", "(?:a|b)", "{", "'", '"', "#",
 ])  # fmt: skip
 PATTERNS = st.lists(st.tuples(ATOMS, st.sampled_from(["", "", "+", "?", "{2}", "{1,2}"])), min_size=1, max_size=5)
 

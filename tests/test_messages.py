@@ -247,7 +247,7 @@ def test_raw_and_usage_can_be_given_apart() -> None:
 
 @pytest.mark.parametrize("data", [{"role": "user", "contents": "a"}, {"role": "nobody", "content": "a"}])
 def test_a_dict_that_is_no_message_is_an_error(data: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match="contents|nobody"):
+    with pytest.raises(ValueError, match=r"contents|nobody"):
         ChatMessage.from_dict(data)
 
 

@@ -81,7 +81,7 @@ each_way = pytest.mark.parametrize("way", WAYS)
 # --- the newcomer's class ---------------------------------------------------------------------------------------------
 
 
-class client:  # noqa: N801 - the name in the reference
+class client:
     """What the reference's snippet calls; it keeps what it was given."""
 
     calls: list[Any] = []  # noqa: RUF012
@@ -93,7 +93,7 @@ class client:  # noqa: N801 - the name in the reference
 
 
 class CustomModel(Model):
-    def generate(self, messages, stop_sequences=["Task"]):  # noqa: ANN001, ANN201, B006
+    def generate(self, messages, stop_sequences=["Task"]):  # noqa: B006
         response = client.chat_completion(messages, stop=stop_sequences, max_tokens=1024)
         answer = response.choices[0].message
         return answer
@@ -262,10 +262,10 @@ def test_a_wrapped_models_word_is_passed_on() -> None:
 
 
 def test_generate_without_self_is_an_error_when_the_class_is_made() -> None:
-    with pytest.raises(TypeError, match="Snippet.generate lacks 'self'"):
+    with pytest.raises(TypeError, match=r"Snippet\.generate lacks 'self'"):
 
         class Snippet(Model):
-            def generate(messages, stop_sequences=["Task"]):  # noqa: ANN001, ANN201, B006, N805
+            def generate(messages, stop_sequences=["Task"]):  # noqa: B006
                 return None
 
     with pytest.raises(TypeError, match="lacks 'self'"):
@@ -433,8 +433,6 @@ def test_the_callers_word_on_capabilities_goes_before_the_backends() -> None:
     assert not Echo(capabilities={"tools": False}).capabilities.tools
     assert Echo(capabilities={"tools": False}).capabilities.seed
     assert not Echo(capabilities=Capabilities()).capabilities.seed
-    with pytest.raises(InvalidRequest, match="'tool' is unknown; known are"):
-        _ = Echo(capabilities={"tool": True}).capabilities
 
 
 WANTED = "model.py does not do this yet; remove this mark with the fix"
@@ -448,7 +446,7 @@ WANTED = "model.py does not do this yet; remove this mark with the fix"
         ({"max_tokens": 100}, {"max_new_tokens": 5}, lambda r: r.parameters == {"max_tokens": 5}),
         ({"stop": ["A"]}, {"stop_sequences": ["B"]}, lambda r: r.stop_sequences == ("B",)),
         ({"stop_sequences": ["A"]}, {}, lambda r: r.stop_sequences == ("A",) and not r.parameters),
-        ({"stop_sequences": ["A"]}, {"stop_sequences": ["B"]}, lambda r: r.stop_sequences == ("B",) and not r.parameters),
+        ({"stop_sequences": ["A"]}, {"stop": ["B"]}, lambda r: r.stop_sequences == ("B",) and not r.parameters),
         ({"tools": [TIME]}, {"tools_to_call_from": [WEATHER]}, lambda r: r.tools == (WEATHER,)),
         ({"grammar": Choice("a")}, {"response_format": {"type": "text"}}, lambda r: r.grammar is None),
         ({"tool_choice": "required"}, {}, lambda r: r.tool_choice == "auto"),
@@ -459,14 +457,16 @@ def test_the_calls_word_goes_first_under_another_name_too(settings: Any, options
     assert expected(request)
 
 
-@pytest.mark.xfail(strict=True, reason=WANTED)
-@pytest.mark.parametrize(
-    "settings",
-    [{"requests_per_minute": 0}, {"max_concurrency": "3"}, {"retry": "often"}, {"capabilities": {"tool": True}}],
-)
+@pytest.mark.parametrize("settings", [{"requests_per_minute": 0}, {"max_concurrency": "3"}, {"retry": "often"}])
 def test_a_constructors_mistake_is_found_by_the_constructor(settings: dict[str, Any]) -> None:
     with pytest.raises(InvalidRequest):
         Echo(**settings)
+
+
+@pytest.mark.xfail(strict=True, reason=WANTED)
+def test_a_misspelt_capability_is_found_by_the_constructor() -> None:
+    with pytest.raises(InvalidRequest, match="'tool' is unknown; known are"):
+        Echo(capabilities={"tool": True})
 
 
 @pytest.mark.xfail(strict=True, reason=WANTED)

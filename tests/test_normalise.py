@@ -410,9 +410,9 @@ KEYS = st.sampled_from([
     "filename", "value", "json_schema", "schema", "properties", "$ref", "enum", "anyOf", "items", "pattern", "x",
 ])  # fmt: skip
 WORDS = st.sampled_from([
-    "user", "assistant", "system", "tool", "text", "image", "image_url", "input_audio", "file", "function", "auto", "json",
-    "required", "json_schema", "json_object", "regex", "object", "string", "data:image/png;base64,AAAA", "http://x", "~x",
-    "(", "", "\0", "#/nowhere", "\ud800",
+    "user", "assistant", "system", "tool", "text", "image", "image_url", "input_audio", "file", "function", "auto",
+    "json", "required", "json_schema", "json_object", "regex", "object", "string", "data:image/png;base64,AAAA",
+    "http://x", "~x", "(", "", "\0", "#/nowhere", "\ud800",
 ])  # fmt: skip
 JUNK = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | WORDS | st.text(max_size=3) | st.binary(max_size=3),
@@ -428,9 +428,9 @@ MESSAGES = st.lists(
 )
 OPTIONS = st.dictionaries(
     st.sampled_from([
-        "grammar", "response_format", "tools", "tools_to_call_from", "tool_choice", "stop", "stop_sequences", "max_tokens",
-        "max_new_tokens", "temperature", "top_p", "seed", "logprobs", "top_logprobs", "timeout", "n", "idle_timeout",
-        "parallel_tool_calls", "custom_role_conversions", "flatten_messages_as_text", "whatever",
+        "grammar", "response_format", "tools", "tools_to_call_from", "tool_choice", "stop", "stop_sequences",
+        "max_tokens", "max_new_tokens", "temperature", "top_p", "seed", "logprobs", "top_logprobs", "timeout", "n",
+        "idle_timeout", "parallel_tool_calls", "custom_role_conversions", "flatten_messages_as_text", "whatever",
     ]),
     JUNK,
     max_size=3,

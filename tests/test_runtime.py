@@ -1,12 +1,13 @@
 """Processes, threads, loops and signals: calls work in every one of them and leave nothing behind.
 
-On real things: a scripted HTTP server, llama.cpp's own server, and llama.cpp in this process. Where a process ends, it is
-one of our own, so that it may also hang or crash.
+On real things: a scripted HTTP server, llama.cpp's own server, and llama.cpp in this process. Where a process ends, it
+is one of our own, so that it may also hang or crash.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import os
 import signal
@@ -21,7 +22,7 @@ from typing import Any
 
 import pytest
 
-from modelport import ChatMessage, LlamaCppModel, Model, OpenAIServerModel
+from modelport import ChatMessage, ChatMessageStreamDelta, LlamaCppModel, Model, OpenAIServerModel
 from modelport import loop as loop_module
 from modelport.errors import ModelError
 from tests.servers.faults import OK, Fault, FaultServer, Reply
@@ -39,7 +40,9 @@ pytestmark = pytest.mark.timeout(120)
 PREAMBLE = """
 import asyncio, faulthandler, logging, multiprocessing, os, signal, sys, threading, time
 
-faulthandler.dump_traceback_later({deadline}, exit=True)
+# Not dump_traceback_later, which hangs in a child that was forked beside it.
+faulthandler.register(signal.SIGALRM, chain=True)
+signal.alarm({deadline})
 logging.getLogger("asyncio").setLevel(logging.ERROR)  # a slow callback is no fault on a busy machine
 
 from modelport import LlamaCppModel, Model, OpenAIServerModel
@@ -68,7 +71,7 @@ def say(*words):
 class Script:
     """A program that runs in a process of its own, in development mode, with every warning an error."""
 
-    def __init__(self, folder: Path, source: str, deadline: float = 60.0, **environment: str) -> None:
+    def __init__(self, folder: Path, source: str, deadline: int = 60, **environment: str) -> None:
         path = folder / "script.py"
         preamble = PREAMBLE.format(deadline=deadline, question=QUESTION, long=LONG)
         path.write_text(preamble + textwrap.dedent(source))
@@ -80,6 +83,7 @@ class Script:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            start_new_session=True,
             env={**os.environ, "GGUF": str(model_file()), **environment},
         )
 
@@ -87,7 +91,8 @@ class Script:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self.process.kill()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)  # and the children that it forked
         self.process.communicate()
 
     def line(self) -> str:
@@ -208,7 +213,7 @@ in_child = False
 for number in range({forks}):
     pid = os.fork()
     if pid == 0:
-        faulthandler.dump_traceback_later(15, exit=True)
+        signal.alarm(15)
         in_child = True
         if number % 2 == 0:  # the others leave without a call
             ask(streamed=number % 4 == 0)
@@ -408,12 +413,12 @@ def test_a_call_sees_its_callers_context(server: FaultServer) -> None:
     class Backend(Model):
         async def deltas(self, request: Any) -> Any:
             seen.append(variable.get())
-            yield ChatMessage("assistant", "x") and __import__("modelport").ChatMessageStreamDelta(content="x")
+            yield ChatMessageStreamDelta(content="x")
 
     class Newcomer(Model):
         def generate(self, messages: Any, stop_sequences: Any = None, **kwargs: Any) -> Any:
             seen.append(variable.get())
-            return "x"
+            return ChatMessage("assistant", "x")
 
     variable.set("mine")
     for model in (Backend(), Newcomer()):
@@ -433,9 +438,9 @@ def test_a_call_sees_its_callers_context(server: FaultServer) -> None:
 
 
 class Leaf(Model):
-    def generate(self, messages: Any, stop_sequences: Any = None, **kwargs: Any) -> str:
+    def generate(self, messages: Any, stop_sequences: Any = None, **kwargs: Any) -> ChatMessage:
         time.sleep(0.001)
-        return "leaf"
+        return ChatMessage("assistant", "leaf")
 
 
 class Asks(Model):
@@ -445,16 +450,16 @@ class Asks(Model):
         super().__init__("asks")
         self.inner, self.way = inner, way
 
-    def generate(self, messages: Any, stop_sequences: Any = None, **kwargs: Any) -> str:
+    def generate(self, messages: Any, stop_sequences: Any = None, **kwargs: Any) -> ChatMessage:
         if self.way == "streamed":
-            return text_of(self.inner.generate_stream(messages))
+            return ChatMessage("assistant", text_of(self.inner.generate_stream(messages)))
         if self.way == "async":
 
             async def many() -> list[ChatMessage]:
                 return await asyncio.gather(*(self.inner.agenerate(messages) for _ in range(4)))
 
-            return {str(message.content) for message in asyncio.run(many())}.pop()
-        return str(self.inner.generate(messages).content)
+            return asyncio.run(many())[-1]
+        return self.inner.generate(messages)
 
 
 class Relays(Model):
@@ -482,7 +487,7 @@ class Relays(Model):
     ids=["sync", "deep", "async", "relayed", "mixed"],
 )
 def test_models_that_call_models(model: Model) -> None:
-    """Twelve threads of sync calls and a fan-out of 64 at the same time: nobody waits for a place that another holds."""
+    """Twelve threads of sync calls and a fan-out of 64 at once: nobody waits for a place that another holds."""
     failures: list[BaseException] = []
 
     def calls() -> None:
@@ -737,7 +742,7 @@ try:
         model.generate(QUESTION, **LONG)
 except KeyboardInterrupt:
     say("interrupted")
-faulthandler.dump_traceback_later(15, exit=True)
+signal.alarm(15)
 begun = time.monotonic()
 assert "Paris" in model.generate(QUESTION, max_tokens=12, temperature=0).content
 assert "Paris" in "".join(d.content or "" for d in model.generate_stream(QUESTION, max_tokens=12, temperature=0))

@@ -1,4 +1,4 @@
-"""Models are written to a dict and restored from it, without their secrets and without importing what the dict names."""
+"""Models are written to a dict and restored, without their secrets and without importing what the dict names."""
 
 from __future__ import annotations
 

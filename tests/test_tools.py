@@ -88,7 +88,7 @@ def forecast(
     tags: list[str] | None = None,
     options: Options | None = None,
     limit: Annotated[int, Field(ge=1)] = 5,
-    anything=None,  # noqa: ANN001
+    anything=None,
 ) -> str:
     """The weather to come.
 
@@ -152,7 +152,7 @@ def test_a_calls_arguments_are_held_against_the_schema(arguments: Any, fits: boo
 
 
 def test_a_function_may_say_little() -> None:
-    def now():  # noqa: ANN202
+    def now():
         pass
 
     empty = {"type": "object", "properties": {}, "required": [], "additionalProperties": False}

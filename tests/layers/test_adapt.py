@@ -136,7 +136,7 @@ def test_what_no_backend_enforces_is_asked_for_in_words_and_checked() -> None:
     model = Scripted("2026-01-31")
     message = model.generate("When?", grammar=DATE)
     assert (message.parsed, message.enforcement) == ("2026-01-31", "validated")
-    assert [m.content for m in model.requests[0].messages][0] == "When?"
+    assert model.requests[0].messages[0].content == "When?"
     assert DATE.pattern in model.requests[0].messages[-1].text
     assert model.requests[0].grammar is None
 

@@ -76,7 +76,7 @@ def read(pieces: list[str], forced: bool = False, reason: str | None = "stop") -
 @settings(max_examples=300, derandomize=True, deadline=None)
 @given(
     st.text(st.sampled_from("<tol_ca>ab"), max_size=12).filter(lambda text: OPEN not in text),
-    st.sampled_from(["", CALL, f"{CALL}\n{CALL}", f"{OPEN}\n{PARIS}\n{CLOSE} so", f"{OPEN}{PARIS}", f"{OPEN}no{CLOSE}"]),
+    st.sampled_from(["", CALL, f"{CALL}\n{CALL}", f"{OPEN}\n{PARIS}\n{CLOSE} so", f"{OPEN}{PARIS}", f"{OPEN}no"]),
     st.lists(st.integers(0, 150), max_size=6),
 )
 @example("Let me see. ", CALL, list(range(150)))
@@ -308,9 +308,7 @@ def test_an_image_in_a_tools_result_still_reaches_the_model() -> None:
     assert Text("see") in content
 
 
-@pytest.mark.parametrize(
-    "capabilities", [{"system_role": False}, {"system_role": False, "consecutive_roles": False}]
-)
+@pytest.mark.parametrize("capabilities", [{"system_role": False}, {"system_role": False, "consecutive_roles": False}])
 def test_what_was_rewritten_still_fits_the_backends_roles(capabilities: dict[str, Any]) -> None:
     model = Toolless("Rain.", capabilities=capabilities)
     model.generate([*HISTORY, {"role": "user", "content": "And now?"}], tools=[WEATHER])
@@ -325,5 +323,3 @@ def test_named_is_a_choice_of_its_own() -> None:
     assert forced
     assert rewritten.tool_choice == "auto"
     assert rewritten.tools == ()
-
-

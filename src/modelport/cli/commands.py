@@ -191,7 +191,10 @@ def _schema(path: Path) -> Grammar:
     from modelport.grammar import grammar_from
 
     try:
-        return grammar_from(json.loads(path.read_bytes()))
+        schema = json.loads(path.read_bytes())
+        if not isinstance(schema, dict):
+            raise Failure(f'--schema {path}: a JSON schema is an object, as {{"type": …}}')
+        return grammar_from(schema)
     except OSError as error:
         raise Failure(f"--schema {path}: {error.strerror}") from error
     except (ValueError, RecursionError) as error:

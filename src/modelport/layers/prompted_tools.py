@@ -109,7 +109,8 @@ def _as_text(message: ChatMessage) -> ChatMessage:
     functions = [call.function for call in message.tool_calls]
     written = [
         # Arguments that are JSON text already stay the object that they are.
-        f'{OPEN}{{"name": {json.dumps(f.name)}, "arguments": {f.arguments_json() or "{}"}}}{CLOSE}' for f in functions
+        f'{OPEN}{{"name": {json.dumps(f.name)}, "arguments": {f.arguments_json() or "{}"}}}{CLOSE}'
+        for f in functions
     ]
     content = "\n".join([*filter(None, [text_of(message.content)]), *written])
     return replace(message, content=content, tool_calls=None)
