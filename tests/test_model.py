@@ -435,10 +435,6 @@ def test_the_callers_word_on_capabilities_goes_before_the_backends() -> None:
     assert not Echo(capabilities=Capabilities()).capabilities.seed
 
 
-WANTED = "model.py does not do this yet; remove this mark with the fix"
-
-
-@pytest.mark.xfail(strict=True, reason=WANTED)
 @pytest.mark.parametrize(
     ("settings", "options", "expected"),
     [
@@ -463,13 +459,11 @@ def test_a_constructors_mistake_is_found_by_the_constructor(settings: dict[str, 
         Echo(**settings)
 
 
-@pytest.mark.xfail(strict=True, reason=WANTED)
 def test_a_misspelt_capability_is_found_by_the_constructor() -> None:
     with pytest.raises(InvalidRequest, match="'tool' is unknown; known are"):
         Echo(capabilities={"tool": True})
 
 
-@pytest.mark.xfail(strict=True, reason=WANTED)
 def test_threads_that_make_the_first_calls_at_once_share_one_limit() -> None:
     """The chain of layers holds the limits; two chains would let twice as many requests through."""
 

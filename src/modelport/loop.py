@@ -58,12 +58,13 @@ class _Job:
 class _Mailbox:
     """What a waiting caller receives: deltas, jobs for its thread, and at last `_End`."""
 
-    __slots__ = ("put", "get", "open")
+    __slots__ = ("put", "get", "open", "pid")
 
     def __init__(self) -> None:
         queue: SimpleQueue[Any] = SimpleQueue()
         self.put, self.get = queue.put, queue.get
         self.open = True
+        self.pid = os.getpid()
 
 
 class _End:
@@ -95,7 +96,13 @@ class _LoopThread:
 
     def _run(self) -> None:
         asyncio.set_event_loop(self.loop)
-        self.loop.run_forever()
+        while True:
+            try:
+                self.loop.run_forever()
+                break
+            except (SystemExit, KeyboardInterrupt):
+                pass  # raised by a backend: its caller, who waits for the task, is told
+        self.loop.close()
 
     def stop(self) -> None:
         """Cancels what still runs and ends the loop: at interpreter exit, silently and within a second."""
@@ -140,6 +147,8 @@ def _forget_after_fork() -> None:
     if _current is not None:
         _inherited.append(_current)
         _current = None
+    for engine in list(_closers):
+        engine.leak()
     _closers.clear()
 
 
@@ -147,7 +156,10 @@ os.register_at_fork(after_in_child=_forget_after_fork)
 
 
 def close_at_exit(engine: Any) -> None:
-    """Calls `engine.close()` at interpreter exit, after every call has been cancelled."""
+    """Calls `engine.close()` at interpreter exit, after every call has been cancelled.
+
+    In a child that is forked before that, `engine.leak()`: an engine without its threads can't be destroyed.
+    """
     _closers.add(engine)
 
 
@@ -185,7 +197,11 @@ def _start(coroutine: Coroutine[Any, Any, Any], mailbox: _Mailbox) -> Callable[[
         else:
             mailbox.put(_End(task.result()))
 
-    thread.loop.call_soon_threadsafe(start)
+    try:
+        thread.loop.call_soon_threadsafe(start)
+    except RuntimeError:
+        coroutine.close()
+        raise RuntimeError("the interpreter is shutting down: no call can be made any more") from None
     return lambda: _safely(thread.loop, lambda: task.cancel() if task else None)
 
 
@@ -208,6 +224,8 @@ def _wait(mailbox: _Mailbox, timeout: float | None = None) -> Any:
 def _abandon(mailbox: _Mailbox, cancel: Callable[[], None], timeout: float = CLOSE_TIMEOUT) -> None:
     """Cancels the task and waits until it has let go of its engine and its connection."""
     mailbox.open = False
+    if mailbox.pid != os.getpid():
+        return  # A job of the call has forked: it goes on in the parent alone.
     cancel()
     try:
         while type(item := mailbox.get(timeout=timeout)) is not _End:
@@ -258,8 +276,9 @@ class SyncIteration(Generic[T]):
         if self._ended:
             raise StopIteration
         if self._mailbox is None:
-            self._mailbox = _Mailbox()
-            self._cancel = _start(_pump(self._generator, self._mailbox), self._mailbox)
+            mailbox = _Mailbox()
+            self._cancel = _start(_pump(self._generator, mailbox), mailbox)
+            self._mailbox = mailbox
         try:
             item = _wait(self._mailbox)
         except BaseException:

@@ -7,21 +7,22 @@ from collections.abc import AsyncGenerator, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from modelport.capabilities import Capabilities
-from modelport.errors import InvalidRequest, MalformedResponse
-from modelport.grammar import grammar_from, grammar_from_response_format
+from modelport.errors import MalformedResponse
 from modelport.layers import Next, compose
 from modelport.messages import ChatMessage, ChatMessageStreamDelta, MessageRole, TokenUsage, as_delta, fold
-from modelport.normalise import normalise_messages, normalise_parameters, normalise_stop, plain_dict
+from modelport.normalise import normalise_messages, plain_dict
+from modelport.options import normalise_options
 from modelport.request import Limits, Request
 from modelport.saving import restore, settings_of
 from modelport.streams import AsyncStream, Stream, interruptible
-from modelport.tools import tool_choice_from, tools_from
+from modelport.tools import tool_choice_from
 
 if TYPE_CHECKING:
     from types import TracebackType
 
     from modelport.layers.retry import RetryPolicy
 
+_DERIVED = ("_chain", "_capabilities", "_options")
 _TIME_LIMITS = ("timeout", "first_token_timeout", "idle_timeout")
 
 
@@ -65,6 +66,7 @@ class Model:
     secret_settings: ClassVar[frozenset[str]] = frozenset()
     _given_capabilities: Capabilities | Mapping[str, Any] | None = None
     _capabilities: Capabilities | None = None
+    _options: Mapping[str, Any] | None = None
     _chain: Next | None = None
 
     def __init__(
@@ -92,9 +94,11 @@ class Model:
         self.max_concurrency = max_concurrency
         self.retry = retry
         self._given_capabilities = capabilities
-        normalise_parameters({k: v for k, v in parameters.items() if k not in ("tools", "tool_choice")})
         self.kwargs = parameters
-        self._layers()  # so that a wrong limit is an error here, not at the first call
+        # A mistake is an error here, not at the first call.
+        self._options = normalise_options(parameters)
+        self._layers()
+        Capabilities().overlaid(capabilities)
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -227,7 +231,7 @@ class Model:
         return f"{type(self).__name__}({self.model_id!r})"
 
     def __getstate__(self) -> dict[str, Any]:
-        return {key: value for key, value in self.__dict__.items() if key not in ("_chain", "_capabilities")}
+        return {key: value for key, value in self.__dict__.items() if key not in _DERIVED}
 
     # --- what a backend's author writes -------------------------------------------------------------------------------
 
@@ -250,33 +254,27 @@ class Model:
     # --- the way of a request -----------------------------------------------------------------------------------------
 
     def _prepare(self, messages: Any, stop_sequences: Any, options: Mapping[str, Any], *, stream: bool) -> Request:
-        given = {**self.kwargs, **{key: value for key, value in options.items() if value is not None}}
-        stop = given.pop("stop", None)
-        if stop_sequences is not None and stop is not None and stop_sequences != stop:
-            raise InvalidRequest("stop_sequences and stop are two names of one parameter: give one")
-        tools, agents_tools = given.pop("tools", None), given.pop("tools_to_call_from", None)
-        if tools is not None and agents_tools is not None:
-            raise InvalidRequest("tools and tools_to_call_from are two names of one parameter: give one")
-        # An agent that names the tools to call from wants one of them called.
-        tool_choice = given.pop("tool_choice", "required" if agents_tools else "auto")
-        tools = tools_from(tools or agents_tools or ())
-        grammar, response_format = given.pop("grammar", None), given.pop("response_format", None)
-        if grammar is not None and response_format is not None:
-            raise InvalidRequest("grammar and response_format are two names of one parameter: give one")
+        called = normalise_options(
+            {"stop_sequences": stop_sequences, **options} if stop_sequences is not None else options
+        )
+        if self._options is None:
+            self._options = normalise_options(self.kwargs)
+        given = {**self._options, **called}
+        tools = given.pop("tools", ())
+        tool_choice = given.pop("tool_choice", "auto")
+        if not tools and "tool_choice" not in called:
+            tool_choice = "auto"  # the constructor's is for calls with tools
         conversions = given.pop("custom_role_conversions", self.custom_role_conversions)
         flatten = given.pop("flatten_messages_as_text", self.flatten_messages_as_text)
-        parameters = normalise_parameters(given)
-        limits = {name: parameters.pop(name) for name in _TIME_LIMITS if name in parameters}
-        form = grammar_from(grammar) if grammar is not None else None
         return Request(
             messages=normalise_messages(messages, role_conversions=conversions, flatten=flatten),
-            stop_sequences=normalise_stop(stop_sequences if stop_sequences is not None else stop),
-            grammar=form if response_format is None else grammar_from_response_format(response_format),
+            stop_sequences=given.pop("stop_sequences", ()),
+            grammar=given.pop("grammar", None),
             tools=tools,
             tool_choice=tool_choice_from(tool_choice, tools),
-            parameters=parameters,
+            limits=Limits(**{name: given.pop(name) for name in _TIME_LIMITS if name in given}),
+            parameters=given,
             stream=stream,
-            limits=Limits(**limits),
         )
 
     def _layers(self) -> list[Any]:
@@ -293,9 +291,11 @@ class Model:
         ]
 
     def _deltas(self, request: Request) -> AsyncGenerator[ChatMessageStreamDelta, None]:
-        if self._chain is None:
-            self._chain = compose(self._layers(), self.deltas)
-        return self._chain(request)
+        chain = self._chain
+        if chain is None:
+            # Of several threads that come first, one sets it: two chains would be two sets of limits.
+            chain = self.__dict__.setdefault("_chain", compose(self._layers(), self.deltas))
+        return chain(request)
 
     async def _answer(self, request: Request) -> ChatMessage:
         seen: list[ChatMessageStreamDelta] = []

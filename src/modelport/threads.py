@@ -49,7 +49,7 @@ async def in_thread(work: Callable[[], T]) -> T:
 async def iterate_in_thread(
     source: Callable[[Callable[[T], bool]], None], *, patience: float = 0.0
 ) -> AsyncGenerator[T, None]:
-    """The items that a blocking function emits from a thread of its own.
+    """The items that a blocking function emits from a thread of its own, in a copy of the caller's context.
 
     Args:
         source: Is called with `emit`, which takes an item and returns True once nobody reads any more: `source` is
@@ -60,6 +60,7 @@ async def iterate_in_thread(
     items: asyncio.Queue[Any] = asyncio.Queue()
     abandoned = threading.Event()
     ended = asyncio.Event()
+    context = contextvars.copy_context()
 
     def emit(item: T) -> bool:
         return abandoned.is_set() or not _tell(loop, items.put_nowait, item)
@@ -67,7 +68,7 @@ async def iterate_in_thread(
     def target() -> None:
         error: BaseException | None = None
         try:
-            source(emit)
+            context.run(source, emit)
         except BaseException as raised:
             error = raised
         _tell(loop, items.put_nowait, (_END, error))

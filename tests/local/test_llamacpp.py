@@ -11,11 +11,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.servers.llamacpp import model_file
 
 from modelport import (
-    InvalidRequest, Lark, LlamaCppModel, ModelError, NotFoundError, Regex, ServerError, UnsupportedFeature,
+    InvalidRequest,
+    Lark,
+    LlamaCppModel,
+    ModelError,
+    NotFoundError,
+    Regex,
+    ServerError,
+    UnsupportedFeature,
 )  # fmt: skip
-from tests.servers.llamacpp import model_file
 
 
 @pytest.fixture(scope="module")

@@ -274,7 +274,6 @@ def test_a_function_gives_the_key_of_each_call(server: FaultServer, is_async: bo
 
 
 @pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])
-@pytest.mark.xfail(strict=True, reason="OpenAIServerModel._make_client drops a key that is a function")
 def test_a_function_gives_the_key_through_the_sdk(server: FaultServer, is_async: bool) -> None:
     async def later() -> str:
         return "from a function"

@@ -16,9 +16,10 @@ def main() -> Never:
         import warnings
 
         from modelport.cli.commands import cli
-        from modelport.cli.terminal import drop_output, note
+        from modelport.cli.terminal import drop_output, lenient_output, note
 
         warnings.showwarning = lambda message, *args, **kwargs: note(str(message))
+        lenient_output()
         cli(prog_name="modelport")
     except KeyboardInterrupt:
         pass

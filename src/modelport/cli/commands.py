@@ -57,7 +57,7 @@ class _Group(click.Group):
 
     def format_usage(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         formatter.write_usage(ctx.command_path, "[OPTIONS] [PROMPT]")
-        formatter.write_usage(ctx.command_path, "COMMAND [OPTIONS] …", prefix="       ")
+        formatter.write_usage(ctx.command_path, "COMMAND [OPTIONS] ...", prefix="       ")
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         both = (*self.commands["ask"].params, *self.get_params(ctx))

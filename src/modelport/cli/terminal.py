@@ -40,12 +40,18 @@ def is_terminal(stream: TextIO | None) -> bool:
         return False
 
 
+def lenient_output() -> None:
+    """Has standard output show "?" for what its encoding lacks."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")
+
+
 def write(text: str, *, styled: bool = False) -> None:
     """Puts text on standard output at once.
 
     Args:
-        text: What the output's encoding lacks is shown as "?".
-        styled: Whether its control characters are ours, and not a model's.
+        text: On a terminal its control characters are left out.
+        styled: Whether they are ours and not a model's, and stay.
 
     Raises:
         OutputClosed: The reader has gone.
@@ -54,8 +60,6 @@ def write(text: str, *, styled: bool = False) -> None:
     stream = sys.stdout
     if stream is None:
         return
-    if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
-        stream.reconfigure(errors="replace")
     try:
         stream.write(text.translate(_CONTROLS) if is_terminal(stream) and not styled else text)
         stream.flush()
@@ -143,12 +147,12 @@ class Answer:
     def show(self, text: str | None, reasoning: str | None = None) -> None:
         """Prints the next piece."""
         if reasoning:
+            self._thought_is_open = not reasoning.endswith("\n")  # noted first: a Ctrl-C may come while it is written
             write_aside(reasoning, dim=True)
-            self._thought_is_open = not reasoning.endswith("\n")
         if text:
             self._end_thought()
-            write(text)
             self._line_is_open = not text.endswith("\n")
+            write(text)
 
     def end(self) -> None:
         """Ends the last line, if there is one."""

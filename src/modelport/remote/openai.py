@@ -136,8 +136,11 @@ class OpenAIServerModel(Model):
     def _make_client(self) -> Any:
         from modelport.remote.sdk import openai_package
 
+        key: Any = self._key
+        if isinstance(self.api_key, Secret):
+            key = self.api_key.reveal() if self.api_key else None
         own = {
-            "api_key": self.api_key.reveal() if isinstance(self.api_key, Secret) and self.api_key else None,
+            "api_key": key,
             "base_url": self.api_base,
             "organization": self.organization,
             "project": self.project,
@@ -146,11 +149,14 @@ class OpenAIServerModel(Model):
         }
         return openai_package().AsyncOpenAI(**{**own, **(self.client_kwargs or {}), "max_retries": 0})
 
+    async def _key(self) -> str:
+        if isinstance(self.api_key, Secret):
+            return self.api_key.reveal()
+        key = self.api_key()
+        return await key if inspect.isawaitable(key) else key
+
     async def _headers(self) -> dict[str, str]:
-        key = self.api_key.reveal() if isinstance(self.api_key, Secret) else self.api_key()
-        if inspect.isawaitable(key):
-            key = await key
-        headers = {"Authorization": f"Bearer {key}"}
+        headers = {"Authorization": f"Bearer {await self._key()}"}
         for name, value in (
             ("OpenAI-Organization", self.organization or os.environ.get("OPENAI_ORG_ID")),
             ("OpenAI-Project", self.project or os.environ.get("OPENAI_PROJECT_ID")),

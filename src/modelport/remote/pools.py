@@ -29,8 +29,9 @@ class PerLoop(Generic[T]):
         loop = asyncio.get_running_loop()
         entry = self._entries.get(loop)
         if entry is None:
-            for other in [known for known in self._entries if known.is_closed()]:
-                del self._entries[other]
+            for other in list(self._entries):  # a copy: other threads add and remove their own
+                if other.is_closed():
+                    self._entries.pop(other, None)
             resource = make()
             # A suspended async generator is the one thing that a loop closes by itself when it ends.
             keeper = _keep(self._entries, resource, self._close)
