@@ -29,6 +29,7 @@ def sent(server: FaultServer, messages: Any = "Hello", /, model: dict[str, Any] 
     return request.json
 
 
+JSON_OBJECT = {"type": "json_object"}
 PLAIN = {"model": "gpt-4o", "messages": [{"role": "user", "content": "Hello"}]}
 
 
@@ -49,7 +50,7 @@ PLAIN = {"model": "gpt-4o", "messages": [{"role": "user", "content": "Hello"}]}
         ({"user": "me", "logit_bias": {"1": 2}}, {"user": "me", "logit_bias": {"1": 2}}),
         ({"extra_body": {"top_k": 3, "model": "other"}}, {"top_k": 3, "model": "other"}),
         ({"reasoning_effort": "low"}, {"reasoning_effort": "low"}),
-        ({"response_format": {"type": "json_object"}, "answer": Fault.ok("{}")}, {"response_format": {"type": "json_object"}}),
+        ({"response_format": JSON_OBJECT, "answer": Fault.ok("{}")}, {"response_format": JSON_OBJECT}),
     ],
     ids=str,
 )  # fmt: skip
@@ -86,12 +87,13 @@ def test_the_users_word_goes_before_the_profile() -> None:
 
 def test_messages_of_every_form(server: FaultServer) -> None:
     image = picture((1, 2, 3), 2)
+    by_url = {"type": "image_url", "image_url": {"url": "https://x.test/a.png", "detail": "low"}}
     body = sent(
         server,
         [
             {"role": "developer", "content": "Be terse."},
             {"role": "user", "content": [{"type": "text", "text": "Look:"}, {"type": "image", "image": image}]},
-            {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "https://x.test/a.png", "detail": "low"}}]},
+            {"role": "user", "content": [by_url]},
             {"role": "assistant", "content": None, "tool_calls": [
                 {"id": "c1", "type": "function", "function": {"name": "add", "arguments": {"a": 1}}}]},
             {"role": "tool", "tool_call_id": "c1", "content": "2"},
@@ -102,7 +104,7 @@ def test_messages_of_every_form(server: FaultServer) -> None:
     assert body[0] == {"role": "system", "content": "Be terse."}
     assert body[1]["content"][0] == {"type": "text", "text": "Look:"}
     assert body[1]["content"][1]["image_url"]["url"].startswith("data:image/png;base64,iVBOR")
-    assert body[2]["content"] == [{"type": "image_url", "image_url": {"url": "https://x.test/a.png", "detail": "low"}}]
+    assert body[2]["content"] == [by_url]
     call = {"id": "c1", "type": "function", "function": {"name": "add", "arguments": '{"a": 1}'}}
     assert body[3] == {"role": "assistant", "content": None, "tool_calls": [call]}
     assert body[4] == {"role": "tool", "content": "2", "tool_call_id": "c1"}

@@ -240,8 +240,8 @@ class _Engine:
                 f"llama.cpp could not load {params.model.path!r}: {error}. Is it a GGUF file that fits the memory?",
                 retryable=False,
             ) from None
-        # Answered by the engine's own loop, which by then runs: destroyed before, it would miss the word to end, and its
-        # destructor would wait for ever with the interpreter's lock in its hand.
+        # Answered by the engine's own loop, which by then runs. Destroyed before, it would miss the word to end, and
+        # its destructor wait for ever with the interpreter's lock in its hand.
         self.ask("/slots")
         self.props = self.ask("/props")
         close_at_exit(self)
