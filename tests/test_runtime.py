@@ -130,8 +130,9 @@ def llama() -> Iterator[LlamaServer]:
 
 @pytest.fixture(scope="module")
 def engine() -> Iterator[LlamaCppModel]:
-    """One slot: a request that still runs makes the next one wait."""
-    with LlamaCppModel(model_file(), context_length=4096, parallel=1, threads=1, retry=False) as model:
+    """One slot: a request that still runs makes the next one wait. Small batches: so soon a prompt can be given up."""
+    settings: dict[str, Any] = {"parallel": 1, "threads": 1, "engine_params": {"n_batch": 64}}
+    with LlamaCppModel(model_file(), context_length=4096, retry=False, **settings) as model:
         model.generate(QUESTION, max_tokens=1)
         yield model
 
@@ -324,8 +325,19 @@ def test_multiprocessing(server: FaultServer, tmp_path: Path, method: str, backe
 # --- loops ------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("transport", ["http", "sdk"])
-@pytest.mark.parametrize("leaves", ["reads all", "leaves", "leaves and holds", "leaves a waiting call"])
+@pytest.mark.parametrize(
+    ("leaves", "transport"),
+    [
+        ("reads all", "http"),
+        ("leaves", "http"),
+        ("leaves and holds", "http"),
+        ("leaves a waiting call", "http"),
+        ("reads all", "sdk"),
+        ("leaves", "sdk"),
+        ("leaves a waiting call", "sdk"),
+        # Of a stream held past the end of its loop asyncio complains with the SDK alone, too.
+    ],
+)
 def test_asyncio_run_fifty_times(server: FaultServer, tmp_path: Path, transport: str, leaves: str) -> None:
     """No socket is left and nothing is said of one, on one model."""
     source = f"""
@@ -366,6 +378,23 @@ def test_asyncio_run_fifty_times(server: FaultServer, tmp_path: Path, transport:
         assert script.finish() == "[] 1"
     server.wait_for(lambda: server.open_connections == 0)
     assert len(server.requests) == 100 or leaves == "leaves a waiting call"
+
+
+def test_asyncio_run_with_an_engine(tmp_path: Path) -> None:
+    """Loops come and go, with streams held half-read past their end; the one engine serves them all, in silence."""
+    source = """
+    model, held = local(), []
+
+    async def main():
+        held.append(model.agenerate_stream(QUESTION, **LONG))
+        await anext(held[-1])
+
+    for i in range(8):
+        asyncio.run(main())
+    say("Paris" in model.generate(QUESTION, max_tokens=12, temperature=0).content)
+    """
+    with Script(tmp_path, source) as script:
+        assert script.finish() == "True"
 
 
 def test_a_sync_call_inside_a_running_loop(server: FaultServer) -> None:
@@ -695,14 +724,12 @@ def test_cancelling_before_the_first_token(engine: LlamaCppModel, llama: LlamaSe
     """A prompt that takes seconds to read is given up within a batch of it."""
     prompt = "word " * 3000
 
-    async def cancel() -> float:
+    async def cancel() -> None:
         task = asyncio.create_task(engine.agenerate(prompt, max_tokens=5))
         await asyncio.sleep(0.2)
-        begun = time.monotonic()
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        return time.monotonic() - begun
 
     asyncio.run(cancel())
     assert_free(engine, llama)

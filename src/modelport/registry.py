@@ -75,5 +75,8 @@ def load_model(spec: str, **settings: Any) -> Model:
     if not isinstance(spec, str) or not spec:
         raise InvalidRequest("a model is named 'backend/model id', for example 'openai/gpt-4o' or 'llamacpp'")
     name, _, model_id = spec.partition("/")
-    cls = backend_class(name)
-    return cls(model_id, **settings) if model_id else cls(**settings)
+    if model_id:
+        if "model_id" in settings:
+            raise InvalidRequest(f"the model is named twice: {spec!r} and model_id={settings['model_id']!r}")
+        settings["model_id"] = model_id
+    return backend_class(name)(**settings)

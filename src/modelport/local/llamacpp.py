@@ -9,6 +9,7 @@ import os
 import secrets
 import threading
 from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import aclosing
 from typing import Any, ClassVar
 
 from modelport.capabilities import Capabilities
@@ -157,10 +158,12 @@ class LlamaCppModel(Model):
         # batch of the prompt, so that a call can be cancelled before its first token.
         body |= {"timings_per_token": True, "return_progress": True}
         reader = AnswerReader()
-        async for event in iterate_in_thread(engine.chat(body), patience=CLOSE_TIMEOUT):
-            if (delta := reader.chunk(event)) is not None:
-                delta.token_usage = _usage(event.get("timings"))
-                yield delta
+        # Closed here, not left to the garbage collector: the engine's thread must have ended before the caller goes on.
+        async with aclosing(iterate_in_thread(engine.chat(body), patience=CLOSE_TIMEOUT)) as events:
+            async for event in events:
+                if (delta := reader.chunk(event)) is not None:
+                    delta.token_usage = _usage(event.get("timings"))
+                    yield delta
         closing = reader.end()
         closing.model_id = self.model_id
         yield closing
@@ -233,18 +236,35 @@ class _Engine:
             if not hasattr(params, name):
                 raise InvalidRequest(f"engine_params: {name!r} is no field of llama.cpp's CommonParams")
             setattr(params, name, value)
-        try:
-            self._server: Any = xllamacpp.Server(params)
-        except RuntimeError as error:
+        self._server: Any = None
+        self.props: dict[str, Any] = {}
+        self._start(lambda: xllamacpp.Server(params), params.model.path)
+        close_at_exit(self)
+
+    def _start(self, load: Callable[[], Any], path: str) -> None:
+        """Loads the engine in a thread, where no Ctrl-C can come between its making and the beginning of its loop.
+
+        Destroyed between the two, it would miss the word to end, and its destructor wait for ever with the
+        interpreter's lock in its hand.
+        """
+        failure: list[Exception] = []
+
+        def work() -> None:
+            try:
+                self._server = load()
+                self.ask("/slots")  # is answered by the engine's own loop
+                self.props = self.ask("/props")
+            except Exception as error:
+                failure.append(error)
+
+        thread = threading.Thread(target=work, name="modelport-load", daemon=True)
+        thread.start()
+        thread.join()
+        if failure:
             raise ServerError(
-                f"llama.cpp could not load {params.model.path!r}: {error}. Is it a GGUF file that fits the memory?",
+                f"llama.cpp could not load {path!r}: {failure[0]}. Is it a GGUF file that fits the memory?",
                 retryable=False,
             ) from None
-        # Answered by the engine's own loop, which by then runs. Destroyed before, it would miss the word to end, and
-        # its destructor wait for ever with the interpreter's lock in its hand.
-        self.ask("/slots")
-        self.props = self.ask("/props")
-        close_at_exit(self)
 
     def chat(self, body: dict[str, Any]) -> Callable[[Callable[[Any], bool]], None]:
         """A blocking function that runs one request and emits the engine's events."""

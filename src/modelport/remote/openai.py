@@ -6,6 +6,7 @@ import inspect
 import os
 import warnings
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from contextlib import aclosing
 from typing import Any, ClassVar
 
 from modelport.capabilities import Capabilities
@@ -79,7 +80,7 @@ class OpenAIServerModel(Model):
 
     def __init__(
         self,
-        model_id: str,
+        model_id: str | None = None,
         api_base: str | None = None,
         api_key: Secret | str | Callable[[], str | Awaitable[str]] | None = None,
         organization: str | None = None,
@@ -94,7 +95,9 @@ class OpenAIServerModel(Model):
         **settings: Any,
     ) -> None:
         if not model_id:
-            raise InvalidRequest("model_id is missing: name the model, as OpenAIServerModel('gpt-4o')")
+            raise InvalidRequest(
+                "model_id is missing: name the model, as OpenAIServerModel('gpt-4o') or 'openai/gpt-4o'"
+            )
         if dialect is not None and dialect not in DIALECTS:
             raise InvalidRequest(f"dialect={dialect!r} is unknown; there are {', '.join(DIALECTS)}, or None")
         if client is not None and client_kwargs:
@@ -180,16 +183,16 @@ class OpenAIServerModel(Model):
 
     async def deltas(self, request: Request) -> AsyncGenerator[ChatMessageStreamDelta, None]:
         """Answers a request; see `Model.deltas`."""
-        try:
-            async for delta in self._send(request):
-                yield delta
-            return
-        except InvalidRequest as error:
-            if not self._learn(error, request):
-                raise
-        # Refused before anything was answered, and now known better: once more.
-        async for delta in self._send(request):
-            yield delta
+        while True:
+            try:
+                async with aclosing(self._send(request)) as deltas:
+                    async for delta in deltas:
+                        yield delta
+                return
+            except InvalidRequest as error:
+                # Refused before anything was answered: once more, where it has taught something.
+                if not self._learn(error, request):
+                    raise
 
     async def _send(self, request: Request) -> AsyncGenerator[ChatMessageStreamDelta, None]:
         if self.dialect == "llama.cpp":
@@ -202,13 +205,10 @@ class OpenAIServerModel(Model):
             delta.warnings = self._warnings(request)
             yield delta
             return
-        events = self._transport.stream(call)
-        try:
+        async with aclosing(self._transport.stream(call)) as events:
             async for event in events:
                 if (piece := reader.chunk(event)) is not None:
                     yield piece
-        finally:
-            await events.aclose()
         closing = reader.end()
         closing.warnings = self._warnings(request)
         yield closing

@@ -10,7 +10,7 @@ import ssl
 import sys
 import urllib.request
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Protocol
@@ -128,37 +128,48 @@ class HTTPTransport:
 
     async def call(self, call: Call) -> Any:
         """See `Transport.call`."""
-        async with self._response(call) as (response, headers):
-            return _parse(await response.read(), headers)
+        payload, headers = await self._prepared(call)
+        with _faults():
+            response = await self._open(call, payload, headers)
+            try:
+                return _parse(await response.read(), headers)
+            finally:
+                response.close()
 
     async def stream(self, call: Call) -> AsyncGenerator[Any, None]:
         """See `Transport.stream`."""
-        async with self._response(call) as (response, headers):
-            if response.content_type == "application/json":
-                yield _parse(await response.read(), headers)  # the server does not stream
-                return
-            parser = EventParser()
-            async for chunk in response.content.iter_any():
-                for kind, data in parser.feed(chunk):
-                    if data == b"[DONE]":
-                        await _drain(response)
-                        return
-                    try:
-                        event = _parse(data, headers)
-                    except MalformedResponse:
-                        chunk = data = b""  # or a traceback with locals would show a key that the service quotes
-                        raise
-                    if kind == b"error" and isinstance(event, dict):
-                        event = {"error": event.get("error", event)}
-                    yield event
+        payload, headers = await self._prepared(call)
+        with _faults():
+            response = await self._open(call, payload, headers)
+            try:
+                if response.content_type == "application/json":
+                    yield _parse(await response.read(), headers)  # the server does not stream
+                    return
+                parser = EventParser()
+                async for chunk in response.content.iter_any():
+                    for kind, data in parser.feed(chunk):
+                        if data == b"[DONE]":
+                            await _drain(response)
+                            return
+                        try:
+                            event = _parse(data, headers)
+                        except MalformedResponse:
+                            chunk = data = b""  # or a traceback with locals would show a key that the service quotes
+                            raise
+                        if kind == b"error" and isinstance(event, dict):
+                            event = {"error": event.get("error", event)}
+                        yield event
+            finally:
+                # Nothing is awaited here: a loop that ends closes all its generators at once, whichever uses which.
+                response.close()
 
     async def aclose(self) -> None:
         """See `Transport.aclose`."""
         await self._sessions.aclose()
 
-    @asynccontextmanager
-    async def _response(self, call: Call) -> AsyncGenerator[tuple[aiohttp.ClientResponse, dict[str, str]], None]:
-        aiohttp, orjson = _libraries()
+    async def _prepared(self, call: Call) -> tuple[bytes, dict[str, str]]:
+        """The body and the headers."""
+        _, orjson = _libraries()
         try:
             payload = orjson.dumps(call.body, option=orjson.OPT_NON_STR_KEYS)
         except TypeError as error:
@@ -166,21 +177,21 @@ class HTTPTransport:
         headers = _merged(_STANDING_HEADERS, await self._headers(), call.headers)
         for name, value in headers.items():
             if not isinstance(value, Hidden) or _BREAK.search(value):
-                raise InvalidRequest(f"header {name!r}: its value must be one line of text (does the key end in one?)")
+                raise InvalidRequest(
+                    f"header {name!r}: its value must be one line of text (does the key end in a newline?)"
+                )
+        return payload, headers
+
+    async def _open(self, call: Call, payload: bytes, headers: Mapping[str, str]) -> aiohttp.ClientResponse:
+        """The response; closing it keeps its connection where it was read to its end."""
         session = await self._sessions.get(self._open_session)
-        response = None
-        try:
-            response = await self._send(session, call, payload, headers)
-            if response.status >= 300:
+        response = await self._send(session, call, payload, headers)
+        if response.status >= 300:
+            try:
                 raise _service_error(response, without_secrets(await response.read(), headers))
-            yield response, headers
-        except aiohttp.ClientError as error:
-            raise _translated(error) from None
-        except TimeoutError:
-            raise ConnectionFailed("The connection could not be made in time.") from None
-        finally:
-            if response is not None:
-                response.close()  # keeps the connection where the response was read to its end
+            finally:
+                response.close()
+        return response
 
     async def _send(
         self, session: aiohttp.ClientSession, call: Call, payload: bytes, headers: Mapping[str, str]
@@ -202,6 +213,18 @@ class HTTPTransport:
                 # A kept connection that the server had closed meanwhile, and not one byte came back: once more is free.
                 if not trace["reused"] or isinstance(error, aiohttp.ClientConnectorError):
                     raise
+
+
+@contextmanager
+def _faults() -> Iterator[None]:
+    """Errors of the HTTP library become ours."""
+    aiohttp, _ = _libraries()
+    try:
+        yield
+    except aiohttp.ClientError as error:
+        raise _translated(error) from None
+    except TimeoutError:
+        raise ConnectionFailed("The connection could not be made in time.") from None
 
 
 def _libraries() -> tuple[Any, Any]:
