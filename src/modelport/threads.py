@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import sys
 import threading
 from collections.abc import AsyncGenerator, Callable
+from types import AsyncGeneratorType
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -46,7 +48,23 @@ async def in_thread(work: Callable[[], T]) -> T:
     return await result
 
 
-async def iterate_in_thread(
+def owned(generator: AsyncGenerator[T, None]) -> AsyncGenerator[T, None]:
+    """The same generator, whose closing is left to its consumer.
+
+    A loop that ends closes all generators that it knows, at once and in any order. One that is being closed by another
+    at that moment, and waits, would make that an error; so the loop is to know the outermost of a chain alone.
+    """
+    if isinstance(generator, AsyncGeneratorType):
+        known = sys.get_asyncgen_hooks().firstiter
+        sys.set_asyncgen_hooks(firstiter=None)
+        try:
+            generator.__anext__().close()  # type: ignore[attr-defined]  # tells the hooks, and nothing else
+        finally:
+            sys.set_asyncgen_hooks(firstiter=known)
+    return generator
+
+
+def iterate_in_thread(
     source: Callable[[Callable[[T], bool]], None], *, patience: float = 0.0
 ) -> AsyncGenerator[T, None]:
     """The items that a blocking function emits from a thread of its own, in a copy of the caller's context.
@@ -56,6 +74,10 @@ async def iterate_in_thread(
             then to return soon.
         patience: How long closing waits for `source` to return, in seconds.
     """
+    return owned(_iterate(source, patience))
+
+
+async def _iterate(source: Callable[[Callable[[T], bool]], None], patience: float) -> AsyncGenerator[T, None]:
     loop = asyncio.get_running_loop()
     items: asyncio.Queue[Any] = asyncio.Queue()
     abandoned = threading.Event()
