@@ -184,14 +184,16 @@ class OpenAIServerModel(Model):
     async def deltas(self, request: Request) -> AsyncGenerator[ChatMessageStreamDelta, None]:
         """Answers a request; see `Model.deltas`."""
         while True:
+            known = (self.capabilities, self._dropped)
             try:
                 async with aclosing(self._send(request)) as deltas:
                     async for delta in deltas:
                         yield delta
                 return
             except InvalidRequest as error:
-                # Refused before anything was answered: once more, where it has taught something.
-                if not self._learn(error, request):
+                # Refused before anything was answered: once more, where it has taught something, or where another
+                # call that was refused meanwhile has.
+                if known == (self.capabilities, self._dropped) and not self._learn(error, request):
                     raise
 
     async def _send(self, request: Request) -> AsyncGenerator[ChatMessageStreamDelta, None]:
