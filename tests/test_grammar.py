@@ -243,7 +243,7 @@ def takes(grammar: Any, text: str) -> bool:
         # \d, \w and \s are ASCII, also within a class and negated.
         (r"\d+", ["12", "١٢", ""]),
         (r"\w", ["a", "_", "é", "٣", "-"]),
-        (r"a\sb", ["a b", "a\tb", "a\u00a0b", "a\u2003b"]),
+        (r"a\sb", ["a b", "a\tb", "a\fb", "a\vb", "a\u00a0b", "a\u2003b"]),
         (r"\D\W\S", ["a-a", "١é\u00a0", "1-a", "aaa", "a- "]),
         (r"[\d\s]", ["1", "١", " ", "\u00a0"]),
         (r"[\d-]", ["-", "1"]),

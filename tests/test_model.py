@@ -139,7 +139,7 @@ def test_a_sync_call_runs_the_newcomers_code_in_the_callers_thread(way: str) -> 
         WAYS[way](model, "?")
 
     call()
-    thread = threading.Thread(target=call)
+    thread = threading.Thread(target=call, daemon=True)
     thread.start()
     thread.join(5)
     assert model.threads == ran_in
@@ -482,7 +482,7 @@ def test_threads_that_make_the_first_calls_at_once_share_one_limit() -> None:
             self.running -= 1
 
     model = Slow(max_concurrency=1)
-    threads = [threading.Thread(target=lambda: list(model.generate_stream("?"))) for _ in range(4)]
+    threads = [threading.Thread(target=lambda: list(model.generate_stream("?")), daemon=True) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:

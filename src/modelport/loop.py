@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import atexit
 import contextvars
+import ctypes
 import os
 import threading
 import weakref
@@ -18,6 +19,7 @@ from queue import Empty, SimpleQueue
 from typing import Any, Generic, TypeVar
 
 from modelport.messages import ChatMessageStreamDelta
+from modelport.threads import end_streams
 
 T = TypeVar("T")
 
@@ -90,7 +92,7 @@ def in_callers_thread(work: Callable[[], T]) -> asyncio.Future[T] | None:
 class _LoopThread:
     def __init__(self) -> None:
         self.loop = asyncio.new_event_loop()
-        self.pid = os.getpid()
+        self.stopping = False
         self.thread = threading.Thread(target=self._run, name="modelport", daemon=True)
         self.thread.start()
 
@@ -105,7 +107,11 @@ class _LoopThread:
         self.loop.close()
 
     def stop(self) -> None:
-        """Cancels what still runs and ends the loop: at interpreter exit, silently and within a second."""
+        """Cancels what still runs and ends the loop: at interpreter exit, silently and within a second.
+
+        Callers that still wait are daemon threads: they are told nothing, and vanish with the interpreter.
+        """
+        self.stopping = True
 
         async def cancel_all() -> None:
             tasks = asyncio.all_tasks() - {asyncio.current_task()}
@@ -128,6 +134,7 @@ _current: _LoopThread | None = None
 _inherited: list[_LoopThread] = []  # Never closed after a fork: the child shares the parent's epoll.
 _lock = threading.Lock()
 _closers: weakref.WeakSet[Any] = weakref.WeakSet()
+_destroys = True  # Whether engines can be destroyed: not in the child of a process that has some.
 
 
 def _thread() -> _LoopThread:
@@ -147,9 +154,20 @@ def _forget_after_fork() -> None:
     if _current is not None:
         _inherited.append(_current)
         _current = None
-    for engine in list(_closers):
-        engine.leak()
-    _closers.clear()
+    if engines := list(_closers):
+        for engine in engines:
+            engine.leak()
+        _closers.clear()
+        _leave_without_destructors()
+
+
+def _leave_without_destructors() -> None:
+    """Has this process end without the exit handlers of native libraries, which would wait for the parent's threads."""
+    global _destroys
+    _destroys = False
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "on_exit"):  # on Linux; it hands the exit status on
+        libc.on_exit(libc._exit, None)
 
 
 os.register_at_fork(after_in_child=_forget_after_fork)
@@ -158,15 +176,20 @@ os.register_at_fork(after_in_child=_forget_after_fork)
 def close_at_exit(engine: Any) -> None:
     """Calls `engine.close()` at interpreter exit, after every call has been cancelled.
 
-    In a child that is forked before that, `engine.leak()`: an engine without its threads can't be destroyed.
+    In a child that is forked before that it calls `engine.leak()`, which is to keep it from ever being destroyed: that
+    would wait for threads which the child does not have. Engines made there are leaked as well.
     """
-    _closers.add(engine)
+    if _destroys:
+        _closers.add(engine)
+    else:
+        engine.leak()
 
 
 @atexit.register
 def _shut_down() -> None:
     if _current is not None:
         _current.stop()
+    end_streams()
     for engine in list(_closers):
         engine.close()
 
@@ -190,6 +213,8 @@ def _start(coroutine: Coroutine[Any, Any, Any], mailbox: _Mailbox) -> Callable[[
         task.add_done_callback(done)
 
     def done(task: asyncio.Task[Any]) -> None:
+        if thread.stopping:
+            return
         if task.cancelled():
             mailbox.put(_End(error=asyncio.CancelledError()))
         elif (error := task.exception()) is not None:
@@ -231,6 +256,7 @@ def _abandon(mailbox: _Mailbox, cancel: Callable[[], None], timeout: float = CLO
         while type(item := mailbox.get(timeout=timeout)) is not _End:
             if type(item) is _Job:
                 item.refuse()
+        mailbox.put(item)  # for a thread that still waits for the next item
     except Empty:
         pass
 
@@ -286,6 +312,9 @@ class SyncIteration(Generic[T]):
             raise
         if type(item) is not _End:
             return item  # type: ignore[no-any-return]
+        if self._ended:  # closed by another thread, which may still wait for the end
+            self._mailbox.put(item)
+            raise StopIteration
         self._ended = True
         if item.error is not None:
             raise item.error

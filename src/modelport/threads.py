@@ -7,15 +7,30 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-import sys
 import threading
 from collections.abc import AsyncGenerator, Callable
-from types import AsyncGeneratorType
 from typing import Any, TypeVar
 
 T = TypeVar("T")
 
 _END = object()
+_streams: dict[threading.Thread, tuple[threading.Event, float]] = {}
+_exiting = False
+
+
+def end_streams() -> None:
+    """Ends what still emits, and waits for it: at interpreter exit.
+
+    A thread that comes back from native code after that is ended by force, and takes the process along. Who still
+    reads, in a daemon thread, is told nothing: it is to vanish in silence.
+    """
+    global _exiting
+    _exiting = True
+    under_way = list(_streams.items())
+    for _, (abandoned, _) in under_way:
+        abandoned.set()
+    for thread, (_, patience) in under_way:
+        thread.join(patience)
 
 
 async def in_thread(work: Callable[[], T]) -> T:
@@ -48,23 +63,7 @@ async def in_thread(work: Callable[[], T]) -> T:
     return await result
 
 
-def owned(generator: AsyncGenerator[T, None]) -> AsyncGenerator[T, None]:
-    """The same generator, whose closing is left to its consumer.
-
-    A loop that ends closes all generators that it knows, at once and in any order. One that is being closed by another
-    at that moment, and waits, would make that an error; so the loop is to know the outermost of a chain alone.
-    """
-    if isinstance(generator, AsyncGeneratorType):
-        known = sys.get_asyncgen_hooks().firstiter
-        sys.set_asyncgen_hooks(firstiter=None)
-        try:
-            generator.__anext__().close()  # type: ignore[attr-defined]  # tells the hooks, and nothing else
-        finally:
-            sys.set_asyncgen_hooks(firstiter=known)
-    return generator
-
-
-def iterate_in_thread(
+async def iterate_in_thread(
     source: Callable[[Callable[[T], bool]], None], *, patience: float = 0.0
 ) -> AsyncGenerator[T, None]:
     """The items that a blocking function emits from a thread of its own, in a copy of the caller's context.
@@ -72,12 +71,8 @@ def iterate_in_thread(
     Args:
         source: Is called with `emit`, which takes an item and returns True once nobody reads any more: `source` is
             then to return soon.
-        patience: How long closing waits for `source` to return, in seconds.
+        patience: How long closing, and the end of the program, wait for `source` to return, in seconds.
     """
-    return owned(_iterate(source, patience))
-
-
-async def _iterate(source: Callable[[Callable[[T], bool]], None], patience: float) -> AsyncGenerator[T, None]:
     loop = asyncio.get_running_loop()
     items: asyncio.Queue[Any] = asyncio.Queue()
     abandoned = threading.Event()
@@ -93,10 +88,15 @@ async def _iterate(source: Callable[[Callable[[T], bool]], None], patience: floa
             context.run(source, emit)
         except BaseException as raised:
             error = raised
-        _tell(loop, items.put_nowait, (_END, error))
-        _tell(loop, ended.set)
+        _streams.pop(threading.current_thread(), None)
+        if not _exiting:
+            _tell(loop, items.put_nowait, (_END, error))
+            _tell(loop, ended.set)
 
-    threading.Thread(target=target, name="modelport-stream", daemon=True).start()
+    thread = threading.Thread(target=target, name="modelport-stream", daemon=True)
+    if patience:
+        _streams[thread] = abandoned, patience
+    thread.start()
     try:
         while True:
             item = await items.get()
@@ -107,7 +107,10 @@ async def _iterate(source: Callable[[Callable[[T], bool]], None], patience: floa
             yield item
     finally:
         abandoned.set()
-        if patience and not ended.is_set():
+        # A loop that ends closes all its generators at once. While this one waited, those that use it could not be
+        # closed, and asyncio would complain of that.
+        loop_ends = getattr(loop, "_asyncgens_shutdown_called", False)
+        if patience and not ended.is_set() and not loop_ends:
             try:
                 async with asyncio.timeout(patience):
                     await ended.wait()

@@ -132,8 +132,8 @@ def call_from_everywhere(model: Model, calls: int) -> None:
         await asyncio.gather(*(model.agenerate("?") for _ in range(calls)))
 
     model.generate("?")
-    callers = [threading.Thread(target=one_after_another) for _ in range(2)]
-    callers += [threading.Thread(target=lambda: asyncio.run(all_at_once())) for _ in range(2)]
+    callers = [threading.Thread(target=one_after_another, daemon=True) for _ in range(2)]
+    callers += [threading.Thread(target=lambda: asyncio.run(all_at_once()), daemon=True) for _ in range(2)]
     for caller in callers:
         caller.start()
     for caller in callers:
@@ -172,7 +172,8 @@ async def test_waiters_of_several_loops_go_in_order_too() -> None:
     await anext(first)
     threads = []
     for n in range(6):
-        threads.append(threading.Thread(target=lambda n=n: asyncio.run(ask(limit, backend, request(str(n))))))
+        asking = ask(limit, backend, request(str(n)))
+        threads.append(threading.Thread(target=asyncio.run, args=(asking,), daemon=True))
         threads[-1].start()
         await until(lambda n=n: len(limit._queue) == n + 1)
     late = asyncio.create_task(ask(limit, backend, request("late")))
@@ -240,28 +241,29 @@ def test_a_cancelled_waiter_for_a_window_hands_its_turn_on() -> None:
     assert [round(at) for at in in_no_time(work)] == [0, 60]
 
 
-def test_a_loop_that_was_closed_under_its_waiter_blocks_nobody() -> None:
+@pytest.mark.parametrize("behind", ["before", "after"])
+def test_a_loop_that_was_closed_under_its_waiter_blocks_nobody(behind: str) -> None:
+    """Whether those behind it come before its loop is closed or after."""
     limit, backend = Limit(max_concurrency=1), Backend()
 
     async def first_then_last() -> None:
         first = limit(request("first"), backend)
         await anext(first)
-        await asyncio.to_thread(waiting_loop_ends)
+        await asyncio.to_thread(loop.run_until_complete, asyncio.sleep(0.01))
+        if behind == "after":
+            loop.close()
         last = asyncio.create_task(ask(limit, backend, request("last")))
         await asyncio.sleep(0.01)
+        loop.close()
         await first.aclose()
         await asyncio.wait_for(last, 1)
 
-    def waiting_loop_ends() -> None:
-        loop = asyncio.new_event_loop()
-        loop.set_exception_handler(lambda loop, context: None)
-        lost.append(loop.create_task(ask(limit, backend, request("lost"))))
-        loop.run_until_complete(asyncio.sleep(0.01))
-        loop.close()
-
-    lost: list[asyncio.Task[None]] = []
+    loop = asyncio.new_event_loop()
+    loop.set_exception_handler(lambda loop, context: None)
+    lost = loop.create_task(ask(limit, backend, request("lost")))
     asyncio.run(first_then_last())
     assert backend.texts == ["first", "last"]
+    assert not lost.done()
 
 
 async def _fails(request: Request) -> AsyncGenerator[Delta, None]:

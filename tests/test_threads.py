@@ -1,0 +1,227 @@
+"""Blocking work for async callers, in threads of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from modelport.threads import in_thread, iterate_in_thread
+
+pytestmark = pytest.mark.timeout(30)
+Emit = Callable[[Any], bool]
+
+
+async def test_the_result_of_the_work() -> None:
+    assert await in_thread(lambda: threading.current_thread().name) == "modelport-call"
+
+
+@pytest.mark.parametrize("kind", [KeyError, StopIteration, asyncio.CancelledError])
+async def test_the_error_of_the_work(kind: type[BaseException]) -> None:
+    def work() -> None:
+        raise kind
+
+    # A future can't hold a StopIteration.
+    with pytest.raises(RuntimeError if kind is StopIteration else kind):
+        await in_thread(work)
+
+
+async def test_the_context_of_the_caller() -> None:
+    variable = contextvars.ContextVar("variable", default="nobody's")
+    variable.set("mine")
+    assert await in_thread(variable.get) == "mine"
+
+    def source(emit: Emit) -> None:
+        emit(variable.get())
+        variable.set("the thread's")
+
+    assert [item async for item in iterate_in_thread(source)] == ["mine"]
+    assert variable.get() == "mine"
+
+
+async def test_any_number_at_once() -> None:
+    """The loop's own executor has a few threads, which nested models would fill; here all of 100 meet."""
+    barrier = threading.Barrier(100)
+    await asyncio.wait_for(asyncio.gather(*(in_thread(lambda: barrier.wait(20)) for _ in range(100))), 25)
+
+
+async def test_a_cancelled_caller_does_not_wait_for_the_work() -> None:
+    release, ended = threading.Event(), threading.Event()
+
+    def work() -> None:
+        release.wait(20)
+        ended.set()
+        raise KeyError("nobody hears it")
+
+    task = asyncio.create_task(in_thread(work))
+    await asyncio.sleep(0.05)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert not ended.is_set()
+    release.set()
+    assert await asyncio.to_thread(ended.wait, 5)
+
+
+def test_work_that_outlives_its_loop(capfd: pytest.CaptureFixture[str]) -> None:
+    release = threading.Event()
+    threads: list[threading.Thread] = []
+
+    def work() -> None:
+        threads.append(threading.current_thread())
+        release.wait(20)
+
+    async def leave() -> None:
+        asyncio.ensure_future(in_thread(work))  # noqa: RUF006
+        await asyncio.sleep(0.05)
+
+    asyncio.run(leave())
+    release.set()
+    threads[0].join(5)
+    assert capfd.readouterr().err == ""
+
+
+# --- items ------------------------------------------------------------------------------------------------------------
+
+
+async def test_items_come_in_order_whatever_they_are() -> None:
+    items = [1, None, (object(), None), "x", (1, 2), Exception("an item"), []]
+
+    def source(emit: Emit) -> None:
+        assert [emit(item) for item in items] == [False] * len(items)
+
+    assert [item async for item in iterate_in_thread(source)] == items
+
+
+async def test_an_error_comes_after_the_items_before_it() -> None:
+    def source(emit: Emit) -> None:
+        emit(1)
+        raise KeyError("mine")
+
+    seen = []
+    with pytest.raises(KeyError, match="mine"):
+        async for item in iterate_in_thread(source):
+            seen.append(item)
+    assert seen == [1]
+
+
+async def test_an_item_comes_before_the_next_is_made() -> None:
+    go_on = threading.Event()
+
+    def source(emit: Emit) -> None:
+        emit(1)
+        go_on.wait(20)
+        emit(2)
+
+    events = iterate_in_thread(source)
+    assert await asyncio.wait_for(anext(events), 5) == 1
+    go_on.set()
+    assert [item async for item in events] == [2]
+
+
+async def test_closing_tells_the_source() -> None:
+    told = threading.Event()
+
+    def source(emit: Emit) -> None:
+        while not emit(0):
+            time.sleep(0.001)
+        told.set()
+
+    events = iterate_in_thread(source)
+    await anext(events)
+    await events.aclose()
+    assert await asyncio.to_thread(told.wait, 5)
+
+
+async def test_closing_waits_for_the_source_as_long_as_it_is_told() -> None:
+    ended: list[str] = []
+
+    def source(emit: Emit) -> None:
+        while not emit(0):
+            time.sleep(0.001)
+        time.sleep(0.2)
+        ended.append("ended")
+
+    for patience, expected in ((5.0, ["ended"]), (0.05, []), (0.0, [])):
+        ended.clear()
+        events = iterate_in_thread(source, patience=patience)
+        await anext(events)
+        begun = time.monotonic()
+        await events.aclose()
+        assert ended == expected
+        assert time.monotonic() - begun < 2
+        await asyncio.sleep(0.3)
+
+
+async def test_a_cancelled_reader_closes_too() -> None:
+    ended = threading.Event()
+
+    def source(emit: Emit) -> None:
+        emit(0)
+        while not emit(None):
+            time.sleep(0.001)
+        ended.set()
+
+    async def read() -> None:
+        async for _ in iterate_in_thread(source, patience=5):
+            pass
+
+    task = asyncio.create_task(read())
+    await asyncio.sleep(0.05)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert ended.is_set()
+
+
+def test_a_loop_that_ends_closes_its_sources(capfd: pytest.CaptureFixture[str]) -> None:
+    """In silence, though what uses the generator is closed at the same moment."""
+    ended = threading.Event()
+    held = []
+
+    def source(emit: Emit) -> None:
+        while not emit(0):
+            time.sleep(0.001)
+        time.sleep(0.1)
+        ended.set()
+
+    async def outer() -> Any:
+        inner = iterate_in_thread(source, patience=5)
+        try:
+            async for item in inner:
+                yield item
+        finally:
+            await inner.aclose()
+
+    async def leave() -> None:
+        for generator in (outer(), outer(), outer()):
+            held.append(generator)
+            await anext(generator)
+
+    asyncio.run(leave())
+    assert ended.wait(5)
+    assert capfd.readouterr().err == ""
+
+
+async def test_a_source_that_takes_its_time_does_not_block_the_loop() -> None:
+    def source(emit: Emit) -> None:
+        time.sleep(0.3)
+        emit(1)
+
+    ticks = 0
+
+    async def tick() -> None:
+        nonlocal ticks
+        while True:
+            await asyncio.sleep(0.01)
+            ticks += 1
+
+    ticker = asyncio.create_task(tick())
+    assert [item async for item in iterate_in_thread(source)] == [1]
+    ticker.cancel()
+    assert ticks > 5
