@@ -221,3 +221,21 @@ def test_a_pickled_model_works_in_another_process(tmp_path: Any) -> None:
         check=True,
     )
     assert result.stdout.split() == ["gpt", "5", "False"]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"default_headers": {"Authorization": "Bearer sk-in-the-open"}},
+        {"extra_headers": {"x-api-key": "sk-in-the-open"}},
+        {"client_kwargs": {"api_key": "sk-in-the-open"}},
+        {"extra_body": {"api_key": "sk-in-the-open"}},
+    ],
+    ids=str,
+)
+def test_a_key_in_the_open_is_neither_pickled_nor_saved(settings: dict[str, Any]) -> None:
+    model = OpenAIServerModel("gpt-4o", api_key="k", **settings)
+    for store in (pickle.dumps, OpenAIServerModel.to_dict):
+        with pytest.raises(TypeError, match="is a secret") as caught:
+            store(model)
+        assert "sk-in-the-open" not in str(caught.value)

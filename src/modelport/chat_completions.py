@@ -100,7 +100,7 @@ def grammar_fields(grammar: Grammar, dialect: str | None) -> dict[str, Any]:
         return {"response_format": {"type": "json_schema", "json_schema": inner}}
     if dialect == "vllm":
         key, value = (
-            ("regex", grammar.pattern) if isinstance(grammar, Regex)
+            ("regex", grammar.for_engines()) if isinstance(grammar, Regex)
             else ("choice", list(grammar.options)) if isinstance(grammar, Choice)
             else ("grammar", grammar.grammar)
         )  # fmt: skip

@@ -78,6 +78,10 @@ class Regex:
             raise ValueError(f"{text!r} does not match {self.pattern!r}")
         return text
 
+    def for_engines(self) -> str:
+        """The pattern in the dialect of the engines' masks (Rust's), fit to stand between slashes."""
+        return _for_engines(self.pattern)
+
     def describe(self) -> str:
         """The form in words that a model can follow."""
         return f"text that this regular expression matches as a whole, and nothing else: {self.pattern}"
@@ -144,7 +148,7 @@ def as_lark(grammar: Grammar) -> str:
         options = (json.dumps(option, ensure_ascii=False).replace("\x7f", r"\u007f") for option in grammar.options)
         return "start: " + " | ".join(options)
     if isinstance(grammar, Regex):
-        return f"start: /{_for_engines(grammar.pattern)}/"
+        return f"start: /{grammar.for_engines()}/"
     spacing = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
     return "start: %json " + json.dumps({"x-guidance": spacing, **grammar.schema})
 

@@ -13,7 +13,7 @@ from modelport.messages import ChatMessage, ChatMessageStreamDelta, MessageRole,
 from modelport.normalise import normalise_messages, plain_dict
 from modelport.options import normalise_options
 from modelport.request import Limits, Request
-from modelport.saving import restore, settings_of
+from modelport.saving import refuse_secrets, restore, settings_of
 from modelport.streams import AsyncStream, Stream, interruptible
 from modelport.tools import tool_choice_from
 
@@ -231,6 +231,7 @@ class Model:
         return f"{type(self).__name__}({self.model_id!r})"
 
     def __getstate__(self) -> dict[str, Any]:
+        refuse_secrets(self)
         return {key: value for key, value in self.__dict__.items() if key not in _DERIVED}
 
     # --- what a backend's author writes -------------------------------------------------------------------------------

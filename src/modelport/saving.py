@@ -61,6 +61,27 @@ def restore(cls: type[Model], data: Mapping[str, Any]) -> Model:
     return target(**settings)
 
 
+def refuse_secrets(model: Model) -> None:
+    """Holds a model's settings against the names of secrets, before they are pickled as they are.
+
+    Raises:
+        TypeError: A key stands in one in the open; a `Secret` pickles as the name of its environment variable.
+    """
+    settings = {name: getattr(model, _ATTRIBUTES.get(name, name), None) for name in _constructor(type(model))}
+    for name, value in {**settings, **model.kwargs}.items():
+        _refuse_secret(model, name, value)
+
+
+def _refuse_secret(model: Model, name: str, value: Any) -> None:
+    if isinstance(value, Secret) or value is None:
+        return
+    if name.rpartition(".")[2].lower().replace("_", "-") in SECRET_NAMES and not callable(value):
+        raise TypeError(f"{model!r}: {name} is a secret, and can't be stored; give it at run time")
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            _refuse_secret(model, f"{name}.{key}", item)
+
+
 def _constructor(cls: type[Model]) -> dict[str, Any]:
     """The constructor's parameters and their defaults, those of the base classes it passes **kwargs on to included."""
     result: dict[str, Any] = {}
@@ -81,8 +102,7 @@ def _constructor(cls: type[Model]) -> dict[str, Any]:
 def _stored(model: Model, name: str, value: Any) -> Any:
     if isinstance(value, Secret):
         return {"env": value.env}
-    if value is not None and name.rpartition(".")[2].lower().replace("_", "-") in SECRET_NAMES:
-        raise TypeError(f"{model!r}: {name} is a secret, and can't be stored; give it at run time")
+    _refuse_secret(model, name, value)
     if isinstance(value, Capabilities):
         return value.to_dict()
     if isinstance(value, Mapping) and name == "capabilities":
