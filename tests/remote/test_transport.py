@@ -501,6 +501,35 @@ def test_calls_share_a_connection(server: FaultServer, transport: str) -> None:
     assert (len(server.requests), server.connections_opened) == (20, 2)
 
 
+def test_a_response_is_read_to_its_true_end(transport: str) -> None:
+    """The framing may end some time after [DONE]; a connection left before that could not be kept."""
+    connections: list[int] = []
+
+    def serve(client: socket.socket, number: int) -> None:
+        with contextlib.suppress(OSError), client:
+            while client.recv(65536):
+                connections.append(number)
+                events = [*Reply().events("m", include_usage=True)]
+                chunks = b"".join(b"%x\r\n%s\r\n" % (len(event), event) for event in events)
+                head = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
+                client.sendall(head + chunks)
+                threading.Event().wait(0.05)
+                client.sendall(b"0\r\n\r\n")
+
+    def accept(listener: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            for number in range(10):
+                threading.Thread(target=serve, args=(listener.accept()[0], number), daemon=True).start()
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=accept, args=(listener,), daemon=True).start()
+        with model_for(f"http://127.0.0.1:{listener.getsockname()[1]}/v1", transport) as model:
+            for _ in range(3):
+                assert "".join(delta.content or "" for delta in model.generate_stream("hello")) == ANSWER
+        listener.shutdown(socket.SHUT_RDWR)
+    assert set(connections) == {0}
+
+
 def test_errors_give_their_connection_back(server: FaultServer, transport: str) -> None:
     server.script([Fault.status(400), Fault.status(500), Fault.rate_limit()])
     with model_for(server.base_url, transport) as model:
