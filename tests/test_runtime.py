@@ -43,6 +43,7 @@ import asyncio, faulthandler, logging, multiprocessing, os, signal, sys, threadi
 # Not dump_traceback_later, which hangs in a child that was forked beside it.
 faulthandler.register(signal.SIGALRM, chain=True)
 signal.alarm({deadline})
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored by what a shell starts in the background
 logging.getLogger("asyncio").setLevel(logging.ERROR)  # a slow callback is no fault on a busy machine
 
 from modelport import LlamaCppModel, Model, OpenAIServerModel
@@ -773,7 +774,9 @@ model.generate("hello", max_tokens=1)
 begun = None
 try:
     if {streamed}:
-        stream = model.generate_stream(QUESTION, **LONG)  # and held: it is not its end that stops the engine
+        # Held: it is not its end that stops the engine. Only a local engine writes on, so that the signal may come
+        # between two reads, where it is the reader's own to close the stream.
+        stream = model.generate_stream(QUESTION, **LONG)
         for delta in stream:
             if begun is None and delta.content:
                 begun = True
@@ -782,6 +785,8 @@ try:
         threading.Timer(0.5, say, ["go"]).start()
         model.generate(QUESTION, **LONG)
 except KeyboardInterrupt:
+    if {streamed} and os.environ["BACKEND"] == "local":
+        stream.close()
     say("interrupted")
 signal.alarm(15)
 begun = time.monotonic()

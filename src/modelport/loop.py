@@ -301,14 +301,15 @@ class SyncIteration(Generic[T]):
             raise RuntimeError("this stream was opened before a fork and can only be read in the parent process")
         if self._ended:
             raise StopIteration
-        if self._mailbox is None:
-            mailbox = _Mailbox()
-            self._cancel = _start(_pump(self._generator, mailbox), mailbox)
-            self._mailbox = mailbox
         try:
+            if self._mailbox is None:
+                mailbox = _Mailbox()
+                self._cancel = _start(_pump(self._generator, mailbox), mailbox)
+                self._mailbox = mailbox
             item = _wait(self._mailbox)
         except BaseException:
-            self.close()
+            if self._mailbox is not None:
+                self.close()
             raise
         if type(item) is not _End:
             return item  # type: ignore[no-any-return]
