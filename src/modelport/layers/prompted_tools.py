@@ -53,7 +53,7 @@ def prompted(request: Request, capabilities: Capabilities) -> tuple[Request, boo
     grammar: Any = request.grammar
     if forced:
         grammar = (
-            JSONSchema(_call_schema(tools, many), name="tool_call") if JSONSchema in capabilities.grammars else None
+            JSONSchema(call_schema(tools, many), name="tool_call") if JSONSchema in capabilities.grammars else None
         )
     return (
         request.but(
@@ -77,7 +77,8 @@ def _instructions(tools: tuple[Tool, ...], forced: bool, many: bool) -> str:
     return f"You can call these tools, given with the JSON schema of their arguments:\n{listed}\n{how}"
 
 
-def _call_schema(tools: tuple[Tool, ...], many: bool) -> dict[str, Any]:
+def call_schema(tools: tuple[Tool, ...], many: bool) -> dict[str, Any]:
+    """The JSON schema of one call of these tools, or of a list of calls."""
     definitions: dict[str, Any] = {}
     calls = []
     for tool in tools:
@@ -116,7 +117,9 @@ def _as_text(message: ChatMessage) -> ChatMessage:
     return replace(message, content=content, tool_calls=None)
 
 
-async def read_calls(deltas: Deltas, forced: bool, single: bool = False) -> Deltas:
+async def read_calls(
+    deltas: Deltas, forced: bool, single: bool = False, marks: tuple[str, str] = (OPEN, CLOSE)
+) -> Deltas:
     """Turns the text of calls in these deltas into tool calls.
 
     Text before the first call passes on as it comes; calls are given out whole, when the answer has ended.
@@ -125,8 +128,9 @@ async def read_calls(deltas: Deltas, forced: bool, single: bool = False) -> Delt
         deltas: Of the backend.
         forced: Whether the whole text is a call, or a list of calls.
         single: Whether only the first call counts.
+        marks: What a call begins and ends with; a call without an end mark goes on to the end of the answer.
     """
-    scanner = StopScanner([OPEN])
+    scanner = StopScanner([marks[0]])
     calling = forced
     written = ""
     closing = ChatMessageStreamDelta()
@@ -152,7 +156,7 @@ async def read_calls(deltas: Deltas, forced: bool, single: bool = False) -> Delt
             if left := written or scanner.release():  # Nothing is lost: half a call goes out as the text that it is.
                 yield ChatMessageStreamDelta(content=left)
             raise
-    calls = _calls(written, forced)
+    calls = _calls(written, forced, marks)
     left = scanner.release() if calls else scanner.release() + written
     if calls or left:
         calls = calls[:1] if single else calls
@@ -165,12 +169,13 @@ async def read_calls(deltas: Deltas, forced: bool, single: bool = False) -> Delt
 _NOTHING = ChatMessageStreamDelta()
 
 
-def _calls(written: str, forced: bool) -> list[ChatMessageToolCallStreamDelta]:
+def _calls(written: str, forced: bool, marks: tuple[str, str]) -> list[ChatMessageToolCallStreamDelta]:
     """The calls in this text; one that can't be read keeps its raw text as its arguments."""
     if forced:
         pieces = [written]
     else:
-        pieces = [m[1] for m in re.finditer(f"{re.escape(OPEN)}(.*?)(?:{re.escape(CLOSE)}|$)", written, re.DOTALL)]
+        begin, end = (re.escape(mark) for mark in marks)
+        pieces = [m[1] for m in re.finditer(f"{begin}(.*?)(?:{end or begin}|$)", written, re.DOTALL)]
     found: list[tuple[str, Any]] = []
     for piece in filter(str.strip, pieces):
         try:

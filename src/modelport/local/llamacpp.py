@@ -14,12 +14,13 @@ from typing import Any, ClassVar
 
 from modelport.capabilities import Capabilities
 from modelport.chat_completions import AnswerReader, body_from, error_from
-from modelport.errors import InvalidRequest, MissingDependency, ModelError, ServerError, UnsupportedFeature
+from modelport.errors import InvalidRequest, MissingDependency, ModelError, ServerError
 from modelport.grammar import Choice, JSONSchema, Lark, Regex, as_lark
+from modelport.local.mask import check_grammar
+from modelport.local.owner import EngineModel
 from modelport.local.weights import resolve_weights
-from modelport.loop import CLOSE_TIMEOUT, close_at_exit
+from modelport.loop import CLOSE_TIMEOUT
 from modelport.messages import ChatMessageStreamDelta, TokenUsage
-from modelport.model import Model
 from modelport.request import Request
 from modelport.threads import iterate_in_thread
 
@@ -36,7 +37,7 @@ SAMPLING = frozenset(
 DEFAULT_CONTEXT = 8192
 
 
-class LlamaCppModel(Model):
+class LlamaCppModel(EngineModel["_Engine"]):
     """A GGUF model in this process, on llama.cpp.
 
     Requests share the engine: up to `parallel` at once in one batch, each with the prompt cache of its slot, so that an
@@ -100,33 +101,10 @@ class LlamaCppModel(Model):
         self.mmproj = None if mmproj is None else os.fspath(mmproj)
         self.engine_params = engine_params
         self.progress = progress
-        self._closed = False
-        self._lock = threading.Lock()
-        self._loaded: _Engine | None = None
         self._engine()
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {key: value for key, value in super().__getstate__().items() if key not in ("_loaded", "_lock")}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._lock = threading.Lock()
-        self._loaded = None
-
-    def _engine(self) -> _Engine:
-        if self._closed:
-            raise ModelError("this model has been closed; make a new one")
-        engine = self._loaded
-        if engine is None or engine.pid != os.getpid():
-            if engine is not None:
-                # A fork copies no threads: the parent's engine is dead here, and destroying it would wait for them.
-                engine.leak()
-                self._lock = threading.Lock()
-            with self._lock:
-                engine = self._loaded
-                if engine is None or engine.pid != os.getpid():
-                    engine = self._loaded = _Engine(self)
-        return engine
+    def _load(self) -> _Engine:
+        return _Engine(self)
 
     def _declare(self) -> Capabilities:
         props = self._engine().props
@@ -153,7 +131,7 @@ class LlamaCppModel(Model):
         engine = self._engine()
         body = body_from(request.but(stream=True, stop_sequences=()), None, self.capabilities, "llama.cpp")
         if request.grammar is not None:
-            _check_grammar(as_lark(request.grammar))
+            check_grammar(as_lark(request.grammar), "llamacpp")
         # Counts with every token, so that usage is known where the port cuts at a stop sequence; progress with every
         # batch of the prompt, so that a call can be cancelled before its first token.
         body |= {"timings_per_token": True, "return_progress": True}
@@ -168,37 +146,12 @@ class LlamaCppModel(Model):
         closing.model_id = self.model_id
         yield closing
 
-    def close(self) -> None:
-        """Frees the engine and its memory; requests under way end with an error."""
-        self._closed = True
-        engine, self._loaded = self._loaded, None
-        if engine is not None:
-            engine.close()
-
 
 def _usage(timings: Mapping[str, int] | None) -> TokenUsage | None:
     if not timings or "predicted_n" not in timings:
         return None
     cached = timings["cache_n"]
     return TokenUsage(cached + timings["prompt_n"], timings["predicted_n"], cached)
-
-
-def _check_grammar(lark: str) -> None:
-    """Refuses what the engine would pass over in silence.
-
-    Raises:
-        UnsupportedFeature: The schema has a keyword that can't be enforced.
-        InvalidRequest: The grammar is wrong.
-    """
-    try:
-        from llguidance import LLMatcher
-    except ImportError:
-        raise MissingDependency("llguidance", "llamacpp") from None
-    if problem := LLMatcher.validate_grammar(lark):
-        kind = UnsupportedFeature if "nimplemented" in problem or "not supported" in problem else InvalidRequest
-        lines = problem.splitlines()
-        told = " ".join([lines[0], *(line for line in lines[1:] if line.startswith("error:"))])
-        raise kind(f"grammar: the engine can't hold an answer to it: {told}")
 
 
 class _Engine:
@@ -239,7 +192,6 @@ class _Engine:
         self._server: Any = None
         self.props: dict[str, Any] = {}
         self._start(lambda: xllamacpp.Server(params), params.model.path)
-        close_at_exit(self)
 
     def _start(self, load: Callable[[], Any], path: str) -> None:
         """Loads the engine in a thread, where no Ctrl-C can come between its making and the beginning of its loop.

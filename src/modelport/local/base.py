@@ -1,0 +1,210 @@
+"""The way from a request to tokens and back, shared by the engines that take tokens."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Protocol, TypeVar
+
+from modelport.capabilities import Capabilities
+from modelport.content import Image
+from modelport.errors import ContextWindowExceeded
+from modelport.grammar import Choice, Grammar, JSONSchema, Lark, Regex, as_lark
+from modelport.layers import Deltas
+from modelport.layers.prompted_tools import call_schema, read_calls
+from modelport.local.mask import check_grammar
+from modelport.local.owner import Engine, EngineModel
+from modelport.local.template import THINK_OPEN, Template
+from modelport.local.text import Decoder, ThinkingSplitter
+from modelport.messages import ChatMessageStreamDelta, TokenUsage
+from modelport.request import Request
+from modelport.threads import in_thread
+from modelport.tools import Named
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What the model reads.
+
+    Args:
+        tokens: Their ids.
+        inputs: What a processor adds for images, such as `pixel_values`; empty for text alone.
+        thinking: Whether the prompt ends within a thought.
+    """
+
+    tokens: list[int]
+    inputs: Mapping[str, Any] = field(default_factory=dict)
+    thinking: bool = False
+
+
+@dataclass(frozen=True)
+class Job:
+    """One answer to compute.
+
+    Args:
+        prompt: What the model reads.
+        max_tokens: At most so many tokens; what the context holds at most.
+        parameters: The request's parameters, without `max_tokens`.
+        lark: The grammar that holds the answer, in llguidance's Lark; `None` for free text.
+    """
+
+    prompt: Prompt
+    max_tokens: int
+    parameters: Mapping[str, Any]
+    lark: str | None = None
+
+
+@dataclass(slots=True)
+class Step:
+    """Some tokens of an answer.
+
+    Args:
+        tokens: Their ids, the one that ends the answer included.
+        logprobs: A dict for each token, as `ChatMessage.logprobs` holds them, where asked for.
+        cached: How many of the prompt's tokens were not computed; once, on the first step.
+        finish: On the last step `stop` or `length`.
+    """
+
+    tokens: list[int]
+    logprobs: list[dict[str, Any]] | None = None
+    cached: int | None = None
+    finish: str | None = None
+
+
+class TokenEngine(Engine, Protocol):
+    """An engine that takes tokens and gives tokens."""
+
+    #: A fast tokenizer of transformers.
+    tokenizer: Any
+    template: Template
+    #: Tokens of prompt and answer that one request may hold.
+    context_length: int
+    #: The tokens that end an answer.
+    eos: list[int]
+
+    def prompt(self, text: str, images: list[Image]) -> Prompt:
+        """The prompt for a rendered conversation."""
+        ...
+
+    def run(self, job: Job) -> AsyncGenerator[Step, None]:
+        """Computes an answer; closing the generator stops it within a token."""
+        ...
+
+
+E = TypeVar("E", bound=TokenEngine)
+
+
+class LocalModel(EngineModel[E]):
+    """A model whose engine takes tokens: chat template, grammar, tool calls and thinking are done here."""
+
+    declared_capabilities: ClassVar[Capabilities] = Capabilities(
+        grammars=frozenset({JSONSchema, Regex, Choice, Lark}),
+        logprobs=True,
+        seed=True,
+        usage=True,
+        cached_tokens=True,
+        extra_parameters=frozenset({"apply_chat_template_kwargs"}),
+    )
+    #: The extra that installs this backend.
+    extra: ClassVar[str]
+
+    def _declare(self) -> Capabilities:
+        return self.declared_capabilities.but(**self._engine().template.capabilities())
+
+    def count_tokens(self, text: str) -> int:
+        """How many tokens the model's tokenizer makes of a text.
+
+        Args:
+            text: Taken as it is; no chat template is put around it.
+        """
+        return len(self._engine().prompt(text, []).tokens)
+
+    async def deltas(self, request: Request) -> AsyncGenerator[ChatMessageStreamDelta, None]:
+        """Answers a request; see `Model.deltas`."""
+        engine = self._engine()
+        forced = bool(request.tools) and request.tool_choice not in ("auto", "none")
+        # Rendering and tokenizing a long conversation takes milliseconds that other calls on this loop need not wait.
+        job = await in_thread(lambda: self._job(engine, request, forced))
+        answer = self._decoded(engine, job)
+        if request.tools and request.tool_choice != "none":
+            single = request.parameters.get("parallel_tool_calls") is False
+            answer = read_calls(answer, forced, single, engine.template.call_marks or ("", ""))
+        async with aclosing(answer):
+            async for delta in answer:
+                yield delta
+
+    def _job(self, engine: E, request: Request, forced: bool) -> Job:
+        parameters = dict(request.parameters)
+        many = bool(parameters.pop("parallel_tool_calls", False))
+        tools = request.tools if request.tool_choice != "none" else ()
+        grammar: Grammar | None = request.grammar
+        if forced:
+            if isinstance(choice := request.tool_choice, Named):
+                tools = tuple(tool for tool in tools if tool.name == choice.name)
+            grammar = JSONSchema(call_schema(tools, many))
+        text = engine.template.render(request.messages, tools, **parameters.pop("apply_chat_template_kwargs", {}))
+        thinking = engine.template.thinks and text.rstrip().endswith(THINK_OPEN)
+        images = [p for m in request.messages if isinstance(m.content, tuple) for p in m.content if p.kind == "image"]
+        prompt = engine.prompt(text, images)
+        room = engine.context_length - len(prompt.tokens)
+        if room < 1:
+            raise ContextWindowExceeded(
+                f"the prompt has {len(prompt.tokens)} tokens, and the model's context holds {engine.context_length}, "
+                "the answer included: shorten the conversation, or load the model with a larger context_length",
+            )
+        lark = None
+        if grammar is not None:
+            lark = after_thinking(as_lark(grammar), thinking) if engine.template.thinks else as_lark(grammar)
+            check_grammar(lark, self.extra)
+        prompt = Prompt(prompt.tokens, prompt.inputs, thinking)
+        return Job(prompt, min(parameters.pop("max_tokens", room), room), parameters, lark)
+
+    async def _decoded(self, engine: E, job: Job) -> Deltas:
+        marks = engine.template.call_marks
+        special = marks is not None and marks[0] in engine.tokenizer.all_special_tokens
+        decoder = Decoder(engine.tokenizer, engine.eos, special)
+        splitter = ThinkingSplitter(job.prompt.thinking) if engine.template.thinks else None
+        usage = TokenUsage(len(job.prompt.tokens), 0, 0)
+        usage.reasoning_tokens = 0 if splitter else None
+        async with aclosing(engine.run(job)) as steps:
+            async for step in steps:
+                text = decoder.feed(step.tokens)
+                thought, said = splitter.feed(text) if splitter else ("", text)
+                if splitter and step.finish:
+                    thought, said = (a + b for a, b in zip((thought, said), splitter.end(), strict=True))
+                usage = _added(usage, step, reasoned=bool(splitter and splitter.inside))
+                yield ChatMessageStreamDelta(
+                    content=said or None,
+                    reasoning=thought or None,
+                    logprobs=step.logprobs,
+                    token_usage=usage,
+                    finish_reason=step.finish,
+                    model_id=self.model_id if step.finish else None,
+                )
+
+
+def _added(usage: TokenUsage, step: Step, reasoned: bool) -> TokenUsage:
+    """The usage with a step's tokens added."""
+    thought = usage.reasoning_tokens
+    return TokenUsage(
+        usage.input_tokens,
+        (usage.output_tokens or 0) + len(step.tokens),
+        usage.cached_input_tokens if step.cached is None else step.cached,
+        thought if thought is None else thought + len(step.tokens) * reasoned,
+    )
+
+
+def after_thinking(lark: str, opened: bool) -> str:
+    """The grammar for an answer that follows a free thought.
+
+    Args:
+        lark: Of the answer; its start symbol is `start`.
+        opened: Whether the prompt ends within the thought.
+    """
+    import re
+
+    answer = re.sub(r"\bstart\b(?=\s*:)", "answer_", lark, count=1)
+    thought = 'thought_[suffix="</think>"]: /(?s:.*)/'
+    begin = "thought_" if opened else '("<think>" thought_)?'
+    return f"start: {begin} /\\n*/ answer_\n{thought}\n{answer}"

@@ -1,0 +1,145 @@
+"""A model's chat template: conversations rendered to prompts, and what the template can do, found by rendering."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from modelport.content import Image, Text
+from modelport.errors import InvalidRequest
+from modelport.messages import ChatMessage
+from modelport.tools import Tool
+
+#: How a call begins and ends in the text of a model: the marks of the formats that open models use.
+CALL_MARKS = (("<tool_call>", "</tool_call>"), ("[TOOL_CALLS]", ""), ("<|python_tag|>", ""))
+THINK_OPEN, THINK_CLOSE = "<think>", "</think>"
+
+_USER = {"role": "user", "content": "probe-user"}
+_TOOL = Tool("probe_tool", "A probe.", {"type": "object", "properties": {"x": {"type": "string"}}, "required": ["x"]})
+_CALL = {"id": "call00000", "type": "function", "function": {"name": "probe_tool", "arguments": {"x": "probe-x"}}}
+_CALLING = {"role": "assistant", "content": "", "tool_calls": [_CALL]}
+_RESULT = {"role": "tool", "content": "probe-result", "tool_call_id": "call00000", "name": "probe_tool"}
+
+
+class Template:
+    """A chat template.
+
+    Args:
+        apply: `apply_chat_template` of a tokenizer or processor.
+        source: The template's own text.
+        settings: Variables for every rendering, as `{"enable_thinking": False}`.
+        parts: Whether contents are lists of parts, as the templates of vision-language models want them.
+    """
+
+    def __init__(
+        self, apply: Callable[..., Any], source: str, settings: Mapping[str, Any] | None = None, parts: bool = False
+    ) -> None:
+        self._apply = apply
+        self._settings = dict(settings or {})
+        self._parts = parts
+        self.thinks = THINK_OPEN in source or THINK_CLOSE in source
+        self.call_marks = self._find_call_marks()
+
+    def render(self, messages: Sequence[ChatMessage], tools: Sequence[Tool] = (), **variables: Any) -> str:
+        """The prompt for a conversation, up to where the model's answer begins.
+
+        Raises:
+            InvalidRequest: The template refuses the conversation.
+        """
+        try:
+            return self._render([_plain(message) for message in messages], tools, **variables)
+        except Exception as error:  # Templates raise what they like, jinja2's errors among it.
+            raise InvalidRequest(f"the model's chat template refuses this conversation: {error}") from None
+
+    def _render(self, messages: list[dict[str, Any]], tools: Sequence[Tool] = (), **variables: Any) -> str:
+        if self._parts:
+            messages = [{**m, "content": _as_parts(m["content"])} for m in messages]
+        rendered = self._apply(
+            messages,
+            tools=[tool.to_dict() for tool in tools] or None,
+            add_generation_prompt=True,
+            tokenize=False,
+            **{**self._settings, **variables},
+        )
+        return str(rendered)
+
+    def capabilities(self) -> dict[str, Any]:
+        """What the template can do, as changes of `Capabilities`."""
+        system = [{"role": "system", "content": "probe-system"}, _USER]
+        twice = [_USER, {"role": "user", "content": "probe-again"}]
+        return {
+            "system_role": self._shows(system, "probe-system"),
+            "consecutive_roles": self._shows(twice, "probe-user", "probe-again"),
+            "tools": self.call_marks is not None,
+            "reasoning": self.thinks,
+        }
+
+    def _shows(self, messages: list[dict[str, Any]], *words: str, tools: Sequence[Tool] = ()) -> bool:
+        try:
+            rendered = self._render(messages, tools)
+        except Exception:
+            return False
+        return all(word in rendered for word in words)
+
+    def _find_call_marks(self) -> tuple[str, str] | None:
+        """The marks of a call, where the template takes tools, calls and results, and writes calls in a known format.
+
+        An unknown format is left to the port, which puts tools into the prompt itself.
+        """
+        if not self._shows([_USER], "probe_tool", tools=[_TOOL]):
+            return None
+        if not self._shows([_USER, _CALLING, _RESULT], "probe-x", "probe-result", tools=[_TOOL]):
+            return None
+        before = self._render([_USER], [_TOOL])
+        written = self._render([_USER, _CALLING, _RESULT], [_TOOL])[len(before) - len(_common_end(before)) :]
+        for marks in CALL_MARKS:
+            if marks[0] in written:
+                return marks
+        return None
+
+
+def _common_end(text: str) -> str:
+    """The last line of a prompt, where the answer begins: templates may end it differently without an answer."""
+    return text[text.rfind("\n") + 1 :]
+
+
+def _plain(message: ChatMessage) -> dict[str, Any]:
+    """A message as chat templates want it: arguments as objects, no `None`."""
+    content: Any = message.content
+    if isinstance(content, tuple):
+        content = [_part(part) for part in content]
+        if all(part["type"] == "text" for part in content):
+            content = "\n".join(part["text"] for part in content)
+    result: dict[str, Any] = {"role": str(message.role), "content": content or ""}
+    if message.tool_calls:
+        result["tool_calls"] = [
+            {"id": c.id, "type": "function", "function": {"name": c.function.name, "arguments": _arguments(c)}}
+            for c in message.tool_calls
+        ]
+    if message.reasoning:
+        result["reasoning_content"] = message.reasoning
+    for name in ("tool_call_id", "name"):
+        if value := getattr(message, name):
+            result[name] = value
+    return result
+
+
+def _arguments(call: Any) -> Any:
+    arguments = call.function.arguments
+    if isinstance(arguments, str):
+        try:
+            return json.loads(arguments)
+        except (ValueError, RecursionError):
+            return arguments
+    return arguments
+
+
+def _part(part: Any) -> dict[str, Any]:
+    if isinstance(part, Text):
+        return {"type": "text", "text": part.text}
+    return {"type": "image"} if isinstance(part, Image) else {"type": part.kind}
+
+
+def _as_parts(content: Any) -> list[dict[str, Any]]:
+    return [{"type": "text", "text": content}] if isinstance(content, str) else content
