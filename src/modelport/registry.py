@@ -17,11 +17,13 @@ GROUP = "modelport.backends"
 #: Backend name -> where its class is.
 BACKENDS = {
     "llamacpp": "modelport.local.llamacpp:LlamaCppModel",
+    "transformers": "modelport.local.transformers.model:TransformersModel",
     "openai": "modelport.remote.openai:OpenAIServerModel",
 }
 #: Other names of a backend's class.
 CLASSES = {
     "LlamaCppModel": "llamacpp",
+    "TransformersModel": "transformers",
     "OpenAIServerModel": "openai",
     "OpenAIModel": "openai",
 }

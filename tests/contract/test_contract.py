@@ -20,6 +20,10 @@ UNTOLD: dict[str, dict[str, str]] = {
         "errors": "there is no service to fail",
         "secrets": "it has no key",
     },
+    "transformers": {
+        "errors": "there is no service to fail",
+        "secrets": "it has no key",
+    },
     "openai": {"reasoning": "SmolLM2 does not think; the columns llamacpp-thinking and openai-mocked do"},
     "openai-vllm": {"errors": "the column openai does: the translation is the same"},
     "openai-sdk": {"reasoning": "as for openai"},
@@ -28,6 +32,11 @@ UNTOLD: dict[str, dict[str, str]] = {
 ONLY = {
     "llamacpp-seeing": {"generate", "roles", "image input", "usage"},
     "llamacpp-thinking": {"reasoning"},
+    "transformers-thinking": {"reasoning"},
+    "transformers-tools": {
+        "generate", "stop sequences", "tools: auto", "tools: required", "tools: named", "tools: none", "parallel calls",
+        "tool results", "streamed calls", "roles",
+    },
     "openai-mocked": {
         "generate", "stream", "async", "stop sequences", "early close", "bad input", "too long a prompt",
         "JSON schema", "typed output", "reasoning", "tools: auto", "tools: required", "tools: named", "tools: none",
@@ -39,6 +48,9 @@ COLUMNS: dict[str, Callable[[Path], AbstractContextManager[Subject]]] = {
     "llamacpp": lambda folder: subjects.embedded(),
     "llamacpp-seeing": subjects.seeing,
     "llamacpp-thinking": lambda folder: subjects.thinking(),
+    "transformers": lambda folder: subjects.transformers_model(),
+    "transformers-thinking": lambda folder: subjects.transformers_thinking(),
+    "transformers-tools": lambda folder: subjects.transformers_model(chat_template=subjects.TOOLS_TEMPLATE),
     "openai": subjects.served,
     "openai-sdk": lambda folder: subjects.served(folder, client_kwargs={"timeout": 60}),
     "openai-vllm": lambda folder: subjects.vllm(),

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from .process import HOST, ServerProcess, request_json, request_text, serve
-from .vllm_env import CLEAN_PYTHON, OFFLINE, VllmEnvironment, vllm_environment
+from .smollm2 import OFFLINE
+from .vllm_env import CLEAN_PYTHON, VllmEnvironment, vllm_environment
 
 MODEL = "SmolLM2-135M-Instruct"
 TEMPLATE = Path(__file__).with_name("fixtures") / "smollm2_tools.jinja"
