@@ -183,7 +183,7 @@ def packed_attention(
     if segments is None:
         from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-        return sdpa_attention_forward(
+        return sdpa_attention_forward(  # type: ignore[no-any-return]
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **more
         )
     if odd := [name for name in ("softcap", "s_aux", "position_bias") if more.get(name) is not None]:
