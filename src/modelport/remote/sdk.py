@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import inspect
 import json
-import ssl
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from typing import Any
@@ -15,7 +14,8 @@ from typing import Any
 from modelport.chat_completions import error_from
 from modelport.errors import ConnectionFailed, InvalidRequest, MalformedResponse, MissingDependency, ModelError
 from modelport.remote.pools import PerLoop
-from modelport.remote.transport import Call, without_secrets
+from modelport.remote.transport import Call
+from modelport.remote.wire import httpx_error, is_of_httpx, without_secrets
 from modelport.threads import in_thread, iterate_in_thread
 
 
@@ -124,32 +124,15 @@ class SDKTransport:
         if isinstance(error, openai.APITimeoutError):
             return ConnectionFailed("The service did not answer within the client's time-out.")
         if isinstance(error, openai.APIConnectionError):
-            return _connection_error(error.__cause__ or error)
+            return httpx_error(error.__cause__ or error)
         if isinstance(error, openai.APIError):  # an error frame inside a stream
             return error_from(getattr(error, "code", None), _clean(error.body or str(error), client, call))
         if isinstance(error, ValueError):
             return MalformedResponse(f"The service sent broken JSON ({type(error).__name__}).")
         # Faults in the middle of a stream come as the HTTP library's own in some versions of the SDK.
-        if type(error).__module__.startswith(("httpx", "httpcore")):
-            return _connection_error(error)
+        if is_of_httpx(error):
+            return httpx_error(error)
         return None
-
-
-def _connection_error(error: BaseException) -> ModelError:
-    """What a fault of the HTTP library (httpx or httpx2) means."""
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, ssl.SSLCertVerificationError):
-            why = cause.verify_message
-            return ConnectionFailed(f"The service's certificate was not accepted: {why}.", retryable=False)
-        cause = cause.__cause__ or cause.__context__
-    kind = type(error).__name__
-    if kind == "LocalProtocolError":
-        return InvalidRequest("The request can't be sent: a header's value must be one line of text.")
-    # One class for two faults: an answer that was cut short, and none at all.
-    if kind == "RemoteProtocolError" and "complete message body" in str(error):
-        return MalformedResponse("The service's answer was cut short: its body ended before its length said so.")
-    return ConnectionFailed(f"The connection to the service failed ({kind}).")
 
 
 def _clean(payload: Any, client: Any, call: Call) -> Any:
