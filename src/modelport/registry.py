@@ -16,6 +16,8 @@ GROUP = "modelport.backends"
 
 #: Backend name -> where its class is.
 BACKENDS = {
+    "azure": "modelport.remote.azure:AzureOpenAIServerModel",
+    "huggingface": "modelport.remote.huggingface:InferenceClientModel",
     "llamacpp": "modelport.local.llamacpp:LlamaCppModel",
     "openai": "modelport.remote.openai:OpenAIServerModel",
 }
@@ -24,6 +26,9 @@ CLASSES = {
     "LlamaCppModel": "llamacpp",
     "OpenAIServerModel": "openai",
     "OpenAIModel": "openai",
+    "AzureOpenAIServerModel": "azure",
+    "AzureOpenAIModel": "azure",
+    "InferenceClientModel": "huggingface",
 }
 
 

@@ -26,6 +26,7 @@ DIALECTS: dict[str, dict[str, Any]] = {
         "tool_choices": frozenset({"auto", "none", "required"}), "image_urls": False,
     },
     "vllm": {"grammars": _ALL_GRAMMARS},
+    "tgi": {"grammars": _ALL_GRAMMARS - {Lark}, "grammar_with_tools": False},
 }  # fmt: skip
 
 

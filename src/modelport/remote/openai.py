@@ -67,7 +67,7 @@ class OpenAIServerModel(ChatCompletionsModel):
         if client_kwargs and "max_retries" in client_kwargs and "retry" not in settings:
             settings["retry"] = RetryPolicy(attempts=client_kwargs["max_retries"] + 1)
         self.api_base = api_base
-        self.api_key = api_key if callable(api_key) else Secret.of(api_key, self.key_variable)
+        self.api_key: Any = api_key if callable(api_key) else Secret.of(api_key, self.key_variable)
         self.organization = organization
         self.project = project
         self.client = client
@@ -105,8 +105,8 @@ class OpenAIServerModel(ChatCompletionsModel):
     async def _key(self) -> str:
         if isinstance(self.api_key, Secret):
             return self.api_key.reveal()
-        key = self.api_key()
-        return await key if inspect.isawaitable(key) else key
+        key: Any = self.api_key()
+        return await key if inspect.isawaitable(key) else key  # type: ignore[no-any-return]
 
     async def _credential(self) -> dict[str, str]:
         return {"Authorization": f"Bearer {await self._key()}"}

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
 from typing import Any
 
@@ -46,6 +46,8 @@ class SDKTransport:
         self._client: Any = None if client is None else client.with_options(max_retries=0)
         self._sync = client is not None and not inspect.iscoroutinefunction(client.post)
         self._make = make
+        #: Headers with keys that the client does not show, such as a token that a function gave it.
+        self.sent: dict[str, str] = {}
         self._clients: PerLoop[Any] = PerLoop(lambda made: made.close())
 
     async def call(self, call: Call) -> Any:
@@ -60,7 +62,7 @@ class SDKTransport:
             if (ours := self._translated(error, client, call)) is None:
                 raise
             raise ours from None
-        return _shown(answer, client, call)
+        return self._shown(answer, client, call)
 
     async def stream(self, call: Call) -> AsyncGenerator[Any, None]:
         """See `Transport.stream`."""
@@ -72,7 +74,7 @@ class SDKTransport:
         try:
             async with aclosing(events):
                 async for event in events:
-                    yield _shown(event, client, call)
+                    yield self._shown(event, client, call)
         except Exception as error:
             if (ours := self._translated(error, client, call)) is None:
                 raise
@@ -120,13 +122,13 @@ class SDKTransport:
         if isinstance(error, openai.APIStatusError):
             headers = {name.lower(): value for name, value in error.response.headers.items()}
             payload = error.body if error.body is not None else error.response.text
-            return error_from(error.status_code, _clean(payload, client, call), headers)
+            return error_from(error.status_code, self._clean(payload, client, call, error.request.headers), headers)
         if isinstance(error, openai.APITimeoutError):
             return ConnectionFailed("The service did not answer within the client's time-out.")
         if isinstance(error, openai.APIConnectionError):
             return httpx_error(error.__cause__ or error)
         if isinstance(error, openai.APIError):  # an error frame inside a stream
-            return error_from(getattr(error, "code", None), _clean(error.body or str(error), client, call))
+            return error_from(getattr(error, "code", None), self._clean(error.body or str(error), client, call))
         if isinstance(error, ValueError):
             return MalformedResponse(f"The service sent broken JSON ({type(error).__name__}).")
         # Faults in the middle of a stream come as the HTTP library's own in some versions of the SDK.
@@ -134,15 +136,16 @@ class SDKTransport:
             return httpx_error(error)
         return None
 
+    def _clean(self, payload: Any, client: Any, call: Call, headers: Mapping[str, str] | None = None) -> Any:
+        """What the service says, without the keys that it was sent."""
+        known = {"authorization": getattr(client, "api_key", ""), **client.default_headers, **call.headers}
+        for sent in (known, self.sent, headers or {}):
+            shown = {name: value for name, value in sent.items() if isinstance(value, str)}
+            payload = json.dumps(payload, ensure_ascii=False, default=str).encode()
+            payload = json.loads(without_secrets(payload, shown))
+        return payload
 
-def _clean(payload: Any, client: Any, call: Call) -> Any:
-    """What the service says, without the keys that it was sent."""
-    sent = {"authorization": getattr(client, "api_key", ""), **client.default_headers, **call.headers}
-    headers = {name: value for name, value in sent.items() if isinstance(value, str)}
-    return json.loads(without_secrets(json.dumps(payload, ensure_ascii=False, default=str).encode(), headers))
-
-
-def _shown(event: Any, client: Any, call: Call) -> Any:
-    """The event; cleaned where it is no part of an answer, and so about to be quoted."""
-    is_answer = isinstance(event, dict) and "choices" in event and "error" not in event
-    return event if is_answer else _clean(event, client, call)
+    def _shown(self, event: Any, client: Any, call: Call) -> Any:
+        """The event; cleaned where it is no part of an answer, and so about to be quoted."""
+        is_answer = isinstance(event, dict) and "choices" in event and "error" not in event
+        return event if is_answer else self._clean(event, client, call)

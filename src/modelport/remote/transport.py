@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 from modelport import __version__
 from modelport.errors import ConnectionFailed, InvalidRequest, MalformedResponse, MissingDependency, ModelError
 from modelport.remote.pools import PerLoop
-from modelport.remote.wire import EventReader, Hidden, orjson_package, parsed, service_error
+from modelport.remote.wire import EventReader, Hidden, pairs, parsed, service_error, to_json
 
 if TYPE_CHECKING:
     import aiohttp
@@ -153,11 +153,8 @@ class HTTPTransport:
 
     async def _prepared(self, call: Call) -> tuple[bytes, dict[str, str]]:
         """The body and the headers."""
-        orjson = orjson_package()
-        try:
-            payload = orjson.dumps(call.body, option=orjson.OPT_NON_STR_KEYS)
-        except TypeError as error:
-            raise InvalidRequest(f"the request can't be written as JSON: {error}") from None
+        _aiohttp()  # A missing one is named before the request is looked at.
+        payload = to_json(call.body)
         headers = _merged(_STANDING_HEADERS, await self._headers(), call.headers)
         for name, value in headers.items():
             if not isinstance(value, Hidden) or _BREAK.search(value):
@@ -181,7 +178,7 @@ class HTTPTransport:
         self, session: aiohttp.ClientSession, call: Call, payload: bytes, headers: Mapping[str, str]
     ) -> aiohttp.ClientResponse:
         aiohttp = _aiohttp()
-        url, query = f"{self.base_url}/{call.path}", [*_pairs({**self._query, **call.query})]
+        url, query = f"{self.base_url}/{call.path}", [*pairs({**self._query, **call.query})]
         while True:
             trace = {"reused": False}
             try:
@@ -228,18 +225,6 @@ def _merged(*layers: Mapping[str, Any]) -> dict[str, str]:
             if type(value).__name__ != "Omit":  # the SDK's way to take a header away
                 result[name.lower()] = (name, Hidden(value) if isinstance(value, str) else value)
     return dict(result.values())
-
-
-def _pairs(query: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Query parameters as the SDK writes them: `a[]=1&a[]=2&b[c]=d&e=true`."""
-    for name, value in query.items():
-        if isinstance(value, Mapping):
-            yield from _pairs({f"{name}[{key}]": item for key, item in value.items()})
-        elif isinstance(value, list | tuple):
-            for item in value:
-                yield from _pairs({f"{name}[]": item})
-        elif value is not None:
-            yield name, str(value).lower() if isinstance(value, bool) else str(value)
 
 
 async def _drain(response: aiohttp.ClientResponse) -> None:

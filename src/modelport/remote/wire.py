@@ -39,6 +39,31 @@ def orjson_package() -> Any:
     return orjson
 
 
+def to_json(body: Mapping[str, Any]) -> bytes:
+    """The body of a request.
+
+    Raises:
+        InvalidRequest: It holds what JSON can't.
+    """
+    orjson = orjson_package()
+    try:
+        return orjson.dumps(body, option=orjson.OPT_NON_STR_KEYS)  # type: ignore[no-any-return]
+    except TypeError as error:
+        raise InvalidRequest(f"the request can't be written as JSON: {error}") from None
+
+
+def pairs(query: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Query parameters as the SDK writes them: `a[]=1&a[]=2&b[c]=d&e=true`."""
+    for name, value in query.items():
+        if isinstance(value, Mapping):
+            yield from pairs({f"{name}[{key}]": item for key, item in value.items()})
+        elif isinstance(value, list | tuple):
+            for item in value:
+                yield from pairs({f"{name}[]": item})
+        elif value is not None:
+            yield name, str(value).lower() if isinstance(value, bool) else str(value)
+
+
 def parsed(data: bytes, headers: Mapping[str, str]) -> Any:
     """JSON that a service sent; cleaned of keys where it is no answer, and so about to be quoted.
 
@@ -143,6 +168,8 @@ def httpx_error(error: BaseException) -> ModelError:
     kind = type(error).__name__
     if kind == "LocalProtocolError":
         return InvalidRequest("The request can't be sent: a header's value must be one line of text.")
+    if kind.endswith("Timeout"):
+        return ConnectionFailed(f"The service did not answer within the client's time-out ({kind}).")
     # One class for two faults: an answer that was cut short, and none at all.
     if kind == "RemoteProtocolError" and "complete message body" in str(error):
         return MalformedResponse("The service's answer was cut short: its body ended before its length said so.")
