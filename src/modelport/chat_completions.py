@@ -345,7 +345,7 @@ def error_from(status: Any, payload: Any, headers: Mapping[str, str] | None = No
             retryable=not spent,
             **details,
         )
-    if (status is not None and status >= 500) or status in (408, 409, 425):
+    if (status is not None and status >= 500) or status in (408, 409, 424, 425):
         return ServerError(f"The service failed: {message}", **details)
     if status is None and "rate_limit_exceeded" in codes:
         return RateLimited(f"Too many requests: {message}", **details)

@@ -58,6 +58,8 @@ class SDKTransport:
                 answer = await in_thread(lambda: self._post(client, call))
             else:
                 answer = await self._post(client, call)
+        except ModelError:
+            raise  # of a function of the user's that gives a key
         except Exception as error:
             if (ours := self._translated(error, client, call)) is None:
                 raise
@@ -75,6 +77,8 @@ class SDKTransport:
             async with aclosing(events):
                 async for event in events:
                     yield self._shown(event, client, call)
+        except ModelError:
+            raise  # of a function of the user's that gives a key
         except Exception as error:
             if (ours := self._translated(error, client, call)) is None:
                 raise
@@ -117,8 +121,6 @@ class SDKTransport:
     def _translated(self, error: Exception, client: Any, call: Call) -> ModelError | None:
         """What an error of the SDK means; `None` for one that is not the SDK's."""
         openai = self._openai
-        if isinstance(error, ModelError):
-            return error
         if isinstance(error, openai.APIStatusError):
             headers = {name.lower(): value for name, value in error.response.headers.items()}
             payload = error.body if error.body is not None else error.response.text
