@@ -150,6 +150,14 @@ def test_a_client_of_the_users(resource: Front, make: Callable[[str], Any]) -> N
         AzureOpenAIServerModel("other", client=make(resource.url)).generate("hello")
 
 
+def test_a_token_of_the_users_client_is_not_shown(resource: Front, behind: FaultServer) -> None:
+    behind.script(then=Fault.status(403, message=f"'Bearer {TOKEN}' may not."))
+    client = openai.AzureOpenAI(azure_endpoint=resource.url, azure_ad_token_provider=lambda: TOKEN, api_version=DATED)
+    with pytest.raises(AuthenticationError, match="may not") as caught:
+        AzureOpenAIServerModel("my gpt", client=client).generate("hello")
+    assert TOKEN not in str(caught.value)
+
+
 # --- bad input --------------------------------------------------------------------------------------------------------
 
 URL = "https://resource.example"
