@@ -287,7 +287,7 @@ def test_nothing_is_asked_when_a_model_is_made(nobody: Path, monkeypatch: pytest
 
 
 def test_offline(server: FaultServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(huggingface_hub.constants, "is_offline_mode", lambda: True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(ConnectionFailed, match="HF_HUB_OFFLINE"):
         InferenceClientModel("m", base_url=server.url).generate("hello")
     assert server.requests == []

@@ -13,7 +13,6 @@ from modelport.errors import AuthenticationError, InvalidRequest, NotFoundError
 from modelport.messages import ChatMessageStreamDelta
 from modelport.remote.openai import OpenAIServerModel
 from modelport.remote.transport import HTTPTransport, Transport
-from modelport.remote.wire import Hidden
 from modelport.request import Request
 from modelport.secrets import Secret
 from modelport.threads import in_thread
@@ -101,17 +100,20 @@ class AzureOpenAIServerModel(OpenAIServerModel):
         return self.azure_deployment or self.model_id
 
     def _make_transport(self) -> Transport:
-        if self.client is None:
-            base, query = self._place()
-            secret = self.azure_ad_token if self._by_token else self.api_key
-            if isinstance(secret, Secret) and not secret:
-                raise AuthenticationError(
-                    "No credentials were given. Pass api_key=…, azure_ad_token=… or azure_ad_token_provider=…, or set "
-                    "the environment variable AZURE_OPENAI_API_KEY or AZURE_OPENAI_AD_TOKEN."
-                )
-            if not self.client_kwargs:
-                return HTTPTransport(base, self._headers, {**(self.default_query or {}), **query})
-        return super()._make_transport()
+        if self.client is not None:
+            return super()._make_transport()
+        base, query = self._place()
+        secret = self.azure_ad_token if self._by_token else self.api_key
+        if isinstance(secret, Secret) and not secret:
+            raise AuthenticationError(
+                "No credentials were given. Pass api_key=…, azure_ad_token=… or azure_ad_token_provider=…, or set the "
+                "environment variable AZURE_OPENAI_API_KEY or AZURE_OPENAI_AD_TOKEN."
+            )
+        if self.client_kwargs:
+            from modelport.remote.sdk import SDKTransport
+
+            return SDKTransport(None, self._make_client, self._credential_for_sdk)
+        return HTTPTransport(base, self._headers, {**(self.default_query or {}), **query})
 
     def _version(self) -> str | None:
         return self.api_version or os.environ.get("OPENAI_API_VERSION") or None
@@ -153,23 +155,27 @@ class AzureOpenAIServerModel(OpenAIServerModel):
             "default_headers": self.default_headers,
             "default_query": {**(self.default_query or {}), **query},
         }
-        secret: Any = self.azure_ad_token if self._by_token else self.api_key
-        by_function = self._noted_token if self._by_token else self._key
-        secret = secret.reveal() if isinstance(secret, Secret) else by_function
+        # Each call brings its credential along; the client only wants to have been given one.
         if self._version() in _V1:
             make = openai.AsyncOpenAI
-            own["api_key"] = secret
+            own["api_key"] = "of each call"
         else:
             make = openai.AsyncAzureOpenAI
             own["api_version"] = self._version()
-            kind = "azure_ad_token" if self.azure_ad_token is not None else "azure_ad_token_provider"
-            own[kind if self._by_token else "api_key"] = secret
+            own["azure_ad_token" if self._by_token else "api_key"] = "of each call"
         return make(**{**own, **(self.client_kwargs or {}), "max_retries": 0})
 
     async def _credential(self) -> dict[str, str]:
-        if self._by_token:
-            return {"Authorization": f"Bearer {await self._token()}"}
-        return {"api-key": await self._key()}
+        secret = await (self._token() if self._by_token else self._key())
+        # With the v1 API a key is a bearer token too: it is made for OpenAI's own client.
+        is_key = not self._by_token and self._version() not in _V1
+        return {"api-key": secret} if is_key else {"Authorization": f"Bearer {secret}"}
+
+    async def _credential_for_sdk(self) -> dict[str, Any]:
+        from modelport.remote.sdk import openai_package
+
+        # Some versions send a key in both headers, or a token of the environment beside it.
+        return {"Authorization": openai_package().Omit(), **await self._credential()}
 
     async def _token(self) -> str:
         if self.azure_ad_token is not None:
@@ -182,12 +188,6 @@ class AzureOpenAIServerModel(OpenAIServerModel):
             raise AuthenticationError(f"azure_ad_token_provider failed with {type(error).__name__}.") from error
         if not isinstance(token, str) or not token:
             raise AuthenticationError(f"azure_ad_token_provider gave {type(token).__name__}, not a token.")
-        return token
-
-    async def _noted_token(self) -> str:
-        """For the SDK's client, which does not show what its function gave it."""
-        token: str = await self._token()
-        self._transport.sent["Authorization"] = Hidden(f"Bearer {token}")  # type: ignore[attr-defined]
         return token
 
     async def _send(self, request: Request) -> AsyncGenerator[ChatMessageStreamDelta, None]:

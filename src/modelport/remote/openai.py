@@ -80,7 +80,10 @@ class OpenAIServerModel(ChatCompletionsModel):
         if self.client is not None or self.client_kwargs:
             from modelport.remote.sdk import SDKTransport
 
-            return SDKTransport(self.client, None if self.client is not None else self._make_client)
+            if self.client is not None:
+                return SDKTransport(self.client)
+            by_function = not isinstance(self.api_key, Secret)
+            return SDKTransport(None, self._make_client, self._credential if by_function else None)
         base = self.api_base or os.environ.get("OPENAI_BASE_URL") or "https://api.openai.com/v1"
         if isinstance(self.api_key, Secret):
             self.api_key.reveal()  # A missing key is found here, not at the first call.
@@ -89,7 +92,7 @@ class OpenAIServerModel(ChatCompletionsModel):
     def _make_client(self) -> Any:
         from modelport.remote.sdk import openai_package
 
-        key: Any = self._key
+        key: str | None = "of each call"
         if isinstance(self.api_key, Secret):
             key = self.api_key.reveal() if self.api_key else None
         own = {

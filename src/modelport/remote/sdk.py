@@ -9,13 +9,14 @@ import inspect
 import json
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
+from dataclasses import replace
 from typing import Any
 
 from modelport.chat_completions import error_from
 from modelport.errors import ConnectionFailed, InvalidRequest, MalformedResponse, MissingDependency, ModelError
 from modelport.remote.pools import PerLoop
-from modelport.remote.transport import Call
-from modelport.remote.wire import httpx_error, is_of_httpx, without_secrets
+from modelport.remote.transport import Call, HeaderSource
+from modelport.remote.wire import Hidden, httpx_error, is_of_httpx, without_secrets
 from modelport.threads import in_thread, iterate_in_thread
 
 
@@ -39,27 +40,28 @@ class SDKTransport:
         client: A client of the user's, synchronous or asynchronous; an asynchronous one is used on every loop that
             makes calls, as it is.
         make: Makes an asynchronous client, one for each loop, where there is no `client`.
+        headers: Gives the headers of each call, where a function of the user's gives the key: not every version of the
+            SDK takes one, and none shows what it gave.
     """
 
-    def __init__(self, client: Any = None, make: Callable[[], Any] | None = None) -> None:
+    def __init__(
+        self, client: Any = None, make: Callable[[], Any] | None = None, headers: HeaderSource | None = None
+    ) -> None:
         self._openai = openai_package()
         self._client: Any = None if client is None else client.with_options(max_retries=0)
         self._sync = client is not None and not inspect.iscoroutinefunction(client.post)
         self._make = make
-        #: Headers with keys that the client does not show, such as a token that a function gave it.
-        self.sent: dict[str, str] = {}
+        self._headers = headers
         self._clients: PerLoop[Any] = PerLoop(lambda made: made.close())
 
     async def call(self, call: Call) -> Any:
         """See `Transport.call`."""
-        client = await self._client_here()
+        client, call = await self._client_here(), await self._keyed(call)
         try:
             if self._sync:
                 answer = await in_thread(lambda: self._post(client, call))
             else:
                 answer = await self._post(client, call)
-        except ModelError:
-            raise  # of a function of the user's that gives a key
         except Exception as error:
             if (ours := self._translated(error, client, call)) is None:
                 raise
@@ -68,7 +70,7 @@ class SDKTransport:
 
     async def stream(self, call: Call) -> AsyncGenerator[Any, None]:
         """See `Transport.stream`."""
-        client = await self._client_here()
+        client, call = await self._client_here(), await self._keyed(call)
         if self._sync:
             events: AsyncGenerator[Any, None] = iterate_in_thread(lambda emit: self._read(client, call, emit))
         else:
@@ -77,8 +79,6 @@ class SDKTransport:
             async with aclosing(events):
                 async for event in events:
                     yield self._shown(event, client, call)
-        except ModelError:
-            raise  # of a function of the user's that gives a key
         except Exception as error:
             if (ours := self._translated(error, client, call)) is None:
                 raise
@@ -95,6 +95,13 @@ class SDKTransport:
             return await self._clients.get(self._make)
         except self._openai.OpenAIError as error:
             raise InvalidRequest(f"the openai package refuses its settings: {error}") from None
+
+    async def _keyed(self, call: Call) -> Call:
+        if self._headers is None:
+            return call
+        given = (await self._headers()).items()
+        headers = {name: Hidden(value) if isinstance(value, str) else value for name, value in given}
+        return replace(call, headers={**headers, **call.headers})
 
     def _post(self, client: Any, call: Call, **how: Any) -> Any:
         options: dict[str, Any] = {}
@@ -141,7 +148,7 @@ class SDKTransport:
     def _clean(self, payload: Any, client: Any, call: Call, headers: Mapping[str, str] | None = None) -> Any:
         """What the service says, without the keys that it was sent."""
         known = {"authorization": getattr(client, "api_key", ""), **client.default_headers, **call.headers}
-        for sent in (known, self.sent, headers or {}):
+        for sent in (known, headers or {}):
             shown = {name: value for name, value in sent.items() if isinstance(value, str)}
             payload = json.dumps(payload, ensure_ascii=False, default=str).encode()
             payload = json.loads(without_secrets(payload, shown))
