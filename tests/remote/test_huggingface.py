@@ -175,6 +175,27 @@ def test_where_the_token_comes_from(server: FaultServer, nobody: Path, monkeypat
     assert sent(token=TOKEN) == sent(api_key=TOKEN) == f"Bearer {TOKEN}"
 
 
+def test_a_token_that_is_renewed(server: FaultServer, nobody: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is looked for again when the service refuses it, and from time to time."""
+    nobody.write_text("hf_old")
+    model = InferenceClientModel("m", base_url=server.url)
+    model.generate("hello")
+    nobody.write_text("hf_new")
+    model.generate("hello")
+    server.script([Fault.status(401)])
+    with pytest.raises(AuthenticationError):
+        model.generate("hello")
+    model.generate("hello")
+    monkeypatch.setattr("modelport.remote.hub.FRESH", 0.0)
+    other = InferenceClientModel("m", base_url=server.url)
+    for name in ("newer", "newest"):
+        nobody.write_text(f"hf_{name}")
+        other.generate("hello")
+    sent = [request.headers["authorization"].removeprefix("Bearer hf_") for request in server.requests]
+    assert sent == ["old", "old", "old", "new", "newer", "newest"]
+    model.close(), other.close()
+
+
 def test_no_token(router: Front) -> None:
     for provider in (None, "auto", "novita"):
         with pytest.raises(AuthenticationError, match=r"token=….*HF_TOKEN.*hf auth login"):

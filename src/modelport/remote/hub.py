@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
 from contextlib import aclosing, contextmanager
 from typing import Any
@@ -25,6 +26,8 @@ from modelport.remote.wire import (
 from modelport.secrets import Secret
 from modelport.threads import in_thread
 
+#: Seconds for which a token that huggingface_hub has found is used without asking it again; it renews them far earlier.
+FRESH = 60.0
 #: How the name of a model begins that is a server's address.
 URL = ("http://", "https://")
 
@@ -43,6 +46,7 @@ class HubTransport:
     def __init__(self, client: Any, token: Secret) -> None:
         self._client, self._token = client, token
         self._at_url = client.model.startswith(URL)
+        self._known: tuple[Hidden, float] | None = None  # the token, and until when
         self._sessions: PerLoop[Any] = PerLoop(lambda session: session.aclose())
 
     async def call(self, call: Call) -> Any:
@@ -81,8 +85,11 @@ class HubTransport:
 
     async def _open(self, call: Call) -> tuple[Any, Mapping[str, str]]:
         """The response, not yet read, and the headers that were sent."""
-        # In a thread: it may ask the Hub where the provider has the model, or renew the user's token.
-        url, payload, headers = await in_thread(lambda: self._prepared(call))
+        known = self._known
+        if known is not None and time.monotonic() < known[1]:
+            url, payload, headers = self._prepared(call, known[0])
+        else:  # It may ask the Hub where the provider has the model, or renew the user's token; it keeps what it learns.
+            url, payload, headers = await in_thread(lambda: self._first_prepared(call))
         session = await self._sessions.get(hub_package().get_async_session)
         timeout = self._client.timeout
         if timeout is None:  # The caller's limits are kept by the retry layer.
@@ -95,16 +102,23 @@ class HubTransport:
             raise InvalidRequest("a header's value must be of ASCII characters (is that the key?)") from None
         response = await session.send(request, stream=True, follow_redirects=False)
         if response.status_code >= 300:
+            if response.status_code == 401:
+                self._known = None
             try:
                 raise service_error(response.status_code, response.headers, await response.aread(), headers)
             finally:
                 await response.aclose()
         return response, headers
 
-    def _prepared(self, call: Call) -> tuple[str, bytes, dict[str, str]]:
+    def _first_prepared(self, call: Call) -> tuple[str, bytes, dict[str, str]]:
+        token = Hidden((self._token.reveal() if self._token else hub_package().get_token()) or "")
+        prepared = self._prepared(call, token)
+        self._known = token, time.monotonic() + FRESH
+        return prepared
+
+    def _prepared(self, call: Call, token: Hidden) -> tuple[str, bytes, dict[str, str]]:
         """URL, body and headers, as huggingface_hub makes them for the provider."""
         client, body = self._client, dict(call.body)
-        token = Hidden((self._token.reveal() if self._token else hub_package().get_token()) or "")
         if client.provider in (None, "auto") and not self._at_url and token and not token.startswith("hf_"):
             raise AuthenticationError(
                 "Hugging Face's router takes a token that begins with 'hf_'. With a provider's own key, name the "
