@@ -88,7 +88,7 @@ class HubTransport:
         known = self._known
         if known is not None and time.monotonic() < known[1]:
             url, payload, headers = self._prepared(call, known[0])
-        else:  # It may ask the Hub where the provider has the model, or renew the user's token; it keeps what it learns.
+        else:  # It may ask the Hub where the provider has the model, or renew the user's token; it keeps what it got.
             url, payload, headers = await in_thread(lambda: self._first_prepared(call))
         session = await self._sessions.get(hub_package().get_async_session)
         timeout = self._client.timeout
