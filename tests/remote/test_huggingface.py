@@ -210,6 +210,13 @@ def test_a_key_that_is_not_hugging_faces(router: Front) -> None:
     assert OWN_KEY not in "".join(with_locals.format()) and router.requests == []
 
 
+def test_who_pays(router: Front) -> None:
+    InferenceClientModel("a/b", "novita", TOKEN, bill_to="my-org").generate("hello")
+    assert router.requests[-1].headers["x-hf-bill-to"] == "my-org"
+    with pytest.raises(InvalidRequest, match="bill_to"):
+        InferenceClientModel("a/b", "novita", OWN_KEY, bill_to="my-org").generate("hello")
+
+
 def test_a_wrong_token(router: Front) -> None:
     with pytest.raises(AuthenticationError) as caught:
         InferenceClientModel("a/b", token="hf_wrong_0123456789").generate("hello")
@@ -405,6 +412,9 @@ def test_errors_of_services(
     [
         ({"token": TOKEN, "api_key": TOKEN}, "token and api_key"),
         ({"base_url": "localhost:8080"}, "base_url='localhost:8080'"),
+        ({"base_url": "http://"}, "base_url='http://'"),
+        ({"base_url": "http://[::x"}, "base_url="),
+        ({"model_id": "http://127.0.0.1:port"}, "model_id="),
         ({"base_url": "http://x", "model_id": "http://y"}, "both URLs"),
         ({"base_url": "http://x", "provider": "novita"}, "provider='novita' does not go with a URL"),
         ({"model_id": "http://x", "provider": "auto"}, "provider='auto' does not go with a URL"),

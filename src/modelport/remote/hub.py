@@ -128,6 +128,8 @@ class HubTransport:
             raise AuthenticationError(
                 "No token was given. Pass token=…, set the environment variable HF_TOKEN, or run: hf auth login"
             )
+        if token and not token.startswith("hf_") and not self._at_url and "X-HF-Bill-To" in client.headers:
+            raise InvalidRequest("bill_to goes with a token of Hugging Face; this key's bills are the provider's own.")
         with _mapping_faults(client.model):
             made = provider_helper(client).prepare_request(
                 inputs=body["messages"],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any, ClassVar
+from urllib.parse import urlsplit
 
 from modelport.errors import InvalidRequest
 from modelport.remote.chat_model import ChatCompletionsModel
@@ -76,8 +77,9 @@ class InferenceClientModel(ChatCompletionsModel):
         return None if (self.model_id or "").startswith(URL) else self.model_id
 
     def _make_transport(self) -> Transport:
-        if self.base_url is not None and not self.base_url.startswith(URL):
-            raise InvalidRequest(f"base_url={self.base_url!r}: must be a URL such as 'http://localhost:8080'")
+        if (self.base_url is not None or self._url) and not _is_url(self._url):
+            name = "base_url" if self.base_url is not None else "model_id"
+            raise InvalidRequest(f"{name}={self._url!r}: must be a URL such as 'http://localhost:8080'")
         if self.base_url is not None and self._name_on_the_wire != self.model_id:
             raise InvalidRequest("model_id and base_url are both URLs: give one, and the model's name as model_id")
         if self._url is not None and self.provider is not None:
@@ -93,3 +95,11 @@ class InferenceClientModel(ChatCompletionsModel):
         except (TypeError, ValueError) as error:
             raise InvalidRequest(f"huggingface_hub refuses its settings: {error}") from None
         return HubTransport(client, self.token)
+
+
+def _is_url(text: str | None) -> bool:
+    try:
+        parts = urlsplit(text or "")
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False

@@ -168,6 +168,8 @@ def httpx_error(error: BaseException) -> ModelError:
     kind = type(error).__name__
     if kind == "LocalProtocolError":
         return InvalidRequest("The request can't be sent: a header's value must be one line of text.")
+    if kind in ("InvalidURL", "UnsupportedProtocol"):
+        return InvalidRequest("The request can't be sent: its URL is not valid.")
     if kind.endswith("Timeout"):
         return ConnectionFailed(f"The service did not answer within the client's time-out ({kind}).")
     # One class for two faults: an answer that was cut short, and none at all.
