@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
-from modelport import ChatMessage, Lark, LlamaCppModel, Model, OpenAIServerModel
+from modelport import (
+    AzureOpenAIServerModel,
+    ChatMessage,
+    InferenceClientModel,
+    Lark,
+    LlamaCppModel,
+    Model,
+    OpenAIServerModel,
+)
 from modelport.testing import ScriptedModel
 from tests.servers.faults import Call, Fault, FaultServer, Recorded
 from tests.servers.llamacpp import model_file
@@ -67,10 +75,19 @@ def two_steps(request: Recorded) -> Fault:
     return Fault.tools(Call("get_weather", '{"city": "Rome"}'))
 
 
-def test_tool_calling_agent_through_a_server(streamed: bool) -> None:
+#: By name: a model on a server, of each backend that speaks chat completions.
+REMOTE: dict[str, Callable[[FaultServer], Model]] = {
+    "openai": lambda server: OpenAIServerModel("gpt-4o", api_base=server.base_url, api_key="sk-agent"),
+    "azure": lambda server: AzureOpenAIServerModel("gpt-4o", server.url, "az-agent", "2024-10-21"),
+    "huggingface": lambda server: InferenceClientModel("gpt-4o", base_url=server.base_url, token="hf_agent"),
+}
+
+
+@pytest.mark.parametrize("backend", REMOTE)
+def test_tool_calling_agent_through_a_server(streamed: bool, backend: str) -> None:
     with FaultServer() as server:
         server.script(then=two_steps)
-        with OpenAIServerModel("gpt-4o", api_base=server.base_url, api_key="sk-agent") as model:
+        with REMOTE[backend](server) as model:
             agent = smolagents.ToolCallingAgent(
                 tools=[get_weather], model=model, max_steps=4, stream_outputs=streamed, verbosity_level=0
             )

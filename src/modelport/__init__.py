@@ -41,6 +41,9 @@ if TYPE_CHECKING:
     from modelport.messages import fold as fold
     from modelport.model import Model as Model
     from modelport.registry import load_model as load_model
+    from modelport.remote.azure import AzureOpenAIModel as AzureOpenAIModel
+    from modelport.remote.azure import AzureOpenAIServerModel as AzureOpenAIServerModel
+    from modelport.remote.huggingface import InferenceClientModel as InferenceClientModel
     from modelport.remote.openai import OpenAIModel as OpenAIModel
     from modelport.remote.openai import OpenAIServerModel as OpenAIServerModel
     from modelport.request import Request as Request
@@ -67,6 +70,8 @@ _HOMES = {
     ],
     "model": ["Model"],
     "registry": ["load_model"],
+    "remote.azure": ["AzureOpenAIModel", "AzureOpenAIServerModel"],
+    "remote.huggingface": ["InferenceClientModel"],
     "remote.openai": ["OpenAIModel", "OpenAIServerModel"],
     "request": ["Request"],
     "secrets": ["Secret"],

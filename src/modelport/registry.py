@@ -16,6 +16,8 @@ GROUP = "modelport.backends"
 
 #: Backend name -> where its class is.
 BACKENDS = {
+    "azure": "modelport.remote.azure:AzureOpenAIServerModel",
+    "huggingface": "modelport.remote.huggingface:InferenceClientModel",
     "llamacpp": "modelport.local.llamacpp:LlamaCppModel",
     "transformers": "modelport.local.transformers.model:TransformersModel",
     "openai": "modelport.remote.openai:OpenAIServerModel",
@@ -26,6 +28,9 @@ CLASSES = {
     "TransformersModel": "transformers",
     "OpenAIServerModel": "openai",
     "OpenAIModel": "openai",
+    "AzureOpenAIServerModel": "azure",
+    "AzureOpenAIModel": "azure",
+    "InferenceClientModel": "huggingface",
 }
 
 

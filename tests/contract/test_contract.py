@@ -26,8 +26,14 @@ UNTOLD: dict[str, dict[str, str]] = {
     },
     "openai": {"reasoning": "SmolLM2 does not think; the columns llamacpp-thinking and openai-mocked do"},
     "openai-vllm": {"errors": "the column openai does: the translation is the same"},
-    "openai-sdk": {"reasoning": "as for openai"},
+    **{name: {"reasoning": "as for openai"} for name in ("openai-sdk", "azure", "azure-sdk", "huggingface")},
 }
+#: A server of fixed answers tells these rows.
+MOCKED = {
+    "generate", "stream", "async", "stop sequences", "early close", "bad input", "too long a prompt",
+    "JSON schema", "typed output", "reasoning", "tools: auto", "tools: required", "tools: named", "tools: none",
+    "parallel calls", "tool results", "streamed calls", "event loops", "eight at once", "secrets",
+}  # fmt: skip
 #: Rows for which a column exists, where it is not held to all of them.
 ONLY = {
     "llamacpp-seeing": {"generate", "roles", "image input", "usage"},
@@ -37,11 +43,7 @@ ONLY = {
         "generate", "stop sequences", "tools: auto", "tools: required", "tools: named", "tools: none", "parallel calls",
         "tool results", "streamed calls", "roles",
     },
-    "openai-mocked": {
-        "generate", "stream", "async", "stop sequences", "early close", "bad input", "too long a prompt",
-        "JSON schema", "typed output", "reasoning", "tools: auto", "tools: required", "tools: named", "tools: none",
-        "parallel calls", "tool results", "streamed calls", "event loops", "eight at once", "secrets",
-    },
+    **{name: MOCKED for name in ("openai-mocked", "azure-mocked", "huggingface-mocked")},
 }  # fmt: skip
 
 COLUMNS: dict[str, Callable[[Path], AbstractContextManager[Subject]]] = {
@@ -55,6 +57,11 @@ COLUMNS: dict[str, Callable[[Path], AbstractContextManager[Subject]]] = {
     "openai-sdk": lambda folder: subjects.served(folder, client_kwargs={"timeout": 60}),
     "openai-vllm": lambda folder: subjects.vllm(),
     "openai-mocked": lambda folder: subjects.mocked(),
+    "azure": lambda folder: subjects.served(folder, subjects.azure_openai),
+    "azure-sdk": lambda folder: subjects.served(folder, subjects.azure_openai, client_kwargs={"timeout": 60}),
+    "azure-mocked": lambda folder: subjects.mocked(subjects.azure_openai),
+    "huggingface": lambda folder: subjects.served(folder, subjects.huggingface),
+    "huggingface-mocked": lambda folder: subjects.mocked(subjects.huggingface),
 }
 CELLS = [(column, row) for column in COLUMNS for row in ROWS if row.name in ONLY.get(column, {row.name})]
 

@@ -35,6 +35,8 @@ class Client:
 
 #: By backend; those of other packages need only themselves.
 CLIENTS = {
+    "azure": Client(("aiohttp", "orjson"), "openai", "azure/my-deployment"),
+    "huggingface": Client(("huggingface_hub", "orjson"), "huggingface", "huggingface/openai/gpt-oss-20b"),
     "llamacpp": Client(("xllamacpp", "llguidance", "filelock"), "llamacpp", "llamacpp"),
     "openai": Client(("aiohttp", "orjson"), "openai", "openai/gpt-4o"),
 }
