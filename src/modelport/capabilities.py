@@ -24,7 +24,7 @@ class Capabilities:
         tool_choices: Which of `auto`, `none`, `required` and `named` it takes.
         parallel_tool_calls: It may make several calls in one answer.
         grammars: The kinds of grammar that it enforces by itself.
-        open_schemas: It enforces JSON schemas whose objects may have properties beyond those listed, and recursive ones.
+        open_schemas: It enforces JSON schemas that are recursive or whose objects may have properties not listed.
             Where not, such a schema is secured another way.
         grammar_with_tools: It takes a grammar and tools in one request.
         inputs: The kinds of parts it takes: `text`, `image`, `audio`, `file`.

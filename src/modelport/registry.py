@@ -16,11 +16,14 @@ GROUP = "modelport.backends"
 
 #: Backend name -> where its class is.
 BACKENDS = {
+    "bedrock": "modelport.remote.bedrock:AmazonBedrockServerModel",
     "llamacpp": "modelport.local.llamacpp:LlamaCppModel",
     "openai": "modelport.remote.openai:OpenAIServerModel",
 }
 #: Other names of a backend's class.
 CLASSES = {
+    "AmazonBedrockServerModel": "bedrock",
+    "AmazonBedrockModel": "bedrock",
     "LlamaCppModel": "llamacpp",
     "OpenAIServerModel": "openai",
     "OpenAIModel": "openai",

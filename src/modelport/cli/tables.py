@@ -35,6 +35,7 @@ class Client:
 
 #: By backend; those of other packages need only themselves.
 CLIENTS = {
+    "bedrock": Client(("boto3",), "bedrock", "bedrock/us.amazon.nova-pro-v1:0"),
     "llamacpp": Client(("xllamacpp", "llguidance", "filelock"), "llamacpp", "llamacpp"),
     "openai": Client(("aiohttp", "orjson"), "openai", "openai/gpt-4o"),
 }
