@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import functools
 import inspect
 import os
 import socket
 import threading
+import weakref
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
 from contextvars import ContextVar
@@ -79,9 +79,8 @@ class Boto:
     """
 
     def __init__(self, client: Any = None, make: Callable[[], Any] | None = None) -> None:
-        self._own = make is not None
-        self._make = make or (lambda: client)
-        self._made = (os.getpid(), self._make())
+        self._theirs, self._make = client, make
+        self._made = self._make_here() if make is not None else None
 
     async def call(self, method: str, arguments: Mapping[str, Any]) -> Any:
         """The parsed answer of a method. A caller who leaves breaks the connection."""
@@ -129,16 +128,25 @@ class Boto:
             raise _ours(error) from None
 
     def close(self) -> None:
-        """Closes the connections; new ones are made when they are needed."""
-        if self._own:
-            self._made[1].close()
+        """Closes the connections that no call uses; new ones are made when they are needed."""
+        if self._made is None:
+            return
+        _, client, pools = self._made
+        client.close()
+        for pool in list(pools):  # which the client would leave to the garbage collector
+            pool.close()
 
     def _client(self) -> Any:
-        pid, client = self._made
-        if self._own and pid != os.getpid():
-            client = self._make()
-            self._made = (os.getpid(), client)
-        return client
+        if self._made is None:
+            return self._theirs
+        if self._made[0] != os.getpid():
+            self._made = self._make_here()
+        return self._made[1]
+
+    def _make_here(self) -> tuple[int, Any, weakref.WeakSet[Any]]:
+        assert self._make is not None
+        client = self._make()
+        return os.getpid(), client, _note_connections(client)
 
 
 def _read(stream: Any, line: Line, emit: Callable[[Any], bool], last: str) -> None:
@@ -218,7 +226,6 @@ def make_client(
         raise translated(error) or InvalidRequest(f"boto3 refuses its settings: {error}") from None
     except Exception as error:
         raise _ours(error) from None
-    _note_connections(client)
     return client
 
 
@@ -282,16 +289,20 @@ def _check_region(session: Any, region: str, endpoint: str) -> None:
     )
 
 
-def _note_connections(client: Any) -> None:
-    """Has the client's connections tell which call uses them; where boto3 has changed inside, calls just end later."""
-    http_session = getattr(client._endpoint, "http_session", None)
+def _note_connections(client: Any) -> weakref.WeakSet[Any]:
+    """Has the client's connections tell which call uses them, and its pools be known.
+
+    Where boto3 has changed inside, calls that are left and pools that are closed just end later.
+    """
+    known: weakref.WeakSet[Any] = weakref.WeakSet()
+    http_session = getattr(getattr(client, "_endpoint", None), "http_session", None)
     pools = getattr(http_session, "_pool_classes_by_scheme", None)
     if isinstance(pools, dict):  # the one that its pool managers look into
-        pools.update({scheme: _noting(pool) for scheme, pool in pools.items()})
+        pools.update({scheme: _noting(pool, known) for scheme, pool in pools.items()})
+    return known
 
 
-@functools.cache
-def _noting(pool: Any) -> Any:
+def _noting(pool: Any, known: weakref.WeakSet[Any]) -> Any:
     class Connection(pool.ConnectionCls):  # type: ignore[misc]
         def request(self, *args: Any, **kwargs: Any) -> Any:
             result = super().request(*args, **kwargs)
@@ -299,4 +310,11 @@ def _noting(pool: Any) -> Any:
                 line.connected(self.sock)
             return result
 
-    return type(f"Noting{pool.__name__}", (pool,), {"ConnectionCls": Connection})
+    class Pool(pool):  # type: ignore[misc]
+        ConnectionCls = Connection
+
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+            known.add(self)
+
+    return Pool

@@ -119,7 +119,8 @@ def translated(error: Exception) -> ModelError | None:
         return _broken(error)
     if isinstance(error, botocore.eventstream.ParserError):
         return MalformedResponse(f"The service's event stream is damaged: {_line(error)}.")
-    if isinstance(error, botocore.parsers.ResponseParserError | boto.IncompleteReadError | UnicodeDecodeError):
+    unread = isinstance(error, botocore.parsers.ResponseParserError | boto.IncompleteReadError | UnicodeDecodeError)
+    if unread or _raised_by(error, "botocore.parsers"):
         return MalformedResponse(f"The service's answer can't be read: {_line(error)}.")
     if isinstance(error, boto.BotoCoreError):
         return InvalidRequest(f"boto3 can't make this call: {_line(error)}.")
@@ -130,16 +131,19 @@ def _broken(error: Any) -> ModelError:
     """What a fault of a connection means: an answer that just ends was cut by something that thinks it is whole."""
     import urllib3.exceptions as http
 
-    causes = [
-        error,
-        *getattr(error, "args", ()),
-        getattr(error, "__cause__", None),
-        getattr(error, "__context__", None),
-    ]
-    if any(isinstance(cause, http.IncompleteRead | http.InvalidChunkLength) for cause in causes):
-        return MalformedResponse("The service's answer was cut short: its body ended before its length said so.")
+    causes = [error, *getattr(error, "args", ()), getattr(error, "__cause__", None)]
     names = [type(cause).__name__ for cause in causes if isinstance(cause, OSError)]
+    if not names and isinstance(error, http.ProtocolError):
+        return MalformedResponse("The service's answer was cut short: its body ended before its length said so.")
     return ConnectionFailed(f"The connection to the service broke ({(names or [type(error).__name__])[0]}).")
+
+
+def _raised_by(error: BaseException, module: str) -> bool:
+    """Whether the error is one that a module of another library's never meant to raise."""
+    at = error.__traceback__
+    while at is not None and at.tb_next is not None:
+        at = at.tb_next
+    return at is not None and at.tb_frame.f_globals.get("__name__") == module
 
 
 def _line(error: Exception, most: int = 300) -> str:

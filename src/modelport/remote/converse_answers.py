@@ -225,5 +225,7 @@ def _text(value: Any) -> str:
 
 
 def _malformed(error: Exception, data: Any) -> MalformedResponse:
+    if isinstance(data, dict):
+        data = {key: value for key, value in data.items() if key != "ResponseMetadata"}
     shown = repr(data)[:200]
     return MalformedResponse(f"The service sent what is no answer ({type(error).__name__}: {error}): {shown}.")
