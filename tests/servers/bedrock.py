@@ -216,7 +216,10 @@ class BedrockServer(FaultServer):
     paths: ClassVar[tuple[str, ...]] = ("/converse", "/converse-stream")
 
     def __init__(
-        self, api_key: str = "", access_key: str = "", model: Callable[[dict[str, Any]], Converse] | None = None
+        self,
+        api_key: str = "",
+        access_key: str = "",
+        model: Callable[[dict[str, Any]], Converse | ConverseFault] | None = None,
     ) -> None:
         super().__init__()
         self._keys = (api_key, access_key)
@@ -239,6 +242,7 @@ class BedrockServer(FaultServer):
     async def _answer(self, connection: _Connection, request: Recorded) -> bool:
         if (refusal := self._refusal(request)) is not None:
             self.requests.append(request)
+            request.fault, request.done = refusal, True
             return await connection.answer(request, refusal)
         return await super()._answer(connection, request)
 
@@ -260,4 +264,5 @@ class BedrockServer(FaultServer):
         return bool(access_key) and given.startswith(f"AWS4-HMAC-SHA256 Credential={access_key}/")
 
     def _answer_by_model(self, request: Recorded) -> ConverseFault:
-        return ConverseFault(said=self._model(self.asked[-1]))
+        said = self._model(self.asked[-1])
+        return ConverseFault(said=said) if isinstance(said, Converse) else said
