@@ -217,12 +217,13 @@ def _turns(
 
 
 def _check_turn(blocks: list[Block]) -> None:
-    images, documents = (sum(kind in block for block in blocks) for kind in ("image", "document"))
+    everything = [*blocks, *(inner for b in blocks for inner in b.get("toolResult", {}).get("content", ()))]
+    images, documents = (sum(kind in block for block in everything) for kind in ("image", "document"))
     if images > MAX_IMAGES or documents > MAX_DOCUMENTS:
         raise InvalidRequest(
             f"one turn holds {images} images and {documents} files; Bedrock takes {MAX_IMAGES} and {MAX_DOCUMENTS}"
         )
-    if documents and not any("text" in block for block in blocks):
+    if any("document" in block for block in blocks) and not any("text" in block for block in blocks):
         raise InvalidRequest("a turn with a file needs text too on Bedrock: say what to do with the file")
 
 
