@@ -1,4 +1,4 @@
-"""The reference page's snippets for the custom model and for `OpenAIServerModel`, with the import changed.
+"""The reference page's snippets for the custom model, `OpenAIServerModel` and Bedrock, with the import changed.
 
 What a snippet can't have here is replaced before it runs: a token of a real account, and the address of the service.
 """
@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from tests.servers.llamacpp import LlamaServer, llama_server
+from tests.servers.ministack import ministack
 
 CUSTOM_MODEL = """
 from modelport import Model
@@ -45,6 +46,16 @@ model = OpenAIServerModel(
     model_id="gpt-4o",
     api_base="https://api.openai.com/v1",
     api_key=os.environ["OPENAI_API_KEY"],
+)
+"""
+
+AMAZON_BEDROCK_SERVER_MODEL = """
+import os
+
+from modelport import AmazonBedrockServerModel
+
+model = AmazonBedrockServerModel(
+    model_id = os.environ.get("AMAZON_BEDROCK_MODEL_ID"),
 )
 """
 
@@ -124,3 +135,19 @@ messages = [{"role": "user", "content": [{"type": "text", "text": question}]}]
 print(model(messages, temperature=0))
 """
     assert run(snippet + use, tmp_path, OPENAI_API_KEY=server.api_key) == ["The capital of France is Paris."]
+
+
+def test_amazon_bedrock_server_model(tmp_path: Path) -> None:
+    """On real weights: the key, the region and the service's address come from boto3's own variables."""
+    use = """
+question = "What is the capital of France? Answer in one sentence."
+messages = [{"role": "user", "content": [{"type": "text", "text": question}]}]
+print(model(messages, temperature=0))
+"""
+    with llama_server(api_key=None) as engine, ministack(engine.url) as service:
+        environment = {
+            "AMAZON_BEDROCK_MODEL_ID": "us.amazon.nova-pro-v1:0", "AWS_ENDPOINT_URL_BEDROCK_RUNTIME": service.url,
+            "AWS_REGION": "us-east-1", "AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test",
+        }  # fmt: skip
+        told = run(AMAZON_BEDROCK_SERVER_MODEL + use, tmp_path, **environment)
+    assert told == ["The capital of France is Paris."]

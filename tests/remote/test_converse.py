@@ -314,6 +314,9 @@ def test_tool_config_of_the_users_own_is_kept(model: Recording) -> None:
     body = sent(model, tools=[WEATHER], toolConfig=own)
     assert [next(iter(tool)) for tool in body["toolConfig"]["tools"]] == ["systemTool", "toolSpec"]
     assert own == {"tools": [{"systemTool": {"name": "nova_grounding"}}]}
+    history = [user(text("a")), calls("c"), result("c")]
+    body = sent(model, history, tools=[WEATHER], tool_choice="none", toolConfig={**own, "toolChoice": {"any": {}}})
+    assert "toolChoice" not in body["toolConfig"]
 
 
 def test_models_that_can_only_offer_tools() -> None:
@@ -533,6 +536,13 @@ def test_usage_counts_the_cache_as_input() -> None:
     counted = usage_from({"inputTokens": 3, "outputTokens": 5})
     assert (counted.input_tokens, counted.cached_input_tokens) == (3, None)
     assert usage_from({}).input_tokens is None
+
+
+def test_calls_make_it_a_turn_of_calls_whatever_the_service_says() -> None:
+    use = {"toolUse": {"toolUseId": "a", "name": "f", "input": {"b": 1}}}
+    message = whole([{"text": "I look."}, use])
+    assert (message.content, message.finish_reason) == ("I look.", "tool_calls")
+    assert message.tool_calls and message.tool_calls[0].function.arguments == {"b": 1}
 
 
 @pytest.mark.parametrize(

@@ -65,7 +65,7 @@ class AmazonBedrockServerModel(Model):
             again by itself, this model does not, unless `retry` says so.
         client_kwargs: For `boto3.Session.client`, as `{"verify": "ca.pem", "config": Config(…)}`. Retries in its
             `config` become this model's `retry`, since boto3's own are switched off.
-        region_name: By default that of `AWS_REGION`, `AWS_DEFAULT_REGION` or the profile.
+        region_name: By default that of `AWS_DEFAULT_REGION`, of the profile, or of `AWS_REGION`.
         profile_name: Of your AWS configuration; by default `AWS_PROFILE`.
         api_base: The service's URL; by default `AWS_ENDPOINT_URL_BEDROCK_RUNTIME`, else the region's.
         api_key: A Bedrock API key; by default `AWS_BEARER_TOKEN_BEDROCK`, else boto3's chain of credentials.

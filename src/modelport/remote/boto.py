@@ -16,6 +16,7 @@ from typing import Any
 from modelport import __version__
 from modelport.errors import AuthenticationError, InvalidRequest, MissingDependency
 from modelport.remote.boto_errors import NO_CREDENTIALS, translated
+from modelport.remote.transport import Hidden
 from modelport.secrets import Secret
 from modelport.threads import in_thread, iterate_in_thread
 
@@ -193,7 +194,7 @@ def make_client(
         AuthenticationError: There are no credentials.
     """
     boto3, botocore = boto_package()
-    given = {name: value.reveal() if isinstance(value, Secret) else value for name, value in settings.items()}
+    given = {name: Hidden(value.reveal()) if isinstance(value, Secret) else value for name, value in settings.items()}
     own: dict[str, Any] = {
         "connect_timeout": CONNECT_TIMEOUT, "read_timeout": None, "tcp_keepalive": True,
         "max_pool_connections": CONNECTIONS, "user_agent_extra": f"modelport/{__version__}",
@@ -207,10 +208,11 @@ def make_client(
     given["config"] = config.merge(botocore.config.Config(retries={"total_max_attempts": 1}))
     if endpoint is not None:
         given.setdefault("endpoint_url", endpoint)
-    if region is not None:
-        given.setdefault("region_name", region)
     try:
         session = boto3.Session(profile_name=profile, region_name=region)
+        # boto3 does not read AWS_REGION, which AWS's other SDKs do and its own machines set.
+        if region := region or session.region_name or os.environ.get("AWS_REGION"):
+            given.setdefault("region_name", region)
         if api_key is not None:
             session._session.register_component("token_provider", _Bearer(api_key))
         client = session.client("bedrock-runtime", **given)
@@ -273,7 +275,7 @@ class _Bearer:
         self._key = key
 
     def load_token(self, **kwargs: Any) -> Any:
-        return boto_package()[1].tokens.FrozenAuthToken(self._key.reveal())
+        return boto_package()[1].tokens.FrozenAuthToken(Hidden(self._key.reveal()))
 
 
 def _check_region(session: Any, region: str, endpoint: str) -> None:
@@ -281,8 +283,8 @@ def _check_region(session: Any, region: str, endpoint: str) -> None:
     known = {name for p in session.get_available_partitions() for name in session.get_available_regions("ec2", p)}
     if region in known or f".{region}.amazonaws.com" not in endpoint:
         return
-    close = get_close_matches(region, sorted(known), 1)
-    hint = f"did you mean {close[0]!r}? " if close else ""
+    close = get_close_matches(region, sorted(known), 2)
+    hint = f"did you mean {' or '.join(map(repr, close))}? " if close else ""
     raise InvalidRequest(
         f"region_name={region!r}: boto3 knows no such AWS region; {hint}For one that is newer than your boto3, update "
         "boto3 or pass api_base='https://bedrock-runtime.REGION.amazonaws.com'"
