@@ -24,7 +24,7 @@ from modelport import (
     Secret,
     load_model,
 )
-from modelport.remote.boto import attempts_of
+from modelport.remote.boto_client import attempts_of
 from modelport.testing.rows.forms import picture
 from tests.remote.test_converse import CLAUDE, NOVA, WEATHER, calls, result, text, user
 from tests.servers.bedrock import BedrockServer, Converse, ConverseFault

@@ -418,3 +418,16 @@ def test_an_empty_answer(server: BedrockServer) -> None:
         server.script([Fault.ok("")])
         message = ask(model_for(server), way)
         assert (message.content, message.finish_reason) == ("", "stop")
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_kept_connection_that_is_dead_costs_no_attempt(server: BedrockServer, way: str) -> None:
+    """The service closed it while nobody looked: no byte came back, so sending again is safe, once for each."""
+    model = model_for(server, retry=False)
+    server.script([Fault.stale()])
+    assert model.generate("hello").content == Converse().text
+    assert asked(model, way).content == Converse().text
+    assert (len(server.requests), server.stale_hits) == (2, 1)
+    server.script([Fault.reset()])
+    with pytest.raises(ConnectionFailed):
+        ask(model_for(server, retry=False), way)

@@ -12,7 +12,8 @@ from modelport.grammar import JSONSchema
 from modelport.layers.retry import RetryPolicy
 from modelport.messages import ChatMessageStreamDelta
 from modelport.model import Model
-from modelport.remote.boto import Boto, attempts_of, check_client, make_client
+from modelport.remote.boto import Boto
+from modelport.remote.boto_client import attempts_of, check_client, make_client
 from modelport.remote.converse import call_from
 from modelport.remote.converse_answers import AnswerReader
 from modelport.request import Request
