@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import pickle
+import ssl
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +19,8 @@ from modelport import (
     AmazonBedrockModel,
     AmazonBedrockServerModel,
     AuthenticationError,
+    ConnectionFailed,
+    DeadlineExceeded,
     InvalidRequest,
     InvalidToolCall,
     Model,
@@ -27,6 +30,7 @@ from modelport import (
 from modelport.remote.boto_client import attempts_of
 from modelport.testing.rows.forms import picture
 from tests.remote.test_converse import CLAUDE, NOVA, WEATHER, calls, result, text, user
+from tests.remote.test_transport import Relay, certificate  # noqa: F401  # a fixture
 from tests.servers.bedrock import BedrockServer, Converse, ConverseFault
 from tests.servers.faults import Call
 
@@ -182,11 +186,33 @@ def test_one_retry_loop_alone(server: BedrockServer) -> None:
 
 
 def test_a_stream_of_a_clients_own_can_be_left(server: BedrockServer) -> None:
-    server.script([ConverseFault.ok("word " * 400).but(pace_s=0.02)])
     client = own_client(server, retries={"total_max_attempts": 1})
-    with AmazonBedrockServerModel(CLAUDE, client).generate_stream("hi") as stream:
-        next(stream)
-    server.wait_for(lambda: server.requests[-1].client_left, 2.0)
+    model = AmazonBedrockServerModel(CLAUDE, client)
+    for fault in (ConverseFault.ok("word " * 400).but(pace_s=0.02), ConverseFault.cut("stall", stall_s=9.0)):
+        server.script([fault])
+        with model.generate_stream("hi") as stream:
+            next(stream)
+        server.wait_for(lambda: server.requests[-1].client_left, 2.0)
+    assert model.generate("hi").text
+
+
+def test_a_call_is_left_under_tls_too(server: BedrockServer, certificate: Path) -> None:  # noqa: F811
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, certificate.parent.parent / "server.key")
+    with Relay(server.port, context) as relay:
+        model = model_for(server, api_base=relay.url, client_kwargs={"verify": str(certificate)})
+        assert model.generate("hi").text
+        server.script(then=ConverseFault.cut("stall", stall_s=9.0))
+        with model.generate_stream("hi") as stream:
+            next(stream)
+        with pytest.raises(DeadlineExceeded):
+            model.generate("hi", timeout=0.2)
+        server.wait_for(lambda: all(request.client_left for request in server.requests[1:]), 2.0)
+        with pytest.raises(ConnectionFailed, match="certificate") as caught:
+            model_for(server, api_base=relay.url).generate("hi")
+        assert not caught.value.retryable
+        model.close()
+    assert len(server.requests) == 3
 
 
 def test_what_is_no_client_of_boto3() -> None:

@@ -63,7 +63,8 @@ class AmazonBedrockServerModel(Model):
     Args:
         model_id: A model's id, an inference profile's (`us.amazon.nova-pro-v1:0`) or an ARN.
         client: A client of your own, of `boto3.client("bedrock-runtime")`. It is used as it is; where it sends requests
-            again by itself, this model does not, unless `retry` says so.
+            again by itself, this model does not, unless `retry` says so. One who leaves a whole answer of it is let go
+            at once, its connection only when the service has answered.
         client_kwargs: For `boto3.Session.client`, as `{"verify": "ca.pem", "config": Config(…)}`. Retries in its
             `config` become this model's `retry`, since boto3's own are switched off.
         region_name: By default that of `AWS_DEFAULT_REGION`, of the profile, or of `AWS_REGION`.

@@ -37,6 +37,11 @@ class Line:
             if self._cut:
                 self._shut()
 
+    @property
+    def known(self) -> bool:
+        """Whether the socket is."""
+        return self._socket is not None
+
     def release(self) -> None:
         """The call is over: its connection may be another's by now."""
         with self._lock:
@@ -154,6 +159,9 @@ class Boto:
 
 
 def _read(stream: Any, line: Line, emit: Callable[[Any], bool], last: str) -> None:
+    if not line.known:  # a client of the user's, whose connections note nothing
+        raw = getattr(stream, "_raw_stream", None)
+        line.connected(getattr(getattr(raw, "_connection", None), "sock", None))
     try:
         for event in stream:
             if emit(event):
