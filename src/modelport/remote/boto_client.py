@@ -53,12 +53,13 @@ def make_client(
     if endpoint is not None:
         given.setdefault("endpoint_url", endpoint)
     try:
-        session = boto3.Session(profile_name=profile, region_name=region)
+        core = botocore.session.Session()
+        if api_key is not None:
+            core.register_component("token_provider", _Bearer(api_key))
+        session = boto3.Session(botocore_session=core, profile_name=profile, region_name=region)
         # boto3 does not read AWS_REGION, which AWS's other SDKs do and its own machines set.
         if region := region or session.region_name or os.environ.get("AWS_REGION"):
             given.setdefault("region_name", region)
-        if api_key is not None:
-            session._session.register_component("token_provider", _Bearer(api_key))
         client = session.client("bedrock-runtime", **given)
         signed = client.meta.config.signature_version is not botocore.UNSIGNED
         bearer = api_key is not None or os.environ.get("AWS_BEARER_TOKEN_BEDROCK")
@@ -85,6 +86,7 @@ def boto_package() -> tuple[Any, Any]:
         import boto3
         import botocore
         import botocore.config
+        import botocore.session
         import botocore.tokens
     except ImportError:
         raise MissingDependency("boto3", "bedrock") from None

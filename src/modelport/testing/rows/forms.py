@@ -169,6 +169,10 @@ def reasoning(subject: Subject, model: Model) -> None:
         assert message.content and message.reasoning not in message.text, "the thinking is in the answer"
         assert "<think>" not in message.text and "</think>" not in message.text
     assert any(delta.reasoning for delta in deltas)
+    # Some services want the thinking back, and refuse it where it has changed: an answer can be sent as it came.
+    for form in (whole, stream.message, whole.to_dict()):
+        asked = {"role": "user", "content": subject.prompt("reasoning")}
+        model.generate([asked, form, {"role": "user", "content": subject.prompt("plain")}], temperature=0)
     same = whole.reasoning == stream.message.reasoning
     assert same or not subject.strict_text
 
