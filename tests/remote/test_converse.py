@@ -7,6 +7,7 @@ import json
 from typing import Any
 
 import pytest
+from botocore.eventstream import EventStreamBuffer
 from botocore.serialize import create_serializer
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
@@ -28,7 +29,9 @@ from modelport.content import Attachment
 from modelport.remote.converse import Call, call_from
 from modelport.remote.converse_answers import AnswerReader, usage_from
 from modelport.testing.rows.forms import picture
+from tests.servers.bedrock import Converse
 from tests.servers.bedrock_rules import check, sealed_thought, service, signature_of
+from tests.servers.faults import Call as FaultCall
 
 CLAUDE, NOVA, LLAMA = "us.anthropic.claude-sonnet-4-5-20250929-v1:0", "amazon.nova-pro-v1:0", "meta.llama3-1-70b-v1:0"
 PNG = picture((200, 30, 30))
@@ -588,3 +591,67 @@ def test_a_files_media_type_may_say_more() -> None:
     request = Request((ChatMessage("user", (part, *[])), ChatMessage("user", "look")))
     arguments = call_from(request, CLAUDE, Capabilities()).arguments
     assert arguments["messages"][0]["content"][0]["document"]["format"] == "csv"
+
+
+SAYINGS = st.builds(
+    Converse,
+    text=st.text(st.characters(exclude_categories=["Cs"]), max_size=30),
+    calls=st.lists(
+        st.builds(
+            FaultCall,
+            st.sampled_from(["f", "g"]),
+            st.dictionaries(st.text(st.characters(exclude_categories=["Cs"]), max_size=4), st.integers(), max_size=3)
+            .map(json.dumps),
+            st.uuids().map(str),
+        ),
+        max_size=3,
+    ),
+    reasoning=st.text(st.characters(exclude_categories=["Cs"]), max_size=20),
+    signed=st.booleans(),
+    piece=st.integers(1, 9),
+)  # fmt: skip
+
+
+@settings(max_examples=150, derandomize=True, deadline=None)
+@given(SAYINGS)
+def test_a_stream_folds_to_the_whole_answer(said: Converse) -> None:
+    reader = AnswerReader(Call({}, True))
+    pieces = []
+    for frame in said.events():
+        buffer = EventStreamBuffer()
+        buffer.add_data(frame)
+        for message in buffer:
+            pieces.append(reader.event({message.headers[":event-type"]: json.loads(message.payload)}))
+    streamed = fold([piece for piece in [*pieces, reader.end()] if piece is not None])
+    assert streamed == fold([AnswerReader(Call({}, True)).whole(json.loads(said.body()))])
+    assert streamed.reasoning == (said.reasoning or None)
+    assert bool(streamed.reasoning_details) == (said.signed and bool(said.reasoning))
+
+
+ANYTHING = st.recursive(
+    st.none() | st.integers() | st.text(max_size=3) | st.binary(max_size=3),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(
+        st.sampled_from(["text", "toolUse", "reasoningContent", "reasoningText", "redactedContent", "signature",
+                         "delta", "start", "contentBlockIndex", "input", "name", "toolUseId", "stopReason", "usage",
+                         "output", "message", "content", "inputTokens", "trace", "promptRouter", "citationsContent"]),
+        inner, max_size=4,
+    ),
+    max_leaves=12,
+)  # fmt: skip
+KINDS = st.sampled_from(
+    ["contentBlockStart", "contentBlockDelta", "contentBlockStop", "messageStop", "metadata", "new"]
+)
+
+
+@settings(max_examples=400, derandomize=True, deadline=None)
+@given(st.lists(st.dictionaries(KINDS, ANYTHING, min_size=1, max_size=1), max_size=6), ANYTHING)
+def test_whatever_comes_is_an_answer_or_a_typed_error(events: list[Any], response: Any) -> None:
+    reader = AnswerReader(Call({}, True))
+    for read in (
+        lambda: [*map(reader.event, events), reader.end()],
+        lambda: [AnswerReader(Call({}, True)).whole(response)],
+    ):
+        try:
+            fold([piece for piece in read() if piece is not None])
+        except ModelError:
+            pass
