@@ -23,8 +23,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from modelport import TransformersModel
 from tests.servers.smollm2 import smollm2_folder
+
+from modelport import TransformersModel
 
 NEW = 64
 EPSILON = 1e-2

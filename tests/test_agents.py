@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from modelport import (
+    AmazonBedrockServerModel,
     AzureOpenAIServerModel,
     ChatMessage,
     InferenceClientModel,
@@ -16,6 +17,7 @@ from modelport import (
     OpenAIServerModel,
 )
 from modelport.testing import ScriptedModel
+from tests.servers.bedrock import BedrockServer, Converse
 from tests.servers.faults import Call, Fault, FaultServer, Recorded
 from tests.servers.llamacpp import model_file
 
@@ -94,6 +96,29 @@ def test_tool_calling_agent_through_a_server(streamed: bool, backend: str) -> No
             assert agent.run("What is the weather in Rome?") == "It is sunny."
         assert [request.json["tool_choice"] for request in server.requests] == ["required"] * 2
         assert all(request.json["stop"] == ["Observation:", "Calling tools:"] for request in server.requests)
+
+
+def test_tool_calling_agent_on_bedrock(streamed: bool) -> None:
+    """The server holds every request to AWS's rules."""
+
+    def answer(params: dict[str, object]) -> Converse:
+        if "sunny in Rome" in str(params["messages"]):
+            return Converse("", (Call("final_answer", '{"answer": "It is sunny."}', "tooluse_2"),))
+        return Converse("I look.", (Call("get_weather", '{"city": "Rome"}', "tooluse_1"),))
+
+    with (
+        BedrockServer(api_key="bedrock-agent-key", model=answer) as server,
+        AmazonBedrockServerModel(
+            "us.amazon.nova-pro-v1:0", api_base=server.url, api_key="bedrock-agent-key", region_name="us-east-1"
+        ) as model,
+    ):
+        agent = smolagents.ToolCallingAgent(
+            tools=[get_weather], model=model, max_steps=4, stream_outputs=streamed, verbosity_level=0
+        )
+        assert agent.run("What is the weather in Rome?") == "It is sunny."
+        assert [request["toolConfig"]["toolChoice"] for request in server.asked] == [{"any": {}}] * 2
+        stops = [request["inferenceConfig"]["stopSequences"] for request in server.asked]
+        assert stops == [["Observation:", "Calling tools:"]] * 2
 
 
 def test_code_agent_is_cut_at_its_closing_tag(streamed: bool) -> None:

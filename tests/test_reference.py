@@ -19,6 +19,7 @@ import pytest
 from tests.servers.front import azure
 from tests.servers.front import hub as router
 from tests.servers.llamacpp import LlamaServer, llama_server
+from tests.servers.ministack import ministack
 
 CUSTOM_MODEL = """
 from modelport import Model
@@ -72,6 +73,16 @@ messages = [
 
 model = InferenceClientModel(provider="novita", requests_per_minute=60)
 print(model(messages))
+"""
+
+AMAZON_BEDROCK_SERVER_MODEL = """
+import os
+
+from modelport import AmazonBedrockServerModel
+
+model = AmazonBedrockServerModel(
+    model_id = os.environ.get("AMAZON_BEDROCK_MODEL_ID"),
+)
 """
 
 
@@ -183,3 +194,19 @@ def test_inference_client_model(server: LlamaServer, tmp_path: Path) -> None:
     assert lookup.path == "/api/models/Qwen/Qwen3-Next-80B-A3B-Thinking"
     assert (asked.path, asked.json["model"]) == (path, "novita/the-model")
     assert asked.json["messages"] == [{"role": "user", "content": "Hello, how are you?"}]
+
+
+def test_amazon_bedrock_server_model(tmp_path: Path) -> None:
+    """On real weights: the key, the region and the service's address come from boto3's own variables."""
+    use = """
+question = "What is the capital of France? Answer in one sentence."
+messages = [{"role": "user", "content": [{"type": "text", "text": question}]}]
+print(model(messages, temperature=0))
+"""
+    with llama_server(api_key=None) as engine, ministack(engine.url) as service:
+        environment = {
+            "AMAZON_BEDROCK_MODEL_ID": "us.amazon.nova-pro-v1:0", "AWS_ENDPOINT_URL_BEDROCK_RUNTIME": service.url,
+            "AWS_REGION": "us-east-1", "AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test",
+        }  # fmt: skip
+        told = run(AMAZON_BEDROCK_SERVER_MODEL + use, tmp_path, **environment)
+    assert told == ["The capital of France is Paris."]

@@ -43,6 +43,8 @@ if TYPE_CHECKING:
     from modelport.registry import load_model as load_model
     from modelport.remote.azure import AzureOpenAIModel as AzureOpenAIModel
     from modelport.remote.azure import AzureOpenAIServerModel as AzureOpenAIServerModel
+    from modelport.remote.bedrock import AmazonBedrockModel as AmazonBedrockModel
+    from modelport.remote.bedrock import AmazonBedrockServerModel as AmazonBedrockServerModel
     from modelport.remote.huggingface import InferenceClientModel as InferenceClientModel
     from modelport.remote.openai import OpenAIModel as OpenAIModel
     from modelport.remote.openai import OpenAIServerModel as OpenAIServerModel
@@ -72,6 +74,7 @@ _HOMES = {
     "registry": ["load_model"],
     "remote.azure": ["AzureOpenAIModel", "AzureOpenAIServerModel"],
     "remote.huggingface": ["InferenceClientModel"],
+    "remote.bedrock": ["AmazonBedrockModel", "AmazonBedrockServerModel"],
     "remote.openai": ["OpenAIModel", "OpenAIServerModel"],
     "request": ["Request"],
     "secrets": ["Secret"],

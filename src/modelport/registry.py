@@ -18,12 +18,15 @@ GROUP = "modelport.backends"
 BACKENDS = {
     "azure": "modelport.remote.azure:AzureOpenAIServerModel",
     "huggingface": "modelport.remote.huggingface:InferenceClientModel",
+    "bedrock": "modelport.remote.bedrock:AmazonBedrockServerModel",
     "llamacpp": "modelport.local.llamacpp:LlamaCppModel",
     "transformers": "modelport.local.transformers.model:TransformersModel",
     "openai": "modelport.remote.openai:OpenAIServerModel",
 }
 #: Other names of a backend's class.
 CLASSES = {
+    "AmazonBedrockServerModel": "bedrock",
+    "AmazonBedrockModel": "bedrock",
     "LlamaCppModel": "llamacpp",
     "TransformersModel": "transformers",
     "OpenAIServerModel": "openai",

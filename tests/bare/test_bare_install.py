@@ -55,6 +55,7 @@ print([delta.content for delta in Custom().generate_stream("hi", stop_sequences=
         ("modelport.AzureOpenAIModel('m', 'https://x.example', api_key='k')('hi')", "aiohttp", "openai"),
         ("modelport.InferenceClientModel()", "huggingface_hub", "huggingface"),
         ("modelport.LlamaCppModel()", "xllamacpp", "llamacpp"),
+        ("modelport.AmazonBedrockServerModel('us.amazon.nova-pro-v1:0', api_key='k')", "boto3", "bedrock"),
     ],
 )
 def test_a_missing_client_is_named_with_its_install(call: str, package: str, extra: str) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from modelport.testing import ROWS, Row, Subject, check
-from tests.contract import subjects
+from tests.contract import bedrock, subjects
 
 #: What each column can't tell, and why. Everything else must work, or be declared and refused.
 UNTOLD: dict[str, dict[str, str]] = {
@@ -44,6 +44,12 @@ ONLY = {
         "tool results", "streamed calls", "roles",
     },
     **{name: MOCKED for name in ("openai-mocked", "azure-mocked", "huggingface-mocked")},
+    # ministack says of every answer that it ended by itself, and hands on neither tools, schemas nor images.
+    "bedrock": {
+        "generate", "stream", "async", "stop sequences", "early close", "deterministic", "seed", "usage", "logprobs",
+        "roles", "bad input", "time-out", "event loops", "eight at once", "fork", "secrets", "saving",
+    },
+    "bedrock-forced": {"generate", "JSON schema", "typed output", "a cut form"},
 }  # fmt: skip
 
 COLUMNS: dict[str, Callable[[Path], AbstractContextManager[Subject]]] = {
@@ -62,6 +68,9 @@ COLUMNS: dict[str, Callable[[Path], AbstractContextManager[Subject]]] = {
     "azure-mocked": lambda folder: subjects.mocked(subjects.azure_openai),
     "huggingface": lambda folder: subjects.served(folder, subjects.huggingface),
     "huggingface-mocked": lambda folder: subjects.mocked(subjects.huggingface),
+    "bedrock": lambda folder: bedrock.on_real_weights(),
+    "bedrock-strict": lambda folder: bedrock.strict(),
+    "bedrock-forced": lambda folder: bedrock.strict(bedrock.NOVA),
 }
 CELLS = [(column, row) for column in COLUMNS for row in ROWS if row.name in ONLY.get(column, {row.name})]
 

@@ -37,7 +37,11 @@ class Client:
 CLIENTS = {
     "azure": Client(("aiohttp", "orjson"), "openai", "azure/my-deployment"),
     "huggingface": Client(("huggingface_hub", "orjson"), "huggingface", "huggingface/openai/gpt-oss-20b"),
+    "bedrock": Client(("boto3",), "bedrock", "bedrock/us.amazon.nova-pro-v1:0"),
     "llamacpp": Client(("xllamacpp", "llguidance", "filelock"), "llamacpp", "llamacpp"),
+    "transformers": Client(
+        ("transformers", "torch", "llguidance"), "transformers", "transformers/HuggingFaceTB/SmolLM2-135M-Instruct"
+    ),
     "openai": Client(("aiohttp", "orjson"), "openai", "openai/gpt-4o"),
 }
 #: Status of an outcome: its symbol, the symbol where the terminal has only ASCII, its style.
