@@ -40,6 +40,8 @@ if TYPE_CHECKING:
     from modelport.messages import fold as fold
     from modelport.model import Model as Model
     from modelport.registry import load_model as load_model
+    from modelport.remote.litellm import LiteLLMModel as LiteLLMModel
+    from modelport.remote.litellm_router import LiteLLMRouterModel as LiteLLMRouterModel
     from modelport.remote.openai import OpenAIModel as OpenAIModel
     from modelport.remote.openai import OpenAIServerModel as OpenAIServerModel
     from modelport.request import Request as Request
@@ -65,6 +67,8 @@ _HOMES = {
     ],
     "model": ["Model"],
     "registry": ["load_model"],
+    "remote.litellm": ["LiteLLMModel"],
+    "remote.litellm_router": ["LiteLLMRouterModel"],
     "remote.openai": ["OpenAIModel", "OpenAIServerModel"],
     "request": ["Request"],
     "secrets": ["Secret"],

@@ -16,11 +16,15 @@ GROUP = "modelport.backends"
 
 #: Backend name -> where its class is.
 BACKENDS = {
+    "litellm": "modelport.remote.litellm:LiteLLMModel",
+    "litellm-router": "modelport.remote.litellm_router:LiteLLMRouterModel",
     "llamacpp": "modelport.local.llamacpp:LlamaCppModel",
     "openai": "modelport.remote.openai:OpenAIServerModel",
 }
 #: Other names of a backend's class.
 CLASSES = {
+    "LiteLLMModel": "litellm",
+    "LiteLLMRouterModel": "litellm-router",
     "LlamaCppModel": "llamacpp",
     "OpenAIServerModel": "openai",
     "OpenAIModel": "openai",

@@ -35,6 +35,8 @@ class Client:
 
 #: By backend; those of other packages need only themselves.
 CLIENTS = {
+    "litellm": Client(("litellm",), "litellm", "litellm/groq/llama-3.3-70b-versatile"),
+    "litellm-router": Client(("litellm",), "litellm", "litellm-router/…"),
     "llamacpp": Client(("xllamacpp", "llguidance", "filelock"), "llamacpp", "llamacpp"),
     "openai": Client(("aiohttp", "orjson"), "openai", "openai/gpt-4o"),
 }

@@ -124,18 +124,18 @@ class SDKTransport:
         if isinstance(error, openai.APITimeoutError):
             return ConnectionFailed("The service did not answer within the client's time-out.")
         if isinstance(error, openai.APIConnectionError):
-            return _connection_error(error.__cause__ or error)
+            return connection_error(error.__cause__ or error)
         if isinstance(error, openai.APIError):  # an error frame inside a stream
             return error_from(getattr(error, "code", None), _clean(error.body or str(error), client, call))
         if isinstance(error, ValueError):
             return MalformedResponse(f"The service sent broken JSON ({type(error).__name__}).")
         # Faults in the middle of a stream come as the HTTP library's own in some versions of the SDK.
         if type(error).__module__.startswith(("httpx", "httpcore")):
-            return _connection_error(error)
+            return connection_error(error)
         return None
 
 
-def _connection_error(error: BaseException) -> ModelError:
+def connection_error(error: BaseException) -> ModelError:
     """What a fault of the HTTP library (httpx or httpx2) means."""
     cause: BaseException | None = error
     while cause is not None:

@@ -222,7 +222,7 @@ def _faults() -> Iterator[None]:
     try:
         yield
     except aiohttp.ClientError as error:
-        raise _translated(error) from None
+        raise fault_of(error) from None
     except TimeoutError:
         raise ConnectionFailed("The connection could not be made in time.") from None
 
@@ -303,8 +303,10 @@ def _service_error(response: aiohttp.ClientResponse, body: bytes) -> ModelError:
     return error_from(response.status, payload, {name.lower(): value for name, value in response.headers.items()})
 
 
-def _translated(error: aiohttp.ClientError) -> ModelError:
-    aiohttp, _ = _libraries()
+def fault_of(error: aiohttp.ClientError) -> ModelError:
+    """What a fault of aiohttp means."""
+    import aiohttp
+
     if isinstance(error, aiohttp.ClientConnectorCertificateError | aiohttp.ClientSSLError):
         return ConnectionFailed(f"The service's certificate was not accepted: {error}.", retryable=False)
     if isinstance(error, aiohttp.ClientHttpProxyError):
