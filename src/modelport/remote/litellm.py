@@ -145,9 +145,10 @@ class LiteLLMModel(Model):
             if not request.stream:
                 yield reader.whole(_dumped(answer))
                 return
-            stream = Served(answer)
+            stream, empty = Served(answer), True
             async for chunk in stream.chunks():
                 if (piece := reader.chunk(chunk)) is not None:
+                    empty = empty and not piece.delivers
                     yield piece
         except ModelError:
             raise
@@ -158,7 +159,11 @@ class LiteLLMModel(Model):
                 await stream.close()
         if failure is not None:
             raise failure
-        reader.chunk(stream.ending())
+        ending = stream.ending()
+        if empty and "usage" not in ending and not self.accept_missing_finish:
+            # What LiteLLM makes of a body that is no stream.
+            raise MalformedResponse("The stream held no part of an answer.")
+        reader.chunk(ending)
         yield reader.end()
 
     def _arguments(self, request: Request) -> dict[str, Any]:

@@ -134,8 +134,9 @@ def known_capabilities(base: Capabilities, model_id: str, provider: str | None, 
     rows = (row for name in names if (row := litellm.model_cost.get(name)))
     told = next((row for row in rows if row.get("litellm_provider") == provider), None)
 
-    def can(feature: str, unknown: bool = True) -> bool:
-        return unknown if told is None else bool(told.get(f"supports_{feature}"))
+    def can(feature: str) -> bool:
+        # Absent is no. The Router adds rows for its deployments that say None: nobody knows.
+        return told is None or told.get(f"supports_{feature}", False) is not False
 
     kinds = {"image": "vision", "audio": "audio_input", "file": "pdf_input"}
     changes: dict[str, Any] = {
@@ -147,7 +148,7 @@ def known_capabilities(base: Capabilities, model_id: str, provider: str | None, 
         "logprobs": "logprobs" in takes,
         "seed": "seed" in takes,
         "reasoning": can("reasoning"),
-        "system_role": told is None or told.get("supports_system_messages", True),
+        "system_role": told is None or told.get("supports_system_messages") is not False,
         # LiteLLM itself refuses those of OpenAI's that the provider does not take; others are passed on.
         "refused": (KNOWN_PARAMETERS & set(litellm.OPENAI_CHAT_COMPLETION_PARAMS)) - takes - _TIMES,
     }
@@ -258,13 +259,17 @@ def _refined(ours: ModelError, error: Exception) -> ModelError:
     return ours
 
 
-def _links(error: BaseException | None) -> Iterator[Any]:
-    """The exception and those it was made from."""
+def _links(error: BaseException) -> Iterator[Any]:
+    """The exception and those it was made from, the nearest first."""
+    waiting: list[BaseException | None] = [error]
     seen: set[int] = set()
-    while error is not None and id(error) not in seen:
-        seen.add(id(error))
-        yield error
-        error = getattr(error, "original_exception", None) or _origin(error)
+    while waiting:
+        link = waiting.pop()
+        if link is None or id(link) in seen:
+            continue
+        seen.add(id(link))
+        yield link
+        waiting += [link.__context__, link.__cause__, getattr(link, "original_exception", None)]
 
 
 def _origin(error: BaseException) -> BaseException | None:
