@@ -14,6 +14,7 @@ from modelport.messages import ChatMessageStreamDelta
 from modelport.model import Model
 from modelport.remote.litellm_parts import (
     error_of,
+    keep_worker,
     known_capabilities,
     lease,
     leases,
@@ -135,6 +136,7 @@ class LiteLLMModel(Model):
             # Its server works on for a caller of a whole answer who has left; one who streams frees the slot at once.
             request = request.but(stream=True)
         await self._clients.get(lease)
+        keep_worker()
         reader = AnswerReader(self.accept_missing_finish)
         arguments = self._arguments(request)
         stream: Any = None

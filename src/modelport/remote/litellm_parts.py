@@ -16,6 +16,7 @@ from typing import Any
 from modelport.capabilities import Capabilities
 from modelport.chat_completions import error_from
 from modelport.errors import (
+    AuthenticationError,
     ConnectionFailed,
     ContentFiltered,
     ContextWindowExceeded,
@@ -107,6 +108,31 @@ async def _give_back(loop: asyncio.AbstractEventLoop) -> None:
             pass  # It is going anyway.
 
 
+_workers: dict[asyncio.AbstractEventLoop, asyncio.Task[Any]] = {}
+
+
+def keep_worker() -> None:
+    """Keeps the task by which LiteLLM calls its callbacks; to be called before each request.
+
+    There is one for the process. A call on another loop makes a new one and forgets the old, which asyncio would then
+    complain of ("Task was destroyed but it is pending").
+    """
+    from litellm.litellm_core_utils.logging_worker import GLOBAL_LOGGING_WORKER
+
+    task = getattr(GLOBAL_LOGGING_WORKER, "_worker_task", None)
+    if task is None or task.done():
+        return
+    loop = task.get_loop()
+    old = _workers.get(loop)
+    if old is task:
+        return
+    _workers[loop] = task
+    for ended in [loop for loop in list(_workers) if loop.is_closed()]:
+        _workers.pop(ended, None)
+    if old is not None and not loop.is_closed():
+        loop.call_soon_threadsafe(old.cancel)
+
+
 # --- what it knows of models ------------------------------------------------------------------------------------------
 
 
@@ -149,8 +175,8 @@ def known_capabilities(base: Capabilities, model_id: str, provider: str | None, 
         "seed": "seed" in takes,
         "reasoning": can("reasoning"),
         "system_role": told is None or told.get("supports_system_messages") is not False,
-        # LiteLLM itself refuses those of OpenAI's that the provider does not take; others are passed on.
-        "refused": (KNOWN_PARAMETERS & set(litellm.OPENAI_CHAT_COMPLETION_PARAMS)) - takes - _TIMES,
+        # LiteLLM itself refuses others of OpenAI's that the provider does not take; `user` it would drop.
+        "refused": ((KNOWN_PARAMETERS & set(litellm.OPENAI_CHAT_COMPLETION_PARAMS)) | {"user"}) - takes - _TIMES,
     }
     result = base.but(**changes).profiled(model_id, PROFILES)
     return result if "max_completion_tokens" in takes else result.but(renamed={})
@@ -221,6 +247,8 @@ def _meaning(error: Exception) -> ModelError:
             return _refined(error_from(response.status_code, _payload(links, response), response.headers), error)
         if type(link) is openai.APIError and link.body:  # an error frame inside a stream
             return error_from(getattr(link, "code", None), {"error": link.body})
+        if type(link) is openai.OpenAIError:  # which is what that package says where no key is set
+            return AuthenticationError(f"No key was given: {link}")
         if type(link) is Exception and hasattr(link, "status_code"):  # an error in the place of an answer
             inner = {"message": getattr(link, "message", ""), "code": link.status_code}
             return error_from(link.status_code, {"error": inner})

@@ -5,10 +5,11 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
+from importlib.util import find_spec
 from typing import Any, ClassVar
 
 from modelport.capabilities import Capabilities
-from modelport.errors import InvalidRequest, ModelError
+from modelport.errors import InvalidRequest, MissingDependency, ModelError
 from modelport.remote.litellm import FLATTENED, LiteLLMModel, secret_of
 from modelport.remote.litellm_parts import error_of, in_common, known_capabilities, litellm_package
 from modelport.remote.transport import Hidden
@@ -67,6 +68,8 @@ class LiteLLMRouterModel(LiteLLMModel):
         if "model_list" in kwargs:
             raise InvalidRequest("model_list: give it to the model, not in client_kwargs")
         _check(model_id, model_list, kwargs)
+        if any(name.startswith("redis") for name in kwargs) and find_spec("redis") is None:
+            raise MissingDependency("redis", "litellm")
         if "retry" not in settings and _retries(model_list, kwargs):
             settings["retry"] = False
         super().__init__(
