@@ -49,5 +49,13 @@ def tests(session: nox.Session) -> None:
 # "--columns=…", and its folders of tests; tests/contract/test_sessions.py sees to it that every column has a session.
 
 
+@nox.session
+def litellm(session: nox.Session) -> None:
+    """LiteLLM and its Router, with the version 2 of the openai package that LiteLLM forces."""
+    install(session, "-e", ".[litellm,openai,llamacpp]", *TEST)
+    columns = "--columns=litellm,litellm-mocked,litellm-router,litellm-router-mocked,openai-sdk-2"
+    session.run("pytest", columns, "tests/contract/test_contract.py", "tests/remote/litellm", *session.posargs)
+
+
 if __name__ == "__main__":
     sys.exit(f"run it with nox: {Path(sys.executable).name} -m nox")

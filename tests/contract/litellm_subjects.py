@@ -9,6 +9,7 @@ from typing import Any
 
 from modelport import LiteLLMModel, LiteLLMRouterModel, Model
 from modelport.testing import Subject
+from tests.contract import subjects
 from tests.contract.subjects import FIXTURES, KEY, TOO_LONG, environment, faulty, write_projector
 from tests.servers.aimock import aimock
 from tests.servers.llamacpp import llama_server
@@ -75,6 +76,8 @@ COLUMNS: dict[str, Callable[[Path], AbstractContextManager[Subject]]] = {
     "litellm-mocked": lambda folder: mocked(one),
     "litellm-router": lambda folder: served(folder, routed, servers=2),
     "litellm-router-mocked": lambda folder: mocked(routed),
+    # LiteLLM forces version 2 of the openai package.
+    "openai-sdk-2": lambda folder: subjects.served(folder, client_kwargs={"timeout": 60}),
 }
 _REASONING = {"reasoning": "SmolLM2 does not think; the mocked columns do"}
-UNTOLD = {"litellm": _REASONING, "litellm-router": _REASONING}
+UNTOLD = {column: _REASONING for column in ("litellm", "litellm-router", "openai-sdk-2")}

@@ -274,17 +274,24 @@ class Served:
             pass  # It is going anyway.
 
 
-def secret_of(key: Secret | str | Mapping[str, Any], model_id: str) -> Secret:
-    """A key and where it is found again: the variable that holds it, or that its provider's keys are usually in."""
+def secret_of(key: Secret | str | Mapping[str, Any], owner: str) -> Secret:
+    """A key, and where it is found again: the variable that holds it, or one that is named for its owner.
+
+    Args:
+        key: Also `os.environ/NAME`, or `{"env": NAME}`, for what stands in a variable.
+        owner: A model's name, `provider/model`, or the setting's.
+    """
     if isinstance(key, Secret):
         return key
     if isinstance(key, Mapping):
         return Secret(env=key.get("env"))
     if key.startswith("os.environ/"):
         return Secret(env=key.removeprefix("os.environ/"))
-    provider, slash, _ = model_id.partition("/")
-    name = f"{provider if slash else 'litellm'}_api_key".upper().replace("-", "_")
-    return Secret(key, next((found for found, value in os.environ.items() if value == key), name))
+    provider, slash, _ = owner.partition("/")
+    name = f"{provider}_api_key" if slash else owner if owner.startswith("redis") else "litellm_api_key"
+    return Secret(
+        key, next((found for found, value in os.environ.items() if value == key), name.upper().replace("-", "_"))
+    )
 
 
 def _dumped(answer: Any) -> dict[str, Any]:

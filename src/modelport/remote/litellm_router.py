@@ -80,8 +80,9 @@ class LiteLLMRouterModel(LiteLLMModel):
             ),
             **settings,
         )
-        self.model_list = _hidden(list(model_list))
-        self.client_kwargs = _hidden(kwargs) or None
+        taken: dict[str, str] = {}
+        self.model_list = _hidden(list(model_list), taken)
+        self.client_kwargs = _hidden(kwargs, taken) or None
         self._lock = threading.Lock()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -166,19 +167,28 @@ def _retries(model_list: Iterable[Mapping[str, Any]], kwargs: Mapping[str, Any])
     return own or any(row["litellm_params"].get(name) for row in model_list for name in ("num_retries", "max_retries"))
 
 
-def _hidden(value: Any, name: str = "", model_id: str = "") -> Any:
-    """Settings with every key in a `Secret`."""
-    if isinstance(value, Mapping):
-        if name in _SECRETS and set(value) == {"env"}:  # as `to_dict` writes it
-            return secret_of(value, model_id)
+def _hidden(value: Any, taken: dict[str, str], name: str = "", model_id: str = "") -> Any:
+    """Settings with every key in a `Secret`.
+
+    Args:
+        value: The settings.
+        taken: The variables that keys are found in again, and the keys; two of one provider get two variables.
+        name: The setting's, as `SECRET_NAMES` writes it.
+        model_id: Whose keys they are.
+    """
+    if isinstance(value, Mapping) and not (name in _SECRETS and set(value) == {"env"}):  # as `to_dict` writes it
         model_id = str(value.get("model", model_id))
-        return {key: _hidden(item, str(key).lower().replace("_", "-"), model_id) for key, item in value.items()}
+        return {key: _hidden(item, taken, str(key).lower().replace("_", "-"), model_id) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_hidden(item, "", model_id) for item in value]
-    if isinstance(value, str) and (name in _SECRETS or value.startswith("os.environ/")):
-        secret = secret_of(value, model_id)
-        if name.startswith("redis") and secret.env == "LITELLM_API_KEY":
-            secret.env = name.upper().replace("-", "_")
+        return [_hidden(item, taken, "", model_id) for item in value]
+    if (name in _SECRETS and isinstance(value, str | Mapping)) or str(value).startswith("os.environ/"):
+        secret = secret_of(value, model_id or name)
+        variable, number = str(secret.env), 1
+        while (
+            isinstance(value, str) and secret and taken.setdefault(str(secret.env), secret.reveal()) != secret.reveal()
+        ):
+            number += 1
+            secret.env = f"{variable}_{number}"
         return secret
     return value
 
