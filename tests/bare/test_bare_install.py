@@ -54,11 +54,6 @@ print([delta.content for delta in Custom().generate_stream("hi", stop_sequences=
         ("modelport.load_model('openai/gpt-4o', api_key='k')('hi')", "aiohttp", "openai"),
         ("modelport.LlamaCppModel()", "xllamacpp", "llamacpp"),
         ("modelport.LiteLLMModel()", "litellm", "litellm"),
-        (
-            "modelport.load_model('litellm-router/g', model_list=[{'model_name': 'g', 'litellm_params': {'model': 'x/y'}}])",
-            "litellm",
-            "litellm",
-        ),
     ],
 )
 def test_a_missing_client_is_named_with_its_install(call: str, package: str, extra: str) -> None:
