@@ -97,7 +97,7 @@ async def _give_back(loop: asyncio.AbstractEventLoop) -> None:
     for key in [key for key in list(cache.cache_dict) if str(key).endswith(f"-{id(loop)}")]:
         client = cache.cache_dict.pop(key, None)
         cache.ttl_dict.pop(key, None)
-        close = getattr(client, "close", None) or getattr(client, "aclose", None)
+        close = getattr(client, "aclose", None) or getattr(client, "close", None)
         if close is None:
             continue
         try:

