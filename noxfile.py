@@ -55,6 +55,8 @@ def litellm(session: nox.Session) -> None:
     install(session, "-e", ".[litellm,openai,llamacpp]", *TEST)
     columns = "--columns=litellm,litellm-mocked,litellm-router,litellm-router-mocked,openai-sdk-2"
     session.run("pytest", columns, "tests/contract/test_contract.py", "tests/remote/litellm", *session.posargs)
+    if not session.posargs:  # modelport[openai] on that version
+        session.run("pytest", "tests/remote/test_openai_faults.py", "-k", "sdk")
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import AsyncGenerator, Mapping
 from typing import Any, ClassVar
 
@@ -10,16 +9,21 @@ from modelport.capabilities import Capabilities
 from modelport.chat_completions import AnswerReader, body_from
 from modelport.errors import AuthenticationError, InvalidRequest, MalformedResponse, ModelError
 from modelport.grammar import JSONSchema
+from modelport.layers.retry import RetryPolicy
 from modelport.messages import ChatMessageStreamDelta
 from modelport.model import Model
+from modelport.remote.litellm_errors import error_of
 from modelport.remote.litellm_parts import (
-    error_of,
+    RETRIES,
+    Served,
+    as_dict,
     keep_worker,
     known_capabilities,
     lease,
     leases,
     litellm_package,
     require_litellm,
+    secret_of,
 )
 from modelport.remote.openai import DIALECTS
 from modelport.remote.transport import CONNECT_TIMEOUT, Hidden
@@ -41,8 +45,10 @@ class LiteLLMModel(Model):
     LiteLLM is imported at the first call, or the first look at `capabilities`, which takes seconds. It fetches nothing
     then, and does not retry: this model's `retry` does. Callbacks that you register with `litellm` are called.
 
-    What LiteLLM does not tell, this class can't: with providers that LiteLLM serves through its own HTTP client
-    (`hosted_vllm/…` is one, `openai/…` is not) it passes over a broken event in the middle of a stream in silence.
+    What LiteLLM does not tell, this class can't. An error event whose data has no `error` only shows as an answer that
+    was cut. With providers that LiteLLM serves through its own HTTP client (`hosted_vllm/…` is one, `openai/…` is not)
+    it passes over broken events of a stream in silence, takes `[DONE]` for a finish reason, and sends a request once
+    more by itself where the connection was reset before the answer began.
 
     Args:
         model_id: LiteLLM's name for the model, `provider/model`; by default `anthropic/claude-3-5-sonnet-20240620`.
@@ -54,7 +60,8 @@ class LiteLLMModel(Model):
         dialect: `llama.cpp` or `vllm`, for what those servers take beyond OpenAI's API (any grammar); by default
             OpenAI's API alone.
         accept_missing_finish: Whether a stream without a finish reason is complete; by default it counts as cut short.
-        **settings: See `Model`; everything that it does not know is passed to `litellm.acompletion`.
+        **settings: See `Model`; everything that it does not know is passed to `litellm.acompletion`. `num_retries` or
+            `max_retries` becomes this model's `retry`.
 
     Raises:
         MissingDependency: LiteLLM is not installed.
@@ -97,6 +104,9 @@ class LiteLLMModel(Model):
             raise InvalidRequest(f"dialect={dialect!r} is unknown; there are {', '.join(DIALECTS)}, or None")
         if api_base is not None and not str(api_base).startswith(("http://", "https://")):
             raise InvalidRequest(f"api_base={api_base!r}: must be a URL such as 'http://localhost:8000/v1'")
+        for name in RETRIES:
+            if (again := settings.pop(name, None)) is not None:
+                settings.setdefault("retry", RetryPolicy(attempts=again + 1))
         if flatten_messages_as_text is None:
             flatten_messages_as_text = model_id.startswith(FLATTENED)
         super().__init__(
@@ -145,7 +155,7 @@ class LiteLLMModel(Model):
         try:
             answer = await self._complete(arguments)
             if not request.stream:
-                yield reader.whole(_dumped(answer))
+                yield reader.whole(as_dict(answer))
                 return
             stream, empty = Served(answer), True
             async for chunk in stream.chunks():
@@ -171,8 +181,7 @@ class LiteLLMModel(Model):
         import httpx
 
         arguments = self._body(request) | {
-            "num_retries": 0,
-            "max_retries": 0,
+            **dict.fromkeys(RETRIES, 0),
             "timeout": httpx.Timeout(_A_DAY, connect=CONNECT_TIMEOUT),
         }
         if self.api_base is not None:
@@ -216,90 +225,3 @@ class LiteLLMModel(Model):
         """Closes those of the running loop, and of synchronous calls."""
         await self._clients.aclose()
         await super().aclose()
-
-
-class Served:
-    """A stream of LiteLLM's, told apart from what LiteLLM adds: a finish reason and counts where the service sent none.
-
-    Args:
-        stream: A `CustomStreamWrapper`. Its `chunks` keep what the service sent.
-    """
-
-    def __init__(self, stream: Any) -> None:
-        self._stream = self._source = stream
-        self._watch(stream)
-
-    def _watch(self, stream: Any) -> None:
-        """Follows the Router to another deployment, whose stream then is the one that tells the end."""
-        adopt = getattr(stream, "adopt_fallback_response_headers", None)
-        if adopt is None:
-            return
-
-        def noted(response: Any, *rest: Any) -> Any:
-            self._source = response
-            self._watch(response)
-            return adopt(response, *rest)
-
-        stream.adopt_fallback_response_headers = noted
-
-    async def chunks(self) -> AsyncGenerator[dict[str, Any], None]:
-        """The chunks, without how they end."""
-        async for chunk in self._stream:
-            data = _dumped(chunk)
-            data.pop("usage", None)
-            for choice in data.get("choices") or ():
-                choice["finish_reason"] = None
-            yield data
-
-    def ending(self) -> dict[str, Any]:
-        """A last chunk, with the finish reason and the counts that the service sent."""
-        result: dict[str, Any] = {"choices": []}
-        for chunk in self._source.chunks:
-            data = _dumped(chunk)
-            if usage := data.get("usage"):
-                result["usage"] = usage
-            if choices := [choice for choice in data.get("choices") or () if choice.get("finish_reason")]:
-                result |= {**data, "choices": [{"finish_reason": choices[0]["finish_reason"], "delta": {}}]}
-        return result
-
-    def is_bare(self) -> bool:
-        """Whether it is what LiteLLM makes of a body that is no stream: an ending, and nothing before it."""
-        return len(self._source.chunks) < 2
-
-    async def close(self) -> None:
-        """Closes its connection."""
-        try:
-            await self._stream.aclose()
-        except Exception:
-            pass  # It is going anyway.
-
-
-def secret_of(key: Secret | str | Mapping[str, Any], owner: str) -> Secret:
-    """A key, and where it is found again: the variable that holds it, or one that is named for its owner.
-
-    Args:
-        key: Also `os.environ/NAME`, or `{"env": NAME}`, for what stands in a variable.
-        owner: A model's name, `provider/model`, or the setting's.
-    """
-    if isinstance(key, Secret):
-        return key
-    if isinstance(key, Mapping):
-        return Secret(env=key.get("env"))
-    if key.startswith("os.environ/"):
-        return Secret(env=key.removeprefix("os.environ/"))
-    provider, slash, _ = owner.partition("/")
-    name = f"{provider}_api_key" if slash else owner if owner.startswith("redis") else "litellm_api_key"
-    return Secret(
-        key, next((found for found, value in os.environ.items() if value == key), name.upper().replace("-", "_"))
-    )
-
-
-def _dumped(answer: Any) -> dict[str, Any]:
-    """A response or a chunk as a dict; counts that LiteLLM made up of nothing are left out."""
-    if not hasattr(answer, "model_dump"):
-        raise MalformedResponse(f"LiteLLM gave {type(answer).__name__} for an answer.")
-    data: dict[str, Any] = answer.model_dump()
-    usage = data.get("usage") or {}
-    if not usage.get("prompt_tokens") and not usage.get("completion_tokens"):
-        data["usage"] = None
-    return data

@@ -1,39 +1,23 @@
-"""What both LiteLLM backends share: the package, its clients, what it knows of models, and its errors."""
+"""What both LiteLLM backends share: the package, its clients, what it knows of models, its answers, and keys."""
 
 from __future__ import annotations
 
 import asyncio
 import functools
-import json
 import logging
 import os
-import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Iterable, Mapping
 from dataclasses import fields
 from importlib.util import find_spec
 from typing import Any
 
 from modelport.capabilities import Capabilities
-from modelport.chat_completions import error_from
-from modelport.errors import (
-    AuthenticationError,
-    ConnectionFailed,
-    ContentFiltered,
-    ContextWindowExceeded,
-    InvalidRequest,
-    MalformedResponse,
-    MissingDependency,
-    ModelError,
-    RateLimited,
-    ServerError,
-    UnsupportedFeature,
-)
+from modelport.errors import InvalidRequest, MalformedResponse, MissingDependency
 from modelport.grammar import JSONSchema
 from modelport.normalise import KNOWN_PARAMETERS
 from modelport.remote.pools import PerLoop
 from modelport.remote.profiles import PROFILES
-from modelport.remote.sdk import connection_error
-from modelport.remote.transport import fault_of
+from modelport.secrets import Secret
 
 # --- the package ------------------------------------------------------------------------------------------------------
 
@@ -176,12 +160,15 @@ def known_capabilities(base: Capabilities, model_id: str, provider: str | None, 
         "reasoning": can("reasoning"),
         "system_role": told is None or told.get("supports_system_messages") is not False,
         # LiteLLM itself refuses others of OpenAI's that the provider does not take; `user` it would drop.
-        "refused": ((KNOWN_PARAMETERS & set(litellm.OPENAI_CHAT_COMPLETION_PARAMS)) | {"user"}) - takes - _TIMES,
+        "refused": ((KNOWN_PARAMETERS & set(litellm.OPENAI_CHAT_COMPLETION_PARAMS)) | {"user"}) - takes - _TIMES
+        | {*RETRIES},
     }
     result = base.but(**changes).profiled(model_id, PROFILES)
     return result if "max_completion_tokens" in takes else result.but(renamed={})
 
 
+#: By which LiteLLM retries; the port does.
+RETRIES = ("num_retries", "max_retries")
 _TIMES = {"timeout", "first_token_timeout", "idle_timeout"}
 
 
@@ -204,124 +191,94 @@ def in_common(all_of_them: Iterable[Capabilities]) -> Capabilities:
     return first
 
 
-# --- errors -----------------------------------------------------------------------------------------------------------
-
-_SECRET_NAME = re.compile("auth|key|token|secret|password|credential", re.I)
-_PREFIX = re.compile(r"^(?:litellm\.)?\w+(?:Error|Exception|Timeout)?(?: - |: )(?=\S)")
+# --- answers ----------------------------------------------------------------------------------------------------------
 
 
-def error_of(error: Exception, secrets: Iterable[str]) -> ModelError:
-    """What an exception of LiteLLM's means; its text without any key.
+class Served:
+    """A stream of LiteLLM's, told apart from what LiteLLM adds: a finish reason and counts where the service sent none.
 
-    LiteLLM makes exceptions of its own of everything, with a status of its own where the service gave none (500 for a
-    connection that broke). What happened is in what it was made from.
+    Args:
+        stream: A `CustomStreamWrapper`. Its `chunks` keep what the service sent.
     """
-    ours = _meaning(error)
-    text = ours.message
-    known = [value for name, value in os.environ.items() if _SECRET_NAME.search(name)]
-    for secret in {*secrets, *known}:
-        if len(secret) >= 8:
-            text = text.replace(secret, "***")
-    ours.args = (text,)
-    return ours
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = self._source = stream
+        self._watch(stream)
+
+    def _watch(self, stream: Any) -> None:
+        """Follows the Router to another deployment, whose stream then is the one that tells the end."""
+        adopt = getattr(stream, "adopt_fallback_response_headers", None)
+        if adopt is None:
+            return
+
+        def noted(response: Any, *rest: Any) -> Any:
+            self._source = response
+            self._watch(response)
+            return adopt(response, *rest)
+
+        stream.adopt_fallback_response_headers = noted
+
+    async def chunks(self) -> AsyncGenerator[dict[str, Any], None]:
+        """The chunks, without how they end."""
+        async for chunk in self._stream:
+            data = as_dict(chunk)
+            data.pop("usage", None)
+            for choice in data.get("choices") or ():
+                choice["finish_reason"] = None
+            yield data
+
+    def ending(self) -> dict[str, Any]:
+        """A last chunk, with the finish reason and the counts that the service sent."""
+        result: dict[str, Any] = {"choices": []}
+        for chunk in self._source.chunks:
+            data = as_dict(chunk)
+            if usage := data.get("usage"):
+                result["usage"] = usage
+            if choices := [choice for choice in data.get("choices") or () if choice.get("finish_reason")]:
+                result |= {**data, "choices": [{"finish_reason": choices[0]["finish_reason"], "delta": {}}]}
+        return result
+
+    def is_bare(self) -> bool:
+        """Whether it is what LiteLLM makes of a body that is no stream: an ending, and nothing before it."""
+        return len(self._source.chunks) < 2
+
+    async def close(self) -> None:
+        """Closes its connection."""
+        try:
+            await self._stream.aclose()
+        except Exception:
+            pass  # It is going anyway.
 
 
-def _meaning(error: Exception) -> ModelError:
-    import aiohttp
-    import httpx
-    import openai
-
-    litellm = litellm_package()
-    links = list(_links(error))
-    for link in links:
-        if isinstance(link, aiohttp.ClientError):
-            return fault_of(link)
-        if isinstance(link, httpx.TransportError) and not isinstance(_origin(link), aiohttp.ClientError):
-            return connection_error(link)
-        if isinstance(link, json.JSONDecodeError | UnicodeDecodeError):
-            return MalformedResponse(f"The service sent broken JSON ({type(link).__name__}).")
-        if isinstance(link, ImportError):
-            return InvalidRequest(f"LiteLLM lacks a package for this provider: {link}")
-        response = getattr(link, "response", None)
-        if isinstance(response, httpx.Response) and response.headers and response.status_code >= 300:
-            return _refined(error_from(response.status_code, _payload(links, response), response.headers), error)
-        if type(link) is openai.APIError and link.body:  # an error frame inside a stream
-            return error_from(getattr(link, "code", None), {"error": link.body})
-        if type(link) is openai.OpenAIError:  # which is what that package says where no key is set
-            return AuthenticationError(f"No key was given: {link}")
-        if type(link) is Exception and hasattr(link, "status_code"):  # an error in the place of an answer
-            inner = {"message": getattr(link, "message", ""), "code": link.status_code}
-            return error_from(link.status_code, {"error": inner})
-    return _without_response(error, litellm)
+def as_dict(answer: Any) -> dict[str, Any]:
+    """A response or a chunk as a dict; counts that LiteLLM made up of nothing are left out."""
+    if not hasattr(answer, "model_dump"):
+        raise MalformedResponse(f"LiteLLM gave {type(answer).__name__} for an answer.")
+    data: dict[str, Any] = answer.model_dump()
+    usage = data.get("usage") or {}
+    if not usage.get("prompt_tokens") and not usage.get("completion_tokens"):
+        data["usage"] = None
+    return data
 
 
-def _without_response(error: Exception, litellm: Any) -> ModelError:
-    """What LiteLLM's own judgement means, where no service and no connection is behind it."""
-    text, status = _text(error), getattr(error, "status_code", None)
-    if (wait := getattr(error, "cooldown_time", None)) is not None:  # the Router's
-        return RateLimited(f"No deployment is available at the moment: {text}", retry_after=float(wait))
-    if isinstance(error, litellm.exceptions.UnsupportedParamsError):
-        return UnsupportedFeature(text)
-    if isinstance(error, litellm.exceptions.BudgetExceededError):
-        return RateLimited(text, retryable=False)
-    if isinstance(error, litellm.exceptions.Timeout):
-        return ConnectionFailed("The service did not answer within LiteLLM's time-out.")
-    if isinstance(error, litellm.exceptions.MidStreamFallbackError):
-        return ServerError(f"The service failed: {text}", status=status)
-    if isinstance(status, int) and 400 <= status < 500:
-        return _refined(error_from(status, text), error)
-    if isinstance(status, int):
-        return MalformedResponse(f"LiteLLM can't make an answer of what the service sent: {text}")
-    return InvalidRequest(f"LiteLLM can't carry out the request ({type(error).__name__}): {text}")
+# --- keys -------------------------------------------------------------------------------------------------------------
 
 
-def _refined(ours: ModelError, error: Exception) -> ModelError:
-    """Ours, where LiteLLM knows from a service's own words what its status does not say."""
-    exceptions = litellm_package().exceptions
-    for theirs, kind in (
-        (exceptions.ContextWindowExceededError, ContextWindowExceeded),
-        (exceptions.ContentPolicyViolationError, ContentFiltered),
-    ):
-        if isinstance(error, theirs) and not isinstance(ours, kind):
-            return kind(ours.message, status=ours.status, retry_after=ours.retry_after)
-    return ours
+def secret_of(key: Secret | str | Mapping[str, Any], owner: str) -> Secret:
+    """A key, and where it is found again: the variable that holds it, or one that is named for its owner.
 
-
-def _links(error: BaseException) -> Iterator[Any]:
-    """The exception and those it was made from, the nearest first."""
-    waiting: list[BaseException | None] = [error]
-    seen: set[int] = set()
-    while waiting:
-        link = waiting.pop()
-        if link is None or id(link) in seen:
-            continue
-        seen.add(id(link))
-        yield link
-        waiting += [link.__context__, link.__cause__, getattr(link, "original_exception", None)]
-
-
-def _origin(error: BaseException) -> BaseException | None:
-    return error.__cause__ or error.__context__
-
-
-def _payload(links: list[Any], response: Any) -> Any:
-    """What the service said."""
-    for link in links:
-        if isinstance(getattr(link, "body", None), Mapping):
-            return {"error": link.body.get("error", link.body)}
-    try:
-        text = response.text
-    except Exception:  # a streamed response that nobody has read
-        text = str(getattr(links[min(1, len(links) - 1)], "message", ""))
-    try:
-        return json.loads(text)
-    except ValueError:
-        return text
-
-
-def _text(error: Exception) -> str:
-    """LiteLLM's words without its names of classes."""
-    text = str(getattr(error, "message", None) or error)
-    while (shorter := _PREFIX.sub("", text, count=1)) != text:
-        text = shorter
-    return text.partition("\n")[0][:600]
+    Args:
+        key: Also `os.environ/NAME`, or `{"env": NAME}`, for what stands in a variable.
+        owner: A model's name, `provider/model`, or the setting's.
+    """
+    if isinstance(key, Secret):
+        return key
+    if isinstance(key, Mapping):
+        return Secret(env=key.get("env"))
+    if key.startswith("os.environ/"):
+        return Secret(env=key.removeprefix("os.environ/"))
+    provider, slash, _ = owner.partition("/")
+    name = f"{provider}_api_key" if slash else owner if owner.startswith("redis") else "litellm_api_key"
+    return Secret(
+        key, next((found for found, value in os.environ.items() if value == key), name.upper().replace("-", "_"))
+    )

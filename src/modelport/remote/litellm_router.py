@@ -10,8 +10,9 @@ from typing import Any, ClassVar
 
 from modelport.capabilities import Capabilities
 from modelport.errors import InvalidRequest, MissingDependency, ModelError
-from modelport.remote.litellm import FLATTENED, LiteLLMModel, secret_of
-from modelport.remote.litellm_parts import error_of, in_common, known_capabilities, litellm_package
+from modelport.remote.litellm import FLATTENED, LiteLLMModel
+from modelport.remote.litellm_errors import error_of
+from modelport.remote.litellm_parts import in_common, known_capabilities, litellm_package, secret_of
 from modelport.remote.transport import Hidden
 from modelport.request import Request
 from modelport.saving import SECRET_NAMES

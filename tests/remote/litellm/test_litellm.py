@@ -24,6 +24,7 @@ from modelport.errors import (
     InvalidOutput,
     InvalidRequest,
     MissingDependency,
+    ServerError,
     UnsupportedFeature,
 )
 from modelport.remote.litellm import DEFAULT_MODEL
@@ -214,6 +215,17 @@ def test_keywords_pass_through_and_calls_go_before_the_constructor(server: Fault
     }  # fmt: skip
     assert request.headers["authorization"] == f"Bearer {KEY}"
     assert request.headers["x-own"] == "2"
+
+
+@pytest.mark.parametrize("name", ["num_retries", "max_retries"])
+def test_its_retries_become_ours(server: FaultServer, name: str) -> None:
+    server.script(then=Fault.status(500))
+    with pytest.raises(ServerError):
+        model_on(server, **{name: 1}).generate("hi")
+    assert len(server.requests) == 2
+    with pytest.raises(UnsupportedFeature, match=name):
+        model_on(server).generate("hi", **{name: 1})
+    assert len(server.requests) == 2
 
 
 @pytest.mark.parametrize("provider", ["openai", "hosted_vllm"])
