@@ -139,14 +139,12 @@ def known_capabilities(base: Capabilities, model_id: str, provider: str | None, 
         ) from None
     takes = set(litellm.get_supported_openai_params(model, custom_llm_provider=provider) or ())
     if not takes:
-        return base.profiled(model_id, PROFILES)
-    names = (model_id, f"{provider}/{model}", model)
-    rows = (row for name in names if (row := litellm.model_cost.get(name)))
-    told = next((row for row in rows if row.get("litellm_provider") == provider), None)
+        return base.but(refused=frozenset(RETRIES)).profiled(model_id, PROFILES)
+    rows = [row for name in (model_id, f"{provider}/{model}", model) if (row := litellm.model_cost.get(name))]
+    told = next((row for row in rows if row.get("litellm_provider") == provider and _says_anything(row)), None)
 
     def can(feature: str) -> bool:
-        # Absent is no. The Router adds rows for its deployments that say None: nobody knows.
-        return told is None or told.get(f"supports_{feature}", False) is not False
+        return told is None or bool(told.get(f"supports_{feature}"))
 
     kinds = {"image": "vision", "audio": "audio_input", "file": "pdf_input"}
     changes: dict[str, Any] = {
@@ -165,6 +163,11 @@ def known_capabilities(base: Capabilities, model_id: str, provider: str | None, 
     }
     result = base.but(**changes).profiled(model_id, PROFILES)
     return result if "max_completion_tokens" in takes else result.but(renamed={})
+
+
+def _says_anything(row: Mapping[str, Any]) -> bool:
+    """The Router adds a row for each of its deployments, which says nothing of those that nobody knows."""
+    return any(name.startswith("supports_") and value is not None for name, value in row.items())
 
 
 #: By which LiteLLM retries; the port does.

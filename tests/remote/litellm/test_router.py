@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from modelport import ChatMessage, LiteLLMRouterModel, Model
+from modelport import ChatMessage, LiteLLMModel, LiteLLMRouterModel, Model
 from modelport.errors import (
     AuthenticationError,
     InvalidRequest,
@@ -228,6 +228,15 @@ def test_capabilities_are_what_all_deployments_have(a: FaultServer) -> None:
     common = LiteLLMRouterModel("g", mixed).capabilities
     assert common.tools and not common.seed and "presence_penalty" in common.refused
     assert LiteLLMRouterModel("g", rows(a, model="openai/gpt-4o")).capabilities.seed
+
+
+def test_a_router_changes_nothing_that_is_known_of_models(a: FaultServer) -> None:
+    """It adds rows of its own to LiteLLM's table."""
+    names = ("openai/gpt-4o", "openai/unknown", "gpt-4o")
+    before = [LiteLLMModel(name).capabilities for name in names]
+    with LiteLLMRouterModel("g", [row for name in names for row in rows(a, model=name)]) as model:
+        model("hi")
+        assert [LiteLLMModel(name).capabilities for name in names] == before
 
 
 # --- keys -------------------------------------------------------------------------------------------------------------
