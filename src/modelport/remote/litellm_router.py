@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import weakref
 from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from importlib.util import find_spec
@@ -122,6 +123,8 @@ class LiteLLMRouterModel(LiteLLMModel):
                 for row in deployments:
                     row["litellm_params"].setdefault("max_retries", 0)
                 self._router = litellm_package().Router(model_list=deployments, **kwargs)
+                # LiteLLM takes thirty callbacks; a Router that comes after those knows no cooldowns.
+                weakref.finalize(self, self._router.discard).atexit = False
             return self._router
 
     def _arguments(self, request: Request) -> dict[str, Any]:
@@ -139,8 +142,10 @@ class LiteLLMRouterModel(LiteLLMModel):
     def close(self) -> None:
         """Closes the connections of synchronous calls, and takes the Router's callbacks out of LiteLLM."""
         super().close()
-        if self._router is not None:
-            self._router.discard()
+        with self._lock:
+            if self._router is not None:
+                self._router.discard()
+                self._router = None
 
 
 def _check(model_id: str, model_list: Any, kwargs: Mapping[str, Any]) -> None:

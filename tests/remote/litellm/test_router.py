@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import pickle
 import subprocess
@@ -23,6 +24,7 @@ from modelport.errors import (
     ServerError,
     StreamInterrupted,
 )
+from modelport.remote.litellm_parts import litellm_package
 from tests.remote.test_openai_faults import ANSWER, BEGINNING, QUICK, WAYS, ask
 from tests.servers.faults import OK, Fault, FaultServer
 from tests.servers.llamacpp import llama_server
@@ -55,6 +57,18 @@ def b(both: tuple[FaultServer, FaultServer]) -> FaultServer:
 def rows(*servers: FaultServer, name: str = "g", key: str = KEY, **parameters: Any) -> Rows:
     common = {"model": "openai/m", "api_key": key, **parameters}
     return [{"model_name": name, "litellm_params": {**common, "api_base": server.base_url}} for server in servers]
+
+
+def still_open(model: Model, way: str) -> ChatMessage:
+    """As `ask`, which closes the model, and a closed one has forgotten its cooldowns."""
+    if way == "sync":
+        return model.generate("hi")
+    if way == "sync streamed":
+        with model.generate_stream("hi") as stream:
+            for _ in stream:
+                pass
+            return stream.message
+    return ask(model, way)
 
 
 def test_calls_are_spread_over_the_deployments(a: FaultServer, b: FaultServer) -> None:
@@ -90,9 +104,9 @@ def test_real_weights_on_two_real_servers() -> None:
 def test_our_retry_asks_the_router_anew(a: FaultServer, b: FaultServer, way: str) -> None:
     """It cools a failing deployment down, so the next attempt finds the other."""
     a.script(then=Fault.status(500))
-    model = LiteLLMRouterModel("g", rows(a, b), {"allowed_fails": 0, "cooldown_time": 60}, retry=QUICK)
-    for _ in range(6):
-        assert ask(model, way).content == ANSWER
+    with LiteLLMRouterModel("g", rows(a, b), {"allowed_fails": 0, "cooldown_time": 60}, retry=QUICK) as model:
+        for _ in range(6):
+            assert still_open(model, way).content == ANSWER
     assert len(a.requests) <= 1
     assert len(b.requests) == 6
 
@@ -172,6 +186,20 @@ def test_a_wait_for_a_cooldown_is_told(a: FaultServer, b: FaultServer) -> None:
             model("hi")
     assert caught.value.retry_after and caught.value.retry_after <= 30
     assert (len(a.requests), len(b.requests)) == (1, 1)
+
+
+def test_a_router_that_is_forgotten_leaves_nothing_in_litellm(a: FaultServer) -> None:
+    """It takes a limited number of callbacks, and a Router without them knows no cooldowns."""
+
+    def callbacks() -> list[int]:
+        gc.collect()
+        lists = litellm_package()
+        return [len(lists._async_failure_callback), len(lists.failure_callback), len(lists._async_success_callback)]
+
+    callbacks_before = callbacks()
+    for _ in range(3):
+        asyncio.run(LiteLLMRouterModel("g", rows(a)).agenerate("hi"))
+    assert callbacks() == callbacks_before
 
 
 def test_one_router_serves_all_loops_and_threads(a: FaultServer, b: FaultServer) -> None:
