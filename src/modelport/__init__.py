@@ -46,6 +46,8 @@ if TYPE_CHECKING:
     from modelport.remote.bedrock import AmazonBedrockModel as AmazonBedrockModel
     from modelport.remote.bedrock import AmazonBedrockServerModel as AmazonBedrockServerModel
     from modelport.remote.huggingface import InferenceClientModel as InferenceClientModel
+    from modelport.remote.litellm import LiteLLMModel as LiteLLMModel
+    from modelport.remote.litellm_router import LiteLLMRouterModel as LiteLLMRouterModel
     from modelport.remote.openai import OpenAIModel as OpenAIModel
     from modelport.remote.openai import OpenAIServerModel as OpenAIServerModel
     from modelport.request import Request as Request
@@ -75,6 +77,8 @@ _HOMES = {
     "remote.azure": ["AzureOpenAIModel", "AzureOpenAIServerModel"],
     "remote.huggingface": ["InferenceClientModel"],
     "remote.bedrock": ["AmazonBedrockModel", "AmazonBedrockServerModel"],
+    "remote.litellm": ["LiteLLMModel"],
+    "remote.litellm_router": ["LiteLLMRouterModel"],
     "remote.openai": ["OpenAIModel", "OpenAIServerModel"],
     "request": ["Request"],
     "secrets": ["Secret"],

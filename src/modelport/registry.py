@@ -19,6 +19,8 @@ BACKENDS = {
     "azure": "modelport.remote.azure:AzureOpenAIServerModel",
     "huggingface": "modelport.remote.huggingface:InferenceClientModel",
     "bedrock": "modelport.remote.bedrock:AmazonBedrockServerModel",
+    "litellm": "modelport.remote.litellm:LiteLLMModel",
+    "litellm-router": "modelport.remote.litellm_router:LiteLLMRouterModel",
     "llamacpp": "modelport.local.llamacpp:LlamaCppModel",
     "transformers": "modelport.local.transformers.model:TransformersModel",
     "openai": "modelport.remote.openai:OpenAIServerModel",
@@ -27,6 +29,8 @@ BACKENDS = {
 CLASSES = {
     "AmazonBedrockServerModel": "bedrock",
     "AmazonBedrockModel": "bedrock",
+    "LiteLLMModel": "litellm",
+    "LiteLLMRouterModel": "litellm-router",
     "LlamaCppModel": "llamacpp",
     "TransformersModel": "transformers",
     "OpenAIServerModel": "openai",

@@ -203,7 +203,7 @@ def _faults() -> Iterator[None]:
     try:
         yield
     except aiohttp.ClientError as error:
-        raise _translated(error) from None
+        raise fault_of(error) from None
     except TimeoutError:
         raise ConnectionFailed("The connection could not be made in time.") from None
 
@@ -238,8 +238,10 @@ async def _drain(response: aiohttp.ClientResponse) -> None:
         pass
 
 
-def _translated(error: aiohttp.ClientError) -> ModelError:
-    aiohttp = _aiohttp()
+def fault_of(error: aiohttp.ClientError) -> ModelError:
+    """What a fault of aiohttp means."""
+    import aiohttp
+
     if isinstance(error, aiohttp.ClientConnectorCertificateError | aiohttp.ClientSSLError):
         return ConnectionFailed(f"The service's certificate was not accepted: {error}.", retryable=False)
     if isinstance(error, aiohttp.ClientHttpProxyError):
