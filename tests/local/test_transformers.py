@@ -1,0 +1,386 @@
+"""`TransformersModel` on real weights: what is not computed again, who shares a pass, and what goes wrong alone."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tests.servers.smollm2 import as_hub_cache, smollm2_folder
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+from modelport import (
+    ContextWindowExceeded,
+    InvalidRequest,
+    ModelError,
+    NotFoundError,
+    RateLimited,
+    Regex,
+    ServerError,
+    TransformersModel,
+    UnsupportedFeature,
+)
+
+pytestmark = pytest.mark.timeout(300)
+QUESTION = "What is the capital of France? Answer in one sentence."
+SYSTEM = {"role": "system", "content": "You are a careful assistant who answers in short sentences. " * 6}
+CITIES = ["Paris", "Rome", "Oslo", "Lima", "Cairo", "Delhi", "Quito", "Seoul"]
+
+
+@pytest.fixture(scope="module")
+def model() -> Iterator[TransformersModel]:
+    with TransformersModel(smollm2_folder(), context_length=2048, temperature=0, retry=False) as model:
+        yield model
+
+
+@pytest.fixture
+def fresh(model: TransformersModel) -> TransformersModel:
+    """The model with nothing kept."""
+    model._engine().prefixes.clear()
+    return model
+
+
+def user(text: str) -> dict[str, str]:
+    return {"role": "user", "content": text}
+
+
+# --- prefix reuse -----------------------------------------------------------------------------------------------------
+
+
+def test_a_turn_computes_its_new_tokens_alone(fresh: TransformersModel) -> None:
+    messages = [SYSTEM, user(QUESTION)]
+    first = fresh(messages, max_tokens=20)
+    assert first.token_usage.cached_input_tokens == 0
+    messages += [first, user("And of Italy?")]
+    second = fresh(messages, max_tokens=20)
+    known = first.token_usage.input_tokens + first.token_usage.output_tokens
+    assert second.token_usage.cached_input_tokens >= known - 2
+
+
+def test_branches_and_shared_system_prompts(fresh: TransformersModel) -> None:
+    fresh([SYSTEM, user("Name a river.")], max_tokens=4)
+    other = fresh([SYSTEM, user("Count to three.")], max_tokens=4)
+    again = fresh([SYSTEM, user("Name a river.")], max_tokens=4)
+    shared = len(fresh._engine().tokenizer(SYSTEM["content"]).input_ids)
+    assert other.token_usage.cached_input_tokens >= shared
+    # The branch took a copy, so that the first one is whole.
+    assert again.token_usage.cached_input_tokens == again.token_usage.input_tokens - 1
+
+
+def test_the_switch_changes_no_result(model: TransformersModel) -> None:
+    loaded = model._engine()._loaded
+    with TransformersModel(
+        model=loaded.model, tokenizer=loaded.tokenizer, prefix_cache_bytes=0, temperature=0, context_length=2048
+    ) as without:
+        messages: list[Any] = [SYSTEM]
+        for text in (QUESTION, "And of Italy?", "Which is larger?"):
+            messages.append(user(text))
+            a, b = (m(messages, max_tokens=16, logprobs=True) for m in (model, without))
+            assert a.content == b.content
+            assert b.token_usage.cached_input_tokens == 0
+            for x, y in zip(a.logprobs or [], b.logprobs or [], strict=True):
+                assert x["logprob"] == pytest.approx(y["logprob"], abs=1e-3)
+            messages.append(a)
+
+
+def test_the_memory_bound_holds_with_running_rows(model: TransformersModel) -> None:
+    loaded = model._engine()._loaded
+    per_token = 30 * 2 * 3 * 64 * 4  # layers, keys and values, heads, dimension, bytes
+    limit = 700 * per_token
+    with TransformersModel(
+        model=loaded.model, tokenizer=loaded.tokenizer, prefix_cache_bytes=limit, temperature=0, context_length=2048
+    ) as bounded:
+        engine = bounded._engine()
+        held: list[int] = []
+        compute = engine.forward.run
+
+        def watched(pieces: Any) -> Any:
+            held.append(engine.prefixes.nbytes + sum(row.cache.nbytes for row in engine._rows))
+            return compute(pieces)
+
+        engine.forward.run = watched  # type: ignore[method-assign]
+        for city in CITIES:
+            bounded([user(f"Tell me about {city}. " * 20)], max_tokens=4)
+        assert max(held) <= limit
+        assert 0 < engine.prefixes.nbytes <= limit
+        # The least recently used went first: the last is still there, the first is not.
+        assert bounded([user(f"Tell me about {CITIES[-1]}. " * 20)], max_tokens=2).token_usage.cached_input_tokens > 100
+        assert bounded([user(f"Tell me about {CITIES[0]}. " * 20)], max_tokens=2).token_usage.cached_input_tokens < 60
+
+
+def test_what_is_kept_was_computed(fresh: TransformersModel) -> None:
+    """After an answer, and after one that was left in the middle."""
+    fresh(QUESTION, max_tokens=8)
+    with fresh.generate_stream("Tell a story.", max_tokens=200) as stream:
+        next(stream)
+    wait_until_idle(fresh)
+    for kept in fresh._engine().prefixes._kept:
+        assert len(kept.keys) == kept.cache.length
+
+
+# --- concurrency ------------------------------------------------------------------------------------------------------
+
+
+def test_eight_at_once_give_their_serial_answers(fresh: TransformersModel) -> None:
+    ask = lambda city: fresh([user(f"In which country is {city}?")], max_tokens=12).content  # noqa: E731
+    serial = [ask(city) for city in CITIES]
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(ask, CITIES)) == serial
+
+    async def gathered() -> list[str]:
+        calls = (fresh.agenerate([user(f"In which country is {city}?")], max_tokens=12) for city in CITIES)
+        return [message.content for message in await asyncio.gather(*calls)]
+
+    assert asyncio.run(gathered()) == serial
+
+
+def test_four_threads_stream_their_own_answers(fresh: TransformersModel) -> None:
+    def stream(city: str) -> str:
+        deltas = fresh.generate_stream([user(f"Write two sentences about {city}.")], max_tokens=24)
+        return "".join(delta.content or "" for delta in deltas)
+
+    serial = [stream(city) for city in CITIES[:4]]
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(stream, CITIES[:4])) == serial
+
+
+def test_rows_have_their_own_settings(fresh: TransformersModel) -> None:
+    """Sampling with a seed, a grammar, a stop sequence and a length, all in one batch."""
+    calls: list[dict[str, Any]] = [
+        {"temperature": 1.0, "seed": 7, "max_tokens": 12},
+        {"grammar": Regex("[0-9]{4}"), "max_tokens": 12},
+        {"stop_sequences": ["Paris"], "max_tokens": 12},
+        {"max_tokens": 3},
+    ]
+    alone = [fresh(QUESTION, **call) for call in calls]
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(lambda call: fresh(QUESTION, **call), calls))
+    assert [m.content for m in together] == [m.content for m in alone]
+    assert [m.finish_reason for m in together[1:]] == ["stop", "stop", "length"]
+
+
+def test_a_failing_row_fails_alone(fresh: TransformersModel) -> None:
+    def broken(ids: Any, scores: Any) -> Any:
+        raise ZeroDivisionError("no such thing")
+
+    with ThreadPoolExecutor(2) as pool:
+        good = pool.submit(fresh, QUESTION, max_tokens=12)
+        bad = pool.submit(fresh, QUESTION, max_tokens=12, logits_processor=[broken])
+        assert "Paris" in good.result().content
+        with pytest.raises(ServerError, match="ZeroDivisionError: no such thing"):
+            bad.result()
+    assert "Paris" in fresh(QUESTION, max_tokens=12).content
+
+
+def test_a_long_prompt_does_not_stall_the_others(fresh: TransformersModel) -> None:
+    """While it is read in pieces, a row that writes gets a token with each piece."""
+    told: list[str] = []
+    begun = threading.Event()
+
+    def write() -> None:
+        for delta in fresh.generate_stream("Tell a story.", max_tokens=60):
+            told.append(delta.content or "")
+            begun.set()
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    begun.wait(30)
+    before = len(told)
+    fresh([user("word " * 1500)], max_tokens=1)
+    between = len(told) - before
+    writer.join()
+    assert between >= 8
+
+
+def test_who_leaves_is_taken_out(fresh: TransformersModel) -> None:
+    with fresh.generate_stream("Tell a story.", max_tokens=2000) as stream:
+        next(stream)
+        assert fresh._engine().busy == 1
+    wait_until_idle(fresh)
+
+
+def test_the_queue_is_bounded(model: TransformersModel) -> None:
+    loaded = model._engine()._loaded
+    with TransformersModel(
+        model=loaded.model, tokenizer=loaded.tokenizer, parallel=1, queue=1, temperature=0, retry=False
+    ) as small:
+        streams = [small.generate_stream("Tell a story.", max_tokens=400) for _ in range(2)]
+        next(streams[0])
+        threading.Thread(target=lambda: next(streams[1], None), daemon=True).start()
+        for _ in range(200):
+            if small._engine().busy == 2:
+                break
+            threading.Event().wait(0.05)
+        with pytest.raises(RateLimited, match="raise `queue`"):
+            small(QUESTION)
+        for stream in streams:
+            stream.close()
+
+
+def wait_until_idle(model: TransformersModel) -> None:
+    for _ in range(200):
+        if model._engine().busy == 0:
+            return
+        threading.Event().wait(0.05)
+    raise AssertionError("the engine works on")
+
+
+# --- generation's parameters ------------------------------------------------------------------------------------------
+
+
+def test_the_same_text_as_the_library(model: TransformersModel) -> None:
+    plain = AutoModelForCausalLM.from_pretrained(smollm2_folder(), dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(smollm2_folder())
+    messages = [user("Write a short poem about the sea.")]
+    inputs = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt", return_dict=True)
+    for settings in ({}, {"repetition_penalty": 1.3}, {"no_repeat_ngram_size": 2}, {"min_new_tokens": 30}):
+        ids = plain.generate(
+            **inputs, max_new_tokens=40, do_sample=False, pad_token_id=tokenizer.eos_token_id, **settings
+        )[0, inputs["input_ids"].shape[1] :]
+        expected = tokenizer.decode(ids, skip_special_tokens=True)
+        assert model(messages, max_tokens=40, **settings).content == expected, settings
+
+
+@pytest.mark.parametrize(
+    ("setting", "error"),
+    [
+        ({"num_beams": 4}, InvalidRequest),
+        ({"penalty_alpha": 0.6}, UnsupportedFeature),
+        ({"assistant_model": "m"}, UnsupportedFeature),
+        ({"bad_words_ids": "no"}, InvalidRequest),
+        ({"logit_bias": [1]}, InvalidRequest),
+    ],
+)
+def test_what_is_not_honoured_is_refused_by_name(
+    model: TransformersModel, setting: dict[str, Any], error: type[ModelError]
+) -> None:
+    with pytest.raises(error, match=next(iter(setting)) if error is UnsupportedFeature else "."):
+        model(QUESTION, **setting)
+
+
+# --- bad input --------------------------------------------------------------------------------------------------------
+
+
+def test_bad_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(NotFoundError, match="no-such-owner/no-such-model"):
+        TransformersModel("no-such-owner/no-such-model")
+    with pytest.raises(NotFoundError, match=r"no config\.json"):
+        TransformersModel(tmp_path)
+    (tmp_path / "config.json").write_text((smollm2_folder() / "config.json").read_text())
+    with pytest.raises(NotFoundError, match="could not be loaded"):
+        TransformersModel(tmp_path)
+    with pytest.raises(NotFoundError, match=r"nowhere\.gguf"):
+        TransformersModel("nowhere.gguf")
+    with pytest.raises(InvalidRequest, match="parallel=0"):
+        TransformersModel("m", parallel=0)
+
+
+def test_too_long_a_prompt_says_both_numbers(model: TransformersModel) -> None:
+    with pytest.raises(ContextWindowExceeded, match=r"has \d{4} tokens.*holds 2048"):
+        model("word " * 3000)
+    assert "Paris" in model(QUESTION, max_tokens=12).content
+
+
+def test_out_of_memory_is_typed_and_the_model_answers_afterwards(fresh: TransformersModel) -> None:
+    forward = fresh._engine().forward
+    compute = forward.run
+
+    def full(pieces: Any) -> Any:
+        raise MemoryError("no room")
+
+    forward.run = full  # type: ignore[method-assign]
+    try:
+        with pytest.raises(ServerError, match="out of memory"):
+            fresh(QUESTION)
+    finally:
+        forward.run = compute  # type: ignore[method-assign]
+    assert "Paris" in fresh(QUESTION, max_tokens=12).content
+
+
+def test_a_closed_model_says_so(model: TransformersModel) -> None:
+    loaded = model._engine()._loaded
+    other = TransformersModel(model=loaded.model, tokenizer=loaded.tokenizer)
+    stream = other.generate_stream("Tell a story.", max_tokens=500)
+    next(stream)
+    other.close()
+    with pytest.raises(ModelError, match="closed"):
+        list(stream)
+    with pytest.raises(ModelError, match="closed"):
+        other(QUESTION)
+
+
+# --- models that compute in turns -------------------------------------------------------------------------------------
+
+
+def test_in_turns_gives_the_same_answers(model: TransformersModel) -> None:
+    with TransformersModel(
+        smollm2_folder(), model_kwargs={"attn_implementation": "sdpa"}, temperature=0, context_length=2048
+    ) as serial:
+        assert model.packed and not serial.packed
+        ask = lambda city: serial([user(f"In which country is {city}?")], max_tokens=8)  # noqa: E731
+        with ThreadPoolExecutor(4) as pool:
+            told = [message.content for message in pool.map(ask, CITIES[:4])]
+        assert told == [model([user(f"In which country is {c}?")], max_tokens=8).content for c in CITIES[:4]]
+        again = serial([user("In which country is Rome?"), user("And Oslo?")], max_tokens=4)
+        assert again.token_usage.cached_input_tokens > 0
+
+
+def test_a_sliding_window_is_kept_when_packed() -> None:
+    """A tiny random model whose window is shorter than its prompt."""
+    from transformers import Qwen2Config, Qwen2ForCausalLM
+
+    torch.manual_seed(0)
+    config = Qwen2Config(
+        vocab_size=49152, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, use_sliding_window=True, sliding_window=8, max_window_layers=0,
+    )  # fmt: skip
+    assert_same_as_the_library(Qwen2ForCausalLM(config).eval())
+
+
+def test_a_full_attention_model_of_another_kind_is_packed() -> None:
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=49152, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=1,
+    )  # fmt: skip
+    assert_same_as_the_library(LlamaForCausalLM(config).eval())
+
+
+def assert_same_as_the_library(plain: Any) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(smollm2_folder())
+    messages = [user(" ".join(CITIES * 4))]
+    inputs = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt", return_dict=True)
+    ids = plain.generate(**inputs, max_new_tokens=12, min_new_tokens=12, do_sample=False, pad_token_id=0)
+    expected = tokenizer.decode(ids[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True).rstrip("�")
+    with TransformersModel(model=plain, tokenizer=tokenizer, temperature=0) as ours:
+        assert ours.packed
+        assert ours(messages, max_tokens=12, ignore_eos=True).content == expected
+
+
+# --- the reference page -----------------------------------------------------------------------------------------------
+
+
+def test_the_reference_pages_snippet(tmp_path: Path) -> None:
+    snippet = """
+from modelport import TransformersModel
+
+model = TransformersModel(model_id="HuggingFaceTB/SmolLM-135M-Instruct")
+
+print(model([{"role": "user", "content": [{"type": "text", "text": "Ok!"}]}], stop_sequences=["great"]))
+"""
+    cache = as_hub_cache(tmp_path, "HuggingFaceTB/SmolLM-135M-Instruct")
+    environment = {**os.environ, "HF_HUB_CACHE": str(cache), "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", snippet], env=environment, capture_output=True, text=True, timeout=200, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() and "great" not in done.stdout
