@@ -161,7 +161,7 @@ class Row:
     settings: Mapping[str, Any] = field(default_factory=dict)
 
 
-FIRST = {"first_token_timeout": 0.4}
+FIRST = {"first_token_timeout": 0.8}
 IDLE = {"idle_timeout": 0.3}
 FOREVER = X(ConnectionFailed, 3)
 FAST = 5.0

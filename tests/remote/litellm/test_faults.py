@@ -26,7 +26,7 @@ from modelport.errors import (
     StreamInterrupted,
 )
 from modelport.layers.retry import RetryPolicy
-from tests.remote.test_openai_faults import (
+from tests.remote.test_faults import (
     ANSWER,
     DEADLINE,
     INT,
