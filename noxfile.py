@@ -45,5 +45,9 @@ def tests(session: nox.Session) -> None:
     session.run("pytest", *session.posargs)
 
 
+# --- backends whose packages can't be installed beside the others. Each session names its columns of the contract as
+# "--columns=…", and its folders of tests; tests/contract/test_sessions.py sees to it that every column has a session.
+
+
 if __name__ == "__main__":
     sys.exit(f"run it with nox: {Path(sys.executable).name} -m nox")

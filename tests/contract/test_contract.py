@@ -44,7 +44,26 @@ COLUMNS: dict[str, Callable[[Path], AbstractContextManager[Subject]]] = {
     "openai-vllm": lambda folder: subjects.vllm(),
     "openai-mocked": lambda folder: subjects.mocked(),
 }
-CELLS = [(column, row) for column in COLUMNS for row in ROWS if row.name in ONLY.get(column, {row.name})]
+#: Columns whose packages can't be installed beside the others. Each belongs to a nox session with an environment
+#: of its own, which names it by `--columns`; the session `tests` runs all the others.
+ELSEWHERE: dict[str, Callable[[Path], AbstractContextManager[Subject]]] = {}
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """The cells of the columns that were asked for."""
+    if "row" in metafunc.fixturenames:
+        columns = chosen(metafunc.config.getoption("columns"))
+        cells = [(column, row) for column in columns for row in ROWS if row.name in ONLY.get(column, {row.name})]
+        metafunc.parametrize(("column", "row"), cells, ids=[f"{column}: {row.name}" for column, row in cells])
+
+
+def chosen(given: str | None) -> list[str]:
+    """The columns that `--columns` names; by default those of the session `tests`."""
+    if given is None:
+        return [*COLUMNS]
+    if unknown := sorted(set(given.split(",")) - {*COLUMNS, *ELSEWHERE}):
+        raise pytest.UsageError(f"--columns: {unknown[0]!r} is unknown; there are {', '.join([*COLUMNS, *ELSEWHERE])}")
+    return given.split(",")
 
 
 class Open:
@@ -57,7 +76,7 @@ class Open:
     def subject(self, column: str, folder: Path) -> Subject:
         if self._subject is None or column != self._column:
             self.close()
-            self._subject, self._column = self._stack.enter_context(COLUMNS[column](folder)), column
+            self._subject, self._column = self._stack.enter_context({**COLUMNS, **ELSEWHERE}[column](folder)), column
         return self._subject
 
     def close(self) -> None:
@@ -73,7 +92,6 @@ def columns() -> Iterator[Open]:
 
 
 @pytest.mark.timeout(600)  # the first cell of openai-vllm installs vLLM and starts it
-@pytest.mark.parametrize(("column", "row"), CELLS, ids=[f"{column}: {row.name}" for column, row in CELLS])
 def test_cell(column: str, row: Row, columns: Open, tmp_path: Path) -> None:
     outcome = check(columns.subject(column, tmp_path), row)
     untold = UNTOLD.get(column, {}).get(row.name)

@@ -1,0 +1,34 @@
+"""Each column of the contract is run by exactly one session of the noxfile, so that none is passed over in silence."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+from tests.contract.test_contract import COLUMNS, ELSEWHERE, chosen
+
+NOXFILE = Path(__file__).parents[2] / "noxfile.py"
+
+
+def named() -> list[str]:
+    """The columns that the noxfile's sessions name."""
+    words = [
+        node.value
+        for node in ast.walk(ast.parse(NOXFILE.read_text()))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    ]
+    columns = [word.removeprefix("--columns=").split(",") for word in words if word.startswith("--columns=")]
+    return [column for group in columns for column in group]
+
+
+def test_each_column_belongs_to_one_session() -> None:
+    assert sorted(named()) == sorted(ELSEWHERE)
+    assert not set(COLUMNS) & set(ELSEWHERE)
+    assert set(chosen(None)) == set(COLUMNS)
+
+
+def test_an_unknown_column_is_named() -> None:
+    with pytest.raises(pytest.UsageError, match="'nonesuch' is unknown"):
+        chosen("openai,nonesuch")
