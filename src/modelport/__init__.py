@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from modelport.grammar import Regex as Regex
     from modelport.layers.retry import RetryPolicy as RetryPolicy
     from modelport.local.llamacpp import LlamaCppModel as LlamaCppModel
+    from modelport.local.vllm import VLLMModel as VLLMModel
     from modelport.messages import ChatMessage as ChatMessage
     from modelport.messages import ChatMessageStreamDelta as ChatMessageStreamDelta
     from modelport.messages import ChatMessageToolCall as ChatMessageToolCall
@@ -59,6 +60,7 @@ _HOMES = {
     "grammar": ["Choice", "JSONSchema", "Lark", "Regex"],
     "layers.retry": ["RetryPolicy"],
     "local.llamacpp": ["LlamaCppModel"],
+    "local.vllm": ["VLLMModel"],
     "messages": [
         "ChatMessage", "ChatMessageStreamDelta", "ChatMessageToolCall", "ChatMessageToolCallFunction",
         "ChatMessageToolCallStreamDelta", "MessageRole", "TokenUsage", "fold",

@@ -18,12 +18,14 @@ GROUP = "modelport.backends"
 BACKENDS = {
     "llamacpp": "modelport.local.llamacpp:LlamaCppModel",
     "openai": "modelport.remote.openai:OpenAIServerModel",
+    "vllm": "modelport.local.vllm:VLLMModel",
 }
 #: Other names of a backend's class.
 CLASSES = {
     "LlamaCppModel": "llamacpp",
     "OpenAIServerModel": "openai",
     "OpenAIModel": "openai",
+    "VLLMModel": "vllm",
 }
 
 

@@ -37,6 +37,7 @@ class Client:
 CLIENTS = {
     "llamacpp": Client(("xllamacpp", "llguidance", "filelock"), "llamacpp", "llamacpp"),
     "openai": Client(("aiohttp", "orjson"), "openai", "openai/gpt-4o"),
+    "vllm": Client(("vllm",), "vllm", "vllm/HuggingFaceTB/SmolLM2-135M-Instruct"),
 }
 #: Status of an outcome: its symbol, the symbol where the terminal has only ASCII, its style.
 SYMBOLS = {
