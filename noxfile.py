@@ -49,5 +49,25 @@ def tests(session: nox.Session) -> None:
 # "--columns=…", and its folders of tests; tests/contract/test_sessions.py sees to it that every column has a session.
 
 
+@nox.session
+def vllm(session: nox.Session) -> None:
+    """VLLMModel, with vLLM's own environment (made once, kept in the user's cache) laid under the session's."""
+    pins = Path(session.create_tmp()) / "vllm-pins.txt"
+    pins.write_text(_told_by_vllm_env(session, "'\\n'.join(PINS.split())"))
+    # What the tests need comes at the versions that vLLM's environment has; all else is found there.
+    install(
+        session, "-e", ".", "filelock", "pytest>=8.3", "pytest-asyncio>=0.25", "pytest-timeout>=2.3", "-c", str(pins)
+    )
+    (own,) = Path(session.virtualenv.location).glob("lib/python*/site-packages")
+    (own / "vllm-environment.pth").write_text(_told_by_vllm_env(session, "vllm_environment().packages"))
+    columns = "--columns=vllm,vllm-tools,vllm-thinking"
+    session.run("pytest", columns, "tests/contract/test_contract.py", "tests/local/vllm", *session.posargs)
+
+
+def _told_by_vllm_env(session: nox.Session, expression: str) -> str:
+    code = f"from tests.servers.vllm_env import *; print({expression})"
+    return str(session.run("python", "-c", code, silent=True))
+
+
 if __name__ == "__main__":
     sys.exit(f"run it with nox: {Path(sys.executable).name} -m nox")

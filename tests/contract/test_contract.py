@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from modelport.testing import ROWS, Row, Subject, check
-from tests.contract import subjects
+from tests.contract import subjects, vllm_subjects
 
 #: What each column can't tell, and why. Everything else must work, or be declared and refused.
 UNTOLD: dict[str, dict[str, str]] = {
@@ -23,6 +23,7 @@ UNTOLD: dict[str, dict[str, str]] = {
     "openai": {"reasoning": "SmolLM2 does not think; the columns llamacpp-thinking and openai-mocked do"},
     "openai-vllm": {"errors": "the column openai does: the translation is the same"},
     "openai-sdk": {"reasoning": "as for openai"},
+    **vllm_subjects.UNTOLD,
 }
 #: Rows for which a column exists, where it is not held to all of them.
 ONLY = {
@@ -33,6 +34,7 @@ ONLY = {
         "JSON schema", "typed output", "reasoning", "tools: auto", "tools: required", "tools: named", "tools: none",
         "parallel calls", "tool results", "streamed calls", "event loops", "eight at once", "secrets",
     },
+    **vllm_subjects.ONLY,
 }  # fmt: skip
 
 COLUMNS: dict[str, Callable[[Path], AbstractContextManager[Subject]]] = {
@@ -46,7 +48,7 @@ COLUMNS: dict[str, Callable[[Path], AbstractContextManager[Subject]]] = {
 }
 #: Columns whose packages can't be installed beside the others. Each belongs to a nox session with an environment
 #: of its own, which names it by `--columns`; the session `tests` runs all the others.
-ELSEWHERE: dict[str, Callable[[Path], AbstractContextManager[Subject]]] = {}
+ELSEWHERE: dict[str, Callable[[Path], AbstractContextManager[Subject]]] = {**vllm_subjects.COLUMNS}
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -49,7 +49,7 @@ class VLLMModel(LocalModel["_Engine"]):
         model_kwargs: Further fields of vLLM's `AsyncEngineArgs`, as `{"tensor_parallel_size": 2, "dtype": "bfloat16",
             "distributed_executor_backend": "ray"}`.
             See https://docs.vllm.ai/en/latest/configuration/engine_args.html
-        apply_chat_template_kwargs: Variables for the chat template, as `{"enable_thinking": False}`; a call's go before.
+        apply_chat_template_kwargs: Variables for the chat template, as `{"enable_thinking": False}`; a call's win.
         context_length: Tokens of prompt and answer that one request may hold (vLLM's `max_model_len`); by default the
             model's own.
         chat_template: A Jinja template instead of the model's own.

@@ -17,6 +17,7 @@ from contextlib import aclosing
 from typing import Any
 
 from modelport.errors import InvalidRequest, ModelError, RateLimited, ServerError
+from modelport.local import vllm_child
 from modelport.loop import CLOSE_TIMEOUT
 
 #: How long vLLM's processes may take to end by themselves before they are killed, in seconds: 3 alone on a machine,
@@ -28,6 +29,7 @@ _QUIET = {"PYTHONWARNINGS": "ignore", "TORCH_CPP_LOG_LEVEL": "ERROR", "TORCH_LOG
 _END = object()
 _cores: dict[str, Core] = {}
 _sharing = threading.RLock()
+_loader: int | None = None  # the thread in which an engine is being loaded: one at a time, by _sharing
 
 
 class Core:
@@ -51,7 +53,7 @@ class Core:
         self._tasks: set[asyncio.Task[None]] = set()
         self._closed = False
         self._leaked = False
-        before = set(multiprocessing.active_children())
+        before = _processes()
         ready: Future[Any] = Future()
         self._thread = threading.Thread(
             target=self._serve, args=(make, apart, ready), name="modelport-vllm", daemon=True
@@ -60,14 +62,16 @@ class Core:
         try:
             self.llm = ready.result()
         except BaseException:  # Ctrl-C among it: without its processes the making fails, and the thread ends
-            for process in set(multiprocessing.active_children()) - before:
+            for process in _processes() - before:
                 process.kill()
             self._thread.join(SHUTDOWN_TIMEOUT)
             raise
-        self.processes = set(multiprocessing.active_children()) - before
+        self.processes = _processes() - before
 
     def _serve(self, make: Callable[[], Any], apart: bool, ready: Future[Any]) -> None:
+        global _loader
         asyncio.set_event_loop(self.loop)
+        _loader = threading.get_ident()
 
         async def load() -> Any:
             return make()
@@ -79,6 +83,8 @@ class Core:
             self.loop.close()
             ready.set_exception(error)
             return
+        finally:
+            _loader = None
         ready.set_result(llm)
         del llm
         self.loop.run_forever()
@@ -214,12 +220,19 @@ def let_go(core: Core) -> None:
     core.close()
 
 
-def _forget_after_fork() -> None:
-    global _sharing
-    _sharing = threading.RLock()
+def _after_fork() -> None:
+    global _sharing, _loader
+    if threading.get_ident() == _loader:  # this is vLLM's own process, where it forks rather than spawns
+        vllm_child.end_with_parent()
+    _sharing, _loader = threading.RLock(), None
 
 
-os.register_at_fork(after_in_child=_forget_after_fork)
+os.register_at_fork(after_in_child=_after_fork)
+
+
+def _processes() -> set[Any]:
+    """Those that vLLM has started here; their own workers are not among them, and end with them."""
+    return {p for p in multiprocessing.active_children() if "EngineCore" in p.name or "Coordinator" in p.name}
 
 
 def begins_apart(settings: Mapping[str, Any]) -> bool:
@@ -255,8 +268,8 @@ def _without_main() -> Iterator[None]:
     def prepared(name: str) -> dict[str, Any]:
         data = original(name)
         if threading.get_ident() == here:
-            data.pop("init_main_from_name", None)
             data.pop("init_main_from_path", None)
+            data["init_main_from_name"] = vllm_child.__name__
         return data
 
     spawn.get_preparation_data = prepared
@@ -289,7 +302,7 @@ def _error_from(error: Exception) -> ModelError:
         return error
     if isinstance(error, EngineDeadError):
         ours: ModelError = ServerError(
-            "vLLM's engine process has died; close this model and make a new one (its log, on standard error, says why)",
+            "vLLM's engine process has died: its log, on standard error, says why; make a new model",
             retryable=False,
         )
     elif isinstance(error, EngineGenerateError):
