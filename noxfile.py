@@ -25,7 +25,8 @@ def install(session: nox.Session, *packages: str) -> None:
 @nox.session
 def lint(session: nox.Session) -> None:
     """Formatting, style and types."""
-    install(session, "-e", ".[all]", *LINT)
+    # Not torch, which is large: mypy passes over it and transformers.
+    install(session, "-e", ".[llamacpp,openai,huggingface,bedrock]", *LINT)
     session.run("ruff", "format", "--check")
     session.run("ruff", "check")
     session.run("mypy")
@@ -41,12 +42,24 @@ def core(session: nox.Session) -> None:
 @nox.session
 def tests(session: nox.Session) -> None:
     """Everything on real weights and real servers."""
+    # By exactly this version pip finds torch's CPU build, where there is one; uv does not look where pip does.
+    session.install("torch==2.13.0")
     install(session, "-e", ".[all]", *TEST)
     session.run("pytest", *session.posargs)
 
 
 # --- backends whose packages can't be installed beside the others. Each session names its columns of the contract as
 # "--columns=…", and its folders of tests; tests/contract/test_sessions.py sees to it that every column has a session.
+
+
+@nox.session
+def litellm(session: nox.Session) -> None:
+    """LiteLLM and its Router, with the version 2 of the openai package that LiteLLM forces."""
+    install(session, "-e", ".[litellm,openai,llamacpp,bedrock,huggingface]", *TEST)
+    columns = "--columns=litellm,litellm-mocked,litellm-router,litellm-router-mocked,openai-sdk-2"
+    session.run("pytest", columns, "tests/contract/test_contract.py", "tests/remote/litellm", *session.posargs)
+    if not session.posargs:  # modelport[openai] on that version
+        session.run("pytest", "tests/remote/test_faults.py", "-k", "sdk")
 
 
 @nox.session

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
-from modelport import ChatMessage, Lark, LlamaCppModel, Model, OpenAIServerModel
+from modelport import (
+    AmazonBedrockServerModel,
+    AzureOpenAIServerModel,
+    ChatMessage,
+    InferenceClientModel,
+    Lark,
+    LlamaCppModel,
+    Model,
+    OpenAIServerModel,
+)
 from modelport.testing import ScriptedModel
+from tests.servers.bedrock import BedrockServer, Converse
 from tests.servers.faults import Call, Fault, FaultServer, Recorded
 from tests.servers.llamacpp import model_file
 
@@ -67,16 +77,48 @@ def two_steps(request: Recorded) -> Fault:
     return Fault.tools(Call("get_weather", '{"city": "Rome"}'))
 
 
-def test_tool_calling_agent_through_a_server(streamed: bool) -> None:
+#: By name: a model on a server, of each backend that speaks chat completions.
+REMOTE: dict[str, Callable[[FaultServer], Model]] = {
+    "openai": lambda server: OpenAIServerModel("gpt-4o", api_base=server.base_url, api_key="sk-agent"),
+    "azure": lambda server: AzureOpenAIServerModel("gpt-4o", server.url, "az-agent", "2024-10-21"),
+    "huggingface": lambda server: InferenceClientModel("gpt-4o", base_url=server.base_url, token="hf_agent"),
+}
+
+
+@pytest.mark.parametrize("backend", REMOTE)
+def test_tool_calling_agent_through_a_server(streamed: bool, backend: str) -> None:
     with FaultServer() as server:
         server.script(then=two_steps)
-        with OpenAIServerModel("gpt-4o", api_base=server.base_url, api_key="sk-agent") as model:
+        with REMOTE[backend](server) as model:
             agent = smolagents.ToolCallingAgent(
                 tools=[get_weather], model=model, max_steps=4, stream_outputs=streamed, verbosity_level=0
             )
             assert agent.run("What is the weather in Rome?") == "It is sunny."
         assert [request.json["tool_choice"] for request in server.requests] == ["required"] * 2
         assert all(request.json["stop"] == ["Observation:", "Calling tools:"] for request in server.requests)
+
+
+def test_tool_calling_agent_on_bedrock(streamed: bool) -> None:
+    """The server holds every request to AWS's rules."""
+
+    def answer(params: dict[str, object]) -> Converse:
+        if "sunny in Rome" in str(params["messages"]):
+            return Converse("", (Call("final_answer", '{"answer": "It is sunny."}', "tooluse_2"),))
+        return Converse("I look.", (Call("get_weather", '{"city": "Rome"}', "tooluse_1"),))
+
+    with (
+        BedrockServer(api_key="bedrock-agent-key", model=answer) as server,
+        AmazonBedrockServerModel(
+            "us.amazon.nova-pro-v1:0", api_base=server.url, api_key="bedrock-agent-key", region_name="us-east-1"
+        ) as model,
+    ):
+        agent = smolagents.ToolCallingAgent(
+            tools=[get_weather], model=model, max_steps=4, stream_outputs=streamed, verbosity_level=0
+        )
+        assert agent.run("What is the weather in Rome?") == "It is sunny."
+        assert [request["toolConfig"]["toolChoice"] for request in server.asked] == [{"any": {}}] * 2
+        stops = [request["inferenceConfig"]["stopSequences"] for request in server.asked]
+        assert stops == [["Observation:", "Calling tools:"]] * 2
 
 
 def test_code_agent_is_cut_at_its_closing_tag(streamed: bool) -> None:

@@ -56,6 +56,7 @@ ANSWERS = st.builds(
     | st.none(),
     model_id=NAMES | st.none(),
     warnings=st.lists(NAMES, max_size=2),
+    reasoning_details=st.lists(OBJECTS, min_size=1, max_size=3) | st.none(),
 )
 
 
@@ -77,6 +78,7 @@ def messages_in_deltas(draw: st.DrawFn) -> tuple[ChatMessage, list[Delta]]:
         [Delta(reasoning=piece) for piece in pieces_of(draw, message.reasoning or "")],
         [Delta(content=piece) for piece in pieces_of(draw, message.content)],
         [Delta(logprobs=[one]) for one in message.logprobs or ()],
+        [Delta(reasoning_details=[one]) for one in message.reasoning_details or ()],
     ]
     deltas = []
     for index, call in enumerate(message.tool_calls or ()):  # Calls begin in order; then they may come interleaved.
@@ -170,7 +172,7 @@ def test_raw_is_kept_and_neither_printed_nor_compared() -> None:
 
 
 def test_a_delta_delivers_what_a_reader_would_see_twice() -> None:
-    for delta in (Delta(content="a"), Delta(reasoning="a"), call_piece(0, "", "f")):
+    for delta in (Delta(content="a"), Delta(reasoning="a"), call_piece(0, "", "f"), Delta(reasoning_details=[{}])):
         assert delta.delivers
     for silent in ({}, {"content": ""}, {"finish_reason": "stop"}, {"token_usage": TokenUsage(1)}, {"model_id": "m"}):
         assert not Delta(**silent).delivers

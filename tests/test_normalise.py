@@ -149,6 +149,14 @@ def test_thinking_is_read_under_both_names() -> None:
     assert one({"role": "assistant", "content": "a", "reasoning_content": "hm"}).reasoning == "hm"
 
 
+def test_a_services_own_details_of_its_thinking_go_back_to_it() -> None:
+    details = [{"signature": "s1"}, {"sealed": "s2"}]
+    given = {"role": "assistant", "content": "a", "reasoning": "hm", "reasoning_details": details}
+    assert one(given).reasoning_details == one(ChatMessage.from_dict(given)).reasoning_details == details
+    with pytest.raises(InvalidRequest, match=r"messages\[0\]\['reasoning_details'\]: must be a list of dicts"):
+        one({**given, "reasoning_details": "s1"})
+
+
 def test_an_answer_of_ours_can_be_sent_back() -> None:
     call = ChatMessageToolCall(ChatMessageToolCallFunction({"city": "Paris"}, "weather"), "c1")
     answer = ChatMessage("assistant", None, [call], raw=object(), finish_reason="tool_calls", model_id="m")

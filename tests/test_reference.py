@@ -1,4 +1,4 @@
-"""The reference page's snippets for the custom model and for `OpenAIServerModel`, with the import changed.
+"""The reference page's snippets for the custom model and for the remote models, with the import changed.
 
 What a snippet can't have here is replaced before it runs: a token of a real account, and the address of the service.
 """
@@ -16,7 +16,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.servers.front import azure
+from tests.servers.front import hub as router
 from tests.servers.llamacpp import LlamaServer, llama_server
+from tests.servers.ministack import ministack
 
 CUSTOM_MODEL = """
 from modelport import Model
@@ -45,6 +48,40 @@ model = OpenAIServerModel(
     model_id="gpt-4o",
     api_base="https://api.openai.com/v1",
     api_key=os.environ["OPENAI_API_KEY"],
+)
+"""
+
+AZURE_OPENAI_SERVER_MODEL = """
+import os
+
+from modelport import AzureOpenAIServerModel
+
+model = AzureOpenAIServerModel(
+    model_id = os.environ.get("AZURE_OPENAI_MODEL"),
+    azure_endpoint=os.environ.get("AZURE_OPENAI_ENDPOINT"),
+    api_key=os.environ.get("AZURE_OPENAI_API_KEY"),
+    api_version=os.environ.get("OPENAI_API_VERSION")
+)
+"""
+
+INFERENCE_CLIENT_MODEL = """
+from modelport import InferenceClientModel
+
+messages = [
+  {"role": "user", "content": [{"type": "text", "text": "Hello, how are you?"}]}
+]
+
+model = InferenceClientModel(provider="novita", requests_per_minute=60)
+print(model(messages))
+"""
+
+AMAZON_BEDROCK_SERVER_MODEL = """
+import os
+
+from modelport import AmazonBedrockServerModel
+
+model = AmazonBedrockServerModel(
+    model_id = os.environ.get("AMAZON_BEDROCK_MODEL_ID"),
 )
 """
 
@@ -124,3 +161,52 @@ messages = [{"role": "user", "content": [{"type": "text", "text": question}]}]
 print(model(messages, temperature=0))
 """
     assert run(snippet + use, tmp_path, OPENAI_API_KEY=server.api_key) == ["The capital of France is Paris."]
+
+
+@pytest.mark.parametrize("version", ["2024-10-21", ""], ids=["deployments path", "v1"])
+def test_azure_openai_server_model(server: LlamaServer, tmp_path: Path, version: str) -> None:
+    use = """
+question = "What is the capital of France? Answer in one sentence."
+print(model([{"role": "user", "content": question}], temperature=0))
+for delta in model.generate_stream(question, temperature=0):
+    print(delta.content or "", end="")
+"""
+    with azure(server.url, server.api_key, deployment="my-gpt", api_key="az-key-0123456789") as resource:
+        told = run(
+            AZURE_OPENAI_SERVER_MODEL + use, tmp_path, AZURE_OPENAI_MODEL="my-gpt", AZURE_OPENAI_ENDPOINT=resource.url,
+            AZURE_OPENAI_API_KEY="az-key-0123456789", OPENAI_API_VERSION=version,
+        )  # fmt: skip
+    assert told == ["The capital of France is Paris."] * 2
+    path = "/openai/deployments/my-gpt/chat/completions" if version else "/openai/v1/chat/completions"
+    assert [request.path for request in resource.requests] == [path] * 2
+
+
+def test_inference_client_model(server: LlamaServer, tmp_path: Path) -> None:
+    path = "/novita/v3/openai/chat/completions"
+    with router(server.url, server.api_key, token="hf_0123456789", providers={"novita": path}) as hub:
+        # The router's address is a constant of huggingface_hub.
+        url = f"import huggingface_hub.constants as c; c.INFERENCE_PROXY_TEMPLATE = '{hub.url}/{{provider}}'\n"
+        told = run(
+            url + INFERENCE_CLIENT_MODEL, tmp_path, HF_ENDPOINT=hub.url, HF_TOKEN="hf_0123456789", HF_HOME=str(tmp_path)
+        )
+    assert told and all(told[:1])
+    lookup, asked = hub.requests[-2:]  # the client may look up more by itself
+    assert lookup.path == "/api/models/Qwen/Qwen3-Next-80B-A3B-Thinking"
+    assert (asked.path, asked.json["model"]) == (path, "novita/the-model")
+    assert asked.json["messages"] == [{"role": "user", "content": "Hello, how are you?"}]
+
+
+def test_amazon_bedrock_server_model(tmp_path: Path) -> None:
+    """On real weights: the key, the region and the service's address come from boto3's own variables."""
+    use = """
+question = "What is the capital of France? Answer in one sentence."
+messages = [{"role": "user", "content": [{"type": "text", "text": question}]}]
+print(model(messages, temperature=0))
+"""
+    with llama_server(api_key=None) as engine, ministack(engine.url) as service:
+        environment = {
+            "AMAZON_BEDROCK_MODEL_ID": "us.amazon.nova-pro-v1:0", "AWS_ENDPOINT_URL_BEDROCK_RUNTIME": service.url,
+            "AWS_REGION": "us-east-1", "AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test",
+        }  # fmt: skip
+        told = run(AMAZON_BEDROCK_SERVER_MODEL + use, tmp_path, **environment)
+    assert told == ["The capital of France is Paris."]

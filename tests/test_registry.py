@@ -7,7 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from modelport import InvalidRequest, LlamaCppModel, OpenAIModel, OpenAIServerModel, load_model
+from modelport import (
+    AzureOpenAIModel,
+    AzureOpenAIServerModel,
+    InvalidRequest,
+    LlamaCppModel,
+    OpenAIModel,
+    OpenAIServerModel,
+    load_model,
+)
 from modelport.registry import class_named
 from tests.servers.llamacpp import model_file
 
@@ -27,6 +35,8 @@ def test_a_backend_alone_is_its_default_model() -> None:
 def test_the_short_alias_is_the_class() -> None:
     assert OpenAIModel is OpenAIServerModel
     assert class_named("OpenAIModel") is class_named("OpenAIServerModel") is OpenAIServerModel
+    assert AzureOpenAIModel is AzureOpenAIServerModel
+    assert class_named("AzureOpenAIModel") is class_named("AzureOpenAIServerModel") is AzureOpenAIServerModel
 
 
 @pytest.mark.parametrize("spec", ["nonesuch/x", "", "gpt-4o"])

@@ -180,6 +180,7 @@ def test_a_restored_model_reads_its_key_from_the_environment(monkeypatch: pytest
         {"extra_headers": {"x-api-key": KEY}},
         {"client_kwargs": {"api_key": KEY}},
         {"extra_body": {"auth": {"password": KEY}}},
+        {"extra_body": {"backends": [{"url": "http://a", "api_key": KEY}]}},
     ],
 )
 def test_a_secret_among_other_settings_is_not_written(settings: Mapping[str, Any]) -> None:
@@ -230,6 +231,7 @@ def test_a_pickled_model_works_in_another_process(tmp_path: Any) -> None:
         {"extra_headers": {"x-api-key": "sk-in-the-open"}},
         {"client_kwargs": {"api_key": "sk-in-the-open"}},
         {"extra_body": {"api_key": "sk-in-the-open"}},
+        {"extra_body": {"backends": [{"api_key": "sk-in-the-open"}]}},
     ],
     ids=str,
 )

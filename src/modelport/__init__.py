@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from modelport.grammar import Regex as Regex
     from modelport.layers.retry import RetryPolicy as RetryPolicy
     from modelport.local.llamacpp import LlamaCppModel as LlamaCppModel
-    from modelport.local.vllm import VLLMModel as VLLMModel
+    from modelport.local.transformers.model import TransformersModel as TransformersModel
+    from modelport.local.vllm.model import VLLMModel as VLLMModel
     from modelport.messages import ChatMessage as ChatMessage
     from modelport.messages import ChatMessageStreamDelta as ChatMessageStreamDelta
     from modelport.messages import ChatMessageToolCall as ChatMessageToolCall
@@ -41,6 +42,13 @@ if TYPE_CHECKING:
     from modelport.messages import fold as fold
     from modelport.model import Model as Model
     from modelport.registry import load_model as load_model
+    from modelport.remote.azure import AzureOpenAIModel as AzureOpenAIModel
+    from modelport.remote.azure import AzureOpenAIServerModel as AzureOpenAIServerModel
+    from modelport.remote.bedrock import AmazonBedrockModel as AmazonBedrockModel
+    from modelport.remote.bedrock import AmazonBedrockServerModel as AmazonBedrockServerModel
+    from modelport.remote.huggingface import InferenceClientModel as InferenceClientModel
+    from modelport.remote.litellm import LiteLLMModel as LiteLLMModel
+    from modelport.remote.litellm_router import LiteLLMRouterModel as LiteLLMRouterModel
     from modelport.remote.openai import OpenAIModel as OpenAIModel
     from modelport.remote.openai import OpenAIServerModel as OpenAIServerModel
     from modelport.request import Request as Request
@@ -60,13 +68,19 @@ _HOMES = {
     "grammar": ["Choice", "JSONSchema", "Lark", "Regex"],
     "layers.retry": ["RetryPolicy"],
     "local.llamacpp": ["LlamaCppModel"],
-    "local.vllm": ["VLLMModel"],
+    "local.transformers.model": ["TransformersModel"],
+    "local.vllm.model": ["VLLMModel"],
     "messages": [
         "ChatMessage", "ChatMessageStreamDelta", "ChatMessageToolCall", "ChatMessageToolCallFunction",
         "ChatMessageToolCallStreamDelta", "MessageRole", "TokenUsage", "fold",
     ],
     "model": ["Model"],
     "registry": ["load_model"],
+    "remote.azure": ["AzureOpenAIModel", "AzureOpenAIServerModel"],
+    "remote.huggingface": ["InferenceClientModel"],
+    "remote.bedrock": ["AmazonBedrockModel", "AmazonBedrockServerModel"],
+    "remote.litellm": ["LiteLLMModel"],
+    "remote.litellm_router": ["LiteLLMRouterModel"],
     "remote.openai": ["OpenAIModel", "OpenAIServerModel"],
     "request": ["Request"],
     "secrets": ["Secret"],

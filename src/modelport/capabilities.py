@@ -24,6 +24,8 @@ class Capabilities:
         tool_choices: Which of `auto`, `none`, `required` and `named` it takes.
         parallel_tool_calls: It may make several calls in one answer.
         grammars: The kinds of grammar that it enforces by itself.
+        open_schemas: It enforces JSON schemas that are recursive or whose objects may have properties not listed.
+            Where not, such a schema is secured another way.
         grammar_with_tools: It takes a grammar and tools in one request.
         inputs: The kinds of parts it takes: `text`, `image`, `audio`, `file`.
         image_urls: It fetches images by URL; where not, they must be bytes.
@@ -46,6 +48,7 @@ class Capabilities:
     tool_choices: frozenset[str] = frozenset({"auto", "none", "required", "named"})
     parallel_tool_calls: bool = True
     grammars: frozenset[type] = frozenset()
+    open_schemas: bool = True
     grammar_with_tools: bool = False
     inputs: frozenset[str] = frozenset({"text"})
     image_urls: bool = False

@@ -24,7 +24,7 @@ from modelport.errors import (
     RateLimited,
     ServerError,
 )
-from modelport.grammar import Choice, Grammar, JSONSchema, Regex, as_lark
+from modelport.grammar import Choice, Grammar, JSONSchema, Lark, Regex, as_lark
 from modelport.messages import (
     ChatMessage,
     ChatMessageStreamDelta,
@@ -48,7 +48,7 @@ def body_from(
         request: In normal form, fitted to the capabilities.
         model_id: The service's name for the model; `None` to leave it out.
         capabilities: Say which parameters go by another name, and whether stop sequences are taken.
-        dialect: Whose extra fields carry a grammar: `llama.cpp`, `vllm`, or `None` for OpenAI's own alone.
+        dialect: Whose extra fields carry a grammar: `llama.cpp`, `vllm`, `tgi`, or `None` for OpenAI's own alone.
     """
     body: dict[str, Any] = {} if model_id is None else {"model": model_id}
     body["messages"] = [_message(message, capabilities) for message in request.messages]
@@ -93,6 +93,8 @@ def grammar_fields(grammar: Grammar, dialect: str | None) -> dict[str, Any]:
     if dialect == "llama.cpp":
         # Its own converter of schemas passes over keywords in silence; llguidance knows them or refuses.
         return {"grammar": f"%llguidance {{}}\n{as_lark(grammar)}"}
+    if dialect == "tgi" and not isinstance(grammar, Lark):
+        return {"response_format": _tgi_format(grammar)}
     if isinstance(grammar, JSONSchema):
         if grammar.name == "json_object":
             return {"response_format": {"type": "json_object"}}
@@ -106,6 +108,16 @@ def grammar_fields(grammar: Grammar, dialect: str | None) -> dict[str, Any]:
         )  # fmt: skip
         return {"structured_outputs": {key: value}}
     raise InvalidRequest(f"{type(grammar).__name__} can't be put into a chat completion without a dialect")
+
+
+def _tgi_format(grammar: Grammar) -> dict[str, Any]:
+    """See https://huggingface.co/docs/text-generation-inference/conceptual/guidance"""
+    if isinstance(grammar, JSONSchema):
+        return {"type": "json", "value": grammar.schema}
+    if isinstance(grammar, Choice):
+        grammar = Regex("|".join(map(re.escape, grammar.options)))
+    assert isinstance(grammar, Regex)
+    return {"type": "regex", "value": grammar.for_engines()}
 
 
 def is_strict(schema: Any) -> bool:
@@ -283,9 +295,12 @@ _CONTEXT_CODES = {
     "string_above_max_length",
 }
 _CONTEXT_WORDS = re.compile(
-    r"maximum context length|context (?:length|window|size)|max_model_len|too many tokens", re.I
+    r"maximum context length|context (?:length|window|size)|max_model_len|too many tokens"
+    r"|`inputs` (?:tokens \+ `max_new_tokens` must be|must have less than)",
+    re.I,
 )
 _FILTER_CODES = {"content_filter", "content_policy_violation", "moderation_blocked"}
+_UNKNOWN_MODEL_CODES = {"model_not_found", "model_not_supported"}
 _UNSUPPORTED_CODES = {"unsupported_parameter", "unsupported_value"}
 #: How services that give no code name a parameter they do not know: OpenAI, xAI, Fireworks, Groq.
 _UNSUPPORTED_WORDS = re.compile(
@@ -321,16 +336,16 @@ def error_from(status: Any, payload: Any, headers: Mapping[str, str] | None = No
         return ContentFiltered(f"The service's content policy refused it: {message}", **details)
     if status in (401, 403):
         return AuthenticationError(f"The service refused the key: {message}", **details)
-    if status == 404:
+    if status == 404 or (status == 400 and codes & _UNKNOWN_MODEL_CODES):
         return NotFoundError(f"The service does not know this model or path: {message}", **details)
-    if status == 429 or "insufficient_quota" in codes:
-        spent = "insufficient_quota" in codes
+    if status in (402, 429) or "insufficient_quota" in codes:
+        spent = status == 402 or "insufficient_quota" in codes
         return RateLimited(
             f"{'The account has no quota left' if spent else 'Too many requests'}: {message}",
             retryable=not spent,
             **details,
         )
-    if (status is not None and status >= 500) or status in (408, 409, 425):
+    if (status is not None and status >= 500) or status in (408, 409, 424, 425):
         return ServerError(f"The service failed: {message}", **details)
     if status is None and "rate_limit_exceeded" in codes:
         return RateLimited(f"Too many requests: {message}", **details)
@@ -358,9 +373,10 @@ def _parameter(fields: Mapping[str, Any], text: str) -> str | None:
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds that a service asks us to wait, from `retry-after-ms`, `retry-after` or `x-amz-retry-after`.
+    """Seconds that a service asks us to wait, from `retry-after-ms`, `retry-after`, `x-amz-retry-after` or `ratelimit`.
 
-    See https://www.rfc-editor.org/rfc/rfc9110#field.retry-after
+    See https://www.rfc-editor.org/rfc/rfc9110#field.retry-after and, for a limit whose remainder (r) is 0 for so many
+    seconds (t), https://datatracker.ietf.org/doc/html/draft-ietf-httpapi-ratelimit-headers-09
     """
     for name, unit in (("retry-after-ms", 1000.0), ("x-amz-retry-after", 1000.0), ("retry-after", 1.0)):
         value = headers.get(name)
@@ -375,7 +391,8 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
                 continue
         if seconds == seconds:  # not NaN
             return max(seconds, 0.0)
-    return None
+    spent = re.search(r";\s*r\s*=\s*0\s*;\s*t\s*=\s*(\d+)", headers.get("ratelimit", ""))
+    return float(spent[1]) if spent else None
 
 
 def _shown(data: Any) -> str:

@@ -109,6 +109,8 @@ class ChatMessage:
         warnings: What was honoured another way than asked, in words.
         tool_call_id: On a `tool` message, the call that it answers.
         name: The speaker's or the tool's name, where a service wants one.
+        reasoning_details: What the service wants back along with the thinking: its signature, or thoughts that only the
+            service can read. Each is a dict in that service's own form, which means nothing to another.
     """
 
     role: MessageRole | str
@@ -126,6 +128,7 @@ class ChatMessage:
     warnings: list[str] = field(default_factory=list)
     tool_call_id: str | None = None
     name: str | None = None
+    reasoning_details: list[_JSON] | None = field(default=None, repr=False)
 
     @property
     def text(self) -> str:
@@ -213,11 +216,12 @@ class ChatMessageStreamDelta:
     model_id: str | None = None
     warnings: list[str] | None = None
     raw: Any = field(default=None, repr=False, compare=False)
+    reasoning_details: list[dict[str, Any]] | None = field(default=None, repr=False)
 
     @property
     def delivers(self) -> bool:
         """Whether it holds a part of the answer itself, so that sending the request again would repeat it."""
-        return bool(self.content or self.reasoning or self.tool_calls)
+        return bool(self.content or self.reasoning or self.tool_calls or self.reasoning_details)
 
 
 def fold(deltas: Iterable[ChatMessageStreamDelta], model_id: str | None = None) -> ChatMessage:
@@ -229,6 +233,7 @@ def fold(deltas: Iterable[ChatMessageStreamDelta], model_id: str | None = None) 
     reasoning: list[str] = []
     calls: dict[int, ChatMessageToolCall] = {}
     logprobs: list[dict[str, Any]] = []
+    details: list[dict[str, Any]] = []
     message = ChatMessage(MessageRole.ASSISTANT, model_id=model_id)
     for delta in deltas:
         if delta.content:
@@ -239,6 +244,8 @@ def fold(deltas: Iterable[ChatMessageStreamDelta], model_id: str | None = None) 
             _add_piece(calls, piece)
         if delta.logprobs:
             logprobs += delta.logprobs
+        if delta.reasoning_details:
+            details += delta.reasoning_details
         if delta.warnings:
             message.warnings += delta.warnings
         for name in ("token_usage", "finish_reason", "stop_sequence", "parsed", "enforcement", "model_id", "raw"):
@@ -252,6 +259,7 @@ def fold(deltas: Iterable[ChatMessageStreamDelta], model_id: str | None = None) 
     message.reasoning = "".join(reasoning) or None
     message.tool_calls = list(calls.values()) or None
     message.logprobs = logprobs or None
+    message.reasoning_details = details or None
     return message
 
 
@@ -286,7 +294,10 @@ def as_delta(answer: Any) -> ChatMessageStreamDelta:
         AttributeError: It has no `content`.
     """
     calls = [tool_call_from(call) for call in getattr(answer, "tool_calls", None) or ()]
-    optional = ("reasoning", "finish_reason", "stop_sequence", "parsed", "enforcement", "logprobs", "model_id", "raw")
+    optional = (
+        "reasoning", "finish_reason", "stop_sequence", "parsed", "enforcement", "logprobs", "model_id", "raw",
+        "reasoning_details",
+    )  # fmt: skip
     return ChatMessageStreamDelta(
         content=None if answer.content is None else text_of(answer.content),
         tool_calls=[

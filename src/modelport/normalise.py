@@ -16,7 +16,9 @@ from modelport.errors import InvalidRequest
 from modelport.messages import ChatMessage, MessageRole, tool_call_from
 
 _ROLES = {role: role for role in MessageRole.roles()} | {"developer": "system"}
-_INPUT_KEYS = {"role", "content", "tool_calls", "tool_call_id", "name", "reasoning", "reasoning_content"}
+_INPUT_KEYS = {
+    "role", "content", "tool_calls", "tool_call_id", "name", "reasoning", "reasoning_content", "reasoning_details",
+}  # fmt: skip
 #: What answers carry and callers send back with them; it means nothing to a model.
 _OUTPUT_KEYS = {
     "refusal", "annotations", "audio", "function_call", "token_usage", "finish_reason", "stop_sequence", "parsed",
@@ -76,6 +78,9 @@ def _message(message: Any, place: str, conversions: Mapping[str, str], flatten: 
     for key in ("name", "tool_call_id", "reasoning", "reasoning_content"):
         if not isinstance(text := get(key), str | None):
             _fail(f"{place}[{key!r}]", f"must be a string, not {type(text).__name__}")
+    details = get("reasoning_details")
+    if details is not None and not (isinstance(details, list | tuple) and all(isinstance(d, Mapping) for d in details)):
+        _fail(f"{place}['reasoning_details']", "must be a list of dicts, as an answer has it")
     # The agents' roles: a call is the assistant's turn; a result is a tool's where it says whose, else the user's.
     if role == "tool-call":
         role = "assistant"
@@ -93,6 +98,7 @@ def _message(message: Any, place: str, conversions: Mapping[str, str], flatten: 
         reasoning=get("reasoning") or get("reasoning_content"),
         tool_call_id=get("tool_call_id"),
         name=get("name"),
+        reasoning_details=[dict(detail) for detail in details or ()] or None,
     )
 
 

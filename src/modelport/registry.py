@@ -16,15 +16,29 @@ GROUP = "modelport.backends"
 
 #: Backend name -> where its class is.
 BACKENDS = {
+    "azure": "modelport.remote.azure:AzureOpenAIServerModel",
+    "huggingface": "modelport.remote.huggingface:InferenceClientModel",
+    "bedrock": "modelport.remote.bedrock:AmazonBedrockServerModel",
+    "litellm": "modelport.remote.litellm:LiteLLMModel",
+    "litellm-router": "modelport.remote.litellm_router:LiteLLMRouterModel",
     "llamacpp": "modelport.local.llamacpp:LlamaCppModel",
+    "transformers": "modelport.local.transformers.model:TransformersModel",
     "openai": "modelport.remote.openai:OpenAIServerModel",
-    "vllm": "modelport.local.vllm:VLLMModel",
+    "vllm": "modelport.local.vllm.model:VLLMModel",
 }
 #: Other names of a backend's class.
 CLASSES = {
+    "AmazonBedrockServerModel": "bedrock",
+    "AmazonBedrockModel": "bedrock",
+    "LiteLLMModel": "litellm",
+    "LiteLLMRouterModel": "litellm-router",
     "LlamaCppModel": "llamacpp",
+    "TransformersModel": "transformers",
     "OpenAIServerModel": "openai",
     "OpenAIModel": "openai",
+    "AzureOpenAIServerModel": "azure",
+    "AzureOpenAIModel": "azure",
+    "InferenceClientModel": "huggingface",
     "VLLMModel": "vllm",
 }
 

@@ -80,6 +80,9 @@ def _refuse_secret(model: Model, name: str, value: Any) -> None:
     if isinstance(value, Mapping):
         for key, item in value.items():
             _refuse_secret(model, f"{name}.{key}", item)
+    elif isinstance(value, list | tuple):
+        for number, item in enumerate(value):
+            _refuse_secret(model, f"{name}[{number}]", item)
 
 
 def _constructor(cls: type[Model]) -> dict[str, Any]:
@@ -110,6 +113,8 @@ def _stored(model: Model, name: str, value: Any) -> Any:
         return {key: whole[key] for key in value}
     if isinstance(value, Mapping):
         value = {str(key): _stored(model, f"{name}.{key}", item) for key, item in value.items()}
+    elif isinstance(value, list | tuple):
+        value = [_stored(model, f"{name}[{number}]", item) for number, item in enumerate(value)]
     elif is_dataclass(value) and not isinstance(value, type):
         value = {
             f.name: _stored(model, f"{name}.{f.name}", item)

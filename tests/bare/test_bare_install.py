@@ -52,7 +52,11 @@ print([delta.content for delta in Custom().generate_stream("hi", stop_sequences=
         ("modelport.OpenAIServerModel('gpt-4o', api_key='k')('hi')", "aiohttp", "openai"),
         ("modelport.OpenAIServerModel('gpt-4o', api_key='k', client_kwargs={'timeout': 1})", "openai", "openai"),
         ("modelport.load_model('openai/gpt-4o', api_key='k')('hi')", "aiohttp", "openai"),
+        ("modelport.AzureOpenAIModel('m', 'https://x.example', api_key='k')('hi')", "aiohttp", "openai"),
+        ("modelport.InferenceClientModel()", "huggingface_hub", "huggingface"),
         ("modelport.LlamaCppModel()", "xllamacpp", "llamacpp"),
+        ("modelport.AmazonBedrockServerModel('us.amazon.nova-pro-v1:0', api_key='k')", "boto3", "bedrock"),
+        ("modelport.LiteLLMModel()", "litellm", "litellm"),
     ],
 )
 def test_a_missing_client_is_named_with_its_install(call: str, package: str, extra: str) -> None:

@@ -9,11 +9,22 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from modelport import Lark, LlamaCppModel, Model, OpenAIServerModel
+from modelport import (
+    AzureOpenAIServerModel,
+    InferenceClientModel,
+    Lark,
+    LlamaCppModel,
+    Model,
+    OpenAIServerModel,
+    Regex,
+    TransformersModel,
+)
 from modelport.testing import Subject
 from tests.servers.aimock import aimock
 from tests.servers.faults import Fault, FaultServer
+from tests.servers.front import azure
 from tests.servers.llamacpp import llama_server, model_file
+from tests.servers.smollm2 import smollm2_folder
 from tests.servers.tiny_mmproj import write_tiny_mmproj
 from tests.servers.vllm import vllm_server
 
@@ -61,6 +72,7 @@ THINKING_TEMPLATE = (
     "{{ m['content'] + '<|im_end|>\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n<think>\n' }}{% endif %}"
 )
+TOOLS_TEMPLATE = (FIXTURES / "smollm2_tools.jinja").read_text()
 THOUGHT = Lark(r'start: /[a-zA-Z ]{5,40}/ "\n</think>\n" /[A-Z][a-z ]{3,40}[.]/')
 
 
@@ -106,20 +118,39 @@ def environment(name: str, value: str) -> Iterator[None]:
             os.environ[name] = before
 
 
+def openai(base_url: str, **settings: Any) -> Model:
+    """By a server's base URL."""
+    return OpenAIServerModel("smollm2", api_base=base_url, api_key=KEY, **settings)
+
+
+def azure_openai(base_url: str, **settings: Any) -> Model:
+    """Likewise; the endpoint is what `/v1` would follow."""
+    return AzureOpenAIServerModel("smollm2", base_url.removesuffix("/v1"), KEY, "2024-10-21", **settings)
+
+
+def huggingface(base_url: str, **settings: Any) -> Model:
+    """Likewise."""
+    return InferenceClientModel("smollm2", base_url=base_url, token=KEY, **settings)
+
+
+#: How a model is made, and where it finds its key when it was saved.
+KEYS = {openai: "OPENAI_API_KEY", azure_openai: "AZURE_OPENAI_API_KEY", huggingface: "HF_TOKEN"}
+
+
 @contextmanager
-def served(folder: Path, **settings: Any) -> Iterator[Subject]:
-    """`OpenAIServerModel` on llama.cpp's own HTTP server with the same weights, and a projector."""
-
-    def make(base_url: str, **more: Any) -> Model:
-        return OpenAIServerModel("smollm2", api_base=base_url, api_key=KEY, **settings, **more)
-
-    with (
-        llama_server(api_key=KEY, mmproj=write_projector(folder)) as server,
-        faulty(make) as faults,
-        environment("OPENAI_API_KEY", KEY),
+def served(folder: Path, make: Callable[..., Model] = openai, **settings: Any) -> Iterator[Subject]:
+    """A model on llama.cpp's own HTTP server with the same weights, and a projector."""
+    make = partial(make, **settings)
+    with ExitStack() as stack:
+        server = stack.enter_context(llama_server(api_key=KEY, mmproj=write_projector(folder)))
+        url = server.base_url
+        if make.func is azure_openai:
+            url = stack.enter_context(azure(server.url, KEY, deployment="smollm2", api_key=KEY)).url
+        faults = stack.enter_context(faulty(make))
+        stack.enter_context(environment(KEYS[make.func], KEY))
         # The embedded model's template has no tools, so the port puts them into the prompt.
-        make(server.base_url, dialect="llama.cpp", capabilities={"tools": False, "inputs": ["text", "image"]}) as model,
-    ):  # fmt: skip
+        model = make(url, dialect="llama.cpp", capabilities={"tools": False, "inputs": ["text", "image"]})
+        stack.enter_context(model)
         yield Subject(
             make=lambda: model,
             prompts={"too long": TOO_LONG},
@@ -151,14 +182,60 @@ def vllm() -> Iterator[Subject]:
 
 
 @contextmanager
-def mocked() -> Iterator[Subject]:
-    """`OpenAIServerModel` on a server of fixed answers: real tool calls, parallel and in pieces, images, reasoning."""
+def mocked(make: Callable[..., Model] = openai) -> Iterator[Subject]:
+    """A model on a server of fixed answers: real tool calls, parallel and in pieces, images, reasoning."""
     with (
         aimock(FIXTURES / "contract.json", api_key=KEY) as server,
-        OpenAIServerModel("gpt-4o", api_base=server.base_url, api_key=KEY, capabilities={"logprobs": False}) as model,
+        make(server.base_url, capabilities={"logprobs": False}) as model,
     ):
         yield Subject(
             make=lambda: model,
             prompts={"reasoning": "What is six times seven? Think first.", "too long": "This is too much."},
             secrets=(KEY,),
         )
+
+
+@contextmanager
+def transformers_model(**settings: Any) -> Iterator[Subject]:
+    """`TransformersModel` in this process, on the same weights in f32."""
+    with TransformersModel(smollm2_folder(), context_length=4096, retry=False, **settings) as model:
+        yield Subject(
+            make=lambda: model,
+            prompts={"too long": TOO_LONG},
+            count_tokens=lambda messages: model.count_tokens(render(model, messages)),
+            busy=lambda: model._engine().busy,
+        )
+
+
+def render(model: Any, messages: list[dict[str, Any]]) -> str:
+    """The prompt of a conversation, by the model's own template."""
+    return str(model._engine().tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
+
+
+class ClosesThought:
+    """A logits processor that makes SmolLM2, which does not think by itself, end its thought after some tokens."""
+
+    def __init__(self, tokenizer: Any, after: int = 8) -> None:
+        self._tokenizer, self._after = tokenizer, after
+        self._close = tokenizer.encode("</think>")
+
+    def __call__(self, ids: Any, scores: Any) -> Any:
+        thought = self._tokenizer.decode(ids[0]).rpartition("<think>")[2]
+        if "</think>" in thought or len(self._tokenizer.encode(thought)) < self._after:
+            return scores
+        written = ids[0].tolist()
+        done = next(n for n in range(len(self._close) - 1, -1, -1) if written[len(written) - n :] == self._close[:n])
+        scores[:, [token for token in range(scores.shape[1]) if token != self._close[done]]] = float("-inf")
+        return scores
+
+
+@contextmanager
+def transformers_thinking() -> Iterator[Subject]:
+    """`TransformersModel` with a template that makes it think first, freely, and a grammar for the answer alone."""
+    from transformers import AutoTokenizer
+
+    closes = ClosesThought(AutoTokenizer.from_pretrained(smollm2_folder()))
+    settings = {"grammar": Regex("[A-Z][a-z ]{3,40}[.]"), "max_tokens": 100, "logits_processor": [closes]}
+    with transformers_model(chat_template=THINKING_TEMPLATE, **settings) as subject:
+        subject.prompts = {"reasoning": "What is the capital of France?"}
+        yield subject

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from modelport.testing import ROWS, Row, Subject, check
-from tests.contract import subjects, vllm_subjects
+from tests.contract import bedrock, litellm_subjects, subjects, vllm_subjects
 
 #: What each column can't tell, and why. Everything else must work, or be declared and refused.
 UNTOLD: dict[str, dict[str, str]] = {
@@ -20,35 +20,68 @@ UNTOLD: dict[str, dict[str, str]] = {
         "errors": "there is no service to fail",
         "secrets": "it has no key",
     },
+    "transformers": {
+        "errors": "there is no service to fail",
+        "secrets": "it has no key",
+    },
     "openai": {"reasoning": "SmolLM2 does not think; the columns llamacpp-thinking and openai-mocked do"},
     "openai-vllm": {"errors": "the column openai does: the translation is the same"},
-    "openai-sdk": {"reasoning": "as for openai"},
+    **{name: {"reasoning": "as for openai"} for name in ("openai-sdk", "azure", "azure-sdk", "huggingface")},
+    **litellm_subjects.UNTOLD,
     **vllm_subjects.UNTOLD,
 }
+#: A server of fixed answers tells these rows.
+MOCKED = {
+    "generate", "stream", "async", "stop sequences", "early close", "bad input", "too long a prompt",
+    "JSON schema", "typed output", "reasoning", "tools: auto", "tools: required", "tools: named", "tools: none",
+    "parallel calls", "tool results", "streamed calls", "event loops", "eight at once", "secrets",
+}  # fmt: skip
 #: Rows for which a column exists, where it is not held to all of them.
 ONLY = {
     "llamacpp-seeing": {"generate", "roles", "image input", "usage"},
     "llamacpp-thinking": {"reasoning"},
-    "openai-mocked": {
-        "generate", "stream", "async", "stop sequences", "early close", "bad input", "too long a prompt",
-        "JSON schema", "typed output", "reasoning", "tools: auto", "tools: required", "tools: named", "tools: none",
-        "parallel calls", "tool results", "streamed calls", "event loops", "eight at once", "secrets",
+    "transformers-thinking": {"reasoning"},
+    "transformers-tools": {
+        "generate", "stop sequences", "tools: auto", "tools: required", "tools: named", "tools: none", "parallel calls",
+        "tool results", "streamed calls", "roles",
     },
+    **{name: MOCKED for name in ("openai-mocked", "azure-mocked", "huggingface-mocked")},
+    # ministack says of every answer that it ended by itself, and hands on neither tools, schemas nor images.
+    "bedrock": {
+        "generate", "stream", "async", "stop sequences", "early close", "deterministic", "seed", "usage", "logprobs",
+        "roles", "bad input", "time-out", "event loops", "eight at once", "fork", "secrets", "saving",
+    },
+    "bedrock-forced": {"generate", "JSON schema", "typed output", "a cut form"},
     **vllm_subjects.ONLY,
 }  # fmt: skip
+ONLY |= {column: ONLY["openai-mocked"] for column in ("litellm-mocked", "litellm-router-mocked")}
 
 COLUMNS: dict[str, Callable[[Path], AbstractContextManager[Subject]]] = {
     "llamacpp": lambda folder: subjects.embedded(),
     "llamacpp-seeing": subjects.seeing,
     "llamacpp-thinking": lambda folder: subjects.thinking(),
+    "transformers": lambda folder: subjects.transformers_model(),
+    "transformers-thinking": lambda folder: subjects.transformers_thinking(),
+    "transformers-tools": lambda folder: subjects.transformers_model(chat_template=subjects.TOOLS_TEMPLATE),
     "openai": subjects.served,
     "openai-sdk": lambda folder: subjects.served(folder, client_kwargs={"timeout": 60}),
     "openai-vllm": lambda folder: subjects.vllm(),
     "openai-mocked": lambda folder: subjects.mocked(),
+    "azure": lambda folder: subjects.served(folder, subjects.azure_openai),
+    "azure-sdk": lambda folder: subjects.served(folder, subjects.azure_openai, client_kwargs={"timeout": 60}),
+    "azure-mocked": lambda folder: subjects.mocked(subjects.azure_openai),
+    "huggingface": lambda folder: subjects.served(folder, subjects.huggingface),
+    "huggingface-mocked": lambda folder: subjects.mocked(subjects.huggingface),
+    "bedrock": lambda folder: bedrock.on_real_weights(),
+    "bedrock-strict": lambda folder: bedrock.strict(),
+    "bedrock-forced": lambda folder: bedrock.strict(bedrock.NOVA),
 }
 #: Columns whose packages can't be installed beside the others. Each belongs to a nox session with an environment
 #: of its own, which names it by `--columns`; the session `tests` runs all the others.
-ELSEWHERE: dict[str, Callable[[Path], AbstractContextManager[Subject]]] = {**vllm_subjects.COLUMNS}
+ELSEWHERE: dict[str, Callable[[Path], AbstractContextManager[Subject]]] = {
+    **litellm_subjects.COLUMNS,
+    **vllm_subjects.COLUMNS,
+}
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

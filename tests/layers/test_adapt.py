@@ -91,6 +91,15 @@ def test_a_backend_that_knows_the_grammar_gets_it(grammar: Any, answer: str, par
     assert len(model.requests[0].messages) == 1
 
 
+def test_an_open_schema_goes_another_way_where_a_backend_takes_only_closed_ones() -> None:
+    can = {**ANY_TOOLS, "grammars": {JSONSchema}, "open_schemas": False}
+    closed = Scripted('{"age": 3}', capabilities=can)
+    assert closed.generate("?", grammar=SCHEMA).enforcement == "enforced"
+    anything = Scripted(called("answer", '{"any": 3}'), capabilities=can)
+    message = anything.generate("?", response_format={"type": "json_object"})
+    assert (message.enforcement, message.parsed) == ("forced_tool", {"any": 3})
+
+
 def test_an_enforced_answer_is_checked_and_never_asked_for_again() -> None:
     model = Scripted('{"age": "three"}', capabilities={"grammars": {JSONSchema}})
     with pytest.raises(InvalidOutput, match=r"\$\.age") as raised:

@@ -146,10 +146,11 @@ def test_neighbours_of_one_role_are_merged() -> None:
 
 
 def test_merging_keeps_parts_calls_and_thinking() -> None:
-    first = message("assistant", "a", reasoning="hm")
-    second = message("assistant", None, tool_calls=[CALL], reasoning="so")
+    first = message("assistant", "a", reasoning="hm", reasoning_details=[{"signature": "s1"}])
+    second = message("assistant", None, tool_calls=[CALL], reasoning="so", reasoning_details=[{"signature": "s2"}])
     (result,) = merged((first, second))
     assert (result.content, result.tool_calls, result.reasoning) == ("a", [CALL], "hm\nso")
+    assert result.reasoning_details == [{"signature": "s1"}, {"signature": "s2"}]
     (result,) = merged((message("user", (PIXEL,)), message("user", "u")))
     assert result.content == (PIXEL, Text("u"))
 

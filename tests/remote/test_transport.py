@@ -25,7 +25,7 @@ from urllib.parse import parse_qsl, urlsplit
 import openai
 import pytest
 
-from modelport import OpenAIServerModel
+from modelport import AzureOpenAIServerModel, InferenceClientModel, OpenAIServerModel
 from modelport.errors import (
     AuthenticationError,
     ConnectionFailed,
@@ -34,6 +34,7 @@ from modelport.errors import (
     ModelError,
     StreamInterrupted,
 )
+from modelport.remote.chat_model import ChatCompletionsModel
 from modelport.remote.pools import PerLoop
 from modelport.remote.transport import environment_proxy
 from tests.servers.faults import OK, Fault, FaultServer, Reply, sse
@@ -898,10 +899,25 @@ LEAKS: dict[str, Fault | None] = {
 }
 
 
+LIMITS: dict[str, Any] = {"retry": False, "timeout": 20, "first_token_timeout": 0.5}
+AZURE: dict[str, Any] = {"model_id": "m", "azure_ad_token_provider": lambda: KEY, **LIMITS}
+SDK = TRANSPORTS["sdk"]
+#: By every way that a key takes: a model for a server's base URL.
+KEYED: dict[str, Callable[[str], ChatCompletionsModel]] = {
+    "http": lambda url: OpenAIServerModel("m", url, KEY, **LIMITS),
+    "sdk": lambda url: OpenAIServerModel("m", url, KEY, **SDK, **LIMITS),
+    "azure": lambda url: AzureOpenAIServerModel(azure_endpoint=url, api_version="2024-10-21", **AZURE),
+    "azure-sdk": lambda url: AzureOpenAIServerModel(azure_endpoint=url, api_version="2024-10-21", **SDK, **AZURE),
+    "azure-sdk v1": lambda url: AzureOpenAIServerModel(azure_endpoint=url, **SDK, **AZURE),
+    "huggingface": lambda url: InferenceClientModel("m", base_url=url, token=KEY, **LIMITS),
+}
+
+
 @pytest.mark.parametrize("way", ["sync", "streamed", "async"])
 @pytest.mark.parametrize("name", LEAKS)
+@pytest.mark.parametrize("keyed", KEYED)
 def test_no_failure_shows_the_key(
-    server: FaultServer, transport: str, name: str, way: str, caplog: pytest.LogCaptureFixture
+    server: FaultServer, keyed: str, name: str, way: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
     fault = LEAKS[name]
@@ -909,7 +925,7 @@ def test_no_failure_shows_the_key(
         server.stop_listening()
     else:
         server.script(then=fault)
-    with model_for(server.base_url, transport, api_key=KEY, first_token_timeout=0.5) as model:
+    with KEYED[keyed](server.base_url) as model:
         with pytest.raises(ModelError) as caught:
             if way == "sync":
                 model.generate("hello")

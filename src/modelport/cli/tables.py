@@ -35,7 +35,15 @@ class Client:
 
 #: By backend; those of other packages need only themselves.
 CLIENTS = {
+    "azure": Client(("aiohttp", "orjson"), "openai", "azure/my-deployment"),
+    "huggingface": Client(("huggingface_hub", "orjson"), "huggingface", "huggingface/openai/gpt-oss-20b"),
+    "bedrock": Client(("boto3",), "bedrock", "bedrock/us.amazon.nova-pro-v1:0"),
+    "litellm": Client(("litellm",), "litellm", "litellm/groq/llama-3.3-70b-versatile"),
+    "litellm-router": Client(("litellm",), "litellm", "litellm-router/…"),
     "llamacpp": Client(("xllamacpp", "llguidance", "filelock"), "llamacpp", "llamacpp"),
+    "transformers": Client(
+        ("transformers", "torch", "llguidance"), "transformers", "transformers/HuggingFaceTB/SmolLM2-135M-Instruct"
+    ),
     "openai": Client(("aiohttp", "orjson"), "openai", "openai/gpt-4o"),
     "vllm": Client(("vllm",), "vllm", "vllm/HuggingFaceTB/SmolLM2-135M-Instruct"),
 }

@@ -12,7 +12,7 @@ from typing import Protocol
 
 from modelport.capabilities import Capabilities
 from modelport.errors import InvalidOutput, InvalidToolCall, UnsupportedFeature
-from modelport.grammar import Grammar, JSONSchema, Lark
+from modelport.grammar import Grammar, JSONSchema, Lark, is_closed
 from modelport.layers import Deltas, Next
 from modelport.layers.fit import fit
 from modelport.layers.prompted_tools import prompted, read_calls
@@ -111,7 +111,8 @@ def _plan_tools(request: Request, capabilities: Capabilities) -> _Plan:
 
 def _plan_grammar(plan: _Plan, grammar: Grammar, capabilities: Capabilities) -> _Plan:
     request = plan.request
-    if type(grammar) in capabilities.grammars:
+    too_open = isinstance(grammar, JSONSchema) and not (capabilities.open_schemas or is_closed(grammar.schema))
+    if type(grammar) in capabilities.grammars and not too_open:
         return replace(plan, enforcement="enforced")
     if isinstance(grammar, Lark):
         raise UnsupportedFeature(

@@ -108,6 +108,7 @@ def _join(messages: list[ChatMessage]) -> ChatMessage:
         tool_calls=calls or None,
         reasoning="\n".join(m.reasoning for m in messages if m.reasoning) or None,
         name=next((m.name for m in messages if m.name), None),
+        reasoning_details=[detail for m in messages for detail in m.reasoning_details or ()] or None,
     )
 
 

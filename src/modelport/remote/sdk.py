@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import inspect
 import json
-import ssl
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
+from dataclasses import replace
 from typing import Any
 
 from modelport.chat_completions import error_from
 from modelport.errors import ConnectionFailed, InvalidRequest, MalformedResponse, MissingDependency, ModelError
 from modelport.remote.pools import PerLoop
-from modelport.remote.transport import Call, without_secrets
+from modelport.remote.transport import Call, HeaderSource
+from modelport.remote.wire import Hidden, httpx_error, is_of_httpx, without_secrets
 from modelport.threads import in_thread, iterate_in_thread
 
 
@@ -39,18 +40,23 @@ class SDKTransport:
         client: A client of the user's, synchronous or asynchronous; an asynchronous one is used on every loop that
             makes calls, as it is.
         make: Makes an asynchronous client, one for each loop, where there is no `client`.
+        headers: Gives the headers of each call, where a function of the user's gives the key: not every version of the
+            SDK takes one, and none shows what it gave.
     """
 
-    def __init__(self, client: Any = None, make: Callable[[], Any] | None = None) -> None:
+    def __init__(
+        self, client: Any = None, make: Callable[[], Any] | None = None, headers: HeaderSource | None = None
+    ) -> None:
         self._openai = openai_package()
         self._client: Any = None if client is None else client.with_options(max_retries=0)
         self._sync = client is not None and not inspect.iscoroutinefunction(client.post)
         self._make = make
+        self._headers = headers
         self._clients: PerLoop[Any] = PerLoop(lambda made: made.close())
 
     async def call(self, call: Call) -> Any:
         """See `Transport.call`."""
-        client = await self._client_here()
+        client, call = await self._client_here(), await self._keyed(call)
         try:
             if self._sync:
                 answer = await in_thread(lambda: self._post(client, call))
@@ -60,11 +66,11 @@ class SDKTransport:
             if (ours := self._translated(error, client, call)) is None:
                 raise
             raise ours from None
-        return _shown(answer, client, call)
+        return self._shown(answer, client, call)
 
     async def stream(self, call: Call) -> AsyncGenerator[Any, None]:
         """See `Transport.stream`."""
-        client = await self._client_here()
+        client, call = await self._client_here(), await self._keyed(call)
         if self._sync:
             events: AsyncGenerator[Any, None] = iterate_in_thread(lambda emit: self._read(client, call, emit))
         else:
@@ -72,7 +78,7 @@ class SDKTransport:
         try:
             async with aclosing(events):
                 async for event in events:
-                    yield _shown(event, client, call)
+                    yield self._shown(event, client, call)
         except Exception as error:
             if (ours := self._translated(error, client, call)) is None:
                 raise
@@ -89,6 +95,13 @@ class SDKTransport:
             return await self._clients.get(self._make)
         except self._openai.OpenAIError as error:
             raise InvalidRequest(f"the openai package refuses its settings: {error}") from None
+
+    async def _keyed(self, call: Call) -> Call:
+        if self._headers is None:
+            return call
+        given = (await self._headers()).items()
+        headers = {name: Hidden(value) if isinstance(value, str) else value for name, value in given}
+        return replace(call, headers={**headers, **call.headers})
 
     def _post(self, client: Any, call: Call, **how: Any) -> Any:
         options: dict[str, Any] = {}
@@ -115,51 +128,33 @@ class SDKTransport:
     def _translated(self, error: Exception, client: Any, call: Call) -> ModelError | None:
         """What an error of the SDK means; `None` for one that is not the SDK's."""
         openai = self._openai
-        if isinstance(error, ModelError):
-            return error
         if isinstance(error, openai.APIStatusError):
             headers = {name.lower(): value for name, value in error.response.headers.items()}
             payload = error.body if error.body is not None else error.response.text
-            return error_from(error.status_code, _clean(payload, client, call), headers)
+            return error_from(error.status_code, self._clean(payload, client, call, error.request.headers), headers)
         if isinstance(error, openai.APITimeoutError):
             return ConnectionFailed("The service did not answer within the client's time-out.")
         if isinstance(error, openai.APIConnectionError):
-            return _connection_error(error.__cause__ or error)
+            return httpx_error(error.__cause__ or error)
         if isinstance(error, openai.APIError):  # an error frame inside a stream
-            return error_from(getattr(error, "code", None), _clean(error.body or str(error), client, call))
+            return error_from(getattr(error, "code", None), self._clean(error.body or str(error), client, call))
         if isinstance(error, ValueError):
             return MalformedResponse(f"The service sent broken JSON ({type(error).__name__}).")
         # Faults in the middle of a stream come as the HTTP library's own in some versions of the SDK.
-        if type(error).__module__.startswith(("httpx", "httpcore")):
-            return _connection_error(error)
+        if is_of_httpx(error):
+            return httpx_error(error)
         return None
 
+    def _clean(self, payload: Any, client: Any, call: Call, headers: Mapping[str, str] | None = None) -> Any:
+        """What the service says, without the keys that it was sent."""
+        known = {"authorization": getattr(client, "api_key", ""), **client.default_headers, **call.headers}
+        for sent in (known, headers or {}):
+            shown = {name: value for name, value in sent.items() if isinstance(value, str)}
+            payload = json.dumps(payload, ensure_ascii=False, default=str).encode()
+            payload = json.loads(without_secrets(payload, shown))
+        return payload
 
-def _connection_error(error: BaseException) -> ModelError:
-    """What a fault of the HTTP library (httpx or httpx2) means."""
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, ssl.SSLCertVerificationError):
-            why = cause.verify_message
-            return ConnectionFailed(f"The service's certificate was not accepted: {why}.", retryable=False)
-        cause = cause.__cause__ or cause.__context__
-    kind = type(error).__name__
-    if kind == "LocalProtocolError":
-        return InvalidRequest("The request can't be sent: a header's value must be one line of text.")
-    # One class for two faults: an answer that was cut short, and none at all.
-    if kind == "RemoteProtocolError" and "complete message body" in str(error):
-        return MalformedResponse("The service's answer was cut short: its body ended before its length said so.")
-    return ConnectionFailed(f"The connection to the service failed ({kind}).")
-
-
-def _clean(payload: Any, client: Any, call: Call) -> Any:
-    """What the service says, without the keys that it was sent."""
-    sent = {"authorization": getattr(client, "api_key", ""), **client.default_headers, **call.headers}
-    headers = {name: value for name, value in sent.items() if isinstance(value, str)}
-    return json.loads(without_secrets(json.dumps(payload, ensure_ascii=False, default=str).encode(), headers))
-
-
-def _shown(event: Any, client: Any, call: Call) -> Any:
-    """The event; cleaned where it is no part of an answer, and so about to be quoted."""
-    is_answer = isinstance(event, dict) and "choices" in event and "error" not in event
-    return event if is_answer else _clean(event, client, call)
+    def _shown(self, event: Any, client: Any, call: Call) -> Any:
+        """The event; cleaned where it is no part of an answer, and so about to be quoted."""
+        is_answer = isinstance(event, dict) and "choices" in event and "error" not in event
+        return event if is_answer else self._clean(event, client, call)

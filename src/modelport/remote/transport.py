@@ -17,10 +17,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import urlsplit
 
 from modelport import __version__
-from modelport.chat_completions import error_from
 from modelport.errors import ConnectionFailed, InvalidRequest, MalformedResponse, MissingDependency, ModelError
 from modelport.remote.pools import PerLoop
-from modelport.remote.sse import EventParser
+from modelport.remote.wire import EventReader, Hidden, pairs, parsed, service_error, to_json
 
 if TYPE_CHECKING:
     import aiohttp
@@ -33,7 +32,6 @@ DRAIN_TIMEOUT = 0.5
 _STANDING_HEADERS = {
     "Accept": "application/json", "Content-Type": "application/json", "User-Agent": f"modelport/{__version__}",
 }  # fmt: skip
-_SECRET_NAME = re.compile("auth|key|token|secret|cookie", re.I)
 _BREAK = re.compile(r"[\r\n\0]")
 
 
@@ -70,15 +68,6 @@ class Transport(Protocol):
         ...
 
 
-class Hidden(str):
-    """A header's value that a traceback with locals, or a log of headers, does not show."""
-
-    __slots__ = ()
-
-    def __repr__(self) -> str:
-        return "'***'"
-
-
 HeaderSource = Callable[[], Awaitable[Mapping[str, str]]]
 
 
@@ -106,7 +95,7 @@ class HTTPTransport:
         self._sessions: PerLoop[aiohttp.ClientSession] = PerLoop(lambda session: session.close())
 
     def _open_session(self) -> aiohttp.ClientSession:
-        aiohttp, _ = _libraries()
+        aiohttp = _aiohttp()
         reused = aiohttp.TraceConfig()
 
         async def note(session: Any, context: Any, params: Any) -> None:
@@ -132,7 +121,7 @@ class HTTPTransport:
         with _faults():
             response = await self._open(call, payload, headers)
             try:
-                return _parse(await response.read(), headers)
+                return parsed(await response.read(), headers)
             finally:
                 response.close()
 
@@ -143,22 +132,17 @@ class HTTPTransport:
             response = await self._open(call, payload, headers)
             try:
                 if response.content_type == "application/json":
-                    yield _parse(await response.read(), headers)  # the server does not stream
+                    yield parsed(await response.read(), headers)  # the server does not stream
                     return
-                parser = EventParser()
+                reader = EventReader(headers)
                 async for chunk in response.content.iter_any():
-                    for kind, data in parser.feed(chunk):
-                        if data == b"[DONE]":
-                            await _drain(response)
-                            return
-                        try:
-                            event = _parse(data, headers)
-                        except MalformedResponse:
-                            chunk = data = b""  # or a traceback with locals would show a key that the service quotes
-                            raise
-                        if kind == b"error" and isinstance(event, dict):
-                            event = {"error": event.get("error", event)}
+                    reader.feed(chunk)
+                    del chunk  # or a traceback with locals would show a key that the service quotes
+                    for event in reader.events():
                         yield event
+                    if reader.done:
+                        await _drain(response)
+                        return
             finally:
                 # Nothing is awaited here: a loop that ends closes all its generators at once, whichever uses which.
                 response.close()
@@ -169,11 +153,8 @@ class HTTPTransport:
 
     async def _prepared(self, call: Call) -> tuple[bytes, dict[str, str]]:
         """The body and the headers."""
-        _, orjson = _libraries()
-        try:
-            payload = orjson.dumps(call.body, option=orjson.OPT_NON_STR_KEYS)
-        except TypeError as error:
-            raise InvalidRequest(f"the request can't be written as JSON: {error}") from None
+        _aiohttp()  # A missing one is named before the request is looked at.
+        payload = to_json(call.body)
         headers = _merged(_STANDING_HEADERS, await self._headers(), call.headers)
         for name, value in headers.items():
             if not isinstance(value, Hidden) or _BREAK.search(value):
@@ -188,7 +169,7 @@ class HTTPTransport:
         response = await self._send(session, call, payload, headers)
         if response.status >= 300:
             try:
-                raise _service_error(response, without_secrets(await response.read(), headers))
+                raise service_error(response.status, response.headers, await response.read(), headers)
             finally:
                 response.close()
         return response
@@ -196,8 +177,8 @@ class HTTPTransport:
     async def _send(
         self, session: aiohttp.ClientSession, call: Call, payload: bytes, headers: Mapping[str, str]
     ) -> aiohttp.ClientResponse:
-        aiohttp, _ = _libraries()
-        url, query = f"{self.base_url}/{call.path}", [*_pairs({**self._query, **call.query})]
+        aiohttp = _aiohttp()
+        url, query = f"{self.base_url}/{call.path}", [*pairs({**self._query, **call.query})]
         while True:
             trace = {"reused": False}
             try:
@@ -218,43 +199,21 @@ class HTTPTransport:
 @contextmanager
 def _faults() -> Iterator[None]:
     """Errors of the HTTP library become ours."""
-    aiohttp, _ = _libraries()
+    aiohttp = _aiohttp()
     try:
         yield
     except aiohttp.ClientError as error:
-        raise _translated(error) from None
+        raise fault_of(error) from None
     except TimeoutError:
         raise ConnectionFailed("The connection could not be made in time.") from None
 
 
-def _libraries() -> tuple[Any, Any]:
+def _aiohttp() -> Any:
     try:
         import aiohttp
-        import orjson
-    except ImportError as error:
-        raise MissingDependency(error.name or "aiohttp", "openai") from None
-    return aiohttp, orjson
-
-
-def _parse(data: bytes, headers: Mapping[str, str]) -> Any:
-    _, orjson = _libraries()
-    try:
-        parsed = orjson.loads(data)
-    except ValueError as error:
-        data = without_secrets(data, headers)
-        shown = data[:120].decode("utf-8", "replace")
-        raise MalformedResponse(f"The service sent broken JSON ({error}): {shown!r}.") from None
-    if isinstance(parsed, dict) and ("choices" not in parsed or "error" in parsed):  # and so about to be quoted
-        return orjson.loads(without_secrets(data, headers))
-    return parsed
-
-
-def without_secrets(data: bytes, headers: Mapping[str, str]) -> bytes:
-    """What a service says, without the keys that it was sent: some quote the key that they refuse."""
-    for name, value in headers.items():
-        if _SECRET_NAME.search(name) and len(key := value.rpartition(" ")[2]) >= 8:
-            data = data.replace(key.encode(), b"***")
-    return data
+    except ImportError:
+        raise MissingDependency("aiohttp", "openai") from None
+    return aiohttp
 
 
 def _merged(*layers: Mapping[str, Any]) -> dict[str, str]:
@@ -268,21 +227,9 @@ def _merged(*layers: Mapping[str, Any]) -> dict[str, str]:
     return dict(result.values())
 
 
-def _pairs(query: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Query parameters as the SDK writes them: `a[]=1&a[]=2&b[c]=d&e=true`."""
-    for name, value in query.items():
-        if isinstance(value, Mapping):
-            yield from _pairs({f"{name}[{key}]": item for key, item in value.items()})
-        elif isinstance(value, list | tuple):
-            for item in value:
-                yield from _pairs({f"{name}[]": item})
-        elif value is not None:
-            yield name, str(value).lower() if isinstance(value, bool) else str(value)
-
-
 async def _drain(response: aiohttp.ClientResponse) -> None:
     """Reads on to the true end, or the connection could not be kept. The answer has come, so nothing here fails."""
-    aiohttp, _ = _libraries()
+    aiohttp = _aiohttp()
     try:
         async with asyncio.timeout(DRAIN_TIMEOUT):
             async for _ in response.content.iter_any():
@@ -291,20 +238,10 @@ async def _drain(response: aiohttp.ClientResponse) -> None:
         pass
 
 
-def _service_error(response: aiohttp.ClientResponse, body: bytes) -> ModelError:
-    _, orjson = _libraries()
-    if response.status < 400:  # Following it would send the key to where the caller did not mean it to go.
-        where = response.headers.get("Location", "elsewhere")
-        return InvalidRequest(f"The service redirects to {where}; set api_base to that.", status=response.status)
-    try:
-        payload = orjson.loads(body)
-    except ValueError:
-        payload = body[:600].decode("utf-8", "replace")
-    return error_from(response.status, payload, {name.lower(): value for name, value in response.headers.items()})
+def fault_of(error: aiohttp.ClientError) -> ModelError:
+    """What a fault of aiohttp means."""
+    import aiohttp
 
-
-def _translated(error: aiohttp.ClientError) -> ModelError:
-    aiohttp, _ = _libraries()
     if isinstance(error, aiohttp.ClientConnectorCertificateError | aiohttp.ClientSSLError):
         return ConnectionFailed(f"The service's certificate was not accepted: {error}.", retryable=False)
     if isinstance(error, aiohttp.ClientHttpProxyError):

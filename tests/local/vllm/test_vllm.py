@@ -26,7 +26,8 @@ from modelport import (
     VLLMModel,
 )
 from modelport.local.base import Job, Prompt
-from modelport.local.vllm_core import _error_from, begins_apart
+from modelport.local.vllm.core import _error_from
+from modelport.local.vllm.starting import begins_apart
 
 CAPITAL = "What is the capital of France? Answer in one sentence."
 

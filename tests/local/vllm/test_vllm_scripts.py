@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.servers.vllm_env import ENGINE, VllmEnvironment, use_variables, vllm_environment
+from tests.servers.smollm2 import as_hub_cache
+from tests.servers.vllm_env import ENGINE, use_variables, vllm_environment
 
 #: The page of smolagents' reference, with the import changed: a script, without `if __name__ == "__main__"`.
 REFERENCE = """
@@ -125,24 +126,17 @@ class Script:
         return self.process.returncode, out.splitlines(), error
 
 
-def hub(folder: Path, environment: VllmEnvironment) -> Path:
-    """The weights in a cache of the Hub, under the name of the reference page."""
-    repo = folder / "hub" / "models--HuggingFaceTB--SmolLM-135M-Instruct"
-    (repo / "refs").mkdir(parents=True)
-    (repo / "refs" / "main").write_text("0" * 40)
-    (repo / "snapshots").mkdir()
-    (repo / "snapshots" / ("0" * 40)).symlink_to(environment.model)
-    return folder
-
-
 @pytest.fixture(scope="module")
 def scripts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Script]]:
     folder = tmp_path_factory.mktemp("scripts")
     environment = vllm_environment()
     use_variables(environment)
+    cache = as_hub_cache(folder / "hub", "HuggingFaceTB/SmolLM-135M-Instruct")
+    # The page's snippet has no enforce_eager, and torch would compile the model for a minute.
+    compiled_not = {"VLLM_USE_AOT_COMPILE": "0", "TORCHDYNAMO_DISABLE": "1"}
     settings = {"path": str(environment.model), "engine": ENGINE}
     running = {
-        "reference": Script(folder, "reference", REFERENCE + GOES_ON, HF_HOME=str(hub(folder, environment))),
+        "reference": Script(folder, "reference", REFERENCE + GOES_ON, **compiled_not, HF_HUB_CACHE=str(cache)),
         "crashes": Script(folder, "crashes", CRASHES.format(**settings)),
         "is_killed": Script(folder, "is_killed", IS_KILLED.format(**settings)),
         "is_interrupted": Script(folder, "is_interrupted", IS_INTERRUPTED.format(**settings)),

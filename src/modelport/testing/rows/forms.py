@@ -150,6 +150,8 @@ def image(subject: Subject, model: Model) -> None:
         options |= {"logprobs": True, "top_logprobs": 3}
     red, blue = (model.generate(_seeing(subject, colour), **options) for colour in ((200, 30, 30), (30, 30, 200)))
     if not model.capabilities.logprobs:
+        if subject.strict_text and red.text != blue.text:
+            return
         raise NotChecked("images are taken; without log probabilities it can't be told whether they are seen")
     assert red.logprobs and blue.logprobs
     assert red.logprobs[0]["logprob"] != blue.logprobs[0]["logprob"], "a red and a blue picture make no difference"
@@ -167,6 +169,10 @@ def reasoning(subject: Subject, model: Model) -> None:
         assert message.content and message.reasoning not in message.text, "the thinking is in the answer"
         assert "<think>" not in message.text and "</think>" not in message.text
     assert any(delta.reasoning for delta in deltas)
+    # Some services want the thinking back, and refuse it where it has changed: an answer can be sent as it came.
+    for form in (whole, stream.message, whole.to_dict()):
+        asked = {"role": "user", "content": subject.prompt("reasoning")}
+        model.generate([asked, form, {"role": "user", "content": subject.prompt("plain")}], temperature=0)
     same = whole.reasoning == stream.message.reasoning
     assert same or not subject.strict_text
 

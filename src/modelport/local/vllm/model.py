@@ -1,27 +1,23 @@
-"""Models on vLLM, in this process and the processes that it starts."""
+"""`VLLMModel`: what it takes, and how a request becomes vLLM's."""
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
 import multiprocessing
 import os
-import sys
 import threading
 import weakref
-from collections.abc import AsyncGenerator, Iterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
-from difflib import get_close_matches
-from pathlib import Path
 from typing import Any, ClassVar
 
 from modelport.capabilities import Capabilities
 from modelport.content import Image
-from modelport.errors import InvalidRequest, MissingDependency, ModelError, NotFoundError, ServerError
+from modelport.errors import InvalidRequest, ModelError, ServerError
 from modelport.local.base import Job, LocalModel, Prompt, Step
 from modelport.local.template import Template
 from modelport.local.text import token_text
-from modelport.local.vllm_core import Core, begins_apart, let_go, shared_core
+from modelport.local.vllm.core import Core, let_go, shared_core
+from modelport.local.vllm.loading import engine_args, import_vllm, load_tokenizer, make_core, shown
 
 #: Fields of vLLM's SamplingParams that are the port's own business, or whose result a message has no place for.
 NOT_FOR_CALLERS = frozenset(
@@ -31,7 +27,8 @@ NOT_FOR_CALLERS = frozenset(
     skip_clone output_text_buffer_length structured_outputs guided_decoding routed_experts_prompt_start
     """.split()  # noqa: SIM905
 )
-_WEIGHTS = ("*.safetensors", "*.bin", "*.pt", "*.pth", "*.gguf", "*.npz", "*.tensors")
+#: Who names one of these, the caller or the model's generation_config.json, wants more than the likeliest token.
+_SAMPLES = frozenset({"temperature", "top_p", "top_k", "min_p", "seed"})
 _FINISH = {"stop": "stop", "length": "length", "repetition": "stop"}
 
 
@@ -41,6 +38,9 @@ class VLLMModel(LocalModel["_Engine"]):
     Requests share the engine and its prefix cache: an agent's next turn costs its new tokens, reported as
     `cached_input_tokens`. Models of equal `model_id`, `model_kwargs`, `context_length` and `trust_remote_code` in one
     process share one engine, which is freed when the last of them is closed.
+
+    Where neither the call nor the constructor nor the model's generation_config.json names a temperature or another
+    sampling parameter, the likeliest token is taken.
 
     vLLM's own log is off, but for errors, which go to standard error; set `VLLM_LOGGING_LEVEL` to have it.
 
@@ -115,13 +115,13 @@ class _Engine:
                 "this script is being imported by a process that it has started: with classes of the script's own in "
                 'model_kwargs, what loads the model must stand under `if __name__ == "__main__":`'
             )
-        _import_vllm()
+        import_vllm()
         from vllm import SamplingParams
 
         self.pid = os.getpid()
-        given = _engine_args(model)
-        with _showing(model):
-            self.core = shared_core(repr(sorted(given.items())), lambda: _make_core(model, given))
+        given = engine_args(model)
+        with shown(model):
+            self.core = shared_core(repr(sorted(given.items())), lambda: make_core(model, given))
         self._give_back = weakref.finalize(self, _give_back_later, self.core)
         self._give_back.atexit = False  # `close` comes at exit
         try:
@@ -134,7 +134,7 @@ class _Engine:
 
     def _read(self, model: VLLMModel) -> None:
         config = self.core.config.model_config
-        self.tokenizer = _tokenizer(config)
+        self.tokenizer = load_tokenizer(config)
         self.context_length: int = config.max_model_len
         try:
             source = self.tokenizer.get_chat_template(model.chat_template)
@@ -180,6 +180,8 @@ class _Engine:
         from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
 
         given = {**self._defaults, **job.parameters, "max_tokens": job.max_tokens, "detokenize": False}
+        if not _SAMPLES & given.keys():
+            given["temperature"] = 0  # as transformers does where nobody asks for anything else; vLLM's default is 1
         asked, top = given.pop("logprobs", False), given.pop("top_logprobs", 0)
         if asked:
             given["logprobs"] = top or 0
@@ -220,100 +222,3 @@ class _Engine:
 def _give_back_later(core: Core) -> None:
     # The garbage collector may run anywhere, on the engine's own loop too.
     threading.Thread(target=let_go, args=(core,), name="modelport-close", daemon=True).start()
-
-
-def _import_vllm() -> None:
-    if "vllm" not in sys.modules:
-        # Read at import, and by the processes that vLLM starts. By default it logs to standard output.
-        os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
-        os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")
-    try:
-        import vllm  # noqa: F401
-    except ModuleNotFoundError as error:
-        if error.name != "vllm":
-            raise
-        raise MissingDependency("vllm", "vllm") from None
-
-
-def _engine_args(model: VLLMModel) -> dict[str, Any]:
-    """The fields of `AsyncEngineArgs`, those of `model_kwargs` checked by name."""
-    from vllm.engine.arg_utils import AsyncEngineArgs
-
-    given = dict(model.model_kwargs or {})
-    known = {field.name for field in dataclasses.fields(AsyncEngineArgs)}
-    own = {"model": "model_id", "max_model_len": "context_length", "trust_remote_code": "trust_remote_code"}
-    for name in given:
-        if name not in known:
-            close = get_close_matches(name, known, 1)
-            hint = f"; did you mean {close[0]!r}?" if close else ""
-            raise InvalidRequest(f"model_kwargs: {name!r} is no field of vLLM's AsyncEngineArgs{hint}")
-        if name in own and getattr(model, own[name]) not in (None, False, given[name]):
-            raise InvalidRequest(f"model_kwargs: {name!r} is given twice, also as {own[name]}")
-    decoding = given.get("structured_outputs_config") or {}
-    if isinstance(decoding, Mapping):
-        if decoding.get("backend", "guidance") != "guidance":
-            raise InvalidRequest(
-                "model_kwargs: structured_outputs_config['backend'] must be 'guidance', whose dialect every grammar "
-                f"of this package is written in; not {decoding['backend']!r}"
-            )
-        given["structured_outputs_config"] = {**decoding, "backend": "guidance"}
-    if model.context_length is not None:
-        given["max_model_len"] = model.context_length
-    given.setdefault("trust_remote_code", model.trust_remote_code)
-    return {"model": model.model_id, "disable_log_stats": True, "use_tqdm_on_load": False, **given}
-
-
-def _make_core(model: VLLMModel, given: dict[str, Any]) -> Core:
-    folder = Path(given["model"])
-    if folder.is_dir() and given.get("load_format") != "dummy" and not any(any(folder.glob(p)) for p in _WEIGHTS):
-        raise NotFoundError(f"{str(folder)!r} holds no weights ({', '.join(_WEIGHTS)})", model_id=model.model_id)
-    from vllm.engine.arg_utils import AsyncEngineArgs
-    from vllm.v1.engine.async_llm import AsyncLLM
-
-    try:
-        args = AsyncEngineArgs(**given)
-        config = args.create_engine_config()
-    except OSError as error:  # transformers' word for a model that is not there
-        raise NotFoundError(f"vLLM finds no model {given['model']!r}: {error}", model_id=model.model_id) from None
-    except Exception as error:
-        raise InvalidRequest(f"vLLM can't load {given['model']!r} so: {error}", model_id=model.model_id) from error
-    _tokenizer(config.model_config)  # a missing one is found here, not after a minute of loading
-    options = {"disable_log_stats": args.disable_log_stats, "enable_log_requests": args.enable_log_requests}
-    try:
-        return Core(config, lambda: AsyncLLM.from_vllm_config(config, **options), begins_apart(given))
-    except Exception as error:
-        raise ServerError(
-            f"vLLM could not load {given['model']!r}: {error} Its log, on standard error, says why; where the memory "
-            "does not suffice, lower context_length or model_kwargs['gpu_memory_utilization']",
-            model_id=model.model_id,
-            retryable=False,
-        ) from error
-
-
-def _tokenizer(config: Any) -> Any:
-    from transformers import AutoTokenizer
-
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(
-            config.tokenizer, revision=config.tokenizer_revision, trust_remote_code=config.trust_remote_code
-        )
-    except (OSError, ValueError) as error:
-        raise NotFoundError(f"{config.tokenizer!r} has no tokenizer that transformers can load: {error}") from None
-    if not getattr(tokenizer, "is_fast", False):
-        raise InvalidRequest(f"{config.tokenizer!r} has no fast tokenizer (tokenizer.json), which grammars need")
-    return tokenizer
-
-
-@contextlib.contextmanager
-def _showing(model: VLLMModel) -> Iterator[None]:
-    """Shows that a model is being loaded, which takes vLLM half a minute or more."""
-    if not (model.progress or (model.progress is None and sys.stderr is not None and sys.stderr.isatty())):
-        yield
-        return
-    from rich.console import Console
-    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        bar.add_task(f"vLLM loads {model.model_id}", total=None)
-        yield

@@ -7,24 +7,21 @@ import contextlib
 import ctypes
 import multiprocessing
 import os
-import pickle
-import signal
 import threading
 import uuid
-from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from concurrent.futures import Future
 from contextlib import aclosing
 from typing import Any
 
 from modelport.errors import InvalidRequest, ModelError, RateLimited, ServerError
-from modelport.local import vllm_child
+from modelport.local.vllm import child
+from modelport.local.vllm.starting import out_of_reach_of_the_terminal, processes, quiet, without_main
 from modelport.loop import CLOSE_TIMEOUT
 
 #: How long vLLM's processes may take to end by themselves before they are killed, in seconds: 3 alone on a machine,
 #: 10 on a busy one. Killed, they leave shared memory behind.
 SHUTDOWN_TIMEOUT = 20.0
-#: What keeps vLLM's processes from chatting on standard error; each only where the user has not set it.
-_QUIET = {"PYTHONWARNINGS": "ignore", "TORCH_CPP_LOG_LEVEL": "ERROR", "TORCH_LOGS": "-all"}
 
 _END = object()
 _cores: dict[str, Core] = {}
@@ -53,7 +50,7 @@ class Core:
         self._tasks: set[asyncio.Task[None]] = set()
         self._closed = False
         self._leaked = False
-        before = _processes()
+        before = processes()
         ready: Future[Any] = Future()
         self._thread = threading.Thread(
             target=self._serve, args=(make, apart, ready), name="modelport-vllm", daemon=True
@@ -62,11 +59,11 @@ class Core:
         try:
             self.llm = ready.result()
         except BaseException:  # Ctrl-C among it: without its processes the making fails, and the thread ends
-            for process in _processes() - before:
+            for process in processes() - before:
                 process.kill()
             self._thread.join(SHUTDOWN_TIMEOUT)
             raise
-        self.processes = _processes() - before
+        self.processes = processes() - before
 
     def _serve(self, make: Callable[[], Any], apart: bool, ready: Future[Any]) -> None:
         global _loader
@@ -77,7 +74,7 @@ class Core:
             return make()
 
         try:
-            with _quiet(), _out_of_reach_of_the_terminal(), _without_main() if apart else contextlib.nullcontext():
+            with quiet(), out_of_reach_of_the_terminal(), without_main() if apart else contextlib.nullcontext():
                 llm = self.loop.run_until_complete(load())
         except BaseException as error:
             self.loop.close()
@@ -223,76 +220,11 @@ def let_go(core: Core) -> None:
 def _after_fork() -> None:
     global _sharing, _loader
     if threading.get_ident() == _loader:  # this is vLLM's own process, where it forks rather than spawns
-        vllm_child.end_with_parent()
+        child.end_with_parent()
     _sharing, _loader = threading.RLock(), None
 
 
 os.register_at_fork(after_in_child=_after_fork)
-
-
-def _processes() -> set[Any]:
-    """Those that vLLM has started here; their own workers are not among them, and end with them."""
-    return {p for p in multiprocessing.active_children() if "EngineCore" in p.name or "Coordinator" in p.name}
-
-
-def begins_apart(settings: Mapping[str, Any]) -> bool:
-    """Whether the engine's processes need nothing of the caller's script: no class of it is in the settings."""
-    try:
-        return b"__main__" not in pickle.dumps(dict(settings))
-    except Exception:
-        return False
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Has the processes that start meanwhile keep to their errors."""
-    set_here = {name: value for name, value in _QUIET.items() if name not in os.environ}
-    os.environ.update(set_here)
-    try:
-        yield
-    finally:
-        for name in set_here:
-            os.environ.pop(name, None)
-
-
-@contextlib.contextmanager
-def _without_main() -> Iterator[None]:
-    """Has the processes that this thread spawns begin without the caller's script.
-
-    They would import it first, and a script without `if __name__ == "__main__":` would load the model in them again.
-    """
-    from multiprocessing import spawn
-
-    original, here = spawn.get_preparation_data, threading.get_ident()
-
-    def prepared(name: str) -> dict[str, Any]:
-        data = original(name)
-        if threading.get_ident() == here:
-            data.pop("init_main_from_path", None)
-            data["init_main_from_name"] = vllm_child.__name__
-        return data
-
-    spawn.get_preparation_data = prepared
-    try:
-        yield
-    finally:
-        spawn.get_preparation_data = original
-
-
-@contextlib.contextmanager
-def _out_of_reach_of_the_terminal() -> Iterator[None]:
-    """Has the processes that this thread starts inherit a mask that keeps Ctrl-C from them.
-
-    A terminal sends it to every process; it is to end a call, not the engine.
-    """
-    from multiprocessing import resource_tracker
-
-    resource_tracker.ensure_running()  # else it is started on the way, which clears the mask
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _error_from(error: Exception) -> ModelError:

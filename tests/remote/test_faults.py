@@ -1,4 +1,5 @@
-"""The fault matrix, for OpenAI-compatible servers, through both transports, sync and async, streamed and not."""
+"""The fault matrix, for every backend that speaks chat completions and each of its transports, sync and async, streamed
+and not."""
 
 from __future__ import annotations
 
@@ -13,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from modelport import ChatMessage, OpenAIServerModel
+from modelport import AzureOpenAIServerModel, ChatMessage, InferenceClientModel, Model, OpenAIServerModel
 from modelport.errors import (
     AuthenticationError,
     ConnectionFailed,
@@ -36,7 +37,20 @@ ANSWER = Reply().text
 #: What a stream has delivered after its third event, the role being the first.
 BEGINNING = ANSWER[:16]
 QUICK = RetryPolicy(attempts=3, base=0.01)
-TRANSPORTS: dict[str, dict[str, Any]] = {"http": {}, "sdk": {"client_kwargs": {"timeout": 30.0}}}
+KEY = "test-key-0123456789"
+SDK = {"client_kwargs": {"timeout": 30.0}}
+#: A model by what it goes through, for a server and further settings.
+MODELS: dict[str, Callable[..., Model]] = {
+    "http": lambda server, **settings: OpenAIServerModel("m", server.base_url, KEY, **settings),
+    "sdk": lambda server, **settings: OpenAIServerModel("m", server.base_url, KEY, **SDK, **settings),
+    "azure": lambda server, **settings: AzureOpenAIServerModel("m", server.url, KEY, "2024-10-21", **settings),
+    "azure-sdk": lambda server, **settings: AzureOpenAIServerModel(
+        "m", server.url, KEY, "2024-10-21", **SDK, **settings
+    ),
+    "huggingface": lambda server, **settings: InferenceClientModel(
+        "m", token=KEY, base_url=server.base_url, **settings
+    ),
+}
 WAYS = ("sync", "sync streamed", "async", "async streamed")
 #: Nothing here waits longer than this, whatever goes wrong; a call that should fail fast takes less than half of it.
 DEADLINE = 20.0
@@ -58,7 +72,8 @@ TOOL = {
 def running() -> Iterator[FaultServer]:
     with FaultServer() as server:
         # What the first call of a process imports takes half a second, which belongs to no time limit below.
-        ask(model_for(server, "sdk"), "async streamed")
+        for transport in ("sdk", "huggingface"):
+            ask(model_for(server, transport), "async streamed")
         yield server
 
 
@@ -69,17 +84,16 @@ def server(running: FaultServer) -> Iterator[FaultServer]:
     running.start_listening()
 
 
-@pytest.fixture(params=TRANSPORTS)
+@pytest.fixture(params=MODELS)
 def transport(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-def model_for(server: FaultServer, transport: str = "http", **settings: Any) -> OpenAIServerModel:
-    settings = {"retry": QUICK, "timeout": DEADLINE, **settings}
-    return OpenAIServerModel("m", server.base_url, "test-key-0123456789", **TRANSPORTS[transport], **settings)
+def model_for(server: FaultServer, transport: str = "http", **settings: Any) -> Model:
+    return MODELS[transport](server, **{"retry": QUICK, "timeout": DEADLINE, **settings})
 
 
-def ask(model: OpenAIServerModel, way: str, **options: Any) -> ChatMessage:
+def ask(model: Model, way: str, **options: Any) -> ChatMessage:
     """The answer, asked for in one of the four ways; connections are closed afterwards."""
     if way == "sync":
         try:
@@ -264,6 +278,7 @@ CELLS = [
 
 
 @pytest.mark.timeout(60)
+@pytest.mark.parametrize("transport", [name for name in MODELS if name != "azure-sdk"])  # its transport is sdk's
 @pytest.mark.parametrize(("row", "way"), CELLS)
 def test_fault_matrix(server: FaultServer, transport: str, row: Row, way: str) -> None:
     model = model_for(server, transport, **row.settings)

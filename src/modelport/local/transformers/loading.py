@@ -1,0 +1,253 @@
+"""Finds and loads a model of the transformers library, with its tokenizer or processor."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import Any
+
+from modelport.errors import InvalidRequest, MissingDependency, ModelError, NotFoundError, ServerError
+from modelport.local.template import Template
+
+
+@dataclass
+class Loaded:
+    """A model, ready to compute.
+
+    Args:
+        model: A causal language model, or one that takes images too.
+        tokenizer: Its fast tokenizer.
+        processor: What prepares images; `None` for a model of text.
+        template: Its chat template.
+        context_length: Tokens of prompt and answer that one request may hold.
+        eos: The tokens that end an answer.
+        defaults: The model's own generation settings.
+    """
+
+    model: Any
+    tokenizer: Any
+    processor: Any
+    template: Template
+    context_length: int
+    eos: list[int]
+    defaults: Mapping[str, Any]
+
+    @property
+    def device(self) -> Any:
+        """Where the model's inputs and logits are."""
+        return self.model.device
+
+    @property
+    def vocab_size(self) -> int:
+        """The length of the logits."""
+        return int(self.model.config.get_text_config().vocab_size)
+
+
+def load(
+    model_id: str,
+    *,
+    model: Any = None,
+    tokenizer: Any = None,
+    device_map: Any = None,
+    dtype: Any = None,
+    trust_remote_code: bool = False,
+    chat_template: str | None = None,
+    context_length: int | None = None,
+    template_settings: Mapping[str, Any] | None = None,
+    progress: bool = False,
+    model_kwargs: Mapping[str, Any] | None = None,
+) -> Loaded:
+    """Loads a model, or takes one that is loaded; the arguments are `TransformersModel`'s.
+
+    Raises:
+        NotFoundError: There is no such model.
+        InvalidRequest: It is no chat model, or a setting is wrong.
+        MissingDependency: A package is missing.
+    """
+    source, gguf = _source(model_id)
+    more: dict[str, Any] = {"trust_remote_code": trust_remote_code, **gguf}
+    for name in ("revision", "token", "cache_dir", "local_files_only", "subfolder"):
+        if name in (model_kwargs or {}):
+            more[name] = (model_kwargs or {})[name]
+    with _quiet(progress), _explained(model_id):
+        if model is None:
+            model = _load_model(source, more, device_map, dtype, dict(model_kwargs or {}))
+        processor = _load_processor(source, more, model, tokenizer)
+        if tokenizer is None:
+            tokenizer = processor.tokenizer if processor is not None else _load_tokenizer(source, more)
+        elif hasattr(tokenizer, "tokenizer"):
+            tokenizer = tokenizer.tokenizer
+    if not getattr(tokenizer, "is_fast", False):
+        raise InvalidRequest(f"{model_id}: its tokenizer is a slow one; a fast one (tokenizer.json) is needed")
+    model.eval()
+    renderer = processor if processor is not None and getattr(processor, "chat_template", None) else tokenizer
+    if chat_template is not None:
+        renderer.chat_template = chat_template
+    template = renderer.chat_template
+    if not template:
+        raise InvalidRequest(
+            f"{model_id} has no chat template, so it is no chat model: pass chat_template=…, a Jinja template "
+            "(see https://huggingface.co/docs/transformers/chat_templating)"
+        )
+    if isinstance(template, dict):  # several by name
+        template = template.get("default") or next(iter(template.values()))
+    return Loaded(
+        model, tokenizer, processor,
+        Template(renderer.apply_chat_template, template, template_settings, parts=processor is not None),
+        _context_length(model, tokenizer, context_length),
+        _eos(model, tokenizer),
+        _defaults(model),
+    )  # fmt: skip
+
+
+def _source(model_id: str) -> tuple[str, dict[str, Any]]:
+    """What the library calls the place, and the GGUF file in it."""
+    if model_id.endswith(".gguf"):
+        if not os.path.isfile(model_id):
+            raise NotFoundError(f"there is no file {model_id!r}", retryable=False)
+        if find_spec("gguf") is None:
+            raise MissingDependency("gguf", "transformers")
+        return os.path.dirname(os.path.abspath(model_id)), {"gguf_file": os.path.basename(model_id)}
+    if os.path.isdir(model_id) and not os.path.isfile(os.path.join(model_id, "config.json")):
+        raise NotFoundError(f"the folder {model_id!r} holds no model: it has no config.json")
+    return model_id, {}
+
+
+def _load_model(source: str, more: dict[str, Any], device_map: Any, dtype: Any, kwargs: dict[str, Any]) -> Any:
+    import torch
+    import transformers
+
+    if device_map is not None and find_spec("accelerate") is None:
+        raise MissingDependency("accelerate", "transformers")
+    config = transformers.AutoConfig.from_pretrained(source, **more)
+    sees = type(config) in transformers.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+    auto = transformers.AutoModelForImageTextToText if sees else transformers.AutoModelForCausalLM
+    settings = {"dtype": _dtype(dtype, config, device_map), **more, **kwargs}
+    if device_map is not None:
+        settings["device_map"] = device_map
+    model = auto.from_pretrained(source, **settings)
+    if device_map is None and "quantization_config" not in settings and getattr(model, "hf_device_map", None) is None:
+        if torch.cuda.is_available():
+            model = model.to("cuda")
+        elif torch.backends.mps.is_available():
+            model = model.to("mps")
+    return model
+
+
+def _dtype(given: Any, config: Any, device_map: Any) -> Any:
+    """The dtype asked for; else the checkpoint's, but f32 on a CPU that computes in 16 bits more slowly."""
+    import torch
+
+    if isinstance(given, str) and given != "auto":
+        if not isinstance(dtype := getattr(torch, given.removeprefix("torch."), None), torch.dtype):
+            raise InvalidRequest(f"dtype={given!r} is none of torch's; for example 'bfloat16', 'float32' or 'auto'")
+        return dtype
+    if given is not None:
+        return given
+    on_cpu = device_map in (None, "cpu", "auto") and not torch.cuda.is_available()
+    on_cpu = on_cpu and not torch.backends.mps.is_available()
+    return "auto" if not on_cpu or _gains_by_bf16(config) else torch.float32
+
+
+def _gains_by_bf16(config: Any) -> bool:
+    """Whether this CPU has bf16 arithmetic, and the checkpoint is bf16."""
+    import torch
+
+    try:
+        capable = bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    except (AttributeError, RuntimeError):
+        capable = False
+    return capable and getattr(config, "dtype", None) in (torch.bfloat16, "bfloat16")
+
+
+def _load_processor(source: str, more: dict[str, Any], model: Any, given: Any) -> Any:
+    if hasattr(given, "tokenizer"):
+        return given
+    import transformers
+
+    if given is not None or type(model.config) not in transformers.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
+        return None
+    return transformers.AutoProcessor.from_pretrained(source, **more)
+
+
+def _load_tokenizer(source: str, more: dict[str, Any]) -> Any:
+    import transformers
+
+    return transformers.AutoTokenizer.from_pretrained(source, **more)
+
+
+def _context_length(model: Any, tokenizer: Any, given: int | None) -> int:
+    own = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    # A tokenizer that does not know says a number of thirty digits.
+    sizes = [size for size in (given, own or tokenizer.model_max_length) if size is not None and size < 10**9]
+    return min(sizes, default=10**9)
+
+
+def _eos(model: Any, tokenizer: Any) -> list[int]:
+    own = getattr(model.generation_config, "eos_token_id", None)
+    ids = [own] if isinstance(own, int) else list(own or ())
+    if tokenizer.eos_token_id is not None and tokenizer.eos_token_id not in ids:
+        ids.append(tokenizer.eos_token_id)
+    return ids
+
+
+def _defaults(model: Any) -> dict[str, Any]:
+    """The settings that the model's makers chose, where they differ from the library's."""
+    from modelport.local.transformers.model import GENERATION
+
+    own = model.generation_config.to_diff_dict() if model.generation_config is not None else {}
+    sampling = {"temperature", "top_k", "top_p", "min_p", "repetition_penalty"}
+    return {name: value for name, value in own.items() if name in GENERATION | sampling and value is not None}
+
+
+@contextmanager
+def _quiet(progress: bool) -> Any:
+    """The library's bars only where asked for, and its warnings only where they say something to the user."""
+    from transformers.utils import logging
+
+    shown, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
+    (logging.enable_progress_bar if progress else logging.disable_progress_bar)()
+    logging.set_verbosity_error()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        (logging.enable_progress_bar if shown else logging.disable_progress_bar)()
+        logging.set_verbosity(level)
+
+
+@contextmanager
+def _explained(model_id: str) -> Any:
+    """The library's errors as ours; of many kinds, with much text."""
+    import torch
+
+    try:
+        yield
+    except ModelError:
+        raise
+    except ImportError as error:
+        raise InvalidRequest(f"{model_id} needs a package that is missing: {_first(error)}") from None
+    except (OSError, KeyError) as error:
+        raise NotFoundError(
+            f"{model_id!r} could not be loaded: {_first(error)} It must be a folder, a .gguf file, or a model on the "
+            "Hugging Face Hub (for a gated one log in with `hf auth login`)",
+        ) from None
+    except (MemoryError, torch.OutOfMemoryError) as error:
+        raise ServerError(f"{model_id} does not fit the memory: {_first(error)}", retryable=False) from None
+    except (ValueError, TypeError, RuntimeError) as error:
+        if "trust_remote_code" in str(error):
+            raise InvalidRequest(
+                f"{model_id} brings code of its own, which runs only with trust_remote_code=True: read it first"
+            ) from None
+        raise InvalidRequest(f"{model_id} could not be loaded: {_first(error)}") from None
+
+
+def _first(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    text = lines[0] if lines else type(error).__name__
+    return text if text.endswith(".") else f"{text}."

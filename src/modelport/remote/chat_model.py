@@ -1,0 +1,177 @@
+"""A model behind any service that speaks chat completions, whatever its client."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import Any, ClassVar
+
+from modelport.capabilities import Capabilities
+from modelport.chat_completions import AnswerReader, body_from
+from modelport.errors import InvalidRequest, ModelError
+from modelport.grammar import Choice, JSONSchema, Lark, Regex
+from modelport.messages import ChatMessageStreamDelta
+from modelport.model import Model
+from modelport.remote.profiles import PROFILES
+from modelport.remote.transport import Call, Transport
+from modelport.request import Request
+
+_ALL_GRAMMARS = frozenset({JSONSchema, Regex, Choice, Lark})
+
+#: What servers do beyond OpenAI's own API, by the `dialect` that a user names.
+DIALECTS: dict[str, dict[str, Any]] = {
+    "llama.cpp": {
+        "grammars": _ALL_GRAMMARS, "grammar_with_tools": False, "max_stop_sequences": None,
+        "tool_choices": frozenset({"auto", "none", "required"}), "image_urls": False,
+    },
+    "vllm": {"grammars": _ALL_GRAMMARS},
+    "tgi": {"grammars": _ALL_GRAMMARS - {Lark}, "grammar_with_tools": False},
+}  # fmt: skip
+
+
+class ChatCompletionsModel(Model):
+    """What all such services share; a backend writes `_make_transport`, and sets what that needs before `__init__`.
+
+    Args:
+        model_id: The service's name for the model.
+        dialect: One of `DIALECTS`, for what a server takes beyond OpenAI's API; by default that API alone.
+        accept_missing_finish: Whether a stream without a finish reason is complete (some servers, such as Ollama, send
+            none); by default it counts as cut short.
+        **settings: See `Model`.
+    """
+
+    declared_capabilities: ClassVar[Capabilities] = Capabilities(
+        max_stop_sequences=4,
+        tools=True,
+        grammars=frozenset({JSONSchema}),
+        grammar_with_tools=True,
+        inputs=frozenset({"text", "image", "audio", "file"}),
+        image_urls=True,
+        logprobs=True,
+        seed=True,
+        reasoning=True,
+        usage=True,
+        cached_tokens=True,
+    )
+    #: Whose dialects a user may name.
+    dialects: ClassVar[frozenset[str]] = frozenset({"llama.cpp", "vllm"})
+    client: Any = None
+    _learnt: Capabilities | None = None
+    _dropped: frozenset[str] = frozenset()
+
+    def __init__(
+        self,
+        model_id: str | None = None,
+        *,
+        dialect: str | None = None,
+        accept_missing_finish: bool = False,
+        **settings: Any,
+    ) -> None:
+        if dialect is not None and dialect not in self.dialects:
+            raise InvalidRequest(
+                f"dialect={dialect!r} is unknown; there are {', '.join(sorted(self.dialects))}, or None"
+            )
+        super().__init__(model_id, **settings)
+        self.dialect = dialect
+        self.accept_missing_finish = accept_missing_finish
+        self._transport = self._make_transport()
+
+    def _make_transport(self) -> Transport:
+        raise NotImplementedError
+
+    @property
+    def _name_on_the_wire(self) -> str | None:
+        return self.model_id
+
+    def __getstate__(self) -> dict[str, Any]:
+        if self.client is not None:
+            raise TypeError(f"{self!r} holds a client of yours, which can't be pickled")
+        return {key: value for key, value in super().__getstate__().items() if key != "_transport"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._transport = self._make_transport()
+
+    def _declare(self) -> Capabilities:
+        declared = self.declared_capabilities.but(**DIALECTS.get(self.dialect or "", {}))
+        return declared.profiled(self.model_id, PROFILES)
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """See `Model.capabilities`; what the service's refusals have taught included."""
+        return self._learnt or super().capabilities
+
+    async def deltas(self, request: Request) -> AsyncGenerator[ChatMessageStreamDelta, None]:
+        """Answers a request; see `Model.deltas`."""
+        while True:
+            known = (self.capabilities, self._dropped)
+            try:
+                async with aclosing(self._send(request)) as deltas:
+                    async for delta in deltas:
+                        yield delta
+                return
+            except InvalidRequest as error:
+                # Refused before anything was answered: once more, where it has taught something, or where another
+                # call that was refused meanwhile has.
+                if known == (self.capabilities, self._dropped) and not self._learn(error, request):
+                    raise
+
+    async def _send(self, request: Request) -> AsyncGenerator[ChatMessageStreamDelta, None]:
+        if self.dialect == "llama.cpp":
+            # Its server works on for a caller of a whole answer who has left; one who streams frees the slot at once.
+            request = request.but(stream=True)
+        call = self._call(request)
+        reader = AnswerReader(self.accept_missing_finish)
+        if not request.stream:
+            delta = reader.whole(await self._transport.call(call))
+            delta.warnings = self._warnings(request)
+            yield delta
+            return
+        async with aclosing(self._transport.stream(call)) as events:
+            async for event in events:
+                if (piece := reader.chunk(event)) is not None:
+                    yield piece
+        closing = reader.end()
+        closing.warnings = self._warnings(request)
+        yield closing
+
+    def _call(self, request: Request) -> Call:
+        parameters = {k: v for k, v in request.parameters.items() if k not in self._dropped}
+        headers, query, extra = (parameters.pop(f"extra_{name}", None) or {} for name in ("headers", "query", "body"))
+        if "tool_choice" in self._dropped:
+            request = request.but(tool_choice="auto")
+        body = body_from(request.but(parameters=parameters), self._name_on_the_wire, self.capabilities, self.dialect)
+        return Call("chat/completions", {**body, **extra}, headers, query)
+
+    def _warnings(self, request: Request) -> list[str] | None:
+        left_out = sorted(self._dropped & {*request.parameters, "tool_choice" if request.tools else ""})
+        return [f"{name} was left out: {self.model_id} does not take it" for name in left_out] or None
+
+    def _learn(self, error: ModelError, request: Request) -> bool:
+        """Takes a refusal of a parameter as this model's profile, for its lifetime; whether there was one to take."""
+        name = (error.parameter or "").partition(".")[0]
+        known = self.capabilities
+        if name == "stop" and known.stop:
+            self._learnt = known.but(stop=False)
+        elif name == "max_tokens" and "max_tokens" not in known.renamed:
+            self._learnt = known.but(renamed={**known.renamed, "max_tokens": "max_completion_tokens"})
+        elif name == "stream_options" and name not in known.refused:
+            self._learnt = known.but(refused=known.refused | {name})
+        elif (name in request.parameters or (name == "tool_choice" and request.tools)) and name not in self._dropped:
+            self._dropped |= {name}
+        else:
+            return False
+        warnings.warn(f"{self.model_id} refuses {name!r}; from now on it is sent without", stacklevel=2)
+        return True
+
+    def close(self) -> None:
+        """Closes the connections of synchronous calls."""
+        from modelport.loop import run
+
+        run(self._transport.aclose())
+
+    async def aclose(self) -> None:
+        """Closes the connections of the running loop, and those of synchronous calls."""
+        await self._transport.aclose()
+        await super().aclose()

@@ -1,0 +1,287 @@
+"""What both LiteLLM backends share: the package, its clients, what it knows of models, its answers, and keys."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import logging
+import os
+from collections.abc import AsyncGenerator, Iterable, Mapping
+from dataclasses import fields
+from importlib.util import find_spec
+from typing import Any
+
+from modelport.capabilities import Capabilities
+from modelport.errors import InvalidRequest, MalformedResponse, MissingDependency
+from modelport.grammar import JSONSchema
+from modelport.normalise import KNOWN_PARAMETERS
+from modelport.remote.pools import PerLoop
+from modelport.remote.profiles import PROFILES
+from modelport.secrets import Secret
+
+# --- the package ------------------------------------------------------------------------------------------------------
+
+
+def require_litellm() -> None:
+    """Looks whether LiteLLM is installed, without its import, which takes seconds.
+
+    Raises:
+        MissingDependency: It is not.
+    """
+    if find_spec("litellm") is None:
+        raise MissingDependency("litellm", "litellm")
+
+
+@functools.cache
+def litellm_package() -> Any:
+    """LiteLLM, imported on first use: nothing is fetched, printed or reported, and its own log is silent.
+
+    What the user has set stays: `LITELLM_LOCAL_MODEL_COST_MAP`, `LITELLM_LOG`, or the level of a logger of its.
+    """
+    require_litellm()
+    # Or its import, and its first call of some services, would fetch tables that the package brings along.
+    os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
+    os.environ.setdefault("LITELLM_LOCAL_ANTHROPIC_BETA_HEADERS", "True")
+    import litellm
+
+    litellm.suppress_debug_info = True  # "Give Feedback / Get Help", printed at every error
+    if hasattr(litellm, "telemetry"):  # of versions up to 1.9x
+        litellm.telemetry = False
+    for name in ("LiteLLM", "LiteLLM Router"):
+        if logging.getLogger(name).level == logging.NOTSET and "LITELLM_LOG" not in os.environ:
+            logging.getLogger(name).setLevel(logging.CRITICAL + 1)  # every error is raised
+    return litellm
+
+
+_leases: dict[asyncio.AbstractEventLoop, int] = {}
+
+
+def leases() -> PerLoop[asyncio.AbstractEventLoop]:
+    """One model's use of LiteLLM's HTTP clients, which all models of a process share, on each loop that asks.
+
+    The clients of a loop are closed when the last model that used them there is, or with the loop.
+    """
+    return PerLoop(_give_back)
+
+
+def lease() -> asyncio.AbstractEventLoop:
+    """A use of the clients on the running loop."""
+    loop = asyncio.get_running_loop()
+    _leases[loop] = _leases.get(loop, 0) + 1
+    return loop
+
+
+async def _give_back(loop: asyncio.AbstractEventLoop) -> None:
+    _leases[loop] -= 1
+    if _leases[loop]:
+        return
+    del _leases[loop]
+    cache = litellm_package().in_memory_llm_clients_cache
+    # The loop's id is the end of each key: https://github.com/BerriAI/litellm, caching/llm_caching_handler.py
+    for key in [key for key in list(cache.cache_dict) if str(key).endswith(f"-{id(loop)}")]:
+        client = cache.cache_dict.pop(key, None)
+        cache.ttl_dict.pop(key, None)
+        close = getattr(client, "aclose", None) or getattr(client, "close", None)
+        if close is None:
+            continue
+        try:
+            closing = close()
+            if asyncio.iscoroutine(closing):
+                await closing
+        except Exception:
+            pass  # It is going anyway.
+
+
+_workers: dict[asyncio.AbstractEventLoop, asyncio.Task[Any]] = {}
+
+
+def keep_worker() -> None:
+    """Keeps the task by which LiteLLM calls its callbacks; to be called before each request.
+
+    There is one for the process. A call on another loop makes a new one and forgets the old, which asyncio would then
+    complain of ("Task was destroyed but it is pending").
+    """
+    from litellm.litellm_core_utils.logging_worker import GLOBAL_LOGGING_WORKER
+
+    task = getattr(GLOBAL_LOGGING_WORKER, "_worker_task", None)
+    if task is None or task.done():
+        return
+    loop = task.get_loop()
+    old = _workers.get(loop)
+    if old is task:
+        return
+    _workers[loop] = task
+    for ended in [loop for loop in list(_workers) if loop.is_closed()]:
+        _workers.pop(ended, None)
+    if old is not None and not loop.is_closed():
+        loop.call_soon_threadsafe(old.cancel)
+
+
+# --- what it knows of models ------------------------------------------------------------------------------------------
+
+
+def known_capabilities(base: Capabilities, model_id: str, provider: str | None, api_base: str | None) -> Capabilities:
+    """What LiteLLM's tables say that a model can do; nothing is asked of the service.
+
+    A model that its tables do not know, such as one on a server of your own, is taken to do what its provider does.
+
+    Raises:
+        InvalidRequest: It knows no such provider.
+    """
+    litellm = litellm_package()
+    try:
+        model, provider, *_ = litellm.get_llm_provider(model_id, custom_llm_provider=provider, api_base=api_base)
+    except Exception:
+        raise InvalidRequest(
+            f"model_id={model_id!r}: LiteLLM knows no such provider or model. Write 'provider/model', as "
+            "'anthropic/claude-sonnet-4-5'; 'openai/NAME' with api_base for a compatible server. See "
+            "https://docs.litellm.ai/docs/providers"
+        ) from None
+    takes = set(litellm.get_supported_openai_params(model, custom_llm_provider=provider) or ())
+    if not takes:
+        return base.but(refused=frozenset(RETRIES)).profiled(model_id, PROFILES)
+    rows = [row for name in (model_id, f"{provider}/{model}", model) if (row := litellm.model_cost.get(name))]
+    told = next((row for row in rows if row.get("litellm_provider") == provider and _says_anything(row)), None)
+
+    def can(feature: str) -> bool:
+        return told is None or bool(told.get(f"supports_{feature}"))
+
+    kinds = {"image": "vision", "audio": "audio_input", "file": "pdf_input"}
+    changes: dict[str, Any] = {
+        "stop": "stop" in takes,
+        "tools": "tools" in takes,
+        "tool_choices": base.tool_choices if "tool_choice" in takes else frozenset({"auto", "none"}),
+        "grammars": frozenset({JSONSchema}) if "response_format" in takes and can("response_schema") else frozenset(),
+        "inputs": frozenset({"text", *(kind for kind, feature in kinds.items() if can(feature))}),
+        "logprobs": "logprobs" in takes,
+        "seed": "seed" in takes,
+        "reasoning": can("reasoning"),
+        "system_role": told is None or told.get("supports_system_messages") is not False,
+        # LiteLLM itself refuses others of OpenAI's that the provider does not take; `user` it would drop.
+        "refused": ((KNOWN_PARAMETERS & set(litellm.OPENAI_CHAT_COMPLETION_PARAMS)) | {"user"}) - takes - _TIMES
+        | {*RETRIES},
+    }
+    result = base.but(**changes).profiled(model_id, PROFILES)
+    return result if "max_completion_tokens" in takes else result.but(renamed={})
+
+
+def _says_anything(row: Mapping[str, Any]) -> bool:
+    """The Router adds a row for each of its deployments, which says nothing of those that nobody knows."""
+    return any(name.startswith("supports_") and value is not None for name, value in row.items())
+
+
+#: By which LiteLLM retries; the port does.
+RETRIES = ("num_retries", "max_retries")
+_TIMES = {"timeout", "first_token_timeout", "idle_timeout"}
+
+
+def in_common(all_of_them: Iterable[Capabilities]) -> Capabilities:
+    """What each of several models can do."""
+    first, *others = all_of_them
+    for other in others:
+        changes: dict[str, Any] = {}
+        for field in fields(Capabilities):
+            a, b = getattr(first, field.name), getattr(other, field.name)
+            if field.name == "refused":
+                changes[field.name] = a | b
+            elif isinstance(a, bool):
+                changes[field.name] = a and b
+            elif isinstance(a, frozenset) and isinstance(b, frozenset):
+                changes[field.name] = a & b
+            elif field.name == "renamed":
+                changes[field.name] = a if a == b else {}
+        first = first.but(**changes)
+    return first
+
+
+# --- answers ----------------------------------------------------------------------------------------------------------
+
+
+class Served:
+    """A stream of LiteLLM's, told apart from what LiteLLM adds: a finish reason and counts where the service sent none.
+
+    Args:
+        stream: A `CustomStreamWrapper`. Its `chunks` keep what the service sent.
+    """
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = self._source = stream
+        self._watch(stream)
+
+    def _watch(self, stream: Any) -> None:
+        """Follows the Router to another deployment, whose stream then is the one that tells the end."""
+        adopt = getattr(stream, "adopt_fallback_response_headers", None)
+        if adopt is None:
+            return
+
+        def noted(response: Any, *rest: Any) -> Any:
+            self._source = response
+            self._watch(response)
+            return adopt(response, *rest)
+
+        stream.adopt_fallback_response_headers = noted
+
+    async def chunks(self) -> AsyncGenerator[dict[str, Any], None]:
+        """The chunks, without how they end."""
+        async for chunk in self._stream:
+            data = as_dict(chunk)
+            data.pop("usage", None)
+            for choice in data.get("choices") or ():
+                choice["finish_reason"] = None
+            yield data
+
+    def ending(self) -> dict[str, Any]:
+        """A last chunk, with the finish reason and the counts that the service sent."""
+        result: dict[str, Any] = {"choices": []}
+        for chunk in self._source.chunks:
+            data = as_dict(chunk)
+            if usage := data.get("usage"):
+                result["usage"] = usage
+            if choices := [choice for choice in data.get("choices") or () if choice.get("finish_reason")]:
+                result |= {**data, "choices": [{"finish_reason": choices[0]["finish_reason"], "delta": {}}]}
+        return result
+
+    def is_bare(self) -> bool:
+        """Whether it is what LiteLLM makes of a body that is no stream: an ending, and nothing before it."""
+        return len(self._source.chunks) < 2
+
+    async def close(self) -> None:
+        """Closes its connection."""
+        try:
+            await self._stream.aclose()
+        except Exception:
+            pass  # It is going anyway.
+
+
+def as_dict(answer: Any) -> dict[str, Any]:
+    """A response or a chunk as a dict; counts that LiteLLM made up of nothing are left out."""
+    if not hasattr(answer, "model_dump"):
+        raise MalformedResponse(f"LiteLLM gave {type(answer).__name__} for an answer.")
+    data: dict[str, Any] = answer.model_dump()
+    usage = data.get("usage") or {}
+    if not usage.get("prompt_tokens") and not usage.get("completion_tokens"):
+        data["usage"] = None
+    return data
+
+
+# --- keys -------------------------------------------------------------------------------------------------------------
+
+
+def secret_of(key: Secret | str | Mapping[str, Any], owner: str) -> Secret:
+    """A key, and where it is found again: the variable that holds it, or one that is named for its owner.
+
+    Args:
+        key: Also `os.environ/NAME`, or `{"env": NAME}`, for what stands in a variable.
+        owner: A model's name, `provider/model`, or the setting's.
+    """
+    if isinstance(key, Secret):
+        return key
+    if isinstance(key, Mapping):
+        return Secret(env=key.get("env"))
+    if key.startswith("os.environ/"):
+        return Secret(env=key.removeprefix("os.environ/"))
+    provider, slash, _ = owner.partition("/")
+    name = f"{provider}_api_key" if slash else owner if owner.startswith("redis") else "litellm_api_key"
+    return Secret(
+        key, next((found for found, value in os.environ.items() if value == key), name.upper().replace("-", "_"))
+    )

@@ -1,0 +1,89 @@
+"""SmolLM2's weights as the f32 folder that transformers, MLX and vLLM load; made once from the GGUF file and cached."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import importlib
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+# Raise it when what `convert` makes changes.
+_RECIPE = 1
+OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "DO_NOT_TRACK": "1"}
+
+
+def smollm2_folder(gguf: Path | None = None, python: str = sys.executable) -> Path:
+    """A folder with config.json, model.safetensors (f32), the tokenizer and the model's own chat template.
+
+    Args:
+        gguf: The weights' file, by default that of the servers.
+        python: Of an environment with transformers and torch, which makes the folder.
+    """
+    if gguf is None:
+        from .llamacpp import model_file
+
+        gguf = model_file()
+    with gguf.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    target = cache() / f"smollm2-f32-{digest[:16]}-{_RECIPE}"
+    with locked(target):
+        if not target.exists():
+            part = target.with_name(f"{target.name}.part")
+            shutil.rmtree(part, ignore_errors=True)  # of a run that was killed
+            # -P: beside this file lie modules that must not hide packages of their names.
+            command = [python, "-P", __file__, str(gguf.resolve()), str(part)]
+            environment = os.environ | {"PYTHONDONTWRITEBYTECODE": "", "PYTHONPATH": ""} | OFFLINE
+            subprocess.run(command, stdin=subprocess.DEVNULL, env=environment, timeout=900, check=True)
+            part.rename(target)
+    return target
+
+
+def as_hub_cache(root: Path, model_id: str) -> Path:
+    """A cache of the Hub that holds the weights under this name, for `HF_HUB_CACHE` with `HF_HUB_OFFLINE=1`."""
+    place = root / f"models--{model_id.replace('/', '--')}"
+    (place / "refs").mkdir(parents=True)
+    (place / "refs" / "main").write_text("0" * 40)
+    (place / "snapshots").mkdir()
+    (place / "snapshots" / ("0" * 40)).symlink_to(smollm2_folder())
+    return root
+
+
+def cache() -> Path:
+    """Where the tests keep what is made once."""
+    import platformdirs
+
+    return platformdirs.user_cache_path("modelport-tests", ensure_exists=True)
+
+
+@contextmanager
+def locked(target: Path) -> Iterator[None]:
+    """Alone among all test runs."""
+    with target.with_name(f"{target.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _convert(gguf: Path, target: Path) -> None:
+    torch: Any = importlib.import_module("torch")
+    transformers: Any = importlib.import_module("transformers")
+    source = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name}
+    loaded = transformers.AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32)
+    # save_pretrained refuses a model that was read from GGUF, so its weights go into one that never was.
+    config = loaded.config
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config
+    plain = transformers.LlamaForCausalLM(config)
+    plain.load_state_dict(loaded.state_dict())
+    plain.save_pretrained(target)
+    transformers.AutoTokenizer.from_pretrained(**source).save_pretrained(target)
+
+
+if __name__ == "__main__":
+    _convert(Path(sys.argv[1]), Path(sys.argv[2]))
