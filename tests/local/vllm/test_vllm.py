@@ -143,12 +143,15 @@ def test_a_conversation_pays_only_for_what_is_new(model: VLLMModel) -> None:
 def test_json_is_spaced_as_on_every_engine(model: VLLMModel) -> None:
     schema = {
         "type": "object",
-        "properties": {"name": {"type": "string", "maxLength": 9}, "tags": {"type": "array", "items": {"enum": ["a"]}}},
+        "properties": {
+            "name": {"type": "string", "maxLength": 9},
+            "tags": {"type": "array", "items": {"enum": ["a"]}, "minItems": 2, "maxItems": 3},
+        },
         "required": ["name", "tags"],
         "additionalProperties": False,
     }
     text = model("Make up a person as JSON.", grammar=schema, temperature=0, max_tokens=60).text
-    assert re.fullmatch(r'\{"name": "[^"]*", "tags": \[("a"(, "a")*)?\]\}', text)
+    assert re.fullmatch(r'\{"name": "[^"]*", "tags": \["a"(, "a"){1,2}\]\}', text)
 
 
 @pytest.mark.parametrize("phase", ["prompt", "answer"])
@@ -287,9 +290,9 @@ def test_a_folder_without_weights_or_tokenizer_or_template(model: VLLMModel, tmp
 
 def test_too_little_memory(model: VLLMModel, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", "100000")
-    with pytest.raises(ModelError, match="memory") as raised:
+    with pytest.raises(ServerError, match=r"less than requested memory for kv \(100000") as raised:
         VLLMModel(model.model_id or "", **{**ENGINE, "context_length": 1024})
-    assert isinstance(raised.value, (ServerError, InvalidRequest)) and not raised.value.retryable
+    assert not raised.value.retryable
     assert model(CAPITAL, temperature=0).content == "The capital of France is Paris."
 
 
@@ -320,4 +323,4 @@ def test_failures_of_vllm_have_types_of_ours() -> None:
 
 
 def test_the_environment_is_as_it_was(model: VLLMModel) -> None:
-    assert "PYTHONWARNINGS" not in os.environ and "TORCH_LOGS" not in os.environ
+    assert not {"PYTHONWARNINGS", "TORCH_LOGS", "MODELPORT_VLLM_REPORT"} & os.environ.keys()

@@ -16,7 +16,7 @@ from typing import Any
 
 from modelport.errors import InvalidRequest, ModelError, RateLimited, ServerError
 from modelport.local.vllm import child
-from modelport.local.vllm.starting import out_of_reach_of_the_terminal, processes, quiet, without_main
+from modelport.local.vllm.starting import out_of_reach_of_the_terminal, processes, quiet, reported, without_main
 from modelport.loop import CLOSE_TIMEOUT
 
 #: How long vLLM's processes may take to end by themselves before they are killed, in seconds: 3 alone on a machine,
@@ -74,7 +74,8 @@ class Core:
             return make()
 
         try:
-            with quiet(), out_of_reach_of_the_terminal(), without_main() if apart else contextlib.nullcontext():
+            apartly = without_main() if apart else contextlib.nullcontext()
+            with reported(), quiet(), out_of_reach_of_the_terminal(), apartly:
                 llm = self.loop.run_until_complete(load())
         except BaseException as error:
             self.loop.close()
@@ -220,7 +221,7 @@ def let_go(core: Core) -> None:
 def _after_fork() -> None:
     global _sharing, _loader
     if threading.get_ident() == _loader:  # this is vLLM's own process, where it forks rather than spawns
-        child.end_with_parent()
+        child.begin()
     _sharing, _loader = threading.RLock(), None
 
 

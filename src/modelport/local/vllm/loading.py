@@ -71,34 +71,40 @@ def make_core(model: Any, given: dict[str, Any]) -> Core:
     folder = Path(given["model"])
     if folder.is_dir() and given.get("load_format") != "dummy" and not any(any(folder.glob(p)) for p in _WEIGHTS):
         raise NotFoundError(f"{str(folder)!r} holds no weights ({', '.join(_WEIGHTS)})", model_id=model.model_id)
+    from huggingface_hub.errors import HFValidationError
     from vllm.engine.arg_utils import AsyncEngineArgs
     from vllm.v1.engine.async_llm import AsyncLLM
 
     try:
         args = AsyncEngineArgs(**given)
         config = args.create_engine_config()
-    except OSError as error:  # transformers' word for a model that is not there
+    except (OSError, HFValidationError) as error:  # transformers' word for a model that is not there, and the Hub's
         raise NotFoundError(f"vLLM finds no model {given['model']!r}: {error}", model_id=model.model_id) from None
     except Exception as error:
         raise InvalidRequest(f"vLLM can't load {given['model']!r} so: {error}", model_id=model.model_id) from error
-    load_tokenizer(config.model_config)  # a missing one is found here, not after a minute of loading
+    load_tokenizer(config.model_config, model.chat_template)  # found here, not after a minute of loading
     options = {"disable_log_stats": args.disable_log_stats, "enable_log_requests": args.enable_log_requests}
     try:
         return Core(config, lambda: AsyncLLM.from_vllm_config(config, **options), begins_apart(given))
     except Exception as error:
         raise ServerError(
-            f"vLLM could not load {given['model']!r}: {error} Its log, on standard error, says why; where the memory "
-            "does not suffice, lower context_length or model_kwargs['gpu_memory_utilization']",
+            f"vLLM could not load {given['model']!r}: {error}\n(Its log is on standard error. Where memory is short, lower "
+            "context_length or model_kwargs['gpu_memory_utilization'].)",
             model_id=model.model_id,
             retryable=False,
         ) from error
 
 
-def load_tokenizer(config: Any) -> Any:
-    """The model's tokenizer, as transformers loads it.
+def load_tokenizer(config: Any, chat_template: str | None = None) -> tuple[Any, str]:
+    """The model's tokenizer, as transformers loads it, and its chat template.
 
     Args:
         config: vLLM's `ModelConfig`.
+        chat_template: Goes before the tokenizer's own.
+
+    Raises:
+        NotFoundError: There is no tokenizer.
+        InvalidRequest: It does not serve conversations.
     """
     from transformers import AutoTokenizer
 
@@ -110,7 +116,13 @@ def load_tokenizer(config: Any) -> Any:
         raise NotFoundError(f"{config.tokenizer!r} has no tokenizer that transformers can load: {error}") from None
     if not getattr(tokenizer, "is_fast", False):
         raise InvalidRequest(f"{config.tokenizer!r} has no fast tokenizer (tokenizer.json), which grammars need")
-    return tokenizer
+    try:
+        return tokenizer, tokenizer.get_chat_template(chat_template)
+    except ValueError:
+        raise InvalidRequest(
+            f"{config.tokenizer!r} has no chat template, so it may not be made for conversations; give one as "
+            "chat_template"
+        ) from None
 
 
 @contextlib.contextmanager

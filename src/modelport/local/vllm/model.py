@@ -134,15 +134,8 @@ class _Engine:
 
     def _read(self, model: VLLMModel) -> None:
         config = self.core.config.model_config
-        self.tokenizer = load_tokenizer(config)
+        self.tokenizer, source = load_tokenizer(config, model.chat_template)
         self.context_length: int = config.max_model_len
-        try:
-            source = self.tokenizer.get_chat_template(model.chat_template)
-        except ValueError:
-            raise InvalidRequest(
-                f"{model.model_id!r} has no chat template, so it may not be made for conversations; give one as "
-                "chat_template"
-            ) from None
         variables = {**(model.apply_chat_template_kwargs or {})}
         if model.chat_template is not None:
             variables["chat_template"] = model.chat_template

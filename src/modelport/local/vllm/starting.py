@@ -7,8 +7,10 @@ import multiprocessing
 import os
 import pickle
 import signal
+import tempfile
 import threading
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from modelport.local.vllm import child
@@ -28,6 +30,22 @@ def begins_apart(settings: Mapping[str, Any]) -> bool:
         return b"__main__" not in pickle.dumps(dict(settings))
     except Exception:
         return False
+
+
+@contextlib.contextmanager
+def reported() -> Iterator[None]:
+    """Says what a process that starts meanwhile has died of, in place of an error that only says that it has."""
+    with tempfile.TemporaryDirectory(prefix="modelport-") as folder:
+        report = Path(folder) / "report"
+        os.environ[child.REPORT] = str(report)
+        try:
+            yield
+        except Exception as error:
+            if report.exists():
+                raise RuntimeError(report.read_text()) from error
+            raise
+        finally:
+            os.environ.pop(child.REPORT, None)
 
 
 @contextlib.contextmanager
