@@ -88,8 +88,8 @@ def make_core(model: Any, given: dict[str, Any]) -> Core:
         return Core(config, lambda: AsyncLLM.from_vllm_config(config, **options), begins_apart(given))
     except Exception as error:
         raise ServerError(
-            f"vLLM could not load {given['model']!r}: {error}\n(Its log is on standard error. Where memory is short, lower "
-            "context_length or model_kwargs['gpu_memory_utilization'].)",
+            f"vLLM could not load {given['model']!r}: {error}\n(Its log is on standard error. Where memory is short, "
+            "lower context_length or model_kwargs['gpu_memory_utilization'].)",
             model_id=model.model_id,
             retryable=False,
         ) from error
