@@ -68,9 +68,7 @@ def vllm(session: nox.Session) -> None:
     pins = Path(session.create_tmp()) / "vllm-pins.txt"
     pins.write_text(_told_by_vllm_env(session, "'\\n'.join(PINS.split())"))
     # What the tests need comes at the versions that vLLM's environment has; all else is found there.
-    install(
-        session, "-e", ".", "filelock", "pytest>=8.3", "pytest-asyncio>=0.25", "pytest-timeout>=2.3", "-c", str(pins)
-    )
+    install(session, "-e", ".[openai,bedrock,huggingface]", *TEST, "-c", str(pins))
     (own,) = Path(session.virtualenv.location).glob("lib/python*/site-packages")
     (own / "vllm-environment.pth").write_text(_told_by_vllm_env(session, "vllm_environment().packages"))
     columns = "--columns=vllm,vllm-tools,vllm-thinking"
