@@ -64,5 +64,24 @@ def litellm(session: nox.Session) -> None:
         session.run("pytest", "tests/remote/test_faults.py", "-k", "sdk")
 
 
+@nox.session
+def vllm(session: nox.Session) -> None:
+    """VLLMModel, with vLLM's own environment (made once, kept in the user's cache) laid under the session's."""
+    pins = Path(session.create_tmp()) / "vllm-pins.txt"
+    pins.write_text(_told_by_vllm_env(session, "'\\n'.join(PINS.split())"))
+    # What the tests need comes at the versions that vLLM's environment has; all else is found there.
+    install(session, "-e", ".[openai,bedrock,huggingface]", *TEST, "-c", str(pins))
+    (own,) = Path(session.virtualenv.location).glob("lib/python*/site-packages")
+    (own / "vllm-environment.pth").write_text(_told_by_vllm_env(session, "vllm_environment().packages"))
+    columns = "--columns=vllm,vllm-tools,vllm-thinking"
+    tests = ["tests/contract/test_contract.py", "tests/local/vllm"]
+    session.run("pytest", columns, *tests, *session.posargs, env={"HF_HUB_OFFLINE": "1"})  # no Hub is asked for a name
+
+
+def _told_by_vllm_env(session: nox.Session, expression: str) -> str:
+    code = f"from tests.servers.vllm_env import *; print({expression})"
+    return str(session.run("python", "-c", code, silent=True))
+
+
 if __name__ == "__main__":
     sys.exit(f"run it with nox: {Path(sys.executable).name} -m nox")

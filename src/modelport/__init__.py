@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from modelport.layers.retry import RetryPolicy as RetryPolicy
     from modelport.local.llamacpp import LlamaCppModel as LlamaCppModel
     from modelport.local.transformers.model import TransformersModel as TransformersModel
+    from modelport.local.vllm.model import VLLMModel as VLLMModel
     from modelport.messages import ChatMessage as ChatMessage
     from modelport.messages import ChatMessageStreamDelta as ChatMessageStreamDelta
     from modelport.messages import ChatMessageToolCall as ChatMessageToolCall
@@ -68,6 +69,7 @@ _HOMES = {
     "layers.retry": ["RetryPolicy"],
     "local.llamacpp": ["LlamaCppModel"],
     "local.transformers.model": ["TransformersModel"],
+    "local.vllm.model": ["VLLMModel"],
     "messages": [
         "ChatMessage", "ChatMessageStreamDelta", "ChatMessageToolCall", "ChatMessageToolCallFunction",
         "ChatMessageToolCallStreamDelta", "MessageRole", "TokenUsage", "fold",

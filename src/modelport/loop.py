@@ -181,6 +181,10 @@ def close_at_exit(engine: Any) -> None:
     """
     if _destroys:
         _closers.add(engine)
+        # Once more, to come before the handlers of what the engine has imported: multiprocessing's would wait for the
+        # engine's processes, or end them under its feet.
+        atexit.unregister(_shut_down)
+        atexit.register(_shut_down)
     else:
         engine.leak()
 

@@ -24,6 +24,7 @@ BACKENDS = {
     "llamacpp": "modelport.local.llamacpp:LlamaCppModel",
     "transformers": "modelport.local.transformers.model:TransformersModel",
     "openai": "modelport.remote.openai:OpenAIServerModel",
+    "vllm": "modelport.local.vllm.model:VLLMModel",
 }
 #: Other names of a backend's class.
 CLASSES = {
@@ -38,6 +39,7 @@ CLASSES = {
     "AzureOpenAIServerModel": "azure",
     "AzureOpenAIModel": "azure",
     "InferenceClientModel": "huggingface",
+    "VLLMModel": "vllm",
 }
 
 

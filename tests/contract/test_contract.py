@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from modelport.testing import ROWS, Row, Subject, check
-from tests.contract import bedrock, litellm_subjects, subjects
+from tests.contract import bedrock, litellm_subjects, subjects, vllm_subjects
 
 #: What each column can't tell, and why. Everything else must work, or be declared and refused.
 UNTOLD: dict[str, dict[str, str]] = {
@@ -28,6 +28,7 @@ UNTOLD: dict[str, dict[str, str]] = {
     "openai-vllm": {"errors": "the column openai does: the translation is the same"},
     **{name: {"reasoning": "as for openai"} for name in ("openai-sdk", "azure", "azure-sdk", "huggingface")},
     **litellm_subjects.UNTOLD,
+    **vllm_subjects.UNTOLD,
 }
 #: A server of fixed answers tells these rows.
 MOCKED = {
@@ -51,6 +52,7 @@ ONLY = {
         "roles", "bad input", "time-out", "event loops", "eight at once", "fork", "secrets", "saving",
     },
     "bedrock-forced": {"generate", "JSON schema", "typed output", "a cut form"},
+    **vllm_subjects.ONLY,
 }  # fmt: skip
 ONLY |= {column: ONLY["openai-mocked"] for column in ("litellm-mocked", "litellm-router-mocked")}
 
@@ -76,7 +78,10 @@ COLUMNS: dict[str, Callable[[Path], AbstractContextManager[Subject]]] = {
 }
 #: Columns whose packages can't be installed beside the others. Each belongs to a nox session with an environment
 #: of its own, which names it by `--columns`; the session `tests` runs all the others.
-ELSEWHERE: dict[str, Callable[[Path], AbstractContextManager[Subject]]] = {**litellm_subjects.COLUMNS}
+ELSEWHERE: dict[str, Callable[[Path], AbstractContextManager[Subject]]] = {
+    **litellm_subjects.COLUMNS,
+    **vllm_subjects.COLUMNS,
+}
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from .process import HOST, ServerProcess, request_json, request_text, serve
-from .smollm2 import OFFLINE
 from .vllm_env import CLEAN_PYTHON, VllmEnvironment, vllm_environment
 
 MODEL = "SmolLM2-135M-Instruct"
@@ -113,17 +112,6 @@ def vllm_server(
             *options,
         ]
 
-    env = {
-        **CLEAN_PYTHON,
-        **OFFLINE,
-        "VLLM_NO_USAGE_STATS": "1",
-        "VLLM_CACHE_ROOT": str(environment.root / "cache"),
-        "VLLM_CONFIG_ROOT": str(environment.root / "config"),
-        "VLLM_CPU_KVCACHE_SPACE": "1",
-        # One thread, wherever there is room. Two wait for each other by spinning: beside other work on a machine of two
-        # cores a token took three to twelve times as long.
-        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-        "OMP_NUM_THREADS": "1",
-    }
+    env = {**CLEAN_PYTHON, **environment.variables}
     with serve(command, ready_path="/health", deadline_s=deadline_s, grace_s=10.0, env=env) as process:
         yield VllmServer(process, api_key, environment)

@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from .smollm2 import OFFLINE, cache, locked, smollm2_folder
 
@@ -69,6 +70,8 @@ _MARKER = "complete"
 # A surrounding PYTHONDONTWRITEBYTECODE would make each of vLLM's three processes compile thousands of modules at every
 # start: 77 s where 27 s are enough. An empty value counts as not set.
 CLEAN_PYTHON = {"PYTHONDONTWRITEBYTECODE": "", "PYTHONPATH": "", "PYTHONHOME": "", "PYTHONNOUSERSITE": "1"}
+#: Settings of a `VLLMModel` that fit a small machine.
+ENGINE: dict[str, Any] = {"context_length": 2048, "model_kwargs": {"dtype": "float32", "enforce_eager": True}}
 
 Report = Callable[[str, float], None]
 
@@ -93,6 +96,33 @@ class VllmEnvironment:
     @property
     def vllm(self) -> Path:
         return self.root / "bin" / "vllm"
+
+    @property
+    def packages(self) -> Path:
+        (packages,) = (self.root / "lib").glob("python*/site-packages")
+        return packages
+
+    @property
+    def variables(self) -> dict[str, str]:
+        """What a process needs to run vLLM on a small machine, offline."""
+        return {
+            **OFFLINE,
+            "VLLM_NO_USAGE_STATS": "1",
+            "VLLM_CACHE_ROOT": str(self.root / "cache"),
+            "VLLM_CONFIG_ROOT": str(self.root / "config"),
+            "VLLM_CPU_KVCACHE_SPACE": "1",
+            # One thread, wherever there is room. Two wait for each other by spinning: beside other work on a machine of
+            # two cores a token took three to twelve times as long.
+            "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+            "OMP_NUM_THREADS": "1",
+        }
+
+
+def use_variables(environment: VllmEnvironment) -> None:
+    """Sets this process's environment as vLLM's engine wants it."""
+    os.environ.update(environment.variables)
+    # See CLEAN_PYTHON: an engine's processes are this one's children.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 
 def vllm_environment(gguf: Path | None = None, report: Report | None = None) -> VllmEnvironment:
@@ -149,13 +179,12 @@ def _install(root: Path, report: Report) -> None:
             _run([*uv, *pins])
         except VllmUnavailable:  # its index may not be pip's; pip takes six times as long
             _run([*pip, *pins])
-    _name_it_vllm(root)
+    _name_it_vllm(VllmEnvironment(root, root).packages)
     (root / _MARKER).touch()
 
 
-def _name_it_vllm(root: Path) -> None:
+def _name_it_vllm(packages: Path) -> None:
     """Write the metadata of a distribution "vllm": `vllm serve` asks for its version, and finds the CPU by "+cpu"."""
-    (packages,) = (root / "lib").glob("python*/site-packages")
     info = packages / f"vllm-{VERSION}+cpu.dist-info"
     info.mkdir()
     (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: vllm\nVersion: {VERSION}+cpu\n")

@@ -45,6 +45,7 @@ CLIENTS = {
         ("transformers", "torch", "llguidance"), "transformers", "transformers/HuggingFaceTB/SmolLM2-135M-Instruct"
     ),
     "openai": Client(("aiohttp", "orjson"), "openai", "openai/gpt-4o"),
+    "vllm": Client(("vllm",), "vllm", "vllm/HuggingFaceTB/SmolLM2-135M-Instruct"),
 }
 #: Status of an outcome: its symbol, the symbol where the terminal has only ASCII, its style.
 SYMBOLS = {

@@ -153,7 +153,7 @@ def fork(subject: Subject, model: Model) -> None:
         finally:
             os._exit(0)
     os.close(writing)
-    told = _read_within(reading, child, 60.0)
+    told = _read_within(reading, child, 150.0)  # an engine of the child's own may take half a minute to load
     assert told and not told.startswith("!"), f"the child said {told!r}"
     assert model.generate(subject.prompt("plain"), max_tokens=4).text
 

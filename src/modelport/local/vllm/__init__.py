@@ -1,0 +1,1 @@
+"""Models on vLLM, in this process and the processes that it starts."""
