@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from modelport.grammar import Regex as Regex
     from modelport.layers.retry import RetryPolicy as RetryPolicy
     from modelport.local.llamacpp import LlamaCppModel as LlamaCppModel
+    from modelport.local.mlx.model import MLXModel as MLXModel
     from modelport.local.transformers.model import TransformersModel as TransformersModel
     from modelport.messages import ChatMessage as ChatMessage
     from modelport.messages import ChatMessageStreamDelta as ChatMessageStreamDelta
@@ -67,6 +68,7 @@ _HOMES = {
     "grammar": ["Choice", "JSONSchema", "Lark", "Regex"],
     "layers.retry": ["RetryPolicy"],
     "local.llamacpp": ["LlamaCppModel"],
+    "local.mlx.model": ["MLXModel"],
     "local.transformers.model": ["TransformersModel"],
     "messages": [
         "ChatMessage", "ChatMessageStreamDelta", "ChatMessageToolCall", "ChatMessageToolCallFunction",

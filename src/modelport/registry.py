@@ -22,6 +22,7 @@ BACKENDS = {
     "litellm": "modelport.remote.litellm:LiteLLMModel",
     "litellm-router": "modelport.remote.litellm_router:LiteLLMRouterModel",
     "llamacpp": "modelport.local.llamacpp:LlamaCppModel",
+    "mlx": "modelport.local.mlx.model:MLXModel",
     "transformers": "modelport.local.transformers.model:TransformersModel",
     "openai": "modelport.remote.openai:OpenAIServerModel",
 }
@@ -32,6 +33,7 @@ CLASSES = {
     "LiteLLMModel": "litellm",
     "LiteLLMRouterModel": "litellm-router",
     "LlamaCppModel": "llamacpp",
+    "MLXModel": "mlx",
     "TransformersModel": "transformers",
     "OpenAIServerModel": "openai",
     "OpenAIModel": "openai",

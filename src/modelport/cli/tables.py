@@ -44,6 +44,7 @@ CLIENTS = {
     "transformers": Client(
         ("transformers", "torch", "llguidance"), "transformers", "transformers/HuggingFaceTB/SmolLM2-135M-Instruct"
     ),
+    "mlx": Client(("mlx", "mlx_lm", "llguidance"), "mlx-lm", "mlx/mlx-community/Qwen3-4B-4bit"),
     "openai": Client(("aiohttp", "orjson"), "openai", "openai/gpt-4o"),
 }
 #: Status of an outcome: its symbol, the symbol where the terminal has only ASCII, its style.

@@ -359,6 +359,13 @@ def _from_hub(repo: str, file: str, progress: bool | None) -> Path:
 
 
 def hub_failure(error: Exception, repo: str, file: str) -> ModelError:
+    """What the Hub's client raised, as one of our errors.
+
+    Args:
+        error: The client's.
+        repo: The repository.
+        file: What was wanted of it, for the message.
+    """
     from huggingface_hub import errors
 
     if isinstance(error, errors.LocalEntryNotFoundError) and isinstance(error.__cause__, Exception):

@@ -72,16 +72,17 @@ class Batch:
     Args:
         load: Gives the model; called in the thread.
         parallel: Rows in the batch; more wait their turn, in order.
-        max_waiting: Requests that may wait; a further one is refused.
+        queue: Requests that may wait; a further one is refused.
         prefill_step_size: Tokens of prompts that are computed between two tokens of the answers.
-        prefix_cache_bytes: For the keys and values of earlier prompts and answers.
+        prefix_cache_bytes: For keys and values, of the rows under way and of earlier prompts and answers; 0 keeps none
+            of those, and sets no limit.
     """
 
     def __init__(
         self,
         load: Callable[[], Loaded],
         parallel: int,
-        max_waiting: int,
+        queue: int,
         prefill_step_size: int,
         prefix_cache_bytes: int,
     ) -> None:
@@ -90,7 +91,7 @@ class Batch:
         self.prefixes = Prefixes(prefix_cache_bytes)
         #: Requests that wait or run.
         self.busy = 0
-        self._parallel, self._most = parallel, parallel + max_waiting
+        self._parallel, self._most = parallel, parallel + queue
         self._prefill_step_size = prefill_step_size
         self._commands: SimpleQueue[tuple[bool, Row] | None] = SimpleQueue()
         self._lock = threading.Lock()
@@ -125,8 +126,7 @@ class Batch:
                 raise ModelError(CLOSED)
             if self.busy >= self._most:
                 raise RateLimited(
-                    f"the engine works on {self._parallel} requests and {self.busy - self._parallel} wait: no more may "
-                    "(max_waiting)",
+                    f"{self.busy - self._parallel} requests wait for this engine already; try again, or raise `queue`",
                     retry_after=1.0,
                 )
             self.busy += 1
@@ -207,7 +207,7 @@ class Batch:
 
     def _step(self) -> None:
         """One token for each answer, and the next piece of each prompt."""
-        while self._waiting and len(self._rows) < self._parallel:
+        while self._waiting and len(self._rows) < self._parallel and self._fits(self._waiting[0]):
             row = self._waiting.popleft()
             try:
                 self._enter(row)
@@ -220,23 +220,36 @@ class Batch:
         generator.prefill_step_size = max(32, self._prefill_step_size // max(1, beginning))
         prompts, answers = generator.next()
         for response in prompts:
-            if response.end_of_segment and not response.end_of_prompt and self.prefixes.max_bytes:
+            if response.end_of_segment and not response.end_of_prompt and self.prefixes.limit:
                 cache, tokens = generator.extract_cache([response.uid])[response.uid]
-                self.prefixes.put(tokens, cache)
+                self._keep(tokens, cache)
         for response in answers:
             self._answer(self._rows[response.uid], response)
+        self.prefixes.fit(self.running_bytes)
+
+    @property
+    def running_bytes(self) -> int:
+        """What the keys and values of the rows under way take."""
+        return int(self._generator.prompt_cache_nbytes)
+
+    def _fits(self, row: Row) -> bool:
+        """Whether the memory holds one more prompt, as large as the rows under way are."""
+        running = self.running_bytes if self._rows else 0
+        computed = sum(len(other.job.prompt.tokens) for other in self._rows.values())
+        wanted = running * (1 + len(row.job.prompt.tokens) / computed) if running else 0
+        return not self.prefixes.limit or wanted <= self.prefixes.limit
 
     def _enter(self, row: Row) -> None:
         """Puts a request into the batch, after what is known of its prompt."""
         tokens = row.job.prompt.tokens
-        cache, length, shared = self.prefixes.find(tokens) if self.prefixes.max_bytes else (None, 0, 0)
+        cache, length, shared = self.prefixes.find(tokens) if self.prefixes.limit else (None, 0, 0)
         row.cached = length
         assert self.loaded is not None
         parameters = row.job.parameters
         sampler = make_sampler(parameters, self.loaded.vocab_size)
         row.processor = Processor(parameters, row.bias, len(tokens), row.matcher, self.loaded.eos)
         rest = tokens[length:]
-        # Where the prompt departs from one that could not be cut: the generator halts there, and the third to come finds
+        # Where the prompt departs from one that could not be cut: the generator halts there, and the next to come finds
         # what both have in common.
         cut = max(shared, length) - length
         (row.uid,) = self._generator.insert_segments(
@@ -278,7 +291,7 @@ class Batch:
     def _leave(self, row: Row) -> None:
         """Takes a row out wherever it is, and keeps what was computed of it."""
         if row.uid in self._rows:
-            kept = self._generator.remove([row.uid], return_prompt_caches=bool(self.prefixes.max_bytes))
+            kept = self._generator.remove([row.uid], return_prompt_caches=bool(self.prefixes.limit))
             if row.uid in kept:
                 cache, tokens = kept[row.uid]
                 self._keep(tokens, cache)
@@ -288,7 +301,7 @@ class Batch:
 
     def _keep(self, tokens: list[int], cache: list[Any] | None) -> None:
         if cache and tokens:
-            self.prefixes.put(tokens, cache)
+            self.prefixes.put(tokens, cache, self.running_bytes)
 
     def _forget(self, row: Row) -> None:
         self._rows.pop(row.uid, None)
@@ -332,7 +345,9 @@ def _failure(error: Exception) -> ModelError:
     if isinstance(error, ModelError):
         return error
     told = str(error).partition("\n")[0] or type(error).__name__
-    if isinstance(error, MemoryError) or any(word in told.lower() for word in ("allocat", "out of memory", "insufficient memory")):
+    if isinstance(error, MemoryError) or any(
+        word in told.lower() for word in ("allocat", "out of memory", "insufficient memory")
+    ):
         return ServerError(
             f"the memory is used up ({told}): lower parallel, context_length or prefix_cache_bytes", retryable=False
         )

@@ -13,7 +13,14 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from modelport.errors import InvalidRequest, MissingDependency, ModelError, NotFoundError, ServerError, UnsupportedFeature
+from modelport.errors import (
+    InvalidRequest,
+    MissingDependency,
+    ModelError,
+    NotFoundError,
+    ServerError,
+    UnsupportedFeature,
+)
 from modelport.local.weights import hub_failure
 
 if TYPE_CHECKING:

@@ -22,6 +22,8 @@ from modelport.local.text import token_text
 from modelport.loop import CLOSE_TIMEOUT
 from modelport.threads import in_thread
 
+DEFAULT_PREFIX_CACHE = 2 * 2**30
+
 
 class MLXModel(LocalModel["_Engine"]):
     """A model in this process, on mlx-lm.
@@ -42,14 +44,14 @@ class MLXModel(LocalModel["_Engine"]):
         chat_template: A Jinja template instead of the model's own.
         context_length: Tokens of prompt and answer that one request may hold; by default the model's own.
         parallel: Requests in the batch; more wait their turn, in order.
-        max_waiting: Requests that may wait. A further one is `RateLimited`, which the port retries within the call's
-            time limit.
-        prefill_step_size: Tokens of prompts that are computed between two tokens of the answers under way: a long prompt
-            holds them up for no longer than that.
-        prefix_cache_bytes: Memory for what was computed of earlier prompts and answers, in bytes, the least recently
-            used out first; `None` or 0 keeps nothing.
+        queue: How many may wait. One more is refused with `RateLimited`, which the port retries within the call's time
+            limit.
+        prefill_step_size: Tokens of prompts that are computed between two tokens of the answers under way: a long
+            prompt holds them up for no longer than that.
+        prefix_cache_bytes: Memory for what was computed, running requests included, in bytes (2 GiB by default), the
+            least recently used out first; 0 keeps nothing.
         progress: Whether to show progress bars; by default where standard error is a terminal.
-        **settings: See `Model`; and `logit_bias`, by token id.
+        **settings: See `Model`; and `logit_bias`, by token id, and mlx-lm's `logits_processors`.
 
     Raises:
         MissingDependency: mlx-lm is not installed.
@@ -64,7 +66,7 @@ class MLXModel(LocalModel["_Engine"]):
 
     extra: ClassVar[str] = "mlx-lm"
     declared_capabilities: ClassVar[Capabilities] = LocalModel.declared_capabilities.but(
-        extra_parameters=frozenset({"apply_chat_template_kwargs", "logit_bias"})
+        extra_parameters=frozenset({"apply_chat_template_kwargs", "logit_bias", "logits_processors"})
     )
 
     def __init__(
@@ -77,9 +79,9 @@ class MLXModel(LocalModel["_Engine"]):
         chat_template: str | None = None,
         context_length: int | None = None,
         parallel: int = 16,
-        max_waiting: int = 1024,
+        queue: int = 1024,
         prefill_step_size: int = 512,
-        prefix_cache_bytes: int | None = 2 * 1024**3,
+        prefix_cache_bytes: int | None = None,
         progress: bool | None = None,
         **settings: Any,
     ) -> None:
@@ -87,11 +89,11 @@ class MLXModel(LocalModel["_Engine"]):
         for name, value, least in (
             ("context_length", context_length, 1),
             ("parallel", parallel, 1),
-            ("max_waiting", max_waiting, 0),
+            ("queue", queue, 0),
             ("prefill_step_size", prefill_step_size, 1),
             ("prefix_cache_bytes", prefix_cache_bytes, 0),
         ):
-            if value is not None and (not isinstance(value, int) or value < least):
+            if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < least):
                 raise InvalidRequest(f"{name}={value!r}: must be a whole number of at least {least}")
         self.trust_remote_code = trust_remote_code
         self.load_kwargs = load_kwargs
@@ -99,7 +101,7 @@ class MLXModel(LocalModel["_Engine"]):
         self.chat_template = chat_template
         self.context_length = context_length
         self.parallel = parallel
-        self.max_waiting = max_waiting
+        self.queue = queue
         self.prefill_step_size = prefill_step_size
         self.prefix_cache_bytes = prefix_cache_bytes
         self.progress = progress
@@ -120,21 +122,21 @@ class _Engine:
     def __init__(self, settings: MLXModel, parent: _Engine | None) -> None:
         self.pid = os.getpid()
         self.model_id = settings.model_id
-        inherited = parent._batch.loaded if parent is not None else None
-        self._batch = Batch(
+        inherited = parent.batch.loaded if parent is not None else None
+        self.batch: Batch = Batch(
             lambda: load(settings, inherited),
             settings.parallel,
-            settings.max_waiting,
+            settings.queue,
             settings.prefill_step_size,
-            settings.prefix_cache_bytes or 0,
+            DEFAULT_PREFIX_CACHE if settings.prefix_cache_bytes is None else settings.prefix_cache_bytes,
         )
         # A model that is forgotten frees its memory too: the thread holds the batch, and nothing there holds this.
-        weakref.finalize(self, self._batch.stop).atexit = False
-        loaded = self._batch.loaded
+        weakref.finalize(self, self.batch.stop).atexit = False
+        loaded = self.batch.loaded
         if loaded is None:
             raise ModelError(CLOSED)
         self.tokenizer, self.eos = loaded.tokenizer, sorted(loaded.eos)
-        self.context_length = settings.context_length or loaded.context_length
+        self.context_length = min(settings.context_length or loaded.context_length, loaded.context_length)
         self.template = Template(
             loaded.apply_template,
             loaded.template,
@@ -147,7 +149,7 @@ class _Engine:
     @property
     def busy(self) -> int:
         """Requests that wait or run."""
-        return self._batch.busy
+        return self.batch.busy
 
     def prompt(self, text: str, images: list[Image]) -> Prompt:
         """The prompt for a rendered conversation; see `TokenEngine`."""
@@ -171,7 +173,7 @@ class _Engine:
             return True
 
         row = Row(replace(job, parameters=parameters), bias, matcher, tell)
-        self._batch.add(row)
+        self.batch.add(row)
         try:
             while True:
                 item = await chosen.get()
@@ -181,7 +183,7 @@ class _Engine:
                 if item.finish:
                     return
         finally:
-            self._batch.cancel(row)
+            self.batch.cancel(row)
 
     def _step(self, chosen: Chosen) -> Step:
         logprobs = None
@@ -201,4 +203,4 @@ class _Engine:
 
     def close(self) -> None:
         """Ends every request with an error, and frees the model."""
-        self._batch.close(CLOSE_TIMEOUT)
+        self.batch.close(CLOSE_TIMEOUT)

@@ -21,15 +21,15 @@ class Prefixes:
     """The most recently used prefixes, as many as fit. For one thread: the one that computes.
 
     Args:
-        max_bytes: Of keys and values in all; 0 keeps nothing.
+        limit: Bytes that they and the rows under way may hold together; 0 keeps nothing.
     """
 
     # mlx-lm's LRUPromptCache does the same on a trie of token ids. It does not count a use as one, and its search takes
     # time and memory by the square of what follows the common part (0.5 s at 32,000 tokens, while every row waits);
     # comparing arrays takes microseconds.
 
-    def __init__(self, max_bytes: int) -> None:
-        self.max_bytes = max_bytes
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
         self.nbytes = 0
         self._entries: list[_Entry] = []  # the least recently used first
 
@@ -37,8 +37,8 @@ class Prefixes:
         """What is there for a prompt, its last token excepted: an answer's first token is computed from that.
 
         Returns:
-            A cache of one's own; how many tokens it holds; and how many tokens the prompt shares with any entry. That is
-            more where the entry can't be cut (sliding windows, recurrent states): worth a `put` of its own.
+            A cache of one's own; how many tokens it holds; and how many tokens the prompt shares with any entry. That
+            is more where the entry can't be cut (sliding windows, recurrent states): worth a `put` of its own.
         """
         from mlx_lm.models.cache import can_trim_prompt_cache, trim_prompt_cache
 
@@ -58,13 +58,19 @@ class Prefixes:
             trim_prompt_cache(cache, len(best.tokens) - length)
         return cache, length, shared
 
-    def put(self, tokens: Sequence[int], cache: list[Any]) -> None:
-        """Keeps the keys and values of these tokens, which must all have been computed."""
+    def put(self, tokens: Sequence[int], cache: list[Any], running: int) -> None:
+        """Keeps the keys and values of these tokens, which must all have been computed.
+
+        Args:
+            tokens: No others than the cache holds.
+            cache: Of them alone.
+            running: The bytes of the rows under way.
+        """
         import mlx.core as mx
         from mlx_lm.models.cache import can_trim_prompt_cache
 
         nbytes = sum(layer.nbytes for layer in cache)
-        if not nbytes or nbytes > self.max_bytes:
+        if not nbytes or nbytes + running > self.limit:
             return
         held = np.asarray(tokens, np.int64)
         cuttable = can_trim_prompt_cache(cache)
@@ -75,11 +81,15 @@ class Prefixes:
                 return
             if common == len(entry.tokens) and cuttable:
                 self._drop(entry)
-        while self.nbytes + nbytes > self.max_bytes:
-            self._drop(self._entries[0])
+        self.fit(running + nbytes)
         mx.eval([layer.state for layer in cache])  # or it would hold on to the whole batch that it was taken from
         self._entries.append(_Entry(held, cache, nbytes))
         self.nbytes += nbytes
+
+    def fit(self, running: int) -> None:
+        """Forgets the least recently used until the rest fits beside the rows under way."""
+        while self._entries and self.nbytes + running > self.limit:
+            self._drop(self._entries[0])
 
     def clear(self) -> None:
         """Forgets everything."""

@@ -45,7 +45,8 @@ def make_sampler(parameters: Mapping[str, Any], vocab_size: int) -> Callable[[An
     top_k, top_p, min_p = (parameters.get(name) for name in ("top_k", "top_p", "min_p"))
     temperature = parameters.get("temperature", 1.0 if top_k or top_p or min_p else 0.0)
     if temperature == 0:
-        return greedy_sampler  # the same for all rows, which then take one call for the whole batch
+        greedy: Callable[[Any], Any] = greedy_sampler  # the same for all rows, which then take one call together
+        return greedy
     key = mx.random.key(parameters.get("seed", secrets.randbits(64)) % 2**64)
 
     def sample(logprobs: Any) -> Any:
@@ -67,12 +68,12 @@ def make_sampler(parameters: Mapping[str, Any], vocab_size: int) -> Callable[[An
 class Processor:
     """Changes the logits of one row before its next token is chosen, and follows the row's grammar.
 
-    It never raises: an exception in the batch generator would end every row. It keeps its `error`, and the row ends with
-    that. The generator runs one step ahead, so it may be called once more after the row's last token.
+    It never raises: an exception in the batch generator would end every row. It keeps its `error`, and the row ends
+    with that. The generator runs one step ahead, so it may be called once more after the row's last token.
 
     Args:
-        parameters: `logit_bias`, `repetition_penalty` (over prompt and answer), `presence_penalty` and
-            `frequency_penalty` (over the answer), `logprobs`.
+        parameters: `repetition_penalty` (over prompt and answer), `presence_penalty` and `frequency_penalty` (over the
+            answer), `logits_processors` (the caller's own), `logprobs`.
         bias: See `logit_bias_from`.
         prompt_length: In tokens.
         matcher: Of the grammar.
@@ -154,4 +155,4 @@ def _changes(
                 lambda tokens, logits, change=change: change(tokens[prompt_length:], logits)
                 for change in make_logits_processors(**arguments)
             ]
-    return changes
+    return [*changes, *parameters.get("logits_processors", ())]

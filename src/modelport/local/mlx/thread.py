@@ -1,7 +1,8 @@
 """Threads for MLX, which are used again and never end.
 
-A thread that has used MLX runs destructors of it as it ends, after Python takes it for ended. They need the interpreter's
-lock, and where the interpreter is going down by then they abort the process. A thread that waits for work does not.
+A thread that has used MLX runs destructors of it as it ends, after Python takes it for ended. They need the
+interpreter's lock, and where the interpreter is going down by then they abort the process. A thread that waits for work
+does not.
 """
 
 from __future__ import annotations
