@@ -167,16 +167,36 @@ class Batch:
         ready.set_result(None)
         import mlx.core as mx
 
-        with mx.stream(self._generator.stream):
-            while self._take_commands():
-                try:
-                    self._step()
-                except Exception as error:
-                    self._end_all(_failure(error))
-            self._end_all(ModelError(CLOSED), waiting=True)
-            self._generator = self.loaded = None
-            mx.clear_cache()
+        last = ModelError(CLOSED)
+        try:
+            with mx.stream(self._generator.stream):
+                while self._turn():
+                    pass
+        except Exception as error:  # of ours, then; nobody may wait for ever
+            last = _failure(error)
+        self.stop()
+        self._end(last)
+        self._generator = self.loaded = None
+        mx.clear_cache()
         self._ended.set()
+
+    def _turn(self) -> bool:
+        """Does what callers have asked for, and one step of all rows; False at the end."""
+        try:
+            if not self._take_commands():
+                return False
+            self._step()
+        except Exception as error:
+            # Nobody knows which row it was, or what state it left: those that run end, those that wait begin anew.
+            import mlx.core as mx
+
+            failure = _failure(error)
+            del error
+            self._end_rows(failure)
+            gc.collect()  # of frames that the failure holds
+            mx.clear_cache()
+            self._renew()
+        return True
 
     def _renew(self) -> None:
         from mlx_lm.generate import BatchGenerator
@@ -309,24 +329,29 @@ class Batch:
         with self._lock:
             self.busy -= 1
 
-    def _end_all(self, error: ModelError, waiting: bool = False) -> None:
-        """Ends every row of the batch: after a failure nobody knows which one it was, or what state it left."""
-        import mlx.core as mx
-
-        rows = [*self._rows.values(), *(self._waiting if waiting else ())]
+    def _end_rows(self, error: ModelError) -> None:
+        """Ends every row of the batch."""
+        rows = list(self._rows.values())
         self._rows.clear()
-        if waiting:
-            self._waiting.clear()
         for row in rows:
             self._forget(row)
             self._tell(row, error)
         self._generator.close()
         self._generator = None
         self.prefixes.clear()  # above all where memory ran out
-        if not waiting:
-            gc.collect()  # of frames that the failure holds
-            mx.clear_cache()
-            self._renew()
+
+    def _end(self, error: ModelError) -> None:
+        """Ends every request, those that wait and those that were to wait too."""
+        while not self._commands.empty():
+            command = self._commands.get()
+            if command is not None and command[0]:
+                self._waiting.append(command[1])
+        if self._generator is not None:
+            self._end_rows(error)
+        while self._waiting:
+            row = self._waiting.popleft()
+            self._forget(row)
+            self._tell(row, error)
 
 
 def _log_probabilities(logits: Any, token: int, top: int) -> tuple[float, list[tuple[int, float]]]:

@@ -116,8 +116,11 @@ class Processor:
             return logits
 
     def _changed(self, tokens: Any, logits: Any) -> Any:
+        shape = logits.shape
         for change in self._changes:
             logits = change(tokens, logits)
+            if logits.shape != shape:  # which would fail where the rows come together
+                raise InvalidRequest(f"logits_processors: {change!r} gave {logits.shape} for logits of {shape}")
         return logits
 
     def _masked(self, tokens: Any, logits: Any) -> Any:
