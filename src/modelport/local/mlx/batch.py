@@ -6,16 +6,14 @@ import gc
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
 
-from modelport.errors import ModelError, RateLimited, ServerError
-from modelport.local.base import Job
-from modelport.local.mask import Matcher
+from modelport.errors import ModelError, RateLimited
 from modelport.local.mlx.prefixes import Prefixes
+from modelport.local.mlx.rows import Chosen, Row, failure, log_probabilities
 from modelport.local.mlx.sampling import Processor, make_sampler
 from modelport.local.mlx.thread import start
 
@@ -25,47 +23,6 @@ if TYPE_CHECKING:
 CLOSED = "this model has been closed; make a new one"
 
 
-@dataclass(slots=True)
-class Chosen:
-    """A token of an answer.
-
-    Args:
-        token: Its id.
-        logprob: Its log probability, where asked for.
-        best: The most likely tokens and theirs.
-        cached: How many of the prompt's tokens were not computed, with the first token.
-        finish: With the last token `stop` or `length`.
-    """
-
-    token: int
-    logprob: float | None = None
-    best: list[tuple[int, float]] | None = None
-    cached: int | None = None
-    finish: str | None = None
-
-
-class Row:
-    """One request, waiting or in the batch.
-
-    Args:
-        job: What to compute.
-        bias: See `logit_bias_from`.
-        matcher: Of its grammar.
-        tell: Takes each `Chosen`, or the error that ends the request; False where nobody listens any more.
-    """
-
-    processor: Processor
-
-    def __init__(
-        self, job: Job, bias: Mapping[int, float], matcher: Matcher | None, tell: Callable[[Any], bool]
-    ) -> None:
-        self.job, self.bias, self.matcher, self.tell = job, bias, matcher, tell
-        #: Whether it waits, or is in the batch.
-        self.under_way = True
-        self.uid = -1
-        self.cached: int | None = None
-
-
 class Batch:
     """The thread that owns the model, and the rows in it.
 
@@ -73,7 +30,8 @@ class Batch:
         load: Gives the model; called in the thread.
         parallel: Rows in the batch; more wait their turn, in order.
         queue: Requests that may wait; a further one is refused.
-        prefill_step_size: Tokens of prompts that are computed between two tokens of the answers.
+        prefill_step_size: Tokens of prompts that are computed between two tokens of the answers; `None` for the
+            device's default.
         prefix_cache_bytes: For keys and values, of the rows under way and of earlier prompts and answers; 0 keeps none
             of those, and sets no limit.
     """
@@ -83,7 +41,7 @@ class Batch:
         load: Callable[[], Loaded],
         parallel: int,
         queue: int,
-        prefill_step_size: int,
+        prefill_step_size: int | None,
         prefix_cache_bytes: int,
     ) -> None:
         #: The model, until the end.
@@ -92,7 +50,7 @@ class Batch:
         #: Requests that wait or run.
         self.busy = 0
         self._parallel, self._most = parallel, parallel + queue
-        self._prefill_step_size = prefill_step_size
+        self._prefill_step_size: int = prefill_step_size or 0
         self._commands: SimpleQueue[tuple[bool, Row] | None] = SimpleQueue()
         self._lock = threading.Lock()
         self._waiting: deque[Row] = deque()
@@ -160,6 +118,7 @@ class Batch:
     def _work(self, load: list[Callable[[], Loaded]], ready: Future[None]) -> None:
         try:
             self.loaded = load.pop()()
+            self._prefill_step_size = self._prefill_step_size or self.loaded.prefill_step_size
             self._renew()
         except BaseException as error:
             ready.set_exception(error)
@@ -173,7 +132,7 @@ class Batch:
                 while self._turn():
                     pass
         except Exception as error:  # of ours, then; nobody may wait for ever
-            last = _failure(error)
+            last = failure(error)
         self.stop()
         self._end(last)
         self._generator = self.loaded = None
@@ -186,16 +145,16 @@ class Batch:
             if not self._take_commands():
                 return False
             self._step()
+            return True
         except Exception as error:
-            # Nobody knows which row it was, or what state it left: those that run end, those that wait begin anew.
-            import mlx.core as mx
+            problem = failure(error.with_traceback(None))  # its frames hold the model
+        # Nobody knows which row it was, or what state it left: those that run end, those that wait begin anew.
+        import mlx.core as mx
 
-            failure = _failure(error)
-            del error
-            self._end_rows(failure)
-            gc.collect()  # of frames that the failure holds
-            mx.clear_cache()
-            self._renew()
+        self._end_rows(problem)
+        gc.collect()
+        mx.clear_cache()
+        self._renew()
         return True
 
     def _renew(self) -> None:
@@ -232,12 +191,15 @@ class Batch:
             try:
                 self._enter(row)
             except Exception as error:
-                self._tell(row, _failure(error))
+                self._tell(row, failure(error))
                 self._leave(row)
+        if not self._rows:
+            return
+        self._hold_memory()
         generator = self._generator
         # Prompts share the step, so that eight of them hold the answers up no longer than one.
         beginning = sum(row.cached is not None for row in self._rows.values())
-        generator.prefill_step_size = max(32, self._prefill_step_size // max(1, beginning))
+        generator.prefill_step_size = max(1, self._prefill_step_size // max(1, beginning))
         prompts, answers = generator.next()
         for response in prompts:
             if response.end_of_segment and not response.end_of_prompt and self.prefixes.limit:
@@ -253,18 +215,42 @@ class Batch:
         return int(self._generator.prompt_cache_nbytes)
 
     def _fits(self, row: Row) -> bool:
-        """Whether the memory holds one more prompt, as large as the rows under way are."""
-        running = self.running_bytes if self._rows else 0
-        computed = sum(len(other.job.prompt.tokens) for other in self._rows.values())
-        wanted = running * (1 + len(row.job.prompt.tokens) / computed) if running else 0
-        return not self.prefixes.limit or wanted <= self.prefixes.limit
+        """Whether the memory holds one more prompt beside the rows under way; alone it may always try."""
+        assert self.loaded is not None
+        wanted = self.loaded.bytes_per_token * len(row.job.prompt.tokens)
+        if not self._rows:
+            return True
+        if self.prefixes.limit and self.running_bytes + wanted > self.prefixes.limit:
+            return False
+        return self._free_memory() + self.prefixes.nbytes >= wanted
+
+    def _free_memory(self) -> int:
+        """Bytes up to MLX's own limit. It does not keep to that by itself; on a CPU it crashes where memory ends."""
+        import mlx.core as mx
+
+        return int(mx.get_memory_limit() - mx.get_active_memory())
+
+    def _hold_memory(self) -> None:
+        """Where memory runs out, what is kept goes first, then the youngest row."""
+        if self._free_memory() < 0:
+            self.prefixes.clear()
+        if self._free_memory() < 0:
+            row = next(reversed(self._rows.values()))
+            self._tell(row, failure(MemoryError("MLX's limit is reached")))
+            self._leave(row)
+            self.prefixes.clear()
 
     def _enter(self, row: Row) -> None:
         """Puts a request into the batch, after what is known of its prompt."""
+        assert self.loaded is not None
         tokens = row.job.prompt.tokens
+        wanted = self.loaded.bytes_per_token * len(tokens)
+        if self._free_memory() < wanted:
+            self.prefixes.clear()
+        if self._free_memory() < wanted:
+            raise MemoryError(f"a prompt of {len(tokens)} tokens needs {wanted / 1e6:.0f} MB")
         cache, length, shared = self.prefixes.find(tokens) if self.prefixes.limit else (None, 0, 0)
         row.cached = length
-        assert self.loaded is not None
         parameters = row.job.parameters
         sampler = make_sampler(parameters, self.loaded.vocab_size)
         row.processor = Processor(parameters, row.bias, len(tokens), row.matcher, self.loaded.eos)
@@ -285,7 +271,7 @@ class Batch:
     def _answer(self, row: Row, response: Any) -> None:
         processor = row.processor
         if processor.error is not None:
-            self._tell(row, _failure(processor.error))
+            self._tell(row, failure(processor.error))
             self._leave(row)
             return
         finish = response.finish_reason or ("stop" if processor.complete else None)
@@ -294,7 +280,7 @@ class Batch:
         if row.job.parameters.get("logprobs"):
             logits = processor.logits.popleft() if processor.needed else response.logprobs
             top = row.job.parameters.get("top_logprobs", 0)
-            chosen.logprob, chosen.best = _log_probabilities(logits, response.token, top)
+            chosen.logprob, chosen.best = log_probabilities(logits, response.token, top)
         if response.finish_reason is not None:
             self._keep(response.all_tokens, response.prompt_cache)
             self._forget(row)
@@ -352,30 +338,3 @@ class Batch:
             row = self._waiting.popleft()
             self._forget(row)
             self._tell(row, error)
-
-
-def _log_probabilities(logits: Any, token: int, top: int) -> tuple[float, list[tuple[int, float]]]:
-    """The log probability of a token, and the most likely tokens with theirs."""
-    import mlx.core as mx
-    import numpy as np
-
-    logits = logits.astype(mx.float32)
-    values = np.array(logits - mx.logsumexp(logits))
-    best = np.argpartition(-values, top)[:top] if top else np.zeros(0, np.int64)
-    best = best[np.argsort(-values[best], kind="stable")]
-    return float(values[token]), [(int(i), float(values[i])) for i in best]
-
-
-def _failure(error: Exception) -> ModelError:
-    if isinstance(error, ModelError):
-        return error
-    told = str(error).partition("\n")[0] or type(error).__name__
-    if isinstance(error, MemoryError) or any(
-        word in told.lower() for word in ("allocat", "out of memory", "insufficient memory")
-    ):
-        return ServerError(
-            f"the memory is used up ({told}): lower parallel, context_length or prefix_cache_bytes", retryable=False
-        )
-    failed = ServerError(f"MLX failed: {type(error).__name__}: {told}", retryable=False)
-    failed.__cause__ = error
-    return failed

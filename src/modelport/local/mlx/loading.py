@@ -46,6 +46,8 @@ class Loaded:
         calls: How the model writes calls, where mlx-lm has a parser for its format: begin, end, parser.
         eos: The tokens that end an answer.
         vocab_size: The length of the logits.
+        prefill_step_size: Tokens of prompts that this device may compute at a time while others wait.
+        bytes_per_token: What keys and values take, about.
         context_length: In tokens.
         defaults: Sampling parameters that the model's authors recommend.
     """
@@ -57,6 +59,8 @@ class Loaded:
     calls: tuple[str, str, Callable[..., Any]] | None
     eos: frozenset[int]
     vocab_size: int
+    prefill_step_size: int
+    bytes_per_token: int
     context_length: int
     defaults: Mapping[str, Any]
 
@@ -150,6 +154,7 @@ def _from_hub(repo: str, revision: str | None, progress: bool | None) -> Path:
 def _load(folder: Path, settings: MLXModel, arguments: dict[str, Any]) -> Loaded:
     import mlx.core as mx
     import mlx_lm
+    from mlx_lm.models.cache import KVCache, make_prompt_cache
 
     config = json.loads((folder / "config.json").read_text())
     tokenizer_config = {"trust_remote_code": settings.trust_remote_code, **arguments.pop("tokenizer_config", {})}
@@ -168,11 +173,12 @@ def _load(folder: Path, settings: MLXModel, arguments: dict[str, Any]) -> Loaded
         raise UnsupportedFeature("the model's tokenizer has no tokenizer.json, which this backend needs")
     if not wrapper.has_chat_template:
         raise InvalidRequest("the model has no chat template: pass chat_template=, or take a model made for chat")
-    if not all(hasattr(layer, "merge") for layer in mlx_lm.models.cache.make_prompt_cache(model)):
-        raise UnsupportedFeature("mlx-lm can't run this model in a batch: its caches can't be merged")
     if not lazy:
         _read_weights(model, settings.progress)
-    logits = model(mx.array([[next(iter(wrapper.eos_token_ids), 0)]]))
+    cache = make_prompt_cache(model)
+    if not all(hasattr(layer, "merge") for layer in cache):
+        raise UnsupportedFeature("mlx-lm can't run this model in a batch: its caches can't be merged")
+    logits = model(mx.array([[next(iter(wrapper.eos_token_ids), 0)]]), cache=cache)
     mx.eval(logits)
     template = tokenizer.chat_template if isinstance(tokenizer.chat_template, str) else ""
     text = config.get("text_config", config)
@@ -184,6 +190,8 @@ def _load(folder: Path, settings: MLXModel, arguments: dict[str, Any]) -> Loaded
         calls=_calls(wrapper, tokenizer),
         eos=frozenset(wrapper.eos_token_ids),
         vocab_size=logits.shape[-1],
+        prefill_step_size=16 if mx.default_device() == mx.cpu else 512,
+        bytes_per_token=sum(layer.nbytes for layer in cache) // KVCache.step,
         context_length=text.get("max_position_embeddings") or config.get("max_position_embeddings") or CONTEXT_LENGTH,
         defaults=_recommended(folder),
     )

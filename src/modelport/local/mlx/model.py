@@ -14,8 +14,9 @@ from modelport.content import Image
 from modelport.errors import InvalidRequest, ModelError
 from modelport.local.base import Job, LocalModel, Prompt, Step
 from modelport.local.mask import Masks
-from modelport.local.mlx.batch import CLOSED, Batch, Chosen, Row
+from modelport.local.mlx.batch import CLOSED, Batch
 from modelport.local.mlx.loading import load
+from modelport.local.mlx.rows import Chosen, Row
 from modelport.local.mlx.sampling import logit_bias_from
 from modelport.local.template import CallFormat, Template
 from modelport.local.text import token_text
@@ -47,7 +48,8 @@ class MLXModel(LocalModel["_Engine"]):
         queue: How many may wait. One more is refused with `RateLimited`, which the port retries within the call's time
             limit.
         prefill_step_size: Tokens of prompts that are computed between two tokens of the answers under way: a long
-            prompt holds them up for no longer than that.
+            prompt holds them up for no longer than that. By default 512 on a GPU, and 16 on a CPU, where MLX takes
+            0.1 s for each with a model of 135 million parameters in f32.
         prefix_cache_bytes: Memory for what was computed, running requests included, in bytes (2 GiB by default), the
             least recently used out first; 0 keeps nothing.
         progress: Whether to show progress bars; by default where standard error is a terminal.
@@ -80,7 +82,7 @@ class MLXModel(LocalModel["_Engine"]):
         context_length: int | None = None,
         parallel: int = 16,
         queue: int = 1024,
-        prefill_step_size: int = 512,
+        prefill_step_size: int | None = None,
         prefix_cache_bytes: int | None = None,
         progress: bool | None = None,
         **settings: Any,
