@@ -35,20 +35,63 @@ from modelport import (
 
 CAPITAL = "What is the capital of France? Answer in one sentence."
 STORY = "The fox went to the river and drank. " * 12
-#: Bytes of keys and values that SmolLM2 in f32 keeps of a token: 30 layers, 3 heads of 64, twice.
-PER_TOKEN = 30 * 3 * 64 * 2 * 4
+
+
+def tiny(folder: Path, config: dict[str, Any]) -> Path:
+    """A model of random weights with SmolLM2's tokenizer."""
+    import mlx.core as mx
+    from mlx.utils import tree_flatten
+    from mlx_lm.utils import _get_classes
+
+    config = {"vocab_size": 49152, "eos_token_id": 2, "max_position_embeddings": 2048, **config}
+    model_class, arguments = _get_classes(config)
+    mx.random.seed(7)
+    weights = dict(tree_flatten(model_class(arguments.from_dict(config)).parameters()))
+    folder.mkdir(exist_ok=True)
+    mx.save_safetensors(str(folder / "model.safetensors"), weights, {"format": "mlx"})
+    (folder / "config.json").write_text(json.dumps(config))
+    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+        shutil.copy(smollm2_folder() / name, folder)
+    return folder
+
+
+#: Bytes of keys and values that `DENSE` keeps of a token: two layers, one head of 32, twice, in f32.
+PER_TOKEN = 2 * 1 * 32 * 2 * 4
+SMALL = {"hidden_size": 64, "intermediate_size": 64, "num_attention_heads": 2, "num_key_value_heads": 1}
+DENSE = {
+    "model_type": "llama", "num_hidden_layers": 2, "rms_norm_eps": 1e-5, "tie_word_embeddings": False, **SMALL
+}  # fmt: skip
+SLIDING = {**DENSE, "sliding_window": 32, "layer_types": ["sliding_attention", "full_attention"]}
+HYBRID = {
+    "model_type": "lfm2", "num_hidden_layers": 2, "norm_eps": 1e-5, "conv_bias": False, "conv_L_cache": 3,
+    "block_dim": 64, "block_ff_dim": 64, "block_multiple_of": 8, "block_ffn_dim_multiplier": 1.0,
+    "block_auto_adjust_ff_dim": False, "full_attn_idxs": [1], "rope_theta": 1e6, **SMALL,
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
-def model() -> Iterator[MLXModel]:
+def smollm2() -> Iterator[MLXModel]:
+    """On real weights, of which MLX computes ten tokens a second on a CPU: the contract has more on them."""
     with MLXModel(smollm2_folder(), context_length=2048, retry=False, temperature=0) as model:
         yield model
 
 
 @pytest.fixture(scope="module")
-def forgetful() -> Iterator[MLXModel]:
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model of no sense, and fast."""
+    return tiny(tmp_path_factory.mktemp("tiny") / "dense", DENSE)
+
+
+@pytest.fixture(scope="module")
+def model(folder: Path) -> Iterator[MLXModel]:
+    with MLXModel(folder, context_length=2048, retry=False, temperature=0) as model:
+        yield model
+
+
+@pytest.fixture(scope="module")
+def forgetful(folder: Path) -> Iterator[MLXModel]:
     """Keeps nothing of what it computes."""
-    with MLXModel(smollm2_folder(), context_length=2048, prefix_cache_bytes=0, temperature=0) as model:
+    with MLXModel(folder, context_length=2048, prefix_cache_bytes=0, temperature=0) as model:
         yield model
 
 
@@ -84,19 +127,19 @@ def user(text: str) -> dict[str, str]:
 # --- answers ----------------------------------------------------------------------------------------------------------
 
 
-def test_the_capital_of_france(model: MLXModel) -> None:
-    message = model(CAPITAL)
+def test_the_capital_of_france(smollm2: MLXModel) -> None:
+    message = smollm2(CAPITAL)
     assert message.content == "The capital of France is Paris."
     assert message.finish_reason == "stop"
 
 
-def test_log_probabilities_are_those_of_transformers(model: MLXModel) -> None:
+def test_log_probabilities_are_those_of_transformers(smollm2: MLXModel) -> None:
     """mlx-lm passes over `rope_parameters`, in which transformers 5 writes the base of the positions."""
     import torch
     from transformers import AutoModelForCausalLM
 
-    message = model(CAPITAL, logprobs=True, top_logprobs=3)
-    tokenizer = engine(model).tokenizer
+    message = smollm2(CAPITAL, logprobs=True, top_logprobs=3)
+    tokenizer = engine(smollm2).tokenizer
     prompt = tokenizer.apply_chat_template([user(CAPITAL)], add_generation_prompt=True, return_dict=False)
     answer = tokenizer.encode(message.content, add_special_tokens=False)
     reference = AutoModelForCausalLM.from_pretrained(smollm2_folder(), dtype=torch.float32)
@@ -104,19 +147,17 @@ def test_log_probabilities_are_those_of_transformers(model: MLXModel) -> None:
         logits = reference(torch.tensor([prompt + answer])).logits[0, len(prompt) - 1 :]
     expected = torch.log_softmax(logits, -1)
     assert message.logprobs is not None and len(message.logprobs) == len(answer) + 1  # with the token that ends it
-    for entry, token, row in zip(message.logprobs, [*answer, *engine(model).eos], expected, strict=True):
+    for entry, token, row in zip(message.logprobs, [*answer, *engine(smollm2).eos], expected, strict=True):
         assert entry["logprob"] == pytest.approx(float(row[token]), abs=1e-3)
         best = [e["logprob"] for e in entry["top_logprobs"]]
         assert best == pytest.approx(row.topk(3).values.tolist(), abs=1e-3)
         assert entry["top_logprobs"][0]["token"] == tokenizer.decode([int(row.argmax())])
 
 
-def test_log_probabilities_are_the_models_own_whatever_shapes_the_answer(model: MLXModel) -> None:
-    plain = model(CAPITAL, logprobs=True, max_tokens=1).logprobs
-    shaped = model(CAPITAL, logprobs=True, max_tokens=1, repetition_penalty=1.5, grammar=Lark("start: /[A-Z].*/"))
+def test_log_probabilities_are_the_models_own_whatever_shapes_the_answer(smollm2: MLXModel) -> None:
+    plain = smollm2(CAPITAL, logprobs=True, max_tokens=1).logprobs
+    shaped = smollm2(CAPITAL, logprobs=True, max_tokens=1, repetition_penalty=1.5, grammar=Lark("start: /[A-Z].*/"))
     assert plain and shaped.logprobs and plain[0]["token"] == "The"
-    (other,) = [e for e in model(CAPITAL, top_logprobs=20, max_tokens=1).logprobs or ()][0]["top_logprobs"][:1]
-    assert other["logprob"] == pytest.approx(plain[0]["logprob"], abs=1e-4)
     assert shaped.logprobs[0]["logprob"] <= plain[0]["logprob"] + 1e-4
 
 
@@ -132,18 +173,16 @@ def test_sampling_parameters_do_what_they_say(model: MLXModel) -> None:
     assert len({told(temperature=1.5) for _ in range(3)}) > 1  # without a seed no two are alike
 
 
-def test_penalties_and_bias(model: MLXModel) -> None:
-    tokenizer = engine(model).tokenizer
+def test_penalties_and_bias(smollm2: MLXModel) -> None:
+    tokenizer = engine(smollm2).tokenizer
     (the,) = tokenizer.encode("The", add_special_tokens=False)
-    assert model(CAPITAL).text.startswith("The")
-    assert not model(CAPITAL, logit_bias={the: -100}).text.startswith("The")
-    assert model(CAPITAL, logit_bias={str(the): 100}, max_tokens=3).text == "TheTheThe"
+    assert smollm2(CAPITAL).text.startswith("The")
+    assert not smollm2(CAPITAL, logit_bias={the: -100}).text.startswith("The")
+    assert smollm2(CAPITAL, logit_bias={str(the): 100}, max_tokens=3).text == "TheTheThe"
     # Over the answer, not the prompt: the first token stays; over both: it changes, where the prompt holds it.
     held = {"logit_bias": {the: 100}, "max_tokens": 4}
-    assert model(CAPITAL, **held, frequency_penalty=2.0, presence_penalty=2.0).text.startswith("The")
-    assert (
-        model("a b c d " * 8, max_tokens=12).text != model("a b c d " * 8, max_tokens=12, repetition_penalty=2.0).text
-    )
+    assert smollm2(CAPITAL, **held, frequency_penalty=2.0, presence_penalty=2.0).text.startswith("The")
+    assert smollm2("a b a b", max_tokens=8).text != smollm2("a b a b", max_tokens=8, repetition_penalty=2.0).text
 
 
 @pytest.mark.parametrize(
@@ -203,9 +242,13 @@ def test_a_shared_system_prompt_and_branches_are_computed_once(fresh: MLXModel) 
 
 
 def test_what_a_stop_sequence_or_a_caller_cut_off_is_kept_too(fresh: MLXModel) -> None:
-    message = fresh([user(STORY + "Tell the story on.")], stop_sequences=["river"], max_tokens=60)
-    assert message.finish_reason == "stop"
-    assert cached(fresh, [user(STORY + "Tell the story on."), message, user("Go on.")])[1] < 40
+    question = user(STORY + "Tell the story on.")
+    text = fresh([question], max_tokens=12).text
+    fresh("Something else, so that this is not the last.", max_tokens=2)
+    stop = text[len(text) // 2 :][:3]
+    message = fresh([question], stop_sequences=[stop], max_tokens=12)
+    assert message.finish_reason == "stop" and message.text == text[: text.index(stop)]
+    assert cached(fresh, [question, message, user("Go on.")])[1] < 30
     with fresh.generate_stream("Begin with: " + STORY, max_tokens=60) as stream:
         next(stream), next(stream)
     idle(fresh)
@@ -237,11 +280,11 @@ def test_a_kept_prefix_holds_what_was_computed_and_no_more(fresh: MLXModel) -> N
 
     async def cancel() -> None:
         task = asyncio.create_task(fresh.agenerate("word " * 1200, max_tokens=5))
-        await asyncio.sleep(0.8)
+        await asyncio.sleep(0.05)
         task.cancel()
 
     asyncio.run(cancel())
-    with pytest.raises(ServerError):
+    with pytest.raises(ModelError, match="not today"):
         fresh("Hello", max_tokens=9, logits_processors=[Failing(3)])
     idle(fresh)
     entries = engine(fresh).batch.prefixes._entries
@@ -251,78 +294,51 @@ def test_a_kept_prefix_holds_what_was_computed_and_no_more(fresh: MLXModel) -> N
         assert entry.nbytes == len(entry.tokens) * PER_TOKEN
 
 
-def test_the_memory_bound_holds_with_the_rows_under_way() -> None:
-    limit = 600 * PER_TOKEN
-    with MLXModel(smollm2_folder(), context_length=1024, prefix_cache_bytes=limit, temperature=0) as model:
+def test_the_memory_bound_holds_with_the_rows_under_way(folder: Path) -> None:
+    limit = 1200 * PER_TOKEN
+    with MLXModel(folder, context_length=1024, prefix_cache_bytes=limit, temperature=0) as model:
         batch = engine(model).batch
-        seen: list[int] = []
+        seen: list[tuple[int, int]] = []
 
         def watch(tokens: Any, logits: Any) -> Any:  # is called by the engine's thread
-            seen.append(batch.prefixes.nbytes + batch.running_bytes)
+            seen.append((batch.prefixes.nbytes, batch.running_bytes))
             return logits
 
-        for n in range(5):
-            model(f"{n} {STORY}", max_tokens=4, logits_processors=[watch])  # about 130 tokens each
+        for n in range(9):
+            model(f"{n} {STORY}", max_tokens=4, logits_processors=[watch])  # about 140 tokens each
             idle(model)
             assert batch.prefixes.nbytes <= limit
-        assert len(batch.prefixes._entries) == 4  # a fifth did not fit
-        assert cached(model, f"4 {STORY}")[1] == 1 and cached(model, f"0 {STORY}")[0] < 20
-        seen.clear()
-        # A row grows by 256 tokens at a time, which is more than is free: the others give way for it.
-        model("word " * 300, max_tokens=30, logits_processors=[watch])
-        assert max(seen[1:]) <= limit
+        assert max(kept + running for kept, running in seen) <= limit
+        assert 3 <= len(batch.prefixes._entries) < 9
+        assert cached(model, f"8 {STORY}")[1] == 1 and cached(model, f"0 {STORY}")[0] < 40
         idle(model)
-        assert batch.prefixes.nbytes <= limit
-        # Two at once would not fit: the second waits for the first.
-        most = 0
+        before = batch.prefixes.nbytes
+        seen.clear()
+        # An answer grows, by 256 tokens at a time, and what is kept gives way.
+        model("word " * 700, max_tokens=200, logits_processors=[watch], logit_bias={2: -100})
+        assert max(kept + running for kept, running in seen[1:]) <= limit
+        assert min(kept for kept, _ in seen) < before
+        idle(model)
+        assert 0 < batch.prefixes.nbytes <= limit
 
-        def count(tokens: Any, logits: Any) -> Any:
-            nonlocal most
-            most = max(most, len(batch._rows))
-            return logits
+
+def test_a_prompt_waits_until_the_memory_holds_it(folder: Path) -> None:
+    with MLXModel(folder, context_length=1024, prefix_cache_bytes=1200 * PER_TOKEN, temperature=0) as model:
+        counts, watch = watched(model)
 
         async def both() -> None:
-            await asyncio.gather(
-                *(model.agenerate(f"{n} " + "word " * 400, max_tokens=6, logits_processors=[count]) for n in range(2))
+            calls = (
+                model.agenerate(f"{n} " + "word " * 700, max_tokens=6, logits_processors=[watch]) for n in range(2)
             )
+            await asyncio.gather(*calls)
 
         asyncio.run(both())
-        assert most == 1
-
-
-def tiny(folder: Path, config: dict[str, Any]) -> Path:
-    """A model of random weights with SmolLM2's tokenizer."""
-    import mlx.core as mx
-    from mlx.utils import tree_flatten
-    from mlx_lm.utils import _get_classes
-
-    config = {"vocab_size": 49152, "eos_token_id": 2, "max_position_embeddings": 2048, **config}
-    model_class, arguments = _get_classes(config)
-    mx.random.seed(7)
-    weights = dict(tree_flatten(model_class(arguments.from_dict(config)).parameters()))
-    folder.mkdir(exist_ok=True)
-    mx.save_safetensors(str(folder / "model.safetensors"), weights, {"format": "mlx"})
-    (folder / "config.json").write_text(json.dumps(config))
-    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
-        shutil.copy(smollm2_folder() / name, folder)
-    return folder
-
-
-SMALL = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2, "num_key_value_heads": 1}
-SLIDING = {
-    "model_type": "llama", "num_hidden_layers": 2, "rms_norm_eps": 1e-5, "sliding_window": 32,
-    "layer_types": ["sliding_attention", "full_attention"], **SMALL,
-}  # fmt: skip
-HYBRID = {
-    "model_type": "lfm2", "num_hidden_layers": 2, "norm_eps": 1e-5, "conv_bias": False, "conv_L_cache": 3,
-    "block_dim": 32, "block_ff_dim": 64, "block_multiple_of": 8, "block_ffn_dim_multiplier": 1.0,
-    "block_auto_adjust_ff_dim": False, "full_attn_idxs": [1], "rope_theta": 1e6, **SMALL,
-}  # fmt: skip
+        assert max(counts) == 1
 
 
 @pytest.mark.parametrize("config", [SLIDING, HYBRID], ids=["sliding window", "hybrid"])
 def test_caches_that_can_not_be_cut(config: dict[str, Any], tmp_path: Path) -> None:
-    folder = tiny(tmp_path / "tiny", config)
+    folder = tiny(tmp_path / "uncuttable", config)
     options: dict[str, Any] = {"max_tokens": 6, "logprobs": True}
     system = {"role": "system", "content": STORY}
     first, second, third = ([system, user(question)] for question in ("Who drank?", "Where is it?", "When was that?"))
@@ -424,8 +440,8 @@ def test_a_grammar_that_comes_to_a_dead_end_fails_alone(fresh: MLXModel, monkeyp
     assert fresh("Hello", max_tokens=2).text
 
 
-def test_more_requests_wait_and_too_many_are_refused() -> None:
-    with MLXModel(smollm2_folder(), context_length=512, parallel=2, queue=2, retry=False, temperature=0) as model:
+def test_more_requests_wait_and_too_many_are_refused(folder: Path) -> None:
+    with MLXModel(folder, context_length=512, parallel=2, queue=2, retry=False, temperature=0) as model:
         counts, watch = watched(model)
 
         async def six() -> list[Any]:
@@ -447,10 +463,8 @@ def test_more_requests_wait_and_too_many_are_refused() -> None:
             assert len(asyncio.run(all_six())) == 6
 
 
-def test_a_long_prompt_does_not_hold_the_others_up() -> None:
-    with MLXModel(
-        smollm2_folder(), context_length=2048, prefill_step_size=64, prefix_cache_bytes=0, temperature=0
-    ) as model:
+def test_a_long_prompt_does_not_hold_the_others_up(folder: Path) -> None:
+    with MLXModel(folder, context_length=2048, prefill_step_size=64, prefix_cache_bytes=0, temperature=0) as model:
 
         async def run() -> int:
             during = 0
@@ -468,7 +482,8 @@ def test_a_long_prompt_does_not_hold_the_others_up() -> None:
 
 
 @pytest.mark.parametrize("phase", ["prompt", "answer"])
-def test_a_cancelled_call_leaves_within_a_step(fresh: MLXModel, phase: str) -> None:
+def test_a_cancelled_call_leaves_within_a_step(folder: Path, phase: str) -> None:
+    fresh = MLXModel(folder, prefill_step_size=1, temperature=0)  # so that the prompt takes a while
     calls = 0
 
     def count(tokens: Any, logits: Any) -> Any:
@@ -493,16 +508,18 @@ def test_a_cancelled_call_leaves_within_a_step(fresh: MLXModel, phase: str) -> N
     before = calls
     idle(fresh)
     assert calls <= before + 2 if phase == "answer" else calls == 0
+    fresh.close()
 
 
 # --- tools ------------------------------------------------------------------------------------------------------------
 
 CODER_TEMPLATE = (
-    "{% if tools %}<|im_start|>system\n{% for t in tools %}{{ t.function | tojson }}\n{% endfor %}<|im_end|>\n{% endif %}"
+    "{% if tools %}<|im_start|>system\n{% for t in tools %}{{ t.function | tojson }}\n{% endfor %}<|im_end|>\n"
+    "{% endif %}"
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}{% for c in m.tool_calls or [] %}"
     "<tool_call>\n<function={{ c.function.name }}>\n{% for k, v in c.function.arguments.items() %}"
-    "<parameter={{ k }}>\n{{ v }}\n</parameter>\n{% endfor %}</function>\n</tool_call>{% endfor %}<|im_end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    "<parameter={{ k }}>\n{{ v }}\n</parameter>\n{% endfor %}</function>\n</tool_call>{% endfor %}<|im_end|>\n"
+    "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 
 
@@ -516,15 +533,15 @@ class Writes:
         import mlx.core as mx
 
         token = next(self._tokens, 2)  # then it ends
-        return mx.where(mx.arange(logits.shape[1]) == token, mx.array(0.0), -mx.inf)
+        return mx.where(mx.arange(logits.shape[1]) == token, mx.zeros_like(logits), -mx.inf)
 
 
-def test_calls_in_a_format_of_their_own_are_read_by_mlx_lms_parser() -> None:
+def test_calls_in_a_format_of_their_own_are_read_by_mlx_lms_parser(folder: Path) -> None:
     def get_weather(city: str, days: int) -> str:
         """Tells the weather."""
         return f"{city} {days}"
 
-    with MLXModel(smollm2_folder(), context_length=1024, chat_template=CODER_TEMPLATE) as model:
+    with MLXModel(folder, context_length=1024, chat_template=CODER_TEMPLATE) as model:
         assert model.capabilities.tools
         calls = (
             "I look.<tool_call>\n<function=get_weather>\n<parameter=city>\nParis\n</parameter>\n<parameter=days>\n3\n"
@@ -542,11 +559,11 @@ def test_calls_in_a_format_of_their_own_are_read_by_mlx_lms_parser() -> None:
 # --- loading ----------------------------------------------------------------------------------------------------------
 
 
-def broken(folder: Path, what: str) -> Path:
+def broken(source: Path, folder: Path, what: str) -> Path:
     """A copy of the model's folder with a fault."""
     copy = folder / what.replace(" ", "-")
     copy.mkdir()
-    for file in smollm2_folder().iterdir():
+    for file in source.iterdir():
         (copy / file.name).symlink_to(file)
     remove = {"no weights": "model.safetensors", "no config": "config.json", "no tokenizer": "tokenizer.json"}
     if what in remove:
@@ -563,7 +580,7 @@ def broken(folder: Path, what: str) -> Path:
         (copy / "own.py").write_text(f"open({str(folder / 'it-ran')!r}, 'w')\nfrom mlx_lm.models.llama import *\n")
     if what == "cut weights":
         (copy / "model.safetensors").unlink()
-        (copy / "model.safetensors").write_bytes((smollm2_folder() / "model.safetensors").read_bytes()[:100_000])
+        (copy / "model.safetensors").write_bytes((source / "model.safetensors").read_bytes()[:100_000])
     if what == "gguf":
         for file in copy.iterdir():
             file.unlink()
@@ -583,13 +600,15 @@ def broken(folder: Path, what: str) -> Path:
         ("cut weights", ServerError, "can't load"),
     ],
 )
-def test_a_folder_that_can_not_be_loaded(what: str, kind: type[ModelError], told: str, tmp_path: Path) -> None:
+def test_a_folder_that_can_not_be_loaded(
+    what: str, kind: type[ModelError], told: str, folder: Path, tmp_path: Path
+) -> None:
     with pytest.raises(kind, match=told):
-        MLXModel(broken(tmp_path, what))
+        MLXModel(broken(folder, tmp_path, what))
 
 
-def test_code_of_the_repository_runs_only_if_trusted(tmp_path: Path) -> None:
-    folder = broken(tmp_path, "own code")
+def test_code_of_the_repository_runs_only_if_trusted(folder: Path, tmp_path: Path) -> None:
+    folder = broken(folder, tmp_path, "own code")
     with pytest.raises(InvalidRequest, match="trust_remote_code=True"):
         MLXModel(folder)
     assert not (tmp_path / "it-ran").exists()
@@ -608,9 +627,9 @@ def test_code_of_the_repository_runs_only_if_trusted(tmp_path: Path) -> None:
         ({"load_kwargs": {"nonesuch": 1}}, InvalidRequest, "nonesuch"),
     ],
 )
-def test_what_is_wrong_is_named(arguments: dict[str, Any], kind: type[ModelError], told: str) -> None:
+def test_what_is_wrong_is_named(arguments: dict[str, Any], kind: type[ModelError], told: str, folder: Path) -> None:
     with pytest.raises(kind, match=told):
-        MLXModel(**{"model_id": smollm2_folder(), **arguments})
+        MLXModel(**{"model_id": folder, **arguments})
 
 
 def python(code: str, *, timeout: float = 120, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -628,16 +647,15 @@ def test_a_model_that_the_hub_does_not_give(tmp_path: Path) -> None:
     assert told.startswith("ConnectionFailed") and "nobody/nothing" in told and "hf_secret" not in told
 
 
-def test_loading_shows_progress(capfd: pytest.CaptureFixture[str]) -> None:
-    MLXModel(smollm2_folder(), context_length=64, progress=True).close()
+def test_loading_shows_progress(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    MLXModel(folder, context_length=64, progress=True).close()
     assert "Loading" in capfd.readouterr().err
-    MLXModel(smollm2_folder(), context_length=64, progress=False).close()
+    MLXModel(folder, context_length=64, progress=False).close()
     assert capfd.readouterr().err == ""
 
 
-def test_settings_of_the_template_and_of_the_models_authors(tmp_path: Path) -> None:
-    folder = broken(tmp_path, "whole")
-    (folder / "generation_config.json").unlink()
+def test_settings_of_the_template_and_of_the_models_authors(folder: Path, tmp_path: Path) -> None:
+    folder = broken(folder, tmp_path, "whole")
     recommended = {"do_sample": True, "temperature": 0.7, "top_k": 1, "eos_token_id": 2}
     (folder / "generation_config.json").write_text(json.dumps(recommended))
     template = "{% for m in messages %}{{ greeting }} {{ m.content }}{% endfor %}"
@@ -650,10 +668,10 @@ def test_settings_of_the_template_and_of_the_models_authors(tmp_path: Path) -> N
         assert usage and usage.input_tokens == model.count_tokens("Oh oh oh sailor")
 
 
-def test_settings_are_saved(model: MLXModel) -> None:
+def test_settings_are_saved(model: MLXModel, folder: Path) -> None:
     data = model.to_dict()
     assert data == {
-        "class": "MLXModel", "model_id": str(smollm2_folder()), "context_length": 2048, "retry": False, "temperature": 0
+        "class": "MLXModel", "model_id": str(folder), "context_length": 2048, "retry": False, "temperature": 0
     }  # fmt: skip
     with pickle.loads(pickle.dumps(model)) as twin:
         assert twin.to_dict() == data and twin("Hi", max_tokens=2).text
@@ -696,11 +714,11 @@ def test_a_forgotten_model_frees_its_memory() -> None:
     assert active_memory() < before + 20e6
 
 
-def test_threads_are_used_again() -> None:
-    MLXModel(smollm2_folder(), context_length=64).close()
+def test_threads_are_used_again(folder: Path) -> None:
+    MLXModel(folder, context_length=64).close()
     before = threading.active_count()
     for _ in range(2):
-        MLXModel(smollm2_folder(), context_length=64).close()
+        MLXModel(folder, context_length=64).close()
     assert threading.active_count() <= before
 
 
@@ -722,25 +740,38 @@ begin.append(time.monotonic())
 def test_the_interpreter_ends_in_silence_while_an_answer_is_under_way() -> None:
     done = python(EXIT, FOLDER=str(smollm2_folder()))
     assert done.returncode == 0 and done.stderr == ""
-    assert float(done.stdout) < 2.0  # alone on the machine 0.2
+    assert float(done.stdout) < 2.0
 
 
-def test_out_of_memory_is_an_error_and_the_model_answers_afterwards() -> None:
-    """In a process whose address space ends soon after the model is loaded."""
-    code = """
-import os, resource
-from modelport import MLXModel, ServerError
-with MLXModel(os.environ["FOLDER"], retry=False, prefill_step_size=4096, temperature=0) as model:
-    print(model("What is the capital of France? Answer in one sentence."))
-    pages = int(open("/proc/self/statm").read().split()[0])
-    resource.setrlimit(resource.RLIMIT_AS, (pages * 4096 + 400 * 2**20, -1))
-    try:
-        model("word " * 4000, max_tokens=2)
-    except ServerError as error:
-        print("failed:", error)
-    print(model("What is the capital of France? Answer in one sentence."))
-"""
-    done = python(code, FOLDER=str(smollm2_folder()))
-    first, failed, last = done.stdout.splitlines() or ("", "", done.stderr)
-    assert first == last == "The capital of France is Paris.", done.stderr
-    assert failed.startswith("failed: ") and "memory" in failed and "prefix_cache_bytes" in failed
+@pytest.fixture
+def memory() -> Iterator[Callable[[int], None]]:
+    """Sets how many bytes more MLX may take."""
+    import mlx.core as mx
+
+    before = mx.get_memory_limit()
+    yield lambda more: mx.set_memory_limit(active_memory() + more)
+    mx.set_memory_limit(before)
+
+
+def test_out_of_memory_is_an_error_and_the_model_answers_afterwards(
+    folder: Path, memory: Callable[[int], None]
+) -> None:
+    with MLXModel(folder, context_length=2048, retry=False, temperature=0) as model:
+        model(STORY, max_tokens=2)
+        memory(600 * PER_TOKEN)
+        with pytest.raises(ServerError, match=r"memory.*prefix_cache_bytes"):
+            model("word " * 1500, max_tokens=2)
+        assert model("Hello", max_tokens=2).text
+
+        async def two() -> None:
+            """Of which the younger grows into the limit."""
+            options: dict[str, Any] = {"logit_bias": {2: -100}, "max_tokens": 2000}
+            async with model.agenerate_stream("Tell a story.", **options) as older:
+                await anext(older)
+                with pytest.raises(ModelError, match="memory"):
+                    await model.agenerate("Tell a story to its end.", **options)
+                for _ in range(5):
+                    assert await anext(older)
+
+        asyncio.run(two())
+        assert model("Hello", max_tokens=2).text

@@ -20,6 +20,8 @@ from modelport.local.mlx.thread import start
 if TYPE_CHECKING:
     from modelport.local.mlx.loading import Loaded
 
+#: By so many tokens mlx-lm's caches grow at a time.
+CACHE_STEP = 256
 CLOSED = "this model has been closed; make a new one"
 
 
@@ -196,6 +198,7 @@ class Batch:
         if not self._rows:
             return
         self._hold_memory()
+        self.prefixes.fit(self._reserved())
         generator = self._generator
         # Prompts share the step, so that eight of them hold the answers up no longer than one.
         beginning = sum(row.cached is not None for row in self._rows.values())
@@ -207,22 +210,27 @@ class Batch:
                 self._keep(tokens, cache)
         for response in answers:
             self._answer(self._rows[response.uid], response)
-        self.prefixes.fit(self.running_bytes)
 
     @property
     def running_bytes(self) -> int:
         """What the keys and values of the rows under way take."""
         return int(self._generator.prompt_cache_nbytes)
 
-    def _fits(self, row: Row) -> bool:
-        """Whether the memory holds one more prompt beside the rows under way; alone it may always try."""
+    def _reserved(self, *more: Row) -> int:
+        """What the rows under way, and more, take at most until the next step ends: all are as long as the longest."""
         assert self.loaded is not None
-        wanted = self.loaded.bytes_per_token * len(row.job.prompt.tokens)
+        rows = [*self._rows.values(), *more]
+        longest = max((row.length for row in rows), default=0)
+        return self.loaded.bytes_per_token * (longest + CACHE_STEP) * len(rows)
+
+    def _fits(self, row: Row) -> bool:
+        """Whether the memory holds one more row beside those under way; alone it may always try."""
         if not self._rows:
             return True
-        if self.prefixes.limit and self.running_bytes + wanted > self.prefixes.limit:
+        wanted = self._reserved(row)
+        if self.prefixes.limit and wanted > self.prefixes.limit:
             return False
-        return self._free_memory() + self.prefixes.nbytes >= wanted
+        return self._free_memory() + self.prefixes.nbytes >= wanted - self.running_bytes
 
     def _free_memory(self) -> int:
         """Bytes up to MLX's own limit. It does not keep to that by itself; on a CPU it crashes where memory ends."""
@@ -281,9 +289,10 @@ class Batch:
             logits = processor.logits.popleft() if processor.needed else response.logprobs
             top = row.job.parameters.get("top_logprobs", 0)
             chosen.logprob, chosen.best = log_probabilities(logits, response.token, top)
+        row.length += 1
         if response.finish_reason is not None:
-            self._keep(response.all_tokens, response.prompt_cache)
             self._forget(row)
+            self._keep(response.all_tokens, response.prompt_cache)
         heard = self._tell(row, chosen)
         if row.under_way and (finish or not heard):
             self._leave(row)
@@ -296,18 +305,18 @@ class Batch:
 
     def _leave(self, row: Row) -> None:
         """Takes a row out wherever it is, and keeps what was computed of it."""
+        kept: dict[int, Any] = {}
         if row.uid in self._rows:
             kept = self._generator.remove([row.uid], return_prompt_caches=bool(self.prefixes.limit))
-            if row.uid in kept:
-                cache, tokens = kept[row.uid]
-                self._keep(tokens, cache)
         elif row in self._waiting:
             self._waiting.remove(row)
         self._forget(row)
+        for cache, tokens in kept.values():
+            self._keep(tokens, cache)
 
     def _keep(self, tokens: list[int], cache: list[Any] | None) -> None:
         if cache and tokens:
-            self.prefixes.put(tokens, cache, self.running_bytes)
+            self.prefixes.put(tokens, cache, self._reserved())
 
     def _forget(self, row: Row) -> None:
         self._rows.pop(row.uid, None)

@@ -191,7 +191,7 @@ def _load(folder: Path, settings: MLXModel, arguments: dict[str, Any]) -> Loaded
         eos=frozenset(wrapper.eos_token_ids),
         vocab_size=logits.shape[-1],
         prefill_step_size=16 if mx.default_device() == mx.cpu else 512,
-        bytes_per_token=sum(layer.nbytes for layer in cache) // KVCache.step,
+        bytes_per_token=sum(layer.nbytes for layer in cache) // KVCache.step,  # grows by so many
         context_length=text.get("max_position_embeddings") or config.get("max_position_embeddings") or CONTEXT_LENGTH,
         defaults=_recommended(folder),
     )

@@ -51,6 +51,8 @@ class Row:
         self.under_way = True
         self.uid = -1
         self.cached: int | None = None
+        #: Tokens of prompt and answer.
+        self.length = len(job.prompt.tokens)
 
 
 def log_probabilities(logits: Any, token: int, top: int) -> tuple[float, list[tuple[int, float]]]:
