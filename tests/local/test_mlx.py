@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.servers.smollm2 import smollm2_folder
+from tests.servers.smollm2 import as_hub_cache, smollm2_folder
 
 from modelport import (
     ContextWindowExceeded,
@@ -636,6 +636,23 @@ def python(code: str, *, timeout: float = 120, **environment: str) -> subprocess
     return subprocess.run(
         [sys.executable, "-c", code], env={**os.environ, **environment}, capture_output=True, text=True, timeout=timeout
     )
+
+
+REFERENCE = """
+from modelport import MLXModel
+
+model = MLXModel(model_id="HuggingFaceTB/SmolLM-135M-Instruct")
+
+print(model([{"role": "user", "content": "Ok!"}], stop_sequences=["great"]))
+"""
+
+
+def test_the_snippet_of_the_reference(tmp_path: Path) -> None:
+    """SmolLM2's weights stand in for SmolLM's, in a cache of the Hub."""
+    hub = as_hub_cache(tmp_path, "HuggingFaceTB/SmolLM-135M-Instruct")
+    done = python(REFERENCE, HF_HUB_CACHE=str(hub), HF_HUB_OFFLINE="1")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() and "great" not in done.stdout
 
 
 def test_a_model_that_the_hub_does_not_give(tmp_path: Path) -> None:
