@@ -44,7 +44,7 @@ def tests(session: nox.Session) -> None:
     """Everything on real weights and real servers."""
     # By exactly this version pip finds torch's CPU build, where there is one; uv does not look where pip does.
     session.install("torch==2.13.0")
-    install(session, "-e", ".[all]", *TEST)
+    install(session, "-e", ".[all,mlx-lm]", *TEST)
     session.run("pytest", *session.posargs)
 
 

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from modelport.grammar import Regex as Regex
     from modelport.layers.retry import RetryPolicy as RetryPolicy
     from modelport.local.llamacpp import LlamaCppModel as LlamaCppModel
+    from modelport.local.mlx.model import MLXModel as MLXModel
     from modelport.local.transformers.model import TransformersModel as TransformersModel
     from modelport.local.vllm.model import VLLMModel as VLLMModel
     from modelport.messages import ChatMessage as ChatMessage
@@ -68,6 +69,7 @@ _HOMES = {
     "grammar": ["Choice", "JSONSchema", "Lark", "Regex"],
     "layers.retry": ["RetryPolicy"],
     "local.llamacpp": ["LlamaCppModel"],
+    "local.mlx.model": ["MLXModel"],
     "local.transformers.model": ["TransformersModel"],
     "local.vllm.model": ["VLLMModel"],
     "messages": [

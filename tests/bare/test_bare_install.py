@@ -57,6 +57,7 @@ print([delta.content for delta in Custom().generate_stream("hi", stop_sequences=
         ("modelport.LlamaCppModel()", "xllamacpp", "llamacpp"),
         ("modelport.AmazonBedrockServerModel('us.amazon.nova-pro-v1:0', api_key='k')", "boto3", "bedrock"),
         ("modelport.LiteLLMModel()", "litellm", "litellm"),
+        ("modelport.MLXModel('some/model')", "mlx-lm", "mlx-lm"),
     ],
 )
 def test_a_missing_client_is_named_with_its_install(call: str, package: str, extra: str) -> None:

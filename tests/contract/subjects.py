@@ -14,6 +14,7 @@ from modelport import (
     InferenceClientModel,
     Lark,
     LlamaCppModel,
+    MLXModel,
     Model,
     OpenAIServerModel,
     Regex,
@@ -219,13 +220,26 @@ class ClosesThought:
         self._tokenizer, self._after = tokenizer, after
         self._close = tokenizer.encode("</think>")
 
-    def __call__(self, ids: Any, scores: Any) -> Any:
-        thought = self._tokenizer.decode(ids[0]).rpartition("<think>")[2]
+    def forced(self, written: list[int]) -> int | None:
+        """The token that must come next; `None` where any may."""
+        thought = self._tokenizer.decode(written).rpartition("<think>")[2]
         if "</think>" in thought or len(self._tokenizer.encode(thought)) < self._after:
-            return scores
-        written = ids[0].tolist()
+            return None
         done = next(n for n in range(len(self._close) - 1, -1, -1) if written[len(written) - n :] == self._close[:n])
-        scores[:, [token for token in range(scores.shape[1]) if token != self._close[done]]] = float("-inf")
+        return int(self._close[done])
+
+    def __call__(self, ids: Any, scores: Any) -> Any:
+        """For transformers."""
+        if (token := self.forced(ids[0].tolist())) is not None:
+            scores[:, [other for other in range(scores.shape[1]) if other != token]] = float("-inf")
+        return scores
+
+    def for_mlx(self, ids: Any, scores: Any) -> Any:
+        """For mlx-lm, whose arrays are its own."""
+        import mlx.core as mx
+
+        if (token := self.forced(ids.tolist())) is not None:
+            scores = mx.where(mx.arange(scores.shape[1]) == token, scores, -mx.inf)
         return scores
 
 
@@ -237,5 +251,29 @@ def transformers_thinking() -> Iterator[Subject]:
     closes = ClosesThought(AutoTokenizer.from_pretrained(smollm2_folder()))
     settings = {"grammar": Regex("[A-Z][a-z ]{3,40}[.]"), "max_tokens": 100, "logits_processor": [closes]}
     with transformers_model(chat_template=THINKING_TEMPLATE, **settings) as subject:
+        subject.prompts = {"reasoning": "What is the capital of France?"}
+        yield subject
+
+
+@contextmanager
+def mlx_model(**settings: Any) -> Iterator[Subject]:
+    """`MLXModel` in this process, on the same weights in f32."""
+    with MLXModel(smollm2_folder(), context_length=4096, retry=False, **settings) as model:
+        yield Subject(
+            make=lambda: model,
+            prompts={"too long": TOO_LONG},
+            count_tokens=lambda messages: model.count_tokens(render(model, messages)),
+            busy=lambda: model._engine().busy,
+        )
+
+
+@contextmanager
+def mlx_thinking() -> Iterator[Subject]:
+    """`MLXModel` with a template that makes it think first, freely, and a grammar for the answer alone."""
+    from transformers import AutoTokenizer
+
+    closes = ClosesThought(AutoTokenizer.from_pretrained(smollm2_folder()))
+    settings = {"grammar": Regex("[A-Z][a-z ]{3,40}[.]"), "max_tokens": 100, "logits_processors": [closes.for_mlx]}
+    with mlx_model(chat_template=THINKING_TEMPLATE, **settings) as subject:
         subject.prompts = {"reasoning": "What is the capital of France?"}
         yield subject

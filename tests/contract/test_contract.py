@@ -24,6 +24,10 @@ UNTOLD: dict[str, dict[str, str]] = {
         "errors": "there is no service to fail",
         "secrets": "it has no key",
     },
+    "mlx": {
+        "errors": "there is no service to fail",
+        "secrets": "it has no key",
+    },
     "openai": {"reasoning": "SmolLM2 does not think; the columns llamacpp-thinking and openai-mocked do"},
     "openai-vllm": {"errors": "the column openai does: the translation is the same"},
     **{name: {"reasoning": "as for openai"} for name in ("openai-sdk", "azure", "azure-sdk", "huggingface")},
@@ -36,15 +40,19 @@ MOCKED = {
     "JSON schema", "typed output", "reasoning", "tools: auto", "tools: required", "tools: named", "tools: none",
     "parallel calls", "tool results", "streamed calls", "event loops", "eight at once", "secrets",
 }  # fmt: skip
+#: What a chat template with tools changes.
+TOOLS = {
+    "generate", "stop sequences", "tools: auto", "tools: required", "tools: named", "tools: none", "parallel calls",
+    "tool results", "streamed calls", "roles",
+}  # fmt: skip
 #: Rows for which a column exists, where it is not held to all of them.
 ONLY = {
     "llamacpp-seeing": {"generate", "roles", "image input", "usage"},
     "llamacpp-thinking": {"reasoning"},
     "transformers-thinking": {"reasoning"},
-    "transformers-tools": {
-        "generate", "stop sequences", "tools: auto", "tools: required", "tools: named", "tools: none", "parallel calls",
-        "tool results", "streamed calls", "roles",
-    },
+    "transformers-tools": TOOLS,
+    "mlx-thinking": {"reasoning"},
+    "mlx-tools": TOOLS,
     **{name: MOCKED for name in ("openai-mocked", "azure-mocked", "huggingface-mocked")},
     # ministack says of every answer that it ended by itself, and hands on neither tools, schemas nor images.
     "bedrock": {
@@ -63,6 +71,9 @@ COLUMNS: dict[str, Callable[[Path], AbstractContextManager[Subject]]] = {
     "transformers": lambda folder: subjects.transformers_model(),
     "transformers-thinking": lambda folder: subjects.transformers_thinking(),
     "transformers-tools": lambda folder: subjects.transformers_model(chat_template=subjects.TOOLS_TEMPLATE),
+    "mlx": lambda folder: subjects.mlx_model(),
+    "mlx-thinking": lambda folder: subjects.mlx_thinking(),
+    "mlx-tools": lambda folder: subjects.mlx_model(chat_template=subjects.TOOLS_TEMPLATE),
     "openai": subjects.served,
     "openai-sdk": lambda folder: subjects.served(folder, client_kwargs={"timeout": 60}),
     "openai-vllm": lambda folder: subjects.vllm(),

@@ -44,6 +44,7 @@ CLIENTS = {
     "transformers": Client(
         ("transformers", "torch", "llguidance"), "transformers", "transformers/HuggingFaceTB/SmolLM2-135M-Instruct"
     ),
+    "mlx": Client(("mlx", "mlx_lm", "llguidance"), "mlx-lm", "mlx/mlx-community/Qwen3-4B-4bit"),
     "openai": Client(("aiohttp", "orjson"), "openai", "openai/gpt-4o"),
     "vllm": Client(("vllm",), "vllm", "vllm/HuggingFaceTB/SmolLM2-135M-Instruct"),
 }

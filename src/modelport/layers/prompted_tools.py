@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 import uuid
+from collections.abc import Callable
 from contextlib import aclosing
 from dataclasses import replace
 from typing import Any
@@ -118,7 +119,11 @@ def _as_text(message: ChatMessage) -> ChatMessage:
 
 
 async def read_calls(
-    deltas: Deltas, forced: bool, single: bool = False, marks: tuple[str, str] = (OPEN, CLOSE)
+    deltas: Deltas,
+    forced: bool,
+    single: bool = False,
+    marks: tuple[str, str] = (OPEN, CLOSE),
+    read: Callable[[str], Any] | None = None,
 ) -> Deltas:
     """Turns the text of calls in these deltas into tool calls.
 
@@ -129,6 +134,8 @@ async def read_calls(
         forced: Whether the whole text is a call, or a list of calls.
         single: Whether only the first call counts.
         marks: What a call begins and ends with; a call without an end mark goes on to the end of the answer.
+        read: Makes a dict with `name` and `arguments`, or a list of them, of the text between the marks; `None` where
+            it can't. By default the text is JSON, as that of a forced call always is.
     """
     scanner = StopScanner([marks[0]])
     calling = forced
@@ -156,7 +163,7 @@ async def read_calls(
             if left := written or scanner.release():  # Nothing is lost: half a call goes out as the text that it is.
                 yield ChatMessageStreamDelta(content=left)
             raise
-    calls = _calls(written, forced, marks)
+    calls = _calls(written, forced, marks, read)
     left = scanner.release() if calls else scanner.release() + written
     if calls or left:
         calls = calls[:1] if single else calls
@@ -169,7 +176,9 @@ async def read_calls(
 _NOTHING = ChatMessageStreamDelta()
 
 
-def _calls(written: str, forced: bool, marks: tuple[str, str]) -> list[ChatMessageToolCallStreamDelta]:
+def _calls(
+    written: str, forced: bool, marks: tuple[str, str], read: Callable[[str], Any] | None
+) -> list[ChatMessageToolCallStreamDelta]:
     """The calls in this text; one that can't be read keeps its raw text as its arguments."""
     if forced:
         pieces = [written]
@@ -179,7 +188,7 @@ def _calls(written: str, forced: bool, marks: tuple[str, str]) -> list[ChatMessa
     found: list[tuple[str, Any]] = []
     for piece in filter(str.strip, pieces):
         try:
-            value = json.loads(piece)
+            value = json.loads(piece) if forced or read is None else read(piece)
         except (ValueError, RecursionError):
             value = None
         for call in value if isinstance(value, list) else [value]:

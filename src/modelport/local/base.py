@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, ClassVar, Protocol, TypeVar
 
 from modelport.capabilities import Capabilities
@@ -15,7 +16,7 @@ from modelport.layers import Deltas
 from modelport.layers.prompted_tools import call_schema, read_calls
 from modelport.local.mask import check_grammar
 from modelport.local.owner import Engine, EngineModel
-from modelport.local.template import THINK_OPEN, Template
+from modelport.local.template import THINK_OPEN, CallFormat, Template
 from modelport.local.text import Decoder, ThinkingSplitter
 from modelport.messages import ChatMessageStreamDelta, TokenUsage
 from modelport.request import Request
@@ -129,7 +130,9 @@ class LocalModel(EngineModel[E]):
         answer = self._decoded(engine, job)
         if request.tools and request.tool_choice != "none":
             single = request.parameters.get("parallel_tool_calls") is False
-            answer = read_calls(answer, forced, single, engine.template.call_marks or ("", ""))
+            calls = engine.template.calls or CallFormat("", "")
+            read = calls.read and partial(_read, calls.read, [tool.to_dict() for tool in request.tools])
+            answer = read_calls(answer, forced, single, (calls.begin, calls.end), read)
         async with aclosing(answer):
             async for delta in answer:
                 yield delta
@@ -161,8 +164,9 @@ class LocalModel(EngineModel[E]):
         return Job(prompt, min(parameters.pop("max_tokens", room), room), parameters, lark)
 
     async def _decoded(self, engine: E, job: Job) -> Deltas:
-        marks = engine.template.call_marks
-        special = marks is not None and marks[0] in engine.tokenizer.all_special_tokens
+        calls = engine.template.calls
+        # A mark may be a special token, or be made of several.
+        special = calls is not None and any(token in calls.begin for token in engine.tokenizer.all_special_tokens)
         decoder = Decoder(engine.tokenizer, engine.eos, special)
         splitter = ThinkingSplitter(job.prompt.thinking) if engine.template.thinks else None
         usage = TokenUsage(len(job.prompt.tokens), 0, 0)
@@ -193,6 +197,14 @@ def _added(usage: TokenUsage, step: Step, reasoned: bool) -> TokenUsage:
         usage.cached_input_tokens if step.cached is None else step.cached,
         thought if thought is None else thought + len(step.tokens) * reasoned,
     )
+
+
+def _read(read: Callable[[str, list[dict[str, Any]]], Any], tools: list[dict[str, Any]], text: str) -> Any:
+    """A library's reading of a call; what it can't read is `None`."""
+    try:
+        return read(text, tools)
+    except Exception:  # parsers raise what they like
+        return None
 
 
 def after_thinking(lark: str, opened: bool) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from modelport.content import Image, Text
@@ -11,8 +12,29 @@ from modelport.errors import InvalidRequest
 from modelport.messages import ChatMessage
 from modelport.tools import Tool
 
-#: How a call begins and ends in the text of a model: the marks of the formats that open models use.
-CALL_MARKS = (("<tool_call>", "</tool_call>"), ("[TOOL_CALLS]", ""), ("<|python_tag|>", ""))
+
+@dataclass(frozen=True)
+class CallFormat:
+    """How a model writes a call.
+
+    Args:
+        begin: The mark before it.
+        end: The mark after it; empty where a call goes on to the next or to the end of the answer.
+        read: A library's parser for what stands between them, called with the text and the tools as OpenAI writes them;
+            gives dicts with `name` and `arguments`, one or a list. `None` for JSON.
+    """
+
+    begin: str
+    end: str
+    read: Callable[[str, list[dict[str, Any]]], Any] | None = None
+
+
+#: The formats that open models use whose calls are JSON.
+JSON_CALLS = (
+    CallFormat("<tool_call>", "</tool_call>"),
+    CallFormat("[TOOL_CALLS]", ""),
+    CallFormat("<|python_tag|>", ""),
+)
 THINK_OPEN, THINK_CLOSE = "<think>", "</think>"
 
 _USER = {"role": "user", "content": "probe-user"}
@@ -30,16 +52,23 @@ class Template:
         source: The template's own text.
         settings: Variables for every rendering, as `{"enable_thinking": False}`.
         parts: Whether contents are lists of parts, as the templates of vision-language models want them.
+        calls: How the model writes calls, where the engine's library knows; else it is found in what the template
+            writes.
     """
 
     def __init__(
-        self, apply: Callable[..., Any], source: str, settings: Mapping[str, Any] | None = None, parts: bool = False
+        self,
+        apply: Callable[..., Any],
+        source: str,
+        settings: Mapping[str, Any] | None = None,
+        parts: bool = False,
+        calls: CallFormat | None = None,
     ) -> None:
         self._apply = apply
         self._settings = dict(settings or {})
         self._parts = parts
         self.thinks = THINK_OPEN in source or THINK_CLOSE in source
-        self.call_marks = self._find_call_marks()
+        self.calls = self._find_calls(calls)
 
     def render(self, messages: Sequence[ChatMessage], tools: Sequence[Tool] = (), **variables: Any) -> str:
         """The prompt for a conversation, up to where the model's answer begins.
@@ -57,10 +86,13 @@ class Template:
             messages = [{**m, "content": _as_parts(m["content"])} for m in messages]
         rendered = self._apply(
             messages,
-            tools=[tool.to_dict() for tool in tools] or None,
-            add_generation_prompt=True,
-            tokenize=False,
-            **{**self._settings, **variables},
+            **{
+                "tools": [tool.to_dict() for tool in tools] or None,
+                "add_generation_prompt": True,
+                **self._settings,
+                **variables,
+                "tokenize": False,
+            },
         )
         return str(rendered)
 
@@ -71,7 +103,7 @@ class Template:
         return {
             "system_role": self._shows(system, "probe-system"),
             "consecutive_roles": self._shows(twice, "probe-user", "probe-again"),
-            "tools": self.call_marks is not None,
+            "tools": self.calls is not None,
             "reasoning": self.thinks,
         }
 
@@ -82,8 +114,8 @@ class Template:
             return False
         return all(word in rendered for word in words)
 
-    def _find_call_marks(self) -> tuple[str, str] | None:
-        """The marks of a call, where the template takes tools, calls and results, and writes calls in a known format.
+    def _find_calls(self, known: CallFormat | None) -> CallFormat | None:
+        """The format of a call, where the template takes tools, calls and results, and writes calls in a known one.
 
         An unknown format is left to the port, which puts tools into the prompt itself.
         """
@@ -91,11 +123,13 @@ class Template:
             return None
         if not self._shows([_USER, _CALLING, _RESULT], "probe-x", "probe-result", tools=[_TOOL]):
             return None
+        if known is not None:
+            return known
         before = self._render([_USER], [_TOOL])
         written = self._render([_USER, _CALLING, _RESULT], [_TOOL])[len(before) - len(_common_end(before)) :]
-        for marks in CALL_MARKS:
-            if marks[0] in written:
-                return marks
+        for calls in JSON_CALLS:
+            if calls.begin in written:
+                return calls
         return None
 
 

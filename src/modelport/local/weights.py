@@ -355,10 +355,17 @@ def _from_hub(repo: str, file: str, progress: bool | None) -> Path:
             paths = [hf_hub_download(repo, name, **silence) for name in _parts(file)]
         return Path(str(paths[0]))
     except Exception as error:
-        raise _hub_failure(error, repo, file) from None  # the original's text or request may hold a token
+        raise hub_failure(error, repo, file) from None  # the original's text or request may hold a token
 
 
-def _hub_failure(error: Exception, repo: str, file: str) -> ModelError:
+def hub_failure(error: Exception, repo: str, file: str) -> ModelError:
+    """What the Hub's client raised, as one of our errors.
+
+    Args:
+        error: The client's.
+        repo: The repository.
+        file: What was wanted of it, for the message.
+    """
     from huggingface_hub import errors
 
     if isinstance(error, errors.LocalEntryNotFoundError) and isinstance(error.__cause__, Exception):

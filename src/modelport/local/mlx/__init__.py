@@ -1,0 +1,1 @@
+"""MLX in this process."""

@@ -1,0 +1,256 @@
+"""Loading for MLX: from a folder or the Hugging Face Hub to weights, tokenizer and chat template."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from modelport.errors import (
+    InvalidRequest,
+    MissingDependency,
+    ModelError,
+    NotFoundError,
+    ServerError,
+    UnsupportedFeature,
+)
+from modelport.local.weights import hub_failure
+
+if TYPE_CHECKING:
+    from modelport.local.mlx.model import MLXModel
+
+#: What mlx-lm reads of a repository; code among it runs with `trust_remote_code` alone.
+FILES = ["*.json", "model*.safetensors", "*.py", "tokenizer.model", "*.tiktoken", "*.txt", "*.jsonl", "*.jinja"]
+#: Where a model's files say nothing.
+CONTEXT_LENGTH = 32768
+
+_first_process: int | None = None
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model in memory.
+
+    Args:
+        model: mlx-lm's.
+        tokenizer: A fast tokenizer of transformers.
+        apply_template: Renders a conversation, as transformers' `apply_chat_template`.
+        template: The template's text, as far as there is one.
+        calls: How the model writes calls, where mlx-lm has a parser for its format: begin, end, parser.
+        eos: The tokens that end an answer.
+        vocab_size: The length of the logits.
+        prefill_step_size: Tokens of prompts that this device may compute at a time while others wait.
+        bytes_per_token: What keys and values take, about.
+        context_length: In tokens.
+        defaults: Sampling parameters that the model's authors recommend.
+    """
+
+    model: Any
+    tokenizer: Any
+    apply_template: Callable[..., Any]
+    template: str
+    calls: tuple[str, str, Callable[..., Any]] | None
+    eos: frozenset[int]
+    vocab_size: int
+    prefill_step_size: int
+    bytes_per_token: int
+    context_length: int
+    defaults: Mapping[str, Any]
+
+
+def load(settings: MLXModel, inherited: Loaded | None) -> Loaded:
+    """Loads a model, in the thread that is to compute with it.
+
+    Args:
+        settings: The model's.
+        inherited: In a forked process, what its parent had loaded.
+    """
+    global _first_process
+    try:
+        import mlx.core as mx
+        import mlx_lm  # noqa: F401
+    except ImportError:
+        raise MissingDependency("mlx-lm", "mlx-lm") from None
+    if _first_process not in (None, os.getpid()):
+        return _after_fork(inherited)
+    arguments = dict(settings.load_kwargs or {})
+    folder = model_folder(settings.model_id or "", arguments.pop("revision", None), settings.progress)
+    try:
+        loaded = _load(folder, settings, arguments)
+    except ModelError:
+        raise
+    except Exception as error:
+        told = f"mlx-lm can't load {settings.model_id!r}: {type(error).__name__}: {error}"
+        if isinstance(error, RuntimeError | MemoryError):
+            raise ServerError(told, retryable=False) from error
+        raise InvalidRequest(told) from error
+    _first_process = os.getpid()
+    mx.clear_cache()
+    return loaded
+
+
+def _after_fork(inherited: Loaded | None) -> Loaded:
+    """What the parent had loaded: MLX reads no file in a forked process, where its reading threads are not."""
+    import mlx.core as mx
+
+    if inherited is None or mx.default_device() != mx.cpu:
+        raise ServerError(
+            "MLX can't load a model, or use a GPU, in a process forked from one that has used it: start processes by "
+            "'spawn', or make the model there first",
+            retryable=False,
+        )
+    # It waits for all of MLX's threads, and those of the parent don't run here. Only unused memory is given back later.
+    mx.clear_cache = lambda: None
+    return inherited
+
+
+def model_folder(model_id: str, revision: str | None, progress: bool | None) -> Path:
+    """The folder with a model's files, downloaded if they are not in the Hub's cache.
+
+    Raises:
+        NotFoundError: No such folder or repository, or no weights in it.
+        ModelError: As `resolve_weights`.
+    """
+    path = Path(model_id).expanduser()
+    if not path.is_dir():
+        if not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", model_id):
+            raise NotFoundError(
+                f"There is no folder {model_id!r}. Give a folder, or 'owner/repo' for a model on the Hugging Face Hub."
+            )
+        path = _from_hub(model_id, revision, progress)
+    if not (path / "config.json").is_file() or not any(path.glob("model*.safetensors")):
+        missing = "weights (model*.safetensors)" if (path / "config.json").is_file() else "config.json"
+        hint = "MLX reads safetensors: mlx_lm.convert makes them from other weights"
+        if any(path.glob("*.gguf")):
+            hint = "GGUF files are for LlamaCppModel"
+        raise NotFoundError(f"{model_id!r} holds no {missing}. {hint}.")
+    return path
+
+
+def _from_hub(repo: str, revision: str | None, progress: bool | None) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+    from huggingface_hub.utils.tqdm import tqdm
+
+    get = partial(snapshot_download, repo, revision=revision, allow_patterns=FILES)
+    if progress is False:
+        get.keywords["tqdm_class"] = partial(tqdm, disable=True)
+    try:
+        try:
+            return Path(get(local_files_only=True))
+        except LocalEntryNotFoundError:
+            return Path(get())
+    except Exception as error:
+        raise hub_failure(error, repo, "the model") from None  # the original's text or request may hold a token
+
+
+def _load(folder: Path, settings: MLXModel, arguments: dict[str, Any]) -> Loaded:
+    import mlx.core as mx
+    import mlx_lm
+    from mlx_lm.models.cache import KVCache, make_prompt_cache
+
+    config = json.loads((folder / "config.json").read_text())
+    tokenizer_config = {"trust_remote_code": settings.trust_remote_code, **arguments.pop("tokenizer_config", {})}
+    if settings.chat_template is not None:
+        tokenizer_config["chat_template"] = settings.chat_template
+    lazy = arguments.pop("lazy", False)
+    model, wrapper = mlx_lm.load(
+        str(folder),
+        tokenizer_config=tokenizer_config,
+        model_config=_rope(config) | arguments.pop("model_config", {}),
+        lazy=True,
+        **{"trust_remote_code": settings.trust_remote_code, **arguments},
+    )
+    tokenizer = wrapper._tokenizer
+    if not getattr(tokenizer, "is_fast", False):
+        raise UnsupportedFeature("the model's tokenizer has no tokenizer.json, which this backend needs")
+    if not wrapper.has_chat_template:
+        raise InvalidRequest("the model has no chat template: pass chat_template=, or take a model made for chat")
+    if not lazy:
+        _read_weights(model, settings.progress)
+    cache = make_prompt_cache(model)
+    if not all(hasattr(layer, "merge") for layer in cache):
+        raise UnsupportedFeature("mlx-lm can't run this model in a batch: its caches can't be merged")
+    logits = model(mx.array([[next(iter(wrapper.eos_token_ids), 0)]]), cache=cache)
+    mx.eval(logits)
+    template = tokenizer.chat_template if isinstance(tokenizer.chat_template, str) else ""
+    text = config.get("text_config", config)
+    return Loaded(
+        model=model,
+        tokenizer=tokenizer,
+        apply_template=wrapper.apply_chat_template,
+        template=template or wrapper.think_start or "",
+        calls=_calls(wrapper, tokenizer),
+        eos=frozenset(wrapper.eos_token_ids),
+        vocab_size=logits.shape[-1],
+        prefill_step_size=16 if mx.default_device() == mx.cpu else 512,
+        bytes_per_token=sum(layer.nbytes for layer in cache) // KVCache.step,  # grows by so many
+        context_length=text.get("max_position_embeddings") or config.get("max_position_embeddings") or CONTEXT_LENGTH,
+        defaults=_recommended(folder),
+    )
+
+
+def _rope(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Position settings as mlx-lm's models read them.
+
+    transformers 5 writes them as `rope_parameters`, which most of mlx-lm's models pass over: they would compute with
+    another base, and be subtly wrong.
+    """
+    rope = config.get("rope_parameters")
+    if not isinstance(rope, Mapping) or "rope_theta" not in rope or "rope_theta" in config:
+        return {}
+    scaling = None if rope.get("rope_type", "default") == "default" else dict(rope)
+    return {"rope_theta": rope["rope_theta"], **({"rope_scaling": scaling} if scaling else {})}
+
+
+def _calls(wrapper: Any, tokenizer: Any) -> tuple[str, str, Callable[..., Any]] | None:
+    """mlx-lm's parser, but for JSON within marks, which the port reads itself."""
+    if not wrapper.has_tool_calling or tokenizer.init_kwargs.get("tool_parser_type") == "json_tools":
+        return None
+    return wrapper.tool_call_start, wrapper.tool_call_end, wrapper.tool_parser
+
+
+def _recommended(folder: Path) -> dict[str, Any]:
+    """The sampling parameters of `generation_config.json`, which transformers and vLLM take too."""
+    try:
+        config = json.loads((folder / "generation_config.json").read_text())
+    except (OSError, ValueError):
+        return {}
+    names = ["repetition_penalty"]
+    if config.get("do_sample"):
+        names += ["temperature", "top_p", "top_k", "min_p"]
+        config.setdefault("temperature", 1.0)
+    return {name: config[name] for name in names if config.get(name) is not None}
+
+
+def _read_weights(model: Any, progress: bool | None) -> None:
+    """Reads the weights from disk, tensor by tensor."""
+    import mlx.core as mx
+    from mlx.utils import tree_flatten
+
+    tensors = [tensor for _, tensor in tree_flatten(model.parameters())]
+    with _bar(progress, sum(tensor.nbytes for tensor in tensors)) as advance:
+        for tensor in tensors:
+            mx.eval(tensor)
+            advance(tensor.nbytes)
+
+
+@contextlib.contextmanager
+def _bar(progress: bool | None, total: int) -> Iterator[Callable[[int], None]]:
+    if not (progress or (progress is None and sys.stderr is not None and sys.stderr.isatty())):
+        yield lambda nbytes: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
+
+    columns = (TextColumn("Loading"), BarColumn(), DownloadColumn())
+    with Progress(*columns, console=Console(stderr=True), redirect_stdout=False, redirect_stderr=False) as bar:
+        task = bar.add_task("", total=total)
+        yield lambda nbytes: bar.advance(task, nbytes)
