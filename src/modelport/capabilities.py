@@ -9,6 +9,7 @@ from typing import Any
 
 from modelport.errors import InvalidRequest
 from modelport.grammar import Choice, JSONSchema, Lark, Regex
+from modelport.schema_rules import SchemaRules
 
 _GRAMMARS = {"json_schema": JSONSchema, "regex": Regex, "choice": Choice, "lark": Lark}
 
@@ -24,8 +25,8 @@ class Capabilities:
         tool_choices: Which of `auto`, `none`, `required` and `named` it takes.
         parallel_tool_calls: It may make several calls in one answer.
         grammars: The kinds of grammar that it enforces by itself.
-        open_schemas: It enforces JSON schemas that are recursive or whose objects may have properties not listed.
-            Where not, such a schema is secured another way.
+        schema_rules: The subset of JSON Schema that it enforces; `None` for any schema. The port rewrites a schema to
+            it, and secures one that can't be said there another way.
         grammar_with_tools: It takes a grammar and tools in one request.
         inputs: The kinds of parts it takes: `text`, `image`, `audio`, `file`.
         image_urls: It fetches images by URL; where not, they must be bytes.
@@ -48,7 +49,7 @@ class Capabilities:
     tool_choices: frozenset[str] = frozenset({"auto", "none", "required", "named"})
     parallel_tool_calls: bool = True
     grammars: frozenset[type] = frozenset()
-    open_schemas: bool = True
+    schema_rules: SchemaRules | None = None
     grammar_with_tools: bool = False
     inputs: frozenset[str] = frozenset({"text"})
     image_urls: bool = False
@@ -72,6 +73,10 @@ class Capabilities:
             if name == "grammars":
                 value = {_GRAMMARS.get(item, item) for item in value}
             object.__setattr__(self, name, frozenset(value))
+        try:
+            object.__setattr__(self, "schema_rules", SchemaRules.of(self.schema_rules))
+        except ValueError as error:
+            raise InvalidRequest(f"capabilities: schema_rules: {error}") from None
 
     def but(self, **changes: Any) -> Capabilities:
         """The same with some values changed.
@@ -89,9 +94,11 @@ class Capabilities:
         names = {kind: name for name, kind in _GRAMMARS.items()}
         values = {item.name: getattr(self, item.name) for item in fields(self)}
         return {
-            key: sorted(names.get(v, v) for v in value) if isinstance(value, frozenset) else value
+            key: sorted(names.get(v, v) for v in value) if isinstance(value, frozenset)
+            else value.to_dict() if isinstance(value, SchemaRules)
+            else value
             for key, value in values.items()
-        }
+        }  # fmt: skip
 
     def overlaid(self, given: Capabilities | Mapping[str, Any] | None) -> Capabilities:
         """The same with the caller's own word laid over it."""

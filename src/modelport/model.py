@@ -119,7 +119,8 @@ class Model:
         Args:
             messages: A string, or a list of `ChatMessage`s and dicts (OpenAI's or transformers' form), mixed.
             stop_sequences: The answer ends before the first of these strings to appear in it.
-            **options: `grammar` (or OpenAI's `response_format`): the form of the answer; `tools` (or
+            **options: `grammar` (or OpenAI's `response_format`): the form of the answer; `strict`: refuse a form that
+                neither engine nor service enforces, where it would be put through a tool or only checked; `tools` (or
                 `tools_to_call_from`, whose `tool_choice` is `required` by default): what the model may call;
                 `tool_choice`: `auto`, `none`, `required` or a tool's name; and parameters: `temperature`,
                 `max_tokens`, `top_p`, `seed`, `logprobs`, `top_logprobs`, `timeout`, … The call's parameter goes
@@ -271,6 +272,7 @@ class Model:
             messages=normalise_messages(messages, role_conversions=conversions, flatten=flatten),
             stop_sequences=given.pop("stop_sequences", ()),
             grammar=given.pop("grammar", None),
+            strict=given.pop("strict", False),
             tools=tools,
             tool_choice=tool_choice_from(tool_choice, tools),
             limits=Limits(**{name: given.pop(name) for name in _TIME_LIMITS if name in given}),

@@ -16,6 +16,7 @@ from modelport.remote.boto import Boto
 from modelport.remote.boto_client import attempts_of, check_client, make_client
 from modelport.remote.converse import call_from
 from modelport.remote.converse_answers import AnswerReader
+from modelport.remote.schemas import BEDROCK as BEDROCK_SCHEMAS
 from modelport.request import Request
 from modelport.secrets import Secret
 
@@ -87,7 +88,7 @@ class AmazonBedrockServerModel(Model):
         tools=True,
         tool_choices=frozenset({"auto", "none"}),
         grammar_with_tools=True,
-        open_schemas=False,
+        schema_rules=BEDROCK_SCHEMAS,
         inputs=frozenset({"text", "image", "file"}),
         reasoning=True,
         usage=True,
