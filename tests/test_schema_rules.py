@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
 from modelport.capabilities import Capabilities
-from modelport.chat_completions import is_strict
+from modelport.chat_forms import is_strict
 from modelport.errors import InvalidRequest
 from modelport.grammar import mismatch
 from modelport.remote.schemas import AZURE, BEDROCK, OPENAI

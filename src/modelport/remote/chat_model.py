@@ -14,6 +14,7 @@ from modelport.grammar import Choice, JSONSchema, Lark, Regex
 from modelport.messages import ChatMessageStreamDelta
 from modelport.model import Model
 from modelport.remote.profiles import PROFILES
+from modelport.remote.schemas import OPENAI
 from modelport.remote.transport import Call, Transport
 from modelport.request import Request
 
@@ -23,10 +24,10 @@ _ALL_GRAMMARS = frozenset({JSONSchema, Regex, Choice, Lark})
 DIALECTS: dict[str, dict[str, Any]] = {
     "llama.cpp": {
         "grammars": _ALL_GRAMMARS, "grammar_with_tools": False, "max_stop_sequences": None,
-        "tool_choices": frozenset({"auto", "none", "required"}), "image_urls": False,
+        "tool_choices": frozenset({"auto", "none", "required"}), "image_urls": False, "schema_rules": None,
     },
-    "vllm": {"grammars": _ALL_GRAMMARS},
-    "tgi": {"grammars": _ALL_GRAMMARS - {Lark}, "grammar_with_tools": False},
+    "vllm": {"grammars": _ALL_GRAMMARS, "schema_rules": None},
+    "tgi": {"grammars": _ALL_GRAMMARS - {Lark}, "grammar_with_tools": False, "schema_rules": None},
 }  # fmt: skip
 
 
@@ -45,6 +46,7 @@ class ChatCompletionsModel(Model):
         max_stop_sequences=4,
         tools=True,
         grammars=frozenset({JSONSchema}),
+        schema_rules=OPENAI,
         grammar_with_tools=True,
         inputs=frozenset({"text", "image", "audio", "file"}),
         image_urls=True,

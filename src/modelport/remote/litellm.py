@@ -26,6 +26,7 @@ from modelport.remote.litellm_parts import (
     require_litellm,
     secret_of,
 )
+from modelport.remote.schemas import OPENAI
 from modelport.remote.transport import CONNECT_TIMEOUT
 from modelport.remote.wire import Hidden
 from modelport.request import Request
@@ -75,6 +76,7 @@ class LiteLLMModel(Model):
         max_stop_sequences=4,
         tools=True,
         grammars=frozenset({JSONSchema}),
+        schema_rules=OPENAI,  # the form in which it takes schemas; it rewrites them for other services
         grammar_with_tools=True,
         inputs=frozenset({"text", "image", "audio", "file"}),
         image_urls=True,

@@ -139,7 +139,7 @@ def known_capabilities(base: Capabilities, model_id: str, provider: str | None, 
         ) from None
     takes = set(litellm.get_supported_openai_params(model, custom_llm_provider=provider) or ())
     if not takes:
-        return base.but(refused=frozenset(RETRIES)).profiled(model_id, PROFILES)
+        return base.but(refused=frozenset(RETRIES)).profiled(model_id, PROFILES).but(grammars=base.grammars)
     rows = [row for name in (model_id, f"{provider}/{model}", model) if (row := litellm.model_cost.get(name))]
     told = next((row for row in rows if row.get("litellm_provider") == provider and _says_anything(row)), None)
 
@@ -161,7 +161,8 @@ def known_capabilities(base: Capabilities, model_id: str, provider: str | None, 
         "refused": ((KNOWN_PARAMETERS & set(litellm.OPENAI_CHAT_COMPLETION_PARAMS)) | {"user"}) - takes - _TIMES
         | {*RETRIES},
     }
-    result = base.but(**changes).profiled(model_id, PROFILES)
+    # What it does not hand on, such as custom tools for grammars, the model's profile can't add.
+    result = base.but(**changes).profiled(model_id, PROFILES).but(grammars=changes["grammars"])
     return result if "max_completion_tokens" in takes else result.but(renamed={})
 
 
