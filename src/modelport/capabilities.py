@@ -33,6 +33,8 @@ class Capabilities:
         logprobs: It gives log probabilities.
         seed: It takes a seed.
         reasoning: It gives the model's thinking apart from the answer.
+        reasoning_efforts: Which values of `reasoning_effort` it takes.
+        reasoning_budget: It takes a `reasoning_budget`, as which an effort goes too that it does not take by name.
         sends_reasoning: It wants earlier thinking sent back.
         usage: It reports token usage.
         cached_tokens: It reports how much of the prompt came from a cache.
@@ -56,6 +58,8 @@ class Capabilities:
     logprobs: bool = False
     seed: bool = False
     reasoning: bool = False
+    reasoning_efforts: frozenset[str] = frozenset()
+    reasoning_budget: bool = False
     sends_reasoning: bool = False
     usage: bool = False
     cached_tokens: bool = False
@@ -66,7 +70,7 @@ class Capabilities:
     extra_parameters: frozenset[str] | None = None
 
     def __post_init__(self) -> None:
-        for name in ("tool_choices", "grammars", "inputs", "refused", "extra_parameters"):
+        for name in ("tool_choices", "grammars", "inputs", "refused", "extra_parameters", "reasoning_efforts"):
             value = getattr(self, name)
             if value is None:
                 continue

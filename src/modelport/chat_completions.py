@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from modelport.capabilities import Capabilities
-from modelport.chat_forms import ANSWER_TOOL, grammar_fields
+from modelport.chat_forms import ANSWER_TOOL, effort_variables, grammar_fields
 from modelport.errors import (
     AuthenticationError,
     ContentFiltered,
@@ -69,6 +69,8 @@ def body_from(
         body |= fields
     for name, value in request.parameters.items():
         body[capabilities.renamed.get(name, name)] = value
+    if dialect == "llama.cpp" and "reasoning_effort" in body:  # which its server passes over
+        body["chat_template_kwargs"] = effort_variables(body.pop("reasoning_effort"), body.get("chat_template_kwargs"))
     if request.stream:
         body["stream"] = True
         if "stream_options" not in capabilities.refused:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
 from modelport.grammar import Choice, Grammar, JSONSchema, Lark, Regex, as_lark
@@ -66,3 +67,9 @@ def is_strict(schema: Any) -> bool:
             return False
         return all(map(is_strict, properties.values())) and is_strict(schema.get("$defs", {}))
     return all(is_strict(value) for key, value in schema.items() if key not in ("const", "enum", "default", "examples"))
+
+
+def effort_variables(effort: str, given: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """An effort of thinking as chat templates know it; the caller's own variables go before it."""
+    names = {"enable_thinking": effort != "none"}
+    return {**names, **({} if effort == "none" else {"reasoning_effort": effort}), **(given or {})}

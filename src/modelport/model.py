@@ -10,7 +10,7 @@ from modelport.capabilities import Capabilities
 from modelport.errors import MalformedResponse
 from modelport.layers import Next, compose
 from modelport.messages import ChatMessage, ChatMessageStreamDelta, MessageRole, TokenUsage, as_delta, fold
-from modelport.normalise import normalise_messages, plain_dict
+from modelport.normalise import EFFORTS, normalise_messages, plain_dict
 from modelport.options import normalise_options
 from modelport.request import Limits, Request
 from modelport.saving import refuse_secrets, restore, settings_of
@@ -124,7 +124,9 @@ class Model:
                 `tools_to_call_from`, whose `tool_choice` is `required` by default): what the model may call;
                 `tool_choice`: `auto`, `none`, `required` or a tool's name; and parameters: `temperature`,
                 `max_tokens`, `top_p`, `seed`, `logprobs`, `top_logprobs`, `timeout`, … The call's parameter goes
-                before the constructor's, and that before the backend's default.
+                before the constructor's, and that before the backend's default. How much the model is to think is
+                `reasoning_effort` (`none`, `minimal`, `low`, `medium`, `high`, `xhigh`, `max`), or `reasoning_budget`
+                in tokens; an effort goes as a budget where the model knows only those.
 
         Returns:
             The message, with its token usage and finish reason.
@@ -251,7 +253,8 @@ class Model:
             return self.declared_capabilities
         # An author's own `generate` is given whatever its callers give, as if they had called it themselves.
         everything = {"text", "image", "audio", "file"}
-        return self.declared_capabilities.but(seed=True, logprobs=True, inputs=everything, image_urls=True)
+        thinks = {"reasoning_efforts": EFFORTS, "reasoning_budget": True}
+        return self.declared_capabilities.but(seed=True, logprobs=True, inputs=everything, image_urls=True, **thinks)
 
     # --- the way of a request -----------------------------------------------------------------------------------------
 

@@ -37,7 +37,7 @@ UNTOLD: dict[str, dict[str, str]] = {
 #: A server of fixed answers tells these rows.
 MOCKED = {
     "generate", "stream", "async", "stop sequences", "early close", "bad input", "too long a prompt",
-    "JSON schema", "typed output", "reasoning", "tools: auto", "tools: required", "tools: named", "tools: none",
+    "JSON schema", "typed output", "a form beside tools", "partial objects", "reasoning", "reasoning effort", "tools: auto", "tools: required", "tools: named", "tools: none",
     "parallel calls", "tool results", "streamed calls", "event loops", "eight at once", "secrets",
 }  # fmt: skip
 #: What a chat template with tools changes.
@@ -45,13 +45,14 @@ TOOLS = {
     "generate", "stop sequences", "tools: auto", "tools: required", "tools: named", "tools: none", "parallel calls",
     "tool results", "streamed calls", "roles",
 }  # fmt: skip
+THINKING = {"reasoning", "a form after thinking", "reasoning effort"}
 #: Rows for which a column exists, where it is not held to all of them.
 ONLY = {
     "llamacpp-seeing": {"generate", "roles", "image input", "usage"},
-    "llamacpp-thinking": {"reasoning"},
-    "transformers-thinking": {"reasoning"},
+    "llamacpp-thinking": THINKING,
+    "transformers-thinking": THINKING,
     "transformers-tools": TOOLS,
-    "mlx-thinking": {"reasoning"},
+    "mlx-thinking": THINKING,
     "mlx-tools": TOOLS,
     **{name: MOCKED for name in ("openai-mocked", "azure-mocked", "huggingface-mocked")},
     # ministack says of every answer that it ended by itself, and hands on neither tools, schemas nor images.
@@ -59,7 +60,10 @@ ONLY = {
         "generate", "stream", "async", "stop sequences", "early close", "deterministic", "seed", "usage", "logprobs",
         "roles", "bad input", "time-out", "event loops", "eight at once", "fork", "secrets", "saving",
     },
-    "bedrock-forced": {"generate", "JSON schema", "typed output", "a cut form"},
+    "bedrock-forced": {
+        "generate", "JSON schema", "typed output", "a cut form", "strict forms", "a form beside tools", "partial objects",
+        "reasoning effort",
+    },
     **vllm_subjects.ONLY,
 }  # fmt: skip
 ONLY |= {column: ONLY["openai-mocked"] for column in ("litellm-mocked", "litellm-router-mocked")}

@@ -12,6 +12,7 @@ from modelport.grammar import JSONSchema
 from modelport.layers.retry import RetryPolicy
 from modelport.messages import ChatMessageStreamDelta
 from modelport.model import Model
+from modelport.normalise import EFFORTS
 from modelport.remote.chat_model import DIALECTS
 from modelport.remote.litellm_errors import error_of
 from modelport.remote.litellm_parts import (
@@ -38,7 +39,9 @@ FLATTENED = ("ollama", "groq", "cerebras")
 #: Seconds that LiteLLM is to wait; the port keeps the caller's own limits.
 _A_DAY = 86400.0
 #: Fields of a dialect's, which are no parameters of LiteLLM's.
-_FOR_THE_BODY = ("grammar", "structured_outputs")
+_FOR_THE_BODY = (
+    "grammar", "structured_outputs", "chat_template_kwargs", "thinking_budget_tokens", "thinking_token_budget",
+)  # fmt: skip
 
 
 class LiteLLMModel(Model):
@@ -83,6 +86,7 @@ class LiteLLMModel(Model):
         logprobs=True,
         seed=True,
         reasoning=True,
+        reasoning_efforts=frozenset(EFFORTS),
         usage=True,
         cached_tokens=True,
     )
@@ -195,6 +199,8 @@ class LiteLLMModel(Model):
 
     def _body(self, request: Request) -> dict[str, Any]:
         body = body_from(request, self.model_id, self.capabilities, self.dialect)
+        if (budget := body.pop("reasoning_budget", None)) is not None:
+            body["thinking"] = {"type": "enabled", "budget_tokens": budget}
         extra = {name: body.pop(name) for name in _FOR_THE_BODY if name in body}
         if extra:
             body["extra_body"] = {**extra, **(body.get("extra_body") or {})}

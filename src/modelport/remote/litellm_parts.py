@@ -156,6 +156,8 @@ def known_capabilities(base: Capabilities, model_id: str, provider: str | None, 
         "logprobs": "logprobs" in takes,
         "seed": "seed" in takes,
         "reasoning": can("reasoning"),
+        "reasoning_efforts": base.reasoning_efforts if "reasoning_effort" in takes else frozenset(),
+        "reasoning_budget": "thinking" in takes,
         "system_role": told is None or told.get("supports_system_messages") is not False,
         # LiteLLM itself refuses others of OpenAI's that the provider does not take; `user` it would drop.
         "refused": ((KNOWN_PARAMETERS & set(litellm.OPENAI_CHAT_COMPLETION_PARAMS)) | {"user"}) - takes - _TIMES
