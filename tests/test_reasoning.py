@@ -77,6 +77,16 @@ def test_mistakes_are_named() -> None:
             ScriptedModel("x").generate("?", **asked)
 
 
+def test_a_calls_word_goes_before_the_constructors() -> None:
+    for first, then in (
+        ({"reasoning_budget": 9}, {"reasoning_effort": "low"}),
+        ({"reasoning_effort": "low"}, {"reasoning_budget": 9}),
+    ):
+        model = ScriptedModel("x", **first)
+        model.generate("?", **then)
+        assert model.requests[0].parameters == then
+
+
 def test_more_effort_is_a_larger_budget() -> None:
     assert [*BUDGETS] == [effort for effort in EFFORTS if effort != "none"]
     assert sorted(BUDGETS.values()) == [*BUDGETS.values()]

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from modelport.layers.retry import RetryPolicy
 
 _DERIVED = ("_chain", "_capabilities", "_options")
+#: Two ways to say one thing: a call's goes before the constructor's.
+_EITHER = {"reasoning_effort": "reasoning_budget", "reasoning_budget": "reasoning_effort"}
 _TIME_LIMITS = ("timeout", "first_token_timeout", "idle_timeout")
 
 
@@ -265,6 +267,9 @@ class Model:
         if self._options is None:
             self._options = normalise_options(self.kwargs)
         given = {**self._options, **called}
+        for name, other in _EITHER.items():
+            if name in called and other not in called:
+                given.pop(other, None)
         tools = given.pop("tools", ())
         tool_choice = given.pop("tool_choice", "auto")
         if not tools and "tool_choice" not in called:

@@ -77,8 +77,9 @@ TOOLS_TEMPLATE = (FIXTURES / "smollm2_tools.jinja").read_text()
 
 @contextmanager
 def thinking() -> Iterator[Subject]:
-    """llama.cpp with a template that makes it think first."""
-    with embedded(chat_template=THINKING_TEMPLATE, reasoning_budget=8, max_tokens=100) as subject:
+    """llama.cpp with a template that makes it think first, freely, and a grammar for the answer alone."""
+    settings = {"grammar": Regex("[A-Z][a-z ]{3,40}[.]"), "max_tokens": 100, "reasoning_budget": 5}
+    with embedded(chat_template=THINKING_TEMPLATE, **settings) as subject:
         subject.prompts = {"reasoning": "What is the capital of France?"}
         yield subject
 
