@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from modelport.testing import ROWS, Row, Subject, check
-from tests.contract import bedrock, litellm_subjects, subjects, vllm_subjects
+from tests.contract import bedrock, litellm_subjects, subjects, table, vllm_subjects
 
 #: What each column can't tell, and why. Everything else must work, or be declared and refused.
 UNTOLD: dict[str, dict[str, str]] = {
@@ -28,9 +28,15 @@ UNTOLD: dict[str, dict[str, str]] = {
         "errors": "there is no service to fail",
         "secrets": "it has no key",
     },
-    "openai": {"reasoning": "SmolLM2 does not think; the columns llamacpp-thinking and openai-mocked do"},
+    "openai": dict.fromkeys(
+        ("reasoning", "a form after thinking"),
+        "SmolLM2 does not think; the columns llamacpp-thinking and openai-mocked do",
+    ),
     "openai-vllm": {"errors": "the column openai does: the translation is the same"},
-    **{name: {"reasoning": "as for openai"} for name in ("openai-sdk", "azure", "azure-sdk", "huggingface")},
+    **{
+        name: dict.fromkeys(("reasoning", "a form after thinking"), "as for openai")
+        for name in ("openai-sdk", "azure", "azure-sdk", "huggingface")
+    },
     **litellm_subjects.UNTOLD,
     **vllm_subjects.UNTOLD,
 }
@@ -151,3 +157,5 @@ def test_cell(column: str, row: Row, columns: Open, tmp_path: Path) -> None:
         return
     # A context-free grammar can run on to max_tokens, and a column that sees no log probabilities can't tell images.
     assert outcome.status in ("works", "declared"), outcome.detail
+    if outcome.status == "works" and (way := table.way(column, row.name)) is not None:
+        assert outcome.detail == way, f"README's table says {way!r}"
