@@ -10,7 +10,7 @@ from modelport.capabilities import Capabilities
 from modelport.errors import MalformedResponse
 from modelport.layers import Next, compose
 from modelport.messages import ChatMessage, ChatMessageStreamDelta, MessageRole, TokenUsage, as_delta, fold
-from modelport.normalise import normalise_messages, plain_dict
+from modelport.normalise import EFFORTS, normalise_messages, plain_dict
 from modelport.options import normalise_options
 from modelport.request import Limits, Request
 from modelport.saving import refuse_secrets, restore, settings_of
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from modelport.layers.retry import RetryPolicy
 
 _DERIVED = ("_chain", "_capabilities", "_options")
+#: Two ways to say one thing: a call's goes before the constructor's.
+_EITHER = {"reasoning_effort": "reasoning_budget", "reasoning_budget": "reasoning_effort"}
 _TIME_LIMITS = ("timeout", "first_token_timeout", "idle_timeout")
 
 
@@ -119,11 +121,14 @@ class Model:
         Args:
             messages: A string, or a list of `ChatMessage`s and dicts (OpenAI's or transformers' form), mixed.
             stop_sequences: The answer ends before the first of these strings to appear in it.
-            **options: `grammar` (or OpenAI's `response_format`): the form of the answer; `tools` (or
+            **options: `grammar` (or OpenAI's `response_format`): the form of the answer; `strict`: refuse a form that
+                neither engine nor service enforces, where it would be put through a tool or only checked; `tools` (or
                 `tools_to_call_from`, whose `tool_choice` is `required` by default): what the model may call;
                 `tool_choice`: `auto`, `none`, `required` or a tool's name; and parameters: `temperature`,
                 `max_tokens`, `top_p`, `seed`, `logprobs`, `top_logprobs`, `timeout`, … The call's parameter goes
-                before the constructor's, and that before the backend's default.
+                before the constructor's, and that before the backend's default. How much the model is to think is
+                `reasoning_effort` (`none`, `minimal`, `low`, `medium`, `high`, `xhigh`, `max`), or `reasoning_budget`
+                in tokens; an effort goes as a budget where the model knows only those.
 
         Returns:
             The message, with its token usage and finish reason.
@@ -250,7 +255,8 @@ class Model:
             return self.declared_capabilities
         # An author's own `generate` is given whatever its callers give, as if they had called it themselves.
         everything = {"text", "image", "audio", "file"}
-        return self.declared_capabilities.but(seed=True, logprobs=True, inputs=everything, image_urls=True)
+        thinks = {"reasoning_efforts": EFFORTS, "reasoning_budget": True}
+        return self.declared_capabilities.but(seed=True, logprobs=True, inputs=everything, image_urls=True, **thinks)
 
     # --- the way of a request -----------------------------------------------------------------------------------------
 
@@ -261,6 +267,9 @@ class Model:
         if self._options is None:
             self._options = normalise_options(self.kwargs)
         given = {**self._options, **called}
+        for name, other in _EITHER.items():
+            if name in called and other not in called:
+                given.pop(other, None)
         tools = given.pop("tools", ())
         tool_choice = given.pop("tool_choice", "auto")
         if not tools and "tool_choice" not in called:
@@ -271,6 +280,7 @@ class Model:
             messages=normalise_messages(messages, role_conversions=conversions, flatten=flatten),
             stop_sequences=given.pop("stop_sequences", ()),
             grammar=given.pop("grammar", None),
+            strict=given.pop("strict", False),
             tools=tools,
             tool_choice=tool_choice_from(tool_choice, tools),
             limits=Limits(**{name: given.pop(name) for name in _TIME_LIMITS if name in given}),

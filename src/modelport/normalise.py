@@ -253,6 +253,14 @@ def _one(value: Any) -> str | None:
     return None if value == 1 else "must be 1: a call returns one message; call again for another"
 
 
+#: What `reasoning_effort` may be, from no thinking at all to as much as the model can.
+EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
+
+
+def _effort(value: Any) -> str | None:
+    return None if value in EFFORTS else f"must be one of {', '.join(EFFORTS)}"
+
+
 _CHECKS: dict[str, Callable[[Any], str | None]] = {
     "max_tokens": _number(1, whole=True),
     "temperature": _number(0),
@@ -266,6 +274,8 @@ _CHECKS: dict[str, Callable[[Any], str | None]] = {
     "logprobs": _flag,
     "top_logprobs": _number(0, 20, whole=True),
     "parallel_tool_calls": _flag,
+    "reasoning_effort": _effort,
+    "reasoning_budget": _number(1, whole=True),
     "n": _one,
     "timeout": _number(0, above=True),
     "first_token_timeout": _number(0, above=True),
@@ -298,6 +308,8 @@ def normalise_parameters(given: Mapping[str, Any]) -> dict[str, Any]:
         result[name] = value
     if result.get("top_logprobs") and not result.setdefault("logprobs", True):
         raise InvalidRequest("top_logprobs needs logprobs=True")
+    if "reasoning_effort" in result and "reasoning_budget" in result:
+        raise InvalidRequest("reasoning_effort and reasoning_budget both say how much to think: give one")
     result.pop("n", None)
     return result
 
@@ -349,6 +361,6 @@ def json_size(message: ChatMessage) -> int:
 
 
 __all__ = [
-    "KNOWN_PARAMETERS", "image_from", "json_size", "normalise_messages", "normalise_parameters", "normalise_stop",
-    "plain_dict",
+    "EFFORTS", "KNOWN_PARAMETERS", "image_from", "json_size", "normalise_messages", "normalise_parameters",
+    "normalise_stop", "plain_dict",
 ]  # fmt: skip

@@ -34,6 +34,7 @@ class Request:
         messages: Roles are `system`, `user`, `assistant` and `tool`; content is a string or a tuple of `Part`s.
         stop_sequences: Strings, none empty.
         grammar: The form of the answer.
+        strict: Whether a form that nothing enforces is refused.
         tools: What the model may call.
         tool_choice: `auto`, `none`, `required` or a `Named` tool.
         parameters: Everything else, checked where the port knows it (`temperature`, `max_tokens`, …).
@@ -44,6 +45,7 @@ class Request:
     messages: tuple[ChatMessage, ...]
     stop_sequences: tuple[str, ...] = ()
     grammar: Grammar | None = None
+    strict: bool = False
     tools: tuple[Tool, ...] = ()
     tool_choice: ToolChoice = "auto"
     parameters: Mapping[str, Any] = field(default_factory=dict)

@@ -48,6 +48,19 @@ class _Answer:
         """The message as far as it has come; the whole one once the stream has ended."""
         return fold(self._seen, self._model_id)
 
+    @property
+    def partial(self) -> Any:
+        """The JSON of the answer as far as it has come: what is open yet ends where it is. `None` while there is none.
+
+        It is read anew each time, and held against nothing; `message.parsed` is, at the end.
+        """
+        from pydantic_core import from_json
+
+        try:
+            return from_json("".join(delta.content or "" for delta in self._seen), allow_partial="trailing-strings")
+        except ValueError:
+            return None
+
     def __repr__(self) -> str:
         return f"{type(self).__name__}({len(self._seen)} deltas of {self._model_id!r})"
 

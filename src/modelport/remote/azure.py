@@ -9,9 +9,11 @@ from contextlib import aclosing
 from typing import Any, ClassVar
 from urllib.parse import quote, urlsplit
 
+from modelport.capabilities import Capabilities
 from modelport.errors import AuthenticationError, InvalidRequest, NotFoundError
 from modelport.messages import ChatMessageStreamDelta
 from modelport.remote.openai import OpenAIServerModel
+from modelport.remote.schemas import AZURE
 from modelport.remote.transport import HTTPTransport, Transport
 from modelport.request import Request
 from modelport.secrets import Secret
@@ -48,6 +50,7 @@ class AzureOpenAIServerModel(OpenAIServerModel):
         >>> model = AzureOpenAIServerModel("my-gpt-4o", "https://RESOURCE.openai.azure.com", api_version="2024-10-21")
     """
 
+    declared_capabilities: ClassVar[Capabilities] = OpenAIServerModel.declared_capabilities.but(schema_rules=AZURE)
     secret_settings: ClassVar[frozenset[str]] = frozenset({"api_key", "azure_ad_token"})
     key_variable: ClassVar[str] = "AZURE_OPENAI_API_KEY"
 

@@ -13,20 +13,32 @@ from modelport.errors import InvalidRequest, ModelError
 from modelport.grammar import Choice, JSONSchema, Lark, Regex
 from modelport.messages import ChatMessageStreamDelta
 from modelport.model import Model
+from modelport.normalise import EFFORTS
 from modelport.remote.profiles import PROFILES
+from modelport.remote.schemas import OPENAI
 from modelport.remote.transport import Call, Transport
 from modelport.request import Request
 
 _ALL_GRAMMARS = frozenset({JSONSchema, Regex, Choice, Lark})
+#: Most models' templates can only switch thinking off; an effort goes as a budget.
+_ON_OR_OFF = frozenset({"none"})
 
 #: What servers do beyond OpenAI's own API, by the `dialect` that a user names.
 DIALECTS: dict[str, dict[str, Any]] = {
     "llama.cpp": {
         "grammars": _ALL_GRAMMARS, "grammar_with_tools": False, "max_stop_sequences": None,
-        "tool_choices": frozenset({"auto", "none", "required"}), "image_urls": False,
+        "tool_choices": frozenset({"auto", "none", "required"}), "image_urls": False, "schema_rules": None,
+        "reasoning_efforts": _ON_OR_OFF, "reasoning_budget": True,
+        "renamed": {"reasoning_budget": "thinking_budget_tokens"},
     },
-    "vllm": {"grammars": _ALL_GRAMMARS},
-    "tgi": {"grammars": _ALL_GRAMMARS - {Lark}, "grammar_with_tools": False},
+    "vllm": {
+        "grammars": _ALL_GRAMMARS, "schema_rules": None, "reasoning_efforts": _ON_OR_OFF, "reasoning_budget": True,
+        "renamed": {"reasoning_budget": "thinking_token_budget"},
+    },
+    "tgi": {
+        "grammars": _ALL_GRAMMARS - {Lark}, "grammar_with_tools": False, "schema_rules": None,
+        "reasoning_efforts": frozenset(),
+    },
 }  # fmt: skip
 
 
@@ -45,12 +57,14 @@ class ChatCompletionsModel(Model):
         max_stop_sequences=4,
         tools=True,
         grammars=frozenset({JSONSchema}),
+        schema_rules=OPENAI,
         grammar_with_tools=True,
         inputs=frozenset({"text", "image", "audio", "file"}),
         image_urls=True,
         logprobs=True,
         seed=True,
         reasoning=True,
+        reasoning_efforts=frozenset(EFFORTS),
         usage=True,
         cached_tokens=True,
     )
