@@ -14,6 +14,7 @@ nox.options.error_on_missing_interpreters = False
 PROJECT = nox.project.load_toml("pyproject.toml")
 TEST = nox.project.dependency_groups(PROJECT, "test")
 LINT = nox.project.dependency_groups(PROJECT, "lint")
+DOCS = nox.project.dependency_groups(PROJECT, "docs")
 
 
 def install(session: nox.Session, *packages: str) -> None:
@@ -37,6 +38,13 @@ def core(session: nox.Session) -> None:
     """The bare install: it imports in milliseconds, pulls no engine and no client, and names what to install."""
     install(session, ".", "pytest", "pytest-timeout")
     session.run("pytest", "-p", "no:cacheprovider", "-c", "tests/bare/pytest.ini", "tests/bare", *session.posargs)
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """The site, with warnings as errors: links, anchors, and what it reads from docstrings. `tests` runs its code."""
+    install(session, *DOCS)
+    session.run("mkdocs", "build", *session.posargs, env={"NO_MKDOCS_2_WARNING": "1"})
 
 
 @nox.session
