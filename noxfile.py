@@ -14,6 +14,7 @@ nox.options.error_on_missing_interpreters = False
 PROJECT = nox.project.load_toml("pyproject.toml")
 TEST = nox.project.dependency_groups(PROJECT, "test")
 LINT = nox.project.dependency_groups(PROJECT, "lint")
+EXAMPLES = nox.project.dependency_groups(PROJECT, "examples")
 DOCS = nox.project.dependency_groups(PROJECT, "docs")
 
 
@@ -52,7 +53,7 @@ def tests(session: nox.Session) -> None:
     """Everything on real weights and real servers."""
     # By exactly this version pip finds torch's CPU build, where there is one; uv does not look where pip does.
     session.install("torch==2.13.0")
-    install(session, "-e", ".[all,mlx-lm]", *TEST)
+    install(session, "-e", ".[all,mlx-lm]", *TEST, *EXAMPLES)
     session.run("pytest", *session.posargs)
 
 

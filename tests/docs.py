@@ -59,7 +59,9 @@ class Block:
 
     @property
     def session(self) -> str:
-        """The nox session that runs it."""
+        """The nox session that runs it; none where it shows a file that has tests of its own."""
+        if self.code.startswith("--8<--"):
+            return ""
         return next((name for name, mark in ELSEWHERE.items() if mark.search(self.code)), "tests")
 
     def __str__(self) -> str:
