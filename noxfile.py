@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+import shlex
+import shutil
 import sys
 from pathlib import Path
 
@@ -14,6 +17,8 @@ nox.options.error_on_missing_interpreters = False
 PROJECT = nox.project.load_toml("pyproject.toml")
 TEST = nox.project.dependency_groups(PROJECT, "test")
 LINT = nox.project.dependency_groups(PROJECT, "lint")
+EXAMPLES = nox.project.dependency_groups(PROJECT, "examples")
+DOCS = nox.project.dependency_groups(PROJECT, "docs")
 
 
 def install(session: nox.Session, *packages: str) -> None:
@@ -40,12 +45,63 @@ def core(session: nox.Session) -> None:
 
 
 @nox.session
+def docs(session: nox.Session) -> None:
+    """The site, with warnings as errors: links, anchors, and what it reads from docstrings. `tests` runs its code."""
+    install(session, *DOCS)
+    session.run("mkdocs", "build", *session.posargs, env={"NO_MKDOCS_2_WARNING": "1"})
+
+
+@nox.session
 def tests(session: nox.Session) -> None:
     """Everything on real weights and real servers."""
     # By exactly this version pip finds torch's CPU build, where there is one; uv does not look where pip does.
     session.install("torch==2.13.0")
-    install(session, "-e", ".[all,mlx-lm]", *TEST)
+    install(session, "-e", ".[all,mlx-lm]", *TEST, *EXAMPLES)
     session.run("pytest", *session.posargs)
+
+
+@nox.session
+def lowest(session: nox.Session) -> None:
+    """The oldest versions that pyproject allows, on a part of the contract; every other session has the newest.
+
+    Not torch, whose older builds for a CPU are not where pip looks; nor mlx-lm, which holds transformers above its own
+    lower bound; nor LiteLLM and vLLM, which have environments of their own.
+    """
+    extras = ["llamacpp", "openai", "huggingface", "bedrock", "transformers"]
+    optional = PROJECT["project"]["optional-dependencies"]
+    wanted = [*PROJECT["project"]["dependencies"], *(line for extra in extras for line in optional[extra])]
+    bounds = [found for line in wanted if (found := re.match(r"([\w.-]+)>=([\w.]+)", line))]
+    pins = [f"{found[1]}=={found[2]}" for found in bounds if found[1] != "torch"]
+    session.install("torch==2.13.0")
+    tests = [line for line in TEST if not line.startswith("smolagents")]  # it wants a newer rich
+    install(session, "-e", f".[{','.join(extras)}]", *pins, *tests)
+    columns = "llamacpp,transformers,openai,openai-sdk,azure,huggingface,bedrock-strict"
+    rows = "generate or stream or typed or required or usage or secrets"
+    session.run("pytest", f"--columns={columns}", "tests/contract/test_contract.py", "-k", rows, *session.posargs)
+    session.run("pytest", "tests/test_grammar.py", "tests/local/test_weights.py", *session.posargs)
+    session.run("pytest", "tests/test_cli.py", "-k", "check or help or models or report", *session.posargs)
+
+
+@nox.session
+def release(session: nox.Session) -> None:
+    """Wheel and sdist as they would be published: built, checked, installed alone, and run without installing."""
+    install(session, "build", "twine", "mypy")
+    place = Path(session.create_tmp()).resolve()
+    dist = place / "dist"
+    shutil.rmtree(dist, ignore_errors=True)
+    session.run("python", "-m", "build", "--installer", "uv", "--outdir", str(dist), silent=True)
+    session.run("twine", "check", "--strict", *map(str, dist.iterdir()))
+    (wheel,) = dist.glob("*.whl")
+    code = shutil.copy("tests/typing/user_code.py", place)
+    readme = Path("README.md").read_text()
+    (question,) = re.findall(r"<!-- answer -->\n```sh\n.*?(modelport .*)\n```", readme)
+    with session.chdir(place):  # where the sources can't be imported
+        install(session, "--reinstall-package", "modelport", str(wheel))
+        # What the wheel ships types a user's program.
+        session.run("mypy", "--config-file=", "--strict", code)
+        # As `uvx` and `pipx run` do it: an environment of its own for one command.
+        session.run("uvx", "--from", str(wheel), "modelport", "--help", silent=True)
+        session.run("uvx", "--from", f"modelport[llamacpp] @ {wheel.as_uri()}", *shlex.split(question))
 
 
 # --- backends whose packages can't be installed beside the others. Each session names its columns of the contract as

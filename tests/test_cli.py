@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import re
 import signal
 import subprocess
@@ -18,10 +19,12 @@ import pexpect
 import pytest
 from click.testing import CliRunner, Result
 
-from modelport import ChatMessage, ChatMessageStreamDelta, Image, Model, errors
+import modelport
+from modelport import ChatMessage, ChatMessageStreamDelta, Image, Model, Secret, errors
 from modelport.capabilities import Capabilities
 from modelport.cli.commands import cli
 from modelport.testing import ScriptedModel
+from modelport.testing.contract import Outcome
 
 CLI = [sys.executable, "-m", "modelport.cli"]
 PARIS = "What is the capital of France? Answer in one sentence."
@@ -652,12 +655,65 @@ def test_check_says_which_promise_is_broken(loaded: Loaded) -> None:
     assert (result.exit_code, model.closed) == (1, 1)
     assert re.search(r"✗ │ usage +│ broken", result.stdout)
     assert result.stdout.endswith("liar: works 1, declared 1, broken 1\n")
-    outcomes = json.loads(RUNNER.invoke(cli, [*args, "--json"]).stdout)
+    assert "\nBroken: usage. " in result.stdout and "\ndeclared: the model says that it can't" in result.stdout
+    outcomes = json.loads(RUNNER.invoke(cli, [*args, "--json"]).stdout)["outcomes"]
     assert [(o["row"], o["status"]) for o in outcomes] == [
         ("generate", "works"), ("usage", "broken"), ("image input", "declared"),
     ]  # fmt: skip
     result = RUNNER.invoke(cli, ["check", "liar", "--row", "nope"])
     assert result.exit_code == 1 and result.stderr.startswith("modelport: --row 'nope' is no row")
+
+
+class Keyed(Liar):
+    """A model with a key, which a careless service repeats."""
+
+    secret_settings = frozenset({"api_key"})
+
+    def __init__(self, *answers: Any, **settings: Any) -> None:
+        super().__init__(*answers, **settings)
+        self.api_key = Secret.of("sk-very-secret", "OPENAI_API_KEY")
+
+
+def test_a_report_says_what_helpers_ask_for_and_no_secret(loaded: Loaded) -> None:
+    answer = errors.InvalidRequest("sk-very-secret is refused at https://ada:pw@host/v1 | sorry")
+    loaded.models["*"] = Keyed(answer, repeat=True)
+    args = ["check", "openai/https://ada:pw@host/v1", "--set", 'default_headers={"X": "hush"}']
+    for form in ("--report", "--json"):
+        result = RUNNER.invoke(cli, [*args, "--row", "generate", "--row", "image input", form])
+        assert result.exit_code == 1, result.output
+        assert not re.search("very-secret|hush|ada|pw@", result.stdout)
+        assert all(
+            word in result.stdout for word in ("default_headers", "pydantic", "max_stop_sequences", "refused at")
+        )
+        assert modelport.__version__ in result.stdout and platform.python_version() in result.stdout
+    whole = json.loads(result.stdout)
+    assert whole["counts"] == {"broken": 1, "declared": 1}
+    assert set(whole["packages"]) >= {"click", "openai"} and "boto3" not in whole["packages"]
+    told = RUNNER.invoke(cli, [*args, "--row", "generate", "--report"]).stdout
+    assert (
+        "| generate | broken | InvalidRequest: [a key] is refused at https://host/v1 \\| sorry (model: scripted) |"
+        in told
+    )
+
+
+@pytest.mark.parametrize("error", [errors.AuthenticationError("Wrong key."), errors.ConnectionFailed("Nobody there.")])
+def test_check_stops_where_the_model_cannot_be_asked(loaded: Loaded, error: errors.ModelError) -> None:
+    loaded.models["*"] = model = Liar(error, repeat=True, retry=False)
+    result = RUNNER.invoke(cli, ["check", "liar"])
+    assert (result.exit_code, result.stdout, len(model.requests)) == (1, "", 1)
+    assert result.stderr == f"modelport: liar can't be asked. {type(error).__name__}: {error}\n"
+
+
+def test_check_that_is_broken_off_shows_what_it_found(loaded: Loaded, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object) -> Iterator[Outcome]:
+        yield Outcome("generate", "works")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("modelport.testing.contract.check_all", interrupted)
+    loaded.models["*"] = Liar()
+    result = RUNNER.invoke(cli, ["check", "liar", "--row", "generate", "--row", "stream"])
+    assert result.exit_code == 130
+    assert result.stdout.endswith("liar: works 1 (1 of 2 rows)\n")
 
 
 # --- help and start ---------------------------------------------------------------------------------------------------
@@ -673,8 +729,6 @@ def test_help_has_examples(command: list[str]) -> None:
 
 
 def test_version() -> None:
-    import modelport
-
     assert run("--version").stdout == f"modelport {modelport.__version__}\n"
 
 

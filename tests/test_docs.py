@@ -1,55 +1,56 @@
-"""Every Python block of the README and of docs/ runs, as it stands."""
+"""Every block of the README and of docs/ runs, as it stands."""
 
 from __future__ import annotations
 
 import importlib
 import re
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from modelport import errors
 from modelport.testing import ROWS, Row, Subject, check
+from tests.docs import BLOCKS, FENCE, PAGES, ROOT, Block, World, commands, examples, extras, python_blocks, world
 from tests.servers.llamacpp import LlamaServer, llama_server
-
-ROOT = Path(__file__).parents[1]
-BLOCK = re.compile(r"^```python(?: file=(\S+))?\n(.*?)^```", re.MULTILINE | re.DOTALL)
-BLOCKS = [
-    (page.relative_to(ROOT), number, name, code)
-    for page in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-    for number, (name, code) in enumerate(BLOCK.findall(page.read_text()))
-]
 
 
 @pytest.fixture(scope="module")
-def blocks(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with every block that has a file name."""
-    folder = tmp_path_factory.mktemp("blocks")
-    for _, _, name, code in BLOCKS:
-        if name:
-            (folder / name).write_text(code)
-    return folder
+def here(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    with world(tmp_path_factory.mktemp("blocks")) as here:
+        yield here
 
 
-@pytest.mark.parametrize(
-    ("name", "code"), [block[2:] for block in BLOCKS], ids=[f"{page}:{number}" for page, number, *_ in BLOCKS]
-)
-def test_block_runs(name: str, code: str, blocks: Path) -> None:
-    script = blocks / (name or "block.py")
-    script.write_text(code)
-    if script.name.startswith("test_"):
-        command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider", str(script)]
+@pytest.mark.parametrize("block", python_blocks("tests"), ids=str)
+def test_block_runs(block: Block, here: World) -> None:
+    here.run(block)
+
+
+@pytest.mark.parametrize("block", examples("tests"), ids=str)
+def test_example_of_a_docstring_runs(block: Block, here: World) -> None:
+    here.run(block)
+
+
+@pytest.mark.parametrize("block", [block for block in BLOCKS if block.language == "sh"], ids=str)
+def test_commands_run(block: Block, here: World) -> None:
+    """Those of our own command line run; those that install name extras that there are."""
+    for words in commands(block):
+        installed = {
+            extra for word in words for found in re.findall(r"modelport\[(.*?)\]", word) for extra in found.split(",")
+        }
+        assert installed <= extras()
+    if all(words[0] == "modelport" for words in commands(block)):
+        assert here.run_shell(block)
     else:
-        command = [sys.executable, "-W", "error::ResourceWarning", str(script)]
-    result = subprocess.run(command, cwd=blocks, capture_output=True, text=True, timeout=170)
-    assert result.returncode == 0, result.stdout + result.stderr
+        told = block.page.name in ("README.md", "CONTRIBUTING.md") or all(
+            w[0] in ("pip", "uvx", "pipx") for w in commands(block)
+        )
+        assert told, f"{block}: nothing runs these commands"
 
 
 def test_the_backend_of_the_docs_is_whole_in_under_70_lines() -> None:
-    code = next(code for _, _, name, code in BLOCKS if name == "llama_server.py")
-    assert len(code.splitlines()) < 70
+    (block,) = (block for block in BLOCKS if block.name == "llama_server.py")
+    assert len(block.code.splitlines()) < 70
 
 
 @pytest.fixture(scope="module")
@@ -60,9 +61,9 @@ def server() -> Iterator[LlamaServer]:
 
 @pytest.mark.parametrize("row", ROWS, ids=str)
 def test_the_backend_of_the_docs_keeps_the_contract(
-    row: Row, server: LlamaServer, blocks: Path, monkeypatch: pytest.MonkeyPatch
+    row: Row, server: LlamaServer, here: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.syspath_prepend(blocks)
+    monkeypatch.syspath_prepend(here.folder)
     cls = importlib.import_module("llama_server").LlamaServerModel
     subject = Subject(
         make=lambda: cls(url=server.url, key=server.api_key),
@@ -74,8 +75,36 @@ def test_the_backend_of_the_docs_keeps_the_contract(
     assert outcome.status != "broken", outcome.detail
 
 
-@pytest.mark.parametrize("page", [ROOT / "README.md", *ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")], ids=str)
+@pytest.mark.parametrize("block", BLOCKS, ids=str)
+def test_the_site_can_show_the_block(block: Block) -> None:
+    """Beside the language it knows a title alone, and shows a block with anything else as plain text."""
+    assert re.fullmatch(r'( title="[^"]+")?', block.info), f"{block}: write title=… and not {block.info!r}"
+
+
+@pytest.mark.parametrize("page", sorted({*PAGES, *ROOT.glob("*.md")}), ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_lead_somewhere(page: Path) -> None:
-    for target in re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)", page.read_text()):
+    """On GitHub too; the site's own check looks at anchors as well."""
+    for target in re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)", FENCE.sub("", page.read_text())):
         if "://" not in target:
             assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def test_every_error_is_explained() -> None:
+    page = (ROOT / "docs" / "errors.md").read_text()
+    sections = dict(re.findall(r"^### (\w+)\n(.*?)(?=^##|\Z)", page, re.MULTILINE | re.DOTALL))
+    public = {
+        name
+        for name, kind in vars(errors).items()
+        if isinstance(kind, type) and issubclass(kind, errors.ModelError) and not name.startswith("_")
+    }
+    assert set(sections) == public - {"ModelError"}
+    for name, text in sections.items():
+        assert "**Cause.**" in text and "**Fix.**" in text, name
+
+
+def test_every_model_is_shown() -> None:
+    from modelport.registry import backends
+
+    page = (ROOT / "docs" / "models.md").read_text()
+    shown = re.findall(r"^::: modelport\.(\w+)$", page, re.MULTILINE)
+    assert sorted(shown) == sorted(where.partition(":")[2] for where in backends().values())

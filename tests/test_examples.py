@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import csv
+import functools
+import importlib
+import operator
 import os
 import subprocess
 import sys
@@ -12,6 +16,8 @@ from typing import Any
 
 import pytest
 
+from modelport import ChatMessage, ChatMessageToolCall, ChatMessageToolCallFunction
+from modelport.testing import ScriptedModel
 from tests.servers.front import azure
 from tests.servers.llamacpp import llama_server, model_file
 from tests.servers.ministack import ministack
@@ -68,6 +74,105 @@ def test_switch(backend: str) -> None:
     if backend in ("bedrock",):  # ministack says of every answer that it ended by itself
         told, expected = (text.rpartition("cut:")[0] for text in (told, expected))
     assert told == expected
+
+
+MODEL = f"llamacpp/{model_file()}"
+
+
+def test_agent() -> None:
+    """A tool of the embedded model's own choice, with the right arguments."""
+    told = run("agent.py", MODEL, "What is 12.5 times 8?")
+    assert told.startswith("multiply({'a': 12.5, 'b': 8}) = 100.0\n")
+    assert "100" in told.splitlines()[-1]
+
+
+@pytest.mark.parametrize("bad", ["wrong form", "raises"])
+def test_agent_has_the_model_mend_its_calls(bad: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(EXAMPLES)
+    agent = importlib.import_module("agent")
+    wrong = {"a": "twelve"} if bad == "wrong form" else {"first": "yesterday", "last": "today"}
+    name = "multiply" if bad == "wrong form" else "days_between"
+    model = ScriptedModel(call(name, wrong), call("multiply", {"a": 12.5, "b": 8}), "It is 100.")
+    assert agent.run(model, "What is 12.5 times 8?", [agent.multiply, agent.days_between]) == "It is 100."
+    told = str(model.requests[1].messages[-1].content)
+    assert ("fit the tool's schema" in told) if bad == "wrong form" else told.startswith("ValueError: ")
+    assert model.requests[2].messages[-1].content == "100.0"
+
+
+def call(name: str, arguments: dict[str, Any]) -> ChatMessage:
+    return ChatMessage("assistant", tool_calls=[ChatMessageToolCall(ChatMessageToolCallFunction(arguments, name), "1")])
+
+
+def test_extract(tmp_path: Path) -> None:
+    texts = {
+        "a.txt": "Invoice 7. Bill to: Ada Lovelace, London. Amount due: 120.50 USD, payable in 30 days.",
+        "b.txt": "INVOICE #8 - Charles Babbage - total 99.00 GBP",
+    }
+    for name, text in texts.items():
+        (tmp_path / name).write_text(text)
+    told = run("extract.py", str(tmp_path), str(tmp_path / "table.csv"), MODEL)
+    assert "Reading" in told and "100%" in told
+    with (tmp_path / "table.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert rows == [
+        {"file": "a.txt", "buyer": "Ada Lovelace", "total": "120.5", "currency": "USD"},
+        {"file": "b.txt", "buyer": "Charles Babbage", "total": "99.0", "currency": "GBP"},
+    ]
+
+
+def test_extract_names_what_it_could_not_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.syspath_prepend(EXAMPLES)
+    extract = importlib.import_module("extract")
+    for name in ("a.txt", "b.txt"):
+        (tmp_path / name).write_text(name)
+    good = '{"buyer": "Ada", "total": 1, "currency": "EUR"}'
+    model = ScriptedModel(*[lambda request: good if "a.txt" in str(request.messages[0].content) else "a letter"] * 2)
+    extract.main(tmp_path, tmp_path / "table.csv", model)
+    assert (tmp_path / "table.csv").read_text().splitlines()[1:] == ["a.txt,Ada,1.0,EUR"]
+    assert capsys.readouterr().err.endswith("b.txt: the model gave no invoice\n")
+
+
+def test_smolagents_agent() -> None:
+    assert run("smolagents_agent.py", MODEL).startswith("sunny in ")
+
+
+def test_langchain_chain() -> None:
+    told = run("langchain_chain.py", MODEL).splitlines()
+    assert told[0] == "The capital of France is Paris." and "Rome" in told[1]
+    assert "Madrid" in told[2] and "Tokyo" in told[3]
+
+
+def test_langchain_tools(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Calls and results go through LangChain's messages and back, whole and streamed."""
+    monkeypatch.syspath_prepend(EXAMPLES)
+    chain = importlib.import_module("langchain_chain")
+    messages = importlib.import_module("langchain_core.messages")
+
+    def multiply(a: float, b: float) -> float:
+        """Multiplies two numbers."""
+        return a * b
+
+    model = ScriptedModel(call("multiply", {"a": 2, "b": 3}), call("multiply", {"a": 2, "b": 3}), "6")
+    bound = chain.ChatModelport(model=model).bind_tools([multiply])
+    asked = messages.HumanMessage("2 times 3?")
+    answer = bound.invoke([asked])
+    streamed = functools.reduce(operator.add, bound.stream([asked]))
+    assert [(c["name"], c["args"]) for c in answer.tool_calls] == [("multiply", {"a": 2, "b": 3})]
+    assert [(c["name"], c["args"]) for c in streamed.tool_calls] == [("multiply", {"a": 2, "b": 3})]
+    bound.invoke([asked, answer, messages.ToolMessage("6", tool_call_id=answer.tool_calls[0]["id"])])
+    assert [message.role for message in model.requests[2].messages] == ["user", "assistant", "tool"]
+    assert [tool.name for tool in model.requests[2].tools] == ["multiply"]
+
+
+def test_notebook(tmp_path: Path) -> None:
+    nbformat, nbclient = importlib.import_module("nbformat"), importlib.import_module("nbclient")
+    notebook = nbformat.read(EXAMPLES / "tour.ipynb", as_version=4)
+    assert not any(cell.get("outputs") for cell in notebook.cells)  # none that could be out of date
+    nbclient.NotebookClient(notebook, timeout=150, kernel_name="python3").execute(cwd=str(tmp_path))
+    told = "".join(output.get("text", "") for cell in notebook.cells for output in cell.get("outputs", ()))
+    assert "The capital of France is Paris." in told
 
 
 def run(name: str, *arguments: str, **environment: Any) -> str:

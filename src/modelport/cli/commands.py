@@ -249,11 +249,13 @@ def chat(
 @click.argument("model", type=text)
 @options(
     click.option("--row", "rows", type=text, multiple=True, metavar="NAME", help="Only this promise. Repeatable."),
-    click.option("--json", "as_json", is_flag=True, help="Print the outcomes as JSON."),
+    click.option("--json", "form", flag_value="json", help="Print everything as JSON."),
+    click.option("--report", "form", flag_value="report", help="Print a text to paste into a bug report: versions, "
+                 "capabilities, what does not work. It holds no key and no setting's value."),
     *CONSTRUCTION,
     DEBUGGING,
-)
-def check(model: str, rows: tuple[str, ...], as_json: bool, settings: dict[str, Any], api_base: str | None) -> None:
+)  # fmt: skip
+def check(model: str, rows: tuple[str, ...], form: str | None, settings: dict[str, Any], api_base: str | None) -> None:
     """Find out what MODEL can do, by trying it.
 
     Holds the model to modelport's contract: what it offers must work, and what it does not offer must be refused. That
@@ -264,11 +266,14 @@ def check(model: str, rows: tuple[str, ...], as_json: bool, settings: dict[str, 
       modelport check llamacpp
       modelport check openai/gpt-4o --set max_concurrency=2
       modelport check openai/gpt-4o --row "JSON schema" --row "image input"
+      modelport check llamacpp --json | jq '.outcomes[] | select(.status == "broken")'
+      modelport check openai/gpt-4o --report > report.md
     """
     from modelport.cli.tables import check_model
 
     with opened(model, settings, api_base) as port:
-        kept = check_model(port, model, rows, as_json)
+        given = [*settings, *(["api_base"] if api_base else [])]
+        kept = check_model(port, model, rows, form or "table", given)
     if not kept:
         sys.exit(1)
 

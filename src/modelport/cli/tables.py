@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
@@ -55,6 +55,13 @@ SYMBOLS = {
     "not checked": ("?", "?", "yellow"),
     "broken": ("✗", "x", "bold red"),
 }
+#: What a status means, for those that are not plain.
+MEANINGS = {
+    "declared": "the model says that it can't, and refuses a request for it",
+    "not checked": "this model alone can't show it",
+}
+#: Where the first row ends in one of these, so would all others.
+_OUT_OF_REACH = ("AuthenticationError:", "NotFoundError:", "ConnectionFailed:", "MissingDependency:")
 
 
 def _client(name: str, where: str) -> Client:
@@ -98,26 +105,66 @@ def list_backends(as_json: bool) -> None:
             write(f"For {row['name']}: {row['install']}\n")
 
 
-def check_model(model: Model, spec: str, names: Sequence[str], as_json: bool) -> bool:
-    """Holds a model to the contract and prints what came of it.
+def check_model(model: Model, spec: str, names: Sequence[str], form: str, settings: Iterable[str] = ()) -> bool:
+    """Holds a model to the contract and prints what came of it, also where it is broken off.
 
     Args:
         model: The model.
         spec: What the user calls it.
         names: Of the rows to check; none for all.
-        as_json: Whether to print JSON instead of a table.
+        form: `table`, `json` or `report`.
+        settings: The names of what the user set, for a report.
 
     Returns:
         Whether it broke no promise.
+
+    Raises:
+        Failure: The model can't be asked at all.
     """
-    outcomes = list(_watched(model, spec, _rows(names)))
-    if as_json:
-        write_json([asdict(outcome) for outcome in outcomes])
-    else:
-        write(rendered(_outcome_table(outcomes)), styled=True)
-        counts = Counter(outcome.status for outcome in outcomes)
-        write(f"{spec}: " + ", ".join(f"{status} {counts[status]}" for status in SYMBOLS if counts[status]) + "\n")
+    from modelport.secrets import Secret
+
+    rows = _rows(names)
+    values = (getattr(model, name, None) for name in model.secret_settings)
+    keys = tuple(key.reveal() for key in values if isinstance(key, Secret) and key)
+    outcomes: list[Outcome] = []
+    try:
+        for outcome in _watched(model, spec, rows, keys):
+            outcomes.append(outcome)
+            if len(outcomes) == 1 and outcome.detail.startswith(_OUT_OF_REACH):
+                raise Failure(f"{spec} can't be asked. {outcome.detail}")
+    finally:
+        if outcomes and not outcomes[0].detail.startswith(_OUT_OF_REACH):
+            _print_outcomes(model, spec, rows, form, settings, outcomes, keys)
     return all(outcome.status != "broken" for outcome in outcomes)
+
+
+def _print_outcomes(
+    model: Model, spec: str, rows: Sequence[Row], form: str, settings: Iterable[str], outcomes: list[Outcome],
+    keys: tuple[str, ...],
+) -> None:  # fmt: skip
+    from modelport.cli.report import facts, markdown
+    from modelport.registry import backends
+
+    if form != "table":
+        backend = spec.partition("/")[0]
+        client = _client(backend, backends().get(backend, ""))
+        report = facts(model, spec, client.extra, settings, outcomes, keys)
+        if form == "json":
+            write_json(report)
+        else:
+            write(markdown(report))
+        return
+    write(rendered(_outcome_table(outcomes)), styled=True)
+    promises = {row.name: row.promise for row in rows}
+    for outcome in outcomes:
+        if outcome.status == "broken":
+            write(f"\nBroken: {outcome.row}. {promises[outcome.row]}\n  {outcome.detail}\n")
+    seen = {outcome.status for outcome in outcomes}
+    if notes := [f"{status}: {meaning}" for status, meaning in MEANINGS.items() if status in seen]:
+        write("\n".join(["", *notes]) + "\n")
+    counts = Counter(outcome.status for outcome in outcomes)
+    of = "" if len(outcomes) == len(rows) else f" ({len(outcomes)} of {len(rows)} rows)"
+    write(f"{spec}: " + ", ".join(f"{status} {counts[status]}" for status in SYMBOLS if counts[status]) + f"{of}\n")
 
 
 def _rows(names: Sequence[str]) -> tuple[Row, ...]:
@@ -129,16 +176,11 @@ def _rows(names: Sequence[str]) -> tuple[Row, ...]:
     return tuple(known[name] for name in names) or ROWS
 
 
-def _watched(model: Model, spec: str, rows: tuple[Row, ...]) -> Iterable[Outcome]:
+def _watched(model: Model, spec: str, rows: tuple[Row, ...], keys: tuple[str, ...]) -> Iterable[Outcome]:
     """The outcomes as they come, with a line on standard error that says how far it is."""
-    from modelport.secrets import Secret
     from modelport.testing.contract import Subject, check_all
 
-    keys = (getattr(model, name, None) for name in model.secret_settings)
-    subject = Subject(
-        make=lambda: model, secrets=tuple(key.reveal() for key in keys if isinstance(key, Secret) and key)
-    )
-    outcomes = check_all(subject, rows)
+    outcomes = check_all(Subject(make=lambda: model, secrets=keys), rows)
     if not is_terminal(sys.stderr):
         yield from outcomes
         return

@@ -47,6 +47,13 @@ class LiteLLMRouterModel(LiteLLMModel):
 
     Raises:
         InvalidRequest: The list is none, or has no deployment of this name.
+
+    Example:
+        >>> deployments = [
+        ...     {"model_name": "llama", "litellm_params": {"model": "groq/llama-3.3-70b-versatile"}},
+        ...     {"model_name": "llama", "litellm_params": {"model": "cerebras/llama-3.3-70b"}},
+        ... ]
+        >>> model = LiteLLMRouterModel("llama", deployments, client_kwargs={"routing_strategy": "simple-shuffle"})
     """
 
     secret_settings: ClassVar[frozenset[str]] = frozenset()
