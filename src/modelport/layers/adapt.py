@@ -16,6 +16,7 @@ from modelport.grammar import Grammar, JSONSchema, Lark, is_closed
 from modelport.layers import Deltas, Next
 from modelport.layers.fit import fit
 from modelport.layers.prompted_tools import prompted, read_calls
+from modelport.layers.retry import begun
 from modelport.messages import (
     ChatMessage,
     ChatMessageStreamDelta,
@@ -134,7 +135,8 @@ async def _formed(request: Request, plan: _Plan, next: Next) -> Deltas:
     held = plan.enforcement == "validated" and not request.stream
     reasks = REASKS if held else 0
     spent: TokenUsage | None = None
-    attempt = plan.request
+    # One deadline for all re-asks together.
+    attempt = plan.request.but(limits=begun(plan.request.limits))
     while True:
         seen: list[ChatMessageStreamDelta] = []
         deltas = next(attempt)
