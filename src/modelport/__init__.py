@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from modelport.errors import ServerError as ServerError
     from modelport.errors import StreamInterrupted as StreamInterrupted
     from modelport.errors import UnsupportedFeature as UnsupportedFeature
+    from modelport.fallback import FallbackModel as FallbackModel
     from modelport.grammar import Choice as Choice
     from modelport.grammar import JSONSchema as JSONSchema
     from modelport.grammar import Lark as Lark
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from modelport.local.mlx.model import MLXModel as MLXModel
     from modelport.local.transformers.model import TransformersModel as TransformersModel
     from modelport.local.vllm.model import VLLMModel as VLLMModel
+    from modelport.messages import Attempt as Attempt
     from modelport.messages import ChatMessage as ChatMessage
     from modelport.messages import ChatMessageStreamDelta as ChatMessageStreamDelta
     from modelport.messages import ChatMessageToolCall as ChatMessageToolCall
@@ -66,6 +68,7 @@ _HOMES = {
         "InvalidOutput", "InvalidRequest", "InvalidToolCall", "MalformedResponse", "MissingDependency", "ModelError",
         "NotFoundError", "RateLimited", "ServerError", "StreamInterrupted", "UnsupportedFeature",
     ],
+    "fallback": ["FallbackModel"],
     "grammar": ["Choice", "JSONSchema", "Lark", "Regex"],
     "layers.retry": ["RetryPolicy"],
     "local.llamacpp": ["LlamaCppModel"],
@@ -73,7 +76,7 @@ _HOMES = {
     "local.transformers.model": ["TransformersModel"],
     "local.vllm.model": ["VLLMModel"],
     "messages": [
-        "ChatMessage", "ChatMessageStreamDelta", "ChatMessageToolCall", "ChatMessageToolCallFunction",
+        "Attempt", "ChatMessage", "ChatMessageStreamDelta", "ChatMessageToolCall", "ChatMessageToolCallFunction",
         "ChatMessageToolCallStreamDelta", "MessageRole", "TokenUsage", "fold",
     ],
     "model": ["Model"],

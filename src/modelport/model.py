@@ -258,6 +258,10 @@ class Model:
         called = normalise_options(
             {"stop_sequences": stop_sequences, **options} if stop_sequences is not None else options
         )
+        return self._request(messages, called, stream)
+
+    def _request(self, messages: Any, called: Mapping[str, Any], stream: bool) -> Request:
+        """The request that a call means for this model, whose options are in normal form."""
         if self._options is None:
             self._options = normalise_options(self.kwargs)
         given = {**self._options, **called}

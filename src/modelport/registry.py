@@ -43,6 +43,8 @@ CLASSES = {
     "InferenceClientModel": "huggingface",
     "VLLMModel": "vllm",
 }
+#: Models that are made of other models.
+COMPOSED = {"FallbackModel": "modelport.fallback:FallbackModel"}
 
 
 def backends() -> dict[str, str]:
@@ -60,7 +62,11 @@ def backend_class(name: str) -> type[Model]:
     known = backends()
     if name not in known:
         raise InvalidRequest(f"backend {name!r} is unknown; there are {', '.join(sorted(known))}")
-    module, _, attribute = known[name].partition(":")
+    return _imported(known[name])
+
+
+def _imported(where: str) -> type[Model]:
+    module, _, attribute = where.partition(":")
     return getattr(import_module(module), attribute)  # type: ignore[no-any-return]
 
 
@@ -72,6 +78,8 @@ def class_named(name: str) -> type[Model]:
     """
     if name in CLASSES:
         return backend_class(CLASSES[name])
+    if name in COMPOSED:
+        return _imported(COMPOSED[name])
     for backend, where in backends().items():
         if where.partition(":")[2] == name:
             return backend_class(backend)

@@ -106,8 +106,8 @@ def _stored(model: Model, name: str, value: Any) -> Any:
     if isinstance(value, Secret):
         return {"env": value.env}
     _refuse_secret(model, name, value)
-    if isinstance(value, Capabilities):
-        return value.to_dict()
+    if isinstance(value, Capabilities) or callable(getattr(value, "to_dict", None)):
+        return value.to_dict()  # what is built of other models too
     if isinstance(value, Mapping) and name == "capabilities":
         whole = Capabilities().but(**value).to_dict()
         return {key: whole[key] for key in value}
