@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from modelport.remote.litellm_router import LiteLLMRouterModel as LiteLLMRouterModel
     from modelport.remote.openai import OpenAIModel as OpenAIModel
     from modelport.remote.openai import OpenAIServerModel as OpenAIServerModel
+    from modelport.remote.redis_limits import RedisLimits as RedisLimits
     from modelport.request import Request as Request
     from modelport.secrets import Secret as Secret
     from modelport.streams import AsyncStream as AsyncStream
@@ -87,6 +88,7 @@ _HOMES = {
     "remote.litellm": ["LiteLLMModel"],
     "remote.litellm_router": ["LiteLLMRouterModel"],
     "remote.openai": ["OpenAIModel", "OpenAIServerModel"],
+    "remote.redis_limits": ["RedisLimits"],
     "request": ["Request"],
     "secrets": ["Secret"],
     "streams": ["AsyncStream", "Stream"],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib import import_module
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any
@@ -84,6 +85,13 @@ def class_named(name: str) -> type[Model]:
         if where.partition(":")[2] == name:
             return backend_class(backend)
     raise InvalidRequest(f"model class {name!r} is unknown; there are {', '.join(sorted(CLASSES))}")
+
+
+def shared_limits_from(settings: Mapping[str, Any]) -> Any:
+    """The `shared_limits` of a model that was saved."""
+    from modelport.remote.redis_limits import RedisLimits
+
+    return RedisLimits(**settings)
 
 
 def load_model(spec: str, **settings: Any) -> Model:
