@@ -18,7 +18,7 @@ from dataclasses import replace
 from typing import Any, Protocol
 
 from modelport.errors import AuthenticationError, InvalidRequest, ModelError
-from modelport.layers import Deltas, Next
+from modelport.layers import SENT, Deltas, Next
 from modelport.messages import TokenUsage
 from modelport.normalise import json_size
 from modelport.request import Request
@@ -157,6 +157,8 @@ class Limit:
         entry = await self._enter(self._estimate(request))
         usage: TokenUsage | None = None
         try:
+            if request.limits.first_token_timeout is not None:
+                yield SENT
             deltas = next(request)
             async with aclosing(deltas):
                 async for delta in deltas:

@@ -15,7 +15,7 @@ from itertools import count
 from typing import Any
 
 from modelport.errors import DeadlineExceeded, InvalidRequest, ModelError
-from modelport.layers import Deltas, Next
+from modelport.layers import SENT, Deltas, Next
 from modelport.messages import ChatMessageStreamDelta
 from modelport.request import Limits, Request
 
@@ -117,14 +117,19 @@ class Quota:
 
 
 class Retry:
-    """The layer."""
+    """The layer.
 
-    def __init__(self, policy: RetryPolicy) -> None:
-        self.policy = policy
+    Args:
+        policy: How often and when.
+        queued: Whether a limit comes after it, in whose queue no time to the first token is counted.
+    """
+
+    def __init__(self, policy: RetryPolicy, queued: bool = False) -> None:
+        self.policy, self.queued = policy, queued
         self._quota = Quota(policy.quota)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"policy": self.policy}
+        return {"policy": self.policy, "queued": self.queued}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(**state)  # type: ignore[misc]
@@ -144,7 +149,7 @@ class Retry:
             attempt += 1
             delivered = False
             held: list[ChatMessageStreamDelta] = []
-            watchdog = Watchdog(request)
+            watchdog = Watchdog(request, self.queued)
             try:
                 deltas = next(request)
                 async with aclosing(deltas):
@@ -197,9 +202,10 @@ class Watchdog:
     The timer wakes a reader that waits for a delta; between two reads, while the caller is busy, it only takes note.
     """
 
-    def __init__(self, request: Request) -> None:
+    def __init__(self, request: Request, queued: bool = False) -> None:
         self._loop = asyncio.get_running_loop()
         self._limits = request.limits
+        self._queued = queued
         self._begin = self._waiting_since = self._loop.time()
         self._begun = False
         self._task: asyncio.Task[Any] | None = None
@@ -230,6 +236,10 @@ class Watchdog:
             self._task = None
         if self._expired is not None:
             task.uncancel()  # The backend let it pass: what it still gave goes out before the next read says so.
+        if delta is SENT:
+            self._queued, self._begin = False, self._loop.time()
+            self._arm()
+            return await self.read(deltas)
         if not self._begun and delta is not None and delta.delivers:
             self._begun = True
             self._arm()
@@ -246,7 +256,7 @@ class Watchdog:
         limits, due = self._limits, []
         if limits.deadline is not None:
             due.append((limits.deadline, "timeout"))
-        if limits.first_token_timeout is not None and not self._begun:
+        if limits.first_token_timeout is not None and not self._begun and not self._queued:
             due.append((self._begin + limits.first_token_timeout, "first_token_timeout"))
         if limits.idle_timeout is not None and self._begun and self._task is not None:
             due.append((self._waiting_since + limits.idle_timeout, "idle_timeout"))
