@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from fnmatch import fnmatchcase
 from typing import Any
@@ -123,3 +123,21 @@ class Capabilities:
             if fnmatchcase(name, pattern):
                 result = result.but(**changes)
         return result
+
+
+def any_of(every: Sequence[Capabilities]) -> Capabilities:
+    """What at least one of them can do."""
+    result: dict[str, Any] = {}
+    for item in fields(Capabilities):
+        values = [getattr(capabilities, item.name) for capabilities in every]
+        if item.name == "renamed":
+            continue  # which is each one's own affair
+        if item.name == "refused":
+            result[item.name] = frozenset.intersection(*values)
+        elif None in values:  # no bound
+            result[item.name] = None
+        elif isinstance(values[0], frozenset):
+            result[item.name] = frozenset.union(*values)
+        else:
+            result[item.name] = max(values)
+    return Capabilities(**result)

@@ -10,6 +10,7 @@ import email.utils
 import re
 import time
 from collections.abc import Mapping
+from datetime import UTC
 from typing import Any
 
 from modelport.capabilities import Capabilities
@@ -357,8 +358,10 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
             seconds = float(value) / unit
         except ValueError:
             try:
-                seconds = email.utils.parsedate_to_datetime(value).timestamp() - time.time()
-            except (ValueError, TypeError):
+                date = email.utils.parsedate_to_datetime(value)
+                # Its oldest form names no zone: an HTTP date is always GMT.
+                seconds = (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp() - time.time()
+            except (ValueError, TypeError, OverflowError):
                 continue
         if seconds == seconds:  # not NaN
             return max(seconds, 0.0)

@@ -20,6 +20,7 @@ from modelport.tools import tool_choice_from
 if TYPE_CHECKING:
     from types import TracebackType
 
+    from modelport.layers.limit import SharedWindow
     from modelport.layers.retry import RetryPolicy
 
 _DERIVED = ("_chain", "_capabilities", "_options")
@@ -44,6 +45,7 @@ class Model:
         requests_per_minute: No window of 60 s holds more requests; `None` for no limit.
         tokens_per_minute: No window of 60 s holds more tokens; `None` for no limit.
         max_concurrency: Requests under way at once; `None` for no limit.
+        shared_limits: Where several processes keep these two limits per minute together: `RedisLimits(…)`.
         retry: A `RetryPolicy`, a number of attempts, or whether to retry at all.
         capabilities: Your own word on what the model can do, laid over what is declared for it.
         **parameters: Defaults for every call: `temperature`, `max_tokens`, `tool_choice`, `timeout` (seconds, for the
@@ -62,6 +64,7 @@ class Model:
     requests_per_minute: float | None = None
     tokens_per_minute: float | None = None
     max_concurrency: int | None = None
+    shared_limits: SharedWindow | None = None
     retry: RetryPolicy | int | bool | None = True
     kwargs: Mapping[str, Any] = {}
     #: Settings that hold a key; `to_dict` stores the name of an environment variable in their place.
@@ -82,6 +85,7 @@ class Model:
         requests_per_minute: float | None = None,
         tokens_per_minute: float | None = None,
         max_concurrency: int | None = None,
+        shared_limits: SharedWindow | None = None,
         retry: RetryPolicy | int | bool | None = True,
         capabilities: Capabilities | Mapping[str, Any] | None = None,
         **parameters: Any,
@@ -94,6 +98,7 @@ class Model:
         self.requests_per_minute = requests_per_minute
         self.tokens_per_minute = tokens_per_minute
         self.max_concurrency = max_concurrency
+        self.shared_limits = shared_limits
         self.retry = retry
         self._given_capabilities = capabilities
         self.kwargs = parameters
@@ -264,6 +269,10 @@ class Model:
         called = normalise_options(
             {"stop_sequences": stop_sequences, **options} if stop_sequences is not None else options
         )
+        return self._request(messages, called, stream)
+
+    def _request(self, messages: Any, called: Mapping[str, Any], stream: bool) -> Request:
+        """The request that a call means for this model, whose options are in normal form."""
         if self._options is None:
             self._options = normalise_options(self.kwargs)
         given = {**self._options, **called}
@@ -294,10 +303,11 @@ class Model:
         from modelport.layers.retry import Retry, RetryPolicy
         from modelport.layers.stop import Stop
 
+        most = self.requests_per_minute, self.tokens_per_minute, self.max_concurrency
         return [
             Adapt(self),
-            Retry(RetryPolicy.of(self.retry)),
-            Limit(self.requests_per_minute, self.tokens_per_minute, self.max_concurrency),
+            Retry(RetryPolicy.of(self.retry), queued=any(limit is not None for limit in most)),
+            Limit(*most, shared=self.shared_limits, name=self.model_id),
             Stop(),
         ]
 

@@ -22,7 +22,7 @@ _INPUT_KEYS = {
 #: What answers carry and callers send back with them; it means nothing to a model.
 _OUTPUT_KEYS = {
     "refusal", "annotations", "audio", "function_call", "token_usage", "finish_reason", "stop_sequence", "parsed",
-    "enforcement", "logprobs", "model_id", "warnings", "raw",
+    "enforcement", "logprobs", "model_id", "warnings", "raw", "attempts",
 }  # fmt: skip
 
 

@@ -17,13 +17,16 @@ class Limits:
 
     Args:
         timeout: For everything: all attempts, all waiting, the whole answer.
-        first_token_timeout: For one attempt up to its first delta (the whole answer where it is not streamed).
+        first_token_timeout: For one attempt up to its first delta (the whole answer where it is not streamed); the
+            wait for a rate limit of ours is not counted.
         idle_timeout: Between two deltas.
+        deadline: When `timeout` is over, on the clock of the running loop; set once the call has begun.
     """
 
     timeout: float | None = 600.0
     first_token_timeout: float | None = None
     idle_timeout: float | None = None
+    deadline: float | None = None
 
 
 @dataclass(frozen=True, slots=True, repr=False)

@@ -26,13 +26,15 @@ async def interruptible(
         error.model_id = error.model_id or model_id
         if not error.interrupts or isinstance(error, StreamInterrupted) or not any(d.delivers for d in seen):
             raise
-        raise StreamInterrupted(
+        cut = StreamInterrupted(
             f"The answer broke off: {error.message} What had arrived is in the error's `partial`",
             partial=fold(seen, model_id),
-            model_id=model_id,
+            model_id=error.model_id,
             status=error.status,
             retry_after=error.retry_after,
-        ) from error
+        )
+        cut.attempts = error.attempts
+        raise cut from error
     finally:
         await deltas.aclose()
 

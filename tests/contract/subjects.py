@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from modelport import (
     AzureOpenAIServerModel,
+    FallbackModel,
     InferenceClientModel,
     LlamaCppModel,
     MLXModel,
@@ -159,6 +161,17 @@ def served(folder: Path, make: Callable[..., Model] = openai, **settings: Any) -
             faults=faults,
             secrets=(KEY,),
         )
+
+
+@contextmanager
+def fallback(folder: Path) -> Iterator[Subject]:
+    """A model of models: what answers is the second, since the first is never there."""
+    with FaultServer() as absent, served(folder) as subject:
+        absent.stop_listening()
+        first = openai(absent.base_url, retry=False)
+        model = FallbackModel([first, subject.make()], cooldown=0)
+        faults = {name: partial(lambda make: FallbackModel([make()]), make) for name, make in subject.faults.items()}
+        yield replace(subject, make=lambda: model, faults=faults)
 
 
 @contextmanager

@@ -35,7 +35,7 @@ UNTOLD: dict[str, dict[str, str]] = {
     "openai-vllm": {"errors": "the column openai does: the translation is the same"},
     **{
         name: dict.fromkeys(("reasoning", "a form after thinking"), "as for openai")
-        for name in ("openai-sdk", "azure", "azure-sdk", "huggingface")
+        for name in ("openai-sdk", "fallback", "azure", "azure-sdk", "huggingface")
     },
     **litellm_subjects.UNTOLD,
     **vllm_subjects.UNTOLD,
@@ -67,6 +67,8 @@ ONLY = {
         "generate", "stream", "async", "stop sequences", "early close", "deterministic", "seed", "usage", "logprobs",
         "roles", "bad input", "time-out", "event loops", "eight at once", "fork", "secrets", "saving",
     },
+    # Where none can answer, the first model's failure is told: here that it is not there.
+    "fallback": {row.name for row in ROWS} - {"too long a prompt"},
     "bedrock-forced": {
         "generate", "JSON schema", "typed output", "a cut form", "strict forms", "a form beside tools",
         "partial objects", "reasoning effort",
@@ -89,6 +91,7 @@ COLUMNS: dict[str, Callable[[Path], AbstractContextManager[Subject]]] = {
     "openai-sdk": lambda folder: subjects.served(folder, client_kwargs={"timeout": 60}),
     "openai-vllm": lambda folder: subjects.vllm(),
     "openai-mocked": lambda folder: subjects.mocked(),
+    "fallback": subjects.fallback,
     "azure": lambda folder: subjects.served(folder, subjects.azure_openai),
     "azure-sdk": lambda folder: subjects.served(folder, subjects.azure_openai, client_kwargs={"timeout": 60}),
     "azure-mocked": lambda folder: subjects.mocked(subjects.azure_openai),

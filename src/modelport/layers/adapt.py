@@ -16,6 +16,7 @@ from modelport.grammar import Choice, Grammar, JSONSchema, Lark, mismatch
 from modelport.layers import Deltas, Next
 from modelport.layers.fit import fit
 from modelport.layers.prompted_tools import prompted, read_calls
+from modelport.layers.retry import begun
 from modelport.messages import (
     ChatMessage,
     ChatMessageStreamDelta,
@@ -187,6 +188,9 @@ async def _in_two(plan: _Plan, then: _Plan, next: Next) -> Deltas:
     """Asks with tools, and where the model calls none, again for the answer in its form."""
     held: list[ChatMessageStreamDelta] = []
     calls = False
+    # One deadline for both.
+    limits = begun(plan.request.limits)
+    plan, then = (replace(each, request=each.request.but(limits=limits)) for each in (plan, then))
     async with aclosing(_formed(plan, next)) as deltas:
         async for delta in deltas:
             # What is said before a call may turn out to be a draft of the answer, which must have its form.
@@ -214,7 +218,8 @@ async def _formed(plan: _Plan, next: Next, spent: TokenUsage | None = None) -> D
     request = plan.asked
     held = plan.enforcement == "validated" and not request.stream
     reasks = REASKS if held else 0
-    attempt = plan.request
+    # One deadline for all re-asks together.
+    attempt = plan.request.but(limits=begun(plan.request.limits))
     while True:
         seen: list[ChatMessageStreamDelta] = []
         deltas = next(attempt)
