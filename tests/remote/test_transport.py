@@ -14,6 +14,7 @@ import ssl
 import subprocess
 import sys
 import threading
+import time
 import traceback
 import weakref
 from collections.abc import Callable, Iterator, Mapping
@@ -29,6 +30,7 @@ from modelport import AzureOpenAIServerModel, InferenceClientModel, OpenAIServer
 from modelport.errors import (
     AuthenticationError,
     ConnectionFailed,
+    DeadlineExceeded,
     InvalidRequest,
     MalformedResponse,
     ModelError,
@@ -869,7 +871,7 @@ def shown(error: BaseException) -> str:
             frames = frames.tb_next
         stack = traceback.StackSummary.extract(traceback.walk_tb(frames), capture_locals=True)
         parts += [str(one), repr(one), repr(vars(one)), *stack.format()]
-        one = one.__cause__ or (None if one.__suppress_context__ else one.__context__)
+        one = one.__cause__ or one.__context__  # suppressed ones too: a handler of errors may look at them
     return "\n".join(parts)
 
 
@@ -911,7 +913,46 @@ KEYED: dict[str, Callable[[str], ChatCompletionsModel]] = {
     "azure-sdk": lambda url: AzureOpenAIServerModel(azure_endpoint=url, api_version="2024-10-21", **SDK, **AZURE),
     "azure-sdk v1": lambda url: AzureOpenAIServerModel(azure_endpoint=url, **SDK, **AZURE),
     "huggingface": lambda url: InferenceClientModel("m", base_url=url, token=KEY, **LIMITS),
+    "own client": lambda url: OpenAIServerModel("m", client=_client(openai.OpenAI, url), **LIMITS),
+    "own async client": lambda url: OpenAIServerModel("m", client=_client(openai.AsyncOpenAI, url), **LIMITS),
+    "own azure client": lambda url: AzureOpenAIServerModel(
+        "m", client=_azure_client(openai.AzureOpenAI, url), **LIMITS
+    ),
+    "own async azure client": lambda url: AzureOpenAIServerModel(
+        "m", client=_azure_client(openai.AsyncAzureOpenAI, url), **LIMITS
+    ),
 }
+
+
+def _client(kind: Any, url: str) -> Any:
+    """A client of the user's; it is made anew for each loop, and left to the garbage collector."""
+    return kind(base_url=url, api_key=KEY)
+
+
+def _azure_client(kind: Any, url: str) -> Any:
+    """Another, whose token comes from a function: the client itself does not hold it."""
+    endpoint = url.removesuffix("/v1")
+    return kind(azure_endpoint=endpoint, api_version="2024-10-21", azure_ad_token_provider=lambda: KEY)
+
+
+@pytest.mark.parametrize("keyed", ["azure", "azure-sdk", "azure-sdk v1"])
+def test_a_token_that_comes_as_the_time_is_up_is_not_shown(server: FaultServer, keyed: str) -> None:
+    """The loop is busy while the provider's thread answers and the time runs out: both are seen in one turn of it."""
+
+    def slow() -> str:
+        time.sleep(0.05)
+        return KEY
+
+    async def go() -> None:
+        with KEYED[keyed](server.base_url) as model:
+            model.azure_ad_token_provider = slow  # type: ignore[attr-defined]
+            asyncio.get_running_loop().call_later(0.02, time.sleep, 0.3)
+            await model.agenerate("hello", first_token_timeout=0.1)
+
+    for _ in range(3):
+        with pytest.raises(DeadlineExceeded) as caught:
+            asyncio.run(go())
+        assert KEY not in shown(caught.value)
 
 
 @pytest.mark.parametrize("way", ["sync", "streamed", "async"])
