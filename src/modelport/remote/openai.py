@@ -111,7 +111,7 @@ class OpenAIServerModel(ChatCompletionsModel):
             return self.api_key.reveal()
         key: Any = self.api_key()
         key = await key if inspect.isawaitable(key) else key
-        return Hidden(key) if isinstance(key, str) else key  # type: ignore[no-any-return]
+        return Hidden(key) if isinstance(key, str) else key
 
     async def _credential(self) -> dict[str, str]:
         return {"Authorization": f"Bearer {await self._key()}"}
