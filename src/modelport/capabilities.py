@@ -29,7 +29,7 @@ class Capabilities:
             it, and secures one that can't be said there another way.
         grammar_with_tools: It takes a grammar and tools in one request.
         inputs: The kinds of parts it takes: `text`, `image`, `audio`, `file`.
-        image_urls: It fetches images by URL; where not, they must be bytes.
+        image_urls: It fetches images by URL; where not, the port does and sends their bytes.
         logprobs: It gives log probabilities.
         seed: It takes a seed.
         reasoning: It gives the model's thinking apart from the answer.

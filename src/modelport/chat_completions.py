@@ -206,8 +206,11 @@ class AnswerReader:
             content = (content or "") + "".join(answers)
         calls = [self._call(call) for call in given if not self._is_answer(call)]
         logprobs = (choice.get("logprobs") or {}).get("content") or None
+        if logprobs and not (isinstance(logprobs, list) and all(isinstance(item, dict) for item in logprobs)):
+            raise TypeError("logprobs are no list of objects")
         if self._closing.model_id is None:
-            self._closing.model_id = data.get("model")
+            named = data.get("model")
+            self._closing.model_id = named if isinstance(named, str) else None
         if not (content or reasoning or calls or logprobs):
             return ChatMessageStreamDelta() if "message" in choice else None
         return ChatMessageStreamDelta(content or None, calls or None, None, reasoning, logprobs=logprobs)
@@ -223,13 +226,15 @@ class AnswerReader:
 
     def _call(self, call: Any) -> ChatMessageToolCallStreamDelta:
         function = call.get("function") or {}
-        index = self._index(call.get("index"), call.get("id"), function.get("name"))
-        arguments = function.get("arguments")
+        identifier, name, arguments = call.get("id"), function.get("name"), function.get("arguments")
+        for what, value in (("id", identifier), ("name", name)):
+            if not isinstance(value, str | None):
+                raise TypeError(f"a call's {what} is {type(value).__name__}, not a string")
         return ChatMessageToolCallStreamDelta(
-            index,
-            call.get("id"),
-            call.get("type") or "function",
-            ChatMessageToolCallFunction(arguments if arguments is not None else "", function.get("name") or ""),
+            self._index(call.get("index"), identifier, name),
+            identifier,
+            kind if isinstance(kind := call.get("type"), str) and kind else "function",
+            ChatMessageToolCallFunction(arguments if arguments is not None else "", name or ""),
         )
 
     def _index(self, given: int | None, identifier: str | None, name: str | None) -> int:
@@ -251,11 +256,18 @@ def usage_from(usage: Mapping[str, Any]) -> TokenUsage:
     prompt = usage.get("prompt_tokens_details") or {}
     completion = usage.get("completion_tokens_details") or {}
     return TokenUsage(
-        usage.get("prompt_tokens"),
-        usage.get("completion_tokens"),
-        prompt.get("cached_tokens", usage.get("prompt_cache_hit_tokens")),
-        completion.get("reasoning_tokens"),
+        count_from(usage.get("prompt_tokens")),
+        count_from(usage.get("completion_tokens")),
+        count_from(prompt.get("cached_tokens", usage.get("prompt_cache_hit_tokens"))),
+        count_from(completion.get("reasoning_tokens")),
     )
+
+
+def count_from(value: Any) -> int | None:
+    """A count of tokens; what is no whole number is unknown, since sums and limits are made of it."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return value if type(value) is int and value >= 0 else None
 
 
 # --- errors -----------------------------------------------------------------------------------------------------------
@@ -332,7 +344,7 @@ def _parameter(fields: Mapping[str, Any], text: str) -> str | None:
     """The parameter that a refusal names as unsupported."""
     named = fields.get("param")
     if isinstance(named, str) and (
-        fields.get("code") in _UNSUPPORTED_CODES or re.search(r"unsupported|not support", text, re.I)
+        str(fields.get("code")) in _UNSUPPORTED_CODES or re.search(r"unsupported|not support", text, re.I)
     ):
         return named
     # Pydantic's words, which Mistral wraps once more.
@@ -370,5 +382,8 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
 
 
 def _shown(data: Any) -> str:
-    shown = repr(data)
+    try:
+        shown = repr(data)
+    except RecursionError:
+        return f"{type(data).__name__}, nested too deep to be shown"
     return shown if len(shown) <= 200 else shown[:200] + "…"

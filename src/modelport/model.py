@@ -47,6 +47,9 @@ class Model:
         max_concurrency: Requests under way at once; `None` for no limit.
         shared_limits: Where several processes keep these two limits per minute together: `RedisLimits(…)`.
         retry: A `RetryPolicy`, a number of attempts, or whether to retry at all.
+        allow_private_urls: Whether images that are given by URL may be fetched from private addresses (of this machine
+            and its network). Only a backend that needs bytes fetches them here: up to 20 MiB in 20 s each, by
+            `modelport[images]`.
         capabilities: Your own word on what the model can do, laid over what is declared for it.
         **parameters: Defaults for every call: `temperature`, `max_tokens`, `tool_choice`, `timeout` (seconds, for the
             whole call; 600 by default), `first_token_timeout`, `idle_timeout`, and whatever the backend takes.
@@ -66,6 +69,7 @@ class Model:
     max_concurrency: int | None = None
     shared_limits: SharedWindow | None = None
     retry: RetryPolicy | int | bool | None = True
+    allow_private_urls: bool = False
     kwargs: Mapping[str, Any] = {}
     #: Settings that hold a key; `to_dict` stores the name of an environment variable in their place.
     secret_settings: ClassVar[frozenset[str]] = frozenset()
@@ -87,6 +91,7 @@ class Model:
         max_concurrency: int | None = None,
         shared_limits: SharedWindow | None = None,
         retry: RetryPolicy | int | bool | None = True,
+        allow_private_urls: bool = False,
         capabilities: Capabilities | Mapping[str, Any] | None = None,
         **parameters: Any,
     ) -> None:
@@ -100,6 +105,7 @@ class Model:
         self.max_concurrency = max_concurrency
         self.shared_limits = shared_limits
         self.retry = retry
+        self.allow_private_urls = allow_private_urls
         self._given_capabilities = capabilities
         self.kwargs = parameters
         # A mistake is an error here, not at the first call.

@@ -24,6 +24,9 @@ async def interruptible(
             yield delta
     except ModelError as error:
         error.model_id = error.model_id or model_id
+        if error.__suppress_context__:
+            # It was made of another library's exception, whose text and frames may hold a key: not even on request.
+            error.__context__ = None
         if not error.interrupts or isinstance(error, StreamInterrupted) or not any(d.delivers for d in seen):
             raise
         cut = StreamInterrupted(

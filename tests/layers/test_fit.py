@@ -96,7 +96,6 @@ def test_what_a_model_cannot_do_is_refused_before_anything_is_sent(what: str, ca
         (PIXEL, {}, r"messages\[1\]\['content'\]\[1\]: this model takes text, not image"),
         (SOUND, {"inputs": {"text", "image"}}, "takes image, text, not audio"),
         (Attachment("file", b"%PDF", "application/pdf"), {}, "not file"),
-        (BY_URL, {"inputs": {"text", "image"}, "image_urls": False}, "needs the image itself"),
     ],
 )
 def test_parts_that_a_model_does_not_take_are_refused_by_their_place(

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 from modelport.capabilities import Capabilities
 from modelport.errors import InvalidOutput, InvalidToolCall, UnsupportedFeature
+from modelport.fetching import holds_urls, with_bytes
 from modelport.grammar import Choice, Grammar, JSONSchema, Lark, mismatch
 from modelport.layers import Deltas, Next
 from modelport.layers.fit import fit
@@ -35,6 +36,9 @@ REASKS = 2
 
 class HasCapabilities(Protocol):
     """What this layer needs to know of a model; read at each call, since a model may learn."""
+
+    #: Whether images by URL may be fetched from private addresses.
+    allow_private_urls: bool
 
     @property
     def capabilities(self) -> Capabilities:
@@ -82,11 +86,20 @@ class Adapt:
         """
         capabilities = self._model.capabilities
         fitted = fit(request, capabilities)
+        if not capabilities.image_urls and holds_urls(request.messages):
+            return self._fetched(request, next)
         has_tool_turns = not capabilities.tools and any(m.tool_calls or m.role == "tool" for m in request.messages)
         if request.grammar is None and not request.tools and not has_tool_turns:
             return next(fitted)
         plan = plan_for(fitted, capabilities)
         return _formed(plan, next) if plan.then is None else _in_two(plan, plan.then, next)
+
+    async def _fetched(self, request: Request, next: Next) -> Deltas:
+        """Goes on with the bytes of images that were given by URL, which this backend does not fetch."""
+        whole = await with_bytes(request, allow_private=self._model.allow_private_urls)
+        async with aclosing(self(whole, next)) as deltas:
+            async for delta in deltas:
+                yield delta
 
 
 def plan_for(request: Request, capabilities: Capabilities) -> _Plan:

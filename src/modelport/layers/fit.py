@@ -6,7 +6,7 @@ import itertools
 from difflib import get_close_matches
 
 from modelport.capabilities import Capabilities
-from modelport.content import Image, Text
+from modelport.content import Text
 from modelport.errors import UnsupportedFeature
 from modelport.messages import ChatMessage, MessageRole
 from modelport.normalise import EFFORTS, KNOWN_PARAMETERS
@@ -88,10 +88,6 @@ def _check_inputs(request: Request, capabilities: Capabilities) -> None:
             if part.kind not in capabilities.inputs:
                 raise UnsupportedFeature(
                     f"{place}: this model takes {', '.join(sorted(capabilities.inputs))}, not {part.kind}"
-                )
-            if isinstance(part, Image) and part.data is None and not capabilities.image_urls:
-                raise UnsupportedFeature(
-                    f"{place}: this backend needs the image itself, not its URL: download it and pass bytes or a path"
                 )
 
 

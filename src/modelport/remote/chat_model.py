@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from typing import Any, ClassVar
 
@@ -152,7 +152,7 @@ class ChatCompletionsModel(Model):
 
     def _call(self, request: Request) -> Call:
         parameters = {k: v for k, v in request.parameters.items() if k not in self._dropped}
-        headers, query, extra = (parameters.pop(f"extra_{name}", None) or {} for name in ("headers", "query", "body"))
+        headers, query, extra = (_extra(parameters, f"extra_{name}") for name in ("headers", "query", "body"))
         if "tool_choice" in self._dropped:
             request = request.but(tool_choice="auto")
         body = body_from(request.but(parameters=parameters), self._name_on_the_wire, self.capabilities, self.dialect)
@@ -189,3 +189,10 @@ class ChatCompletionsModel(Model):
         """Closes the connections of the running loop, and those of synchronous calls."""
         await self._transport.aclose()
         await super().aclose()
+
+
+def _extra(parameters: dict[str, Any], name: str) -> Mapping[str, Any]:
+    given = parameters.pop(name, None) or {}
+    if not isinstance(given, Mapping):
+        raise InvalidRequest(f"{name} must be a dict, not {type(given).__name__}", parameter=name)
+    return given
