@@ -27,12 +27,12 @@ _FIRST_GUESS = 1024
 
 
 class _Entry:
-    """A request that the window counts: when it went, and its tokens."""
+    """A request that the window counts: when it went, its tokens, and whether it is still in there."""
 
-    __slots__ = ("at", "tokens")
+    __slots__ = ("at", "tokens", "counts")
 
     def __init__(self, at: float, tokens: int) -> None:
-        self.at, self.tokens = at, tokens
+        self.at, self.tokens, self.counts = at, tokens, True
 
 
 class _Waiter:
@@ -100,6 +100,7 @@ class Limit:
         _limits.add(self)
         self._lock = threading.Lock()
         self._window: deque[_Entry] = deque()
+        self._tokens = 0  # of the window; adding them up at each call would cost as much as the window is long
         self._queue: deque[_Waiter] = deque()
         self._running = 0
         self._longest_answer = 0
@@ -159,6 +160,7 @@ class Limit:
                             waiter = None
                         entry = _Entry(self._clock(), tokens)
                         self._window.append(entry)
+                        self._tokens += tokens
                         self._running += 1
                         self._wake_first()
                         return entry
@@ -179,9 +181,11 @@ class Limit:
             return None
         now: float = self._clock()
         while self._window and self._window[0].at <= now - WINDOW:
-            self._window.popleft()
+            left = self._window.popleft()
+            self._tokens -= left.tokens
+            left.counts = False
         free_requests = (self.requests_per_minute or float("inf")) - len(self._window)
-        free_tokens = (self.tokens_per_minute or float("inf")) - sum(e.tokens for e in self._window) - tokens
+        free_tokens = (self.tokens_per_minute or float("inf")) - self._tokens - tokens
         if free_requests >= 1 and free_tokens >= 0:
             return 0
         for entry in self._window:
@@ -195,7 +199,9 @@ class Limit:
         with self._lock:
             self._running -= 1
             if usage is not None and usage.total_tokens is not None:
-                entry.tokens = usage.total_tokens
+                if entry.counts:
+                    self._tokens += usage.total_tokens - entry.tokens
+                    entry.tokens = usage.total_tokens
                 self._longest_answer = max(self._longest_answer, usage.output_tokens or 0)
             self._wake_first()
 
