@@ -198,9 +198,10 @@ class AnswerReader:
         if refusal := message.get("refusal"):
             content, self._refused = (content or "") + refusal, True
         reasoning = message.get("reasoning_content") or message.get("reasoning")
-        for name, value in (("content", content), ("reasoning", reasoning)):
-            if value is not None and not isinstance(value, str):
-                raise TypeError(f"{name} is {type(value).__name__}, not a string")
+        if content is not None and not isinstance(content, str):
+            raise TypeError(f"content is {type(content).__name__}, not a string")
+        if reasoning is not None and not isinstance(reasoning, str):
+            raise TypeError(f"reasoning is {type(reasoning).__name__}, not a string")
         given = message.get("tool_calls") or ()
         if answers := [call["custom"]["input"] for call in given if self._is_answer(call)]:
             content = (content or "") + "".join(answers)

@@ -15,7 +15,9 @@ from modelport.content import Attachment, Image, Part, Text, sniff_image, split_
 from modelport.errors import InvalidRequest
 from modelport.messages import ChatMessage, MessageRole, tool_call_from
 
-_ROLES = {role: role for role in MessageRole.roles()} | {"developer": "system"}
+_ROLES = {role.value: role for role in MessageRole} | {"developer": MessageRole.SYSTEM}
+_PLAIN_KEYS = {"role", "content"}
+_PLAIN_ROLES = {name: _ROLES[name] for name in ("system", "developer", "user", "assistant")}
 _INPUT_KEYS = {
     "role", "content", "tool_calls", "tool_call_id", "name", "reasoning", "reasoning_content", "reasoning_details",
 }  # fmt: skip
@@ -56,6 +58,11 @@ def normalise_messages(
 
 
 def _message(message: Any, place: str, conversions: Mapping[str, str], flatten: bool) -> ChatMessage:
+    if type(message) is dict and message.keys() == _PLAIN_KEYS and not conversions:
+        # As most are: an agent's history holds many, and all are looked at in each of its calls.
+        plain, text = message["role"], message["content"]
+        if type(text) is str and type(plain) is str and plain in _PLAIN_ROLES:
+            return ChatMessage(_PLAIN_ROLES[plain], text)
     if isinstance(message, Mapping):
         for key, value in message.items():
             if key not in _INPUT_KEYS and key not in _OUTPUT_KEYS and value is not None:
@@ -76,23 +83,23 @@ def _message(message: Any, place: str, conversions: Mapping[str, str], flatten: 
     except (ValueError, AttributeError) as error:
         _fail(f"{place}['tool_calls']", str(error))
     for key in ("name", "tool_call_id", "reasoning", "reasoning_content"):
-        if not isinstance(text := get(key), str | None):
+        if (text := get(key)) is not None and not isinstance(text, str):
             _fail(f"{place}[{key!r}]", f"must be a string, not {type(text).__name__}")
     details = get("reasoning_details")
     if details is not None and not (isinstance(details, list | tuple) and all(isinstance(d, Mapping) for d in details)):
         _fail(f"{place}['reasoning_details']", "must be a list of dicts, as an answer has it")
     # The agents' roles: a call is the assistant's turn; a result is a tool's where it says whose, else the user's.
     if role == "tool-call":
-        role = "assistant"
+        role = MessageRole.ASSISTANT
     elif role == "tool-response":
-        role = "tool" if get("tool_call_id") else "user"
+        role = MessageRole.TOOL if get("tool_call_id") else MessageRole.USER
     if role == "tool" and not get("tool_call_id"):
         _fail(place, "a 'tool' message needs the 'tool_call_id' of the call that it answers")
     content = _content(get("content"), place, flatten)
     if content is None and not calls and role != "assistant":
         _fail(place, "has no 'content'")
     return ChatMessage(
-        MessageRole(role),
+        role,
         content,
         tool_calls=calls or None,
         reasoning=get("reasoning") or get("reasoning_content"),

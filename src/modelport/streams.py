@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable
 from typing import TYPE_CHECKING, Any
 
 from modelport.errors import ModelError, StreamInterrupted
@@ -118,8 +118,8 @@ class AsyncStream(_Answer):
     def __aiter__(self) -> AsyncStream:
         return self
 
-    async def __anext__(self) -> ChatMessageStreamDelta:
-        return await anext(self._deltas)
+    def __anext__(self) -> Awaitable[ChatMessageStreamDelta]:
+        return self._deltas.__anext__()
 
     async def close(self) -> None:
         """Stops the engine; returns when it has stopped."""

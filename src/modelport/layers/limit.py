@@ -49,12 +49,12 @@ class SharedWindow(Protocol):
 
 
 class _Entry:
-    """A request that the window counts: when it went, and its tokens."""
+    """A request that the window counts: when it went, its tokens, and whether it is still in there."""
 
-    __slots__ = ("at", "tokens", "shared")
+    __slots__ = ("at", "tokens", "counts", "shared")
 
     def __init__(self, tokens: int) -> None:
-        self.at, self.tokens = 0.0, tokens
+        self.at, self.tokens, self.counts = 0.0, tokens, True
         self.shared: str | None = None  # its name in the window that it shares with other processes
 
 
@@ -134,6 +134,7 @@ class Limit:
         _limits.add(self)
         self._lock = threading.Lock()
         self._window: deque[_Entry] = deque()
+        self._tokens = 0  # of the window; adding them up at each call would cost as much as the window is long
         self._queue: deque[_Waiter] = deque()
         self._running = 0
         self._longest_answer = 0
@@ -211,6 +212,7 @@ class Limit:
                         entry.at = self._clock()
                         self._forget(entry.at)
                         self._window.append(entry)
+                        self._tokens += tokens
                         self._running += 1
                         self._wake_first()
                         return entry
@@ -249,14 +251,16 @@ class Limit:
 
     def _forget(self, now: float) -> None:
         while self._window and self._window[0].at <= now - WINDOW:
-            self._window.popleft()
+            left = self._window.popleft()
+            self._tokens -= left.tokens
+            left.counts = False
 
     def _delay(self, tokens: int) -> float:
         """Seconds until the request may go; 0 for now."""
         now: float = self._clock()
         self._forget(now)
         free_requests = (self.requests_per_minute or float("inf")) - len(self._window)
-        free_tokens = (self.tokens_per_minute or float("inf")) - sum(e.tokens for e in self._window) - tokens
+        free_tokens = (self.tokens_per_minute or float("inf")) - self._tokens - tokens
         if free_requests >= 1 and free_tokens >= 0:
             return 0
         for entry in self._window:
@@ -270,7 +274,9 @@ class Limit:
         with self._lock:
             self._running -= 1
             if usage is not None and usage.total_tokens is not None:
-                entry.tokens = usage.total_tokens
+                if entry.counts:
+                    self._tokens += usage.total_tokens - entry.tokens
+                    entry.tokens = usage.total_tokens
                 self._longest_answer = max(self._longest_answer, usage.output_tokens or 0)
             self._wake_first()
 

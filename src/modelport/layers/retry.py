@@ -221,8 +221,9 @@ class Watchdog:
         """
         if self._expired is not None:
             raise self._expired
-        self._waiting_since = self._loop.time()
-        self._task = task = asyncio.current_task()
+        if self._limits.idle_timeout is not None:
+            self._waiting_since = self._loop.time()
+        self._task = task = asyncio.current_task(self._loop)
         assert task is not None
         cancelling = task.cancelling()
         try:
