@@ -43,7 +43,8 @@ UNTOLD: dict[str, dict[str, str]] = {
 #: A server of fixed answers tells these rows.
 MOCKED = {
     "generate", "stream", "async", "stop sequences", "early close", "bad input", "too long a prompt",
-    "JSON schema", "typed output", "a form beside tools", "partial objects", "reasoning", "reasoning effort",
+    "JSON schema", "typed output", "regex", "choice", "context-free grammar", "a form beside tools",
+    "partial objects", "reasoning", "reasoning effort",
     "tools: auto", "tools: required", "tools: named", "tools: none",
     "parallel calls", "tool results", "streamed calls", "event loops", "eight at once", "secrets",
 }  # fmt: skip
@@ -68,8 +69,8 @@ ONLY = {
         "roles", "bad input", "time-out", "event loops", "eight at once", "fork", "secrets", "saving",
     },
     "bedrock-forced": {
-        "generate", "JSON schema", "typed output", "a cut form", "strict forms", "a form beside tools",
-        "partial objects", "reasoning effort",
+        "generate", "JSON schema", "typed output", "a cut form", "regex", "choice", "context-free grammar",
+        "strict forms", "a form beside tools", "partial objects", "reasoning effort",
     },
     **vllm_subjects.ONLY,
 }  # fmt: skip
