@@ -43,7 +43,8 @@ UNTOLD: dict[str, dict[str, str]] = {
 #: A server of fixed answers tells these rows.
 MOCKED = {
     "generate", "stream", "async", "stop sequences", "early close", "bad input", "too long a prompt",
-    "JSON schema", "typed output", "a form beside tools", "partial objects", "reasoning", "reasoning effort",
+    "JSON schema", "typed output", "regex", "choice", "context-free grammar", "a form beside tools",
+    "partial objects", "reasoning", "reasoning effort",
     "tools: auto", "tools: required", "tools: named", "tools: none",
     "parallel calls", "tool results", "streamed calls", "event loops", "eight at once", "secrets",
 }  # fmt: skip
@@ -70,8 +71,8 @@ ONLY = {
     # Where none can answer, the first model's failure is told: here that it is not there.
     "fallback": {row.name for row in ROWS} - {"too long a prompt"},
     "bedrock-forced": {
-        "generate", "JSON schema", "typed output", "a cut form", "strict forms", "a form beside tools",
-        "partial objects", "reasoning effort",
+        "generate", "JSON schema", "typed output", "a cut form", "regex", "choice", "context-free grammar",
+        "strict forms", "a form beside tools", "partial objects", "reasoning effort",
     },
     **vllm_subjects.ONLY,
 }  # fmt: skip

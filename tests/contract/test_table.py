@@ -38,6 +38,7 @@ def test_a_dialect_lays_the_same_over_each_class() -> None:
 def test_the_ways() -> None:
     assert table.way("llamacpp", "regex") == "enforced"
     assert table.way("bedrock-forced", "JSON schema") == "forced_tool"
-    assert table.way("bedrock-strict", "choice") == "validated"
+    assert table.way("bedrock-strict", "choice") == "enforced"
+    assert table.way("bedrock-strict", "regex") == "validated"
     assert table.way("llamacpp", "tools: auto") is None
     assert table.way("no column of the table", "regex") is None

@@ -280,3 +280,72 @@ async def test_likewise_through_a_tool() -> None:
 def test_text_that_is_no_json_has_no_partial_object() -> None:
     with Scripted(["Hello, ", "you"]).generate_stream("?") as stream:
         assert [stream.partial for _ in stream] == [None, None, None]
+
+
+# --- forms that are no object, where only objects are taken -----------------------------------------------------------
+
+MOOD = Choice("good", 'so "so"')
+NUMBERS = {"type": "array", "items": {"type": "integer"}}
+TREE = {
+    "$ref": "#/$defs/T",
+    "$defs": {"T": {"anyOf": [{"type": "integer"}, {"type": "array", "items": {"$ref": "#/$defs/T"}}]}},
+}
+EITHER_OBJECT = {"anyOf": [SCHEMA, {"type": "object", "properties": {"b": {"type": "string"}}, "required": ["b"]}]}
+
+
+@SYNC_WAYS
+@pytest.mark.parametrize(
+    ("form", "written", "text", "parsed"),
+    [
+        (MOOD, '{"answer": "so \\"so\\""}', 'so "so"', 'so "so"'),
+        (NUMBERS, '{"answer": [1, 2]}', "[1, 2]", [1, 2]),
+        (NUMBERS, ' {\n "answer" :[ ] } ', "[ ]", []),
+        (TREE, '{"answer":[1,[2]]}', "[1,[2]]", [1, [2]]),
+        (EITHER_OBJECT, '{"answer": {"age": 3}}', '{"age": 3}', {"age": 3}),
+        ({"enum": ["a", None]}, '{"answer": null}', "null", None),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("service", [STRICT_SERVICE, {"tools": True}], ids=["schema", "tool"])
+@pytest.mark.parametrize("size", [1, 5, 99])
+def test_it_comes_as_the_property_of_one(
+    form: Any, written: str, text: str, parsed: Any, service: dict[str, Any], size: int, streams: bool
+) -> None:
+    pieces: list[Any] = [written[at : at + size] for at in range(0, len(written), size)]
+    if service.get("tools"):
+        pieces = [called("answer", piece)[0] for piece in pieces] + [Delta(finish_reason="tool_calls")]
+    message = ask_sync(streams, Scripted(pieces, capabilities=service), "?", grammar=form)
+    assert (message.text, message.parsed, message.finish_reason) == (text, parsed, "stop")
+    assert message.enforcement == ("forced_tool" if service.get("tools") else "enforced")
+
+
+@SYNC_WAYS
+@pytest.mark.parametrize(
+    ("written", "left"), [('{"answer": "goo', '"goo'), ('{"ans', '{"ans'), ("Good!", "Good!"), ('{"answer": 3}', "3")]
+)
+def test_what_is_no_such_object_is_kept_as_it_came(written: str, left: str, streams: bool) -> None:
+    with pytest.raises(InvalidOutput) as raised:
+        ask_sync(streams, Scripted(written, capabilities=STRICT_SERVICE), "?", grammar=MOOD)
+    assert raised.value.text == left
+
+
+async def test_it_streams_as_it_comes_and_its_partial_object_grows() -> None:
+    model = Scripted(['{"answer": [1', ", 2", "]", "}"], capabilities=STRICT_SERVICE)
+    async with model.agenerate_stream("?", grammar=NUMBERS) as stream:
+        seen = [(delta.content, stream.partial) async for delta in stream]
+    assert [content for content, _ in seen] == ["[1", ", 2", "]", None]
+    assert seen[-1][1] == [1, 2]
+
+
+def test_tools_may_be_called_instead_in_the_same_request() -> None:
+    both = {**STRICT_SERVICE, "tools": True, "grammar_with_tools": True}
+    model = Scripted('{"answer": "good"}', ["Let me see.", *called("time", "{}")], capabilities=both)
+    assert model.generate("?", grammar=MOOD, tools=[TIME]).parsed == "good"
+    message = model.generate("?", grammar=MOOD, tools=[TIME])
+    assert (message.text, message.parsed, len(model.requests)) == ("Let me see.", None, 2) and message.tool_calls
+
+
+def test_a_choice_is_enforced_strictly_by_a_schema() -> None:
+    model = Scripted('{"answer": "good"}', capabilities=STRICT_SERVICE)
+    assert model.generate("?", grammar=MOOD, strict=True).parsed == "good"
+    assert isinstance(model.requests[0].grammar, JSONSchema)

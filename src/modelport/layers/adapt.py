@@ -18,6 +18,7 @@ from modelport.layers import Deltas, Next
 from modelport.layers.fit import fit
 from modelport.layers.prompted_tools import prompted, read_calls
 from modelport.layers.retry import begun
+from modelport.layers.wrapped import unwrapped, wrapped
 from modelport.messages import (
     ChatMessage,
     ChatMessageStreamDelta,
@@ -54,6 +55,7 @@ class _Plan:
         asked: What the caller asked for, which the answer is held against.
         request: What the backend is sent.
         nulls: Whether nulls stand in the place of optional properties.
+        wraps: Whether the answer comes as the property of an object.
         then: Where the first request offers tools alone and the model calls none, how the answer is asked for.
     """
 
@@ -62,6 +64,7 @@ class _Plan:
     enforcement: str | None = None
     forced_tool: str | None = None
     nulls: bool = False
+    wraps: bool = False
     reads_calls: bool = False
     whole_is_call: bool = False
     warnings: tuple[str, ...] = ()
@@ -116,7 +119,7 @@ def plan_for(request: Request, capabilities: Capabilities) -> _Plan:
                 "never have the grammar's form; give one of them"
             )
         alone = plan_for(request.but(tools=()), capabilities)
-        together = capabilities.grammar_with_tools and capabilities.tools and type(grammar) in capabilities.grammars
+        together = capabilities.grammar_with_tools and capabilities.tools
         if alone.enforcement != "validated" and not (together and alone.enforcement == "enforced"):
             return replace(_plan_tools(request.but(grammar=None), capabilities), then=alone)
     plan = _plan_tools(request, capabilities) if request.tools or not capabilities.tools else _Plan(request, request)
@@ -145,13 +148,17 @@ def _plan_tools(request: Request, capabilities: Capabilities) -> _Plan:
 
 def _plan_grammar(plan: _Plan, grammar: Grammar, capabilities: Capabilities) -> _Plan:
     request, why = plan.request, ""
-    if type(grammar) in capabilities.grammars:
-        if capabilities.schema_rules is None or not isinstance(grammar, JSONSchema):
-            return replace(plan, enforcement="enforced")
-        try:
-            return _plan_schema(plan, grammar, capabilities)
-        except Unfit as problem:
-            why = f" ({problem})"
+    is_object = isinstance(grammar, JSONSchema) and grammar.schema.get("type") == "object"
+    inside = wrapped(grammar) if isinstance(grammar, JSONSchema | Choice) and not is_object else None
+    if type(grammar) in capabilities.grammars and not isinstance(grammar, JSONSchema):
+        return replace(plan, enforcement="enforced")
+    if JSONSchema in capabilities.grammars:
+        for form in (grammar, inside):
+            try:
+                if isinstance(form, JSONSchema):
+                    return replace(_plan_schema(plan, form, capabilities), wraps=form is inside)
+            except Unfit as problem:
+                why = why or f" ({problem})"
     if request.strict:
         raise UnsupportedFeature(
             f"strict=True: this backend does not enforce this {type(grammar).__name__}{why}; without strict the answer "
@@ -161,13 +168,13 @@ def _plan_grammar(plan: _Plan, grammar: Grammar, capabilities: Capabilities) -> 
         raise UnsupportedFeature(
             "this backend can't hold an answer to a context-free grammar (Lark), nor can it be checked"
         )
-    is_object = isinstance(grammar, JSONSchema) and grammar.schema.get("type") == "object"
     can_force = capabilities.tools and not request.tools and capabilities.tool_choices & {"named", "required"}
-    if isinstance(grammar, JSONSchema) and is_object and can_force:
-        tool = Tool(grammar.name, "Give the answer through this tool.", grammar.schema)
+    document = grammar if is_object else inside
+    if isinstance(document, JSONSchema) and can_force:
+        tool = Tool(document.name, "Give the answer through this tool.", document.schema)
         choice = Named(tool.name) if "named" in capabilities.tool_choices else "required"
         rewritten = request.but(grammar=None, tools=(tool,), tool_choice=choice, stop_sequences=())
-        return replace(plan, request=rewritten, enforcement="forced_tool", forced_tool=tool.name)
+        return replace(plan, request=rewritten, enforcement="forced_tool", forced_tool=tool.name, wraps=not is_object)
     may_call = bool(plan.asked.tools) and plan.asked.tool_choice != "none"
     how = "Call a tool, or answer with" if may_call else "Answer with"
     asked = ChatMessage(MessageRole.USER, f"{how} {grammar.describe()}")
@@ -182,7 +189,8 @@ def _plan_schema(plan: _Plan, grammar: JSONSchema, capabilities: Capabilities) -
         Unfit: It can't be said there.
     """
     rules = capabilities.schema_rules
-    assert rules is not None
+    if rules is None:
+        return replace(plan, request=plan.request.but(grammar=grammar), enforcement="enforced")
     fitted = rules.fit(grammar.schema)
     if not fitted.left_out:
         warnings = plan.warnings
@@ -241,6 +249,8 @@ async def _formed(plan: _Plan, next: Next, spent: TokenUsage | None = None) -> D
             deltas = read_calls(deltas, plan.whole_is_call, single)
         if plan.forced_tool:
             deltas = _tool_as_text(deltas)
+        if plan.wraps:
+            deltas = unwrapped(deltas, isinstance(request.grammar, Choice))
         closing = ChatMessageStreamDelta()
         async with aclosing(deltas):
             async for delta in deltas:
