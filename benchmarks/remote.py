@@ -6,8 +6,8 @@
 
 Each peer gets an environment of its own (made once, in the user's cache) and a process of its own. All talk to one fast
 loopback server (`server.py`), pinned to another core than they. Cases are interleaved: in every round each peer
-does each case once, so that what else the machine does falls on all alike. Figures are processor time of the client, which other
-processes disturb less than wall time; medians of the rounds, and the spread.
+does each case once, so that what else the machine does falls on all alike. Figures are processor time of the client,
+which other processes disturb less than wall time; medians of the rounds, and the spread.
 """
 
 from __future__ import annotations
