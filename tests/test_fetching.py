@@ -192,7 +192,9 @@ def test_by_default_no_private_address_and_no_signature_shows(site: Any) -> None
     assert caught.value.__context__ is None
 
 
-def test_one_who_leaves_stops_the_fetch(site: Any) -> None:
+def test_one_who_leaves_stops_the_fetch(site: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fetching, "MAX_BYTES", 2**40)  # so that it is never the limit that ends it
+
     async def leave() -> None:
         model = _Sees(allow_private_urls=True)
         task = asyncio.create_task(model.agenerate(conversation(site.url + "/endless")))
