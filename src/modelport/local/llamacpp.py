@@ -131,7 +131,9 @@ class LlamaCppModel(EngineModel["_Engine"]):
         engine = self._engine()
         body = body_from(request.but(stream=True, stop_sequences=()), None, self.capabilities, "llama.cpp")
         if request.grammar is not None:
-            check_grammar(as_lark(request.grammar), "llamacpp")
+            check_grammar(as_lark(request.grammar, old=True), "llamacpp")
+        if isinstance(bias := body.get("logit_bias"), Mapping):  # by token id; the binding takes no numbers for keys
+            body["logit_bias"] = {str(token): value for token, value in bias.items()}
         # Counts with every token, so that usage is known where the port cuts at a stop sequence; progress with every
         # batch of the prompt, so that a call can be cancelled before its first token.
         body |= {"timings_per_token": True, "return_progress": True}
