@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.schemas import KINDS, SAMPLE, Sampled
-from tests.schemas.asking import Outcome, ask_all, problem_of
+from tests.schemas import KINDS, SAMPLE
+from tests.schemas.asking import ask_all, hold, problem_of
 from tests.schemas.table import PAGE, page, refusals
 from tests.schemas.tiny import tiny_folder, tiny_gguf
 from tests.servers.llamacpp import model_file
 from tests.servers.smollm2 import smollm2_folder
 
-from modelport import JSONSchema, LlamaCppModel, MLXModel, Model, TransformersModel
+from modelport import JSONSchema, Lark, LlamaCppModel, MLXModel, Model, TransformersModel, UnsupportedFeature
 from modelport.grammar import as_lark
 from modelport.local.mask import Masks
 
@@ -43,19 +43,19 @@ def test_every_schema_is_answered_validly_or_refused(engine: str, tmp_path: Path
         hold(ask_all(model, SAMPLE), refusals(old=engine == "llamacpp"))
 
 
-def hold(outcomes: list[Outcome], refused: dict[Sampled, str]) -> None:
-    """What is not refused was answered, and validly."""
-    wrong = [outcome for outcome in outcomes if outcome.kind not in ("answered", "refused")]
-    assert not wrong, f"{len(wrong)} of {len(outcomes)}:\n" + "\n".join(map(str, wrong[:20]))
-    assert {outcome.sampled for outcome in outcomes if outcome.kind == "refused"} == set(refused)
-
-
 @pytest.mark.parametrize("engine", REAL)
 def test_real_weights_answer_validly(engine: str) -> None:
     with REAL[engine]() as model:
         outcomes = ask_all(model, [s for s in SAMPLE if s not in refusals()][::60], random=False, tries=1)
     assert not [str(outcome) for outcome in outcomes if outcome.kind not in ("answered", "cut")]
     assert sum(outcome.kind == "answered" for outcome in outcomes) > len(outcomes) / 2
+
+
+def test_a_grammar_that_llamacpp_passes_over_is_told(tmp_path: Path) -> None:
+    with MADE["llamacpp"](tmp_path) as model:
+        with pytest.raises(UnsupportedFeature, match="did not hold its answer"):
+            model("Hi", grammar=Lark('start: %json {"type": "string", "format": "uri"}'), max_tokens=20)
+        assert model("Hi", grammar=Lark('start: "  as " "it" " is \\n"'), max_tokens=20).text == "  as it is \n"
 
 
 def test_a_refusal_names_the_keyword_and_nothing_is_computed(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
@@ -95,6 +95,13 @@ def _answer(model: Model, sampled: Sampled, options: dict[str, Any]) -> Outcome:
     assert message.enforcement == "enforced"
     problem = problem_of(sampled.schema, message.text)
     return Outcome(sampled, "invalid" if problem else "answered", message.text, problem)
+
+
+def hold(outcomes: list[Outcome], refused: Collection[Sampled]) -> None:
+    """What is not refused was answered, and validly."""
+    wrong = [outcome for outcome in outcomes if outcome.kind not in ("answered", "refused")]
+    assert not wrong, f"{len(wrong)} of {len(outcomes)}:\n" + "\n".join(map(str, wrong[:20]))
+    assert {outcome.sampled for outcome in outcomes if outcome.kind == "refused"} == set(refused)
 
 
 def problem_of(schema: dict[str, Any], text: str) -> str:

@@ -14,9 +14,9 @@ from typing import Any, ClassVar
 
 from modelport.capabilities import Capabilities
 from modelport.chat_completions import AnswerReader, body_from, error_from
-from modelport.errors import InvalidRequest, MissingDependency, ModelError, ServerError
+from modelport.errors import InvalidRequest, MissingDependency, ModelError, ServerError, UnsupportedFeature
 from modelport.grammar import Choice, JSONSchema, Lark, Regex, as_lark
-from modelport.local.mask import check_grammar
+from modelport.local.mask import Follower, check_grammar
 from modelport.local.owner import EngineModel
 from modelport.local.weights import resolve_weights
 from modelport.loop import CLOSE_TIMEOUT
@@ -130,8 +130,11 @@ class LlamaCppModel(EngineModel["_Engine"]):
         """Answers a request; see `Model.deltas`. Always streamed inside, so that any call can be cancelled."""
         engine = self._engine()
         body = body_from(request.but(stream=True, stop_sequences=()), None, self.capabilities, "llama.cpp")
+        follower = None
         if request.grammar is not None:
-            check_grammar(as_lark(request.grammar, old=True), "llamacpp")
+            check_grammar(lark := as_lark(request.grammar, old=True), "llamacpp")
+            if not self.capabilities.reasoning:  # where a thought would come before
+                follower = Follower(lark)
         if isinstance(bias := body.get("logit_bias"), Mapping):  # by token id; the binding takes no numbers for keys
             body["logit_bias"] = {str(token): value for token, value in bias.items()}
         # Counts with every token, so that usage is known where the port cuts at a stop sequence; progress with every
@@ -143,6 +146,12 @@ class LlamaCppModel(EngineModel["_Engine"]):
             async for event in events:
                 if (delta := reader.chunk(event)) is not None:
                     delta.token_usage = _usage(event.get("timings"))
+                    if follower is not None and delta.content and not follower.follows(delta.content):
+                        raise UnsupportedFeature(
+                            "grammar: llama.cpp did not hold its answer to it. It has an older llguidance built in and "
+                            "passes over a grammar that this can't read: say it in simpler terms",
+                            parameter="grammar",
+                        )
                     yield delta
         closing = reader.end()
         closing.model_id = self.model_id

@@ -137,3 +137,26 @@ class Matcher:
     def _check(self) -> None:
         if self._matcher.is_error():
             raise ServerError(f"the grammar's matcher failed: {self._matcher.get_error()}", retryable=False)
+
+
+class Follower:
+    """Follows the text of an answer that an engine of another's holds to a grammar, or says that it does.
+
+    Args:
+        lark: The grammar. One that speaks of tokens, not of text, can't be followed.
+    """
+
+    def __init__(self, lark: str) -> None:
+        self._matcher = _by_bytes(lark).deep_copy()
+
+    def follows(self, text: str) -> bool:
+        """Whether the grammar allows this text to come next."""
+        data = list(text.encode())
+        return bool(self._matcher.is_error() or self._matcher.try_consume_tokens(data) == len(data))
+
+
+@lru_cache(KEPT)
+def _by_bytes(lark: str) -> Any:
+    from llguidance import LLMatcher, LLTokenizer
+
+    return LLMatcher(LLTokenizer("byte"), lark, log_level=0)
