@@ -269,13 +269,15 @@ def _checked(schema: Any) -> dict[str, Any]:
     if not isinstance(schema, dict):
         raise InvalidRequest(f"a JSON schema must be a dict, not {type(schema).__name__}")
     from jsonschema import Draft202012Validator
-    from jsonschema.exceptions import SchemaError
+    from jsonschema.exceptions import SchemaError, best_match
 
     try:
         json.dumps(schema)
         Draft202012Validator.check_schema(schema)
     except SchemaError as error:
-        raise InvalidRequest(f"the JSON schema is invalid at {error.json_path}: {error.message}") from None
+        # Of what may stand there the nearest: "not one of 'array', 'boolean', …" instead of "none of the schemas".
+        near = best_match(error.context) if error.context else error
+        raise InvalidRequest(f"the JSON schema is invalid at {error.json_path}: {near.message}") from None
     except (TypeError, ValueError, RecursionError) as error:
         raise InvalidRequest(f"the JSON schema is no JSON: {error}") from None
     return schema
@@ -337,7 +339,7 @@ def _from_type(value: Any) -> JSONSchema:
     except Exception as error:  # pydantic raises several kinds for what it can't describe.
         raise InvalidRequest(
             f"grammar={value!r} is no form known here: pass a JSON schema, a pydantic model, dataclass, TypedDict, "
-            f"Enum or Literal, or Regex, Choice, JSONSchema, Lark ({str(error).splitlines()[0]})"
+            f"Enum or Literal, or Regex, Choice, JSONSchema, Lark ({str(error).splitlines()[0].partition('. ')[0]})"
         ) from None
     name = re.sub(r"[^a-zA-Z0-9_-]", "_", getattr(value, "__name__", "answer"))
     return JSONSchema(_closed(schema), name=name[:64], type=value)
