@@ -75,10 +75,10 @@ def lowest(session: nox.Session) -> None:
     llamacpp = PROJECT["project"]["optional-dependencies"]["llamacpp"]
     install(session, *oldest, "-e", ".", *(line for line in llamacpp if not line.startswith("huggingface_hub")))
     session.run("pytest", "tests/test_grammar.py", *session.posargs)
-    session.run("pytest", "tests/test_cli.py", "-k", "help or models or narrow or check or answers", *session.posargs)
+    session.run("pytest", "tests/test_cli.py", "-k", "help or models or check", *session.posargs)
     install(session, *oldest, "-e", ".[llamacpp,openai,huggingface,bedrock,transformers]")
     columns = "llamacpp,transformers,openai,openai-sdk,huggingface,bedrock-strict"
-    rows = "stream or typed or required or usage"
+    rows = "stream or typed or required"
     session.run("pytest", f"--columns={columns}", "tests/contract/test_contract.py", "-k", rows, *session.posargs)
     session.run("pytest", "tests/local/test_weights.py", "-k", "hub", *session.posargs)
 
