@@ -273,7 +273,7 @@ def user(*parts: Any) -> dict[str, Any]:
         ([GOOD, "hello"], r"messages\[1\]: must be a dict or a ChatMessage, not str"),
         ([GOOD, {"role": "user"}], r"messages\[1\]: has no 'content'"),
         ([GOOD, {"role": "user", "content": None}], r"messages\[1\]: has no 'content'"),
-        ([GOOD, {"content": "a"}], r"messages\[1\]: role None is unknown; it must be one of assistant, developer"),
+        ([GOOD, {"content": "a"}], r"messages\[1\]: has no 'role'; it must be one of assistant, developer"),
         ([{"role": "robot", "content": "a"}], r"messages\[0\]: role 'robot' is unknown"),
         ([{"role": ["user"], "content": "a"}], r"messages\[0\]: role \['user'\] is unknown"),
         ([{"role": "user", "contents": "a"}], r"messages\[0\]: unknown key 'contents'"),

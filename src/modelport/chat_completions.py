@@ -310,23 +310,33 @@ def error_from(status: Any, payload: Any, headers: Mapping[str, str] | None = No
     """
     inner = payload.get("error", payload) if isinstance(payload, dict) else payload
     fields: Mapping[str, Any] = inner if isinstance(inner, dict) else {}
-    text = str(fields.get("message") or fields.get("detail") or inner or "no reason given").strip()[:600]
+    text = _said(str(fields.get("message") or fields.get("detail") or inner or "no reason given").strip())
     status = int(status) if str(status).isdigit() else None
     codes = {str(fields.get("code")), str(fields.get("type"))}
     message = f"{text.rstrip('.')} (HTTP {status})." if status else f"{text.rstrip('.')}."
     details: dict[str, Any] = {"status": status, "retry_after": retry_after(headers or {})}
     if codes & _CONTEXT_CODES or (status in (400, 413, 422) and _CONTEXT_WORDS.search(text)):
-        return ContextWindowExceeded(f"The prompt does not fit the model's context: {message}", **details)
+        return ContextWindowExceeded(
+            f"The prompt does not fit the model's context: {message} Shorten the messages, or lower max_tokens.",
+            **details,
+        )
     if codes & _FILTER_CODES:
         return ContentFiltered(f"The service's content policy refused it: {message}", **details)
     if status in (401, 403):
-        return AuthenticationError(f"The service refused the key: {message}", **details)
+        what = "refused the key" if status == 401 else "does not allow this to the key"
+        return AuthenticationError(f"The service {what}: {message}", **details)
     if status == 404 or (status == 400 and codes & _UNKNOWN_MODEL_CODES):
-        return NotFoundError(f"The service does not know this model or path: {message}", **details)
+        return NotFoundError(
+            f"The service does not know this model or path: {message} Check the model's name and the "
+            "service's address, which often ends in /v1.",
+            **details,
+        )
     if status in (402, 429) or "insufficient_quota" in codes:
         spent = status == 402 or "insufficient_quota" in codes
+        wait = details["retry_after"]
+        asks = f" It asks for a wait of {wait:g} s." if wait else ""
         return RateLimited(
-            f"{'The account has no quota left' if spent else 'Too many requests'}: {message}",
+            f"{'The account has no quota left' if spent else 'Too many requests'}: {message}{asks}",
             retryable=not spent,
             **details,
         )
@@ -339,6 +349,14 @@ def error_from(status: Any, payload: Any, headers: Mapping[str, str] | None = No
             f"The service refused the request: {message}", parameter=_parameter(fields, text), **details
         )
     return ServerError(f"The service failed: {message}", **details)
+
+
+def _said(text: str) -> str:
+    """What a service said, in a line; of a proxy's web page its title."""
+    if text.startswith("<"):
+        title = re.search(r"<title[^>]*>(.*?)</title>", text, re.I | re.S)
+        return f"it answered with a web page, {' '.join((title[1] if title else text[:80]).split())!r}"
+    return text[:600]
 
 
 def _parameter(fields: Mapping[str, Any], text: str) -> str | None:

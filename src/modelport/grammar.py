@@ -291,12 +291,14 @@ def _checked(schema: Any) -> dict[str, Any]:
 @lru_cache(64)  # it takes milliseconds, and an agent sends the same schemas with each call
 def _problem_of_schema(text: str) -> str | None:
     from jsonschema import Draft202012Validator
-    from jsonschema.exceptions import SchemaError
+    from jsonschema.exceptions import SchemaError, best_match
 
     try:
         Draft202012Validator.check_schema(json.loads(text))
     except SchemaError as error:
-        return f"the JSON schema is invalid at {error.json_path}: {error.message}"
+        # Of what may stand there the nearest: "not one of 'array', 'boolean', …" instead of "none of the schemas".
+        near = best_match(error.context) if error.context else error
+        return f"the JSON schema is invalid at {error.json_path}: {near.message}"
     return None
 
 
@@ -324,7 +326,7 @@ def _from_type(value: Any) -> JSONSchema:
     except Exception as error:  # pydantic raises several kinds for what it can't describe.
         raise InvalidRequest(
             f"grammar={value!r} is no form known here: pass a JSON schema, a pydantic model, dataclass, TypedDict, "
-            f"Enum or Literal, or Regex, Choice, JSONSchema, Lark ({str(error).splitlines()[0]})"
+            f"Enum or Literal, or Regex, Choice, JSONSchema, Lark ({str(error).splitlines()[0].partition('. ')[0]})"
         ) from None
     name = re.sub(r"[^a-zA-Z0-9_-]", "_", getattr(value, "__name__", "answer"))
     return JSONSchema(_closed(schema), name=name[:64], type=value)

@@ -75,7 +75,8 @@ def _message(message: Any, place: str, conversions: Mapping[str, str], flatten: 
     given = _value(get("role"))
     role = _ROLES.get(conversions.get(given, given)) if isinstance(given, str) else None
     if role is None:
-        _fail(place, f"role {given!r} is unknown; it must be one of {', '.join(sorted(_ROLES))}")
+        problem = "has no 'role'" if given is None else f"role {given!r} is unknown"
+        _fail(place, f"{problem}; it must be one of {', '.join(sorted(_ROLES))}")
     if not isinstance(given_calls := get("tool_calls") or (), Sequence):
         _fail(f"{place}['tool_calls']", f"must be a list, not {type(given_calls).__name__}")
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from difflib import get_close_matches
 from importlib import import_module
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any
@@ -62,7 +63,9 @@ def backend_class(name: str) -> type[Model]:
     """
     known = backends()
     if name not in known:
-        raise InvalidRequest(f"backend {name!r} is unknown; there are {', '.join(sorted(known))}")
+        close = get_close_matches(name, known, 1)
+        hint = f"did you mean {close[0]!r}? There are" if close else "write backend/model id, with a backend of"
+        raise InvalidRequest(f"backend {name!r} is unknown; {hint} {', '.join(sorted(known))}")
     return _imported(known[name])
 
 

@@ -52,6 +52,8 @@ def restore(cls: type[Model], data: Mapping[str, Any]) -> Model:
 
     settings = dict(data)
     name = settings.pop("class", cls.__name__)
+    if name == "Model":
+        raise InvalidRequest("the data has no 'class', the name of a model's class: is it what to_dict gave?")
     target = cls if name == cls.__name__ else class_named(name)
     if not issubclass(target, cls):
         raise InvalidRequest(f"the data describes a {name}, which is no {cls.__name__}; use Model.from_dict")

@@ -73,6 +73,8 @@ class RetryPolicy:
             return cls(**value)
         if value is None or value is True:
             return cls()
+        if not isinstance(value, int):
+            raise InvalidRequest(f"retry={value!r}: must be True, False, a number of attempts or a RetryPolicy")
         return cls(attempts=1 if value is False else value)
 
     def wait_after(self, error: ModelError, attempt: int) -> float | None:

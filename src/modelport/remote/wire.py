@@ -82,6 +82,10 @@ def parsed(data: bytes, headers: Mapping[str, str]) -> Any:
     except ValueError as error:
         data = without_secrets(data, headers)
         shown = data[:120].decode("utf-8", "replace")
+        if shown.lstrip().startswith("<"):
+            raise MalformedResponse(
+                f"The service sent a web page and no answer; is this the address of its API? {shown!r}."
+            ) from None
         raise MalformedResponse(f"The service sent broken JSON ({error}): {shown!r}.") from None
     if isinstance(result, dict) and ("choices" not in result or "error" in result):
         return orjson.loads(without_secrets(data, headers))

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
 
-from modelport.errors import InvalidRequest, MissingDependency, ModelError, NotFoundError, ServerError
+from modelport.errors import ConnectionFailed, InvalidRequest, MissingDependency, ModelError, NotFoundError, ServerError
 from modelport.local.template import Template
 
 
@@ -114,6 +114,8 @@ def _source(model_id: str) -> tuple[str, dict[str, Any]]:
         return os.path.dirname(os.path.abspath(model_id)), {"gguf_file": os.path.basename(model_id)}
     if os.path.isdir(model_id) and not os.path.isfile(os.path.join(model_id, "config.json")):
         raise NotFoundError(f"the folder {model_id!r} holds no model: it has no config.json")
+    if os.path.isabs(model_id) and not os.path.exists(model_id):
+        raise NotFoundError(f"there is no folder {model_id!r}")
     return model_id, {}
 
 
@@ -239,6 +241,12 @@ def _explained(model_id: str) -> Any:
     except ImportError as error:
         raise InvalidRequest(f"{model_id} needs a package that is missing: {_first(error)}") from None
     except (OSError, KeyError) as error:
+        if out_of_reach(error):
+            raise ConnectionFailed(
+                f"{model_id!r} could not be loaded: the Hugging Face hub can't be reached, and its cache has not got "
+                "the model. Check the network, HF_ENDPOINT and HF_HUB_OFFLINE, or pass a folder",
+                retryable=False,
+            ) from None
         raise NotFoundError(
             f"{model_id!r} could not be loaded: {_first(error)} It must be a folder, a .gguf file, or a model on the "
             "Hugging Face Hub (for a gated one log in with `hf auth login`)",
@@ -251,6 +259,17 @@ def _explained(model_id: str) -> Any:
                 f"{model_id} brings code of its own, which runs only with trust_remote_code=True: read it first"
             ) from None
         raise InvalidRequest(f"{model_id} could not be loaded: {_first(error)}") from None
+
+
+def out_of_reach(error: BaseException | None) -> bool:
+    """Whether the library failed because it could not ask the Hub."""
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    while error is not None:
+        if isinstance(error, LocalEntryNotFoundError | ConnectionError):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def _first(error: BaseException) -> str:

@@ -1,0 +1,253 @@
+"""Each error as a tired person reads it: what happened, where, and what to do.
+
+Every class is provoked through the public API; what is asserted is what that person needs to read.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from modelport import (
+    AzureOpenAIServerModel,
+    Image,
+    LlamaCppModel,
+    Model,
+    OpenAIServerModel,
+    RetryPolicy,
+    errors,
+    load_model,
+)
+from modelport.testing import ScriptedModel
+from tests.servers.faults import Call, Fault, FaultServer
+from tests.servers.llamacpp import model_file
+
+SCHEMA = {"type": "object", "properties": {"name": {"type": "string"}}, "required": ["name"]}
+PNG = b"\x89PNG\r\n\x1a\n" + b"\0" * 8
+
+
+def get_weather(city: str) -> str:
+    """Tells the weather of a city."""
+    return f"sunny in {city}"
+
+
+def remote(server: FaultServer, **settings: Any) -> Model:
+    return OpenAIServerModel("gpt-4o", api_base=server.base_url, api_key="sk-0123456789", retry=False, **settings)
+
+
+def streamed(model: Model) -> list[Any]:
+    with model.generate_stream("hello") as stream:
+        return [*stream]
+
+
+#: By class: what the service does, the call that meets it, and the words that must be read.
+SERVICE: list[tuple[type[errors.ModelError], Fault, Callable[[Model], Any], str]] = [
+    (
+        errors.AuthenticationError,
+        Fault.status(401, message="Wrong key."),
+        lambda m: m("x"),
+        r"^The service refused the key: Wrong key \(HTTP 401\)\. \(model: gpt-4o\)$",
+    ),
+    (
+        errors.AuthenticationError,
+        Fault.status(403, message="No access."),
+        lambda m: m("x"),
+        r"^The service does not allow this to the key: No access \(HTTP 403\)\.",
+    ),
+    (
+        errors.NotFoundError,
+        Fault.status(404, message="Nothing here."),
+        lambda m: m("x"),
+        r"does not know this model or path: Nothing here \(HTTP 404\)\. Check the model's name and",
+    ),
+    (
+        errors.ContextWindowExceeded,
+        Fault.status(400, message="Too long.", code="context_length_exceeded"),
+        lambda m: m("x"),
+        r"does not fit the model's context: .*Shorten the messages, or lower max_tokens",
+    ),
+    (
+        errors.ContentFiltered,
+        Fault.status(400, message="Bad words.", code="content_filter"),
+        lambda m: m("x"),
+        r"^The service's content policy refused it: Bad words",
+    ),
+    (
+        errors.InvalidRequest,
+        Fault.status(422, message="top_p is odd."),
+        lambda m: m("x"),
+        r"^The service refused the request: top_p is odd \(HTTP 422\)",
+    ),
+    (
+        errors.RateLimited,
+        Fault.rate_limit(3600),
+        lambda m: m("x"),
+        r"^Too many requests: .* It asks for a wait of 3600 s\.",
+    ),
+    (
+        errors.ServerError,
+        Fault.status(503, message="Overloaded."),
+        lambda m: m("x"),
+        r"^The service failed: Overloaded \(HTTP 503\)",
+    ),
+    (
+        errors.ServerError,
+        Fault.status(502, body=b"<html><head><title>502 Bad\nGateway</title></head>a lot</html>"),
+        lambda m: m("x"),
+        r"^The service failed: it answered with a web page, '502 Bad Gateway' \(HTTP 502\)\.",
+    ),
+    (errors.ConnectionFailed, Fault.reset(), lambda m: m("x"), r"^The connection to the service broke"),
+    (errors.DeadlineExceeded, Fault.silence(), lambda m: m("x", timeout=0.2), r"timeout=0\.2 s ran out"),
+    (errors.MalformedResponse, Fault.truncated_json(), lambda m: m("x"), r"^The service sent broken JSON .*chatcmpl"),
+    (
+        errors.MalformedResponse,
+        Fault(content=b"<html>Sign in</html>"),
+        lambda m: m("x"),
+        r"sent a web page and no answer; is this the address of its API\? '<html>Sign in",
+    ),
+    (errors.StreamInterrupted, Fault.cut("reset"), streamed, r"^The answer broke off: .*in the error's `partial`"),
+    (
+        errors.InvalidToolCall,
+        Fault.tools(Call("get_wether", '{"city": "Rome"}')),
+        lambda m: m("x", tools=[get_weather]),
+        r"'get_wether'\) can't be used: there is no such tool; there are 'get_weather'",
+    ),
+    (
+        errors.InvalidToolCall,
+        Fault.tools(Call("get_weather", '{"city": 3}')),
+        lambda m: m("x", tools=[get_weather]),
+        r"don't fit the tool's schema at \$\.city: 3 is not of type 'string'",
+    ),
+    (
+        errors.InvalidOutput,
+        Fault.ok('{"nam": "Ann"}'),
+        lambda m: m("x", grammar=SCHEMA),
+        r"does not have the form asked for: at \$: 'name' is a required property",
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("kind", "fault", "call", "says"), SERVICE, ids=[f"{kind.__name__} {n}" for n, (kind, *_) in enumerate(SERVICE)]
+)
+def test_what_a_service_does(
+    kind: type[errors.ModelError], fault: Fault, call: Callable[[Model], Any], says: str
+) -> None:
+    with FaultServer() as server:
+        server.script(then=fault)
+        with remote(server) as model, pytest.raises(kind, match=says) as raised:
+            call(model)
+    assert "(model: gpt-4o)" in str(raised.value) and "sk-0123456789" not in str(raised.value)
+
+
+def scripted() -> ScriptedModel:
+    return ScriptedModel("x")
+
+
+#: Mistakes in a call or a constructor, and what their author must read.
+MISTAKES: list[tuple[type[Exception], Callable[[], Any], str]] = [
+    (
+        errors.InvalidRequest,
+        lambda: load_model("opnai/gpt-4o"),
+        r"'opnai' is unknown; did you mean 'openai'\? There are",
+    ),
+    (
+        errors.InvalidRequest,
+        lambda: load_model("gpt-4o"),
+        r"'gpt-4o' is unknown; write backend/model id, with a backend",
+    ),
+    (errors.InvalidRequest, lambda: scripted()([{"content": "x"}]), r"messages\[0\]: has no 'role'; it must be one of"),
+    (
+        errors.InvalidRequest,
+        lambda: scripted()("x", grammar={"type": "objct"}),
+        r"at \$\.type: 'objct' is not one of \['array'",
+    ),
+    (errors.InvalidRequest, lambda: scripted()("x", grammar=object()), r"pass a JSON schema, a pydantic model.*\)$"),
+    (errors.InvalidRequest, lambda: ScriptedModel("x", retry="twice"), r"retry='twice': must be True, False, a number"),
+    (errors.InvalidRequest, lambda: RetryPolicy(attempts=0), r"attempts=0: must be a whole number of at least 1"),
+    (errors.InvalidRequest, lambda: Model.from_dict({}), r"has no 'class', the name of a model's class"),
+    (
+        errors.InvalidRequest,
+        lambda: OpenAIServerModel("m", api_base="localhost:80", api_key="k"),
+        r"must be a URL such as",
+    ),
+    (
+        errors.AuthenticationError,
+        lambda: AzureOpenAIServerModel("m", "https://x.example")("x"),
+        r"Pass api_key=.*AZURE_OPENAI_API_KEY",
+    ),
+    (errors.NotFoundError, lambda: LlamaCppModel("/no/such.gguf"), r"There is no file or folder /no/such\.gguf"),
+    (
+        errors.UnsupportedFeature,
+        lambda: embedded()([{"role": "user", "content": [Image(PNG, "image/png")]}]),
+        r"messages\[0\]\['content'\]\[0\]: this model takes text, not image",
+    ),
+    (
+        errors.UnsupportedFeature,
+        lambda: embedded()("x", temprature=0),
+        r"'temprature' .*; did you mean 'temperature'\?",
+    ),
+    (errors.ModelError, lambda: ScriptedModel()("x"), r"script of this model has no answer left for call 1"),
+]
+
+
+def embedded() -> Model:
+    return LlamaCppModel(model_file(), context_length=512, threads=1)
+
+
+@pytest.mark.parametrize(("kind", "call", "says"), MISTAKES, ids=[str(n) for n in range(len(MISTAKES))])
+def test_mistakes(kind: type[Exception], call: Callable[[], Any], says: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("AZURE_OPENAI_API_KEY", "AZURE_OPENAI_AD_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(kind, match=says):
+        call()
+
+
+def test_every_class_is_provoked() -> None:
+    """MissingDependency is, in the bare install (tests/bare)."""
+    provoked = {kind for kind, *_ in [*SERVICE, *MISTAKES]} | {errors.MissingDependency}
+    public = {
+        kind
+        for name, kind in vars(errors).items()
+        if isinstance(kind, type) and issubclass(kind, errors.ModelError) and not name.startswith("_")
+    }
+    assert public <= provoked
+
+
+@pytest.mark.parametrize("offline", ["1", "0"], ids=["offline", "nobody there"])
+def test_a_hub_out_of_reach_is_no_missing_model(tmp_path: Path, offline: str) -> None:
+    pytest.importorskip("torch", reason="installed by the session tests")
+    code = "from modelport import TransformersModel; TransformersModel('owner/model')"
+    script = f"import time; time.sleep = lambda seconds: None\n{code}"  # the Hub's client tries again for a minute
+    environment = {"HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": offline, "HF_ENDPOINT": "http://127.0.0.1:9"}
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env={**_environment(), **environment},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    last = done.stderr.strip().splitlines()[-1]
+    assert re.search(r"ConnectionFailed: 'owner/model' .*can't be reached.*HF_HUB_OFFLINE, or pass a folder", last), (
+        last
+    )
+
+
+def test_a_folder_that_is_not_there() -> None:
+    pytest.importorskip("torch", reason="installed by the session tests")
+    from modelport import TransformersModel
+
+    with pytest.raises(errors.NotFoundError, match=r"^there is no folder '/no/such/folder'$"):
+        TransformersModel("/no/such/folder")
+
+
+def _environment() -> dict[str, str]:
+    import os
+
+    return {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
