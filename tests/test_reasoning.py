@@ -12,6 +12,7 @@ from modelport import (
     InvalidRequest,
     OpenAIServerModel,
     Request,
+    Tool,
     UnsupportedFeature,
 )
 from modelport.capabilities import Capabilities
@@ -22,6 +23,7 @@ from modelport.normalise import EFFORTS, normalise_parameters
 from modelport.testing import ScriptedModel
 from tests.remote.test_converse import CLAUDE, LLAMA, NOVA, recording
 
+TOOL = Tool("f", "", {"type": "object", "properties": {"a": {"type": "string"}}})
 ASKED = (ChatMessage("user", "?"),)
 SONNET_37, OPUS_47 = "us.anthropic.claude-3-7-sonnet-20250219-v1:0", "us.anthropic.claude-opus-4-7-v1:0"
 NOVA_2, GPT_OSS = "us.amazon.nova-2-lite-v1:0", "openai.gpt-oss-120b-1:0"
@@ -168,6 +170,8 @@ def test_bedrocks_models_have_a_field_each(model_id: str, asked: Any, sent: Any)
         (CLAUDE, {"reasoning_budget": 2000, "max_tokens": 2000}, "max_tokens=2000 counts the thinking too"),
         (LLAMA, {"reasoning_effort": "low"}, "can't be told"),
         (NOVA, {"reasoning_budget": 2000}, "tokens to think"),
+        (SONNET_37, {"reasoning_budget": 2000, "tools": [TOOL], "tool_choice": "required"}, "while it thinks"),
+        (SONNET_37, {"reasoning_budget": 2000, "grammar": TOOL.parameters}, "nor to answer through one"),
         (OPUS_47, {"reasoning_budget": 2000}, "it takes reasoning_effort: none, low, medium, high"),
     ],
 )

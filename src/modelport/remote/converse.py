@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from modelport.capabilities import Capabilities
-from modelport.errors import InvalidRequest
+from modelport.errors import InvalidRequest, UnsupportedFeature
 from modelport.messages import ChatMessage
 from modelport.remote.converse_content import TOOL_NAME, Block, blocks_from, tool_result, written
 from modelport.remote.converse_fields import PLACES, fields_from, guarded, place_cache_points
@@ -65,6 +65,12 @@ def call_from(request: Request, model_id: str | None, capabilities: Capabilities
         given.setdefault("inferenceConfig", {})["stopSequences"] = stops[: capabilities.max_stop_sequences]
     if request.grammar is not None:
         given.setdefault("outputConfig", {})["textFormat"] = written(request.grammar)
+    thinks = (given.get("additionalModelRequestFields") or {}).get("thinking")
+    if thinks and {"any", "tool"} & {*(tools.get("toolChoice") or ())}:
+        raise UnsupportedFeature(
+            "this model can't be made to call a tool while it thinks, nor to answer through one: leave "
+            "reasoning_effort and reasoning_budget out, or tool_choice at 'auto' and the grammar out"
+        )
     arguments |= guarded(given, request.stream)
     place_cache_points(arguments, points)
     return Call(arguments, may_call, tuple(warnings))
