@@ -590,6 +590,8 @@ def race(
             return answer.message, clock()
         except ModelError as error:
             return error, clock()
+        finally:  # now, and not only when the loop ends
+            assert all(model.closed == model.asked for model in models)
 
     return *in_no_time(work), models
 

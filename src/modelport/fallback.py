@@ -329,7 +329,7 @@ class _Call:
                 member.rests_until = clock() + max(self._owner.cooldown, error.retry_after or 0.0)
             raise
         except (asyncio.CancelledError, GeneratorExit):
-            if not (began and stream):
+            if not began:
                 # It would have taken longer than this; without it a slow model would seem to get faster and faster.
                 member.took[stream].append(clock() - begin)
                 asked.lost("cancelled: another model was faster", clock() - begin)

@@ -23,6 +23,7 @@ from modelport import ChatMessage, ChatMessageStreamDelta, Model, OpenAIServerMo
 from modelport.errors import AuthenticationError, ConnectionFailed, InvalidRequest, ModelError, ServerError
 from modelport.layers import limit as limits
 from modelport.layers.limit import Limit
+from modelport.request import Request
 from modelport.testing import ScriptedModel
 from tests.servers.faults import Fault, FaultServer, Reply
 from tests.servers.process import HOST, free_port
@@ -241,6 +242,7 @@ def test_nothing_is_left_of_an_old_window(redis: RedisServer) -> None:
     asking(RedisLimits(redis.url), *[(str(n), 0.1, 5, 1000, 7) for n in range(5)], 0.15, ("x", 0.1, 5, 1000, 7))
     assert redis.command("ZCARD", "modelport:{m}:entries") == 1
     assert redis.command("HGET", "modelport:{m}:tokens", "total") == "7"
+    assert redis.command("HLEN", "modelport:{m}:tokens") == 2
     assert 0 < int(redis.command("PTTL", "modelport:{m}:entries")) <= 1100
     time.sleep(1.2)
     assert redis.keys() == []
@@ -305,6 +307,19 @@ def test_loops_and_threads_and_a_fork_share_and_leave_no_connection(
             os._exit(1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     assert model.generate("?").content == "ok"
+
+
+async def test_nothing_of_an_old_window_is_left_in_the_process_either(
+    redis: RedisServer, window: Callable[[float], None]
+) -> None:
+    window(0.05)
+    layer = Limit(requests_per_minute=100, shared=RedisLimits(redis.url))
+    model = ScriptedModel("ok", repeat=True)
+    for _ in range(20):
+        async for _ in layer(Request((ChatMessage("user", "?"),)), model.deltas):
+            pass
+        await asyncio.sleep(0.01)
+    assert len(layer._window) < 15
 
 
 def test_max_concurrency_holds_beside_it(redis: RedisServer) -> None:

@@ -106,7 +106,8 @@ def test_what_a_service_says_of_the_wait_is_understood(
     finally:
         monkeypatch.undo()
         time.tzset()
-    assert caught.value.retry_after == pytest.approx(expected, abs=1.5 if "date" in name and expected else 0.0)
+    # The test machine may be busy for seconds; a wrong zone would be hours.
+    assert caught.value.retry_after == pytest.approx(expected, abs=15 if "date" in name and expected else 0.0)
 
 
 @pytest.mark.parametrize("way", WAYS)
