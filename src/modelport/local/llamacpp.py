@@ -130,9 +130,10 @@ class LlamaCppModel(EngineModel["_Engine"]):
         """Answers a request; see `Model.deltas`. Always streamed inside, so that any call can be cancelled."""
         engine = self._engine()
         body = body_from(request.but(stream=True, stop_sequences=()), None, self.capabilities, "llama.cpp")
-        follower = None
+        follower, lark = None, ""
         if request.grammar is not None:
-            check_grammar(lark := as_lark(request.grammar, old=True), "llamacpp")
+            lark = as_lark(request.grammar, old=True)
+            check_grammar(lark, "llamacpp")
             if not self.capabilities.reasoning:  # where a thought would come before
                 follower = Follower(lark)
         if isinstance(bias := body.get("logit_bias"), Mapping):  # by token id; the binding takes no numbers for keys
@@ -146,12 +147,15 @@ class LlamaCppModel(EngineModel["_Engine"]):
             async for event in events:
                 if (delta := reader.chunk(event)) is not None:
                     delta.token_usage = _usage(event.get("timings"))
-                    if follower is not None and delta.content and not follower.follows(delta.content):
-                        raise UnsupportedFeature(
-                            "grammar: llama.cpp did not hold its answer to it. It has an older llguidance built in and "
-                            "passes over a grammar that this can't read: say it in simpler terms",
-                            parameter="grammar",
-                        )
+                    if follower is not None and delta.content:
+                        if not follower.follows(delta.content):
+                            raise UnsupportedFeature(
+                                "grammar: llama.cpp did not hold its answer to it. It has an older llguidance built in "
+                                "and passes over a grammar that this can't read: say it in simpler terms",
+                                parameter="grammar",
+                            )
+                        if "%json" in lark:  # of which the two allow other spellings; it is checked as JSON at its end
+                            follower = None
                     yield delta
         closing = reader.end()
         closing.model_id = self.model_id
