@@ -62,7 +62,8 @@ def maskable(schema: Schema) -> Schema:
     Raises:
         UnsupportedFeature: It has a keyword to which the mask can't hold an answer; the message names it.
     """
-    result: Schema = _each(schema, _tightened)
+    # A schema means what draft 2020-12 says, to the mask as to the check of the answer, whatever it calls itself.
+    result: Schema = _each({key: value for key, value in schema.items() if key != "$schema"}, _tightened)
     return result
 
 

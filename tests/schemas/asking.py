@@ -12,7 +12,7 @@ from typing import Any
 from jsonschema import Draft202012Validator
 from jsonschema.validators import validator_for
 
-from modelport import InvalidOutput, InvalidRequest, Model, UnsupportedFeature
+from modelport import InvalidOutput, InvalidRequest, Model, StreamInterrupted, UnsupportedFeature
 from tests.schemas import Sampled
 from tests.servers.smollm2 import smollm2_folder
 
@@ -88,6 +88,8 @@ def _answer(model: Model, sampled: Sampled, options: dict[str, Any]) -> Outcome:
         )
     except (UnsupportedFeature, InvalidRequest) as error:
         return Outcome(sampled, "refused", error.message)
+    except StreamInterrupted as error:  # an engine's answer was found to depart from its grammar
+        return Outcome(sampled, "invalid", error.partial.text if error.partial else "", error.message)
     except InvalidOutput as error:
         if error.partial is not None and error.partial.finish_reason == "length":
             return Outcome(sampled, "cut", error.text or "")

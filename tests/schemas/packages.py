@@ -130,7 +130,7 @@ MANIFESTS: dict[str, Schema] = {
     "nx.json": obj({"targetDefaults": table(obj({"inputs?": several(either(TEXT, obj({"env": TEXT})), 0, 2), "cache?": FLAG}))}),
     ".eslintrc": draft7(obj({"root?": FLAG, "rules": table(defined("rule")), "env?": table(FLAG)}), level=either(
         integer(0, 2), word("off", "warn", "error"),
-    ), rule=either(defined("level"), {"type": "array", "prefixItems": [defined("level")], "items": {}, "minItems": 1, "maxItems": 3})),
+    ), rule=either(defined("level"), {"type": "array", "prefixItems": [defined("level")], "minItems": 1, "maxItems": 3})),
     ".prettierrc": draft7(obj({
         "printWidth?": integer(1, 200), "semi?": FLAG, "singleQuote?": FLAG,
         "endOfLine?": {"oneOf": [{"enum": ["auto"]}, {"enum": ["lf"]}, {"enum": ["crlf"]}]},

@@ -135,12 +135,13 @@ class LlamaCppModel(EngineModel["_Engine"]):
         """Answers a request; see `Model.deltas`. Always streamed inside, so that any call can be cancelled."""
         engine = self._engine()
         body = body_from(request.but(stream=True, stop_sequences=()), None, self.capabilities, "llama.cpp")
-        answering, follower = False, None
+        answering, follower, lark = False, None, ""
         if request.grammar is not None:
             check_grammar(lark := as_lark(request.grammar, old=True), "llamacpp")
             if answering := self.capabilities.reasoning:  # The thought is free; the engine would mask it too.
                 opened = await in_thread(lambda: engine.opens_thought(body))
-                body["grammar"] = f"%llguidance {{}}\n{after_thinking(lark, opened)}"
+                body["grammar"] = f"%llguidance {{}}
+{after_thinking(lark, opened)}"
             else:
                 follower = Follower(lark)
         if isinstance(bias := body.get("logit_bias"), Mapping):  # by token id; the binding takes no numbers for keys
@@ -158,12 +159,15 @@ class LlamaCppModel(EngineModel["_Engine"]):
                         delta.content = delta.content.lstrip("\n") or None
                         answering = delta.content is None
                     delta.token_usage = _usage(event.get("timings"))
-                    if follower is not None and delta.content and not follower.follows(delta.content):
-                        raise UnsupportedFeature(
-                            "grammar: llama.cpp did not hold its answer to it. It has an older llguidance built in and "
-                            "passes over a grammar that this can't read: say it in simpler terms",
-                            parameter="grammar",
-                        )
+                    if follower is not None and delta.content:
+                        if not follower.follows(delta.content):
+                            raise UnsupportedFeature(
+                                "grammar: llama.cpp did not hold its answer to it. It has an older llguidance built in "
+                                "and passes over a grammar that this can't read: say it in simpler terms",
+                                parameter="grammar",
+                            )
+                        if "%json" in lark:  # of which the two allow other spellings; it is checked as JSON at its end
+                            follower = None
                     yield delta
         closing = reader.end()
         closing.model_id = self.model_id
