@@ -5,9 +5,10 @@
 
 Each backend is asked from two event loops and two threads at once, in all four ways. Of each call that its caller does
 not leave there must come an answer or a typed error; all else is lost, and the run fails. When a backend's calls are
-over, what is left of them is counted: tasks, threads, connections, slots, rows and caches; and memory is taken at
-each fifth of the calls: it must not grow over the last two. Then each model is used in a forked child, and once more in the parent;
-and a program that ends in the middle of a stream must do so within a second of one that has closed it, without a word.
+over, what is left is counted: tasks, threads, connections, slots, rows and caches. Memory is taken at each fifth
+of the calls, and must not grow over the last two. Then each model is used in a forked child, and once more in the
+parent; and a program that ends in the middle of a stream must do so within a second of one that has closed it, without
+a word.
 """
 
 from __future__ import annotations
