@@ -288,3 +288,17 @@ def test_a_call_that_is_none_is_named(call: Any, says: str) -> None:
 def test_a_call_without_arguments_has_none() -> None:
     assert tool_call_from({"function": {"name": "f"}}).function.arguments == {}
     assert tool_call_from({"function": {"name": "f", "arguments": None}}).function.arguments == {}
+
+
+def test_arguments_that_are_no_text_are_not_added_to() -> None:
+    """Some services send a call's arguments parsed, and then an empty piece, or the same call twice."""
+    pieces = [{"city": "Paris"}, "", '{"city": "Oslo"}']
+    for count, expected in ((1, {"city": "Paris"}), (2, {"city": "Paris"}), (3, {"city": "Oslo"})):
+        deltas = [
+            ChatMessageStreamDelta(
+                tool_calls=[ChatMessageToolCallStreamDelta(0, "c", "function", ChatMessageToolCallFunction(piece, "f"))]
+            )
+            for piece in pieces[:count]
+        ]
+        (call,) = fold(deltas).tool_calls or ()
+        assert call.function.arguments == expected

@@ -299,10 +299,11 @@ def _add_piece(calls: dict[int, ChatMessageToolCall], piece: ChatMessageToolCall
     call.type = piece.type or call.type
     if piece.function is not None:
         call.function.name = piece.function.name or call.function.name
-        if isinstance(piece.function.arguments, str):
-            call.function.arguments += piece.function.arguments
-        elif piece.function.arguments is not None:
-            call.function.arguments = piece.function.arguments
+        known, given = call.function.arguments, piece.function.arguments
+        if isinstance(known, str) and isinstance(given, str):
+            call.function.arguments = known + given
+        elif given is not None and given != "":
+            call.function.arguments = given
 
 
 def _parsed(arguments: Any) -> Any:

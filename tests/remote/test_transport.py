@@ -16,7 +16,6 @@ import subprocess
 import sys
 import threading
 import time
-import traceback
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -41,6 +40,7 @@ from modelport.loop import run
 from modelport.remote.chat_model import ChatCompletionsModel
 from modelport.remote.pools import PerLoop
 from modelport.remote.transport import environment_proxy
+from tests.remote import leaking
 from tests.servers.faults import OK, Fault, FaultServer, Reply, sse
 
 KEY = "sk-test-0123456789abcdef"
@@ -864,17 +864,7 @@ def test_wrong_settings_of_a_client(server: FaultServer) -> None:
 
 
 def shown(error: BaseException) -> str:
-    """Everything that a handler of errors might print of it, the locals of every frame but the test's own included."""
-    parts = []
-    one: BaseException | None = error
-    while one is not None:
-        frames = one.__traceback__
-        while frames is not None and frames.tb_frame.f_code.co_filename == __file__:
-            frames = frames.tb_next
-        stack = traceback.StackSummary.extract(traceback.walk_tb(frames), capture_locals=True)
-        parts += [str(one), repr(one), repr(vars(one)), *stack.format()]
-        one = one.__cause__ or one.__context__  # suppressed ones too: a handler of errors may look at them
-    return "\n".join(parts)
+    return leaking.shown(error, __file__)
 
 
 ECHO = f"Incorrect API key provided: {KEY}. You sent 'Bearer {KEY}'."

@@ -140,8 +140,7 @@ class LlamaCppModel(EngineModel["_Engine"]):
             check_grammar(lark := as_lark(request.grammar, old=True), "llamacpp")
             if answering := self.capabilities.reasoning:  # The thought is free; the engine would mask it too.
                 opened = await in_thread(lambda: engine.opens_thought(body))
-                body["grammar"] = f"%llguidance {{}}
-{after_thinking(lark, opened)}"
+                body["grammar"] = f"%llguidance {{}}\n{after_thinking(lark, opened)}"
             else:
                 follower = Follower(lark)
         if isinstance(bias := body.get("logit_bias"), Mapping):  # by token id; the binding takes no numbers for keys
