@@ -118,7 +118,7 @@ def litellm(session: nox.Session) -> None:
     for folder in ("tests/contract/test_contract.py", "tests/remote/litellm"):
         session.run("pytest", columns, folder, *session.posargs)
     if not session.posargs:  # modelport[openai] on that version
-        session.run("pytest", "tests/remote/test_faults.py", "-k", "sdk")
+        session.run("pytest", "tests/remote/test_faults.py", "tests/remote/test_matrix.py", "-k", "sdk")
 
 
 @nox.session

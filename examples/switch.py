@@ -2,6 +2,8 @@
 
     python examples/switch.py llamacpp
     python examples/switch.py transformers/HuggingFaceTB/SmolLM2-135M-Instruct
+    python examples/switch.py mlx/mlx-community/SmolLM2-135M-Instruct
+    python examples/switch.py vllm/HuggingFaceTB/SmolLM2-135M-Instruct
     python examples/switch.py openai/gpt-4o
     python examples/switch.py azure/my-deployment
     python examples/switch.py bedrock/us.amazon.nova-pro-v1:0

@@ -10,11 +10,13 @@ from modelport import (
     AmazonBedrockServerModel,
     AzureOpenAIServerModel,
     ChatMessage,
+    FallbackModel,
     InferenceClientModel,
     Lark,
     LlamaCppModel,
     Model,
     OpenAIServerModel,
+    ServerError,
 )
 from modelport.testing import ScriptedModel
 from tests.servers.bedrock import BedrockServer, Converse
@@ -96,6 +98,32 @@ def test_tool_calling_agent_through_a_server(streamed: bool, backend: str) -> No
             assert agent.run("What is the weather in Rome?") == "It is sunny."
         assert [request.json["tool_choice"] for request in server.requests] == ["required"] * 2
         assert all(request.json["stop"] == ["Observation:", "Calling tools:"] for request in server.requests)
+
+
+def test_an_agent_whose_first_service_fails_in_the_middle(streamed: bool) -> None:
+    """The second takes over where the first stood."""
+    with FaultServer() as first, FaultServer() as second:
+        first.script([Fault.tools(Call("get_weather", '{"city": "Rome"}'))], then=Fault.status(503))
+        second.script(then=two_steps)
+        models = [OpenAIServerModel(n, s.base_url, "k", retry=False) for n, s in (("a", first), ("b", second))]
+        with FallbackModel(models) as model:
+            agent = smolagents.ToolCallingAgent(
+                tools=[get_weather], model=model, max_steps=4, stream_outputs=streamed, verbosity_level=0
+            )
+            assert agent.run("What is the weather in Rome?") == "It is sunny."
+            saved = agent.to_dict()["model"]
+        assert (len(first.requests), len(second.requests)) == (2, 1)
+    assert saved["class"] == "FallbackModel" and [m["model_id"] for m in saved["data"]["models"]] == ["a", "b"]
+
+
+def test_a_code_agent_and_calls_in_text_on_several_models(streamed: bool) -> None:
+    code = "Thought: I look.\n<code>\nfinal_answer(get_weather('Rome'))\n</code>\nObservation: made up"
+    first = ScriptedModel(ServerError("no"), model_id="first", retry=False)
+    model = FallbackModel([first, ScriptedModel(code, 'Action: {"name": "x", "arguments": {}}')])
+    agent = smolagents.CodeAgent(tools=[get_weather], model=model, stream_outputs=streamed, verbosity_level=0)
+    assert agent.run("What is the weather in Rome?") == "sunny in Rome"
+    message = model.parse_tool_calls(model("Call a tool."))
+    assert message.tool_calls and message.tool_calls[0].function.name == "x"
 
 
 def test_tool_calling_agent_on_bedrock(streamed: bool) -> None:

@@ -41,8 +41,8 @@ def case(backend: str) -> Iterator[Case]:
     with ExitStack() as stack:
         if backend == "llamacpp":
             yield [f"llamacpp/{model_file()}"], {}
-        elif backend == "transformers":
-            yield [f"transformers/{smollm2_folder()}"], {}
+        elif backend in ("transformers", "mlx"):
+            yield [f"{backend}/{smollm2_folder()}"], {}
         elif backend == "bedrock":
             service = stack.enter_context(ministack(stack.enter_context(llama_server(api_key=None)).url))
             yield ["bedrock/us.amazon.nova-pro-v1:0"], {
@@ -65,7 +65,7 @@ def case(backend: str) -> Iterator[Case]:
                 yield [f"{backend}/smollm2"], {"OPENAI_BASE_URL": server.base_url, "OPENAI_API_KEY": KEY}
 
 
-@pytest.mark.parametrize("backend", ["llamacpp", "transformers", "openai", "azure", "huggingface", "bedrock"])
+@pytest.mark.parametrize("backend", ["llamacpp", "transformers", "mlx", "openai", "azure", "huggingface", "bedrock"])
 def test_switch(backend: str) -> None:
     """Another model is another argument; what the program prints is the same."""
     with case(backend) as (arguments, environment):

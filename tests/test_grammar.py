@@ -25,7 +25,6 @@ from modelport.grammar import (
     as_lark,
     grammar_from,
     grammar_from_response_format,
-    is_closed,
     mismatch,
 )
 
@@ -338,26 +337,3 @@ def test_grammars_are_equal_by_value() -> None:
     assert Choice("a", "b") == Choice(["a", "b"])
     assert Regex("a") != Regex("b")
     assert json.loads(json.dumps(JSONSchema({"a": 1}).schema)) == {"a": 1}
-
-
-@pytest.mark.parametrize(
-    ("schema", "closed"),
-    [
-        ({"type": "object", "properties": {"a": {"type": "string"}}}, True),
-        ({"type": "object", "additionalProperties": False}, True),
-        ({"type": "object"}, False),
-        ({"type": "object", "properties": {}}, False),
-        ({"type": "object", "properties": {"a": {}}}, False),
-        ({"type": "object", "properties": {"a": {"type": "string"}}, "additionalProperties": True}, False),
-        ({"type": "object", "additionalProperties": {"type": "integer"}}, False),
-        ({"type": "array", "items": {"enum": ["a", "b"]}}, True),
-        ({"type": "array"}, False),
-        ({"anyOf": [{"type": ["string", "null"]}, {"const": 1}]}, True),
-        ({"anyOf": [{"type": "string"}, {"type": "object"}]}, False),
-        ({"$ref": "#/$defs/a", "$defs": {"a": {"type": "string"}}}, True),
-        ({"$ref": "#/$defs/b", "$defs": {"a": {"type": "string"}}}, False),
-        ({"$ref": "#/$defs/a", "$defs": {"a": {"type": "array", "items": {"$ref": "#/$defs/a"}}}}, False),
-    ],
-)
-def test_which_schemas_can_be_closed(schema: dict[str, Any], closed: bool) -> None:
-    assert is_closed(schema) is closed

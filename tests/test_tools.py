@@ -240,6 +240,7 @@ class GetWeather(BaseModel):
         {"name": "f", "description": "d", "inputSchema": CITY},
         Tool("f", "d", CITY),
         SimpleNamespace(name="f", description="d", inputSchema=CITY),  # MCP
+        SimpleNamespace(name="f", description="d", input_schema=CITY),  # MCP since version 2
         SimpleNamespace(name="f", description="d", args_schema=CITY),  # LangChain with a schema
     ],
 )
@@ -262,11 +263,6 @@ def test_a_pydantic_model_is_a_tool() -> None:
 def test_a_langchain_tool_brings_a_pydantic_model() -> None:
     tool = tool_from(SimpleNamespace(name="f", description="d", args_schema=GetWeather))
     assert (tool.name, tool.parameters) == ("f", GetWeather.model_json_schema())
-
-
-def test_an_mcp_tool_object_of_its_own_package() -> None:
-    mcp = pytest.importorskip("mcp.types")
-    assert tool_from(mcp.Tool(name="f", description="d", inputSchema=CITY)) == Tool("f", "d", CITY)
 
 
 @pytest.mark.filterwarnings("ignore:Function 'weather' has decorators")

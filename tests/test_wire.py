@@ -9,7 +9,7 @@ import pytest
 
 from modelport import Choice, InvalidRequest, Lark, Model, OpenAIServerModel, Regex, UnsupportedFeature
 from modelport.testing.rows.forms import picture
-from tests.servers.faults import Fault, FaultServer
+from tests.servers.faults import Call, Fault, FaultServer
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +49,7 @@ PLAIN = {"model": "gpt-4o", "messages": [{"role": "user", "content": "Hello"}]}
         ({"stop_sequences": list("abcdef")}, {"stop": list("abcd")}),
         ({"user": "me", "logit_bias": {"1": 2}}, {"user": "me", "logit_bias": {"1": 2}}),
         ({"extra_body": {"top_k": 3, "model": "other"}}, {"top_k": 3, "model": "other"}),
-        ({"reasoning_effort": "low"}, {"reasoning_effort": "low"}),
+        ({"reasoning_effort": "none"}, {}),  # it does not think anyway
         ({"response_format": JSON_OBJECT, "answer": Fault.ok("{}")}, {"response_format": JSON_OBJECT}),
     ],
     ids=str,
@@ -136,16 +136,29 @@ def test_grammars_go_in_the_servers_dialect(
     assert {name: body[name] for name in fields} == fields
 
 
-def test_a_schema_is_strict_where_the_service_can_take_it_so(server: FaultServer) -> None:
+def test_a_schema_is_strict_and_rewritten_where_the_service_takes_a_subset(server: FaultServer) -> None:
     closed = {
         "type": "object",
         "properties": {"a": {"type": "integer"}},
         "required": ["a"],
         "additionalProperties": False,
     }
-    for schema, strict in ((closed, True), ({**closed, "required": []}, False)):
+    nullable = {**closed, "properties": {"a": {"anyOf": [{"type": "integer"}, {"type": "null"}]}}}
+    for schema, written in ((closed, closed), ({**closed, "required": []}, nullable)):
         body = sent(server, grammar=schema, answer=Fault.ok('{"a": 1}'))
-        assert body["response_format"]["json_schema"] == {"name": "answer", "schema": schema, "strict": strict}
+        assert body["response_format"]["json_schema"] == {"name": "answer", "schema": written, "strict": True}
+    whole = {**closed, "required": []}
+    body = sent(server, grammar=whole, answer=Fault.ok('{"a": 1}'), model={"dialect": "vllm"})
+    assert body["response_format"]["json_schema"] == {"name": "answer", "schema": whole, "strict": False}
+
+
+def test_a_model_without_schemas_is_given_a_tool(server: FaultServer) -> None:
+    schema = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
+    answer = Fault.tools(Call("answer", '{"a": 1}'))
+    body = sent(server, grammar=schema, answer=answer, model={"model_id": "gpt-4-turbo"})
+    assert body["tools"][0]["function"]["parameters"] == schema
+    assert body["tool_choice"] == {"type": "function", "function": {"name": "answer"}}
+    assert "response_format" not in body
 
 
 def test_streams_ask_for_their_usage(server: FaultServer) -> None:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from modelport.errors import ServerError as ServerError
     from modelport.errors import StreamInterrupted as StreamInterrupted
     from modelport.errors import UnsupportedFeature as UnsupportedFeature
+    from modelport.fallback import FallbackModel as FallbackModel
     from modelport.grammar import Choice as Choice
     from modelport.grammar import JSONSchema as JSONSchema
     from modelport.grammar import Lark as Lark
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from modelport.local.mlx.model import MLXModel as MLXModel
     from modelport.local.transformers.model import TransformersModel as TransformersModel
     from modelport.local.vllm.model import VLLMModel as VLLMModel
+    from modelport.messages import Attempt as Attempt
     from modelport.messages import ChatMessage as ChatMessage
     from modelport.messages import ChatMessageStreamDelta as ChatMessageStreamDelta
     from modelport.messages import ChatMessageToolCall as ChatMessageToolCall
@@ -52,6 +54,7 @@ if TYPE_CHECKING:
     from modelport.remote.litellm_router import LiteLLMRouterModel as LiteLLMRouterModel
     from modelport.remote.openai import OpenAIModel as OpenAIModel
     from modelport.remote.openai import OpenAIServerModel as OpenAIServerModel
+    from modelport.remote.redis_limits import RedisLimits as RedisLimits
     from modelport.request import Request as Request
     from modelport.secrets import Secret as Secret
     from modelport.streams import AsyncStream as AsyncStream
@@ -66,6 +69,7 @@ _HOMES = {
         "InvalidOutput", "InvalidRequest", "InvalidToolCall", "MalformedResponse", "MissingDependency", "ModelError",
         "NotFoundError", "RateLimited", "ServerError", "StreamInterrupted", "UnsupportedFeature",
     ],
+    "fallback": ["FallbackModel"],
     "grammar": ["Choice", "JSONSchema", "Lark", "Regex"],
     "layers.retry": ["RetryPolicy"],
     "local.llamacpp": ["LlamaCppModel"],
@@ -73,7 +77,7 @@ _HOMES = {
     "local.transformers.model": ["TransformersModel"],
     "local.vllm.model": ["VLLMModel"],
     "messages": [
-        "ChatMessage", "ChatMessageStreamDelta", "ChatMessageToolCall", "ChatMessageToolCallFunction",
+        "Attempt", "ChatMessage", "ChatMessageStreamDelta", "ChatMessageToolCall", "ChatMessageToolCallFunction",
         "ChatMessageToolCallStreamDelta", "MessageRole", "TokenUsage", "fold",
     ],
     "model": ["Model"],
@@ -84,6 +88,7 @@ _HOMES = {
     "remote.litellm": ["LiteLLMModel"],
     "remote.litellm_router": ["LiteLLMRouterModel"],
     "remote.openai": ["OpenAIModel", "OpenAIServerModel"],
+    "remote.redis_limits": ["RedisLimits"],
     "request": ["Request"],
     "secrets": ["Secret"],
     "streams": ["AsyncStream", "Stream"],

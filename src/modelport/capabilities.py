@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from fnmatch import fnmatchcase
 from typing import Any
 
 from modelport.errors import InvalidRequest
 from modelport.grammar import Choice, JSONSchema, Lark, Regex
+from modelport.schema_rules import SchemaRules
 
 _GRAMMARS = {"json_schema": JSONSchema, "regex": Regex, "choice": Choice, "lark": Lark}
 
@@ -24,14 +25,16 @@ class Capabilities:
         tool_choices: Which of `auto`, `none`, `required` and `named` it takes.
         parallel_tool_calls: It may make several calls in one answer.
         grammars: The kinds of grammar that it enforces by itself.
-        open_schemas: It enforces JSON schemas that are recursive or whose objects may have properties not listed.
-            Where not, such a schema is secured another way.
+        schema_rules: The subset of JSON Schema that it enforces; `None` for any schema. The port rewrites a schema to
+            it, and secures one that can't be said there another way.
         grammar_with_tools: It takes a grammar and tools in one request.
         inputs: The kinds of parts it takes: `text`, `image`, `audio`, `file`.
-        image_urls: It fetches images by URL; where not, they must be bytes.
+        image_urls: It fetches images by URL; where not, the port does and sends their bytes.
         logprobs: It gives log probabilities.
         seed: It takes a seed.
         reasoning: It gives the model's thinking apart from the answer.
+        reasoning_efforts: Which values of `reasoning_effort` it takes.
+        reasoning_budget: It takes a `reasoning_budget`, as which an effort goes too that it does not take by name.
         sends_reasoning: It wants earlier thinking sent back.
         usage: It reports token usage.
         cached_tokens: It reports how much of the prompt came from a cache.
@@ -48,13 +51,15 @@ class Capabilities:
     tool_choices: frozenset[str] = frozenset({"auto", "none", "required", "named"})
     parallel_tool_calls: bool = True
     grammars: frozenset[type] = frozenset()
-    open_schemas: bool = True
+    schema_rules: SchemaRules | None = None
     grammar_with_tools: bool = False
     inputs: frozenset[str] = frozenset({"text"})
     image_urls: bool = False
     logprobs: bool = False
     seed: bool = False
     reasoning: bool = False
+    reasoning_efforts: frozenset[str] = frozenset()
+    reasoning_budget: bool = False
     sends_reasoning: bool = False
     usage: bool = False
     cached_tokens: bool = False
@@ -65,13 +70,17 @@ class Capabilities:
     extra_parameters: frozenset[str] | None = None
 
     def __post_init__(self) -> None:
-        for name in ("tool_choices", "grammars", "inputs", "refused", "extra_parameters"):
+        for name in ("tool_choices", "grammars", "inputs", "refused", "extra_parameters", "reasoning_efforts"):
             value = getattr(self, name)
             if value is None:
                 continue
             if name == "grammars":
                 value = {_GRAMMARS.get(item, item) for item in value}
             object.__setattr__(self, name, frozenset(value))
+        try:
+            object.__setattr__(self, "schema_rules", SchemaRules.of(self.schema_rules))
+        except ValueError as error:
+            raise InvalidRequest(f"capabilities: schema_rules: {error}") from None
 
     def but(self, **changes: Any) -> Capabilities:
         """The same with some values changed.
@@ -89,9 +98,11 @@ class Capabilities:
         names = {kind: name for name, kind in _GRAMMARS.items()}
         values = {item.name: getattr(self, item.name) for item in fields(self)}
         return {
-            key: sorted(names.get(v, v) for v in value) if isinstance(value, frozenset) else value
+            key: sorted(names.get(v, v) for v in value) if isinstance(value, frozenset)
+            else value.to_dict() if isinstance(value, SchemaRules)
+            else value
             for key, value in values.items()
-        }
+        }  # fmt: skip
 
     def overlaid(self, given: Capabilities | Mapping[str, Any] | None) -> Capabilities:
         """The same with the caller's own word laid over it."""
@@ -112,3 +123,21 @@ class Capabilities:
             if fnmatchcase(name, pattern):
                 result = result.but(**changes)
         return result
+
+
+def any_of(every: Sequence[Capabilities]) -> Capabilities:
+    """What at least one of them can do."""
+    result: dict[str, Any] = {}
+    for item in fields(Capabilities):
+        values = [getattr(capabilities, item.name) for capabilities in every]
+        if item.name == "renamed":
+            continue  # which is each one's own affair
+        if item.name == "refused":
+            result[item.name] = frozenset.intersection(*values)
+        elif None in values:  # no bound
+            result[item.name] = None
+        elif isinstance(values[0], frozenset):
+            result[item.name] = frozenset.union(*values)
+        else:
+            result[item.name] = max(values)
+    return Capabilities(**result)

@@ -10,9 +10,11 @@ import email.utils
 import re
 import time
 from collections.abc import Mapping
+from datetime import UTC
 from typing import Any
 
 from modelport.capabilities import Capabilities
+from modelport.chat_forms import ANSWER_TOOL, effort_variables, grammar_fields
 from modelport.errors import (
     AuthenticationError,
     ContentFiltered,
@@ -24,7 +26,6 @@ from modelport.errors import (
     RateLimited,
     ServerError,
 )
-from modelport.grammar import Choice, Grammar, JSONSchema, Lark, Regex, as_lark
 from modelport.messages import (
     ChatMessage,
     ChatMessageStreamDelta,
@@ -63,9 +64,14 @@ def body_from(
         elif choice != "auto":  # which is every service's default, and refused by some
             body["tool_choice"] = choice
     if request.grammar is not None:
-        body |= grammar_fields(request.grammar, dialect)
+        fields = grammar_fields(request.grammar, dialect)
+        if request.tools and "tools" in fields:  # Either one of the caller's is called or that of the answer.
+            fields = {"tools": [*body["tools"], *fields["tools"]], "tool_choice": "required"}
+        body |= fields
     for name, value in request.parameters.items():
         body[capabilities.renamed.get(name, name)] = value
+    if dialect == "llama.cpp" and "reasoning_effort" in body:  # which its server passes over
+        body["chat_template_kwargs"] = effort_variables(body.pop("reasoning_effort"), body.get("chat_template_kwargs"))
     if request.stream:
         body["stream"] = True
         if "stream_options" not in capabilities.refused:
@@ -86,55 +92,6 @@ def _tool(tool: Tool, dialect: str | None) -> dict[str, Any]:
         # Without it vLLM holds a forced call to its name alone, and arguments may come as a JSON string.
         result["function"]["strict"] = True
     return result
-
-
-def grammar_fields(grammar: Grammar, dialect: str | None) -> dict[str, Any]:
-    """The fields of a body that ask for this form."""
-    if dialect == "llama.cpp":
-        # Its own converter of schemas passes over keywords in silence; llguidance knows them or refuses.
-        return {"grammar": f"%llguidance {{}}\n{as_lark(grammar)}"}
-    if dialect == "tgi" and not isinstance(grammar, Lark):
-        return {"response_format": _tgi_format(grammar)}
-    if isinstance(grammar, JSONSchema):
-        if grammar.name == "json_object":
-            return {"response_format": {"type": "json_object"}}
-        inner = {"name": grammar.name, "schema": grammar.schema, "strict": is_strict(grammar.schema)}
-        return {"response_format": {"type": "json_schema", "json_schema": inner}}
-    if dialect == "vllm":
-        key, value = (
-            ("regex", grammar.for_engines()) if isinstance(grammar, Regex)
-            else ("choice", list(grammar.options)) if isinstance(grammar, Choice)
-            else ("grammar", grammar.grammar)
-        )  # fmt: skip
-        return {"structured_outputs": {key: value}}
-    raise InvalidRequest(f"{type(grammar).__name__} can't be put into a chat completion without a dialect")
-
-
-def _tgi_format(grammar: Grammar) -> dict[str, Any]:
-    """See https://huggingface.co/docs/text-generation-inference/conceptual/guidance"""
-    if isinstance(grammar, JSONSchema):
-        return {"type": "json", "value": grammar.schema}
-    if isinstance(grammar, Choice):
-        grammar = Regex("|".join(map(re.escape, grammar.options)))
-    assert isinstance(grammar, Regex)
-    return {"type": "regex", "value": grammar.for_engines()}
-
-
-def is_strict(schema: Any) -> bool:
-    """Whether OpenAI's strict mode takes the schema: every object closed, and every property required.
-
-    See https://platform.openai.com/docs/guides/structured-outputs#supported-schemas
-    """
-    if isinstance(schema, list):
-        return all(map(is_strict, schema))
-    if not isinstance(schema, dict):
-        return True
-    if schema.get("type") == "object" or "properties" in schema:
-        properties = schema.get("properties", {})
-        if schema.get("additionalProperties") is not False or set(schema.get("required", ())) != set(properties):
-            return False
-        return all(map(is_strict, properties.values())) and is_strict(schema.get("$defs", {}))
-    return all(is_strict(value) for key, value in schema.items() if key not in ("const", "enum", "default", "examples"))
 
 
 # --- answers ----------------------------------------------------------------------------------------------------------
@@ -160,6 +117,7 @@ class AnswerReader:
         self._ids: dict[int, str | None] = {}  # our index of a call -> its id
         self._slots: dict[int, int] = {}  # the service's index -> ours
         self._refused = False
+        self._answers: set[Any] = set()  # the service's indices of the calls that are the answer itself
 
     def whole(self, data: Any) -> ChatMessageStreamDelta:
         """The one delta of an answer that was not streamed.
@@ -202,6 +160,8 @@ class AnswerReader:
             closing.finish_reason = "tool_calls" if self._ids else "stop"
         elif self._refused:
             closing.finish_reason = "content_filter"
+        elif self._answers and not self._ids and closing.finish_reason == "tool_calls":
+            closing.finish_reason = "stop"
         elif self._ids and closing.finish_reason == "stop":
             closing.finish_reason = "tool_calls"
         return closing
@@ -238,26 +198,44 @@ class AnswerReader:
         if refusal := message.get("refusal"):
             content, self._refused = (content or "") + refusal, True
         reasoning = message.get("reasoning_content") or message.get("reasoning")
-        for name, value in (("content", content), ("reasoning", reasoning)):
-            if value is not None and not isinstance(value, str):
-                raise TypeError(f"{name} is {type(value).__name__}, not a string")
-        calls = [self._call(call) for call in message.get("tool_calls") or ()]
+        if content is not None and not isinstance(content, str):
+            raise TypeError(f"content is {type(content).__name__}, not a string")
+        if reasoning is not None and not isinstance(reasoning, str):
+            raise TypeError(f"reasoning is {type(reasoning).__name__}, not a string")
+        given = message.get("tool_calls") or ()
+        if answers := [call["custom"]["input"] for call in given if self._is_answer(call)]:
+            content = (content or "") + "".join(answers)
+        calls = [self._call(call) for call in given if not self._is_answer(call)]
         logprobs = (choice.get("logprobs") or {}).get("content") or None
+        if logprobs and not (isinstance(logprobs, list) and all(isinstance(item, dict) for item in logprobs)):
+            raise TypeError("logprobs are no list of objects")
         if self._closing.model_id is None:
-            self._closing.model_id = data.get("model")
+            named = data.get("model")
+            self._closing.model_id = named if isinstance(named, str) else None
         if not (content or reasoning or calls or logprobs):
             return ChatMessageStreamDelta() if "message" in choice else None
         return ChatMessageStreamDelta(content or None, calls or None, None, reasoning, logprobs=logprobs)
 
+    def _is_answer(self, call: Any) -> bool:
+        """Whether the call is that of the tool through which the answer in its grammar comes."""
+        custom = call.get("custom")
+        if not isinstance(custom, dict):
+            return False
+        if custom.get("name") == ANSWER_TOOL:
+            self._answers.add(call.get("index"))
+        return call.get("index") in self._answers
+
     def _call(self, call: Any) -> ChatMessageToolCallStreamDelta:
         function = call.get("function") or {}
-        index = self._index(call.get("index"), call.get("id"), function.get("name"))
-        arguments = function.get("arguments")
+        identifier, name, arguments = call.get("id"), function.get("name"), function.get("arguments")
+        for what, value in (("id", identifier), ("name", name)):
+            if not isinstance(value, str | None):
+                raise TypeError(f"a call's {what} is {type(value).__name__}, not a string")
         return ChatMessageToolCallStreamDelta(
-            index,
-            call.get("id"),
-            call.get("type") or "function",
-            ChatMessageToolCallFunction(arguments if arguments is not None else "", function.get("name") or ""),
+            self._index(call.get("index"), identifier, name),
+            identifier,
+            kind if isinstance(kind := call.get("type"), str) and kind else "function",
+            ChatMessageToolCallFunction(arguments if arguments is not None else "", name or ""),
         )
 
     def _index(self, given: int | None, identifier: str | None, name: str | None) -> int:
@@ -279,11 +257,18 @@ def usage_from(usage: Mapping[str, Any]) -> TokenUsage:
     prompt = usage.get("prompt_tokens_details") or {}
     completion = usage.get("completion_tokens_details") or {}
     return TokenUsage(
-        usage.get("prompt_tokens"),
-        usage.get("completion_tokens"),
-        prompt.get("cached_tokens", usage.get("prompt_cache_hit_tokens")),
-        completion.get("reasoning_tokens"),
+        count_from(usage.get("prompt_tokens")),
+        count_from(usage.get("completion_tokens")),
+        count_from(prompt.get("cached_tokens", usage.get("prompt_cache_hit_tokens"))),
+        count_from(completion.get("reasoning_tokens")),
     )
+
+
+def count_from(value: Any) -> int | None:
+    """A count of tokens; what is no whole number is unknown, since sums and limits are made of it."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return value if type(value) is int and value >= 0 else None
 
 
 # --- errors -----------------------------------------------------------------------------------------------------------
@@ -378,7 +363,7 @@ def _parameter(fields: Mapping[str, Any], text: str) -> str | None:
     """The parameter that a refusal names as unsupported."""
     named = fields.get("param")
     if isinstance(named, str) and (
-        fields.get("code") in _UNSUPPORTED_CODES or re.search(r"unsupported|not support", text, re.I)
+        str(fields.get("code")) in _UNSUPPORTED_CODES or re.search(r"unsupported|not support", text, re.I)
     ):
         return named
     # Pydantic's words, which Mistral wraps once more.
@@ -404,8 +389,10 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
             seconds = float(value) / unit
         except ValueError:
             try:
-                seconds = email.utils.parsedate_to_datetime(value).timestamp() - time.time()
-            except (ValueError, TypeError):
+                date = email.utils.parsedate_to_datetime(value)
+                # Its oldest form names no zone: an HTTP date is always GMT.
+                seconds = (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp() - time.time()
+            except (ValueError, TypeError, OverflowError):
                 continue
         if seconds == seconds:  # not NaN
             return max(seconds, 0.0)
@@ -414,5 +401,8 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
 
 
 def _shown(data: Any) -> str:
-    shown = repr(data)
+    try:
+        shown = repr(data)
+    except RecursionError:
+        return f"{type(data).__name__}, nested too deep to be shown"
     return shown if len(shown) <= 200 else shown[:200] + "…"

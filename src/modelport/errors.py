@@ -10,7 +10,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from modelport.messages import ChatMessage
+    from collections.abc import Sequence
+
+    from modelport.messages import Attempt, ChatMessage
 
 
 class ModelError(Exception):
@@ -23,9 +25,13 @@ class ModelError(Exception):
         retry_after: Seconds that the service asks us to wait before the next attempt, if it said so.
         retryable: Whether the same request may succeed later; `None` takes the class's default.
         parameter: The parameter that the service refused, if it named one.
+
+    Attributes:
+        attempts: The models that were asked, where there were several to ask (`FallbackModel`).
     """
 
     retryable = False
+    attempts: Sequence[Attempt] = ()
     #: Whether this error, when it comes in the middle of an answer, cuts the answer off (see `StreamInterrupted`)
     #: rather than judging the answer that has come.
     interrupts = True

@@ -301,38 +301,6 @@ def mismatch(schema: dict[str, Any], value: Any) -> str | None:
     return None if error is None else f"at {error.json_path}: {error.message}"
 
 
-def is_closed(schema: Any, root: Any = None, above: frozenset[str] = frozenset()) -> bool:
-    """Whether every object in the schema lists its properties, no value may be just anything, and nothing is recursive.
-
-    An object that does not say whether it may have further properties counts as closed.
-
-    Args:
-        schema: A JSON schema, or a part of one.
-        root: The whole schema, where its references point.
-        above: The references that led here.
-    """
-    root = schema if root is None else root
-    if not isinstance(schema, dict):
-        return False
-    if isinstance(reference := schema.get("$ref"), str):
-        target: Any = root
-        for key in reference.removeprefix("#/").split("/"):
-            target = target.get(key) if isinstance(target, dict) else None
-        return reference not in above and is_closed(target, root, above | {reference})
-    parts = [part for key in ("anyOf", "oneOf", "allOf") for part in schema.get(key, ())]
-    kinds = schema.get("type", ())
-    kinds = [kinds] if isinstance(kinds, str) else kinds
-    if "object" in kinds:
-        extra = schema.get("additionalProperties")
-        if extra not in (None, False) or "patternProperties" in schema or not schema.get("properties", extra is False):
-            return False
-        parts += schema.get("properties", {}).values()
-    if "array" in kinds:
-        parts.append(schema.get("items"))
-    says = bool(kinds or parts or "enum" in schema or "const" in schema)
-    return says and all(is_closed(part, root, above) for part in parts)
-
-
 def _from_type(value: Any) -> JSONSchema:
     try:
         schema = type_adapter(value).json_schema()

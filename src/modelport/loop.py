@@ -89,6 +89,16 @@ def in_callers_thread(work: Callable[[], T]) -> asyncio.Future[T] | None:
     return job.result
 
 
+def apart_from_caller() -> contextvars.Context:
+    """This context, for a task beside the call: its blocking work gets threads of its own.
+
+    The thread that waits for the call does one piece of work after another, so that none there could race another.
+    """
+    context = contextvars.copy_context()
+    context.run(_caller.set, None)
+    return context
+
+
 class _LoopThread:
     def __init__(self) -> None:
         self.loop = asyncio.new_event_loop()

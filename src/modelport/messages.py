@@ -89,6 +89,22 @@ class ChatMessageToolCall:
 
 
 @dataclass(slots=True)
+class Attempt:
+    """One model of several that was asked for an answer.
+
+    Args:
+        model_id: Its name.
+        error: Why the answer is not its own: the type of its error and what that said; `None` for the one that
+            answered.
+        seconds: How long it took.
+    """
+
+    model_id: str | None = None
+    error: str | None = None
+    seconds: float | None = None
+
+
+@dataclass(slots=True)
 class ChatMessage:
     """A message of a conversation; `print(message)` prints its text.
 
@@ -111,6 +127,7 @@ class ChatMessage:
         name: The speaker's or the tool's name, where a service wants one.
         reasoning_details: What the service wants back along with the thinking: its signature, or thoughts that only the
             service can read. Each is a dict in that service's own form, which means nothing to another.
+        attempts: The models that were asked for this answer, where there were several to ask (`FallbackModel`).
     """
 
     role: MessageRole | str
@@ -129,6 +146,7 @@ class ChatMessage:
     tool_call_id: str | None = None
     name: str | None = None
     reasoning_details: list[_JSON] | None = field(default=None, repr=False)
+    attempts: list[Attempt] = field(default_factory=list)
 
     @property
     def text(self) -> str:
@@ -176,6 +194,7 @@ class ChatMessage:
         if isinstance(usage := values.get("token_usage"), Mapping):
             counts = {item.name for item in fields(TokenUsage)}
             values["token_usage"] = TokenUsage(**{key: usage[key] for key in counts & set(usage)})
+        values["attempts"] = [Attempt(**a) if isinstance(a, Mapping) else a for a in values.get("attempts") or ()]
         if token_usage is not None:
             values["token_usage"] = token_usage
         values["raw"] = raw
@@ -202,7 +221,10 @@ class ChatMessageToolCallStreamDelta:
 
 @dataclass(slots=True)
 class ChatMessageStreamDelta:
-    """A piece of a message. Text adds up; token usage, finish reason and what follows them come once, last."""
+    """A piece of a message. Text adds up; token usage, finish reason and what follows them come once, last.
+
+    With `restart` the answer begins again, from another model: what had come of it is void (see `FallbackModel`).
+    """
 
     content: str | None = None
     tool_calls: list[ChatMessageToolCallStreamDelta] | None = None
@@ -217,6 +239,8 @@ class ChatMessageStreamDelta:
     warnings: list[str] | None = None
     raw: Any = field(default=None, repr=False, compare=False)
     reasoning_details: list[dict[str, Any]] | None = field(default=None, repr=False)
+    attempts: list[Attempt] | None = None
+    restart: bool = False
 
     @property
     def delivers(self) -> bool:
@@ -236,6 +260,9 @@ def fold(deltas: Iterable[ChatMessageStreamDelta], model_id: str | None = None) 
     details: list[dict[str, Any]] = []
     message = ChatMessage(MessageRole.ASSISTANT, model_id=model_id)
     for delta in deltas:
+        if delta.restart:
+            for lost in (text, reasoning, calls, logprobs, details):
+                lost.clear()
         if delta.content:
             text.append(delta.content)
         if delta.reasoning:
@@ -248,6 +275,8 @@ def fold(deltas: Iterable[ChatMessageStreamDelta], model_id: str | None = None) 
             details += delta.reasoning_details
         if delta.warnings:
             message.warnings += delta.warnings
+        if delta.attempts:
+            message.attempts += delta.attempts
         for name in ("token_usage", "finish_reason", "stop_sequence", "parsed", "enforcement", "model_id", "raw"):
             value = getattr(delta, name)
             if value is not None:
@@ -298,6 +327,7 @@ def as_delta(answer: Any) -> ChatMessageStreamDelta:
         "reasoning", "finish_reason", "stop_sequence", "parsed", "enforcement", "logprobs", "model_id", "raw",
         "reasoning_details",
     )  # fmt: skip
+    values: dict[str, Any] = {name: getattr(answer, name, None) for name in optional}
     return ChatMessageStreamDelta(
         content=None if answer.content is None else text_of(answer.content),
         tool_calls=[
@@ -309,7 +339,8 @@ def as_delta(answer: Any) -> ChatMessageStreamDelta:
         or None,
         token_usage=getattr(answer, "token_usage", None),
         warnings=getattr(answer, "warnings", None) or None,
-        **{name: getattr(answer, name, None) for name in optional},
+        attempts=getattr(answer, "attempts", None) or None,
+        **values,
     )
 
 

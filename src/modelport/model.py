@@ -10,7 +10,7 @@ from modelport.capabilities import Capabilities
 from modelport.errors import MalformedResponse
 from modelport.layers import Next, compose
 from modelport.messages import ChatMessage, ChatMessageStreamDelta, MessageRole, TokenUsage, as_delta, fold
-from modelport.normalise import normalise_messages, plain_dict
+from modelport.normalise import EFFORTS, normalise_messages, plain_dict
 from modelport.options import normalise_options
 from modelport.request import Limits, Request
 from modelport.saving import refuse_secrets, restore, settings_of
@@ -20,9 +20,12 @@ from modelport.tools import tool_choice_from
 if TYPE_CHECKING:
     from types import TracebackType
 
+    from modelport.layers.limit import SharedWindow
     from modelport.layers.retry import RetryPolicy
 
 _DERIVED = ("_chain", "_capabilities", "_options")
+#: Two ways to say one thing: a call's goes before the constructor's.
+_EITHER = {"reasoning_effort": "reasoning_budget", "reasoning_budget": "reasoning_effort"}
 _TIME_LIMITS = ("timeout", "first_token_timeout", "idle_timeout")
 
 
@@ -42,7 +45,11 @@ class Model:
         requests_per_minute: No window of 60 s holds more requests; `None` for no limit.
         tokens_per_minute: No window of 60 s holds more tokens; `None` for no limit.
         max_concurrency: Requests under way at once; `None` for no limit.
+        shared_limits: Where several processes keep these two limits per minute together: `RedisLimits(…)`.
         retry: A `RetryPolicy`, a number of attempts, or whether to retry at all.
+        allow_private_urls: Whether images that are given by URL may be fetched from private addresses (of this machine
+            and its network). Only a backend that needs bytes fetches them here: up to 20 MiB in 20 s each, by
+            `modelport[images]`.
         capabilities: Your own word on what the model can do, laid over what is declared for it.
         **parameters: Defaults for every call: `temperature`, `max_tokens`, `tool_choice`, `timeout` (seconds, for the
             whole call; 600 by default), `first_token_timeout`, `idle_timeout`, and whatever the backend takes.
@@ -60,7 +67,9 @@ class Model:
     requests_per_minute: float | None = None
     tokens_per_minute: float | None = None
     max_concurrency: int | None = None
+    shared_limits: SharedWindow | None = None
     retry: RetryPolicy | int | bool | None = True
+    allow_private_urls: bool = False
     kwargs: Mapping[str, Any] = {}
     #: Settings that hold a key; `to_dict` stores the name of an environment variable in their place.
     secret_settings: ClassVar[frozenset[str]] = frozenset()
@@ -80,7 +89,9 @@ class Model:
         requests_per_minute: float | None = None,
         tokens_per_minute: float | None = None,
         max_concurrency: int | None = None,
+        shared_limits: SharedWindow | None = None,
         retry: RetryPolicy | int | bool | None = True,
+        allow_private_urls: bool = False,
         capabilities: Capabilities | Mapping[str, Any] | None = None,
         **parameters: Any,
     ) -> None:
@@ -92,7 +103,9 @@ class Model:
         self.requests_per_minute = requests_per_minute
         self.tokens_per_minute = tokens_per_minute
         self.max_concurrency = max_concurrency
+        self.shared_limits = shared_limits
         self.retry = retry
+        self.allow_private_urls = allow_private_urls
         self._given_capabilities = capabilities
         self.kwargs = parameters
         # A mistake is an error here, not at the first call.
@@ -119,11 +132,14 @@ class Model:
         Args:
             messages: A string, or a list of `ChatMessage`s and dicts (OpenAI's or transformers' form), mixed.
             stop_sequences: The answer ends before the first of these strings to appear in it.
-            **options: `grammar` (or OpenAI's `response_format`): the form of the answer; `tools` (or
+            **options: `grammar` (or OpenAI's `response_format`): the form of the answer; `strict`: refuse a form that
+                neither engine nor service enforces, where it would be put through a tool or only checked; `tools` (or
                 `tools_to_call_from`, whose `tool_choice` is `required` by default): what the model may call;
                 `tool_choice`: `auto`, `none`, `required` or a tool's name; and parameters: `temperature`,
                 `max_tokens`, `top_p`, `seed`, `logprobs`, `top_logprobs`, `timeout`, … The call's parameter goes
-                before the constructor's, and that before the backend's default.
+                before the constructor's, and that before the backend's default. How much the model is to think is
+                `reasoning_effort` (`none`, `minimal`, `low`, `medium`, `high`, `xhigh`, `max`), or `reasoning_budget`
+                in tokens; an effort goes as a budget where the model knows only those.
 
         Returns:
             The message, with its token usage and finish reason.
@@ -250,7 +266,8 @@ class Model:
             return self.declared_capabilities
         # An author's own `generate` is given whatever its callers give, as if they had called it themselves.
         everything = {"text", "image", "audio", "file"}
-        return self.declared_capabilities.but(seed=True, logprobs=True, inputs=everything, image_urls=True)
+        thinks = {"reasoning_efforts": EFFORTS, "reasoning_budget": True}
+        return self.declared_capabilities.but(seed=True, logprobs=True, inputs=everything, image_urls=True, **thinks)
 
     # --- the way of a request -----------------------------------------------------------------------------------------
 
@@ -258,9 +275,16 @@ class Model:
         called = normalise_options(
             {"stop_sequences": stop_sequences, **options} if stop_sequences is not None else options
         )
+        return self._request(messages, called, stream)
+
+    def _request(self, messages: Any, called: Mapping[str, Any], stream: bool) -> Request:
+        """The request that a call means for this model, whose options are in normal form."""
         if self._options is None:
             self._options = normalise_options(self.kwargs)
         given = {**self._options, **called}
+        for name, other in _EITHER.items():
+            if name in called and other not in called:
+                given.pop(other, None)
         tools = given.pop("tools", ())
         tool_choice = given.pop("tool_choice", "auto")
         if not tools and "tool_choice" not in called:
@@ -271,6 +295,7 @@ class Model:
             messages=normalise_messages(messages, role_conversions=conversions, flatten=flatten),
             stop_sequences=given.pop("stop_sequences", ()),
             grammar=given.pop("grammar", None),
+            strict=given.pop("strict", False),
             tools=tools,
             tool_choice=tool_choice_from(tool_choice, tools),
             limits=Limits(**{name: given.pop(name) for name in _TIME_LIMITS if name in given}),
@@ -284,10 +309,11 @@ class Model:
         from modelport.layers.retry import Retry, RetryPolicy
         from modelport.layers.stop import Stop
 
+        most = self.requests_per_minute, self.tokens_per_minute, self.max_concurrency
         return [
             Adapt(self),
-            Retry(RetryPolicy.of(self.retry)),
-            Limit(self.requests_per_minute, self.tokens_per_minute, self.max_concurrency),
+            Retry(RetryPolicy.of(self.retry), queued=any(limit is not None for limit in most)),
+            Limit(*most, shared=self.shared_limits, name=self.model_id),
             Stop(),
         ]
 

@@ -15,14 +15,16 @@ from modelport.content import Attachment, Image, Part, Text, sniff_image, split_
 from modelport.errors import InvalidRequest
 from modelport.messages import ChatMessage, MessageRole, tool_call_from
 
-_ROLES = {role: role for role in MessageRole.roles()} | {"developer": "system"}
+_ROLES = {role.value: role for role in MessageRole} | {"developer": MessageRole.SYSTEM}
+_PLAIN_KEYS = {"role", "content"}
+_PLAIN_ROLES = {name: _ROLES[name] for name in ("system", "developer", "user", "assistant")}
 _INPUT_KEYS = {
     "role", "content", "tool_calls", "tool_call_id", "name", "reasoning", "reasoning_content", "reasoning_details",
 }  # fmt: skip
 #: What answers carry and callers send back with them; it means nothing to a model.
 _OUTPUT_KEYS = {
     "refusal", "annotations", "audio", "function_call", "token_usage", "finish_reason", "stop_sequence", "parsed",
-    "enforcement", "logprobs", "model_id", "warnings", "raw",
+    "enforcement", "logprobs", "model_id", "warnings", "raw", "attempts",
 }  # fmt: skip
 
 
@@ -56,6 +58,11 @@ def normalise_messages(
 
 
 def _message(message: Any, place: str, conversions: Mapping[str, str], flatten: bool) -> ChatMessage:
+    if type(message) is dict and message.keys() == _PLAIN_KEYS and not conversions:
+        # As most are: an agent's history holds many, and all are looked at in each of its calls.
+        plain, text = message["role"], message["content"]
+        if type(text) is str and type(plain) is str and plain in _PLAIN_ROLES:
+            return ChatMessage(_PLAIN_ROLES[plain], text)
     if isinstance(message, Mapping):
         for key, value in message.items():
             if key not in _INPUT_KEYS and key not in _OUTPUT_KEYS and value is not None:
@@ -77,23 +84,23 @@ def _message(message: Any, place: str, conversions: Mapping[str, str], flatten: 
     except (ValueError, AttributeError) as error:
         _fail(f"{place}['tool_calls']", str(error))
     for key in ("name", "tool_call_id", "reasoning", "reasoning_content"):
-        if not isinstance(text := get(key), str | None):
+        if (text := get(key)) is not None and not isinstance(text, str):
             _fail(f"{place}[{key!r}]", f"must be a string, not {type(text).__name__}")
     details = get("reasoning_details")
     if details is not None and not (isinstance(details, list | tuple) and all(isinstance(d, Mapping) for d in details)):
         _fail(f"{place}['reasoning_details']", "must be a list of dicts, as an answer has it")
     # The agents' roles: a call is the assistant's turn; a result is a tool's where it says whose, else the user's.
     if role == "tool-call":
-        role = "assistant"
+        role = MessageRole.ASSISTANT
     elif role == "tool-response":
-        role = "tool" if get("tool_call_id") else "user"
+        role = MessageRole.TOOL if get("tool_call_id") else MessageRole.USER
     if role == "tool" and not get("tool_call_id"):
         _fail(place, "a 'tool' message needs the 'tool_call_id' of the call that it answers")
     content = _content(get("content"), place, flatten)
     if content is None and not calls and role != "assistant":
         _fail(place, "has no 'content'")
     return ChatMessage(
-        MessageRole(role),
+        role,
         content,
         tool_calls=calls or None,
         reasoning=get("reasoning") or get("reasoning_content"),
@@ -254,6 +261,14 @@ def _one(value: Any) -> str | None:
     return None if value == 1 else "must be 1: a call returns one message; call again for another"
 
 
+#: What `reasoning_effort` may be, from no thinking at all to as much as the model can.
+EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
+
+
+def _effort(value: Any) -> str | None:
+    return None if value in EFFORTS else f"must be one of {', '.join(EFFORTS)}"
+
+
 _CHECKS: dict[str, Callable[[Any], str | None]] = {
     "max_tokens": _number(1, whole=True),
     "temperature": _number(0),
@@ -267,6 +282,8 @@ _CHECKS: dict[str, Callable[[Any], str | None]] = {
     "logprobs": _flag,
     "top_logprobs": _number(0, 20, whole=True),
     "parallel_tool_calls": _flag,
+    "reasoning_effort": _effort,
+    "reasoning_budget": _number(1, whole=True),
     "n": _one,
     "timeout": _number(0, above=True),
     "first_token_timeout": _number(0, above=True),
@@ -299,6 +316,8 @@ def normalise_parameters(given: Mapping[str, Any]) -> dict[str, Any]:
         result[name] = value
     if result.get("top_logprobs") and not result.setdefault("logprobs", True):
         raise InvalidRequest("top_logprobs needs logprobs=True")
+    if "reasoning_effort" in result and "reasoning_budget" in result:
+        raise InvalidRequest("reasoning_effort and reasoning_budget both say how much to think: give one")
     result.pop("n", None)
     return result
 
@@ -350,6 +369,6 @@ def json_size(message: ChatMessage) -> int:
 
 
 __all__ = [
-    "KNOWN_PARAMETERS", "image_from", "json_size", "normalise_messages", "normalise_parameters", "normalise_stop",
-    "plain_dict",
+    "EFFORTS", "KNOWN_PARAMETERS", "image_from", "json_size", "normalise_messages", "normalise_parameters",
+    "normalise_stop", "plain_dict",
 ]  # fmt: skip

@@ -10,6 +10,13 @@ from modelport.grammar import grammar_from, grammar_from_response_format
 from modelport.normalise import normalise_parameters, normalise_stop
 from modelport.tools import tools_from
 
+
+def _flag(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise InvalidRequest(f"strict={value!r}: must be True or False")
+    return value
+
+
 _READERS = {
     "stop_sequences": normalise_stop,
     "stop": normalise_stop,
@@ -17,6 +24,7 @@ _READERS = {
     "tools_to_call_from": tools_from,
     "grammar": grammar_from,
     "response_format": grammar_from_response_format,
+    "strict": _flag,
 }
 _OTHER_NAMES = {"stop": "stop_sequences", "tools_to_call_from": "tools", "response_format": "grammar"}
 

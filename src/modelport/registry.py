@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from difflib import get_close_matches
 from importlib import import_module
 from importlib.metadata import entry_points
@@ -44,6 +45,8 @@ CLASSES = {
     "InferenceClientModel": "huggingface",
     "VLLMModel": "vllm",
 }
+#: Models that are made of other models.
+COMPOSED = {"FallbackModel": "modelport.fallback:FallbackModel"}
 
 
 def backends() -> dict[str, str]:
@@ -63,7 +66,11 @@ def backend_class(name: str) -> type[Model]:
         close = get_close_matches(name, known, 1)
         hint = f"did you mean {close[0]!r}? There are" if close else "write backend/model id, with a backend of"
         raise InvalidRequest(f"backend {name!r} is unknown; {hint} {', '.join(sorted(known))}")
-    module, _, attribute = known[name].partition(":")
+    return _imported(known[name])
+
+
+def _imported(where: str) -> type[Model]:
+    module, _, attribute = where.partition(":")
     return getattr(import_module(module), attribute)  # type: ignore[no-any-return]
 
 
@@ -75,10 +82,19 @@ def class_named(name: str) -> type[Model]:
     """
     if name in CLASSES:
         return backend_class(CLASSES[name])
+    if name in COMPOSED:
+        return _imported(COMPOSED[name])
     for backend, where in backends().items():
         if where.partition(":")[2] == name:
             return backend_class(backend)
     raise InvalidRequest(f"model class {name!r} is unknown; there are {', '.join(sorted(CLASSES))}")
+
+
+def shared_limits_from(settings: Mapping[str, Any]) -> Any:
+    """The `shared_limits` of a model that was saved."""
+    from modelport.remote.redis_limits import RedisLimits
+
+    return RedisLimits(**settings)
 
 
 def load_model(spec: str, **settings: Any) -> Model:

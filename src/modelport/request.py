@@ -17,13 +17,16 @@ class Limits:
 
     Args:
         timeout: For everything: all attempts, all waiting, the whole answer.
-        first_token_timeout: For one attempt up to its first delta (the whole answer where it is not streamed).
+        first_token_timeout: For one attempt up to its first delta (the whole answer where it is not streamed); the
+            wait for a rate limit of ours is not counted.
         idle_timeout: Between two deltas.
+        deadline: When `timeout` is over, on the clock of the running loop; set once the call has begun.
     """
 
     timeout: float | None = 600.0
     first_token_timeout: float | None = None
     idle_timeout: float | None = None
+    deadline: float | None = None
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -34,6 +37,7 @@ class Request:
         messages: Roles are `system`, `user`, `assistant` and `tool`; content is a string or a tuple of `Part`s.
         stop_sequences: Strings, none empty.
         grammar: The form of the answer.
+        strict: Whether a form that nothing enforces is refused.
         tools: What the model may call.
         tool_choice: `auto`, `none`, `required` or a `Named` tool.
         parameters: Everything else, checked where the port knows it (`temperature`, `max_tokens`, …).
@@ -44,6 +48,7 @@ class Request:
     messages: tuple[ChatMessage, ...]
     stop_sequences: tuple[str, ...] = ()
     grammar: Grammar | None = None
+    strict: bool = False
     tools: tuple[Tool, ...] = ()
     tool_choice: ToolChoice = "auto"
     parameters: Mapping[str, Any] = field(default_factory=dict)

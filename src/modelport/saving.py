@@ -48,7 +48,7 @@ def restore(cls: type[Model], data: Mapping[str, Any]) -> Model:
     Raises:
         InvalidRequest: The class is unknown, or is not one of `cls`.
     """
-    from modelport.registry import class_named
+    from modelport.registry import class_named, shared_limits_from
 
     settings = dict(data)
     name = settings.pop("class", cls.__name__)
@@ -60,6 +60,8 @@ def restore(cls: type[Model], data: Mapping[str, Any]) -> Model:
     for key in target.secret_settings & set(settings):
         if isinstance(settings[key], Mapping):
             settings[key] = Secret(env=settings[key].get("env"))
+    if isinstance(settings.get("shared_limits"), Mapping):
+        settings["shared_limits"] = shared_limits_from(settings["shared_limits"])
     return target(**settings)
 
 
@@ -108,8 +110,8 @@ def _stored(model: Model, name: str, value: Any) -> Any:
     if isinstance(value, Secret):
         return {"env": value.env}
     _refuse_secret(model, name, value)
-    if isinstance(value, Capabilities):
-        return value.to_dict()
+    if isinstance(value, Capabilities) or callable(getattr(value, "to_dict", None)):
+        return value.to_dict()  # what is built of other models too
     if isinstance(value, Mapping) and name == "capabilities":
         whole = Capabilities().but(**value).to_dict()
         return {key: whole[key] for key in value}

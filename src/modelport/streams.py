@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable
 from typing import TYPE_CHECKING, Any
 
 from modelport.errors import ModelError, StreamInterrupted
@@ -24,15 +24,20 @@ async def interruptible(
             yield delta
     except ModelError as error:
         error.model_id = error.model_id or model_id
+        if error.__suppress_context__:
+            # It was made of another library's exception, whose text and frames may hold a key: not even on request.
+            error.__context__ = None
         if not error.interrupts or isinstance(error, StreamInterrupted) or not any(d.delivers for d in seen):
             raise
-        raise StreamInterrupted(
+        cut = StreamInterrupted(
             f"The answer broke off: {error.message} What had arrived is in the error's `partial`",
             partial=fold(seen, model_id),
-            model_id=model_id,
+            model_id=error.model_id,
             status=error.status,
             retry_after=error.retry_after,
-        ) from error
+        )
+        cut.attempts = error.attempts
+        raise cut from error
     finally:
         await deltas.aclose()
 
@@ -47,6 +52,19 @@ class _Answer:
     def message(self) -> ChatMessage:
         """The message as far as it has come; the whole one once the stream has ended."""
         return fold(self._seen, self._model_id)
+
+    @property
+    def partial(self) -> Any:
+        """The JSON of the answer as far as it has come: what is open yet ends where it is. `None` while there is none.
+
+        It is read anew each time, and held against nothing; `message.parsed` is, at the end.
+        """
+        from pydantic_core import from_json
+
+        try:
+            return from_json("".join(delta.content or "" for delta in self._seen), allow_partial="trailing-strings")
+        except ValueError:
+            return None
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({len(self._seen)} deltas of {self._model_id!r})"
@@ -100,8 +118,8 @@ class AsyncStream(_Answer):
     def __aiter__(self) -> AsyncStream:
         return self
 
-    async def __anext__(self) -> ChatMessageStreamDelta:
-        return await anext(self._deltas)
+    def __anext__(self) -> Awaitable[ChatMessageStreamDelta]:
+        return self._deltas.__anext__()
 
     async def close(self) -> None:
         """Stops the engine; returns when it has stopped."""

@@ -140,10 +140,12 @@ def _tool_from(value: Any, place: str) -> Tool:
         return _from_dict(value, place)
     if isinstance(getattr(value, "inputs", None), dict) and isinstance(getattr(value, "name", None), str):
         return Tool(value.name, value.description or "", _smolagents_schema(value.inputs))
-    if isinstance(schema := getattr(value, "inputSchema", None), dict):
-        return Tool(value.name, getattr(value, "description", None) or "", schema)  # an MCP tool
+    for key in ("inputSchema", "input_schema"):  # an MCP tool; the second since version 2 of its package
+        if isinstance(schema := getattr(value, key, None), dict):
+            return Tool(value.name, getattr(value, "description", None) or "", schema)
     if hasattr(value, "args_schema") and isinstance(getattr(value, "name", None), str):
-        schema = value.args_schema  # a LangChain tool
+        # A LangChain tool: what a call must give, without the arguments that are injected.
+        schema = getattr(value, "tool_call_schema", None) or value.args_schema
         return Tool(
             value.name, value.description or "", schema if isinstance(schema, dict) else schema.model_json_schema()
         )

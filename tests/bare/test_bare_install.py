@@ -57,6 +57,7 @@ print([delta.content for delta in Custom().generate_stream("hi", stop_sequences=
         ("modelport.LlamaCppModel()", "xllamacpp", "llamacpp"),
         ("modelport.AmazonBedrockServerModel('us.amazon.nova-pro-v1:0', api_key='k')", "boto3", "bedrock"),
         ("modelport.LiteLLMModel()", "litellm", "litellm"),
+        ("modelport.RedisLimits()", "redis", "redis"),
         ("modelport.MLXModel('some/model')", "mlx-lm", "mlx-lm"),
     ],
 )

@@ -79,5 +79,5 @@ COLUMNS: dict[str, Callable[[Path], AbstractContextManager[Subject]]] = {
     # LiteLLM forces version 2 of the openai package.
     "openai-sdk-2": lambda folder: subjects.served(folder, client_kwargs={"timeout": 60}),
 }
-_REASONING = {"reasoning": "SmolLM2 does not think; the mocked columns do"}
+_REASONING = dict.fromkeys(("reasoning", "a form after thinking"), "SmolLM2 does not think; the mocked columns do")
 UNTOLD = {column: _REASONING for column in ("litellm", "litellm-router", "openai-sdk-2")}

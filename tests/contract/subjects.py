@@ -5,14 +5,15 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from modelport import (
     AzureOpenAIServerModel,
+    FallbackModel,
     InferenceClientModel,
-    Lark,
     LlamaCppModel,
     MLXModel,
     Model,
@@ -66,7 +67,7 @@ def write_projector(folder: Path) -> Path:
     return path
 
 
-#: SmolLM2 does not think by itself: a template that opens a thought, and a grammar that makes the model close it.
+#: SmolLM2 does not think by itself: a template that opens a thought; a budget makes the model close it.
 THINKING_TEMPLATE = (
     "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' }}"
     "{% if m.reasoning_content %}<think>{{ m.reasoning_content }}</think>{% endif %}"
@@ -74,13 +75,13 @@ THINKING_TEMPLATE = (
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n<think>\n' }}{% endif %}"
 )
 TOOLS_TEMPLATE = (FIXTURES / "smollm2_tools.jinja").read_text()
-THOUGHT = Lark(r'start: /[a-zA-Z ]{5,40}/ "\n</think>\n" /[A-Z][a-z ]{3,40}[.]/')
 
 
 @contextmanager
 def thinking() -> Iterator[Subject]:
-    """llama.cpp with a template that makes it think first."""
-    with embedded(chat_template=THINKING_TEMPLATE, grammar=THOUGHT, max_tokens=100) as subject:
+    """llama.cpp with a template that makes it think first, freely, and a grammar for the answer alone."""
+    settings = {"grammar": Regex("[A-Z][a-z ]{3,40}[.]"), "max_tokens": 100, "reasoning_budget": 5}
+    with embedded(chat_template=THINKING_TEMPLATE, **settings) as subject:
         subject.prompts = {"reasoning": "What is the capital of France?"}
         yield subject
 
@@ -160,6 +161,17 @@ def served(folder: Path, make: Callable[..., Model] = openai, **settings: Any) -
             faults=faults,
             secrets=(KEY,),
         )
+
+
+@contextmanager
+def fallback(folder: Path) -> Iterator[Subject]:
+    """A model of models: what answers is the second, since the first is never there."""
+    with FaultServer() as absent, served(folder) as subject:
+        absent.stop_listening()
+        first = openai(absent.base_url, retry=False)
+        model = FallbackModel([first, subject.make()], cooldown=0)
+        faults = {name: partial(lambda make: FallbackModel([make()]), make) for name, make in subject.faults.items()}
+        yield replace(subject, make=lambda: model, faults=faults)
 
 
 @contextmanager

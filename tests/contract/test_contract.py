@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from modelport.testing import ROWS, Row, Subject, check
-from tests.contract import bedrock, litellm_subjects, subjects, vllm_subjects
+from tests.contract import bedrock, litellm_subjects, subjects, table, vllm_subjects
 
 #: What each column can't tell, and why. Everything else must work, or be declared and refused.
 UNTOLD: dict[str, dict[str, str]] = {
@@ -28,16 +28,24 @@ UNTOLD: dict[str, dict[str, str]] = {
         "errors": "there is no service to fail",
         "secrets": "it has no key",
     },
-    "openai": {"reasoning": "SmolLM2 does not think; the columns llamacpp-thinking and openai-mocked do"},
+    "openai": dict.fromkeys(
+        ("reasoning", "a form after thinking"),
+        "SmolLM2 does not think; the columns llamacpp-thinking and openai-mocked do",
+    ),
     "openai-vllm": {"errors": "the column openai does: the translation is the same"},
-    **{name: {"reasoning": "as for openai"} for name in ("openai-sdk", "azure", "azure-sdk", "huggingface")},
+    **{
+        name: dict.fromkeys(("reasoning", "a form after thinking"), "as for openai")
+        for name in ("openai-sdk", "fallback", "azure", "azure-sdk", "huggingface")
+    },
     **litellm_subjects.UNTOLD,
     **vllm_subjects.UNTOLD,
 }
 #: A server of fixed answers tells these rows.
 MOCKED = {
     "generate", "stream", "async", "stop sequences", "early close", "bad input", "too long a prompt",
-    "JSON schema", "typed output", "reasoning", "tools: auto", "tools: required", "tools: named", "tools: none",
+    "JSON schema", "typed output", "regex", "choice", "context-free grammar", "a form beside tools",
+    "partial objects", "reasoning", "reasoning effort",
+    "tools: auto", "tools: required", "tools: named", "tools: none",
     "parallel calls", "tool results", "streamed calls", "event loops", "eight at once", "secrets",
 }  # fmt: skip
 #: What a chat template with tools changes.
@@ -45,13 +53,14 @@ TOOLS = {
     "generate", "stop sequences", "tools: auto", "tools: required", "tools: named", "tools: none", "parallel calls",
     "tool results", "streamed calls", "roles",
 }  # fmt: skip
+THINKING = {"reasoning", "a form after thinking", "reasoning effort"}
 #: Rows for which a column exists, where it is not held to all of them.
 ONLY = {
     "llamacpp-seeing": {"generate", "roles", "image input", "usage"},
-    "llamacpp-thinking": {"reasoning"},
-    "transformers-thinking": {"reasoning"},
+    "llamacpp-thinking": THINKING,
+    "transformers-thinking": THINKING,
     "transformers-tools": TOOLS,
-    "mlx-thinking": {"reasoning"},
+    "mlx-thinking": THINKING,
     "mlx-tools": TOOLS,
     **{name: MOCKED for name in ("openai-mocked", "azure-mocked", "huggingface-mocked")},
     # ministack says of every answer that it ended by itself, and hands on neither tools, schemas nor images.
@@ -59,7 +68,12 @@ ONLY = {
         "generate", "stream", "async", "stop sequences", "early close", "deterministic", "seed", "usage", "logprobs",
         "roles", "bad input", "time-out", "event loops", "eight at once", "fork", "secrets", "saving",
     },
-    "bedrock-forced": {"generate", "JSON schema", "typed output", "a cut form"},
+    # Where none can answer, the first model's failure is told: here that it is not there.
+    "fallback": {row.name for row in ROWS} - {"too long a prompt"},
+    "bedrock-forced": {
+        "generate", "JSON schema", "typed output", "a cut form", "regex", "choice", "context-free grammar",
+        "strict forms", "a form beside tools", "partial objects", "reasoning effort",
+    },
     **vllm_subjects.ONLY,
 }  # fmt: skip
 ONLY |= {column: ONLY["openai-mocked"] for column in ("litellm-mocked", "litellm-router-mocked")}
@@ -78,6 +92,7 @@ COLUMNS: dict[str, Callable[[Path], AbstractContextManager[Subject]]] = {
     "openai-sdk": lambda folder: subjects.served(folder, client_kwargs={"timeout": 60}),
     "openai-vllm": lambda folder: subjects.vllm(),
     "openai-mocked": lambda folder: subjects.mocked(),
+    "fallback": subjects.fallback,
     "azure": lambda folder: subjects.served(folder, subjects.azure_openai),
     "azure-sdk": lambda folder: subjects.served(folder, subjects.azure_openai, client_kwargs={"timeout": 60}),
     "azure-mocked": lambda folder: subjects.mocked(subjects.azure_openai),
@@ -146,3 +161,5 @@ def test_cell(column: str, row: Row, columns: Open, tmp_path: Path) -> None:
         return
     # A context-free grammar can run on to max_tokens, and a column that sees no log probabilities can't tell images.
     assert outcome.status in ("works", "declared"), outcome.detail
+    if outcome.status == "works" and (way := table.way(column, row.name)) is not None:
+        assert outcome.detail == way, f"README's table says {way!r}"

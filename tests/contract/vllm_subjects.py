@@ -83,5 +83,5 @@ ONLY = {
         "generate", "stream", "tools: auto", "tools: required", "tools: named", "tools: none", "parallel calls",
         "tool results", "streamed calls",
     },
-    "vllm-thinking": {"reasoning", "JSON schema"},
+    "vllm-thinking": {"reasoning", "JSON schema", "a form after thinking", "reasoning effort"},
 }  # fmt: skip

@@ -92,7 +92,7 @@ def test_a_backend_that_knows_the_grammar_gets_it(grammar: Any, answer: str, par
 
 
 def test_an_open_schema_goes_another_way_where_a_backend_takes_only_closed_ones() -> None:
-    can = {**ANY_TOOLS, "grammars": {JSONSchema}, "open_schemas": False}
+    can = {**ANY_TOOLS, "grammars": {JSONSchema}, "schema_rules": {}}
     closed = Scripted('{"age": 3}', capabilities=can)
     assert closed.generate("?", grammar=SCHEMA).enforcement == "enforced"
     anything = Scripted(called("answer", '{"any": 3}'), capabilities=can)

@@ -11,7 +11,7 @@ import pytest
 from modelport.capabilities import Capabilities
 from modelport.content import Attachment, Image, Text
 from modelport.errors import UnsupportedFeature
-from modelport.grammar import Lark
+from modelport.grammar import Lark, Regex
 from modelport.layers.fit import fit, merged, with_system_text, without_system
 from modelport.messages import ChatMessage, ChatMessageStreamDelta, ChatMessageToolCall, ChatMessageToolCallFunction
 from modelport.model import Model
@@ -52,15 +52,22 @@ REFUSED: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "an unknown parameter": ({"extra_parameters": {"mirostat"}}, {"mirostart": 1}, "did you mean 'mirostat'"),
     "a misspelt parameter": ({"extra_parameters": ()}, {"temprature": 1}, "did you mean 'temperature'"),
     "a Lark grammar": ({}, {"grammar": Lark("start: /a/")}, "Lark"),
-    "grammar and tools": (
-        {"tools": True, "grammars": {"json_schema"}, "grammar_with_tools": False},
-        {"tools": [WEATHER], "grammar": {"type": "object"}},
-        "not both",
+    "a form by a tool, strictly": ({"tools": True}, {"grammar": {"type": "object"}, "strict": True}, "strict=True"),
+    "a checked form, strictly": ({}, {"grammar": Regex("a"), "strict": True}, "does not enforce this Regex"),
+    "a schema that does not fit, strictly": (
+        {"grammars": {"json_schema"}, "schema_rules": {}},
+        {"grammar": {"type": "object"}, "strict": True},
+        "properties that it does not list",
     ),
-    "grammar and emulated tools": (
-        {"tools": False, "grammars": {"json_schema"}, "grammar_with_tools": True},
-        {"tools": [WEATHER], "grammar": {"type": "object"}},
-        "not both",
+    "a keyword that is left out, strictly": (
+        {"grammars": {"json_schema"}, "schema_rules": {}},
+        {"grammar": {"type": "string", "maxLength": 3}, "strict": True},
+        "does not enforce maxLength",
+    ),
+    "a checked form beside tools, strictly": (
+        {"tools": True},
+        {"grammar": Regex("a"), "tools": [WEATHER], "strict": True},
+        "strict=True",
     ),
     "grammar and a forced tool": (
         {"tools": True, "grammars": {"json_schema"}, "grammar_with_tools": True},
@@ -89,7 +96,6 @@ def test_what_a_model_cannot_do_is_refused_before_anything_is_sent(what: str, ca
         (PIXEL, {}, r"messages\[1\]\['content'\]\[1\]: this model takes text, not image"),
         (SOUND, {"inputs": {"text", "image"}}, "takes image, text, not audio"),
         (Attachment("file", b"%PDF", "application/pdf"), {}, "not file"),
-        (BY_URL, {"inputs": {"text", "image"}, "image_urls": False}, "needs the image itself"),
     ],
 )
 def test_parts_that_a_model_does_not_take_are_refused_by_their_place(

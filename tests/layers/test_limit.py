@@ -17,7 +17,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from modelport import layers
-from modelport.errors import InvalidRequest, ServerError
+from modelport.errors import DeadlineExceeded, InvalidRequest, ModelError, ServerError
 from modelport.layers.limit import WINDOW, Limit
 from modelport.messages import ChatMessage, ChatMessageStreamDelta, MessageRole, TokenUsage
 from modelport.model import Model
@@ -393,3 +393,29 @@ def test_a_forked_child_is_not_held_up_by_what_the_parent_was_doing() -> None:
     assert limit._running == 1  # The parent's own account is as it was.
     loop.run_until_complete(busy.aclose())
     loop.close()
+
+
+def test_no_time_to_the_first_token_is_counted_in_the_queue() -> None:
+    async def work(clock: Callable[[], float]) -> tuple[list[float], list[Delta], type[Exception], float]:
+        backend = Backend(clock=clock)
+        model = Counting(backend, requests_per_minute=1, retry=False)
+        model._chain = layers.compose([*model._layers()[:2], Limit(1, clock=clock)], model.deltas)
+        deltas = []
+        for _ in range(3):
+            deltas = [delta async for delta in model.agenerate_stream("?", first_token_timeout=5)]
+
+        async def silent(request: Request) -> AsyncGenerator[Delta, None]:
+            await asyncio.sleep(1000)
+            yield Delta()
+
+        model._chain = layers.compose([*model._layers()[:2], Limit(1, clock=clock)], silent)
+        try:
+            await model.agenerate("?", first_token_timeout=5)
+        except ModelError as error:
+            return backend.came, deltas, type(error), clock()
+        raise AssertionError("the limit was not kept")
+
+    came, deltas, error, when = in_no_time(work)
+    assert [round(at) for at in came] == [0, 60, 120]
+    assert [delta.content for delta in deltas] == ["a", None]  # nothing of the layers' own reaches the caller
+    assert error is DeadlineExceeded and round(when) == 125

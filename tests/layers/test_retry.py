@@ -20,6 +20,7 @@ from modelport.errors import (
     ServerError,
     StreamInterrupted,
 )
+from modelport.grammar import Regex
 from modelport.layers.retry import Retry, RetryPolicy
 from modelport.messages import ChatMessage, ChatMessageStreamDelta, MessageRole, fold
 from modelport.model import Model
@@ -68,8 +69,8 @@ class Backed(Model):
             yield delta
 
 
-def request(**limits: float | None) -> Request:
-    return Request((ChatMessage(MessageRole.USER, "?"),), limits=Limits(**limits))
+def request(stream: bool = True, **limits: float | None) -> Request:
+    return Request((ChatMessage(MessageRole.USER, "?"),), limits=Limits(**limits), stream=stream)
 
 
 async def read(backend: Backend, policy: RetryPolicy = AT_ONCE, asked: Request | None = None) -> list[Delta]:
@@ -433,3 +434,129 @@ def test_a_long_answer_keeps_one_timer() -> None:
         return most
 
     assert in_no_time(work) == 1
+
+
+# --- answers that nobody reads yet ------------------------------------------------------------------------------------
+
+
+def test_a_whole_answer_is_asked_for_again_though_its_engine_streams_inside() -> None:
+    """Nothing has reached the caller; and nothing of the lost attempt is in the answer."""
+    model = Backed(["The capi", ConnectionFailed("reset")], ["Pa", "ris", Delta(finish_reason="stop")], retry=AT_ONCE)
+    assert model.generate("?").content == "Paris"
+    assert asyncio.run(model.agenerate("?")).content == "Paris"
+    assert len(model.backend.sent_at) == 3
+
+
+def test_what_the_last_attempt_gave_is_the_partial_of_a_whole_answer() -> None:
+    model = Backed(["lost", ServerError("1")], ["The ", "capi", ServerError("2")], retry=RetryPolicy(2, base=0))
+    with pytest.raises(StreamInterrupted) as raised:
+        model.generate("?")
+    assert raised.value.partial.content == "The capi"
+    assert len(model.backend.sent_at) == 2
+
+
+# --- the quota --------------------------------------------------------------------------------------------------------
+
+
+def outage(policy: RetryPolicy, calls: int) -> int:
+    """How many requests so many calls make of a service that is down."""
+    model = Backed([ServerError("down")], retry=policy)
+
+    async def work() -> None:
+        answers = await asyncio.gather(*(model.agenerate("?") for _ in range(calls)), return_exceptions=True)
+        assert all(type(answer) is ServerError for answer in answers)
+
+    asyncio.run(work())
+    return len(model.backend.sent_at)
+
+
+def test_an_outage_is_not_multiplied() -> None:
+    assert outage(RetryPolicy(base=0, quota=None), 300) == 900
+    assert outage(RetryPolicy(base=0), 300) == 400
+    assert outage(RetryPolicy(base=0, quota=0), 300) == 300
+
+
+def test_an_error_that_the_quota_kept_from_a_retry_says_so() -> None:
+    error, _ = reads(Backed([ServerError("down")]).backend, RetryPolicy(base=0, quota=1))
+    assert "It was not sent again: the 1 retries" in error.__notes__[0]
+    error, _ = reads(Backed([ServerError("down")]).backend, RetryPolicy(attempts=2, base=0, quota=1))
+    assert not hasattr(error, "__notes__")  # its attempts were spent, not the quota
+
+
+def test_a_retry_that_helped_is_given_back() -> None:
+    model = Backed(*[[ServerError("once")], OK] * 20, retry=RetryPolicy(base=0, quota=1))
+    for _ in range(10):
+        assert model.generate("?").content == "Paris"
+        assert "".join(d.content or "" for d in model.generate_stream("?")) == "Paris"
+
+
+def test_a_stream_that_is_left_after_its_retry_helped_has_given_it_back() -> None:
+    model = Backed(*[[ServerError("once")], OK] * 5, retry=RetryPolicy(base=0, quota=1))
+    for _ in range(5):
+        with model.generate_stream("?") as stream:
+            assert next(stream).content == "Paris"
+
+
+def test_calls_that_need_no_retry_fill_the_quota_up_again() -> None:
+    down, up = [ServerError("down")], OK
+    model = Backed(down, down, *[up] * 5, down, up, retry=RetryPolicy(base=0, attempts=2, quota=1))
+    with pytest.raises(ServerError):
+        model.generate("?")
+    for _ in range(5):
+        model.generate("?")
+    assert model.generate("?").content == "Paris"  # by a retry
+    assert len(model.backend.sent_at) == 9
+
+
+def test_the_quota_is_never_more_than_its_size() -> None:
+    model = Backed(*[OK] * 50, [ServerError("down")], retry=RetryPolicy(base=0, attempts=9, quota=2))
+    for _ in range(50):
+        model.generate("?")
+    with pytest.raises(ServerError):
+        model.generate("?")
+    assert len(model.backend.sent_at) == 53
+
+
+def test_each_model_has_a_quota_of_its_own_which_a_pickle_starts_afresh() -> None:
+    policy = RetryPolicy(base=0, quota=1)
+    for layer in (Retry(policy), Retry(policy)):
+        reads_with = pickle.loads(pickle.dumps(layer))
+        assert reads_with.policy == policy
+        assert [reads_with._quota.take() for _ in range(2)] == [True, False]
+
+
+@pytest.mark.parametrize("quota", [-1, 1.5, True, "3"])
+def test_a_quota_that_is_none_is_refused(quota: Any) -> None:
+    with pytest.raises(InvalidRequest, match="quota"):
+        RetryPolicy(quota=quota)
+
+
+@pytest.mark.parametrize("name", ["base", "cap", "max_retry_after"])
+@pytest.mark.parametrize("value", [-1, float("nan"), "1", True])
+def test_waits_that_are_none_are_refused(name: str, value: Any) -> None:
+    with pytest.raises(InvalidRequest, match=name):
+        RetryPolicy(**{name: value})
+
+
+def test_an_unknown_setting_of_retry_is_named() -> None:
+    with pytest.raises(InvalidRequest, match="'attemps' is unknown"):
+        Backed(OK, retry={"attemps": 3})
+    with pytest.raises(InvalidRequest, match="retryable must be a function"):
+        RetryPolicy(retryable="429")  # type: ignore[arg-type]
+
+
+# --- one deadline -----------------------------------------------------------------------------------------------------
+
+
+def test_re_asks_have_the_calls_deadline_and_no_new_ones() -> None:
+    """The answer never has its form: it is asked for again, which takes 4 s each time."""
+    model = Backed([4, "no date", Delta(finish_reason="stop")], retry=AT_ONCE, capabilities={"grammars": set()})
+
+    async def work(clock: Callable[[], float]) -> tuple[str, float]:
+        with pytest.raises(DeadlineExceeded) as raised:
+            await model.agenerate("?", grammar=Regex(r"\d{4}"), timeout=6)
+        return str(raised.value), clock()
+
+    message, when = in_no_time(work)
+    assert "timeout=6 s ran out" in message
+    assert (when, model.backend.sent_at) == (6, [0, 4])

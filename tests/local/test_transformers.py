@@ -14,12 +14,14 @@ from typing import Any
 
 import pytest
 import torch
+from tests.servers.llamacpp import model_file
 from tests.servers.smollm2 import as_hub_cache, smollm2_folder
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from modelport import (
     ContextWindowExceeded,
     InvalidRequest,
+    MissingDependency,
     ModelError,
     NotFoundError,
     RateLimited,
@@ -282,6 +284,28 @@ def test_bad_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         TransformersModel("nowhere.gguf")
     with pytest.raises(InvalidRequest, match="parallel=0"):
         TransformersModel("m", parallel=0)
+
+
+def test_a_gguf_file_answers_as_its_weights_do() -> None:
+    with TransformersModel(str(model_file()), temperature=0) as gguf:
+        assert gguf(QUESTION).content == "The capital of France is Paris."
+        assert gguf.packed
+
+
+def test_a_folder_without_a_tokenizer_or_a_template(tmp_path: Path) -> None:
+    for name in ("config.json", "model.safetensors"):
+        (tmp_path / name).symlink_to(smollm2_folder() / name)
+    with pytest.raises(InvalidRequest, match=r"tokenizer\.json"):
+        TransformersModel(tmp_path)
+    (tmp_path / "tokenizer.json").symlink_to(smollm2_folder() / "tokenizer.json")
+    with pytest.raises(InvalidRequest, match="chat_template="):
+        TransformersModel(tmp_path)
+
+
+def test_device_map_without_accelerate(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "accelerate", None)
+    with pytest.raises(MissingDependency, match=r"modelport\[transformers\]"):
+        TransformersModel(smollm2_folder(), device_map="cpu")
 
 
 def test_too_long_a_prompt_says_both_numbers(model: TransformersModel) -> None:

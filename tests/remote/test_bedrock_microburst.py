@@ -19,8 +19,8 @@ from modelport.errors import (
     ServerError,
     StreamInterrupted,
 )
-from tests.remote.test_bedrock_faults import ask
-from tests.remote.test_faults import QUICK, WAYS
+from tests.remote.matrix import WAYS
+from tests.remote.playing import QUICK, ask
 from tests.servers.microburst import Microburst, microburst
 from tests.servers.ministack import ministack
 

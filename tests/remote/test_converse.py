@@ -50,6 +50,7 @@ class Recording(AmazonBedrockServerModel):
 
     sent: list[dict[str, Any]]
     asked: list[Call]
+    said = "ok"
 
     async def deltas(self, request: Request) -> Any:
         call = call_from(request, self.model_id, self.capabilities)
@@ -58,7 +59,7 @@ class Recording(AmazonBedrockServerModel):
         wire = create_serializer("rest-json").serialize_to_request(call.arguments, model)
         self.sent.append(check(json.loads(wire["body"]), operation))
         self.asked.append(call)
-        yield ChatMessageStreamDelta(content="ok", finish_reason="stop", warnings=list(call.warnings))
+        yield ChatMessageStreamDelta(content=self.said, finish_reason="stop", warnings=list(call.warnings))
 
 
 def recording(model_id: str = CLAUDE, **settings: Any) -> Recording:
@@ -76,6 +77,7 @@ def made() -> Recording:
 def model(made: Recording) -> Recording:
     made.sent.clear()
     made.asked.clear()
+    made.said = "ok"
     return made
 
 
@@ -392,8 +394,8 @@ def test_schemas_go_natively_with_what_they_can_not_enforce_in_words(model: Reco
         "required": ["age"],
     }
     before = json.dumps(schema)
-    with pytest.raises(ModelError):  # "ok" is no JSON
-        model.generate("hi", grammar=schema)
+    model.said = '{"age": 3}'
+    message = model.generate("hi", grammar=schema)
     form = model.sent[-1]["outputConfig"]["textFormat"]["structure"]["jsonSchema"]
     assert json.loads(form["schema"]) == {
         "type": "object",
@@ -407,7 +409,9 @@ def test_schemas_go_natively_with_what_they_can_not_enforce_in_words(model: Reco
         "required": ["age"],
         "additionalProperties": False,
     }  # fmt: skip
-    assert "maxItems, minimum of the schema were checked, not enforced" in model.asked[-1].warnings
+    assert "maxItems, minimum of the schema were checked, not enforced" in message.warnings
+    with pytest.raises(UnsupportedFeature, match="maxItems, minimum of the schema"):
+        model.generate("hi", grammar=schema, strict=True)
     assert json.dumps(schema) == before
     assert "toolConfig" not in model.sent[-1]
 

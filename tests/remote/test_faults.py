@@ -1,5 +1,4 @@
-"""The fault matrix, for every backend that speaks chat completions and each of its transports, sync and async, streamed
-and not."""
+"""Faults beside the matrix, for every backend that speaks chat completions and each of its transports."""
 
 from __future__ import annotations
 
@@ -8,21 +7,17 @@ import email.utils
 import json
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
 
-from modelport import AzureOpenAIServerModel, ChatMessage, InferenceClientModel, Model, OpenAIServerModel
+from modelport import ChatMessage, Model
 from modelport.errors import (
-    AuthenticationError,
-    ConnectionFailed,
     ContentFiltered,
     ContextWindowExceeded,
-    DeadlineExceeded,
     InvalidRequest,
-    InvalidToolCall,
     MalformedResponse,
     ModelError,
     NotFoundError,
@@ -30,49 +25,19 @@ from modelport.errors import (
     ServerError,
     StreamInterrupted,
 )
-from modelport.layers.retry import RetryPolicy
+from tests.remote import playing
+from tests.remote.matrix import ANSWER, BEGINNING, FAST, TOOL, WAYS
+from tests.remote.playing import ask
 from tests.servers.faults import OK, Call, Fault, FaultServer, Reply, sse
 
-ANSWER = Reply().text
-#: What a stream has delivered after its third event, the role being the first.
-BEGINNING = ANSWER[:16]
-QUICK = RetryPolicy(attempts=3, base=0.01)
-KEY = "test-key-0123456789"
-SDK = {"client_kwargs": {"timeout": 30.0}}
-#: A model by what it goes through, for a server and further settings.
-MODELS: dict[str, Callable[..., Model]] = {
-    "http": lambda server, **settings: OpenAIServerModel("m", server.base_url, KEY, **settings),
-    "sdk": lambda server, **settings: OpenAIServerModel("m", server.base_url, KEY, **SDK, **settings),
-    "azure": lambda server, **settings: AzureOpenAIServerModel("m", server.url, KEY, "2024-10-21", **settings),
-    "azure-sdk": lambda server, **settings: AzureOpenAIServerModel(
-        "m", server.url, KEY, "2024-10-21", **SDK, **settings
-    ),
-    "huggingface": lambda server, **settings: InferenceClientModel(
-        "m", token=KEY, base_url=server.base_url, **settings
-    ),
-}
-WAYS = ("sync", "sync streamed", "async", "async streamed")
-#: Nothing here waits longer than this, whatever goes wrong; a call that should fail fast takes less than half of it.
-DEADLINE = 20.0
-TOOL = {
-    "type": "function",
-    "function": {
-        "name": "get_weather",
-        "description": "The weather in a city.",
-        "parameters": {
-            "type": "object",
-            "properties": {"city": {"type": "string"}, "unit": {"type": "string"}},
-            "required": ["city"],
-        },
-    },
-}
+COLUMNS = ("openai", "openai-sdk", "azure", "azure-sdk", "huggingface")
 
 
 @pytest.fixture(scope="module")
 def running() -> Iterator[FaultServer]:
     with FaultServer() as server:
         # What the first call of a process imports takes half a second, which belongs to no time limit below.
-        for transport in ("sdk", "huggingface"):
+        for transport in ("openai-sdk", "huggingface"):
             ask(model_for(server, transport), "async streamed")
         yield server
 
@@ -84,259 +49,16 @@ def server(running: FaultServer) -> Iterator[FaultServer]:
     running.start_listening()
 
 
-@pytest.fixture(params=MODELS)
+@pytest.fixture(params=COLUMNS)
 def transport(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-def model_for(server: FaultServer, transport: str = "http", **settings: Any) -> Model:
-    return MODELS[transport](server, **{"retry": QUICK, "timeout": DEADLINE, **settings})
+def model_for(server: FaultServer, column: str = "openai", **settings: Any) -> Model:
+    return playing.model_for(server, column, **settings)  # type: ignore[no-any-return]
 
 
-def ask(model: Model, way: str, **options: Any) -> ChatMessage:
-    """The answer, asked for in one of the four ways; connections are closed afterwards."""
-    if way == "sync":
-        try:
-            return model.generate("hello", **options)
-        finally:
-            model.close()
-    if way == "sync streamed":
-        try:
-            with model.generate_stream("hello", **options) as stream:
-                for _ in stream:
-                    pass
-                return stream.message
-        finally:
-            model.close()
-
-    async def in_a_loop() -> ChatMessage:
-        if way == "async":
-            return await model.agenerate("hello", **options)
-        async with model.agenerate_stream("hello", **options) as stream:
-            async for _ in stream:
-                pass
-            return stream.message
-
-    return asyncio.run(in_a_loop())
-
-
-# --- the matrix -------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class OKn:
-    """Succeeds on attempt n."""
-
-    attempts: int
-    at_least: float = 0.0
-    text: str = ANSWER
-
-
-@dataclass(frozen=True)
-class X:
-    """A typed error after so many attempts."""
-
-    error: type[ModelError]
-    attempts: int = 1
-    attributes: Mapping[str, Any] = field(default_factory=dict)
-    within: float = DEADLINE
-
-
-@dataclass(frozen=True)
-class INT:
-    """`StreamInterrupted` after one attempt, with what had arrived and why."""
-
-    cause: type[ModelError]
-    partial: str = BEGINNING
-
-
-@dataclass(frozen=True)
-class Row:
-    name: str
-    faults: Sequence[Fault]
-    plain: OKn | X | None
-    streamed: OKn | X | INT | None
-    then: Fault = OK
-    options: Mapping[str, Any] = field(default_factory=dict)
-    settings: Mapping[str, Any] = field(default_factory=dict)
-
-
-FIRST = {"first_token_timeout": 0.8}
-IDLE = {"idle_timeout": 0.3}
-FOREVER = X(ConnectionFailed, 3)
-FAST = 5.0
-BROKEN = X(MalformedResponse)
-ROWS = [
-    Row("1: 429 with Retry-After, once", [Fault.rate_limit(0.2)], OKn(2, 0.2), OKn(2, 0.2)),
-    Row("1: 429 without Retry-After, once", [Fault.rate_limit(None)], OKn(2), OKn(2)),
-    Row(
-        "2: 429 for ever",
-        [],
-        then=Fault.rate_limit(0.05),
-        plain=X(RateLimited, 3, {"retry_after": 0.05, "status": 429}),
-        streamed=X(RateLimited, 3, {"retry_after": 0.05, "status": 429}),
-    ),
-    Row(
-        "2: a wait longer than the policy allows",
-        [],
-        then=Fault.rate_limit(3600),
-        plain=X(RateLimited, 1, {"retry_after": 3600.0}, within=FAST),
-        streamed=X(RateLimited, 1, {"retry_after": 3600.0}, within=FAST),
-    ),
-    Row(
-        "2: a wait beyond the deadline",
-        [],
-        then=Fault.rate_limit(10),
-        options={"timeout": 8},
-        plain=X(RateLimited, 1, {"retry_after": 10.0}, within=FAST),
-        streamed=X(RateLimited, 1, {"retry_after": 10.0}, within=FAST),
-    ),
-    Row("3: 500 and 503", [Fault.status(500), Fault.status(503)], OKn(3), OKn(3)),
-    Row("3: 502 for ever", [], X(ServerError, 3, {"status": 502}), X(ServerError, 3), then=Fault.status(502)),
-    *(
-        Row(f"4: {status}", [Fault.status(status)], X(kind, 1, {"status": status}), X(kind, 1, {"status": status}))
-        for status, kind in [
-            (400, InvalidRequest),
-            (401, AuthenticationError),
-            (403, AuthenticationError),
-            (404, NotFoundError),
-            (422, InvalidRequest),
-        ]
-    ),
-    Row("5: reset before headers", [Fault.reset()], OKn(2), OKn(2)),
-    Row("5: closed before headers", [Fault.hang_up()], OKn(2), OKn(2)),
-    Row("5: reset before headers, for ever", [], FOREVER, FOREVER, then=Fault.reset()),
-    Row("6: slow first byte, under the limit", [Fault.slow(0.1)], OKn(1, 0.1), OKn(1, 0.1), options=FIRST),
-    Row("6: slow first byte, over the limit", [Fault.slow(9.0)], OKn(2, 0.4), OKn(2, 0.4), options=FIRST),
-    Row("6: slow body", [Fault.slow(9.0, headers_first=True)], OKn(2, 0.4), OKn(2, 0.4), options=FIRST),
-    Row(
-        "6: silence for ever",
-        [],
-        X(DeadlineExceeded, 3),
-        X(DeadlineExceeded, 3),
-        then=Fault.silence(9.0),
-        options={"first_token_timeout": 0.3},
-    ),
-    Row(
-        "6: the whole call's time",
-        [],
-        X(DeadlineExceeded, 1, within=FAST),
-        X(DeadlineExceeded, 1, within=FAST),
-        then=Fault.silence(9.0),
-        options={"timeout": 0.3},
-    ),
-    Row("7: stall in the body", [Fault.cut("stall")], OKn(2), None, options=FIRST),
-    Row("7: stall in the stream", [Fault.cut("stall")], None, INT(DeadlineExceeded), options=IDLE),
-    Row("7: stall before a delta", [Fault.cut("stall", after_events=1)], None, OKn(2), options=FIRST),
-    Row("8: reset in the body", [Fault.cut("reset")], OKn(2), INT(ConnectionFailed)),
-    Row("8: reset before a delta", [Fault.cut("reset", after_events=1)], None, OKn(2)),
-    Row("8: reset inside an event", [Fault.cut("reset", after_bytes=700)], None, INT(ConnectionFailed)),
-    Row("9: cut, framing incomplete", [Fault.cut("close")], BROKEN, INT(MalformedResponse)),
-    Row("9: cut, framed by closing", [Fault.cut("close", framing="close")], BROKEN, INT(MalformedResponse)),
-    Row("9: cut, framing complete", [Fault.cut("finish")], BROKEN, INT(MalformedResponse)),
-    Row("9: cut before a delta", [Fault.cut("close", after_events=1)], None, BROKEN),
-    Row("9: no finish reason", [Fault.ok(finish_reason=None)], OKn(1), INT(MalformedResponse, ANSWER)),
-    Row(
-        "9: no finish reason, accepted",
-        [Fault.ok(finish_reason=None)],
-        OKn(1),
-        OKn(1),
-        settings={"accept_missing_finish": True},
-    ),
-    Row("10: malformed", [Fault.malformed()], BROKEN, INT(MalformedResponse, ANSWER[:8])),
-    Row("10: malformed before a delta", [Fault.malformed(after_events=1)], None, BROKEN),
-    Row("10: bad UTF-8", [Fault.bad_utf8()], BROKEN, INT(MalformedResponse, ANSWER[:8])),
-    Row("11: error frame", [Fault.error_frame()], None, INT(ServerError)),
-    Row("11: error frame without a code", [Fault.error_frame(code=None)], None, INT(ServerError)),
-    Row(
-        "11: error frame, its own event",
-        [Fault(replaced_events={3: b'event: error\ndata: {"message": "overloaded", "code": 503}\n\n'}, last_event=3)],
-        None,
-        INT(ServerError),
-    ),
-    Row("11: error frame of a limit", [Fault.error_frame(code="rate_limit_exceeded")], None, INT(RateLimited)),
-    Row("11: error frame before a delta", [Fault.error_frame(after_events=1)], None, OKn(2)),
-    Row("11: 200 with an error", [Fault.error_frame()], OKn(2), None),
-    Row("12: 200 with truncated JSON", [Fault.truncated_json()], BROKEN, None),
-    Row("12: 200 without a body", [Fault(content=b"")], BROKEN, None),
-    Row("12: 200 without choices", [Fault(content=b'{"object": "chat.completion", "choices": []}')], BROKEN, None),
-    Row("12: 200 that is no object", [Fault(content=b"[1, 2]")], BROKEN, None),
-    Row(
-        "13: truncated tool arguments",
-        [Fault.truncated_arguments()],
-        X(InvalidToolCall, 1, {"text": '{"city": "Par'}),
-        X(InvalidToolCall, 1, {"text": '{"city": "Par'}),
-        options={"tools": [TOOL]},
-    ),
-]
-CELLS = [
-    pytest.param(row, way, id=f"{row.name} - {way}")
-    for row in ROWS
-    for way in WAYS
-    if (row.streamed if "streamed" in way else row.plain) is not None
-]
-
-
-@pytest.mark.timeout(60)
-@pytest.mark.parametrize("transport", [name for name in MODELS if name != "azure-sdk"])  # its transport is sdk's
-@pytest.mark.parametrize(("row", "way"), CELLS)
-def test_fault_matrix(server: FaultServer, transport: str, row: Row, way: str) -> None:
-    model = model_for(server, transport, **row.settings)
-    expected = row.streamed if "streamed" in way else row.plain
-    server.script(row.faults, then=row.then)
-    begun = time.monotonic()
-    if isinstance(expected, OKn):
-        message = ask(model, way, **row.options)
-        assert message.content == expected.text
-        assert message.finish_reason == "stop"
-        assert time.monotonic() - begun >= expected.at_least
-        assert len(server.requests) == expected.attempts
-    elif isinstance(expected, X):
-        with pytest.raises(ModelError) as caught:
-            ask(model, way, **row.options)
-        assert type(caught.value) is expected.error, repr(caught.value)
-        assert {name: getattr(caught.value, name) for name in expected.attributes} == expected.attributes
-        assert caught.value.model_id == "m"
-        assert time.monotonic() - begun < expected.within
-        assert len(server.requests) == expected.attempts
-    else:
-        with pytest.raises(StreamInterrupted) as interrupted:
-            ask(model, way, **row.options)
-        assert interrupted.value.partial.content == expected.partial
-        assert type(interrupted.value.__cause__) is expected.cause, repr(interrupted.value.__cause__)
-        assert len(server.requests) == 1
-    server.wait_for(lambda: server.open_connections == 0)
-    assert server.unused == 0
-    assert server.requests[-1].stream == ("streamed" in way)
-
-
-@pytest.mark.parametrize("way", WAYS)
-def test_a_refused_connection_is_tried_again(server: FaultServer, transport: str, way: str) -> None:
-    def listen_again(error: ModelError) -> bool:
-        assert type(error) is ConnectionFailed
-        server.start_listening()
-        return True
-
-    server.stop_listening()
-    model = model_for(server, transport, retry=RetryPolicy(attempts=2, base=0.01, retryable=listen_again))
-    assert ask(model, way).content == ANSWER
-    assert len(server.requests) == 1
-
-
-@pytest.mark.parametrize("way", WAYS)
-def test_connections_refused_for_ever(server: FaultServer, transport: str, way: str) -> None:
-    seen: list[ModelError] = []
-
-    def note(error: ModelError) -> bool:
-        seen.append(error)
-        return error.retryable
-
-    server.stop_listening()
-    model = model_for(server, transport, retry=RetryPolicy(attempts=3, base=0.01, retryable=note))
-    with pytest.raises(ConnectionFailed) as caught:
-        ask(model, way)
-    assert len(seen) == 3
-    assert caught.value is seen[-1]
+# --- beside the matrix ------------------------------------------------------------------------------------------------
 
 
 def test_retry_after_in_whole_seconds_and_as_a_date(server: FaultServer) -> None:
@@ -348,75 +70,6 @@ def test_retry_after_in_whole_seconds_and_as_a_date(server: FaultServer) -> None
         model.generate("hello")
         first, second = server.requests
         assert second.at - first.at >= at_least
-
-
-@pytest.mark.parametrize("way", ["sync streamed", "async streamed"])
-def test_the_caller_leaves_early(server: FaultServer, transport: str, way: str) -> None:
-    """Row 14 for streams: nothing of 50 abandoned answers is left."""
-    server.script(then=Fault.cut("stall", stall_s=9.0))
-    model = model_for(server, transport)
-
-    def all_left() -> bool:
-        # By request: in a long run of tests a connection was seen on which nobody ever asked anything.
-        return all(request.client_left for request in server.requests)
-
-    def leave_sync() -> None:
-        for i in range(50):
-            stream = model.generate_stream("hello")
-            assert any(delta.content for delta in stream)
-            if i % 3 == 0:
-                stream.close()
-            elif i % 3 == 1:
-                with stream:
-                    pass
-            del stream
-
-    async def leave_async() -> None:
-        for i in range(50):
-            stream = model.agenerate_stream("hello")
-            async for delta in stream:
-                if delta.content:
-                    break
-            if i % 3 == 0:
-                await stream.close()
-            elif i % 3 == 1:
-                async with stream:
-                    pass
-            del stream
-        await asyncio.to_thread(server.wait_for, all_left)
-        assert asyncio.all_tasks() == {asyncio.current_task()}
-
-    if way == "sync streamed":
-        leave_sync()
-        server.wait_for(all_left)
-    else:
-        asyncio.run(leave_async())
-    assert len(server.requests) == 50
-    assert all(request.client_left for request in server.requests)
-    server.script()
-    assert ask(model, way).content == ANSWER
-
-
-def test_the_caller_leaves_early_while_waiting_for_an_answer(server: FaultServer, transport: str) -> None:
-    """Row 14 for answers that are not streamed: a cancelled call closes its connection."""
-    server.script(then=Fault.slow(9.0))
-    model = model_for(server, transport)
-
-    async def leave() -> None:
-        for i in range(50):
-            task = asyncio.create_task(model.agenerate("hello"))
-            while len(server.requests) <= i:  # noqa: ASYNC110  # the server is in a thread of its own
-                await asyncio.sleep(0.002)
-            task.cancel()
-            with pytest.raises(asyncio.CancelledError):
-                await task
-        await asyncio.to_thread(server.wait_for, lambda: server.open_connections == 0)
-        assert asyncio.all_tasks() == {asyncio.current_task()}
-        server.script()
-        assert (await model.agenerate("hello")).content == ANSWER
-
-    asyncio.run(leave())
-    assert len(server.requests) == 51
 
 
 # --- the service's own words ------------------------------------------------------------------------------------------

@@ -21,7 +21,8 @@ from modelport.errors import (
     StreamInterrupted,
 )
 from modelport.layers.retry import RetryPolicy
-from tests.remote.test_faults import TOOL, WAYS, ask
+from tests.remote.matrix import TOOL, WAYS
+from tests.remote.playing import ask
 from tests.servers.front import azure
 from tests.servers.llmock import Fault, LlmockServer, llmock
 

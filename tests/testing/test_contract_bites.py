@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from modelport import ChatMessage, ChatMessageStreamDelta, Model, Request, TokenUsage
+from modelport import ChatMessage, ChatMessageStreamDelta, InvalidRequest, Model, Request, TokenUsage
 from modelport.messages import tool_call_from
 from modelport.testing import ROWS, ScriptedModel, Subject, check
 
@@ -106,6 +106,11 @@ BROKEN: list[tuple[str, Callable[[], Model], dict[str, Any]]] = [
     ("JSON schema", scripted('{"name": "Ann"}'), {}),
     ("typed output", scripted("no JSON"), {}),
     ("a cut form", scripted('{"name": "Ann", "age": 3}'), {}),
+    ("strict forms", Plain, {}),
+    ("a form beside tools", scripted("no JSON"), {}),
+    ("partial objects", scripted('{"name": "Ann"}'), {}),
+    ("a form after thinking", scripted("Paris it."), {"prompts": {"reasoning": "x"}}),
+    ("reasoning effort", scripted(InvalidRequest("reasoning_effort: what is that?")), {}),
     ("regex", scripted("yesterday"), {}),
     ("choice", scripted("perhaps"), {}),
     ("context-free grammar", scripted("[1,[2"), {}),

@@ -15,6 +15,9 @@ from modelport.request import Request
 Deltas = AsyncGenerator[ChatMessageStreamDelta, None]
 Next = Callable[[Request], Deltas]
 
+#: What `Limit` gives first where a limit to the first token is kept: the request goes out now, and its time begins.
+SENT = ChatMessageStreamDelta()
+
 
 class Layer(Protocol):
     """One step on the way; a picklable object."""

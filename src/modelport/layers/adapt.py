@@ -8,14 +8,17 @@ from __future__ import annotations
 import json
 from contextlib import aclosing
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 from modelport.capabilities import Capabilities
 from modelport.errors import InvalidOutput, InvalidToolCall, UnsupportedFeature
-from modelport.grammar import Grammar, JSONSchema, Lark, is_closed
+from modelport.fetching import holds_urls, with_bytes
+from modelport.grammar import Choice, Grammar, JSONSchema, Lark, mismatch
 from modelport.layers import Deltas, Next
 from modelport.layers.fit import fit
 from modelport.layers.prompted_tools import prompted, read_calls
+from modelport.layers.retry import begun
+from modelport.layers.wrapped import unwrapped, wrapped
 from modelport.messages import (
     ChatMessage,
     ChatMessageStreamDelta,
@@ -25,6 +28,7 @@ from modelport.messages import (
     fold,
 )
 from modelport.request import Request
+from modelport.schema_rules import Unfit, without_nulls
 from modelport.tools import Named, Tool, check_calls
 
 #: How often an answer that does not have its form is sent back with the error, when nothing enforces the form.
@@ -34,6 +38,9 @@ REASKS = 2
 class HasCapabilities(Protocol):
     """What this layer needs to know of a model; read at each call, since a model may learn."""
 
+    #: Whether images by URL may be fetched from private addresses.
+    allow_private_urls: bool
+
     @property
     def capabilities(self) -> Capabilities:
         """What the backend and its model can do."""
@@ -42,14 +49,26 @@ class HasCapabilities(Protocol):
 
 @dataclass(frozen=True)
 class _Plan:
-    """How a request is carried out."""
+    """How a request is carried out.
 
+    Args:
+        asked: What the caller asked for, which the answer is held against.
+        request: What the backend is sent.
+        nulls: Whether nulls stand in the place of optional properties.
+        wraps: Whether the answer comes as the property of an object.
+        then: Where the first request offers tools alone and the model calls none, how the answer is asked for.
+    """
+
+    asked: Request
     request: Request
     enforcement: str | None = None
     forced_tool: str | None = None
+    nulls: bool = False
+    wraps: bool = False
     reads_calls: bool = False
     whole_is_call: bool = False
     warnings: tuple[str, ...] = ()
+    then: _Plan | None = None
 
 
 class Adapt:
@@ -70,24 +89,41 @@ class Adapt:
         """
         capabilities = self._model.capabilities
         fitted = fit(request, capabilities)
+        if not capabilities.image_urls and holds_urls(request.messages):
+            return self._fetched(request, next)
         has_tool_turns = not capabilities.tools and any(m.tool_calls or m.role == "tool" for m in request.messages)
         if request.grammar is None and not request.tools and not has_tool_turns:
             return next(fitted)
-        plan = _plan(fitted, capabilities)
-        return _formed(request, plan, next)
+        plan = plan_for(fitted, capabilities)
+        return _formed(plan, next) if plan.then is None else _in_two(plan, plan.then, next)
+
+    async def _fetched(self, request: Request, next: Next) -> Deltas:
+        """Goes on with the bytes of images that were given by URL, which this backend does not fetch."""
+        whole = await with_bytes(request, allow_private=self._model.allow_private_urls)
+        async with aclosing(self(whole, next)) as deltas:
+            async for delta in deltas:
+                yield delta
 
 
-def _plan(request: Request, capabilities: Capabilities) -> _Plan:
-    if request.grammar is not None and request.tools and request.tool_choice != "none":
+def plan_for(request: Request, capabilities: Capabilities) -> _Plan:
+    """How the request is carried out.
+
+    Raises:
+        UnsupportedFeature: It can't be.
+    """
+    grammar = request.grammar
+    if grammar is not None and request.tools and request.tool_choice != "none":
         if request.tool_choice != "auto":
             raise UnsupportedFeature(
                 f"grammar and tool_choice={request.tool_choice!r} together: the answer would always be a tool call and "
                 "never have the grammar's form; give one of them"
             )
-        if not (capabilities.grammar_with_tools and capabilities.tools):
-            raise UnsupportedFeature("this backend takes a grammar or tools in one request, not both; give one of them")
-    plan = _plan_tools(request, capabilities) if request.tools or not capabilities.tools else _Plan(request)
-    return plan if request.grammar is None else _plan_grammar(plan, request.grammar, capabilities)
+        alone = plan_for(request.but(tools=()), capabilities)
+        together = capabilities.grammar_with_tools and capabilities.tools
+        if alone.enforcement != "validated" and not (together and alone.enforcement == "enforced"):
+            return replace(_plan_tools(request.but(grammar=None), capabilities), then=alone)
+    plan = _plan_tools(request, capabilities) if request.tools or not capabilities.tools else _Plan(request, request)
+    return plan if grammar is None else _plan_grammar(plan, grammar, capabilities)
 
 
 def _plan_tools(request: Request, capabilities: Capabilities) -> _Plan:
@@ -96,45 +132,115 @@ def _plan_tools(request: Request, capabilities: Capabilities) -> _Plan:
         says = ("tools were put into the prompt: the backend takes none by itself",) if request.tools else ()
         reads = bool(request.tools) and request.tool_choice != "none"
         # Instructions went into a system message, which the backend may not take.
-        return _Plan(fit(rewritten, capabilities), reads_calls=reads, whole_is_call=forced, warnings=says)
+        sent = fit(rewritten, capabilities)
+        return _Plan(request, sent, reads_calls=reads, whole_is_call=forced, warnings=says)
     choice, tools = request.tool_choice, request.tools
     warnings: tuple[str, ...] = ()
     too_much = request.grammar is not None and not capabilities.grammar_with_tools
     if choice == "none" and (too_much or "none" not in capabilities.tool_choices):
-        return _Plan(request.but(tools=(), tool_choice="auto"))
+        return _Plan(request, request.but(tools=(), tool_choice="auto"))
     if isinstance(choice, Named) and "named" not in capabilities.tool_choices:
         tools, choice = tuple(tool for tool in tools if tool.name == choice.name), "required"
     if choice == "required" and "required" not in capabilities.tool_choices:
         choice, warnings = "auto", ("tool_choice was checked, not enforced: the backend knows only 'auto'",)
-    return _Plan(request.but(tools=tools, tool_choice=choice), warnings=warnings)
+    return _Plan(request, request.but(tools=tools, tool_choice=choice), warnings=warnings)
 
 
 def _plan_grammar(plan: _Plan, grammar: Grammar, capabilities: Capabilities) -> _Plan:
-    request = plan.request
-    too_open = isinstance(grammar, JSONSchema) and not (capabilities.open_schemas or is_closed(grammar.schema))
-    if type(grammar) in capabilities.grammars and not too_open:
+    request, why = plan.request, ""
+    is_object = isinstance(grammar, JSONSchema) and grammar.schema.get("type") == "object"
+    inside = wrapped(grammar) if isinstance(grammar, JSONSchema | Choice) and not is_object else None
+    if type(grammar) in capabilities.grammars and not isinstance(grammar, JSONSchema):
         return replace(plan, enforcement="enforced")
+    if JSONSchema in capabilities.grammars:
+        for form in (grammar, inside):
+            try:
+                if isinstance(form, JSONSchema):
+                    return replace(_plan_schema(plan, form, capabilities), wraps=form is inside)
+            except Unfit as problem:
+                why = why or f" ({problem})"
+    if request.strict:
+        raise UnsupportedFeature(
+            f"strict=True: this backend does not enforce this {type(grammar).__name__}{why}; without strict the answer "
+            "is put through a tool or checked, where that can be"
+        )
     if isinstance(grammar, Lark):
         raise UnsupportedFeature(
             "this backend can't hold an answer to a context-free grammar (Lark), nor can it be checked"
         )
-    is_object = isinstance(grammar, JSONSchema) and grammar.schema.get("type") == "object"
     can_force = capabilities.tools and not request.tools and capabilities.tool_choices & {"named", "required"}
-    if isinstance(grammar, JSONSchema) and is_object and can_force:
-        tool = Tool(grammar.name, "Give the answer through this tool.", grammar.schema)
+    document = grammar if is_object else inside
+    if isinstance(document, JSONSchema) and can_force:
+        tool = Tool(document.name, "Give the answer through this tool.", document.schema)
         choice = Named(tool.name) if "named" in capabilities.tool_choices else "required"
         rewritten = request.but(grammar=None, tools=(tool,), tool_choice=choice, stop_sequences=())
-        return replace(plan, request=rewritten, enforcement="forced_tool", forced_tool=tool.name)
-    asked = ChatMessage(MessageRole.USER, f"Answer with {grammar.describe()}")
+        return replace(plan, request=rewritten, enforcement="forced_tool", forced_tool=tool.name, wraps=not is_object)
+    may_call = bool(plan.asked.tools) and plan.asked.tool_choice != "none"
+    how = "Call a tool, or answer with" if may_call else "Answer with"
+    asked = ChatMessage(MessageRole.USER, f"{how} {grammar.describe()}")
     rewritten = fit(request.but(grammar=None, messages=(*request.messages, asked)), capabilities)
     return replace(plan, request=rewritten, enforcement="validated")
 
 
-async def _formed(request: Request, plan: _Plan, next: Next) -> Deltas:
+def _plan_schema(plan: _Plan, grammar: JSONSchema, capabilities: Capabilities) -> _Plan:
+    """The schema in the backend's subset.
+
+    Raises:
+        Unfit: It can't be said there.
+    """
+    rules = capabilities.schema_rules
+    if rules is None:
+        return replace(plan, request=plan.request.but(grammar=grammar), enforcement="enforced")
+    fitted = rules.fit(grammar.schema)
+    if not fitted.left_out:
+        warnings = plan.warnings
+    elif plan.asked.strict:
+        raise UnsupportedFeature(
+            f"strict=True: this backend does not enforce {', '.join(fitted.left_out)} of the schema; without strict "
+            "they are checked"
+        )
+    else:
+        warnings = (*plan.warnings, f"{', '.join(fitted.left_out)} of the schema were checked, not enforced")
+    request = plan.request.but(grammar=replace(grammar, schema=fitted.schema))
+    return replace(plan, request=request, enforcement="enforced", warnings=warnings, nulls=rules.all_required)
+
+
+async def _in_two(plan: _Plan, then: _Plan, next: Next) -> Deltas:
+    """Asks with tools, and where the model calls none, again for the answer in its form."""
+    held: list[ChatMessageStreamDelta] = []
+    calls = False
+    # One deadline for both.
+    limits = begun(plan.request.limits)
+    plan, then = (replace(each, request=each.request.but(limits=limits)) for each in (plan, then))
+    async with aclosing(_formed(plan, next)) as deltas:
+        async for delta in deltas:
+            # What is said before a call may turn out to be a draft of the answer, which must have its form.
+            calls = calls or bool(delta.tool_calls)
+            held.append(delta)
+            if calls:
+                for piece in held:
+                    yield piece
+                held = []
+    if calls:
+        return
+    spent = fold(held).token_usage
+    says = (
+        *plan.warnings,
+        "the answer was asked for twice, with tools and then in its form: the backend takes one of both at a time",
+    )
+    then = replace(then, warnings=(*then.warnings, *says))
+    async with aclosing(_formed(then, next, spent)) as deltas:
+        async for delta in deltas:
+            yield delta
+
+
+async def _formed(plan: _Plan, next: Next, spent: TokenUsage | None = None) -> Deltas:
+    """The answer, held against what was asked; `spent` is what has been spent on it before."""
+    request = plan.asked
     held = plan.enforcement == "validated" and not request.stream
     reasks = REASKS if held else 0
-    spent: TokenUsage | None = None
-    attempt = plan.request
+    # One deadline for all re-asks together.
+    attempt = plan.request.but(limits=begun(plan.request.limits))
     while True:
         seen: list[ChatMessageStreamDelta] = []
         deltas = next(attempt)
@@ -143,6 +249,8 @@ async def _formed(request: Request, plan: _Plan, next: Next) -> Deltas:
             deltas = read_calls(deltas, plan.whole_is_call, single)
         if plan.forced_tool:
             deltas = _tool_as_text(deltas)
+        if plan.wraps:
+            deltas = unwrapped(deltas, isinstance(request.grammar, Choice))
         closing = ChatMessageStreamDelta()
         async with aclosing(deltas):
             async for delta in deltas:
@@ -154,7 +262,7 @@ async def _formed(request: Request, plan: _Plan, next: Next) -> Deltas:
         spent = _added(spent, closing.token_usage)
         message = fold(seen)
         try:
-            closing = _checked(request, plan, message, closing)
+            closing = _checked(plan, message, closing)
         except InvalidOutput as error:
             if not reasks or error.partial is None or error.partial.finish_reason == "length":
                 raise
@@ -175,15 +283,14 @@ async def _formed(request: Request, plan: _Plan, next: Next) -> Deltas:
         return
 
 
-def _checked(
-    request: Request, plan: _Plan, message: ChatMessage, closing: ChatMessageStreamDelta
-) -> ChatMessageStreamDelta:
+def _checked(plan: _Plan, message: ChatMessage, closing: ChatMessageStreamDelta) -> ChatMessageStreamDelta:
     """The closing delta with what the check adds to it.
 
     Raises:
         InvalidToolCall: A call is broken, or there is none where one was asked for.
         InvalidOutput: The answer does not have the grammar's form.
     """
+    request = plan.asked
     closing = replace(closing, warnings=[*(closing.warnings or ()), *plan.warnings] or None)
     if message.tool_calls:
         check_calls(message, request.tools)
@@ -200,7 +307,9 @@ def _checked(
     if request.grammar is None:
         return closing
     try:
-        closing.parsed = request.grammar.parse(message.text)
+        if message.finish_reason == "length" and _may_go_on(request.grammar, message.text):
+            raise ValueError("it may have gone on")
+        closing.parsed = _parsed(request.grammar, message.text, plan.nulls)
     except (ValueError, RecursionError) as error:
         cut = " It was cut off by max_tokens." if message.finish_reason == "length" else ""
         cut = cut or (
@@ -211,6 +320,34 @@ def _checked(
         ) from None
     closing.enforcement = plan.enforcement
     return closing
+
+
+def _parsed(grammar: Grammar, text: str, nulls: bool) -> Any:
+    """The answer as its grammar reads it.
+
+    Args:
+        grammar: The one that was asked for.
+        text: The answer.
+        nulls: Whether nulls may stand in the place of optional properties.
+
+    Raises:
+        ValueError: It does not have the form.
+    """
+    if nulls and isinstance(grammar, JSONSchema):
+        value = json.loads(text)
+        kept = without_nulls(grammar.schema, value, lambda schema, part: mismatch(schema, part) is None)
+        if kept != value:
+            text = json.dumps(kept)
+    return grammar.parse(text)
+
+
+def _may_go_on(grammar: Grammar, text: str) -> bool:
+    """Whether an answer that max_tokens has cut may be the beginning of a longer one, though it has the form itself."""
+    if isinstance(grammar, Choice):
+        return any(option != text and option.startswith(text) for option in grammar.options)
+    if isinstance(grammar, JSONSchema):
+        return text[-1:].isdigit()  # a bare number
+    return isinstance(grammar, Lark)  # which the port can't check
 
 
 async def _tool_as_text(deltas: Deltas) -> Deltas:

@@ -6,10 +6,10 @@ import itertools
 from difflib import get_close_matches
 
 from modelport.capabilities import Capabilities
-from modelport.content import Image, Text
+from modelport.content import Text
 from modelport.errors import UnsupportedFeature
 from modelport.messages import ChatMessage, MessageRole
-from modelport.normalise import KNOWN_PARAMETERS
+from modelport.normalise import EFFORTS, KNOWN_PARAMETERS
 from modelport.request import Request
 
 
@@ -21,6 +21,7 @@ def fit(request: Request, capabilities: Capabilities) -> Request:
     """
     _check_parameters(request, capabilities)
     _check_inputs(request, capabilities)
+    request = _with_effort(request, capabilities)
     messages = request.messages
     if not capabilities.system_role:
         messages = without_system(messages)
@@ -44,6 +45,40 @@ def _check_parameters(request: Request, capabilities: Capabilities) -> None:
             raise UnsupportedFeature(f"{name!r} is no parameter of this backend{hint}", parameter=name)
 
 
+#: What an effort means in tokens, for models that are told how many they may think.
+BUDGETS = {"minimal": 1024, "low": 2048, "medium": 8192, "high": 16384, "xhigh": 24576, "max": 32768}
+
+
+def _with_effort(request: Request, capabilities: Capabilities) -> Request:
+    """The request with its effort of thinking as the model takes it.
+
+    Raises:
+        UnsupportedFeature: It can't be told.
+    """
+    parameters = request.parameters
+    effort, taken = parameters.get("reasoning_effort"), capabilities.reasoning_efforts
+    if "reasoning_budget" in parameters and not capabilities.reasoning_budget:
+        offers = f"; it takes reasoning_effort: {_listed(taken)}" if taken else ""
+        raise UnsupportedFeature(
+            f"this model can't be told how many tokens to think{offers}", parameter="reasoning_budget"
+        )
+    if effort is None or effort in taken:
+        return request
+    others = {name: value for name, value in parameters.items() if name != "reasoning_effort"}
+    if effort == "none" and not capabilities.reasoning:
+        return request.but(parameters=others)
+    if effort in BUDGETS and capabilities.reasoning_budget:
+        return request.but(parameters={**others, "reasoning_budget": BUDGETS[effort]})
+    offers = f"it takes {_listed(taken)}" if taken else "it can't be told how much to think"
+    raise UnsupportedFeature(
+        f"reasoning_effort={effort!r}: this model does not take it; {offers}", parameter="reasoning_effort"
+    )
+
+
+def _listed(efforts: frozenset[str]) -> str:
+    return ", ".join(effort for effort in EFFORTS if effort in efforts)
+
+
 def _check_inputs(request: Request, capabilities: Capabilities) -> None:
     for i, message in enumerate(request.messages):
         if isinstance(message.content, str):
@@ -53,10 +88,6 @@ def _check_inputs(request: Request, capabilities: Capabilities) -> None:
             if part.kind not in capabilities.inputs:
                 raise UnsupportedFeature(
                     f"{place}: this model takes {', '.join(sorted(capabilities.inputs))}, not {part.kind}"
-                )
-            if isinstance(part, Image) and part.data is None and not capabilities.image_urls:
-                raise UnsupportedFeature(
-                    f"{place}: this backend needs the image itself, not its URL: download it and pass bytes or a path"
                 )
 
 

@@ -10,13 +10,15 @@ import asyncio
 import os
 import threading
 import time
+import uuid
 import weakref
 from collections import deque
 from contextlib import aclosing
-from typing import Any
+from dataclasses import replace
+from typing import Any, Protocol
 
-from modelport.errors import InvalidRequest
-from modelport.layers import Deltas, Next
+from modelport.errors import AuthenticationError, InvalidRequest, ModelError
+from modelport.layers import SENT, Deltas, Next
 from modelport.messages import TokenUsage
 from modelport.normalise import json_size
 from modelport.request import Request
@@ -24,15 +26,36 @@ from modelport.request import Request
 WINDOW = 60.0
 #: Tokens set aside for an answer of unknown length before any has been seen.
 _FIRST_GUESS = 1024
+#: Seconds after which a place that is shared is asked for again, since others' answers may have cost less than thought.
+_POLL = 1.0
+#: Seconds for which a shared window that could not be reached is left alone.
+_ALONE = 5.0
+
+
+class SharedWindow(Protocol):
+    """A window that several processes keep together; see `RedisLimits`, which is one."""
+
+    when_gone: str
+
+    async def take(
+        self, of: str, entry: str, window: float, requests: float | None, tokens: float | None, wanted: int
+    ) -> float:
+        """Seconds to wait before asking again; 0 where the request has a place."""
+        ...
+
+    async def correct(self, of: str, entry: str, tokens: int) -> None:
+        """Puts what a request cost in the place of its estimate."""
+        ...
 
 
 class _Entry:
-    """A request that the window counts: when it went, and its tokens."""
+    """A request that the window counts: when it went, its tokens, and whether it is still in there."""
 
-    __slots__ = ("at", "tokens")
+    __slots__ = ("at", "tokens", "counts", "shared")
 
-    def __init__(self, at: float, tokens: int) -> None:
-        self.at, self.tokens = at, tokens
+    def __init__(self, tokens: int) -> None:
+        self.at, self.tokens, self.counts = 0.0, tokens, True
+        self.shared: str | None = None  # its name in the window that it shares with other processes
 
 
 class _Waiter:
@@ -73,6 +96,8 @@ class Limit:
             is known.
         max_concurrency: Requests under way at once.
         clock: Seconds, never going back.
+        shared: Where several processes keep the two limits per minute together.
+        name: What is limited, to those who share it.
     """
 
     def __init__(
@@ -81,31 +106,42 @@ class Limit:
         tokens_per_minute: float | None = None,
         max_concurrency: int | None = None,
         clock: Any = time.monotonic,
+        shared: SharedWindow | None = None,
+        name: str | None = None,
     ) -> None:
+        if shared is not None and not hasattr(shared, "take"):
+            raise InvalidRequest(f"shared_limits must be RedisLimits(…), not {type(shared).__name__}")
+        if shared is not None and requests_per_minute is tokens_per_minute is None:
+            raise InvalidRequest(
+                "shared_limits: there is nothing to share; give requests_per_minute or tokens_per_minute"
+            )
         given = {
             "requests_per_minute": requests_per_minute,
             "tokens_per_minute": tokens_per_minute,
             "max_concurrency": max_concurrency,
         }
-        for name, value in given.items():
+        for key, value in given.items():
             if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float)) or not value >= 1):
-                raise InvalidRequest(f"{name}={value!r}: must be a number of at least 1, or None for no limit")
+                raise InvalidRequest(f"{key}={value!r}: must be a number of at least 1, or None for no limit")
         self.requests_per_minute = requests_per_minute
         self.tokens_per_minute = tokens_per_minute
         self.max_concurrency = max_concurrency
         self._clock = clock
+        self.shared, self.name = shared, name or "model"
         self._reset()
 
     def _reset(self) -> None:
         _limits.add(self)
         self._lock = threading.Lock()
         self._window: deque[_Entry] = deque()
+        self._tokens = 0  # of the window; adding them up at each call would cost as much as the window is long
         self._queue: deque[_Waiter] = deque()
         self._running = 0
         self._longest_answer = 0
+        self._alone_until = float("-inf")
 
     def __getstate__(self) -> dict[str, Any]:
-        names = ("requests_per_minute", "tokens_per_minute", "max_concurrency", "_clock")
+        names = ("requests_per_minute", "tokens_per_minute", "max_concurrency", "_clock", "shared", "name")
         return {name: self.__dict__[name] for name in names}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -122,13 +158,19 @@ class Limit:
         entry = await self._enter(self._estimate(request))
         usage: TokenUsage | None = None
         try:
+            if request.limits.first_token_timeout is not None:
+                yield SENT
             deltas = next(request)
             async with aclosing(deltas):
                 async for delta in deltas:
                     usage = delta.token_usage or usage
+                    if self.shared is not None and entry.shared is None and delta.finish_reason is not None:
+                        alone = "the rate limits were kept by this process alone: those who share them were not reached"
+                        delta = replace(delta, warnings=[*(delta.warnings or ()), alone])
                     yield delta
         finally:
             self._leave(entry, usage)
+            await self._tell(entry, usage)
 
     def _estimate(self, request: Request) -> int:
         limit = self.tokens_per_minute
@@ -145,6 +187,7 @@ class Limit:
         return int(min(prompt + (asked or self._longest_answer or _FIRST_GUESS), limit))
 
     async def _enter(self, tokens: int) -> _Entry:
+        entry = _Entry(tokens)
         waiter: _Waiter | None = None
         try:
             while True:
@@ -152,20 +195,28 @@ class Limit:
                     while self._queue and self._queue[0].gone:
                         self._queue.popleft()
                     first = not self._queue or self._queue[0] is waiter
-                    delay = self._delay(tokens) if first else None
-                    if first and delay == 0:
+                    full = self.max_concurrency is not None and self._running >= self.max_concurrency
+                    shared = self.shared is not None and self._clock() >= self._alone_until
+                    # `None` is for "when another has left".
+                    delay = None if full or shared or not first else self._delay(tokens)
+                    if delay != 0 and waiter is None:
+                        waiter = _Waiter()
+                        self._queue.append(waiter)
+                if shared and first and not full:  # The first of this process's queue asks for all of them.
+                    delay = await self._ask(entry)
+                if delay == 0:
+                    with self._lock:
                         if waiter is not None:
-                            self._queue.popleft()
+                            self._queue.remove(waiter)
                             waiter = None
-                        entry = _Entry(self._clock(), tokens)
+                        entry.at = self._clock()
+                        self._forget(entry.at)
                         self._window.append(entry)
+                        self._tokens += tokens
                         self._running += 1
                         self._wake_first()
                         return entry
-                    if waiter is None:
-                        waiter = _Waiter()
-                        self._queue.append(waiter)
-                await waiter.wait(delay)
+                await waiter.wait(delay)  # type: ignore[union-attr]  # it is there unless delay is 0
         finally:
             if waiter is not None:  # cancelled while it waited
                 with self._lock:
@@ -173,15 +224,43 @@ class Limit:
                         self._queue.remove(waiter)
                     self._wake_first()
 
-    def _delay(self, tokens: int) -> float | None:
-        """Seconds until the request may go: 0 for now, `None` for "when another has left"."""
-        if self.max_concurrency is not None and self._running >= self.max_concurrency:
-            return None
-        now: float = self._clock()
+    async def _ask(self, entry: _Entry) -> float:
+        """Seconds until those who share the window are asked again; 0 where the request has a place in it."""
+        assert self.shared is not None
+        name = entry.shared or uuid.uuid4().hex
+        try:
+            limits = self.requests_per_minute, self.tokens_per_minute
+            wait = await self.shared.take(self.name, name, WINDOW, *limits, entry.tokens)
+        except ModelError as error:
+            if self.shared.when_gone == "error" or isinstance(error, AuthenticationError | InvalidRequest):
+                raise
+            self._alone_until, entry.shared = self._clock() + _ALONE, None
+            return 0.001  # and then by this process's own window
+        entry.shared = name
+        return min(wait, _POLL)
+
+    async def _tell(self, entry: _Entry, usage: TokenUsage | None) -> None:
+        """Tells those who share the window what a request cost; where they can't be told, the estimate stands."""
+        total = None if usage is None else usage.total_tokens
+        if self.shared is None or entry.shared is None or total is None or self.tokens_per_minute is None:
+            return
+        try:
+            await self.shared.correct(self.name, entry.shared, total)
+        except ModelError:
+            pass
+
+    def _forget(self, now: float) -> None:
         while self._window and self._window[0].at <= now - WINDOW:
-            self._window.popleft()
+            left = self._window.popleft()
+            self._tokens -= left.tokens
+            left.counts = False
+
+    def _delay(self, tokens: int) -> float:
+        """Seconds until the request may go; 0 for now."""
+        now: float = self._clock()
+        self._forget(now)
         free_requests = (self.requests_per_minute or float("inf")) - len(self._window)
-        free_tokens = (self.tokens_per_minute or float("inf")) - sum(e.tokens for e in self._window) - tokens
+        free_tokens = (self.tokens_per_minute or float("inf")) - self._tokens - tokens
         if free_requests >= 1 and free_tokens >= 0:
             return 0
         for entry in self._window:
@@ -195,7 +274,9 @@ class Limit:
         with self._lock:
             self._running -= 1
             if usage is not None and usage.total_tokens is not None:
-                entry.tokens = usage.total_tokens
+                if entry.counts:
+                    self._tokens += usage.total_tokens - entry.tokens
+                    entry.tokens = usage.total_tokens
                 self._longest_answer = max(self._longest_answer, usage.output_tokens or 0)
             self._wake_first()
 

@@ -53,9 +53,9 @@ def prompted(request: Request, capabilities: Capabilities) -> tuple[Request, boo
     messages = with_system_text(messages, _instructions(tools, forced, many))
     grammar: Any = request.grammar
     if forced:
-        grammar = (
-            JSONSchema(call_schema(tools, many), name="tool_call") if JSONSchema in capabilities.grammars else None
-        )
+        # Where a backend takes a subset of schemas, tools' own are not made to fit it.
+        holds = JSONSchema in capabilities.grammars and capabilities.schema_rules is None
+        grammar = JSONSchema(call_schema(tools, many), name="tool_call") if holds else None
     return (
         request.but(
             messages=messages, tools=(), tool_choice="auto", grammar=grammar, parameters=parameters,

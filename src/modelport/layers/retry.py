@@ -7,15 +7,20 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
+from itertools import count
 from typing import Any
 
 from modelport.errors import DeadlineExceeded, InvalidRequest, ModelError
-from modelport.layers import Deltas, Next
+from modelport.layers import SENT, Deltas, Next
 from modelport.messages import ChatMessageStreamDelta
-from modelport.request import Request
+from modelport.request import Limits, Request
+
+#: Of so many calls that are answered at once, one gives a retry back.
+EASE = 5
 
 
 @dataclass(frozen=True)
@@ -30,6 +35,9 @@ class RetryPolicy:
         max_retry_after: The longest Retry-After that is waited out, in seconds; a longer one fails at once, with
             `retry_after` on the error.
         retryable: Decides for an error whether the request is sent again; `None` for the error's own `retryable`.
+        quota: Retries that all calls of a model have in common, so that an outage is not multiplied by `attempts`. Each
+            takes one; the one after which an answer came gives it back, and so does every fifth call that needed none.
+            With none left, calls fail with what their first attempt met. `None` for no such bound.
     """
 
     attempts: int = 3
@@ -37,10 +45,21 @@ class RetryPolicy:
     cap: float = 8.0
     max_retry_after: float = 60.0
     retryable: Callable[[ModelError], bool] | None = None
+    quota: int | None = 100
 
     def __post_init__(self) -> None:
-        if not isinstance(self.attempts, int) or self.attempts < 1:
-            raise InvalidRequest(f"attempts={self.attempts!r}: must be a whole number of at least 1")
+        for name, least in (("attempts", 1), ("quota", 0)):
+            value = getattr(self, name)
+            if name == "quota" and value is None:
+                continue
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                raise InvalidRequest(f"{name}={value!r}: must be a whole number of at least {least}")
+        for name in ("base", "cap", "max_retry_after"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int | float) or not value >= 0:
+                raise InvalidRequest(f"{name}={value!r}: must be a number of seconds, 0 or more")
+        if self.retryable is not None and not callable(self.retryable):
+            raise InvalidRequest("retryable must be a function of the error, or None for the error's own word")
 
     @classmethod
     def of(cls, value: RetryPolicy | Mapping[str, Any] | int | bool | None) -> RetryPolicy:
@@ -48,6 +67,9 @@ class RetryPolicy:
         if isinstance(value, RetryPolicy):
             return value
         if isinstance(value, Mapping):
+            known = {item.name for item in fields(cls)}
+            if unknown := sorted(set(value) - known):
+                raise InvalidRequest(f"retry: {unknown[0]!r} is unknown; known are {', '.join(sorted(known))}")
             return cls(**value)
         if value is None or value is True:
             return cls()
@@ -70,42 +92,110 @@ class RetryPolicy:
         return random.uniform(0, min(self.cap, self.base * 2 ** (attempt - 1)))
 
 
-class Retry:
-    """The layer."""
+class Quota:
+    """The retries that a model's calls have in common.
 
-    def __init__(self, policy: RetryPolicy) -> None:
-        self.policy = policy
+    They are items of a deque, whose operations are atomic: there is no lock that a fork could leave held.
+
+    Args:
+        size: How many there are at first and at most; `None` for any number.
+    """
+
+    def __init__(self, size: int | None) -> None:
+        self._left = None if size is None else deque([True] * size, maxlen=size)
+        self._undisturbed = count(1)
+
+    def take(self) -> bool:
+        """Takes one; False where none is left."""
+        try:
+            return self._left is None or self._left.pop()
+        except IndexError:
+            return False
+
+    def answered(self, retried: bool) -> None:
+        """An answer has come, after a retry or at once."""
+        if self._left is not None and (retried or next(self._undisturbed) % EASE == 0):
+            self._left.append(True)
+
+
+class Retry:
+    """The layer.
+
+    Args:
+        policy: How often and when.
+        queued: Whether a limit comes after it, in whose queue no time to the first token is counted.
+    """
+
+    def __init__(self, policy: RetryPolicy, queued: bool = False) -> None:
+        self.policy, self.queued = policy, queued
+        self._quota = Quota(policy.quota)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"policy": self.policy, "queued": self.queued}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(**state)  # type: ignore[misc]
 
     def __call__(self, request: Request, next: Next) -> Deltas:
         """Passes the request on, as often as the policy and the deadline allow."""
         limits = request.limits
-        if self.policy.attempts == 1 and limits.timeout is limits.first_token_timeout is limits.idle_timeout is None:
+        if self.policy.attempts == 1 and limits == Limits(None):
             return next(request)
         return self._attempts(request, next)
 
     async def _attempts(self, request: Request, next: Next) -> Deltas:
         loop = asyncio.get_running_loop()
-        timeout = request.limits.timeout
-        deadline = None if timeout is None else loop.time() + timeout
+        request = request.but(limits=(limits := begun(request.limits)))
         attempt = 0
         while True:
             attempt += 1
             delivered = False
-            watchdog = Watchdog(request, deadline)
+            held: list[ChatMessageStreamDelta] = []
+            watchdog = Watchdog(request, self.queued)
             try:
                 deltas = next(request)
                 async with aclosing(deltas):
                     while (delta := await watchdog.read(deltas)) is not None:
-                        delivered = delivered or delta.delivers
+                        if not request.stream:
+                            # An engine may stream inside. Nobody has seen its parts yet, so that it can be asked again.
+                            held.append(delta)
+                            continue
+                        if delta.delivers and not delivered:
+                            delivered = True
+                            self._quota.answered(attempt > 1)
                         yield delta
-                return
+                if not request.stream:
+                    self._quota.answered(attempt > 1)
+                break
             except ModelError as error:
                 wait = None if delivered else self.policy.wait_after(error, attempt)
-                if wait is None or (deadline is not None and loop.time() + wait >= deadline):
+                late = wait is not None and limits.deadline is not None and loop.time() + wait >= limits.deadline
+                if wait is None or late or not self._may_retry(error):
+                    for delta in held:
+                        yield delta
                     raise
             finally:
                 watchdog.stop()
             await asyncio.sleep(wait)
+        for delta in held:
+            yield delta
+
+    def _may_retry(self, error: ModelError) -> bool:
+        may = self._quota.take()
+        if not may:
+            error.add_note(
+                f"It was not sent again: the {self.policy.quota} retries that all calls of this model share are spent. "
+                "They come back with answers; RetryPolicy(quota=…) sets their number."
+            )
+        return may
+
+
+def begun(limits: Limits) -> Limits:
+    """The limits of a call that begins now, on the running loop, or has begun: with its deadline."""
+    if limits.timeout is None:
+        return limits
+    ends = asyncio.get_running_loop().time() + limits.timeout
+    return replace(limits, deadline=ends if limits.deadline is None else min(ends, limits.deadline))
 
 
 class Watchdog:
@@ -114,10 +204,10 @@ class Watchdog:
     The timer wakes a reader that waits for a delta; between two reads, while the caller is busy, it only takes note.
     """
 
-    def __init__(self, request: Request, deadline: float | None) -> None:
+    def __init__(self, request: Request, queued: bool = False) -> None:
         self._loop = asyncio.get_running_loop()
         self._limits = request.limits
-        self._deadline = deadline
+        self._queued = queued
         self._begin = self._waiting_since = self._loop.time()
         self._begun = False
         self._task: asyncio.Task[Any] | None = None
@@ -133,8 +223,9 @@ class Watchdog:
         """
         if self._expired is not None:
             raise self._expired
-        self._waiting_since = self._loop.time()
-        self._task = task = asyncio.current_task()
+        if self._limits.idle_timeout is not None:
+            self._waiting_since = self._loop.time()
+        self._task = task = asyncio.current_task(self._loop)
         assert task is not None
         cancelling = task.cancelling()
         try:
@@ -148,6 +239,10 @@ class Watchdog:
             self._task = None
         if self._expired is not None:
             task.uncancel()  # The backend let it pass: what it still gave goes out before the next read says so.
+        if delta is SENT:
+            self._queued, self._begin = False, self._loop.time()
+            self._arm()
+            return await self.read(deltas)
         if not self._begun and delta is not None and delta.delivers:
             self._begun = True
             self._arm()
@@ -162,9 +257,9 @@ class Watchdog:
     def _due(self) -> tuple[float, str] | None:
         """When the next limit runs out, and its name."""
         limits, due = self._limits, []
-        if self._deadline is not None:
-            due.append((self._deadline, "timeout"))
-        if limits.first_token_timeout is not None and not self._begun:
+        if limits.deadline is not None:
+            due.append((limits.deadline, "timeout"))
+        if limits.first_token_timeout is not None and not self._begun and not self._queued:
             due.append((self._begin + limits.first_token_timeout, "first_token_timeout"))
         if limits.idle_timeout is not None and self._begun and self._task is not None:
             due.append((self._waiting_since + limits.idle_timeout, "idle_timeout"))

@@ -27,9 +27,9 @@ class StopScanner:
 
     def __init__(self, stops: Sequence[str]) -> None:
         self._stops = stops
-        # Every beginning of every stop sequence, by length: what text must be held back for.
-        self._beginnings = {stop[:n] for stop in stops for n in range(1, len(stop))}
-        self._longest = max((len(stop) for stop in stops), default=0)
+        # Every beginning of every stop sequence, the longest first: what text must be held back for.
+        beginnings = {stop[:n] for stop in stops for n in range(1, len(stop))}
+        self._beginnings = tuple(sorted(beginnings, key=len, reverse=True))
         self.held = ""
 
     def feed(self, piece: str) -> tuple[str, str | None]:
@@ -47,12 +47,10 @@ class StopScanner:
         if found:
             self.held = ""
             return text[: cut - len(found)], found
-        for length in range(min(self._longest - 1, len(text)), 0, -1):
-            if text[-length:] in self._beginnings:
-                self.held = text[-length:]
-                return text[:-length], None
         self.held = ""
-        return text, None
+        if text.endswith(self._beginnings):
+            self.held = next(beginning for beginning in self._beginnings if text.endswith(beginning))
+        return text.removesuffix(self.held), None
 
     def release(self) -> str:
         """What is held back, where nothing more can complete it."""
@@ -77,27 +75,30 @@ async def _watched(deltas: Deltas, stops: Sequence[str]) -> Deltas:
     async with aclosing(deltas):
         try:
             async for delta in deltas:
-                # Some services count in every chunk and a cut hides the last one: keep the latest, send it once, last.
-                usage = delta.token_usage or usage
-                closing.finish_reason = delta.finish_reason or closing.finish_reason
-                closing.stop_sequence = delta.stop_sequence or closing.stop_sequence
-                closing.raw = delta.raw or closing.raw
                 text, found = delta.content or "", None
                 if text and stops:
                     text, found = scanner.feed(text)
                 if (delta.tool_calls or delta.finish_reason) and not found:
                     text += scanner.release()
-                rest = replace(
-                    delta, content=text or None, token_usage=None, finish_reason=None, stop_sequence=None, raw=None
-                )
+                if delta.token_usage or delta.finish_reason or delta.stop_sequence or delta.raw:
+                    # Some services count in every chunk and a cut hides the last: keep the latest, send it once, last.
+                    usage = delta.token_usage or usage
+                    closing.finish_reason = delta.finish_reason or closing.finish_reason
+                    closing.stop_sequence = delta.stop_sequence or closing.stop_sequence
+                    closing.raw = delta.raw or closing.raw
+                    delta = replace(delta, token_usage=None, finish_reason=None, stop_sequence=None, raw=None)
+                if text != (delta.content or ""):
+                    delta = replace(delta, content=text or None)
                 if found:
                     # Text before a cut and calls in one delta: the calls came after the text, so the cut goes first.
-                    last = replace(rest, tool_calls=None)
+                    last = replace(delta, tool_calls=None)
                     closing.finish_reason, closing.stop_sequence = "stop", found
                     break
-                if rest != _NOTHING:
-                    passed = passed or rest.delivers
-                    yield rest
+                if delta.delivers:
+                    passed = True
+                    yield delta
+                elif delta != _NOTHING:
+                    yield delta
         except ModelError:
             # Held text had arrived too; but where it is all there is, the request can still be sent again.
             if passed and (held := scanner.release()):

@@ -9,12 +9,13 @@ from functools import partial
 from typing import Any, ClassVar, Protocol, TypeVar
 
 from modelport.capabilities import Capabilities
+from modelport.chat_forms import effort_variables
 from modelport.content import Image
 from modelport.errors import ContextWindowExceeded
 from modelport.grammar import Choice, Grammar, JSONSchema, Lark, Regex, as_lark
 from modelport.layers import Deltas
 from modelport.layers.prompted_tools import call_schema, read_calls
-from modelport.local.mask import check_grammar
+from modelport.local.mask import after_thinking, check_grammar
 from modelport.local.owner import Engine, EngineModel
 from modelport.local.template import THINK_OPEN, CallFormat, Template
 from modelport.local.text import Decoder, ThinkingSplitter
@@ -146,7 +147,10 @@ class LocalModel(EngineModel[E]):
             if isinstance(choice := request.tool_choice, Named):
                 tools = tuple(tool for tool in tools if tool.name == choice.name)
             grammar = JSONSchema(call_schema(tools, many))
-        text = engine.template.render(request.messages, tools, **parameters.pop("apply_chat_template_kwargs", {}))
+        variables = parameters.pop("apply_chat_template_kwargs", {})
+        if (effort := parameters.pop("reasoning_effort", None)) is not None:
+            variables = effort_variables(effort, variables)
+        text = engine.template.render(request.messages, tools, **variables)
         thinking = engine.template.thinks and text.rstrip().endswith(THINK_OPEN)
         images = [p for m in request.messages if isinstance(m.content, tuple) for p in m.content if p.kind == "image"]
         prompt = engine.prompt(text, images)
@@ -205,18 +209,3 @@ def _read(read: Callable[[str, list[dict[str, Any]]], Any], tools: list[dict[str
         return read(text, tools)
     except Exception:  # parsers raise what they like
         return None
-
-
-def after_thinking(lark: str, opened: bool) -> str:
-    """The grammar for an answer that follows a free thought.
-
-    Args:
-        lark: Of the answer; its start symbol is `start`.
-        opened: Whether the prompt ends within the thought.
-    """
-    import re
-
-    answer = re.sub(r"\bstart\b(?=\s*:)", "answer_", lark, count=1)
-    thought = 'thought_[suffix="</think>"]: /(?s:.*)/'
-    begin = "thought_" if opened else '("<think>" thought_)?'
-    return f"start: {begin} /\\n*/ answer_\n{thought}\n{answer}"

@@ -16,13 +16,14 @@ from modelport.capabilities import Capabilities
 from modelport.chat_completions import AnswerReader, body_from, error_from
 from modelport.errors import InvalidRequest, MissingDependency, ModelError, ServerError
 from modelport.grammar import Choice, JSONSchema, Lark, Regex, as_lark
-from modelport.local.mask import check_grammar
+from modelport.local.mask import after_thinking, check_grammar
 from modelport.local.owner import EngineModel
+from modelport.local.template import THINK_OPEN
 from modelport.local.weights import resolve_weights
 from modelport.loop import CLOSE_TIMEOUT
 from modelport.messages import ChatMessageStreamDelta, TokenUsage
 from modelport.request import Request
-from modelport.threads import iterate_in_thread
+from modelport.threads import in_thread, iterate_in_thread
 
 #: What the engine's sampler takes beside the parameters that every backend knows; it passes over others in silence.
 #: See https://github.com/ggml-org/llama.cpp/blob/master/tools/server/README.md
@@ -71,7 +72,7 @@ class LlamaCppModel(EngineModel["_Engine"]):
         usage=True,
         cached_tokens=True,
         consecutive_roles=False,
-        renamed={"repetition_penalty": "repeat_penalty"},
+        renamed={"repetition_penalty": "repeat_penalty", "reasoning_budget": "thinking_budget_tokens"},
         extra_parameters=SAMPLING,
     )
 
@@ -110,12 +111,16 @@ class LlamaCppModel(EngineModel["_Engine"]):
         props = self._engine().props
         template = props.get("chat_template_caps", {})
         thinks = "<think" in props.get("chat_template", "") or "reasoning" in props.get("chat_template", "")
+        efforts = {"none"} if "enable_thinking" in props.get("chat_template", "") else set()
+        efforts |= {"low", "medium", "high"} if template.get("supports_reasoning_effort") else set()
         seen = {name for name, key in (("image", "vision"), ("audio", "audio")) if props["modalities"].get(key)}
         return self.declared_capabilities.but(
             tools=bool(template.get("supports_tools")),
             system_role=bool(template.get("supports_system_role", True)),
             inputs={"text"} | seen,
             reasoning=thinks,
+            reasoning_budget=thinks,
+            reasoning_efforts=efforts,
         )
 
     def count_tokens(self, text: str) -> int:
@@ -130,8 +135,13 @@ class LlamaCppModel(EngineModel["_Engine"]):
         """Answers a request; see `Model.deltas`. Always streamed inside, so that any call can be cancelled."""
         engine = self._engine()
         body = body_from(request.but(stream=True, stop_sequences=()), None, self.capabilities, "llama.cpp")
+        answering = False
         if request.grammar is not None:
-            check_grammar(as_lark(request.grammar), "llamacpp")
+            lark = as_lark(request.grammar)
+            check_grammar(lark, "llamacpp")
+            if answering := self.capabilities.reasoning:  # The thought is free; the engine would mask it too.
+                opened = await in_thread(lambda: engine.opens_thought(body))
+                body["grammar"] = f"%llguidance {{}}\n{after_thinking(lark, opened)}"
         # Counts with every token, so that usage is known where the port cuts at a stop sequence; progress with every
         # batch of the prompt, so that a call can be cancelled before its first token.
         body |= {"timings_per_token": True, "return_progress": True}
@@ -140,6 +150,10 @@ class LlamaCppModel(EngineModel["_Engine"]):
         async with aclosing(iterate_in_thread(engine.chat(body), patience=CLOSE_TIMEOUT)) as events:
             async for event in events:
                 if (delta := reader.chunk(event)) is not None:
+                    if answering and delta.content:
+                        # The lines between thought and answer, which the engine leaves to the answer.
+                        delta.content = delta.content.lstrip("\n") or None
+                        answering = delta.content is None
                     delta.token_usage = _usage(event.get("timings"))
                     yield delta
         closing = reader.end()
@@ -252,6 +266,12 @@ class _Engine:
             return json.load(connection.getresponse())
         finally:
             connection.close()
+
+    def opens_thought(self, body: Mapping[str, Any]) -> bool:
+        """Whether the prompt for this request ends within a thought."""
+        asked = {key: body[key] for key in ("messages", "chat_template_kwargs", "tools") if key in body}
+        rendered: str = self.ask("/apply-template", asked).get("prompt", "")
+        return rendered.rstrip().endswith(THINK_OPEN)
 
     def leak(self) -> None:
         """Keeps the engine of the parent process from ever being destroyed in this one."""

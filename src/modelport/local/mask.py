@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 from modelport.errors import InvalidRequest, MissingDependency, ServerError, UnsupportedFeature
@@ -30,6 +31,19 @@ def check_grammar(lark: str, extra: str) -> None:
         lines = problem.splitlines()
         told = " ".join([lines[0], *(line for line in lines[1:] if line.startswith("error:"))])
         raise kind(f"grammar: the engine can't hold an answer to it: {told}")
+
+
+def after_thinking(lark: str, opened: bool) -> str:
+    """The grammar for an answer that follows a free thought.
+
+    Args:
+        lark: Of the answer; its start symbol is `start`.
+        opened: Whether the prompt ends within the thought.
+    """
+    answer = re.sub(r"\bstart\b(?=\s*:)", "answer_", lark, count=1)
+    thought = 'thought_[suffix="</think>"]: /(?s:.*)/'
+    begin = "thought_" if opened else '("<think>" thought_)?'
+    return f"start: {begin} /\\n*/ answer_\n{thought}\n{answer}"
 
 
 class Masks:

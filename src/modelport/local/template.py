@@ -68,6 +68,8 @@ class Template:
         self._settings = dict(settings or {})
         self._parts = parts
         self.thinks = THINK_OPEN in source or THINK_CLOSE in source
+        self.efforts = {"none"} if "enable_thinking" in source else set()
+        self.efforts |= {"low", "medium", "high"} if "reasoning_effort" in source else set()
         self.calls = self._find_calls(calls)
 
     def render(self, messages: Sequence[ChatMessage], tools: Sequence[Tool] = (), **variables: Any) -> str:
@@ -105,6 +107,7 @@ class Template:
             "consecutive_roles": self._shows(twice, "probe-user", "probe-again"),
             "tools": self.calls is not None,
             "reasoning": self.thinks,
+            "reasoning_efforts": self.efforts,
         }
 
     def _shows(self, messages: list[dict[str, Any]], *words: str, tools: Sequence[Tool] = ()) -> bool:

@@ -9,10 +9,13 @@ from contextlib import aclosing
 from typing import Any, ClassVar
 from urllib.parse import quote, urlsplit
 
+from modelport.capabilities import Capabilities
 from modelport.errors import AuthenticationError, InvalidRequest, NotFoundError
 from modelport.messages import ChatMessageStreamDelta
 from modelport.remote.openai import OpenAIServerModel
+from modelport.remote.schemas import AZURE
 from modelport.remote.transport import HTTPTransport, Transport
+from modelport.remote.wire import Hidden
 from modelport.request import Request
 from modelport.secrets import Secret
 from modelport.threads import in_thread
@@ -48,6 +51,7 @@ class AzureOpenAIServerModel(OpenAIServerModel):
         >>> model = AzureOpenAIServerModel("my-gpt-4o", "https://RESOURCE.openai.azure.com", api_version="2024-10-21")
     """
 
+    declared_capabilities: ClassVar[Capabilities] = OpenAIServerModel.declared_capabilities.but(schema_rules=AZURE)
     secret_settings: ClassVar[frozenset[str]] = frozenset({"api_key", "azure_ad_token"})
     key_variable: ClassVar[str] = "AZURE_OPENAI_API_KEY"
 
@@ -182,8 +186,11 @@ class AzureOpenAIServerModel(OpenAIServerModel):
             return self.azure_ad_token.reveal()
         provider: Any = self.azure_ad_token_provider
         try:
-            token = provider() if inspect.iscoroutinefunction(provider) else await in_thread(provider)
-            token = await token if inspect.isawaitable(token) else token
+            # A future that was cancelled as it got its result stays in the frames of the error, and so would the token.
+            token = (
+                provider() if inspect.iscoroutinefunction(provider) else await in_thread(lambda: _hidden(provider()))
+            )
+            token = _hidden(await token) if inspect.isawaitable(token) else token
         except Exception as error:
             raise AuthenticationError(f"azure_ad_token_provider failed with {type(error).__name__}.") from error
         if not isinstance(token, str) or not token:
@@ -202,6 +209,10 @@ class AzureOpenAIServerModel(OpenAIServerModel):
             )
             error.args = (f"{error.message} {fix}",)
             raise
+
+
+def _hidden(token: Any) -> Any:
+    return Hidden(token) if isinstance(token, str) else token
 
 
 #: The short name.

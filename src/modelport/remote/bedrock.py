@@ -16,6 +16,7 @@ from modelport.remote.boto import Boto
 from modelport.remote.boto_client import attempts_of, check_client, make_client
 from modelport.remote.converse import call_from
 from modelport.remote.converse_answers import AnswerReader
+from modelport.remote.schemas import BEDROCK as BEDROCK_SCHEMAS
 from modelport.request import Request
 from modelport.secrets import Secret
 
@@ -28,17 +29,33 @@ _FORCED = {"tool_choices": frozenset({"auto", "none", "required", "named"}), "re
 _TEXT, _FILES = {"inputs": frozenset({"text"})}, {"inputs": frozenset({"text", "file"})}
 _PLAIN = {"tools": False, "system_role": False, **_FILES}
 
+_THINKS = "additionalModelRequestFields."
+#: Thinking is off unless it is asked for.
+_BUDGET = {"reasoning_budget": True, "reasoning_efforts": frozenset({"none"})}
+_EFFORTS = frozenset({"low", "medium", "high"})
+_CLAUDE = {"top_k": "additionalModelRequestFields.top_k", "reasoning_budget": f"{_THINKS}thinking.budget_tokens",
+           "reasoning_effort": f"{_THINKS}output_config.effort"}  # fmt: skip
+_NOVA = {"top_k": "additionalModelRequestFields.inferenceConfig.topK",
+         "reasoning_effort": f"{_THINKS}reasoningConfig.maxReasoningEffort"}  # fmt: skip
+
 #: What families of models do otherwise than most, by their id.
 #: See https://docs.aws.amazon.com/bedrock/latest/userguide/conversation-inference-supported-models-features.html,
-#: https://docs.aws.amazon.com/bedrock/latest/APIReference/API_runtime_ToolChoice.html and
-#: https://docs.aws.amazon.com/bedrock/latest/userguide/structured-output.html
+#: https://docs.aws.amazon.com/bedrock/latest/APIReference/API_runtime_ToolChoice.html,
+#: https://docs.aws.amazon.com/bedrock/latest/userguide/structured-output.html,
+#: https://docs.aws.amazon.com/bedrock/latest/userguide/claude-messages-extended-thinking.html and
+#: https://docs.aws.amazon.com/nova/latest/nova2-userguide/extended-thinking.html
 PROFILES: tuple[tuple[str, Mapping[str, Any]], ...] = (
-    ("*anthropic.*", {**_FORCED, "renamed": {"top_k": "additionalModelRequestFields.top_k"}}),
+    ("*anthropic.*", {**_FORCED, "renamed": _CLAUDE}),
+    ("*anthropic.claude-3-7*", _BUDGET),
+    ("*anthropic.claude-sonnet-4*", _BUDGET),
+    ("*anthropic.claude-haiku-4*", _BUDGET),
+    ("*anthropic.claude-opus-4*", _BUDGET),
+    ("*anthropic.claude-opus-4-[7-9]*", {"reasoning_budget": False, "reasoning_efforts": _EFFORTS | {"none"}}),
     ("*anthropic.claude-sonnet-4-5*", _NATIVE),
     ("*anthropic.claude-haiku-4-5*", _NATIVE),
     ("*anthropic.claude-opus-4-[56]*", _NATIVE),
-    ("*amazon.nova*", {**_FORCED, "renamed": {"top_k": "additionalModelRequestFields.inferenceConfig.topK"},
-                       "max_stop_sequences": 4}),
+    ("*amazon.nova*", {**_FORCED, "renamed": _NOVA, "max_stop_sequences": 4}),
+    ("*amazon.nova-2*", {"reasoning_efforts": _EFFORTS | {"none"}}),
     ("*amazon.nova-micro*", _TEXT),
     ("*amazon.titan*", _PLAIN),
     ("*mistral.*", {"tool_choices": frozenset({"auto", "none", "required"})}),
@@ -49,7 +66,8 @@ PROFILES: tuple[tuple[str, Mapping[str, Any]], ...] = (
     ("*deepseek.*", _TEXT),
     ("*deepseek.r1*", {"tools": False, **_FILES}),
     ("*deepseek.v3*", _NATIVE),
-    ("*openai.gpt-oss*", {**_NATIVE, **_TEXT}),
+    ("*openai.gpt-oss*", {**_NATIVE, **_TEXT, "reasoning_efforts": _EFFORTS,
+                          "renamed": {"reasoning_effort": f"{_THINKS}reasoning_effort"}}),
     ("*qwen.qwen3*", _NATIVE),
 )  # fmt: skip
 
@@ -87,7 +105,7 @@ class AmazonBedrockServerModel(Model):
         tools=True,
         tool_choices=frozenset({"auto", "none"}),
         grammar_with_tools=True,
-        open_schemas=False,
+        schema_rules=BEDROCK_SCHEMAS,
         inputs=frozenset({"text", "image", "file"}),
         reasoning=True,
         usage=True,

@@ -120,7 +120,7 @@ def translated(error: Exception) -> ModelError | None:
     if isinstance(error, botocore.eventstream.ParserError):
         return MalformedResponse(f"The service's event stream is damaged: {_line(error)}.")
     unread = isinstance(error, botocore.parsers.ResponseParserError | boto.IncompleteReadError | UnicodeDecodeError)
-    if unread or _raised_by(error, "botocore.parsers"):
+    if unread or _of_parsing(error):
         return MalformedResponse(f"The service's answer can't be read: {_line(error)}.")
     if isinstance(error, boto.BotoCoreError):
         return InvalidRequest(f"boto3 can't make this call: {_line(error)}.")
@@ -138,12 +138,14 @@ def _broken(error: Any) -> ModelError:
     return ConnectionFailed(f"The connection to the service broke ({(names or [type(error).__name__])[0]}).")
 
 
-def _raised_by(error: BaseException, module: str) -> bool:
-    """Whether the error is one that a module of another library's never meant to raise."""
+def _of_parsing(error: BaseException) -> bool:
+    """Whether the error is one that botocore never meant to raise, of an answer of another form than its model's."""
+    if not isinstance(error, TypeError | AttributeError | LookupError | ValueError | RecursionError):
+        return False
     at = error.__traceback__
     while at is not None and at.tb_next is not None:
         at = at.tb_next
-    return at is not None and at.tb_frame.f_globals.get("__name__") == module
+    return at is not None and str(at.tb_frame.f_globals.get("__name__")).startswith(("botocore.", "json"))
 
 
 def _line(error: Exception, most: int = 300) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from typing import Any, ClassVar
 
@@ -13,20 +13,32 @@ from modelport.errors import InvalidRequest, ModelError
 from modelport.grammar import Choice, JSONSchema, Lark, Regex
 from modelport.messages import ChatMessageStreamDelta
 from modelport.model import Model
+from modelport.normalise import EFFORTS
 from modelport.remote.profiles import PROFILES
+from modelport.remote.schemas import OPENAI
 from modelport.remote.transport import Call, Transport
 from modelport.request import Request
 
 _ALL_GRAMMARS = frozenset({JSONSchema, Regex, Choice, Lark})
+#: Most models' templates can only switch thinking off; an effort goes as a budget.
+_ON_OR_OFF = frozenset({"none"})
 
 #: What servers do beyond OpenAI's own API, by the `dialect` that a user names.
 DIALECTS: dict[str, dict[str, Any]] = {
     "llama.cpp": {
         "grammars": _ALL_GRAMMARS, "grammar_with_tools": False, "max_stop_sequences": None,
-        "tool_choices": frozenset({"auto", "none", "required"}), "image_urls": False,
+        "tool_choices": frozenset({"auto", "none", "required"}), "image_urls": False, "schema_rules": None,
+        "reasoning_efforts": _ON_OR_OFF, "reasoning_budget": True,
+        "renamed": {"reasoning_budget": "thinking_budget_tokens"},
     },
-    "vllm": {"grammars": _ALL_GRAMMARS},
-    "tgi": {"grammars": _ALL_GRAMMARS - {Lark}, "grammar_with_tools": False},
+    "vllm": {
+        "grammars": _ALL_GRAMMARS, "schema_rules": None, "reasoning_efforts": _ON_OR_OFF, "reasoning_budget": True,
+        "renamed": {"reasoning_budget": "thinking_token_budget"},
+    },
+    "tgi": {
+        "grammars": _ALL_GRAMMARS - {Lark}, "grammar_with_tools": False, "schema_rules": None,
+        "reasoning_efforts": frozenset(),
+    },
 }  # fmt: skip
 
 
@@ -45,12 +57,14 @@ class ChatCompletionsModel(Model):
         max_stop_sequences=4,
         tools=True,
         grammars=frozenset({JSONSchema}),
+        schema_rules=OPENAI,
         grammar_with_tools=True,
         inputs=frozenset({"text", "image", "audio", "file"}),
         image_urls=True,
         logprobs=True,
         seed=True,
         reasoning=True,
+        reasoning_efforts=frozenset(EFFORTS),
         usage=True,
         cached_tokens=True,
     )
@@ -138,7 +152,7 @@ class ChatCompletionsModel(Model):
 
     def _call(self, request: Request) -> Call:
         parameters = {k: v for k, v in request.parameters.items() if k not in self._dropped}
-        headers, query, extra = (parameters.pop(f"extra_{name}", None) or {} for name in ("headers", "query", "body"))
+        headers, query, extra = (_extra(parameters, f"extra_{name}") for name in ("headers", "query", "body"))
         if "tool_choice" in self._dropped:
             request = request.but(tool_choice="auto")
         body = body_from(request.but(parameters=parameters), self._name_on_the_wire, self.capabilities, self.dialect)
@@ -175,3 +189,10 @@ class ChatCompletionsModel(Model):
         """Closes the connections of the running loop, and those of synchronous calls."""
         await self._transport.aclose()
         await super().aclose()
+
+
+def _extra(parameters: dict[str, Any], name: str) -> Mapping[str, Any]:
+    given = parameters.pop(name, None) or {}
+    if not isinstance(given, Mapping):
+        raise InvalidRequest(f"{name} must be a dict, not {type(given).__name__}", parameter=name)
+    return given

@@ -64,10 +64,7 @@ def call_from(request: Request, model_id: str | None, capabilities: Capabilities
     if stops and capabilities.stop:
         given.setdefault("inferenceConfig", {})["stopSequences"] = stops[: capabilities.max_stop_sequences]
     if request.grammar is not None:
-        form, unenforced = written(request.grammar)
-        given.setdefault("outputConfig", {})["textFormat"] = form
-        if unenforced:
-            warnings.append(f"{', '.join(unenforced)} of the schema were checked, not enforced")
+        given.setdefault("outputConfig", {})["textFormat"] = written(request.grammar)
     arguments |= guarded(given, request.stream)
     place_cache_points(arguments, points)
     return Call(arguments, may_call, tuple(warnings))

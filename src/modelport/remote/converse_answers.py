@@ -10,6 +10,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from modelport.chat_completions import count_from
 from modelport.errors import InvalidToolCall, MalformedResponse
 from modelport.messages import (
     ChatMessageStreamDelta,
@@ -211,11 +212,11 @@ class AnswerReader:
 
 def usage_from(usage: Mapping[str, Any]) -> TokenUsage:
     """Token usage; the service counts what it reads from and writes to the cache apart from the other input."""
-    cached = usage.get("cacheReadInputTokens")
-    given = usage.get("inputTokens")
+    cached = count_from(usage.get("cacheReadInputTokens"))
+    given = count_from(usage.get("inputTokens"))
     if given is not None:
-        given += (cached or 0) + (usage.get("cacheWriteInputTokens") or 0)
-    return TokenUsage(given, usage.get("outputTokens"), cached)
+        given += (cached or 0) + (count_from(usage.get("cacheWriteInputTokens")) or 0)
+    return TokenUsage(given, count_from(usage.get("outputTokens")), cached)
 
 
 def _text(value: Any) -> str:
@@ -227,5 +228,8 @@ def _text(value: Any) -> str:
 def _malformed(error: Exception, data: Any) -> MalformedResponse:
     if isinstance(data, dict):
         data = {key: value for key, value in data.items() if key != "ResponseMetadata"}
-    shown = repr(data)[:200]
+    try:
+        shown = repr(data)[:200]
+    except RecursionError:
+        shown = "nested too deep to be shown"
     return MalformedResponse(f"The service sent what is no answer ({type(error).__name__}: {error}): {shown}.")

@@ -146,48 +146,14 @@ def _call(call: ChatMessageToolCall, place: str) -> Block:
 
 # --- the form of an answer --------------------------------------------------------------------------------------------
 
-#: What the service's own constraint enforces; the port checks the rest.
-_ENFORCED = frozenset({
-    "type", "properties", "required", "items", "enum", "const", "anyOf", "allOf", "$ref", "$defs", "definitions",
-    "description", "title", "default", "additionalProperties",
-})  # fmt: skip
-_SAYS_NOTHING = frozenset({"$schema", "$id", "$comment", "examples", "deprecated", "readOnly", "writeOnly"})
 
-
-def written(grammar: Grammar) -> tuple[dict[str, Any], list[str]]:
-    """The `textFormat` that asks for a schema, and the keywords that it can't enforce.
+def written(grammar: Grammar) -> dict[str, Any]:
+    """The `textFormat` that asks for a schema, which has been fitted to what the service takes.
 
     See https://docs.aws.amazon.com/bedrock/latest/userguide/structured-output.html
     """
     if not isinstance(grammar, JSONSchema):
         raise InvalidRequest(f"{type(grammar).__name__}: Bedrock enforces JSON schemas alone")
-    left_out: set[str] = set()
-    schema = _closed(grammar.schema, left_out)
     name = re.sub(r"[^a-zA-Z0-9_-]", "_", grammar.name)[:64] or "answer"
-    structure = {"jsonSchema": {"schema": json.dumps(schema), "name": name}}
-    return {"type": "json_schema", "structure": structure}, sorted(left_out)
-
-
-def _closed(schema: Any, left_out: set[str]) -> Any:
-    """The schema with its objects closed, in keywords that the service knows; the others are put into words."""
-    if not isinstance(schema, dict):
-        return schema
-    result: dict[str, Any] = {}
-    spoken: dict[str, Any] = {}
-    for key, value in schema.items():
-        if key in ("properties", "$defs", "definitions"):
-            result[key] = {name: _closed(part, left_out) for name, part in value.items()}
-        elif key in ("anyOf", "oneOf", "allOf"):
-            result["anyOf" if key == "oneOf" else key] = [_closed(part, left_out) for part in value]
-        elif key == "items":
-            result[key] = _closed(value, left_out)
-        elif key in _ENFORCED:
-            result[key] = value
-        elif key not in _SAYS_NOTHING:
-            spoken[key] = value
-    if spoken:
-        left_out |= set(spoken)
-        result["description"] = " ".join(filter(None, (result.get("description"), json.dumps(spoken))))
-    if "properties" in result or schema.get("type") == "object":
-        result["additionalProperties"] = False
-    return result
+    structure = {"jsonSchema": {"schema": json.dumps(grammar.schema), "name": name}}
+    return {"type": "json_schema", "structure": structure}

@@ -18,6 +18,13 @@ FIELDS = frozenset({
     "additionalModelResponseFieldPaths", "requestMetadata", "performanceConfig", "serviceTier", "outputConfig",
     "guardrailIdentifier", "guardrailVersion", "cachePoints",
 })  # fmt: skip
+#: What else is said where how much to think is said.
+BESIDE = {
+    "additionalModelRequestFields.thinking.budget_tokens": {"type": "enabled"},
+    "additionalModelRequestFields.reasoningConfig.maxReasoningEffort": {"type": "enabled"},
+}
+ADAPTIVE = "additionalModelRequestFields.output_config.effort"
+MIN_BUDGET = 1024
 MAX_CACHE_POINTS = 4
 CACHE_PLACES = ("tools", "system", "messages")
 
@@ -31,6 +38,8 @@ def fields_from(request: Request, places: Mapping[str, str]) -> dict[str, Any]:
         if name == "parallel_tool_calls":
             if not value:
                 raise UnsupportedFeature("parallel_tool_calls=False: the Converse API can't ask for it; leave it out")
+        elif name == "reasoning_effort" and value == "none":
+            pass  # for models that think only where they are told to
         elif name in places:
             own.append((places[name], value))
         elif name in ("messages", "system", "modelId"):
@@ -46,7 +55,10 @@ def fields_from(request: Request, places: Mapping[str, str]) -> dict[str, Any]:
             inner = inner.setdefault(key, {})
             if not isinstance(inner, dict):
                 raise InvalidRequest(f"{key} must be a dict, not {type(inner).__name__}")
-        inner[last] = value
+        inner.update({last: value, **BESIDE.get(place, {})})
+        if place == ADAPTIVE:
+            fields["additionalModelRequestFields"].setdefault("thinking", {"type": "adaptive"})
+    _check_budget(request)
     for key in ("inferenceConfig", "outputConfig", "toolConfig", "guardrailConfig"):
         if not isinstance(fields.get(key, {}), dict):
             raise InvalidRequest(f"{key}={fields[key]!r}: must be a dict")
@@ -54,6 +66,19 @@ def fields_from(request: Request, places: Mapping[str, str]) -> dict[str, Any]:
     if isinstance(temperature, int | float) and temperature > 1:
         raise InvalidRequest(f"temperature={temperature!r}: Bedrock takes 0 to 1", parameter="temperature")
     return fields
+
+
+def _check_budget(request: Request) -> None:
+    budget, most = (request.parameters.get(name) for name in ("reasoning_budget", "max_tokens"))
+    if budget is not None and budget < MIN_BUDGET:
+        raise InvalidRequest(
+            f"reasoning_budget={budget}: this model takes at least {MIN_BUDGET}", parameter="reasoning_budget"
+        )
+    if budget is not None and most is not None and most <= budget:
+        raise InvalidRequest(
+            f"max_tokens={most} counts the thinking too, for which {budget} tokens were given: raise it above them",
+            parameter="max_tokens",
+        )
 
 
 def _copied(value: Any) -> Any:

@@ -12,6 +12,7 @@ from modelport.grammar import JSONSchema
 from modelport.layers.retry import RetryPolicy
 from modelport.messages import ChatMessageStreamDelta
 from modelport.model import Model
+from modelport.normalise import EFFORTS
 from modelport.remote.chat_model import DIALECTS
 from modelport.remote.litellm_errors import error_of
 from modelport.remote.litellm_parts import (
@@ -26,6 +27,7 @@ from modelport.remote.litellm_parts import (
     require_litellm,
     secret_of,
 )
+from modelport.remote.schemas import OPENAI
 from modelport.remote.transport import CONNECT_TIMEOUT
 from modelport.remote.wire import Hidden
 from modelport.request import Request
@@ -37,7 +39,9 @@ FLATTENED = ("ollama", "groq", "cerebras")
 #: Seconds that LiteLLM is to wait; the port keeps the caller's own limits.
 _A_DAY = 86400.0
 #: Fields of a dialect's, which are no parameters of LiteLLM's.
-_FOR_THE_BODY = ("grammar", "structured_outputs")
+_FOR_THE_BODY = (
+    "grammar", "structured_outputs", "chat_template_kwargs", "thinking_budget_tokens", "thinking_token_budget",
+)  # fmt: skip
 
 
 class LiteLLMModel(Model):
@@ -75,12 +79,14 @@ class LiteLLMModel(Model):
         max_stop_sequences=4,
         tools=True,
         grammars=frozenset({JSONSchema}),
+        schema_rules=OPENAI,  # the form in which it takes schemas; it rewrites them for other services
         grammar_with_tools=True,
         inputs=frozenset({"text", "image", "audio", "file"}),
         image_urls=True,
         logprobs=True,
         seed=True,
         reasoning=True,
+        reasoning_efforts=frozenset(EFFORTS),
         usage=True,
         cached_tokens=True,
     )
@@ -193,6 +199,8 @@ class LiteLLMModel(Model):
 
     def _body(self, request: Request) -> dict[str, Any]:
         body = body_from(request, self.model_id, self.capabilities, self.dialect)
+        if (budget := body.pop("reasoning_budget", None)) is not None:
+            body["thinking"] = {"type": "enabled", "budget_tokens": budget}
         extra = {name: body.pop(name) for name in _FOR_THE_BODY if name in body}
         if extra:
             body["extra_body"] = {**extra, **(body.get("extra_body") or {})}

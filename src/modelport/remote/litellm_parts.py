@@ -139,7 +139,7 @@ def known_capabilities(base: Capabilities, model_id: str, provider: str | None, 
         ) from None
     takes = set(litellm.get_supported_openai_params(model, custom_llm_provider=provider) or ())
     if not takes:
-        return base.but(refused=frozenset(RETRIES)).profiled(model_id, PROFILES)
+        return base.but(refused=frozenset(RETRIES)).profiled(model_id, PROFILES).but(grammars=base.grammars)
     rows = [row for name in (model_id, f"{provider}/{model}", model) if (row := litellm.model_cost.get(name))]
     told = next((row for row in rows if row.get("litellm_provider") == provider and _says_anything(row)), None)
 
@@ -156,12 +156,15 @@ def known_capabilities(base: Capabilities, model_id: str, provider: str | None, 
         "logprobs": "logprobs" in takes,
         "seed": "seed" in takes,
         "reasoning": can("reasoning"),
+        "reasoning_efforts": base.reasoning_efforts if "reasoning_effort" in takes else frozenset(),
+        "reasoning_budget": "thinking" in takes,
         "system_role": told is None or told.get("supports_system_messages") is not False,
         # LiteLLM itself refuses others of OpenAI's that the provider does not take; `user` it would drop.
         "refused": ((KNOWN_PARAMETERS & set(litellm.OPENAI_CHAT_COMPLETION_PARAMS)) | {"user"}) - takes - _TIMES
         | {*RETRIES},
     }
-    result = base.but(**changes).profiled(model_id, PROFILES)
+    # What it does not hand on, such as custom tools for grammars, the model's profile can't add.
+    result = base.but(**changes).profiled(model_id, PROFILES).but(grammars=changes["grammars"])
     return result if "max_completion_tokens" in takes else result.but(renamed={})
 
 

@@ -11,6 +11,7 @@ from modelport.errors import InvalidRequest
 from modelport.layers.retry import RetryPolicy
 from modelport.remote.chat_model import ChatCompletionsModel
 from modelport.remote.transport import HTTPTransport, Transport
+from modelport.remote.wire import Hidden
 from modelport.secrets import Secret
 
 
@@ -109,7 +110,8 @@ class OpenAIServerModel(ChatCompletionsModel):
         if isinstance(self.api_key, Secret):
             return self.api_key.reveal()
         key: Any = self.api_key()
-        return await key if inspect.isawaitable(key) else key  # type: ignore[no-any-return]
+        key = await key if inspect.isawaitable(key) else key
+        return Hidden(key) if isinstance(key, str) else key
 
     async def _credential(self) -> dict[str, str]:
         return {"Authorization": f"Bearer {await self._key()}"}

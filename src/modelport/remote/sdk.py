@@ -57,28 +57,34 @@ class SDKTransport:
     async def call(self, call: Call) -> Any:
         """See `Transport.call`."""
         client, call = await self._client_here(), await self._keyed(call)
+        sent: dict[str, str] = {}
+        raw = {"X-Stainless-Raw-Response": "true"} if self._make is None else {}  # shows what the client sent
         try:
             if self._sync:
-                answer = await in_thread(lambda: self._post(client, call))
+                answer = await in_thread(lambda: self._post(client, call, raw))
             else:
-                answer = await self._post(client, call)
+                answer = await self._post(client, call, raw)
+            if raw:
+                _note(sent, answer.http_request)
+                answer = answer.parse()
+            return self._shown(answer, client, call, sent)
         except Exception as error:
             if (ours := self._translated(error, client, call)) is None:
                 raise
             raise ours from None
-        return self._shown(answer, client, call)
 
     async def stream(self, call: Call) -> AsyncGenerator[Any, None]:
         """See `Transport.stream`."""
         client, call = await self._client_here(), await self._keyed(call)
+        sent: dict[str, str] = {}
         if self._sync:
-            events: AsyncGenerator[Any, None] = iterate_in_thread(lambda emit: self._read(client, call, emit))
+            events: AsyncGenerator[Any, None] = iterate_in_thread(lambda emit: self._read(client, call, emit, sent))
         else:
-            events = self._events(client, call)
+            events = self._events(client, call, sent)
         try:
             async with aclosing(events):
                 async for event in events:
-                    yield self._shown(event, client, call)
+                    yield self._shown(event, client, call, sent)
         except Exception as error:
             if (ours := self._translated(error, client, call)) is None:
                 raise
@@ -103,24 +109,26 @@ class SDKTransport:
         headers = {name: Hidden(value) if isinstance(value, str) else value for name, value in given}
         return replace(call, headers={**headers, **call.headers})
 
-    def _post(self, client: Any, call: Call, **how: Any) -> Any:
+    def _post(self, client: Any, call: Call, headers: Mapping[str, str] | None = None, **how: Any) -> Any:
         options: dict[str, Any] = {}
-        if call.headers:
-            options["headers"] = dict(call.headers)
+        if call.headers or headers:
+            options["headers"] = {**call.headers, **(headers or {})}
         if call.query:
             options["params"] = dict(call.query)
         return client.post(f"/{call.path}", body=call.body, cast_to=object, options=options, **how)
 
-    async def _events(self, client: Any, call: Call) -> AsyncGenerator[Any, None]:
+    async def _events(self, client: Any, call: Call, sent: dict[str, str]) -> AsyncGenerator[Any, None]:
         stream = await self._post(client, call, stream=True, stream_cls=self._openai.AsyncStream[object])
+        _note(sent, stream.response.request)
         try:
             async for event in stream:
                 yield event
         finally:
             await stream.close()
 
-    def _read(self, client: Any, call: Call, emit: Callable[[Any], bool]) -> None:
+    def _read(self, client: Any, call: Call, emit: Callable[[Any], bool], sent: dict[str, str]) -> None:
         with self._post(client, call, stream=True, stream_cls=self._openai.Stream[object]) as stream:
+            _note(sent, stream.response.request)
             for event in stream:
                 if emit(event):
                     return
@@ -137,8 +145,9 @@ class SDKTransport:
         if isinstance(error, openai.APIConnectionError):
             return httpx_error(error.__cause__ or error)
         if isinstance(error, openai.APIError):  # an error frame inside a stream
-            return error_from(getattr(error, "code", None), self._clean(error.body or str(error), client, call))
-        if isinstance(error, ValueError):
+            sent = getattr(getattr(error, "request", None), "headers", None)
+            return error_from(getattr(error, "code", None), self._clean(error.body or str(error), client, call, sent))
+        if isinstance(error, ValueError | RecursionError):
             return MalformedResponse(f"The service sent broken JSON ({type(error).__name__}).")
         # Faults in the middle of a stream come as the HTTP library's own in some versions of the SDK.
         if is_of_httpx(error):
@@ -150,11 +159,16 @@ class SDKTransport:
         known = {"authorization": getattr(client, "api_key", ""), **client.default_headers, **call.headers}
         for sent in (known, headers or {}):
             shown = {name: value for name, value in sent.items() if isinstance(value, str)}
-            payload = json.dumps(payload, ensure_ascii=False, default=str).encode()
+            payload = json.dumps(payload, ensure_ascii=False, default=str).encode(errors="replace")
             payload = json.loads(without_secrets(payload, shown))
         return payload
 
-    def _shown(self, event: Any, client: Any, call: Call) -> Any:
+    def _shown(self, event: Any, client: Any, call: Call, sent: Mapping[str, str]) -> Any:
         """The event; cleaned where it is no part of an answer, and so about to be quoted."""
         is_answer = isinstance(event, dict) and "choices" in event and "error" not in event
-        return event if is_answer else self._clean(event, client, call)
+        return event if is_answer else self._clean(event, client, call, sent)
+
+
+def _note(sent: dict[str, str], request: Any) -> None:
+    """Keeps the headers of a request: a client of the user's may have got its token from a function."""
+    sent.update({name: Hidden(value) for name, value in request.headers.items()})

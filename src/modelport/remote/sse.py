@@ -8,8 +8,6 @@ class EventParser:
 
     def __init__(self) -> None:
         self._rest = b""
-        self._data: list[bytes] = []
-        self._kind = b""
         self._first = True
 
     def feed(self, chunk: bytes) -> list[tuple[bytes, bytes]]:
@@ -23,24 +21,25 @@ class EventParser:
             # A lone CR ends a line too. One at the very end may be half of a CRLF: it waits.
             held = text.endswith(b"\r")
             text = (text[:-1] if held else text).replace(b"\r\n", b"\n").replace(b"\r", b"\n") + b"\r" * held
-        *lines, self._rest = text.split(b"\n")
-        if lines and self._first:
+        *blocks, self._rest = text.split(b"\n\n")
+        if blocks and self._first:
             self._first = False
-            lines[0] = lines[0].removeprefix(b"\xef\xbb\xbf")
+            blocks[0] = blocks[0].removeprefix(b"\xef\xbb\xbf")
         events = []
-        for line in lines:
-            if line[:5] == b"data:":
-                self._data.append(line[6:] if line[5:6] == b" " else line[5:])
-            elif not line:
-                if self._data:
-                    data = self._data[0] if len(self._data) == 1 else b"\n".join(self._data)
-                    events.append((self._kind, data))
-                    self._data = []
-                self._kind = b""
-            elif line[:6] == b"event:":
-                self._kind = line[7:] if line[6:7] == b" " else line[6:]
-            elif line == b"data":  # a field without a colon is one without a value
-                self._data.append(b"")
-            elif line == b"event":
-                self._kind = b""
+        for block in blocks:
+            if block[:6] == b"data: " and b"\n" not in block:  # as nearly all are
+                events.append((b"", block[6:]))
+            elif (event := _event(block.split(b"\n"))) is not None:
+                events.append(event)
         return events
+
+
+def _event(lines: list[bytes]) -> tuple[bytes, bytes] | None:
+    data, kind = [], b""
+    for line in lines:
+        name, _, value = line.partition(b":")  # a field without a colon is one without a value
+        if name == b"data":
+            data.append(value.removeprefix(b" "))
+        elif name == b"event":
+            kind = value.removeprefix(b" ")
+    return (kind, b"\n".join(data)) if data else None

@@ -9,8 +9,10 @@ import re
 import ssl
 import sys
 import urllib.request
+import weakref
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Protocol
@@ -96,22 +98,15 @@ class HTTPTransport:
 
     def _open_session(self) -> aiohttp.ClientSession:
         aiohttp = _aiohttp()
-        reused = aiohttp.TraceConfig()
-
-        async def note(session: Any, context: Any, params: Any) -> None:
-            context.trace_request_ctx["reused"] = True
-
-        reused.on_connection_reuseconn.append(note)
         verify = self._verify
         if verify is True and self.base_url.startswith("https"):
             verify = environment_tls(os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR"))
         return aiohttp.ClientSession(  # type: ignore[no-any-return]
             # As many connections as OpenAI's SDK allows; how many are used is for max_concurrency to say.
-            connector=aiohttp.TCPConnector(limit=1000, ssl=verify),
+            connector=_connector_class()(limit=1000, ssl=verify),
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT),
             cookie_jar=aiohttp.DummyCookieJar(),
             proxy=environment_proxy(self.base_url),
-            trace_configs=[reused],
             read_bufsize=2**18,
         )
 
@@ -180,20 +175,42 @@ class HTTPTransport:
         aiohttp = _aiohttp()
         url, query = f"{self.base_url}/{call.path}", [*pairs({**self._query, **call.query})]
         while True:
-            trace = {"reused": False}
+            _kept.set(False)
             try:
                 return await session.post(
                     url,
                     data=payload,
                     headers=headers,
                     params=query or None,
-                    trace_request_ctx=trace,
                     allow_redirects=False,
                 )
             except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
                 # A kept connection that the server had closed meanwhile, and not one byte came back: once more is free.
-                if not trace["reused"] or isinstance(error, aiohttp.ClientConnectorError):
+                if not _kept.get() or isinstance(error, aiohttp.ClientConnectorError):
                     raise
+
+
+#: Whether this task's request went out on a connection that had served before.
+_kept: ContextVar[bool] = ContextVar("modelport_kept_connection", default=False)
+
+
+@functools.cache
+def _connector_class() -> Any:
+    """aiohttp's connector, which says so; its tracing, which would too, costs a fifth of a call."""
+    aiohttp = _aiohttp()
+
+    class Connector(aiohttp.TCPConnector):  # type: ignore[misc,name-defined]
+        def __init__(self, **settings: Any) -> None:
+            super().__init__(**settings)
+            self._known: weakref.WeakSet[Any] = weakref.WeakSet()
+
+        async def connect(self, *args: Any, **more: Any) -> Any:
+            connection = await super().connect(*args, **more)
+            _kept.set(connection.protocol in self._known)
+            self._known.add(connection.protocol)
+            return connection
+
+    return Connector
 
 
 @contextmanager
@@ -208,6 +225,7 @@ def _faults() -> Iterator[None]:
         raise ConnectionFailed("The connection could not be made in time.") from None
 
 
+@functools.cache
 def _aiohttp() -> Any:
     try:
         import aiohttp

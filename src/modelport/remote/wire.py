@@ -5,6 +5,7 @@ Also what the faults of httpx (and httpx2) mean, on which several vendors' clien
 
 from __future__ import annotations
 
+import functools
 import re
 import ssl
 from collections.abc import Iterator, Mapping
@@ -26,6 +27,7 @@ class Hidden(str):
         return "'***'"
 
 
+@functools.cache
 def orjson_package() -> Any:
     """The `orjson` package.
 

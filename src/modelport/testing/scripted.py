@@ -13,6 +13,7 @@ from modelport.errors import ModelError
 from modelport.grammar import Choice, JSONSchema, Lark, Regex
 from modelport.messages import ChatMessage, ChatMessageStreamDelta, as_delta
 from modelport.model import Model
+from modelport.normalise import EFFORTS
 from modelport.request import Request
 
 
@@ -44,6 +45,8 @@ class ScriptedModel(Model):
         logprobs=True,
         seed=True,
         reasoning=True,
+        reasoning_efforts=frozenset(EFFORTS),
+        reasoning_budget=True,
         usage=True,
         cached_tokens=True,
     )

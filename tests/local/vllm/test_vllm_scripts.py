@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -12,6 +13,9 @@ from pathlib import Path
 import pytest
 from tests.servers.smollm2 import as_hub_cache
 from tests.servers.vllm_env import ENGINE, use_variables, vllm_environment
+from tests.test_examples import SWITCHED, run
+
+pytestmark = pytest.mark.timeout(300)
 
 #: The page of smolagents' reference, with the import changed: a script, without `if __name__ == "__main__"`.
 REFERENCE = """
@@ -122,7 +126,7 @@ class Script:
 
     def end(self) -> tuple[int, list[str], str]:
         """Its status, the lines it said and what it said on standard error."""
-        out, error = self.process.communicate(timeout=150)
+        out, error = self.process.communicate(timeout=240)
         return self.process.returncode, out.splitlines(), error
 
 
@@ -185,3 +189,11 @@ def test_ctrl_c_while_it_loads(scripts: dict[str, Script]) -> None:
     status, told, error = scripts["is_interrupted"].end()
     assert status == 0 and told[-1] == "interrupted", error
     assert ends(told, 1)
+
+
+def test_the_program_that_switches_backends(scripts: dict[str, Script]) -> None:
+    """After those above have ended: five engines at once are too many for a small machine."""
+    for script in scripts.values():
+        script.process.wait(timeout=150)
+    environment = vllm_environment()
+    assert run("switch.py", f"vllm/{environment.model}", json.dumps(ENGINE), **environment.variables) == SWITCHED

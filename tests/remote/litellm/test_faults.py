@@ -1,20 +1,16 @@
-"""The fault matrix on LiteLLM and on its Router with one deployment: the rows of the OpenAI backend's."""
+"""Faults beside the matrix on LiteLLM, and on its Router with one deployment."""
 
 from __future__ import annotations
 
 import asyncio
 import gc
-import time
 import traceback
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from modelport import LiteLLMModel, LiteLLMRouterModel, Model
 from modelport.errors import (
-    ConnectionFailed,
     ContentFiltered,
     ContextWindowExceeded,
     InvalidRequest,
@@ -22,46 +18,16 @@ from modelport.errors import (
     ModelError,
     NotFoundError,
     RateLimited,
-    ServerError,
     StreamInterrupted,
 )
-from modelport.layers.retry import RetryPolicy
-from tests.remote.test_faults import (
-    ANSWER,
-    DEADLINE,
-    INT,
-    QUICK,
-    ROWS,
-    TOOL,
-    WAYS,
-    OKn,
-    Row,
-    X,
-    ask,
-)
+from tests.remote.matrix import ANSWER, TOOL
+from tests.remote.playing import KEY, ask, model_for
 from tests.servers.faults import Call, Fault, FaultServer, Reply
 
-KEY = "test-key-0123456789"
+COLUMNS = ("litellm", "litellm-router", "litellm-http")
 
 
-def litellm(url: str, provider: str = "openai", **settings: Any) -> Model:
-    return LiteLLMModel(f"{provider}/m", url, KEY, **settings)
-
-
-def router(url: str, provider: str = "openai", **settings: Any) -> Model:
-    parameters = {"model": f"{provider}/m", "api_base": url, "api_key": KEY}
-    return LiteLLMRouterModel("group", [{"model_name": "group", "litellm_params": parameters}], **settings)
-
-
-def own_http(url: str, **settings: Any) -> Model:
-    """A provider that LiteLLM serves through its own HTTP client, not through the openai package."""
-    return litellm(url, "hosted_vllm", **settings)
-
-
-MAKERS = {"litellm": litellm, "router": router, "own-http": own_http}
-
-
-@pytest.fixture(params=MAKERS)
+@pytest.fixture(params=COLUMNS)
 def backend(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
@@ -70,7 +36,7 @@ def backend(request: pytest.FixtureRequest) -> str:
 def running() -> Iterator[FaultServer]:
     with FaultServer() as server:
         # What the first calls of a process import takes seconds, which belong to no time limit below.
-        for backend in MAKERS:
+        for backend in COLUMNS:
             for way in ("sync", "async streamed"):
                 ask(model_for(server, backend), way)
         yield server
@@ -81,153 +47,6 @@ def server(running: FaultServer) -> Iterator[FaultServer]:
     running.clear()
     yield running
     running.start_listening()
-
-
-def model_for(server: FaultServer, backend: str, **settings: Any) -> Any:
-    return MAKERS[backend](server.base_url, **{"retry": QUICK, "timeout": DEADLINE, **settings})
-
-
-#: Where LiteLLM does not let this row be told as it should be, what it is instead.
-OTHERWISE: dict[str, OKn | INT] = {
-    "11: error frame, its own event": INT(MalformedResponse),  # its data is no chunk, and is passed over
-}
-#: Its own HTTP client passes over a broken event, and takes [DONE] for a finish reason.
-OTHERWISE_BY_OWN_HTTP: dict[str, OKn | INT] = {
-    "9: no finish reason": OKn(1),
-    "10: malformed": OKn(1, text=ANSWER[:8] + ANSWER[16:]),
-    "10: malformed before a delta": OKn(1, text=ANSWER[8:]),
-    "10: bad UTF-8": OKn(1, text=ANSWER[:8] + "caf\ufffd" + ANSWER[16:]),
-    "11: error frame of a limit": INT(ServerError),
-}
-
-
-def patient(row: Row) -> Row:
-    """LiteLLM makes a client for each new loop, which takes a tenth of a second, and more on a busy machine."""
-    limits = {name: max(row.options[name], 1.0) for name in ("first_token_timeout", "timeout") if name in row.options}
-    return replace(row, options={**row.options, **limits})
-
-
-CELLS = [
-    pytest.param(patient(row), way, id=f"{row.name} - {way}")
-    for row in ROWS
-    for way in WAYS
-    if (row.streamed if "streamed" in way else row.plain) is not None
-]
-
-
-@pytest.mark.timeout(60)
-@pytest.mark.parametrize(("row", "way"), CELLS)
-def test_fault_matrix(server: FaultServer, backend: str, row: Row, way: str) -> None:
-    model = model_for(server, backend, **row.settings)
-    expected = row.streamed if "streamed" in way else row.plain
-    if "streamed" in way:
-        expected = {**OTHERWISE, **(OTHERWISE_BY_OWN_HTTP if backend == "own-http" else {})}.get(row.name, expected)
-    server.script(row.faults, then=row.then)
-    begun = time.monotonic()
-    if isinstance(expected, OKn):
-        message = ask(model, way, **row.options)
-        assert message.content == expected.text
-        assert message.finish_reason == "stop"
-        assert time.monotonic() - begun >= expected.at_least
-        assert len(server.requests) in attempts(backend, row, expected.attempts)
-    elif isinstance(expected, X):
-        with pytest.raises(ModelError) as caught:
-            ask(model, way, **row.options)
-        assert type(caught.value) is expected.error, repr(caught.value)
-        assert {name: getattr(caught.value, name) for name in expected.attributes} == expected.attributes
-        assert caught.value.model_id in (model.model_id, "m")  # as the caller named it, or as the answer does
-        assert time.monotonic() - begun < expected.within
-        assert len(server.requests) in attempts(backend, row, expected.attempts)
-    else:
-        with pytest.raises(StreamInterrupted) as interrupted:
-            ask(model, way, **row.options)
-        assert interrupted.value.partial.content == expected.partial
-        assert type(interrupted.value.__cause__) is expected.cause, repr(interrupted.value.__cause__)
-        assert len(server.requests) == 1
-    server.wait_for(lambda: server.open_connections == 0)
-    assert server.unused == 0
-    assert server.requests[-1].stream == ("streamed" in way)
-
-
-def attempts(backend: str, row: Row, asked: int) -> range:
-    """LiteLLM's own HTTP client asks once more, by itself, where a connection was reset before the answer began."""
-    again = backend == "own-http" and row.name.startswith("5: reset")
-    return range(asked, (2 * asked if again else asked) + 1)
-
-
-@pytest.mark.parametrize("way", WAYS)
-def test_a_refused_connection_is_tried_again(server: FaultServer, backend: str, way: str) -> None:
-    def listen_again(error: ModelError) -> bool:
-        assert type(error) is ConnectionFailed
-        server.start_listening()
-        return True
-
-    server.stop_listening()
-    model = model_for(server, backend, retry=RetryPolicy(attempts=2, base=0.01, retryable=listen_again))
-    assert ask(model, way).content == ANSWER
-    assert len(server.requests) == 1
-
-
-@pytest.mark.parametrize("way", ["sync streamed", "async streamed"])
-def test_the_caller_leaves_early(server: FaultServer, backend: str, way: str) -> None:
-    """Row 14 for streams: nothing of 50 abandoned answers is left."""
-    server.script(then=Fault.cut("stall", stall_s=9.0))
-    model = model_for(server, backend)
-
-    def all_left() -> bool:
-        return all(request.client_left for request in server.requests)
-
-    def leave_sync() -> None:
-        for i in range(50):
-            stream = model.generate_stream("hello")
-            assert any(delta.content for delta in stream)
-            if i % 2:
-                stream.close()
-            del stream
-        server.wait_for(all_left)
-
-    async def leave_async() -> None:
-        for i in range(50):
-            stream = model.agenerate_stream("hello")
-            async for delta in stream:
-                if delta.content:
-                    break
-            if i % 2:
-                await stream.close()
-            del stream
-            if i == 9:
-                await asyncio.to_thread(server.wait_for, all_left)
-                settled = len(asyncio.all_tasks())  # LiteLLM keeps a task of its own on each loop
-        await asyncio.to_thread(server.wait_for, all_left)
-        assert len(asyncio.all_tasks()) <= settled
-
-    leave_sync() if way == "sync streamed" else asyncio.run(leave_async())
-    assert len(server.requests) == 50
-    server.script()
-    assert ask(model, way).content == ANSWER
-
-
-def test_the_caller_leaves_early_while_waiting_for_an_answer(server: FaultServer, backend: str) -> None:
-    """Row 14 for answers that are not streamed: a cancelled call closes its connection."""
-    server.script(then=Fault.slow(9.0))
-    model = model_for(server, backend)
-
-    async def leave() -> None:
-        for i in range(50):
-            task = asyncio.create_task(model.agenerate("hello"))
-            while len(server.requests) <= i:  # noqa: ASYNC110  # the server is in a thread of its own
-                await asyncio.sleep(0.002)
-            task.cancel()
-            with pytest.raises(asyncio.CancelledError):
-                await task
-        await asyncio.to_thread(server.wait_for, lambda: server.open_connections == 0)
-        server.script()
-        assert (await model.agenerate("hello")).content == ANSWER
-        await asyncio.sleep(0.1)
-        assert len(asyncio.all_tasks()) <= 3  # this one, and those that LiteLLM keeps
-
-    asyncio.run(leave())
-    assert len(server.requests) == 51
 
 
 # --- the service's own words ------------------------------------------------------------------------------------------

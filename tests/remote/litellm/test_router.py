@@ -25,7 +25,8 @@ from modelport.errors import (
     StreamInterrupted,
 )
 from modelport.remote.litellm_parts import litellm_package
-from tests.remote.test_faults import ANSWER, BEGINNING, QUICK, WAYS, ask
+from tests.remote.matrix import ANSWER, BEGINNING, WAYS
+from tests.remote.playing import QUICK, ask
 from tests.servers.faults import OK, Fault, FaultServer
 from tests.servers.llamacpp import llama_server
 from tests.servers.redis import redis_server

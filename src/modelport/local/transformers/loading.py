@@ -179,7 +179,13 @@ def _load_processor(source: str, more: dict[str, Any], model: Any, given: Any) -
 def _load_tokenizer(source: str, more: dict[str, Any]) -> Any:
     import transformers
 
-    return transformers.AutoTokenizer.from_pretrained(source, **more)
+    try:
+        return transformers.AutoTokenizer.from_pretrained(source, **more)
+    except (OSError, ValueError, TypeError) as error:  # the weights were found, so it is not the network
+        raise InvalidRequest(
+            f"{source}: the model's tokenizer can't be loaded ({_first(error).rstrip('.:')}): put its tokenizer.json "
+            "beside the weights, or pass tokenizer=…"
+        ) from None
 
 
 def _context_length(model: Any, tokenizer: Any, given: int | None) -> int:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import struct
 import zlib
 from typing import Any
 
-from modelport.errors import InvalidOutput
+from modelport.errors import InvalidOutput, InvalidToolCall, UnsupportedFeature
 from modelport.grammar import Choice, JSONSchema, Lark, Regex, grammar_from
 from modelport.messages import ChatMessage
 from modelport.model import Model
+from modelport.normalise import EFFORTS
 from modelport.testing.contract import NotChecked, Row, Subject
 
 SCHEMA: dict[str, Any] = {
@@ -73,13 +75,82 @@ def typed(subject: Subject, model: Model) -> str:
 
 
 def cut_form(subject: Subject, model: Model) -> None:
-    """A form cut off by max_tokens is an error that keeps the text, never a silent half."""
+    """A form cut off by max_tokens is an error that keeps the text, never a silent half; whole and streamed."""
+    options: dict[str, Any] = {"grammar": SCHEMA, "temperature": 0, "max_tokens": 3}
+    for streamed in (False, True):
+        try:
+            if streamed:
+                text = "".join(d.content or "" for d in model.generate_stream(subject.prompt("schema"), **options))
+            else:
+                text = model.generate(subject.prompt("schema"), **options).text
+        except InvalidOutput as error:
+            assert error.partial is not None and error.partial.finish_reason == "length", f"{error.partial!r}"
+            assert error.text == error.partial.text
+            continue
+        raise AssertionError(f"half a document was returned: {text!r}")
+
+
+def strict(subject: Subject, model: Model) -> str:
+    """With strict=True a form is enforced, or refused before anything is sent."""
+    told = []
+    forms = {"a schema": SCHEMA, "a regex": Regex("[12][0-9]{3}"), "a choice": Choice("yes", "no")}
+    for name, form in forms.items():
+        try:
+            message = model.generate(subject.prompt("schema"), grammar=form, strict=True, temperature=0, max_tokens=200)
+            assert message.enforcement == "enforced", f"{name}: enforcement is {message.enforcement!r}"
+            assert not any("not enforced" in warning for warning in message.warnings), f"{name}: {message.warnings}"
+            told.append(f"{name} is enforced")
+        except UnsupportedFeature as error:
+            assert "strict=True" in str(error), f"{name}: {error}"
+            told.append(f"{name} is refused")
+    return ", ".join(told)
+
+
+def beside_tools(subject: Subject, model: Model) -> str:
+    """With tools and a form, a call comes or an answer of the form; whole and streamed."""
+    from modelport.testing.rows.tools import TOOLS
+
+    came = set()
+    for streamed, prompt in ((False, "tool"), (True, "tool"), (True, "schema")):
+        options: dict[str, Any] = {"tools": TOOLS, "grammar": SCHEMA, "temperature": 0, "max_tokens": 80}
+        try:
+            if streamed:
+                with model.generate_stream(subject.prompt(prompt), **options) as stream:
+                    list(stream)
+                message = stream.message
+            else:
+                message = model.generate(subject.prompt(prompt), **options)
+        except (InvalidToolCall, InvalidOutput) as error:
+            if isinstance(error, InvalidOutput) and JSONSchema in model.capabilities.grammars:
+                raise
+            assert error.text
+            came.add("something broken, and said so")
+            continue
+        if message.tool_calls:
+            assert message.parsed is None and message.finish_reason == "tool_calls", f"{message!r}"
+            came.add("a call")
+        else:
+            JSONSchema(SCHEMA).parse(message.text)
+            assert message.parsed == json.loads(message.text) and message.enforcement in WAYS, f"{message!r}"
+            came.add(f"an answer, {message.enforcement}")
+    return "; ".join(sorted(came))
+
+
+def partial(subject: Subject, model: Model) -> str:
+    """While it streams, the JSON that has come so far can be read."""
+    seen: list[Any] = []
     try:
-        message = model.generate(subject.prompt("schema"), grammar=SCHEMA, temperature=0, max_tokens=3)
+        with model.generate_stream(subject.prompt("schema"), grammar=SCHEMA, temperature=0, max_tokens=200) as stream:
+            for _ in stream:
+                seen.append(stream.partial)
     except InvalidOutput as error:
-        assert error.partial is not None and error.partial.finish_reason == "length", f"{error.partial!r}"
-        return
-    raise AssertionError(f"half a document was returned: {message.text!r}")
+        if JSONSchema in model.capabilities.grammars:
+            raise
+        raise NotChecked(f"nothing enforces the form here, and the model missed it: {error}") from None
+    assert seen and seen[-1] == stream.message.parsed, f"it ended as {seen[-1:]}, the answer is {stream.message.text!r}"
+    kept = [value for value in seen if value is not None]
+    assert all({*a} <= {*b} for a, b in itertools.pairwise(kept)), f"it did not grow: {kept}"
+    return f"{len({json.dumps(value) for value in kept})} states"
 
 
 def regex(subject: Subject, model: Model) -> str:
@@ -157,6 +228,33 @@ def image(subject: Subject, model: Model) -> None:
     assert red.logprobs[0]["logprob"] != blue.logprobs[0]["logprob"], "a red and a blue picture make no difference"
 
 
+def after_thinking(subject: Subject, model: Model) -> None:
+    """The thinking is free, and the answer after it has its form."""
+    if "reasoning" not in subject.prompts:
+        raise NotChecked("the subject gives no prompt that makes the model think")
+    form = Regex("[A-Z][a-z]{1,20} [a-z]{1,20}[.]")
+    for message in _both(subject, model, subject.prompt("reasoning"), grammar=form):
+        assert message.reasoning and re.fullmatch(form.pattern, message.reasoning.strip()) is None, f"{message!r}"
+        assert re.fullmatch(form.pattern, message.text), f"{message.text!r} does not match"
+
+
+def effort(subject: Subject, model: Model) -> str:
+    """How much to think can be told by one name; what the model can't be told is refused."""
+    offered = [e for e in EFFORTS if e in model.capabilities.reasoning_efforts]
+    for name in offered or ["low"]:
+        try:
+            assert model.generate(subject.prompt("plain"), reasoning_effort=name, temperature=0).finish_reason
+        except InvalidOutput:
+            pass  # a thought as long as max_tokens, where the subject asks for a form
+    for name in () if model.capabilities.reasoning_budget else {*EFFORTS} - {"none", *offered}:
+        try:
+            model.generate(subject.prompt("plain"), reasoning_effort=name)
+        except UnsupportedFeature:
+            continue
+        raise AssertionError(f"{name!r} was neither offered nor refused")
+    return f"by name: {', '.join(offered) or 'none'}; in tokens: {model.capabilities.reasoning_budget}"
+
+
 def reasoning(subject: Subject, model: Model) -> None:
     """The model's thinking is apart from its answer, whole and streamed."""
     if "reasoning" not in subject.prompts:
@@ -181,6 +279,9 @@ ROWS = (
     Row("JSON schema", "The answer is JSON of the schema", json_schema),
     Row("typed output", "message.parsed is an object of the type asked for", typed),
     Row("a cut form", "It is InvalidOutput with the text kept", cut_form),
+    Row("strict forms", "Enforced, or refused before anything is sent", strict),
+    Row("a form beside tools", "A call, or an answer of the form", beside_tools),
+    Row("partial objects", "What has come of the JSON can be read while it streams", partial),
     Row("regex", "The answer matches as a whole", regex),
     Row("choice", "The answer is one of a few strings", choice),
     Row(
@@ -192,4 +293,13 @@ ROWS = (
         lambda subject, model: model.generate(_seeing(subject, (1, 2, 3))),
     ),
     Row("reasoning", "The thinking is apart from the answer", reasoning, lambda c: c.reasoning),
+    Row(
+        "a form after thinking", "The thinking is free, the answer is of the form", after_thinking,
+        lambda c: c.reasoning and Regex in c.grammars,
+    ),
+    Row(
+        "reasoning effort", "One name says how much to think", effort,
+        lambda c: bool(c.reasoning_efforts or c.reasoning_budget),
+        lambda subject, model: model.generate(subject.prompt("plain"), reasoning_effort="low"),
+    ),
 )  # fmt: skip

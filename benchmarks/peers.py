@@ -1,0 +1,361 @@
+"""The clients that `remote.py` measures, each as a user would write it: a call, a stream, and both asynchronously.
+
+Nothing is imported before its client is made, so that a cold start pays for this client alone. `stop` is asked of all.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+STOP = ["Observation:"]
+KEY = "sk-benchmark-0123456789"
+Messages = list[dict[str, Any]]
+
+
+class Peer:
+    """One client at one base URL. What a client has no asynchronous form of runs in threads, as its users do it."""
+
+    #: Extra packages of its environment.
+    asynchronous = True
+    synchronous = True
+
+    def call(self, messages: Messages) -> str:
+        return asyncio.run(self.acall(messages))
+
+    def stream(self, messages: Messages) -> Iterator[str]:
+        raise NotImplementedError
+
+    async def acall(self, messages: Messages) -> str:
+        return await asyncio.get_running_loop().run_in_executor(self._threads(), self.call, messages)
+
+    async def astream(self, messages: Messages) -> AsyncIterator[str]:
+        queue: asyncio.Queue[str | None] = asyncio.Queue()
+        loop = asyncio.get_running_loop()
+
+        def read() -> None:
+            for piece in self.stream(messages):
+                loop.call_soon_threadsafe(queue.put_nowait, piece)
+            loop.call_soon_threadsafe(queue.put_nowait, None)
+
+        loop.run_in_executor(self._threads(), read)
+        while (piece := await queue.get()) is not None:
+            yield piece
+
+    def _threads(self) -> Any:
+        if not hasattr(self, "_pool"):
+            from concurrent.futures import ThreadPoolExecutor
+
+            self._pool = ThreadPoolExecutor(200)
+        return self._pool
+
+
+def _body(messages: Messages, **more: Any) -> dict[str, Any]:
+    return {"model": "bench", "messages": messages, "stop": STOP, **more}
+
+
+_STREAMED = {"stream": True, "stream_options": {"include_usage": True}}
+
+
+class RawSocket(Peer):
+    """The floor: one kept socket and the json module, no error looked at."""
+
+    asynchronous = False
+
+    def __init__(self, url: str) -> None:
+        import socket
+
+        _, _, host, self._path = url.split("/", 3)
+        name, port = host.split(":")
+        self._socket = socket.create_connection((name, int(port)))
+        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+    def _send(self, body: dict[str, Any]) -> None:
+        data = json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()
+        head = (
+            f"POST /{self._path}/chat/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {KEY}\r\n"
+            f"Content-Type: application/json\r\nContent-Length: {len(data)}\r\n\r\n"
+        )
+        self._socket.sendall(head.encode() + data)
+
+    def call(self, messages: Messages) -> str:
+        self._send(_body(messages))
+        head, _, body = self._socket.recv(65536).partition(b"\r\n\r\n")
+        length = int(head.lower().split(b"content-length:")[1].split(b"\r\n")[0])
+        while len(body) < length:
+            body += self._socket.recv(65536)
+        return str(json.loads(body)["choices"][0]["message"]["content"])
+
+    def stream(self, messages: Messages) -> Iterator[str]:
+        self._send(_body(messages, **_STREAMED))
+        rest = b""
+        while True:
+            data = rest + self._socket.recv(262144)
+            *lines, rest = data.split(b"\n")
+            for line in lines:
+                if line.startswith(b"data: ["):
+                    while not data.endswith(b"0\r\n\r\n"):
+                        data += self._socket.recv(65536)
+                    return
+                if line.startswith(b"data: "):
+                    choices = json.loads(line[6:])["choices"]
+                    if choices and (text := choices[0]["delta"].get("content")):
+                        yield text
+
+
+class RawAiohttp(Peer):
+    synchronous = False
+
+    def __init__(self, url: str) -> None:
+        self._url = url + "/chat/completions"
+        self._session: Any = None
+
+    def _post(self, body: dict[str, Any]) -> Any:
+        if self._session is None:
+            import aiohttp
+
+            connector = aiohttp.TCPConnector(limit=1000)
+            self._session = aiohttp.ClientSession(connector=connector, headers={"Authorization": f"Bearer {KEY}"})
+        return self._session.post(self._url, json=body)
+
+    async def acall(self, messages: Messages) -> str:
+        async with self._post(_body(messages)) as response:
+            return str((await response.json())["choices"][0]["message"]["content"])
+
+    async def astream(self, messages: Messages) -> AsyncIterator[str]:
+        async with self._post(_body(messages, **_STREAMED)) as response:
+            async for line in response.content:
+                if line.startswith(b"data: {"):
+                    choices = json.loads(line[6:])["choices"]
+                    if choices and (text := choices[0]["delta"].get("content")):
+                        yield text
+
+    def call(self, messages: Messages) -> str:
+        async def once() -> str:
+            try:
+                return await self.acall(messages)
+            finally:
+                await self._session.close()
+
+        return asyncio.run(once())
+
+
+class OpenAISDK(Peer):
+    def __init__(self, url: str) -> None:
+        self._clients: dict[str, Any] = {}
+        self._settings = {"base_url": url, "api_key": KEY, "max_retries": 2}
+
+    def _client(self, kind: str) -> Any:
+        if kind not in self._clients:
+            import openai
+
+            self._clients[kind] = getattr(openai, kind)(**self._settings)
+        return self._clients[kind].chat.completions
+
+    def call(self, messages: Messages) -> str:
+        return str(self._client("OpenAI").create(**_body(messages)).choices[0].message.content)
+
+    def stream(self, messages: Messages) -> Iterator[str]:
+        for chunk in self._client("OpenAI").create(**_body(messages, **_STREAMED)):
+            if chunk.choices and (text := chunk.choices[0].delta.content):
+                yield text
+
+    async def acall(self, messages: Messages) -> str:
+        return str((await self._client("AsyncOpenAI").create(**_body(messages))).choices[0].message.content)
+
+    async def astream(self, messages: Messages) -> AsyncIterator[str]:
+        async for chunk in await self._client("AsyncOpenAI").create(**_body(messages, **_STREAMED)):
+            if chunk.choices and (text := chunk.choices[0].delta.content):
+                yield text
+
+
+class AzureSDK(OpenAISDK):
+    """OpenAI's client for Azure, on the v1 API as Azure's pages write it: the plain client at another URL."""
+
+
+class Smolagents(Peer):
+    asynchronous = False
+
+    def __init__(self, url: str) -> None:
+        from smolagents import OpenAIServerModel
+
+        self._model = OpenAIServerModel("bench", api_base=url, api_key=KEY)
+
+    def call(self, messages: Messages) -> str:
+        return str(self._model.generate(messages, stop_sequences=STOP).content)
+
+    def stream(self, messages: Messages) -> Iterator[str]:
+        for delta in self._model.generate_stream(messages, stop_sequences=STOP):
+            if delta.content:
+                yield delta.content
+
+
+class LiteLLM(Peer):
+    def __init__(self, url: str) -> None:
+        os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"  # or importing it fetches a file
+        import litellm
+
+        self._litellm = litellm
+        self._settings = {"model": "openai/bench", "api_base": url, "api_key": KEY, "stop": STOP}
+
+    def call(self, messages: Messages) -> str:
+        return str(self._litellm.completion(messages=messages, **self._settings).choices[0].message.content)
+
+    def stream(self, messages: Messages) -> Iterator[str]:
+        for chunk in self._litellm.completion(messages=messages, **_STREAMED, **self._settings):
+            if chunk.choices and (text := chunk.choices[0].delta.content):
+                yield text
+
+    async def acall(self, messages: Messages) -> str:
+        answer = await self._litellm.acompletion(messages=messages, **self._settings)
+        return str(answer.choices[0].message.content)
+
+    async def astream(self, messages: Messages) -> AsyncIterator[str]:
+        async for chunk in await self._litellm.acompletion(messages=messages, **_STREAMED, **self._settings):
+            if chunk.choices and (text := chunk.choices[0].delta.content):
+                yield text
+
+
+class HubClient(Peer):
+    def __init__(self, url: str) -> None:
+        from huggingface_hub import AsyncInferenceClient, InferenceClient
+
+        self._sync, self._async = InferenceClient(url, token=KEY), AsyncInferenceClient(url, token=KEY)
+
+    def call(self, messages: Messages) -> str:
+        return str(self._sync.chat_completion(messages, stop=STOP).choices[0].message.content)
+
+    def stream(self, messages: Messages) -> Iterator[str]:
+        for chunk in self._sync.chat_completion(messages, stop=STOP, **_STREAMED):
+            if chunk.choices and (text := chunk.choices[0].delta.content):
+                yield text
+
+    async def acall(self, messages: Messages) -> str:
+        return str((await self._async.chat_completion(messages, stop=STOP)).choices[0].message.content)
+
+    async def astream(self, messages: Messages) -> AsyncIterator[str]:
+        async for chunk in await self._async.chat_completion(messages, stop=STOP, **_STREAMED):
+            if chunk.choices and (text := chunk.choices[0].delta.content):
+                yield text
+
+
+_AWS = {"AWS_ACCESS_KEY_ID": "benchmark", "AWS_SECRET_ACCESS_KEY": "benchmark", "AWS_DEFAULT_REGION": "us-east-1"}
+
+
+class Boto3(Peer):
+    asynchronous = False
+
+    def __init__(self, url: str) -> None:
+        os.environ.update(_AWS)
+        import boto3
+        from botocore.config import Config
+
+        url = url.removesuffix("/v1")
+        config = Config(max_pool_connections=200)
+        self._client = boto3.client("bedrock-runtime", endpoint_url=url, config=config)
+
+    def _arguments(self, messages: Messages) -> dict[str, Any]:
+        turns = [{"role": m["role"], "content": [{"text": m["content"]}]} for m in messages if m["role"] != "system"]
+        system = [{"text": m["content"]} for m in messages if m["role"] == "system"]
+        more = {"system": system} if system else {}
+        return {"modelId": "bench", "messages": turns, "inferenceConfig": {"stopSequences": STOP}, **more}
+
+    def call(self, messages: Messages) -> str:
+        answer = self._client.converse(**self._arguments(messages))
+        return str(answer["output"]["message"]["content"][0]["text"])
+
+    def stream(self, messages: Messages) -> Iterator[str]:
+        for event in self._client.converse_stream(**self._arguments(messages))["stream"]:
+            if text := event.get("contentBlockDelta", {}).get("delta", {}).get("text"):
+                yield text
+
+
+class Modelport(Peer):
+    """With all layers on: stop sequences, retry, and limits that are never reached."""
+
+    name = "OpenAIServerModel"
+
+    def __init__(self, url: str) -> None:
+        import modelport
+
+        settings: dict[str, Any] = {"requests_per_minute": 10**9, "tokens_per_minute": 10**12, "max_concurrency": 10**6}
+        self._model = getattr(modelport, self.name)(**self._settings(url), **settings)
+
+    def _settings(self, url: str) -> dict[str, Any]:
+        return {"model_id": "bench", "api_base": url, "api_key": KEY}
+
+    def call(self, messages: Messages) -> str:
+        return str(self._model.generate(messages, STOP).content)
+
+    def stream(self, messages: Messages) -> Iterator[str]:
+        for delta in self._model.generate_stream(messages, STOP):
+            if delta.content:
+                yield delta.content
+
+    async def acall(self, messages: Messages) -> str:
+        return str((await self._model.agenerate(messages, STOP)).content)
+
+    async def astream(self, messages: Messages) -> AsyncIterator[str]:
+        async for delta in self._model.agenerate_stream(messages, STOP):
+            if delta.content:
+                yield delta.content
+
+
+class ModelportAzure(Modelport):
+    name = "AzureOpenAIServerModel"
+
+    def _settings(self, url: str) -> dict[str, Any]:
+        return {"model_id": "bench", "azure_endpoint": url.removesuffix("/v1"), "api_key": KEY}
+
+
+class ModelportHub(Modelport):
+    name = "InferenceClientModel"
+
+    def _settings(self, url: str) -> dict[str, Any]:
+        return {"base_url": url, "api_key": KEY}
+
+
+class ModelportBedrock(Modelport):
+    name = "AmazonBedrockServerModel"
+
+    def _settings(self, url: str) -> dict[str, Any]:
+        os.environ.update(_AWS)
+        return {"model_id": "bench", "client_kwargs": {"endpoint_url": url.removesuffix("/v1")}}
+
+
+class ModelportLiteLLM(Modelport):
+    name = "LiteLLMModel"
+
+    def _settings(self, url: str) -> dict[str, Any]:
+        os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"
+        return {"model_id": "openai/bench", "api_base": url, "api_key": KEY}
+
+
+PEERS: dict[str, type[Peer]] = {
+    "raw socket + json": RawSocket,
+    "raw aiohttp + json": RawAiohttp,
+    "openai SDK": OpenAISDK,
+    "smolagents": Smolagents,
+    "LiteLLM": LiteLLM,
+    "modelport": Modelport,
+    "azure: openai SDK": AzureSDK,
+    "azure: modelport": ModelportAzure,
+    "huggingface: hub client": HubClient,
+    "huggingface: modelport": ModelportHub,
+    "bedrock: boto3": Boto3,
+    "bedrock: modelport": ModelportBedrock,
+    "litellm: LiteLLM": LiteLLM,
+    "litellm: modelport": ModelportLiteLLM,
+}
+#: What each one imports first.
+IMPORTS = {
+    "raw socket + json": "import socket, json",
+    "raw aiohttp + json": "import aiohttp",
+    "openai SDK": "import openai",
+    "smolagents": "import smolagents",
+    "LiteLLM": "import litellm",
+    "modelport": "from modelport import Model, ChatMessage",
+}

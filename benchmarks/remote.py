@@ -1,0 +1,224 @@
+"""What a remote model's client costs, beside its peers.
+
+    python benchmarks/remote.py                  # the table of the README: peers on one OpenAI-compatible server
+    python benchmarks/remote.py --group vendors  # the other backends, each beside its vendor's bare client
+    python benchmarks/remote.py --write          # both, into docs/benchmarks.md, its plot and the README
+
+Each peer gets an environment of its own (made once, in the user's cache) and a process of its own. All talk to one fast
+loopback server (`server.py`), pinned to another core than they. Cases are interleaved: in every round each peer
+does each case once, so that what else the machine does falls on all alike. Figures are processor time of the client,
+which other processes disturb less than wall time; medians of the rounds, and the spread.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+import venv
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import report
+from peers import IMPORTS, PEERS
+
+HERE = Path(__file__).parent
+PROJECT = HERE.parent
+CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "modelport-benchmarks"
+_OWN = f"-e {PROJECT}"
+#: What each environment installs, pinned; ours is this tree.
+ENVIRONMENTS = {
+    "aiohttp": ["aiohttp==3.14.5"],
+    "openai": ["openai==3.54.0"],
+    "smolagents": ["smolagents[openai]==1.26.0"],
+    "litellm": ["litellm==1.104.5"],
+    "modelport": [f"{_OWN}[openai]"],
+    "vendors": [f"{_OWN}[openai,huggingface,bedrock]", "openai==3.54.0"],
+    "modelport-litellm": [f"{_OWN}[litellm]", "litellm==1.104.5"],
+}
+GROUPS = {
+    "peers": {
+        "raw socket + json": "aiohttp", "raw aiohttp + json": "aiohttp", "openai SDK": "openai",
+        "smolagents": "smolagents", "LiteLLM": "litellm", "modelport": "modelport",
+    },
+    "vendors": {
+        "azure: openai SDK": "vendors", "azure: modelport": "vendors", "huggingface: hub client": "vendors",
+        "huggingface: modelport": "vendors", "bedrock: boto3": "vendors", "bedrock: modelport": "vendors",
+        "litellm: LiteLLM": "modelport-litellm", "litellm: modelport": "modelport-litellm",
+    },
+}  # fmt: skip
+#: name: (shape of the stream, what the worker does). Sizes are bytes of a message.
+CASES: dict[str, tuple[str, dict[str, Any]]] = {
+    "call": ("1", {"what": "calls"}),
+    "call, agent's size": ("1", {"what": "calls", "messages": 61, "size": 1000}),
+    "chunk, parse alone": ("1000", {"what": "chunks"}),
+    "chunk, 1 ms apart": ("200x1", {"what": "chunks"}),
+    "async chunk, 1 ms apart": ("200x1", {"what": "chunks", "async": True, "width": 1}),
+    "async call, 200 at once": ("1", {"what": "calls", "async": True, "width": 200}),
+    "async chunk, 100 streams": ("50x0", {"what": "chunks", "async": True, "width": 100}),
+}
+GROWTH = (10, 30, 100, 300, 1000)
+
+
+def environment(name: str) -> Path:
+    """The python of the environment, made on first use."""
+    requirements = ENVIRONMENTS[name]
+    key = hashlib.sha256(repr((requirements, sys.version)).encode()).hexdigest()[:10]
+    folder = CACHE / f"{name}-{key}"
+    python = folder / "bin" / "python"
+    if not (folder / "complete").exists():
+        print(f"making {folder} with {', '.join(requirements)}", file=sys.stderr)
+        shutil.rmtree(folder, ignore_errors=True)
+        arguments = [part for requirement in requirements for part in requirement.split(" ", 1)]
+        if (uv := shutil.which("uv")) is not None:
+            subprocess.run([uv, "venv", "-q", "--python", sys.executable, folder], check=True)
+            subprocess.run([uv, "pip", "install", "-q", "--python", python, *arguments], check=True)
+        else:
+            venv.create(folder, with_pip=True)
+            subprocess.run([python, "-m", "pip", "install", "-q", *arguments], check=True)
+        (folder / "complete").touch()
+    return python
+
+
+def command(peer: str, environment: Path, mode: str, *more: str) -> list[str]:
+    return [str(environment), str(HERE / "worker.py"), mode, peer, *more]
+
+
+def plain_environ() -> dict[str, str]:
+    """Without what would slow a cold start down or send it elsewhere; bytecode is cached, as on a user's machine."""
+    dropped = ("PYTHONDONTWRITEBYTECODE", "PYTHONPATH", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
+    return {k: v for k, v in os.environ.items() if k.upper() not in dropped}
+
+
+@contextmanager
+def process(arguments: list[str]) -> Iterator[subprocess.Popen[str]]:
+    child = subprocess.Popen(
+        arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=plain_environ(), cwd=CACHE
+    )
+    try:
+        yield child
+    finally:
+        child.stdin.close()  # type: ignore[union-attr]
+        try:
+            child.wait(10)
+        except subprocess.TimeoutExpired:
+            child.kill()
+            child.wait()
+
+
+class Worker:
+    def __init__(self, child: subprocess.Popen[str]) -> None:
+        self._child = child
+
+    def ask(self, case: dict[str, Any]) -> float:
+        """Microseconds of processor time for one operation."""
+        self._child.stdin.write(json.dumps({"async": False, "seconds": 0.25, **case}) + "\n")  # type: ignore[union-attr]
+        self._child.stdin.flush()  # type: ignore[union-attr]
+        answer = json.loads(self._child.stdout.readline())  # type: ignore[union-attr]
+        return float(answer["cpu"]) * 1e6
+
+
+def processor_time(arguments: list[str]) -> float:
+    """Milliseconds of processor time of a whole process."""
+    child = subprocess.Popen(arguments, env=plain_environ(), cwd=CACHE)
+    _, status, usage = os.wait4(child.pid, 0)
+    child.returncode = os.waitstatus_to_exitcode(status)
+    if child.returncode:
+        raise SystemExit(f"{arguments} failed")
+    return (usage.ru_utime + usage.ru_stime) * 1e3
+
+
+def measure(group: str, rounds: int, only: list[str] | None, cases: list[str] | None) -> dict[str, Any]:
+    peers = {p: environment(e) for p, e in GROUPS[group].items() if only is None or any(o in p for o in only)}
+    wanted = {name: case for name, case in CASES.items() if cases is None or any(c in name for c in cases)}
+    results: dict[str, dict[str, list[float]]] = {}
+
+    def note(case: str, peer: str, value: float) -> None:
+        results.setdefault(case, {}).setdefault(peer, []).append(value)
+        print(f"{case:28} {peer:26} {value:12.1f}", file=sys.stderr)
+
+    with ExitStack() as stack:
+        server = stack.enter_context(process([sys.executable, str(HERE / "server.py")]))
+        port = int(server.stdout.readline())  # type: ignore[union-attr]
+
+        def url(shape: str) -> str:
+            # Azure's client makes the rest of its v1 URL itself; what comes before the path's last parts is the shape.
+            return f"http://127.0.0.1:{port}/{shape}/v1"
+
+        workers = {
+            peer: Worker(stack.enter_context(process(command(peer, python, "serve")))) for peer, python in peers.items()
+        }
+        for _ in range(rounds):
+            for case, (shape, work) in wanted.items():
+                for peer, worker in workers.items():
+                    kind = PEERS[peer]
+                    possible = kind.asynchronous if work.get("async") else kind.synchronous
+                    if possible or (work.get("width", 1) > 1 and kind is not PEERS["raw socket + json"]):
+                        note(case, peer, worker.ask({"url": url(shape), **work}))
+            if group != "peers":
+                continue
+            if cases is None or "growth" in cases:
+                for peer in {"openai SDK", "modelport"} & workers.keys():
+                    for count in GROWTH:
+                        work = {"what": "calls", "messages": count, "size": 1000}
+                        note(f"growth {count}", peer, workers[peer].ask({"url": url("1"), **work}))
+            for peer, python in peers.items():
+                if cases is None or "cold" in cases:
+                    note("cold process, ms", peer, processor_time(command(peer, python, "cold", url("1"))))
+                if cases is None or "import" in cases:
+                    bare = processor_time([str(python), "-c", ""])
+                    note("import, ms", peer, processor_time([str(python), "-c", IMPORTS[peer]]) - bare)
+                if (cases is None or "memory" in cases) and peer != "raw socket + json":
+                    out = subprocess.check_output(
+                        command(peer, python, "memory", url("2x3600000")), env=plain_environ(), cwd=CACHE
+                    )
+                    found = json.loads(out)
+                    note("RSS after a call, MB", peer, found["call"] / 1e6)
+                    note("RSS, 1,000 streams, MB", peer, found["streams"] / 1e6)
+    return {"rounds": rounds, "cases": results, "machine": report.machine(), "versions": versions(peers)}
+
+
+def versions(peers: dict[str, Path]) -> dict[str, str]:
+    """Of the packages that are compared."""
+    names = ("openai", "smolagents", "litellm", "aiohttp", "boto3", "huggingface_hub", "orjson")
+    code = (
+        "import importlib.metadata as m, json\n"
+        f"print(json.dumps({{d: m.version(d) for d in {names!r} if list(m.distributions(name=d))}}))"
+    )
+    found: dict[str, str] = {}
+    for python in dict.fromkeys(peers.values()):
+        found |= json.loads(subprocess.check_output([str(python), "-c", code], cwd=CACHE))
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--group", choices=[*GROUPS], default="peers")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--only", nargs="+", metavar="PEER", help="peers whose names hold one of these words")
+    parser.add_argument(
+        "--cases", nargs="+", metavar="CASE", help="cases whose names hold one; cold, import, memory, growth"
+    )
+    parser.add_argument("--write", action="store_true", help="measures all and writes the figures into the pages")
+    options = parser.parse_args()
+    CACHE.mkdir(parents=True, exist_ok=True)
+    begin = time.time()
+    if options.write:
+        found = {group: measure(group, options.rounds, None, None) for group in GROUPS}
+        report.write(found)
+    else:
+        found = {options.group: measure(options.group, options.rounds, options.only, options.cases)}
+    for group, result in found.items():
+        print(report.table(group, result))
+    print(f"{time.time() - begin:.0f} s", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,395 @@
+"""Several models behind one: the first that can answers."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from bisect import bisect_right
+from collections import deque
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
+from contextlib import AsyncExitStack, ExitStack, aclosing
+from dataclasses import replace
+from typing import Any, Literal
+
+from modelport import errors
+from modelport.capabilities import Capabilities, any_of
+from modelport.errors import InvalidRequest, ModelError, UnsupportedFeature
+from modelport.layers import Deltas
+from modelport.layers.limit import Limit
+from modelport.layers.retry import Retry
+from modelport.messages import Attempt, ChatMessageStreamDelta
+from modelport.model import Model
+from modelport.normalise import normalise_messages
+from modelport.request import Limits, Request
+from modelport.tools import tool_choice_from
+
+#: Errors that say that a model can't answer, now or this. Those that say that the request is wrong would only come
+#: again; an answer that was refused or has not its form is an answer.
+GOES_ON: tuple[type[ModelError], ...] = (
+    errors.AuthenticationError, errors.ConnectionFailed, errors.ContextWindowExceeded, errors.DeadlineExceeded,
+    errors.MalformedResponse, errors.MissingDependency, errors.NotFoundError, errors.RateLimited, errors.ServerError,
+    errors.StreamInterrupted, UnsupportedFeature,
+)  # fmt: skip
+#: Errors that say nothing of the model's health.
+_OF_THE_REQUEST = (
+    InvalidRequest, UnsupportedFeature, errors.ContentFiltered, errors.InvalidOutput, errors.InvalidToolCall,
+)  # fmt: skip
+#: Answers whose times a model remembers, and how many it must have seen to know what is slow.
+_REMEMBERED, _ENOUGH = 100, 20
+
+
+class FallbackModel(Model):
+    """Several models behind one: each request goes to the first, and where that can't answer, to the next.
+
+    Every model answers as it would alone: with its own defaults, retries, limits and ways of making up for what it
+    can't do. A call's argument goes before this model's, and that before the inner model's. `timeout` is for the whole
+    call; an inner model's own `timeout` for its turn.
+
+    A model that failed rests: it is asked last until its cool-down is over. Then one call tries it, while others stay
+    away until it has answered. Where all rest, all are asked, the one whose rest ends first before the others.
+
+    The message names who answered (`model_id`) and who was asked (`attempts`), as does the error where nobody could:
+    that of the first model which failed. Tokens that lost attempts cost are not in `token_usage`.
+
+    Args:
+        models: Models of any kind, the preferred one first; they are this model's own from now on, and closed with it.
+        on: After which errors the next model is asked: types, or their names, or a function of the error. By default
+            `GOES_ON`, and whatever is retryable. After `UnsupportedFeature` always.
+        when_cut: What is done with a stream that breaks off after its first part. `raise`: it is `StreamInterrupted`,
+            with that part. `restart`: the next model begins again, and its first delta is marked `restart`. An answer
+            that is not streamed always goes on, since nobody has seen any of it.
+        cooldown: How long a model that failed is asked last, in seconds; a longer `retry_after` of its error counts.
+        hedge: Seconds after which the next model is asked beside one that has not begun to answer (or has not answered,
+            if not streamed): the first answer wins, and the other call is cancelled. `"p95"` for what 95 of this
+            model's last 100 answers took at most, once 20 are known. `None` for never. See
+            https://research.google/pubs/the-tail-at-scale/
+        model_id: A name; by default the models' names.
+        retry: How often the whole list is asked; by default once, since each model has its own retries.
+        **settings: See `Model`. `capabilities` are the inner models' own.
+
+    Example:
+        >>> model = FallbackModel([OpenAIServerModel("gpt-4o"), LlamaCppModel()])
+    """
+
+    def __init__(
+        self,
+        models: Sequence[Model | Mapping[str, Any]],
+        *,
+        on: Callable[[ModelError], bool] | Iterable[type[ModelError] | str] | None = None,
+        when_cut: Literal["raise", "restart"] = "raise",
+        cooldown: float = 30.0,
+        hedge: float | Literal["p95"] | None = None,
+        model_id: str | None = None,
+        retry: Any = False,
+        **settings: Any,
+    ) -> None:
+        if isinstance(models, Model | Mapping | str) or not models:
+            raise InvalidRequest("models must be a list of at least one model")
+        if settings.get("capabilities") is not None:
+            raise InvalidRequest("capabilities: give them to the models themselves")
+        if when_cut not in ("raise", "restart"):
+            raise InvalidRequest(f"when_cut={when_cut!r}: must be 'raise' or 'restart'")
+        for name, value, known in (("cooldown", cooldown, ()), ("hedge", hedge, (None, "p95"))):
+            is_number = isinstance(value, int | float) and not isinstance(value, bool) and value >= 0
+            if value not in known and not is_number:
+                raise InvalidRequest(f"{name}={value!r}: must be a number of seconds{', or p95' if known else ''}")
+        # What `to_dict` wrote is a model too.
+        self.models = [Model.from_dict(model) if isinstance(model, Mapping) else model for model in models]
+        if strange := [model for model in self.models if not isinstance(model, Model)]:
+            raise InvalidRequest(f"models: {type(strange[0]).__name__} is no model of this package")
+        self.on = on if on is None or callable(on) else [_name(kind) for kind in on]
+        self.when_cut, self.cooldown, self.hedge = when_cut, cooldown, hedge
+        names = [model.model_id or type(model).__name__ for model in self.models]
+        super().__init__(model_id or " or ".join(names), retry=retry, **settings)
+        self._set_up()
+
+    def _set_up(self) -> None:
+        self._members = [_Member(model) for model in self.models]
+        given = self.on
+        kinds = GOES_ON if given is None or callable(given) else tuple(map(_kind, given))
+        self._kinds = (*kinds, UnsupportedFeature)
+        self._clock = time.monotonic
+
+    def __getstate__(self) -> dict[str, Any]:
+        derived = ("_members", "_kinds", "_clock")
+        return {key: value for key, value in super().__getstate__().items() if key not in derived}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._set_up()
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What at least one of the models can do; a request goes to those that can."""
+        return any_of([model.capabilities for model in self.models])
+
+    def close(self) -> None:
+        """Closes every model."""
+        with ExitStack() as stack:
+            for model in self.models:
+                stack.callback(model.close)
+
+    async def aclose(self) -> None:
+        """`close` for asynchronous code."""
+        async with AsyncExitStack() as stack:
+            for model in self.models:
+                stack.push_async_callback(model.aclose)
+
+    async def deltas(self, request: Request) -> AsyncGenerator[ChatMessageStreamDelta, None]:
+        """Answers a request; see `Model.deltas`."""
+        call = _Call(self, request)
+        cut = told = False
+        while (asked := await call.answering()) is not None:
+            async with aclosing(asked.deltas):
+                try:
+                    async for delta in asked.all():
+                        if delta.finish_reason is not None:
+                            delta, told = replace(delta, attempts=call.attempts()), True
+                        yield replace(delta, restart=True) if cut else delta
+                        cut = False
+                    if not told:  # by a service that gives no finish reason
+                        yield ChatMessageStreamDelta(attempts=call.attempts())
+                    return
+                except ModelError as error:
+                    if self.when_cut == "raise" or not call.goes_on(error):
+                        error.attempts = call.attempts()
+                        raise
+                    call.failures.append((error, []))
+                    cut = True
+        why, seen = call.failures[0]
+        for delta in () if cut else seen:
+            yield delta
+        why.attempts = call.attempts()
+        raise why
+
+    # --- what the calls need --------------------------------------------------------------------------------------
+
+    def _request(self, messages: Any, called: Mapping[str, Any], stream: bool) -> Request:
+        """The call as it came, its options as `parameters`: each model lays them over its own."""
+        given = {**(self._options or {}), **called}
+        if "tools" not in given and "tool_choice" not in called:
+            given.pop("tool_choice", None)  # the constructor's is for calls with tools
+        elif "tool_choice" in given:
+            tool_choice_from(given["tool_choice"], given.get("tools", ()))
+        conversions = given.pop("custom_role_conversions", self.custom_role_conversions)
+        flatten = given.pop("flatten_messages_as_text", self.flatten_messages_as_text)
+        return Request(
+            messages=normalise_messages(messages, role_conversions=conversions, flatten=flatten),
+            limits=Limits(given.pop("timeout")) if "timeout" in given else Limits(),
+            parameters=given,
+            stream=stream,
+        )
+
+    def _layers(self) -> list[Any]:
+        # Forms and stop sequences are the inner models' part.
+        return [layer for layer in super()._layers() if isinstance(layer, Retry | Limit)]
+
+    def _in_order(self) -> list[_Member]:
+        now = self._clock()
+        return sorted(self._members, key=lambda member: member.rests_until if member.rests_until > now else 0.0)
+
+
+class _Member:
+    """One of the models, and what is known of its health."""
+
+    def __init__(self, model: Model) -> None:
+        self.model = model
+        self.rests_until = 0.0
+        #: Seconds to the first part of an answer that is streamed, and to the end of one that is not.
+        self.took: dict[bool, deque[float]] = {way: deque(maxlen=_REMEMBERED) for way in (True, False)}
+
+    def slow_after(self, stream: bool) -> float | None:
+        """What 95 of 100 answers took at most; `None` where too few are known."""
+        took = sorted(self.took[stream])
+        return took[len(took) * 95 // 100] if len(took) >= _ENOUGH else None
+
+
+class _Asked:
+    """A model that was asked: what it has given so far, and the way to the rest."""
+
+    def __init__(self, member: _Member) -> None:
+        self.member = member
+        self.record = [Attempt(member.model.model_id)]
+        self.seen: list[ChatMessageStreamDelta] = []
+        self.deltas: Deltas
+
+    def lost(self, why: str, seconds: float) -> None:
+        """Takes note of how it went, where it did not answer."""
+        self.record[0].error, self.record[0].seconds = why, seconds
+
+    async def begin(self, whole: bool) -> None:
+        """Reads up to the first part of the answer, or all of an answer that nobody reads yet."""
+        async for delta in self.deltas:
+            self.seen.append(delta)
+            if delta.delivers and not whole:
+                return
+
+    async def all(self) -> Deltas:
+        """What has been read, and then the rest."""
+        for delta in self.seen:
+            yield delta
+        async for delta in self.deltas:
+            yield delta
+
+
+class _Call:
+    """One call: who was asked, and who is left to ask."""
+
+    def __init__(self, owner: FallbackModel, request: Request) -> None:
+        self._owner, self._request = owner, request
+        self._left = owner._in_order()
+        self._tried: list[_Asked] = []
+        self.failures: list[tuple[ModelError, list[ChatMessageStreamDelta]]] = []
+
+    async def answering(self) -> _Asked | None:
+        """The next model to answer, or `None` where none is left to ask."""
+        if self._owner.hedge is not None:
+            return await self._race()
+        while self._left:
+            asked = self._ask(self._left.pop(0))
+            try:
+                await asked.begin(not self._request.stream)
+                return asked
+            except ModelError as error:
+                if not self._failed(asked, error):
+                    break
+        return None
+
+    async def _race(self) -> _Asked | None:
+        """Likewise, with a second model beside one that takes its time."""
+        racing: dict[asyncio.Task[None], _Asked] = {}
+        wait: float | None = None
+        try:
+            while self._left or racing:
+                if not racing or wait == 0:
+                    member = self._left.pop(0)
+                    wait = None if wait == 0 or not self._left else self._patience(member)
+                    asked = self._ask(member)
+                    racing[_task(asked.begin(not self._request.stream))] = asked
+                done, _ = await asyncio.wait(racing, timeout=wait, return_when=asyncio.FIRST_COMPLETED)
+                if not done:
+                    wait = 0
+                for task in done:
+                    asked = racing.pop(task)
+                    try:
+                        task.result()
+                        return asked
+                    except ModelError as error:
+                        if not self._failed(asked, error):
+                            return None
+            return None
+        finally:
+            for task in racing:
+                task.cancel()
+            if racing:
+                await asyncio.wait(racing)
+            for asked in racing.values():
+                await asked.deltas.aclose()
+                asked.record[0].error = asked.record[0].error or "cancelled: another model was faster"
+            self._left[:0] = [asked.member for asked in racing.values()]
+
+    def _patience(self, member: _Member) -> float | None:
+        hedge = self._owner.hedge
+        return member.slow_after(self._request.stream) if hedge == "p95" else hedge
+
+    def _ask(self, member: _Member) -> _Asked:
+        now = self._owner._clock()
+        if 0 < member.rests_until <= now:
+            member.rests_until = now + self._owner.cooldown  # for the others, until this call knows more
+        asked = _Asked(member)
+        asked.deltas = self._answer_of(asked)
+        self._tried.append(asked)
+        return asked
+
+    async def _answer_of(self, asked: _Asked) -> Deltas:
+        member, stream, clock = asked.member, self._request.stream, self._owner._clock
+        model, begin, began = member.model, clock(), False
+        try:
+            async with aclosing(model._deltas(self._request_of(model))) as deltas:
+                async for delta in deltas:
+                    if delta.delivers and not began:
+                        began, member.rests_until = True, 0.0
+                        if stream:
+                            member.took[stream].append(clock() - begin)
+                        delta = replace(delta, model_id=delta.model_id or model.model_id)
+                    if delta.finish_reason is not None:
+                        member.rests_until = 0.0
+                        asked.record[0].seconds = clock() - begin
+                        asked.record[:] = delta.attempts or asked.record  # of a model that is made of models
+                        delta = replace(delta, model_id=delta.model_id or model.model_id)
+                    yield delta
+            if not stream:
+                member.took[stream].append(clock() - begin)
+        except ModelError as error:
+            error.model_id = error.model_id or model.model_id
+            asked.lost(f"{type(error).__name__}: {error.message}", clock() - begin)
+            if isinstance(model, FallbackModel):
+                asked.record[:] = error.attempts
+            if not isinstance(error, _OF_THE_REQUEST):
+                member.rests_until = clock() + max(self._owner.cooldown, error.retry_after or 0.0)
+            raise
+        except (asyncio.CancelledError, GeneratorExit):
+            if not (began and stream):
+                # It would have taken longer than this; without it a slow model would seem to get faster and faster.
+                member.took[stream].append(clock() - begin)
+                asked.lost("cancelled: another model was faster", clock() - begin)
+            raise
+
+    def _request_of(self, model: Model) -> Request:
+        """The call as this model takes it, with no more time than the call has left."""
+        call, outer = self._request, self._request.limits
+        own = model._request(call.messages, call.parameters, call.stream)
+        if outer.deadline is None:
+            return own
+        left = outer.deadline - asyncio.get_running_loop().time()
+        timeout = outer.timeout if own.limits.timeout is None or own.limits.timeout >= left else own.limits.timeout
+        return own.but(limits=replace(own.limits, timeout=timeout, deadline=outer.deadline))
+
+    def goes_on(self, error: ModelError) -> bool:
+        """Whether the next model is asked after this error."""
+        deadline, on = self._request.limits.deadline, self._owner.on
+        if deadline is not None and asyncio.get_running_loop().time() >= deadline:
+            return False
+        if isinstance(error, UnsupportedFeature):
+            return True
+        if callable(on):
+            return on(error)
+        return isinstance(error, self._owner._kinds) or (on is None and error.retryable)
+
+    def _failed(self, asked: _Asked, error: ModelError) -> bool:
+        """Takes note of a failure; False where no other model is to be asked."""
+        goes_on = self.goes_on(error)
+        # The first one is told. That a model can't do it is the answer only where no other has anything to say.
+        ranks = [_rank(known) for known, _ in self.failures]
+        at = bisect_right(ranks, _rank(error)) if goes_on else 0
+        self.failures.insert(at, (error, asked.seen))
+        return goes_on
+
+    def attempts(self) -> list[Attempt]:
+        """Who was asked so far."""
+        return [attempt for asked in self._tried for attempt in asked.record]
+
+
+def _rank(error: ModelError) -> bool:
+    return isinstance(error, UnsupportedFeature)
+
+
+def _task(work: Any) -> asyncio.Task[None]:
+    from modelport.loop import apart_from_caller
+
+    return asyncio.get_running_loop().create_task(work, context=apart_from_caller())
+
+
+def _name(kind: type[ModelError] | str) -> Any:
+    """A type of error by name, where it has one that a file may hold."""
+    name = kind if isinstance(kind, str) else kind.__name__
+    known = getattr(errors, name, None)
+    if isinstance(kind, str) and not (isinstance(known, type) and issubclass(known, ModelError)):
+        raise InvalidRequest(f"on: {kind!r} is no error of this package")
+    if not isinstance(kind, str) and not (isinstance(kind, type) and issubclass(kind, ModelError)):
+        raise InvalidRequest(f"on: {kind!r} is no ModelError")
+    return name if isinstance(kind, str) or known is kind else kind
+
+
+def _kind(named: Any) -> type[ModelError]:
+    return getattr(errors, named) if isinstance(named, str) else named  # type: ignore[no-any-return]

@@ -1,0 +1,231 @@
+"""Fetches images that are given by URL, for backends that need their bytes.
+
+Whoever writes the URL (a user of the caller's, a web page that an agent reads) must not thereby reach what only this
+machine can reach: addresses are looked up once, checked, and connected to as they were checked, at each redirect anew.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import socket
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urljoin, urlsplit
+
+from modelport.content import Image, sniff_image
+from modelport.errors import ConnectionFailed, InvalidRequest, MissingDependency
+from modelport.messages import ChatMessage
+from modelport.request import Request
+from modelport.threads import in_thread
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+#: Bytes of one image.
+MAX_BYTES = 20 * 2**20
+#: Seconds for one image, redirects included.
+TIMEOUT = 20.0
+MAX_REDIRECTS = 3
+_NAT64 = ipaddress.ip_network("64:ff9b::/96")
+
+
+def holds_urls(messages: tuple[ChatMessage, ...]) -> bool:
+    """Whether an image of the conversation is given by URL."""
+    return any(
+        isinstance(part, Image) and part.data is None
+        for message in messages
+        if not isinstance(message.content, str)
+        for part in message.content or ()
+    )
+
+
+async def with_bytes(request: Request, *, allow_private: bool = False) -> Request:
+    """The request with the bytes of its images in the place of their URLs; each URL is fetched once.
+
+    Args:
+        request: In normal form.
+        allow_private: Whether addresses of this machine and its network may be fetched from.
+
+    Raises:
+        InvalidRequest: A URL is not allowed, there is nothing, or what is there is no image.
+        ConnectionFailed: A server can't be reached, or is too slow.
+    """
+    known: dict[str, Image] = {}
+    messages = []
+    for i, message in enumerate(request.messages):
+        if isinstance(message.content, str) or not message.content:
+            messages.append(message)
+            continue
+        parts: list[Any] = []
+        for j, part in enumerate(message.content):
+            if isinstance(part, Image) and part.data is None:
+                url = part.url or ""
+                if url not in known:
+                    place = f"messages[{i}]['content'][{j}]"
+                    limit = min(TIMEOUT, request.limits.timeout or TIMEOUT)
+                    known[url] = await fetch_image(url, place, allow_private=allow_private, timeout=limit)
+                found = known[url]
+                part = Image(found.data, found.media_type, detail=part.detail)
+            parts.append(part)
+        changed = ChatMessage(**{name: getattr(message, name) for name in ChatMessage.__slots__})
+        changed.content = tuple(parts)
+        messages.append(changed)
+    return request.but(messages=tuple(messages))
+
+
+async def fetch_image(
+    url: str, place: str = "image", *, allow_private: bool = False, timeout: float = TIMEOUT
+) -> Image:
+    """An image by its URL.
+
+    Args:
+        url: http or https. Errors name its host alone: the rest may be a signature.
+        place: What errors call it.
+        allow_private: As for `with_bytes`.
+        timeout: Seconds, redirects included.
+    """
+    aiohttp = _aiohttp()
+    connector = aiohttp.TCPConnector(resolver=_resolver(allow_private), use_dns_cache=False, force_close=True)
+    try:
+        async with (
+            asyncio.timeout(timeout),
+            aiohttp.ClientSession(
+                connector=connector,
+                cookie_jar=aiohttp.DummyCookieJar(),
+                auto_decompress=False,  # a small body must not become a large one
+                headers={"Accept": "image/*", "Accept-Encoding": "identity"},
+                trust_env=False,  # a proxy would look addresses up by itself
+            ) as session,
+        ):
+            data = await _body(session, url, place, allow_private)
+    except TimeoutError:
+        raise ConnectionFailed(f"{place}: {_host(url)} did not give the image within {timeout:g} s.") from None
+    except aiohttp.InvalidURL:
+        raise InvalidRequest(f"{place}: the image's URL is not valid") from None
+    except aiohttp.ClientError as error:
+        refused = _refusal_in(error)
+        if refused is not None:
+            raise InvalidRequest(f"{place}: {refused}") from None
+        raise ConnectionFailed(f"{place}: no image from {_host(url)} ({type(error).__name__}).") from None
+    media_type = sniff_image(data[:16])
+    if media_type is None:
+        raise InvalidRequest(f"{place}: what {_host(url)} gave is no PNG, JPEG, GIF, WebP or BMP image")
+    return Image(data, media_type)
+
+
+async def _body(session: Any, url: str, place: str, allow_private: bool) -> bytes:
+    for _ in range(MAX_REDIRECTS + 1):
+        _check(url, place, allow_private)
+        async with session.get(url, allow_redirects=False) as response:
+            if response.status in (301, 302, 303, 307, 308) and (location := response.headers.get("Location")):
+                url = urljoin(url, location)
+                continue
+            if response.status != 200:
+                kind = ConnectionFailed if response.status >= 500 or response.status == 429 else InvalidRequest
+                raise kind(f"{place}: {_host(url)} gave no image (HTTP {response.status})", status=response.status)
+            return await _limited(response.content.iter_any(), place, url)
+    raise InvalidRequest(f"{place}: {_host(url)} redirects more than {MAX_REDIRECTS} times")
+
+
+async def _limited(chunks: AsyncIterator[bytes], place: str, url: str) -> bytes:
+    data = bytearray()
+    async for chunk in chunks:
+        data += chunk
+        if len(data) > MAX_BYTES:
+            raise InvalidRequest(f"{place}: the image at {_host(url)} is larger than {MAX_BYTES // 2**20} MiB")
+    return bytes(data)
+
+
+def _check(url: str, place: str, allow_private: bool) -> None:
+    """Refuses a URL by its text; what its host's name stands for is checked when it is looked up.
+
+    Raises:
+        InvalidRequest: It is of another kind, holds a password, or an address that is not public.
+    """
+    try:
+        parts = urlsplit(url)
+        host, named, _ = parts.hostname, parts.username or parts.password, parts.port
+    except ValueError:
+        host, named, parts = None, None, urlsplit("")
+    if parts.scheme not in ("http", "https") or not host:
+        raise InvalidRequest(f"{place}: an image is fetched by http or https alone, from a URL with a host")
+    if named:
+        raise InvalidRequest(f"{place}: a URL with a user or a password in it is not fetched")
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return
+    if not allow_private and not is_public(address):
+        raise InvalidRequest(f"{place}: {_private(host)}")
+
+
+def is_public(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
+    """Whether an address belongs to the open internet, also where it wraps another one."""
+    if isinstance(address, ipaddress.IPv6Address):
+        wrapped = address.ipv4_mapped or address.sixtofour
+        if wrapped is None and address.teredo:
+            wrapped = address.teredo[1]
+        if wrapped is None and address in _NAT64:
+            wrapped = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
+        if wrapped is not None:
+            return is_public(wrapped)
+    return address.is_global and not address.is_multicast
+
+
+def _private(host: str) -> str:
+    return (
+        f"{host} is no public address, and is not fetched from; make the model with allow_private_urls=True if you "
+        "trust who writes the URLs"
+    )
+
+
+class _Refused(OSError):
+    """What a resolver may raise, with words for the caller."""
+
+
+def _refusal_in(error: BaseException | None) -> str | None:
+    while error is not None:
+        if isinstance(error, _Refused):
+            return str(error)
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def _resolver(allow_private: bool) -> Any:
+    """Gives aiohttp the addresses to connect to, after they were checked."""
+    aiohttp = _aiohttp()
+
+    class Checked(aiohttp.abc.AbstractResolver):  # type: ignore[name-defined,misc]
+        async def resolve(self, host: str, port: int = 0, family: int = socket.AF_UNSPEC) -> list[dict[str, Any]]:
+            found = await in_thread(lambda: socket.getaddrinfo(host, port, family, socket.SOCK_STREAM))
+            results = []
+            for kind, _, protocol, _, where in found:
+                address = ipaddress.ip_address(str(where[0]).partition("%")[0])
+                if not allow_private and not is_public(address):
+                    raise _Refused(_private(host))  # one is enough: a name that stands for both is a trick
+                results.append({
+                    "hostname": host, "host": str(address), "port": where[1], "family": kind, "proto": protocol,
+                    "flags": socket.AI_NUMERICHOST,
+                })  # fmt: skip
+            return results
+
+        async def close(self) -> None:
+            pass
+
+    return Checked()
+
+
+def _host(url: str) -> str:
+    try:
+        return urlsplit(url).hostname or "the URL"
+    except ValueError:
+        return "the URL"
+
+
+def _aiohttp() -> Any:
+    try:
+        import aiohttp
+        import aiohttp.abc
+    except ImportError:
+        raise MissingDependency("aiohttp", "images") from None
+    return aiohttp

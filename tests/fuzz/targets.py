@@ -1,0 +1,346 @@
+"""What is fuzzed: each target takes an input, and answers or refuses it by a typed error. All else is a defect."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import traceback
+from collections import Counter
+from collections.abc import AsyncGenerator, Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from hypothesis import strategies as st
+
+from modelport import ChatMessage, JSONSchema, Model
+from modelport.errors import ModelError
+from modelport.remote.chat_model import ChatCompletionsModel
+from modelport.remote.transport import Call, Transport
+from modelport.remote.wire import EventReader, parsed, service_error
+from modelport.testing import ScriptedModel
+from tests.fuzz.inputs import calls
+from tests.fuzz.junk import damaged, events, texts, written
+from tests.remote.matrix import TOOL
+from tests.remote.playing import KEY, model_for, server_for
+from tests.servers.bedrock import ConverseFault, frame
+from tests.servers.faults import Call as ToolCall
+from tests.servers.faults import Fault, Reply
+
+PERSON = {
+    "type": "object", "properties": {"name": {"type": "string"}}, "required": ["name"], "additionalProperties": False,
+}  # fmt: skip
+#: What a request asks for decides what is done with its answer.
+OPTIONS: list[dict[str, Any]] = [
+    {}, {}, {"tools": [TOOL]}, {"tools": [TOOL], "tool_choice": "required"}, {"grammar": JSONSchema(PERSON)},
+    {"stop_sequences": ["capital", "}"]}, {"logprobs": True},
+]  # fmt: skip
+_HEADERS = st.dictionaries(
+    st.sampled_from(("retry-after", "retry-after-ms", "x-amz-retry-after", "ratelimit", "Location", "x-any")),
+    st.one_of(
+        st.sampled_from(("1", "-1", "1e400", "nan", "inf", "٣", "Wed, 21 Oct 2099 07:28:00 GMT", ";r=0;t=9",
+                         "Wed, 21 Oct 9999 99:99:99 GMT", "Fri, 31 Dec 0000 00:00:00 +9999", "9" * 400)),
+        st.text(st.characters(codec="latin-1", exclude_categories=["Cc"]), max_size=12),
+    ),
+    max_size=3,
+)  # fmt: skip
+
+
+@dataclass
+class Target:
+    """One thing that is fuzzed; `play` returns on an answer and raises a `ModelError` on a refusal."""
+
+    strategy: st.SearchStrategy[Any]
+    play: Callable[[Any], Any]
+    share: float = 1.0
+    """Of the inputs that a run has for each; those that go over a socket cost more."""
+    seen: Counter[str] = field(default_factory=Counter)
+    #: The first of each kind of loss, by where it was.
+    lost: dict[str, str] = field(default_factory=dict)
+
+    def take(self, given: Any) -> None:
+        """Plays one input and counts how it came out; what is neither an answer nor a typed error is lost."""
+        self.seen["inputs"] += 1
+        try:
+            try:
+                answer = self.play(given)
+            except ModelError as error:
+                self.seen["refused"] += 1
+                assert len(str(error)) < 5000, f"an error of {len(str(error))} characters"
+                pickle.loads(pickle.dumps(error))
+                repr(error)
+                return
+            self.seen["answered"] += 1
+            if isinstance(answer, ChatMessage):
+                _sound(answer)
+        except Exception as error:
+            self.seen["lost"] += 1
+            frames = traceback.extract_tb(error.__traceback__)
+            last = next((f for f in reversed(frames) if "modelport" in f.filename), frames[-1])
+            where = f"{type(error).__name__} at {last.filename}:{last.lineno}"
+            if where not in self.lost:
+                told = "".join(traceback.format_exception(error)[-12:])
+                self.lost[where] = f"{where}: {str(error)[:300]}\n{told[-3000:]}\nby {str(given)[:1500]}"
+
+
+def _sound(message: ChatMessage) -> None:
+    """An answer holds what its type says, and can be printed, stored and sent back."""
+    assert isinstance(message.content, str | None) and isinstance(message.reasoning, str | None)
+    assert message.finish_reason in ("stop", "length", "tool_calls", "content_filter")
+    assert isinstance(message.model_id, str | None) and isinstance(message.stop_sequence, str | None)
+    for call in message.tool_calls or ():
+        assert isinstance(call.id, str) and isinstance(call.function.name, str)
+    if (usage := message.token_usage) is not None:
+        assert all(count is None or type(count) is int for count in usage.dict().values()), usage
+    assert isinstance(message.logprobs, list | None) and all(isinstance(p, dict) for p in message.logprobs or ())
+    str(message), repr(message), json.dumps(message.to_dict()), message.render_as_markdown()
+    ScriptedModel("ok").generate([message, {"role": "user", "content": "and?"}])
+
+
+# --- chat completions, from bytes on ----------------------------------------------------------------------------------
+
+_REPLY = Reply(calls=(ToolCall(),), reasoning="I think.")
+WHOLE = [
+    json.loads(reply.body("m"))
+    for reply in (Reply(), _REPLY, Reply('{"name": "Ada"}'), Reply("", calls=(ToolCall(),)))
+]  # fmt: skip
+WHOLE[0]["choices"][0]["logprobs"] = {"content": [{"token": "a", "logprob": -0.1, "top_logprobs": []}]}
+WHOLE[1]["usage"]["prompt_tokens_details"] = {"cached_tokens": 3}
+WHOLE[1]["usage"]["completion_tokens_details"] = {"reasoning_tokens": 3}
+ERRORS = [
+    {"error": {"message": "no", "type": "bad", "param": "stop", "code": "unsupported_parameter"}},
+    {"detail": [{"type": "extra_forbidden", "loc": ["body", "x"], "msg": "no"}]},
+    {"message": "no", "code": 500},
+    {"error": "no"},
+]
+
+
+def _chunks(reply: Reply) -> list[Any]:
+    return [json.loads(event[6:]) for event in reply.events("m", include_usage=True)[:-1]]
+
+
+STREAMS = [_chunks(reply) for reply in (Reply(), _REPLY, Reply("", calls=(ToolCall(),)), Reply(usage="cumulative"))]
+
+
+class _Canned:
+    """A transport whose service has already spoken."""
+
+    def __init__(self) -> None:
+        self.pieces: list[bytes] = []
+
+    async def call(self, call: Call) -> Any:
+        return parsed(b"".join(self.pieces), {"Authorization": f"Bearer {KEY}"})
+
+    async def stream(self, call: Call) -> AsyncGenerator[Any, None]:
+        reader = EventReader({"Authorization": f"Bearer {KEY}"})
+        for piece in self.pieces:
+            reader.feed(piece)
+            for event in reader.events():
+                yield event
+            if reader.done:
+                return
+
+    async def aclose(self) -> None:
+        pass
+
+
+class _CannedModel(ChatCompletionsModel):
+    def _make_transport(self) -> Transport:
+        return _Canned()
+
+
+_canned = _CannedModel("m", retry=False, tokens_per_minute=10**12)
+
+
+def _pieces(data: bytes, size: int) -> list[bytes]:
+    return [data[start : start + size] for start in range(0, len(data), size)]
+
+
+def _answered(pieces: list[bytes], options: dict[str, Any], streamed: bool) -> Any:
+    _canned._transport.pieces = pieces  # type: ignore[attr-defined]
+    if not streamed:
+        return _canned.generate("hello", **options)
+    stream = _canned.generate_stream("hello", **options)
+    for _ in stream:
+        pass
+    return stream.message
+
+
+_options = st.sampled_from(OPTIONS)
+_splits = st.sampled_from((1, 7, 64, 10**9))
+
+
+def _refused(given: Any) -> None:
+    status, headers, body = given
+    raise service_error(status, headers, body, {"Authorization": f"Bearer {KEY}"})
+
+
+CHAT = {
+    "chat completions: a whole answer": Target(
+        st.tuples(texts(*WHOLE, *ERRORS), _options), lambda given: _answered([given[0]], given[1], False)
+    ),
+    "chat completions: a stream": Target(
+        st.tuples(st.sampled_from(STREAMS).flatmap(events), _splits, _options),
+        lambda given: _answered(_pieces(given[0], max(given[1], len(given[0]) // 5000)), given[2], True),
+    ),
+    "chat completions: a refusal": Target(
+        st.tuples(st.integers(300, 599), _HEADERS, texts(*ERRORS)), _refused
+    ),
+}  # fmt: skip
+
+# --- callers ----------------------------------------------------------------------------------------------------------
+
+
+def _called(given: Any) -> Any:
+    messages, options = given
+    return ScriptedModel("The answer.", retry=False).generate(messages, **_built(options))
+
+
+def _built(options: dict[str, Any]) -> dict[str, Any]:
+    """The options, a grammar made of its class and what is to be in it."""
+    if isinstance(given := options.get("grammar"), tuple):
+        return {**options, "grammar": given[0](given[1])}
+    return options
+
+
+def _sent(given: Any) -> Any:
+    """The same through a translator, whose service answers in good order."""
+    messages, options = given
+    _canned._transport.pieces = [written(WHOLE[0])]  # type: ignore[attr-defined]
+    return _canned.generate(messages, **{"timeout": 20, **_built(options)})
+
+
+CALLERS = {
+    "callers: messages, tools, schemas, parameters": Target(calls, _called),
+    "callers: the same through a translator": Target(calls, _sent),
+}
+
+# --- over a socket ----------------------------------------------------------------------------------------------------
+
+
+def _over_the_wire(model: Model, server: Any, streamed: bool) -> Callable[[Any], Any]:
+    def play(given: Any) -> Any:
+        fault, options = given
+        server.clear()
+        server.script(then=fault)
+        if not streamed:
+            return model.generate("hello", **options)
+        with model.generate_stream("hello", **options) as stream:
+            for _ in stream:
+                pass
+            return stream.message
+
+    return play
+
+
+def _bodies(*templates: Any) -> st.SearchStrategy[Any]:
+    statuses = st.sampled_from((200,) * 6 + (400, 404, 429, 500))
+    return st.builds(
+        lambda status, headers, body: Fault(status_code=status, headers=headers, content=body),
+        statuses, st.just({}), texts(*templates),
+    )  # fmt: skip
+
+
+def _streamed_bodies() -> st.SearchStrategy[Any]:
+    bodies = st.sampled_from(STREAMS).flatmap(events)
+    return st.builds(lambda body, end: _Spoken(raw=body, end=end), bodies, st.sampled_from((None, None, "close")))
+
+
+@dataclass(frozen=True)
+class _Spoken(Fault):
+    """A stream of these very bytes."""
+
+    raw: bytes = b""
+
+    def payload(self, request: Any) -> tuple[bool, list[bytes]]:
+        return True, [self.raw]
+
+
+CONVERSE = [
+    {"output": {"message": {"role": "assistant", "content": [
+        {"reasoningContent": {"reasoningText": {"text": "I think.", "signature": "c2ln"}}}, {"text": "Paris."},
+        {"toolUse": {"toolUseId": "t1", "name": "get_weather", "input": {"city": "Paris"}}},
+    ]}}, "stopReason": "end_turn", "usage": {"inputTokens": 3, "outputTokens": 4, "totalTokens": 7},
+     "metrics": {"latencyMs": 1}},
+    {"output": {"message": {"role": "assistant", "content": [{"text": "Paris."}]}}, "stopReason": "end_turn",
+     "usage": {"inputTokens": 3, "outputTokens": 4, "totalTokens": 7, "cacheReadInputTokens": 2},
+     "metrics": {"latencyMs": 1}},
+    {"message": "Too many requests", "code": "ThrottlingException"},
+]  # fmt: skip
+CONVERSE_EVENTS = [
+    ("messageStart", {"role": "assistant"}),
+    ("contentBlockDelta", {"contentBlockIndex": 0, "delta": {"reasoningContent": {"text": "I think."}}}),
+    ("contentBlockDelta", {"contentBlockIndex": 0, "delta": {"reasoningContent": {"signature": "c2ln"}}}),
+    ("contentBlockStop", {"contentBlockIndex": 0}),
+    ("contentBlockDelta", {"contentBlockIndex": 1, "delta": {"text": "Paris."}}),
+    ("contentBlockStop", {"contentBlockIndex": 1}),
+    ("contentBlockStart", {"contentBlockIndex": 2, "start": {"toolUse": {"toolUseId": "t1", "name": "get_weather"}}}),
+    ("contentBlockDelta", {"contentBlockIndex": 2, "delta": {"toolUse": {"input": '{"city": "Paris"}'}}}),
+    ("contentBlockStop", {"contentBlockIndex": 2}),
+    ("messageStop", {"stopReason": "tool_use"}),
+    ("metadata", {"usage": {"inputTokens": 3, "outputTokens": 4, "totalTokens": 7}, "metrics": {"latencyMs": 1}}),
+]
+_KINDS = st.sampled_from(("event",) * 8 + ("exception", "error", "novelty"))
+
+
+@st.composite
+def converse_frames(draw: st.DrawFn) -> bytes:
+    """An event stream in which some events are nearly what they should be; frames themselves may be damaged."""
+    result = b""
+    for kind, data in CONVERSE_EVENTS:
+        wrong = draw(st.integers(0, 9)) == 0
+        if wrong and draw(st.booleans()):
+            continue
+        payload = draw(texts(data)) if wrong else written(data)
+        about = {"content_type": "application/json"}
+        message = draw(_KINDS) if wrong else "event"
+        if message == "exception":
+            about |= {"exception_type": draw(st.sampled_from(("throttlingException", "validationException", "new")))}
+        elif message == "error":
+            about |= {"error_code": "500", "error_message": draw(st.text(max_size=5))}
+        else:
+            about |= {"event_type": draw(st.sampled_from((kind, kind, kind, "novelty", ""))) if wrong else kind}
+        one = frame(payload, message_type=message, **about)
+        result += draw(damaged(one)) if wrong and draw(st.integers(0, 9)) == 0 else one
+    return result
+
+
+@dataclass(frozen=True)
+class _Framed(ConverseFault):
+    raw: bytes = b""
+
+    def payload(self, request: Any) -> tuple[bool, list[bytes]]:
+        return True, [self.raw]
+
+
+@contextmanager
+def on_sockets(litellm: bool) -> Iterator[dict[str, Target]]:
+    """Targets of every backend whose packages are installed, each on a server of its own."""
+    chat = ["litellm", "litellm-http"] if litellm else ["openai", "openai-sdk", "huggingface"]
+    options = st.sampled_from(OPTIONS[:4] + OPTIONS[5:6])
+    result: dict[str, Target] = {}
+    with ExitStack() as stack:
+        for column in chat:
+            server = stack.enter_context(server_for(column))
+            model = stack.enter_context(model_for(server, column, retry=False, timeout=20.0))
+            for name, strategy, streamed in (
+                ("a whole answer", _bodies(*WHOLE, *ERRORS), False),
+                ("a stream", _streamed_bodies(), True),
+            ):
+                play = _over_the_wire(model, server, streamed)
+                result[f"{column}, over a socket: {name}"] = Target(st.tuples(strategy, options), play, share=0.1)
+        if not litellm:
+            server = stack.enter_context(server_for("bedrock"))
+            model = stack.enter_context(model_for(server, "bedrock", retry=False, timeout=20.0))
+            bodies = st.builds(
+                lambda status, body: ConverseFault(status_code=status, content=body),
+                st.sampled_from((200,) * 6 + (400, 429, 500)), texts(*CONVERSE),
+            )  # fmt: skip
+            frames = st.builds(
+                lambda raw, end: _Framed(raw=raw, end=end), converse_frames(), st.sampled_from((None, "close"))
+            )
+            some = st.sampled_from(OPTIONS[:3])
+            whole, streamed_ = _over_the_wire(model, server, False), _over_the_wire(model, server, True)
+            result["bedrock, over a socket: a whole answer"] = Target(st.tuples(bodies, some), whole, share=0.1)
+            result["bedrock, over a socket: a stream"] = Target(st.tuples(frames, some), streamed_, share=0.1)
+        yield result
