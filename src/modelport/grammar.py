@@ -8,11 +8,12 @@ import sys
 import types
 import typing
 from dataclasses import dataclass, field
-from functools import reduce
+from functools import lru_cache, reduce
 from operator import or_
 from typing import Any
 
 from modelport.errors import InvalidRequest
+from modelport.maskable import maskable
 
 
 @dataclass(frozen=True)
@@ -137,10 +138,18 @@ class Lark:
 Grammar = JSONSchema | Regex | Choice | Lark
 
 
-def as_lark(grammar: Grammar) -> str:
+def as_lark(grammar: Grammar, *, old: bool = False) -> str:
     """The grammar in llguidance's Lark, which llama.cpp, vLLM and every mask of ours read.
 
-    JSON is written with single spaces, so that a weak model can't fill its budget with white space.
+    JSON is written with single spaces, so that a weak model can't fill its budget with white space, and without escapes
+    by number, behind which a key could hide that the schema has a say in.
+
+    Args:
+        grammar: What the answer must be.
+        old: For the llguidance that is built into llama.cpp: it can't be told of escapes, and would ignore the grammar.
+
+    Raises:
+        UnsupportedFeature: The schema has a keyword to which no mask can hold an answer; see `maskable`.
     """
     if isinstance(grammar, Lark):
         return grammar.grammar
@@ -149,8 +158,10 @@ def as_lark(grammar: Grammar) -> str:
         return "start: " + " | ".join(options)
     if isinstance(grammar, Regex):
         return f"start: /{grammar.for_engines()}/"
-    spacing = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
-    return "start: %json " + json.dumps({"x-guidance": spacing, **grammar.schema})
+    style: dict[str, Any] = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+    if not old:
+        style["json_allowed_escapes"] = 'nrtbf\\"'
+    return "start: %json " + json.dumps({"x-guidance": style, **maskable(grammar.schema)})
 
 
 _TOKEN = re.compile(
@@ -268,19 +279,27 @@ def _from_dict(value: dict[str, Any]) -> Grammar:
 def _checked(schema: Any) -> dict[str, Any]:
     if not isinstance(schema, dict):
         raise InvalidRequest(f"a JSON schema must be a dict, not {type(schema).__name__}")
+    try:
+        problem = _problem_of_schema(json.dumps(schema))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InvalidRequest(f"the JSON schema is no JSON: {error}") from None
+    if problem is not None:
+        raise InvalidRequest(problem)
+    return schema
+
+
+@lru_cache(64)  # it takes milliseconds, and an agent sends the same schemas with each call
+def _problem_of_schema(text: str) -> str | None:
     from jsonschema import Draft202012Validator
     from jsonschema.exceptions import SchemaError, best_match
 
     try:
-        json.dumps(schema)
-        Draft202012Validator.check_schema(schema)
+        Draft202012Validator.check_schema(json.loads(text))
     except SchemaError as error:
         # Of what may stand there the nearest: "not one of 'array', 'boolean', …" instead of "none of the schemas".
         near = best_match(error.context) if error.context else error
-        raise InvalidRequest(f"the JSON schema is invalid at {error.json_path}: {near.message}") from None
-    except (TypeError, ValueError, RecursionError) as error:
-        raise InvalidRequest(f"the JSON schema is no JSON: {error}") from None
-    return schema
+        return f"the JSON schema is invalid at {error.json_path}: {near.message}"
+    return None
 
 
 def mismatch(schema: dict[str, Any], value: Any) -> str | None:

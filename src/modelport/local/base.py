@@ -128,7 +128,7 @@ class LocalModel(EngineModel[E]):
         forced = bool(request.tools) and request.tool_choice not in ("auto", "none")
         # Rendering and tokenizing a long conversation takes milliseconds that other calls on this loop need not wait.
         job = await in_thread(lambda: self._job(engine, request, forced))
-        answer = self._decoded(engine, job)
+        answer = self._decoded(engine, job, one_by_one=bool(request.stop_sequences))
         if request.tools and request.tool_choice != "none":
             single = request.parameters.get("parallel_tool_calls") is False
             calls = engine.template.calls or CallFormat("", "")
@@ -167,7 +167,7 @@ class LocalModel(EngineModel[E]):
         prompt = Prompt(prompt.tokens, prompt.inputs, thinking)
         return Job(prompt, min(parameters.pop("max_tokens", room), room), parameters, lark)
 
-    async def _decoded(self, engine: E, job: Job) -> Deltas:
+    async def _decoded(self, engine: E, job: Job, one_by_one: bool) -> Deltas:
         calls = engine.template.calls
         # A mark may be a special token, or be made of several.
         special = calls is not None and any(token in calls.begin for token in engine.tokenizer.all_special_tokens)
@@ -175,7 +175,9 @@ class LocalModel(EngineModel[E]):
         splitter = ThinkingSplitter(job.prompt.thinking) if engine.template.thinks else None
         usage = TokenUsage(len(job.prompt.tokens), 0, 0)
         usage.reasoning_tokens = 0 if splitter else None
-        async with aclosing(engine.run(job)) as steps:
+        async with aclosing(engine.run(job)) as found:
+            # So that tokens behind a stop sequence are not counted.
+            steps = _single(found) if one_by_one else found
             async for step in steps:
                 text = decoder.feed(step.tokens)
                 thought, said = splitter.feed(text) if splitter else ("", text)
@@ -190,6 +192,17 @@ class LocalModel(EngineModel[E]):
                     finish_reason=step.finish,
                     model_id=self.model_id if step.finish else None,
                 )
+
+
+async def _single(steps: AsyncGenerator[Step, None]) -> AsyncGenerator[Step, None]:
+    """A step for each token."""
+    async for step in steps:
+        last = len(step.tokens) - 1
+        for i, token in enumerate(step.tokens):
+            logprobs = step.logprobs and [step.logprobs[i]]
+            yield Step([token], logprobs, None if i else step.cached, step.finish if i == last else None)
+        if last < 0:
+            yield step
 
 
 def _added(usage: TokenUsage, step: Step, reasoned: bool) -> TokenUsage:

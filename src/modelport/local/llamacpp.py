@@ -14,9 +14,9 @@ from typing import Any, ClassVar
 
 from modelport.capabilities import Capabilities
 from modelport.chat_completions import AnswerReader, body_from, error_from
-from modelport.errors import InvalidRequest, MissingDependency, ModelError, ServerError
+from modelport.errors import InvalidRequest, MissingDependency, ModelError, ServerError, UnsupportedFeature
 from modelport.grammar import Choice, JSONSchema, Lark, Regex, as_lark
-from modelport.local.mask import after_thinking, check_grammar
+from modelport.local.mask import Follower, after_thinking, check_grammar
 from modelport.local.owner import EngineModel
 from modelport.local.template import THINK_OPEN
 from modelport.local.weights import resolve_weights
@@ -135,13 +135,16 @@ class LlamaCppModel(EngineModel["_Engine"]):
         """Answers a request; see `Model.deltas`. Always streamed inside, so that any call can be cancelled."""
         engine = self._engine()
         body = body_from(request.but(stream=True, stop_sequences=()), None, self.capabilities, "llama.cpp")
-        answering = False
+        answering, follower = False, None
         if request.grammar is not None:
-            lark = as_lark(request.grammar)
-            check_grammar(lark, "llamacpp")
+            check_grammar(lark := as_lark(request.grammar, old=True), "llamacpp")
             if answering := self.capabilities.reasoning:  # The thought is free; the engine would mask it too.
                 opened = await in_thread(lambda: engine.opens_thought(body))
                 body["grammar"] = f"%llguidance {{}}\n{after_thinking(lark, opened)}"
+            else:
+                follower = Follower(lark)
+        if isinstance(bias := body.get("logit_bias"), Mapping):  # by token id; the binding takes no numbers for keys
+            body["logit_bias"] = {str(token): value for token, value in bias.items()}
         # Counts with every token, so that usage is known where the port cuts at a stop sequence; progress with every
         # batch of the prompt, so that a call can be cancelled before its first token.
         body |= {"timings_per_token": True, "return_progress": True}
@@ -155,6 +158,12 @@ class LlamaCppModel(EngineModel["_Engine"]):
                         delta.content = delta.content.lstrip("\n") or None
                         answering = delta.content is None
                     delta.token_usage = _usage(event.get("timings"))
+                    if follower is not None and delta.content and not follower.follows(delta.content):
+                        raise UnsupportedFeature(
+                            "grammar: llama.cpp did not hold its answer to it. It has an older llguidance built in and "
+                            "passes over a grammar that this can't read: say it in simpler terms",
+                            parameter="grammar",
+                        )
                     yield delta
         closing = reader.end()
         closing.model_id = self.model_id

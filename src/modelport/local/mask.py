@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from modelport.errors import InvalidRequest, MissingDependency, ServerError, UnsupportedFeature
 
 if TYPE_CHECKING:
     import numpy as np
+
+#: How many grammars are kept compiled.
+KEPT = 64
+#: What llguidance says of a schema that is right, but of which it does not know all.
+_CANT = ("nimplemented", "not supported", "only supported", "not disjoint", "Unknown format")
+_KEYWORDS = {"Resource '": "$ref", "patternProperty": "patternProperties", "regex": "pattern"}
 
 
 def check_grammar(lark: str, extra: str) -> None:
@@ -23,13 +30,15 @@ def check_grammar(lark: str, extra: str) -> None:
         InvalidRequest: The grammar is wrong.
     """
     try:
-        from llguidance import LLMatcher
+        problem = _problem(lark)
     except ImportError:
         raise MissingDependency("llguidance", extra) from None
-    if problem := LLMatcher.validate_grammar(lark):
-        kind = UnsupportedFeature if "nimplemented" in problem or "not supported" in problem else InvalidRequest
+    if problem:
+        kind = UnsupportedFeature if any(word in problem for word in _CANT) else InvalidRequest
         lines = problem.splitlines()
         told = " ".join([lines[0], *(line for line in lines[1:] if line.startswith("error:"))])
+        if "JSON schema" in told:  # whose keyword it does not always name
+            told = next((f"{keyword}: {told}" for word, keyword in _KEYWORDS.items() if word in told), told)
         raise kind(f"grammar: the engine can't hold an answer to it: {told}")
 
 
@@ -46,6 +55,13 @@ def after_thinking(lark: str, opened: bool) -> str:
     return f"start: {begin} /\\n*/ answer_\n{thought}\n{answer}"
 
 
+@lru_cache(KEPT)
+def _problem(lark: str) -> str:
+    from llguidance import LLMatcher
+
+    return str(LLMatcher.validate_grammar(lark))
+
+
 class Masks:
     """Makes matchers for one tokenizer.
 
@@ -58,13 +74,17 @@ class Masks:
     def __init__(self, tokenizer: Any, vocab_size: int, eos: list[int]) -> None:
         self._tokenizer, self._vocab_size, self._eos = tokenizer, vocab_size, eos
         self._ours: Any = None
+        self._compiled = lru_cache(KEPT)(self._compile)
 
     def matcher(self, lark: str) -> Matcher:
-        """A matcher at the beginning of an answer.
+        """A matcher at the beginning of an answer; a grammar is compiled once.
 
         Raises:
             InvalidRequest: The grammar is wrong.
         """
+        return Matcher(self._compiled(lark).deep_copy(), self._vocab_size)
+
+    def _compile(self, lark: str) -> Any:
         from llguidance import LLMatcher
         from llguidance.hf import from_tokenizer
 
@@ -73,7 +93,7 @@ class Masks:
         matcher = LLMatcher(self._ours, lark)
         if matcher.is_error():
             raise InvalidRequest(f"grammar: the engine can't hold an answer to it: {matcher.get_error()}")
-        return Matcher(matcher, self._vocab_size)
+        return matcher
 
 
 class Matcher:
@@ -106,6 +126,16 @@ class Matcher:
         self._matcher.consume_token(token)
         self._check()
 
+    def takes(self, token: int) -> bool:
+        """Takes the token if the grammar allows it: far cheaper than to ask which tokens it allows.
+
+        Raises:
+            ServerError: The matcher has failed.
+        """
+        taken: int = self._matcher.try_consume_tokens([token])
+        self._check()
+        return taken == 1
+
     def forced(self) -> list[int]:
         """The tokens that must come next, already taken: they need no choice, and no forward pass each."""
         tokens: list[int] = self._matcher.compute_ff_tokens()
@@ -121,3 +151,26 @@ class Matcher:
     def _check(self) -> None:
         if self._matcher.is_error():
             raise ServerError(f"the grammar's matcher failed: {self._matcher.get_error()}", retryable=False)
+
+
+class Follower:
+    """Follows the text of an answer that an engine of another's holds to a grammar, or says that it does.
+
+    Args:
+        lark: The grammar. One that speaks of tokens, not of text, can't be followed.
+    """
+
+    def __init__(self, lark: str) -> None:
+        self._matcher = _by_bytes(lark).deep_copy()
+
+    def follows(self, text: str) -> bool:
+        """Whether the grammar allows this text to come next."""
+        data = list(text.encode())
+        return bool(self._matcher.is_error() or self._matcher.try_consume_tokens(data) == len(data))
+
+
+@lru_cache(KEPT)
+def _by_bytes(lark: str) -> Any:
+    from llguidance import LLMatcher, LLTokenizer
+
+    return LLMatcher(LLTokenizer("byte"), lark, log_level=0)

@@ -14,7 +14,7 @@ from modelport.local.text import token_text
 from modelport.local.transformers.caches import Cache
 from modelport.local.transformers.packing import Piece
 from modelport.local.transformers.prefixes import Keys
-from modelport.local.transformers.sampling import Sampler, logprobs_of
+from modelport.local.transformers.sampling import Sampler, likeliest, logprobs_of
 
 
 class Row:
@@ -89,6 +89,10 @@ class Row:
     def advance(self, logits: torch.Tensor, greedy: int) -> bool:
         """Takes the logits behind its last token: chooses the next, and tells.
 
+        Tokens that its grammar forces then come along without a pass of their own; their keys and values are computed
+        in the next one. They were not chosen and have no log probability, so where those are asked for, each token is
+        computed like any other.
+
         Args:
             logits: Of shape (vocabulary,), in f32.
             greedy: The most probable token.
@@ -96,25 +100,37 @@ class Row:
         Returns:
             Whether the answer has ended.
         """
-        plain = self.sampler.plain and self.matcher is None
-        token = greedy if plain else self.sampler.choose(logits, self.tokens, self.matcher)
+        token = self._choose(logits, greedy)
         logprobs = None
         if self.sampler.top_logprobs is not None:
             logprobs = [self._logprob(logits, token, self.sampler.top_logprobs)]
         new = [token]
-        if self.matcher is not None and token not in self._eos:
-            self.matcher.advance(token)
-            if logprobs is None:  # whose tokens are computed one by one
-                new += self.matcher.forced()
-        new = new[: self._end - len(self.tokens)]
+        if self.matcher is not None and logprobs is None and token not in self._eos:
+            new += self.matcher.forced()
+        left = self._end - len(self.tokens)
+        whole = len(new) <= left
+        new = new[:left]
         if ends := [i for i, t in enumerate(new) if t in self._eos]:
             new = new[: ends[0] + 1]
-        finish = "stop" if ends or (self.matcher is not None and self.matcher.ended) else None
+        finish = "stop" if ends or (whole and self.matcher is not None and self.matcher.ended) else None
         self.tokens += new
         if finish is None and len(self.tokens) >= self._end:
             finish = "length"
         self.tell(Step(new, logprobs, self.cached if len(self.tokens) - len(new) == self._prompt else None, finish))
         return finish is not None
+
+    def _choose(self, logits: torch.Tensor, greedy: int) -> int:
+        """The next token; the grammar has taken it."""
+        # Where the likeliest of all tokens is allowed, it is the likeliest of those allowed: mostly no mask is needed.
+        if self.sampler.plain and (self.matcher is None or self.matcher.takes(greedy)):
+            return greedy
+        if self.sampler.plain and self.matcher is not None:
+            token = likeliest(logits, self.matcher)
+        else:
+            token = self.sampler.choose(logits, self.tokens, self.matcher)
+        if self.matcher is not None and token not in self._eos:
+            self.matcher.advance(token)
+        return token
 
     def _logprob(self, logits: torch.Tensor, token: int, top: int) -> dict[str, Any]:
         value, best = logprobs_of(logits, token, top)

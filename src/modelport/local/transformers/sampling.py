@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 
 from modelport.errors import InvalidRequest
@@ -89,11 +90,19 @@ class Sampler:
         return int(torch.multinomial(probabilities, 1, generator=self._generator))
 
 
+def likeliest(logits: torch.Tensor, matcher: Matcher) -> int:
+    """The likeliest of the tokens that the grammar allows; by numpy, which on a CPU wakes no other threads for it."""
+    return int(np.where(matcher.allowed(), logits.cpu().numpy(), -np.inf).argmax())
+
+
 def _masked(scores: torch.Tensor, matcher: Matcher | None) -> torch.Tensor:
     if matcher is None:
         return scores
-    allowed = torch.from_numpy(matcher.allowed()).to(scores.device)
-    return scores.masked_fill_(~allowed[None], float("-inf"))
+    forbidden = ~matcher.allowed()
+    if scores.device.type == "cpu":  # numpy does it in a quarter of the time
+        np.copyto(scores[0].numpy(), -np.inf, where=forbidden)
+        return scores
+    return scores.masked_fill_(torch.from_numpy(forbidden).to(scores.device)[None], float("-inf"))
 
 
 def logprobs_of(logits: torch.Tensor, token: int, top: int) -> tuple[float, list[tuple[int, float]]]:

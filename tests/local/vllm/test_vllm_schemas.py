@@ -1,0 +1,23 @@
+"""Every schema of the sample through vLLM; see tests/local/test_schemas.py for the other engines."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from tests.schemas import SAMPLE
+from tests.schemas.asking import ask_all, hold
+from tests.schemas.table import PAGE, page, refusals
+from tests.schemas.tiny import tiny_folder
+from tests.servers.vllm_env import ENGINE
+
+from modelport import VLLMModel
+
+
+@pytest.mark.timeout(900)
+def test_every_schema_is_answered_validly_or_refused(model: VLLMModel, tmp_path: Path) -> None:
+    # The shared model is asked for because it sets what vLLM reads from the environment.
+    with VLLMModel(tiny_folder(tmp_path), **ENGINE, retry=False) as tiny:
+        hold(ask_all(tiny, SAMPLE), refusals())
+    # Counted by the llguidance of vLLM's environment.
+    assert page(PAGE.read_text()) == PAGE.read_text()

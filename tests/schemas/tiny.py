@@ -1,0 +1,71 @@
+"""Tiny models of random weights with SmolLM2's tokenizer: chance writes, so that only the mask gives form."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from tests.servers.llamacpp import model_file
+from tests.servers.smollm2 import smollm2_folder
+
+WIDTH, LAYERS, HEADS, HIDDEN, CONTEXT = 64, 1, 2, 64, 2048
+
+
+def tiny_folder(folder: Path) -> Path:
+    """As transformers, MLX and vLLM load it."""
+    import torch
+    from transformers import AutoConfig, LlamaForCausalLM
+
+    real = smollm2_folder()
+    config: Any = AutoConfig.from_pretrained(real)
+    config.update({
+        "hidden_size": WIDTH, "intermediate_size": HIDDEN, "num_hidden_layers": LAYERS, "num_attention_heads": HEADS,
+        "num_key_value_heads": HEADS, "head_dim": WIDTH // HEADS, "max_position_embeddings": CONTEXT,
+    })  # fmt: skip
+    torch.manual_seed(7)
+    LlamaForCausalLM(config).save_pretrained(folder)
+    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+        shutil.copy(real / name, folder)
+    return folder
+
+
+def tiny_gguf(path: Path) -> Path:
+    """As llama.cpp loads it."""
+    import gguf
+    import numpy as np
+
+    random = np.random.default_rng(7)
+    source = gguf.GGUFReader(model_file())
+    writer = gguf.GGUFWriter(path, "llama")
+    sizes = {
+        "llama.context_length": CONTEXT, "llama.embedding_length": WIDTH, "llama.block_count": LAYERS,
+        "llama.feed_forward_length": HIDDEN, "llama.rope.dimension_count": WIDTH // HEADS,
+        "llama.attention.head_count": HEADS, "llama.attention.head_count_kv": HEADS,
+    }  # fmt: skip
+    for field in source.fields.values():
+        if field.name.startswith("GGUF.") or field.name in ("general.architecture", "general.file_type"):
+            continue
+        kind = field.types[0]
+        inner = field.types[1] if kind is gguf.GGUFValueType.ARRAY else None
+        writer.add_key_value(field.name, sizes.get(field.name, field.contents()), kind, inner)
+    words = len(source.fields["tokenizer.ggml.tokens"].data)
+
+    def add(name: str, *shape: int) -> None:
+        writer.add_tensor(f"{name}.weight", (random.standard_normal(shape) * 0.02).astype(np.float32))
+
+    add("token_embd", words, WIDTH)
+    writer.add_tensor("output_norm.weight", np.ones(WIDTH, np.float32))
+    for block in (f"blk.{layer}" for layer in range(LAYERS)):
+        for norm in ("attn_norm", "ffn_norm"):
+            writer.add_tensor(f"{block}.{norm}.weight", np.ones(WIDTH, np.float32))
+        for name in ("attn_q", "attn_k", "attn_v", "attn_output"):
+            add(f"{block}.{name}", WIDTH, WIDTH)
+        add(f"{block}.ffn_up", HIDDEN, WIDTH)
+        add(f"{block}.ffn_gate", HIDDEN, WIDTH)
+        add(f"{block}.ffn_down", WIDTH, HIDDEN)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
