@@ -21,7 +21,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from modelport.registry import backends
+from modelport.registry import COMPOSED, backends
 from tests.servers.aimock import aimock
 from tests.servers.front import azure, hub
 from tests.servers.llamacpp import llama_server, model_file
@@ -88,11 +88,11 @@ def python_blocks(session: str) -> list[Block]:
 def examples(session: str) -> list[Block]:
     """The examples in the docstrings of the backends' classes; what they print comes below each line, as in a shell."""
     blocks = []
-    for where in backends().values():
+    for where in {**backends(), **COMPOSED}.values():
         module, _, name = where.partition(":")
         path = ROOT / "src" / f"{module.replace('.', '/')}.py"
         (cls,) = (n for n in ast.parse(path.read_text()).body if isinstance(n, ast.ClassDef) and n.name == name)
-        code = f"import os\nfrom modelport import {name}\n"
+        code = "import os\nfrom modelport import *\n"
         for example in doctest.DocTestParser().get_examples(ast.get_docstring(cls) or ""):
             printed = f"  # {example.want.strip()}" if example.want else ""
             code += f"{example.source.rstrip()}{printed}\n"

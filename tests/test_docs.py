@@ -103,8 +103,8 @@ def test_every_error_is_explained() -> None:
 
 
 def test_every_model_is_shown() -> None:
-    from modelport.registry import backends
+    from modelport.registry import COMPOSED, backends
 
     page = (ROOT / "docs" / "models.md").read_text()
     shown = re.findall(r"^::: modelport\.(\w+)$", page, re.MULTILINE)
-    assert sorted(shown) == sorted(where.partition(":")[2] for where in backends().values())
+    assert sorted(shown) == sorted(where.partition(":")[2] for where in {**backends(), **COMPOSED}.values())
