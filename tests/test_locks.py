@@ -14,7 +14,7 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).parents[1]
 LOCKS = ROOT / "locks"
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())
-NAMES = ("core", "lint", "tests", "litellm")
+NAMES = ("core", "lint", "docs", "release", "tests", "litellm")
 
 
 def pins(name: str) -> dict[str, list[str]]:
