@@ -93,7 +93,7 @@ def lowest(session: nox.Session) -> None:
     llamacpp = PROJECT["project"]["optional-dependencies"]["llamacpp"]
     uv_install(session, *oldest, "-e", ".", *(line for line in llamacpp if not line.startswith("huggingface_hub")))
     session.run("pytest", "tests/test_grammar.py", *session.posargs)
-    session.run("pytest", "tests/test_cli.py", "-k", "help or models or check", *session.posargs)
+    session.run("pytest", "tests/test_cli.py", "-k", "(help or models or check) and not report", *session.posargs)
     uv_install(session, *oldest, "-e", ".[llamacpp,openai,huggingface,bedrock,transformers]")
     columns = "llamacpp,transformers,openai,openai-sdk,huggingface,bedrock-strict"
     rows = "stream or typed or required"
@@ -173,6 +173,7 @@ def litellm(session: nox.Session) -> None:
         session.run("pytest", columns, folder, *session.posargs)
     if not session.posargs:  # modelport[openai] on that version
         session.run("pytest", "tests/remote/test_faults.py", "tests/remote/test_matrix.py", "-k", "sdk")
+        session.run("pytest", "tests/remote/test_retry_on_the_wire.py", "-k", "litellm")
 
 
 @nox.session

@@ -7,12 +7,14 @@ import email.utils
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from importlib.util import find_spec
 
 import pytest
 
 from modelport import AmazonBedrockServerModel, Model, RateLimited, RetryPolicy, ServerError
 from modelport.errors import ModelError
-from tests.remote.test_faults import MODELS, WAYS, ask
+from tests.remote.matrix import WAYS
+from tests.remote.playing import MODELS, ask
 from tests.remote.test_faults_of_others import BACKENDS
 from tests.servers.bedrock import BedrockServer, ConverseFault
 from tests.servers.faults import Fault, FaultServer
@@ -28,7 +30,11 @@ def bedrock(server: FaultServer, **settings: object) -> Model:
     return AmazonBedrockServerModel("us.amazon.nova-pro-v1:0", **where, **settings)  # type: ignore[arg-type]
 
 
-ALL: dict[str, Callable[..., Model]] = {**MODELS, "bedrock": bedrock}
+#: LiteLLM's run in its own session, where it is installed.
+ALL: dict[str, Callable[..., Model]] = {
+    **{name: make for name, make in MODELS.items() if find_spec("litellm") or not name.startswith("litellm")},
+    "bedrock": bedrock,
+}
 #: The server of somebody else's making speaks no Converse.
 OTHERS = {"openai": "openai", "openai-sdk": "openai", "azure": "azure", "huggingface": "huggingface"}
 
