@@ -188,6 +188,23 @@ def test_a_call_that_is_cancelled_at_any_moment_leaves_nothing(model: VLLMModel)
     assert model._engine().core.llm.output_processor.get_num_unfinished_requests() == 0
 
 
+def test_a_call_that_ends_before_the_engine_has_begun_it(model: VLLMModel) -> None:
+    """Its beginning and its end reach the engine's loop in one turn."""
+
+    async def leave() -> float:
+        model._engine().core.loop.call_soon_threadsafe(time.sleep, 1.0)
+        task = asyncio.ensure_future(model.agenerate("Write a long story.", max_tokens=500, ignore_eos=True))
+        await asyncio.sleep(0.5)
+        task.cancel()
+        begin = time.monotonic()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        return time.monotonic() - begin
+
+    assert asyncio.run(leave()) < 5  # it waited ten seconds for an end that never came
+    assert becomes_idle(model)
+
+
 # --- one engine for several models ------------------------------------------------------------------------------------
 
 

@@ -124,13 +124,18 @@ class Core:
             except Exception as raised:
                 error = _error_from(raised)
             tell(items.put_nowait, (_END, error))
+
+        def end(task: asyncio.Task[None]) -> None:
+            self._tasks.discard(task)
+            if task.cancelled():  # before its first step, of which `pump` sees nothing
+                tell(items.put_nowait, (_END, ModelError("this model has been closed; make a new one")))
             tell(ended.set)
 
         def start() -> None:
             nonlocal task
             task = self.loop.create_task(pump())
             self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            task.add_done_callback(end)
 
         def stop() -> None:
             if task is not None:
