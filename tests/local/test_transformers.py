@@ -19,6 +19,7 @@ from tests.servers.smollm2 import as_hub_cache, smollm2_folder
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from modelport import (
+    ConnectionFailed,
     ContextWindowExceeded,
     InvalidRequest,
     MissingDependency,
@@ -272,8 +273,8 @@ def test_what_is_not_honoured_is_refused_by_name(
 
 
 def test_bad_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    with pytest.raises(NotFoundError, match="no-such-owner/no-such-model"):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(ConnectionFailed, match="no-such-owner/no-such-model.*HF_HUB_OFFLINE"):
         TransformersModel("no-such-owner/no-such-model")
     with pytest.raises(NotFoundError, match=r"no config\.json"):
         TransformersModel(tmp_path)
