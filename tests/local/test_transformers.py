@@ -274,7 +274,7 @@ def test_what_is_not_honoured_is_refused_by_name(
 
 def test_bad_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(ConnectionFailed, match="no-such-owner/no-such-model.*HF_HUB_OFFLINE"):
+    with pytest.raises(ConnectionFailed, match=r"no-such-owner/no-such-model.*HF_HUB_OFFLINE"):
         TransformersModel("no-such-owner/no-such-model")
     with pytest.raises(NotFoundError, match=r"no config\.json"):
         TransformersModel(tmp_path)
