@@ -120,7 +120,7 @@ def translated(error: Exception) -> ModelError | None:
     if isinstance(error, botocore.eventstream.ParserError):
         return MalformedResponse(f"The service's event stream is damaged: {_line(error)}.")
     unread = isinstance(error, botocore.parsers.ResponseParserError | boto.IncompleteReadError | UnicodeDecodeError)
-    if unread or _of_parsing(error):
+    if unread or (_of_parsing(error) and not isinstance(error, boto.BotoCoreError)):
         return MalformedResponse(f"The service's answer can't be read: {_line(error)}.")
     if isinstance(error, boto.BotoCoreError):
         return InvalidRequest(f"boto3 can't make this call: {_line(error)}.")
