@@ -33,7 +33,7 @@ def test_example_of_a_docstring_runs(block: Block, here: World) -> None:
 
 @pytest.mark.parametrize("block", [block for block in BLOCKS if block.language == "sh"], ids=str)
 def test_commands_run(block: Block, here: World) -> None:
-    """Those of our own command line run; those that install name extras that there are; those that measure are there."""
+    """Those of our command line run; those that install name extras that there are; those that measure are there."""
     for words in commands(block):
         installed = {
             extra for word in words for found in re.findall(r"modelport\[(.*?)\]", word) for extra in found.split(",")
