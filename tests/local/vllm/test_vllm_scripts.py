@@ -104,6 +104,7 @@ def interrupt():
     print("process", multiprocessing.active_children()[0].pid, flush=True)
     os.kill(os.getpid(), signal.SIGINT)
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs are begun without
 threading.Thread(target=interrupt, daemon=True).start()
 try:
     VLLMModel({path!r}, **{engine!r})
