@@ -42,9 +42,9 @@ def _sse(count: int) -> list[bytes]:
         return {"index": 0, "delta": delta, "logprobs": None, "finish_reason": reason}
 
     first = event([choice({"role": "assistant", "content": "", "refusal": None})])
-    middle = event([choice({"content": WORD})])
+    middle = [event([choice({"content": f"{WORD}{i % 1000}"})]) for i in range(count)]  # some refuse repetition
     last = event([choice({}, "stop")]) + event([], _USAGE) + b"data: [DONE]\n\n"
-    return _chunked([first + middle, *[middle] * (count - 1), last])
+    return _chunked([first + middle[0], *middle[1:], last])
 
 
 def _frame(kind: str, payload: object) -> bytes:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import threading
+from collections import deque
 from collections.abc import AsyncGenerator, Callable
 from typing import Any, TypeVar
 
@@ -74,13 +75,23 @@ async def iterate_in_thread(
         patience: How long closing, and the end of the program, wait for `source` to return, in seconds.
     """
     loop = asyncio.get_running_loop()
-    items: asyncio.Queue[Any] = asyncio.Queue()
+    items: deque[Any] = deque()
+    arrived = asyncio.Event()
+    told = False  # of items that it has not seen: once is enough, since each time costs a write to the loop's pipe
     abandoned = threading.Event()
     ended = asyncio.Event()
     context = contextvars.copy_context()
 
+    def put(item: Any) -> bool:
+        nonlocal told
+        items.append(item)
+        if told:
+            return not loop.is_closed()
+        told = True
+        return _tell(loop, arrived.set)
+
     def emit(item: T) -> bool:
-        return abandoned.is_set() or not _tell(loop, items.put_nowait, item)
+        return abandoned.is_set() or not put(item)
 
     def target() -> None:
         error: BaseException | None = None
@@ -90,7 +101,7 @@ async def iterate_in_thread(
             error = raised
         _streams.pop(threading.current_thread(), None)
         if not _exiting:
-            _tell(loop, items.put_nowait, (_END, error))
+            put((_END, error))
             _tell(loop, ended.set)
 
     thread = threading.Thread(target=target, name="modelport-stream", daemon=True)
@@ -99,7 +110,12 @@ async def iterate_in_thread(
     thread.start()
     try:
         while True:
-            item = await items.get()
+            while not items:
+                arrived.clear()
+                told = False
+                if not items:  # nor has one come between the two
+                    await arrived.wait()
+            item = items.popleft()
             if type(item) is tuple and len(item) == 2 and item[0] is _END:
                 if item[1] is not None:
                     raise item[1]
