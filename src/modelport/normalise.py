@@ -362,9 +362,13 @@ def plain_dict(message: ChatMessage) -> dict[str, Any]:
 
 def json_size(message: ChatMessage) -> int:
     """Bytes of text in a message, tool calls included: the basis of token estimates."""
-    size = len(message.text.encode())
-    return size + sum(
-        len(call.function.name) + len(call.function.arguments_json()) for call in message.tool_calls or ()
+    text = message.text
+    size = len(text) if text.isascii() else len(text.encode())
+    return (
+        size
+        if not message.tool_calls
+        else size
+        + sum(len(call.function.name) + len(call.function.arguments_json()) for call in message.tool_calls or ())
     )
 
 
