@@ -211,8 +211,10 @@ def main() -> None:
     CACHE.mkdir(parents=True, exist_ok=True)
     begin = time.time()
     if options.write:
-        found = {group: measure(group, options.rounds, None, None) for group in GROUPS}
-        report.write(found)
+        found = {}
+        for group in GROUPS:
+            found[group] = measure(group, options.rounds, None, None)
+            report.write({group: found[group]})
     else:
         found = {options.group: measure(options.group, options.rounds, options.only, options.cases)}
     for group, result in found.items():

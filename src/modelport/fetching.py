@@ -29,16 +29,6 @@ MAX_REDIRECTS = 3
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 
 
-def holds_urls(messages: tuple[ChatMessage, ...]) -> bool:
-    """Whether an image of the conversation is given by URL."""
-    return any(
-        isinstance(part, Image) and part.data is None
-        for message in messages
-        if not isinstance(message.content, str)
-        for part in message.content or ()
-    )
-
-
 async def with_bytes(request: Request, *, allow_private: bool = False) -> Request:
     """The request with the bytes of its images in the place of their URLs; each URL is fetched once.
 

@@ -17,7 +17,6 @@ A key spelt `"\u0061"` passed for another than `"a"`; `as_lark` asks for strings
 from __future__ import annotations
 
 from collections.abc import Callable
-from fractions import Fraction
 from typing import Any
 
 from modelport.errors import UnsupportedFeature
@@ -98,6 +97,8 @@ def _tightened(schema: Schema) -> Schema:
 
 def _exact(number: Any) -> bool:
     """Whether floats hold the number, so that dividing by it is exact."""
+    from fractions import Fraction
+
     below = Fraction(str(number)).denominator
     return below & (below - 1) == 0
 

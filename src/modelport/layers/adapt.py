@@ -12,10 +12,9 @@ from typing import Any, Protocol
 
 from modelport.capabilities import Capabilities
 from modelport.errors import InvalidOutput, InvalidToolCall, UnsupportedFeature
-from modelport.fetching import holds_urls, with_bytes
 from modelport.grammar import Choice, Grammar, JSONSchema, Lark, mismatch
 from modelport.layers import Deltas, Next
-from modelport.layers.fit import fit
+from modelport.layers.fit import fit, holds_image_urls
 from modelport.layers.prompted_tools import prompted, read_calls
 from modelport.layers.retry import begun
 from modelport.layers.wrapped import unwrapped, wrapped
@@ -89,7 +88,7 @@ class Adapt:
         """
         capabilities = self._model.capabilities
         fitted = fit(request, capabilities)
-        if not capabilities.image_urls and holds_urls(request.messages):
+        if not capabilities.image_urls and holds_image_urls(request.messages):
             return self._fetched(request, next)
         has_tool_turns = not capabilities.tools and any(m.tool_calls or m.role == "tool" for m in request.messages)
         if request.grammar is None and not request.tools and not has_tool_turns:
@@ -99,6 +98,8 @@ class Adapt:
 
     async def _fetched(self, request: Request, next: Next) -> Deltas:
         """Goes on with the bytes of images that were given by URL, which this backend does not fetch."""
+        from modelport.fetching import with_bytes  # and asyncio, at the first call
+
         whole = await with_bytes(request, allow_private=self._model.allow_private_urls)
         async with aclosing(self(whole, next)) as deltas:
             async for delta in deltas:

@@ -6,7 +6,7 @@ import itertools
 from difflib import get_close_matches
 
 from modelport.capabilities import Capabilities
-from modelport.content import Text
+from modelport.content import Image, Text
 from modelport.errors import UnsupportedFeature
 from modelport.messages import ChatMessage, MessageRole
 from modelport.normalise import EFFORTS, KNOWN_PARAMETERS
@@ -89,6 +89,16 @@ def _check_inputs(request: Request, capabilities: Capabilities) -> None:
                 raise UnsupportedFeature(
                     f"{place}: this model takes {', '.join(sorted(capabilities.inputs))}, not {part.kind}"
                 )
+
+
+def holds_image_urls(messages: tuple[ChatMessage, ...]) -> bool:
+    """Whether an image of the conversation is given by URL."""
+    return any(
+        isinstance(part, Image) and part.data is None
+        for message in messages
+        if not isinstance(message.content, str)
+        for part in message.content or ()
+    )
 
 
 def without_system(messages: tuple[ChatMessage, ...]) -> tuple[ChatMessage, ...]:

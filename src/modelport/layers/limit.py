@@ -6,7 +6,6 @@ which they came, whichever threads and loops they belong to, and can be cancelle
 
 from __future__ import annotations
 
-import asyncio
 import os
 import threading
 import time
@@ -62,6 +61,8 @@ class _Waiter:
     """A call in the queue; `wake` works from any thread."""
 
     def __init__(self) -> None:
+        import asyncio  # not before the first call
+
         self._loop = asyncio.get_running_loop()
         self._event = asyncio.Event()
 
@@ -78,6 +79,8 @@ class _Waiter:
         return self._loop.is_closed()
 
     async def wait(self, seconds: float | None) -> None:
+        import asyncio
+
         self._event.clear()
         try:
             async with asyncio.timeout(seconds):

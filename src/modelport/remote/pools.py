@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import weakref
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
-_Entries = dict[asyncio.AbstractEventLoop, tuple[Any, AsyncGenerator[None, None]]]
+#: By event loop. asyncio itself is not imported before the first call.
+_Entries = dict[Any, tuple[Any, AsyncGenerator[None, None]]]
 
 
 class PerLoop(Generic[T]):
@@ -26,7 +26,7 @@ class PerLoop(Generic[T]):
 
     async def get(self, make: Callable[[], T]) -> T:
         """The running loop's resource, made on first use."""
-        loop = asyncio.get_running_loop()
+        loop = _running_loop()
         entry = self._entries.get(loop)
         if entry is None:
             for other in list(self._entries):  # a copy: other threads add and remove their own
@@ -42,7 +42,7 @@ class PerLoop(Generic[T]):
 
     async def aclose(self) -> None:
         """Closes the running loop's resource."""
-        entry = self._entries.get(asyncio.get_running_loop())
+        entry = self._entries.get(_running_loop())
         if entry is not None:
             await entry[1].aclose()
 
@@ -51,14 +51,20 @@ async def _keep(entries: _Entries, resource: T, close: Callable[[T], Awaitable[A
     try:
         yield
     finally:
-        entries.pop(asyncio.get_running_loop(), None)
+        entries.pop(_running_loop(), None)
         await close(resource)
+
+
+def _running_loop() -> Any:
+    from asyncio import get_running_loop
+
+    return get_running_loop()
 
 
 def _release(entries: _Entries) -> None:
     for loop, (_, keeper) in list(entries.items()):
         try:
-            loop.call_soon_threadsafe(lambda loop=loop, keeper=keeper: loop.create_task(keeper.aclose()))  # type: ignore[misc]
+            loop.call_soon_threadsafe(lambda loop=loop, keeper=keeper: loop.create_task(keeper.aclose()))
         except RuntimeError:
             pass  # The loop has ended.
     entries.clear()

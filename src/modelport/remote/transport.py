@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import functools
 import os
 import re
@@ -247,6 +246,8 @@ def _merged(*layers: Mapping[str, Any]) -> dict[str, str]:
 
 async def _drain(response: aiohttp.ClientResponse) -> None:
     """Reads on to the true end, or the connection could not be kept. The answer has come, so nothing here fails."""
+    import asyncio
+
     aiohttp = _aiohttp()
     try:
         async with asyncio.timeout(DRAIN_TIMEOUT):
