@@ -1,0 +1,149 @@
+"""What the port adds to an engine in this process: to each token, and to a cold start of the command line.
+
+    python benchmarks/local.py
+
+llama.cpp's own server object, driven by hand, and `LlamaCppModel` on the same weights, in turn. A token's cost is the
+processor time of the threads that Python runs (the engine computes in others), so that the model's own work does not
+count. A cold start is the time to the first character, beside the time in which a process loads the weights and ends.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import xllamacpp
+
+from modelport import LlamaCppModel
+from modelport.local.llamacpp import DEFAULT_CONTEXT
+from modelport.local.weights import resolve_weights
+
+TOKENS = 128
+ROUNDS = 5
+PROMPT = "Write a long story about a lighthouse."
+LOAD = """
+import sys, xllamacpp
+params = xllamacpp.CommonParams()
+params.model.path, params.verbosity, params.n_ctx, params.n_parallel = sys.argv[1], 0, {context}, 4
+server = xllamacpp.Server(params)
+import os; os._exit(0)
+"""
+
+
+def spent() -> dict[int, int]:
+    """Nanoseconds of processor time of each thread."""
+    result = {}
+    for thread in os.listdir("/proc/self/task"):
+        try:
+            result[int(thread)] = int(Path(f"/proc/self/task/{thread}/schedstat").read_text().split()[0])
+        except OSError:
+            pass
+    return result
+
+
+class Spending:
+    """The processor time of Python's threads in a block; those that begin and end within it are asked as they end."""
+
+    def __enter__(self) -> Spending:
+        self._ended: list[int] = []
+        self._before, self._run = spent(), threading.Thread.run
+
+        def run(thread: threading.Thread) -> None:
+            try:
+                self._run(thread)
+            finally:
+                self._ended.append(time.thread_time_ns())
+
+        threading.Thread.run = run  # type: ignore[method-assign]
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        threading.Thread.run = self._run  # type: ignore[method-assign]
+        now = spent()
+        python = {thread.native_id for thread in threading.enumerate()}
+        alive = sum(now[t] - self._before[t] for t in now.keys() & self._before.keys() if t in python)
+        self.nanoseconds = alive + sum(self._ended)
+
+
+def per_token(path: str) -> None:
+    options = {"max_tokens": TOKENS, "temperature": 0}
+    messages = [{"role": "user", "content": PROMPT}]
+    body = {"messages": messages, "stream": True, "timings_per_token": True, "ignore_eos": True, **options}
+    with LlamaCppModel(path) as model:
+        server = model._engine()._server
+
+        def bare() -> int:
+            seen = 0
+
+            def take(event: Any) -> bool:
+                nonlocal seen
+                seen += bool(event["choices"] and event["choices"][0]["delta"].get("content"))
+                return False
+
+            server.handle_chat_completions(body, take)
+            return seen
+
+        def ours() -> int:
+            stream = model.generate_stream(PROMPT, ["Observation:"], ignore_eos=True, **options)
+            return sum(1 for delta in stream if delta.content)
+
+        costs: dict[str, list[float]] = {"the engine by hand": [], "LlamaCppModel": []}
+        for way in (bare, ours):
+            way()
+        for _ in range(ROUNDS):
+            for name, way in zip(costs, (bare, ours), strict=True):
+                with Spending() as spending:
+                    tokens = way()
+                costs[name].append(spending.nanoseconds / tokens / 1e3)
+    for name, values in costs.items():
+        spread = f"{min(values):.0f}-{max(values):.0f}"
+        print(f"{name:20} {statistics.median(values):6.1f} µs a token in Python's threads ({spread})")
+    added = [b - a for a, b in zip(*costs.values(), strict=True)]
+    print(f"added to a token: {statistics.median(added):.1f} µs ({min(added):.0f}-{max(added):.0f})")
+
+
+def first_byte(command: list[str]) -> float:
+    """Seconds until a process writes, or ends."""
+    begin = time.perf_counter()
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as child:
+        assert child.stdout is not None
+        child.stdout.read(1)
+        seconds = time.perf_counter() - begin
+        child.stdout.read()
+    return seconds
+
+
+def cold_start(path: str) -> None:
+    ways = {
+        "loading the weights": [sys.executable, "-c", LOAD.format(context=4 * DEFAULT_CONTEXT), path],
+        "modelport \"…\"": [sys.executable, "-m", "modelport", "--max-tokens", "8", "Hello"],
+    }  # fmt: skip
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    for command in ways.values():
+        first_byte(command)
+    for _ in range(ROUNDS):
+        for name, command in ways.items():
+            seconds[name].append(first_byte(command))
+    for name, values in seconds.items():
+        print(f"{name:20} {statistics.median(values):6.2f} s ({min(values):.2f}-{max(values):.2f})")
+    ratios = [b / a for a, b in zip(*seconds.values(), strict=True)]
+    print(f"cold start: {statistics.median(ratios):.2f} times loading ({min(ratios):.2f}-{max(ratios):.2f})")
+
+
+def main() -> None:
+    path = str(resolve_weights(None))
+    print(f"xllamacpp {getattr(xllamacpp, '__version__', '')}, {TOKENS} tokens, {ROUNDS} rounds")
+    per_token(path)
+    cold_start(path)
+
+
+if __name__ == "__main__":
+    main()
