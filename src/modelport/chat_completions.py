@@ -202,11 +202,13 @@ class AnswerReader:
             raise TypeError(f"content is {type(content).__name__}, not a string")
         if reasoning is not None and not isinstance(reasoning, str):
             raise TypeError(f"reasoning is {type(reasoning).__name__}, not a string")
-        given = message.get("tool_calls") or ()
-        if answers := [call["custom"]["input"] for call in given if self._is_answer(call)]:
-            content = (content or "") + "".join(answers)
-        calls = [self._call(call) for call in given if not self._is_answer(call)]
-        logprobs = (choice.get("logprobs") or {}).get("content") or None
+        calls: list[ChatMessageToolCallStreamDelta] = []
+        if given := message.get("tool_calls"):
+            if answers := [call["custom"]["input"] for call in given if self._is_answer(call)]:
+                content = (content or "") + "".join(answers)
+            calls = [self._call(call) for call in given if not self._is_answer(call)]
+        if logprobs := choice.get("logprobs"):
+            logprobs = logprobs.get("content") or None
         if logprobs and not (isinstance(logprobs, list) and all(isinstance(item, dict) for item in logprobs)):
             raise TypeError("logprobs are no list of objects")
         if self._closing.model_id is None:
@@ -214,7 +216,7 @@ class AnswerReader:
             self._closing.model_id = named if isinstance(named, str) else None
         if not (content or reasoning or calls or logprobs):
             return ChatMessageStreamDelta() if "message" in choice else None
-        return ChatMessageStreamDelta(content or None, calls or None, None, reasoning, logprobs=logprobs)
+        return ChatMessageStreamDelta(content or None, calls or None, None, reasoning, logprobs=logprobs or None)
 
     def _is_answer(self, call: Any) -> bool:
         """Whether the call is that of the tool through which the answer in its grammar comes."""

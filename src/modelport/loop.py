@@ -60,13 +60,13 @@ class _Job:
 class _Mailbox:
     """What a waiting caller receives: deltas, jobs for its thread, and at last `_End`."""
 
-    __slots__ = ("put", "get", "open", "pid")
+    __slots__ = ("put", "get", "open", "forks")
 
     def __init__(self) -> None:
         queue: SimpleQueue[Any] = SimpleQueue()
         self.put, self.get = queue.put, queue.get
         self.open = True
-        self.pid = os.getpid()
+        self.forks = _forks
 
 
 class _End:
@@ -141,6 +141,7 @@ class _LoopThread:
 
 
 _current: _LoopThread | None = None
+_forks = 0  # between this process and the first: asking for its id would be a third of what a delta costs here
 _inherited: list[_LoopThread] = []  # Never closed after a fork: the child shares the parent's epoll.
 _lock = threading.Lock()
 _closers: weakref.WeakSet[Any] = weakref.WeakSet()
@@ -159,7 +160,8 @@ def _thread() -> _LoopThread:
 
 
 def _forget_after_fork() -> None:
-    global _current, _lock
+    global _current, _forks, _lock
+    _forks += 1
     _lock = threading.Lock()
     if _current is not None:
         _inherited.append(_current)
@@ -263,7 +265,7 @@ def _wait(mailbox: _Mailbox, timeout: float | None = None) -> Any:
 def _abandon(mailbox: _Mailbox, cancel: Callable[[], None], timeout: float = CLOSE_TIMEOUT) -> None:
     """Cancels the task and waits until it has let go of its engine and its connection."""
     mailbox.open = False
-    if mailbox.pid != os.getpid():
+    if mailbox.forks != _forks:
         return  # A job of the call has forked: it goes on in the parent alone.
     cancel()
     try:
@@ -302,7 +304,7 @@ class SyncIteration(Generic[T]):
         self._mailbox: _Mailbox | None = None
         self._cancel: Callable[[], None] = lambda: None
         self._ended = False
-        self._pid = os.getpid()
+        self._forks = _forks
 
     def next(self) -> T:
         """The next item; the first call starts the generator.
@@ -311,7 +313,7 @@ class SyncIteration(Generic[T]):
             StopIteration: There is none.
             RuntimeError: The stream was made in another process.
         """
-        if self._pid != os.getpid():
+        if self._forks != _forks:
             raise RuntimeError("this stream was opened before a fork and can only be read in the parent process")
         if self._ended:
             raise StopIteration
@@ -337,7 +339,7 @@ class SyncIteration(Generic[T]):
 
     def close(self) -> None:
         """Stops the generator and waits until it has; nothing where it has ended."""
-        if self._ended or self._pid != os.getpid():
+        if self._ended or self._forks != _forks:
             return
         self._ended = True
         if self._mailbox is not None:
@@ -345,7 +347,7 @@ class SyncIteration(Generic[T]):
 
     def drop(self) -> None:
         """Stops the generator without waiting: for a stream that was forgotten half-read."""
-        if not self._ended and self._mailbox is not None and self._pid == os.getpid():
+        if not self._ended and self._mailbox is not None and self._forks == _forks:
             self._ended = True
             self._mailbox.open = False
             self._cancel()

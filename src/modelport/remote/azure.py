@@ -197,9 +197,10 @@ class AzureOpenAIServerModel(OpenAIServerModel):
             raise AuthenticationError(f"azure_ad_token_provider gave {type(token).__name__}, not a token.")
         return token
 
-    async def _send(self, request: Request) -> AsyncGenerator[ChatMessageStreamDelta, None]:
+    async def deltas(self, request: Request) -> AsyncGenerator[ChatMessageStreamDelta, None]:
+        """Answers a request; see `Model.deltas`."""
         try:
-            async with aclosing(super()._send(request)) as deltas:
+            async with aclosing(super().deltas(request)) as deltas:
                 async for delta in deltas:
                     yield delta
         except NotFoundError as error:

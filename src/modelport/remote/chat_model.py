@@ -118,12 +118,26 @@ class ChatCompletionsModel(Model):
 
     async def deltas(self, request: Request) -> AsyncGenerator[ChatMessageStreamDelta, None]:
         """Answers a request; see `Model.deltas`."""
+        if self.dialect == "llama.cpp":
+            # Its server works on for a caller of a whole answer who has left; one who streams frees the slot at once.
+            request = request.but(stream=True)
         while True:
             known = (self.capabilities, self._dropped)
+            call = self._call(request)
+            reader = AnswerReader(self.accept_missing_finish)
             try:
-                async with aclosing(self._send(request)) as deltas:
-                    async for delta in deltas:
-                        yield delta
+                if not request.stream:
+                    delta = reader.whole(await self._transport.call(call))
+                    delta.warnings = self._warnings(request)
+                    yield delta
+                    return
+                async with aclosing(self._transport.stream(call)) as events:
+                    async for event in events:
+                        if (piece := reader.chunk(event)) is not None:
+                            yield piece
+                closing = reader.end()
+                closing.warnings = self._warnings(request)
+                yield closing
                 return
             except InvalidRequest as error:
                 # Refused before anything was answered: once more, where it has taught something, or where another
@@ -131,31 +145,14 @@ class ChatCompletionsModel(Model):
                 if known == (self.capabilities, self._dropped) and not self._learn(error, request):
                     raise
 
-    async def _send(self, request: Request) -> AsyncGenerator[ChatMessageStreamDelta, None]:
-        if self.dialect == "llama.cpp":
-            # Its server works on for a caller of a whole answer who has left; one who streams frees the slot at once.
-            request = request.but(stream=True)
-        call = self._call(request)
-        reader = AnswerReader(self.accept_missing_finish)
-        if not request.stream:
-            delta = reader.whole(await self._transport.call(call))
-            delta.warnings = self._warnings(request)
-            yield delta
-            return
-        async with aclosing(self._transport.stream(call)) as events:
-            async for event in events:
-                if (piece := reader.chunk(event)) is not None:
-                    yield piece
-        closing = reader.end()
-        closing.warnings = self._warnings(request)
-        yield closing
-
     def _call(self, request: Request) -> Call:
         parameters = {k: v for k, v in request.parameters.items() if k not in self._dropped}
-        headers, query, extra = (_extra(parameters, f"extra_{name}") for name in ("headers", "query", "body"))
+        headers, query, extra = [_extra(parameters, name) for name in ("extra_headers", "extra_query", "extra_body")]
+        if parameters != request.parameters:
+            request = request.but(parameters=parameters)
         if "tool_choice" in self._dropped:
             request = request.but(tool_choice="auto")
-        body = body_from(request.but(parameters=parameters), self._name_on_the_wire, self.capabilities, self.dialect)
+        body = body_from(request, self._name_on_the_wire, self.capabilities, self.dialect)
         return Call("chat/completions", {**body, **extra}, headers, query)
 
     def _warnings(self, request: Request) -> list[str] | None:
@@ -191,8 +188,11 @@ class ChatCompletionsModel(Model):
         await super().aclose()
 
 
+_NONE: Mapping[str, Any] = {}
+
+
 def _extra(parameters: dict[str, Any], name: str) -> Mapping[str, Any]:
-    given = parameters.pop(name, None) or {}
+    given = parameters.pop(name, None) or _NONE
     if not isinstance(given, Mapping):
         raise InvalidRequest(f"{name} must be a dict, not {type(given).__name__}", parameter=name)
     return given

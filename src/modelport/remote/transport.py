@@ -93,6 +93,7 @@ class HTTPTransport:
             raise InvalidRequest(f"api_base={base_url!r}: must be a URL such as 'https://api.openai.com/v1'")
         self.base_url = base_url.rstrip("/")
         self._headers, self._query, self._verify = headers, dict(query or {}), verify
+        self._known: tuple[Any, dict[str, str]] = None, {}
         self._sessions: PerLoop[aiohttp.ClientSession] = PerLoop(lambda session: session.close())
 
     def _open_session(self) -> aiohttp.ClientSession:
@@ -149,13 +150,21 @@ class HTTPTransport:
         """The body and the headers."""
         _aiohttp()  # A missing one is named before the request is looked at.
         payload = to_json(call.body)
-        headers = _merged(_STANDING_HEADERS, await self._headers(), call.headers)
-        for name, value in headers.items():
-            if not isinstance(value, Hidden) or _BREAK.search(value):
-                raise InvalidRequest(
-                    f"header {name!r}: its value must be one line of text (does the key end in a newline?)"
-                )
-        return payload, headers
+        return payload, self._joined(await self._headers(), call.headers)
+
+    def _joined(self, *layers: Mapping[str, Any]) -> dict[str, str]:
+        """The headers of all layers, checked. Nearly always they are those of the call before."""
+        known, headers = self._known
+        if layers != known:
+            layers = tuple({name: _hidden(value) for name, value in layer.items()} for layer in layers)
+            headers = _merged(_STANDING_HEADERS, *layers)
+            for name, value in headers.items():
+                if not isinstance(value, Hidden) or _BREAK.search(value):
+                    raise InvalidRequest(
+                        f"header {name!r}: its value must be one line of text (does the key end in a newline?)"
+                    )
+            self._known = layers, headers
+        return headers
 
     async def _open(self, call: Call, payload: bytes, headers: Mapping[str, str]) -> aiohttp.ClientResponse:
         """The response; closing it keeps its connection where it was read to its end."""
@@ -172,7 +181,7 @@ class HTTPTransport:
         self, session: aiohttp.ClientSession, call: Call, payload: bytes, headers: Mapping[str, str]
     ) -> aiohttp.ClientResponse:
         aiohttp = _aiohttp()
-        url, query = f"{self.base_url}/{call.path}", [*pairs({**self._query, **call.query})]
+        url, query = f"{self.base_url}/{call.path}", [*pairs({**self._query, **call.query})] or None
         while True:
             _kept.set(False)
             try:
@@ -180,7 +189,7 @@ class HTTPTransport:
                     url,
                     data=payload,
                     headers=headers,
-                    params=query or None,
+                    params=query,
                     allow_redirects=False,
                 )
             except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
@@ -240,8 +249,12 @@ def _merged(*layers: Mapping[str, Any]) -> dict[str, str]:
         for name, value in layer.items():
             result.pop(name.lower(), None)
             if type(value).__name__ != "Omit":  # the SDK's way to take a header away
-                result[name.lower()] = (name, Hidden(value) if isinstance(value, str) else value)
+                result[name.lower()] = (name, _hidden(value))
     return dict(result.values())
+
+
+def _hidden(value: Any) -> Any:
+    return Hidden(value) if isinstance(value, str) else value
 
 
 async def _drain(response: aiohttp.ClientResponse) -> None:
