@@ -9,6 +9,8 @@ count. A cold start is the time to the first character, beside the time in which
 
 from __future__ import annotations
 
+import argparse
+import asyncio
 import os
 import statistics
 import subprocess
@@ -91,23 +93,47 @@ def per_token(path: str) -> None:
             server.handle_chat_completions(body, take)
             return seen
 
-        def ours() -> int:
+        def primitive() -> int:
+            request = model._prepare(PROMPT, None, {**options, "ignore_eos": True}, stream=True)
+            return asyncio.run(count(model.deltas(request)))
+
+        def asynchronous() -> int:
+            return asyncio.run(count(model.agenerate_stream(PROMPT, ["Observation:"], ignore_eos=True, **options)))
+
+        def synchronous() -> int:
             stream = model.generate_stream(PROMPT, ["Observation:"], ignore_eos=True, **options)
             return sum(1 for delta in stream if delta.content)
 
-        costs: dict[str, list[float]] = {"the engine by hand": [], "LlamaCppModel": []}
-        for way in (bare, ours):
+        ways = {
+            "the engine by hand": bare,
+            "its deltas": primitive,
+            "agenerate_stream": asynchronous,
+            "generate_stream": synchronous,
+        }
+        costs: dict[str, list[float]] = {name: [] for name in ways}
+        for way in ways.values():
             way()
         for _ in range(ROUNDS):
-            for name, way in zip(costs, (bare, ours), strict=True):
+            for name, way in ways.items():
                 with Spending() as spending:
                     tokens = way()
                 costs[name].append(spending.nanoseconds / tokens / 1e3)
+    before: list[float] | None = None
     for name, values in costs.items():
-        spread = f"{min(values):.0f}-{max(values):.0f}"
-        print(f"{name:20} {statistics.median(values):6.1f} µs a token in Python's threads ({spread})")
-    added = [b - a for a, b in zip(*costs.values(), strict=True)]
-    print(f"added to a token: {statistics.median(added):.1f} µs ({min(added):.0f}-{max(added):.0f})")
+        line = f"{name:20} {statistics.median(values):6.1f} µs a token in Python's threads ({spread(values)})"
+        if before is not None:
+            added = [b - a for a, b in zip(before, values, strict=True)]
+            line += f", {statistics.median(added):+6.1f} to the line above ({spread(added)})"
+        print(line)
+        before = values
+
+
+def spread(values: list[float]) -> str:
+    return f"{min(values):.0f} to {max(values):.0f}"
+
+
+async def count(deltas: Any) -> int:
+    return sum([1 async for delta in deltas if delta.content])
 
 
 def first_byte(command: list[str]) -> float:
@@ -139,6 +165,8 @@ def cold_start(path: str) -> None:
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.parse_args()
     path = str(resolve_weights(None))
     print(f"xllamacpp {getattr(xllamacpp, '__version__', '')}, {TOKENS} tokens, {ROUNDS} rounds")
     per_token(path)
