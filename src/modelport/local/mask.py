@@ -109,12 +109,14 @@ class Matcher:
             An array of bool, one for each logit.
 
         Raises:
-            ServerError: The matcher has failed.
+            ServerError: The matcher has failed, or allows nothing.
         """
         import numpy as np
 
         bits = np.frombuffer(self._matcher.compute_bitmask(), np.uint8)
         self._check()
+        if not bits.any():
+            raise ServerError("the grammar's matcher allows no token of this tokenizer's here", retryable=False)
         return np.unpackbits(bits, count=self._vocab_size, bitorder="little").view(np.bool_)
 
     def advance(self, token: int) -> None:

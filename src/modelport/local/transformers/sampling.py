@@ -91,8 +91,12 @@ class Sampler:
 
 
 def likeliest(logits: torch.Tensor, matcher: Matcher) -> int:
-    """The likeliest of the tokens that the grammar allows; by numpy, which on a CPU wakes no other threads for it."""
-    return int(np.where(matcher.allowed(), logits.cpu().numpy(), -np.inf).argmax())
+    """The likeliest of the tokens that the grammar allows; by numpy, which on a CPU wakes no other threads for it.
+
+    Where a grammar stands against the model's own choice it allows few, and only those are looked at.
+    """
+    allowed = np.flatnonzero(matcher.allowed())
+    return int(allowed[logits.cpu().numpy()[allowed].argmax()])
 
 
 def _masked(scores: torch.Tensor, matcher: Matcher | None) -> torch.Tensor:
