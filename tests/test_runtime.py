@@ -159,8 +159,8 @@ def assert_free(model: Model, llama: LlamaServer) -> None:
     else:
         llama.wait_until_idle(SOON)
         assert "Paris" in model.generate(QUESTION, max_tokens=12, temperature=0).text
-    # MLX's threads wait for the next model, whichever test they once served.
-    names = lambda: {t.name for t in threading.enumerate()} - {"modelport-mlx"}  # noqa: E731
+    # MLX's threads wait for the next model, and idle ones for more work, whichever test they once served.
+    names = lambda: {t.name for t in threading.enumerate()} - {"modelport-mlx", "modelport-idle"}  # noqa: E731
     wait_until(lambda: not [name for name in names() if name.startswith("modelport-")])
     wait_until(lambda: not asyncio.all_tasks(loop_module._thread().loop))
 

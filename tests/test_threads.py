@@ -6,11 +6,13 @@ import asyncio
 import contextvars
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
+from modelport import threads
 from modelport.threads import in_thread, iterate_in_thread
 
 pytestmark = pytest.mark.timeout(30)
@@ -225,3 +227,31 @@ async def test_a_source_that_takes_its_time_does_not_block_the_loop() -> None:
     assert [item async for item in iterate_in_thread(source)] == [1]
     ticker.cancel()
     assert ticks > 5
+
+
+async def test_a_thread_without_work_takes_the_next() -> None:
+    first = await in_thread(threading.get_ident)
+    await asyncio.sleep(0.05)  # the answer is there a moment before the thread is free again
+    assert await in_thread(threading.get_ident) == first
+
+
+async def test_a_thread_without_work_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    threads._idle.clear()
+    monkeypatch.setattr(threads, "IDLE", 0.01)
+    thread = await in_thread(threading.current_thread)
+    await asyncio.sleep(0.2)
+    assert not thread.is_alive()
+    assert not threads._idle
+    assert await in_thread(lambda: 4) == 4
+
+
+async def test_a_waiting_thread_keeps_nothing() -> None:
+    class Large:
+        pass
+
+    held = Large()
+    gone = weakref.ref(held)
+    await in_thread(lambda held=held: None)  # type: ignore[misc]
+    del held
+    await asyncio.sleep(0.05)
+    assert gone() is None

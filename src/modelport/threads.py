@@ -1,20 +1,27 @@
 """Blocking work for async callers, each piece in a thread of its own.
 
-Never on the loop's default executor: models that call models would fill its few threads and wait for each other.
+There are as many threads as there is work, and those that have none wait a little for more. Never the loop's default
+executor: models that call models would fill its few threads and wait for each other.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextvars
+import os
 import threading
 from collections import deque
 from collections.abc import AsyncGenerator, Callable
+from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
 
 T = TypeVar("T")
 
+#: Seconds for which a thread without work waits for more: starting one costs a sixth of a call.
+IDLE = 5.0
+
 _END = object()
+_idle: deque[SimpleQueue[Callable[[], None]]] = deque()  # the inboxes of the threads that wait
 _streams: dict[threading.Thread, tuple[threading.Event, float]] = {}
 _exiting = False
 
@@ -35,9 +42,9 @@ def end_streams() -> None:
 
 
 async def in_thread(work: Callable[[], T]) -> T:
-    """Runs `work` in a new daemon thread, in a copy of the caller's context.
+    """Runs `work` in a daemon thread that does nothing else meanwhile, in a copy of the caller's context.
 
-    A cancelled caller stops waiting; the thread ends with its work, whose result is dropped.
+    A cancelled caller stops waiting; the thread does its work to the end, whose result is dropped.
     """
     loop = asyncio.get_running_loop()
     result: asyncio.Future[T] = loop.create_future()
@@ -60,8 +67,36 @@ async def in_thread(work: Callable[[], T]) -> T:
             value, error = None, raised
         _tell(loop, settle, value, error)
 
-    threading.Thread(target=target, name="modelport-call", daemon=True).start()
+    _hand_over(target)
     return await result
+
+
+def _hand_over(work: Callable[[], None]) -> None:
+    """Has a thread do it that has nothing to do, or a new one."""
+    try:
+        inbox = _idle.pop()
+    except IndexError:
+        inbox = SimpleQueue()
+        threading.Thread(target=_serve, args=(inbox,), daemon=True).start()
+    inbox.put(work)
+
+
+def _serve(inbox: SimpleQueue[Callable[[], None]]) -> None:
+    thread = threading.current_thread()
+    while True:
+        thread.name = "modelport-idle"
+        try:
+            work = inbox.get(timeout=IDLE)
+        except Empty:
+            try:
+                _idle.remove(inbox)
+                return
+            except ValueError:
+                work = inbox.get()  # Whoever took it off the list at this very moment is about to put it in.
+        thread.name = "modelport-call"
+        work()
+        del work  # with all that it holds
+        _idle.append(inbox)
 
 
 async def iterate_in_thread(
@@ -141,3 +176,6 @@ def _tell(loop: asyncio.AbstractEventLoop, callback: Callable[..., Any], *args: 
     except RuntimeError:
         return False
     return True
+
+
+os.register_at_fork(after_in_child=_idle.clear)  # where none of its threads is

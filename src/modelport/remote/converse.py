@@ -121,6 +121,8 @@ def _turns(
     if not turns:
         raise InvalidRequest("messages holds no user message, which Bedrock needs: add one")
     for turn in turns:
+        if all("text" in block for block in turn["content"]):
+            continue  # as nearly all are
         _check_turn(turn["content"])
         # Results of calls stand at the beginning of the turn after them.
         turn["content"].sort(key=lambda block: "toolResult" not in block)
@@ -152,6 +154,8 @@ def _check_calls(turns: list[dict[str, Any]]) -> None:
                 f"the 'tool' message for {extra[0]!r} must be the only one, and right after the message with that call"
             )
         made = [block["toolUse"]["toolUseId"] for block in turn["content"] if "toolUse" in block]
+        if not made:
+            continue
         if twice := [call for call in made if made.count(call) > 1]:
             raise InvalidRequest(f"two tool calls of one turn have the id {twice[0]!r}; ids must differ")
 
