@@ -1,4 +1,4 @@
-"""The clients that `remote.py` measures, each as a user would write it: a call, a stream, and both asynchronously.
+"""The clients that `remote.py` measures on one server, each as a user would write it: a call, a stream, and both async.
 
 Nothing is imported before its client is made, so that a cold start pays for this client alone. `stop` is asked of all.
 """
@@ -57,7 +57,7 @@ def _body(messages: Messages, **more: Any) -> dict[str, Any]:
     return {"model": "bench", "messages": messages, "stop": STOP, **more}
 
 
-_STREAMED = {"stream": True, "stream_options": {"include_usage": True}}
+STREAMED = {"stream": True, "stream_options": {"include_usage": True}}
 
 
 class RawSocket(Peer):
@@ -90,7 +90,7 @@ class RawSocket(Peer):
         return str(json.loads(body)["choices"][0]["message"]["content"])
 
     def stream(self, messages: Messages) -> Iterator[str]:
-        self._send(_body(messages, **_STREAMED))
+        self._send(_body(messages, **STREAMED))
         rest = b""
         while True:
             data = rest + self._socket.recv(262144)
@@ -126,7 +126,7 @@ class RawAiohttp(Peer):
             return str((await response.json())["choices"][0]["message"]["content"])
 
     async def astream(self, messages: Messages) -> AsyncIterator[str]:
-        async with self._post(_body(messages, **_STREAMED)) as response:
+        async with self._post(_body(messages, **STREAMED)) as response:
             async for line in response.content:
                 if line.startswith(b"data: {"):
                     choices = json.loads(line[6:])["choices"]
@@ -159,7 +159,7 @@ class OpenAISDK(Peer):
         return str(self._client("OpenAI").create(**_body(messages)).choices[0].message.content)
 
     def stream(self, messages: Messages) -> Iterator[str]:
-        for chunk in self._client("OpenAI").create(**_body(messages, **_STREAMED)):
+        for chunk in self._client("OpenAI").create(**_body(messages, **STREAMED)):
             if chunk.choices and (text := chunk.choices[0].delta.content):
                 yield text
 
@@ -167,13 +167,9 @@ class OpenAISDK(Peer):
         return str((await self._client("AsyncOpenAI").create(**_body(messages))).choices[0].message.content)
 
     async def astream(self, messages: Messages) -> AsyncIterator[str]:
-        async for chunk in await self._client("AsyncOpenAI").create(**_body(messages, **_STREAMED)):
+        async for chunk in await self._client("AsyncOpenAI").create(**_body(messages, **STREAMED)):
             if chunk.choices and (text := chunk.choices[0].delta.content):
                 yield text
-
-
-class AzureSDK(OpenAISDK):
-    """OpenAI's client for Azure, on the v1 API as Azure's pages write it: the plain client at another URL."""
 
 
 class Smolagents(Peer):
@@ -205,7 +201,7 @@ class LiteLLM(Peer):
         return str(self._litellm.completion(messages=messages, **self._settings).choices[0].message.content)
 
     def stream(self, messages: Messages) -> Iterator[str]:
-        for chunk in self._litellm.completion(messages=messages, **_STREAMED, **self._settings):
+        for chunk in self._litellm.completion(messages=messages, **STREAMED, **self._settings):
             if chunk.choices and (text := chunk.choices[0].delta.content):
                 yield text
 
@@ -214,63 +210,109 @@ class LiteLLM(Peer):
         return str(answer.choices[0].message.content)
 
     async def astream(self, messages: Messages) -> AsyncIterator[str]:
-        async for chunk in await self._litellm.acompletion(messages=messages, **_STREAMED, **self._settings):
+        async for chunk in await self._litellm.acompletion(messages=messages, **STREAMED, **self._settings):
             if chunk.choices and (text := chunk.choices[0].delta.content):
                 yield text
 
 
-class HubClient(Peer):
+class LangChain(Peer):
     def __init__(self, url: str) -> None:
-        from huggingface_hub import AsyncInferenceClient, InferenceClient
+        from langchain_openai import ChatOpenAI
 
-        self._sync, self._async = InferenceClient(url, token=KEY), AsyncInferenceClient(url, token=KEY)
+        self._model = ChatOpenAI(model="bench", base_url=url, api_key=KEY, stop=STOP)
 
     def call(self, messages: Messages) -> str:
-        return str(self._sync.chat_completion(messages, stop=STOP).choices[0].message.content)
+        return str(self._model.invoke(messages).content)
 
     def stream(self, messages: Messages) -> Iterator[str]:
-        for chunk in self._sync.chat_completion(messages, stop=STOP, **_STREAMED):
+        return (str(chunk.content) for chunk in self._model.stream(messages) if chunk.content)
+
+    async def acall(self, messages: Messages) -> str:
+        return str((await self._model.ainvoke(messages)).content)
+
+    async def astream(self, messages: Messages) -> AsyncIterator[str]:
+        async for chunk in self._model.astream(messages):
+            if chunk.content:
+                yield str(chunk.content)
+
+
+class AnyLLM(Peer):
+    def __init__(self, url: str) -> None:
+        from any_llm import AnyLLM
+
+        # Its client of one event loop can't be used on another.
+        self._sync, self._async = (AnyLLM.create("openai", api_key=KEY, api_base=url) for _ in range(2))
+
+    def call(self, messages: Messages) -> str:
+        return str(self._sync.completion(**_body(messages)).choices[0].message.content)
+
+    def stream(self, messages: Messages) -> Iterator[str]:
+        for chunk in self._sync.completion(**_body(messages, **STREAMED)):
             if chunk.choices and (text := chunk.choices[0].delta.content):
                 yield text
 
     async def acall(self, messages: Messages) -> str:
-        return str((await self._async.chat_completion(messages, stop=STOP)).choices[0].message.content)
+        return str((await self._async.acompletion(**_body(messages))).choices[0].message.content)
 
     async def astream(self, messages: Messages) -> AsyncIterator[str]:
-        async for chunk in await self._async.chat_completion(messages, stop=STOP, **_STREAMED):
+        async for chunk in await self._async.acompletion(**_body(messages, **STREAMED)):
             if chunk.choices and (text := chunk.choices[0].delta.content):
                 yield text
 
 
-_AWS = {"AWS_ACCESS_KEY_ID": "benchmark", "AWS_SECRET_ACCESS_KEY": "benchmark", "AWS_DEFAULT_REGION": "us-east-1"}
-
-
-class Boto3(Peer):
-    asynchronous = False
+class PydanticAI(Peer):
+    """Its direct requests, without an agent."""
 
     def __init__(self, url: str) -> None:
-        os.environ.update(_AWS)
-        import boto3
-        from botocore.config import Config
+        from pydantic_ai.models.openai import OpenAIChatModel
+        from pydantic_ai.providers.openai import OpenAIProvider
 
-        url = url.removesuffix("/v1")
-        config = Config(max_pool_connections=200)
-        self._client = boto3.client("bedrock-runtime", endpoint_url=url, config=config)
+        # Its client of one event loop can't be used on another.
+        self._sync, self._async = (
+            OpenAIChatModel("bench", provider=OpenAIProvider(base_url=url, api_key=KEY)) for _ in range(2)
+        )
 
     def _arguments(self, messages: Messages) -> dict[str, Any]:
-        turns = [{"role": m["role"], "content": [{"text": m["content"]}]} for m in messages if m["role"] != "system"]
-        system = [{"text": m["content"]} for m in messages if m["role"] == "system"]
-        more = {"system": system} if system else {}
-        return {"modelId": "bench", "messages": turns, "inferenceConfig": {"stopSequences": STOP}, **more}
+        from pydantic_ai import messages as m
+
+        parts = {"system": m.SystemPromptPart, "user": m.UserPromptPart}
+        history = [
+            m.ModelResponse(parts=[m.TextPart(message["content"])])
+            if message["role"] == "assistant"
+            else m.ModelRequest(parts=[parts[message["role"]](message["content"])])
+            for message in messages
+        ]
+        return {"messages": history, "model_settings": {"stop_sequences": STOP}}
 
     def call(self, messages: Messages) -> str:
-        answer = self._client.converse(**self._arguments(messages))
-        return str(answer["output"]["message"]["content"][0]["text"])
+        from pydantic_ai.direct import model_request_sync
+
+        return str(model_request_sync(self._sync, **self._arguments(messages)).parts[0].content)
 
     def stream(self, messages: Messages) -> Iterator[str]:
-        for event in self._client.converse_stream(**self._arguments(messages))["stream"]:
-            if text := event.get("contentBlockDelta", {}).get("delta", {}).get("text"):
-                yield text
+        from pydantic_ai.direct import model_request_stream_sync
+
+        with model_request_stream_sync(self._sync, **self._arguments(messages)) as events:
+            yield from filter(None, map(_text_of, events))
+
+    async def acall(self, messages: Messages) -> str:
+        from pydantic_ai.direct import model_request
+
+        return str((await model_request(self._async, **self._arguments(messages))).parts[0].content)
+
+    async def astream(self, messages: Messages) -> AsyncIterator[str]:
+        from pydantic_ai.direct import model_request_stream
+
+        async with model_request_stream(self._async, **self._arguments(messages)) as events:
+            async for event in events:
+                if text := _text_of(event):
+                    yield text
+
+
+def _text_of(event: Any) -> str:
+    """The text of an event of pydantic-ai."""
+    piece = getattr(event, "delta", None) or (event.part if event.event_kind == "part_start" else None)
+    return getattr(piece, "content_delta", None) or getattr(piece, "content", None) or ""
 
 
 class Modelport(Peer):
@@ -304,51 +346,16 @@ class Modelport(Peer):
                 yield delta.content
 
 
-class ModelportAzure(Modelport):
-    name = "AzureOpenAIServerModel"
-
-    def _settings(self, url: str) -> dict[str, Any]:
-        return {"model_id": "bench", "azure_endpoint": url.removesuffix("/v1"), "api_key": KEY}
-
-
-class ModelportHub(Modelport):
-    name = "InferenceClientModel"
-
-    def _settings(self, url: str) -> dict[str, Any]:
-        return {"base_url": url, "api_key": KEY}
-
-
-class ModelportBedrock(Modelport):
-    name = "AmazonBedrockServerModel"
-
-    def _settings(self, url: str) -> dict[str, Any]:
-        os.environ.update(_AWS)
-        return {"model_id": "bench", "client_kwargs": {"endpoint_url": url.removesuffix("/v1")}}
-
-
-class ModelportLiteLLM(Modelport):
-    name = "LiteLLMModel"
-
-    def _settings(self, url: str) -> dict[str, Any]:
-        os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"
-        return {"model_id": "openai/bench", "api_base": url, "api_key": KEY}
-
-
 PEERS: dict[str, type[Peer]] = {
     "raw socket + json": RawSocket,
     "raw aiohttp + json": RawAiohttp,
     "openai SDK": OpenAISDK,
     "smolagents": Smolagents,
+    "any-llm": AnyLLM,
+    "LangChain": LangChain,
+    "pydantic-ai": PydanticAI,
     "LiteLLM": LiteLLM,
     "modelport": Modelport,
-    "azure: openai SDK": AzureSDK,
-    "azure: modelport": ModelportAzure,
-    "huggingface: hub client": HubClient,
-    "huggingface: modelport": ModelportHub,
-    "bedrock: boto3": Boto3,
-    "bedrock: modelport": ModelportBedrock,
-    "litellm: LiteLLM": LiteLLM,
-    "litellm: modelport": ModelportLiteLLM,
 }
 #: What each one imports first.
 IMPORTS = {
@@ -356,6 +363,9 @@ IMPORTS = {
     "raw aiohttp + json": "import aiohttp",
     "openai SDK": "import openai",
     "smolagents": "import smolagents",
+    "any-llm": "import any_llm",
+    "LangChain": "from langchain_openai import ChatOpenAI",
+    "pydantic-ai": "import pydantic_ai",
     "LiteLLM": "import litellm",
     "modelport": "from modelport import Model, ChatMessage",
 }

@@ -28,6 +28,7 @@ from typing import Any
 
 import report
 from peers import IMPORTS, PEERS
+from vendors import ALL
 
 HERE = Path(__file__).parent
 PROJECT = HERE.parent
@@ -38,6 +39,9 @@ ENVIRONMENTS = {
     "aiohttp": ["aiohttp==3.14.5"],
     "openai": ["openai==3.54.0"],
     "smolagents": ["smolagents[openai]==1.26.0"],
+    "any-llm": ["any-llm-sdk[openai]==1.40.2"],
+    "langchain": ["langchain-openai==1.7.3"],
+    "pydantic-ai": ["pydantic-ai-slim[openai]==2.68.0"],
     "litellm": ["litellm==1.104.5"],
     "modelport": [f"{_OWN}[openai]"],
     "vendors": [f"{_OWN}[openai,huggingface,bedrock]", "openai==3.54.0"],
@@ -46,7 +50,8 @@ ENVIRONMENTS = {
 GROUPS = {
     "peers": {
         "raw socket + json": "aiohttp", "raw aiohttp + json": "aiohttp", "openai SDK": "openai",
-        "smolagents": "smolagents", "LiteLLM": "litellm", "modelport": "modelport",
+        "smolagents": "smolagents", "any-llm": "any-llm", "LangChain": "langchain", "pydantic-ai": "pydantic-ai",
+        "LiteLLM": "litellm", "modelport": "modelport",
     },
     "vendors": {
         "azure: openai SDK": "vendors", "azure: modelport": "vendors", "huggingface: hub client": "vendors",
@@ -158,7 +163,7 @@ def measure(group: str, rounds: int, only: list[str] | None, cases: list[str] | 
         for _ in range(rounds):
             for case, (shape, work) in wanted.items():
                 for peer, worker in workers.items():
-                    kind = PEERS[peer]
+                    kind = ALL[peer]
                     possible = kind.asynchronous if work.get("async") else kind.synchronous
                     if possible or (work.get("width", 1) > 1 and kind is not PEERS["raw socket + json"]):
                         note(case, peer, worker.ask({"url": url(shape), **work}))
@@ -187,7 +192,10 @@ def measure(group: str, rounds: int, only: list[str] | None, cases: list[str] | 
 
 def versions(peers: dict[str, Path]) -> dict[str, str]:
     """Of the packages that are compared."""
-    names = ("openai", "smolagents", "litellm", "aiohttp", "boto3", "huggingface_hub", "orjson")
+    names = (
+        "openai", "smolagents", "any-llm-sdk", "langchain-openai", "pydantic-ai-slim", "litellm", "aiohttp", "boto3",
+        "huggingface_hub", "orjson",
+    )  # fmt: skip
     code = (
         "import importlib.metadata as m, json\n"
         f"print(json.dumps({{d: m.version(d) for d in {names!r} if list(m.distributions(name=d))}}))"

@@ -121,8 +121,14 @@ def about(result: Result) -> str:
 def plot(result: Result) -> str:
     """Bars of the ratios to OpenAI's SDK, on a logarithmic scale; an SVG."""
     cases = [case for case in SHORT if case in result["cases"]]
-    peers = [p for p in ("raw socket + json", "raw aiohttp + json", "smolagents", "LiteLLM", "modelport")]
-    colours = {"modelport": "#1b7f5c", "smolagents": "#c98b2b", "LiteLLM": "#b5483a"}
+    peers = [p for p in ("raw aiohttp + json", "smolagents", "LangChain", "pydantic-ai", "LiteLLM", "modelport")]
+    colours = {
+        "modelport": "#1b7f5c",
+        "smolagents": "#c98b2b",
+        "LangChain": "#5b7fb5",
+        "pydantic-ai": "#8a5bb5",
+        "LiteLLM": "#b5483a",
+    }
     bar, gap, left, width = 13, 16, 190, 720
     scale = lambda value: left + (math.log10(min(max(value, 0.01), 20)) + 2) / 3.31 * (width - left - 60)  # noqa: E731
     rows, y = [], 46

@@ -8,6 +8,10 @@ python benchmarks/worker.py memory PEER URL   resident memory after a call, and 
 from __future__ import annotations
 
 import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from peers import Peer
 
 
 def conversation(count: int = 1, size: int = 60) -> list[dict[str, str]]:
@@ -23,36 +27,34 @@ def serve(name: str) -> None:
     import os
     import time
 
-    import peers
+    from vendors import ALL
 
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
-    made: dict[str, peers.Peer] = {}
+    made: dict[str, Peer] = {}
     loop = asyncio.new_event_loop()
 
-    def calls(peer: peers.Peer, messages: list[dict[str, str]]) -> int:
+    def calls(peer: Peer, messages: list[dict[str, str]]) -> int:
         peer.call(messages)
         return 1
 
-    def chunks(peer: peers.Peer, messages: list[dict[str, str]]) -> int:
+    def chunks(peer: Peer, messages: list[dict[str, str]]) -> int:
         return sum(1 for _ in peer.stream(messages))
 
-    async def acalls(peer: peers.Peer, messages: list[dict[str, str]]) -> int:
+    async def acalls(peer: Peer, messages: list[dict[str, str]]) -> int:
         await peer.acall(messages)
         return 1
 
-    async def achunks(peer: peers.Peer, messages: list[dict[str, str]]) -> int:
+    async def achunks(peer: Peer, messages: list[dict[str, str]]) -> int:
         return sum([1 async for _ in peer.astream(messages)])
 
-    def repeat(work: object, peer: peers.Peer, messages: list[dict[str, str]], seconds: float) -> int:
+    def repeat(work: object, peer: Peer, messages: list[dict[str, str]], seconds: float) -> int:
         done, end = 0, time.process_time() + seconds
         while time.process_time() < end:
             done += work(peer, messages)  # type: ignore[operator]
         return done
 
-    async def at_once(
-        work: object, peer: peers.Peer, messages: list[dict[str, str]], width: int, seconds: float
-    ) -> int:
+    async def at_once(work: object, peer: Peer, messages: list[dict[str, str]], width: int, seconds: float) -> int:
         end = time.process_time() + seconds
 
         async def one() -> int:
@@ -67,10 +69,10 @@ def serve(name: str) -> None:
         case = json.loads(line)
         key = case["url"]
         if key not in made:
-            made[key] = peers.PEERS[name](key)
+            made[key] = ALL[name](key)
         peer, messages = made[key], conversation(case.get("messages", 1), case.get("size", 60))
 
-        def run(seconds: float, case: dict = case, peer: peers.Peer = peer, messages: list = messages) -> int:  # type: ignore[type-arg]
+        def run(seconds: float, case: dict = case, peer: Peer = peer, messages: list = messages) -> int:  # type: ignore[type-arg]
             work = {"calls": (calls, acalls), "chunks": (chunks, achunks)}[case["what"]][case["async"]]
             if case["async"]:
                 return loop.run_until_complete(at_once(work, peer, messages, case["width"], seconds))
@@ -85,9 +87,9 @@ def serve(name: str) -> None:
 
 
 def cold(name: str, url: str) -> None:
-    import peers
+    from vendors import ALL
 
-    assert peers.PEERS[name](url).call(conversation()).startswith(" token")
+    assert ALL[name](url).call(conversation()).startswith(" token")
 
 
 def memory(name: str, url: str) -> None:
@@ -96,13 +98,13 @@ def memory(name: str, url: str) -> None:
     import os
     import resource
 
-    import peers
+    from vendors import ALL
 
     def resident() -> int:
         with open("/proc/self/statm") as file:
             return int(file.read().split()[1]) * resource.getpagesize()
 
-    peer = peers.PEERS[name](url)
+    peer = ALL[name](url)
     if peer.synchronous:
         peer.call(conversation())
     after_call = resident()
