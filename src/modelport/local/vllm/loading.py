@@ -15,6 +15,9 @@ from modelport.errors import InvalidRequest, MissingDependency, NotFoundError, S
 from modelport.local.vllm.core import Core
 from modelport.local.vllm.starting import begins_apart
 
+#: Bytes of keys and values on a CPU; a quarter of its memory where that is less.
+CPU_CACHE = 4 * 2**30
+
 _WEIGHTS = ("*.safetensors", "*.bin", "*.pt", "*.pth", "*.gguf", "*.npz", "*.tensors")
 
 
@@ -57,7 +60,22 @@ def engine_args(model: Any) -> dict[str, Any]:
     if model.context_length is not None:
         given["max_model_len"] = model.context_length
     given.setdefault("trust_remote_code", model.trust_remote_code)
+    given |= _cpu_memory(given)
     return {"model": model.model_id, "disable_log_stats": True, "use_tqdm_on_load": False, **given}
+
+
+def _cpu_memory(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Room for keys and values on a CPU, where nobody has said how much.
+
+    vLLM by itself takes 92 % of the machine's memory, and does not start where less than that is free.
+    """
+    import psutil  # which vLLM needs too
+    from vllm.platforms import current_platform
+
+    said = {"gpu_memory_utilization", "kv_cache_memory_bytes"} & given.keys() or "VLLM_CPU_KVCACHE_SPACE" in os.environ
+    if said or not current_platform.is_cpu():
+        return {}
+    return {"kv_cache_memory_bytes": min(CPU_CACHE, psutil.virtual_memory().total // 4)}
 
 
 def make_core(model: Any, given: dict[str, Any]) -> Core:
@@ -89,7 +107,8 @@ def make_core(model: Any, given: dict[str, Any]) -> Core:
     except Exception as error:
         raise ServerError(
             f"vLLM could not load {given['model']!r}: {error}\n(Its log is on standard error. Where memory is short, "
-            "lower context_length or model_kwargs['gpu_memory_utilization'].)",
+            "lower context_length, or on a GPU model_kwargs['gpu_memory_utilization']; a longer context on a CPU needs "
+            "more model_kwargs['kv_cache_memory_bytes'].)",
             model_id=model.model_id,
             retryable=False,
         ) from error
