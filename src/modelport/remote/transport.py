@@ -112,9 +112,9 @@ class HTTPTransport:
 
     async def call(self, call: Call) -> Any:
         """See `Transport.call`."""
-        payload, headers = await self._prepared(call)
+        headers = await self._all_headers(call)
         with _faults():
-            response = await self._open(call, payload, headers)
+            response = await self._open(call, headers)
             try:
                 return parsed(await response.read(), headers)
             finally:
@@ -122,9 +122,9 @@ class HTTPTransport:
 
     async def stream(self, call: Call) -> AsyncGenerator[Any, None]:
         """See `Transport.stream`."""
-        payload, headers = await self._prepared(call)
+        headers = await self._all_headers(call)
         with _faults():
-            response = await self._open(call, payload, headers)
+            response = await self._open(call, headers)
             try:
                 if response.content_type == "application/json":
                     yield parsed(await response.read(), headers)  # the server does not stream
@@ -146,11 +146,9 @@ class HTTPTransport:
         """See `Transport.aclose`."""
         await self._sessions.aclose()
 
-    async def _prepared(self, call: Call) -> tuple[bytes, dict[str, str]]:
-        """The body and the headers."""
+    async def _all_headers(self, call: Call) -> dict[str, str]:
         _aiohttp()  # A missing one is named before the request is looked at.
-        payload = to_json(call.body)
-        return payload, self._joined(await self._headers(), call.headers)
+        return self._joined(await self._headers(), call.headers)
 
     def _joined(self, *layers: Mapping[str, Any]) -> dict[str, str]:
         """The headers of all layers, checked. Nearly always they are those of the call before."""
@@ -166,8 +164,9 @@ class HTTPTransport:
             self._known = layers, headers
         return headers
 
-    async def _open(self, call: Call, payload: bytes, headers: Mapping[str, str]) -> aiohttp.ClientResponse:
+    async def _open(self, call: Call, headers: Mapping[str, str]) -> aiohttp.ClientResponse:
         """The response; closing it keeps its connection where it was read to its end."""
+        payload = to_json(call.body)  # here, and not where the answer is read: a stream need not keep what it has sent
         session = await self._sessions.get(self._open_session)
         response = await self._send(session, call, payload, headers)
         if response.status >= 300:
