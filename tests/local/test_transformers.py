@@ -183,6 +183,38 @@ def test_a_failing_row_fails_alone(fresh: TransformersModel) -> None:
     assert "Paris" in fresh(QUESTION, max_tokens=12).content
 
 
+async def deltas_of(model: TransformersModel, stops: list[str] | None = None, **options: Any) -> list[Any]:
+    stream = options.pop("stream")
+    return [d async for d in model.deltas(model._prepare("Count to twenty.", stops, options, stream=stream))]
+
+
+async def test_a_whole_answer_is_told_several_tokens_at_once(fresh: TransformersModel) -> None:
+    streamed = await deltas_of(fresh, stream=True, max_tokens=10, ignore_eos=True)
+    whole = await deltas_of(fresh, stream=False, max_tokens=10, ignore_eos=True, logprobs=True)
+    assert (len(streamed), len(whole)) == (10, 3)
+    assert "".join(d.content or "" for d in whole) == "".join(d.content or "" for d in streamed)
+    assert [len(d.logprobs) for d in whole] == [4, 4, 2]
+    assert whole[-1].token_usage.output_tokens == 10
+    assert whole[-1].finish_reason == "length"
+    for watched in ({"stops": ["\n"]}, {"idle_timeout": 60}):  # a stop sequence, or a limit of time, sees each token
+        assert len(await deltas_of(fresh, stream=False, max_tokens=6, ignore_eos=True, **watched)) == 6
+
+
+async def test_a_failure_hands_over_what_was_not_told_yet(fresh: TransformersModel) -> None:
+    def breaks_at_the_sixth(ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        start.append(ids.shape[1])
+        if ids.shape[1] - start[0] >= 5:
+            raise RuntimeError("broken")
+        return scores
+
+    start: list[int] = []
+    five = await fresh.agenerate("Count to twenty.", max_tokens=5, ignore_eos=True)
+    with pytest.raises(ModelError) as caught:
+        await fresh.agenerate("Count to twenty.", max_tokens=10, logits_processor=[breaks_at_the_sixth])
+    assert caught.value.partial is not None
+    assert caught.value.partial.text == five.text
+
+
 def test_a_long_prompt_does_not_stall_the_others(fresh: TransformersModel) -> None:
     """While it is read in pieces, a row that writes gets a token with each piece."""
     told: list[str] = []

@@ -49,12 +49,14 @@ class Job:
         max_tokens: At most so many tokens; what the context holds at most.
         parameters: The request's parameters, without `max_tokens`.
         lark: The grammar that holds the answer, in llguidance's Lark; `None` for free text.
+        whole: Whether nobody looks at the answer before its end, so that its steps may be told several at once.
     """
 
     prompt: Prompt
     max_tokens: int
     parameters: Mapping[str, Any]
     lark: str | None = None
+    whole: bool = False
 
 
 @dataclass(slots=True)
@@ -165,7 +167,11 @@ class LocalModel(EngineModel[E]):
             lark = after_thinking(as_lark(grammar), thinking) if engine.template.thinks else as_lark(grammar)
             check_grammar(lark, self.extra)
         prompt = Prompt(prompt.tokens, prompt.inputs, thinking)
-        return Job(prompt, min(parameters.pop("max_tokens", room), room), parameters, lark)
+        # A stop sequence, the end of a thought or of a call, and a limit of time want to know each token as it comes.
+        watched = request.stop_sequences or tools or engine.template.thinks
+        timed = request.limits.first_token_timeout is not None or request.limits.idle_timeout is not None
+        whole = not (request.stream or watched or timed)
+        return Job(prompt, min(parameters.pop("max_tokens", room), room), parameters, lark, whole)
 
     async def _decoded(self, engine: E, job: Job, one_by_one: bool) -> Deltas:
         calls = engine.template.calls

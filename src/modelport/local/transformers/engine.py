@@ -129,7 +129,7 @@ class TransformersEngine:
         """Does one step of all rows; False once the engine is closed."""
         if self._closing:
             for row in [*self._rows, *self._waiting]:
-                row.tell(ModelError("this model was closed while it answered"))
+                row.fail(ModelError("this model was closed while it answered"))
             self._rows, self._loaded = [], None  # type: ignore[assignment]
             self._waiting.clear()
             self.prefixes.clear()
@@ -144,7 +144,7 @@ class TransformersEngine:
     def fail(self, error: Exception) -> None:
         """Ends every answer with this error."""
         for row in [*self._rows, *self._waiting]:
-            row.tell(_failed(error))
+            row.fail(_failed(error))
         self._rows = []
         self._waiting.clear()
         self.prefixes.clear()
@@ -205,7 +205,7 @@ class TransformersEngine:
             try:
                 ended = row.advance(logits[i], greedy[i])
             except Exception as error:  # A matcher or a processor of the user's: it fails alone.
-                row.tell(error if isinstance(error, ModelError) else _failed(error))
+                row.fail(error if isinstance(error, ModelError) else _failed(error))
                 ended = True
             if ended:
                 self._leave(row)
@@ -218,7 +218,7 @@ class TransformersEngine:
                 self._compute([pair])
             return
         row = pieces[0][0]
-        row.tell(_failed(error))
+        row.fail(_failed(error))
         self._leave(row, keep=False)
 
 

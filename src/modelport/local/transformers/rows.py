@@ -16,6 +16,9 @@ from modelport.local.transformers.packing import Piece
 from modelport.local.transformers.prefixes import Keys
 from modelport.local.transformers.sampling import Sampler, likeliest, logprobs_of
 
+#: Steps that are told at once where nobody waits for each: waking the caller's loop costs as much as a grammar's mask.
+AT_ONCE = 4
+
 
 class Row:
     """One answer: its tokens, how many of them are computed, and who is told.
@@ -41,7 +44,7 @@ class Row:
         eos: list[int],
         tell: Callable[[Step | BaseException], None],
     ) -> None:
-        self.sampler, self.matcher, self.tell = sampler, matcher, tell
+        self.sampler, self.matcher, self._tell = sampler, matcher, tell
         self._tokenizer, self._eos = tokenizer, eos
         self.tokens = list(job.prompt.tokens)
         self._prompt = len(self.tokens)
@@ -52,6 +55,8 @@ class Row:
         #: From where to where images lie in the prompt; empty for text.
         self.images: tuple[int, ...] = tuple(self._inputs.pop("span", ()))
         self.abandoned = False
+        self._most = AT_ONCE if job.whole else 1
+        self._untold: list[Step] = []
 
     def keys(self) -> Keys:
         """A number for each token so far; see `Kept.keys`."""
@@ -116,8 +121,28 @@ class Row:
         self.tokens += new
         if finish is None and len(self.tokens) >= self._end:
             finish = "length"
-        self.tell(Step(new, logprobs, self.cached if len(self.tokens) - len(new) == self._prompt else None, finish))
+        cached = self.cached if len(self.tokens) - len(new) == self._prompt else None
+        self._untold.append(Step(new, logprobs, cached, finish))
+        if finish is not None or len(self._untold) >= self._most:
+            self._tell_all()
         return finish is not None
+
+    def fail(self, error: BaseException) -> None:
+        """Ends the answer with this error, after what there is of it."""
+        self._tell_all()
+        self._tell(error)
+
+    def _tell_all(self) -> None:
+        steps, self._untold = self._untold, []
+        if not steps:
+            return
+        first, *others = steps
+        for step in others:
+            first.tokens += step.tokens
+            first.finish = step.finish
+            if first.logprobs is not None:
+                first.logprobs += step.logprobs or []
+        self._tell(first)
 
     def _choose(self, logits: torch.Tensor, greedy: int) -> int:
         """The next token; the grammar has taken it."""
