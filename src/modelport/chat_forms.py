@@ -12,11 +12,16 @@ from modelport.grammar import Choice, Grammar, JSONSchema, Lark, Regex, as_lark
 ANSWER_TOOL = "answer_in_its_form"
 
 
+def llama_grammar(lark: str) -> str:
+    """llguidance's Lark as llama.cpp takes it."""
+    return f"%llguidance {{}}\n{lark}"
+
+
 def grammar_fields(grammar: Grammar, dialect: str | None) -> dict[str, Any]:
     """The fields of a body that ask for this form."""
     if dialect == "llama.cpp":
         # Its own converter of schemas passes over keywords in silence; llguidance knows them or refuses.
-        return {"grammar": f"%llguidance {{}}\n{as_lark(grammar, old=True)}"}
+        return {"grammar": llama_grammar(as_lark(grammar, old=True))}
     if dialect == "tgi" and not isinstance(grammar, Lark):
         return {"response_format": _tgi_format(grammar)}
     if isinstance(grammar, JSONSchema):

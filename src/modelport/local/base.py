@@ -12,12 +12,12 @@ from modelport.capabilities import Capabilities
 from modelport.chat_forms import effort_variables
 from modelport.content import Image
 from modelport.errors import ContextWindowExceeded
-from modelport.grammar import Choice, Grammar, JSONSchema, Lark, Regex, as_lark
+from modelport.grammar import Choice, Grammar, JSONSchema, Lark, Regex, after_thinking, as_lark, opens_thought
 from modelport.layers import Deltas
 from modelport.layers.prompted_tools import call_schema, read_calls
-from modelport.local.mask import after_thinking, check_grammar
+from modelport.local.mask import check_grammar
 from modelport.local.owner import Engine, EngineModel
-from modelport.local.template import THINK_OPEN, CallFormat, Template
+from modelport.local.template import CallFormat, Template
 from modelport.local.text import Decoder, ThinkingSplitter
 from modelport.messages import ChatMessageStreamDelta, TokenUsage
 from modelport.request import Request
@@ -153,7 +153,7 @@ class LocalModel(EngineModel[E]):
         if (effort := parameters.pop("reasoning_effort", None)) is not None:
             variables = effort_variables(effort, variables)
         text = engine.template.render(request.messages, tools, **variables)
-        thinking = engine.template.thinks and text.rstrip().endswith(THINK_OPEN)
+        thinking = engine.template.thinks and opens_thought(text)
         images = [p for m in request.messages if isinstance(m.content, tuple) for p in m.content if p.kind == "image"]
         prompt = engine.prompt(text, images)
         room = engine.context_length - len(prompt.tokens)

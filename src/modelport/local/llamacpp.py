@@ -14,11 +14,11 @@ from typing import Any, ClassVar
 
 from modelport.capabilities import Capabilities
 from modelport.chat_completions import AnswerReader, body_from, error_from
+from modelport.chat_forms import llama_grammar
 from modelport.errors import InvalidRequest, MissingDependency, ModelError, ServerError, UnsupportedFeature
-from modelport.grammar import Choice, JSONSchema, Lark, Regex, as_lark
-from modelport.local.mask import Follower, after_thinking, check_grammar
+from modelport.grammar import Choice, JSONSchema, Lark, Regex, after_thinking, as_lark, opens_thought
+from modelport.local.mask import Follower, check_grammar
 from modelport.local.owner import EngineModel
-from modelport.local.template import THINK_OPEN
 from modelport.local.weights import resolve_weights
 from modelport.loop import CLOSE_TIMEOUT
 from modelport.messages import ChatMessageStreamDelta, TokenUsage
@@ -140,7 +140,7 @@ class LlamaCppModel(EngineModel["_Engine"]):
             check_grammar(lark := as_lark(request.grammar, old=True), "llamacpp")
             if answering := self.capabilities.reasoning:  # The thought is free; the engine would mask it too.
                 opened = await in_thread(lambda: engine.opens_thought(body))
-                body["grammar"] = f"%llguidance {{}}\n{after_thinking(lark, opened)}"
+                body["grammar"] = llama_grammar(after_thinking(lark, opened))
             else:
                 follower = Follower(lark)
         if isinstance(bias := body.get("logit_bias"), Mapping):  # by token id; the binding takes no numbers for keys
@@ -283,7 +283,7 @@ class _Engine:
         """Whether the prompt for this request ends within a thought."""
         asked = {key: body[key] for key in ("messages", "chat_template_kwargs", "tools") if key in body}
         rendered: str = self.ask("/apply-template", asked).get("prompt", "")
-        return rendered.rstrip().endswith(THINK_OPEN)
+        return opens_thought(rendered)
 
     def leak(self) -> None:
         """Keeps the engine of the parent process from ever being destroyed in this one."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -40,19 +39,6 @@ def check_grammar(lark: str, extra: str) -> None:
         if "JSON schema" in told:  # whose keyword it does not always name
             told = next((f"{keyword}: {told}" for word, keyword in _KEYWORDS.items() if word in told), told)
         raise kind(f"grammar: the engine can't hold an answer to it: {told}")
-
-
-def after_thinking(lark: str, opened: bool) -> str:
-    """The grammar for an answer that follows a free thought.
-
-    Args:
-        lark: Of the answer; its start symbol is `start`.
-        opened: Whether the prompt ends within the thought.
-    """
-    answer = re.sub(r"\bstart\b(?=\s*:)", "answer_", lark, count=1)
-    thought = 'thought_[suffix="</think>"]: /(?s:.*)/'
-    begin = "thought_" if opened else '("<think>" thought_)?'
-    return f"start: {begin} /\\n*/ answer_\n{thought}\n{answer}"
 
 
 @lru_cache(KEPT)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import warnings
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
+from dataclasses import replace
 from typing import Any, ClassVar
 
 from modelport.capabilities import Capabilities
 from modelport.chat_completions import AnswerReader, body_from
+from modelport.chat_forms import llama_grammar
 from modelport.errors import InvalidRequest, ModelError
-from modelport.grammar import Choice, JSONSchema, Lark, Regex
+from modelport.grammar import Choice, JSONSchema, Lark, Regex, after_thinking, as_lark, opens_thought
 from modelport.messages import ChatMessageStreamDelta
 from modelport.model import Model
 from modelport.normalise import EFFORTS
@@ -123,7 +125,7 @@ class ChatCompletionsModel(Model):
             request = request.but(stream=True)
         while True:
             known = (self.capabilities, self._dropped)
-            call = self._call(request)
+            call = await self._with_free_thought(self._call(request), request)
             reader = AnswerReader(self.accept_missing_finish)
             try:
                 if not request.stream:
@@ -154,6 +156,22 @@ class ChatCompletionsModel(Model):
             request = request.but(tool_choice="auto")
         body = body_from(request, self._name_on_the_wire, self.capabilities, self.dialect)
         return Call("chat/completions", {**body, **extra}, headers, query)
+
+    async def _with_free_thought(self, call: Call, request: Request) -> Call:
+        """The call with a grammar that begins where a thought ends: llama.cpp's mask would hold the thought too."""
+        if self.dialect != "llama.cpp" or request.grammar is None:
+            return call
+        asked = {name: call.body[name] for name in ("messages", "tools", "chat_template_kwargs") if name in call.body}
+        try:
+            rendered = await self._transport.call(Call("/apply-template", asked, call.headers, call.query))
+            opened = opens_thought(rendered["prompt"])
+        except (ModelError, LookupError, TypeError, AttributeError):
+            opened = False  # Behind a gateway there may be no such path; what fails for good fails in the call too.
+        effort = request.parameters.get("reasoning_effort", "none")
+        if not opened and effort == "none" and not request.parameters.get("reasoning_budget"):
+            return call
+        grammar = llama_grammar(after_thinking(as_lark(request.grammar, old=True), opened, breaks=False))
+        return replace(call, body={**call.body, "grammar": grammar})
 
     def _warnings(self, request: Request) -> list[str] | None:
         left_out = sorted(self._dropped & {*request.parameters, "tool_choice" if request.tools else ""})

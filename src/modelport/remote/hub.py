@@ -7,7 +7,7 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
 from contextlib import aclosing, contextmanager
 from typing import Any
-from urllib.parse import urlencode
+from urllib.parse import urlencode, urljoin
 
 from modelport.chat_completions import error_from
 from modelport.errors import AuthenticationError, ConnectionFailed, InvalidRequest, MissingDependency, NotFoundError
@@ -144,6 +144,8 @@ class HubTransport:
         if self._at_url:
             # For a URL it writes a JSON schema in one kind of server's form, which others pass over in silence.
             form = {**form, **body}
+        if call.path[0] == "/":
+            url, form = urljoin(url, call.path), body
         if call.query:
             url += ("&" if "?" in url else "?") + urlencode([*pairs(call.query)])
         return url, to_json(form), headers

@@ -115,7 +115,8 @@ class SDKTransport:
             options["headers"] = {**call.headers, **(headers or {})}
         if call.query:
             options["params"] = dict(call.query)
-        return client.post(f"/{call.path}", body=call.body, cast_to=object, options=options, **how)
+        path = str(client.base_url.join(call.path)) if call.path[0] == "/" else f"/{call.path}"
+        return client.post(path, body=call.body, cast_to=object, options=options, **how)
 
     async def _events(self, client: Any, call: Call, sent: dict[str, str]) -> AsyncGenerator[Any, None]:
         stream = await self._post(client, call, stream=True, stream_cls=self._openai.AsyncStream[object])

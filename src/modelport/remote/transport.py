@@ -15,7 +15,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Protocol
-from urllib.parse import urlsplit
+from urllib.parse import urljoin, urlsplit
 
 from modelport import __version__
 from modelport.errors import ConnectionFailed, InvalidRequest, MalformedResponse, MissingDependency, ModelError
@@ -41,7 +41,7 @@ class Call:
     """One request on the wire.
 
     Args:
-        path: Below the base URL.
+        path: Below the base URL; with a leading slash, below the server's root.
         body: JSON.
         headers: Of this call; they go before the transport's own.
         query: Of this call.
@@ -180,7 +180,8 @@ class HTTPTransport:
         self, session: aiohttp.ClientSession, call: Call, payload: bytes, headers: Mapping[str, str]
     ) -> aiohttp.ClientResponse:
         aiohttp = _aiohttp()
-        url, query = f"{self.base_url}/{call.path}", [*pairs({**self._query, **call.query})] or None
+        url = urljoin(self.base_url, call.path) if call.path[0] == "/" else f"{self.base_url}/{call.path}"
+        query = [*pairs({**self._query, **call.query})] or None
         while True:
             _kept.set(False)
             try:
