@@ -164,26 +164,6 @@ def as_lark(grammar: Grammar, *, old: bool = False) -> str:
     return "start: %json " + json.dumps({"x-guidance": style, **maskable(grammar.schema)})
 
 
-def after_thinking(lark: str, opened: bool, breaks: bool = True) -> str:
-    """The grammar for an answer that follows a free thought.
-
-    Args:
-        lark: Of the answer; its start symbol is `start`.
-        opened: Whether the prompt ends within the thought.
-        breaks: Whether line breaks may stand between the two.
-    """
-    answer = re.sub(r"\bstart\b(?=\s*:)", "answer_", lark, count=1)
-    thought = 'thought_[suffix="</think>"]: /(?s:.*)/'
-    begin = "thought_" if opened else '("<think>" thought_)?'
-    between = r"/\n*/ " if breaks else ""
-    return f"start: {begin} {between}answer_\n{thought}\n{answer}"
-
-
-def opens_thought(prompt: str) -> bool:
-    """Whether a rendered prompt ends within a thought."""
-    return prompt.rstrip().endswith("<think>")
-
-
 _TOKEN = re.compile(
     r"(?P<open>\[\^?)(?P<class>\]?(?:\\[\s\S]|[^\]\\])*)\]"
     r"|(?P<from_none>\{(?=,\d*\}))|(?P<brace>\{(?!\d+(?:,\d*)?\}))|\\[\s\S]|[/\n]"

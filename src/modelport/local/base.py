@@ -12,7 +12,7 @@ from modelport.capabilities import Capabilities
 from modelport.chat_forms import effort_variables
 from modelport.content import Image
 from modelport.errors import ContextWindowExceeded
-from modelport.grammar import Choice, Grammar, JSONSchema, Lark, Regex, after_thinking, as_lark, opens_thought
+from modelport.grammar import Choice, Grammar, JSONSchema, Lark, Regex, as_lark
 from modelport.layers import Deltas
 from modelport.layers.prompted_tools import call_schema, read_calls
 from modelport.local.mask import check_grammar
@@ -21,6 +21,7 @@ from modelport.local.template import CallFormat, Template
 from modelport.local.text import Decoder, ThinkingSplitter
 from modelport.messages import ChatMessageStreamDelta, TokenUsage
 from modelport.request import Request
+from modelport.thinking import after_thinking, opens_thought
 from modelport.threads import in_thread
 from modelport.tools import Named
 

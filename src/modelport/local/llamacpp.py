@@ -16,13 +16,14 @@ from modelport.capabilities import Capabilities
 from modelport.chat_completions import AnswerReader, body_from, error_from
 from modelport.chat_forms import llama_grammar
 from modelport.errors import InvalidRequest, MissingDependency, ModelError, ServerError, UnsupportedFeature
-from modelport.grammar import Choice, JSONSchema, Lark, Regex, after_thinking, as_lark, opens_thought
+from modelport.grammar import Choice, JSONSchema, Lark, Regex, as_lark
 from modelport.local.mask import Follower, check_grammar
 from modelport.local.owner import EngineModel
 from modelport.local.weights import resolve_weights
 from modelport.loop import CLOSE_TIMEOUT
 from modelport.messages import ChatMessageStreamDelta, TokenUsage
 from modelport.request import Request
+from modelport.thinking import after_thinking, opens_thought
 from modelport.threads import in_thread, iterate_in_thread
 
 #: What the engine's sampler takes beside the parameters that every backend knows; it passes over others in silence.

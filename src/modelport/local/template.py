@@ -10,6 +10,7 @@ from typing import Any
 from modelport.content import Image, Text
 from modelport.errors import InvalidRequest
 from modelport.messages import ChatMessage
+from modelport.thinking import THINK_CLOSE, THINK_OPEN
 from modelport.tools import Tool
 
 
@@ -35,7 +36,6 @@ JSON_CALLS = (
     CallFormat("[TOOL_CALLS]", ""),
     CallFormat("<|python_tag|>", ""),
 )
-THINK_OPEN, THINK_CLOSE = "<think>", "</think>"
 
 _USER = {"role": "user", "content": "probe-user"}
 _TOOL = Tool("probe_tool", "A probe.", {"type": "object", "properties": {"x": {"type": "string"}}, "required": ["x"]})

@@ -6,7 +6,7 @@ from collections.abc import Collection
 from typing import Any
 
 from modelport.layers.stop import StopScanner
-from modelport.local.template import THINK_CLOSE, THINK_OPEN
+from modelport.thinking import THINK_CLOSE, THINK_OPEN
 
 
 class Decoder:

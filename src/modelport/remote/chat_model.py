@@ -12,7 +12,7 @@ from modelport.capabilities import Capabilities
 from modelport.chat_completions import AnswerReader, body_from
 from modelport.chat_forms import llama_grammar
 from modelport.errors import InvalidRequest, ModelError
-from modelport.grammar import Choice, JSONSchema, Lark, Regex, after_thinking, as_lark, opens_thought
+from modelport.grammar import Choice, JSONSchema, Lark, Regex, as_lark
 from modelport.messages import ChatMessageStreamDelta
 from modelport.model import Model
 from modelport.normalise import EFFORTS
@@ -20,6 +20,7 @@ from modelport.remote.profiles import PROFILES
 from modelport.remote.schemas import OPENAI
 from modelport.remote.transport import Call, Transport
 from modelport.request import Request
+from modelport.thinking import after_thinking, opens_thought
 
 _ALL_GRAMMARS = frozenset({JSONSchema, Regex, Choice, Lark})
 #: Most models' templates can only switch thinking off; an effort goes as a budget.
