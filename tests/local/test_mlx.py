@@ -434,8 +434,8 @@ def test_a_failing_request_fails_alone(fresh: MLXModel, fault: str) -> None:
 def test_a_grammar_that_comes_to_a_dead_end_fails_alone(fresh: MLXModel, monkeypatch: pytest.MonkeyPatch) -> None:
     from modelport.local.mask import Matcher
 
-    allowed = Matcher.allowed
-    monkeypatch.setattr(Matcher, "allowed", lambda self: allowed(self) & False)
+    bits = Matcher._bits
+    monkeypatch.setattr(Matcher, "_bits", lambda self: bits(self) & 0)
     with pytest.raises(ServerError, match="allows no token"):
         fresh("Hello", grammar=Regex("a+"), max_tokens=5)
     assert fresh("Hello", max_tokens=2).text

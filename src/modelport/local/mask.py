@@ -99,11 +99,17 @@ class Matcher:
         """
         import numpy as np
 
-        bits = np.frombuffer(self._matcher.compute_bitmask(), np.uint8)
-        self._check()
+        bits = self._bits()
         if not bits.any():
             raise ServerError("the grammar's matcher allows no token of this tokenizer's here", retryable=False)
         return np.unpackbits(bits, count=self._vocab_size, bitorder="little").view(np.bool_)
+
+    def _bits(self) -> np.ndarray:
+        import numpy as np
+
+        bits = np.frombuffer(self._matcher.compute_bitmask(), np.uint8)
+        self._check()
+        return bits
 
     def advance(self, token: int) -> None:
         """Takes the token that came.

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
-from modelport.errors import InvalidRequest, ServerError
+from modelport.errors import InvalidRequest
 from modelport.local.mask import Matcher
 
 
@@ -136,10 +136,7 @@ class Processor:
             self.complete = self._matcher.ended
             if self.complete:
                 return logits
-        allowed = self._matcher.allowed()
-        if not allowed.any():
-            raise ServerError("the grammar allows no token here", retryable=False)
-        return mx.where(mx.array(allowed), logits, -mx.inf)
+        return mx.where(mx.array(self._matcher.allowed()), logits, -mx.inf)
 
 
 def _changes(
