@@ -15,7 +15,7 @@ from modelport.messages import ChatMessageStreamDelta
 from modelport.remote.openai import OpenAIServerModel
 from modelport.remote.schemas import AZURE
 from modelport.remote.transport import HTTPTransport, Transport
-from modelport.remote.wire import Hidden
+from modelport.remote.wire import hidden
 from modelport.request import Request
 from modelport.secrets import Secret
 from modelport.threads import in_thread
@@ -187,10 +187,8 @@ class AzureOpenAIServerModel(OpenAIServerModel):
         provider: Any = self.azure_ad_token_provider
         try:
             # A future that was cancelled as it got its result stays in the frames of the error, and so would the token.
-            token = (
-                provider() if inspect.iscoroutinefunction(provider) else await in_thread(lambda: _hidden(provider()))
-            )
-            token = _hidden(await token) if inspect.isawaitable(token) else token
+            token = provider() if inspect.iscoroutinefunction(provider) else await in_thread(lambda: hidden(provider()))
+            token = hidden(await token) if inspect.isawaitable(token) else token
         except Exception as error:
             raise AuthenticationError(f"azure_ad_token_provider failed with {type(error).__name__}.") from error
         if not isinstance(token, str) or not token:
@@ -210,10 +208,6 @@ class AzureOpenAIServerModel(OpenAIServerModel):
             )
             error.args = (f"{error.message} {fix}",)
             raise
-
-
-def _hidden(token: Any) -> Any:
-    return Hidden(token) if isinstance(token, str) else token
 
 
 #: The short name.

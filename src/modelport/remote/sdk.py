@@ -16,7 +16,7 @@ from modelport.chat_completions import error_from
 from modelport.errors import ConnectionFailed, InvalidRequest, MalformedResponse, MissingDependency, ModelError
 from modelport.remote.pools import PerLoop
 from modelport.remote.transport import Call, HeaderSource
-from modelport.remote.wire import Hidden, httpx_error, is_of_httpx, without_secrets
+from modelport.remote.wire import Hidden, hidden, httpx_error, is_of_httpx, without_secrets
 from modelport.threads import in_thread, iterate_in_thread
 
 
@@ -106,7 +106,7 @@ class SDKTransport:
         if self._headers is None:
             return call
         given = (await self._headers()).items()
-        headers = {name: Hidden(value) if isinstance(value, str) else value for name, value in given}
+        headers = {name: hidden(value) for name, value in given}
         return replace(call, headers={**headers, **call.headers})
 
     def _post(self, client: Any, call: Call, headers: Mapping[str, str] | None = None, **how: Any) -> Any:

@@ -20,7 +20,7 @@ from urllib.parse import urljoin, urlsplit
 from modelport import __version__
 from modelport.errors import ConnectionFailed, InvalidRequest, MalformedResponse, MissingDependency, ModelError
 from modelport.remote.pools import PerLoop
-from modelport.remote.wire import EventReader, Hidden, pairs, parsed, service_error, to_json
+from modelport.remote.wire import EventReader, Hidden, hidden, pairs, parsed, service_error, to_json
 
 if TYPE_CHECKING:
     import aiohttp
@@ -154,7 +154,7 @@ class HTTPTransport:
         """The headers of all layers, checked. Nearly always they are those of the call before."""
         known, headers = self._known
         if layers != known:
-            layers = tuple({name: _hidden(value) for name, value in layer.items()} for layer in layers)
+            layers = tuple({name: hidden(value) for name, value in layer.items()} for layer in layers)
             headers = _merged(_STANDING_HEADERS, *layers)
             for name, value in headers.items():
                 if not isinstance(value, Hidden) or _BREAK.search(value):
@@ -249,12 +249,8 @@ def _merged(*layers: Mapping[str, Any]) -> dict[str, str]:
         for name, value in layer.items():
             result.pop(name.lower(), None)
             if type(value).__name__ != "Omit":  # the SDK's way to take a header away
-                result[name.lower()] = (name, _hidden(value))
+                result[name.lower()] = (name, hidden(value))
     return dict(result.values())
-
-
-def _hidden(value: Any) -> Any:
-    return Hidden(value) if isinstance(value, str) else value
 
 
 async def _drain(response: aiohttp.ClientResponse) -> None:

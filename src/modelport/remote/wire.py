@@ -27,6 +27,11 @@ class Hidden(str):
         return "'***'"
 
 
+def hidden(value: Any) -> Any:
+    """The value, hidden where it is text."""
+    return Hidden(value) if isinstance(value, str) else value
+
+
 @functools.cache
 def orjson_package() -> Any:
     """The `orjson` package.
