@@ -45,20 +45,25 @@ def of_the_hub(server: LlamaServer) -> Model:
     return InferenceClientModel(base_url=server.base_url, api_key=server.api_key, dialect="llama.cpp")
 
 
+def hold_to_the_form(model: Model) -> None:
+    """The thought is free, and the answer has its form, in both ways; LiteLLM's session asks the same."""
+    message = model.generate(QUESTION, grammar=FORM, **SHORT)
+    stream = model.generate_stream(QUESTION, grammar=FORM, **SHORT)
+    assert sum(bool(delta.reasoning) for delta in stream) > 1
+    for answer in (message, stream.message):
+        assert answer.reasoning
+        assert not re.fullmatch(FORM.pattern, answer.reasoning.strip())
+        assert re.fullmatch(FORM.pattern, answer.text), answer
+        assert answer.enforcement == "enforced"
+    schema = JSONSchema({"type": "object", "properties": {"city": {"type": "string", "maxLength": 20}},
+                         "required": ["city"], "additionalProperties": False})  # fmt: skip
+    assert set(model.generate(QUESTION, grammar=schema, **SHORT).parsed) == {"city"}
+
+
 @pytest.mark.parametrize("make", [of_the_port, of_the_sdk, of_the_hub])
 def test_the_thought_is_free_and_the_answer_has_its_form(make: Callable[..., Model], thinks: LlamaServer) -> None:
     with make(thinks) as model:
-        message = model.generate(QUESTION, grammar=FORM, **SHORT)
-        stream = model.generate_stream(QUESTION, grammar=FORM, **SHORT)
-        assert sum(bool(delta.reasoning) for delta in stream) > 1
-        for answer in (message, stream.message):
-            assert answer.reasoning
-            assert not re.fullmatch(FORM.pattern, answer.reasoning.strip())
-            assert re.fullmatch(FORM.pattern, answer.text), answer
-            assert answer.enforcement == "enforced"
-        schema = JSONSchema({"type": "object", "properties": {"city": {"type": "string", "maxLength": 20}},
-                             "required": ["city"], "additionalProperties": False})  # fmt: skip
-        assert set(model.generate(QUESTION, grammar=schema, **SHORT).parsed) == {"city"}
+        hold_to_the_form(model)
 
 
 def test_a_model_that_does_not_think_is_masked_from_the_first_token(plain: LlamaServer) -> None:

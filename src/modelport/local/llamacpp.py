@@ -13,7 +13,8 @@ from contextlib import aclosing
 from typing import Any, ClassVar
 
 from modelport.capabilities import Capabilities
-from modelport.chat_completions import AnswerReader, body_from, error_from
+from modelport.chat_completions import AnswerReader, body_from
+from modelport.chat_errors import error_from
 from modelport.chat_forms import llama_grammar
 from modelport.errors import InvalidRequest, MissingDependency, ModelError, ServerError, UnsupportedFeature
 from modelport.grammar import Choice, JSONSchema, Lark, Regex, as_lark

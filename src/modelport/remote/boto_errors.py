@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from modelport.chat_completions import retry_after
+from modelport.chat_errors import retry_after
 from modelport.errors import (
     AuthenticationError,
     ConnectionFailed,

@@ -10,17 +10,16 @@ from typing import Any, ClassVar
 
 from modelport.capabilities import Capabilities
 from modelport.chat_completions import AnswerReader, body_from
-from modelport.chat_forms import llama_grammar
 from modelport.errors import InvalidRequest, ModelError
-from modelport.grammar import Choice, JSONSchema, Lark, Regex, as_lark
+from modelport.grammar import Choice, JSONSchema, Lark, Regex
 from modelport.messages import ChatMessageStreamDelta
 from modelport.model import Model
 from modelport.normalise import EFFORTS
+from modelport.remote.free_thought import PATH, grammar_after_thought
 from modelport.remote.profiles import PROFILES
 from modelport.remote.schemas import OPENAI
 from modelport.remote.transport import Call, Transport
 from modelport.request import Request
-from modelport.thinking import after_thinking, opens_thought
 
 _ALL_GRAMMARS = frozenset({JSONSchema, Regex, Choice, Lark})
 #: Most models' templates can only switch thinking off; an effort goes as a budget.
@@ -159,20 +158,12 @@ class ChatCompletionsModel(Model):
         return Call("chat/completions", {**body, **extra}, headers, query)
 
     async def _with_free_thought(self, call: Call, request: Request) -> Call:
-        """The call with a grammar that begins where a thought ends: llama.cpp's mask would hold the thought too."""
-        if self.dialect != "llama.cpp" or request.grammar is None:
+        if self.dialect != "llama.cpp":
             return call
-        asked = {name: call.body[name] for name in ("messages", "tools", "chat_template_kwargs") if name in call.body}
-        try:
-            rendered = await self._transport.call(Call("/apply-template", asked, call.headers, call.query))
-            opened = opens_thought(rendered["prompt"])
-        except (ModelError, LookupError, TypeError, AttributeError):
-            opened = False  # Behind a gateway there may be no such path; what fails for good fails in the call too.
-        effort = request.parameters.get("reasoning_effort", "none")
-        if not opened and effort == "none" and not request.parameters.get("reasoning_budget"):
-            return call
-        grammar = llama_grammar(after_thinking(as_lark(request.grammar, old=True), opened, breaks=False))
-        return replace(call, body={**call.body, "grammar": grammar})
+        grammar = await grammar_after_thought(
+            call.body, request, lambda body: self._transport.call(replace(call, path=PATH, body=body))
+        )
+        return replace(call, body={**call.body, "grammar": grammar}) if grammar else call
 
     def _warnings(self, request: Request) -> list[str] | None:
         left_out = sorted(self._dropped & {*request.parameters, "tool_choice" if request.tools else ""})

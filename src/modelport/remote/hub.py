@@ -9,7 +9,7 @@ from contextlib import aclosing, contextmanager
 from typing import Any
 from urllib.parse import urlencode, urljoin
 
-from modelport.chat_completions import error_from
+from modelport.chat_errors import error_from
 from modelport.errors import AuthenticationError, ConnectionFailed, InvalidRequest, MissingDependency, NotFoundError
 from modelport.remote.pools import PerLoop
 from modelport.remote.transport import CONNECT_TIMEOUT, DRAIN_TIMEOUT, Call

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Any, ClassVar
 
 from modelport.capabilities import Capabilities
@@ -14,11 +14,13 @@ from modelport.messages import ChatMessageStreamDelta
 from modelport.model import Model
 from modelport.normalise import EFFORTS
 from modelport.remote.chat_model import DIALECTS
+from modelport.remote.free_thought import PATH, grammar_after_thought
 from modelport.remote.litellm_errors import error_of
 from modelport.remote.litellm_parts import (
     RETRIES,
     Served,
     as_dict,
+    in_common,
     keep_worker,
     known_capabilities,
     lease,
@@ -27,8 +29,9 @@ from modelport.remote.litellm_parts import (
     require_litellm,
     secret_of,
 )
+from modelport.remote.litellm_servers import Servers
 from modelport.remote.schemas import OPENAI
-from modelport.remote.transport import CONNECT_TIMEOUT
+from modelport.remote.transport import CONNECT_TIMEOUT, Call
 from modelport.remote.wire import Hidden
 from modelport.request import Request
 from modelport.secrets import Secret
@@ -92,6 +95,7 @@ class LiteLLMModel(Model):
     )
     secret_settings: ClassVar[frozenset[str]] = frozenset({"api_key"})
     api_key: Secret | None = None
+    _servers: Servers | None = None
 
     def __init__(
         self,
@@ -129,23 +133,29 @@ class LiteLLMModel(Model):
         self._clients = leases()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {key: value for key, value in super().__getstate__().items() if key != "_clients"}
+        return {key: value for key, value in super().__getstate__().items() if key not in ("_clients", "_servers")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self._clients = leases()
 
     def _declare(self) -> Capabilities:
-        return self._in_dialect(
-            known_capabilities(
-                self.declared_capabilities, str(self.model_id), self.kwargs.get("custom_llm_provider"), self.api_base
-            )
-        )
-
-    def _in_dialect(self, capabilities: Capabilities) -> Capabilities:
         # LiteLLM keeps OpenAI's maximum of stop sequences.
-        changes = {k: v for k, v in DIALECTS.get(self.dialect or "", {}).items() if k != "max_stop_sequences"}
-        return capabilities.but(**changes)
+        dialect = {k: v for k, v in DIALECTS.get(self.dialect or "", {}).items() if k != "max_stop_sequences"}
+        known = (
+            known_capabilities(
+                self.declared_capabilities,
+                parameters["model"],
+                parameters.get("custom_llm_provider"),
+                parameters.get("api_base"),
+            )
+            for parameters in self._deployments()
+        )
+        return in_common(known).but(**dialect)
+
+    def _deployments(self) -> Sequence[Mapping[str, Any]]:
+        """Where the model is served, as LiteLLM's parameters."""
+        return [{**self.kwargs, "model": self.model_id, "api_base": self.api_base, "api_key": self.api_key}]
 
     async def deltas(self, request: Request) -> AsyncGenerator[ChatMessageStreamDelta, None]:
         """Answers a request; see `Model.deltas`."""
@@ -156,6 +166,8 @@ class LiteLLMModel(Model):
         keep_worker()
         reader = AnswerReader(self.accept_missing_finish)
         arguments = self._arguments(request)
+        if self.dialect == "llama.cpp":
+            await self._free_thought(arguments, request)
         stream: Any = None
         # The error is raised where LiteLLM's is no more: a traceback with locals would show what that quotes.
         failure: ModelError | None = None
@@ -210,6 +222,18 @@ class LiteLLMModel(Model):
             body["_skip_mcp_handler"] = True
         return body
 
+    async def _free_thought(self, arguments: dict[str, Any], request: Request) -> None:
+        """Makes the grammar of a call begin where its thought ends."""
+        if self._servers is None:
+            self._servers = Servers(self._deployments())
+        servers, extra = self._servers, arguments.get("extra_body") or {}
+        headers = arguments.get("extra_headers") or {}
+        grammar = await grammar_after_thought(
+            {**arguments, **extra}, request, lambda body: servers.call(Call(PATH, body, headers))
+        )
+        if grammar:
+            arguments["extra_body"] = {**extra, "grammar": grammar}
+
     async def _complete(self, arguments: dict[str, Any]) -> Any:
         return await litellm_package().acompletion(**arguments)
 
@@ -228,9 +252,14 @@ class LiteLLMModel(Model):
         """Closes the connections of synchronous calls, where no other model of LiteLLM's uses them."""
         from modelport.loop import run
 
-        run(self._clients.aclose())
+        run(self._close_clients())
 
     async def aclose(self) -> None:
         """Closes those of the running loop, and of synchronous calls."""
-        await self._clients.aclose()
+        await self._close_clients()
         await super().aclose()
+
+    async def _close_clients(self) -> None:
+        await self._clients.aclose()
+        if self._servers is not None:
+            await self._servers.aclose()

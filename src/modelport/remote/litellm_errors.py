@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from modelport.chat_completions import error_from
+from modelport.chat_errors import error_from
 from modelport.errors import (
     AuthenticationError,
     ConnectionFailed,

@@ -9,11 +9,10 @@ from fnmatch import fnmatchcase
 from importlib.util import find_spec
 from typing import Any, ClassVar
 
-from modelport.capabilities import Capabilities
 from modelport.errors import InvalidRequest, MissingDependency, ModelError
 from modelport.remote.litellm import FLATTENED, LiteLLMModel
 from modelport.remote.litellm_errors import error_of
-from modelport.remote.litellm_parts import in_common, known_capabilities, litellm_package, secret_of
+from modelport.remote.litellm_parts import litellm_package, secret_of
 from modelport.remote.wire import Hidden
 from modelport.request import Request
 from modelport.saving import SECRET_NAMES
@@ -101,21 +100,7 @@ class LiteLLMRouterModel(LiteLLMModel):
         super().__setstate__(state)
         self._lock = threading.Lock()
 
-    def _declare(self) -> Capabilities:
-        return self._in_dialect(
-            in_common(
-                known_capabilities(
-                    self.declared_capabilities,
-                    parameters["model"],
-                    parameters.get("custom_llm_provider"),
-                    parameters.get("api_base"),
-                )
-                for parameters in self._deployments()
-            )
-        )
-
-    def _deployments(self) -> list[Mapping[str, Any]]:
-        """The parameters of those that serve this model's name."""
+    def _deployments(self) -> Sequence[Mapping[str, Any]]:
         name = _alias(str(self.model_id), self.client_kwargs or {})
         return [row["litellm_params"] for row in self.model_list if fnmatchcase(name, row["model_name"])]
 
