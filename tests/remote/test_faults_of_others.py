@@ -83,7 +83,7 @@ def test_a_limit_for_ever(server: LlmockServer, make: Callable[..., Model]) -> N
 @pytest.mark.parametrize(
     ("fault", "causes"),
     [
-        # One class of fault in httpx for both, and the server in between ends its connection in its own way.
+        # One class of fault in the openai package's HTTP library for both, and the server ends it in its own way.
         (Fault.disconnect(after_chunks=3), {ConnectionFailed, MalformedResponse}),
         (Fault.truncate(after_chunks=3), {MalformedResponse}),
         (Fault.malformed(after_chunks=3), {MalformedResponse}),

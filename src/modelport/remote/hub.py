@@ -1,28 +1,18 @@
-"""The way to the wire through huggingface_hub, and back as parsed JSON."""
+"""The way to the wire by huggingface_hub's addresses, headers and forms."""
 
 from __future__ import annotations
 
-import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
-from contextlib import aclosing, contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from importlib.util import find_spec
 from typing import Any
-from urllib.parse import urlencode, urljoin
+from urllib.parse import urljoin
 
 from modelport.chat_errors import error_from
 from modelport.errors import AuthenticationError, ConnectionFailed, InvalidRequest, MissingDependency, NotFoundError
-from modelport.remote.pools import PerLoop
-from modelport.remote.transport import CONNECT_TIMEOUT, DRAIN_TIMEOUT, Call
-from modelport.remote.wire import (
-    EventReader,
-    Hidden,
-    httpx_error,
-    is_of_httpx,
-    pairs,
-    parsed,
-    service_error,
-    to_json,
-)
+from modelport.remote.transport import Call, HTTPTransport
+from modelport.remote.wire import Hidden, httpx_error, is_of_httpx
 from modelport.secrets import Secret
 from modelport.threads import in_thread
 
@@ -32,11 +22,11 @@ FRESH = 60.0
 URL = ("http://", "https://")
 
 
-class HubTransport:
-    """The wire through huggingface_hub: its routes, headers and sessions.
+class HubTransport(HTTPTransport):
+    """The wire through aiohttp, with the addresses, headers and forms that huggingface_hub makes.
 
-    It goes below `chat_completion`, which looks models up on the running loop, keeps every stream's connection until
-    the client is closed, replaces broken UTF-8, and re-types each chunk.
+    The package's own `chat_completion` looks models up on the running loop, keeps every stream's connection until the
+    client is closed, replaces broken UTF-8, and re-types each chunk.
 
     Args:
         client: A `huggingface_hub.AsyncInferenceClient`, without a token.
@@ -46,77 +36,41 @@ class HubTransport:
     def __init__(self, client: Any, token: Secret) -> None:
         self._client, self._token = client, token
         self._at_url = client.model.startswith(URL)
-        self._known: tuple[Hidden, float] | None = None  # the token, and until when
-        self._sessions: PerLoop[Any] = PerLoop(lambda session: session.aclose())
+        self._found: tuple[Hidden, float] | None = None  # the token, and until when
+        base = client.model if self._at_url else hub_package().constants.INFERENCE_PROXY_TEMPLATE
+        super().__init__(base, self._no_headers, timeout=client.timeout)
 
-    async def call(self, call: Call) -> Any:
-        """See `Transport.call`."""
+    async def _no_headers(self) -> dict[str, str]:
+        return {}
+
+    async def _request(self, call: Call) -> tuple[str, Mapping[str, Any], dict[str, str]]:
+        if hub_package().constants.is_offline_mode():
+            raise ConnectionFailed("HF_HUB_OFFLINE is set, so nothing is sent.", retryable=False)
+        found = self._found
+        if found is not None and time.monotonic() < found[1]:
+            return self._prepared(call, found[0])
+        # It may ask the Hub where the provider has the model, or renew the user's token; it keeps what it got.
         with _faults():
-            response, headers = await self._open(call)
-            try:
-                return parsed(await response.aread(), headers)
-            finally:
-                await response.aclose()
+            return await in_thread(lambda: self._first_prepared(call))
 
-    async def stream(self, call: Call) -> AsyncGenerator[Any, None]:
-        """See `Transport.stream`."""
-        with _faults():
-            response, headers = await self._open(call)
-            try:
-                if response.headers.get("content-type", "").startswith("application/json"):
-                    yield parsed(await response.aread(), headers)  # the server does not stream
-                    return
-                reader = EventReader(headers)
-                async with aclosing(response.aiter_bytes()) as chunks:
-                    async for chunk in chunks:
-                        reader.feed(chunk)
-                        del chunk  # or a traceback with locals would show a key that the service quotes
-                        for event in reader.events():
-                            yield event
-                        if reader.done:
-                            await _drain(chunks)
-                            return
-            finally:
-                await response.aclose()
-
-    async def aclose(self) -> None:
-        """See `Transport.aclose`."""
-        await self._sessions.aclose()
-
-    async def _open(self, call: Call) -> tuple[Any, Mapping[str, str]]:
-        """The response, not yet read, and the headers that were sent."""
-        known = self._known
-        if known is not None and time.monotonic() < known[1]:
-            url, payload, headers = self._prepared(call, known[0])
-        else:  # It may ask the Hub where the provider has the model, or renew the user's token; it keeps what it got.
-            url, payload, headers = await in_thread(lambda: self._first_prepared(call))
-        session = await self._sessions.get(hub_package().get_async_session)
-        timeout = self._client.timeout
-        if timeout is None:  # The caller's limits are kept by the retry layer.
-            timeout = type(session.timeout)(None, connect=CONNECT_TIMEOUT)
+    async def _open(self, *what: Any) -> Any:
         try:
-            request = session.build_request(
-                "POST", url, content=payload, headers=headers, cookies=self._client.cookies, timeout=timeout
-            )
-        except UnicodeError:
-            raise InvalidRequest("a header's value must be of ASCII characters (is that the key?)") from None
-        response = await session.send(request, stream=True, follow_redirects=False)
-        if response.status_code >= 300:
-            if response.status_code == 401:
-                self._known = None
-            try:
-                raise service_error(response.status_code, response.headers, await response.aread(), headers)
-            finally:
-                await response.aclose()
-        return response, headers
+            return await super()._open(*what)
+        except AuthenticationError as error:
+            if error.status == 401:
+                self._found = None
+            raise
 
-    def _first_prepared(self, call: Call) -> tuple[str, bytes, dict[str, str]]:
+    def _first_prepared(self, call: Call) -> tuple[str, Mapping[str, Any], dict[str, str]]:
         token = Hidden((self._token.reveal() if self._token else hub_package().get_token()) or "")
+        if not token.isascii():
+            raise InvalidRequest("a header's value must be of ASCII characters (is that the key?)")
         prepared = self._prepared(call, token)
-        self._known = token, time.monotonic() + FRESH
+        self.base_url = prepared[0]  # whose proxy it is that the environment names
+        self._found = token, time.monotonic() + FRESH
         return prepared
 
-    def _prepared(self, call: Call, token: Hidden) -> tuple[str, bytes, dict[str, str]]:
+    def _prepared(self, call: Call, token: Hidden) -> tuple[str, Mapping[str, Any], dict[str, str]]:
         """URL, body and headers, as huggingface_hub makes them for the provider."""
         client, body = self._client, dict(call.body)
         if client.provider in (None, "auto") and not self._at_url and token and not token.startswith("hf_"):
@@ -138,17 +92,16 @@ class HubTransport:
                 model=client.model,
                 api_key=token or None,
             )
-        url, form, headers = made.url, made.json, {**made.headers, **{k.lower(): v for k, v in call.headers.items()}}
-        headers = {name: Hidden(value) for name, value in headers.items()}
+        cookies = "; ".join(f"{name}={value}" for name, value in (client.cookies or {}).items())
+        url, form = made.url, made.json
+        headers = self._joined({"Cookie": cookies} if cookies else {}, made.headers, call.headers)
         del made  # or a traceback with locals would show its headers
         if self._at_url:
             # For a URL it writes a JSON schema in one kind of server's form, which others pass over in silence.
-            form = {**form, **body}
+            form = {**form, **call.body}
         if call.path[0] == "/":
-            url, form = urljoin(url, call.path), body
-        if call.query:
-            url += ("&" if "?" in url else "?") + urlencode([*pairs(call.query)])
-        return url, to_json(form), headers
+            url, form = urljoin(url, call.path), call.body
+        return url, form, headers
 
 
 def hub_package() -> Any:
@@ -157,11 +110,11 @@ def hub_package() -> Any:
     Raises:
         MissingDependency: It, or what the transport needs beside it, is not installed.
     """
-    try:
-        import huggingface_hub
-        import orjson  # noqa: F401  # for the transport, which would name another extra
-    except ImportError as error:
-        raise MissingDependency(error.name or "huggingface_hub", "huggingface") from None
+    for name in ("huggingface_hub", "aiohttp", "orjson"):  # the transport would name another extra
+        if find_spec(name) is None:
+            raise MissingDependency(name, "huggingface")
+    import huggingface_hub
+
     return huggingface_hub
 
 
@@ -176,27 +129,14 @@ def provider_helper(client: Any) -> Any:
     return get_provider_helper(client.provider, task="conversational", model=client.model)
 
 
-async def _drain(chunks: AsyncIterator[bytes]) -> None:
-    """Reads on to the true end, or the connection could not be kept. The answer has come, so nothing here fails."""
-    try:
-        async with asyncio.timeout(DRAIN_TIMEOUT):
-            async for _ in chunks:
-                pass
-    except Exception as error:
-        if not isinstance(error, TimeoutError) and not is_of_httpx(error):
-            raise
-
-
 @contextmanager
 def _faults() -> Iterator[None]:
-    """Errors of huggingface_hub and of its HTTP library become ours."""
+    """Errors of huggingface_hub's own HTTP library, by which it asks the Hub, become ours."""
     try:
         yield
     except Exception as error:
         if is_of_httpx(error):
             raise httpx_error(error) from None
-        if type(error).__name__ == "OfflineModeIsEnabled":
-            raise ConnectionFailed("HF_HUB_OFFLINE is set, so nothing is sent.", retryable=False) from None
         raise
 
 

@@ -1,4 +1,4 @@
-"""Hugging Face's Inference Providers, dedicated endpoints, and any server by its URL, through huggingface_hub."""
+"""Hugging Face's Inference Providers, dedicated endpoints, and any server by its URL, by huggingface_hub's routes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ class InferenceClientModel(ChatCompletionsModel):
     """A model behind Hugging Face's Inference Providers, a dedicated endpoint, or any server with chat completions.
 
     Providers, routes, each provider's own form of a JSON schema, tokens and billing are those of
-    `huggingface_hub.AsyncInferenceClient`. See https://huggingface.co/docs/huggingface_hub/guides/inference
+    `huggingface_hub.AsyncInferenceClient`; what it makes is sent by a fast HTTP library, so a client factory that was
+    set in huggingface_hub plays no part. Proxies and certificates are found as by `OpenAIServerModel`. See https://huggingface.co/docs/huggingface_hub/guides/inference
 
     Args:
         model_id: On the Hub; or the URL of a server. With `base_url`, the server's name for the model.
@@ -30,7 +31,8 @@ class InferenceClientModel(ChatCompletionsModel):
         api_key: Another name of `token`.
         bill_to: The organisation that pays.
         base_url: A server's or a dedicated endpoint's address, with or without `/v1`; `provider` does not go with it.
-        client_kwargs: More settings of the client, as `{"headers": {…}, "cookies": {…}, "timeout": 20}`.
+        client_kwargs: More settings of the client, as `{"headers": {…}, "cookies": {…}, "timeout": 20}`; that is seconds
+            to connect, and between two reads.
         dialect: `tgi`, `llama.cpp` or `vllm`, for the grammars that a server at a URL takes beyond OpenAI's API.
         **settings: See `Model` and `ChatCompletionsModel`; everything that they do not know goes into the request's
             body, as do `extra_body`, `extra_headers` and `extra_query`.

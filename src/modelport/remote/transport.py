@@ -80,6 +80,7 @@ class HTTPTransport:
         headers: Gives the headers of each call, keys included, at the last moment.
         query: Parameters for every URL.
         verify: Whether to check certificates, or the context to check them with.
+        timeout: Seconds to connect, and between two reads; by default no limit but that of connecting.
     """
 
     def __init__(
@@ -88,11 +89,12 @@ class HTTPTransport:
         headers: HeaderSource,
         query: Mapping[str, Any] | None = None,
         verify: ssl.SSLContext | bool = True,
+        timeout: float | None = None,
     ) -> None:
         if urlsplit(base_url).scheme not in ("http", "https") or not urlsplit(base_url).hostname:
             raise InvalidRequest(f"api_base={base_url!r}: must be a URL such as 'https://api.openai.com/v1'")
         self.base_url = base_url.rstrip("/")
-        self._headers, self._query, self._verify = headers, dict(query or {}), verify
+        self._headers, self._query, self._verify, self._timeout = headers, dict(query or {}), verify, timeout
         self._known: tuple[Any, dict[str, str]] = None, {}
         self._sessions: PerLoop[aiohttp.ClientSession] = PerLoop(lambda session: session.close())
 
@@ -104,7 +106,9 @@ class HTTPTransport:
         return aiohttp.ClientSession(  # type: ignore[no-any-return]
             # As many connections as OpenAI's SDK allows; how many are used is for max_concurrency to say.
             connector=_connector_class()(limit=1000, ssl=verify),
-            timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT),
+            timeout=aiohttp.ClientTimeout(
+                total=None, sock_connect=self._timeout or CONNECT_TIMEOUT, sock_read=self._timeout
+            ),
             cookie_jar=aiohttp.DummyCookieJar(),
             proxy=environment_proxy(self.base_url),
             read_bufsize=2**18,
@@ -112,9 +116,9 @@ class HTTPTransport:
 
     async def call(self, call: Call) -> Any:
         """See `Transport.call`."""
-        headers = await self._all_headers(call)
+        url, body, headers = await self._request(call)
         with _faults():
-            response = await self._open(call, headers)
+            response = await self._open(url, body, headers, call.query)
             try:
                 return parsed(await response.read(), headers)
             finally:
@@ -122,9 +126,9 @@ class HTTPTransport:
 
     async def stream(self, call: Call) -> AsyncGenerator[Any, None]:
         """See `Transport.stream`."""
-        headers = await self._all_headers(call)
+        url, body, headers = await self._request(call)
         with _faults():
-            response = await self._open(call, headers)
+            response = await self._open(url, body, headers, call.query)
             try:
                 if response.content_type == "application/json":
                     yield parsed(await response.read(), headers)  # the server does not stream
@@ -146,9 +150,11 @@ class HTTPTransport:
         """See `Transport.aclose`."""
         await self._sessions.aclose()
 
-    async def _all_headers(self, call: Call) -> dict[str, str]:
+    async def _request(self, call: Call) -> tuple[str, Mapping[str, Any], dict[str, str]]:
+        """URL, body and headers of a call."""
         _aiohttp()  # A missing one is named before the request is looked at.
-        return self._joined(await self._headers(), call.headers)
+        url = urljoin(self.base_url, call.path) if call.path[0] == "/" else f"{self.base_url}/{call.path}"
+        return url, call.body, self._joined(await self._headers(), call.headers)
 
     def _joined(self, *layers: Mapping[str, Any]) -> dict[str, str]:
         """The headers of all layers, checked. Nearly always they are those of the call before."""
@@ -164,11 +170,13 @@ class HTTPTransport:
             self._known = layers, headers
         return headers
 
-    async def _open(self, call: Call, headers: Mapping[str, str]) -> aiohttp.ClientResponse:
+    async def _open(
+        self, url: str, body: Mapping[str, Any], headers: Mapping[str, str], query: Mapping[str, Any]
+    ) -> aiohttp.ClientResponse:
         """The response; closing it keeps its connection where it was read to its end."""
-        payload = to_json(call.body)  # here, and not where the answer is read: a stream need not keep what it has sent
+        payload = to_json(body)  # here, and not where the answer is read: a stream need not keep what it has sent
         session = await self._sessions.get(self._open_session)
-        response = await self._send(session, call, payload, headers)
+        response = await self._send(session, url, [*pairs({**self._query, **query})] or None, payload, headers)
         if response.status >= 300:
             try:
                 raise service_error(response.status, response.headers, await response.read(), headers)
@@ -177,11 +185,14 @@ class HTTPTransport:
         return response
 
     async def _send(
-        self, session: aiohttp.ClientSession, call: Call, payload: bytes, headers: Mapping[str, str]
+        self,
+        session: aiohttp.ClientSession,
+        url: str,
+        query: list[tuple[str, str]] | None,
+        payload: bytes,
+        headers: Mapping[str, str],
     ) -> aiohttp.ClientResponse:
         aiohttp = _aiohttp()
-        url = urljoin(self.base_url, call.path) if call.path[0] == "/" else f"{self.base_url}/{call.path}"
-        query = [*pairs({**self._query, **call.query})] or None
         while True:
             _kept.set(False)
             try:
@@ -278,6 +289,8 @@ def fault_of(error: aiohttp.ClientError) -> ModelError:
         return ConnectionFailed(
             f"No connection to {error.host}:{error.port}: {error.os_error.strerror or error.os_error}."
         )
+    if isinstance(error, aiohttp.ServerTimeoutError):
+        return ConnectionFailed(f"The service did not answer within the client's time-out ({type(error).__name__}).")
     if isinstance(error, aiohttp.InvalidURL):
         return InvalidRequest("api_base is no valid URL.")
     if isinstance(error, aiohttp.ClientPayloadError):
