@@ -21,13 +21,13 @@ from modelport.errors import InvalidRequest, ModelError, UnsupportedFeature
 from modelport.messages import ChatMessage, ChatMessageStreamDelta, ChatMessageToolCall, ChatMessageToolCallFunction
 from modelport.model import Model
 from modelport.normalise import (
-    image_from,
     json_size,
     normalise_messages,
     normalise_parameters,
     normalise_stop,
     plain_dict,
 )
+from modelport.normalise_parts import image_from
 from modelport.request import Request
 
 
@@ -237,6 +237,16 @@ def test_an_image_shows_neither_its_bytes_nor_its_address() -> None:
     assert "secret" not in repr(Image(url="https://example.com/a.png?sig=secret"))
 
 
+@pytest.mark.parametrize("control", [{"type": "ephemeral"}, {"type": "ephemeral", "ttl": "1h"}])
+def test_a_wish_to_cache_stays_on_its_part(control: dict[str, str]) -> None:
+    image = {"type": "image_url", "image_url": {"url": "https://example.com/a.png"}, "cache_control": control}
+    content = [{"type": "text", "text": "a", "cache_control": control}, image, {"type": "text", "text": "b"}]
+    (message,) = normalise_messages([{"role": "user", "content": content}])
+    assert plain_dict(message)["content"] == content
+    (alone,) = normalise_messages([{"role": "user", "content": content[:1]}])
+    assert plain_dict(alone)["content"] == content[:1]
+
+
 def test_audio_and_files() -> None:
     data = base64.b64encode(b"RIFF").decode()
     parts = [
@@ -289,6 +299,18 @@ def user(*parts: Any) -> dict[str, Any]:
         ([user({"type": "video"})], r"messages\[0\]\['content'\]\[1\]: type 'video' is unknown"),
         ([user({"type": ["text"]})], r"messages\[0\]\['content'\]\[1\]: type \['text'\] is unknown"),
         ([user({"type": "text"})], r"messages\[0\]\['content'\]\[1\]\['text'\]: must be a string, not NoneType"),
+        (
+            [user({"type": "text", "text": "a", "txt": "b"})],
+            r"\[1\]: unknown key 'txt'; .* cache_control, text",
+        ),
+        (
+            [user({"type": "text", "text": "a", "cache_control": True})],
+            r"\['cache_control'\]: must be \{'type'",
+        ),
+        (
+            [user({"type": "text", "text": "a", "cache_control": {"type": "ephemeral", "ttl": 5}})],
+            "'5m' or '1h', not 5",
+        ),
         ([user({"type": "image"})], r"messages\[0\]\['content'\]\[1\]: holds no image"),
         ([user({"type": "image", "image": 5})], r"\[1\]\['image'\]: must be a PIL image, bytes, a path or a URL"),
         ([user({"type": "image", "image": b"text"})], r"\[1\]\['image'\]: is no PNG, JPEG, GIF, WebP or BMP"),

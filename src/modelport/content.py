@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
+
+    CacheControl = Mapping[str, Any]
 
 _MAGIC = (
     (b"\x89PNG\r\n\x1a\n", "image/png"),
@@ -42,15 +44,23 @@ def split_data_url(url: str) -> tuple[str, bytes]:
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """A piece of text."""
+    """A piece of text.
+
+    Args:
+        text: The text.
+        cache_control: A wish to cache the prompt up to here, `{"type": "ephemeral"}` with perhaps a `ttl` of `5m` or
+            `1h`, for services that want to be asked. See
+            https://docs.claude.com/en/docs/build-with-claude/prompt-caching
+    """
 
     text: str
+    cache_control: CacheControl | None = None
 
     kind = "text"
 
     def to_dict(self) -> dict[str, Any]:
         """The part in OpenAI's form."""
-        return {"type": "text", "text": self.text}
+        return _with_cache({"type": "text", "text": self.text}, self.cache_control)
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -62,12 +72,14 @@ class Image:
         media_type: Such as `image/png`.
         url: An http(s) URL; `None` where `data` is given.
         detail: OpenAI's `low`, `high` or `auto`.
+        cache_control: See `Text`.
     """
 
     data: bytes | None = None
     media_type: str | None = None
     url: str | None = None
     detail: str | None = None
+    cache_control: CacheControl | None = None
 
     kind = "image"
 
@@ -82,7 +94,7 @@ class Image:
         image_url = {"url": self.as_url()}
         if self.detail:
             image_url["detail"] = self.detail
-        return {"type": "image_url", "image_url": image_url}
+        return _with_cache({"type": "image_url", "image_url": image_url}, self.cache_control)
 
     def __repr__(self) -> str:
         # Neither a megabyte of bytes nor a signed URL belongs in a log.
@@ -98,26 +110,33 @@ class Attachment:
         data: The bytes.
         format: For audio `wav` or `mp3`; for a file its media type, such as `application/pdf`.
         name: The file's name, if it has one.
+        cache_control: See `Text`.
     """
 
     kind: Literal["audio", "file"]
     data: bytes
     format: str
     name: str | None = None
+    cache_control: CacheControl | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The part in OpenAI's form."""
         encoded = base64.b64encode(self.data).decode()
         if self.kind == "audio":
-            return {"type": "input_audio", "input_audio": {"data": encoded, "format": self.format}}
-        file_data = f"data:{self.format};base64,{encoded}"
-        return {"type": "file", "file": {"filename": self.name or "file", "file_data": file_data}}
+            audio = {"type": "input_audio", "input_audio": {"data": encoded, "format": self.format}}
+            return _with_cache(audio, self.cache_control)
+        file = {"filename": self.name or "file", "file_data": f"data:{self.format};base64,{encoded}"}
+        return _with_cache({"type": "file", "file": file}, self.cache_control)
 
     def __repr__(self) -> str:
         return f"Attachment({self.kind}, {self.format}, {len(self.data)} bytes)"
 
 
 Part = Text | Image | Attachment
+
+
+def _with_cache(part: dict[str, Any], control: CacheControl | None) -> dict[str, Any]:
+    return part if control is None else {**part, "cache_control": dict(control)}
 
 
 def text_of(content: str | Sequence[Any] | None) -> str:

@@ -5,15 +5,14 @@ Pure functions; what they are given is never changed. A mistake is named by its 
 
 from __future__ import annotations
 
-import io
 import math
-import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Never
+from typing import Any
 
-from modelport.content import Attachment, Image, Part, Text, sniff_image, split_data_url
+from modelport.content import Part, Text
 from modelport.errors import InvalidRequest
 from modelport.messages import ChatMessage, MessageRole, tool_call_from
+from modelport.normalise_parts import fail, part_from
 
 _ROLES = {role.value: role for role in MessageRole} | {"developer": MessageRole.SYSTEM}
 _PLAIN_KEYS = {"role", "content"}
@@ -66,39 +65,39 @@ def _message(message: Any, place: str, conversions: Mapping[str, str], flatten: 
     if isinstance(message, Mapping):
         for key, value in message.items():
             if key not in _INPUT_KEYS and key not in _OUTPUT_KEYS and value is not None:
-                _fail(place, f"unknown key {key!r}; a message has {', '.join(sorted(_INPUT_KEYS))}")
+                fail(place, f"unknown key {key!r}; a message has {', '.join(sorted(_INPUT_KEYS))}")
         get: Callable[[str], Any] = message.get
     elif hasattr(message, "role"):
         get = lambda key: getattr(message, key, None)  # noqa: E731
     else:
-        _fail(place, f"must be a dict or a ChatMessage, not {type(message).__name__}")
+        fail(place, f"must be a dict or a ChatMessage, not {type(message).__name__}")
     given = _value(get("role"))
     role = _ROLES.get(conversions.get(given, given)) if isinstance(given, str) else None
     if role is None:
         problem = "has no 'role'" if given is None else f"role {given!r} is unknown"
-        _fail(place, f"{problem}; it must be one of {', '.join(sorted(_ROLES))}")
+        fail(place, f"{problem}; it must be one of {', '.join(sorted(_ROLES))}")
     if not isinstance(given_calls := get("tool_calls") or (), Sequence):
-        _fail(f"{place}['tool_calls']", f"must be a list, not {type(given_calls).__name__}")
+        fail(f"{place}['tool_calls']", f"must be a list, not {type(given_calls).__name__}")
     try:
         calls = [tool_call_from(call) for call in given_calls]
     except (ValueError, AttributeError) as error:
-        _fail(f"{place}['tool_calls']", str(error))
+        fail(f"{place}['tool_calls']", str(error))
     for key in ("name", "tool_call_id", "reasoning", "reasoning_content"):
         if (text := get(key)) is not None and not isinstance(text, str):
-            _fail(f"{place}[{key!r}]", f"must be a string, not {type(text).__name__}")
+            fail(f"{place}[{key!r}]", f"must be a string, not {type(text).__name__}")
     details = get("reasoning_details")
     if details is not None and not (isinstance(details, list | tuple) and all(isinstance(d, Mapping) for d in details)):
-        _fail(f"{place}['reasoning_details']", "must be a list of dicts, as an answer has it")
+        fail(f"{place}['reasoning_details']", "must be a list of dicts, as an answer has it")
     # The agents' roles: a call is the assistant's turn; a result is a tool's where it says whose, else the user's.
     if role == "tool-call":
         role = MessageRole.ASSISTANT
     elif role == "tool-response":
         role = MessageRole.TOOL if get("tool_call_id") else MessageRole.USER
     if role == "tool" and not get("tool_call_id"):
-        _fail(place, "a 'tool' message needs the 'tool_call_id' of the call that it answers")
+        fail(place, "a 'tool' message needs the 'tool_call_id' of the call that it answers")
     content = _content(get("content"), place, flatten)
     if content is None and not calls and role != "assistant":
-        _fail(place, "has no 'content'")
+        fail(place, "has no 'content'")
     return ChatMessage(
         role,
         content,
@@ -114,120 +113,15 @@ def _content(content: Any, place: str, flatten: bool) -> str | tuple[Part, ...] 
     if content is None or isinstance(content, str):
         return content
     if isinstance(content, (Part, Mapping)) or not isinstance(content, Sequence):
-        _fail(f"{place}['content']", f"must be a string or a list of parts, not {type(content).__name__}")
-    parts = tuple(_part(part, f"{place}['content'][{i}]") for i, part in enumerate(content))
+        fail(f"{place}['content']", f"must be a string or a list of parts, not {type(content).__name__}")
+    parts = tuple(part_from(part, f"{place}['content'][{i}]") for i, part in enumerate(content))
     if not flatten:
-        return parts[0].text if len(parts) == 1 and isinstance(parts[0], Text) else parts
+        alone = parts[0] if len(parts) == 1 else None
+        return alone.text if isinstance(alone, Text) and alone.cache_control is None else parts
     for i, part in enumerate(parts):
         if not isinstance(part, Text):
-            _fail(f"{place}['content'][{i}]", f"{part.kind} can't be flattened; drop flatten_messages_as_text")
+            fail(f"{place}['content'][{i}]", f"{part.kind} can't be flattened; drop flatten_messages_as_text")
     return "\n".join(part.text for part in parts if isinstance(part, Text))
-
-
-def _part(part: Any, place: str) -> Part:
-    if isinstance(part, Part):
-        return part
-    if not isinstance(part, Mapping):
-        _fail(place, f"must be a dict with a 'type', not {type(part).__name__}")
-    if "type" not in part:
-        _fail(place, "has no 'type'; write {'type': 'text', 'text': …} or {'type': 'image', 'image': …}")
-    kind = part["type"]
-    reader = _PARTS.get(kind) if isinstance(kind, str) else None
-    if reader is None:
-        _fail(place, f"type {kind!r} is unknown; it must be one of {', '.join(sorted(_PARTS))}")
-    return reader(part, place)
-
-
-def _text(part: Mapping[str, Any], place: str) -> Part:
-    if not isinstance(part.get("text"), str):
-        _fail(f"{place}['text']", f"must be a string, not {type(part.get('text')).__name__}")
-    return Text(part["text"])
-
-
-def _image(part: Mapping[str, Any], place: str) -> Part:
-    key = next((k for k in ("image", "image_url", "url", "path", "base64", "data") if part.get(k) is not None), None)
-    if key is None:
-        _fail(place, "holds no image; give 'image' (a PIL image, bytes or a path), 'url', 'path' or 'base64'")
-    value: Any = part[key]
-    detail, place = part.get("detail"), f"{place}[{key!r}]"
-    if key == "image_url" and isinstance(value, Mapping):
-        value, detail = value.get("url"), value.get("detail")
-    if not isinstance(detail, str | None):
-        _fail(place, f"'detail' must be a string, not {type(detail).__name__}")
-    if key == "base64" and isinstance(value, str):
-        value = f"data:{part.get('media_type') or 'image/png'};base64,{value}"
-    return image_from(value, place, detail)
-
-
-def image_from(value: Any, place: str = "image", detail: str | None = None) -> Image:
-    """An image from what callers have.
-
-    Args:
-        value: A PIL image, bytes, a path, an http(s) or `data:` URL.
-        place: How an error names it.
-        detail: OpenAI's `low`, `high` or `auto`.
-
-    Raises:
-        InvalidRequest: There is no such file, or it is no image.
-    """
-    if isinstance(value, str) and value.startswith(("http://", "https://")):
-        return Image(url=value, detail=detail)
-    if isinstance(value, str) and value.startswith("data:"):
-        try:
-            value = split_data_url(value)[1]
-        except ValueError as error:
-            _fail(place, str(error))
-    elif isinstance(value, (str, os.PathLike)):
-        try:
-            with open(os.path.expanduser(value), "rb") as file:
-                value = file.read()
-        except (OSError, ValueError) as error:
-            _fail(place, f"the image file {str(value)!r} can't be read: {getattr(error, 'strerror', None) or error}")
-    elif hasattr(value, "save"):  # a PIL image
-        buffer = io.BytesIO()
-        (value if value.mode in ("RGB", "RGBA", "L", "1", "P") else value.convert("RGB")).save(buffer, "PNG")
-        value = buffer.getvalue()
-    if not isinstance(value, (bytes, bytearray)):
-        _fail(place, f"must be a PIL image, bytes, a path or a URL, not {type(value).__name__}")
-    media_type = sniff_image(bytes(value[:16]))
-    if media_type is None:
-        _fail(place, "is no PNG, JPEG, GIF, WebP or BMP")
-    return Image(bytes(value), media_type, detail=detail)
-
-
-def _audio(part: Mapping[str, Any], place: str) -> Part:
-    inner = part.get("input_audio")
-    if not isinstance(inner, Mapping) or not isinstance(inner.get("data"), str):
-        _fail(place, "write {'type': 'input_audio', 'input_audio': {'data': <base64>, 'format': 'wav'}}")
-    if not isinstance(kind := inner.get("format", "wav"), str):
-        _fail(place, f"'format' must be a string such as 'wav', not {type(kind).__name__}")
-    return Attachment("audio", _decoded(f"data:audio/{kind};base64,{inner['data']}", place)[1], kind)
-
-
-def _file(part: Mapping[str, Any], place: str) -> Part:
-    inner = part.get("file")
-    if not isinstance(inner, Mapping) or not isinstance(inner.get("file_data"), str):
-        _fail(place, "write {'type': 'file', 'file': {'filename': …, 'file_data': 'data:application/pdf;base64,…'}}")
-    if not isinstance(name := inner.get("filename"), str | None):
-        _fail(place, f"'filename' must be a string, not {type(name).__name__}")
-    media_type, data = _decoded(inner["file_data"], place)
-    return Attachment("file", data, media_type, name)
-
-
-def _decoded(url: str, place: str) -> tuple[str, bytes]:
-    try:
-        return split_data_url(url)
-    except ValueError as error:
-        _fail(place, str(error))
-
-
-_PARTS: dict[str, Callable[[Mapping[str, Any], str], Part]] = {
-    "text": _text, "image": _image, "image_url": _image, "input_audio": _audio, "file": _file,
-}  # fmt: skip
-
-
-def _fail(place: str, problem: str) -> Never:
-    raise InvalidRequest(f"{place}: {problem}")
 
 
 def _value(item: Any) -> Any:
@@ -373,6 +267,6 @@ def json_size(message: ChatMessage) -> int:
 
 
 __all__ = [
-    "EFFORTS", "KNOWN_PARAMETERS", "image_from", "json_size", "normalise_messages", "normalise_parameters",
+    "EFFORTS", "KNOWN_PARAMETERS", "json_size", "normalise_messages", "normalise_parameters",
     "normalise_stop", "plain_dict",
 ]  # fmt: skip

@@ -384,6 +384,28 @@ def test_cache_points(model: Recording) -> None:
         model.generate(history, toolConfig=own, cache_points=["system", "messages"])
 
 
+def test_a_wish_to_cache_becomes_a_cache_point_behind_its_part(model: Recording) -> None:
+    def marked(text: str, ttl: str | None = None) -> list[dict[str, Any]]:
+        control = {"type": "ephemeral", **({"ttl": ttl} if ttl else {})}
+        return [{"type": "text", "text": text, "cache_control": control}, {"type": "text", "text": "."}]
+
+    call = {"id": "1", "type": "function", "function": {"name": "weather", "arguments": "{}"}}
+    history = [
+        {"role": "system", "content": marked("s")},
+        {"role": "user", "content": marked("a", "1h")},
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "1", "content": marked("r")},
+    ]
+    body, point = sent(model, history, tools=[WEATHER]), {"cachePoint": {"type": "default"}}
+    assert body["system"] == [{"text": "s"}, point, {"text": "."}]
+    asked, _, result = (turn["content"] for turn in body["messages"])
+    assert asked == [{"text": "a"}, {"cachePoint": {"type": "default", "ttl": "1h"}}, {"text": "."}]
+    assert [list(block) for block in result] == [["toolResult"], ["cachePoint"]]
+    assert result[0]["toolResult"]["content"] == [{"text": "r"}, {"text": "."}]
+    with pytest.raises(InvalidRequest, match="5 cache points"):
+        model.generate([{"role": "user", "content": marked("a") * 5}])
+
+
 def test_schemas_go_natively_with_what_they_can_not_enforce_in_words(model: Recording) -> None:
     schema = {
         "type": "object",

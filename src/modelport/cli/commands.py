@@ -207,7 +207,7 @@ def _content(prompt: str, images: tuple[str, ...]) -> Any:
     if not images:
         return prompt
     from modelport.content import Text
-    from modelport.normalise import image_from
+    from modelport.normalise_parts import image_from
 
     return [*(image_from(image, f"--image {image}") for image in images), Text(prompt)]
 

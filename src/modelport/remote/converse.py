@@ -91,7 +91,7 @@ def _turns(
         place = f"messages[{i}]"
         if message.role == "system":
             blocks = blocks_from(message, place, names, capabilities)
-            if any("text" not in block for block in blocks):
+            if any("text" not in block and "cachePoint" not in block for block in blocks):
                 raise InvalidRequest(
                     f"{place}: a system message holds text alone on Bedrock; put the rest into a user's"
                 )
@@ -101,7 +101,7 @@ def _turns(
             continue
         role = "assistant" if message.role == "assistant" else "user"
         if message.role == "tool":
-            blocks = [tool_result(message, place, names)]
+            blocks = tool_result(message, place, names)
         else:
             blocks = blocks_from(message, place, names, capabilities)
         if not blocks:

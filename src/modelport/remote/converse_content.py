@@ -47,14 +47,30 @@ def blocks_from(message: ChatMessage, place: str, names: set[str], capabilities:
     for part, where in _parts(message, place):
         if message.role == "assistant" and not isinstance(part, Text):
             raise InvalidRequest(f"{where}: Bedrock takes {part.kind}s from the user only; move it to a user message")
-        blocks += _part(part, where, names)
+        blocks += [*_part(part, where, names), *_cache_point(part)]
     return [*blocks, *(_call(call, place) for call in message.tool_calls or ())]
 
 
-def tool_result(message: ChatMessage, place: str, names: set[str]) -> Block:
-    """The block of a `tool` message."""
-    blocks = [block for part, where in _parts(message, place) for block in _part(part, where, names)]
-    return {"toolResult": {"toolUseId": call_id(message.tool_call_id or ""), "content": blocks or [{"text": NOTHING}]}}
+def tool_result(message: ChatMessage, place: str, names: set[str]) -> list[Block]:
+    """The block of a `tool` message, and the cache point behind it where one of its parts asks for that."""
+    parts = _parts(message, place)
+    blocks = [block for part, where in parts for block in _part(part, where, names)]
+    result = {"toolUseId": call_id(message.tool_call_id or ""), "content": blocks or [{"text": NOTHING}]}
+    return [{"toolResult": result}, *[point for part, _ in parts for point in _cache_point(part)][-1:]]
+
+
+def cache_point(ttl: str | None) -> Block:
+    """Asks to cache the prompt up to here. See https://docs.aws.amazon.com/bedrock/latest/userguide/prompt-caching.html
+
+    Args:
+        ttl: For how long, `5m` or `1h`; by default as the model has it.
+    """
+    return {"cachePoint": {"type": "default", **({"ttl": ttl} if ttl else {})}}
+
+
+def _cache_point(part: Part) -> list[Block]:
+    control = part.cache_control
+    return [] if control is None else [cache_point(control.get("ttl"))]
 
 
 def call_id(given: str) -> str:

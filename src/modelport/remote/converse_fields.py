@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from modelport.errors import InvalidRequest, UnsupportedFeature
+from modelport.remote.converse_content import cache_point
 from modelport.request import Request
 
 #: The places of the port's parameters; a profile's `renamed` adds those of one model family.
@@ -110,7 +111,7 @@ def place_cache_points(arguments: dict[str, Any], points: Any) -> None:
         ttl = points[place] if isinstance(points, Mapping) else None
         if ttl not in (None, "5m", "1h"):
             raise InvalidRequest(f"cache_points[{place!r}]={ttl!r}: must be '5m', '1h' or None")
-        point: dict[str, Any] = {"cachePoint": {"type": "default", **({"ttl": ttl} if ttl else {})}}
+        point = cache_point(ttl)
         if place == "messages":
             turn = next(turn for turn in reversed(arguments["messages"]) if turn["role"] == "user")
             turn["content"].append(point)

@@ -31,8 +31,8 @@ class InferenceClientModel(ChatCompletionsModel):
         api_key: Another name of `token`.
         bill_to: The organisation that pays.
         base_url: A server's or a dedicated endpoint's address, with or without `/v1`; `provider` does not go with it.
-        client_kwargs: More settings of the client, as `{"headers": {…}, "cookies": {…}, "timeout": 20}`; that is seconds
-            to connect, and between two reads.
+        client_kwargs: More settings of the client, as `{"headers": {…}, "cookies": {…}, "timeout": 20}`; the last are
+            seconds to connect, and between two reads.
         dialect: `tgi`, `llama.cpp` or `vllm`, for the grammars that a server at a URL takes beyond OpenAI's API.
         **settings: See `Model` and `ChatCompletionsModel`; everything that they do not know goes into the request's
             body, as do `extra_body`, `extra_headers` and `extra_query`.

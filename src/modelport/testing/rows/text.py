@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from copy import deepcopy
 from typing import Any
 
 from modelport.errors import ContextWindowExceeded, InvalidRequest
@@ -195,7 +196,9 @@ def logprobs(subject: Subject, model: Model) -> None:
 
 def roles(subject: Subject, model: Model) -> None:
     """A system message and two turns of one role are taken, whatever the model's template says."""
-    conversations: list[list[dict[str, str]]] = [
+    mark = {"cache_control": {"type": "ephemeral"}}
+    conversations: list[list[dict[str, Any]]] = [
+        [{"role": "user", "content": [{"type": "text", "text": subject.prompt("plain"), **mark}]}],
         [{"role": "system", "content": "You are terse."}, {"role": "user", "content": subject.prompt("plain")}],
         [{"role": "user", "content": "Hello."}, {"role": "user", "content": subject.prompt("plain")}],
         [
@@ -209,7 +212,7 @@ def roles(subject: Subject, model: Model) -> None:
         ],
     ]
     for messages in conversations:
-        before = [dict(message) for message in messages]
+        before = deepcopy(messages)
         model.generate(messages, max_tokens=8)
         assert messages == before, "the caller's messages were changed"
 
@@ -235,6 +238,7 @@ def bad_input(subject: Subject, model: Model) -> None:
     mistakes: list[tuple[Any, dict[str, Any], str]] = [
         ([{"role": "wizard", "content": "hi"}], {}, "messages[0]"),
         ([{"role": "user", "content": [{"text": "hi"}]}], {}, "messages[0]['content'][0]"),
+        ([{"role": "user", "content": [{"type": "text", "text": "hi", "txt": "x"}]}], {}, "'txt'"),
         ([{"role": "user", "content": [{"type": "image", "path": "/no/such.png"}]}], {}, "/no/such.png"),
         ([], {}, "messages"),
         ("hi", {"max_tokens": -1}, "max_tokens=-1"),

@@ -1,0 +1,154 @@
+"""From every form in which callers write the parts of a message to `Part`s. Pure functions, but for reading a file."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any, Never
+
+from modelport.content import Attachment, Image, Part, Text, sniff_image, split_data_url
+from modelport.errors import InvalidRequest
+
+
+def part_from(part: Any, place: str) -> Part:
+    """A part of a message.
+
+    Args:
+        part: A `Part`, or a dict of OpenAI's or transformers' form.
+        place: How an error names it.
+
+    Raises:
+        InvalidRequest: It is malformed, or holds a key that nobody would look at.
+    """
+    if isinstance(part, Part):
+        return part
+    if not isinstance(part, Mapping):
+        fail(place, f"must be a dict with a 'type', not {type(part).__name__}")
+    if "type" not in part:
+        fail(place, "has no 'type'; write {'type': 'text', 'text': …} or {'type': 'image', 'image': …}")
+    kind = part["type"]
+    reader = _PARTS.get(kind) if isinstance(kind, str) else None
+    if reader is None:
+        fail(place, f"type {kind!r} is unknown; it must be one of {', '.join(sorted(_PARTS))}")
+    known = _PART_KEYS[kind]
+    for key, value in part.items():
+        if key not in known and value is not None:
+            fail(place, f"unknown key {key!r}; a part of type {kind!r} has {', '.join(sorted(known))}")
+    result, control = reader(part, place), part.get("cache_control")
+    if control is None:
+        return result
+    if not isinstance(control, Mapping) or control.get("type") != "ephemeral":
+        fail(f"{place}['cache_control']", f"must be {{'type': 'ephemeral'}}, not {control!r}")
+    if control.get("ttl") not in _CACHE_TIMES:
+        fail(f"{place}['cache_control']['ttl']", f"must be '5m' or '1h', not {control['ttl']!r}")
+    return replace(result, cache_control=dict(control))
+
+
+def _text(part: Mapping[str, Any], place: str) -> Part:
+    if not isinstance(part.get("text"), str):
+        fail(f"{place}['text']", f"must be a string, not {type(part.get('text')).__name__}")
+    return Text(part["text"])
+
+
+def _image(part: Mapping[str, Any], place: str) -> Part:
+    key = next((k for k in ("image", "image_url", "url", "path", "base64", "data") if part.get(k) is not None), None)
+    if key is None:
+        fail(place, "holds no image; give 'image' (a PIL image, bytes or a path), 'url', 'path' or 'base64'")
+    value: Any = part[key]
+    detail, place = part.get("detail"), f"{place}[{key!r}]"
+    if key == "image_url" and isinstance(value, Mapping):
+        value, detail = value.get("url"), value.get("detail")
+    if not isinstance(detail, str | None):
+        fail(place, f"'detail' must be a string, not {type(detail).__name__}")
+    if key == "base64" and isinstance(value, str):
+        value = f"data:{part.get('media_type') or 'image/png'};base64,{value}"
+    return image_from(value, place, detail)
+
+
+def image_from(value: Any, place: str = "image", detail: str | None = None) -> Image:
+    """An image from what callers have.
+
+    Args:
+        value: A PIL image, bytes, a path, an http(s) or `data:` URL.
+        place: How an error names it.
+        detail: OpenAI's `low`, `high` or `auto`.
+
+    Raises:
+        InvalidRequest: There is no such file, or it is no image.
+    """
+    if isinstance(value, str) and value.startswith(("http://", "https://")):
+        return Image(url=value, detail=detail)
+    if isinstance(value, str) and value.startswith("data:"):
+        try:
+            value = split_data_url(value)[1]
+        except ValueError as error:
+            fail(place, str(error))
+    elif isinstance(value, (str, os.PathLike)):
+        try:
+            with open(os.path.expanduser(value), "rb") as file:
+                value = file.read()
+        except (OSError, ValueError) as error:
+            fail(place, f"the image file {str(value)!r} can't be read: {getattr(error, 'strerror', None) or error}")
+    elif hasattr(value, "save"):  # a PIL image
+        buffer = io.BytesIO()
+        (value if value.mode in ("RGB", "RGBA", "L", "1", "P") else value.convert("RGB")).save(buffer, "PNG")
+        value = buffer.getvalue()
+    if not isinstance(value, (bytes, bytearray)):
+        fail(place, f"must be a PIL image, bytes, a path or a URL, not {type(value).__name__}")
+    media_type = sniff_image(bytes(value[:16]))
+    if media_type is None:
+        fail(place, "is no PNG, JPEG, GIF, WebP or BMP")
+    return Image(bytes(value), media_type, detail=detail)
+
+
+def _audio(part: Mapping[str, Any], place: str) -> Part:
+    inner = part.get("input_audio")
+    if not isinstance(inner, Mapping) or not isinstance(inner.get("data"), str):
+        fail(place, "write {'type': 'input_audio', 'input_audio': {'data': <base64>, 'format': 'wav'}}")
+    if not isinstance(kind := inner.get("format", "wav"), str):
+        fail(place, f"'format' must be a string such as 'wav', not {type(kind).__name__}")
+    return Attachment("audio", _decoded(f"data:audio/{kind};base64,{inner['data']}", place)[1], kind)
+
+
+def _file(part: Mapping[str, Any], place: str) -> Part:
+    inner = part.get("file")
+    if not isinstance(inner, Mapping) or not isinstance(inner.get("file_data"), str):
+        fail(place, "write {'type': 'file', 'file': {'filename': …, 'file_data': 'data:application/pdf;base64,…'}}")
+    if not isinstance(name := inner.get("filename"), str | None):
+        fail(place, f"'filename' must be a string, not {type(name).__name__}")
+    media_type, data = _decoded(inner["file_data"], place)
+    return Attachment("file", data, media_type, name)
+
+
+def _decoded(url: str, place: str) -> tuple[str, bytes]:
+    try:
+        return split_data_url(url)
+    except ValueError as error:
+        fail(place, str(error))
+
+
+_PARTS: dict[str, Callable[[Mapping[str, Any], str], Part]] = {
+    "text": _text, "image": _image, "image_url": _image, "input_audio": _audio, "file": _file,
+}  # fmt: skip
+_IMAGE_KEYS = {
+    "type", "image", "image_url", "url", "path", "base64", "data", "media_type", "detail", "cache_control",
+}  # fmt: skip
+_PART_KEYS = {
+    "text": {"type", "text", "cache_control"},
+    "image": _IMAGE_KEYS,
+    "image_url": _IMAGE_KEYS,
+    "input_audio": {"type", "input_audio", "cache_control"},
+    "file": {"type", "file", "cache_control"},
+}
+_CACHE_TIMES = (None, "5m", "1h")
+
+
+def fail(place: str, problem: str) -> Never:
+    """Refuses what stands at a place.
+
+    Raises:
+        InvalidRequest: Always.
+    """
+    raise InvalidRequest(f"{place}: {problem}")
