@@ -34,7 +34,7 @@ _CONTEXT_WORDS = re.compile(
 _FILTER_CODES = {"content_filter", "content_policy_violation", "moderation_blocked"}
 _UNKNOWN_MODEL_CODES = {"model_not_found", "model_not_supported"}
 _UNSUPPORTED_CODES = {"unsupported_parameter", "unsupported_value"}
-#: How services that give no code name a parameter they do not know: OpenAI, xAI, Fireworks, Groq.
+#: How services that give no code name a parameter they do not know: OpenAI, xAI, Fireworks, Groq, DeepSeek.
 _UNSUPPORTED_WORDS = re.compile(
     r"""(?:
         (?:unsupported|unknown|unrecognized)\ (?:request\ )?(?:parameter|argument|field|property)s?(?:\ supplied)?[:\s]+
@@ -42,7 +42,8 @@ _UNSUPPORTED_WORDS = re.compile(
         | does\ not\ support\ (?:the\ )?(?:parameter|argument|field)s?[:\s]+
         | extra\ inputs\ are\ not\ permitted,\ field:\s*
     )['"`]?([a-z_]+)
-    | ['"`]([a-z_]+)['"`]\ is\ (?:unsupported|not\ (?:supported|permitted|allowed))""",
+    | ['"`]([a-z_]+)['"`]\ is\ (?:unsupported|not\ (?:supported|permitted|allowed))
+    | \ ([a-z_]+)\ type\ is\ unavailable""",
     re.IGNORECASE | re.VERBOSE,
 )
 
@@ -108,6 +109,8 @@ def _said(text: str) -> str:
 
 def _parameter(fields: Mapping[str, Any], text: str) -> str | None:
     """The parameter that a refusal names as unsupported."""
+    if text.startswith("Invalid schema"):  # It is the schema in it that is refused.
+        return None
     named = fields.get("param")
     if isinstance(named, str) and (
         str(fields.get("code")) in _UNSUPPORTED_CODES or re.search(r"unsupported|not support", text, re.I)
@@ -119,7 +122,7 @@ def _parameter(fields: Mapping[str, Any], text: str) -> str | None:
         if isinstance(problem, dict) and problem.get("type") == "extra_forbidden" and problem.get("loc"):
             return str(problem["loc"][-1])
     found = _UNSUPPORTED_WORDS.search(text)
-    return found[1] or found[2] if found else None
+    return found[1] or found[2] or found[3] if found else None
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:

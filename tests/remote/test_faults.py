@@ -24,6 +24,7 @@ from modelport.errors import (
     RateLimited,
     ServerError,
     StreamInterrupted,
+    UnsupportedFeature,
 )
 from tests.remote import playing
 from tests.remote.matrix import ANSWER, BEGINNING, FAST, TOOL, WAYS
@@ -281,6 +282,51 @@ def test_temperature_refused(server: FaultServer, way: str) -> None:
         message = ask(model, way, temperature=0.2)
     assert any("temperature" in warning for warning in message.warnings)
     assert ["temperature" in request.json for request in server.requests] == [True, False]
+
+
+FORMS = [
+    Picky("response_format", "This response_format type is unavailable now", "invalid_request_error"),
+    Picky("response_format", "This model does not support response format `json_schema`.", None, "response_format"),
+    Picky(
+        "response_format",
+        "Invalid parameter: 'response_format' of type 'json_schema' is not supported with this model.",
+        None,
+        "response_format",
+    ),
+]
+PERSON = {"type": "object", "properties": {"name": {"type": "string"}}, "required": ["name"]}
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("picky", FORMS, ids=["deepseek", "groq", "openai"])
+def test_a_form_refused(server: FaultServer, transport: str, picky: Picky, way: str) -> None:
+    """The answer comes through a tool that the model must call, which the message says."""
+
+    def answer(request: Any) -> Fault:
+        if "tools" not in request.json:
+            return picky(request)
+        name = request.json["tool_choice"]["function"]["name"]
+        return Fault.tools(Call(name, '{"name": "Ann"}'))
+
+    server.script(then=answer)
+    model = model_for(server, transport)
+    with pytest.warns(UserWarning, match="response_format"):
+        message = ask(model, way, grammar=PERSON)
+    assert (message.parsed, message.enforcement) == ({"name": "Ann"}, "forced_tool")
+    assert ["response_format" in request.json for request in server.requests] == [True, False]
+    assert ask(model, way, grammar=PERSON).parsed == {"name": "Ann"}
+    assert len(server.requests) == 3
+    with pytest.raises(UnsupportedFeature, match="strict=True"):
+        ask(model, way, grammar=PERSON, strict=True)
+    assert len(server.requests) == 3
+
+
+def test_a_schema_refused_teaches_nothing_about_forms(server: FaultServer) -> None:
+    text = "Invalid schema for response_format 'answer': 'name' is not supported."
+    server.script(then=Fault.status(400, message=text, param="response_format"))
+    with pytest.raises(InvalidRequest, match="Invalid schema"):
+        model_for(server).generate("hello", grammar=PERSON)
+    assert len(server.requests) == 1
 
 
 def test_a_refusal_that_is_about_something_else_teaches_nothing(server: FaultServer) -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from modelport.capabilities import Capabilities
-from modelport.errors import InvalidOutput, InvalidToolCall, UnsupportedFeature
+from modelport.errors import InvalidOutput, InvalidRequest, InvalidToolCall, UnsupportedFeature
 from modelport.grammar import Choice, Grammar, JSONSchema, Lark, mismatch
 from modelport.layers import Deltas, Next
 from modelport.layers.fit import fit, holds_image_urls
@@ -94,7 +94,24 @@ class Adapt:
         if request.grammar is None and not request.tools and not has_tool_turns:
             return next(fitted)
         plan = plan_for(fitted, capabilities)
-        return _formed(plan, next) if plan.then is None else _in_two(plan, plan.then, next)
+        deltas = _formed(plan, next) if plan.then is None else _in_two(plan, plan.then, next)
+        return deltas if request.grammar is None else self._taught(deltas, request, capabilities, next)
+
+    async def _taught(self, deltas: Deltas, request: Request, known: Capabilities, next: Next) -> Deltas:
+        """The answer; where the service refuses its form, and the model has learnt that, by another plan."""
+        request, answered = request.but(limits=begun(request.limits)), False
+        try:
+            async with aclosing(deltas):
+                async for delta in deltas:
+                    answered = True
+                    yield delta
+            return
+        except InvalidRequest:
+            if answered or self._model.capabilities == known:
+                raise
+        async with aclosing(self(request, next)) as deltas:
+            async for delta in deltas:
+                yield delta
 
     async def _fetched(self, request: Request, next: Next) -> Deltas:
         """Goes on with the bytes of images that were given by URL, which this backend does not fetch."""

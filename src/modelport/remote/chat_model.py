@@ -171,7 +171,7 @@ class ChatCompletionsModel(Model):
 
     def _learn(self, error: ModelError, request: Request) -> bool:
         """Takes a refusal of a parameter as this model's profile, for its lifetime; whether there was one to take."""
-        name = (error.parameter or "").partition(".")[0]
+        name, taught = (error.parameter or "").partition(".")[0], True
         known = self.capabilities
         if name == "stop" and known.stop:
             self._learnt = known.but(stop=False)
@@ -179,12 +179,15 @@ class ChatCompletionsModel(Model):
             self._learnt = known.but(renamed={**known.renamed, "max_tokens": "max_completion_tokens"})
         elif name == "stream_options" and name not in known.refused:
             self._learnt = known.but(refused=known.refused | {name})
+        elif name == "response_format" and JSONSchema in known.grammars:
+            self._learnt = known.but(grammars=known.grammars - {JSONSchema})
+            taught = False  # nothing that would help this request: the port puts it in another way
         elif (name in request.parameters or (name == "tool_choice" and request.tools)) and name not in self._dropped:
             self._dropped |= {name}
         else:
             return False
         warnings.warn(f"{self.model_id} refuses {name!r}; from now on it is sent without", stacklevel=2)
-        return True
+        return taught
 
     def close(self) -> None:
         """Closes the connections of synchronous calls."""
