@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -104,6 +105,7 @@ class HubTransport(HTTPTransport):
         return url, form, headers
 
 
+@functools.cache
 def hub_package() -> Any:
     """The `huggingface_hub` package.
 
