@@ -1,0 +1,121 @@
+"""What LiteLLM keeps of calls, kept apart for each model and loop: HTTP clients, and callbacks that still run.
+
+LiteLLM keeps them once for the process: models share connections, which stay when a model is closed; the one client of
+Anthropic's streams goes from loop to loop and closes what the loop before it still reads; and the task that calls
+callbacks is lost with each change of loops. A call of ours says in a context variable whose it is, and LiteLLM's cache
+and worker are asked through it. Calls that the user makes of LiteLLM itself find all as it was.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Coroutine
+from contextlib import suppress
+from contextvars import ContextVar
+from functools import wraps
+from typing import Any, TypeVar
+
+from modelport.loop import apart_from_caller
+
+T = TypeVar("T")
+_kept: ContextVar[Kept | None] = ContextVar("modelport_litellm_kept", default=None)
+
+
+class Kept:
+    """One model's clients and callbacks on one loop."""
+
+    def __init__(self) -> None:
+        from litellm.caching.llm_caching_handler import LLMClientCache
+
+        self.clients = LLMClientCache()
+        self.loop = asyncio.get_running_loop()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._waiting: set[Coroutine[Any, Any, Any]] = set()
+
+    async def during(self, call: Awaitable[T]) -> T:
+        """Awaits a call of LiteLLM's, whose clients and callbacks these are."""
+        before = _kept.set(self)
+        try:
+            return await call
+        finally:
+            with suppress(ValueError):  # ended from outside of its own context
+                _kept.reset(before)
+
+    def call_back(self, callback: Coroutine[Any, Any, Any]) -> None:
+        """Runs a callback beside the call."""
+        self._waiting.add(callback)
+        task = self.loop.create_task(self._run(callback), context=apart_from_caller())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _run(self, callback: Coroutine[Any, Any, Any]) -> None:
+        if callback not in self._waiting:
+            return
+        self._waiting.discard(callback)
+        with suppress(Exception):  # as LiteLLM does; it has logged it
+            await asyncio.wait_for(callback, _worker().timeout)
+
+    async def aclose(self) -> None:
+        """Waits for the callbacks, which LiteLLM gives some seconds each, and closes the clients."""
+        while self._waiting:  # a loop that ends has cancelled their tasks before those began
+            await self._run(next(iter(self._waiting)))
+        if running := self._tasks - {asyncio.current_task()}:
+            await asyncio.wait(running)
+        clients = list(self.clients.cache_dict.values())
+        self.clients.cache_dict.clear()
+        self.clients.ttl_dict.clear()
+        for client in clients:
+            close = getattr(client, "aclose", None) or getattr(client, "close", None)
+            if close is None:
+                continue
+            with suppress(Exception):  # It is going anyway.
+                closing = close()
+                if asyncio.iscoroutine(closing):
+                    await closing
+
+
+def keep_apart(litellm: Any) -> None:
+    """Has LiteLLM ask for clients, and call its callbacks, through the call that wants them."""
+    cache, worker = litellm.in_memory_llm_clients_cache, _worker()
+    shared = litellm.module_level_aclient
+    cache.get_cache, cache.set_cache = _of_the_call(cache, "get_cache"), _of_the_call(cache, "set_cache")
+    call_back = worker.ensure_initialized_and_enqueue
+
+    @wraps(call_back)
+    def called_back(async_coroutine: Coroutine[Any, Any, Any]) -> None:
+        kept = _kept.get()
+        ours = kept is not None and kept.loop is asyncio.get_running_loop()
+        (kept.call_back if kept and ours else call_back)(async_coroutine)
+
+    worker.ensure_initialized_and_enqueue = called_back
+    litellm.module_level_aclient = _ModuleClient(shared)
+
+
+def _of_the_call(cache: Any, name: str) -> Any:
+    method = getattr(cache, name)
+
+    @wraps(method)
+    def of_the_call(*args: Any, **kwargs: Any) -> Any:
+        kept = _kept.get()
+        return (getattr(kept.clients, name) if kept else method)(*args, **kwargs)
+
+    return of_the_call
+
+
+class _ModuleClient:
+    """LiteLLM's one client for some services (streams of Anthropic's): for a call of ours, one of its own."""
+
+    def __init__(self, shared: Any) -> None:
+        self._shared = shared
+
+    def __getattr__(self, name: str) -> Any:
+        from litellm.llms.custom_httpx.http_handler import get_async_httpx_client
+
+        of_the_call = _kept.get() and get_async_httpx_client("modelport", {"timeout": self._shared.timeout})
+        return getattr(of_the_call or self._shared, name)
+
+
+def _worker() -> Any:
+    from litellm.litellm_core_utils.logging_worker import GLOBAL_LOGGING_WORKER
+
+    return GLOBAL_LOGGING_WORKER
