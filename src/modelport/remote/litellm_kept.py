@@ -13,12 +13,13 @@ from collections.abc import Awaitable, Coroutine
 from contextlib import suppress
 from contextvars import ContextVar
 from functools import wraps
+from inspect import CORO_CREATED, getcoroutinestate
 from typing import Any, TypeVar
 
 from modelport.loop import apart_from_caller
 
 T = TypeVar("T")
-_kept: ContextVar[Kept | None] = ContextVar("modelport_litellm_kept", default=None)
+_call: ContextVar[_Call | None] = ContextVar("modelport_litellm_call", default=None)
 
 
 class Kept:
@@ -34,17 +35,23 @@ class Kept:
 
     async def during(self, call: Awaitable[T]) -> T:
         """Awaits a call of LiteLLM's, whose clients and callbacks these are."""
-        before = _kept.set(self)
+        ours = _Call(self)
+        before = _call.set(ours)
         try:
             return await call
+        except asyncio.CancelledError:
+            ours.leave()
+            raise
         finally:
             with suppress(ValueError):  # ended from outside of its own context
-                _kept.reset(before)
+                _call.reset(before)
 
     def call_back(self, callback: Coroutine[Any, Any, Any]) -> None:
         """Runs a callback beside the call."""
         self._waiting.add(callback)
-        task = self.loop.create_task(self._run(callback), context=apart_from_caller())
+        context = apart_from_caller()
+        context.run(_call.set, _Call(self))
+        task = self.loop.create_task(self._run(callback), context=context)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -74,20 +81,49 @@ class Kept:
                     await closing
 
 
+class _Call:
+    """A call, and the requests that LiteLLM has made for it in a thread, which are coroutines until they are sent."""
+
+    def __init__(self, kept: Kept) -> None:
+        self.kept = kept
+        self._requests: list[Coroutine[Any, Any, Any]] = []
+        self._left = False
+
+    def begin(self, request: Coroutine[Any, Any, Any]) -> None:
+        """Notes a request; from a thread."""
+        self._requests.append(request)
+        if self._left:
+            request.close()
+
+    def leave(self) -> None:
+        """Drops what nobody will send: Python would complain that it was never awaited."""
+        self._left = True
+        for request in self._requests:
+            if getcoroutinestate(request) == CORO_CREATED:
+                request.close()
+
+
 def keep_apart(litellm: Any) -> None:
-    """Has LiteLLM ask for clients, and call its callbacks, through the call that wants them."""
+    """Has LiteLLM ask for clients, call its callbacks and make its requests through the call that wants them."""
     cache, worker = litellm.in_memory_llm_clients_cache, _worker()
-    shared = litellm.module_level_aclient
+    shared, complete = litellm.module_level_aclient, litellm.main.completion
     cache.get_cache, cache.set_cache = _of_the_call(cache, "get_cache"), _of_the_call(cache, "set_cache")
     call_back = worker.ensure_initialized_and_enqueue
 
     @wraps(call_back)
     def called_back(async_coroutine: Coroutine[Any, Any, Any]) -> None:
-        kept = _kept.get()
-        ours = kept is not None and kept.loop is asyncio.get_running_loop()
-        (kept.call_back if kept and ours else call_back)(async_coroutine)
+        call = _call.get()
+        ours = call is not None and call.kept.loop is asyncio.get_running_loop()
+        (call.kept.call_back if call and ours else call_back)(async_coroutine)
 
-    worker.ensure_initialized_and_enqueue = called_back
+    @wraps(complete)
+    def begun(*args: Any, **kwargs: Any) -> Any:
+        request, call = complete(*args, **kwargs), _call.get()
+        if call and asyncio.iscoroutine(request):
+            call.begin(request)
+        return request
+
+    worker.ensure_initialized_and_enqueue, litellm.main.completion = called_back, begun
     litellm.module_level_aclient = _ModuleClient(shared)
 
 
@@ -96,8 +132,8 @@ def _of_the_call(cache: Any, name: str) -> Any:
 
     @wraps(method)
     def of_the_call(*args: Any, **kwargs: Any) -> Any:
-        kept = _kept.get()
-        return (getattr(kept.clients, name) if kept else method)(*args, **kwargs)
+        call = _call.get()
+        return (getattr(call.kept.clients, name) if call else method)(*args, **kwargs)
 
     return of_the_call
 
@@ -111,7 +147,7 @@ class _ModuleClient:
     def __getattr__(self, name: str) -> Any:
         from litellm.llms.custom_httpx.http_handler import get_async_httpx_client
 
-        of_the_call = _kept.get() and get_async_httpx_client("modelport", {"timeout": self._shared.timeout})
+        of_the_call = _call.get() and get_async_httpx_client("modelport", {"timeout": self._shared.timeout})
         return getattr(of_the_call or self._shared, name)
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
+import warnings
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -123,6 +125,29 @@ def test_a_users_own_calls_of_litellm_keep_theirs() -> None:
             return "".join([chunk.choices[0].delta.content or "" async for chunk in stream])
 
         assert asyncio.run(run()) == ANSWER
+
+
+def test_a_call_left_at_once_leaves_nothing_that_was_never_awaited(make: Callable[[], Any]) -> None:
+    """LiteLLM makes the request's coroutine in a thread, whose result nobody takes when the caller has left."""
+    model = make()
+
+    async def leave(seconds: float) -> None:
+        task = asyncio.create_task(model.agenerate("hello"))
+        await asyncio.sleep(seconds)
+        task.cancel()
+        await asyncio.wait([task])
+
+    async def run() -> None:
+        await model.agenerate("hello")
+        for milliseconds in range(20):
+            await asyncio.gather(*(leave(milliseconds / 1000) for _ in range(4)))
+        await model.aclose()
+
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        asyncio.run(run())
+        gc.collect()
+    assert [str(one.message) for one in said if "never awaited" in str(one.message)] == []
 
 
 # --- callbacks --------------------------------------------------------------------------------------------------------
