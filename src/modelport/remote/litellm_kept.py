@@ -1,9 +1,9 @@
 """What LiteLLM keeps of calls, kept apart for each model and loop: HTTP clients, and callbacks that still run.
 
-LiteLLM keeps them once for the process: models share connections, which stay when a model is closed; the one client of
-Anthropic's streams goes from loop to loop and closes what the loop before it still reads; and the task that calls
-callbacks is lost with each change of loops. A call of ours says in a context variable whose it is, and LiteLLM's cache
-and worker are asked through it. Calls that the user makes of LiteLLM itself find all as it was.
+LiteLLM keeps them once for the process: models share connections, which stay when one is closed; its one client of
+Anthropic's streams goes from loop to loop and closes what another loop still reads; and its task that calls callbacks
+fails, or stays behind, at each change of loops. So a call of ours says in a context variable whose it is, and LiteLLM
+is made to ask there. For calls that the user makes of LiteLLM itself all is as it was.
 """
 
 from __future__ import annotations
