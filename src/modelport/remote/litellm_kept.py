@@ -15,6 +15,7 @@ from contextvars import ContextVar
 from functools import wraps
 from inspect import CORO_CREATED, getcoroutinestate
 from typing import Any, TypeVar
+from weakref import WeakSet
 
 from modelport.loop import apart_from_caller
 
@@ -28,7 +29,8 @@ class Kept:
     def __init__(self) -> None:
         from litellm.caching.llm_caching_handler import LLMClientCache
 
-        self.clients = LLMClientCache()
+        self._cache: Any = LLMClientCache()
+        self._clients: WeakSet[Any] = WeakSet()  # also those that the cache replaces by itself, after an hour
         self.loop = asyncio.get_running_loop()
         self._tasks: set[asyncio.Task[None]] = set()
         self._waiting: set[Coroutine[Any, Any, Any]] = set()
@@ -45,6 +47,17 @@ class Kept:
         finally:
             with suppress(ValueError):  # ended from outside of its own context
                 _call.reset(before)
+
+    def get_cache(self, *args: Any, **kwargs: Any) -> Any:
+        """As LiteLLM's cache of clients."""
+        return self._cache.get_cache(*args, **kwargs)
+
+    def set_cache(self, key: str, value: Any, *args: Any, **kwargs: Any) -> Any:
+        """As LiteLLM's cache of clients."""
+        if kwargs.get("litellm_owned_client", True):  # else it is the user's, such as `litellm.aclient_session`
+            with suppress(TypeError):  # no client
+                self._clients.add(value)
+        return self._cache.set_cache(key, value, *args, **kwargs)
 
     def call_back(self, callback: Coroutine[Any, Any, Any]) -> None:
         """Runs a callback beside the call."""
@@ -68,9 +81,8 @@ class Kept:
             await self._run(next(iter(self._waiting)))
         if running := self._tasks - {asyncio.current_task()}:
             await asyncio.wait(running)
-        clients = list(self.clients.cache_dict.values())
-        self.clients.cache_dict.clear()
-        self.clients.ttl_dict.clear()
+        clients = list(self._clients)
+        self._cache.flush_cache()
         for client in clients:
             close = getattr(client, "aclose", None) or getattr(client, "close", None)
             if close is None:
@@ -133,7 +145,7 @@ def _of_the_call(cache: Any, name: str) -> Any:
     @wraps(method)
     def of_the_call(*args: Any, **kwargs: Any) -> Any:
         call = _call.get()
-        return (getattr(call.kept.clients, name) if call else method)(*args, **kwargs)
+        return (getattr(call.kept, name) if call else method)(*args, **kwargs)
 
     return of_the_call
 

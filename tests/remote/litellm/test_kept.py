@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
+import httpx
 import pytest
 
 from modelport import LiteLLMModel
@@ -112,6 +113,23 @@ def test_a_model_that_closes_closes_its_connections_and_no_others(
     server.wait_for(lambda: server.open_connections == 0)
 
 
+def test_clients_that_litellm_replaces_by_itself_are_closed_too(server: FaultServer, make: Callable[[], Any]) -> None:
+    """After an hour it makes new ones, and closes the old a quarter of an hour after that."""
+    model = make()
+    model.generate("hello")
+    gc.disable()
+    try:
+        for kept, _ in model._kept._entries.values():
+            kept._cache.ttl_dict = dict.fromkeys(kept._cache.ttl_dict, 0.0)
+            kept._cache.expiration_heap = [(0.0, key) for _, key in kept._cache.expiration_heap]
+        model.generate("hello")
+        assert server.requests[0].connection != server.requests[1].connection
+        model.close()
+        server.wait_for(lambda: server.open_connections == 0)
+    finally:
+        gc.enable()
+
+
 def test_a_users_own_calls_of_litellm_keep_theirs() -> None:
     with FaultServer() as server:
         server.script(then=Fault().but(pace_s=0.05))
@@ -148,6 +166,19 @@ def test_a_call_left_at_once_leaves_nothing_that_was_never_awaited(make: Callabl
         asyncio.run(run())
         gc.collect()
     assert [str(one.message) for one in said if "never awaited" in str(one.message)] == []
+
+
+def test_a_session_of_the_users_stays_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def run(url: str) -> bool:
+        async with httpx.AsyncClient() as session:
+            monkeypatch.setattr(litellm_package(), "aclient_session", session)
+            model = LiteLLMModel("openai/m", url, KEY)
+            await model.agenerate("hello")
+            await model.aclose()
+            return not session.is_closed
+
+    with FaultServer() as server:
+        assert asyncio.run(run(server.base_url))
 
 
 # --- callbacks --------------------------------------------------------------------------------------------------------
