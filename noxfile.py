@@ -168,9 +168,7 @@ def litellm(session: nox.Session) -> None:
     """LiteLLM and its Router, with the version 2 of the openai package that LiteLLM forces."""
     install(session, "litellm")
     columns = "--columns=litellm,litellm-mocked,litellm-router,litellm-router-mocked,openai-sdk-2"
-    # In two processes: LiteLLM keeps clients for the process, and with them connections that the fault matrix counts.
-    for folder in ("tests/contract/test_contract.py", "tests/remote/litellm"):
-        session.run("pytest", columns, folder, *session.posargs)
+    session.run("pytest", columns, "tests/contract/test_contract.py", "tests/remote/litellm", *session.posargs)
     if not session.posargs:  # modelport[openai] on that version
         session.run("pytest", "tests/remote/test_faults.py", "tests/remote/test_matrix.py", "-k", "sdk")
         session.run("pytest", "tests/remote/test_retry_on_the_wire.py", "-k", "litellm")

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -147,7 +145,7 @@ def _play(server: FaultServer, column: str, row: Row, way: str, what: Expected, 
         assert interrupted.value.partial.content == what.partial
         assert type(interrupted.value.__cause__) is what.cause, repr(interrupted.value.__cause__)
         assert len(server.requests) == 1
-    let_go(server, column)
+    let_go(server)
     assert server.unused == 0
     assert server.requests[-1].stream == ("streamed" in way)
 
@@ -158,17 +156,9 @@ def _attempts(column: str, row: Row, asked: int) -> range:
     return range(asked, (2 * asked if again else asked) + 1)
 
 
-def let_go(server: FaultServer, column: str) -> None:
-    """Waits until no request is being answered any more, and no connection is held.
-
-    LiteLLM's clients are shared by the process: where a model of another test still uses them, they stay open.
-    """
+def let_go(server: FaultServer) -> None:
+    """Waits until no request is being answered any more, and no connection is held."""
     server.wait_for(lambda: all(request.done or request.client_left for request in server.requests), 10.0)
-    parts = sys.modules.get("modelport.remote.litellm_parts")
-    if COLUMNS[column].litellm and parts is not None and parts._leases:
-        gc.collect()  # of a tenth of a second: only where something is left
-        if parts._leases:
-            return
     server.wait_for(lambda: server.open_connections == 0, 10.0)
 
 
@@ -212,13 +202,13 @@ def left_early(server: FaultServer, column: str, way: str, what: Expected) -> No
         for i in range(50):
             _leave_sync(model, i)
     else:
-        asyncio.run(_leave_async(server, column, model, way))
+        asyncio.run(_leave_async(server, model, way))
     server.wait_for(lambda: all(request.client_left for request in server.requests), 10.0)
     assert len(server.requests) == 50
     server.wait_for(lambda: not threads_of_calls(), 10.0)
     server.script()
     assert ask(model, way).content == ANSWER
-    let_go(server, column)
+    let_go(server)
 
 
 def _leave_sync(model: Model, i: int) -> None:
@@ -231,16 +221,12 @@ def _leave_sync(model: Model, i: int) -> None:
             pass
 
 
-async def _leave_async(server: FaultServer, column: str, model: Model, way: str) -> None:
-    settled = 1
+async def _leave_async(server: FaultServer, model: Model, way: str) -> None:
     for i in range(50):
         await (_leave_stream(model, i) if "streamed" in way else _leave_answer(server, model, i))
-        if i == 9 and COLUMNS[column].litellm:  # which keeps tasks of its own on each loop
-            await asyncio.to_thread(server.wait_for, lambda: all(r.client_left for r in server.requests), 10.0)
-            settled = len(asyncio.all_tasks())
     await asyncio.to_thread(server.wait_for, lambda: all(r.client_left for r in server.requests), 10.0)
     for _ in range(100):
-        if len(asyncio.all_tasks()) <= settled:
+        if len(asyncio.all_tasks()) == 1:
             return
         await asyncio.sleep(0.05)
     raise AssertionError(f"tasks are left: {asyncio.all_tasks()}")

@@ -16,20 +16,19 @@ from modelport.normalise import EFFORTS
 from modelport.remote.chat_model import DIALECTS
 from modelport.remote.free_thought import PATH, grammar_after_thought
 from modelport.remote.litellm_errors import error_of
+from modelport.remote.litellm_kept import Kept
 from modelport.remote.litellm_parts import (
     RETRIES,
     Served,
     as_dict,
     in_common,
-    keep_worker,
     known_capabilities,
-    lease,
-    leases,
     litellm_package,
     require_litellm,
     secret_of,
 )
 from modelport.remote.litellm_servers import Servers
+from modelport.remote.pools import PerLoop
 from modelport.remote.schemas import OPENAI
 from modelport.remote.transport import CONNECT_TIMEOUT, Call
 from modelport.remote.wire import Hidden
@@ -130,14 +129,14 @@ class LiteLLMModel(Model):
         self.api_key = secret_of(api_key, model_id) if api_key is not None else None
         self.dialect = dialect
         self.accept_missing_finish = accept_missing_finish
-        self._clients = leases()
+        self._kept: PerLoop[Kept] = PerLoop(Kept.aclose)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {key: value for key, value in super().__getstate__().items() if key not in ("_clients", "_servers")}
+        return {key: value for key, value in super().__getstate__().items() if key not in ("_kept", "_servers")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self._clients = leases()
+        self._kept = PerLoop(Kept.aclose)
 
     def _declare(self) -> Capabilities:
         # LiteLLM keeps OpenAI's maximum of stop sequences.
@@ -162,8 +161,8 @@ class LiteLLMModel(Model):
         if self.dialect == "llama.cpp":
             # Its server works on for a caller of a whole answer who has left; one who streams frees the slot at once.
             request = request.but(stream=True)
-        await self._clients.get(lease)
-        keep_worker()
+        litellm_package()
+        kept = await self._kept.get(Kept)
         reader = AnswerReader(self.accept_missing_finish)
         arguments = self._arguments(request)
         if self.dialect == "llama.cpp":
@@ -172,11 +171,11 @@ class LiteLLMModel(Model):
         # The error is raised where LiteLLM's is no more: a traceback with locals would show what that quotes.
         failure: ModelError | None = None
         try:
-            answer = await self._complete(arguments)
+            answer = await kept.during(self._complete(arguments))
             if not request.stream:
                 yield reader.whole(as_dict(answer))
                 return
-            stream, empty = Served(answer), True
+            stream, empty = Served(answer, kept), True
             async for chunk in stream.chunks():
                 if (piece := reader.chunk(chunk)) is not None:
                     empty = empty and not piece.delivers
@@ -249,7 +248,7 @@ class LiteLLMModel(Model):
         return [self.api_key.reveal()] if self.api_key else []
 
     def close(self) -> None:
-        """Closes the connections of synchronous calls, where no other model of LiteLLM's uses them."""
+        """Closes the connections of synchronous calls, once their callbacks have ended."""
         from modelport.loop import run
 
         run(self._close_clients())
@@ -260,6 +259,6 @@ class LiteLLMModel(Model):
         await super().aclose()
 
     async def _close_clients(self) -> None:
-        await self._clients.aclose()
+        await self._kept.aclose()
         if self._servers is not None:
             await self._servers.aclose()

@@ -1,12 +1,12 @@
-"""What both LiteLLM backends share: the package, its clients, what it knows of models, its answers, and keys."""
+"""What both LiteLLM backends share: the package, what it knows of models, its answers, and keys."""
 
 from __future__ import annotations
 
-import asyncio
 import functools
 import logging
 import os
 from collections.abc import AsyncGenerator, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import fields
 from importlib.util import find_spec
 from typing import Any
@@ -15,7 +15,7 @@ from modelport.capabilities import Capabilities
 from modelport.errors import InvalidRequest, MalformedResponse, MissingDependency
 from modelport.grammar import JSONSchema
 from modelport.normalise import KNOWN_PARAMETERS
-from modelport.remote.pools import PerLoop
+from modelport.remote.litellm_kept import Kept, keep_apart
 from modelport.remote.profiles import PROFILES
 from modelport.secrets import Secret
 
@@ -50,71 +50,9 @@ def litellm_package() -> Any:
     for name in ("LiteLLM", "LiteLLM Router"):
         if logging.getLogger(name).level == logging.NOTSET and "LITELLM_LOG" not in os.environ:
             logging.getLogger(name).setLevel(logging.CRITICAL + 1)  # every error is raised
+    with suppress(AttributeError, ImportError):  # Models then share what LiteLLM keeps, as those of others do.
+        keep_apart(litellm)
     return litellm
-
-
-_leases: dict[asyncio.AbstractEventLoop, int] = {}
-
-
-def leases() -> PerLoop[asyncio.AbstractEventLoop]:
-    """One model's use of LiteLLM's HTTP clients, which all models of a process share, on each loop that asks.
-
-    The clients of a loop are closed when the last model that used them there is, or with the loop.
-    """
-    return PerLoop(_give_back)
-
-
-def lease() -> asyncio.AbstractEventLoop:
-    """A use of the clients on the running loop."""
-    loop = asyncio.get_running_loop()
-    _leases[loop] = _leases.get(loop, 0) + 1
-    return loop
-
-
-async def _give_back(loop: asyncio.AbstractEventLoop) -> None:
-    _leases[loop] -= 1
-    if _leases[loop]:
-        return
-    del _leases[loop]
-    cache = litellm_package().in_memory_llm_clients_cache
-    # The loop's id is the end of each key: https://github.com/BerriAI/litellm, caching/llm_caching_handler.py
-    for key in [key for key in list(cache.cache_dict) if str(key).endswith(f"-{id(loop)}")]:
-        client = cache.cache_dict.pop(key, None)
-        cache.ttl_dict.pop(key, None)
-        close = getattr(client, "aclose", None) or getattr(client, "close", None)
-        if close is None:
-            continue
-        try:
-            closing = close()
-            if asyncio.iscoroutine(closing):
-                await closing
-        except Exception:
-            pass  # It is going anyway.
-
-
-_workers: dict[asyncio.AbstractEventLoop, asyncio.Task[Any]] = {}
-
-
-def keep_worker() -> None:
-    """Keeps the task by which LiteLLM calls its callbacks; to be called before each request.
-
-    There is one for the process. A call on another loop makes a new one and forgets the old, which asyncio would then
-    complain of ("Task was destroyed but it is pending").
-    """
-    from litellm.litellm_core_utils.logging_worker import GLOBAL_LOGGING_WORKER
-
-    task = getattr(GLOBAL_LOGGING_WORKER, "_worker_task", None)
-    if task is None or task.done():
-        return
-    loop = task.get_loop()
-    old = _workers.get(loop)
-    if old is task:
-        return
-    _workers[loop] = task
-    for ended in [loop for loop in list(_workers) if loop.is_closed()]:
-        _workers.pop(ended, None)
-    if old is not None and not loop.is_closed():
-        loop.call_soon_threadsafe(old.cancel)
 
 
 # --- what it knows of models ------------------------------------------------------------------------------------------
@@ -205,10 +143,12 @@ class Served:
 
     Args:
         stream: A `CustomStreamWrapper`. Its `chunks` keep what the service sent.
+        kept: The clients of those services that are asked with the first chunk, or where the Router falls back.
     """
 
-    def __init__(self, stream: Any) -> None:
+    def __init__(self, stream: Any, kept: Kept) -> None:
         self._stream = self._source = stream
+        self._kept = kept
         self._watch(stream)
 
     def _watch(self, stream: Any) -> None:
@@ -226,7 +166,8 @@ class Served:
 
     async def chunks(self) -> AsyncGenerator[dict[str, Any], None]:
         """The chunks, without how they end."""
-        async for chunk in self._stream:
+        chunks = aiter(self._stream)
+        while (chunk := await self._kept.during(anext(chunks, None))) is not None:
             data = as_dict(chunk)
             data.pop("usage", None)
             for choice in data.get("choices") or ():
