@@ -198,6 +198,8 @@ def lock(session: nox.Session) -> None:
         overrides.write_text("\n".join([build, *(f"{package}; python_version < '3'" for package in left_out)]))
         what += ["--find-links", str(place / "torch"), "--override", str(overrides), "-c", "locks/refused.txt"]
         _compile(session, name, *what)
+    quietly = ("--no-audit", "--no-fund", "--ignore-scripts", "--omit-lockfile-registry-resolved")
+    session.run("npm", "install", "--package-lock-only", "--prefix", "locks/npm", *quietly, silent=True, external=True)
 
 
 def _lock_torch(session: nox.Session, place: Path) -> str:

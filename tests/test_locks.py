@@ -4,6 +4,7 @@ refused versions. And nothing is installed by other ways."""
 from __future__ import annotations
 
 import ast
+import json
 import re
 import tomllib
 from pathlib import Path
@@ -134,6 +135,13 @@ def test_nothing_is_allowed_that_is_not_tried() -> None:
             )
 
 
+def test_the_package_of_npm_has_a_hash_and_no_place() -> None:
+    """npm's `ci` installs what stands here, and nothing else."""
+    locked = json.loads((LOCKS / "npm" / "package-lock.json").read_text())["packages"]
+    assert locked.pop("")["dependencies"] == json.loads((LOCKS / "npm" / "package.json").read_text())["dependencies"]
+    assert locked and all(one["integrity"].startswith("sha512-") and "resolved" not in one for one in locked.values())
+
+
 #: How the noxfile may install: with what the words of a call begin, and the option that holds it to hashes.
 WAYS = {
     ("session.install",): "--require-hashes",
@@ -144,6 +152,7 @@ WAYS = {
     ("uv", "pip", "compile"): "--generate-hashes",
     ("pip", "download"): "--no-deps",  # by `lock`, to make a hash
     ("pip", "install"): "--dry-run",
+    ("npm", "install"): "--package-lock-only",
 }
 #: What comes without hashes, alone: this package.
 OURS = ("package", "str(wheel)")
