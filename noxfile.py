@@ -37,7 +37,7 @@ LOCKS = {
     "lowest-litellm": ["--group", "test-oldest", "--extra", "litellm", "--extra", "openai", "--extra", "llamacpp"],
 }  # fmt: skip
 #: The locks of one group each, without the package: what installs all else, what runs the sessions, and so on.
-ALONE = ("uv", "nox", "audit", "build", "vllm")
+ALONE = ("uv", "nox", "audit", "build", "lowest-build", "vllm")
 #: The rows of the contract that old versions are tried with.
 PART = "stream or typed or required"
 
@@ -110,6 +110,10 @@ def lowest(session: nox.Session) -> None:
     session.run("pytest", columns, "tests/contract/test_contract.py", "-k", PART, *session.posargs)
     session.run("pytest", "tests/local/test_weights.py", "-k", "hub", *session.posargs)
     session.run("pytest", "tests/layers/test_shared_limit.py", *session.posargs)
+    session.run(
+        "uv", "build", "--quiet", "--build-constraints", "locks/lowest-build.txt", "--require-hashes",
+        "--out-dir", str(Path(session.create_tmp()) / "dist"),
+    )  # fmt: skip
 
 
 @nox.session
@@ -183,7 +187,7 @@ def lock(session: nox.Session) -> None:
     shutil.rmtree(place, ignore_errors=True)
     build = _lock_torch(session, place / "torch")
     for name in (*ALONE, *LOCKS):
-        what = ["--group", name] if name in ALONE else ["pyproject.toml", *LOCKS[name]]
+        what = ["--group", name.removeprefix("lowest-")] if name in ALONE else ["pyproject.toml", *LOCKS[name]]
         if name == "vllm":  # this very build of torch; and neither Macs nor Windows
             what += ["--python-platform", "x86_64-manylinux_2_28"]
         else:  # torch has its own lock

@@ -63,7 +63,7 @@ def group(name: str) -> list[str]:
 def asked(name: str) -> list[Requirement]:
     """What a session asks for, by pyproject.toml."""
     if name not in OF_SESSIONS:
-        return [Requirement(text) for text in group(name.removesuffix("-cpu"))]
+        return [Requirement(text) for text in group(name.removeprefix("lowest-").removesuffix("-cpu"))]
     extras = PROJECT["project"]["optional-dependencies"]
     result, words = [*PROJECT["project"]["dependencies"]], OF_SESSIONS[name]
     for kind, what in zip(words[::2], words[1::2], strict=True):
@@ -126,7 +126,8 @@ def test_nothing_is_allowed_that_is_not_tried() -> None:
         for package, versions in pins(name).items():
             oldest[package] = oldest.get(package, []) + versions
     extras = PROJECT["project"]["optional-dependencies"].values()
-    for text in [*PROJECT["project"]["dependencies"], *(text for extra in extras for text in extra)]:
+    needed = [*PROJECT["build-system"]["requires"], *PROJECT["project"]["dependencies"]]
+    for text in [*needed, *(text for extra in extras for text in extra)]:
         one = Requirement(text)
         if one.name != "modelport":
             (floor,) = (specifier.version for specifier in one.specifier if specifier.operator == ">=")
