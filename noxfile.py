@@ -63,7 +63,7 @@ def install_torch(session: nox.Session) -> None:
     session.install("--require-hashes", "-r", "locks/uv.txt")
     (torch,) = nox.project.dependency_groups(PROJECT, "torch")
     told = session.run_install("pip", "install", "--dry-run", "--ignore-installed", "--no-deps", torch, silent=True)
-    lock = "torch" if re.search(r"Would install torch-[\d.]+\s*$", str(told)) else "torch-cpu"
+    lock = "torch" if re.search(r"Would install torch-[\d.]+\s*$", str(told), re.M) else "torch-cpu"
     session.install("--no-deps", "--require-hashes", "-r", f"locks/{lock}.txt")
 
 
