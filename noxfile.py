@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import shlex
@@ -16,32 +17,54 @@ nox.options.reuse_existing_virtualenvs = True
 nox.options.error_on_missing_interpreters = False
 
 PROJECT = nox.project.load_toml("pyproject.toml")
-TEST = nox.project.dependency_groups(PROJECT, "test")
 
-
+#: What each lock pins beside what the package itself needs, by the names of pyproject.toml.
 LOCKS = {
     "core": ["--group", "core"],
     "lint": ["--group", "lint", "--extra", "llamacpp", "--extra", "openai", "--extra", "huggingface",
              "--extra", "bedrock"],
     "docs": ["--group", "docs"],
-    "release": ["--group", "release"],
+    "release": ["--group", "release", "--extra", "llamacpp"],
     "tests": ["--group", "test", "--group", "examples", "--extra", "all", "--extra", "mlx-lm"],
     "litellm": ["--group", "test", "--extra", "litellm", "--extra", "openai", "--extra", "llamacpp",
                 "--extra", "bedrock", "--extra", "huggingface"],
+    "vllm-tests": ["-c", "locks/vllm.txt", "--group", "test", "--extra", "openai", "--extra", "bedrock",
+                   "--extra", "huggingface"],
+    "lowest": ["--group", "test-oldest", "--extra", "llamacpp", "--extra", "openai", "--extra", "huggingface",
+               "--extra", "bedrock", "--extra", "transformers", "--extra", "redis", "--extra", "images"],
+    "lowest-cli": ["--group", "test-oldest", "--extra", "llamacpp"],
+    "lowest-mlx": ["--group", "test-oldest", "--extra", "mlx-lm", "--extra", "llamacpp"],
+    "lowest-litellm": ["--group", "test-oldest", "--extra", "litellm", "--extra", "openai", "--extra", "llamacpp"],
 }  # fmt: skip
-#: torch is installed apart, by pip: see the session `tests`.
-APART = "torch"
+#: The locks of one group each, without the package: what installs all else, what runs the sessions, and so on.
+ALONE = ("uv", "nox", "audit", "build", "lowest-build", "vllm")
+#: The rows of the contract that old versions are tried with.
+PART = "stream or typed or required"
 
 
 def install(session: nox.Session, lock: str, package: str = "-e.") -> None:
     """Installs what `locks/` pins, held to its hashes, and this package. By uv; pip is there for the weights."""
-    session.install("uv", "pip>=25.1")
+    session.install("--require-hashes", "-r", "locks/uv.txt")
     uv_install(session, "--no-deps", "--require-hashes", "-r", f"locks/{lock}.txt")
-    uv_install(session, "--no-deps", package)
+    if package:
+        uv_install(session, "--no-deps", package)
 
 
 def uv_install(session: nox.Session, *what: str) -> None:
-    session.run("uv", "pip", "install", "--quiet", "--python", session.virtualenv.location, *what, silent=True)
+    """Installs these; what builds them is held to its hashes too."""
+    session.run_install(
+        "uv", "pip", "install", "--quiet", "--python", session.virtualenv.location,
+        "--build-constraints", "locks/build.txt", "--require-build-hashes", *what, silent=True,
+    )  # fmt: skip
+
+
+def install_torch(session: nox.Session) -> None:
+    """Installs torch by pip: its CPU build where pip's configuration names a place of it; uv does not look there."""
+    session.install("--require-hashes", "-r", "locks/uv.txt")
+    (torch,) = nox.project.dependency_groups(PROJECT, "torch")
+    told = session.run_install("pip", "install", "--dry-run", "--ignore-installed", "--no-deps", torch, silent=True)
+    lock = "torch" if re.search(r"Would install torch-[\d.]+\s*$", str(told), re.M) else "torch-cpu"
+    session.install("--no-deps", "--require-hashes", "-r", f"locks/{lock}.txt")
 
 
 @nox.session
@@ -63,72 +86,84 @@ def core(session: nox.Session) -> None:
 @nox.session
 def docs(session: nox.Session) -> None:
     """The site, with warnings as errors: links, anchors, and what it reads from docstrings. `tests` runs its code."""
-    session.install("uv")
-    uv_install(session, "--no-deps", "--require-hashes", "-r", "locks/docs.txt")
+    install(session, "docs", package="")
     session.run("mkdocs", "build", *session.posargs, env={"NO_MKDOCS_2_WARNING": "1"})
 
 
 @nox.session
 def tests(session: nox.Session) -> None:
     """Everything on real weights and real servers."""
-    # By exactly this version pip finds torch's CPU build, where there is one; uv does not look where pip does.
-    session.install("torch==2.13.0")
+    install_torch(session)
     install(session, "tests")
     session.run("pytest", *session.posargs)
 
 
 @nox.session
 def lowest(session: nox.Session) -> None:
-    """The oldest versions that pyproject allows, on a part of the contract; every other session has the newest.
-
-    Not torch, whose older CPU builds are not where pip looks; nor mlx-lm, LiteLLM and vLLM: they hold others back.
-    """
-    session.install("uv", "pip>=25.1", "torch==2.13.0")
-    place = Path(session.create_tmp())
-    (place / "overrides.txt").write_text("torch; sys_platform == 'never'\n")  # it is there already
-    # Not these, which want newer versions than the port does, of rich and pydantic.
-    tests = [line for line in TEST if not line.startswith(("smolagents", "mcp", "langchain-core"))]
-    oldest = ["--resolution=lowest-direct", "--upgrade", f"--override={place / 'overrides.txt'}", *tests]
-    # huggingface_hub wants a newer click: first without it.
-    llamacpp = PROJECT["project"]["optional-dependencies"]["llamacpp"]
-    uv_install(session, *oldest, "-e", ".", *(line for line in llamacpp if not line.startswith("huggingface_hub")))
+    """The oldest versions that pyproject allows, on a part of the contract; every other session has the newest."""
+    install_torch(session)
+    install(session, "lowest-cli")
     session.run("pytest", "tests/test_grammar.py", *session.posargs)
     session.run("pytest", "tests/test_cli.py", "-k", "(help or models or check) and not report", *session.posargs)
-    uv_install(session, *oldest, "-e", ".[llamacpp,openai,huggingface,bedrock,transformers]")
-    columns = "llamacpp,transformers,openai,openai-sdk,huggingface,bedrock-strict"
-    rows = "stream or typed or required"
-    session.run("pytest", f"--columns={columns}", "tests/contract/test_contract.py", "-k", rows, *session.posargs)
+    install(session, "lowest")
+    columns = "--columns=llamacpp,transformers,openai,openai-sdk,huggingface,bedrock-strict"
+    session.run("pytest", columns, "tests/contract/test_contract.py", "-k", PART, *session.posargs)
     session.run("pytest", "tests/local/test_weights.py", "-k", "hub", *session.posargs)
+    session.run("pytest", "tests/layers/test_shared_limit.py", *session.posargs)
+    session.run(
+        "uv", "build", "--quiet", "--build-constraints", "locks/lowest-build.txt", "--require-hashes",
+        "--out-dir", str(Path(session.create_tmp()) / "dist"),
+    )  # fmt: skip
+
+
+@nox.session
+@nox.parametrize("backend", ["mlx", "litellm"], ids=["mlx", "litellm"])
+def lowest_of(session: nox.Session, backend: str) -> None:
+    """The same for backends that hold back, or push, what others are tried with. vLLM's oldest is what `vllm` tries."""
+    columns = {"mlx": "mlx", "litellm": "litellm,litellm-router,openai-sdk-2"}[backend]
+    install(session, f"lowest-{backend}")
+    session.run("pytest", f"--columns={columns}", "tests/contract/test_contract.py", "-k", PART, *session.posargs)
+    if backend == "litellm":
+        session.run("pytest", "tests/remote/litellm/test_router.py", "-k", "redis", *session.posargs)
 
 
 @nox.session
 def release(session: nox.Session) -> None:
     """Wheel and sdist as they would be published: built, checked, installed alone, and run without installing."""
-    session.install("uv")
-    uv_install(session, "--no-deps", "--require-hashes", "-r", "locks/release.txt")
     place = Path(session.create_tmp()).resolve()
     dist = place / "dist"
     shutil.rmtree(dist, ignore_errors=True)
-    session.run("python", "-m", "build", "--installer", "uv", "--outdir", str(dist), silent=True)
-    session.run("twine", "check", "--strict", *map(str, dist.iterdir()))
+    # All that is made below is made of this cache, which has nothing but what was held to its hashes.
+    shutil.rmtree(place / "cache", ignore_errors=True)
+    session.env["UV_CACHE_DIR"] = str(place / "cache")
+    session.install("--require-hashes", "-r", "locks/uv.txt")
+    uv_install(session, "--reinstall", "--require-hashes", "-r", "locks/release.txt")
+    session.run(
+        "uv", "build", "--quiet", "--build-constraints", "locks/build.txt", "--require-hashes", "--out-dir", str(dist)
+    )  # fmt: skip
+    session.run("twine", "check", "--strict", *map(str, dist.glob("modelport-*")))
     (wheel,) = dist.glob("*.whl")
     code = shutil.copy("tests/typing/user_code.py", place)
+    pins = Path("locks/release.txt").resolve()
     readme = Path("README.md").read_text()
     (question,) = re.findall(r"<!-- answer -->\n```sh\n.*?(modelport .*)\n```", readme)
+    uv_install(session, "--no-deps", "--reinstall-package", "modelport", str(wheel))
     with session.chdir(place):  # where the sources can't be imported
-        uv_install(session, "--reinstall-package", "modelport", str(wheel))
         # What the wheel ships types a user's program.
         session.run("mypy", "--config-file=", "--strict", code)
         # As `uvx` and `pipx run` do it: an environment of its own for one command.
-        session.run("uvx", "--from", str(wheel), "modelport", "--help", silent=True)
-        session.run("uvx", "--from", f"modelport[llamacpp] @ {wheel.as_uri()}", *shlex.split(question))
+        uvx = ["uvx", "--offline", "--constraints", str(pins)]
+        session.run(*uvx, "--from", str(wheel), "modelport", "--help", silent=True)
+        session.run(*uvx, "--from", f"modelport[llamacpp] @ {wheel.as_uri()}", *shlex.split(question))
 
 
 @nox.session
 def audit(session: nox.Session) -> None:
     """Known advisories for what is locked. It says so where the advisory service can't be reached."""
-    session.install("pip-audit")
-    for lock in LOCKS:
+    install(session, "audit", package="")
+    for lock in (*ALONE, "torch", *LOCKS):
+        if lock.startswith("lowest"):  # old versions, whose advisories led to newer ones
+            continue
         told = session.run(
             "pip-audit", "--disable-pip", "--require-hashes", "-r", f"locks/{lock}.txt", "--format", "json",
             "--progress-spinner", "off", "--timeout", "10", success_codes=[0, 1], silent=True, stderr=None,
@@ -146,17 +181,55 @@ def audit(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def lock(session: nox.Session) -> None:
-    """Pins again, with hashes, what the checks install: the newest versions that pyproject.toml allows."""
-    session.install("uv")
-    override = Path(session.create_tmp()) / "apart.txt"
-    override.write_text(f"{APART} ; sys_platform == 'none'\n")
-    for name, what in LOCKS.items():
-        session.run(
-            "uv", "pip", "compile", "--quiet", "--universal", "--python-version", "3.11", "--upgrade",
-            "--generate-hashes", "--no-header", "--no-annotate", "--no-emit-index-url", "--no-emit-find-links",
-            "--no-emit-package", APART, "--override", str(override), "-c", "locks/refused.txt", "pyproject.toml",
-            *what, "-o", f"locks/{name}.txt",
-        )  # fmt: skip
+    """Pins again, with hashes, what the checks install: the newest (or oldest) versions that pyproject.toml allows."""
+    session.install("--require-hashes", "-r", "locks/uv.txt")
+    place = Path(session.create_tmp()).resolve()
+    shutil.rmtree(place, ignore_errors=True)
+    build = _lock_torch(session, place / "torch")
+    for name in (*ALONE, *LOCKS):
+        what = ["--group", name.removeprefix("lowest-")] if name in ALONE else ["pyproject.toml", *LOCKS[name]]
+        if name == "vllm":  # this very build of torch; and neither Macs nor Windows
+            what += ["--python-platform", "x86_64-manylinux_2_28"]
+        else:  # torch has its own lock
+            what += ["--universal", "--no-emit-package", "torch"]
+        if name.startswith("lowest"):
+            what += ["--resolution", "lowest-direct"]
+        # What vLLM asks for and, serving text on a CPU, does without; their builds don't match that of torch.
+        left_out = ["torchvision", "torchaudio", "torchcodec", "triton"]
+        if name == "lowest-cli":  # it wants a newer click than the command line does
+            left_out.append("huggingface_hub")
+        overrides = place / "overrides.txt"
+        overrides.write_text("\n".join([build, *(f"{package}; python_version < '3'" for package in left_out)]))
+        what += ["--find-links", str(place / "torch"), "--override", str(overrides), "-c", "locks/refused.txt"]
+        _compile(session, name, *what)
+    quietly = ("--no-audit", "--no-fund", "--ignore-scripts", "--omit-lockfile-registry-resolved")
+    session.run("npm", "install", "--package-lock-only", "--prefix", "locks/npm", *quietly, silent=True, external=True)
+
+
+def _lock_torch(session: nox.Session, place: Path) -> str:
+    """Locks torch twice, without what the other locks have: its CPU build, which is returned, and PyPI's builds."""
+    (torch,) = nox.project.dependency_groups(PROJECT, "torch")
+    session.run("pip", "download", "--quiet", "--no-deps", "--dest", str(place), torch)
+    (found,) = place.iterdir()
+    build = f"torch=={found.name.split('-')[1]}"
+    if "+cpu" not in build:
+        session.error("pip finds no CPU build of torch: name PyTorch's CPU index to it (PIP_EXTRA_INDEX_URL)")
+    digest = hashlib.sha256(found.read_bytes()).hexdigest()
+    Path("locks/torch-cpu.txt").write_text(f"{build} \\\n    --hash=sha256:{digest}\n")
+    _compile(session, "torch", "--universal", "--group", "torch")
+    pins = Path("locks/torch.txt")
+    entries = re.split(r"\n(?=\S)", pins.read_text().rstrip())
+    # Beside torch only what is for Linux alone: CUDA.
+    kept = [one for one in entries if one.startswith("torch==") or "sys_platform == 'linux'" in one]
+    pins.write_text("\n".join([*kept, ""]))
+    return build
+
+
+def _compile(session: nox.Session, name: str, *what: str) -> None:
+    session.run(
+        "uv", "pip", "compile", "--quiet", "--python-version", "3.11", "--upgrade", "--generate-hashes", "--no-header",
+        "--no-annotate", "--no-emit-index-url", "--no-emit-find-links", *what, "-o", f"locks/{name}.txt", silent=True,
+    )  # fmt: skip
 
 
 # --- backends whose packages can't be installed beside the others. Each session names its columns of the contract as
@@ -177,21 +250,14 @@ def litellm(session: nox.Session) -> None:
 @nox.session
 def vllm(session: nox.Session) -> None:
     """VLLMModel, with vLLM's own environment (made once, kept in the user's cache) laid under the session's."""
-    pins = Path(session.create_tmp()) / "vllm-pins.txt"
-    pins.write_text(_told_by_vllm_env(session, "'\\n'.join(PINS.split())"))
     # What the tests need comes at the versions that vLLM's environment has; all else is found there.
-    session.install("uv", "pip>=25.1")
-    uv_install(session, "-e", ".[openai,bedrock,huggingface]", *TEST, "-c", str(pins), "-c", "locks/refused.txt")
+    install(session, "vllm-tests")
+    packages = "from tests.servers.vllm_env import *; print(vllm_environment().packages)"
     (own,) = Path(session.virtualenv.location).glob("lib/python*/site-packages")
-    (own / "vllm-environment.pth").write_text(_told_by_vllm_env(session, "vllm_environment().packages"))
+    (own / "vllm-environment.pth").write_text(str(session.run("python", "-c", packages, silent=True)))
     columns = "--columns=vllm,vllm-tools,vllm-thinking"
     tests = ["tests/contract/test_contract.py", "tests/local/vllm"]
     session.run("pytest", columns, *tests, *session.posargs, env={"HF_HUB_OFFLINE": "1"})  # no Hub is asked for a name
-
-
-def _told_by_vllm_env(session: nox.Session, expression: str) -> str:
-    code = f"from tests.servers.vllm_env import *; print({expression})"
-    return str(session.run("python", "-c", code, silent=True))
 
 
 if __name__ == "__main__":

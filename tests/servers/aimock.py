@@ -20,9 +20,11 @@ import platformdirs
 
 from .process import HOST, ServerProcess, request_json, serve
 
-VERSION = "1.43.0"
+#: Its version, in package.json, and its hash, in package-lock.json. `nox -s lock` renews the second.
+LOCK = Path(__file__).parents[2] / "locks" / "npm"
 FIXTURES = Path(__file__).with_name("fixtures")
 _PACKAGE = "@copilotkit/aimock"
+VERSION: str = json.loads((LOCK / "package.json").read_text())["dependencies"][_PACKAGE]
 _NODE_AT_LEAST = (20, 15)
 _INSTALL_TIMEOUT_S = 300.0
 
@@ -113,8 +115,9 @@ def _npm_install(folder: Path) -> None:
     npm = shutil.which("npm")
     if npm is None:
         raise RuntimeError(f"tests with {_PACKAGE} need npm (Node.js {_node_text()} or newer) on the PATH")
-    options = ["--no-audit", "--no-fund", "--ignore-scripts", "--loglevel=error"]
-    command = [npm, "install", "--prefix", str(folder), *options, f"{_PACKAGE}@{VERSION}"]
+    for name in ("package.json", "package-lock.json"):
+        shutil.copy(LOCK / name, folder)
+    command = [npm, "ci", "--prefix", str(folder), "--no-audit", "--no-fund", "--ignore-scripts", "--loglevel=error"]
     # In that folder: npm would otherwise read a package.json of whatever folder the tests run in.
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=_INSTALL_TIMEOUT_S, check=False)
     if done.returncode or not _is_installed(folder):
