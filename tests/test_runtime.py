@@ -118,8 +118,7 @@ def running() -> Iterator[FaultServer]:
 
 @pytest.fixture
 def server(running: FaultServer) -> FaultServer:
-    running.wait_for(lambda: running.open_connections == 0)
-    running.clear()
+    running.settle()
     return running
 
 

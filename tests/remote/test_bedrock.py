@@ -60,7 +60,7 @@ def running() -> Iterator[BedrockServer]:
 
 @pytest.fixture
 def server(running: BedrockServer) -> BedrockServer:
-    running.clear()
+    running.settle()
     return running
 
 

@@ -37,7 +37,7 @@ def running() -> Iterator[BedrockServer]:
 
 @pytest.fixture
 def server(running: BedrockServer) -> Iterator[BedrockServer]:
-    running.clear()
+    running.settle()
     yield running
     running.start_listening()
 

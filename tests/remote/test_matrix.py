@@ -27,7 +27,7 @@ def running() -> Iterator[dict[str, FaultServer]]:
 
 @pytest.fixture
 def server(running: dict[str, FaultServer], column: str) -> Iterator[FaultServer]:
-    running[column].clear()
+    running[column].settle()
     yield running[column]
     running[column].start_listening()
 

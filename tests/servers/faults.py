@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fcntl
+import gc
 import json
 import socket
 import struct
@@ -414,6 +415,13 @@ class FaultServer:
         self.requests.clear()
         self.connections_opened = self.open_connections
         self.stale_hits = 0
+
+    def settle(self) -> None:
+        """Ready for the next test: all is forgotten, and no connection of an earlier test's is left."""
+        if self.open_connections:
+            gc.collect()  # A model that nobody holds closes its own when it is collected, which may be minutes later.
+            self.wait_for(lambda: self.open_connections == 0)
+        self.clear()
 
     def wait_for(self, condition: Callable[[], bool], timeout_s: float = 5.0) -> None:
         """Wait until `condition` holds, such as `lambda: server.open_connections == 0`."""

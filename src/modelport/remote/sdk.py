@@ -8,7 +8,7 @@ from __future__ import annotations
 import inspect
 import json
 from collections.abc import AsyncGenerator, Callable, Mapping
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import replace
 from typing import Any
 
@@ -121,11 +121,15 @@ class SDKTransport:
     async def _events(self, client: Any, call: Call, sent: dict[str, str]) -> AsyncGenerator[Any, None]:
         stream = await self._post(client, call, stream=True, stream_cls=self._openai.AsyncStream[object])
         _note(sent, stream.response.request)
+        events = aiter(stream)
         try:
-            async for event in stream:
+            async for event in events:
                 yield event
         finally:
             await stream.close()
+            with suppress(Exception):  # ends the client's generators in order; Python would in any, and may complain
+                async for _ in events:
+                    pass
 
     def _read(self, client: Any, call: Call, emit: Callable[[Any], bool], sent: dict[str, str]) -> None:
         with self._post(client, call, stream=True, stream_cls=self._openai.Stream[object]) as stream:

@@ -43,7 +43,7 @@ def running() -> Iterator[FaultServer]:
 
 @pytest.fixture
 def server(running: FaultServer) -> Iterator[FaultServer]:
-    running.clear()
+    running.settle()
     yield running
     running.start_listening()
 

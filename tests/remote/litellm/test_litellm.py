@@ -83,7 +83,7 @@ def running() -> Iterator[FaultServer]:
 
 @pytest.fixture
 def server(running: FaultServer) -> FaultServer:
-    running.clear()
+    running.settle()
     return running
 
 

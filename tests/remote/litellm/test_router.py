@@ -45,13 +45,13 @@ def both() -> Iterator[tuple[FaultServer, FaultServer]]:
 
 @pytest.fixture
 def a(both: tuple[FaultServer, FaultServer]) -> FaultServer:
-    both[0].clear()
+    both[0].settle()
     return both[0]
 
 
 @pytest.fixture
 def b(both: tuple[FaultServer, FaultServer]) -> FaultServer:
-    both[1].clear()
+    both[1].settle()
     return both[1]
 
 
