@@ -119,8 +119,10 @@ def _parameter(fields: Mapping[str, Any], text: str) -> str | None:
     # Pydantic's words, which Mistral wraps once more.
     inner = fields["message"] if isinstance(fields.get("message"), dict) else fields
     for problem in inner["detail"] if isinstance(inner.get("detail"), list) else ():
-        if isinstance(problem, dict) and problem.get("type") == "extra_forbidden" and problem.get("loc"):
-            return str(problem["loc"][-1])
+        if isinstance(problem, dict) and problem.get("type") == "extra_forbidden":
+            where = problem.get("loc")
+            if isinstance(where, list) and where:
+                return str(where[-1])
     found = _UNSUPPORTED_WORDS.search(text)
     return found[1] or found[2] or found[3] if found else None
 

@@ -236,6 +236,15 @@ def test_stream_options_refused(server: FaultServer, transport: str, picky: Pick
     assert len(server.requests) == 3
 
 
+@pytest.mark.parametrize("where", [{"a": {}}, {}, "body", 3, None, []])
+def test_a_refusal_that_names_no_place(server: FaultServer, where: Any) -> None:
+    problem = json.dumps({"detail": [EXTRA_FORBIDDEN | {"loc": where}]}).encode()
+    server.script(then=Fault.status(422, body=problem))
+    with pytest.raises(InvalidRequest) as caught:
+        ask(model_for(server, "openai"), "sync")
+    assert caught.value.parameter is None
+
+
 STOP = [
     Picky("stop", "Unsupported parameter: 'stop' is not supported with this model.", "unsupported_parameter", "stop"),
     Picky("stop", "Argument not supported on this model: stop"),
