@@ -57,17 +57,16 @@ class Kept:
 
     def set_cache(self, key: str, value: Any, *args: Any, **kwargs: Any) -> Any:
         """As LiteLLM's cache of clients."""
-        if kwargs.get("litellm_owned_client", True):  # else it is the user's, such as `litellm.aclient_session`
+        pool = getattr(value, "connection_pool", None)  # a Redis client's, which leaves it open
+        if pool or kwargs.get("litellm_owned_client", True):  # else it is the user's: `litellm.aclient_session`
             with suppress(TypeError):  # no client
-                self._clients.add(value)
+                self._clients.add(pool or value)
         return self._cache.set_cache(key, value, *args, **kwargs)
 
     def call_back(self, callback: Coroutine[Any, Any, Any]) -> None:
         """Runs a callback beside the call."""
         self._waiting.add(callback)
-        context = apart_from_caller()
-        context.run(_call.set, _Call(self))
-        task = self.loop.create_task(self._run(callback), context=context)
+        task = self.loop.create_task(self._run(callback), context=apart_from_caller())
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -76,7 +75,7 @@ class Kept:
             return
         self._waiting.discard(callback)
         with suppress(Exception):  # as LiteLLM does; it has logged it
-            await asyncio.wait_for(callback, _worker().timeout)
+            await self.during(asyncio.wait_for(callback, _worker().timeout))
 
     async def aclose(self) -> None:
         """Waits for the callbacks, which LiteLLM gives some seconds each, and closes the clients."""

@@ -116,7 +116,7 @@ class LiteLLMRouterModel(LiteLLMModel):
                     row["litellm_params"].setdefault("max_retries", 0)
                 self._router = litellm_package().Router(model_list=deployments, **kwargs)
                 # LiteLLM takes thirty callbacks; a Router that comes after those knows no cooldowns.
-                weakref.finalize(self, self._router.discard).atexit = False
+                weakref.finalize(self, _discard, self._router).atexit = False
             return self._router
 
     def _arguments(self, request: Request) -> dict[str, Any]:
@@ -136,8 +136,15 @@ class LiteLLMRouterModel(LiteLLMModel):
         super().close()
         with self._lock:
             if self._router is not None:
-                self._router.discard()
+                _discard(self._router)
                 self._router = None
+
+
+def _discard(router: Any) -> None:
+    router.discard()
+    redis = getattr(router.cache, "redis_cache", None)
+    if redis is not None:  # what it asks on a loop is kept with the clients there
+        redis.redis_client.close()
 
 
 def _check(model_id: str, model_list: Any, kwargs: Mapping[str, Any]) -> None:

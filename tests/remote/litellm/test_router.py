@@ -377,6 +377,25 @@ def test_counts_are_shared_through_redis(a: FaultServer, redis: Any) -> None:
     assert answered(a, shared) == 0
 
 
+def test_connections_to_redis_end_with_their_loop_and_their_model(a: FaultServer, redis: Any) -> None:
+    """LiteLLM counts in callbacks, which may run as late as when the loop ends."""
+
+    def connections() -> int:
+        return len(str(redis.command("CLIENT", "LIST")).splitlines()) - 1  # that of the question
+
+    before = connections()
+    model = LiteLLMRouterModel("g", rows(a), {"redis_url": redis.url, "routing_strategy": "usage-based-routing-v2"})
+    model("hi")
+    asyncio.run(model.agenerate("hi"))
+    held = connections()
+    assert held > before
+    for _ in range(5):
+        asyncio.run(model.agenerate("hi"))
+    a.wait_for(lambda: connections() <= held)
+    model.close()
+    a.wait_for(lambda: connections() <= before)
+
+
 def test_a_missing_redis_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("modelport.remote.litellm_router.find_spec", lambda name: None)
     with pytest.raises(MissingDependency, match="redis"):
