@@ -362,7 +362,7 @@ class FaultServer:
         self._lock = threading.Lock()
         self._script: deque[Fault] = deque()
         self._then: Fault | Callable[[Recorded], Fault] = OK
-        self._connections: set[asyncio.Task[None]] = set()
+        self._connections: dict[asyncio.Task[None], _Connection] = {}
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, name="fault-server", daemon=True)
         self._listener: asyncio.Server | None = None
@@ -428,9 +428,10 @@ class FaultServer:
         deadline = time.monotonic() + timeout_s
         while not condition():
             if time.monotonic() > deadline:
+                left = ", ".join(map(str, list(self._connections.values()))) or "none"
                 raise TimeoutError(
-                    f"not so after {timeout_s:g} s: {len(self.requests)} requests, {self.open_connections} open"
-                    f" connections of {self.connections_opened}"
+                    f"not so after {timeout_s:g} s: {len(self.requests)} requests on {self.connections_opened}"
+                    f" connections; open: {left}"
                 )
             time.sleep(_POLL_S)
 
@@ -481,9 +482,8 @@ class FaultServer:
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
-        self._connections.add(task)
         self.connections_opened += 1
-        connection = _Connection(self.connections_opened, reader, writer)
+        connection = self._connections[task] = _Connection(self.connections_opened, reader, writer)
         try:
             while (request := await connection.read_request()) is not None:
                 if not await self._answer(connection, request):
@@ -496,7 +496,7 @@ class FaultServer:
             self.errors.append(error)
         finally:
             await connection.close()
-            self._connections.discard(task)
+            del self._connections[task]
 
     async def _answer(self, connection: _Connection, request: Recorded) -> bool:
         """Answer one request; whether the connection lives on."""
@@ -529,13 +529,18 @@ class _Connection:
         self.number = number
         self.reader = reader
         self.writer = writer
+        self.opened, self.heads = time.monotonic(), 0
         # Then drain() returns once everything is with the kernel.
         writer.transport.set_write_buffer_limits(high=0)
+
+    def __str__(self) -> str:
+        return f"number {self.number}, {self.heads} requests, opened {time.monotonic() - self.opened:.2f} s ago"
 
     async def read_request(self) -> Recorded | None:
         """The next request, or None when the client has closed the connection."""
         try:
             head = (await self.reader.readuntil(b"\r\n\r\n")).decode("latin-1")
+            self.heads += 1
             request_line, *lines = head.strip().split("\r\n")
             method, target, _ = request_line.split(" ", 2)
             headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
