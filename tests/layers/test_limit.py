@@ -160,6 +160,33 @@ def test_max_concurrency_holds_over_threads_and_tasks() -> None:
     assert (len(backend.came), backend.most, backend.running) == (41, 3, 0)
 
 
+@pytest.mark.parametrize("limits", [{"max_concurrency": 1}, {"requests_per_minute": 1}], ids=str)
+def test_a_last_place_is_taken_once(limits: dict[str, int]) -> None:
+    """A thread may be held up at any moment: here whenever it has let go of the lock, while another comes in."""
+    limit, backend = Limit(**limits), Backend(takes=0.4)
+    inner, others = limit._lock, [threading.Thread(target=lambda: asyncio.run(briefly()), daemon=True)]
+
+    async def briefly() -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(1.0):
+                await ask(limit, backend)
+
+    class HeldUp:
+        def __enter__(self) -> None:
+            inner.acquire()
+
+        def __exit__(self, *_: object) -> None:
+            inner.release()
+            if others:
+                others.pop().start()
+                time.sleep(0.2)
+
+    limit._lock = HeldUp()  # type: ignore[assignment]
+    asyncio.run(ask(limit, backend))
+    assert backend.most == 1
+    assert len(backend.came) == 1 or "max_concurrency" in limits
+
+
 async def test_waiters_go_in_the_order_in_which_they_came() -> None:
     limit, backend = Limit(max_concurrency=1), Backend()
     await asyncio.gather(*(ask(limit, backend, request(str(n))) for n in range(20)))

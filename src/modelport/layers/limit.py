@@ -202,30 +202,35 @@ class Limit:
                     shared = self.shared is not None and self._clock() >= self._alone_until
                     # `None` is for "when another has left".
                     delay = None if full or shared or not first else self._delay(tokens)
-                    if delay != 0 and waiter is None:
+                    if delay == 0:  # Under the same lock, or two threads could take the last place.
+                        return self._let_in(entry, waiter)
+                    if waiter is None:
                         waiter = _Waiter()
                         self._queue.append(waiter)
                 if shared and first and not full:  # The first of this process's queue asks for all of them.
                     delay = await self._ask(entry)
-                if delay == 0:
-                    with self._lock:
-                        if waiter is not None:
-                            self._queue.remove(waiter)
-                            waiter = None
-                        entry.at = self._clock()
-                        self._forget(entry.at)
-                        self._window.append(entry)
-                        self._tokens += tokens
-                        self._running += 1
-                        self._wake_first()
-                        return entry
-                await waiter.wait(delay)  # type: ignore[union-attr]  # it is there unless delay is 0
+                    if delay == 0:  # Nobody has come in meanwhile: this one is still the first.
+                        with self._lock:
+                            return self._let_in(entry, waiter)
+                await waiter.wait(delay)
         finally:
-            if waiter is not None:  # cancelled while it waited
+            if waiter is not None:
                 with self._lock:
-                    if waiter in self._queue:
+                    if waiter in self._queue:  # cancelled while it waited
                         self._queue.remove(waiter)
-                    self._wake_first()
+                        self._wake_first()
+
+    def _let_in(self, entry: _Entry, waiter: _Waiter | None) -> _Entry:
+        """Gives a request its place; under the lock."""
+        if waiter is not None:
+            self._queue.remove(waiter)
+        entry.at = self._clock()
+        self._forget(entry.at)
+        self._window.append(entry)
+        self._tokens += entry.tokens
+        self._running += 1
+        self._wake_first()
+        return entry
 
     async def _ask(self, entry: _Entry) -> float:
         """Seconds until those who share the window are asked again; 0 where the request has a place in it."""
