@@ -305,8 +305,10 @@ def fault_of(error: aiohttp.ClientError) -> ModelError:
 
 
 @functools.lru_cache
-def environment_tls(cafile: str | None, capath: str | None) -> ssl.SSLContext:
+def environment_tls(cafile: str | None, capath: str | None) -> ssl.SSLContext | bool:
     """Checks certificates as OpenAI's SDK does: against one file, else one folder, else the system's store.
+
+    For the last it is True: aiohttp has read that store at its import, and once more would take a tenth of a cold start.
 
     Raises:
         InvalidRequest: There is no such file, or it holds no certificates.
@@ -321,7 +323,7 @@ def environment_tls(cafile: str | None, capath: str | None) -> ssl.SSLContext:
             return import_module("truststore").SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # type: ignore[no-any-return]
         except ImportError:
             pass
-    return ssl.create_default_context()
+    return True
 
 
 def environment_proxy(url: str) -> str | None:
