@@ -159,7 +159,7 @@ def test_memory_of_a_chunk(in_a_loop: Any) -> None:
         drive(_read(other))
         after = tracemalloc.get_traced_memory()[0]
         tracemalloc.stop()
-        assert fold(other._seen).content == " token" * 5000
+        assert fold(other._read).content == " token" * 5000
         return after - before
 
     assert in_a_loop(kept) / 5000 <= CHUNK_BYTES

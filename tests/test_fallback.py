@@ -370,6 +370,14 @@ def test_nothing_of_the_lost_answer_is_left() -> None:
     assert (message.logprobs, message.reasoning_details) == (None, None)
 
 
+def test_a_partial_object_begins_again_too() -> None:
+    first, second = ['{"city": "Lon', ServerError("cut")], ['{"city": ', '"Rome"}', END]
+    model = FallbackModel([Played("first", first), Played("second", second)], when_cut="restart")
+    with model.generate_stream("?", response_format={"type": "json_object"}) as stream:
+        seen = [stream.partial for _ in stream]
+    assert seen == [{"city": "Lon"}, {}, {"city": "Rome"}, {"city": "Rome"}]
+
+
 def fold_call(calls: list[dict[str, Any]]) -> Delta:
     from modelport.messages import as_delta
 

@@ -44,30 +44,30 @@ async def interruptible(
 
 class _Answer:
     def __init__(self, deltas: AsyncGenerator[ChatMessageStreamDelta, None], model_id: str | None) -> None:
-        self._seen: list[ChatMessageStreamDelta] = []
+        self._read: list[ChatMessageStreamDelta] = []
         self._model_id = model_id
-        self._deltas = interruptible(deltas, self._seen, model_id)
+        self._deltas = interruptible(deltas, self._read, model_id)
 
     @property
     def message(self) -> ChatMessage:
-        """The message as far as it has come; the whole one once the stream has ended."""
-        return fold(self._seen, self._model_id)
+        """The message so far, as it has been read; the whole one once the stream has ended."""
+        return fold(self._read, self._model_id)
 
     @property
     def partial(self) -> Any:
-        """The JSON of the answer as far as it has come: what is open yet ends where it is. `None` while there is none.
+        """The JSON of the answer so far: what is open yet ends where it is. `None` while there is none.
 
-        It is read anew each time, and held against nothing; `message.parsed` is, at the end.
+        It is parsed anew each time, and held against nothing; `message.parsed` is, at the end.
         """
         from pydantic_core import from_json
 
         try:
-            return from_json("".join(delta.content or "" for delta in self._seen), allow_partial="trailing-strings")
+            return from_json(self.message.text, allow_partial="trailing-strings")
         except ValueError:
             return None
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({len(self._seen)} deltas of {self._model_id!r})"
+        return f"{type(self).__name__}({len(self._read)} deltas of {self._model_id!r})"
 
 
 class Stream(_Answer):
@@ -80,6 +80,10 @@ class Stream(_Answer):
     _reading: SyncIteration[ChatMessageStreamDelta] | None = None
     _closed = False
 
+    def __init__(self, deltas: AsyncGenerator[ChatMessageStreamDelta, None], model_id: str | None) -> None:
+        super().__init__(deltas, model_id)
+        self._read = []  # The loop may be ahead of who reads here.
+
     def __iter__(self) -> Stream:
         return self
 
@@ -90,7 +94,9 @@ class Stream(_Answer):
             from modelport.loop import SyncIteration
 
             self._reading = SyncIteration(self._deltas)
-        return self._reading.next()
+        delta = self._reading.next()
+        self._read.append(delta)
+        return delta
 
     def close(self) -> None:
         """Stops the engine; returns when it has stopped."""

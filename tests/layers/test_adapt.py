@@ -95,7 +95,7 @@ def test_an_open_schema_goes_another_way_where_a_backend_takes_only_closed_ones(
     can = {**ANY_TOOLS, "grammars": {JSONSchema}, "schema_rules": {}}
     closed = Scripted('{"age": 3}', capabilities=can)
     assert closed.generate("?", grammar=SCHEMA).enforcement == "enforced"
-    anything = Scripted(called("answer", '{"any": 3}'), capabilities=can)
+    anything = Scripted(called("json_object", '{"any": 3}'), capabilities=can)
     message = anything.generate("?", response_format={"type": "json_object"})
     assert (message.enforcement, message.parsed) == ("forced_tool", {"any": 3})
 
@@ -119,13 +119,34 @@ def test_a_schema_goes_through_a_forced_tool_where_a_backend_has_only_tools(choi
     (request,) = model.requests
     assert (request.tool_choice, request.tools[0].parameters, request.grammar) == (choice, SCHEMA, None)
     assert request.stop_sequences == ()  # They are for text, and would cut the call's JSON.
+    assert message.warnings == ["stop sequences were left out: the answer comes through a tool"]
+
+
+def test_where_a_forced_tool_is_not_called_what_was_said_is_kept() -> None:
+    model = Scripted(
+        [Delta(content="I cannot"), Delta(content=" do that."), Delta(finish_reason="stop")], capabilities=ANY_TOOLS
+    )
+    with pytest.raises(InvalidOutput) as raised:
+        model.generate("?", grammar=SCHEMA)
+    assert raised.value.text == "I cannot do that."
+
+
+@pytest.mark.parametrize("indices", [(0, 1, 2), (None, None, None)])
+def test_of_several_calls_the_first_of_the_forced_tool_is_the_answer(indices: tuple[int | None, ...]) -> None:
+    function = ChatMessageToolCallFunction
+    given = zip(indices, ('{"age": "x"}', '{"age": 3}', '{"age": 4}'), ("other", "answer", "answer"), strict=True)
+    calls = [ChatMessageToolCallStreamDelta(i, f"c{n}", "function", function(said, n)) for i, said, n in given]
+    model = Scripted([Delta(tool_calls=calls), Delta(finish_reason="tool_calls")], capabilities=ANY_TOOLS)
+    message = model.generate("?", grammar=SCHEMA)
+    assert message.parsed == {"age": 3}
+    assert message.warnings == ["the model made 3 calls for its answer: the first was taken"]
 
 
 def test_a_forced_tools_arguments_stream_as_text() -> None:
     function = ChatMessageToolCallFunction
     pieces = [
         Delta(content="Sure: "),
-        Delta(tool_calls=[ChatMessageToolCallStreamDelta(0, "c1", "function", function("", "answer"))]),
+        Delta(tool_calls=[ChatMessageToolCallStreamDelta(0, "c1", "function", function("", "Person"))]),
         Delta(tool_calls=[ChatMessageToolCallStreamDelta(0, None, None, function('{"age"', ""))]),
         Delta(tool_calls=[ChatMessageToolCallStreamDelta(0, None, None, function(": 3}", ""))]),
         Delta(finish_reason="tool_calls"),

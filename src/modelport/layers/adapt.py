@@ -15,13 +15,13 @@ from modelport.errors import InvalidOutput, InvalidRequest, InvalidToolCall, Uns
 from modelport.grammar import Choice, Grammar, JSONSchema, Lark, mismatch
 from modelport.layers import Deltas, Next
 from modelport.layers.fit import fit, holds_image_urls
+from modelport.layers.forced_tool import tool_as_text
 from modelport.layers.prompted_tools import prompted, read_calls
 from modelport.layers.retry import begun
 from modelport.layers.wrapped import unwrapped, wrapped
 from modelport.messages import (
     ChatMessage,
     ChatMessageStreamDelta,
-    ChatMessageToolCallStreamDelta,
     MessageRole,
     TokenUsage,
     fold,
@@ -192,7 +192,11 @@ def _plan_grammar(plan: _Plan, grammar: Grammar, capabilities: Capabilities) -> 
         tool = Tool(document.name, "Give the answer through this tool.", document.schema)
         choice = Named(tool.name) if "named" in capabilities.tool_choices else "required"
         rewritten = request.but(grammar=None, tools=(tool,), tool_choice=choice, stop_sequences=())
-        return replace(plan, request=rewritten, enforcement="forced_tool", forced_tool=tool.name, wraps=not is_object)
+        says = ("stop sequences were left out: the answer comes through a tool",) if request.stop_sequences else ()
+        return replace(
+            plan, request=rewritten, enforcement="forced_tool", forced_tool=tool.name, wraps=not is_object,
+            warnings=(*plan.warnings, *says),
+        )  # fmt: skip
     may_call = bool(plan.asked.tools) and plan.asked.tool_choice != "none"
     how = "Call a tool, or answer with" if may_call else "Answer with"
     asked = ChatMessage(MessageRole.USER, f"{how} {grammar.describe()}")
@@ -266,7 +270,7 @@ async def _formed(plan: _Plan, next: Next, spent: TokenUsage | None = None) -> D
             single = request.parameters.get("parallel_tool_calls") is False
             deltas = read_calls(deltas, plan.whole_is_call, single)
         if plan.forced_tool:
-            deltas = _tool_as_text(deltas)
+            deltas = tool_as_text(deltas, plan.forced_tool)
         if plan.wraps:
             deltas = unwrapped(deltas, isinstance(request.grammar, Choice))
         closing = ChatMessageStreamDelta()
@@ -366,21 +370,6 @@ def _may_go_on(grammar: Grammar, text: str) -> bool:
     if isinstance(grammar, JSONSchema):
         return text[-1:].isdigit()  # a bare number
     return isinstance(grammar, Lark)  # which the port can't check
-
-
-async def _tool_as_text(deltas: Deltas) -> Deltas:
-    """The arguments of the forced tool as the answer's text."""
-    async with aclosing(deltas):
-        async for delta in deltas:
-            text = "".join(map(_arguments, delta.tool_calls or ()))
-            reason = "stop" if delta.finish_reason == "tool_calls" else delta.finish_reason
-            # Some models chat beside the call; only the call is the answer.
-            yield replace(delta, content=text or None, tool_calls=None, finish_reason=reason)
-
-
-def _arguments(call: ChatMessageToolCallStreamDelta) -> str:
-    arguments = call.function.arguments if call.function else None
-    return arguments if isinstance(arguments, str) else json.dumps(arguments) if arguments is not None else ""
 
 
 def _added(a: TokenUsage | None, b: TokenUsage | None) -> TokenUsage | None:

@@ -308,7 +308,7 @@ def fault_of(error: aiohttp.ClientError) -> ModelError:
 def environment_tls(cafile: str | None, capath: str | None) -> ssl.SSLContext | bool:
     """Checks certificates as OpenAI's SDK does: against one file, else one folder, else the system's store.
 
-    For the last it is True: aiohttp has read that store at its import, and once more would take a tenth of a cold start.
+    The last is True: aiohttp has read that store at its import; to do so again would take a tenth of a cold start.
 
     Raises:
         InvalidRequest: There is no such file, or it holds no certificates.
