@@ -28,9 +28,11 @@ class ModelError(Exception):
 
     Attributes:
         attempts: The models that were asked, where there were several to ask (`FallbackModel`).
+        partial: What had arrived of the answer, if anything had.
     """
 
     retryable = False
+    partial: ChatMessage | None = None
     attempts: Sequence[Attempt] = ()
     #: Whether this error, when it comes in the middle of an answer, cuts the answer off (see `StreamInterrupted`)
     #: rather than judging the answer that has come.
@@ -128,6 +130,8 @@ class StreamInterrupted(ModelError):
     Attributes:
         partial: The message as far as it had arrived. The cause is chained as `__cause__`.
     """
+
+    partial: ChatMessage
 
     def __init__(self, message: str, *, partial: ChatMessage, **details: Any) -> None:
         super().__init__(message, **details)

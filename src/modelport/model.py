@@ -174,9 +174,11 @@ class Model:
         """`generate_stream` for asynchronous code."""
         return AsyncStream(self._deltas(self._prepare(messages, stop_sequences, options, stream=True)), self.model_id)
 
-    def __call__(self, *args: Any, **options: Any) -> Any:
+    def __call__(self, messages: Any, stop_sequences: Any = None, **options: Any) -> ChatMessage:
         """Another name of `generate`."""
-        return self.generate(*args, **options)
+        if stop_sequences is not None:
+            options["stop_sequences"] = stop_sequences
+        return self.generate(messages, **options)
 
     def parse_tool_calls(self, message: ChatMessage) -> ChatMessage:
         """Reads a tool call from the message's text, where it has none, for agents whose model writes calls as text.
@@ -326,7 +328,7 @@ class Model:
 
     async def _answer(self, request: Request) -> ChatMessage:
         seen: list[ChatMessageStreamDelta] = []
-        async for _ in interruptible(self._deltas(request), seen, self.model_id):
+        async for _ in interruptible(self._deltas(request), seen, self.model_id, whole=True):
             pass
         return fold(seen, self.model_id)
 

@@ -15,9 +15,15 @@ if TYPE_CHECKING:
 
 
 async def interruptible(
-    deltas: AsyncGenerator[ChatMessageStreamDelta, None], seen: list[ChatMessageStreamDelta], model_id: str | None
+    deltas: AsyncGenerator[ChatMessageStreamDelta, None],
+    seen: list[ChatMessageStreamDelta],
+    model_id: str | None,
+    whole: bool = False,
 ) -> AsyncGenerator[ChatMessageStreamDelta, None]:
-    """The deltas, noted in `seen`; a fault after the first part of an answer becomes `StreamInterrupted`."""
+    """The deltas, noted in `seen`; a fault after the first part of an answer becomes `StreamInterrupted`.
+
+    Where the caller waits for the `whole` answer and so has seen nothing of it, the fault stays what it is.
+    """
     try:
         async for delta in deltas:
             seen.append(delta)
@@ -29,9 +35,13 @@ async def interruptible(
             error.__context__ = None
         if not error.interrupts or isinstance(error, StreamInterrupted) or not any(d.delivers for d in seen):
             raise
+        partial = fold(seen, model_id)
+        if whole:
+            error.partial = partial
+            raise
         cut = StreamInterrupted(
-            f"The answer broke off: {error.message} What had arrived is in the error's `partial`",
-            partial=fold(seen, model_id),
+            f"The answer broke off: {error.message.rstrip('.')}. What had arrived is in the error's `partial`.",
+            partial=partial,
             model_id=error.model_id,
             status=error.status,
             retry_after=error.retry_after,

@@ -449,10 +449,19 @@ def test_a_whole_answer_is_asked_for_again_though_its_engine_streams_inside() ->
 
 def test_what_the_last_attempt_gave_is_the_partial_of_a_whole_answer() -> None:
     model = Backed(["lost", ServerError("1")], ["The ", "capi", ServerError("2")], retry=RetryPolicy(2, base=0))
-    with pytest.raises(StreamInterrupted) as raised:
+    with pytest.raises(ServerError, match="2") as raised:
         model.generate("?")
-    assert raised.value.partial.content == "The capi"
+    assert raised.value.partial is not None and raised.value.partial.content == "The capi"
     assert len(model.backend.sent_at) == 2
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_a_whole_answer_that_its_time_limit_cuts_is_no_interrupted_stream(asynchronous: bool) -> None:
+    """Its caller has seen nothing of it, and catches the limit."""
+    model = Backed(["The ", "capi", 9.0], retry=AT_ONCE)
+    with pytest.raises(DeadlineExceeded, match=r"timeout=0\.1 s") as raised:
+        asyncio.run(model.agenerate("?", timeout=0.1)) if asynchronous else model("?", timeout=0.1)
+    assert raised.value.partial is not None and raised.value.partial.content == "The capi"
 
 
 # --- the quota --------------------------------------------------------------------------------------------------------

@@ -31,6 +31,7 @@ from modelport.testing import ROWS, ScriptedModel, Subject, check
 def calls(model: Model) -> str:
     message = model.generate("Hello", stop_sequences=["\n"], temperature=0, grammar=Choice("yes", "no"))
     assert_type(message, ChatMessage)
+    assert_type(model("Hello", ["\n"], temperature=0), ChatMessage)
     assert_type(message.tool_calls, list[ChatMessageToolCall] | None)
     assert_type(message.token_usage, TokenUsage | None)
     print(message.token_usage.input_tokens)  # type: ignore[union-attr]
