@@ -57,6 +57,8 @@ def body_from(
         body |= fields
     for name, value in request.parameters.items():
         body[capabilities.renamed.get(name, name)] = value
+    if "tools" not in body:  # as where the answer is asked for apart; OpenAI refuses it then, and it says nothing
+        body.pop("parallel_tool_calls", None)
     if dialect == "llama.cpp" and "reasoning_effort" in body:  # which its server passes over
         body["chat_template_kwargs"] = effort_variables(body.pop("reasoning_effort"), body.get("chat_template_kwargs"))
     if request.stream:
