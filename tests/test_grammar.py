@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 import json
 import re
+import sys
 import typing
 import warnings
 from collections.abc import Callable
@@ -25,6 +26,7 @@ from modelport.grammar import (
     as_lark,
     grammar_from,
     grammar_from_response_format,
+    may_go_on,
     mismatch,
 )
 
@@ -337,3 +339,36 @@ def test_grammars_are_equal_by_value() -> None:
     assert Choice("a", "b") == Choice(["a", "b"])
     assert Regex("a") != Regex("b")
     assert json.loads(json.dumps(JSONSchema({"a": 1}).schema)) == {"a": 1}
+
+
+# --- an answer that was cut -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("grammar", "text", "goes_on"),
+    [
+        (Choice("New York", "New"), "New", True),
+        (Choice("New York", "New"), "New York", False),
+        (JSONSchema({"type": "integer"}), "12", True),
+        (JSONSchema({"type": "object"}), "{}", False),
+        (JSONSchema({"type": "string"}), '"2024"', False),
+        (Lark("start: /a/"), "a", True),
+        (Regex(r"\d{4}(-\d\d)?"), "2024", True),
+        (Regex(r"\d{4}(-\d\d)?"), "2024-12", False),
+        (Regex("a+"), "a", True),
+        (Regex("a?"), "", True),
+        (Regex("a|é|éa"), "a", False),
+        (Regex("a|é|éa"), "é", True),
+        (Regex("(?s).*"), "a/b\n", True),
+        (Regex("yes|no$"), "no", False),
+        (Regex("a\\b"), "a", True),  # No engine takes this one: what may follow isn't known.
+    ],
+)
+def test_whether_an_answer_that_was_cut_may_have_gone_on(grammar: Any, text: str, goes_on: bool) -> None:
+    assert may_go_on(grammar, text) is goes_on
+
+
+def test_without_llguidance_any_match_may_have_gone_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "llguidance", None)
+    assert may_go_on(Regex("a"), "a")
+    assert not may_go_on(Choice("a"), "a")

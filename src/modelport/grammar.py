@@ -164,6 +164,33 @@ def as_lark(grammar: Grammar, *, old: bool = False) -> str:
     return "start: %json " + json.dumps({"x-guidance": style, **maskable(grammar.schema)})
 
 
+def may_go_on(grammar: Grammar, text: str) -> bool:
+    """Whether an answer that was cut may be the beginning of a longer one, though it has the form itself.
+
+    Args:
+        grammar: The form.
+        text: An answer that has it.
+
+    Returns:
+        For a `Regex` the truth where llguidance is there, which knows what may follow; else `True`, as for a `Lark`.
+    """
+    if isinstance(grammar, Choice):
+        return any(option != text and option.startswith(text) for option in grammar.options)
+    if isinstance(grammar, JSONSchema):
+        return text[-1:].isdigit()  # a bare number
+    return not isinstance(grammar, Regex) or _longer_match(as_lark(grammar), text)
+
+
+def _longer_match(lark: str, text: str) -> bool:
+    try:
+        from llguidance import LLMatcher, LLTokenizer
+    except ImportError:
+        return True
+    matcher = LLMatcher(LLTokenizer("byte"), lark, log_level=0)
+    data = list(text.encode())
+    return matcher.try_consume_tokens(data) < len(data) or not matcher.is_stopped()
+
+
 _TOKEN = re.compile(
     r"(?P<open>\[\^?)(?P<class>\]?(?:\\[\s\S]|[^\]\\])*)\]"
     r"|(?P<from_none>\{(?=,\d*\}))|(?P<brace>\{(?!\d+(?:,\d*)?\}))|\\[\s\S]|[/\n]"
