@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from pydantic import TypeAdapter
+from pydantic import BaseModel, TypeAdapter
 
 from modelport import ChatMessage, Choice, Lark, OpenAIServerModel, Regex
 from modelport.chat_completions import AnswerReader, body_from
-from modelport.chat_forms import ANSWER_TOOL
+from modelport.chat_forms import ANSWER_TOOL, grammar_fields
+from modelport.grammar import grammar_from, grammar_from_response_format
 from modelport.request import Request
 from modelport.tools import tools_from
 
@@ -84,3 +85,35 @@ def test_a_call_beside_it_stays_one() -> None:
 def test_only_models_that_take_custom_tools_enforce_grammars() -> None:
     for name, kinds in (("gpt-5-mini", 4), ("gpt-5-chat-latest", 1), ("gpt-4o", 1), ("gpt-4-turbo", 0)):
         assert len(OpenAIServerModel(name, api_key="k").capabilities.grammars) == kinds, name
+
+
+class json_object(BaseModel):  # a name that means something to services
+    a: int
+
+
+NAMED = {"type": "json_schema", "json_schema": {"name": "json_object", "schema": {"type": "integer"}}}
+
+
+@pytest.mark.parametrize(
+    ("grammar", "kind"),
+    [
+        (grammar_from({"type": "object"}), "json_object"),
+        (grammar_from({"type": "object", "description": "Any."}), "json_object"),
+        (grammar_from(dict), "json_object"),
+        (grammar_from_response_format({"type": "json_object"}), "json_object"),
+        (grammar_from_response_format(NAMED), "json_schema"),
+        (grammar_from(json_object), "json_schema"),
+        (grammar_from({"type": "object", "required": ["a"]}), "json_schema"),
+    ],
+)
+def test_any_object_is_asked_for_where_the_schema_says_no_more(grammar: Any, kind: str) -> None:
+    for dialect in (None, "vllm"):
+        form = grammar_fields(grammar, dialect)["response_format"]
+        assert form["type"] == kind
+        assert kind == "json_object" or form["json_schema"]["schema"] == grammar.schema
+
+
+def test_any_object_is_enforced_by_openai() -> None:
+    rules = OpenAIServerModel("gpt-4o", api_key="k").capabilities.schema_rules
+    assert rules is not None
+    assert rules.fit({"type": "object", "additionalProperties": True}).schema == {"type": "object"}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 import json
 import re
+import sys
 import typing
 import warnings
 from collections.abc import Callable
@@ -16,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
-from modelport.errors import InvalidRequest
+from modelport.errors import InvalidRequest, UnsupportedFeature
 from modelport.grammar import (
     Choice,
     JSONSchema,
@@ -25,6 +26,7 @@ from modelport.grammar import (
     as_lark,
     grammar_from,
     grammar_from_response_format,
+    may_go_on,
     mismatch,
 )
 
@@ -236,6 +238,14 @@ def takes(grammar: Any, text: str) -> bool:
     return bool(matcher.try_consume_tokens(tokens) == len(tokens) and matcher.is_accepting())
 
 
+def matches(pattern: str, text: str) -> bool:
+    """Whether the check takes it."""
+    try:
+        return Regex(pattern).parse(text) == text
+    except ValueError:
+        return False
+
+
 @pytest.mark.filterwarnings("ignore::FutureWarning")
 @pytest.mark.parametrize(
     ("pattern", "texts"),
@@ -283,7 +293,84 @@ def takes(grammar: Any, text: str) -> bool:
 )
 def test_a_pattern_means_to_the_engines_what_it_means_in_python(pattern: str, texts: list[str]) -> None:
     for text in texts:
-        assert takes(Regex(pattern), text) == bool(re.fullmatch(pattern, text, re.ASCII)), text
+        assert takes(Regex(pattern), text) == bool(re.fullmatch(pattern, text, re.ASCII)) == matches(pattern, text), (
+            text
+        )
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+@pytest.mark.parametrize(
+    ("pattern", "text", "fits"),
+    [
+        # Cases are Unicode's, in the mask as in the check.
+        ("(?i)été", "ÉTÉ", True),
+        ("(?i)k", "\u212a", True),
+        ("(?i)[a-z]", "ſ", True),
+        ("(?i:é)a", "Éa", True),
+        ("(?i:é)a", "ÉA", False),
+        (r"(?i)\W", "\u212a", False),
+        # The flags that say Unicode or ASCII change nothing.
+        ("(?u)abc", "abc", True),
+        (r"(?iu)\d+é", "1É", True),
+        (r"(?u)\d", "١", False),
+        (r"(?a)\w(?a:é)", "aé", True),
+        # Python has no class within a class.
+        (r"[\W_]+", "_é-", True),
+        (r"[\W_]", "a", False),
+        (r"[^\W\d]", "a", True),
+        (r"[^\W\d]", "1", False),
+        (r"[^\W\d]", "é", False),
+        (r"[^\Wa]+", "b\n", False),
+        (r"[^\W]{2}", "ab", True),
+        # Ranges that begin or end with what is an operator in Rust.
+        ("[+--]", ",", True),
+        ("[--/]", ".", True),
+        ("[a-c-]", "-", True),
+        ("[a-]", "b", False),
+        # By number and by name.
+        (r"\0\012[\101\0]", "\0\nA", True),
+        (r"[\7-\11]", "\b", True),
+        (r"\N{BULLET}+", "••", True),
+        (r"\é", "é", True),
+        # What is verbose is no part of it.
+        ("(?x) a # it's [\n b[ #]", "ab#", True),
+        (r"(?x) a\ \#", "a #", True),
+        (r"a(?#one)b", "ab", True),
+        # Braces that count nothing.
+        ("{a}+", "{a}}", True),
+        (r"a\++", "a++", True),
+    ],
+)
+def test_a_pattern_means_the_same_to_the_engines_and_to_the_check(pattern: str, text: str, fits: bool) -> None:
+    assert takes(Regex(pattern), text) is matches(pattern, text) is fits
+
+
+@pytest.mark.parametrize(
+    ("pattern", "what"),
+    [
+        ("a++a", "possessive"),
+        ("a*+b", "possessive"),
+        ("a?+b", "possessive"),
+        ("(?:ab){2,}+", "possessive"),
+        ("(?>ab)c", "atomic"),
+        ("(x)?(?(1)y|z)", "conditional"),
+        ("(?P<n>a)(?P=n)", "back reference"),
+        ("(?x:a b)", "verbose"),
+    ],
+)
+def test_what_no_mask_can_hold_is_refused_and_yet_can_be_checked(pattern: str, what: str) -> None:
+    with pytest.raises(UnsupportedFeature, match=what):
+        as_lark(Regex(pattern))
+    with pytest.raises(ValueError):
+        Regex(pattern).parse("")
+    assert may_go_on(Regex(pattern), "")
+
+
+def test_the_edges_of_words_are_ascii_in_the_check() -> None:
+    assert Regex(r"a\bé|é\Bé").parse("aé") == "aé"
+    assert Regex(r"a\bé|é\Bé").parse("éé") == "éé"
+    with pytest.raises(ValueError):
+        Regex(r"a\Bé").parse("aé")
 
 
 ATOMS = st.sampled_from([
@@ -299,7 +386,7 @@ def test_any_pattern_means_the_same_to_the_engines(atoms: list[tuple[str, str]],
     pattern = "".join(atom + count for atom, count in atoms)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
-        assert takes(Regex(pattern), text) == bool(re.fullmatch(pattern, text, re.ASCII))
+        assert takes(Regex(pattern), text) == bool(re.fullmatch(pattern, text, re.ASCII)) == matches(pattern, text)
 
 
 @settings(max_examples=150, derandomize=True, deadline=None)
@@ -337,3 +424,36 @@ def test_grammars_are_equal_by_value() -> None:
     assert Choice("a", "b") == Choice(["a", "b"])
     assert Regex("a") != Regex("b")
     assert json.loads(json.dumps(JSONSchema({"a": 1}).schema)) == {"a": 1}
+
+
+# --- an answer that was cut -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("grammar", "text", "goes_on"),
+    [
+        (Choice("New York", "New"), "New", True),
+        (Choice("New York", "New"), "New York", False),
+        (JSONSchema({"type": "integer"}), "12", True),
+        (JSONSchema({"type": "object"}), "{}", False),
+        (JSONSchema({"type": "string"}), '"2024"', False),
+        (Lark("start: /a/"), "a", True),
+        (Regex(r"\d{4}(-\d\d)?"), "2024", True),
+        (Regex(r"\d{4}(-\d\d)?"), "2024-12", False),
+        (Regex("a+"), "a", True),
+        (Regex("a?"), "", True),
+        (Regex("a|é|éa"), "a", False),
+        (Regex("a|é|éa"), "é", True),
+        (Regex("(?s).*"), "a/b\n", True),
+        (Regex("yes|no$"), "no", False),
+        (Regex("a\\b"), "a", True),  # No engine takes this one: what may follow isn't known.
+    ],
+)
+def test_whether_an_answer_that_was_cut_may_have_gone_on(grammar: Any, text: str, goes_on: bool) -> None:
+    assert may_go_on(grammar, text) is goes_on
+
+
+def test_without_llguidance_any_match_may_have_gone_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "llguidance", None)
+    assert may_go_on(Regex("a"), "a")
+    assert not may_go_on(Choice("a"), "a")

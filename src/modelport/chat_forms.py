@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from modelport.grammar import Choice, Grammar, JSONSchema, Lark, Regex, as_lark
+from modelport.schema_rules import is_any_object
 
 #: The custom tool whose input is an answer in its grammar.
 ANSWER_TOOL = "answer_in_its_form"
@@ -25,7 +26,7 @@ def grammar_fields(grammar: Grammar, dialect: str | None) -> dict[str, Any]:
     if dialect == "tgi" and not isinstance(grammar, Lark):
         return {"response_format": _tgi_format(grammar)}
     if isinstance(grammar, JSONSchema):
-        if grammar.name == "json_object":
+        if is_any_object(grammar.schema):  # which a schema enforces nowhere that takes only closed objects
             return {"response_format": {"type": "json_object"}}
         inner = {"name": grammar.name, "schema": grammar.schema, "strict": is_strict(grammar.schema)}
         return {"response_format": {"type": "json_schema", "json_schema": inner}}

@@ -12,7 +12,8 @@ from functools import lru_cache, reduce
 from operator import or_
 from typing import Any
 
-from modelport.errors import InvalidRequest
+from modelport import regexes
+from modelport.errors import InvalidRequest, UnsupportedFeature
 from modelport.maskable import maskable
 
 
@@ -56,7 +57,8 @@ class Regex:
     r"""An answer that this regular expression matches as a whole.
 
     Args:
-        pattern: Python's syntax without look-around and back-references; `\d`, `\w` and `\s` are ASCII.
+        pattern: Python's syntax without look-around and back-references; `\d`, `\w` and `\s` are ASCII, the cases of
+            letters (under `(?i)`) Unicode's.
     """
 
     pattern: str
@@ -75,13 +77,17 @@ class Regex:
         Raises:
             ValueError: The expression does not match it.
         """
-        if re.fullmatch(self.pattern, text, re.ASCII) is None:
+        if re.fullmatch(regexes.for_python(self.pattern), text) is None:
             raise ValueError(f"{text!r} does not match {self.pattern!r}")
         return text
 
     def for_engines(self) -> str:
-        """The pattern in the dialect of the engines' masks (Rust's), fit to stand between slashes."""
-        return _for_engines(self.pattern)
+        """The pattern in the dialect of the engines' masks (Rust's), fit to stand between slashes.
+
+        Raises:
+            UnsupportedFeature: It has a construct to which no mask can hold an answer.
+        """
+        return regexes.for_engines(self.pattern)
 
     def describe(self) -> str:
         """The form in words that a model can follow."""
@@ -149,7 +155,7 @@ def as_lark(grammar: Grammar, *, old: bool = False) -> str:
         old: For the llguidance that is built into llama.cpp: it can't be told of escapes, and would ignore the grammar.
 
     Raises:
-        UnsupportedFeature: The schema has a keyword to which no mask can hold an answer; see `maskable`.
+        UnsupportedFeature: No mask can hold an answer to something in it; see `maskable` and `regexes`.
     """
     if isinstance(grammar, Lark):
         return grammar.grammar
@@ -164,41 +170,33 @@ def as_lark(grammar: Grammar, *, old: bool = False) -> str:
     return "start: %json " + json.dumps({"x-guidance": style, **maskable(grammar.schema)})
 
 
-_TOKEN = re.compile(
-    r"(?P<open>\[\^?)(?P<class>\]?(?:\\[\s\S]|[^\]\\])*)\]"
-    r"|(?P<from_none>\{(?=,\d*\}))|(?P<brace>\{(?!\d+(?:,\d*)?\}))|\\[\s\S]|[/\n]"
-)
-_IN_CLASS = re.compile(r"\\[\s\S]|[\[\]&~/\n]")
-_SPELT = {r"\d": "0-9", r"\w": "A-Za-z0-9_", r"\s": r" \t\n\r\f\v"}
-_OUTSIDE = {r"\Z": r"\z", r"\<": "<", r"\>": ">", "/": r"\/", "\n": r"\n", "\\\n": r"\n"}
-_INSIDE = {r"\b": r"\x08", "/": r"\/", "\n": r"\n", "\\\n": r"\n"}
+def may_go_on(grammar: Grammar, text: str) -> bool:
+    """Whether an answer that was cut may be the beginning of a longer one, though it has the form itself.
 
+    Args:
+        grammar: The form.
+        text: An answer that has it.
 
-def _for_engines(pattern: str) -> str:
-    r"""Python's pattern as the engines' regex dialect (Rust's) says it, and fit to stand between slashes.
-
-    `\d`, `\w` and `\s` are spelt out as ASCII, as people mean them: to the engines `\d` is any of Unicode's 760 digits,
-    and a model at high temperature will write them. What means something else in Rust is escaped.
+    Returns:
+        For a `Regex` the truth where llguidance is there, which knows what may follow; else `True`, as for a `Lark`.
     """
+    if isinstance(grammar, Choice):
+        return any(option != text and option.startswith(text) for option in grammar.options)
+    if isinstance(grammar, JSONSchema):
+        return text[-1:].isdigit()  # a bare number
+    return not isinstance(grammar, Regex) or _longer_match(grammar, text)
 
-    def outside(match: re.Match[str]) -> str:
-        token = match[0]
-        if match["open"]:
-            return f"{match['open']}{_IN_CLASS.sub(inside, match['class'])}]"
-        if match["from_none"] or match["brace"]:
-            return "{0" if match["from_none"] else r"\{"
-        return f"[{_SPELT[token]}]" if token in _SPELT else negated(token) or _OUTSIDE.get(token, token)
 
-    def inside(match: re.Match[str]) -> str:
-        token = match[0]
-        if token in "[]&~":  # A class within a class, and operators on classes.
-            return f"\\{token}"
-        return _SPELT.get(token) or negated(token) or _INSIDE.get(token, token)
+def _longer_match(grammar: Regex, text: str) -> bool:
+    try:
+        from llguidance import LLMatcher, LLTokenizer
 
-    def negated(token: str) -> str:
-        return f"[^{_SPELT[token.lower()]}]" if token.lower() in _SPELT and token not in _SPELT else ""
-
-    return _TOKEN.sub(outside, pattern)
+        lark = as_lark(grammar)
+    except (ImportError, UnsupportedFeature):
+        return True
+    matcher = LLMatcher(LLTokenizer("byte"), lark, log_level=0)
+    data = list(text.encode())
+    return matcher.try_consume_tokens(data) < len(data) or not matcher.is_stopped()
 
 
 _SCHEMA_KEYS = {"type", "properties", "items", "enum", "const", "anyOf", "oneOf", "allOf", "$ref", "$defs", "$schema"}

@@ -77,9 +77,15 @@ class SchemaRules:
         Raises:
             Unfit: It can't be said there.
         """
-        if self.any_object and dict(schema) == {"type": "object"}:
+        if self.any_object and is_any_object(schema):
             return Fitted({"type": "object"}, ())
         return _Fitting(self, schema).result()
+
+
+def is_any_object(schema: Mapping[str, Any]) -> bool:
+    """Whether the schema says no more than "a JSON object"."""
+    says = {key: value for key, value in schema.items() if key not in ("title", "description", "$schema")}
+    return says in ({"type": "object"}, {"type": "object", "additionalProperties": True})
 
 
 @dataclass(frozen=True)
