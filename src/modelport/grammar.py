@@ -170,33 +170,41 @@ def as_lark(grammar: Grammar, *, old: bool = False) -> str:
     return "start: %json " + json.dumps({"x-guidance": style, **maskable(grammar.schema)})
 
 
-def may_go_on(grammar: Grammar, text: str) -> bool:
+def may_go_on(grammar: Grammar, text: str, stop: str = "") -> bool:
     """Whether an answer that was cut may be the beginning of a longer one, though it has the form itself.
 
     Args:
         grammar: The form.
         text: An answer that has it.
+        stop: The stop sequence that cut it, and so came next: one that the form has no place for ended it instead.
 
     Returns:
-        For a `Regex` the truth where llguidance is there, which knows what may follow; else `True`, as for a `Lark`.
+        For a `Regex` the truth where llguidance is there, which knows what may follow; for a `Lark` always `True`.
     """
+    whole = text + stop
     if isinstance(grammar, Choice):
-        return any(option != text and option.startswith(text) for option in grammar.options)
-    if isinstance(grammar, JSONSchema):
-        return text[-1:].isdigit()  # a bare number
-    return not isinstance(grammar, Regex) or _longer_match(grammar, text)
+        return any(option != text and option.startswith(whole) for option in grammar.options)
+    if isinstance(grammar, JSONSchema):  # only a bare number has no end of its own
+        return _NUMBER.fullmatch(whole.lstrip()) is not None
+    return not isinstance(grammar, Regex) or _longer_match(grammar, whole, bool(stop))
 
 
-def _longer_match(grammar: Regex, text: str) -> bool:
+#: What a JSON number may begin with.
+_NUMBER = re.compile(r"-?[0-9]+(\.[0-9]*)?([eE][+-]?[0-9]*)?")
+
+
+def _longer_match(grammar: Regex, text: str, stopped: bool) -> bool:
     try:
         from llguidance import LLMatcher, LLTokenizer
 
         lark = as_lark(grammar)
     except (ImportError, UnsupportedFeature):
-        return True
+        return not stopped or re.fullmatch(regexes.for_python(grammar.pattern), text) is not None
     matcher = LLMatcher(LLTokenizer("byte"), lark, log_level=0)
     data = list(text.encode())
-    return matcher.try_consume_tokens(data) < len(data) or not matcher.is_stopped()
+    if matcher.try_consume_tokens(data) < len(data):
+        return not stopped
+    return stopped or not matcher.is_stopped()
 
 
 _SCHEMA_KEYS = {"type", "properties", "items", "enum", "const", "anyOf", "oneOf", "allOf", "$ref", "$defs", "$schema"}

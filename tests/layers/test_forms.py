@@ -212,6 +212,38 @@ def test_a_schema_that_needs_a_tool_itself_is_asked_for_apart_from_the_tools() -
 LONG = [Delta(finish_reason="length", token_usage=TokenUsage(1, 2))]
 
 
+DAY = Regex(r"\d{4}(-\d\d-\d\d)?")
+
+
+@SYNC_WAYS
+@pytest.mark.parametrize(
+    ("grammar", "answer", "stop"),
+    [
+        (int, "12534", "5"),
+        (Choice("New York", "New"), "New York", " "),
+        (DAY, "2024-05-06", "-"),
+        (Lark('start: "a" "b"?'), "ab", "b"),
+    ],
+    ids=str,
+)
+def test_half_an_answer_that_a_stop_sequence_cuts_is_none(grammar: Any, answer: str, stop: str, streams: bool) -> None:
+    model = Scripted(answer, capabilities={"grammars": ALL})
+    with pytest.raises(InvalidOutput, match="cut off by the stop sequence") as raised:
+        ask_sync(streams, model, "?", grammar=grammar, stop_sequences=[stop])
+    assert raised.value.text == answer.partition(stop)[0]
+
+
+@pytest.mark.parametrize(
+    ("grammar", "answer", "parsed"),
+    [(int, "12", 12), (Choice("New York", "New"), "New", "New"), (DAY, "2024", "2024"), (int, "-3", -3)],
+    ids=str,
+)
+def test_a_stop_sequence_that_the_form_has_no_place_for_ends_it(grammar: Any, answer: str, parsed: Any) -> None:
+    """So models say that they have ended whom nothing holds to the form."""
+    message = Scripted(answer + "\nObservation: fine").generate("?", grammar=grammar, stop_sequences=["\nObserv"])
+    assert (message.parsed, message.stop_sequence, message.enforcement) == (parsed, "\nObserv", "validated")
+
+
 @SYNC_WAYS
 @pytest.mark.parametrize(
     ("grammar", "text"),

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from modelport.capabilities import Capabilities
 from modelport.errors import InvalidOutput, InvalidRequest, InvalidToolCall, UnsupportedFeature
-from modelport.grammar import Choice, Grammar, JSONSchema, Lark, mismatch
+from modelport.grammar import Choice, Grammar, JSONSchema, Lark, may_go_on, mismatch
 from modelport.layers import Deltas, Next
 from modelport.layers.fit import fit, holds_image_urls
 from modelport.layers.forced_tool import tool_as_text
@@ -328,18 +328,18 @@ def _checked(plan: _Plan, message: ChatMessage, closing: ChatMessageStreamDelta)
         )
     if request.grammar is None:
         return closing
+    by_length, stop = message.finish_reason == "length", message.stop_sequence or ""
     try:
-        if message.finish_reason == "length" and _may_go_on(request.grammar, message.text):
-            raise ValueError("it may have gone on")
         closing.parsed = _parsed(request.grammar, message.text, plan.nulls)
+        if (by_length or stop) and may_go_on(request.grammar, message.text, stop):
+            raise ValueError("it may have gone on")
     except (ValueError, RecursionError) as error:
-        cut = " It was cut off by max_tokens." if message.finish_reason == "length" else ""
-        cut = cut or (
-            f" It was cut off by the stop sequence {message.stop_sequence!r}." if message.stop_sequence else ""
-        )
-        raise InvalidOutput(
-            f"The answer does not have the form asked for: {error}.{cut}", text=message.text, partial=message
-        ) from None
+        says = f"The answer does not have the form asked for: {error}."
+        if by_length:
+            says = f"The answer was cut off by max_tokens before it had the form asked for: {error}. Raise max_tokens."
+        elif stop:
+            says = f"The answer was cut off by the stop sequence {stop!r} before it had the form asked for: {error}."
+        raise InvalidOutput(says, text=message.text, partial=message) from None
     closing.enforcement = plan.enforcement
     return closing
 
@@ -361,15 +361,6 @@ def _parsed(grammar: Grammar, text: str, nulls: bool) -> Any:
         if kept != value:
             text = json.dumps(kept)
     return grammar.parse(text)
-
-
-def _may_go_on(grammar: Grammar, text: str) -> bool:
-    """Whether an answer that max_tokens has cut may be the beginning of a longer one, though it has the form itself."""
-    if isinstance(grammar, Choice):
-        return any(option != text and option.startswith(text) for option in grammar.options)
-    if isinstance(grammar, JSONSchema):
-        return text[-1:].isdigit()  # a bare number
-    return isinstance(grammar, Lark)  # which the port can't check
 
 
 def _added(a: TokenUsage | None, b: TokenUsage | None) -> TokenUsage | None:
