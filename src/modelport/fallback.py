@@ -281,8 +281,7 @@ class _Call:
         finally:
             for task in racing:
                 task.cancel()
-            if racing:
-                await asyncio.wait(racing)
+            await asyncio.gather(*racing, return_exceptions=True)  # Python complains of errors that nobody looks at
             for asked in racing.values():
                 await asked.deltas.aclose()
                 asked.record[0].error = asked.record[0].error or "cancelled: another model was faster"
