@@ -8,9 +8,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
-from modelport import regexes
 from modelport.errors import InvalidRequest, UnsupportedFeature
-from modelport.formats import format_checker
 from modelport.maskable import maskable
 from modelport.schema_rules import CONSTRAINTS
 from modelport.typed import parsed, schema_of, service_name
@@ -81,6 +79,8 @@ class Regex:
         Raises:
             ValueError: The expression does not match it.
         """
+        from modelport import regexes  # Few programs have any.
+
         if re.fullmatch(regexes.for_python(self.pattern), text) is None:
             raise ValueError(f"{text!r} does not match {self.pattern!r}")
         return text
@@ -91,6 +91,8 @@ class Regex:
         Raises:
             UnsupportedFeature: It has a construct to which no mask can hold an answer.
         """
+        from modelport import regexes
+
         return regexes.for_engines(self.pattern)
 
     def describe(self) -> str:
@@ -337,6 +339,8 @@ def mismatch(schema: dict[str, Any], value: Any) -> str | None:
     from jsonschema import Draft202012Validator
     from jsonschema.exceptions import best_match
     from referencing import Registry
+
+    from modelport.formats import format_checker
 
     try:
         # With a registry of its own, the library does not fetch the addresses that a schema names.
