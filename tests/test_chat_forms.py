@@ -34,7 +34,7 @@ def get_time() -> str:
     ("grammar", "text", "syntax", "definition"),
     [
         (Regex(r"\d+/a"), "12/a", "regex", r"[0-9]+\/a"),
-        (Choice("a b", "c"), "c", "lark", 'start: "a b" | "c"'),
+        (Choice("a b", "c"), "c", "lark", 'start: OPTION\nOPTION: "a b" | "c"'),
         (Lark('start: "a"+'), "aa", "lark", 'start: "a"+'),
     ],
     ids=str,

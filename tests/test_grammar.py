@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
-from modelport.errors import InvalidRequest, UnsupportedFeature
+from modelport.errors import InvalidOutput, InvalidRequest, UnsupportedFeature
 from modelport.grammar import (
     Choice,
     JSONSchema,
@@ -29,6 +29,7 @@ from modelport.grammar import (
     may_go_on,
     mismatch,
 )
+from modelport.testing import ScriptedModel
 
 llguidance = pytest.importorskip("llguidance")
 
@@ -100,6 +101,13 @@ def test_an_answer_is_parsed_to_the_form_asked_for(form: Any, text: str, parsed:
         assert "\n" not in str(raised.value)
 
 
+@pytest.mark.parametrize(
+    "schema", [{"not": {"type": "string"}}, {"minimum": 3}, {"required": ["a"]}, {"format": "date"}]
+)
+def test_any_keyword_makes_a_schema(schema: dict[str, Any]) -> None:
+    assert grammar_from(schema) == JSONSchema(schema)
+
+
 def test_a_context_free_grammar_is_held_by_an_engine_alone() -> None:
     assert grammar_from(Lark("start: /a/")).parse("b") == "b"
 
@@ -107,7 +115,8 @@ def test_a_context_free_grammar_is_held_by_an_engine_alone() -> None:
 @pytest.mark.parametrize(
     ("form", "name"),
     [(Person, "Person"), (Movie, "Movie"), (list[int], "list"), ({"type": "object"}, "answer"),
-     (JSONSchema({}, name="mine"), "mine")],
+     (JSONSchema({}, name="mine"), "mine"), (JSONSchema({}, name="my form!"), "my_form_"),
+     (JSONSchema({}, name=""), "answer"), (JSONSchema({}, name="é" * 70), "_" * 64)],
 )  # fmt: skip
 def test_services_are_given_a_name_they_take(form: Any, name: str) -> None:
     grammar = grammar_from(form)
@@ -157,7 +166,15 @@ def test_what_is_no_grammar_is_refused_with_a_reason(form: Any, says: str) -> No
 
 @pytest.mark.parametrize(
     "make",
-    [lambda: Regex("("), lambda: Regex(5), Choice, lambda: Choice(""), lambda: Choice([]), lambda: Choice("a", 5)],
+    [
+        lambda: JSONSchema({}, name=5),
+        lambda: Regex("("),
+        lambda: Regex(5),
+        Choice,
+        lambda: Choice(""),
+        lambda: Choice([]),
+        lambda: Choice("a", 5),
+    ],
 )
 def test_a_grammar_that_cannot_be_is_refused_where_it_is_made(make: Callable[[], Any]) -> None:
     with pytest.raises(InvalidRequest):
@@ -185,6 +202,12 @@ def test_what_is_no_response_format_is_refused(form: Any) -> None:
         grammar_from_response_format(form)
 
 
+@pytest.mark.parametrize("form", [list[int], Literal["a"], Regex("a"), Choice("a")])
+def test_another_form_than_openais_has_its_own_argument(form: Any) -> None:
+    with pytest.raises(InvalidRequest, match="write grammar="):
+        grammar_from_response_format(form)
+
+
 # --- schemas ----------------------------------------------------------------------------------------------------------
 
 
@@ -199,6 +222,18 @@ def test_a_broken_schema_is_the_callers_mistake(schema: dict[str, Any]) -> None:
     with pytest.raises(InvalidRequest, match="schema can't be used") as raised:
         mismatch(schema, "a")
     assert "\n" not in str(raised.value)
+
+
+def test_a_deep_value_is_a_wrong_answer_and_no_broken_schema() -> None:
+    schema = {"type": "object", "properties": {"k": {"$ref": "#"}}}
+    deep = '{"k": ' * 400 + "{}" + "}" * 400
+    with pytest.raises(ValueError, match="nested too deeply"):
+        JSONSchema(schema).parse(deep)
+    with pytest.raises(InvalidOutput, match="nested too deeply") as raised:
+        ScriptedModel(deep).generate("?", grammar=schema)
+    assert raised.value.text == deep
+    with pytest.raises(InvalidRequest, match="refers to itself without an end"):
+        mismatch({"$ref": "#/$defs/a", "$defs": {"a": {"$ref": "#/$defs/a"}}}, {})
 
 
 def test_a_schema_that_names_an_address_does_not_make_us_fetch_it() -> None:
@@ -395,6 +430,13 @@ def test_any_strings_can_be_a_choice(options: list[str]) -> None:
     for option in options:
         assert takes(Choice(options), option)
     assert not takes(Choice(options), "".join(options) + "!")
+
+
+def test_a_choice_may_have_any_number_of_options() -> None:
+    options = [f"option {i}" for i in range(5000)]
+    choice = Choice(*options, "New", "New York")
+    assert all(takes(choice, text) for text in ("option 0", "option 4999", "option 49", "New", "New York"))
+    assert not any(takes(choice, text) for text in ("option 5000", "option ", "New Y", "option 1option 2"))
 
 
 def test_a_choice_escapes_what_lark_reads() -> None:

@@ -125,7 +125,7 @@ def test_role_conversions_and_flattening(server: FaultServer) -> None:
         ("vllm", Choice("x", "y"), "x", {"structured_outputs": {"choice": ["x", "y"]}}),
         ("vllm", Lark('start: "a"'), "a", {"structured_outputs": {"grammar": 'start: "a"'}}),
         ("llama.cpp", Regex("a/"), "a/", {"grammar": "%llguidance {}\nstart: /a\\//"}),
-        ("llama.cpp", Choice("x"), "x", {"grammar": '%llguidance {}\nstart: "x"'}),
+        ("llama.cpp", Choice("x"), "x", {"grammar": '%llguidance {}\nstart: OPTION\nOPTION: "x"'}),
     ],
     ids=str,
 )

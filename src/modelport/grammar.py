@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import json
 import re
-import sys
-import types
-import typing
 from dataclasses import dataclass, field
-from functools import lru_cache, reduce
-from operator import or_
+from functools import lru_cache
 from typing import Any
 
-from modelport import regexes
 from modelport.errors import InvalidRequest, UnsupportedFeature
 from modelport.maskable import maskable
+from modelport.schema_rules import CONSTRAINTS
+from modelport.typed import parsed, schema_of, service_name
+from modelport.typed import type_adapter as type_adapter
 
 
 @dataclass(frozen=True)
@@ -23,13 +21,18 @@ class JSONSchema:
 
     Args:
         schema: A JSON schema (draft 2020-12).
-        name: What services call it.
+        name: What services call it: letters, digits, `_` and `-`, up to 64. What else is in it becomes `_`.
         type: The Python type that `parse` builds, or `None` for plain dicts and lists.
     """
 
     schema: dict[str, Any]
     name: str = "answer"
     type: Any = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.name, str):
+            raise InvalidRequest(f"JSONSchema's name is a string, not {type(self.name).__name__}")
+        object.__setattr__(self, "name", service_name(self.name))
 
     def parse(self, text: str) -> Any:
         """The object that `text` holds.
@@ -38,11 +41,10 @@ class JSONSchema:
             ValueError: It is no JSON, or not of this schema; the message says where.
         """
         if self.type is not None:
-            return _parsed(self.type, text)
-        try:
-            value = json.loads(text)
-        except RecursionError:
-            raise ValueError("the JSON is nested too deeply") from None
+            if "NaN" in text or "Infinity" in text:  # which pydantic takes
+                _read(text)
+            return parsed(self.type, text)
+        value = _read(text)
         if (problem := mismatch(self.schema, value)) is not None:
             raise ValueError(problem)
         return value
@@ -77,6 +79,8 @@ class Regex:
         Raises:
             ValueError: The expression does not match it.
         """
+        from modelport import regexes  # Few programs have any.
+
         if re.fullmatch(regexes.for_python(self.pattern), text) is None:
             raise ValueError(f"{text!r} does not match {self.pattern!r}")
         return text
@@ -87,6 +91,8 @@ class Regex:
         Raises:
             UnsupportedFeature: It has a construct to which no mask can hold an answer.
         """
+        from modelport import regexes
+
         return regexes.for_engines(self.pattern)
 
     def describe(self) -> str:
@@ -141,6 +147,18 @@ class Lark:
         return f"text of this Lark grammar, and nothing else:\n{self.grammar}"
 
 
+def _read(text: str) -> Any:
+    """The JSON value, without the constants that Python takes and JSON does not have."""
+    try:
+        return json.loads(text, parse_constant=_refuse)
+    except RecursionError:
+        raise ValueError("the JSON is nested too deeply") from None
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is no JSON")
+
+
 Grammar = JSONSchema | Regex | Choice | Lark
 
 
@@ -161,7 +179,8 @@ def as_lark(grammar: Grammar, *, old: bool = False) -> str:
         return grammar.grammar
     if isinstance(grammar, Choice):
         options = (json.dumps(option, ensure_ascii=False).replace("\x7f", r"\u007f") for option in grammar.options)
-        return "start: " + " | ".join(options)
+        # As a terminal: the engines' parser takes no more than 2000 alternatives of a rule, their lexer any number.
+        return "start: OPTION\nOPTION: " + " | ".join(options)
     if isinstance(grammar, Regex):
         return f"start: /{grammar.for_engines()}/"
     style: dict[str, Any] = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
@@ -207,7 +226,11 @@ def _longer_match(grammar: Regex, text: str, stopped: bool) -> bool:
     return stopped or not matcher.is_stopped()
 
 
-_SCHEMA_KEYS = {"type", "properties", "items", "enum", "const", "anyOf", "oneOf", "allOf", "$ref", "$defs", "$schema"}
+#: A dict that has none of them is hardly meant for a schema.
+_SCHEMA_KEYS = CONSTRAINTS | {
+    "type", "properties", "required", "additionalProperties", "patternProperties", "items", "prefixItems", "enum",
+    "const", "anyOf", "oneOf", "allOf", "$ref", "$dynamicRef", "$defs", "$schema",
+}  # fmt: skip
 
 
 def grammar_from(value: Any) -> Grammar:
@@ -254,6 +277,11 @@ def grammar_from_response_format(value: Any) -> Grammar | None:
         if isinstance(inner, dict) and isinstance(inner.get("schema"), dict) and isinstance(name, str):
             return JSONSchema(_checked(inner["schema"]), name=name)
         raise InvalidRequest("response_format['json_schema'] needs a 'schema' (a dict) and a 'name'")
+    if not isinstance(value, dict):
+        raise InvalidRequest(
+            f"response_format={value!r}: it takes a dict in OpenAI's form or a pydantic model; for another form write "
+            "grammar=…"
+        )
     raise InvalidRequest(
         f"response_format's type is {kind!r}; it must be 'text', 'json_object' or 'json_schema' "
         "(see https://platform.openai.com/docs/guides/structured-outputs)"
@@ -311,6 +339,8 @@ def _problem_of_schema(text: str) -> str | None:
 def mismatch(schema: dict[str, Any], value: Any) -> str | None:
     """Where the value does not fit the JSON schema, in words; `None` where it does.
 
+    Formats are checked too: those of `formats.CHECKED`.
+
     Raises:
         InvalidRequest: The schema itself is broken.
     """
@@ -318,81 +348,35 @@ def mismatch(schema: dict[str, Any], value: Any) -> str | None:
     from jsonschema.exceptions import best_match
     from referencing import Registry
 
+    from modelport.formats import format_checker
+
     try:
         # With a registry of its own, the library does not fetch the addresses that a schema names.
-        error = best_match(Draft202012Validator(schema, registry=Registry()).iter_errors(value))
+        validator = Draft202012Validator(schema, registry=Registry(), format_checker=format_checker())
+        error = best_match(validator.iter_errors(value))
+    except RecursionError:
+        if _depth(value) > _DEEP:
+            return "at $: it is nested too deeply to be checked"
+        raise InvalidRequest("the JSON schema can't be used: it refers to itself without an end") from None
     except Exception as broken:  # Of many kinds: an unknown type, a `$ref` to nowhere, a `pattern` that is none.
         raise InvalidRequest(f"the JSON schema can't be used: {str(broken).splitlines()[0]}") from None
     return None if error is None else f"at {error.json_path}: {error.message}"
 
 
-def _from_type(value: Any) -> JSONSchema:
-    try:
-        schema = type_adapter(value).json_schema()
-    except Exception as error:  # pydantic raises several kinds for what it can't describe.
-        raise InvalidRequest(
-            f"grammar={value!r} is no form known here: pass a JSON schema, a pydantic model, dataclass, TypedDict, "
-            f"Enum or Literal, or Regex, Choice, JSONSchema, Lark ({str(error).splitlines()[0].partition('. ')[0]})"
-        ) from None
-    name = re.sub(r"[^a-zA-Z0-9_-]", "_", getattr(value, "__name__", "answer"))
-    return JSONSchema(_closed(schema), name=name[:64], type=value)
+#: A value that is not nested deeper can be checked.
+_DEEP = 20
 
 
-def _closed(schema: Any) -> Any:
-    """The schema of a Python type with its objects closed, unless they say that they take more.
-
-    The type would drop what it does not know, and a weak model that may go on with properties of its own does.
-    """
-    if isinstance(schema, list):
-        return [_closed(item) for item in schema]
-    if not isinstance(schema, dict):
-        return schema
-    result = {
-        key: {name: _closed(item) for name, item in value.items()} if key in ("properties", "$defs")
-        else value if key in ("const", "enum", "default", "examples")
-        else _closed(value)
-        for key, value in schema.items()
-    }  # fmt: skip
-    if schema.get("type") == "object" and "properties" in schema:
-        result.setdefault("additionalProperties", False)
-    return result
+def _depth(value: Any) -> int:
+    depth, level = 0, [value]
+    while level := [
+        part for item in level if isinstance(item, dict | list)
+        for part in (item.values() if isinstance(item, dict) else item)
+    ]:  # fmt: skip
+        depth += 1
+    return depth
 
 
-def _parsed(kind: Any, text: str) -> Any:
-    from pydantic import ValidationError
-
-    try:
-        return type_adapter(kind).validate_json(text)
-    except ValidationError as error:  # whose own text has many lines and an address
-        found = [(_path(item["loc"]), item["msg"]) for item in error.errors(include_url=False)]
-        raise ValueError("; ".join(f"at {path}: {problem}" for path, problem in found)) from None
-
-
-def _path(keys: tuple[str | int, ...]) -> str:
-    return "$" + "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in keys)
-
-
-def type_adapter(kind: Any) -> Any:
-    """What pydantic knows of a type."""
-    from pydantic import TypeAdapter
-
-    return TypeAdapter(_portable(kind) if sys.version_info < (3, 12) else kind)
-
-
-def _portable(kind: Any) -> Any:
-    """The type with every TypedDict in it made by typing_extensions, as pydantic wants it before Python 3.12."""
-    if typing.is_typeddict(kind):
-        import typing_extensions
-
-        items: Any = {}
-        for key, hint in typing.get_type_hints(kind, include_extras=True).items():
-            mark: Any = typing.Required if key in kind.__required_keys__ else typing.NotRequired
-            if (own := typing.get_origin(hint)) in (typing.Required, typing.NotRequired):
-                mark, hint = own, typing.get_args(hint)[0]  # Which `__required_keys__` misses where it is a string.
-            items[key] = mark[_portable(hint)]
-        make: Any = typing_extensions.TypedDict
-        return make(kind.__name__, items)
-    origin, arguments = typing.get_origin(kind), tuple(map(_portable, typing.get_args(kind)))
-    if arguments == typing.get_args(kind):
-        return kind
-    return reduce(or_, arguments) if origin is types.UnionType else origin[arguments]
+def _from_type(kind: Any) -> JSONSchema:
+    schema, name = schema_of(kind)
+    return JSONSchema(schema, name=name, type=kind)

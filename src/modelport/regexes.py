@@ -9,7 +9,6 @@ engines they are not: the check takes what the mask does, but for those two in a
 from __future__ import annotations
 
 import re
-import unicodedata
 from functools import lru_cache
 
 from modelport.errors import UnsupportedFeature
@@ -123,6 +122,8 @@ def _character(escape: str) -> str:
     """An escape that stands for one character or a place, as Rust writes it."""
     rest = escape[1:]
     if rest.startswith("N{"):
+        import unicodedata
+
         return re.escape(unicodedata.lookup(rest[2:-1])).replace("\n", r"\n")
     if len(rest) > 1 and rest[0] in "xuU":
         return escape

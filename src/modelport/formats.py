@@ -1,0 +1,81 @@
+"""The values of a schema's `format` that answers are checked for: a fixed set, whatever packages are installed.
+
+They are checked as draft 2020-12 and the standards that it names have them. A mask lets through no more (`maskable`).
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Callable
+from datetime import date
+from functools import cache
+from typing import Any
+
+_TIME = re.compile(
+    r"([01]\d|2[0-3]):([0-5]\d):([0-5]\d|60)(?:\.\d+)?(?:[Zz]|([+-])([01]\d|2[0-3]):([0-5]\d))", re.ASCII
+)
+_LABEL = "[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
+_URI_PART = r"(?:[A-Za-z0-9._~:/?@!$&'()*+,;=\[\]-]|%[0-9A-Fa-f]{2})*"
+_POINTER = "(?:/(?:[^~/]|~[01])*)*"
+#: Of RFC 3339, appendix A: what is smaller follows only what is next to it.
+_DAYS = r"(?:\d+Y(?:\d+M(?:\d+D)?)?|\d+M(?:\d+D)?|\d+D)"
+_HOURS = r"T(?:\d+H(?:\d+M(?:\d+S)?)?|\d+M(?:\d+S)?|\d+S)"
+
+
+def _is_date(text: str) -> bool:
+    return bool(re.fullmatch(r"\d{4}-\d\d-\d\d", text, re.ASCII) and date.fromisoformat(text))
+
+
+def _is_time(text: str) -> bool:
+    if (match := _TIME.fullmatch(text)) is None:
+        return False
+    hour, minute, second, sign, ahead, minutes = match.groups()
+    offset = (int(ahead) * 60 + int(minutes)) * (-1 if sign == "-" else 1) if sign else 0
+    # A leap second ends a day of UTC.
+    return second != "60" or (int(hour) * 60 + int(minute) - offset) % 1440 == 1439
+
+
+def _is_ipv6(text: str) -> bool:
+    return "%" not in text and bool(ipaddress.IPv6Address(text))
+
+
+def _like(pattern: str) -> Callable[[str], bool]:
+    compiled = re.compile(pattern, re.ASCII)
+    return lambda text: compiled.fullmatch(text) is not None
+
+
+#: Each tells whether a string has the format, by `False` or a `ValueError` where it has not.
+_CHECKS: dict[str, Callable[[str], bool]] = {
+    "date": _is_date,
+    "time": _is_time,
+    "date-time": lambda text: text[10:11] in ("T", "t") and _is_date(text[:10]) and _is_time(text[11:]),
+    "duration": _like(rf"P(?:{_DAYS}(?:{_HOURS})?|{_HOURS}|\d+W)"),
+    "email": lambda text: "@" in text,
+    "idn-email": lambda text: "@" in text,
+    "hostname": _like(rf"(?=.{{1,253}}\Z){_LABEL}(?:\.{_LABEL})*"),
+    "ipv4": lambda text: bool(ipaddress.IPv4Address(text)),
+    "ipv6": _is_ipv6,
+    "uuid": _like("[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}"),
+    "uri": _like(rf"[A-Za-z][A-Za-z0-9+.-]*:{_URI_PART}(?:#{_URI_PART})?"),
+    "uri-reference": _like(rf"{_URI_PART}(?:#{_URI_PART})?"),
+    "json-pointer": _like(_POINTER),
+    "relative-json-pointer": _like(rf"(?:0|[1-9]\d*)(?:#|{_POINTER})"),
+    "regex": lambda text: bool(re.compile(text)),
+}
+CHECKED = frozenset(_CHECKS)
+
+
+@cache
+def format_checker() -> Any:
+    """The checks as the `jsonschema` package takes them; to every other format any value conforms."""
+    from jsonschema import FormatChecker
+
+    checker = FormatChecker(formats=())
+    for name, check in _CHECKS.items():
+        checker.checks(name, raises=(ValueError, re.error))(_of_strings(check))
+    return checker
+
+
+def _of_strings(check: Callable[[str], bool]) -> Callable[[object], bool]:
+    return lambda value: not isinstance(value, str) or check(value)
