@@ -29,6 +29,7 @@ from modelport.messages import (
     MessageRole,
 )
 from modelport.request import Request
+from modelport.schema_refs import moved
 from modelport.tools import Named, Tool
 
 OPEN, CLOSE = "<tool_call>", "</tool_call>"
@@ -82,13 +83,16 @@ def call_schema(tools: tuple[Tool, ...], many: bool) -> dict[str, Any]:
     """The JSON schema of one call of these tools, or of a list of calls."""
     definitions: dict[str, Any] = {}
     calls = []
-    for tool in tools:
-        parameters = dict(tool.parameters)
-        definitions |= parameters.pop("$defs", {})
+    for place, tool in enumerate(tools):
+        arguments = moved(tool.parameters, f"/$defs/tool{place}")
+        if arguments != tool.parameters:
+            # It refers to itself, or to definitions, whose names another tool may use too: all of it stays together.
+            definitions[f"tool{place}"] = arguments
+            arguments = {"$ref": f"#/$defs/tool{place}"}
         calls.append(
             {
                 "type": "object",
-                "properties": {"name": {"const": tool.name}, "arguments": parameters},
+                "properties": {"name": {"const": tool.name}, "arguments": arguments},
                 "required": ["name", "arguments"],
                 "additionalProperties": False,
             }
