@@ -329,22 +329,22 @@ def _from_type(value: Any) -> JSONSchema:
             f"Enum or Literal, or Regex, Choice, JSONSchema, Lark ({str(error).splitlines()[0].partition('. ')[0]})"
         ) from None
     name = re.sub(r"[^a-zA-Z0-9_-]", "_", getattr(value, "__name__", "answer"))
-    return JSONSchema(_closed(schema), name=name[:64], type=value)
+    return JSONSchema(closed(schema), name=name[:64], type=value)
 
 
-def _closed(schema: Any) -> Any:
+def closed(schema: Any) -> Any:
     """The schema of a Python type with its objects closed, unless they say that they take more.
 
     The type would drop what it does not know, and a weak model that may go on with properties of its own does.
     """
     if isinstance(schema, list):
-        return [_closed(item) for item in schema]
+        return [closed(item) for item in schema]
     if not isinstance(schema, dict):
         return schema
     result = {
-        key: {name: _closed(item) for name, item in value.items()} if key in ("properties", "$defs")
+        key: {name: closed(item) for name, item in value.items()} if key in ("properties", "$defs")
         else value if key in ("const", "enum", "default", "examples")
-        else _closed(value)
+        else closed(value)
         for key, value in schema.items()
     }  # fmt: skip
     if schema.get("type") == "object" and "properties" in schema:

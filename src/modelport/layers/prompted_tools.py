@@ -68,7 +68,8 @@ def prompted(request: Request, capabilities: Capabilities) -> tuple[Request, boo
 
 
 def _instructions(tools: tuple[Tool, ...], forced: bool, many: bool) -> str:
-    listed = "\n".join(json.dumps(tool.to_dict()["function"]) for tool in tools)
+    # Without `strict`, which is a word to services.
+    listed = "\n".join(json.dumps(replace(tool, strict=None).to_dict()["function"]) for tool in tools)
     call = '{"name": <name of the tool>, "arguments": <its arguments>}'
     if forced:
         how = (
