@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from modelport.errors import InvalidRequest, InvalidToolCall
 from modelport.grammar import mismatch
-from modelport.messages import ChatMessage
+from modelport.messages import ChatMessage, ChatMessageStreamDelta, ChatMessageToolCallFunction, fold
 
 
 @dataclass(frozen=True)
@@ -85,28 +87,65 @@ def tool_choice_from(value: Any, tools: tuple[Tool, ...]) -> ToolChoice:
     return Named(name)
 
 
-def check_calls(message: ChatMessage, tools: tuple[Tool, ...]) -> None:
-    """Holds a message's tool calls against the tools of the request.
+def check_calls(
+    message: ChatMessage,
+    tools: tuple[Tool, ...],
+    choice: ToolChoice = "auto",
+    deltas: Sequence[ChatMessageStreamDelta] = (),
+) -> None:
+    """Holds a message's tool calls against the tools of the request, and against its tool choice.
+
+    Args:
+        message: The answer.
+        tools: Those that the caller gave.
+        choice: Which of them the caller wants called.
+        deltas: What the message was folded from, for the text of the arguments as the model wrote it.
 
     Raises:
-        InvalidToolCall: One is broken; the error keeps its raw text and the whole message.
+        InvalidToolCall: One is broken, or was not asked for; the error keeps its raw text and the whole message.
     """
-    by_name = {tool.name: tool for tool in tools}
     for place, call in enumerate(message.tool_calls or ()):
-        name, arguments = call.function.name, call.function.arguments
-        if isinstance(arguments, str):
+        if (problem := _problem_of(call.function, tools, choice)) is None:
+            continue
+        calls = fold(deltas, parses=False).tool_calls or message.tool_calls or ()
+        written = calls[place].function.arguments_json() or "{}"
+        if problem == _NO_OBJECT and not _is_json(written):
             problem = "its arguments are no valid JSON"
-        elif name not in by_name:
-            problem = f"there is no such tool; there are {', '.join(map(repr, by_name)) or 'none'}"
-        else:
-            try:
-                by_name[name].check(arguments)
-                continue
-            except ValueError as error:
-                problem = f"its arguments don't fit the tool's schema {error}"
+        cut = "; max_tokens cut the answer off" if message.finish_reason == "length" else ""
         raise InvalidToolCall(
-            f"The model's tool call {place} ({name!r}) can't be used: {problem}",
-            text=call.function.arguments_json(),
+            f"The model's tool call {place} ({call.function.name!r}) can't be used: {problem}{cut}",
+            text=written,
             partial=message,
             model_id=message.model_id,
         )
+
+
+_NO_OBJECT = "its arguments are a JSON string, and must be an object"
+
+
+def _problem_of(call: ChatMessageToolCallFunction, tools: tuple[Tool, ...], choice: ToolChoice) -> str | None:
+    """Why the call can't be used, in words; `None` where it can."""
+    by_name = {tool.name: tool for tool in tools}
+    if choice == "none":
+        return "tool_choice='none' asks for no call"
+    if isinstance(call.arguments, str):
+        return _NO_OBJECT
+    if call.name not in by_name:
+        return f"there is no such tool; there are {', '.join(map(repr, by_name)) or 'none'}"
+    if isinstance(choice, Named) and call.name != choice.name:
+        return f"tool_choice asks for a call of {choice.name!r}"
+    try:
+        by_name[call.name].check(call.arguments)
+    except ValueError as error:
+        return f"its arguments don't fit the tool's schema {error}"
+    except InvalidRequest as error:  # A definition that is but itself; it is not to count as an interruption.
+        return error.message
+    return None
+
+
+def _is_json(text: str) -> bool:
+    try:
+        json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return True

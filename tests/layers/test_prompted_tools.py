@@ -202,6 +202,7 @@ def test_several_calls_may_be_forced_at_once() -> None:
 def test_without_parallel_calls_the_first_counts() -> None:
     message = Toolless(f"{CALL}{CALL}").generate("?", tools=[WEATHER], parallel_tool_calls=False)
     assert len(calls_of(message)) == 1
+    assert any("several tool calls" in warning for warning in message.warnings)
 
 
 def test_tools_that_are_not_to_be_called_are_left_out() -> None:
@@ -290,6 +291,15 @@ def test_a_tool_that_refers_to_itself_means_its_arguments_and_not_the_call(refer
         ("", "required", "", "made none"),
         (f'{OPEN}{{"name": "moon", "arguments": {{}}}}{CLOSE}', "auto", "{}", "no such tool"),
         (f'{OPEN}{{"name": "weather", "arguments": {{"city": 5}}}}{CLOSE}', "auto", '{"city": 5}', r"\$\.city"),
+        (
+            f'{OPEN}{{"arguments": 1, "x{{\\"": [","], "name": "weather", '
+            f'"arguments":  {{"city":"a",  "city": 5}} }}{CLOSE}',
+            "auto",
+            '{"city":"a",  "city": 5}',
+            r"\$\.city",
+        ),
+        ('{"name": "weather", "parameters": {"city":5}}', "required", '{"city":5}', r"\$\.city"),
+        (f'{OPEN}[{{"name": "weather", "arguments": {{"city": 5}}}}]{CLOSE}', "auto", '{"city": 5}', r"\$\.city"),
         (f"{OPEN}" + "[" * 100_000, "auto", "[" * 100_000, "no valid JSON"),
     ],
 )

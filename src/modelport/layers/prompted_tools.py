@@ -126,7 +126,6 @@ def _as_text(message: ChatMessage) -> ChatMessage:
 async def read_calls(
     deltas: Deltas,
     forced: bool,
-    single: bool = False,
     marks: tuple[str, str] = (OPEN, CLOSE),
     read: Callable[[str], Any] | None = None,
 ) -> Deltas:
@@ -137,7 +136,6 @@ async def read_calls(
     Args:
         deltas: Of the backend.
         forced: Whether the whole text is a call, or a list of calls.
-        single: Whether only the first call counts.
         marks: What a call begins and ends with; a call without an end mark goes on to the end of the answer.
         read: Makes a dict with `name` and `arguments`, or a list of them, of the text between the marks; `None` where
             it can't. By default the text is JSON, as that of a forced call always is.
@@ -171,7 +169,6 @@ async def read_calls(
     calls = _calls(written, forced, marks, read)
     left = scanner.release() if calls else scanner.release() + written
     if calls or left:
-        calls = calls[:1] if single else calls
         yield ChatMessageStreamDelta(content=left or None, tool_calls=calls or None)
     if calls and closing.finish_reason == "stop":
         closing = replace(closing, finish_reason="tool_calls")
@@ -198,8 +195,12 @@ def _calls(
             value = None
         for call in value if isinstance(value, list) else [value]:
             if isinstance(call, dict) and isinstance(call.get("name"), str):
-                arguments = call.get("arguments", call.get("parameters", {}))
-                found.append((call["name"], arguments if isinstance(arguments, str) else json.dumps(arguments)))
+                key = "arguments" if "arguments" in call else "parameters"
+                arguments = call.get(key, {})
+                if not isinstance(arguments, str):
+                    is_all = call is value and (forced or read is None)
+                    arguments = (_as_written(piece, key) if is_all else None) or json.dumps(arguments)
+                found.append((call["name"], arguments))
             else:
                 found.append(("", piece))
     return [
@@ -208,3 +209,16 @@ def _calls(
         )
         for i, (name, arguments) in enumerate(found)
     ]
+
+
+_KEY = re.compile(r'[\s{,]*("(?:[^"\\]|\\.)*")\s*:\s*')
+
+
+def _as_written(text: str, key: str) -> str | None:
+    """The JSON text of the key's value in the text of an object; `None` where it has no such key."""
+    found, place, decoder = None, 0, json.JSONDecoder()
+    while head := _KEY.match(text, place):
+        _, place = decoder.raw_decode(text, head.end())
+        if json.loads(head[1]) == key:
+            found = text[head.end() : place]
+    return found
