@@ -12,7 +12,7 @@ from modelport.chat_completions import AnswerReader, body_from
 from modelport.chat_forms import ANSWER_TOOL, grammar_fields
 from modelport.grammar import grammar_from, grammar_from_response_format
 from modelport.request import Request
-from modelport.tools import tools_from
+from modelport.tool_sources import tools_from
 
 
 def custom(text: str) -> dict[str, Any]:
@@ -59,6 +59,16 @@ def test_a_grammar_goes_as_a_custom_tools(
     TypeAdapter(ChatCompletionToolChoiceOptionParam).validate_python(body["tool_choice"])
     assert body["tool_choice"] == ("required" if tools else {"type": "custom", "custom": {"name": ANSWER_TOOL}})
     assert "response_format" not in body
+
+
+@pytest.mark.parametrize(("dialect", "strict", "sent"), [
+    (None, None, None), (None, True, True), (None, False, False), ("vllm", None, True), ("vllm", False, False),
+])  # fmt: skip
+def test_a_tools_strict_is_sent(dialect: Any, strict: bool | None, sent: bool | None) -> None:
+    tools = tools_from([{"name": "f", "strict": strict}])
+    capabilities = OpenAIServerModel("gpt-5", api_key="k").capabilities
+    body = body_from(Request((ChatMessage("user", "?"),), tools=tools), "gpt-5", capabilities, dialect)
+    assert body["tools"][0]["function"].get("strict") is sent
 
 
 @pytest.mark.parametrize("tools", [[], [get_time]])

@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 import threading
 import typing
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
+from functools import partial
 from types import SimpleNamespace
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Generic, Literal, TypeVar
 
 import pytest
 from jsonschema import Draft202012Validator
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, create_model
 
 from modelport.errors import InvalidRequest, InvalidToolCall
 from modelport.messages import ChatMessage, ChatMessageToolCall, ChatMessageToolCallFunction
-from modelport.tools import Named, Tool, check_calls, tool_choice_from, tools_from
+from modelport.tool_sources import tools_from
+from modelport.tools import Named, Tool, check_calls, tool_choice_from
 
+T = TypeVar("T")
 CITY = {
     "type": "object",
     "properties": {"city": {"type": "string", "description": "Where."}},
@@ -102,7 +106,8 @@ def forecast(
 
 
 def test_a_function_is_told_by_its_signature_and_docstring() -> None:
-    assert tool_from(get_weather) == Tool("get_weather", "The weather in a city,\nas of now.", CITY)
+    described = "The weather in a city,\nas of now.\n\nIt comes from a service."
+    assert tool_from(get_weather) == Tool("get_weather", described, CITY)
 
 
 def test_all_kinds_of_arguments() -> None:
@@ -159,26 +164,243 @@ def test_a_function_may_say_little() -> None:
     assert tool_from(now) == Tool("now", "", empty)
 
 
-def test_a_method_is_told_without_its_self() -> None:
-    class Station:
-        def measure(self, city: str) -> str:
-            """Measures.
-
-            Args:
-                city: Where.
-            """
-            return ""
-
-    assert tool_from(Station().measure) == Tool("measure", "Measures.", CITY)
-
-
 class Engine:
     """No type that JSON can hold."""
 
     lock = threading.Lock()
 
 
+class Station:
+    """A place that measures."""
+
+    def measure(self, city: str) -> str:
+        """Measures.
+
+        Args:
+            city: Where.
+        """
+        return ""
+
+    def __call__(self, city: Annotated[str, "Where."]) -> str:
+        return ""
+
+
+def test_a_method_is_told_without_its_self() -> None:
+    assert tool_from(Station().measure) == Tool("measure", "Measures.", CITY)
+
+
+def test_an_object_that_can_be_called_goes_by_the_name_of_its_class() -> None:
+    assert tool_from(Station()) == Tool("Station", "A place that measures.", CITY)
+
+
+def test_what_a_partial_has_set_is_not_the_models_to_say() -> None:
+    def measure(db: Engine, city: str, unit: str = "c") -> str:
+        """Measures.
+
+        Args:
+            city: Where.
+        """
+        return ""
+
+    with pytest.raises(InvalidRequest, match="'db' has a type without schema"):
+        tools_from([measure])
+    assert tool_from(partial(measure, Engine(), unit="k")) == Tool("measure", "Measures.", CITY)
+    assert tool_from(partial(Station())).name == "Station"
+
+
+def of_module(module: str, **fields: Any) -> Any:
+    """A model named `Item`, of a module of this name."""
+    return create_model("Item", __module__=module, **{name: (kind, ...) for name, kind in fields.items()})
+
+
+A, B = of_module("a", a=int), of_module("b", b=str)
+
+
+def test_classes_of_one_name_each_have_their_schema() -> None:
+    def pair(first: A, second: B, more: list[A], others: list[B]) -> None: ...  # type: ignore[valid-type]
+
+    tool = tool_from(pair)
+    tool.check({"first": {"a": 1}, "second": {"b": "x"}, "more": [{"a": 2}], "others": [{"b": "y"}]})
+    for wrong in ({"first": {"b": "x"}}, {"others": [{"a": 2}]}):
+        with pytest.raises(ValueError):
+            tool.check({"first": {"a": 1}, "second": {"b": "x"}, "more": [], "others": [], **wrong})
+
+
+def test_a_class_that_one_argument_has_stands_in_its_place() -> None:
+    """Some services and small models do badly at references."""
+
+    def go(to: A, unit: Unit = Unit.KELVIN) -> None:  # type: ignore[valid-type]
+        """Goes.
+
+        Args:
+            unit: Of what.
+        """
+
+    tool = tool_from(go)
+    assert "$defs" not in tool.parameters
+    unit = {"enum": ["c", "k"], "title": "Unit", "type": "string", "description": "Of what.", "default": "k"}
+    assert tool.parameters["properties"]["unit"] == unit
+
+
+class Trip(BaseModel):
+    place: Place
+    any_more: dict[str, int] = {}
+
+
+def test_objects_inside_a_tool_are_closed() -> None:
+    def go(trip: Trip, span: Span) -> None: ...
+
+    good: dict[str, Any] = {"place": {"name": "Rome"}, "any_more": {"x": 1}}
+    tool_from(Trip).check(good)
+    tool_from(go).check({"trip": good, "span": {"first": 1}})
+    for tool, junk in (
+        (Trip, {**good, "junk": 1}),
+        (Trip, {"place": {"name": "Rome", "junk": 1}}),
+        (go, {"trip": {**good, "junk": 1}, "span": {"first": 1}}),
+        (go, {"trip": good, "span": {"first": 1, "junk": 1}}),
+    ):
+        with pytest.raises(ValueError, match="junk"):
+            tool_from(tool).check(junk)
+
+
+def test_fields_and_notes_in_a_signature_are_read() -> None:
+    def go(
+        a: int = Field(description="The a.", ge=1),
+        b: int = Field(2, le=5),
+        c: list[int] = Field(default_factory=list),  # noqa: B008
+        d: Annotated[int, "The d."] = 3,
+        e: Annotated[int, Field(description="The e.")] = 4,
+    ) -> None:
+        """Goes.
+
+        Args:
+            d: Not told: what stands nearest is.
+            e: Not told either.
+        """
+
+    tool = tool_from(go)
+    assert tool.parameters["required"] == ["a"]
+    assert tool.parameters["properties"] == {
+        "a": {"type": "integer", "description": "The a.", "minimum": 1},
+        "b": {"type": "integer", "default": 2, "maximum": 5},
+        "c": {"type": "array", "items": {"type": "integer"}},
+        "d": {"type": "integer", "description": "The d.", "default": 3},
+        "e": {"type": "integer", "description": "The e.", "default": 4},
+    }
+
+
+CIRCLE: list[Any] = []
+CIRCLE.append(CIRCLE)
+
+
+@pytest.mark.parametrize("default", [CIRCLE, math.nan, Engine, object()])
+def test_a_default_that_json_cannot_hold_makes_the_argument_optional(default: Any) -> None:
+    def go(a: Any = default) -> None: ...
+
+    assert tool_from(go).parameters == {
+        "type": "object", "properties": {"a": {}}, "required": [], "additionalProperties": False,
+    }  # fmt: skip
+
+
+def documented(doc: str) -> Tool:
+    def go(a: int, b: int) -> None: ...
+
+    go.__doc__ = doc
+    return tool_from(go)
+
+
+GOOGLE = """Goes.
+
+    Far away.
+
+    Note: slowly.
+
+    Args:
+        a: The a
+            of all.
+
+        b (int): The b: it is.
+        c: No argument.
+
+    Returns:
+        b: nothing.
+    """
+NUMPY = """Goes.
+
+    Far away.
+
+    Note: slowly.
+
+    Parameters
+    ----------
+    a : int
+        The a
+        of all.
+    b
+        The b: it is.
+
+    Returns
+    -------
+    b : int
+        Nothing.
+    """
+REST = """Goes.
+
+    Far away.
+
+    Note: slowly.
+
+    :param a: The a
+        of all.
+    :type a: int
+    :param int b: The b: it is.
+    :returns: Nothing.
+    :raises b: Never.
+    """
+
+
+@pytest.mark.parametrize("doc", [GOOGLE, NUMPY, REST])
+def test_the_styles_of_docstrings(doc: str) -> None:
+    tool = documented(doc)
+    assert tool.description == "Goes.\n\nFar away.\n\nNote: slowly."
+    described = {name: schema.get("description") for name, schema in tool.parameters["properties"].items()}
+    assert described == {"a": "The a of all.", "b": "The b: it is."}
+
+
+@pytest.mark.parametrize(
+    ("doc", "description", "of_a"),
+    [
+        ("", "", None),
+        ("Args:\n    a: The a.", "", "The a."),
+        ("Goes.\n\n    Args:\n\ta: The a.", "Goes.", "The a."),
+        ("Goes.\n\nParameters\n---\na, b : int\n    Both.", "Goes.", "Both."),
+        ("Goes.\n\nSteps\n-----\n:see: there", "Goes.\n\nSteps\n-----\n:see: there", None),
+        ("Goes.\n\n:param a:", "Goes.", None),
+        ("---\nParameters", "---\nParameters", None),
+        ("Args:", "", None),
+        (":param:", "", None),
+    ],
+)
+def test_docstrings_that_are_odd(doc: str, description: str, of_a: str | None) -> None:
+    tool = documented(doc)
+    assert (tool.description, tool.parameters["properties"]["a"].get("description")) == (description, of_a)
+
+
 def takes_an_engine(engine: Engine) -> None: ...
+
+
+def takes_a_callable(call: Callable[[int], int]) -> None: ...
+
+
+class HoldsACallable(BaseModel):
+    call: Callable[[int], int]
+
+
+def by_position(a: int, /) -> None: ...
+
+
+def given(properties: dict[str, Any]) -> dict[str, Any]:
+    return {"name": "f", "parameters": {"type": "object", "properties": properties}}
 
 
 def takes_anything(*args: Any) -> None: ...
@@ -194,7 +416,13 @@ def takes_what_is_not_there(a: Missing) -> None: ...  # noqa: F821
         (takes_anything, r"tools\[1\] \(takes_anything\): \*args and \*\*kwargs can't be described"),
         (takes_what_is_not_there, r"tools\[1\] \(takes_what_is_not_there\): its signature can't be read: .*Missing"),
         (lambda a: a, r"tools\[1\]: a function without a name"),
-        (int, r"tools\[1\] \(int\): its signature can't be read"),
+        (int, r"tools\[1\] \(int\): a class is a tool where .* it is .*integer"),
+        (Unit, r"tools\[1\] \(Unit\): a class is a tool where its fields are the arguments"),
+        (Engine, r"tools\[1\] \(Engine\): a class is a tool where .* Unable to generate"),
+        (HoldsACallable, r"tools\[1\] \(HoldsACallable\): a class is a tool where .* Cannot generate"),
+        (takes_a_callable, r"tools\[1\] \(takes_a_callable\): 'call' has a type without schema"),
+        (Station.measure, r"tools\[1\] \(measure\): a method needs its object; .* obj\.measure"),
+        (by_position, r"tools\[1\] \(by_position\): 'a' can't be given by its name"),
         (5, r"tools\[1\]: int is no tool"),
         ("get_weather", r"tools\[1\]: str is no tool"),
         (None, r"tools\[1\]: NoneType is no tool"),
@@ -203,6 +431,25 @@ def takes_what_is_not_there(a: Missing) -> None: ...  # noqa: F821
         ({"name": "f", "parameters": []}, None),
         ({"name": "f", "parameters": [1]}, r"tools\[1\] \('f'\): 'parameters' must be a JSON schema"),
         ({"name": "f", "parameters": {"a": b""}}, r"tools\[1\] \('f'\): 'parameters' is no JSON"),
+        ({"name": "f", "parameters": {"const": math.nan}}, r"tools\[1\] \('f'\): 'parameters' is no JSON"),
+        ({"name": "f", "parameters": {"type": "string"}}, r"tools\[1\] \('f'\): .* type 'object', not 'string'"),
+        (given({"a": {"type": "objekt"}}), r"tools\[1\] \('f'\): .* invalid at \$\.properties\.a\.type: 'objekt'"),
+        (given({"a": {"$ref": "http://e.com/x"}}), r"tools\[1\] \('f'\): .* refers to 'http://e.com/x', .* not in it"),
+        (given({"a": {"items": {"$ref": "#/$defs/A"}}}), r"tools\[1\] \('f'\): .* refers to '#/\$defs/A'"),
+        (Tool("f", "", given({"a": {"type": "objekt"}})["parameters"]), r"tools\[1\] \('f'\): .* 'objekt'"),
+        (Tool("", None, None), r"tools\[1\]: the tool has no name"),  # type: ignore[arg-type]
+        (Tool("f", None, None), r"tools\[1\] \('f'\): 'parameters' must be"),  # type: ignore[arg-type]
+        (SimpleNamespace(inputSchema=CITY), r"tools\[1\]: the tool has no name"),
+        (SimpleNamespace(name=None, inputSchema=CITY), r"tools\[1\]: the tool has no name"),
+        ({"name": "has space"}, r"tools\[1\]: the name 'has space' can't be a tool's"),
+        ({"name": "a\tb"}, r"tools\[1\]: the name 'a\\tb' can't be a tool's"),
+        ({"name": "x" * 129}, r"tools\[1\]: the name 'x+' can't be a tool's: it must be at most 128"),
+        ({"type": "web_search"}, r"tools\[1\]: tools of type 'web_search' are not known here"),
+        ({"type": "custom", "name": "f", "format": {}}, r"tools\[1\]: tools of type 'custom' are not known"),
+        ({"name": "f", "schema": CITY}, r"tools\[1\] \('f'\): the key 'schema' is unknown"),
+        ({"type": "function", "function": {"name": "f"}, "strict": True}, r"\('f'\): the key 'strict' is unknown"),
+        ({"name": "f", "strict": "yes"}, r"tools\[1\] \('f'\): 'strict' must be True or False, not 'yes'"),
+        ({"name": "f", "parameters": CITY, "input_schema": CITY}, r"tools\[1\] \('f'\): give one of 'parameters'"),
         ({"name": "f", "description": 5}, r"tools\[1\] \('f'\): .* 'description' a string"),
         (get_weather, r"tools\[1\]: a tool named 'get_weather' is there already"),
     ],
@@ -235,9 +482,12 @@ class GetWeather(BaseModel):
     "value",
     [
         {"type": "function", "function": {"name": "f", "description": "d", "parameters": CITY}},
-        {"type": "function", "function": {"name": "f", "description": "d", "parameters": CITY, "strict": True}},
+        {"type": "function", "name": "f", "description": "d", "parameters": CITY, "strict": None},
         {"name": "f", "description": "d", "parameters": CITY},
-        {"name": "f", "description": "d", "inputSchema": CITY},
+        {"name": "f", "description": "d", "inputSchema": CITY, "title": "F", "annotations": {"readOnlyHint": True}},
+        {"name": "f", "description": "d", "input_schema": CITY},  # Anthropic
+        {"type": "custom", "name": "f", "description": "d", "input_schema": CITY},  # Anthropic, too
+        Tool("f", "d", {key: value for key, value in CITY.items() if key != "type"}),
         Tool("f", "d", CITY),
         SimpleNamespace(name="f", description="d", inputSchema=CITY),  # MCP
         SimpleNamespace(name="f", description="d", input_schema=CITY),  # MCP since version 2
@@ -260,9 +510,67 @@ def test_a_pydantic_model_is_a_tool() -> None:
     assert tool.parameters["required"] == ["city"]
 
 
+class Node(BaseModel):
+    """A node."""
+
+    value: int
+    next: Node | None = None
+
+
+class Box(BaseModel, Generic[T]):
+    inside: T
+
+
+def test_a_model_that_holds_itself_is_an_object_at_its_root() -> None:
+    for value in (Node, SimpleNamespace(name="Node", description="A node.", inputSchema=Node.model_json_schema())):
+        tool = tool_from(value)
+        assert (tool.description, tool.parameters["type"]) == ("A node.", "object")
+        assert "$ref" not in tool.parameters
+        tool.check({"value": 1, "next": {"value": 2}})
+        with pytest.raises(ValueError, match="value"):
+            tool.check({"value": 1, "next": {"next": None}})
+
+
+def test_classes_with_fields_are_tools() -> None:
+    assert tool_from(Box[int]).name == "Box_int"
+    assert tool_from(Span).parameters["required"] == ["first"]
+    assert tool_from(Options).parameters["properties"]["verbose"]["type"] == "boolean"
+
+
+def test_strict_is_carried_in_openais_form() -> None:
+    for strict in (True, False):
+        given = {
+            "type": "function",
+            "function": {"name": "f", "description": "d", "parameters": CITY, "strict": strict},
+        }
+        tool = tool_from(given)
+        assert (tool.strict, tool.to_dict()) == (strict, given)
+
+
 def test_a_langchain_tool_brings_a_pydantic_model() -> None:
     tool = tool_from(SimpleNamespace(name="f", description="d", args_schema=GetWeather))
-    assert (tool.name, tool.parameters) == ("f", GetWeather.model_json_schema())
+    assert (tool.name, tool.parameters) == ("f", {**GetWeather.model_json_schema(), "additionalProperties": False})
+
+
+@pytest.mark.filterwarnings("ignore:Function 'weather' has decorators")
+def test_a_smolagents_choice_that_may_be_left_out_takes_null() -> None:
+    import smolagents
+
+    @smolagents.tool
+    def weather(unit: Literal["c", "f"] = "c", either: int | str = 1) -> str:
+        """The weather.
+
+        Args:
+            unit: Of temperature.
+            either: Any.
+        """
+        return "rain"
+
+    tool = tool_from(weather)
+    tool.check({"unit": None, "either": None})
+    tool.check({"unit": "f", "either": "x"})
+    with pytest.raises(ValueError):
+        tool.check({"unit": "k"})
 
 
 @pytest.mark.filterwarnings("ignore:Function 'weather' has decorators")

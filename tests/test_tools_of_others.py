@@ -6,14 +6,16 @@ from typing import Annotated, Any, Literal
 
 import pytest
 from langchain_core.tools import BaseTool, InjectedToolArg, StructuredTool
+from langchain_core.tools import Tool as LangChainTool
 from langchain_core.tools import tool as langchain_tool
+from langchain_core.utils.function_calling import convert_to_openai_tool
 from mcp import Client
 from mcp.server import MCPServer
 from pydantic import BaseModel, Field
 
 from modelport import ChatMessage, InvalidToolCall, LlamaCppModel
 from modelport.testing import ScriptedModel
-from modelport.tools import tools_from
+from modelport.tool_sources import tools_from
 from tests.servers.llamacpp import model_file
 
 
@@ -110,6 +112,17 @@ def test_what_langchain_injects_is_not_the_models_to_say() -> None:
 def test_a_class_of_langchains() -> None:
     (ours,) = tools_from([Told()])
     assert (ours.name, ours.parameters["required"]) == ("told", ["what"])
+
+
+def test_langchains_tool_of_one_text() -> None:
+    tool = LangChainTool(name="say", description="Says it.", func=str.upper)
+    (ours,) = tools_from([tool])
+    converted = convert_to_openai_tool(tool)["function"]
+    assert (ours.name, ours.description) == (converted["name"], converted["description"])
+    assert {**ours.parameters} == {**converted["parameters"]}
+    assert tool.invoke({"__arg1": "hi"}) == "HI"
+    with_schema = LangChainTool(name="say", description="Says it.", func=str.upper, args_schema=Place)
+    assert [*tools_from([with_schema])[0].parameters["properties"]] == ["city", "country"]
 
 
 def test_a_schema_for_langchain() -> None:

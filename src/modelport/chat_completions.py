@@ -79,7 +79,7 @@ def _tool(tool: Tool, dialect: str | None) -> dict[str, Any]:
     result = tool.to_dict()
     if dialect == "vllm":
         # Without it vLLM holds a forced call to its name alone, and arguments may come as a JSON string.
-        result["function"]["strict"] = True
+        result["function"].setdefault("strict", True)
     return result
 
 

@@ -150,7 +150,7 @@ class _UnusableAnswer(ModelError):
 
 
 class InvalidToolCall(_UnusableAnswer):
-    """A tool call of the model's is no valid call: broken JSON, an unknown tool, arguments against the schema.
+    """A tool call can't be used: broken JSON, an unknown tool, arguments against the schema, or against `tool_choice`.
 
     Attributes:
         text: The raw arguments, as the model wrote them.

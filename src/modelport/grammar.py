@@ -12,7 +12,6 @@ from modelport.errors import InvalidRequest, UnsupportedFeature
 from modelport.maskable import maskable
 from modelport.schema_rules import CONSTRAINTS
 from modelport.typed import parsed, schema_of, service_name
-from modelport.typed import type_adapter as type_adapter
 
 
 @dataclass(frozen=True)
@@ -218,6 +217,8 @@ def _longer_match(grammar: Regex, text: str, stopped: bool) -> bool:
 
         lark = as_lark(grammar)
     except (ImportError, UnsupportedFeature):
+        from modelport import regexes
+
         return not stopped or re.fullmatch(regexes.for_python(grammar.pattern), text) is not None
     matcher = LLMatcher(LLTokenizer("byte"), lark, log_level=0)
     data = list(text.encode())

@@ -257,10 +257,10 @@ def copied(delta: ChatMessageStreamDelta) -> ChatMessageStreamDelta:
     return ChatMessageStreamDelta(*_values(delta))
 
 
-def fold(deltas: Iterable[ChatMessageStreamDelta], model_id: str | None = None) -> ChatMessage:
+def fold(deltas: Iterable[ChatMessageStreamDelta], model_id: str | None = None, *, parses: bool = True) -> ChatMessage:
     """The message that these deltas make up.
 
-    Tool-call arguments are parsed where they are valid JSON and stay text where not.
+    Tool-call arguments are parsed (unless `parses` is False) where they are valid JSON and stay text where not.
     """
     text: list[str] = []
     reasoning: list[str] = []
@@ -290,7 +290,7 @@ def fold(deltas: Iterable[ChatMessageStreamDelta], model_id: str | None = None) 
             value = getattr(delta, name)
             if value is not None:
                 setattr(message, name, value)
-    for call in calls.values():
+    for call in calls.values() if parses else ():
         call.function.arguments = _parsed(call.function.arguments)
     # A message with neither text nor calls is an empty answer; one with calls alone has no text at all.
     message.content = "".join(text) if text or not calls else None

@@ -8,7 +8,6 @@ from typing import Any
 from modelport.errors import InvalidRequest
 from modelport.grammar import grammar_from, grammar_from_response_format
 from modelport.normalise import normalise_parameters, normalise_stop
-from modelport.tools import tools_from
 
 
 def _flag(value: Any) -> bool:
@@ -17,11 +16,17 @@ def _flag(value: Any) -> bool:
     return value
 
 
+def _tools(value: Any) -> Any:
+    from modelport.tool_sources import tools_from
+
+    return tools_from(value)
+
+
 _READERS = {
     "stop_sequences": normalise_stop,
     "stop": normalise_stop,
-    "tools": tools_from,
-    "tools_to_call_from": tools_from,
+    "tools": _tools,
+    "tools_to_call_from": _tools,
     "grammar": grammar_from,
     "response_format": grammar_from_response_format,
     "strict": _flag,

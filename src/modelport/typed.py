@@ -20,7 +20,7 @@ def schema_of(kind: Any) -> tuple[dict[str, Any], str]:
         InvalidRequest: It is no type that pydantic can describe.
     """
     try:
-        schema = type_adapter(kind).json_schema(schema_generator=_generator())
+        schema = type_adapter(kind).json_schema(schema_generator=tight())
     except Exception as error:  # pydantic raises several kinds for what it can't describe.
         if getattr(error, "code", "") == "typed-dict-version":
             raise InvalidRequest(
@@ -31,7 +31,7 @@ def schema_of(kind: Any) -> tuple[dict[str, Any], str]:
             f"grammar={kind!r} is no form known here: pass a JSON schema, a pydantic model, dataclass, TypedDict, "
             f"Enum or Literal, or Regex, Choice, JSONSchema, Lark ({str(error).splitlines()[0].partition('. ')[0]})"
         ) from None
-    return _closed(schema), service_name(getattr(kind, "__name__", "answer"))
+    return closed(schema), service_name(getattr(kind, "__name__", "answer"))
 
 
 def service_name(name: str) -> str:
@@ -83,7 +83,7 @@ _FLOAT = "(0|[1-9][0-9]{0,15})(\\.[0-9]{1,16})?"
 
 
 @cache
-def _generator() -> Any:
+def tight() -> Any:
     """pydantic's generator of schemas, where its own are looser than the types.
 
     A mask would let through what the type then does not take, and services would write it.
@@ -122,19 +122,19 @@ def _generator() -> Any:
 _MAPS = ("properties", "patternProperties", "$defs")
 
 
-def _closed(schema: Any) -> Any:
+def closed(schema: Any) -> Any:
     """The schema of a Python type with its objects closed, unless they say that they take more.
 
     The type would drop what it does not know, and a weak model that may go on with properties of its own does.
     """
     if isinstance(schema, list):
-        return [_closed(item) for item in schema]
+        return [closed(item) for item in schema]
     if not isinstance(schema, dict):
         return schema
     result = {
-        key: {name: _closed(item) for name, item in value.items()} if key in _MAPS
+        key: {name: closed(item) for name, item in value.items()} if key in _MAPS
         else value if key in ("const", "enum", "default", "examples")
-        else _closed(value)
+        else closed(value)
         for key, value in schema.items()
     }  # fmt: skip
     if schema.get("type") == "object" and "properties" in schema:

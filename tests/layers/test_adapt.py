@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from modelport.errors import ConnectionFailed, InvalidOutput, InvalidToolCall, ModelError, StreamInterrupted
+from modelport.errors import ConnectionFailed, InvalidOutput, InvalidRequest, InvalidToolCall, StreamInterrupted
 from modelport.grammar import Choice, JSONSchema, Lark, Regex
 from modelport.layers.retry import RetryPolicy
 from modelport.messages import (
@@ -289,6 +289,10 @@ def test_a_call_that_was_required_and_did_not_come_is_an_error(known: set[str]) 
     [
         ("weather", '{"city": "Par', "no valid JSON"),
         ("weather", '{"city": 5}', r"\$\.city"),
+        ("weather", '{"city":"x" , "city": 5}', r"\$\.city"),
+        ("weather", '"{\\"city\\": \\"x\\"}"', "are a JSON string, and must be an object"),
+        ("weather", '"x"', "are a JSON string, and must be an object"),
+        ("weather", "x", "no valid JSON"),
         ("weather", "", "'city' is a required property"),
         ("moon", "{}", "no such tool; there are 'weather', 'time'"),
     ],
@@ -302,10 +306,80 @@ def test_a_broken_call_is_an_error_with_its_raw_arguments(name: str, arguments: 
     assert not isinstance(raised.value, StreamInterrupted)
 
 
-def test_a_broken_tool_schema_is_the_callers_mistake() -> None:
-    broken = Tool("weather", "", {"type": "object", "properties": {"city": {"$ref": "#/$defs/nowhere"}}})
-    with pytest.raises(ModelError, match="nowhere"):
-        Scripted(called("weather", '{"city": "x"}'), capabilities=ANY_TOOLS).generate("?", tools=[broken])
+def test_a_call_that_max_tokens_cut_says_so() -> None:
+    answer = [called("weather", '{"city": "Par')[0], Delta(finish_reason="length")]
+    with pytest.raises(InvalidToolCall, match="no valid JSON; max_tokens cut the answer off"):
+        Scripted(answer, capabilities=ANY_TOOLS).generate("?", tools=[WEATHER])
+
+
+def test_a_broken_tool_schema_is_found_before_anything_is_sent() -> None:
+    model = Scripted(called("weather", "{}"), capabilities=ANY_TOOLS)
+    for broken in ({"type": "objekt"}, {"$ref": "#/$defs/nowhere"}):
+        with pytest.raises(InvalidRequest, match=r"tools\[1\] \('f'\): .*(objekt|nowhere)"):
+            model.generate("?", tools=[TIME, Tool("f", "", {"type": "object", "properties": {"city": broken}})])
+    assert model.requests == []
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_a_schema_that_fails_at_the_call_is_no_interruption(streamed: bool) -> None:
+    itself = {"$ref": "#/$defs/a"}
+    loop = Tool("f", "", {"type": "object", "properties": {"a": itself}, "$defs": {"a": itself}})
+    model = Scripted(called("f", '{"a": "x"}'), capabilities=ANY_TOOLS)
+    with pytest.raises(InvalidToolCall, match="schema can't be used") as raised:
+        ask(model, streamed, tools=[loop])
+    assert raised.value.text == '{"a": "x"}'
+
+
+def ask(model: Model, streamed: bool, **options: Any) -> ChatMessage:
+    if not streamed:
+        return model.generate("?", **options)
+    with model.generate_stream("?", **options) as stream:
+        list(stream)
+        return stream.message
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+@pytest.mark.parametrize("known", [{"auto"}, ALL])
+@pytest.mark.parametrize(
+    ("choice", "says"),
+    [("none", "tool_choice='none' asks for no call"), ("time", "tool_choice asks for a call of 'time'")],
+)
+def test_a_call_that_was_not_asked_for_is_an_error(streamed: bool, known: set[str], choice: str, says: str) -> None:
+    model = Scripted(called("weather", '{"city":"Rome"}'), capabilities={"tools": True, "tool_choices": known})
+    with pytest.raises(InvalidToolCall, match=says) as raised:
+        ask(model, streamed, tools=[WEATHER, TIME], tool_choice=choice)
+    assert raised.value.text == '{"city":"Rome"}'
+    assert raised.value.partial is not None and raised.value.partial.tool_calls
+
+
+def piece(index: int | None, arguments: str, name: str = "") -> ChatMessageToolCallStreamDelta:
+    return ChatMessageToolCallStreamDelta(index, f"c{index}", "function", ChatMessageToolCallFunction(arguments, name))
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+@pytest.mark.parametrize(
+    "answer",
+    [
+        [Delta(tool_calls=[piece(0, "{}", "time"), piece(1, "{}", "time")], finish_reason="tool_calls")],
+        [
+            Delta(tool_calls=[piece(1, "", "time")]), Delta(tool_calls=[piece(2, "{", "time")]),
+            Delta(tool_calls=[piece(1, "{}"), piece(2, "}")], content="so"), Delta(tool_calls=[piece(2, "")]),
+        ],
+        [Delta(tool_calls=[piece(None, "{}", "time")]), Delta(tool_calls=[piece(None, '{"a": 1}', "time")])],
+    ],
+)  # fmt: skip
+def test_of_several_calls_the_first_is_kept_where_one_was_asked_for(streamed: bool, answer: list[Delta]) -> None:
+    model = Scripted(answer, copy.deepcopy(answer), capabilities=ANY_TOOLS)
+    message = ask(model, streamed, tools=[TIME], parallel_tool_calls=False)
+    (call,) = message.tool_calls or ()
+    assert (call.function.name, call.function.arguments) == ("time", {})
+    assert [warning for warning in message.warnings if "several tool calls" in warning] == message.warnings != []
+    assert len(ask(model, streamed, tools=[TIME]).tool_calls or ()) == 2
+
+
+def test_one_call_where_one_was_asked_for_is_nothing_to_warn_of() -> None:
+    message = ask(Scripted(called("time", "{}"), capabilities=ANY_TOOLS), True, tools=[TIME], parallel_tool_calls=False)
+    assert message.tool_calls and not message.warnings
 
 
 def test_a_finish_reason_of_stop_beside_calls_is_put_right() -> None:

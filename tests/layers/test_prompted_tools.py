@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 from modelport.capabilities import Capabilities
 from modelport.content import Image, Text
 from modelport.errors import ConnectionFailed, InvalidToolCall, StreamInterrupted
-from modelport.grammar import JSONSchema
+from modelport.grammar import JSONSchema, as_lark
 from modelport.layers.prompted_tools import CLOSE, OPEN, prompted, read_calls
+from modelport.local.mask import check_grammar
 from modelport.messages import ChatMessage, ChatMessageStreamDelta, TokenUsage, fold
 from modelport.model import Model
 from modelport.request import Request
@@ -201,6 +202,7 @@ def test_several_calls_may_be_forced_at_once() -> None:
 def test_without_parallel_calls_the_first_counts() -> None:
     message = Toolless(f"{CALL}{CALL}").generate("?", tools=[WEATHER], parallel_tool_calls=False)
     assert len(calls_of(message)) == 1
+    assert any("several tool calls" in warning for warning in message.warnings)
 
 
 def test_tools_that_are_not_to_be_called_are_left_out() -> None:
@@ -221,6 +223,62 @@ def test_schemas_with_definitions_stay_resolvable_in_the_forced_calls_schema() -
         rewritten.grammar.parse('{"name": "go", "arguments": {"at": {"city": 5}}}')
 
 
+def forced_calls(*schemas: dict[str, Any]) -> JSONSchema:
+    """What the engine's mask holds a forced call of these tools to, which are named `a`, `b` and so on."""
+    tools = tuple(Tool(name, "", schema) for name, schema in zip("ab", schemas, strict=False))
+    request = Request((ChatMessage("user", "?"),), tools=tools, tool_choice="required")
+    grammar = prompted(request, Capabilities(grammars={JSONSchema}))[0].grammar
+    assert isinstance(grammar, JSONSchema)
+    check_grammar(as_lark(grammar), "any")
+    return grammar
+
+
+def holding(kind: str, key: str = "$defs", **keywords: Any) -> dict[str, Any]:
+    """A schema whose property `x` is of the type, by a definition `Item`."""
+    return {
+        "type": "object", "properties": {"x": {"$ref": f"#/{key}/Item"}}, "required": ["x"],
+        key: {"Item": {"type": kind}}, **keywords,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "schemas",
+    [
+        (holding("integer"), holding("string")),
+        (holding("integer", "definitions"), holding("string", "definitions")),
+        (holding("integer"), holding("string", "definitions")),
+        (holding("integer", **{"$id": "https://e.com/a"}), holding("string", **{"$schema": "https://e.com/draft"})),
+    ],
+)
+def test_definitions_of_one_name_in_two_tools_are_kept_apart(schemas: tuple[dict[str, Any], ...]) -> None:
+    before = copy.deepcopy(schemas)
+    grammar = forced_calls(*schemas)
+    assert grammar.parse('{"name": "a", "arguments": {"x": 1}}')
+    assert grammar.parse('{"name": "b", "arguments": {"x": "one"}}')
+    for wrong in ('{"name": "a", "arguments": {"x": "one"}}', '{"name": "b", "arguments": {"x": 1}}'):
+        with pytest.raises(ValueError):
+            grammar.parse(wrong)
+    assert schemas == before
+
+
+@pytest.mark.parametrize(
+    "reference", ["#", "#/properties/kids/items/anyOf/0", "https://e.com/tree", "https://e.com/tree#"]
+)
+def test_a_tool_that_refers_to_itself_means_its_arguments_and_not_the_call(reference: str) -> None:
+    kids = {"type": "array", "items": {"anyOf": [{"$ref": "#"}, {"const": {"$ref": "#"}}]}}
+    tree: dict[str, Any] = {
+        "type": "object", "additionalProperties": False,
+        "properties": {"kids": kids, "next": {"$ref": reference}, "$ref": {"type": "integer"}},
+    }  # fmt: skip
+    if reference.startswith("https:"):
+        tree["$id"] = "https://e.com/tree"
+    grammar = forced_calls(tree)
+    assert grammar.parse('{"name": "a", "arguments": {"kids": [{"kids": []}, {"$ref": 1}, {"$ref": "#"}]}}')
+    assert grammar.parse('{"name": "a", "arguments": {"next": {"next": {}}}}')
+    with pytest.raises(ValueError):
+        grammar.parse('{"name": "a", "arguments": {"kids": [{"name": "a", "arguments": {}}]}}')
+
+
 # --- broken calls -----------------------------------------------------------------------------------------------------
 
 
@@ -233,6 +291,15 @@ def test_schemas_with_definitions_stay_resolvable_in_the_forced_calls_schema() -
         ("", "required", "", "made none"),
         (f'{OPEN}{{"name": "moon", "arguments": {{}}}}{CLOSE}', "auto", "{}", "no such tool"),
         (f'{OPEN}{{"name": "weather", "arguments": {{"city": 5}}}}{CLOSE}', "auto", '{"city": 5}', r"\$\.city"),
+        (
+            f'{OPEN}{{"arguments": 1, "x{{\\"": [","], "name": "weather", '
+            f'"arguments":  {{"city":"a",  "city": 5}} }}{CLOSE}',
+            "auto",
+            '{"city":"a",  "city": 5}',
+            r"\$\.city",
+        ),
+        ('{"name": "weather", "parameters": {"city":5}}', "required", '{"city":5}', r"\$\.city"),
+        (f'{OPEN}[{{"name": "weather", "arguments": {{"city": 5}}}}]{CLOSE}', "auto", '{"city": 5}', r"\$\.city"),
         (f"{OPEN}" + "[" * 100_000, "auto", "[" * 100_000, "no valid JSON"),
     ],
 )

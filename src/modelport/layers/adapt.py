@@ -14,6 +14,7 @@ from modelport.capabilities import Capabilities
 from modelport.errors import InvalidOutput, InvalidRequest, InvalidToolCall, UnsupportedFeature
 from modelport.grammar import Choice, Grammar, JSONSchema, Lark, may_go_on, mismatch
 from modelport.layers import Deltas, Next
+from modelport.layers.first_call import first_call
 from modelport.layers.fit import fit, holds_image_urls
 from modelport.layers.forced_tool import tool_as_text
 from modelport.layers.prompted_tools import prompted, read_calls
@@ -267,8 +268,9 @@ async def _formed(plan: _Plan, next: Next, spent: TokenUsage | None = None) -> D
         seen: list[ChatMessageStreamDelta] = []
         deltas = next(attempt)
         if plan.reads_calls:
-            single = request.parameters.get("parallel_tool_calls") is False
-            deltas = read_calls(deltas, plan.whole_is_call, single)
+            deltas = read_calls(deltas, plan.whole_is_call)
+        if request.tools and request.parameters.get("parallel_tool_calls") is False:
+            deltas = first_call(deltas)
         if plan.forced_tool:
             deltas = tool_as_text(deltas, plan.forced_tool)
         if plan.wraps:
@@ -284,7 +286,7 @@ async def _formed(plan: _Plan, next: Next, spent: TokenUsage | None = None) -> D
         spent = _added(spent, closing.token_usage)
         message = fold(seen)
         try:
-            closing = _checked(plan, message, closing)
+            closing = _checked(plan, message, closing, seen)
         except InvalidOutput as error:
             if not reasks or error.partial is None or error.partial.finish_reason == "length":
                 raise
@@ -305,17 +307,19 @@ async def _formed(plan: _Plan, next: Next, spent: TokenUsage | None = None) -> D
         return
 
 
-def _checked(plan: _Plan, message: ChatMessage, closing: ChatMessageStreamDelta) -> ChatMessageStreamDelta:
+def _checked(
+    plan: _Plan, message: ChatMessage, closing: ChatMessageStreamDelta, seen: list[ChatMessageStreamDelta]
+) -> ChatMessageStreamDelta:
     """The closing delta with what the check adds to it.
 
     Raises:
-        InvalidToolCall: A call is broken, or there is none where one was asked for.
+        InvalidToolCall: A call is broken or was not asked for, or there is none where one was.
         InvalidOutput: The answer does not have the grammar's form.
     """
     request = plan.asked
     closing = replace(closing, warnings=[*(closing.warnings or ()), *plan.warnings] or None)
     if message.tool_calls:
-        check_calls(message, request.tools)
+        check_calls(message, request.tools, request.tool_choice, seen)
         if message.finish_reason == "stop":
             closing.finish_reason = "tool_calls"
         return closing

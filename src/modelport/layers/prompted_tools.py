@@ -29,6 +29,7 @@ from modelport.messages import (
     MessageRole,
 )
 from modelport.request import Request
+from modelport.schema_refs import moved
 from modelport.tools import Named, Tool
 
 OPEN, CLOSE = "<tool_call>", "</tool_call>"
@@ -67,7 +68,8 @@ def prompted(request: Request, capabilities: Capabilities) -> tuple[Request, boo
 
 
 def _instructions(tools: tuple[Tool, ...], forced: bool, many: bool) -> str:
-    listed = "\n".join(json.dumps(tool.to_dict()["function"]) for tool in tools)
+    # Without `strict`, which is a word to services.
+    listed = "\n".join(json.dumps(replace(tool, strict=None).to_dict()["function"]) for tool in tools)
     call = '{"name": <name of the tool>, "arguments": <its arguments>}'
     if forced:
         how = (
@@ -82,13 +84,16 @@ def call_schema(tools: tuple[Tool, ...], many: bool) -> dict[str, Any]:
     """The JSON schema of one call of these tools, or of a list of calls."""
     definitions: dict[str, Any] = {}
     calls = []
-    for tool in tools:
-        parameters = dict(tool.parameters)
-        definitions |= parameters.pop("$defs", {})
+    for place, tool in enumerate(tools):
+        arguments = moved(tool.parameters, f"/$defs/tool{place}")
+        if arguments != tool.parameters:
+            # It refers to itself, or to definitions, whose names another tool may use too: all of it stays together.
+            definitions[f"tool{place}"] = arguments
+            arguments = {"$ref": f"#/$defs/tool{place}"}
         calls.append(
             {
                 "type": "object",
-                "properties": {"name": {"const": tool.name}, "arguments": parameters},
+                "properties": {"name": {"const": tool.name}, "arguments": arguments},
                 "required": ["name", "arguments"],
                 "additionalProperties": False,
             }
@@ -121,7 +126,6 @@ def _as_text(message: ChatMessage) -> ChatMessage:
 async def read_calls(
     deltas: Deltas,
     forced: bool,
-    single: bool = False,
     marks: tuple[str, str] = (OPEN, CLOSE),
     read: Callable[[str], Any] | None = None,
 ) -> Deltas:
@@ -132,7 +136,6 @@ async def read_calls(
     Args:
         deltas: Of the backend.
         forced: Whether the whole text is a call, or a list of calls.
-        single: Whether only the first call counts.
         marks: What a call begins and ends with; a call without an end mark goes on to the end of the answer.
         read: Makes a dict with `name` and `arguments`, or a list of them, of the text between the marks; `None` where
             it can't. By default the text is JSON, as that of a forced call always is.
@@ -166,7 +169,6 @@ async def read_calls(
     calls = _calls(written, forced, marks, read)
     left = scanner.release() if calls else scanner.release() + written
     if calls or left:
-        calls = calls[:1] if single else calls
         yield ChatMessageStreamDelta(content=left or None, tool_calls=calls or None)
     if calls and closing.finish_reason == "stop":
         closing = replace(closing, finish_reason="tool_calls")
@@ -193,8 +195,12 @@ def _calls(
             value = None
         for call in value if isinstance(value, list) else [value]:
             if isinstance(call, dict) and isinstance(call.get("name"), str):
-                arguments = call.get("arguments", call.get("parameters", {}))
-                found.append((call["name"], arguments if isinstance(arguments, str) else json.dumps(arguments)))
+                key = "arguments" if "arguments" in call else "parameters"
+                arguments = call.get(key, {})
+                if not isinstance(arguments, str):
+                    is_all = call is value and (forced or read is None)
+                    arguments = (_as_written(piece, key) if is_all else None) or json.dumps(arguments)
+                found.append((call["name"], arguments))
             else:
                 found.append(("", piece))
     return [
@@ -203,3 +209,16 @@ def _calls(
         )
         for i, (name, arguments) in enumerate(found)
     ]
+
+
+_KEY = re.compile(r'[\s{,]*("(?:[^"\\]|\\.)*")\s*:\s*')
+
+
+def _as_written(text: str, key: str) -> str | None:
+    """The JSON text of the key's value in the text of an object; `None` where it has no such key."""
+    found, place, decoder = None, 0, json.JSONDecoder()
+    while head := _KEY.match(text, place):
+        _, place = decoder.raw_decode(text, head.end())
+        if json.loads(head[1]) == key:
+            found = text[head.end() : place]
+    return found

@@ -133,10 +133,9 @@ class LocalModel(EngineModel[E]):
         job = await in_thread(lambda: self._job(engine, request, forced))
         answer = self._decoded(engine, job, one_by_one=bool(request.stop_sequences))
         if request.tools and request.tool_choice != "none":
-            single = request.parameters.get("parallel_tool_calls") is False
             calls = engine.template.calls or CallFormat("", "")
             read = calls.read and partial(_read, calls.read, [tool.to_dict() for tool in request.tools])
-            answer = read_calls(answer, forced, single, (calls.begin, calls.end), read)
+            answer = read_calls(answer, forced, (calls.begin, calls.end), read)
         async with aclosing(answer):
             async for delta in answer:
                 yield delta
