@@ -233,3 +233,29 @@ def test_every_value_of_the_fitted_schema_is_one_of_the_original(schema: Any, ru
     value = value_of(fitted.schema, data.draw)
     assert mismatch(fitted.schema, value) is None
     assert mismatch(whole, cleaned(whole, value) if rules.all_required else value) is None
+
+
+def test_what_is_told_of_keywords_that_are_left_out_is_true() -> None:
+    """Each keyword that is said to be checked makes the check refuse something, and no other does."""
+    texts = {
+        "a": {"type": "string", "format": "date", "maxLength": 20},
+        "b": {"type": "string", "format": "iri", "contentEncoding": "base64"},
+        "c": {"type": "string", "contentMediaType": "application/json"},
+    }
+    schema = {"type": "object", "properties": texts, "required": [*"abc"]}
+    fitted = SchemaRules().fit(schema)
+    assert fitted.left_out == ("contentEncoding", "contentMediaType", "format", "format='iri'", "maxLength")
+    assert fitted.warnings == (
+        "format, maxLength of the schema were checked, not enforced",
+        "contentEncoding, contentMediaType, format='iri' of the schema were neither enforced nor checked",
+    )
+    right = {"a": "2024-01-01", "b": "nope nope", "c": "{"}
+    assert mismatch(schema, right) is None
+    assert mismatch(schema, {**right, "a": "banana"}) == "at $.a: 'banana' is not a 'date'"
+    assert SchemaRules(formats=frozenset({"date", "iri"})).fit(
+        {**schema, "properties": {"a": texts["a"]}, "required": []}
+    ).warnings == ("maxLength of the schema were checked, not enforced",)
+    assert SchemaRules().fit({"type": "integer"}).warnings == ()
+    follows = {"type": "integer", "dependencies": {"a": ["b"]}}
+    assert SchemaRules().fit(follows).unchecked == ("dependencies",)
+    assert mismatch({"dependencies": {"a": ["b"]}}, {"a": 1}) is None

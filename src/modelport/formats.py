@@ -1,6 +1,7 @@
 """The values of a schema's `format` that answers are checked for: a fixed set, whatever packages are installed.
 
-They are checked as draft 2020-12 and the standards that it names have them. A mask lets through no more (`maskable`).
+They are checked as draft 2020-12 and the standards that it names have them, but for what models write and Python's
+types take: a time may lack its zone, and the seconds of a duration have decimals. A mask lets through no more.
 """
 
 from __future__ import annotations
@@ -13,14 +14,15 @@ from functools import cache
 from typing import Any
 
 _TIME = re.compile(
-    r"([01]\d|2[0-3]):([0-5]\d):([0-5]\d|60)(?:\.\d+)?(?:[Zz]|([+-])([01]\d|2[0-3]):([0-5]\d))", re.ASCII
+    r"([01]\d|2[0-3]):([0-5]\d):([0-5]\d|60)(?:\.\d+)?(?:[Zz]|([+-])([01]\d|2[0-3]):([0-5]\d))?", re.ASCII
 )
 _LABEL = "[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
 _URI_PART = r"(?:[A-Za-z0-9._~:/?@!$&'()*+,;=\[\]-]|%[0-9A-Fa-f]{2})*"
 _POINTER = "(?:/(?:[^~/]|~[01])*)*"
 #: Of RFC 3339, appendix A: what is smaller follows only what is next to it.
 _DAYS = r"(?:\d+Y(?:\d+M(?:\d+D)?)?|\d+M(?:\d+D)?|\d+D)"
-_HOURS = r"T(?:\d+H(?:\d+M(?:\d+S)?)?|\d+M(?:\d+S)?|\d+S)"
+_SECONDS = r"\d+(?:\.\d+)?S"
+_HOURS = rf"T(?:\d+H(?:\d+M(?:{_SECONDS})?)?|\d+M(?:{_SECONDS})?|{_SECONDS})"
 
 
 def _is_date(text: str) -> bool:
@@ -49,7 +51,7 @@ def _like(pattern: str) -> Callable[[str], bool]:
 _CHECKS: dict[str, Callable[[str], bool]] = {
     "date": _is_date,
     "time": _is_time,
-    "date-time": lambda text: text[10:11] in ("T", "t") and _is_date(text[:10]) and _is_time(text[11:]),
+    "date-time": lambda text: text[10:11] in ("T", "t", " ") and _is_date(text[:10]) and _is_time(text[11:]),
     "duration": _like(rf"P(?:{_DAYS}(?:{_HOURS})?|{_HOURS}|\d+W)"),
     "email": lambda text: "@" in text,
     "idn-email": lambda text: "@" in text,

@@ -19,6 +19,8 @@ CONSTRAINTS = frozenset(
     propertyNames dependentRequired dependentSchemas dependencies not if then else contentEncoding contentMediaType
     """.split()  # noqa: SIM905
 )
+#: Those of them that the port's own check passes over, as draft 2020-12 has it.
+_UNCHECKED = frozenset({"contentEncoding", "contentMediaType", "dependencies"})
 _KINDS = {str: "string", bool: "boolean", int: "integer", float: "number", list: "array", dict: "object"}
 
 
@@ -95,10 +97,19 @@ class Fitted:
     Args:
         schema: What is sent.
         left_out: The keywords that the service can't enforce; they stand in descriptions instead.
+        unchecked: Those of them to which the port can't hold an answer either.
     """
 
     schema: dict[str, Any]
     left_out: tuple[str, ...]
+    unchecked: tuple[str, ...] = ()
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What the caller is told of the keywords that were left out."""
+        checked = [keyword for keyword in self.left_out if keyword not in self.unchecked]
+        says = ((checked, "checked, not enforced"), (self.unchecked, "neither enforced nor checked"))
+        return tuple(f"{', '.join(keywords)} of the schema were {what}" for keywords, what in says if keywords)
 
 
 class _Fitting:
@@ -107,6 +118,7 @@ class _Fitting:
     def __init__(self, rules: SchemaRules, root: Mapping[str, Any]) -> None:
         self._rules, self._root = rules, root
         self._left_out: set[str] = set()
+        self._unchecked: set[str] = set()
         self._properties = self._enums = 0
 
     def result(self) -> Fitted:
@@ -122,7 +134,7 @@ class _Fitting:
         ):
             if most is not None and count > most:
                 raise Unfit(f"it has {count} {what}; at most {most} are taken")
-        return Fitted(whole, tuple(sorted(self._left_out)))
+        return Fitted(whole, tuple(sorted(self._left_out | self._unchecked)), tuple(sorted(self._unchecked)))
 
     def _part(self, schema: Any, depth: int) -> dict[str, Any]:
         if not isinstance(schema, Mapping):
@@ -161,9 +173,18 @@ class _Fitting:
         if not {"type", "anyOf", "allOf", "$ref"} & set(result):
             raise Unfit("a value may be just anything")
         if spoken:
-            self._left_out |= set(spoken)
+            self._leave_out(spoken)
             result["description"] = " ".join(filter(None, (result.get("description"), json.dumps(spoken))))
         return self._alone(result)
+
+    def _leave_out(self, spoken: Mapping[str, Any]) -> None:
+        from modelport.formats import CHECKED  # and what checks them, which few programs need
+
+        for key, value in spoken.items():
+            if key == "format" and value not in CHECKED:
+                self._unchecked.add(f"format={value!r}")
+            else:
+                (self._unchecked if key in _UNCHECKED else self._left_out).add(key)
 
     def _all_of(self, parts: list[Any], result: dict[str, Any], depth: int) -> None:
         if "allOf" in self._rules.keywords:

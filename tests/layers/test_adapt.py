@@ -100,6 +100,18 @@ def test_an_open_schema_goes_another_way_where_a_backend_takes_only_closed_ones(
     assert (message.enforcement, message.parsed) == ("forced_tool", {"any": 3})
 
 
+@pytest.mark.parametrize("asked", ["?", "Some JSON, please."])
+def test_a_service_that_gives_any_object_is_told_of_json(asked: str) -> None:
+    """OpenAI refuses to give one where no message speaks of it."""
+    can = {"grammars": {JSONSchema}, "schema_rules": {"any_object": True}}
+    model = Scripted('{"any": 3}', capabilities=can)
+    message = model.generate(asked, grammar={"type": "object"}, strict=True)
+    assert (message.enforcement, message.parsed) == ("enforced", {"any": 3})
+    said = [m.text for m in model.requests[0].messages]
+    assert said == [asked] if "JSON" in asked else said == [asked, "Answer with a JSON object."]
+    assert bool(message.warnings) == ("JSON" not in asked)
+
+
 def test_an_enforced_answer_is_checked_and_never_asked_for_again() -> None:
     model = Scripted('{"age": "three"}', capabilities={"grammars": {JSONSchema}})
     with pytest.raises(InvalidOutput, match=r"\$\.age") as raised:

@@ -28,7 +28,7 @@ from modelport.messages import (
     fold,
 )
 from modelport.request import Request
-from modelport.schema_rules import Unfit, without_nulls
+from modelport.schema_rules import Unfit, is_any_object, without_nulls
 from modelport.tools import Named, Tool, check_calls
 
 #: How often an answer that does not have its form is sent back with the error, when nothing enforces the form.
@@ -215,17 +215,22 @@ def _plan_schema(plan: _Plan, grammar: JSONSchema, capabilities: Capabilities) -
     if rules is None:
         return replace(plan, request=plan.request.but(grammar=grammar), enforcement="enforced")
     fitted = rules.fit(grammar.schema)
-    if not fitted.left_out:
-        warnings = plan.warnings
-    elif plan.asked.strict:
+    if fitted.left_out and plan.asked.strict:
         raise UnsupportedFeature(
-            f"strict=True: this backend does not enforce {', '.join(fitted.left_out)} of the schema; without strict "
-            "they are checked"
+            f"strict=True: this backend does not enforce {', '.join(fitted.left_out)} of the schema; without strict: "
+            f"{'; '.join(fitted.warnings)}"
         )
-    else:
-        warnings = (*plan.warnings, f"{', '.join(fitted.left_out)} of the schema were checked, not enforced")
+    warnings = (*plan.warnings, *fitted.warnings)
     request = plan.request.but(grammar=replace(grammar, schema=fitted.schema))
+    if rules.any_object and is_any_object(fitted.schema) and not _speak_of_json(request):
+        # OpenAI refuses to give just any object unless the conversation asks for JSON by that name.
+        request = request.but(messages=(*request.messages, ChatMessage(MessageRole.USER, "Answer with a JSON object.")))
+        warnings = (*warnings, "'Answer with a JSON object.' was added to the messages: the service wants that said")
     return replace(plan, request=request, enforcement="enforced", warnings=warnings, nulls=rules.all_required)
+
+
+def _speak_of_json(request: Request) -> bool:
+    return any("json" in message.text.lower() for message in request.messages)
 
 
 async def _in_two(plan: _Plan, then: _Plan, next: Next) -> Deltas:
@@ -343,7 +348,8 @@ def _checked(
             says = f"The answer was cut off by max_tokens before it had the form asked for: {error}. Raise max_tokens."
         elif stop:
             says = f"The answer was cut off by the stop sequence {stop!r} before it had the form asked for: {error}."
-        raise InvalidOutput(says, text=message.text, partial=message) from None
+        # The cause, where there is one, is what a validator of the user's own type raised.
+        raise InvalidOutput(says, text=message.text, partial=message) from error.__cause__
     closing.enforcement = plan.enforcement
     return closing
 
