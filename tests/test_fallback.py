@@ -8,6 +8,7 @@ import pickle
 import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -122,6 +123,12 @@ def hedge(request: pytest.FixtureRequest) -> Any:
 
 def tried(message: ChatMessage | ModelError) -> list[tuple[str | None, str | None]]:
     return [(attempt.model_id, attempt.error) for attempt in message.attempts]
+
+
+def test_who_was_asked_is_known_where_the_time_is_up(way: Callable[..., ChatMessage], hedge: Any) -> None:
+    with pytest.raises(DeadlineExceeded) as raised:
+        way(FallbackModel([down("first"), Played("second", [9.0])], timeout=0.2, hedge=hedge))
+    assert tried(raised.value) == [("first", "ServerError: no"), ("second", None)]
 
 
 # --- who is asked -----------------------------------------------------------------------------------------------------
@@ -391,6 +398,8 @@ def test_where_the_restart_breaks_off_too_what_it_gave_is_the_partial(way: Calla
     assert raised.value.partial is not None
     # That of a whole answer is what the error which is told came with.
     assert raised.value.partial.content == ("Pa" if "streamed" in way.__name__ else "The capi")
+    if isinstance(raised.value, StreamInterrupted):
+        assert raised.value.model_id == "second" and isinstance(raised.value.__cause__, ConnectionFailed)
     assert len(raised.value.attempts) == 2
 
 
@@ -641,6 +650,29 @@ def test_of_two_that_answer_at_the_same_moment_one_does(stream: bool) -> None:
     assert message.content == message.model_id and when == 4
     assert sorted(attempt.error or "" for attempt in message.attempts) == ["", "cancelled: another model was faster"]
     assert [model.closed for model in models] == [1, 1, 0]
+
+
+@pytest.mark.parametrize("first", [InvalidRequest("no"), ServerError("no")], ids=lambda error: type(error).__name__)
+def test_of_two_at_the_same_moment_an_answer_goes_before_an_error(first: ModelError, stream: bool) -> None:
+    """Also before one after which no other model would have been asked; whichever of them the loop names first."""
+    for _ in range(10):
+        message, when, _ = race([3, first], [1, "second", END], stream)
+        assert (message.content, when) == ("second", 3)
+
+
+def test_callers_who_leave_say_nothing_of_how_fast_a_model_is() -> None:
+    first, second = Played("first", [1, "first", END]), Played("second")
+
+    async def work(clock: Callable[[], float]) -> ChatMessage:
+        model = Clocked(clock, [first, second], hedge="p95")
+        for _ in range(25):
+            with suppress(TimeoutError):
+                async with asyncio.timeout(0.01):
+                    await model.agenerate("?")
+        return await model.agenerate("?")
+
+    message = in_no_time(work)
+    assert (message.content, second.asked) == ("first", 0)
 
 
 def test_where_the_slow_one_fails_the_other_goes_on(stream: bool) -> None:

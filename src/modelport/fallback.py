@@ -34,6 +34,7 @@ GOES_ON: tuple[type[ModelError], ...] = (
 _OF_THE_REQUEST = (
     InvalidRequest, UnsupportedFeature, errors.ContentFiltered, errors.InvalidOutput, errors.InvalidToolCall,
 )  # fmt: skip
+_OUTRUN = "cancelled: another model was faster"
 #: Answers whose times a model remembers, and how many it must have seen to know what is slow.
 _REMEMBERED, _ENOUGH = 100, 20
 
@@ -138,29 +139,32 @@ class FallbackModel(Model):
     async def deltas(self, request: Request) -> AsyncGenerator[ChatMessageStreamDelta, None]:
         """Answers a request; see `Model.deltas`."""
         call = _Call(self, request)
-        cut = told = False
-        while (asked := await call.answering()) is not None:
-            async with aclosing(asked.deltas):
-                try:
-                    async for delta in asked.all():
-                        if delta.finish_reason is not None:
-                            delta, told = replace(delta, attempts=call.attempts()), True
-                        yield replace(delta, restart=True) if cut else delta
-                        cut = False
-                    if not told:  # by a service that gives no finish reason
-                        yield ChatMessageStreamDelta(attempts=call.attempts())
-                    return
-                except ModelError as error:
-                    if self.when_cut == "raise" or not call.goes_on(error):
-                        error.attempts = call.attempts()
-                        raise
-                    call.failures.append((error, []))
-                    cut = True
-        why, seen = call.failures[0]
-        for delta in () if cut else seen:
-            yield delta
-        why.attempts = call.attempts()
-        raise why
+        cut: ModelError | None = None  # what broke off the answer that the caller has seen the beginning of
+        told = False
+        try:
+            while (asked := await call.answering()) is not None:
+                async with aclosing(asked.deltas):
+                    try:
+                        async for delta in asked.all():
+                            if delta.finish_reason is not None:
+                                delta, told = replace(delta, attempts=call.attempts()), True
+                            yield replace(delta, restart=True) if cut else delta
+                            cut = None
+                        if not told:  # by a service that gives no finish reason
+                            yield ChatMessageStreamDelta(attempts=call.attempts())
+                        return
+                    except ModelError as error:
+                        call.failures.append((error, []))
+                        cut = error
+                        if self.when_cut == "raise" or not call.goes_on(error):
+                            break
+            why, seen = (cut, []) if cut else call.failures[0]
+            for delta in seen:
+                yield delta
+            raise why
+        except (ModelError, asyncio.CancelledError) as error:  # cancelled by a time limit too, which hands it on
+            error.attempts = call.attempts()  # type: ignore[union-attr]
+            raise
 
     # --- what the calls need --------------------------------------------------------------------------------------
 
@@ -211,6 +215,7 @@ class _Asked:
         self.member = member
         self.record = [Attempt(member.model.model_id)]
         self.seen: list[ChatMessageStreamDelta] = []
+        self.outrun = False  # by another model; a caller who leaves says nothing of how fast this one is
         self.deltas: Deltas
 
     def lost(self, why: str, seconds: float) -> None:
@@ -259,6 +264,7 @@ class _Call:
         """Likewise, with a second model beside one that takes its time."""
         racing: dict[asyncio.Task[None], _Asked] = {}
         wait: float | None = None
+        won = False
         try:
             while self._left or racing:
                 if not racing or wait == 0:
@@ -269,22 +275,25 @@ class _Call:
                 done, _ = await asyncio.wait(racing, timeout=wait, return_when=asyncio.FIRST_COMPLETED)
                 if not done:
                     wait = 0
-                for task in done:
+                for task in sorted(done, key=_has_failed):  # Of two at once an answer goes before an error.
                     asked = racing.pop(task)
                     try:
                         task.result()
+                        won = True
                         return asked
                     except ModelError as error:
                         if not self._failed(asked, error):
                             return None
             return None
         finally:
-            for task in racing:
+            for task, asked in racing.items():
+                asked.outrun = won
                 task.cancel()
             await asyncio.gather(*racing, return_exceptions=True)  # Python complains of errors that nobody looks at
             for asked in racing.values():
                 await asked.deltas.aclose()
-                asked.record[0].error = asked.record[0].error or "cancelled: another model was faster"
+                if won and not asked.record[0].error:
+                    asked.record[0].error = _OUTRUN
             self._left[:0] = [asked.member for asked in racing.values()]
 
     def _patience(self, member: _Member) -> float | None:
@@ -328,10 +337,10 @@ class _Call:
                 member.rests_until = clock() + max(self._owner.cooldown, error.retry_after or 0.0)
             raise
         except (asyncio.CancelledError, GeneratorExit):
-            if not began:
+            if asked.outrun and not began:
                 # It would have taken longer than this; without it a slow model would seem to get faster and faster.
                 member.took[stream].append(clock() - begin)
-                asked.lost("cancelled: another model was faster", clock() - begin)
+                asked.lost(_OUTRUN, clock() - begin)
             raise
 
     def _request_of(self, model: Model) -> Request:
@@ -367,6 +376,10 @@ class _Call:
     def attempts(self) -> list[Attempt]:
         """Who was asked so far."""
         return [attempt for asked in self._tried for attempt in asked.record]
+
+
+def _has_failed(task: asyncio.Task[None]) -> bool:
+    return task.cancelled() or task.exception() is not None
 
 
 def _rank(error: ModelError) -> bool:

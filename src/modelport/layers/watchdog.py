@@ -43,9 +43,10 @@ class Watchdog:
         cancelling = task.cancelling()
         try:
             delta = await anext(deltas, None)
-        except (Exception, asyncio.CancelledError):
+        except (Exception, asyncio.CancelledError) as error:
             # Our own cancellation, however the backend put it? Or somebody's who cancelled the task for their reasons?
             if self._expired is not None and task.uncancel() <= cancelling:
+                self._expired.attempts = getattr(error, "attempts", ())  # who was asked, of a `FallbackModel`
                 raise self._expired from None
             raise
         finally:
