@@ -36,6 +36,8 @@ def read(model: Model, path: Path) -> Invoice | None:
 
 def main(folder: Path, table: Path, model: Model) -> None:
     paths = sorted(folder.glob("*.txt"))
+    if not paths:
+        sys.exit(f"{folder} is no folder with .txt files")
     with ThreadPoolExecutor(AT_ONCE) as threads:
         invoices = list(track(threads.map(partial(read, model), paths), "Reading", total=len(paths)))
     with table.open("w", newline="") as file:
@@ -49,5 +51,7 @@ def main(folder: Path, table: Path, model: Model) -> None:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) < 3:
+        sys.exit(__doc__)
     with load_model(sys.argv[3] if len(sys.argv) > 3 else "llamacpp") as model:
         main(Path(sys.argv[1]), Path(sys.argv[2]), model)

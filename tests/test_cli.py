@@ -179,7 +179,10 @@ def test_the_reader_of_the_answer_leaves() -> None:
 
 
 def test_a_chat_in_a_terminal(tmp_path: Path) -> None:
-    chat = pexpect.spawn(CLI[0], [*CLI[1:], "chat", *EMBEDDED], encoding="utf-8", timeout=60, dimensions=(24, 100))
+    # Without env= it would be given what readline has set in this process behind Python's back, such as COLUMNS.
+    chat = pexpect.spawn(
+        CLI[0], [*CLI[1:], "chat", *EMBEDDED], encoding="utf-8", timeout=60, dimensions=(24, 100), env={**os.environ}
+    )
     try:
         chat.expect("Ctrl-D leaves")
         chat.expect("you> ")
@@ -338,6 +341,10 @@ def test_a_schema_that_is_none(ask: Ask, tmp_path: Path) -> None:
         (["Hi", "--temperature", "warm"], "not a valid float"),
         (["Hi", "--schema", "nowhere.json"], "does not exist"),
         (["Hi", "--regex", "a", "--choice", "b"], "give one"),
+        (["--frobnicate", "Hi"], "No such option '--frobnicate'.\n"),
+        (["Hi", "--choise", "a"], "Did you mean '--choice'?"),
+        (["chekc", "llamacpp"], "Did you mean the command 'check'?"),
+        (["check", "llamacpp", "--json", "--report"], "give one"),
         (["Hi", "--set", "dialect"], "key=value"),
         (["Hi", "--set", 'headers={"a"'], "not valid JSON"),
         (["\udcff"], "not UTF-8"),
@@ -481,6 +488,22 @@ def test_an_unexpected_error_is_one_line_too(ask: Ask, loaded: Loaded) -> None:
     assert result.stderr == "modelport: TypeError: missing argument (--debug shows where)\n"
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("No key was given. Pass api_key=…, or set the environment variable A_KEY.",
+         "No key was given. Set the environment variable A_KEY."),
+        ("No endpoint was given. Pass azure_endpoint='https://R.x.com', or set the environment variable E.",
+         "No endpoint was given. Set the environment variable E."),
+        ("name the model, as OpenAIServerModel('gpt-4o')", "name the model, as -m openai/gpt-4o"),
+        ("api_base='x': must be a URL", "--api-base 'x': must be a URL"),
+        ("make the model with a larger context_length=…", "make the model with a larger --set context_length=…"),
+    ],
+)  # fmt: skip
+def test_errors_speak_of_options_and_not_of_python(ask: Ask, text: str, said: str) -> None:
+    assert ask("Hi", answers=[errors.InvalidRequest(text)])[0].stderr == f"modelport: {said} (model: scripted)\n"
+
+
 @pytest.mark.parametrize("args", [["--debug", "Hi"], ["Hi", "--debug"], ["Hi"]])
 def test_debug_shows_the_traceback(ask: Ask, args: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     if "--debug" not in args:
@@ -512,7 +535,7 @@ def test_errors_of_a_service_that_is_not_there() -> None:
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
     assert "127.0.0.1:9" in done.stderr and "sk-secret" not in done.stderr
     done = run("-m", "gpt-4o", "Hi")
-    assert done.returncode == 1 and done.stderr.startswith("modelport: backend 'gpt-4o' is unknown")
+    assert done.returncode == 1 and "did you mean 'openai/gpt-4o'?" in done.stderr
 
 
 # --- chat -------------------------------------------------------------------------------------------------------------
@@ -567,7 +590,8 @@ def test_a_chat_in_a_terminal_survives_errors() -> None:
     chat = in_terminal(f"['A1', {failing}, lambda r: 'saw ' + ' '.join(m.text for m in r.messages)]", "chat")
     steps = (
         ("One", "A1"), ("Two", "modelport: gone"), ("Three", "saw One A1 Three"), ("/what", "no command"),
-        ("/system S", "System: S"), ("/system", "System: S"), ("/save", "name of a file"), ("/model", "llamacpp"),
+        ("/system S", "System: S"), ("/system", "System: S"), ("/system -", "no system message"),
+        ("/save", "name of a file"), ("/model", "llamacpp"), ("/usage", "2 answers: .*; 2 answers came without"),
     )  # fmt: skip
     for line, answer in steps:
         chat.expect("you> ")
@@ -578,6 +602,23 @@ def test_a_chat_in_a_terminal_survives_errors() -> None:
     chat.expect(pexpect.EOF)
     chat.close()
     assert chat.exitstatus == 0
+
+
+def test_a_model_that_can_not_be_had_leaves_the_old_one(
+    loaded: Loaded, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from modelport.cli.chat import Chat
+    from modelport.cli.options import opened
+
+    lines = iter(["/model bad", "Hi", "/usage", None])
+    loaded.models |= {"mine/a": Script("A"), "bad": errors.InvalidRequest("there is none.")}
+    chat = Chat("mine/a", lambda spec: opened(spec, {}), None, {}, debug=False)
+    monkeypatch.setattr(chat, "_interactive", True)
+    monkeypatch.setattr(chat, "_next_line", lambda: next(lines))
+    chat.run()
+    out, said = capsys.readouterr()
+    assert out == "A\n"
+    assert "modelport: there is none. You are still talking with mine/a.\n" in said and "\n1 answer: " in said
 
 
 def test_ctrl_c_before_the_answer_forgets_the_question() -> None:
@@ -601,6 +642,42 @@ def test_ctrl_c_before_the_answer_forgets_the_question() -> None:
 
 
 # --- models and check -------------------------------------------------------------------------------------------------
+
+
+def test_names_of_models_are_whole_in_a_terminal_of_80_columns() -> None:
+    from modelport.cli.tables import CLIENTS
+
+    said = shown(80, "models")
+    assert all(f"  -m {client.example}\r\n" in said for client in CLIENTS.values())
+    assert max(map(len, said.splitlines())) <= 80
+    assert "│ -m openai/gpt-4o " in shown(200, "models")
+
+
+def test_messages_are_broken_between_words_in_a_terminal() -> None:
+    failing = "__import__('modelport').NotFoundError('word ' * 40 + '/a/path/that/is/longer/than/a/line/of/this')"
+    lines = shown(40, "Hi", answers=f"[{failing}]").splitlines()
+    assert len(lines) > 5 and lines[-2].startswith("/a/path") and lines[-2].endswith("/this")
+    assert {word for line in lines[1:-2] for word in line.split()} == {"word"}
+
+
+def shown(columns: int, *args: str, answers: str = "['Fine.']") -> str:
+    """What a terminal of so many columns shows."""
+    command = ["-c", SCRIPTED, answers, *args]
+    terminal = pexpect.spawn(
+        sys.executable, command, encoding="utf-8", env={**os.environ}, timeout=30, dimensions=(24, columns)
+    )
+    said = terminal.read()
+    terminal.close()
+    return str(said)
+
+
+def test_a_backend_lacks_what_any_of_its_clients_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
+    from modelport.cli import tables
+
+    monkeypatch.setattr(tables, "find_spec", lambda name: None if name == "aiohttp" else name)
+    rows = json.loads(RUNNER.invoke(cli, ["models", "--json"]).stdout)
+    lacking = {row["name"] for row in rows if row["missing"] == ["aiohttp"] and not row["installed"]}
+    assert lacking == {"azure", "huggingface", "openai"}
 
 
 def test_models(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -660,6 +737,8 @@ def test_check_says_which_promise_is_broken(loaded: Loaded) -> None:
     assert [(o["row"], o["status"]) for o in outcomes] == [
         ("generate", "works"), ("usage", "broken"), ("image input", "declared"),
     ]  # fmt: skip
+    twice = RUNNER.invoke(cli, ["check", "liar", "--row", "generate", "--row", "generate"])
+    assert twice.stdout.endswith("liar: works 1\n")
     result = RUNNER.invoke(cli, ["check", "liar", "--row", "nope"])
     assert result.exit_code == 1 and result.stderr.startswith("modelport: --row 'nope' is no row")
 

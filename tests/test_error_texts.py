@@ -160,7 +160,35 @@ MISTAKES: list[tuple[type[Exception], Callable[[], Any], str]] = [
     (
         errors.InvalidRequest,
         lambda: load_model("gpt-4o"),
-        r"'gpt-4o' is unknown; write backend/model id, with a backend",
+        r"'gpt-4o' is unknown; did you mean 'openai/gpt-4o'\? Write backend/model id, with a backend",
+    ),
+    (errors.InvalidRequest, lambda: load_model("nope"), r"'nope' is unknown; write backend/model id, with a backend"),
+    (errors.InvalidRequest, lambda: load_model("a/b.gguf"), r"'a' is unknown; did you mean 'llamacpp/a/b.gguf'\?"),
+    (errors.InvalidRequest, lambda: ScriptedModel("x", retry=0), r"retry=0: must be .* write retry=False"),
+    (
+        errors.AuthenticationError,
+        lambda: OpenAIServerModel("m", api_base="http://x.example/v1"),
+        r"variable OPENAI_API_KEY\. A server of your own that wants none takes any text, such as 'none'",
+    ),
+    (
+        errors.UnsupportedFeature,
+        lambda: LlamaCppModel("/no/such.gguf", frob=3),
+        r"^LlamaCppModel\(frob=…\): 'frob' is no setting of LlamaCppModel and no parameter of its engine$",
+    ),
+    (
+        errors.UnsupportedFeature,
+        lambda: LlamaCppModel("/no/such.gguf", contextlength=3),
+        r"; did you mean 'context_length'\?",
+    ),
+    (
+        errors.ContextWindowExceeded,
+        lambda: embedded()("word " * 3000),
+        r"^The prompt does not fit the model's context: [^H]*Shorten the messages, or make .*larger context_length=…\.",
+    ),
+    (
+        errors.ConnectionFailed,
+        lambda: OpenAIServerModel("m", api_base="http://127.0.0.1:9/v1", api_key="k", retry=False)("x"),
+        r"^No connection to 127.0.0.1:9: .*\. Check the address \(api_base\), the proxy, and that the server runs\.",
     ),
     (errors.InvalidRequest, lambda: scripted()([{"content": "x"}]), r"messages\[0\]: has no 'role'; it must be one of"),
     (
@@ -203,7 +231,7 @@ def embedded() -> Model:
 
 @pytest.mark.parametrize(("kind", "call", "says"), MISTAKES, ids=[str(n) for n in range(len(MISTAKES))])
 def test_mistakes(kind: type[Exception], call: Callable[[], Any], says: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("AZURE_OPENAI_API_KEY", "AZURE_OPENAI_AD_TOKEN"):
+    for name in ("AZURE_OPENAI_API_KEY", "AZURE_OPENAI_AD_TOKEN", "OPENAI_API_KEY"):
         monkeypatch.delenv(name, raising=False)
     with pytest.raises(kind, match=says):
         call()

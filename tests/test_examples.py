@@ -5,18 +5,22 @@ from __future__ import annotations
 import csv
 import functools
 import importlib
+import json
 import operator
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from datetime import date
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from modelport import ChatMessage, ChatMessageToolCall, ChatMessageToolCallFunction
+from modelport.registry import BACKENDS
 from modelport.testing import ScriptedModel
 from tests.servers.front import azure
 from tests.servers.llamacpp import llama_server, model_file
@@ -90,10 +94,15 @@ def test_agent() -> None:
 def test_agent_has_the_model_mend_its_calls(bad: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(EXAMPLES)
     agent = importlib.import_module("agent")
+
+    def days_between(first: str, last: str) -> int:
+        """Counts the days from one date to another."""
+        return (date.fromisoformat(last) - date.fromisoformat(first)).days
+
     wrong = {"a": "twelve"} if bad == "wrong form" else {"first": "yesterday", "last": "today"}
     name = "multiply" if bad == "wrong form" else "days_between"
     model = ScriptedModel(call(name, wrong), call("multiply", {"a": 12.5, "b": 8}), "It is 100.")
-    assert agent.run(model, "What is 12.5 times 8?", [agent.multiply, agent.days_between]) == "It is 100."
+    assert agent.run(model, "What is 12.5 times 8?", [agent.multiply, days_between]) == "It is 100."
     told = str(model.requests[1].messages[-1].content)
     assert ("fit the tool's schema" in told) if bad == "wrong form" else told.startswith("ValueError: ")
     assert model.requests[2].messages[-1].content == "100.0"
@@ -101,6 +110,34 @@ def test_agent_has_the_model_mend_its_calls(bad: str, monkeypatch: pytest.Monkey
 
 def call(name: str, arguments: dict[str, Any]) -> ChatMessage:
     return ChatMessage("assistant", tool_calls=[ChatMessageToolCall(ChatMessageToolCallFunction(arguments, name), "1")])
+
+
+def test_an_agent_takes_no_more_than_40_lines() -> None:
+    assert len((EXAMPLES / "agent.py").read_text().splitlines()) <= 40
+
+
+@pytest.mark.parametrize("name", ["agent.py", "extract.py", "switch.py"])
+def test_without_arguments_an_example_says_what_it_takes(name: str) -> None:
+    done = subprocess.run([sys.executable, str(EXAMPLES / name)], capture_output=True, text=True, check=False)
+    assert done.returncode == 1 and f"python examples/{name} llamacpp" in done.stderr.replace(
+        "invoices/ invoices.csv", "llamacpp"
+    )
+    assert "Traceback" not in done.stderr
+
+
+def test_extract_names_a_folder_without_texts(tmp_path: Path) -> None:
+    command = [sys.executable, str(EXAMPLES / "extract.py"), str(tmp_path / "none"), str(tmp_path / "t.csv"), MODEL]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=150, check=False)
+    assert (done.returncode, done.stdout) == (1, "") and done.stderr.endswith("none is no folder with .txt files\n")
+    assert not (tmp_path / "t.csv").exists()
+
+
+def test_switch_shows_every_backend() -> None:
+    """With settings that are JSON."""
+    shown = (EXAMPLES / "switch.py").read_text()
+    assert all(f"switch.py {backend}" in shown for backend in BACKENDS)
+    settings = re.findall(r"'(\{.*?\})'\n", shown, re.DOTALL)
+    assert len(settings) == 2 and all(json.loads(text) for text in settings)
 
 
 def test_extract(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+import modelport
 from modelport import (
     AzureOpenAIModel,
     AzureOpenAIServerModel,
@@ -43,6 +44,18 @@ def test_the_short_alias_is_the_class() -> None:
 def test_an_unknown_backend_names_those_there_are(spec: str) -> None:
     with pytest.raises(InvalidRequest, match=r"openai"):
         load_model(spec)
+
+
+def test_every_name_is_written_out() -> None:
+    """Type checkers read `__all__` only so."""
+    assert sorted(modelport._EXPORTS) == modelport.__all__
+
+
+def test_a_name_that_is_mistyped() -> None:
+    with pytest.raises(AttributeError, match=r"no attribute 'LamaCppModel'\. Did you mean 'LlamaCppModel'\?$"):
+        modelport.LamaCppModel  # noqa: B018
+    with pytest.raises(AttributeError, match=r"no attribute 'zzz'$"):
+        modelport.zzz  # noqa: B018
 
 
 def test_another_package_adds_a_backend(tmp_path: Path) -> None:

@@ -96,13 +96,28 @@ _HOMES = {
 }  # fmt: skip
 _EXPORTS = {name: home for home, names in _HOMES.items() for name in names}
 
-__all__ = [*sorted(_EXPORTS)]  # noqa: PLE0604
+#: The same names, written out: type checkers read no other form.
+__all__ = [
+    "AmazonBedrockModel", "AmazonBedrockServerModel", "AsyncStream", "Attachment", "Attempt", "AuthenticationError",
+    "AzureOpenAIModel", "AzureOpenAIServerModel", "Capabilities", "ChatMessage", "ChatMessageStreamDelta",
+    "ChatMessageToolCall", "ChatMessageToolCallFunction", "ChatMessageToolCallStreamDelta", "Choice",
+    "ConnectionFailed", "ContentFiltered", "ContextWindowExceeded", "DeadlineExceeded", "FallbackModel", "Image",
+    "InferenceClientModel", "InvalidOutput", "InvalidRequest", "InvalidToolCall", "JSONSchema", "Lark", "LiteLLMModel",
+    "LiteLLMRouterModel", "LlamaCppModel", "MLXModel", "MalformedResponse", "MessageRole", "MissingDependency", "Model",
+    "ModelError", "NotFoundError", "OpenAIModel", "OpenAIServerModel", "RateLimited", "RedisLimits", "Regex", "Request",
+    "RetryPolicy", "Secret", "ServerError", "Stream", "StreamInterrupted", "Text", "TokenUsage", "Tool",
+    "TransformersModel", "UnsupportedFeature", "VLLMModel", "fold", "load_model",
+]  # fmt: skip
 __version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:
     if name not in _EXPORTS:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from difflib import get_close_matches
+
+        close = get_close_matches(name, _EXPORTS, 1)
+        hint = f". Did you mean {close[0]!r}?" if close else ""
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}{hint}")
     value = getattr(import_module(f"{__name__}.{_EXPORTS[name]}"), name)
     globals()[name] = value
     return value

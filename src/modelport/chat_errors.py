@@ -48,24 +48,29 @@ _UNSUPPORTED_WORDS = re.compile(
 )
 
 
-def error_from(status: Any, payload: Any, headers: Mapping[str, str] | None = None) -> ModelError:
+def error_from(
+    status: Any, payload: Any, headers: Mapping[str, str] | None = None, *, engine: bool = False
+) -> ModelError:
     """The error that a service's answer means, by its status and its own code.
 
     Args:
         status: The HTTP status, or the code of an error frame inside a stream (which may be any value).
         payload: The parsed body, or its text.
         headers: With names in lower case.
+        engine: Whether it is an engine in this process, whose statuses are no one's business.
     """
     inner = payload.get("error", payload) if isinstance(payload, dict) else payload
     fields: Mapping[str, Any] = inner if isinstance(inner, dict) else {}
     text = _said(str(fields.get("message") or fields.get("detail") or inner or "no reason given").strip())
     status = int(status) if str(status).isdigit() else None
     codes = {str(fields.get("code")), str(fields.get("type"))}
-    message = f"{text.rstrip('.')} (HTTP {status})." if status else f"{text.rstrip('.')}."
-    details: dict[str, Any] = {"status": status, "retry_after": retry_after(headers or {})}
+    message = f"{text.rstrip('.')} (HTTP {status})." if status and not engine else f"{text.rstrip('.')}."
+    who = "engine" if engine else "service"
+    details: dict[str, Any] = {"status": None if engine else status, "retry_after": retry_after(headers or {})}
     if codes & _CONTEXT_CODES or (status in (400, 413, 422) and _CONTEXT_WORDS.search(text)):
+        other = "make the model with a larger context_length=…" if engine else "lower max_tokens"
         return ContextWindowExceeded(
-            f"The prompt does not fit the model's context: {message} Shorten the messages, or lower max_tokens.",
+            f"The prompt does not fit the model's context: {message} Shorten the messages, or {other}.",
             **details,
         )
     if codes & _FILTER_CODES:
@@ -89,14 +94,14 @@ def error_from(status: Any, payload: Any, headers: Mapping[str, str] | None = No
             **details,
         )
     if (status is not None and status >= 500) or status in (408, 409, 424, 425):
-        return ServerError(f"The service failed: {message}", **details)
+        return ServerError(f"The {who} failed: {message}", **details)
     if status is None and "rate_limit_exceeded" in codes:
         return RateLimited(f"Too many requests: {message}", **details)
     if (status is not None and 300 <= status < 500) or "invalid_request_error" in codes:
         return InvalidRequest(
-            f"The service refused the request: {message}", parameter=_parameter(fields, text), **details
+            f"The {who} refused the request: {message}", parameter=_parameter(fields, text), **details
         )
-    return ServerError(f"The service failed: {message}", **details)
+    return ServerError(f"The {who} failed: {message}", **details)
 
 
 def _said(text: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from difflib import get_close_matches
+from fnmatch import fnmatchcase
 from importlib import import_module
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any
@@ -45,6 +46,11 @@ CLASSES = {
     "InferenceClientModel": "huggingface",
     "VLLMModel": "vllm",
 }
+#: Names of models that tell who has them, for a user who forgets the backend.
+_FAMILIES = (
+    ("gpt-*", "openai"), ("o[1-9]*", "openai"), ("chatgpt-*", "openai"), ("claude-*", "litellm/anthropic"),
+    ("gemini-*", "litellm/gemini"), ("*.gguf", "llamacpp"),
+)  # fmt: skip
 #: Models that are made of other models.
 COMPOSED = {"FallbackModel": "modelport.fallback:FallbackModel"}
 
@@ -54,8 +60,12 @@ def backends() -> dict[str, str]:
     return {**{point.name: point.value for point in entry_points(group=GROUP)}, **BACKENDS}
 
 
-def backend_class(name: str) -> type[Model]:
+def backend_class(name: str, spec: str = "") -> type[Model]:
     """The class of a backend.
+
+    Args:
+        name: Of the backend.
+        spec: What the user wrote, of which it is the beginning.
 
     Raises:
         InvalidRequest: There is none of this name.
@@ -63,8 +73,12 @@ def backend_class(name: str) -> type[Model]:
     """
     known = backends()
     if name not in known:
-        close = get_close_matches(name, known, 1)
-        hint = f"did you mean {close[0]!r}? There are" if close else "write backend/model id, with a backend of"
+        close = get_close_matches(name, known, 1, cutoff=0.7)
+        family = next((of for pattern, of in _FAMILIES if fnmatchcase(spec or name, pattern)), None)
+        if family:
+            hint = f"did you mean '{family}/{spec or name}'? Write backend/model id, with a backend of"
+        else:
+            hint = f"did you mean {close[0]!r}? There are" if close else "write backend/model id, with a backend of"
         raise InvalidRequest(f"backend {name!r} is unknown; {hint} {', '.join(sorted(known))}")
     return _imported(known[name])
 
@@ -116,4 +130,4 @@ def load_model(spec: str, **settings: Any) -> Model:
         if "model_id" in settings:
             raise InvalidRequest(f"the model is named twice: {spec!r} and model_id={settings['model_id']!r}")
         settings["model_id"] = model_id
-    return backend_class(name)(**settings)
+    return backend_class(name, spec)(**settings)

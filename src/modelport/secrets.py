@@ -31,8 +31,11 @@ class Secret:
             return value
         return cls(value, env)
 
-    def reveal(self) -> str:
+    def reveal(self, advice: str = "") -> str:
         """The key.
+
+        Args:
+            advice: What else to say where there is none.
 
         Raises:
             AuthenticationError: There is none; the message names the variable to set.
@@ -40,7 +43,7 @@ class Secret:
         value = self._value if self._value is not None else os.environ.get(self.env or "")
         if not value:
             where = f", or set the environment variable {self.env}" if self.env else ""
-            raise AuthenticationError(f"No key was given. Pass api_key=…{where}.")
+            raise AuthenticationError(f"No key was given. Pass api_key=…{where}.{advice}")
         return value
 
     def __bool__(self) -> bool:

@@ -53,6 +53,8 @@ print([delta.content for delta in Custom().generate_stream("hi", stop_sequences=
         ("modelport.OpenAIServerModel('gpt-4o', api_key='k', client_kwargs={'timeout': 1})", "openai", "openai"),
         ("modelport.load_model('openai/gpt-4o', api_key='k')('hi')", "aiohttp", "openai"),
         ("modelport.AzureOpenAIModel('m', 'https://x.example', api_key='k')('hi')", "aiohttp", "openai"),
+        ("modelport.OpenAIServerModel('gpt-4o')", "aiohttp", "openai"),  # and not: there is no key
+        ("modelport.AzureOpenAIModel('m')", "aiohttp", "openai"),
         ("modelport.InferenceClientModel()", "huggingface_hub", "huggingface"),
         ("modelport.LlamaCppModel()", "xllamacpp", "llamacpp"),
         ("modelport.AmazonBedrockServerModel('us.amazon.nova-pro-v1:0', api_key='k')", "boto3", "bedrock"),

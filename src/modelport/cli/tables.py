@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from modelport.cli.terminal import Failure, is_terminal, is_utf8, rendered, write, write_json
+from modelport.cli.terminal import Failure, fits, is_terminal, is_utf8, rendered, write, write_json
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -36,7 +36,7 @@ class Client:
 #: By backend; those of other packages need only themselves.
 CLIENTS = {
     "azure": Client(("aiohttp", "orjson"), "openai", "azure/my-deployment"),
-    "huggingface": Client(("huggingface_hub", "orjson"), "huggingface", "huggingface/openai/gpt-oss-20b"),
+    "huggingface": Client(("huggingface_hub", "aiohttp", "orjson"), "huggingface", "huggingface/openai/gpt-oss-20b"),
     "bedrock": Client(("boto3",), "bedrock", "bedrock/us.amazon.nova-pro-v1:0"),
     "litellm": Client(("litellm",), "litellm", "litellm/groq/llama-3.3-70b-versatile"),
     "litellm-router": Client(("litellm",), "litellm", "litellm-router/…"),
@@ -96,10 +96,15 @@ def list_backends(as_json: bool) -> None:
         write_json(rows)
         return
     table = _table("Backend", "Class", "Installed", "Example")
+    lines = []
     for row in rows:
         found = "yes" if row["installed"] else f"no: {', '.join(row['missing'])}"
         table.add_row(row["name"], row["class"], found, f"-m {row['example']}")
-    write(rendered(table), styled=True)
+        lines.append(f"{row['name']}: {row['class']}, installed: {found}\n  -m {row['example']}\n")
+    if fits(table):
+        write(rendered(table), styled=True)
+    else:  # its cells would break in the middle of what is meant to be copied
+        write("".join(lines))
     for row in rows:  # not in the table, which would break the line that is meant to be copied
         if row["install"]:
             write(f"For {row['name']}: {row['install']}\n")
@@ -173,7 +178,7 @@ def _rows(names: Sequence[str]) -> tuple[Row, ...]:
     known = {row.name: row for row in ROWS}
     if unknown := [name for name in names if name not in known]:
         raise Failure(f"--row {unknown[0]!r} is no row of the contract; there are {', '.join(known)}")
-    return tuple(known[name] for name in names) or ROWS
+    return tuple(known[name] for name in dict.fromkeys(names)) or ROWS
 
 
 def _watched(model: Model, spec: str, rows: tuple[Row, ...], keys: tuple[str, ...]) -> Iterable[Outcome]:

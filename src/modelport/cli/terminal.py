@@ -5,14 +5,17 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import stat
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TextIO
 
 from modelport.errors import ModelError, StreamInterrupted
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.table import Table
 
     from modelport.messages import ChatMessage
@@ -104,8 +107,30 @@ def write_aside(text: str, *, dim: bool = False) -> None:
 
 
 def note(text: str) -> None:
-    """Says something in one line on standard error."""
-    write_aside(f"modelport: {' '.join(text.split())}\n")
+    """Says something on standard error: in one line, which a terminal breaks between words."""
+    write_aside(wrapped(f"modelport: {' '.join(text.split())}") + "\n")
+
+
+def wrapped(text: str, indent: str = "") -> str:
+    """A line as a terminal on standard error is to show it: broken between words; anywhere else it stays one.
+
+    Args:
+        text: Of one line.
+        indent: Before each of its lines but the first.
+    """
+    if not is_terminal(sys.stderr):
+        return text
+    import shutil
+    import textwrap
+
+    try:  # where standard output is a pipe too
+        columns = int(os.environ.get("COLUMNS") or 0) or os.get_terminal_size(sys.stderr.fileno()).columns
+    except (ValueError, OSError):
+        columns = shutil.get_terminal_size().columns
+    # A path or a command is longer than the line at times, and must stay whole to be copied.
+    return textwrap.fill(
+        text, max(columns, 20), subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+    )
 
 
 def report(error: BaseException, debug: bool) -> None:
@@ -120,10 +145,35 @@ def report(error: BaseException, debug: bool) -> None:
 def explain(error: BaseException) -> str:
     """An error in words for someone who sees no traceback."""
     if isinstance(error, StreamInterrupted) and isinstance(error.__cause__, ModelError):
-        return f"the answer broke off: {error.__cause__}"
+        return f"the answer broke off: {_for_a_shell(str(error.__cause__))}"
     if isinstance(error, ModelError | Failure):
-        return str(error)
+        return _for_a_shell(str(error))
     return f"{type(error).__name__}: {error} (--debug shows where)"
+
+
+#: What errors say to someone who writes Python, and what that is in a shell.
+_IN_PYTHON: tuple[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]], ...] = (
+    (re.compile(r"Pass \w+=[^\n]*?,? (?:or )?set the environment variable"), "Set the environment variable"),
+    (re.compile(r", as (\w+)\(['\"]([^'\"]+)['\"]\)"), lambda found: _as_option(found[1], found[2])),
+    (re.compile(r"\(api_base\)"), "(--api-base)"),
+    (re.compile(r"\bapi_base=(?=['\"])"), "--api-base "),
+    (re.compile(r"\bretry=False\b"), "--set retry=false"),
+    (re.compile(r"\bcontext_length=…"), "--set context_length=…"),
+    (re.compile(r"\blower max_tokens\b"), "lower --max-tokens"),
+)
+
+
+def _for_a_shell(text: str) -> str:
+    """An error's text with a command line's names for what a program passes."""
+    for pattern, replacement in _IN_PYTHON:
+        text = pattern.sub(replacement, text)
+    return text
+
+
+def _as_option(cls: str, model_id: str) -> str:
+    from modelport.registry import CLASSES
+
+    return f", as -m {CLASSES[cls]}/{model_id}" if cls in CLASSES else f", as {cls}({model_id!r})"
 
 
 class Answer:
@@ -219,10 +269,20 @@ def is_utf8(stream: TextIO | None) -> bool:
 
 def rendered(table: Table) -> str:
     """A table as text for standard output, as wide as the terminal."""
+    console = _console(text := io.StringIO())
+    console.print(table)
+    return text.getvalue()
+
+
+def fits(table: Table) -> bool:
+    """Whether no cell of a table would be broken in the terminal."""
+    console = _console(io.StringIO())
+    return console.measure(table, options=console.options.update(max_width=_WIDE)).maximum <= console.width
+
+
+def _console(file: io.StringIO) -> Console:
     from rich.console import Console
 
-    text = io.StringIO()
     seen = is_terminal(sys.stdout)
     width = None if seen or "COLUMNS" in os.environ else _WIDE
-    Console(file=text, force_terminal=seen, width=width, highlight=False, emoji=False).print(table)
-    return text.getvalue()
+    return Console(file=file, force_terminal=seen, width=width, highlight=False, emoji=False)

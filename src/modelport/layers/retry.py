@@ -27,16 +27,16 @@ class RetryPolicy:
     """How often and when a request is sent again.
 
     Args:
-        attempts: Requests at most, the first included; 1 for no retry.
-        base: Upper bound of the first wait, in seconds; it doubles from attempt to attempt ("full jitter",
-            https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/).
-        cap: Upper bound of every wait, in seconds.
-        max_retry_after: The longest Retry-After that is waited out, in seconds; a longer one fails at once, with
-            `retry_after` on the error.
-        retryable: Decides for an error whether the request is sent again; `None` for the error's own `retryable`.
-        quota: Retries that all calls of a model have in common, so that an outage is not multiplied by `attempts`. Each
-            takes one; the one after which an answer came gives it back, and so does every fifth call that needed none.
-            With none left, calls fail with what their first attempt met. `None` for no such bound.
+        attempts: Requests at most, the first included; 1 for no retry; by default 3.
+        base: Upper bound of the first wait, in seconds, by default 0.5; it doubles from attempt to attempt ("full
+            jitter", https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/).
+        cap: Upper bound of every wait, in seconds; by default 8.
+        max_retry_after: The longest Retry-After that is waited out, in seconds, by default 60; a longer one fails at
+            once, with `retry_after` on the error.
+        retryable: Decides for an error whether the request is sent again; by default the error's own `retryable` does.
+        quota: Retries that all calls of a model have in common, by default 100, so that an outage is not multiplied by
+            `attempts`. Each takes one; the one after which an answer came gives it back, and so does every fifth call
+            that needed none. With none left, calls fail with what their first attempt met. `None` for no such bound.
     """
 
     attempts: int = 3
@@ -74,6 +74,8 @@ class RetryPolicy:
             return cls()
         if not isinstance(value, int):
             raise InvalidRequest(f"retry={value!r}: must be True, False, a number of attempts or a RetryPolicy")
+        if value is not False and value < 1:
+            raise InvalidRequest(f"retry={value!r}: must be at least 1 attempt; for no retry write retry=False")
         return cls(attempts=1 if value is False else value)
 
     def wait_after(self, error: ModelError, attempt: int) -> float | None:

@@ -48,9 +48,9 @@ class LlamaCppModel(EngineModel["_Engine"]):
 
     Args:
         model_id: A `.gguf` file, a folder with one, `owner/repo:file.gguf` on the Hugging Face Hub, or `None` for the
-            embedded default, SmolLM2-135M-Instruct (98 MB, downloaded once).
+            embedded default, SmolLM2-135M-Instruct (93 MB, downloaded once).
         context_length: Tokens of prompt and answer that one request may hold; by default the model's own, at most 8192.
-        parallel: Requests that run at once; more wait their turn.
+        parallel: Requests that run at once, by default 4; more wait their turn.
         threads: CPU threads; by default the engine's choice.
         gpu_layers: Layers on the GPU; by default as many as fit, where there is one.
         chat_template: A Jinja template instead of the model's own.
@@ -58,6 +58,11 @@ class LlamaCppModel(EngineModel["_Engine"]):
         engine_params: Further fields of llama.cpp's `CommonParams`, as `{"flash_attn_type": …}`.
         progress: Whether to show a progress bar for a download; by default where standard error is a terminal.
         **settings: See `Model`; and of llama.cpp's sampler `repeat_penalty`, `mirostat`, `logit_bias`, …
+
+    Raises:
+        MissingDependency: A package is missing; the message holds the command.
+        NotFoundError: There is no such file or folder.
+        ModelError: The weights can't be had or loaded; its subclass says why.
 
     Example:
         >>> model = LlamaCppModel()
@@ -242,7 +247,7 @@ class _Engine:
         thread.join()
         if failure:
             raise ServerError(
-                f"llama.cpp could not load {path!r}: {failure[0]}. Is it a GGUF file that fits the memory?",
+                f"llama.cpp could not load {path!r}: {str(failure[0]).rstrip('.')}. Does it fit the memory?",
                 retryable=False,
             ) from None
 
@@ -257,7 +262,7 @@ class _Engine:
 
             def on_event(event: dict[str, Any]) -> bool:
                 if "error" in event:
-                    failure.append(error_from(event["error"].get("code"), event))
+                    failure.append(error_from(event["error"].get("code"), event, engine=True))
                     return True
                 return emit(event)
 

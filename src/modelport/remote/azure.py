@@ -47,6 +47,11 @@ class AzureOpenAIServerModel(OpenAIServerModel):
         **settings: See `OpenAIServerModel`; `client` and `client_kwargs` are those of `openai.AsyncAzureOpenAI` (of
             `openai.AsyncOpenAI` with the v1 API).
 
+    Raises:
+        MissingDependency: A package is missing; the message holds the command.
+        AuthenticationError: There is neither key nor token.
+        InvalidRequest: A setting is wrong, or there is no endpoint.
+
     Example:
         >>> model = AzureOpenAIServerModel("my-gpt-4o", "https://RESOURCE.openai.azure.com", api_version="2024-10-21")
     """

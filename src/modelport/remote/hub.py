@@ -6,13 +6,12 @@ import functools
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from importlib.util import find_spec
 from typing import Any
 from urllib.parse import urljoin
 
 from modelport.chat_errors import error_from
-from modelport.errors import AuthenticationError, ConnectionFailed, InvalidRequest, MissingDependency, NotFoundError
-from modelport.remote.transport import Call, HTTPTransport
+from modelport.errors import AuthenticationError, ConnectionFailed, InvalidRequest, NotFoundError
+from modelport.remote.transport import Call, HTTPTransport, require
 from modelport.remote.wire import Hidden, httpx_error, is_of_httpx
 from modelport.secrets import Secret
 from modelport.threads import in_thread
@@ -112,9 +111,7 @@ def hub_package() -> Any:
     Raises:
         MissingDependency: It, or what the transport needs beside it, is not installed.
     """
-    for name in ("huggingface_hub", "aiohttp", "orjson"):  # the transport would name another extra
-        if find_spec(name) is None:
-            raise MissingDependency(name, "huggingface")
+    require("huggingface", "huggingface_hub", "aiohttp", "orjson")  # the transport would name another extra
     import huggingface_hub
 
     return huggingface_hub

@@ -8,15 +8,15 @@ import os
 from collections.abc import AsyncGenerator, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import fields
-from importlib.util import find_spec
 from typing import Any
 
 from modelport.capabilities import Capabilities
-from modelport.errors import InvalidRequest, MalformedResponse, MissingDependency
+from modelport.errors import InvalidRequest, MalformedResponse
 from modelport.grammar import JSONSchema
 from modelport.normalise import KNOWN_PARAMETERS
 from modelport.remote.litellm_kept import Kept, keep_apart
 from modelport.remote.profiles import PROFILES
+from modelport.remote.transport import require
 from modelport.secrets import Secret
 
 # --- the package ------------------------------------------------------------------------------------------------------
@@ -28,8 +28,7 @@ def require_litellm() -> None:
     Raises:
         MissingDependency: It is not.
     """
-    if find_spec("litellm") is None:
-        raise MissingDependency("litellm", "litellm")
+    require("litellm", "litellm")
 
 
 @functools.cache

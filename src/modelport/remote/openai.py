@@ -10,9 +10,11 @@ from typing import Any, ClassVar
 from modelport.errors import InvalidRequest
 from modelport.layers.retry import RetryPolicy
 from modelport.remote.chat_model import ChatCompletionsModel
-from modelport.remote.transport import HTTPTransport, Transport
+from modelport.remote.transport import HTTPTransport, Transport, require
 from modelport.remote.wire import Hidden
 from modelport.secrets import Secret
+
+_NO_KEY_WANTED = " A server of your own that wants none takes any text, such as 'none'."
 
 
 class OpenAIServerModel(ChatCompletionsModel):
@@ -39,6 +41,11 @@ class OpenAIServerModel(ChatCompletionsModel):
         **settings: See `Model`; everything that it does not know goes into the request's body. `extra_headers`,
             `extra_query` and `extra_body` work as in the SDK.
 
+    Raises:
+        MissingDependency: A package is missing; the message holds the command.
+        AuthenticationError: There is no key.
+        InvalidRequest: A setting is wrong.
+
     Example:
         >>> model = OpenAIServerModel("gpt-4o", api_key=os.environ["OPENAI_API_KEY"])
     """
@@ -61,6 +68,10 @@ class OpenAIServerModel(ChatCompletionsModel):
         default_query: Mapping[str, Any] | None = None,
         **settings: Any,
     ) -> None:
+        if client is not None or client_kwargs:
+            require("openai", "openai")
+        else:
+            require("openai", "aiohttp", "orjson")
         if not model_id:
             raise InvalidRequest(f"model_id is missing: name the model, as {type(self).__name__}('gpt-4o')")
         if client is not None and client_kwargs:
@@ -85,10 +96,10 @@ class OpenAIServerModel(ChatCompletionsModel):
                 return SDKTransport(self.client)
             by_function = not isinstance(self.api_key, Secret)
             return SDKTransport(None, self._make_client, self._credential if by_function else None)
-        base = self.api_base or os.environ.get("OPENAI_BASE_URL") or "https://api.openai.com/v1"
-        if isinstance(self.api_key, Secret):
-            self.api_key.reveal()  # A missing key is found here, not at the first call.
-        return HTTPTransport(base, self._headers, self.default_query)
+        own = self.api_base or os.environ.get("OPENAI_BASE_URL")
+        if isinstance(self.api_key, Secret):  # A missing key is found here, not at the first call.
+            self.api_key.reveal(_NO_KEY_WANTED if own else "")
+        return HTTPTransport(own or "https://api.openai.com/v1", self._headers, self.default_query)
 
     def _make_client(self) -> Any:
         from modelport.remote.sdk import openai_package

@@ -98,7 +98,7 @@ class RedisLimits:
         when_gone: What is done while the Redis can't be reached. `error`: the call fails with `ConnectionFailed`.
             `local`: each process keeps the whole limit by itself, so that all together may go above it; the message's
             `warnings` say so.
-        timeout: Seconds within which the Redis must answer.
+        timeout: Seconds within which the Redis must answer; by default 1.
 
     Example:
         >>> limits = RedisLimits("redis://localhost:6379/0")

@@ -14,13 +14,14 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from importlib import import_module
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import urljoin, urlsplit
 
 from modelport import __version__
 from modelport.errors import ConnectionFailed, InvalidRequest, MalformedResponse, MissingDependency, ModelError
 from modelport.remote.pools import PerLoop
-from modelport.remote.wire import EventReader, Hidden, hidden, pairs, parsed, service_error, to_json
+from modelport.remote.wire import CHECK_THE_WAY, EventReader, Hidden, hidden, pairs, parsed, service_error, to_json
 
 if TYPE_CHECKING:
     import aiohttp
@@ -67,6 +68,21 @@ class Transport(Protocol):
     async def aclose(self) -> None:
         """Closes the connections of the running loop."""
         ...
+
+
+def require(extra: str, *packages: str) -> None:
+    """Looks whether packages are installed, without an import: a constructor says so before it asks for a key.
+
+    Args:
+        extra: Of this package, which brings them.
+        *packages: Their top-level modules.
+
+    Raises:
+        MissingDependency: One is not.
+    """
+    for name in packages:
+        if find_spec(name) is None:
+            raise MissingDependency(name, extra)
 
 
 HeaderSource = Callable[[], Awaitable[Mapping[str, str]]]
@@ -287,7 +303,7 @@ def fault_of(error: aiohttp.ClientError) -> ModelError:
         return ConnectionFailed(f"The proxy refused to connect (HTTP {error.status}).", retryable=error.status >= 500)
     if isinstance(error, aiohttp.ClientConnectorError):
         return ConnectionFailed(
-            f"No connection to {error.host}:{error.port}: {error.os_error.strerror or error.os_error}."
+            f"No connection to {error.host}:{error.port}: {error.os_error.strerror or error.os_error}. {CHECK_THE_WAY}"
         )
     if isinstance(error, aiohttp.ServerTimeoutError):
         return ConnectionFailed(f"The service did not answer within the client's time-out ({type(error).__name__}).")

@@ -32,6 +32,10 @@ def hidden(value: Any) -> Any:
     return Hidden(value) if isinstance(value, str) else value
 
 
+#: What to do where nobody answers.
+CHECK_THE_WAY = "Check the address (api_base), the proxy, and that the server runs."
+
+
 @functools.cache
 def orjson_package() -> Any:
     """The `orjson` package.
@@ -186,4 +190,5 @@ def httpx_error(error: BaseException) -> ModelError:
     # One class for two faults: an answer that was cut short, and none at all.
     if kind == "RemoteProtocolError" and "complete message body" in str(error):
         return MalformedResponse("The service's answer was cut short: its body ended before its length said so.")
-    return ConnectionFailed(f"The connection to the service failed ({kind}).")
+    advice = f" {CHECK_THE_WAY}" if kind == "ConnectError" else ""
+    return ConnectionFailed(f"The connection to the service failed ({kind}).{advice}")

@@ -98,7 +98,15 @@ class Outcome:
 
 
 def check(subject: Subject, row: Row) -> Outcome:
-    """Holds a subject to one row."""
+    """Holds a subject to one row.
+
+    Args:
+        subject: The model under test.
+        row: Of `ROWS`, or one of your own.
+
+    Returns:
+        What came of it; whatever the model raises is in it, and is not raised.
+    """
     begin = time.perf_counter()
     try:
         status, detail = _judge(subject, row)
@@ -114,7 +122,12 @@ def check(subject: Subject, row: Row) -> Outcome:
 
 
 def check_all(subject: Subject, rows: tuple[Row, ...] | None = None) -> Iterator[Outcome]:
-    """Holds a subject to every row, one after another."""
+    """Holds a subject to every row, one after another.
+
+    Args:
+        subject: The model under test.
+        rows: By default all of `ROWS`.
+    """
     for row in ROWS if rows is None else rows:
         yield check(subject, row)
 

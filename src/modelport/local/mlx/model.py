@@ -44,9 +44,9 @@ class MLXModel(LocalModel["_Engine"]):
             over them.
         chat_template: A Jinja template instead of the model's own.
         context_length: Tokens of prompt and answer that one request may hold; by default the model's own.
-        parallel: Requests in the batch; more wait their turn, in order.
-        queue: How many may wait. One more is refused with `RateLimited`, which the port retries within the call's time
-            limit.
+        parallel: Requests in the batch, by default 16; more wait their turn, in order.
+        queue: How many may wait, by default 1024. One more is refused with `RateLimited`, which the port retries within
+            the call's time limit.
         prefill_step_size: Tokens of prompts that are computed between two tokens of the answers under way: a long
             prompt holds them up for no longer than that. By default 512 on a GPU, and 16 on a CPU, where MLX takes
             0.1 s for each with a model of 135 million parameters in f32.

@@ -55,8 +55,8 @@ class TransformersModel(LocalModel["TransformersEngine"]):
         tokenizer: Its tokenizer, or its processor.
         chat_template: A Jinja template instead of the model's own.
         context_length: Tokens of prompt and answer that one request may hold; by default the model's own.
-        parallel: Requests that run at once; more wait their turn.
-        queue: How many may wait; one more is refused with `RateLimited`.
+        parallel: Requests that run at once, by default 16; more wait their turn.
+        queue: How many may wait, by default 1024; one more is refused with `RateLimited`.
         prefix_cache_bytes: Memory for what was computed, running requests included, in bytes (2 GiB by default); 0
             keeps nothing.
         threads: CPU threads; by default torch's choice. Holds for the whole process.

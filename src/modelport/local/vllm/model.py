@@ -100,6 +100,9 @@ class VLLMModel(LocalModel["_Engine"]):
     def _load(self) -> _Engine:
         return _Engine(self)
 
+    def _check_parameters(self) -> None:
+        """Not here: which parameters vLLM takes is known when it has been imported, and each call checks them."""
+
     def _declare(self) -> Capabilities:
         names = self._engine().parameters
         extra = self.declared_capabilities.extra_parameters or frozenset()

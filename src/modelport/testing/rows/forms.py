@@ -231,7 +231,7 @@ def image(subject: Subject, model: Model) -> None:
 def after_thinking(subject: Subject, model: Model) -> None:
     """The thinking is free, and the answer after it has its form."""
     if "reasoning" not in subject.prompts:
-        raise NotChecked("the subject gives no prompt that makes the model think")
+        raise NotChecked("no prompt is known here that makes the model think")
     form = Regex("[A-Z][a-z]{1,20} [a-z]{1,20}[.]")
     for message in _both(subject, model, subject.prompt("reasoning"), grammar=form):
         assert message.reasoning and re.fullmatch(form.pattern, message.reasoning.strip()) is None, f"{message!r}"
@@ -258,7 +258,7 @@ def effort(subject: Subject, model: Model) -> str:
 def reasoning(subject: Subject, model: Model) -> None:
     """The model's thinking is apart from its answer, whole and streamed."""
     if "reasoning" not in subject.prompts:
-        raise NotChecked("the subject gives no prompt that makes the model think")
+        raise NotChecked("no prompt is known here that makes the model think")
     whole = model.generate(subject.prompt("reasoning"), temperature=0)
     with model.generate_stream(subject.prompt("reasoning"), temperature=0) as stream:
         deltas = list(stream)

@@ -37,7 +37,7 @@ _COUNT = 8
 def errors(subject: Subject, model: Model) -> str:
     """Each fault is an error of its own type, sync and async, streamed and not."""
     if not subject.faults:
-        raise NotChecked("the subject offers no faults")
+        raise NotChecked("its service can't be made to fail on purpose from here")
     for name, make in subject.faults.items():
         for way in (_whole, _streamed, _async_whole, _async_streamed):
             try:
@@ -173,7 +173,7 @@ def _read_within(reading: int, child: int, seconds: float) -> str:
 def secrets(subject: Subject, model: Model) -> None:
     """No key in repr, to_dict, pickle or an error's traceback with its locals."""
     if not subject.secrets:
-        raise NotChecked("the subject names no secrets")
+        raise NotChecked("no key is known here that could show up")
     shown: list[str] = [repr(model), str(model), repr(vars(model)), repr(model.to_dict()), repr(pickle.dumps(model))]
     for make in subject.faults.values():
         faulty = make()

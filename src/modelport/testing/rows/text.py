@@ -137,7 +137,7 @@ def max_tokens(subject: Subject, model: Model) -> None:
 def deterministic(subject: Subject, model: Model) -> None:
     """At temperature 0 one request has one answer."""
     if not subject.strict_text:
-        raise NotChecked("the subject says that its engine's batches change the text")
+        raise NotChecked("its engine's batches may change the text")
     first = model.generate(subject.prompt("long"), temperature=0, max_tokens=24)
     second = model.generate(subject.prompt("long"), temperature=0, max_tokens=24)
     same_text(subject, first, second)
@@ -220,7 +220,7 @@ def roles(subject: Subject, model: Model) -> None:
 def too_long(subject: Subject, model: Model) -> None:
     """A prompt beyond the context is `ContextWindowExceeded`, and the model still answers afterwards."""
     if "too long" not in subject.prompts:
-        raise NotChecked("the subject gives no prompt that is too long")
+        raise NotChecked("no prompt is known here that is too long for it")
     for streamed in (False, True):
         try:
             if streamed:
