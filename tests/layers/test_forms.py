@@ -222,7 +222,7 @@ DAY = Regex(r"\d{4}(-\d\d-\d\d)?")
         (int, "12534", "5"),
         (Choice("New York", "New"), "New York", " "),
         (DAY, "2024-05-06", "-"),
-        (Lark('start: "a" "b"?'), "ab", "b"),
+        (Lark('start: "a" "b" "c"'), "abc", "b"),
     ],
     ids=str,
 )
@@ -242,6 +242,13 @@ def test_a_stop_sequence_that_the_form_has_no_place_for_ends_it(grammar: Any, an
     """So models say that they have ended whom nothing holds to the form."""
     message = Scripted(answer + "\nObservation: fine").generate("?", grammar=grammar, stop_sequences=["\nObserv"])
     assert (message.parsed, message.stop_sequence, message.enforcement) == (parsed, "\nObserv", "validated")
+
+
+def test_a_stop_sequence_with_which_a_grammar_ends_is_its_end() -> None:
+    """So agents have the model end its code, and want the code."""
+    step = Lark('start: "<code>" /[a-z]+/ "</code>"')
+    model = Scripted("<code>say</code>", capabilities={"grammars": ALL})
+    assert model.generate("?", grammar=step, stop_sequences=["</code>"]).parsed == "<code>say"
 
 
 @SYNC_WAYS
