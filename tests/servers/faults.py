@@ -419,9 +419,14 @@ class FaultServer:
     def settle(self) -> None:
         """Ready for the next test: all is forgotten, and no connection of an earlier test's is left."""
         if self.open_connections:
-            gc.collect()  # A model that nobody holds closes its own when it is collected, which may be minutes later.
-            self.wait_for(lambda: self.open_connections == 0)
+            self.wait_for(self._all_are_collected)
         self.clear()
+
+    def _all_are_collected(self) -> bool:
+        # A model that nobody holds closes its own when it is collected, which may be minutes later; and a thread may
+        # hold it a moment longer than the test did.
+        gc.collect()
+        return self.open_connections == 0
 
     def wait_for(self, condition: Callable[[], bool], timeout_s: float = 5.0) -> None:
         """Wait until `condition` holds, such as `lambda: server.open_connections == 0`."""
