@@ -365,6 +365,7 @@ def test_top_logprobs_brings_logprobs() -> None:
     [
         ("max_tokens", [0, -1, 1.5, "5", True, float("inf")]),
         ("temperature", [-0.1, "hot", float("nan"), float("inf"), True, []]),
+        ("timeout", [0, -1, float("inf"), 10**400]),
         ("top_p", [0, 1.1, -1, None.__class__]),
         ("min_p", [-0.1, 1.1]),
         ("top_k", [-1, 0.5]),

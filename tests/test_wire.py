@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from modelport import Choice, InvalidRequest, Lark, Model, OpenAIServerModel, Regex, UnsupportedFeature
+from modelport.chat_completions import count_from
 from modelport.testing.rows.forms import picture
 from tests.servers.faults import Call, Fault, FaultServer
 
@@ -195,3 +196,9 @@ def test_what_can_not_be_sent_is_refused_before(server: FaultServer) -> None:
 def test_wrong_settings_are_named_when_the_model_is_made(settings: dict[str, Any], told: str) -> None:
     with pytest.raises(InvalidRequest, match=told.replace("(", r"\(")):
         OpenAIServerModel(**{"model_id": "gpt-4o", "api_key": "k", **settings}).capabilities  # noqa: B018
+
+
+@pytest.mark.parametrize(("given", "count"), [(3, 3), (3.0, 3), (1e20, None), (10**30, None), (-1, None), ("3", None)])
+def test_a_count_that_can_be_none_is_unknown(given: Any, count: int | None) -> None:
+    """Sums are made of counts, and limits: one of 1e20 tokens would have its window wait for ever."""
+    assert count_from(given) == count

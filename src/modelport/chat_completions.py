@@ -255,11 +255,15 @@ def usage_from(usage: Mapping[str, Any]) -> TokenUsage:
     )
 
 
+#: More tokens than any answer has; a larger count is a mistake, and would make a rate limit of tokens wait for ever.
+_MOST_TOKENS = 10**9
+
+
 def count_from(value: Any) -> int | None:
     """A count of tokens; what is no whole number is unknown, since sums and limits are made of it."""
     if isinstance(value, float) and value.is_integer():
         value = int(value)
-    return value if type(value) is int and value >= 0 else None
+    return value if type(value) is int and 0 <= value <= _MOST_TOKENS else None
 
 
 def _shown(data: Any) -> str:

@@ -163,6 +163,9 @@ def _effort(value: Any) -> str | None:
     return None if value in EFFORTS else f"must be one of {', '.join(EFFORTS)}"
 
 
+#: Seconds; a loop's clock can't hold just any number.
+_LONGEST = 1e9
+
 _CHECKS: dict[str, Callable[[Any], str | None]] = {
     "max_tokens": _number(1, whole=True),
     "temperature": _number(0),
@@ -179,9 +182,9 @@ _CHECKS: dict[str, Callable[[Any], str | None]] = {
     "reasoning_effort": _effort,
     "reasoning_budget": _number(1, whole=True),
     "n": _one,
-    "timeout": _number(0, above=True),
-    "first_token_timeout": _number(0, above=True),
-    "idle_timeout": _number(0, above=True),
+    "timeout": _number(0, _LONGEST, above=True),
+    "first_token_timeout": _number(0, _LONGEST, above=True),
+    "idle_timeout": _number(0, _LONGEST, above=True),
 }
 _OTHER_NAMES = {"max_new_tokens": "max_tokens", "max_completion_tokens": "max_tokens"}
 

@@ -385,11 +385,16 @@ def test_a_limit_with_nothing_to_do_is_not_on_the_way() -> None:
     assert Limit()(request(), lambda request: deltas) is deltas
 
 
-@pytest.mark.parametrize("value", [0, -1, 0.5, True, "3", float("nan")])
+@pytest.mark.parametrize("value", [0, -1, 0.5, True, "3", float("nan"), float("inf")])
 @pytest.mark.parametrize("name", ["requests_per_minute", "tokens_per_minute", "max_concurrency"])
 def test_limits_that_are_none_are_refused(name: str, value: Any) -> None:
     with pytest.raises(InvalidRequest, match=name):
         Limit(**{name: value})
+
+
+def test_no_half_a_request_is_under_way() -> None:
+    with pytest.raises(InvalidRequest, match=r"max_concurrency=1\.5: must be a whole number"):
+        Limit(max_concurrency=1.5)  # type: ignore[arg-type]
 
 
 async def test_a_pickled_limit_starts_afresh() -> None:

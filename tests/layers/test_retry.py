@@ -464,6 +464,11 @@ def test_a_whole_answer_that_its_time_limit_cuts_is_no_interrupted_stream(asynch
     assert raised.value.partial is not None and raised.value.partial.content == "The capi"
 
 
+def test_after_any_number_of_attempts_there_is_a_wait() -> None:
+    policy = RetryPolicy(attempts=2000, base=1e-9, cap=3, quota=None)
+    assert 0 <= policy.wait_after(ServerError("no"), 1999) <= 3  # type: ignore[operator]
+
+
 # --- the quota --------------------------------------------------------------------------------------------------------
 
 

@@ -124,8 +124,10 @@ class Limit:
             "max_concurrency": max_concurrency,
         }
         for key, value in given.items():
-            if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float)) or not value >= 1):
-                raise InvalidRequest(f"{key}={value!r}: must be a number of at least 1, or None for no limit")
+            kinds, kind = ((int,), "whole number") if key == "max_concurrency" else ((int, float), "number")
+            right = isinstance(value, kinds) and not isinstance(value, bool) and 1 <= value < float("inf")
+            if value is not None and not right:
+                raise InvalidRequest(f"{key}={value!r}: must be a {kind} of at least 1, or None for no limit")
         self.requests_per_minute = requests_per_minute
         self.tokens_per_minute = tokens_per_minute
         self.max_concurrency = max_concurrency

@@ -90,7 +90,7 @@ class RetryPolicy:
             return None
         if error.retry_after is not None:
             return error.retry_after if error.retry_after <= self.max_retry_after else None
-        return random.uniform(0, min(self.cap, self.base * 2 ** (attempt - 1)))
+        return random.uniform(0, min(self.cap, self.base * 2.0 ** min(attempt - 1, 64)))
 
 
 class Quota:
