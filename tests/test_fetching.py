@@ -94,7 +94,7 @@ def test_what_is_no_image(site: Any, path: str, kind: type[ModelError], text: st
 
 
 def test_limits(site: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fetching, "MAX_BYTES", 2**20)
+    monkeypatch.setattr(fetching, "MAX_IMAGE_BYTES", 2**20)
     with pytest.raises(InvalidRequest, match="larger than 1 MiB"):
         fetch(site.url + "/endless")
     assert site.left.wait(5.0)  # it was not read to its end
@@ -108,6 +108,11 @@ PRIVATE = [
     "http://169.254.169.254/latest/meta-data/", "http://10.0.0.1/", "http://192.168.1.1/", "http://172.16.0.1/",
     "http://100.64.0.1/", "http://[fd00::1]/", "http://[fe80::1]/", "http://224.0.0.1/", "http://255.255.255.255/",
     "http://[64:ff9b::7f00:1]/", "http://[2002:7f00:1::]/", "http://user:password@example.com/",
+    # What aiohttp reads as 127.0.0.1, and then does not look up.
+    "http://１２７.０.０.１:{port}/", "http://127。0。0。1:{port}/", "http://①②⑦.⓪.⓪.①:{port}/",
+    "http://[::127.0.0.1]:{port}/", "http://[::ffff:0:127.0.0.1]:{port}/", "http://[fec0::1]/", "http://[3fff::1]/",
+    "http://[64:ff9b:1::7f00:1]/", "http://[5f00::1]/", "http://[100:0:0:1::1]/",
+    "http://a..b/", "http://[bad/", f"http://{'a' * 64}.example/",
 ]  # fmt: skip
 
 
@@ -193,7 +198,7 @@ def test_by_default_no_private_address_and_no_signature_shows(site: Any) -> None
 
 
 def test_one_who_leaves_stops_the_fetch(site: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fetching, "MAX_BYTES", 2**40)  # so that it is never the limit that ends it
+    monkeypatch.setattr(fetching, "MAX_IMAGE_BYTES", 2**40)  # so that it is never the limit that ends it
 
     async def leave() -> None:
         model = _Sees(allow_private_urls=True)

@@ -6,6 +6,7 @@ import base64
 import copy
 import io
 import json
+import os
 from collections.abc import AsyncGenerator
 from pathlib import Path
 from types import SimpleNamespace
@@ -198,8 +199,38 @@ def test_all_forms_of_an_image_are_one(part: Any) -> None:
 def test_an_image_by_path(tmp_path: Path) -> None:
     path = tmp_path / "a.png"
     path.write_bytes(PNG)
-    for part in ({"image": path}, {"image": str(path)}, {"path": str(path)}, {"url": str(path)}):
+    for part in ({"image": path}, {"image": str(path)}, {"path": str(path)}, {"url": path}):
         assert one({"role": "user", "content": [{"type": "image", **part}]}).content == (IMAGE,)
+
+
+@pytest.mark.parametrize("wrapped", [True, False])
+@pytest.mark.parametrize("scheme", ["", "file://"])
+def test_a_url_opens_no_file(tmp_path: Path, scheme: str, wrapped: bool) -> None:
+    """Whoever writes it, a web page that an agent reads for instance, could have files of the caller's sent away."""
+    path = tmp_path / "secret.png"
+    path.write_bytes(PNG)
+    url: Any = f"{scheme}{path}"
+    part = {"type": "image_url", "image_url": {"url": url}} if wrapped else {"type": "image", "url": url}
+    with pytest.raises(InvalidRequest, match="http, https or data:") as raised:
+        one({"role": "user", "content": [part]})
+    assert "secret" not in str(raised.value)
+
+
+def test_a_url_may_be_written_in_capitals() -> None:
+    shouted = "HTTPS://example.com/a.png"
+    assert one({"role": "user", "content": [{"type": "image", "url": shouted}]}).content == (Image(url=shouted),)
+    data = {"type": "image", "url": f"DATA:image/png;base64,{BASE64}"}
+    assert one({"role": "user", "content": [data]}).content == (IMAGE,)
+
+
+def test_what_is_no_file_is_not_read(tmp_path: Path) -> None:
+    """A pipe that nobody writes to would be waited for, a device would not end."""
+    os.mkfifo(tmp_path / "pipe")
+    with open(tmp_path / "large", "wb") as file:
+        file.truncate(21 * 2**20)
+    for path in (tmp_path / "pipe", "/dev/zero", tmp_path, tmp_path / "large"):
+        with pytest.raises(InvalidRequest, match="no file, or larger than 20 MiB"):
+            one({"role": "user", "content": [{"type": "image", "path": str(path)}]})
 
 
 @pytest.mark.parametrize("url", ["http://example.com/a.png", "https://example.com/a.png"])

@@ -51,7 +51,14 @@ PLAIN = {"model": "gpt-4o", "messages": [{"role": "user", "content": "Hello"}]}
         ({"user": "me", "logit_bias": {"1": 2}}, {"user": "me", "logit_bias": {"1": 2}}),
         ({"extra_body": {"top_k": 3, "model": "other"}}, {"top_k": 3, "model": "other"}),
         ({"reasoning_effort": "none"}, {}),  # it does not think anyway
-        ({"response_format": JSON_OBJECT, "answer": Fault.ok("{}")}, {"response_format": JSON_OBJECT}),
+        (
+            {"response_format": JSON_OBJECT, "answer": Fault.ok("{}")},
+            # Without a word of JSON in them OpenAI refuses it.
+            {
+                "messages": [*PLAIN["messages"], {"role": "user", "content": "Answer with a JSON object."}],
+                "response_format": JSON_OBJECT,
+            },
+        ),
     ],
     ids=str,
 )  # fmt: skip
@@ -189,7 +196,7 @@ def test_what_can_not_be_sent_is_refused_before(server: FaultServer) -> None:
         ({"temperature": -1}, "temperature=-1"),
         ({"capabilities": {"tool": True}}, "'tool'"),
         ({"requests_per_minute": 0}, "requests_per_minute=0"),
-        ({"retry": 0}, "attempts=0"),
+        ({"retry": 0}, "retry=0"),
     ],
     ids=str,
 )

@@ -12,6 +12,9 @@ if TYPE_CHECKING:
 
     CacheControl = Mapping[str, Any]
 
+#: The largest image that is read from a file or fetched.
+MAX_IMAGE_BYTES = 20 * 2**20
+
 _MAGIC = (
     (b"\x89PNG\r\n\x1a\n", "image/png"),
     (b"\xff\xd8\xff", "image/jpeg"),

@@ -12,7 +12,7 @@ import socket
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urljoin, urlsplit
 
-from modelport.content import Image, sniff_image
+from modelport.content import MAX_IMAGE_BYTES, Image, sniff_image
 from modelport.errors import ConnectionFailed, InvalidRequest, MissingDependency
 from modelport.messages import ChatMessage
 from modelport.request import Request
@@ -21,12 +21,12 @@ from modelport.threads import in_thread
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-#: Bytes of one image.
-MAX_BYTES = 20 * 2**20
 #: Seconds for one image, redirects included.
 TIMEOUT = 20.0
 MAX_REDIRECTS = 3
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
+#: Of IPv6 what is given out (https://www.iana.org/assignments/ipv6-address-space), and what of that is for examples.
+_GIVEN_OUT, _EXAMPLES = ipaddress.ip_network("2000::/3"), ipaddress.ip_network("3fff::/20")
 
 
 async def with_bytes(request: Request, *, allow_private: bool = False) -> Request:
@@ -90,7 +90,7 @@ async def fetch_image(
             data = await _body(session, url, place, allow_private)
     except TimeoutError:
         raise ConnectionFailed(f"{place}: {_host(url)} did not give the image within {timeout:g} s.") from None
-    except aiohttp.InvalidURL:
+    except (aiohttp.InvalidURL, ValueError):  # of a redirect too, or a name that can't be one
         raise InvalidRequest(f"{place}: the image's URL is not valid") from None
     except aiohttp.ClientError as error:
         refused = _refusal_in(error)
@@ -105,8 +105,7 @@ async def fetch_image(
 
 async def _body(session: Any, url: str, place: str, allow_private: bool) -> bytes:
     for _ in range(MAX_REDIRECTS + 1):
-        _check(url, place, allow_private)
-        async with session.get(url, allow_redirects=False) as response:
+        async with session.get(_checked(url, place, allow_private), allow_redirects=False) as response:
             if response.status in (301, 302, 303, 307, 308) and (location := response.headers.get("Location")):
                 url = urljoin(url, location)
                 continue
@@ -121,32 +120,36 @@ async def _limited(chunks: AsyncIterator[bytes], place: str, url: str) -> bytes:
     data = bytearray()
     async for chunk in chunks:
         data += chunk
-        if len(data) > MAX_BYTES:
-            raise InvalidRequest(f"{place}: the image at {_host(url)} is larger than {MAX_BYTES // 2**20} MiB")
+        if len(data) > MAX_IMAGE_BYTES:
+            raise InvalidRequest(f"{place}: the image at {_host(url)} is larger than {MAX_IMAGE_BYTES // 2**20} MiB")
     return bytes(data)
 
 
-def _check(url: str, place: str, allow_private: bool) -> None:
-    """Refuses a URL by its text; what its host's name stands for is checked when it is looked up.
+def _checked(url: str, place: str, allow_private: bool) -> Any:
+    """The URL as it is connected to; what its host's name stands for is checked when it is looked up.
 
     Raises:
         InvalidRequest: It is of another kind, holds a password, or an address that is not public.
     """
+    from yarl import URL  # aiohttp's own
+
     try:
-        parts = urlsplit(url)
-        host, named, _ = parts.hostname, parts.username or parts.password, parts.port
+        read = URL(url)
+        # As aiohttp reads it: `127.0.0.1` in the digits of another script is 127.0.0.1 by then, and is not looked up.
+        host, named, _ = read.raw_host, read.user or read.password, read.port
     except ValueError:
-        host, named, parts = None, None, urlsplit("")
-    if parts.scheme not in ("http", "https") or not host:
+        read, host, named = URL(), None, None
+    if read.scheme not in ("http", "https") or not host:
         raise InvalidRequest(f"{place}: an image is fetched by http or https alone, from a URL with a host")
     if named:
         raise InvalidRequest(f"{place}: a URL with a user or a password in it is not fetched")
     try:
-        address = ipaddress.ip_address(host)
+        address = ipaddress.ip_address(host.partition("%")[0])
     except ValueError:
-        return
+        return read
     if not allow_private and not is_public(address):
         raise InvalidRequest(f"{place}: {_private(host)}")
+    return read
 
 
 def is_public(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
@@ -159,6 +162,8 @@ def is_public(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
             wrapped = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
         if wrapped is not None:
             return is_public(wrapped)
+        if address not in _GIVEN_OUT or address in _EXAMPLES:
+            return False
     return address.is_global and not address.is_multicast
 
 

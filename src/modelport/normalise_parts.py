@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import io
 import os
+import re
+import stat
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, Never
 
-from modelport.content import Attachment, Image, Part, Text, sniff_image, split_data_url
+from modelport.content import MAX_IMAGE_BYTES, Attachment, Image, Part, Text, sniff_image, split_data_url
 from modelport.errors import InvalidRequest
 
 
@@ -64,33 +66,40 @@ def _image(part: Mapping[str, Any], place: str) -> Part:
         fail(place, f"'detail' must be a string, not {type(detail).__name__}")
     if key == "base64" and isinstance(value, str):
         value = f"data:{part.get('media_type') or 'image/png'};base64,{value}"
-    return image_from(value, place, detail)
+    return image_from(value, place, detail, paths=key in _PATHS)
 
 
-def image_from(value: Any, place: str = "image", detail: str | None = None) -> Image:
+#: Where a string may be a file's path. Who writes a URL (a web page that an agent reads) must not open files with it.
+_PATHS = ("image", "path")
+_SCHEME = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]*)://|data:", re.I)
+
+
+def image_from(value: Any, place: str = "image", detail: str | None = None, *, paths: bool = True) -> Image:
     """An image from what callers have.
 
     Args:
         value: A PIL image, bytes, a path, an http(s) or `data:` URL.
         place: How an error names it.
         detail: OpenAI's `low`, `high` or `auto`.
+        paths: Whether a string that is no URL is a path; a `PathLike` always is.
 
     Raises:
         InvalidRequest: There is no such file, or it is no image.
     """
-    if isinstance(value, str) and value.startswith(("http://", "https://")):
-        return Image(url=value, detail=detail)
-    if isinstance(value, str) and value.startswith("data:"):
+    if isinstance(value, str) and (scheme := _SCHEME.match(value)):
+        named = (scheme[1] or "data").lower()
+        if named in ("http", "https"):
+            return Image(url=value, detail=detail)
+        if named != "data":
+            fail(place, f"is a URL of {named!r}; an image is given by http, https or data:")
         try:
-            value = split_data_url(value)[1]
+            value = split_data_url("data:" + value[5:])[1]
         except ValueError as error:
             fail(place, str(error))
+    elif isinstance(value, str) and not paths:
+        fail(place, "must be an http, https or data: URL; a file of yours is given under 'path'")
     elif isinstance(value, (str, os.PathLike)):
-        try:
-            with open(os.path.expanduser(value), "rb") as file:
-                value = file.read()
-        except (OSError, ValueError) as error:
-            fail(place, f"the image file {str(value)!r} can't be read: {getattr(error, 'strerror', None) or error}")
+        value = _content(value, place)
     elif hasattr(value, "save"):  # a PIL image
         buffer = io.BytesIO()
         (value if value.mode in ("RGB", "RGBA", "L", "1", "P") else value.convert("RGB")).save(buffer, "PNG")
@@ -101,6 +110,18 @@ def image_from(value: Any, place: str = "image", detail: str | None = None) -> I
     if media_type is None:
         fail(place, "is no PNG, JPEG, GIF, WebP or BMP")
     return Image(bytes(value), media_type, detail=detail)
+
+
+def _content(path: Any, place: str) -> bytes:
+    path = os.path.expanduser(path)
+    try:
+        status = os.stat(path)
+        if not stat.S_ISREG(status.st_mode) or status.st_size > MAX_IMAGE_BYTES:  # a pipe would wait, a device not end
+            fail(place, f"the image file {str(path)!r} is no file, or larger than {MAX_IMAGE_BYTES // 2**20} MiB")
+        with open(path, "rb") as file:
+            return file.read(MAX_IMAGE_BYTES)
+    except (OSError, ValueError) as error:
+        fail(place, f"the image file {str(path)!r} can't be read: {getattr(error, 'strerror', None) or error}")
 
 
 def _audio(part: Mapping[str, Any], place: str) -> Part:
