@@ -143,6 +143,25 @@ def test_nothing_that_the_data_names_is_imported(name: Any) -> None:
     assert not {module for module in set(sys.modules) - before if not module.startswith(("modelport", "importlib"))}
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"class": "TransformersModel", "model_id": "m", "trust_remote_code": True},
+        {"class": "VLLMModel", "model_id": "m", "model_kwargs": {"worker_cls": "os.system"}},
+        {"class": "FallbackModel", "models": [{"class": "MLXModel", "model_id": "m", "trust_remote_code": True}]},
+    ],
+)
+def test_no_code_that_the_data_names_is_run(settings: dict[str, Any]) -> None:
+    with pytest.raises(InvalidRequest, match=r"(trust_remote_code|worker_cls): the data has the engine run code"):
+        Model.from_dict(settings)
+
+
+@pytest.mark.parametrize("data", ["m", None, [], {5: "m"}, {"class": []}])
+def test_what_is_no_model_is_refused(data: Any) -> None:
+    with pytest.raises(InvalidRequest):
+        Model.from_dict(data)
+
+
 def test_only_the_registry_is_asked_for_a_class() -> None:
     with pytest.raises(InvalidRequest, match="unknown; there are"):
         class_named("Local")

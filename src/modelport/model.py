@@ -214,13 +214,19 @@ class Model:
         return settings_of(self)
 
     @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Model:
+    def from_dict(cls, data: Mapping[str, Any], *, trust_remote_code: bool = False) -> Model:
         """The model that `to_dict` described. Nothing that the data names is imported.
 
         Args:
-            data: Of `to_dict`; with a class of this registry under `class`, or none where `cls` is that class.
+            data: Of `to_dict`; with a class of this registry under `class`, or none where `cls` is that class. Who
+                wrote it chooses where your keys are sent (`api_base`): read what comes from others.
+            trust_remote_code: Whether the data may have an engine run code, such as that of a model's repository; by
+                default it is refused.
+
+        Raises:
+            InvalidRequest: It describes no model, or would have code run.
         """
-        return restore(cls, data)
+        return restore(cls, data, trust_remote_code)
 
     def close(self) -> None:
         """Lets go of the engine, or of the connections of synchronous calls. The model can't be used afterwards."""

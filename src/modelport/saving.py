@@ -42,17 +42,35 @@ def settings_of(model: Model) -> dict[str, Any]:
     return result
 
 
-def restore(cls: type[Model], data: Mapping[str, Any]) -> Model:
+#: Settings with which an engine runs code that they name, or that lies beside the weights.
+_RUNS_CODE = frozenset(
+    {"trust_remote_code", "worker_cls", "worker_extension_cls", "logits_processors", "custom_generate"}
+)
+
+
+def restore(cls: type[Model], data: Mapping[str, Any], trust_remote_code: bool = False) -> Model:
     """The model that `settings_of` described.
 
+    Args:
+        cls: What it must be a kind of.
+        data: Of `settings_of`; perhaps from a file that somebody else wrote.
+        trust_remote_code: Whether settings may have code run that they name.
+
     Raises:
-        InvalidRequest: The class is unknown, or is not one of `cls`.
+        InvalidRequest: The class is unknown, or is not one of `cls`; or code would run.
     """
     from modelport.registry import class_named, shared_limits_from
 
+    if not isinstance(data, Mapping) or not all(isinstance(key, str) for key in data):
+        raise InvalidRequest(f"a model is restored from the dict that to_dict gave, not from {type(data).__name__}")
+    if not trust_remote_code and (found := _code_in(data)):
+        raise InvalidRequest(
+            f"{found}: the data has the engine run code that it names; if you trust who wrote it, say "
+            "from_dict(data, trust_remote_code=True)"
+        )
     settings = dict(data)
     name = settings.pop("class", cls.__name__)
-    if name == "Model":
+    if name == "Model" or not isinstance(name, str):
         raise InvalidRequest("the data has no 'class', the name of a model's class: is it what to_dict gave?")
     target = cls if name == cls.__name__ else class_named(name)
     if not issubclass(target, cls):
@@ -60,9 +78,23 @@ def restore(cls: type[Model], data: Mapping[str, Any]) -> Model:
     for key in target.secret_settings & set(settings):
         if isinstance(settings[key], Mapping):
             settings[key] = Secret(env=settings[key].get("env"))
+    if trust_remote_code and isinstance(settings.get("models"), list):  # which the model would not trust by itself
+        from modelport.model import Model
+
+        settings["models"] = [restore(Model, m, True) if isinstance(m, Mapping) else m for m in settings["models"]]
     if isinstance(settings.get("shared_limits"), Mapping):
         settings["shared_limits"] = shared_limits_from(settings["shared_limits"])
     return target(**settings)
+
+
+def _code_in(value: Any, place: str = "") -> str | None:
+    """Where settings have code run, if anywhere."""
+    items = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list | tuple) else ()
+    for key, item in items:
+        where = f"{place}.{key}" if place else str(key)
+        if (key in _RUNS_CODE and item) or (where := _code_in(item, where) or ""):
+            return where
+    return None
 
 
 def refuse_secrets(model: Model) -> None:

@@ -34,6 +34,7 @@ from modelport.errors import (
     InvalidRequest,
     MalformedResponse,
     ModelError,
+    RateLimited,
     StreamInterrupted,
 )
 from modelport.loop import run
@@ -583,6 +584,30 @@ def test_many_stale_connections(server: FaultServer) -> None:
 
         asyncio.run(go())
     assert len(server.requests) == 9
+
+
+def test_a_request_that_ends_the_server_goes_out_twice_at_most(server: FaultServer) -> None:
+    """However many connections are kept."""
+    server.script(then=OK.but(delay_s=0.1))
+    with model_for(server.base_url, retry=False) as model:
+
+        async def go() -> None:
+            await asyncio.gather(*(model.agenerate("hello") for _ in range(8)))
+            server.script(then=Fault.hang_up())
+            with pytest.raises(ConnectionFailed):
+                await model.agenerate("hello")
+
+        asyncio.run(go())
+    assert len(server.requests) == 8 + 2
+
+
+@pytest.mark.parametrize("how", ["close", "reset", "stall"])
+def test_a_refusal_is_known_by_its_status_however_its_body_ends(server: FaultServer, how: Any) -> None:
+    refusal = Fault.status(429, headers={"Retry-After": "7"}, body=b"{" * 4096)
+    server.script(then=refusal.but(end=how, after_bytes=1000))
+    with model_for(server.base_url, retry=False) as model, pytest.raises(RateLimited) as caught:
+        model.generate("hello", timeout=10)
+    assert (caught.value.status, caught.value.retry_after) == (429, 7)
 
 
 def test_a_new_connection_that_breaks_earns_none(server: FaultServer) -> None:

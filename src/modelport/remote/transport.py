@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 CONNECT_TIMEOUT = 5.0
 #: Seconds to wait for the end of a response whose answer has already come.
 DRAIN_TIMEOUT = 0.5
+#: Seconds to wait for the words of a refusal, and the bytes that are read of them.
+REFUSAL_TIMEOUT, MAX_REFUSAL = 2.0, 2**16
 
 _STANDING_HEADERS = {
     "Accept": "application/json", "Content-Type": "application/json", "User-Agent": f"modelport/{__version__}",
@@ -195,7 +197,7 @@ class HTTPTransport:
         response = await self._send(session, url, [*pairs({**self._query, **query})] or None, payload, headers)
         if response.status >= 300:
             try:
-                raise service_error(response.status, response.headers, await response.read(), headers)
+                raise service_error(response.status, response.headers, await _words(response), headers)
             finally:
                 response.close()
         return response
@@ -208,9 +210,10 @@ class HTTPTransport:
         payload: bytes,
         headers: Mapping[str, str],
     ) -> aiohttp.ClientResponse:
-        aiohttp = _aiohttp()
+        aiohttp, free = _aiohttp(), True
         while True:
             _kept.set(False)
+            _fresh.set(not free)
             try:
                 return await session.post(
                     url,
@@ -220,13 +223,17 @@ class HTTPTransport:
                     allow_redirects=False,
                 )
             except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
-                # A kept connection that the server had closed meanwhile, and not one byte came back: once more is free.
-                if not _kept.get() or isinstance(error, aiohttp.ClientConnectorError):
+                # A kept connection that the server had closed meanwhile, and not one byte came back: once more is free,
+                # on a new one. A request that ends the server would otherwise go out on each that was kept.
+                if not (free and _kept.get()) or isinstance(error, aiohttp.ClientConnectorError):
                     raise
+                free = False
 
 
 #: Whether this task's request went out on a connection that had served before.
 _kept: ContextVar[bool] = ContextVar("modelport_kept_connection", default=False)
+#: Whether it is to go out on a new one.
+_fresh: ContextVar[bool] = ContextVar("modelport_fresh_connection", default=False)
 
 
 @functools.cache
@@ -241,6 +248,9 @@ def _connector_class() -> Any:
 
         async def connect(self, *args: Any, **more: Any) -> Any:
             connection = await super().connect(*args, **more)
+            while _fresh.get() and connection.protocol in self._known:
+                connection.close()
+                connection = await super().connect(*args, **more)
             _kept.set(connection.protocol in self._known)
             self._known.add(connection.protocol)
             return connection
@@ -278,6 +288,22 @@ def _merged(*layers: Mapping[str, Any]) -> dict[str, str]:
             if type(value).__name__ != "Omit":  # the SDK's way to take a header away
                 result[name.lower()] = (name, hidden(value))
     return dict(result.values())
+
+
+async def _words(response: aiohttp.ClientResponse) -> bytes:
+    """The body of a refusal, as far as it comes: its status and headers say what it is, however the body ends."""
+    import asyncio
+
+    aiohttp, data = _aiohttp(), b""
+    try:
+        async with asyncio.timeout(REFUSAL_TIMEOUT):
+            async for chunk in response.content.iter_any():
+                data += chunk
+                if len(data) > MAX_REFUSAL:
+                    break
+    except (aiohttp.ClientError, TimeoutError):
+        pass
+    return data
 
 
 async def _drain(response: aiohttp.ClientResponse) -> None:
