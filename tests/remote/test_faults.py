@@ -106,6 +106,16 @@ def test_a_refusal_says_why_through_both_transports(server: FaultServer, transpo
         model_for(server, transport).generate("hello")
 
 
+def test_no_redirect_is_followed(server: FaultServer, transport: str) -> None:
+    """The prompt would go along, and headers of the user's that hold keys."""
+    with FaultServer() as elsewhere:
+        server.script(then=Fault.status(307, headers={"Location": f"{elsewhere.base_url}/chat/completions"}))
+        with pytest.raises(ModelError) as caught:
+            model_for(server, transport).generate("hello")
+        assert elsewhere.requests == []
+    assert caught.value.status == 307
+
+
 # --- traps ------------------------------------------------------------------------------------------------------------
 
 

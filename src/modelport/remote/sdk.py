@@ -110,7 +110,7 @@ class SDKTransport:
         return replace(call, headers={**headers, **call.headers})
 
     def _post(self, client: Any, call: Call, headers: Mapping[str, str] | None = None, **how: Any) -> Any:
-        options: dict[str, Any] = {}
+        options: dict[str, Any] = {"follow_redirects": False}  # The prompt and the user's headers would go along.
         if call.headers or headers:
             options["headers"] = {**call.headers, **(headers or {})}
         if call.query:
