@@ -6,6 +6,8 @@ import base64
 import copy
 import io
 import json
+import os
+import pickle
 from collections.abc import AsyncGenerator
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image as PILImage
 
-from modelport.content import Attachment, Image, Text
+from modelport.content import MAX_IMAGE_BYTES, Attachment, Image, Text
 from modelport.errors import InvalidRequest, ModelError, UnsupportedFeature
 from modelport.messages import ChatMessage, ChatMessageStreamDelta, ChatMessageToolCall, ChatMessageToolCallFunction
 from modelport.model import Model
@@ -198,8 +200,51 @@ def test_all_forms_of_an_image_are_one(part: Any) -> None:
 def test_an_image_by_path(tmp_path: Path) -> None:
     path = tmp_path / "a.png"
     path.write_bytes(PNG)
-    for part in ({"image": path}, {"image": str(path)}, {"path": str(path)}, {"url": str(path)}):
+    for part in ({"image": path}, {"image": str(path)}, {"path": str(path)}, {"path": path}, {"url": path}):
         assert one({"role": "user", "content": [{"type": "image", **part}]}).content == (IMAGE,)
+
+
+SIGNED = "h.example/i.png?sig=S1GNATURE"
+
+
+@pytest.mark.parametrize("under", [lambda url: {"url": url}, lambda url: {"image_url": url},
+                                   lambda url: {"image_url": {"url": url}}, lambda url: {"data": url}])  # fmt: skip
+def test_a_url_reads_no_file(under: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who writes a URL is often not who calls: a page that an agent read, a user of the caller's."""
+    (tmp_path / "a.png").write_bytes(PNG)
+    (tmp_path / "in").mkdir()
+    monkeypatch.chdir(tmp_path / "in")
+    for url in (str(tmp_path / "a.png"), "../a.png", "~/a.png", "/dev/zero", f"file://{tmp_path}/a.png", "", "http:a"):
+        with pytest.raises(InvalidRequest, match="must be an http, https or data URL") as raised:
+            one({"role": "user", "content": [{"type": "image", **under(url)}]})
+        assert "a.png" not in str(raised.value) and "zero" not in str(raised.value)
+
+
+@pytest.mark.parametrize("key", ["url", "image_url", "image", "path", "data"])
+@pytest.mark.parametrize("scheme", ["ftp", "file", "httpx", "s3", " https"])
+def test_a_url_of_another_kind_is_refused_without_its_signature(key: str, scheme: str) -> None:
+    with pytest.raises(InvalidRequest, match="must be an http, https or data URL, not ") as raised:
+        one({"role": "user", "content": [{"type": "image", key: f"{scheme}://{SIGNED}"}]})
+    assert "S1GNATURE" not in str(raised.value)
+
+
+def test_the_scheme_of_a_url_is_read_in_any_case() -> None:
+    for key in ("url", "image"):
+        parts = [{"type": "image", key: f"HTTPS://{SIGNED}"}, {"type": "image", key: f"Data:image/png;base64,{BASE64}"}]
+        assert one({"role": "user", "content": parts}).content == (Image(url=f"https://{SIGNED}"), IMAGE)
+
+
+@pytest.mark.parametrize("key", ["image", "path"])
+def test_only_regular_files_of_a_sane_size_are_read(key: str, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with open(tmp_path / "huge.png", "wb") as file:
+        file.write(PNG)
+        file.truncate(MAX_IMAGE_BYTES + 1)
+    for name, says in (("pipe", "no regular file"), ("/dev/zero", "no regular file"), (".", "no regular file"),
+                       ("huge.png", "larger than 20 MiB"), ("a" * 5000, "can't be read")):  # fmt: skip
+        with pytest.raises(InvalidRequest, match=says) as raised:
+            one({"role": "user", "content": [{"type": "image", key: str(tmp_path / name)}]})
+        assert len(str(raised.value)) < 400
 
 
 @pytest.mark.parametrize("url", ["http://example.com/a.png", "https://example.com/a.png"])
@@ -234,7 +279,11 @@ def test_an_image_files_kind_is_seen_in_its_bytes(form: str) -> None:
 
 def test_an_image_shows_neither_its_bytes_nor_its_address() -> None:
     assert repr(IMAGE) == f"Image(image/png, {len(PNG)} bytes)"
-    assert "secret" not in repr(Image(url="https://example.com/a.png?sig=secret"))
+    by_url = Image(url="https://example.com/a.png?sig=secret")
+    assert "secret" not in repr(by_url) and "secret" in by_url.as_url()
+    # Nor do the locals of a frame that has its URL, or a body with it.
+    assert repr([by_url.url, by_url.to_dict()]).count("secret") == 0 and repr(by_url.url) == "'https://example.com/…'"
+    assert pickle.loads(pickle.dumps(by_url)) == copy.deepcopy(by_url) == by_url
 
 
 @pytest.mark.parametrize("control", [{"type": "ephemeral"}, {"type": "ephemeral", "ttl": "1h"}])
