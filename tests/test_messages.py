@@ -188,6 +188,27 @@ def test_print_shows_the_text(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == "Paris\na\nb\n\n"
 
 
+@pytest.mark.parametrize("make", [list, tuple])
+def test_a_repr_shows_no_signature(make: Any) -> None:
+    signed = "https://user:S1GN@h.example/S1GN?sig=S1GN"
+    parts = [
+        {"type": "image_url", "image_url": {"url": signed, "detail": "low"}}, {"type": "image", "url": signed},
+        {"type": "image", "image": signed}, {"type": "file", "file": {"file_data": "data:text/plain;base64,S1GN"}},
+        {"type": "text", "text": "see https://a.example"}, Image(url=signed),
+    ]  # fmt: skip
+    message = ChatMessage("user", make(parts))
+    shown = repr(message)
+    assert "S1GN" not in shown and shown.count("'https://h.example/…'") == 3 and "see https://a.example" in shown
+    assert message.content == make(parts) and repr(ChatMessage("user", "https://a/b")).count("https://a/b") == 1
+    assert repr(ChatMessage("user", "a")).startswith("ChatMessage(role='user', content='a', tool_calls=None, token")
+
+
+def test_a_dict_of_a_message_holds_plain_strings() -> None:
+    """What is written down is meant to be: YAML and the like refuse other types."""
+    (image,) = ChatMessage("user", [Image(url="https://h.example/a?sig=1")]).to_dict()["content"]
+    assert type(image["image_url"]["url"]) is str
+
+
 def test_print_shows_calls_too() -> None:
     call = ChatMessageToolCall(ChatMessageToolCallFunction({"city": "Paris"}, "weather"), "c1")
     shown = "Call: c1: Calling weather with arguments: {'city': 'Paris'}"

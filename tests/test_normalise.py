@@ -7,6 +7,7 @@ import copy
 import io
 import json
 import os
+import pickle
 from collections.abc import AsyncGenerator
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image as PILImage
 
-from modelport.content import Attachment, Image, Text
+from modelport.content import MAX_IMAGE_BYTES, Attachment, Image, Text
 from modelport.errors import InvalidRequest, ModelError, UnsupportedFeature
 from modelport.messages import ChatMessage, ChatMessageStreamDelta, ChatMessageToolCall, ChatMessageToolCallFunction
 from modelport.model import Model
@@ -199,38 +200,51 @@ def test_all_forms_of_an_image_are_one(part: Any) -> None:
 def test_an_image_by_path(tmp_path: Path) -> None:
     path = tmp_path / "a.png"
     path.write_bytes(PNG)
-    for part in ({"image": path}, {"image": str(path)}, {"path": str(path)}, {"url": path}):
+    for part in ({"image": path}, {"image": str(path)}, {"path": str(path)}, {"path": path}, {"url": path}):
         assert one({"role": "user", "content": [{"type": "image", **part}]}).content == (IMAGE,)
 
 
-@pytest.mark.parametrize("wrapped", [True, False])
-@pytest.mark.parametrize("scheme", ["", "file://"])
-def test_a_url_opens_no_file(tmp_path: Path, scheme: str, wrapped: bool) -> None:
-    """Whoever writes it, a web page that an agent reads for instance, could have files of the caller's sent away."""
-    path = tmp_path / "secret.png"
-    path.write_bytes(PNG)
-    url: Any = f"{scheme}{path}"
-    part = {"type": "image_url", "image_url": {"url": url}} if wrapped else {"type": "image", "url": url}
-    with pytest.raises(InvalidRequest, match="http, https or data:") as raised:
-        one({"role": "user", "content": [part]})
-    assert "secret" not in str(raised.value)
+SIGNED = "h.example/i.png?sig=S1GNATURE"
 
 
-def test_a_url_may_be_written_in_capitals() -> None:
-    shouted = "HTTPS://example.com/a.png"
-    assert one({"role": "user", "content": [{"type": "image", "url": shouted}]}).content == (Image(url=shouted),)
-    data = {"type": "image", "url": f"DATA:image/png;base64,{BASE64}"}
-    assert one({"role": "user", "content": [data]}).content == (IMAGE,)
+@pytest.mark.parametrize("under", [lambda url: {"url": url}, lambda url: {"image_url": url},
+                                   lambda url: {"image_url": {"url": url}}, lambda url: {"data": url}])  # fmt: skip
+def test_a_url_reads_no_file(under: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who writes a URL is often not who calls: a page that an agent read, a user of the caller's."""
+    (tmp_path / "a.png").write_bytes(PNG)
+    (tmp_path / "in").mkdir()
+    monkeypatch.chdir(tmp_path / "in")
+    for url in (str(tmp_path / "a.png"), "../a.png", "~/a.png", "/dev/zero", f"file://{tmp_path}/a.png", "", "http:a"):
+        with pytest.raises(InvalidRequest, match="must be an http, https or data URL") as raised:
+            one({"role": "user", "content": [{"type": "image", **under(url)}]})
+        assert "a.png" not in str(raised.value) and "zero" not in str(raised.value)
 
 
-def test_what_is_no_file_is_not_read(tmp_path: Path) -> None:
-    """A pipe that nobody writes to would be waited for, a device would not end."""
+@pytest.mark.parametrize("key", ["url", "image_url", "image", "path", "data"])
+@pytest.mark.parametrize("scheme", ["ftp", "file", "httpx", "s3", " https"])
+def test_a_url_of_another_kind_is_refused_without_its_signature(key: str, scheme: str) -> None:
+    with pytest.raises(InvalidRequest, match="must be an http, https or data URL, not ") as raised:
+        one({"role": "user", "content": [{"type": "image", key: f"{scheme}://{SIGNED}"}]})
+    assert "S1GNATURE" not in str(raised.value)
+
+
+def test_the_scheme_of_a_url_is_read_in_any_case() -> None:
+    for key in ("url", "image"):
+        parts = [{"type": "image", key: f"HTTPS://{SIGNED}"}, {"type": "image", key: f"Data:image/png;base64,{BASE64}"}]
+        assert one({"role": "user", "content": parts}).content == (Image(url=f"https://{SIGNED}"), IMAGE)
+
+
+@pytest.mark.parametrize("key", ["image", "path"])
+def test_only_regular_files_of_a_sane_size_are_read(key: str, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
-    with open(tmp_path / "large", "wb") as file:
-        file.truncate(21 * 2**20)
-    for path in (tmp_path / "pipe", "/dev/zero", tmp_path, tmp_path / "large"):
-        with pytest.raises(InvalidRequest, match="no file, or larger than 20 MiB"):
-            one({"role": "user", "content": [{"type": "image", "path": str(path)}]})
+    with open(tmp_path / "huge.png", "wb") as file:
+        file.write(PNG)
+        file.truncate(MAX_IMAGE_BYTES + 1)
+    for name, says in (("pipe", "no regular file"), ("/dev/zero", "no regular file"), (".", "no regular file"),
+                       ("huge.png", "larger than 20 MiB"), ("a" * 5000, "can't be read")):  # fmt: skip
+        with pytest.raises(InvalidRequest, match=says) as raised:
+            one({"role": "user", "content": [{"type": "image", key: str(tmp_path / name)}]})
+        assert len(str(raised.value)) < 400
 
 
 @pytest.mark.parametrize("url", ["http://example.com/a.png", "https://example.com/a.png"])
@@ -265,7 +279,11 @@ def test_an_image_files_kind_is_seen_in_its_bytes(form: str) -> None:
 
 def test_an_image_shows_neither_its_bytes_nor_its_address() -> None:
     assert repr(IMAGE) == f"Image(image/png, {len(PNG)} bytes)"
-    assert "secret" not in repr(Image(url="https://example.com/a.png?sig=secret"))
+    by_url = Image(url="https://example.com/a.png?sig=secret")
+    assert "secret" not in repr(by_url) and "secret" in by_url.as_url()
+    # Nor do the locals of a frame that has its URL, or a body with it.
+    assert repr([by_url.url, by_url.to_dict()]).count("secret") == 0 and repr(by_url.url) == "'https://example.com/…'"
+    assert pickle.loads(pickle.dumps(by_url)) == copy.deepcopy(by_url) == by_url
 
 
 @pytest.mark.parametrize("control", [{"type": "ephemeral"}, {"type": "ephemeral", "ttl": "1h"}])

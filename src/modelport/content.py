@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import base64
 import binascii
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Literal
+
+from modelport.secrets import Url
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     CacheControl = Mapping[str, Any]
 
-#: The largest image that is read from a file or fetched.
+#: Bytes of one image that is read from a file or fetched.
 MAX_IMAGE_BYTES = 20 * 2**20
 
 _MAGIC = (
@@ -86,6 +88,10 @@ class Image:
 
     kind = "image"
 
+    def __post_init__(self) -> None:
+        if isinstance(self.url, str):  # which the bodies that are made of it, and the locals around them, then hide
+            object.__setattr__(self, "url", Url(self.url))
+
     def as_url(self) -> str:
         """The URL, or the bytes as a `data:` URL."""
         if self.data is None:
@@ -148,3 +154,22 @@ def text_of(content: str | Sequence[Any] | None) -> str:
         return content
     texts = (p.get("text") if isinstance(p, dict) else getattr(p, "text", None) for p in content or ())
     return "\n".join(t for t in texts if isinstance(t, str))
+
+
+def repr_without_urls(message: Any) -> str:
+    """The `repr` of a message, whose parts show no more of their URLs than the host: they may be signed."""
+    shown = {item.name: getattr(message, item.name) for item in fields(message) if item.repr}
+    if not isinstance(shown["content"], str):
+        shown["content"] = _without_urls(shown["content"], 3)  # a list of parts, which are dicts, which hold a dict
+    return f"{type(message).__name__}({', '.join(f'{name}={value!r}' for name, value in shown.items())})"
+
+
+def _without_urls(content: Any, depth: int) -> Any:
+    if isinstance(content, str):
+        return Url(content) if "://" in content or content[:5].lower() == "data:" else content
+    if isinstance(content, dict) and depth:
+        return {key: value if key == "text" else _without_urls(value, depth - 1) for key, value in content.items()}
+    if isinstance(content, (list, tuple)) and depth:
+        shown = [_without_urls(part, depth - 1) for part in content]
+        return tuple(shown) if isinstance(content, tuple) else shown
+    return content

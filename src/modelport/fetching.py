@@ -2,6 +2,7 @@
 
 Whoever writes the URL (a user of the caller's, a web page that an agent reads) must not thereby reach what only this
 machine can reach: addresses are looked up once, checked, and connected to as they were checked, at each redirect anew.
+The text is read once too, by the type that connects: two readers of a URL may find two hosts in it.
 """
 
 from __future__ import annotations
@@ -13,20 +14,28 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urljoin, urlsplit
 
 from modelport.content import MAX_IMAGE_BYTES, Image, sniff_image
-from modelport.errors import ConnectionFailed, InvalidRequest, MissingDependency
+from modelport.errors import ConnectionFailed, DeadlineExceeded, InvalidRequest, MissingDependency, ModelError
 from modelport.messages import ChatMessage
-from modelport.request import Request
+from modelport.request import Limits, Request
+from modelport.secrets import Url
 from modelport.threads import in_thread
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+#: Bytes of one image.
+MAX_BYTES = MAX_IMAGE_BYTES
 #: Seconds for one image, redirects included.
 TIMEOUT = 20.0
 MAX_REDIRECTS = 3
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
-#: Of IPv6 what is given out (https://www.iana.org/assignments/ipv6-address-space), and what of that is for examples.
-_GIVEN_OUT, _EXAMPLES = ipaddress.ip_network("2000::/3"), ipaddress.ip_network("3fff::/20")
+#: All of IPv6 that has been given out for the open internet. What is outside it is nobody's, or wraps addresses in ways
+#: that a router here may undo (`::127.0.0.1`, `64:ff9b:1::/48`).
+_UNICAST = ipaddress.ip_network("2000::/3")
+#: Special ranges that Python's `is_global` takes for public, or took in versions that we run on.
+_SPECIAL = tuple(
+    map(ipaddress.ip_network, ("192.0.0.0/24", "192.88.99.0/24", "2001::/23", "2001:db8::/32", "3fff::/20"))
+)
 
 
 async def with_bytes(request: Request, *, allow_private: bool = False) -> Request:
@@ -39,6 +48,7 @@ async def with_bytes(request: Request, *, allow_private: bool = False) -> Reques
     Raises:
         InvalidRequest: A URL is not allowed, there is nothing, or what is there is no image.
         ConnectionFailed: A server can't be reached, or is too slow.
+        DeadlineExceeded: The call's time ran out.
     """
     known: dict[str, Image] = {}
     messages = []
@@ -52,8 +62,7 @@ async def with_bytes(request: Request, *, allow_private: bool = False) -> Reques
                 url = part.url or ""
                 if url not in known:
                     place = f"messages[{i}]['content'][{j}]"
-                    limit = min(TIMEOUT, request.limits.timeout or TIMEOUT)
-                    known[url] = await fetch_image(url, place, allow_private=allow_private, timeout=limit)
+                    known[url] = await _in_time(request.limits, url, place, allow_private)
                 found = known[url]
                 part = Image(found.data, found.media_type, detail=part.detail)
             parts.append(part)
@@ -61,6 +70,20 @@ async def with_bytes(request: Request, *, allow_private: bool = False) -> Reques
         changed.content = tuple(parts)
         messages.append(changed)
     return request.but(messages=tuple(messages))
+
+
+async def _in_time(limits: Limits, url: str, place: str, allow_private: bool) -> Image:
+    """An image within what is left of the call's time."""
+    if limits.deadline is None or limits.timeout is None:
+        return await fetch_image(url, place, allow_private=allow_private)
+    now = asyncio.get_running_loop().time
+    if (left := limits.deadline - now()) > 0:
+        try:
+            return await fetch_image(url, place, allow_private=allow_private, timeout=min(TIMEOUT, left))
+        except ConnectionFailed:
+            if now() < limits.deadline - 0.001:  # a loop's clock may ring a little early
+                raise
+    raise DeadlineExceeded(f"timeout={limits.timeout:g} s ran out before {place} was fetched from {_host(url)}.")
 
 
 async def fetch_image(
@@ -73,7 +96,26 @@ async def fetch_image(
         place: What errors call it.
         allow_private: As for `with_bytes`.
         timeout: Seconds, redirects included.
+
+    Raises:
+        InvalidRequest: The URL is not allowed, there is nothing, or what is there is no image.
+        ConnectionFailed: The server can't be reached, or is too slow.
     """
+    url = Url(url)
+    got = await _fetched(url, place, allow_private, timeout)
+    if isinstance(got, bytes):
+        media_type = sniff_image(got[:16])
+        if media_type is None:
+            raise InvalidRequest(f"{place}: what {_host(url)} gave is no PNG, JPEG, GIF, WebP or BMP image")
+        return Image(got, media_type)
+    try:
+        raise got
+    finally:
+        del got  # or the error would hold the frame that holds it
+
+
+async def _fetched(url: str, place: str, allow_private: bool, timeout: float) -> bytes | ModelError:
+    """The bytes, or the error to raise, without the frames and causes of aiohttp's, which hold the whole URL."""
     aiohttp = _aiohttp()
     connector = aiohttp.TCPConnector(resolver=_resolver(allow_private), use_dns_cache=False, force_close=True)
     try:
@@ -85,29 +127,32 @@ async def fetch_image(
                 auto_decompress=False,  # a small body must not become a large one
                 headers={"Accept": "image/*", "Accept-Encoding": "identity"},
                 trust_env=False,  # a proxy would look addresses up by itself
+                request_class=_request_class(allow_private),
             ) as session,
         ):
-            data = await _body(session, url, place, allow_private)
+            return await _body(session, url, place, allow_private)
+    except ModelError as error:
+        error.__cause__ = error.__context__ = None
+        return error.with_traceback(None)
     except TimeoutError:
-        raise ConnectionFailed(f"{place}: {_host(url)} did not give the image within {timeout:g} s.") from None
-    except (aiohttp.InvalidURL, ValueError):  # of a redirect too, or a name that can't be one
-        raise InvalidRequest(f"{place}: the image's URL is not valid") from None
+        return ConnectionFailed(f"{place}: {_host(url)} did not give the image within {timeout:g} s.")
+    except (aiohttp.InvalidURL, UnicodeError):
+        return InvalidRequest(f"{place}: the image's URL is not valid")
     except aiohttp.ClientError as error:
         refused = _refusal_in(error)
         if refused is not None:
-            raise InvalidRequest(f"{place}: {refused}") from None
-        raise ConnectionFailed(f"{place}: no image from {_host(url)} ({type(error).__name__}).") from None
-    media_type = sniff_image(data[:16])
-    if media_type is None:
-        raise InvalidRequest(f"{place}: what {_host(url)} gave is no PNG, JPEG, GIF, WebP or BMP image")
-    return Image(data, media_type)
+            return InvalidRequest(f"{place}: {refused}")
+        return ConnectionFailed(f"{place}: no image from {_host(url)} ({type(error).__name__}).")
 
 
 async def _body(session: Any, url: str, place: str, allow_private: bool) -> bytes:
     for _ in range(MAX_REDIRECTS + 1):
         async with session.get(_checked(url, place, allow_private), allow_redirects=False) as response:
             if response.status in (301, 302, 303, 307, 308) and (location := response.headers.get("Location")):
-                url = urljoin(url, location)
+                try:
+                    url = Url(urljoin(url, location))
+                except ValueError:
+                    raise InvalidRequest(f"{place}: {_host(url)} redirects to what is no valid URL") from None
                 continue
             if response.status != 200:
                 kind = ConnectionFailed if response.status >= 500 or response.status == 429 else InvalidRequest
@@ -120,36 +165,39 @@ async def _limited(chunks: AsyncIterator[bytes], place: str, url: str) -> bytes:
     data = bytearray()
     async for chunk in chunks:
         data += chunk
-        if len(data) > MAX_IMAGE_BYTES:
-            raise InvalidRequest(f"{place}: the image at {_host(url)} is larger than {MAX_IMAGE_BYTES // 2**20} MiB")
+        if len(data) > MAX_BYTES:
+            raise InvalidRequest(f"{place}: the image at {_host(url)} is larger than {MAX_BYTES // 2**20} MiB")
     return bytes(data)
 
 
 def _checked(url: str, place: str, allow_private: bool) -> Any:
-    """The URL as it is connected to; what its host's name stands for is checked when it is looked up.
+    """The URL as aiohttp is to take it; what its host's name stands for is checked when it is looked up.
 
     Raises:
         InvalidRequest: It is of another kind, holds a password, or an address that is not public.
     """
-    from yarl import URL  # aiohttp's own
+    import yarl  # which aiohttp is built on
 
     try:
-        read = URL(url)
-        # As aiohttp reads it: `127.0.0.1` in the digits of another script is 127.0.0.1 by then, and is not looked up.
-        host, named, _ = read.raw_host, read.user or read.password, read.port
+        target = yarl.URL(url)
+        # As it is connected to: yarl has made ASCII of it, and of `１２７。０。０。１` an address.
+        host, named = target.raw_host or "", target.raw_user or target.raw_password
     except ValueError:
-        read, host, named = URL(), None, None
-    if read.scheme not in ("http", "https") or not host:
+        raise InvalidRequest(f"{place}: the image's URL is not valid") from None
+    if target.scheme not in ("http", "https") or not host:
         raise InvalidRequest(f"{place}: an image is fetched by http or https alone, from a URL with a host")
     if named:
         raise InvalidRequest(f"{place}: a URL with a user or a password in it is not fetched")
     try:
         address = ipaddress.ip_address(host.partition("%")[0])
     except ValueError:
-        return read
+        # What aiohttp takes for an address it does not look up, and systems read `127.1` and `2130706433` as one.
+        if ":" in host or host.replace(".", "").isdigit():
+            raise InvalidRequest(f"{place}: {host} is neither a name nor an address as it is usually written") from None
+        return target
     if not allow_private and not is_public(address):
         raise InvalidRequest(f"{place}: {_private(host)}")
-    return read
+    return target
 
 
 def is_public(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
@@ -162,9 +210,10 @@ def is_public(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
             wrapped = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
         if wrapped is not None:
             return is_public(wrapped)
-        if address not in _GIVEN_OUT or address in _EXAMPLES:
+        if address not in _UNICAST:
             return False
-    return address.is_global and not address.is_multicast
+    special = any(address in network for network in _SPECIAL)
+    return address.is_global and not address.is_multicast and not special
 
 
 def _private(host: str) -> str:
@@ -175,7 +224,7 @@ def _private(host: str) -> str:
 
 
 class _Refused(OSError):
-    """What a resolver may raise, with words for the caller."""
+    """What a resolver or a request may raise, with words for the caller."""
 
 
 def _refusal_in(error: BaseException | None) -> str | None:
@@ -192,7 +241,10 @@ def _resolver(allow_private: bool) -> Any:
 
     class Checked(aiohttp.abc.AbstractResolver):  # type: ignore[name-defined,misc]
         async def resolve(self, host: str, port: int = 0, family: int = socket.AF_UNSPEC) -> list[dict[str, Any]]:
-            found = await in_thread(lambda: socket.getaddrinfo(host, port, family, socket.SOCK_STREAM))
+            try:
+                found = await in_thread(lambda: socket.getaddrinfo(host, port, family, socket.SOCK_STREAM))
+            except UnicodeError:  # an empty label, or one of more than 63 characters
+                raise _Refused(f"{host[:80]} is not a valid name of a host") from None
             results = []
             for kind, _, protocol, _, where in found:
                 address = ipaddress.ip_address(str(where[0]).partition("%")[0])
@@ -208,6 +260,26 @@ def _resolver(allow_private: bool) -> Any:
             pass
 
     return Checked()
+
+
+def _request_class(allow_private: bool) -> Any:
+    """A request that is sent to public addresses alone, whichever way its connection came about.
+
+    The second guard: it holds also where aiohttp connects to what neither `_checked` nor the resolver saw.
+    """
+    aiohttp = _aiohttp()
+
+    class Guarded(aiohttp.ClientRequest):  # type: ignore[name-defined,misc]
+        async def send(self, conn: Any) -> Any:
+            peer = conn.transport and conn.transport.get_extra_info("peername")
+            if not peer:
+                raise aiohttp.ClientConnectionError("closed before the request was sent")
+            where = str(peer[0]).partition("%")[0]
+            if not allow_private and not is_public(ipaddress.ip_address(where)):
+                raise _Refused(_private(where))
+            return await super().send(conn)
+
+    return Guarded
 
 
 def _host(url: str) -> str:

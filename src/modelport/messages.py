@@ -9,7 +9,8 @@ from enum import StrEnum
 from operator import attrgetter
 from typing import Any
 
-from modelport.content import text_of
+from modelport.content import repr_without_urls, text_of
+from modelport.secrets import Url
 
 _JSON = dict[str, Any]  # under a name of its own, since two classes here have a method `dict`
 
@@ -157,6 +158,9 @@ class ChatMessage:
     def __str__(self) -> str:
         calls = "" if not self.tool_calls else "\n".join(str(call) for call in self.tool_calls)
         return self.text + ("\n" if self.text and calls else "") + calls
+
+    def __repr__(self) -> str:
+        return repr_without_urls(self)
 
     def to_dict(self) -> _JSON:
         """A dict that JSON can hold and that `from_dict` and `generate` take; unset fields and `raw` are left out."""
@@ -380,13 +384,13 @@ def tool_call_from(call: Any) -> ChatMessageToolCall:
 def _plain(value: Any) -> Any:
     """The value as JSON can hold it."""
     if value is None or isinstance(value, (bool, int, float, str)):
-        return str(value) if isinstance(value, StrEnum) else value
+        return str(value) if isinstance(value, (StrEnum, Url)) else value
     if isinstance(value, dict):
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [_plain(item) for item in value]
     if hasattr(value, "to_dict"):
-        return value.to_dict()
+        return _plain(value.to_dict())
     if hasattr(value, "model_dump"):
         return value.model_dump(mode="json")
     if hasattr(value, "__dataclass_fields__"):

@@ -12,6 +12,7 @@ from typing import Any, Never
 
 from modelport.content import MAX_IMAGE_BYTES, Attachment, Image, Part, Text, sniff_image, split_data_url
 from modelport.errors import InvalidRequest
+from modelport.secrets import url_start
 
 
 def part_from(part: Any, place: str) -> Part:
@@ -66,40 +67,35 @@ def _image(part: Mapping[str, Any], place: str) -> Part:
         fail(place, f"'detail' must be a string, not {type(detail).__name__}")
     if key == "base64" and isinstance(value, str):
         value = f"data:{part.get('media_type') or 'image/png'};base64,{value}"
-    return image_from(value, place, detail, paths=key in _PATHS)
+    # A URL often comes from elsewhere (a page, a user of the caller's), who must not thereby read files here.
+    return image_from(value, place, detail, files=key in ("image", "path"))
 
 
-#: Where a string may be a file's path. Who writes a URL (a web page that an agent reads) must not open files with it.
-_PATHS = ("image", "path")
-_SCHEME = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]*)://|data:", re.I)
-
-
-def image_from(value: Any, place: str = "image", detail: str | None = None, *, paths: bool = True) -> Image:
+def image_from(value: Any, place: str = "image", detail: str | None = None, *, files: bool = True) -> Image:
     """An image from what callers have.
 
     Args:
         value: A PIL image, bytes, a path, an http(s) or `data:` URL.
         place: How an error names it.
         detail: OpenAI's `low`, `high` or `auto`.
-        paths: Whether a string that is no URL is a path; a `PathLike` always is.
+        files: Whether a string may be a path.
 
     Raises:
         InvalidRequest: There is no such file, or it is no image.
     """
-    if isinstance(value, str) and (scheme := _SCHEME.match(value)):
-        named = (scheme[1] or "data").lower()
-        if named in ("http", "https"):
-            return Image(url=value, detail=detail)
-        if named != "data":
-            fail(place, f"is a URL of {named!r}; an image is given by http, https or data:")
+    if isinstance(value, str) and (url := _URL.match(value)):
+        scheme = url[1].lower()
+        if scheme != "data":
+            return Image(url=scheme + value[url.end(1) :], detail=detail)
         try:
-            value = split_data_url("data:" + value[5:])[1]
+            value = split_data_url(scheme + value[url.end(1) :])[1]
         except ValueError as error:
             fail(place, str(error))
-    elif isinstance(value, str) and not paths:
-        fail(place, "must be an http, https or data: URL; a file of yours is given under 'path'")
+    elif isinstance(value, str) and (not files or "://" in value):
+        hint = f", not {url_start(value)!r}" if "://" in value else "; a file goes under 'path'"
+        fail(place, f"must be an http, https or data URL{hint}")
     elif isinstance(value, (str, os.PathLike)):
-        value = _content(value, place)
+        value = _read(value, place)
     elif hasattr(value, "save"):  # a PIL image
         buffer = io.BytesIO()
         (value if value.mode in ("RGB", "RGBA", "L", "1", "P") else value.convert("RGB")).save(buffer, "PNG")
@@ -112,16 +108,19 @@ def image_from(value: Any, place: str = "image", detail: str | None = None, *, p
     return Image(bytes(value), media_type, detail=detail)
 
 
-def _content(path: Any, place: str) -> bytes:
-    path = os.path.expanduser(path)
+def _read(path: str | os.PathLike[Any], place: str) -> bytes:
+    shown = repr(str(path)[:200])
     try:
-        status = os.stat(path)
-        if not stat.S_ISREG(status.st_mode) or status.st_size > MAX_IMAGE_BYTES:  # a pipe would wait, a device not end
-            fail(place, f"the image file {str(path)!r} is no file, or larger than {MAX_IMAGE_BYTES // 2**20} MiB")
+        path = os.path.expanduser(path)
+        if not stat.S_ISREG(os.stat(path).st_mode):  # looked at before it is opened: a pipe would wait for a writer
+            fail(place, f"the image file {shown} is no regular file")
         with open(path, "rb") as file:
-            return file.read(MAX_IMAGE_BYTES)
+            data = file.read(MAX_IMAGE_BYTES + 1)
     except (OSError, ValueError) as error:
-        fail(place, f"the image file {str(path)!r} can't be read: {getattr(error, 'strerror', None) or error}")
+        fail(place, f"the image file {shown} can't be read: {getattr(error, 'strerror', None) or error}")
+    if len(data) > MAX_IMAGE_BYTES:
+        fail(place, f"the image file {shown} is larger than {MAX_IMAGE_BYTES // 2**20} MiB")
+    return data
 
 
 def _audio(part: Mapping[str, Any], place: str) -> Part:
@@ -150,6 +149,8 @@ def _decoded(url: str, place: str) -> tuple[str, bytes]:
         fail(place, str(error))
 
 
+#: URLs that images have: with a host, or with the image itself.
+_URL = re.compile(r"(https?(?=://[^/?#])|data(?=:))", re.I)
 _PARTS: dict[str, Callable[[Mapping[str, Any], str], Part]] = {
     "text": _text, "image": _image, "image_url": _image, "input_audio": _audio, "file": _file,
 }  # fmt: skip

@@ -1,4 +1,4 @@
-"""Keys travel in a type that never shows them."""
+"""Keys travel in a type that never shows them, and URLs, which may be signed, in one that shows their host."""
 
 from __future__ import annotations
 
@@ -69,3 +69,24 @@ class Secret:
 
     def __copy__(self) -> Secret:
         return self
+
+
+class Url(str):
+    """A URL of which a log or a traceback with locals shows scheme and host: the rest may be a signature, or a file."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return repr(url_start(self))
+
+
+def url_start(url: str) -> str:
+    """Scheme and host of a URL, which errors and logs may show."""
+    from urllib.parse import urlsplit  # which the package's import does not pay for
+
+    try:
+        parts = urlsplit(url)
+        host = parts.hostname
+    except ValueError:
+        return "…"
+    return f"{parts.scheme}://{host}/…" if host else f"{parts.scheme}:…" if parts.scheme else "…"

@@ -118,6 +118,7 @@ class Adapt:
         """Goes on with the bytes of images that were given by URL, which this backend does not fetch."""
         from modelport.fetching import with_bytes  # and asyncio, at the first call
 
+        request = request.but(limits=begun(request.limits))  # fetching is part of the call
         whole = await with_bytes(request, allow_private=self._model.allow_private_urls)
         async with aclosing(self(whole, next)) as deltas:
             async for delta in deltas:
