@@ -241,7 +241,7 @@ REFUSED: list[tuple[str, Any, dict[str, Any], str]] = [
     ("a strange name in the history",
      [user(text("a")), {"role": "assistant", "tool_calls": [{"id": "c", "function": {"name": "a b", "arguments": {}}}]},
       result("c")], {}, "'a b' is no tool name"),
-    ("a tool's name", "hi", {"tools": [{"name": "get weather"}]}, "tool 'get weather': .*rename"),
+    ("a tool's name", "hi", {"tools": [{"name": "get.weather"}]}, r"tool 'get\.weather': .*rename"),
     ("a tool's schema", "hi", {"tools": [{"name": "f", "parameters": {"type": "string"}}]}, "of type 'object'"),
     ("heat", "hi", {"temperature": 1.5}, r"temperature=1\.5: Bedrock takes 0 to 1"),
     ("heat, in the API's words", "hi", {"inference_config": {"temperature": 2}}, "Bedrock takes 0 to 1"),
