@@ -11,6 +11,7 @@ from typing import Any
 from modelport import __version__
 from modelport.errors import AuthenticationError, InvalidRequest, MissingDependency
 from modelport.remote.boto_errors import NO_CREDENTIALS, translated
+from modelport.remote.boto_log import keep_out_of_the_log
 from modelport.remote.wire import Hidden
 from modelport.secrets import Secret
 
@@ -38,6 +39,8 @@ def make_client(
         AuthenticationError: There are no credentials.
     """
     boto3, botocore = boto_package()
+    secrets = [api_key, *(value for value in settings.values() if isinstance(value, Secret))]
+    keep_out_of_the_log(secret.reveal() for secret in secrets if secret)
     given = {name: Hidden(value.reveal()) if isinstance(value, Secret) else value for name, value in settings.items()}
     own: dict[str, Any] = {
         "connect_timeout": CONNECT_TIMEOUT, "read_timeout": None, "tcp_keepalive": True,
