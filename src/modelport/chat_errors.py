@@ -59,7 +59,8 @@ def error_from(status: Any, payload: Any, headers: Mapping[str, str] | None = No
     inner = payload.get("error", payload) if isinstance(payload, dict) else payload
     fields: Mapping[str, Any] = inner if isinstance(inner, dict) else {}
     text = _said(str(fields.get("message") or fields.get("detail") or inner or "no reason given").strip())
-    status = int(status) if str(status).isdigit() else None
+    said = str(status)  # of an error frame: whatever the service likes
+    status = int(said) if said.isascii() and said.isdecimal() and len(said) <= 4 else None
     codes = {str(fields.get("code")), str(fields.get("type"))}
     message = f"{text.rstrip('.')} (HTTP {status})." if status else f"{text.rstrip('.')}."
     details: dict[str, Any] = {"status": status, "retry_after": retry_after(headers or {})}

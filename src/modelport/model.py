@@ -214,13 +214,14 @@ class Model:
         return settings_of(self)
 
     @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Model:
+    def from_dict(cls, data: Mapping[str, Any], *, trust_remote_code: bool = False) -> Model:
         """The model that `to_dict` described. Nothing that the data names is imported.
 
         Args:
             data: Of `to_dict`; with a class of this registry under `class`, or none where `cls` is that class.
+            trust_remote_code: Whether settings may name code to run, as `trust_remote_code` of a local model does.
         """
-        return restore(cls, data)
+        return restore(cls, data, trust_remote_code)
 
     def close(self) -> None:
         """Lets go of the engine, or of the connections of synchronous calls. The model can't be used afterwards."""

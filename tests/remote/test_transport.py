@@ -18,7 +18,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
@@ -34,6 +34,8 @@ from modelport.errors import (
     InvalidRequest,
     MalformedResponse,
     ModelError,
+    RateLimited,
+    ServerError,
     StreamInterrupted,
 )
 from modelport.loop import run
@@ -585,6 +587,23 @@ def test_many_stale_connections(server: FaultServer) -> None:
     assert len(server.requests) == 9
 
 
+def test_a_server_that_reads_and_hangs_up_gets_a_request_twice_at_most(server: FaultServer) -> None:
+    """However many connections are kept: the second goes out on a new one, and earns none."""
+    with model_for(server.base_url, retry=False) as model:
+
+        async def go() -> None:
+            server.script(then=Fault.slow(0.1))
+            await asyncio.gather(*(model.agenerate("hello") for _ in range(8)))
+            before, opened = len(server.requests), server.connections_opened
+            server.script(then=Fault.hang_up())
+            with pytest.raises(ConnectionFailed):
+                await model.agenerate("hello")
+            assert len(server.requests) - before == 2
+            assert server.connections_opened - opened == 1
+
+        asyncio.run(go())
+
+
 def test_a_new_connection_that_breaks_earns_none(server: FaultServer) -> None:
     server.script(then=Fault.hang_up())
     with model_for(server.base_url, retry=False) as model, pytest.raises(ConnectionFailed):
@@ -881,6 +900,36 @@ def test_wrong_settings_of_a_client(server: FaultServer) -> None:
         model.generate("hello")
     with pytest.raises(InvalidRequest, match="client_kwargs"):
         OpenAIServerModel("m", client=openai.OpenAI(), client_kwargs={"timeout": 1})
+
+
+# --- errors whose body does not come whole ------------------------------------------------------------------------------
+
+LONG = json.dumps({"error": {"message": "x" * 500}}).encode()
+
+
+@pytest.mark.parametrize("end", ["close", "reset", "stall"])
+@pytest.mark.parametrize(
+    ("status", "kind"), [(503, ServerError), (429, RateLimited), (401, AuthenticationError), (400, InvalidRequest)]
+)
+def test_an_error_without_its_body_is_what_its_status_says(
+    server: FaultServer, transport: str, status: int, kind: type[ModelError], end: Any
+) -> None:
+    if transport == "sdk" and end == "stall":
+        pytest.skip("the SDK reads the body by its own time-out")
+    fault = Fault.status(status, headers={"Retry-After": "7"}, body=LONG)
+    server.script(then=replace(fault, end=end, after_bytes=20))
+    started = time.monotonic()
+    with model_for(server.base_url, transport) as model, pytest.raises(kind) as caught:
+        model.generate("hello")
+    assert (caught.value.status, caught.value.retry_after) == (status, 7)
+    assert time.monotonic() - started < 6
+    assert len(server.requests) == 1
+
+
+def test_no_more_of_an_errors_body_is_read_than_is_of_use(server: FaultServer) -> None:
+    server.script(then=Fault.status(500, body=b"x" * 10_000_000))
+    with model_for(server.base_url) as model, pytest.raises(ServerError, match="xxx"):
+        model.generate("hello")
 
 
 # --- no key is shown --------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import io
 import os
 import re
 import ssl
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 CONNECT_TIMEOUT = 5.0
 #: Seconds to wait for the end of a response whose answer has already come.
 DRAIN_TIMEOUT = 0.5
+#: How much of an error's body is read, and for how many seconds: what it means is told by its status.
+ERROR_SIZE, ERROR_TIMEOUT = 2**16, 2.0
 
 _STANDING_HEADERS = {
     "Accept": "application/json", "Content-Type": "application/json", "User-Agent": f"modelport/{__version__}",
@@ -179,7 +182,7 @@ class HTTPTransport:
         response = await self._send(session, url, [*pairs({**self._query, **query})] or None, payload, headers)
         if response.status >= 300:
             try:
-                raise service_error(response.status, response.headers, await response.read(), headers)
+                raise service_error(response.status, response.headers, await _error_body(response), headers)
             finally:
                 response.close()
         return response
@@ -193,6 +196,7 @@ class HTTPTransport:
         headers: Mapping[str, str],
     ) -> aiohttp.ClientResponse:
         aiohttp = _aiohttp()
+        _fresh.set(False)
         while True:
             _kept.set(False)
             try:
@@ -207,10 +211,13 @@ class HTTPTransport:
                 # A kept connection that the server had closed meanwhile, and not one byte came back: once more is free.
                 if not _kept.get() or isinstance(error, aiohttp.ClientConnectorError):
                     raise
+                _fresh.set(True)  # Only once: a server that reads each request and hangs up would get one for each.
 
 
 #: Whether this task's request went out on a connection that had served before.
 _kept: ContextVar[bool] = ContextVar("modelport_kept_connection", default=False)
+#: Whether it must not go out on one.
+_fresh: ContextVar[bool] = ContextVar("modelport_fresh_connection", default=False)
 
 
 @functools.cache
@@ -225,6 +232,9 @@ def _connector_class() -> Any:
 
         async def connect(self, *args: Any, **more: Any) -> Any:
             connection = await super().connect(*args, **more)
+            while _fresh.get() and connection.protocol in self._known:  # as old as the one that was stale
+                connection.close()
+                connection = await super().connect(*args, **more)
             _kept.set(connection.protocol in self._known)
             self._known.add(connection.protocol)
             return connection
@@ -262,6 +272,21 @@ def _merged(*layers: Mapping[str, Any]) -> dict[str, str]:
             if type(value).__name__ != "Omit":  # the SDK's way to take a header away
                 result[name.lower()] = (name, hidden(value))
     return dict(result.values())
+
+
+async def _error_body(response: aiohttp.ClientResponse) -> bytes:
+    """As much of an error's body as comes: one that is cut, broken or stalled does not hide its status."""
+    import asyncio
+
+    aiohttp = _aiohttp()
+    body = io.BytesIO()  # which a traceback with locals does not show: the service may quote a key
+    try:
+        async with asyncio.timeout(ERROR_TIMEOUT):
+            while body.tell() < ERROR_SIZE and not response.content.at_eof():
+                body.write(await response.content.readany())
+    except (aiohttp.ClientError, TimeoutError):
+        pass
+    return body.getvalue()[:ERROR_SIZE]
 
 
 async def _drain(response: aiohttp.ClientResponse) -> None:
