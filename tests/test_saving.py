@@ -143,28 +143,71 @@ def test_nothing_that_the_data_names_is_imported(name: Any) -> None:
     assert not {module for module in set(sys.modules) - before if not module.startswith(("modelport", "importlib"))}
 
 
-@pytest.mark.parametrize(
-    "settings",
-    [
-        {"class": "TransformersModel", "model_id": "m", "trust_remote_code": True},
-        {"class": "VLLMModel", "model_id": "m", "model_kwargs": {"worker_cls": "os.system"}},
-        {"class": "FallbackModel", "models": [{"class": "MLXModel", "model_id": "m", "trust_remote_code": True}]},
-    ],
-)
-def test_no_code_that_the_data_names_is_run(settings: dict[str, Any]) -> None:
-    with pytest.raises(InvalidRequest, match=r"(trust_remote_code|worker_cls): the data has the engine run code"):
-        Model.from_dict(settings)
-
-
-@pytest.mark.parametrize("data", ["m", None, [], {5: "m"}, {"class": []}])
-def test_what_is_no_model_is_refused(data: Any) -> None:
-    with pytest.raises(InvalidRequest):
-        Model.from_dict(data)
-
-
 def test_only_the_registry_is_asked_for_a_class() -> None:
     with pytest.raises(InvalidRequest, match="unknown; there are"):
         class_named("Local")
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        {"class": "TransformersModel", "model_id": "m", "trust_remote_code": True},
+        {"class": "TransformersModel", "model_id": "m", "model_kwargs": {"trust_remote_code": True}},
+        {"class": "TransformersModel", "model_id": "m", "model_kwargs": {"attn_implementation": "evil/kernel"}},
+        {"class": "TransformersModel", "model_id": "m", "model_kwargs": {"weights_only": False}},
+        {"class": "TransformersModel", "model_id": "m", "custom_generate": "evil/repo"},
+        {"class": "MLXModel", "model_id": "m", "model_kwargs": {"tokenizer_config": {"trust_remote_code": True}}},
+        {"class": "VLLMModel", "model_id": "m", "model_kwargs": {"worker_cls": "os.system"}},
+        {"class": "VLLMModel", "model_id": "m", "model_kwargs": {"worker_extension_cls": "os.system"}},
+        {"class": "VLLMModel", "model_id": "m", "model_kwargs": {"logits_processors": ["os:system"]}},
+        {"class": "VLLMModel", "model_id": "m", "model_kwargs": {"hf_overrides": "os.system"}},
+        {"class": "VLLMModel", "model_id": "m", "model_kwargs": {"distributed_executor_backend": "os.system"}},
+        {"class": "VLLMModel", "model_id": "m", "model_kwargs": {"kv_transfer_config": {
+            "kv_connector_module_path": "evil"}}},
+        {"class": "FallbackModel", "models": [
+            {"class": "TransformersModel", "model_id": "m", "trust_remote_code": True}]},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_file_names_no_code_to_run(data: Mapping[str, Any]) -> None:
+    with pytest.raises(InvalidRequest, match=r"names code to run.*trust_remote_code=True"):
+        Model.from_dict(data)
+
+
+class Trusting(Local):
+    """A backend with the setting that lets code run."""
+
+    def __init__(self, *, trust_remote_code: bool = False, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.trust_remote_code = trust_remote_code
+
+
+def test_code_that_a_file_names_runs_where_its_reader_says_so() -> None:
+    data = Trusting(trust_remote_code=True).to_dict()
+    with pytest.raises(InvalidRequest, match=r"^trust_remote_code: the data names code"):
+        Trusting.from_dict(data)
+    twin = Trusting.from_dict(data, trust_remote_code=True)
+    assert isinstance(twin, Trusting)
+    assert twin.trust_remote_code
+    assert Trusting.from_dict({"trust_remote_code": False}).to_dict() == {"class": "Trusting"}
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        "str", None, [], {5: 1}, {"class": []}, {"class": 5}, {"class": "FallbackModel"},
+        {"class": "FallbackModel", "models": 5}, {"class": "OpenAIServerModel", "model_id": "m", "api_key": 5},
+        {"class": "OpenAIServerModel", "model_id": "m", "self": 1},
+        {"class": "OpenAIServerModel", "model_id": "m", "shared_limits": {"bogus": 5}},
+        {"class": "OpenAIServerModel", "model_id": "m", "requests_per_minute": 5, "shared_limits": 5},
+        {"class": "OpenAIServerModel", "model_id": "m", "client": "x"},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_what_describes_no_model_is_refused(data: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    with pytest.raises(InvalidRequest):
+        Model.from_dict(data)
 
 
 # --- secrets ----------------------------------------------------------------------------------------------------------
@@ -210,6 +253,10 @@ def test_a_secret_among_other_settings_is_not_written(settings: Mapping[str, Any
 
 def test_settings_that_only_sound_like_secrets_are_written() -> None:
     there_and_back(Local(max_tokens=5, stop_token_ids=[1], token=None, extra_headers={"X-Trace": "1"}))
+    there_and_back(Local(tool_name_key="n", tool_arguments_key="a", prompt_cache_key="c", keyword="w", monkey="m"))
+    there_and_back(Local(author="a", eos_token="</s>", first_token_timeout=3, extra_body={"tokenizer": "t"}))
+    schema = {"type": "object", "properties": {"token": {"type": "string"}}, "required": ["token"]}
+    there_and_back(Local(response_format={"type": "json_schema", "json_schema": {"name": "n", "schema": schema}}))
 
 
 def test_a_secret_hides_itself(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -251,6 +298,17 @@ def test_a_pickled_model_works_in_another_process(tmp_path: Any) -> None:
         {"client_kwargs": {"api_key": "sk-in-the-open"}},
         {"extra_body": {"api_key": "sk-in-the-open"}},
         {"extra_body": {"backends": [{"api_key": "sk-in-the-open"}]}},
+        {"default_headers": {"X-Auth-Token": "sk-in-the-open"}},
+        {"default_headers": {"Ocp-Apim-Subscription-Key": "sk-in-the-open"}},
+        {"default_headers": {"Openai-Api-Key": "sk-in-the-open"}},
+        {"default_headers": {"X-Amz-Security-Token": "sk-in-the-open"}},
+        {"extra_headers": {"X-Secret-Key": "sk-in-the-open"}},
+        {"default_query": {"key": "sk-in-the-open"}},
+        {"default_query": {"sig": "sk-in-the-open"}},
+        {"extra_body": {"credentials": "sk-in-the-open"}},
+        {"extra_body": {"credentials": {"user": "me", "value": ["sk-in-the-open"]}}},
+        {"client_kwargs": {"default_headers": {"X-Auth": "sk-in-the-open"}}},
+        {"extra_body": {"apiKey": "sk-in-the-open", "accessToken": "x"}},
     ],
     ids=str,
 )

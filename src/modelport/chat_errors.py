@@ -62,7 +62,8 @@ def error_from(
     inner = payload.get("error", payload) if isinstance(payload, dict) else payload
     fields: Mapping[str, Any] = inner if isinstance(inner, dict) else {}
     text = _said(str(fields.get("message") or fields.get("detail") or inner or "no reason given").strip())
-    status = int(status) if str(status).isdigit() else None
+    said = str(status)  # of an error frame: whatever the service likes
+    status = int(said) if said.isascii() and said.isdecimal() and len(said) <= 4 else None
     codes = {str(fields.get("code")), str(fields.get("type"))}
     message = f"{text.rstrip('.')} (HTTP {status})." if status and not engine else f"{text.rstrip('.')}."
     who = "engine" if engine else "service"

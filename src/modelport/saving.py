@@ -4,23 +4,33 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import MISSING, fields, is_dataclass
 from typing import TYPE_CHECKING, Any
 
 from modelport.capabilities import Capabilities
 from modelport.errors import InvalidRequest
-from modelport.secrets import Secret
+from modelport.secrets import Secret, names_secret
 
 if TYPE_CHECKING:
     from modelport.model import Model
 
-#: Names of headers and settings that carry keys, `_` written `-`; they are neither stored nor guessed about.
-SECRET_NAMES = frozenset({
-    "authorization", "proxy-authorization", "api-key", "x-api-key", "cookie", "x-goog-api-key", "token", "access-token",
-    "auth-token", "hf-token", "azure-ad-token", "password", "secret", "client-secret", "aws-secret-access-key",
-    "aws-session-token",
-})  # fmt: skip
+#: Where JSON schemas stand: a property that is named `token` is none.
+_SCHEMAS = frozenset({"grammar", "response_format", "tools", "tools_to_call_from"})
+#: Settings of engines that name code to import, or let weights be pickles: vLLM's classes, plugins and connectors,
+#: kernels of the Hub.
+_CODE = re.compile(
+    r"(_cls|_class|_plugin|_module_path|_backend_cls|logits_processors|custom_generate|use_kernels|trust_remote_code)$"
+)
+#: Those that take some values which name no code.
+_CODE_VALUES: dict[str, Callable[[Any], bool]] = {
+    "hf_overrides": lambda value: not isinstance(value, Mapping),
+    "distributed_executor_backend": lambda value: "." in str(value),
+    "backend": lambda value: "." in str(value),  # of a compilation
+    "attn_implementation": lambda value: "/" in str(value),
+    "weights_only": lambda value: value is False,
+}
 _ATTRIBUTES = {"capabilities": "_given_capabilities"}
 
 
@@ -42,59 +52,67 @@ def settings_of(model: Model) -> dict[str, Any]:
     return result
 
 
-#: Settings with which an engine runs code that they name, or that lies beside the weights.
-_RUNS_CODE = frozenset(
-    {"trust_remote_code", "worker_cls", "worker_extension_cls", "logits_processors", "custom_generate"}
-)
-
-
 def restore(cls: type[Model], data: Mapping[str, Any], trust_remote_code: bool = False) -> Model:
     """The model that `settings_of` described.
 
     Args:
-        cls: What it must be a kind of.
-        data: Of `settings_of`; perhaps from a file that somebody else wrote.
-        trust_remote_code: Whether settings may have code run that they name.
+        cls: The class, or one that it comes from.
+        data: Of `settings_of`, or from who knows where.
+        trust_remote_code: Whether code that the data names may run.
 
     Raises:
-        InvalidRequest: The class is unknown, or is not one of `cls`; or code would run.
+        InvalidRequest: The class is unknown, or is not one of `cls`; the data names code; it describes no model.
     """
+    from modelport.model import Model
     from modelport.registry import class_named, shared_limits_from
 
     if not isinstance(data, Mapping) or not all(isinstance(key, str) for key in data):
-        raise InvalidRequest(f"a model is restored from the dict that to_dict gave, not from {type(data).__name__}")
-    if not trust_remote_code and (found := _code_in(data)):
-        raise InvalidRequest(
-            f"{found}: the data has the engine run code that it names; if you trust who wrote it, say "
-            "from_dict(data, trust_remote_code=True)"
-        )
+        raise InvalidRequest(f"the data must be a dict such as to_dict gave, not {type(data).__name__}")
     settings = dict(data)
     name = settings.pop("class", cls.__name__)
-    if name == "Model" or not isinstance(name, str):
+    if not isinstance(name, str):
+        raise InvalidRequest(f"the data's 'class' must be the name of a model's class, not {type(name).__name__}")
+    if name == "Model":
         raise InvalidRequest("the data has no 'class', the name of a model's class: is it what to_dict gave?")
     target = cls if name == cls.__name__ else class_named(name)
     if not issubclass(target, cls):
         raise InvalidRequest(f"the data describes a {name}, which is no {cls.__name__}; use Model.from_dict")
+    if not trust_remote_code:
+        _refuse_code(settings, "")
     for key in target.secret_settings & set(settings):
         if isinstance(settings[key], Mapping):
             settings[key] = Secret(env=settings[key].get("env"))
-    if trust_remote_code and isinstance(settings.get("models"), list):  # which the model would not trust by itself
-        from modelport.model import Model
+    try:
+        if isinstance(settings.get("shared_limits"), Mapping):
+            settings["shared_limits"] = shared_limits_from(settings["shared_limits"])
+        if trust_remote_code and isinstance(models := settings.get("models"), list | tuple):
+            settings["models"] = [restore(Model, one, True) if isinstance(one, Mapping) else one for one in models]
+        return target(**settings)
+    except (TypeError, ValueError, AttributeError, LookupError) as error:
+        why = error if isinstance(error, TypeError) else type(error).__name__  # others may quote a setting
+        raise InvalidRequest(f"the data does not describe a {name}: {why}") from error
 
-        settings["models"] = [restore(Model, m, True) if isinstance(m, Mapping) else m for m in settings["models"]]
-    if isinstance(settings.get("shared_limits"), Mapping):
-        settings["shared_limits"] = shared_limits_from(settings["shared_limits"])
-    return target(**settings)
 
+def _refuse_code(value: Any, place: str) -> None:
+    """Holds settings from a file against the names of what would run code that they name.
 
-def _code_in(value: Any, place: str = "") -> str | None:
-    """Where settings have code run, if anywhere."""
-    items = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list | tuple) else ()
-    for key, item in items:
-        where = f"{place}.{key}" if place else str(key)
-        if (key in _RUNS_CODE and item) or (where := _code_in(item, where) or ""):
-            return where
-    return None
+    Raises:
+        InvalidRequest: One would.
+    """
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            where = f"{place}.{key}" if place else str(key)
+            risky = _CODE_VALUES.get(str(key))
+            # `{}`, `False` and `None` ask for nothing.
+            if (item and _CODE.search(str(key))) or (item is not None and risky is not None and risky(item)):
+                raise InvalidRequest(
+                    f"{where}: the data names code to run, which is not done for a file by itself; if you know what it "
+                    "is, pass from_dict(data, trust_remote_code=True)"
+                )
+            _refuse_code(item, where)
+    elif isinstance(value, list | tuple):
+        for number, item in enumerate(value):
+            _refuse_code(item, f"{place}[{number}]")
 
 
 def refuse_secrets(model: Model) -> None:
@@ -108,17 +126,34 @@ def refuse_secrets(model: Model) -> None:
         _refuse_secret(model, name, value)
 
 
-def _refuse_secret(model: Model, name: str, value: Any) -> None:
-    if isinstance(value, Secret) or value is None:
-        return
-    if name.rpartition(".")[2].lower().replace("_", "-") in SECRET_NAMES and not callable(value):
-        raise TypeError(f"{model!r}: {name} is a secret, and can't be stored; give it at run time")
-    if isinstance(value, Mapping):
+def _refuse_secret(model: Model, name: str, value: Any, inside: bool = False) -> None:
+    """Refuses text under the name of a secret; `inside` says that it stands in a dict or a list of such a name."""
+    last = name.rpartition(".")[2]
+    inside = inside or names_secret(last)
+    if isinstance(value, str | bytes):
+        if value and inside:
+            raise TypeError(f"{model!r}: {name} is a secret, and can't be stored; give it at run time")
+        if isinstance(value, str) and "@" in value:
+            _refuse_password(model, name, value)
+    elif isinstance(value, Mapping):
+        # Where a secret is found is none, nor is what a schema says of one.
+        inside = inside and set(value) != {"env"} and _SCHEMAS.isdisjoint(re.split(r"[.\[]", name))
         for key, item in value.items():
-            _refuse_secret(model, f"{name}.{key}", item)
+            _refuse_secret(model, f"{name}.{key}", item, inside)
     elif isinstance(value, list | tuple):
         for number, item in enumerate(value):
-            _refuse_secret(model, f"{name}[{number}]", item)
+            _refuse_secret(model, f"{name}[{number}]", item, inside)
+
+
+def _refuse_password(model: Model, name: str, value: str) -> None:
+    from urllib.parse import urlsplit  # Few models are saved.
+
+    try:
+        found = urlsplit(value).password
+    except ValueError:
+        return
+    if found:
+        raise TypeError(f"{model!r}: {name} holds a password, and can't be stored; give it at run time")
 
 
 def _constructor(cls: type[Model]) -> dict[str, Any]:

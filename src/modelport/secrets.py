@@ -3,9 +3,25 @@
 from __future__ import annotations
 
 import os
+import re
 from typing import Any
 
 from modelport.errors import AuthenticationError
+
+_WORDS = re.compile(r"[^A-Za-z0-9]+|(?<=[a-z0-9])(?=[A-Z])")
+#: Held against the words of a name. What only sounds alike is not meant: an author, a key of a cache, a token of text.
+_SECRET = re.compile(
+    r"auth(?!or\b|ors\b)|secret|cookie|passw|passphrase|credential(?! name)|signature|\bsig\b|\bpwd\b|\bjwt\b"
+    r"|(?<!\bname )(?<!\barguments )(?<!\bcache )(?<!\bidempotency )\bkey\b"
+    r"|(?:api|access|private|subscription) ?keys?\b"
+    r"|(?<!\b[beu]os )(?<!\bpad )(?<!\bunk )(?<!\bsep )(?<!\bcls )(?<!\bmask )(?<!\bstop )\btoken\b$"
+    r"|(?:api|access|session|security|bearer|refresh) ?tokens?\b"
+)
+
+
+def names_secret(name: str) -> bool:
+    """Whether a header, a parameter or a setting of this name holds a key: `X-Auth-Token`, not `max_tokens`."""
+    return bool(_SECRET.search(_WORDS.sub(" ", name).lower()))
 
 
 class Secret:

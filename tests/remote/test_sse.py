@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import time
 
 import pytest
 from hypothesis import example, given, settings
@@ -106,3 +107,17 @@ def test_no_split_shows(raw: bytes, cuts: list[int]) -> None:
     chunks = [raw[begin:end] for begin, end in itertools.pairwise(edges)]
     assert b"".join(chunks) == raw
     assert parse(*chunks) == parse(raw) == reference(raw)
+
+
+def test_a_long_event_costs_no_more_than_its_bytes() -> None:
+    """What has come of it is not looked through again with each chunk."""
+
+    def seconds(chunks: int) -> float:
+        parser, started = EventParser(), time.process_time()
+        parser.feed(b"data: ")
+        for _ in range(chunks):
+            assert parser.feed(b"x" * 1400) == []
+        assert [len(data) for _, data in parser.feed(b"\n\n")] == [chunks * 1400]
+        return time.process_time() - started
+
+    assert seconds(16_000) < 40 * max(min(seconds(1000) for _ in range(3)), 0.001)

@@ -18,7 +18,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
@@ -35,6 +35,7 @@ from modelport.errors import (
     MalformedResponse,
     ModelError,
     RateLimited,
+    ServerError,
     StreamInterrupted,
 )
 from modelport.loop import run
@@ -586,28 +587,21 @@ def test_many_stale_connections(server: FaultServer) -> None:
     assert len(server.requests) == 9
 
 
-def test_a_request_that_ends_the_server_goes_out_twice_at_most(server: FaultServer) -> None:
-    """However many connections are kept."""
-    server.script(then=OK.but(delay_s=0.1))
+def test_a_server_that_reads_and_hangs_up_gets_a_request_twice_at_most(server: FaultServer) -> None:
+    """However many connections are kept: the second goes out on a new one, and earns none."""
     with model_for(server.base_url, retry=False) as model:
 
         async def go() -> None:
+            server.script(then=Fault.slow(0.1))
             await asyncio.gather(*(model.agenerate("hello") for _ in range(8)))
+            before, opened = len(server.requests), server.connections_opened
             server.script(then=Fault.hang_up())
             with pytest.raises(ConnectionFailed):
                 await model.agenerate("hello")
+            assert len(server.requests) - before == 2
+            assert server.connections_opened - opened == 1
 
         asyncio.run(go())
-    assert len(server.requests) == 8 + 2
-
-
-@pytest.mark.parametrize("how", ["close", "reset", "stall"])
-def test_a_refusal_is_known_by_its_status_however_its_body_ends(server: FaultServer, how: Any) -> None:
-    refusal = Fault.status(429, headers={"Retry-After": "7"}, body=b"{" * 4096)
-    server.script(then=refusal.but(end=how, after_bytes=1000))
-    with model_for(server.base_url, retry=False) as model, pytest.raises(RateLimited) as caught:
-        model.generate("hello", timeout=10)
-    assert (caught.value.status, caught.value.retry_after) == (429, 7)
 
 
 def test_a_new_connection_that_breaks_earns_none(server: FaultServer) -> None:
@@ -906,6 +900,35 @@ def test_wrong_settings_of_a_client(server: FaultServer) -> None:
         model.generate("hello")
     with pytest.raises(InvalidRequest, match="client_kwargs"):
         OpenAIServerModel("m", client=openai.OpenAI(), client_kwargs={"timeout": 1})
+
+
+# --- errors whose body does not come whole ----------------------------------------------------------------------------
+
+LONG = json.dumps({"error": {"message": "x" * 500}}).encode()
+
+
+@pytest.mark.parametrize("end", ["close", "reset", "stall"])
+@pytest.mark.parametrize(
+    ("status", "kind"), [(503, ServerError), (429, RateLimited), (401, AuthenticationError), (400, InvalidRequest)]
+)
+def test_an_error_without_its_body_is_what_its_status_says(
+    server: FaultServer, status: int, kind: type[ModelError], end: Any
+) -> None:
+    """Not through the SDK, which reads the body by itself and forgets the status of one that breaks."""
+    fault = Fault.status(status, headers={"Retry-After": "7"}, body=LONG)
+    server.script(then=replace(fault, end=end, after_bytes=20))
+    started = time.monotonic()
+    with model_for(server.base_url) as model, pytest.raises(kind) as caught:
+        model.generate("hello")
+    assert (caught.value.status, caught.value.retry_after) == (status, 7)
+    assert time.monotonic() - started < 6
+    assert len(server.requests) == 1
+
+
+def test_no_more_of_an_errors_body_is_read_than_is_of_use(server: FaultServer) -> None:
+    server.script(then=Fault.status(500, body=b"x" * 10_000_000))
+    with model_for(server.base_url) as model, pytest.raises(ServerError, match="xxx"):
+        model.generate("hello")
 
 
 # --- no key is shown --------------------------------------------------------------------------------------------------

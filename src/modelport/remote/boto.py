@@ -29,6 +29,8 @@ class Line:
         #: Whether the request went over a kept connection and not one byte came back: the service may have closed it
         #: meanwhile, and another attempt is free.
         self.stale = False
+        #: Whether the request must not go over a kept connection.
+        self.fresh = False
 
     def connected(self, connection: socket.socket | None) -> None:
         """Notes the socket on which the request was sent; in the thread of the call."""
@@ -142,8 +144,9 @@ class Boto:
             try:
                 return getattr(self._client(), method)(**arguments)
             except Exception as error:
-                if not (line.stale and isinstance(translated(error), ConnectionFailed)):
+                if line.fresh or not (line.stale and isinstance(translated(error), ConnectionFailed)):
                     raise
+                line.fresh = True  # only once: a server that reads each request and hangs up would get one for each
 
     def _client(self) -> Any:
         if self._made is None:
@@ -208,6 +211,8 @@ def _noting(pool: Any, known: weakref.WeakSet[Any]) -> Any:
         def request(self, *args: Any, **kwargs: Any) -> Any:
             if (line := _line.get()) is None:
                 return super().request(*args, **kwargs)
+            if line.fresh and self.used and not getattr(self, "_tunnel_host", None):
+                self.close()  # It connects anew by itself, but for the way through a proxy's tunnel.
             line.stale = self.used and self.sock is not None
             result = super().request(*args, **kwargs)
             self.used = True

@@ -86,7 +86,9 @@ class Kept:
         clients = list(self._clients)
         self.__dict__.pop("_cache", None)
         for client in clients:
-            close = getattr(client, "aclose", None) or getattr(client, "close", None)
+            # The last is that of a pool of redis before 5.1.
+            names = ("aclose", "close", "disconnect")
+            close = next((found for name in names if (found := getattr(client, name, None))), None)
             if close is None:
                 continue
             with suppress(Exception):  # It is going anyway.

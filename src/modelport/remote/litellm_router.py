@@ -15,11 +15,14 @@ from modelport.remote.litellm_errors import error_of
 from modelport.remote.litellm_parts import litellm_package, secret_of
 from modelport.remote.wire import Hidden
 from modelport.request import Request
-from modelport.saving import SECRET_NAMES
 from modelport.secrets import Secret
 
 #: Settings that hold a secret beside those that every model's may.
-_SECRETS = SECRET_NAMES | {"redis-password", "redis-url", "vertex-credentials"}
+_SECRETS = frozenset({
+    "authorization", "proxy-authorization", "api-key", "x-api-key", "cookie", "x-goog-api-key", "token", "access-token",
+    "auth-token", "hf-token", "azure-ad-token", "password", "secret", "client-secret", "aws-secret-access-key",
+    "aws-session-token", "redis-password", "redis-url", "vertex-credentials",
+})  # fmt: skip
 _RETRIES = ("num_retries", "retry_policy", "model_group_retry_policy")
 
 
@@ -145,6 +148,7 @@ def _discard(router: Any) -> None:
     redis = getattr(router.cache, "redis_cache", None)
     if redis is not None:  # what it asks on a loop is kept with the clients there
         redis.redis_client.close()
+        redis.redis_client.connection_pool.disconnect()  # which clients of redis before 5.1 leave open
 
 
 def _check(model_id: str, model_list: Any, kwargs: Mapping[str, Any]) -> None:
@@ -178,7 +182,7 @@ def _hidden(value: Any, taken: dict[str, str], name: str = "", model_id: str = "
     Args:
         value: The settings.
         taken: The variables that keys are found in again, and the keys; two of one provider get two variables.
-        name: The setting's, as `SECRET_NAMES` writes it.
+        name: The setting's, as `_SECRETS` writes it.
         model_id: Whose keys they are.
     """
     if isinstance(value, Mapping) and not (name in _SECRETS and set(value) == {"env"}):  # as `to_dict` writes it

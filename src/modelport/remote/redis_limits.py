@@ -211,7 +211,8 @@ class RedisLimits:
         kinds = self._redis.exceptions
         where = f"The Redis at {self._where()} that keeps the limits"
         refused = kinds.AuthenticationError | kinds.NoPermissionError | kinds.AuthenticationWrongNumberOfArgsError
-        if isinstance(error, refused):
+        # Redis 7 has no code for it where a command of several words comes first.
+        if isinstance(error, refused) or str(error).startswith("Protocol error: unauthenticated"):
             return AuthenticationError(f"{where} refuses the credentials of its URL.")
         if isinstance(error, kinds.ResponseError):
             return ServerError(f"{where} answered with an error: {str(error)[:300]}")

@@ -16,7 +16,7 @@ from modelport.chat_errors import error_from
 from modelport.errors import ConnectionFailed, InvalidRequest, MalformedResponse, MissingDependency, ModelError
 from modelport.remote.pools import PerLoop
 from modelport.remote.transport import Call, HeaderSource
-from modelport.remote.wire import Hidden, hidden, httpx_error, is_of_httpx, without_secrets
+from modelport.remote.wire import Hidden, hidden, httpx_error, is_of_httpx, redirected, without_secrets
 from modelport.threads import in_thread, iterate_in_thread
 
 
@@ -98,9 +98,17 @@ class SDKTransport:
         if self._make is None:
             return self._client
         try:
-            return await self._clients.get(self._make)
+            return await self._clients.get(self._made)
         except self._openai.OpenAIError as error:
             raise InvalidRequest(f"the openai package refuses its settings: {error}") from None
+
+    def _made(self) -> Any:
+        assert self._make is not None
+        client = self._make()
+        wire: Any = getattr(client, "_client", None)
+        if hasattr(wire, "follow_redirects"):
+            wire.follow_redirects = False  # for `_post`
+        return client
 
     async def _keyed(self, call: Call) -> Call:
         if self._headers is None:
@@ -110,7 +118,8 @@ class SDKTransport:
         return replace(call, headers={**headers, **call.headers})
 
     def _post(self, client: Any, call: Call, headers: Mapping[str, str] | None = None, **how: Any) -> Any:
-        options: dict[str, Any] = {"follow_redirects": False}  # The prompt and the user's headers would go along.
+        # Versions of the SDK that don't know this option follow, but for a client that is made here.
+        options: dict[str, Any] = {"follow_redirects": False}
         if call.headers or headers:
             options["headers"] = {**call.headers, **(headers or {})}
         if call.query:
@@ -141,6 +150,8 @@ class SDKTransport:
     def _translated(self, error: Exception, client: Any, call: Call) -> ModelError | None:
         """What an error of the SDK means; `None` for one that is not the SDK's."""
         openai = self._openai
+        if isinstance(error, openai.APIStatusError) and error.status_code < 400:
+            return redirected(error.status_code, error.response.headers)
         if isinstance(error, openai.APIStatusError):
             headers = {name.lower(): value for name, value in error.response.headers.items()}
             payload = error.body if error.body is not None else error.response.text

@@ -9,6 +9,8 @@ class EventParser:
     def __init__(self) -> None:
         self._rest = b""
         self._first = True
+        #: What has come of an event before `_rest`, which holds no end of one; joined once, when the event is complete.
+        self._pieces: list[bytes] = []
 
     def feed(self, chunk: bytes) -> list[tuple[bytes, bytes]]:
         """Takes the next bytes.
@@ -22,6 +24,12 @@ class EventParser:
             held = text.endswith(b"\r")
             text = (text[:-1] if held else text).replace(b"\r\n", b"\n").replace(b"\r", b"\n") + b"\r" * held
         *blocks, self._rest = text.split(b"\n\n")
+        if blocks and self._pieces:
+            blocks[0] = b"".join((*self._pieces, blocks[0]))
+            self._pieces = []
+        if len(self._rest) > 2:  # All but what the next bytes may make an end of: not looked through again with each.
+            self._pieces.append(self._rest[:-2])
+            self._rest = self._rest[-2:]
         if blocks and self._first:
             self._first = False
             blocks[0] = blocks[0].removeprefix(b"\xef\xbb\xbf")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import io
 import os
 import re
 import ssl
@@ -30,8 +31,8 @@ if TYPE_CHECKING:
 CONNECT_TIMEOUT = 5.0
 #: Seconds to wait for the end of a response whose answer has already come.
 DRAIN_TIMEOUT = 0.5
-#: Seconds to wait for the words of a refusal, and the bytes that are read of them.
-REFUSAL_TIMEOUT, MAX_REFUSAL = 2.0, 2**16
+#: How much of an error's body is read, and for how many seconds: what it means is told by its status.
+ERROR_SIZE, ERROR_TIMEOUT = 2**16, 2.0
 
 _STANDING_HEADERS = {
     "Accept": "application/json", "Content-Type": "application/json", "User-Agent": f"modelport/{__version__}",
@@ -197,7 +198,7 @@ class HTTPTransport:
         response = await self._send(session, url, [*pairs({**self._query, **query})] or None, payload, headers)
         if response.status >= 300:
             try:
-                raise service_error(response.status, response.headers, await _words(response), headers)
+                raise service_error(response.status, response.headers, await _error_body(response), headers)
             finally:
                 response.close()
         return response
@@ -210,10 +211,10 @@ class HTTPTransport:
         payload: bytes,
         headers: Mapping[str, str],
     ) -> aiohttp.ClientResponse:
-        aiohttp, free = _aiohttp(), True
+        aiohttp = _aiohttp()
+        _fresh.set(False)
         while True:
             _kept.set(False)
-            _fresh.set(not free)
             try:
                 return await session.post(
                     url,
@@ -223,16 +224,15 @@ class HTTPTransport:
                     allow_redirects=False,
                 )
             except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
-                # A kept connection that the server had closed meanwhile, and not one byte came back: once more is free,
-                # on a new one. A request that ends the server would otherwise go out on each that was kept.
-                if not (free and _kept.get()) or isinstance(error, aiohttp.ClientConnectorError):
+                # A kept connection that the server had closed meanwhile, and not one byte came back: once more is free.
+                if not _kept.get() or isinstance(error, aiohttp.ClientConnectorError):
                     raise
-                free = False
+                _fresh.set(True)  # Only once: a server that reads each request and hangs up would get one for each.
 
 
 #: Whether this task's request went out on a connection that had served before.
 _kept: ContextVar[bool] = ContextVar("modelport_kept_connection", default=False)
-#: Whether it is to go out on a new one.
+#: Whether it must not go out on one.
 _fresh: ContextVar[bool] = ContextVar("modelport_fresh_connection", default=False)
 
 
@@ -248,7 +248,7 @@ def _connector_class() -> Any:
 
         async def connect(self, *args: Any, **more: Any) -> Any:
             connection = await super().connect(*args, **more)
-            while _fresh.get() and connection.protocol in self._known:
+            while _fresh.get() and connection.protocol in self._known:  # as old as the one that was stale
                 connection.close()
                 connection = await super().connect(*args, **more)
             _kept.set(connection.protocol in self._known)
@@ -290,20 +290,19 @@ def _merged(*layers: Mapping[str, Any]) -> dict[str, str]:
     return dict(result.values())
 
 
-async def _words(response: aiohttp.ClientResponse) -> bytes:
-    """The body of a refusal, as far as it comes: its status and headers say what it is, however the body ends."""
+async def _error_body(response: aiohttp.ClientResponse) -> bytes:
+    """As much of an error's body as comes: one that is cut, broken or stalled does not hide its status."""
     import asyncio
 
-    aiohttp, data = _aiohttp(), b""
+    aiohttp = _aiohttp()
+    body = io.BytesIO()  # which a traceback with locals does not show: the service may quote a key
     try:
-        async with asyncio.timeout(REFUSAL_TIMEOUT):
-            async for chunk in response.content.iter_any():
-                data += chunk
-                if len(data) > MAX_REFUSAL:
-                    break
+        async with asyncio.timeout(ERROR_TIMEOUT):
+            while body.tell() < ERROR_SIZE and not response.content.at_eof():
+                body.write(await response.content.readany())
     except (aiohttp.ClientError, TimeoutError):
         pass
-    return data
+    return body.getvalue()[:ERROR_SIZE]
 
 
 async def _drain(response: aiohttp.ClientResponse) -> None:

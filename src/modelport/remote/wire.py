@@ -157,14 +157,19 @@ def service_error(status: int, headers: Mapping[str, str], body: bytes, sent: Ma
         sent: The headers of the request, where the keys are.
     """
     if status < 400:  # Following it would send the key to where the caller did not mean it to go.
-        where = headers.get("Location", "elsewhere")
-        return InvalidRequest(f"The service redirects to {where}; give that address instead.", status=status)
+        return redirected(status, headers)
     body = without_secrets(body, sent)
     try:
         payload = orjson_package().loads(body)
     except ValueError:
         payload = body[:600].decode("utf-8", "replace")
     return error_from(status, payload, {name.lower(): value for name, value in headers.items()})
+
+
+def redirected(status: int, headers: Mapping[str, str]) -> ModelError:
+    """The error that a redirect means. Its query is not shown: it may quote a key."""
+    where = re.split(r"[?#]", headers.get("Location", ""))[0] or "elsewhere"
+    return InvalidRequest(f"The service redirects to {where}; give that address instead.", status=status)
 
 
 def is_of_httpx(error: BaseException) -> bool:
