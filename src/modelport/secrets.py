@@ -9,11 +9,11 @@ from typing import Any
 from modelport.errors import AuthenticationError
 
 _WORDS = re.compile(r"[^A-Za-z0-9]+|(?<=[a-z0-9])(?=[A-Z])")
-#: Held against the words of a name. What only sounds alike is not meant: an author, a key of a cache, a token of text.
+#: Held against the words of a name. What only sounds alike is not meant: an author, a key's id, a token of text.
 _SECRET = re.compile(
     r"auth(?!or\b|ors\b)|secret|cookie|passw|passphrase|credential(?! name)|signature|\bsig\b|\bpwd\b|\bjwt\b"
-    r"|(?<!\bname )(?<!\barguments )(?<!\bcache )(?<!\bidempotency )\bkey\b"
-    r"|(?:api|access|private|subscription) ?keys?\b"
+    r"|(?<!\bname )(?<!\barguments )(?<!\bcache )(?<!\bidempotency )\bkey\b(?! id\b)"
+    r"|(?:api|access|private|subscription) ?keys?\b(?! id\b)"
     r"|(?<!\b[beu]os )(?<!\bpad )(?<!\bunk )(?<!\bsep )(?<!\bcls )(?<!\bmask )(?<!\bstop )\btoken\b$"
     r"|(?:api|access|session|security|bearer|refresh) ?tokens?\b"
 )
