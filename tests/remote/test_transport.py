@@ -934,6 +934,18 @@ def test_no_more_of_an_errors_body_is_read_than_is_of_use(server: FaultServer) -
 # --- no key is shown --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("body", ['{"error": {"message": "bad key %s"}}', '{"choices": "bad key %s"}'])
+def test_a_key_that_is_quoted_in_another_spelling_is_not_shown(server: FaultServer, transport: str, body: str) -> None:
+    """PHP escapes a slash, Go a plus."""
+    key = "sk-abc/def+0123456789"
+    escaped = key.replace("/", "\\/").replace("+", "\\u002b")
+    status = 401 if "error" in body else 200
+    server.script(then=Fault.status(status, body=(body % escaped).encode()))
+    with model_for(server.base_url, transport, api_key=key) as model, pytest.raises(ModelError) as caught:
+        model.generate("hello")
+    assert key not in str(caught.value) and "def+0123" not in str(caught.value)
+
+
 def shown(error: BaseException) -> str:
     return leaking.shown(error, __file__)
 

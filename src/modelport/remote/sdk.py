@@ -181,7 +181,7 @@ class SDKTransport:
 
     def _shown(self, event: Any, client: Any, call: Call, sent: Mapping[str, str]) -> Any:
         """The event; cleaned where it is no part of an answer, and so about to be quoted."""
-        is_answer = isinstance(event, dict) and "choices" in event and "error" not in event
+        is_answer = isinstance(event, dict) and isinstance(event.get("choices"), list) and "error" not in event
         return event if is_answer else self._clean(event, client, call, sent)
 
 

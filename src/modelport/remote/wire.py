@@ -96,7 +96,7 @@ def parsed(data: bytes, headers: Mapping[str, str]) -> Any:
                 f"The service sent a web page and no answer; is this the address of its API? {shown!r}."
             ) from None
         raise MalformedResponse(f"The service sent broken JSON ({error}): {shown!r}.") from None
-    if isinstance(result, dict) and ("choices" not in result or "error" in result):
+    if isinstance(result, dict) and (not isinstance(result.get("choices"), list) or "error" in result):
         return orjson.loads(without_secrets(data, headers))
     return result
 
@@ -141,9 +141,15 @@ class EventReader:
 
 def without_secrets(data: bytes, headers: Mapping[str, str]) -> bytes:
     """What a service says, without the keys that it was sent: some quote the key that they refuse."""
+    orjson = orjson_package()
+    try:
+        data = orjson.dumps(orjson.loads(data))  # in one spelling: some escape the "/" or the "+" of a key
+    except (ValueError, TypeError):
+        pass  # no JSON, or of numbers that can't be written again
     for name, value in headers.items():
         if _SECRET_NAME.search(name) and len(key := value.rpartition(" ")[2]) >= 8:
-            data = data.replace(key.encode(), b"***")
+            for spelling in (key.encode(), orjson.dumps(key)[1:-1]):
+                data = data.replace(spelling, b"***")
     return data
 
 
