@@ -71,8 +71,13 @@ def test_max_tokens_cuts_forced_tokens_exactly(model: TransformersModel) -> None
 
 def test_a_stop_sequence_within_forced_tokens(model: TransformersModel) -> None:
     grammar = Lark('start: ("a"|"b") " apple and nothing else: STOP and more that is never seen" ("c"|"d")')
-    forced = model(ASKED, grammar=grammar, stop_sequences=["STOP"])
-    chosen = model(ASKED, grammar=grammar, stop_sequences=["STOP"], logprobs=True)
+    cut = []
+    for logprobs in (None, True):
+        with pytest.raises(InvalidOutput, match="cut off by the stop sequence 'STOP'") as caught:
+            model(ASKED, grammar=grammar, stop_sequences=["STOP"], logprobs=logprobs)
+        cut.append(caught.value.partial)
+    forced, chosen = cut
+    assert forced is not None and chosen is not None
     assert forced.text == chosen.text and forced.text.endswith("else: ")
     assert forced.stop_sequence == "STOP" and forced.finish_reason == "stop"
     assert forced.token_usage and chosen.token_usage
