@@ -46,7 +46,7 @@ class Wireless(Model):
         if not request.stream:
             yield reader.whole(WHOLE)
             return
-        events = EventReader({})
+        events = EventReader(())
         events.feed(CHUNK * self.kwargs["chunks"] + LAST)
         for event in events.events():
             if (piece := reader.chunk(event)) is not None:

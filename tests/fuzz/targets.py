@@ -129,10 +129,10 @@ class _Canned:
         self.pieces: list[bytes] = []
 
     async def call(self, call: Call) -> Any:
-        return parsed(b"".join(self.pieces), {"Authorization": f"Bearer {KEY}"})
+        return parsed(b"".join(self.pieces), (KEY,))
 
     async def stream(self, call: Call) -> AsyncGenerator[Any, None]:
-        reader = EventReader({"Authorization": f"Bearer {KEY}"})
+        reader = EventReader((KEY,))
         for piece in self.pieces:
             reader.feed(piece)
             for event in reader.events():
@@ -172,7 +172,7 @@ _splits = st.sampled_from((1, 7, 64, 10**9))
 
 def _refused(given: Any) -> None:
     status, headers, body = given
-    raise service_error(status, headers, body, {"Authorization": f"Bearer {KEY}"})
+    raise service_error(status, headers, body, (KEY,))
 
 
 CHAT = {

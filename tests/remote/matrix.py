@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -155,6 +155,16 @@ def _refusal(status: int, kind: type[ModelError]) -> Row:
     return Row(f"4: {status}", lambda f: [f.status(status)], expected, expected)
 
 
+def _broken(wire: Wire, status: int, end: str) -> Fault:
+    """A refusal that breaks in its body."""
+    return replace(wire.status(status), end=end, after_bytes=20)
+
+
+def _broken_refusal(status: int, kind: type[ModelError]) -> Row:
+    expected = X(kind, 1, {"status": status})
+    return Row(f"4: {status} whose body is reset", lambda f: [_broken(f, status, "reset")], expected, expected)
+
+
 def _exception(kind: str, error: type[ModelError]) -> Row:
     return Row(f"11: {kind}", lambda f: [f.exception(kind)], STREAMED_ONLY, INT(error), wires=CONVERSE)  # type: ignore[attr-defined]
 
@@ -177,12 +187,17 @@ ROWS = [
     Row("3: 500 and 503", lambda f: [f.status(500), f.status(503)], OKn(3), OKn(3)),
     Row("3: 408 and 424", lambda f: [f.status(408), f.status(424)], OKn(3), OKn(3)),
     Row("3: 502, a web page", lambda f: [f.status(502, body=b"<html>Bad Gateway</html>")], OKn(2), OKn(2)),
+    Row("3: 503 whose body is cut", lambda f: [_broken(f, 503, "close")], OKn(2), OKn(2)),
+    Row("3: 503 whose body stalls", lambda f: [_broken(f, 503, "stall")], OKn(2), OKn(2)),
     Row("3: 502 for ever", NOTHING, X(ServerError, 3, _502), X(ServerError, 3, _502), then=lambda f: f.status(502)),
     _refusal(400, InvalidRequest),
     _refusal(401, AuthenticationError),
     _refusal(403, AuthenticationError),
     _refusal(404, NotFoundError),
     _refusal(422, InvalidRequest),
+    _broken_refusal(401, AuthenticationError),
+    _broken_refusal(400, InvalidRequest),
+    Row("4: 307, to elsewhere", None, X(InvalidRequest), X(InvalidRequest), special="redirected"),
     Row("5: refused, then not", None, OKn(2), OKn(2), special="refused_once"),
     Row("5: refused for ever", None, FOREVER, FOREVER, special="refused_for_ever"),
     Row("5: reset before headers", lambda f: [f.reset()], OKn(2), OKn(2)),

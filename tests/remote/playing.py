@@ -193,6 +193,18 @@ def refused_for_ever(server: FaultServer, column: str, way: str, what: Expected)
     assert len(seen) == 3 and caught.value is seen[-1]
 
 
+def redirected(server: FaultServer, column: str, way: str, what: Expected) -> None:
+    """Row 4: the prompt, and the headers that a user gave, are not sent to another address."""
+    assert isinstance(what, X)
+    with server_for(column) as other:
+        server.script(then=COLUMNS[column].wire.status(307, headers={"Location": f"{other.base_url}/elsewhere"}))
+        with pytest.raises(ModelError) as caught:
+            ask(model_for(server, column), way)
+        assert type(caught.value) is what.error, repr(caught.value)
+        assert (caught.value.status, len(server.requests), other.requests) == (307, 1, [])
+    let_go(server)
+
+
 def left_early(server: FaultServer, column: str, way: str, what: Expected) -> None:
     """Row 14: of 50 answers that their callers left, nothing stays: no connection, no task, no thread."""
     wire = COLUMNS[column].wire

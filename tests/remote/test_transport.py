@@ -327,10 +327,43 @@ def test_a_body_that_is_no_json_is_refused(server: FaultServer) -> None:
     assert server.requests == []
 
 
-@pytest.mark.parametrize("url", ["api.openai.com/v1", "ftp://host/v1", "http://", "https:///v1"])
+@pytest.mark.parametrize(
+    "url",
+    ["api.openai.com/v1", "ftp://host/v1", "http://", "https:///v1", "http://a..b/v1", f"http://{'a' * 70}.com/v1",
+     "http://[::1/v1", "http://host:99999/v1", "http://ex ample/v1", 5],
+)  # fmt: skip
 def test_a_base_that_is_no_url(url: str) -> None:
     with pytest.raises(InvalidRequest, match="api_base"):
         OpenAIServerModel("m", url)
+
+
+def test_a_base_with_a_password(transport: str) -> None:
+    with pytest.raises(InvalidRequest, match="api_base: a user or a password") as caught:
+        OpenAIServerModel("m", "http://user:hush-hush@host/v1", **TRANSPORTS[transport])
+    assert "hush" not in str(caught.value)
+
+
+@pytest.mark.parametrize("headers", [{"X\n": "a"}, {"X Y": "a"}, {5: "a"}, {"": "a"}, {"X": "\ud800"}], ids=ascii)
+def test_a_header_that_is_none(server: FaultServer, headers: Any) -> None:
+    for settings in ({"default_headers": headers}, {"extra_headers": headers}):
+        with model_for(server.base_url, **settings) as model, pytest.raises(InvalidRequest, match="header"):
+            model.generate("hello")
+    assert server.requests == []
+
+
+@pytest.mark.parametrize("name", ["default_headers", "default_query"])
+def test_headers_and_queries_are_dicts(name: str) -> None:
+    with pytest.raises(InvalidRequest, match=f"{name} must be a dict, not list"):
+        OpenAIServerModel("m", **{name: ["a"]})
+
+
+@pytest.mark.parametrize("code", ["²", "9" * 5000, "٤٠٠"])
+def test_an_error_frame_with_any_code(server: FaultServer, transport: str, code: str) -> None:
+    server.script(then=Fault.error_frame(after_events=0, code=code))
+    with model_for(server.base_url, transport) as model:
+        for ask in (model.generate, lambda text: list(model.generate_stream(text))):
+            with pytest.raises(ModelError):
+                ask("hello")
 
 
 # --- proxies ----------------------------------------------------------------------------------------------------------
@@ -912,13 +945,12 @@ LONG = json.dumps({"error": {"message": "x" * 500}}).encode()
     ("status", "kind"), [(503, ServerError), (429, RateLimited), (401, AuthenticationError), (400, InvalidRequest)]
 )
 def test_an_error_without_its_body_is_what_its_status_says(
-    server: FaultServer, status: int, kind: type[ModelError], end: Any
+    server: FaultServer, transport: str, status: int, kind: type[ModelError], end: Any
 ) -> None:
-    """Not through the SDK, which reads the body by itself and forgets the status of one that breaks."""
     fault = Fault.status(status, headers={"Retry-After": "7"}, body=LONG)
     server.script(then=replace(fault, end=end, after_bytes=20))
     started = time.monotonic()
-    with model_for(server.base_url) as model, pytest.raises(kind) as caught:
+    with model_for(server.base_url, transport) as model, pytest.raises(kind) as caught:
         model.generate("hello")
     assert (caught.value.status, caught.value.retry_after) == (status, 7)
     assert time.monotonic() - started < 6
@@ -929,6 +961,25 @@ def test_no_more_of_an_errors_body_is_read_than_is_of_use(server: FaultServer) -
     server.script(then=Fault.status(500, body=b"x" * 10_000_000))
     with model_for(server.base_url) as model, pytest.raises(ServerError, match="xxx"):
         model.generate("hello")
+
+
+# --- redirects --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("way", ["sync", "streamed"])
+@pytest.mark.parametrize("keyed", ["http", "sdk", "azure-sdk", "azure-sdk v1", "own client", "own async client"])
+def test_a_redirect_is_not_followed(server: FaultServer, keyed: str, way: str) -> None:
+    """The prompt and the headers of a user's would go along."""
+    with FaultServer() as other:
+        where = f"{other.base_url}/{KEY}/completions?key={KEY}"
+        server.script(then=Fault.status(307, headers={"Location": where}))
+        with (
+            KEYED[keyed](server.base_url) as model,
+            pytest.raises(InvalidRequest, match=r"redirects to http.*/\*\*\*/completions; give") as caught,
+        ):
+            _fail(model, way)
+        assert other.requests == []
+    assert KEY not in shown(caught.value)
 
 
 # --- no key is shown --------------------------------------------------------------------------------------------------
@@ -969,6 +1020,14 @@ LEAKS: dict[str, Fault | None] = {
     "no chat completion": Fault(
         content=json.dumps({"choices": ECHO, "error": None}).encode(), replaced_events={3: sse({"error": ECHO})}
     ),
+    "choices of text": Fault(
+        content=json.dumps({"choices": ECHO}).encode(), replaced_events={3: sse({"choices": ECHO})}
+    ),
+    "choices of another form": Fault(
+        content=json.dumps({"choices": [{"message": {"content": 5, "said": ECHO}}]}).encode(),
+        replaced_events={3: sse({"choices": [{"delta": {"content": 5, "said": ECHO}}]})},
+    ),
+    "text alone": Fault(content=json.dumps(ECHO).encode(), replaced_events={3: sse(json.dumps(ECHO))}, last_event=3),
     "a reset": Fault.cut("reset"),
     "a cut": Fault.cut("close"),
     "a reset before headers": Fault.reset(),
@@ -1076,6 +1135,44 @@ def test_no_failure_shows_the_key(
         assert KEY not in pickle.dumps(caught.value).decode("latin-1")
     assert KEY not in caplog.text
     assert KEY not in str([vars(record) for record in caplog.records])
+
+
+SLASHED = "sk-abc/def+ghi=0123456789"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        rb'{"error": {"message": "bad key sk-abc\/def+ghi=0123456789"}}',
+        rb'{"error": {"message": "bad key sk-abc/def\u002Bghi\u003d0123456789"}}',
+        rb'{"error": {"message": "it said {\"bad key\": \"sk-abc\\/def\\u002bghi=0123456789\"}"}}',
+        rb'{"error": "bad key sk-abc\/def+ghi\u003d0123456789", and broken',
+        rb"bad key sk-abc%2Fdef%2bghi%3D0123456789",
+    ],
+)
+@pytest.mark.parametrize("status", [401, 200])
+def test_a_key_that_comes_escaped_is_not_shown(server: FaultServer, transport: str, body: bytes, status: int) -> None:
+    server.script(then=Fault.status(status, body=body))
+    with model_for(server.base_url, transport, api_key=SLASHED) as model, pytest.raises(ModelError) as caught:
+        model.generate("hello")
+    assert "0123456789" not in shown(caught.value)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"default_headers": {"X-Subscription": "my-subscription"}},
+        {"default_query": {"code": "my-subscription"}},
+        {"extra_headers": {"X-Subscription": "my-subscription"}},
+        {"extra_query": {"code": "my-subscription"}},
+    ],
+    ids=str,
+)
+def test_what_a_user_sends_along_is_not_shown(server: FaultServer, transport: str, settings: dict[str, Any]) -> None:
+    server.script(then=Fault.status(403, message="my-subscription is spent."))
+    with model_for(server.base_url, transport, **settings) as model, pytest.raises(ModelError, match="is spent") as e:
+        model.generate("hello")
+    assert "my-subscription" not in str(e.value)
 
 
 def test_a_word_of_a_harmless_header_is_left_alone(server: FaultServer) -> None:

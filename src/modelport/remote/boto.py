@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import socket
 import threading
@@ -13,6 +14,7 @@ from typing import Any
 
 from modelport.errors import ConnectionFailed
 from modelport.remote.boto_errors import translated
+from modelport.remote.transport import ERROR_SIZE, ERROR_TIMEOUT
 from modelport.threads import in_thread, iterate_in_thread
 
 #: Seconds to wait for the end of a response whose answer has already come.
@@ -49,11 +51,11 @@ class Line:
         with self._lock:
             self._socket = None
 
-    def hurry(self) -> None:
-        """What is still to be read matters no more."""
+    def hurry(self, seconds: float) -> None:
+        """What is still to be read matters little: no read takes longer."""
         with self._lock:
             if self._socket is not None:
-                self._socket.settimeout(DRAIN_TIMEOUT)
+                self._socket.settimeout(seconds)
 
     def cut(self) -> None:
         """Wakes the thread that waits for the connection, by its end; nothing where the call is over."""
@@ -173,7 +175,8 @@ def _read(stream: Any, line: Line, emit: Callable[[Any], bool], last: str) -> No
                 break
         else:
             return
-        line.hurry()  # Read on to the true end, or the connection could not be kept; but nothing can fail any more.
+        # Read on to the true end, or the connection could not be kept; but nothing can fail any more.
+        line.hurry(DRAIN_TIMEOUT)
         try:
             for _ in stream:
                 pass
@@ -232,4 +235,26 @@ def _noting(pool: Any, known: weakref.WeakSet[Any]) -> Any:
             super().__init__(*args, **kwargs)
             known.add(self)
 
+        def urlopen(self, *args: Any, **kwargs: Any) -> Any:
+            response = super().urlopen(*args, **kwargs)
+            return response if response.status < 300 else _with_what_comes(response)
+
     return Pool
+
+
+def _with_what_comes(response: Any) -> Any:
+    """A refusal with as much of its body as comes: of one that is cut, broken or stalled boto3 forgets the status."""
+    if (line := _line.get()) is not None:
+        line.hurry(ERROR_TIMEOUT)
+    body = bytearray()
+    try:
+        for piece in response.stream(64):  # what of a piece has come when it breaks is lost
+            body += piece
+            if len(body) >= ERROR_SIZE:
+                break
+    except Exception:  # Whatever broke it, its status is known.
+        pass
+    response.close()
+    about = {"status": response.status, "reason": response.reason, "headers": response.headers}
+    how = dict.fromkeys(("preload_content", "decode_content", "enforce_content_length"), False)
+    return type(response)(io.BytesIO(bytes(body)), **about, **how)

@@ -26,6 +26,7 @@ from modelport.remote.litellm_parts import (
     litellm_package,
     require_litellm,
     secret_of,
+    secrets_of,
 )
 from modelport.remote.litellm_servers import Servers
 from modelport.remote.pools import PerLoop
@@ -183,7 +184,7 @@ class LiteLLMModel(Model):
         except ModelError:
             raise
         except Exception as error:
-            failure = self._error(error)
+            failure = self._error(error, arguments)
         finally:
             if stream is not None:
                 await stream.close()
@@ -236,16 +237,13 @@ class LiteLLMModel(Model):
     async def _complete(self, arguments: dict[str, Any]) -> Any:
         return await litellm_package().acompletion(**arguments)
 
-    def _error(self, error: Exception) -> ModelError:
-        ours = error_of(error, self._secrets())
-        if isinstance(ours, AuthenticationError) and not self._secrets():
+    def _error(self, error: Exception, arguments: Mapping[str, Any]) -> ModelError:
+        ours = error_of(error, secrets_of(arguments))
+        if isinstance(ours, AuthenticationError) and not self.api_key:
             missing = litellm_package().validate_environment(self.model_id).get("missing_keys") or ()
             if missing:
                 ours.args = (f"No key was given. Pass api_key=…, or set {' and '.join(missing)}. {ours.message}",)
         return ours
-
-    def _secrets(self) -> list[str]:
-        return [self.api_key.reveal()] if self.api_key else []
 
     def close(self) -> None:
         """Closes the connections of synchronous calls, once their callbacks have ended."""

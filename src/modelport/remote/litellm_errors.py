@@ -27,21 +27,17 @@ from modelport.errors import (
 )
 from modelport.remote.litellm_parts import litellm_package
 from modelport.remote.transport import fault_of
-from modelport.remote.wire import httpx_error
+from modelport.remote.wire import httpx_error, secrets_in, without_secrets
+from modelport.secrets import names_secret
 
-_SECRET_NAME = re.compile("auth|key|token|secret|password|credential", re.I)
 _PREFIX = re.compile(r"^(?:litellm\.)?\w+(?:Error|Exception|Timeout)?(?: - |: )(?=\S)")
 
 
 def error_of(error: Exception, secrets: Iterable[str]) -> ModelError:
     """What an exception of LiteLLM's means; its text without these secrets, or any that the environment holds."""
     ours = _meaning(error)
-    text = ours.message
-    known = [value for name, value in os.environ.items() if _SECRET_NAME.search(name)]
-    for secret in {*secrets, *known}:
-        if len(secret) >= 8:
-            text = text.replace(secret, "***")
-    ours.args = (text,)
+    known = secrets_in({name: value for name, value in os.environ.items() if names_secret(name)})
+    ours.args = (without_secrets(ours.message, {*secrets, *known}),)
     return ours
 
 
@@ -53,6 +49,8 @@ def _meaning(error: Exception) -> ModelError:
     litellm = litellm_package()
     links = list(_links(error))
     for link in links:
+        if isinstance(link, ModelError):  # of our own `guard`
+            return link
         if isinstance(link, aiohttp.ClientError):
             return fault_of(link)
         if isinstance(link, httpx.TransportError) and not isinstance(_origin(link), aiohttp.ClientError):

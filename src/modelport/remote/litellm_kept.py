@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 from weakref import WeakSet
 
 from modelport.loop import apart_from_caller
+from modelport.remote.httpx_clients import guard
 
 T = TypeVar("T")
 _call: ContextVar[_Call | None] = ContextVar("modelport_litellm_call", default=None)
@@ -61,6 +62,7 @@ class Kept:
         if pool or kwargs.get("litellm_owned_client", True):  # else it is the user's: `litellm.aclient_session`
             with suppress(TypeError):  # no client
                 self._clients.add(pool or value)
+            _guard(value)
         return self._cache.set_cache(key, value, *args, **kwargs)
 
     def call_back(self, callback: Coroutine[Any, Any, Any]) -> None:
@@ -95,6 +97,16 @@ class Kept:
                 closing = close()
                 if asyncio.iscoroutine(closing):
                     await closing
+
+
+def _guard(client: Any) -> None:
+    """Guards the HTTP client within one of LiteLLM's or of the openai package's."""
+    https: tuple[Any, Any] = getattr(client, "client", None), getattr(client, "_client", None)
+    for http in https:
+        if hasattr(http, "event_hooks") and hasattr(http, "aclose"):
+            guard(http)
+            if hasattr(client, "event_hooks"):  # what LiteLLM gives one that it makes after a lost connection
+                client.event_hooks = http.event_hooks
 
 
 class _Call:

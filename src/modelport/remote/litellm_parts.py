@@ -17,7 +17,8 @@ from modelport.normalise import KNOWN_PARAMETERS
 from modelport.remote.litellm_kept import Kept, keep_apart
 from modelport.remote.profiles import PROFILES
 from modelport.remote.transport import require
-from modelport.secrets import Secret
+from modelport.remote.wire import secrets_in
+from modelport.secrets import Secret, names_secret
 
 # --- the package ------------------------------------------------------------------------------------------------------
 
@@ -208,6 +209,13 @@ def as_dict(answer: Any) -> dict[str, Any]:
 
 
 # --- keys -------------------------------------------------------------------------------------------------------------
+
+
+def secrets_of(parameters: Mapping[str, Any]) -> tuple[str, ...]:
+    """What LiteLLM's parameters hold that no error may show: keys, and a user's headers and query."""
+    keys = {name: value for name, value in parameters.items() if names_secret(name)}
+    sent = [parameters.get(name) for name in ("headers", "extra_headers", "extra_query")]
+    return secrets_in(keys, *(layer for layer in sent if isinstance(layer, Mapping)))
 
 
 def secret_of(key: Secret | str | Mapping[str, Any], owner: str) -> Secret:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,17 +13,11 @@ from typing import Any, ClassVar
 from modelport.errors import InvalidRequest, MissingDependency, ModelError
 from modelport.remote.litellm import FLATTENED, LiteLLMModel
 from modelport.remote.litellm_errors import error_of
-from modelport.remote.litellm_parts import litellm_package, secret_of
+from modelport.remote.litellm_parts import litellm_package, secret_of, secrets_of
 from modelport.remote.wire import Hidden
 from modelport.request import Request
-from modelport.secrets import Secret
+from modelport.secrets import Secret, names_secret
 
-#: Settings that hold a secret beside those that every model's may.
-_SECRETS = frozenset({
-    "authorization", "proxy-authorization", "api-key", "x-api-key", "cookie", "x-goog-api-key", "token", "access-token",
-    "auth-token", "hf-token", "azure-ad-token", "password", "secret", "client-secret", "aws-secret-access-key",
-    "aws-session-token", "redis-password", "redis-url", "vertex-credentials",
-})  # fmt: skip
 _RETRIES = ("num_retries", "retry_policy", "model_group_retry_policy")
 
 
@@ -128,11 +123,10 @@ class LiteLLMRouterModel(LiteLLMModel):
     async def _complete(self, arguments: dict[str, Any]) -> Any:
         return await self._client().acompletion(**arguments)
 
-    def _error(self, error: Exception) -> ModelError:
-        return error_of(error, self._secrets())
-
-    def _secrets(self) -> list[str]:
-        return [*_keys(self.model_list), *_keys(self.client_kwargs)]
+    def _error(self, error: Exception, arguments: Mapping[str, Any]) -> ModelError:
+        keys = [*_keys(self.model_list), *_keys(self.client_kwargs)]
+        sent = [secrets_of(row["litellm_params"]) for row in self.model_list]
+        return error_of(error, {*keys, *secrets_of(arguments), *itertools.chain(*sent)})
 
     def close(self) -> None:
         """Closes the connections of synchronous calls, and takes the Router's callbacks out of LiteLLM."""
@@ -182,15 +176,16 @@ def _hidden(value: Any, taken: dict[str, str], name: str = "", model_id: str = "
     Args:
         value: The settings.
         taken: The variables that keys are found in again, and the keys; two of one provider get two variables.
-        name: The setting's, as `_SECRETS` writes it.
+        name: The setting's.
         model_id: Whose keys they are.
     """
-    if isinstance(value, Mapping) and not (name in _SECRETS and set(value) == {"env"}):  # as `to_dict` writes it
+    is_secret = names_secret(name) or name == "redis_url"
+    if isinstance(value, Mapping) and not (is_secret and set(value) == {"env"}):  # as `to_dict` writes it
         model_id = str(value.get("model", model_id))
-        return {key: _hidden(item, taken, str(key).lower().replace("_", "-"), model_id) for key, item in value.items()}
+        return {key: _hidden(item, taken, str(key), model_id) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_hidden(item, taken, "", model_id) for item in value]
-    if (name in _SECRETS and isinstance(value, str | Mapping)) or str(value).startswith("os.environ/"):
+    if (is_secret and isinstance(value, str | Mapping)) or str(value).startswith("os.environ/"):
         secret = secret_of(value, model_id or name)
         variable, number = str(secret.env), 1
         while (

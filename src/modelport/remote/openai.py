@@ -11,7 +11,7 @@ from modelport.errors import InvalidRequest
 from modelport.layers.retry import RetryPolicy
 from modelport.remote.chat_model import ChatCompletionsModel
 from modelport.remote.transport import HTTPTransport, Transport, require
-from modelport.remote.wire import Hidden
+from modelport.remote.wire import Hidden, checked_url
 from modelport.secrets import Secret
 
 _NO_KEY_WANTED = " A server of your own that wants none takes any text, such as 'none'."
@@ -78,6 +78,11 @@ class OpenAIServerModel(ChatCompletionsModel):
             raise InvalidRequest("client and client_kwargs: give one; the settings of a client are its own")
         if client_kwargs and "max_retries" in client_kwargs and "retry" not in settings:
             settings["retry"] = RetryPolicy(attempts=client_kwargs["max_retries"] + 1)
+        if api_base:
+            checked_url(api_base)
+        for name, value in (("default_headers", default_headers), ("default_query", default_query)):
+            if value is not None and not isinstance(value, Mapping):
+                raise InvalidRequest(f"{name} must be a dict, not {type(value).__name__}")
         self.api_base = api_base
         self.api_key: Any = api_key if callable(api_key) else Secret.of(api_key, self.key_variable)
         self.organization = organization

@@ -6,7 +6,6 @@ It goes through the client's generic `post`, which skips the re-typing of every 
 from __future__ import annotations
 
 import inspect
-import json
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing, suppress
 from dataclasses import replace
@@ -14,9 +13,21 @@ from typing import Any
 
 from modelport.chat_errors import error_from
 from modelport.errors import ConnectionFailed, InvalidRequest, MalformedResponse, MissingDependency, ModelError
+from modelport.remote.httpx_clients import guard
 from modelport.remote.pools import PerLoop
 from modelport.remote.transport import Call, HeaderSource
-from modelport.remote.wire import Hidden, hidden, httpx_error, is_of_httpx, redirected, without_secrets
+from modelport.remote.wire import (
+    Hidden,
+    hidden,
+    httpx_error,
+    is_answer,
+    is_of_httpx,
+    is_readable,
+    pairs,
+    redirected,
+    secrets_in,
+    without_secrets,
+)
 from modelport.threads import in_thread, iterate_in_thread
 
 
@@ -105,9 +116,8 @@ class SDKTransport:
     def _made(self) -> Any:
         assert self._make is not None
         client = self._make()
-        wire: Any = getattr(client, "_client", None)
-        if hasattr(wire, "follow_redirects"):
-            wire.follow_redirects = False  # for `_post`
+        if hasattr(wire := getattr(client, "_client", None), "event_hooks"):
+            guard(wire)
         return client
 
     async def _keyed(self, call: Call) -> Call:
@@ -150,8 +160,14 @@ class SDKTransport:
     def _translated(self, error: Exception, client: Any, call: Call) -> ModelError | None:
         """What an error of the SDK means; `None` for one that is not the SDK's."""
         openai = self._openai
+        if isinstance(error.__cause__, ModelError):  # of our own `guard`
+            return error.__cause__
+        if (found := _without_body(error)) is not None:
+            headers = {name.lower(): value for name, value in found.headers.items()}
+            return error_from(found.status_code, "its reason did not come whole", headers)
         if isinstance(error, openai.APIStatusError) and error.status_code < 400:
-            return redirected(error.status_code, error.response.headers)
+            secrets = self._secrets(client, call, error.request.headers)
+            return redirected(error.status_code, error.response.headers, secrets)
         if isinstance(error, openai.APIStatusError):
             headers = {name.lower(): value for name, value in error.response.headers.items()}
             payload = error.body if error.body is not None else error.response.text
@@ -170,19 +186,29 @@ class SDKTransport:
             return httpx_error(error)
         return None
 
+    def _secrets(self, client: Any, call: Call, sent: Mapping[str, str] | None = None) -> tuple[str, ...]:
+        """What a call was sent with and no error may show."""
+        query = {**getattr(client, "default_query", {}), **call.query}
+        key = {"authorization": getattr(client, "api_key", "")}
+        return secrets_in(key, client.default_headers, call.headers, sent or {}, dict(pairs(query)))
+
     def _clean(self, payload: Any, client: Any, call: Call, headers: Mapping[str, str] | None = None) -> Any:
         """What the service says, without the keys that it was sent."""
-        known = {"authorization": getattr(client, "api_key", ""), **client.default_headers, **call.headers}
-        for sent in (known, headers or {}):
-            shown = {name: value for name, value in sent.items() if isinstance(value, str)}
-            payload = json.dumps(payload, ensure_ascii=False, default=str).encode(errors="replace")
-            payload = json.loads(without_secrets(payload, shown))
-        return payload
+        return without_secrets(payload, self._secrets(client, call, headers))
 
     def _shown(self, event: Any, client: Any, call: Call, sent: Mapping[str, str]) -> Any:
         """The event; cleaned where it is no part of an answer, and so about to be quoted."""
-        is_answer = isinstance(event, dict) and isinstance(event.get("choices"), list) and "error" not in event
-        return event if is_answer else self._clean(event, client, call, sent)
+        return event if is_answer(event) and is_readable(event) else self._clean(event, client, call, sent)
+
+
+def _without_body(error: BaseException) -> Any:
+    """The response with an error's status whose body could not be read, if that is what failed in a user's client."""
+    cause: BaseException | None = error if is_of_httpx(error) else None
+    while cause is not None:
+        if type(cause).__name__ == "HTTPStatusError":
+            return getattr(cause, "response", None)
+        cause = cause.__context__
+    return None
 
 
 def _note(sent: dict[str, str], request: Any) -> None:

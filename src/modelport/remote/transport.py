@@ -22,7 +22,18 @@ from urllib.parse import urljoin, urlsplit
 from modelport import __version__
 from modelport.errors import ConnectionFailed, InvalidRequest, MalformedResponse, MissingDependency, ModelError
 from modelport.remote.pools import PerLoop
-from modelport.remote.wire import CHECK_THE_WAY, EventReader, Hidden, hidden, pairs, parsed, service_error, to_json
+from modelport.remote.wire import (
+    CHECK_THE_WAY,
+    EventReader,
+    Hidden,
+    checked_url,
+    hidden,
+    pairs,
+    parsed,
+    secrets_in,
+    service_error,
+    to_json,
+)
 
 if TYPE_CHECKING:
     import aiohttp
@@ -37,7 +48,8 @@ ERROR_SIZE, ERROR_TIMEOUT = 2**16, 2.0
 _STANDING_HEADERS = {
     "Accept": "application/json", "Content-Type": "application/json", "User-Agent": f"modelport/{__version__}",
 }  # fmt: skip
-_BREAK = re.compile(r"[\r\n\0]")
+_BREAK = re.compile(r"[\r\n\0\ud800-\udfff]")
+_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -110,11 +122,10 @@ class HTTPTransport:
         verify: ssl.SSLContext | bool = True,
         timeout: float | None = None,
     ) -> None:
-        if urlsplit(base_url).scheme not in ("http", "https") or not urlsplit(base_url).hostname:
-            raise InvalidRequest(f"api_base={base_url!r}: must be a URL such as 'https://api.openai.com/v1'")
-        self.base_url = base_url.rstrip("/")
-        self._headers, self._query, self._verify, self._timeout = headers, dict(query or {}), verify, timeout
-        self._known: tuple[Any, dict[str, str]] = None, {}
+        self.base_url = checked_url(base_url).rstrip("/")
+        self._headers, self._verify, self._timeout = headers, verify, timeout
+        self._query = {name: hidden(value) for name, value in (query or {}).items()}
+        self._known: tuple[Any, dict[str, str], tuple[str, ...]] = None, {}, ()
         self._sessions: PerLoop[aiohttp.ClientSession] = PerLoop(lambda session: session.close())
 
     def _open_session(self) -> aiohttp.ClientSession:
@@ -136,23 +147,25 @@ class HTTPTransport:
     async def call(self, call: Call) -> Any:
         """See `Transport.call`."""
         url, body, headers = await self._request(call)
+        secrets = self._secrets(headers, call.query)
         with _faults():
-            response = await self._open(url, body, headers, call.query)
+            response = await self._open(url, body, headers, call.query, secrets)
             try:
-                return parsed(await response.read(), headers)
+                return parsed(await response.read(), secrets)
             finally:
                 response.close()
 
     async def stream(self, call: Call) -> AsyncGenerator[Any, None]:
         """See `Transport.stream`."""
         url, body, headers = await self._request(call)
+        secrets = self._secrets(headers, call.query)
         with _faults():
-            response = await self._open(url, body, headers, call.query)
+            response = await self._open(url, body, headers, call.query, secrets)
             try:
                 if response.content_type == "application/json":
-                    yield parsed(await response.read(), headers)  # the server does not stream
+                    yield parsed(await response.read(), secrets)  # the server does not stream
                     return
-                reader = EventReader(headers)
+                reader = EventReader(secrets)
                 async for chunk in response.content.iter_any():
                     reader.feed(chunk)
                     del chunk  # or a traceback with locals would show a key that the service quotes
@@ -177,20 +190,35 @@ class HTTPTransport:
 
     def _joined(self, *layers: Mapping[str, Any]) -> dict[str, str]:
         """The headers of all layers, checked. Nearly always they are those of the call before."""
-        known, headers = self._known
+        known, headers, _ = self._known
         if layers != known:
             layers = tuple({name: hidden(value) for name, value in layer.items()} for layer in layers)
+            for name in (name for layer in layers for name in layer):
+                if not isinstance(name, str) or not _NAME.fullmatch(name):
+                    raise InvalidRequest(f"header {name!r}: a header's name is letters, digits and hyphens")
             headers = _merged(_STANDING_HEADERS, *layers)
             for name, value in headers.items():
                 if not isinstance(value, Hidden) or _BREAK.search(value):
                     raise InvalidRequest(
                         f"header {name!r}: its value must be one line of text (does the key end in a newline?)"
                     )
-            self._known = layers, headers
+            self._known = layers, headers, secrets_in(headers, dict(pairs(self._query)))
         return headers
 
+    def _secrets(self, headers: Mapping[str, str], query: Mapping[str, Any]) -> tuple[str, ...]:
+        """What of a call no error may show."""
+        _, known, secrets = self._known
+        if headers is known and not query:
+            return secrets
+        return secrets_in(headers, dict(pairs({**self._query, **query})))
+
     async def _open(
-        self, url: str, body: Mapping[str, Any], headers: Mapping[str, str], query: Mapping[str, Any]
+        self,
+        url: str,
+        body: Mapping[str, Any],
+        headers: Mapping[str, str],
+        query: Mapping[str, Any],
+        secrets: tuple[str, ...],
     ) -> aiohttp.ClientResponse:
         """The response; closing it keeps its connection where it was read to its end."""
         payload = to_json(body)  # here, and not where the answer is read: a stream need not keep what it has sent
@@ -198,9 +226,11 @@ class HTTPTransport:
         response = await self._send(session, url, [*pairs({**self._query, **query})] or None, payload, headers)
         if response.status >= 300:
             try:
-                raise service_error(response.status, response.headers, await _error_body(response), headers)
+                error = service_error(response.status, response.headers, await _error_body(response), secrets)
             finally:
                 response.close()
+            del response  # or a traceback with locals would show its headers: a redirect may quote a key
+            raise error
         return response
 
     async def _send(
@@ -223,6 +253,8 @@ class HTTPTransport:
                     params=query,
                     allow_redirects=False,
                 )
+            except UnicodeError:
+                raise InvalidRequest("the URL, or a parameter in its query, holds what is no text") from None
             except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
                 # A kept connection that the server had closed meanwhile, and not one byte came back: once more is free.
                 if not _kept.get() or isinstance(error, aiohttp.ClientConnectorError):

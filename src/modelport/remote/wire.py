@@ -8,14 +8,20 @@ from __future__ import annotations
 import functools
 import re
 import ssl
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
+from urllib.parse import urlsplit
 
+from modelport.chat_completions import AnswerReader
 from modelport.chat_errors import error_from
 from modelport.errors import ConnectionFailed, InvalidRequest, MalformedResponse, MissingDependency, ModelError
 from modelport.remote.sse import EventParser
+from modelport.secrets import names_secret
 
-_SECRET_NAME = re.compile("auth|key|token|secret|cookie", re.I)
+#: Headers and parameters whose values are no secrets, and say what is wrong where a service quotes them.
+_OPEN = re.compile(
+    r"accept.*|content-.*|user-agent|host|connection|x-stainless-.*|openai-(organization|project)|api-version", re.I
+)
 
 
 class Hidden(str):
@@ -75,12 +81,35 @@ def pairs(query: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             yield name, str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def parsed(data: bytes, headers: Mapping[str, str]) -> Any:
+def checked_url(value: Any, name: str = "api_base") -> str:
+    """The address of a service, where it is one.
+
+    Raises:
+        InvalidRequest: It is none, or holds a password, which is not shown.
+    """
+    try:
+        parts = urlsplit(value)
+        host, _ = parts.hostname or "", parts.port  # which raises
+        host.encode("idna")
+        is_url = parts.scheme in ("http", "https") and bool(host) and not re.search(r"\s", host)
+    except (ValueError, AttributeError, TypeError):
+        is_url, parts = False, urlsplit("")
+    if is_url and isinstance(value, str) and "@" not in parts.netloc:
+        return value
+    if "@" in str(value):
+        raise InvalidRequest(
+            f"{name}: a user or a password in the URL is not sent, and would be shown; leave it out, and give it as "
+            "default_headers={'Authorization': …}"
+        )
+    raise InvalidRequest(f"{name}={value!r}: must be a URL such as 'https://api.openai.com/v1'")
+
+
+def parsed(data: bytes, secrets: Collection[str]) -> Any:
     """JSON that a service sent; cleaned of keys where it is no answer, and so about to be quoted.
 
     Args:
         data: The bytes.
-        headers: Of the request, where the keys are.
+        secrets: Of the request: `secrets_in`.
 
     Raises:
         MalformedResponse: It is no JSON.
@@ -89,27 +118,46 @@ def parsed(data: bytes, headers: Mapping[str, str]) -> Any:
     try:
         result = orjson.loads(data)
     except ValueError as error:
-        data = without_secrets(data, headers)
-        shown = data[:120].decode("utf-8", "replace")
+        shown = without_secrets(data.decode("utf-8", "replace"), secrets)[:120]
+        data = b""  # or a traceback with locals would show a key that the service quotes
         if shown.lstrip().startswith("<"):
             raise MalformedResponse(
                 f"The service sent a web page and no answer; is this the address of its API? {shown!r}."
             ) from None
         raise MalformedResponse(f"The service sent broken JSON ({error}): {shown!r}.") from None
-    if isinstance(result, dict) and (not isinstance(result.get("choices"), list) or "error" in result):
-        return orjson.loads(without_secrets(data, headers))
-    return result
+    if not is_answer(result):
+        return without_secrets(result, secrets)
+    if b"\\u" not in data and b"\\/" not in data:  # as in nearly all
+        for secret in secrets:
+            if secret.encode() in data:
+                break
+        else:
+            return result
+    return result if is_readable(result) else without_secrets(result, secrets)
+
+
+def is_answer(data: Any) -> bool:
+    """Whether it looks like an answer, whose own words are not changed."""
+    return isinstance(data, dict) and bool(data.get("choices")) and not data.get("error")
+
+
+def is_readable(answer: Any) -> bool:
+    """Whether it is one; what is not will be quoted by an error."""
+    try:
+        return AnswerReader().chunk(answer) is not None
+    except ModelError:
+        return False
 
 
 class EventReader:
     """Parsed events of a streamed answer, from bytes as they arrive.
 
     Args:
-        headers: Of the request, where the keys are.
+        secrets: Of the request: `secrets_in`.
     """
 
-    def __init__(self, headers: Mapping[str, str]) -> None:
-        self._headers = headers
+    def __init__(self, secrets: Collection[str]) -> None:
+        self._secrets = secrets
         self._parser = EventParser()
         self._waiting: list[tuple[bytes, bytes]] = []
         #: Whether the terminator has come.
@@ -130,7 +178,7 @@ class EventReader:
                 self.done = True
                 return
             try:
-                event = parsed(data, self._headers)
+                event = parsed(data, self._secrets)
             except MalformedResponse:
                 data = b""  # or a traceback with locals would show a key that the service quotes
                 raise
@@ -139,42 +187,68 @@ class EventReader:
             yield event
 
 
-def without_secrets(data: bytes, headers: Mapping[str, str]) -> bytes:
-    """What a service says, without the keys that it was sent: some quote the key that they refuse."""
-    orjson = orjson_package()
+def secrets_in(*layers: Mapping[str, Any]) -> tuple[str, ...]:
+    """What a service was sent in headers and parameters and is not to be quoted, the longest first."""
+    found: set[str] = set()
+    for layer in layers:
+        for name, value in layer.items():
+            if isinstance(value, str) and not _OPEN.fullmatch(name):
+                found.add(Hidden(value))
+                if names_secret(name):
+                    found.add(Hidden(value.rpartition(" ")[2]))  # after a scheme such as Bearer
+    return tuple(sorted((Hidden(one) for one in found if len(one) >= 8), key=len, reverse=True))
+
+
+def without_secrets(said: Any, secrets: Collection[str]) -> Any:
+    """What a service says, parsed, without what it was sent in secret: some quote the key that they refuse."""
     try:
-        data = orjson.dumps(orjson.loads(data))  # in one spelling: some escape the "/" or the "+" of a key
-    except (ValueError, TypeError):
-        pass  # no JSON, or of numbers that can't be written again
-    for name, value in headers.items():
-        if _SECRET_NAME.search(name) and len(key := value.rpartition(" ")[2]) >= 8:
-            for spelling in (key.encode(), orjson.dumps(key)[1:-1]):
-                data = data.replace(spelling, b"***")
-    return data
+        return _blotted(said, secrets)
+    except RecursionError:
+        return "something nested too deep to be shown"
 
 
-def service_error(status: int, headers: Mapping[str, str], body: bytes, sent: Mapping[str, str]) -> ModelError:
+def _blotted(said: Any, secrets: Collection[str]) -> Any:
+    if isinstance(said, str):
+        for secret in secrets:
+            said = said.replace(secret, "***")
+            if "\\" in said or "%" in said:  # what a gateway quotes of another may be escaped still
+                said = re.sub("".join(map(_escaped, secret)), "***", said)
+        return said
+    if isinstance(said, list):
+        return [_blotted(item, secrets) for item in said]
+    if isinstance(said, dict):
+        return {_blotted(key, secrets): _blotted(item, secrets) for key, item in said.items()}
+    return said
+
+
+def _escaped(character: str) -> str:
+    # Bounded, or a text of backslashes would take its length squared.
+    return rf"(?:\\{{0,9}}{re.escape(character)}|\\{{1,9}}u(?i:{ord(character):04x})|%(?i:{ord(character):02x}))"
+
+
+def service_error(status: int, headers: Mapping[str, str], body: bytes, secrets: Collection[str]) -> ModelError:
     """The error that an answer with a status of 300 or more means.
 
     Args:
         status: Of HTTP.
         headers: Of the answer.
         body: Of the answer.
-        sent: The headers of the request, where the keys are.
+        secrets: Of the request: `secrets_in`.
     """
     if status < 400:  # Following it would send the key to where the caller did not mean it to go.
-        return redirected(status, headers)
-    body = without_secrets(body, sent)
+        return redirected(status, headers, secrets)
     try:
         payload = orjson_package().loads(body)
     except ValueError:
-        payload = body[:600].decode("utf-8", "replace")
+        payload = body.decode("utf-8", "replace")
+    payload = without_secrets(payload, secrets)
     return error_from(status, payload, {name.lower(): value for name, value in headers.items()})
 
 
-def redirected(status: int, headers: Mapping[str, str]) -> ModelError:
+def redirected(status: int, headers: Mapping[str, str], secrets: Collection[str]) -> ModelError:
     """The error that a redirect means. Its query is not shown: it may quote a key."""
     where = re.split(r"[?#]", headers.get("Location", ""))[0] or "elsewhere"
+    where = without_secrets(where, secrets)
     return InvalidRequest(f"The service redirects to {where}; give that address instead.", status=status)
 
 
