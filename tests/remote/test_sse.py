@@ -9,13 +9,14 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from modelport.errors import MalformedResponse
 from modelport.remote.sse import EventParser
 
 Events = list[tuple[bytes, bytes]]
 
 
 def parse(*chunks: bytes) -> Events:
-    parser = EventParser()
+    parser = EventParser(2**20)
     return [event for chunk in chunks for event in parser.feed(chunk)]
 
 
@@ -76,7 +77,7 @@ def test_the_format(raw: bytes, events: Events) -> None:
 def test_an_event_comes_with_the_bytes_that_complete_it() -> None:
     """Not with the next ones: a delta must not wait for its successor."""
     for newline in (b"\n", b"\r\n"):
-        parser = EventParser()
+        parser = EventParser(2**20)
         assert parser.feed(b"data: a" + newline) == []
         assert parser.feed(newline) == [(b"", b"a")]
 
@@ -113,7 +114,7 @@ def test_a_long_event_costs_no_more_than_its_bytes() -> None:
     """What has come of it is not looked through again with each chunk."""
 
     def seconds(chunks: int) -> float:
-        parser, started = EventParser(), time.process_time()
+        parser, started = EventParser(2**26), time.process_time()
         parser.feed(b"data: ")
         for _ in range(chunks):
             assert parser.feed(b"x" * 1400) == []
@@ -121,3 +122,13 @@ def test_a_long_event_costs_no_more_than_its_bytes() -> None:
         return time.process_time() - started
 
     assert seconds(16_000) < 40 * max(min(seconds(1000) for _ in range(3)), 0.001)
+
+
+def test_an_event_without_an_end_is_given_up() -> None:
+    parser = EventParser(1000)
+    for _ in range(3):
+        assert parser.feed(b"data: " + b"x" * 800 + b"\n\n")  # which each end
+    parser.feed(b"data: ")
+    with pytest.raises(MalformedResponse, match="larger than"):
+        for _ in range(11):
+            parser.feed(b"x" * 100)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import gzip
 import inspect
 import json
 import logging
@@ -16,6 +17,7 @@ import subprocess
 import sys
 import threading
 import time
+import tracemalloc
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -42,6 +44,7 @@ from modelport.loop import run
 from modelport.remote.chat_model import ChatCompletionsModel
 from modelport.remote.pools import PerLoop
 from modelport.remote.transport import environment_proxy
+from modelport.remote.wire import ANSWER_SIZE
 from tests.remote import leaking
 from tests.servers.faults import OK, Fault, FaultServer, Reply, sse
 
@@ -961,6 +964,21 @@ def test_no_more_of_an_errors_body_is_read_than_is_of_use(server: FaultServer) -
     server.script(then=Fault.status(500, body=b"x" * 10_000_000))
     with model_for(server.base_url) as model, pytest.raises(ServerError, match="xxx"):
         model.generate("hello")
+
+
+@pytest.mark.parametrize("way", ["sync", "streamed"])
+def test_an_answer_that_swells_is_not_unpacked_to_its_end(server: FaultServer, way: str) -> None:
+    """A megabyte on the wire would be as much memory as its sender likes."""
+    swollen = gzip.compress(b" " * 2 * ANSWER_SIZE)
+    server.script(then=Fault(content=swollen, headers={"Content-Encoding": "gzip"}, never_streams=True))
+    with model_for(server.base_url) as model:
+        tracemalloc.start()
+        try:
+            with pytest.raises(MalformedResponse, match="larger than 64 MiB"):
+                _fail(model, way)
+            assert tracemalloc.get_traced_memory()[1] < 2 * ANSWER_SIZE
+        finally:
+            tracemalloc.stop()
 
 
 # --- redirects --------------------------------------------------------------------------------------------------------

@@ -50,7 +50,7 @@ def _meaning(error: Exception) -> ModelError:
     links = list(_links(error))
     for link in links:
         if isinstance(link, ModelError):  # of our own `guard`
-            return link
+            return link.with_traceback(None)  # whose frames hold the headers
         if isinstance(link, aiohttp.ClientError):
             return fault_of(link)
         if isinstance(link, httpx.TransportError) and not isinstance(_origin(link), aiohttp.ClientError):

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from modelport.errors import MalformedResponse
+
 
 class EventParser:
-    """Splits a byte stream into events; every way of splitting the bytes gives the same events."""
+    """Splits a byte stream into events; every way of splitting the bytes gives the same events.
 
-    def __init__(self) -> None:
+    Args:
+        largest: Bytes that one event may have.
+    """
+
+    def __init__(self, largest: int) -> None:
+        self._largest, self._size = largest, 0
         self._rest = b""
         self._first = True
         #: What has come of an event before `_rest`, which holds no end of one; joined once, when the event is complete.
@@ -17,6 +24,9 @@ class EventParser:
 
         Returns:
             The events that are now complete: the event's kind (empty for the default) and its data.
+
+        Raises:
+            MalformedResponse: An event does not end.
         """
         text = self._rest + chunk
         if b"\r" in text:
@@ -26,10 +36,13 @@ class EventParser:
         *blocks, self._rest = text.split(b"\n\n")
         if blocks and self._pieces:
             blocks[0] = b"".join((*self._pieces, blocks[0]))
-            self._pieces = []
+            self._pieces, self._size = [], 0
         if len(self._rest) > 2:  # All but what the next bytes may make an end of: not looked through again with each.
             self._pieces.append(self._rest[:-2])
             self._rest = self._rest[-2:]
+            self._size += len(self._pieces[-1])
+            if self._size > self._largest:
+                raise MalformedResponse(f"An event of the service's stream is larger than {self._largest >> 20} MiB.")
         if blocks and self._first:
             self._first = False
             blocks[0] = blocks[0].removeprefix(b"\xef\xbb\xbf")

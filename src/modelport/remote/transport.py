@@ -23,6 +23,7 @@ from modelport import __version__
 from modelport.errors import ConnectionFailed, InvalidRequest, MalformedResponse, MissingDependency, ModelError
 from modelport.remote.pools import PerLoop
 from modelport.remote.wire import (
+    ANSWER_SIZE,
     CHECK_THE_WAY,
     EventReader,
     Hidden,
@@ -151,7 +152,7 @@ class HTTPTransport:
         with _faults():
             response = await self._open(url, body, headers, call.query, secrets)
             try:
-                return parsed(await response.read(), secrets)
+                return parsed(await _whole(response), secrets)
             finally:
                 response.close()
 
@@ -163,7 +164,7 @@ class HTTPTransport:
             response = await self._open(url, body, headers, call.query, secrets)
             try:
                 if response.content_type == "application/json":
-                    yield parsed(await response.read(), secrets)  # the server does not stream
+                    yield parsed(await _whole(response), secrets)  # the server does not stream
                     return
                 reader = EventReader(secrets)
                 async for chunk in response.content.iter_any():
@@ -320,6 +321,21 @@ def _merged(*layers: Mapping[str, Any]) -> dict[str, str]:
             if type(value).__name__ != "Omit":  # the SDK's way to take a header away
                 result[name.lower()] = (name, hidden(value))
     return dict(result.values())
+
+
+async def _whole(response: aiohttp.ClientResponse) -> bytes:
+    """A body; not one without an end, or that swells as it is unpacked.
+
+    Raises:
+        MalformedResponse: It is larger than any answer.
+    """
+    body, size = io.BytesIO(), 0
+    async for chunk in response.content.iter_any():
+        size += body.write(chunk)
+        del chunk  # or a traceback with locals would show a key that the service quotes
+        if size > ANSWER_SIZE:
+            raise MalformedResponse(f"The service's answer is larger than {ANSWER_SIZE >> 20} MiB.")
+    return body.getvalue()
 
 
 async def _error_body(response: aiohttp.ClientResponse) -> bytes:

@@ -18,6 +18,8 @@ from modelport.errors import ConnectionFailed, InvalidRequest, MalformedResponse
 from modelport.remote.sse import EventParser
 from modelport.secrets import names_secret
 
+#: Bytes of a whole answer, or of one event, unpacked: far more than any has, images and speech included.
+ANSWER_SIZE = 2**26
 #: Headers and parameters whose values are no secrets, and say what is wrong where a service quotes them.
 _OPEN = re.compile(
     r"accept.*|content-.*|user-agent|host|connection|x-stainless-.*|openai-(organization|project)|api-version", re.I
@@ -158,7 +160,7 @@ class EventReader:
 
     def __init__(self, secrets: Collection[str]) -> None:
         self._secrets = secrets
-        self._parser = EventParser()
+        self._parser = EventParser(ANSWER_SIZE)
         self._waiting: list[tuple[bytes, bytes]] = []
         #: Whether the terminator has come.
         self.done = False
