@@ -346,10 +346,22 @@ def test_a_base_with_a_password(transport: str) -> None:
     assert "hush" not in str(caught.value)
 
 
-@pytest.mark.parametrize("headers", [{"X\n": "a"}, {"X Y": "a"}, {5: "a"}, {"": "a"}, {"X": "\ud800"}], ids=ascii)
-def test_a_header_that_is_none(server: FaultServer, headers: Any) -> None:
+@pytest.mark.parametrize(
+    "headers",
+    [{"X\n": "a"}, {"X Y": "a"}, {5: "a"}, {"": "a"}, {"X": "\ud800"}, {"X": None}, {"X": b"a"}, {"X": "a\n"},
+     {"Content-Length": "3"}, {"transfer-encoding": "chunked"}, {"Expect": "100-continue"}],
+    ids=ascii,
+)  # fmt: skip
+def test_a_header_that_is_none(server: FaultServer, transport: str, headers: Any) -> None:
     for settings in ({"default_headers": headers}, {"extra_headers": headers}):
-        with model_for(server.base_url, **settings) as model, pytest.raises(InvalidRequest, match="header"):
+        with pytest.raises(InvalidRequest, match="header"), model_for(server.base_url, transport, **settings) as model:
+            model.generate("hello")
+    assert server.requests == []
+
+
+def test_what_no_request_can_hold_is_not_blamed_on_the_service(server: FaultServer, transport: str) -> None:
+    for value in ({"extra_body": {"a": object()}}, {"extra_body": {"a": "\ud800"}}):
+        with pytest.raises(InvalidRequest), model_for(server.base_url, transport, **value) as model:
             model.generate("hello")
     assert server.requests == []
 

@@ -32,7 +32,7 @@ from modelport.remote.litellm_servers import Servers
 from modelport.remote.pools import PerLoop
 from modelport.remote.schemas import OPENAI
 from modelport.remote.transport import CONNECT_TIMEOUT, Call
-from modelport.remote.wire import Hidden
+from modelport.remote.wire import Hidden, check_headers
 from modelport.request import Request
 from modelport.secrets import Secret
 
@@ -210,6 +210,12 @@ class LiteLLMModel(Model):
         return arguments
 
     def _body(self, request: Request) -> dict[str, Any]:
+        for name in ("extra_headers", "headers", "extra_query", "extra_body"):
+            given = request.parameters.get(name) or {}
+            if not isinstance(given, Mapping):
+                raise InvalidRequest(f"{name} must be a dict, not {type(given).__name__}", parameter=name)
+            if name.endswith("headers"):
+                check_headers(given)
         body = body_from(request, self.model_id, self.capabilities, self.dialect)
         if (budget := body.pop("reasoning_budget", None)) is not None:
             body["thinking"] = {"type": "enabled", "budget_tokens": budget}

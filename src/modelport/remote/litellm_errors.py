@@ -27,7 +27,7 @@ from modelport.errors import (
 )
 from modelport.remote.litellm_parts import litellm_package
 from modelport.remote.transport import fault_of
-from modelport.remote.wire import httpx_error, secrets_in, without_secrets
+from modelport.remote.wire import httpx_error, is_unsendable, secrets_in, without_secrets
 from modelport.secrets import names_secret
 
 _PREFIX = re.compile(r"^(?:litellm\.)?\w+(?:Error|Exception|Timeout)?(?: - |: )(?=\S)")
@@ -55,6 +55,8 @@ def _meaning(error: Exception) -> ModelError:
             return fault_of(link)
         if isinstance(link, httpx.TransportError) and not isinstance(_origin(link), aiohttp.ClientError):
             return httpx_error(link)
+        if is_unsendable(link):
+            return InvalidRequest(f"The request holds what can't be sent ({type(link).__name__}: {link}).")
         if isinstance(link, json.JSONDecodeError | UnicodeDecodeError):
             return MalformedResponse(f"The service sent broken JSON ({type(link).__name__}).")
         if isinstance(link, ImportError):

@@ -11,7 +11,7 @@ from modelport.errors import InvalidRequest
 from modelport.layers.retry import RetryPolicy
 from modelport.remote.chat_model import ChatCompletionsModel
 from modelport.remote.transport import HTTPTransport, Transport, require
-from modelport.remote.wire import Hidden, checked_url
+from modelport.remote.wire import Hidden, check_headers, checked_url
 from modelport.secrets import Secret
 
 _NO_KEY_WANTED = " A server of your own that wants none takes any text, such as 'none'."
@@ -83,6 +83,7 @@ class OpenAIServerModel(ChatCompletionsModel):
         for name, value in (("default_headers", default_headers), ("default_query", default_query)):
             if value is not None and not isinstance(value, Mapping):
                 raise InvalidRequest(f"{name} must be a dict, not {type(value).__name__}")
+        check_headers(default_headers or {})
         self.api_base = api_base
         self.api_key: Any = api_key if callable(api_key) else Secret.of(api_key, self.key_variable)
         self.organization = organization

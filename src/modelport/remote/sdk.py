@@ -18,11 +18,13 @@ from modelport.remote.pools import PerLoop
 from modelport.remote.transport import Call, HeaderSource
 from modelport.remote.wire import (
     Hidden,
+    check_headers,
     hidden,
     httpx_error,
     is_answer,
     is_of_httpx,
     is_readable,
+    is_unsendable,
     pairs,
     redirected,
     secrets_in,
@@ -121,11 +123,11 @@ class SDKTransport:
         return client
 
     async def _keyed(self, call: Call) -> Call:
-        if self._headers is None:
-            return call
-        given = (await self._headers()).items()
-        headers = {name: hidden(value) for name, value in given}
-        return replace(call, headers={**headers, **call.headers})
+        if self._headers is not None:
+            given = (await self._headers()).items()
+            call = replace(call, headers={**{name: hidden(value) for name, value in given}, **call.headers})
+        check_headers(call.headers)
+        return call
 
     def _post(self, client: Any, call: Call, headers: Mapping[str, str] | None = None, **how: Any) -> Any:
         # Versions of the SDK that don't know this option follow, but for a client that is made here.
@@ -179,6 +181,8 @@ class SDKTransport:
         if isinstance(error, openai.APIError):  # an error frame inside a stream
             sent = getattr(getattr(error, "request", None), "headers", None)
             return error_from(getattr(error, "code", None), self._clean(error.body or str(error), client, call, sent))
+        if isinstance(error, TypeError) or is_unsendable(error):
+            return InvalidRequest(f"The request holds what can't be sent ({type(error).__name__}: {error}).")
         if isinstance(error, ValueError | RecursionError):
             return MalformedResponse(f"The service sent broken JSON ({type(error).__name__}).")
         # Faults in the middle of a stream come as the HTTP library's own in some versions of the SDK.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import io
 import os
-import re
 import ssl
 import sys
 import urllib.request
@@ -26,7 +25,7 @@ from modelport.remote.wire import (
     ANSWER_SIZE,
     CHECK_THE_WAY,
     EventReader,
-    Hidden,
+    check_headers,
     checked_url,
     hidden,
     pairs,
@@ -49,8 +48,6 @@ ERROR_SIZE, ERROR_TIMEOUT = 2**16, 2.0
 _STANDING_HEADERS = {
     "Accept": "application/json", "Content-Type": "application/json", "User-Agent": f"modelport/{__version__}",
 }  # fmt: skip
-_BREAK = re.compile(r"[\r\n\0\ud800-\udfff]")
-_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -194,15 +191,9 @@ class HTTPTransport:
         known, headers, _ = self._known
         if layers != known:
             layers = tuple({name: hidden(value) for name, value in layer.items()} for layer in layers)
-            for name in (name for layer in layers for name in layer):
-                if not isinstance(name, str) or not _NAME.fullmatch(name):
-                    raise InvalidRequest(f"header {name!r}: a header's name is letters, digits and hyphens")
+            for layer in layers:
+                check_headers(layer)
             headers = _merged(_STANDING_HEADERS, *layers)
-            for name, value in headers.items():
-                if not isinstance(value, Hidden) or _BREAK.search(value):
-                    raise InvalidRequest(
-                        f"header {name!r}: its value must be one line of text (does the key end in a newline?)"
-                    )
             self._known = layers, headers, secrets_in(headers, dict(pairs(self._query)))
         return headers
 

@@ -18,6 +18,10 @@ from modelport.errors import ConnectionFailed, InvalidRequest, MalformedResponse
 from modelport.remote.sse import EventParser
 from modelport.secrets import names_secret
 
+_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_NO_TEXT = re.compile(r"[\r\n\0\ud800-\udfff]")
+#: They say where a request ends, which is for the HTTP library to know.
+_FRAMING = frozenset({"content-length", "transfer-encoding", "expect", "trailer", "upgrade"})
 #: Bytes of a whole answer, or of one event, unpacked: far more than any has, images and speech included.
 ANSWER_SIZE = 2**26
 #: Headers and parameters whose values are no secrets, and say what is wrong where a service quotes them.
@@ -80,7 +84,7 @@ def pairs(query: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             for item in value:
                 yield from pairs({f"{name}[]": item})
         elif value is not None:
-            yield name, str(value).lower() if isinstance(value, bool) else str(value)
+            yield str(name), str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def checked_url(value: Any, name: str = "api_base") -> str:
@@ -104,6 +108,27 @@ def checked_url(value: Any, name: str = "api_base") -> str:
             "default_headers={'Authorization': …}"
         )
     raise InvalidRequest(f"{name}={value!r}: must be a URL such as 'https://api.openai.com/v1'")
+
+
+def check_headers(headers: Mapping[Any, Any]) -> None:
+    """Whether these can be sent.
+
+    Raises:
+        InvalidRequest: One can't; its name is told, never its value.
+    """
+    for name, value in headers.items():
+        if not isinstance(name, str) or not _HEADER_NAME.fullmatch(name):
+            raise InvalidRequest(f"header {name!r}: a header's name is letters, digits and hyphens")
+        if name.lower() in _FRAMING:
+            raise InvalidRequest(f"header {name!r}: it is set by the HTTP library, which knows the body; leave it out")
+        if type(value).__name__ == "Omit":  # the SDK's way to take a header away
+            continue
+        if not isinstance(value, str):
+            raise InvalidRequest(f"header {name!r}: its value must be text, not {type(value).__name__}")
+        if _NO_TEXT.search(value):
+            raise InvalidRequest(
+                f"header {name!r}: its value must be one line of text (does the key end in a newline?)"
+            )
 
 
 def parsed(data: bytes, secrets: Collection[str]) -> Any:
@@ -194,9 +219,9 @@ def secrets_in(*layers: Mapping[str, Any]) -> tuple[str, ...]:
     found: set[str] = set()
     for layer in layers:
         for name, value in layer.items():
-            if isinstance(value, str) and not _OPEN.fullmatch(name):
+            if isinstance(value, str) and not _OPEN.fullmatch(str(name)):
                 found.add(Hidden(value))
-                if names_secret(name):
+                if names_secret(str(name)):
                     found.add(Hidden(value.rpartition(" ")[2]))  # after a scheme such as Bearer
     return tuple(sorted((Hidden(one) for one in found if len(one) >= 8), key=len, reverse=True))
 
@@ -252,6 +277,13 @@ def redirected(status: int, headers: Mapping[str, str], secrets: Collection[str]
     where = re.split(r"[?#]", headers.get("Location", ""))[0] or "elsewhere"
     where = without_secrets(where, secrets)
     return InvalidRequest(f"The service redirects to {where}; give that address instead.", status=status)
+
+
+def is_unsendable(error: BaseException) -> bool:
+    """Whether it is Python's word on a request that can't be made bytes."""
+    return isinstance(error, UnicodeEncodeError) or (
+        isinstance(error, TypeError | ValueError) and str(error).endswith(("JSON serializable", "JSON compliant"))
+    )
 
 
 def is_of_httpx(error: BaseException) -> bool:

@@ -91,6 +91,28 @@ def test_a_key_that_the_service_quotes_is_not_shown(server: FaultServer, backend
     assert KEY not in shown and error.__context__ is None
 
 
+@pytest.mark.parametrize(
+    "given",
+    [{"extra_headers": {"X": None}}, {"extra_headers": {5: "a"}}, {"headers": {"X": "a\nb"}}, {"extra_headers": ["a"]},
+     {"extra_headers": {"Content-Length": "3"}}, {"extra_body": ["a"]}, {"extra_body": {"a": object()}}],
+    ids=ascii,
+)  # fmt: skip
+def test_a_request_that_can_not_be_sent_is_not_blamed_on_the_service(
+    server: FaultServer, backend: str, given: dict[str, Any]
+) -> None:
+    with pytest.raises(InvalidRequest):
+        model_for(server, backend).generate("hello", **given)
+    assert server.requests == []
+
+
+@pytest.mark.parametrize("given", [{"extra_headers": {"X-Plan": "my-subscription"}}, {"api_version": "v-1"}], ids=str)
+def test_what_a_user_sends_along_is_not_shown(server: FaultServer, backend: str, given: dict[str, Any]) -> None:
+    server.script(then=Fault.status(403, message=rb"my-subscription \/ v-1 is spent.".decode()))
+    with pytest.raises(ModelError, match="is spent") as caught:
+        model_for(server, backend).generate("hello", **given)
+    assert ("my-subscription" in str(caught.value)) is ("extra_headers" not in given)
+
+
 # --- traps ------------------------------------------------------------------------------------------------------------
 
 
