@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 import json
 import re
+import subprocess
 import sys
 import typing
 import warnings
@@ -17,6 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
+from modelport import regexes
 from modelport.errors import InvalidOutput, InvalidRequest, UnsupportedFeature
 from modelport.grammar import (
     Choice,
@@ -422,6 +424,135 @@ def test_any_pattern_means_the_same_to_the_engines(atoms: list[tuple[str, str]],
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
         assert takes(Regex(pattern), text) == bool(re.fullmatch(pattern, text, re.ASCII)) == matches(pattern, text)
+
+
+ANCHORED = [
+    r"\b",
+    r"\B",
+    "^",
+    r"\A",
+    "(?=a)",
+    "(?!a)",
+    "(?=.*b)",
+    "(?!.*b|x)",
+    "(?<=a)",
+    "(?:a|b|)",
+    "(a)|b",
+    r"(b)\1",
+    "(?i:é)",
+]
+PIECES = st.tuples(st.sampled_from(ANCHORED) | ATOMS, st.sampled_from(["", "", "+", "*?", "{2}", "{,2}", "++"]))
+
+
+@settings(max_examples=600, derandomize=True, deadline=None)
+@given(
+    st.sampled_from(["", "", "^", "(?i)", "(?s)", "(?m)", "(?a)"]), st.lists(PIECES, min_size=1, max_size=5),
+    st.text(st.sampled_from("abBcéÉx1٣_- /\\.[]&~{'\"#\n\t\u00a0\u2003\ud800"), max_size=6),
+)  # fmt: skip
+def test_what_can_be_stopped_is_what_python_matches(begin: str, pieces: list[tuple[str, str]], text: str) -> None:
+    pattern = begin + "".join(atom + count for atom, count in pieces)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        try:
+            found = re.search(pattern, text)
+        except re.error:  # such as a place that is repeated twice
+            return
+        if text or r"\B" not in pattern:  # which Python finds in no empty text, until 3.14
+            assert regexes.search(pattern, text) is (found is not None)
+        assert regexes.fullmatch(pattern, text) is (re.fullmatch(regexes.for_python(pattern), text) is not None)
+
+
+EVIL, ROW = "(a+)+b", "a" * 5000
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "refused(Regex('(a|aa)+').parse, 'a' * 60 + 'b')",
+        "refused(Regex('(?!b)(a|aa)+').parse, 'a' * 60 + 'b')",
+        f"refused(mismatch, {{'pattern': {EVIL!r}}}, ROW)",
+        "refused(mismatch, {'items': {'pattern': '^(.*?,){11}P'}}, [','.join(map(str, range(600)))] * 100)",
+        f"refused(mismatch, {{'patternProperties': {{{EVIL!r}: False}}}}, {{ROW: 1}})",
+        f"refused(mismatch, {{'propertyNames': {{'not': {{'pattern': {EVIL!r}}}}}}}, {{ROW: 1}})",
+        f"refused(mismatch, {{'patternProperties': {{{EVIL!r}: {{}}}}, 'additionalProperties': False}}, {{ROW: 1}})",
+        f"refused(mismatch, {{'not': {{'patternProperties': {{{EVIL!r}: {{}}}}, 'unevaluatedProperties': False}}}}, "
+        "{ROW: 1})",
+        # A part that names a draft is not given to that draft's own validator.
+        "DRAFT = 'http://json-schema.org/draft-07/schema#'\n"
+        f"refused(mismatch, {{'items': {{'$schema': DRAFT, 'pattern': {EVIL!r}}}}}, [ROW])",
+        f"refused(Tool('t', '', {{'properties': {{'a': {{'pattern': {EVIL!r}}}}}}}).check, {{'a': ROW}})",
+        "assert not mismatch({'uniqueItems': True}, [{'a': i} for i in range(50_000)])",
+        "assert not mismatch({'contains': {}, 'unevaluatedItems': False}, [1] * 200_000)",
+        "assert not mismatch({'patternProperties': {'a': {}}, 'unevaluatedProperties': False}, {f'a{i}': i for i in "
+        "range(150_000)})",
+        "assert _Unwrapper(False).feed('{\"answer\": ' + ' ' * 300_000 + 'x')",
+    ],
+)
+def test_no_pattern_and_no_list_holds_the_thread_for_long(code: str) -> None:
+    """In a process of its own, since what Python's engine does can't be broken off."""
+    program = f"""
+from modelport import InvalidRequest, Regex
+from modelport.grammar import mismatch
+from modelport.layers.wrapped import _Unwrapper
+from modelport.tools import Tool
+
+ROW = {ROW!r}
+
+def refused(call, *arguments):
+    try:
+        call(*arguments)
+    except InvalidRequest as error:
+        assert "takes more than 1 s to match" in str(error), error
+    else:
+        raise AssertionError("it raised nothing")
+
+{code}
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("pattern", "text", "fits"),
+    [
+        (r"^(?=.{1,253}$)(?!-)([a-z0-9-]{1,63}\.)*[a-z]+$", "www.example.com", True),
+        (r"^(?=.{1,253}$)(?!-)([a-z0-9-]{1,63}\.)*[a-z]+$", "-" + "a." * 100, False),
+        (r"^(?=.*[a-z])(?=.*\d)[A-Za-z\d]{8,}$", "abcdefg1" * 1000, True),
+        (r"^(?=.*[a-z])(?=.*\d)[A-Za-z\d]{8,}$", "abcdefgh" * 1000, False),
+        (r"^[a-z-]+(?<!-)$", "a" * 3000, True),
+        (r"^(['\"]).*\1$", "'" + "a" * 3000 + "'", True),
+        (r"^[\s\S]{1,50000}$", "a" * 50000, True),
+        (r"^\w{1,5000}$", "é" * 5000, True),
+    ],
+)
+def test_usual_patterns_are_matched_with_long_texts(pattern: str, text: str, fits: bool) -> None:
+    assert (mismatch({"pattern": pattern}, text) is None) is fits
+
+
+@pytest.mark.parametrize("pattern", ["(" * 5000 + ")" * 5000, "a{99999999999999999999}"])
+def test_a_pattern_that_can_not_be_read_is_the_callers_mistake(pattern: str) -> None:
+    schema = {"type": "string", "pattern": pattern}
+    for call in (lambda: Regex(pattern), lambda: grammar_from(schema), lambda: mismatch(schema, "a")):
+        with pytest.raises(InvalidRequest):
+            call()
+    assert "is not a 'regex'" in str(mismatch({"format": "regex"}, pattern))
+
+
+@settings(max_examples=300, derandomize=True, deadline=None)
+@given(st.lists(st.recursive(
+    st.sampled_from([None, True, False, 0, 1, 1.0, 1.5, "1", ""]),
+    lambda parts: st.lists(parts, max_size=2) | st.dictionaries(st.sampled_from("ab"), parts, max_size=2),
+), max_size=4))  # fmt: skip
+def test_items_are_unique_as_json_has_it(items: list[Any]) -> None:
+    from jsonschema import Draft202012Validator
+
+    schema = {"uniqueItems": True}
+    assert (mismatch(schema, items) is None) is Draft202012Validator(schema).is_valid(items)
+
+
+def test_what_is_wrong_is_told_without_the_middle_of_a_long_value() -> None:
+    told = str(mismatch({"type": "integer"}, "a" * 100_000))
+    assert len(told) < 2100 and told.startswith("at $: 'aaa") and told.endswith("is not of type 'integer'")
 
 
 @settings(max_examples=150, derandomize=True, deadline=None)

@@ -108,7 +108,7 @@ def error_from(
 def _said(text: str) -> str:
     """What a service said, in a line; of a proxy's web page its title."""
     if text.startswith("<"):
-        title = re.search(r"<title[^>]*>(.*?)</title>", text, re.I | re.S)
+        title = re.search(r"<title[^>]*>(.*?)</title>", text[:5000], re.I | re.S)
         return f"it answered with a web page, {' '.join((title[1] if title else text[:80]).split())!r}"
     return text[:600]
 

@@ -75,7 +75,7 @@ def format_checker() -> Any:
 
     checker = FormatChecker(formats=())
     for name, check in _CHECKS.items():
-        checker.checks(name, raises=(ValueError, re.error))(_of_strings(check))
+        checker.checks(name, raises=(ValueError, re.error, RecursionError, OverflowError))(_of_strings(check))
     return checker
 
 

@@ -59,7 +59,8 @@ class Regex:
 
     Args:
         pattern: Python's syntax without look-around and back-references; `\d`, `\w` and `\s` are ASCII, the cases of
-            letters (under `(?i)`) Unicode's.
+            letters (under `(?i)`) Unicode's. With look-around and back-references an answer can be checked, though no
+            engine is held to it.
     """
 
     pattern: str
@@ -77,10 +78,11 @@ class Regex:
 
         Raises:
             ValueError: The expression does not match it.
+            InvalidRequest: Finding out takes more than a second.
         """
         from modelport import regexes  # Few programs have any.
 
-        if re.fullmatch(regexes.for_python(self.pattern), text) is None:
+        if not regexes.fullmatch(self.pattern, text):
             raise ValueError(f"{text!r} does not match {self.pattern!r}")
         return text
 
@@ -331,7 +333,9 @@ def _problem_of_schema(text: str) -> str | None:
     except SchemaError as error:
         # Of what may stand there the nearest: "not one of 'array', 'boolean', …" instead of "none of the schemas".
         near = best_match(error.context) if error.context else error
-        return f"the JSON schema is invalid at {error.json_path}: {near.message}"
+        return f"the JSON schema is invalid at {error.json_path}: {_short(near.message)}"
+    except (RecursionError, OverflowError) as error:  # of reading a `pattern`
+        return f"the JSON schema can't be used: {error}"
     return None
 
 
@@ -343,23 +347,30 @@ def mismatch(schema: dict[str, Any], value: Any) -> str | None:
     Raises:
         InvalidRequest: The schema itself is broken.
     """
-    from jsonschema import Draft202012Validator
     from jsonschema.exceptions import best_match
     from referencing import Registry
 
     from modelport.formats import format_checker
+    from modelport.regexes import at_most
+    from modelport.validators import validator_class
 
     try:
         # With a registry of its own, the library does not fetch the addresses that a schema names.
-        validator = Draft202012Validator(schema, registry=Registry(), format_checker=format_checker())
-        error = best_match(validator.iter_errors(value))
+        validator = validator_class()(schema, registry=Registry(), format_checker=format_checker())
+        with at_most():
+            error = best_match(validator.iter_errors(value))
     except RecursionError:
         if _depth(value) > _DEEP:
             return "at $: it is nested too deeply to be checked"
         raise InvalidRequest("the JSON schema can't be used: it refers to itself without an end") from None
     except Exception as broken:  # Of many kinds: an unknown type, a `$ref` to nowhere, a `pattern` that is none.
         raise InvalidRequest(f"the JSON schema can't be used: {str(broken).splitlines()[0]}") from None
-    return None if error is None else f"at {error.json_path}: {error.message}"
+    return None if error is None else f"at {error.json_path}: {_short(error.message)}"
+
+
+def _short(message: str) -> str:
+    """Without the middle: values stand in it as a whole, and a model may be told it."""
+    return message if len(message) <= 2000 else f"{message[:1000]} … {message[-1000:]}"
 
 
 #: A value that is not nested deeper can be checked.

@@ -4,14 +4,26 @@ The two agree. `\d`, `\w`, `\s` and `\b` are spelt out as ASCII, as people mean 
 Unicode's 760 digits, and a model at high temperature will write them. `(?i)` goes by Unicode's cases, as it does in the
 engines; Python's `re.ASCII` would change that along with the classes. (To Python `ı` and `İ` are cases of `i`, to the
 engines they are not: the check takes what the mask does, but for those two in a negated class under `(?i)`.)
+
+Answers are matched by the `regex` package, which reads all that Python's `re` does, and can be told to stop: at
+`(a+)+b` and a row of `a`, `re` would go on for ever, and hold the GIL meanwhile, so that no time limit could end it.
 """
 
 from __future__ import annotations
 
 import re
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import lru_cache
+from typing import Any
 
-from modelport.errors import UnsupportedFeature
+from modelport.errors import InvalidRequest, UnsupportedFeature
+
+#: Seconds that the matching of one answer may take: usual patterns take microseconds.
+LONGEST = 1.0
+_until: ContextVar[float | None] = ContextVar("modelport_regexes_until", default=None)
 
 _NAMED = r"N\{[^}]*\}|x[0-9a-fA-F]{2}|u[0-9a-fA-F]{4}|U[0-9a-fA-F]{8}"
 _COUNT = r"\{(?=[\d,])\d*(?:,\d*)?\}"
@@ -35,6 +47,54 @@ _EDGES = {
     r"\B": f"(?:(?<={_WORD})(?={_WORD})|(?<!{_WORD})(?!{_WORD}))",
 }
 _NO_MASK = {"(?>": "an atomic group", "(?(": "a conditional", "(?P=": "a back reference"}
+
+
+def fullmatch(pattern: str, text: str) -> bool:
+    """Whether the pattern matches all of the text, with the meaning that `Regex` gives it.
+
+    Raises:
+        InvalidRequest: It takes longer than `LONGEST`.
+    """
+    return _found(pattern, text, _compiled(for_python(pattern)).fullmatch)
+
+
+def search(pattern: str, text: str) -> bool:
+    """Whether the pattern matches somewhere in the text, with the meaning that Python gives it.
+
+    Raises:
+        InvalidRequest: It takes longer than `LONGEST`.
+        re.error: It is no regular expression.
+    """
+    re.compile(pattern)  # The other package reads more.
+    return _found(pattern, text, _compiled(pattern).search)
+
+
+@contextmanager
+def at_most() -> Iterator[None]:
+    """All matching inside takes `LONGEST` together."""
+    token = _until.set(time.monotonic() + LONGEST)
+    try:
+        yield
+    finally:
+        _until.reset(token)
+
+
+def _found(pattern: str, text: str, match: Any) -> bool:
+    until = _until.get()
+    try:
+        return match(text, timeout=LONGEST if until is None else max(until - time.monotonic(), 0.001)) is not None
+    except TimeoutError:
+        raise InvalidRequest(
+            f"the regular expression {pattern[:200]!r} takes more than {LONGEST:g} s to match {len(text)} characters: "
+            "write it so that it can match in one way only, without repeats of repeats such as '(a+)+'"
+        ) from None
+
+
+@lru_cache(256)
+def _compiled(pattern: str) -> Any:
+    import regex
+
+    return regex.compile(pattern, regex.VERSION0)
 
 
 @lru_cache(256)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import string
 from contextlib import aclosing
 from dataclasses import replace
 from typing import Any
@@ -15,8 +16,7 @@ from modelport.messages import ChatMessageStreamDelta
 
 KEY = "answer"
 _HEAD = re.compile(rf'\s*\{{\s*"{KEY}"\s*:\s*(?=\S)')
-_TAIL = re.compile(r"[\s}]*\Z")
-_END = re.compile(r"\s*\}\s*\Z")
+_TAIL = string.whitespace + "}"
 
 
 def wrapped(form: JSONSchema | Choice) -> JSONSchema | None:
@@ -51,13 +51,14 @@ class _Unwrapper:
             self._inside, self._held = True, self._held[head.end() :]
         if self._text:
             return ""
-        tail = _TAIL.search(self._held)
-        cut = tail.start() if tail else len(self._held)
+        cut = len(self._held.rstrip(_TAIL))
         said, self._held = self._held[:cut], self._held[cut:]
         return said
 
     def end(self) -> str:
-        rest, self._held = (_END.sub("", self._held) if self._inside else self._held), ""
+        rest, self._held = self._held, ""
+        if self._inside and (whole := rest.rstrip()).endswith("}"):
+            rest = whole[:-1].rstrip()
         if self._text and self._inside:
             try:
                 value = json.loads(rest)

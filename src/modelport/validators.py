@@ -1,0 +1,98 @@
+"""The `jsonschema` package's validator, made fit for the schemas of strangers and the answers of models."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cache
+from types import FunctionType, SimpleNamespace
+from typing import Any
+
+from modelport import regexes
+
+
+@cache
+def validator_class() -> Any:
+    """The class for draft 2020-12 whose patterns are matched in bounded time, and whose lists are compared in linear.
+
+    A part that names another draft in its `$schema` is read as this one too: its own class would have none of that.
+    """
+    import attrs  # on which the package itself stands
+    from jsonschema import Draft202012Validator
+    from jsonschema.validators import extend
+
+    keywords = {
+        "pattern": _pattern, "patternProperties": _pattern_properties, "additionalProperties": _additional_properties,
+        "uniqueItems": _unique_items, **_unevaluated(),
+    }  # fmt: skip
+    extended: Any = extend
+    made = extended(Draft202012Validator, keywords)
+    made.evolve = attrs.evolve
+    return made
+
+
+def _pattern(validator: Any, pattern: str, instance: Any, schema: Any) -> Iterator[Any]:
+    if validator.is_type(instance, "string") and not regexes.search(pattern, instance):
+        yield _error(f"{instance!r} does not match {pattern!r}")
+
+
+def _pattern_properties(validator: Any, patterns: dict[str, Any], instance: Any, schema: Any) -> Iterator[Any]:
+    if validator.is_type(instance, "object"):
+        for pattern, part in patterns.items():
+            for name, value in instance.items():
+                if regexes.search(pattern, name):
+                    yield from validator.descend(value, part, path=name, schema_path=pattern)
+
+
+def _additional_properties(validator: Any, wanted: Any, instance: Any, schema: Any) -> Iterator[Any]:
+    if not validator.is_type(instance, "object"):
+        return
+    known, patterns = schema.get("properties", {}), schema.get("patternProperties", {})
+    extras = [name for name in instance if name not in known]
+    extras = [name for name in extras if not any(regexes.search(pattern, name) for pattern in patterns)]
+    if validator.is_type(wanted, "object"):
+        for name in extras:
+            yield from validator.descend(instance[name], wanted, path=name)
+    elif not wanted and extras:
+        what = f"{', '.join(map(repr, extras))} {'was' if len(extras) == 1 else 'were'} unexpected"
+        yield _error(f"Additional properties are not allowed ({what})")
+
+
+def _unique_items(validator: Any, wanted: Any, instance: Any, schema: Any) -> Iterator[Any]:
+    if wanted and validator.is_type(instance, "array") and len({*map(_hashable, instance)}) < len(instance):
+        yield _error(f"{instance!r} has non-unique elements")
+
+
+def _hashable(value: Any) -> Any:
+    """Equal for what JSON schemas call equal: `1` and `1.0`, but not `1` and `true`."""
+    if isinstance(value, dict):
+        return dict, frozenset((key, _hashable(part)) for key, part in value.items())
+    if isinstance(value, list | tuple):
+        return list, tuple(map(_hashable, value))
+    return isinstance(value, bool), value
+
+
+def _unevaluated() -> dict[str, Any]:
+    """The package's own functions for the two keywords that follow references, with another `re` and sets for lists.
+
+    A version of the package that keeps them elsewhere is used as it is.
+    """
+    from jsonschema import _keywords, _utils
+
+    finders = ("find_evaluated_property_keys_by_schema", "find_evaluated_item_indexes_by_schema")
+    keywords = ("unevaluatedProperties", "unevaluatedItems")
+    if not all(hasattr(_utils, name) for name in finders) or not all(hasattr(_keywords, name) for name in keywords):
+        return {}
+    inner: dict[str, Any] = {**vars(_utils), "re": SimpleNamespace(search=regexes.search)}
+    inner.update({name: FunctionType(getattr(_utils, name).__code__, inner) for name in finders})
+    outer = {**vars(_keywords), **{name: _as_set(inner[name]) for name in finders}}
+    return {name: FunctionType(getattr(_keywords, name).__code__, outer) for name in keywords}
+
+
+def _as_set(find: Any) -> Any:
+    return lambda *arguments: set(find(*arguments))
+
+
+def _error(message: str) -> Any:
+    from jsonschema import ValidationError
+
+    return ValidationError(message)
