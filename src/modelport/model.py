@@ -44,8 +44,7 @@ class Model:
         custom_role_conversions: Roles to send for others, as `{"system": "user"}`.
         requests_per_minute: No window of 60 s holds more requests; `None` for no limit.
         tokens_per_minute: No window of 60 s holds more tokens; `None` for no limit.
-        max_concurrency: Requests under way at once; `None` for no limit. One whose caller has left counts until its
-            thread is done, where it has one.
+        max_concurrency: Requests under way at once; `None` for no limit.
         shared_limits: Where several processes keep these two limits per minute together: `RedisLimits(…)`.
         retry: A `RetryPolicy`, a number of attempts, or whether to retry at all.
         allow_private_urls: Whether images that are given by URL may be fetched from private addresses (of this machine
