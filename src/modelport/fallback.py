@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import builtins
 import time
 from bisect import bisect_right
 from collections import deque
@@ -24,11 +25,12 @@ from modelport.request import Limits, Request
 from modelport.tools import tool_choice_from
 
 #: Errors that say that a model can't answer, now or this. Those that say that the request is wrong would only come
-#: again; an answer that was refused or has not its form is an answer.
-GOES_ON: tuple[type[ModelError], ...] = (
+#: again; an answer that was refused or has not its form is an answer. An author's own model may raise Python's errors:
+#: all that break on the way (`ConnectionError`, `TimeoutError`, those of requests) are `OSError`s.
+GOES_ON: tuple[type[Exception], ...] = (
     errors.AuthenticationError, errors.ConnectionFailed, errors.ContextWindowExceeded, errors.DeadlineExceeded,
     errors.MalformedResponse, errors.MissingDependency, errors.NotFoundError, errors.RateLimited, errors.ServerError,
-    errors.StreamInterrupted, UnsupportedFeature,
+    errors.StreamInterrupted, UnsupportedFeature, OSError,
 )  # fmt: skip
 #: Errors that say nothing of the model's health.
 _OF_THE_REQUEST = (
@@ -55,7 +57,9 @@ class FallbackModel(Model):
     Args:
         models: Models of any kind, the preferred one first; they are this model's own from now on, and closed with it.
         on: After which errors the next model is asked: types, or their names, or a function of the error. By default
-            `GOES_ON`, and whatever is retryable. After `UnsupportedFeature` always.
+            `GOES_ON`, and whatever is retryable. After `UnsupportedFeature` always. An author's own model may raise
+            any `Exception`; of those that are no `ModelError`, `OSError`s alone are among `GOES_ON`: give
+            `on=(*GOES_ON, httpx.HTTPError)` for more, or `on=(Exception,)`.
         when_cut: What is done with a stream that breaks off after its first part. `raise`: it is `StreamInterrupted`,
             with that part. `restart`: the next model begins again, and its first delta is marked `restart`. An answer
             that is not streamed always goes on, since nobody has seen any of it.
@@ -76,7 +80,7 @@ class FallbackModel(Model):
         self,
         models: Sequence[Model | Mapping[str, Any]],
         *,
-        on: Callable[[ModelError], bool] | Iterable[type[ModelError] | str] | None = None,
+        on: Callable[[Any], bool] | Iterable[type[Exception] | str] | None = None,
         when_cut: Literal["raise", "restart"] = "raise",
         cooldown: float = 30.0,
         hedge: float | Literal["p95"] | None = None,
@@ -139,7 +143,7 @@ class FallbackModel(Model):
     async def deltas(self, request: Request) -> AsyncGenerator[ChatMessageStreamDelta, None]:
         """Answers a request; see `Model.deltas`."""
         call = _Call(self, request)
-        cut: ModelError | None = None  # what broke off the answer that the caller has seen the beginning of
+        cut: Exception | None = None  # what broke off the answer that the caller has seen the beginning of
         told = False
         try:
             while (asked := await call.answering()) is not None:
@@ -153,7 +157,7 @@ class FallbackModel(Model):
                         if not told:  # by a service that gives no finish reason
                             yield ChatMessageStreamDelta(attempts=call.attempts())
                         return
-                    except ModelError as error:
+                    except Exception as error:
                         call.failures.append((error, []))
                         cut = error
                         if self.when_cut == "raise" or not call.goes_on(error):
@@ -162,7 +166,7 @@ class FallbackModel(Model):
             for delta in seen:
                 yield delta
             raise why
-        except (ModelError, asyncio.CancelledError) as error:  # cancelled by a time limit too, which hands it on
+        except (Exception, asyncio.CancelledError) as error:  # cancelled by a time limit too, which hands it on
             error.attempts = call.attempts()  # type: ignore[union-attr]
             raise
 
@@ -244,7 +248,7 @@ class _Call:
         self._owner, self._request = owner, request
         self._left = owner._in_order()
         self._tried: list[_Asked] = []
-        self.failures: list[tuple[ModelError, list[ChatMessageStreamDelta]]] = []
+        self.failures: list[tuple[Exception, list[ChatMessageStreamDelta]]] = []
 
     async def answering(self) -> _Asked | None:
         """The next model to answer, or `None` where none is left to ask."""
@@ -255,7 +259,7 @@ class _Call:
             try:
                 await asked.begin(not self._request.stream)
                 return asked
-            except ModelError as error:
+            except Exception as error:
                 if not self._failed(asked, error):
                     break
         return None
@@ -281,7 +285,7 @@ class _Call:
                         task.result()
                         won = True
                         return asked
-                    except ModelError as error:
+                    except Exception as error:
                         if not self._failed(asked, error):
                             return None
             return None
@@ -330,11 +334,14 @@ class _Call:
                 member.took[stream].append(clock() - begin)
         except ModelError as error:
             error.model_id = error.model_id or model.model_id
-            asked.lost(f"{type(error).__name__}: {error.message}", clock() - begin)
-            if isinstance(model, FallbackModel):
-                asked.record[:] = error.attempts
+            self._note(asked, error, error.message, clock() - begin)
             if not isinstance(error, _OF_THE_REQUEST):
                 member.rests_until = clock() + max(self._owner.cooldown, error.retry_after or 0.0)
+            raise
+        except Exception as error:  # an author's
+            self._note(asked, error, str(error), clock() - begin)
+            if self.goes_on(error):
+                member.rests_until = clock() + self._owner.cooldown
             raise
         except (asyncio.CancelledError, GeneratorExit):
             if asked.outrun and not began:
@@ -342,6 +349,11 @@ class _Call:
                 member.took[stream].append(clock() - begin)
                 asked.lost(_OUTRUN, clock() - begin)
             raise
+
+    def _note(self, asked: _Asked, error: Exception, text: str, seconds: float) -> None:
+        asked.lost(f"{type(error).__name__}: {text}", seconds)
+        if isinstance(asked.member.model, FallbackModel):
+            asked.record[:] = getattr(error, "attempts", ())
 
     def _request_of(self, model: Model) -> Request:
         """The call as this model takes it, with no more time than the call has left."""
@@ -353,7 +365,7 @@ class _Call:
         timeout = outer.timeout if own.limits.timeout is None or own.limits.timeout >= left else own.limits.timeout
         return own.but(limits=replace(own.limits, timeout=timeout, deadline=outer.deadline))
 
-    def goes_on(self, error: ModelError) -> bool:
+    def goes_on(self, error: Exception) -> bool:
         """Whether the next model is asked after this error."""
         deadline, on = self._request.limits.deadline, self._owner.on
         if deadline is not None and asyncio.get_running_loop().time() >= deadline:
@@ -361,10 +373,10 @@ class _Call:
         if isinstance(error, UnsupportedFeature):
             return True
         if callable(on):
-            return on(error)
-        return isinstance(error, self._owner._kinds) or (on is None and error.retryable)
+            return bool(on(error))
+        return isinstance(error, self._owner._kinds) or (on is None and getattr(error, "retryable", False))
 
-    def _failed(self, asked: _Asked, error: ModelError) -> bool:
+    def _failed(self, asked: _Asked, error: Exception) -> bool:
         """Takes note of a failure; False where no other model is to be asked."""
         goes_on = self.goes_on(error)
         # The first one is told. That a model can't do it is the answer only where no other has anything to say.
@@ -382,7 +394,7 @@ def _has_failed(task: asyncio.Task[None]) -> bool:
     return task.cancelled() or task.exception() is not None
 
 
-def _rank(error: ModelError) -> bool:
+def _rank(error: Exception) -> bool:
     return isinstance(error, UnsupportedFeature)
 
 
@@ -392,16 +404,18 @@ def _task(work: Any) -> asyncio.Task[None]:
     return asyncio.get_running_loop().create_task(work, context=apart_from_caller())
 
 
-def _name(kind: type[ModelError] | str) -> Any:
+def _name(kind: type[Exception] | str) -> Any:
     """A type of error by name, where it has one that a file may hold."""
-    name = kind if isinstance(kind, str) else kind.__name__
-    known = getattr(errors, name, None)
-    if isinstance(kind, str) and not (isinstance(known, type) and issubclass(known, ModelError)):
-        raise InvalidRequest(f"on: {kind!r} is no error of this package")
-    if not isinstance(kind, str) and not (isinstance(kind, type) and issubclass(kind, ModelError)):
-        raise InvalidRequest(f"on: {kind!r} is no ModelError")
-    return name if isinstance(kind, str) or known is kind else kind
+    name = kind if isinstance(kind, str) else getattr(kind, "__name__", "")
+    known = getattr(errors, name, None) or getattr(builtins, name, None)
+    found = known if isinstance(kind, str) else kind
+    if not (isinstance(found, type) and issubclass(found, Exception)):
+        raise InvalidRequest(f"on: {kind!r} is no error of this package's or Python's, nor a type of error")
+    return name if found is known else kind
 
 
-def _kind(named: Any) -> type[ModelError]:
-    return getattr(errors, named) if isinstance(named, str) else named  # type: ignore[no-any-return]
+def _kind(named: Any) -> type[Exception]:
+    found: type[Exception] = (
+        getattr(errors, named, None) or getattr(builtins, named) if isinstance(named, str) else named
+    )
+    return found
