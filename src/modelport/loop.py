@@ -37,14 +37,15 @@ class _Job:
         self._place = places.here.get()
 
     def run(self) -> None:
-        if self._place is not None and not self._place.hold():
+        place = places.held(self._place)
+        if place is None and self.result.cancelled():
             return  # The call was over before its work began.
         try:
             value, error = self._work(), None
         except BaseException as raised:
             value, error = None, raised
-        if self._place is not None:
-            self._place.let_go()
+        if place is not None:
+            place.let_go()
         self._loop.call_soon_threadsafe(self._settle, value, error)
         if error is not None and not isinstance(error, Exception):
             raise error  # KeyboardInterrupt and SystemExit belong to this thread as well

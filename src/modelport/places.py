@@ -25,7 +25,6 @@ class Place(Protocol):
 here: ContextVar[Place | None] = ContextVar("modelport_place", default=None)
 
 
-def held() -> Place | None:
-    """The place of the call that works here, held once more for work that may outlast it; `None` where it has none."""
-    place = here.get()
+def held(place: Place | None) -> Place | None:
+    """The place, held once more for work that may outlast the call; `None` where there is none, or the call is over."""
     return place if place is not None and place.hold() else None

@@ -15,7 +15,7 @@ from collections.abc import AsyncGenerator, Callable
 from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
 
-from modelport.places import held
+from modelport.places import held, here
 
 T = TypeVar("T")
 
@@ -51,7 +51,7 @@ async def in_thread(work: Callable[[], T]) -> T:
     """
     loop = asyncio.get_running_loop()
     result: asyncio.Future[T] = loop.create_future()
-    context, place = contextvars.copy_context(), held()
+    context, place = contextvars.copy_context(), held(here.get())
 
     def settle(value: Any, error: BaseException | None) -> None:
         if result.done():
@@ -120,7 +120,7 @@ async def iterate_in_thread(
     told = False  # of items that it has not seen: once is enough, since each time costs a write to the loop's pipe
     abandoned = threading.Event()
     ended = asyncio.Event()
-    context, place = contextvars.copy_context(), held()
+    context, place = contextvars.copy_context(), held(here.get())
 
     def put(item: Any) -> bool:
         nonlocal told
