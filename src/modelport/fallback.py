@@ -31,6 +31,7 @@ GOES_ON: tuple[type[Exception], ...] = (
     errors.StreamInterrupted, UnsupportedFeature, OSError,
 )  # fmt: skip
 
+
 class FallbackModel(Model):
     """Several models behind one: each request goes to the first, and where that can't answer, to the next.
 
