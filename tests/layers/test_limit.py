@@ -346,13 +346,41 @@ async def test_waiters_whose_loops_stand_still_are_passed_over_until_they_move_a
     late = asyncio.create_task(ask(limit, backend, request("late")))
     await asyncio.sleep(0.01)
     moving = asyncio.create_task(_end(still[0]))
-    await asyncio.sleep(0.1)
+    await until(lambda: limit._first(time.monotonic()) is limit._queue[0])
     await second.aclose()
     await asyncio.gather(moving, late)
     for loop in still[1:]:
         await _end(loop)
     behind_it = ["second", "still 0", "late", "still 1", "still 2"]
     assert backend.texts == ["first", "behind 0", "behind 1", *behind_it]
+
+
+async def test_nor_does_one_that_stands_still_while_it_asks_other_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And when it moves again, with a place among theirs, it does not go above the limit of its own process."""
+    monkeypatch.setattr("modelport.layers.limit._ASKING", 0.2)
+
+    class Shared:
+        when_gone = "error"
+        takes = 0.1
+
+        async def take(self, *_: Any) -> float:
+            takes, self.takes = self.takes, 0.0
+            await asyncio.sleep(takes)
+            return 0.0
+
+        async def correct(self, *_: Any) -> None:
+            pass
+
+    limit, backend = Limit(requests_per_minute=100, max_concurrency=1, shared=Shared()), Backend()
+    still = await asyncio.to_thread(_stopped_at, ask(limit, backend, request("still")))
+    stream = limit(request("stream"), backend)
+    await asyncio.wait_for(anext(stream), 4)
+    moving = asyncio.create_task(_end(still))
+    await asyncio.sleep(0.3)
+    assert backend.texts == ["stream"]
+    await stream.aclose()
+    await moving
+    assert (backend.texts, backend.most) == (["stream", "still"], 1)
 
 
 async def test_many_waiters_look_by_themselves_seldom(monkeypatch: pytest.MonkeyPatch) -> None:
