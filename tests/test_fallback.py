@@ -81,7 +81,7 @@ class Played(Model):
         return len(self.requests)
 
 
-def down(name: str = "down", error: ModelError | None = None) -> Played:
+def down(name: str = "down", error: Exception | None = None) -> Played:
     return Played(name, [error or ServerError("no")])
 
 
@@ -121,8 +121,8 @@ def hedge(request: pytest.FixtureRequest) -> Any:
     return request.param
 
 
-def tried(message: ChatMessage | ModelError) -> list[tuple[str | None, str | None]]:
-    return [(attempt.model_id, attempt.error) for attempt in message.attempts]
+def tried(message: ChatMessage | Exception) -> list[tuple[str | None, str | None]]:
+    return [(attempt.model_id, attempt.error) for attempt in message.attempts]  # type: ignore[union-attr]
 
 
 def test_who_was_asked_is_known_where_the_time_is_up(way: Callable[..., ChatMessage], hedge: Any) -> None:
@@ -193,6 +193,48 @@ def test_the_user_says_after_which_errors(on: Any, goes: ModelError, stays: Mode
         whole(FallbackModel([down("a", stays), Played("b")], on=on))
     # What a model can't do is never the end of it.
     assert whole(FallbackModel([down("a", UnsupportedFeature("?")), Played("b")], on=on)).content == "b"
+
+
+BROKEN = [ConnectionResetError("reset"), TimeoutError("late"), OSError("a subclass of it is raised by requests")]
+
+
+@pytest.mark.parametrize("error", BROKEN, ids=lambda error: type(error).__name__)
+def test_what_breaks_on_an_authors_own_way_goes_on_to_the_next(
+    way: Callable[..., ChatMessage], hedge: Any, error: Exception
+) -> None:
+    first = down("a", error)
+    model = FallbackModel([first, Played("b")], hedge=hedge)
+    message = way(model)
+    assert (message.content, tried(message)) == ("b", [("a", f"{type(error).__name__}: {error}"), ("b", None)])
+    assert way(model).content == "b" and first.asked == 1  # it rests
+    with pytest.raises(type(error)) as raised:
+        way(FallbackModel([down("a", error), FallbackModel([down("b", OSError("?"))])], hedge=hedge))
+    assert raised.value is error
+    assert tried(error) == [("a", f"{type(error).__name__}: {error}"), ("b", "OSError: ?")]
+
+
+def test_other_exceptions_of_an_author_are_told_at_once_but_where_the_user_names_them(
+    way: Callable[..., ChatMessage], hedge: Any
+) -> None:
+    error = KeyError("a mistake")
+    second = Played("b")
+    model = FallbackModel([down("a", error), second], hedge=hedge)
+    for _ in range(2):
+        with pytest.raises(KeyError) as raised:
+            way(model)
+        assert raised.value is error and tried(error) == [("a", "KeyError: 'a mistake'")] and second.asked == 0
+    for on in ([LookupError], ["LookupError"], [Exception], lambda error: type(error) is KeyError):
+        assert way(FallbackModel([down("a", error), second], hedge=hedge, on=on)).content == "b"
+
+
+def test_a_stream_that_an_authors_own_model_breaks_off_begins_again_too() -> None:
+    broken = Played("a", ["The ", "capi", ConnectionResetError("reset")])
+    with FallbackModel([broken, Played("b")], when_cut="restart").generate_stream("?") as stream:
+        assert [delta.restart for delta in stream if delta.content] == [False, False, True]
+    assert stream.message.content == "b"
+    with pytest.raises(ConnectionResetError) as raised:
+        streamed(FallbackModel([broken, Played("b")]))
+    assert tried(raised.value) == [("a", "ConnectionResetError: reset")]
 
 
 def test_where_none_can_answer_the_first_failure_is_told(way: Callable[..., ChatMessage], hedge: Any) -> None:
@@ -789,10 +831,14 @@ def test_it_is_saved_with_its_models(monkeypatch: pytest.MonkeyPatch) -> None:
         [remote("b", temperature=0, retry=False), remote("c", retry=False)], when_cut="restart", hedge="p95"
     )
     model = FallbackModel(
-        [remote("a", retry=False), nested], on=[ServerError, "RateLimited"], cooldown=5, max_tokens=9, timeout=3
+        [remote("a", retry=False), nested],
+        on=[ServerError, "RateLimited", OSError, "ModelError"],
+        cooldown=5,
+        max_tokens=9,
+        timeout=3,
     )
     data = json.loads(json.dumps(model.to_dict()))
-    assert "sk-secret" not in str(data) and data["on"] == ["ServerError", "RateLimited"]
+    assert "sk-secret" not in str(data) and data["on"] == ["ServerError", "RateLimited", "OSError", "ModelError"]
     for twin in (Model.from_dict(data), FallbackModel.from_dict(data), pickle.loads(pickle.dumps(model))):
         assert isinstance(twin, FallbackModel) and twin.to_dict() == data
         assert isinstance(twin.models[1], FallbackModel) and twin.models[1].hedge == "p95"
@@ -848,7 +894,9 @@ def test_all_models_are_closed_with_it(way: str) -> None:
         ({"models": "gpt-4o"}, "at least one"),
         ({"models": ["gpt-4o"]}, "str is no model"),
         ({"on": ["NoSuchError"]}, "NoSuchError"),
-        ({"on": [ValueError]}, "ValueError"),
+        ({"on": ["print"]}, "print"),
+        ({"on": [KeyboardInterrupt]}, "KeyboardInterrupt"),
+        ({"on": [3]}, "3 is no error"),
         ({"when_cut": "ignore"}, "when_cut"),
         ({"cooldown": -1}, "cooldown"),
         ({"cooldown": "p95"}, "cooldown"),

@@ -37,6 +37,8 @@ class ModelError(Exception):
     #: Whether this error, when it comes in the middle of an answer, cuts the answer off (see `StreamInterrupted`)
     #: rather than judging the answer that has come.
     interrupts = True
+    #: Whether the model has learnt from this refusal: `layers/retry.py` sends the request once more, in another form.
+    taught = False
 
     def __init__(
         self,

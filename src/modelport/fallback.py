@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import builtins
 import time
-from bisect import bisect_right
-from collections import deque
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, ExitStack, aclosing
 from dataclasses import replace
@@ -13,30 +12,24 @@ from typing import Any, Literal
 
 from modelport import errors
 from modelport.capabilities import Capabilities, any_of
-from modelport.errors import InvalidRequest, ModelError, UnsupportedFeature
-from modelport.layers import Deltas
+from modelport.errors import InvalidRequest, UnsupportedFeature
+from modelport.fallback_call import Call, Member
 from modelport.layers.limit import Limit
 from modelport.layers.retry import Retry
-from modelport.messages import Attempt, ChatMessageStreamDelta
+from modelport.messages import ChatMessageStreamDelta
 from modelport.model import Model
 from modelport.normalise import normalise_messages
 from modelport.request import Limits, Request
 from modelport.tools import tool_choice_from
 
 #: Errors that say that a model can't answer, now or this. Those that say that the request is wrong would only come
-#: again; an answer that was refused or has not its form is an answer.
-GOES_ON: tuple[type[ModelError], ...] = (
+#: again; an answer that was refused or has not its form is an answer. An author's own model may raise Python's errors:
+#: all that break on the way (`ConnectionError`, `TimeoutError`, those of requests) are `OSError`s.
+GOES_ON: tuple[type[Exception], ...] = (
     errors.AuthenticationError, errors.ConnectionFailed, errors.ContextWindowExceeded, errors.DeadlineExceeded,
     errors.MalformedResponse, errors.MissingDependency, errors.NotFoundError, errors.RateLimited, errors.ServerError,
-    errors.StreamInterrupted, UnsupportedFeature,
+    errors.StreamInterrupted, UnsupportedFeature, OSError,
 )  # fmt: skip
-#: Errors that say nothing of the model's health.
-_OF_THE_REQUEST = (
-    InvalidRequest, UnsupportedFeature, errors.ContentFiltered, errors.InvalidOutput, errors.InvalidToolCall,
-)  # fmt: skip
-_OUTRUN = "cancelled: another model was faster"
-#: Answers whose times a model remembers, and how many it must have seen to know what is slow.
-_REMEMBERED, _ENOUGH = 100, 20
 
 
 class FallbackModel(Model):
@@ -55,7 +48,9 @@ class FallbackModel(Model):
     Args:
         models: Models of any kind, the preferred one first; they are this model's own from now on, and closed with it.
         on: After which errors the next model is asked: types, or their names, or a function of the error. By default
-            `GOES_ON`, and whatever is retryable. After `UnsupportedFeature` always.
+            `GOES_ON`, and whatever is retryable. After `UnsupportedFeature` always. An author's own model may raise
+            any `Exception`; of those that are no `ModelError`, `OSError`s alone are among `GOES_ON`: give
+            `on=(*GOES_ON, httpx.HTTPError)` for more, or `on=(Exception,)`.
         when_cut: What is done with a stream that breaks off after its first part. `raise`: it is `StreamInterrupted`,
             with that part. `restart`: the next model begins again, and its first delta is marked `restart`. An answer
             that is not streamed always goes on, since nobody has seen any of it.
@@ -76,7 +71,7 @@ class FallbackModel(Model):
         self,
         models: Sequence[Model | Mapping[str, Any]],
         *,
-        on: Callable[[ModelError], bool] | Iterable[type[ModelError] | str] | None = None,
+        on: Callable[[Any], bool] | Iterable[type[Exception] | str] | None = None,
         when_cut: Literal["raise", "restart"] = "raise",
         cooldown: float = 30.0,
         hedge: float | Literal["p95"] | None = None,
@@ -105,7 +100,7 @@ class FallbackModel(Model):
         self._set_up()
 
     def _set_up(self) -> None:
-        self._members = [_Member(model) for model in self.models]
+        self._members = [Member(model, isinstance(model, FallbackModel)) for model in self.models]
         given = self.on
         kinds = GOES_ON if given is None or callable(given) else tuple(map(_kind, given))
         self._kinds = (*kinds, UnsupportedFeature)
@@ -138,8 +133,8 @@ class FallbackModel(Model):
 
     async def deltas(self, request: Request) -> AsyncGenerator[ChatMessageStreamDelta, None]:
         """Answers a request; see `Model.deltas`."""
-        call = _Call(self, request)
-        cut: ModelError | None = None  # what broke off the answer that the caller has seen the beginning of
+        call = Call(self, request)
+        cut: Exception | None = None  # what broke off the answer that the caller has seen the beginning of
         told = False
         try:
             while (asked := await call.answering()) is not None:
@@ -153,7 +148,7 @@ class FallbackModel(Model):
                         if not told:  # by a service that gives no finish reason
                             yield ChatMessageStreamDelta(attempts=call.attempts())
                         return
-                    except ModelError as error:
+                    except Exception as error:
                         call.failures.append((error, []))
                         cut = error
                         if self.when_cut == "raise" or not call.goes_on(error):
@@ -162,7 +157,7 @@ class FallbackModel(Model):
             for delta in seen:
                 yield delta
             raise why
-        except (ModelError, asyncio.CancelledError) as error:  # cancelled by a time limit too, which hands it on
+        except (Exception, asyncio.CancelledError) as error:  # cancelled by a time limit too, which hands it on
             error.attempts = call.attempts()  # type: ignore[union-attr]
             raise
 
@@ -188,220 +183,23 @@ class FallbackModel(Model):
         # Forms and stop sequences are the inner models' part.
         return [layer for layer in super()._layers() if isinstance(layer, Retry | Limit)]
 
-    def _in_order(self) -> list[_Member]:
+    def _in_order(self) -> list[Member]:
         now = self._clock()
         return sorted(self._members, key=lambda member: member.rests_until if member.rests_until > now else 0.0)
 
 
-class _Member:
-    """One of the models, and what is known of its health."""
-
-    def __init__(self, model: Model) -> None:
-        self.model = model
-        self.rests_until = 0.0
-        #: Seconds to the first part of an answer that is streamed, and to the end of one that is not.
-        self.took: dict[bool, deque[float]] = {way: deque(maxlen=_REMEMBERED) for way in (True, False)}
-
-    def slow_after(self, stream: bool) -> float | None:
-        """What 95 of 100 answers took at most; `None` where too few are known."""
-        took = sorted(self.took[stream])
-        return took[len(took) * 95 // 100] if len(took) >= _ENOUGH else None
-
-
-class _Asked:
-    """A model that was asked: what it has given so far, and the way to the rest."""
-
-    def __init__(self, member: _Member) -> None:
-        self.member = member
-        self.record = [Attempt(member.model.model_id)]
-        self.seen: list[ChatMessageStreamDelta] = []
-        self.outrun = False  # by another model; a caller who leaves says nothing of how fast this one is
-        self.deltas: Deltas
-
-    def lost(self, why: str, seconds: float) -> None:
-        """Takes note of how it went, where it did not answer."""
-        self.record[0].error, self.record[0].seconds = why, seconds
-
-    async def begin(self, whole: bool) -> None:
-        """Reads up to the first part of the answer, or all of an answer that nobody reads yet."""
-        async for delta in self.deltas:
-            self.seen.append(delta)
-            if delta.delivers and not whole:
-                return
-
-    async def all(self) -> Deltas:
-        """What has been read, and then the rest."""
-        for delta in self.seen:
-            yield delta
-        async for delta in self.deltas:
-            yield delta
-
-
-class _Call:
-    """One call: who was asked, and who is left to ask."""
-
-    def __init__(self, owner: FallbackModel, request: Request) -> None:
-        self._owner, self._request = owner, request
-        self._left = owner._in_order()
-        self._tried: list[_Asked] = []
-        self.failures: list[tuple[ModelError, list[ChatMessageStreamDelta]]] = []
-
-    async def answering(self) -> _Asked | None:
-        """The next model to answer, or `None` where none is left to ask."""
-        if self._owner.hedge is not None:
-            return await self._race()
-        while self._left:
-            asked = self._ask(self._left.pop(0))
-            try:
-                await asked.begin(not self._request.stream)
-                return asked
-            except ModelError as error:
-                if not self._failed(asked, error):
-                    break
-        return None
-
-    async def _race(self) -> _Asked | None:
-        """Likewise, with a second model beside one that takes its time."""
-        racing: dict[asyncio.Task[None], _Asked] = {}
-        wait: float | None = None
-        won = False
-        try:
-            while self._left or racing:
-                if not racing or wait == 0:
-                    member = self._left.pop(0)
-                    wait = None if wait == 0 or not self._left else self._patience(member)
-                    asked = self._ask(member)
-                    racing[_task(asked.begin(not self._request.stream))] = asked
-                done, _ = await asyncio.wait(racing, timeout=wait, return_when=asyncio.FIRST_COMPLETED)
-                if not done:
-                    wait = 0
-                for task in sorted(done, key=_has_failed):  # Of two at once an answer goes before an error.
-                    asked = racing.pop(task)
-                    try:
-                        task.result()
-                        won = True
-                        return asked
-                    except ModelError as error:
-                        if not self._failed(asked, error):
-                            return None
-            return None
-        finally:
-            for task, asked in racing.items():
-                asked.outrun = won
-                task.cancel()
-            await asyncio.gather(*racing, return_exceptions=True)  # Python complains of errors that nobody looks at
-            for asked in racing.values():
-                await asked.deltas.aclose()
-                if won and not asked.record[0].error:
-                    asked.record[0].error = _OUTRUN
-            self._left[:0] = [asked.member for asked in racing.values()]
-
-    def _patience(self, member: _Member) -> float | None:
-        hedge = self._owner.hedge
-        return member.slow_after(self._request.stream) if hedge == "p95" else hedge
-
-    def _ask(self, member: _Member) -> _Asked:
-        now = self._owner._clock()
-        if 0 < member.rests_until <= now:
-            member.rests_until = now + self._owner.cooldown  # for the others, until this call knows more
-        asked = _Asked(member)
-        asked.deltas = self._answer_of(asked)
-        self._tried.append(asked)
-        return asked
-
-    async def _answer_of(self, asked: _Asked) -> Deltas:
-        member, stream, clock = asked.member, self._request.stream, self._owner._clock
-        model, begin, began = member.model, clock(), False
-        try:
-            async with aclosing(model._deltas(self._request_of(model))) as deltas:
-                async for delta in deltas:
-                    if delta.delivers and not began:
-                        began, member.rests_until = True, 0.0
-                        if stream:
-                            member.took[stream].append(clock() - begin)
-                        delta = replace(delta, model_id=delta.model_id or model.model_id)
-                    if delta.finish_reason is not None:
-                        member.rests_until = 0.0
-                        asked.record[0].seconds = clock() - begin
-                        asked.record[:] = delta.attempts or asked.record  # of a model that is made of models
-                        delta = replace(delta, model_id=delta.model_id or model.model_id)
-                    yield delta
-            if not stream:
-                member.took[stream].append(clock() - begin)
-        except ModelError as error:
-            error.model_id = error.model_id or model.model_id
-            asked.lost(f"{type(error).__name__}: {error.message}", clock() - begin)
-            if isinstance(model, FallbackModel):
-                asked.record[:] = error.attempts
-            if not isinstance(error, _OF_THE_REQUEST):
-                member.rests_until = clock() + max(self._owner.cooldown, error.retry_after or 0.0)
-            raise
-        except (asyncio.CancelledError, GeneratorExit):
-            if asked.outrun and not began:
-                # It would have taken longer than this; without it a slow model would seem to get faster and faster.
-                member.took[stream].append(clock() - begin)
-                asked.lost(_OUTRUN, clock() - begin)
-            raise
-
-    def _request_of(self, model: Model) -> Request:
-        """The call as this model takes it, with no more time than the call has left."""
-        call, outer = self._request, self._request.limits
-        own = model._request(call.messages, call.parameters, call.stream)
-        if outer.deadline is None:
-            return own
-        left = outer.deadline - asyncio.get_running_loop().time()
-        timeout = outer.timeout if own.limits.timeout is None or own.limits.timeout >= left else own.limits.timeout
-        return own.but(limits=replace(own.limits, timeout=timeout, deadline=outer.deadline))
-
-    def goes_on(self, error: ModelError) -> bool:
-        """Whether the next model is asked after this error."""
-        deadline, on = self._request.limits.deadline, self._owner.on
-        if deadline is not None and asyncio.get_running_loop().time() >= deadline:
-            return False
-        if isinstance(error, UnsupportedFeature):
-            return True
-        if callable(on):
-            return on(error)
-        return isinstance(error, self._owner._kinds) or (on is None and error.retryable)
-
-    def _failed(self, asked: _Asked, error: ModelError) -> bool:
-        """Takes note of a failure; False where no other model is to be asked."""
-        goes_on = self.goes_on(error)
-        # The first one is told. That a model can't do it is the answer only where no other has anything to say.
-        ranks = [_rank(known) for known, _ in self.failures]
-        at = bisect_right(ranks, _rank(error)) if goes_on else 0
-        self.failures.insert(at, (error, asked.seen))
-        return goes_on
-
-    def attempts(self) -> list[Attempt]:
-        """Who was asked so far."""
-        return [attempt for asked in self._tried for attempt in asked.record]
-
-
-def _has_failed(task: asyncio.Task[None]) -> bool:
-    return task.cancelled() or task.exception() is not None
-
-
-def _rank(error: ModelError) -> bool:
-    return isinstance(error, UnsupportedFeature)
-
-
-def _task(work: Any) -> asyncio.Task[None]:
-    from modelport.loop import apart_from_caller
-
-    return asyncio.get_running_loop().create_task(work, context=apart_from_caller())
-
-
-def _name(kind: type[ModelError] | str) -> Any:
+def _name(kind: type[Exception] | str) -> Any:
     """A type of error by name, where it has one that a file may hold."""
-    name = kind if isinstance(kind, str) else kind.__name__
-    known = getattr(errors, name, None)
-    if isinstance(kind, str) and not (isinstance(known, type) and issubclass(known, ModelError)):
-        raise InvalidRequest(f"on: {kind!r} is no error of this package")
-    if not isinstance(kind, str) and not (isinstance(kind, type) and issubclass(kind, ModelError)):
-        raise InvalidRequest(f"on: {kind!r} is no ModelError")
-    return name if isinstance(kind, str) or known is kind else kind
+    name = kind if isinstance(kind, str) else getattr(kind, "__name__", "")
+    known = getattr(errors, name, None) or getattr(builtins, name, None)
+    found = known if isinstance(kind, str) else kind
+    if not (isinstance(found, type) and issubclass(found, Exception)):
+        raise InvalidRequest(f"on: {kind!r} is no error of this package's or Python's, nor a type of error")
+    return name if found is known else kind
 
 
-def _kind(named: Any) -> type[ModelError]:
-    return getattr(errors, named) if isinstance(named, str) else named  # type: ignore[no-any-return]
+def _kind(named: Any) -> type[Exception]:
+    found: type[Exception] = (
+        getattr(errors, named, None) or getattr(builtins, named) if isinstance(named, str) else named
+    )
+    return found

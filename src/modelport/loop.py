@@ -18,6 +18,7 @@ from contextlib import aclosing
 from queue import Empty, SimpleQueue
 from typing import Any, Generic, TypeVar
 
+from modelport import places
 from modelport.messages import ChatMessageStreamDelta
 from modelport.threads import end_streams
 
@@ -33,12 +34,18 @@ class _Job:
     def __init__(self, work: Callable[[], Any], loop: asyncio.AbstractEventLoop) -> None:
         self._work, self._loop = work, loop
         self.result: asyncio.Future[Any] = loop.create_future()
+        self._place = places.here.get()
 
     def run(self) -> None:
+        place = places.held(self._place)
+        if place is None and self.result.cancelled():
+            return  # The call was over before its work began.
         try:
             value, error = self._work(), None
         except BaseException as raised:
             value, error = None, raised
+        if place is not None:
+            place.let_go()
         self._loop.call_soon_threadsafe(self._settle, value, error)
         if error is not None and not isinstance(error, Exception):
             raise error  # KeyboardInterrupt and SystemExit belong to this thread as well

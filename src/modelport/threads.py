@@ -15,6 +15,8 @@ from collections.abc import AsyncGenerator, Callable
 from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
 
+from modelport.places import held, here
+
 T = TypeVar("T")
 
 #: Seconds for which a thread without work waits for more: starting one costs a sixth of a call.
@@ -44,11 +46,12 @@ def end_streams() -> None:
 async def in_thread(work: Callable[[], T]) -> T:
     """Runs `work` in a daemon thread that does nothing else meanwhile, in a copy of the caller's context.
 
-    A cancelled caller stops waiting; the thread does its work to the end, whose result is dropped.
+    A cancelled caller stops waiting; the thread does its work to the end, whose result is dropped, and holds the call's
+    place until then.
     """
     loop = asyncio.get_running_loop()
     result: asyncio.Future[T] = loop.create_future()
-    context = contextvars.copy_context()
+    context, place = contextvars.copy_context(), held(here.get())
 
     def settle(value: Any, error: BaseException | None) -> None:
         if result.done():
@@ -65,6 +68,8 @@ async def in_thread(work: Callable[[], T]) -> T:
             value, error = context.run(work), None
         except BaseException as raised:
             value, error = None, raised
+        if place is not None:
+            place.let_go()
         _tell(loop, settle, value, error)
 
     _hand_over(target)
@@ -115,7 +120,7 @@ async def iterate_in_thread(
     told = False  # of items that it has not seen: once is enough, since each time costs a write to the loop's pipe
     abandoned = threading.Event()
     ended = asyncio.Event()
-    context = contextvars.copy_context()
+    context, place = contextvars.copy_context(), held(here.get())
 
     def put(item: Any) -> bool:
         nonlocal told
@@ -134,6 +139,8 @@ async def iterate_in_thread(
             context.run(source, emit)
         except BaseException as raised:
             error = raised
+        if place is not None:
+            place.let_go()
         _streams.pop(threading.current_thread(), None)
         if not _exiting:
             put((_END, error))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import pickle
 import signal
@@ -22,6 +23,7 @@ from modelport.layers.limit import WINDOW, Limit
 from modelport.messages import ChatMessage, ChatMessageStreamDelta, MessageRole, TokenUsage
 from modelport.model import Model
 from modelport.request import Request
+from modelport.threads import iterate_in_thread
 
 from .clock import in_no_time
 
@@ -314,7 +316,216 @@ async def test_a_place_is_free_again_after_an_error_a_cancellation_and_an_early_
     await stream.aclose()
 
     await asyncio.wait_for(ask(limit, Backend()), 1)
-    assert backend.running == limit._running == 0
+    assert backend.running == len(limit._running) == 0
+
+
+def _stopped_at(work: Any) -> asyncio.AbstractEventLoop:
+    """A loop that began the work and then stands still."""
+    loop = asyncio.new_event_loop()
+    loop.task = loop.create_task(work)  # type: ignore[attr-defined]
+    loop.run_until_complete(asyncio.sleep(0.01))
+    return loop
+
+
+async def _end(loop: asyncio.AbstractEventLoop) -> None:
+    await asyncio.to_thread(loop.run_until_complete, loop.task)  # type: ignore[attr-defined]
+    loop.close()
+
+
+async def test_waiters_whose_loops_stand_still_are_passed_over_until_they_move_again() -> None:
+    limit, backend = Limit(max_concurrency=1), Backend()
+    first = limit(request("first"), backend)
+    await anext(first)
+    still = [await asyncio.to_thread(_stopped_at, ask(limit, backend, request(f"still {n}"))) for n in range(3)]
+    behind = [asyncio.create_task(ask(limit, backend, request(f"behind {n}"))) for n in range(2)]
+    await asyncio.sleep(0.01)
+    await first.aclose()
+    await asyncio.wait_for(asyncio.gather(*behind), 4)
+    second = limit(request("second"), backend)
+    await anext(second)
+    late = asyncio.create_task(ask(limit, backend, request("late")))
+    await asyncio.sleep(0.01)
+    moving = asyncio.create_task(_end(still[0]))
+    await until(lambda: limit._first(time.monotonic()) is limit._queue[0])
+    await second.aclose()
+    await asyncio.gather(moving, late)
+    for loop in still[1:]:
+        await _end(loop)
+    behind_it = ["second", "still 0", "late", "still 1", "still 2"]
+    assert backend.texts == ["first", "behind 0", "behind 1", *behind_it]
+
+
+async def test_nor_does_one_that_stands_still_while_it_asks_other_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And when it moves again, with a place among theirs, it does not go above the limit of its own process."""
+    monkeypatch.setattr("modelport.layers.limit._ASKING", 0.2)
+
+    class Shared:
+        when_gone = "error"
+        takes = 0.1
+
+        async def take(self, *_: Any) -> float:
+            takes, self.takes = self.takes, 0.0
+            await asyncio.sleep(takes)
+            return 0.0
+
+        async def correct(self, *_: Any) -> None:
+            pass
+
+    limit, backend = Limit(requests_per_minute=100, max_concurrency=1, shared=Shared()), Backend()
+    still = await asyncio.to_thread(_stopped_at, ask(limit, backend, request("still")))
+    stream = limit(request("stream"), backend)
+    await asyncio.wait_for(anext(stream), 4)
+    moving = asyncio.create_task(_end(still))
+    await asyncio.sleep(0.3)
+    assert backend.texts == ["stream"]
+    await stream.aclose()
+    await moving
+    assert (backend.texts, backend.most) == (["stream", "still"], 1)
+
+
+async def test_many_waiters_look_by_themselves_seldom(monkeypatch: pytest.MonkeyPatch) -> None:
+    limit, looks = Limit(max_concurrency=1), 0
+    stream = limit(request(), Backend())
+    await anext(stream)
+    first = limit._first
+
+    def counted(now: float) -> Any:
+        nonlocal looks
+        looks += 1
+        return first(now)
+
+    monkeypatch.setattr(limit, "_first", counted)
+    monkeypatch.setattr("modelport.layers.limit._LOOK", 0.05)
+    monkeypatch.setattr("modelport.layers.limit._LOOKS", 1000)
+    waiting = [asyncio.create_task(ask(limit, Backend())) for _ in range(500)]
+    await asyncio.sleep(1)
+    assert looks < 500 + 2500
+    for task in waiting:
+        task.cancel()
+    await asyncio.gather(*waiting, return_exceptions=True)
+    await stream.aclose()
+
+
+def test_a_stream_that_is_dropped_on_a_loop_that_is_no_more_frees_its_place() -> None:
+    limit, backend = Limit(max_concurrency=1), Backend(takes=60)
+    loop = asyncio.new_event_loop()
+    stream = limit(request(), backend)
+
+    async def begin() -> None:
+        await anext(stream)
+
+    loop.run_until_complete(begin())
+    loop.close()
+
+    async def drop_and_ask() -> None:
+        nonlocal stream
+        waiting = asyncio.create_task(ask(limit, Backend()))
+        await asyncio.sleep(0.01)
+        del stream
+        gc.collect()
+        await asyncio.wait_for(waiting, 3)
+
+    asyncio.run(drop_and_ask())
+
+
+# --- work that goes on ------------------------------------------------------------------------------------------------
+
+
+class Blocking(Model):
+    """Writes just `generate`, which nothing can end."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__("blocking", retry=False, **settings)
+        self.running = self.most = self.calls = 0
+        self.begun, self.release, self._lock = threading.Event(), threading.Event(), threading.Lock()
+
+    def generate(self, messages: Any, stop_sequences: Any = None, **options: Any) -> Any:
+        with self._lock:
+            self.calls += 1
+            self.running += 1
+            self.most = max(self.most, self.running)
+        self.begun.set()
+        try:
+            self.release.wait(20)
+        finally:
+            with self._lock:
+                self.running -= 1
+        return "done"
+
+
+async def test_a_call_that_was_cancelled_keeps_its_place_until_its_thread_is_done() -> None:
+    model = Blocking(max_concurrency=1)
+    left = asyncio.create_task(model.agenerate("?"))
+    await until(model.begun.is_set)
+    left.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asyncio.wait_for(left, 1)
+    second = asyncio.create_task(model.agenerate("?"))
+    await asyncio.sleep(0.2)
+    assert model.calls == 1
+    model.release.set()
+    assert (await asyncio.wait_for(second, 5)).content == "done"
+    assert (model.calls, model.most) == (2, 1)
+
+
+async def test_a_call_whose_time_is_up_keeps_it_too_in_whichever_thread() -> None:
+    for ask_it in (
+        lambda model: model.agenerate("?", timeout=0.2),
+        lambda model: asyncio.to_thread(list, model.generate_stream("?", timeout=0.2)),
+    ):
+        model = Blocking(max_concurrency=1)
+        late = asyncio.create_task(ask_it(model))
+        await until(model.begun.is_set)
+        await asyncio.sleep(0.4)
+        second = asyncio.create_task(model.agenerate("?"))
+        await asyncio.sleep(0.2)
+        assert model.calls == 1
+        model.release.set()
+        assert (await asyncio.wait_for(second, 5)).content == "done"
+        with pytest.raises(DeadlineExceeded):
+            await late
+        assert (model.calls, model.most) == (2, 1)
+
+
+async def test_a_stream_that_was_closed_keeps_its_place_until_its_thread_is_done() -> None:
+    """As a synchronous client's is, which waits for the next event."""
+    limit, release = Limit(max_concurrency=1), threading.Event()
+
+    def emitting(emit: Callable[[Delta], bool]) -> None:
+        emit(Delta(content="a"))
+        release.wait(20)
+
+    stream = limit(request(), lambda request: iterate_in_thread(emitting))
+    await anext(stream)
+    await stream.aclose()
+    second = asyncio.create_task(ask(limit, Backend()))
+    await asyncio.sleep(0.2)
+    assert not second.done()
+    release.set()
+    await asyncio.wait_for(second, 1)
+    assert len(limit._running) == 0
+
+
+def test_a_call_that_was_over_before_its_work_began_does_none() -> None:
+    """Here the thread that is to do it is busy with another model's work until then."""
+    inner = Blocking(max_concurrency=1)
+    inner.release.set()
+
+    class Outer(Model):
+        async def deltas(self, request: Request) -> AsyncGenerator[Delta, None]:
+            from modelport.loop import in_callers_thread
+
+            busy = in_callers_thread(lambda: time.sleep(0.5))
+            assert busy is not None
+            with suppress(TimeoutError):
+                async with asyncio.timeout(0.1):
+                    await inner.agenerate("?")
+            await busy
+            yield Delta(content="a", finish_reason="stop")
+
+    assert Outer("outer").generate("?").content == "a"
+    assert inner.calls == 0
+    assert asyncio.run(inner.agenerate("?")).content == "done"
 
 
 # --- tokens per minute ------------------------------------------------------------------------------------------------
@@ -422,7 +633,7 @@ def test_a_forked_child_is_not_held_up_by_what_the_parent_was_doing() -> None:
             except BaseException:
                 os._exit(1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-    assert limit._running == 1  # The parent's own account is as it was.
+    assert len(limit._running) == 1  # The parent's own account is as it was.
     loop.run_until_complete(busy.aclose())
     loop.close()
 

@@ -146,9 +146,22 @@ def test_nothing_is_sent_again_once_a_part_of_the_answer_has_been_delivered() ->
         assert len(backend.sent_at) == (1 if delivered else 2)
 
 
-def test_retry_is_not_on_the_way_where_there_is_nothing_to_keep() -> None:
-    deltas: Any = object()
-    assert Retry(RetryPolicy(attempts=1))(request(timeout=None), lambda request: deltas) is deltas
+def test_a_refusal_that_taught_is_sent_again_and_is_no_attempt() -> None:
+    """Also where nothing is retried and no time is limited; never once a part of the answer has been delivered."""
+
+    def taught() -> InvalidRequest:
+        error = InvalidRequest("no such parameter")
+        error.taught = True
+        return error
+
+    once = RetryPolicy(attempts=1)
+    unlimited: dict[str, float | None] = {"timeout": None}
+    for limits in ({}, unlimited):
+        backend = Backend([taught()], [taught()], OK)
+        assert reads(backend, once, **limits)[0] == "Paris"
+        assert len(backend.sent_at) == 3
+    assert isinstance(reads(Backend([taught()], [ServerError("no")], OK), once)[0], ServerError)
+    assert isinstance(reads(Backend([Delta(content="Pa"), taught()], OK))[0], InvalidRequest)
 
 
 def test_sync_and_async_calls_of_a_model_retry_alike() -> None:

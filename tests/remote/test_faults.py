@@ -391,6 +391,28 @@ def test_a_refusal_is_learnt_once_by_many_at_once(server: FaultServer) -> None:
         assert {message.content for message in asyncio.run(many())} == {"The capital of France"}
 
 
+@pytest.mark.parametrize("way", WAYS)
+def test_a_request_that_is_sent_again_takes_a_place_of_its_own(
+    server: FaultServer, transport: str, way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("modelport.layers.limit.WINDOW", 0.3)
+    server.script(then=STOP[0])
+    with pytest.warns(UserWarning, match="stop"):
+        ask(model_for(server, transport, requests_per_minute=1, retry=False), way, stop_sequences=[" is"])
+    first, second = (request.at for request in server.requests)
+    assert second - first > 0.25  # the server may have been late for the first
+
+
+def test_a_refusal_in_the_middle_of_a_stream_sends_nothing_again(server: FaultServer, transport: str) -> None:
+    """What has been delivered can't be taken back."""
+    server.script([Fault.error_frame(message=STOP[0].message, code=400)])
+    with pytest.raises(StreamInterrupted) as caught, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        ask(model_for(server, transport), "sync streamed", stop_sequences=[" is"])
+    assert isinstance(caught.value.__cause__, InvalidRequest)
+    assert len(server.requests) == 1
+
+
 # --- what a broken answer keeps ---------------------------------------------------------------------------------------
 
 

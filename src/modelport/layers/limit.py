@@ -1,7 +1,8 @@
 """Rate limits: requests per minute, tokens per minute, concurrent requests.
 
 Every window of 60 seconds holds at most the limit; a burst up to it goes through at once. Waiters go in the order in
-which they came, whichever threads and loops they belong to, and can be cancelled.
+which they came, whichever threads and loops they belong to, and can be cancelled. One whose loop stands still is passed
+over until it moves again.
 """
 
 from __future__ import annotations
@@ -16,9 +17,10 @@ from contextlib import aclosing
 from dataclasses import replace
 from typing import Any, Protocol
 
+from modelport import places
 from modelport.errors import AuthenticationError, InvalidRequest, ModelError
 from modelport.layers import SENT, Deltas, Next
-from modelport.messages import TokenUsage
+from modelport.messages import ChatMessageStreamDelta, TokenUsage
 from modelport.normalise import json_size
 from modelport.request import Request
 
@@ -29,6 +31,13 @@ _FIRST_GUESS = 1024
 _POLL = 1.0
 #: Seconds for which a shared window that could not be reached is left alone.
 _ALONE = 5.0
+#: Seconds by which a waiter may be late before its loop is taken to stand still.
+_LATE = 1.0
+#: How often waiters look by themselves, for what nobody wakes them for: each once in so many seconds, and all of them
+#: together no more than so many times a second.
+_LOOK, _LOOKS = 1.0, 100
+#: Seconds that those who share a window may take to answer.
+_ASKING = 10.0
 
 
 class SharedWindow(Protocol):
@@ -57,6 +66,36 @@ class _Entry:
         self.shared: str | None = None  # its name in the window that it shares with other processes
 
 
+class _Place:
+    """One of those under way at once; free once all who hold it have let it go, or are no more."""
+
+    def __init__(self, limit: Limit) -> None:
+        self._limit, self._holders = limit, 1
+
+    def hold(self) -> bool:
+        with self._limit._lock:
+            self._holders += self._holders > 0
+            return self._holders > 0
+
+    def let_go(self) -> None:
+        with self._limit._lock:
+            self._holders -= 1
+            if not self._holders:
+                self._limit._running.discard(self)
+                self._limit._wake_first()
+
+    async def read(self, deltas: Deltas) -> ChatMessageStreamDelta | None:
+        """The next delta; whatever works for it can hold the place."""
+        token = places.here.set(self)
+        try:
+            return await anext(deltas, None)
+        finally:
+            try:
+                places.here.reset(token)
+            except ValueError:  # Nobody reads any more: this is the garbage collector, in a context of its own.
+                pass
+
+
 class _Waiter:
     """A call in the queue; `wake` works from any thread."""
 
@@ -65,20 +104,22 @@ class _Waiter:
 
         self._loop = asyncio.get_running_loop()
         self._event = asyncio.Event()
+        self.due = float("inf")  # when it looks by itself at the latest, if its loop runs
 
-    def wake(self) -> bool:
+    def wake(self, now: float) -> bool:
         """False where its loop has ended, and with it the call."""
         try:
             self._loop.call_soon_threadsafe(self._event.set)
         except RuntimeError:
             return False
+        self.due = min(self.due, now)
         return True
 
     @property
     def gone(self) -> bool:
         return self._loop.is_closed()
 
-    async def wait(self, seconds: float | None) -> None:
+    async def wait(self, seconds: float) -> None:
         import asyncio
 
         self._event.clear()
@@ -97,7 +138,7 @@ class Limit:
         tokens_per_minute: Tokens, in and out, of the requests begun in any 60 seconds. A request counts as an estimate
             (a token for every 2 bytes of prompt, and `max_tokens` or the longest answer seen so far) until its usage
             is known.
-        max_concurrency: Requests under way at once.
+        max_concurrency: Requests under way at once; one that was left counts until its thread, if it has one, is done.
         clock: Seconds, never going back.
         shared: Where several processes keep the two limits per minute together.
         name: What is limited, to those who share it.
@@ -137,11 +178,12 @@ class Limit:
 
     def _reset(self) -> None:
         _limits.add(self)
-        self._lock = threading.Lock()
+        # The garbage collector may close a waiting call at any moment, also in a thread that has the lock.
+        self._lock = threading.RLock()
         self._window: deque[_Entry] = deque()
         self._tokens = 0  # of the window; adding them up at each call would cost as much as the window is long
         self._queue: deque[_Waiter] = deque()
-        self._running = 0
+        self._running: weakref.WeakSet[_Place] = weakref.WeakSet()  # A call that nobody closes is forgotten some time.
         self._longest_answer = 0
         self._alone_until = float("-inf")
 
@@ -160,21 +202,21 @@ class Limit:
         return self._limited(request, next)
 
     async def _limited(self, request: Request, next: Next) -> Deltas:
-        entry = await self._enter(self._estimate(request))
+        entry, place = await self._enter(self._estimate(request))
         usage: TokenUsage | None = None
         try:
             if request.limits.first_token_timeout is not None:
                 yield SENT
             deltas = next(request)
             async with aclosing(deltas):
-                async for delta in deltas:
+                while (delta := await (place.read(deltas) if place else anext(deltas, None))) is not None:
                     usage = delta.token_usage or usage
                     if self.shared is not None and entry.shared is None and delta.finish_reason is not None:
                         alone = "the rate limits were kept by this process alone: those who share them were not reached"
                         delta = replace(delta, warnings=[*(delta.warnings or ()), alone])
                     yield delta
         finally:
-            self._leave(entry, usage)
+            self._leave(entry, usage, place)
             await self._tell(entry, usage)
 
     def _estimate(self, request: Request) -> int:
@@ -191,17 +233,15 @@ class Limit:
         # One request larger than the limit by estimate still goes, alone in its window.
         return int(min(prompt + (asked or self._longest_answer or _FIRST_GUESS), limit))
 
-    async def _enter(self, tokens: int) -> _Entry:
+    async def _enter(self, tokens: int) -> tuple[_Entry, _Place | None]:
         entry = _Entry(tokens)
         waiter: _Waiter | None = None
         try:
             while True:
                 with self._lock:
-                    while self._queue and self._queue[0].gone:
-                        self._queue.popleft()
-                    first = not self._queue or self._queue[0] is waiter
-                    full = self.max_concurrency is not None and self._running >= self.max_concurrency
-                    shared = self.shared is not None and self._clock() >= self._alone_until
+                    now, full = self._clock(), self._full
+                    first = not self._queue or self._first(now) is waiter
+                    shared = self.shared is not None and now >= self._alone_until
                     # `None` is for "when another has left".
                     delay = None if full or shared or not first else self._delay(tokens)
                     if delay == 0:  # Under the same lock, or two threads could take the last place.
@@ -209,12 +249,15 @@ class Limit:
                     if waiter is None:
                         waiter = _Waiter()
                         self._queue.append(waiter)
-                if shared and first and not full:  # The first of this process's queue asks for all of them.
+                    asks = shared and first and not full
+                    waiter.due = now + (_ASKING if asks else self._until_next_look(delay))
+                if asks:  # The first of this process's queue asks for all of them.
                     delay = await self._ask(entry)
-                    if delay == 0:  # Nobody has come in meanwhile: this one is still the first.
-                        with self._lock:
+                    with self._lock:
+                        if delay == 0 and not self._full:  # unless one came in meanwhile, since asking took so long
                             return self._let_in(entry, waiter)
-                await waiter.wait(delay)
+                        waiter.due = self._clock() + self._until_next_look(delay or None)
+                await waiter.wait(self._until_next_look(delay or None))
         finally:
             if waiter is not None:
                 with self._lock:
@@ -222,7 +265,20 @@ class Limit:
                         self._queue.remove(waiter)
                         self._wake_first()
 
-    def _let_in(self, entry: _Entry, waiter: _Waiter | None) -> _Entry:
+    def _until_next_look(self, delay: float | None) -> float:
+        return max(_LOOK, len(self._queue) / _LOOKS) if delay is None else delay
+
+    def _first(self, now: float) -> _Waiter | None:
+        """Whose turn it is: of those whose loop runs, who came first; under the lock."""
+        while self._queue and self._queue[0].gone:
+            self._queue.popleft()
+        return next((waiter for waiter in list(self._queue) if now <= waiter.due + _LATE and not waiter.gone), None)
+
+    @property
+    def _full(self) -> bool:
+        return self.max_concurrency is not None and len(self._running) >= self.max_concurrency
+
+    def _let_in(self, entry: _Entry, waiter: _Waiter | None) -> tuple[_Entry, _Place | None]:
         """Gives a request its place; under the lock."""
         if waiter is not None:
             self._queue.remove(waiter)
@@ -230,9 +286,11 @@ class Limit:
         self._forget(entry.at)
         self._window.append(entry)
         self._tokens += entry.tokens
-        self._running += 1
+        place = None
+        if self.max_concurrency is not None:
+            self._running.add(place := _Place(self))
         self._wake_first()
-        return entry
+        return entry, place
 
     async def _ask(self, entry: _Entry) -> float:
         """Seconds until those who share the window are asked again; 0 where the request has a place in it."""
@@ -280,19 +338,24 @@ class Limit:
                 return max(entry.at + WINDOW - now, 0.001)
         return 0
 
-    def _leave(self, entry: _Entry, usage: TokenUsage | None) -> None:
+    def _leave(self, entry: _Entry, usage: TokenUsage | None, place: _Place | None) -> None:
         with self._lock:
-            self._running -= 1
             if usage is not None and usage.total_tokens is not None:
                 if entry.counts:
                     self._tokens += usage.total_tokens - entry.tokens
                     entry.tokens = usage.total_tokens
                 self._longest_answer = max(self._longest_answer, usage.output_tokens or 0)
-            self._wake_first()
+            if place is not None:
+                place.let_go()
+            if self.tokens_per_minute is not None:  # It may have cost less than was thought.
+                self._wake_first()
 
     def _wake_first(self) -> None:
-        while self._queue and not self._queue[0].wake():
-            self._queue.popleft()
+        if not self._queue:
+            return
+        now = self._clock()
+        while (first := self._first(now)) is not None and not first.wake(now):
+            self._queue.remove(first)
 
 
 _limits: weakref.WeakSet[Limit] = weakref.WeakSet()

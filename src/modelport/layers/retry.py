@@ -137,14 +137,8 @@ class Retry:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(**state)  # type: ignore[misc]
 
-    def __call__(self, request: Request, next: Next) -> Deltas:
+    async def __call__(self, request: Request, next: Next) -> Deltas:
         """Passes the request on, as often as the policy and the deadline allow."""
-        limits = request.limits
-        if self.policy.attempts == 1 and limits == Limits(None):
-            return next(request)
-        return self._attempts(request, next)
-
-    async def _attempts(self, request: Request, next: Next) -> Deltas:
         import asyncio  # not before the first call
 
         from modelport.layers.watchdog import Watchdog
@@ -173,6 +167,9 @@ class Retry:
                     self._quota.answered(attempt > 1)
                 break
             except ModelError as error:
+                if error.taught and not delivered:  # At once, and no attempt: what the model refused it won't be sent.
+                    attempt -= 1
+                    continue
                 wait = None if delivered else self.policy.wait_after(error, attempt)
                 late = wait is not None and limits.deadline is not None and loop.time() + wait >= limits.deadline
                 if wait is None or late or not self._may_retry(error):

@@ -123,29 +123,26 @@ class ChatCompletionsModel(Model):
         if self.dialect == "llama.cpp":
             # Its server works on for a caller of a whole answer who has left; one who streams frees the slot at once.
             request = request.but(stream=True)
-        while True:
-            known = (self.capabilities, self._dropped)
-            call = await self._with_free_thought(self._call(request), request)
-            reader = AnswerReader(self.accept_missing_finish)
-            try:
-                if not request.stream:
-                    delta = reader.whole(await self._transport.call(call))
-                    delta.warnings = self._warnings(request)
-                    yield delta
-                    return
-                async with aclosing(self._transport.stream(call)) as events:
-                    async for event in events:
-                        if (piece := reader.chunk(event)) is not None:
-                            yield piece
-                closing = reader.end()
-                closing.warnings = self._warnings(request)
-                yield closing
+        known = (self.capabilities, self._dropped)
+        call = await self._with_free_thought(self._call(request), request)
+        reader = AnswerReader(self.accept_missing_finish)
+        try:
+            if not request.stream:
+                delta = reader.whole(await self._transport.call(call))
+                delta.warnings = self._warnings(request)
+                yield delta
                 return
-            except InvalidRequest as error:
-                # Refused before anything was answered: once more, where it has taught something, or where another
-                # call that was refused meanwhile has.
-                if known == (self.capabilities, self._dropped) and not self._learn(error, request):
-                    raise
+            async with aclosing(self._transport.stream(call)) as events:
+                async for event in events:
+                    if (piece := reader.chunk(event)) is not None:
+                        yield piece
+            closing = reader.end()
+            closing.warnings = self._warnings(request)
+            yield closing
+        except InvalidRequest as error:
+            # It, or a refusal of another call meanwhile, has taught something that may help this request.
+            error.taught = known != (self.capabilities, self._dropped) or self._learn(error, request)
+            raise
 
     def _call(self, request: Request) -> Call:
         parameters = {k: v for k, v in request.parameters.items() if k not in self._dropped}
