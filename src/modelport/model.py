@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from modelport.capabilities import Capabilities
-from modelport.errors import MalformedResponse
+from modelport.errors import InvalidRequest, MalformedResponse
 from modelport.layers import Next, compose
 from modelport.messages import ChatMessage, ChatMessageStreamDelta, MessageRole, TokenUsage, as_delta, fold
 from modelport.normalise import EFFORTS, normalise_messages, plain_dict
@@ -110,6 +110,16 @@ class Model:
         self.kwargs = parameters
         # A mistake is an error here, not at the first call.
         self._options = normalise_options(parameters)
+        normalise_options({
+            "custom_role_conversions": custom_role_conversions,
+            "flatten_messages_as_text": flatten_messages_as_text,
+        })  # fmt: skip
+        if not isinstance(allow_private_urls, bool):
+            raise InvalidRequest(f"allow_private_urls={allow_private_urls!r}: must be True or False")
+        names = {"model_id": model_id, "tool_name_key": tool_name_key, "tool_arguments_key": tool_arguments_key}
+        for name, value in names.items():
+            if not isinstance(value, str) and not (name == "model_id" and value is None):
+                raise InvalidRequest(f"{name}={value!r}: must be a string", parameter=name)
         self._layers()
         Capabilities().overlaid(capabilities)
 
@@ -360,7 +370,10 @@ class Model:
                 f"{type(self).__name__}.generate returned {type(answer).__name__}; it must return an object with a "
                 "`.content`"
             )
-        delta = as_delta(answer)
+        try:
+            delta = as_delta(answer)
+        except (TypeError, ValueError, RecursionError) as error:
+            raise MalformedResponse(f"{type(self).__name__}.generate returned what is no answer: {error}") from error
         delta.finish_reason = delta.finish_reason or ("tool_calls" if delta.tool_calls else "stop")
         if not isinstance(delta.token_usage, TokenUsage):
             delta.token_usage = None
