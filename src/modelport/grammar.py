@@ -101,7 +101,11 @@ class Regex:
 
 @dataclass(frozen=True)
 class Choice:
-    """An answer that is one of these strings."""
+    """An answer that is one of these strings.
+
+    Args:
+        *options: The strings, or lists of them; none is empty.
+    """
 
     options: tuple[str, ...]
 
