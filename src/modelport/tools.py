@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from modelport.errors import InvalidRequest, InvalidToolCall
 from modelport.grammar import mismatch
-from modelport.messages import ChatMessage, ChatMessageStreamDelta, ChatMessageToolCallFunction, fold
+from modelport.messages import ChatMessage, ChatMessageStreamDelta, ChatMessageToolCallFunction, fold, read_json
 
 
 @dataclass(frozen=True)
@@ -146,7 +145,7 @@ def _problem_of(call: ChatMessageToolCallFunction, tools: tuple[Tool, ...], choi
 
 def _is_json(text: str) -> bool:
     try:
-        json.loads(text)
-    except (ValueError, RecursionError):
+        read_json(text)
+    except ValueError:
         return False
     return True
