@@ -624,7 +624,7 @@ async def test_a_model_is_closed_with_its_async_block() -> None:
         ("model_id", [5, ["m"]]),
         ("flatten_messages_as_text", ["yes", 1]),
         ("custom_role_conversions", [5, "system", {"system": 5}, {"system": "robot"}, {5: "user"}]),
-        ("tool_name_key", [5, None]),
+        ("tool_name_key", [5]),
         ("tool_arguments_key", [5]),
         ("allow_private_urls", ["no", 1]),
         ("tool_choice", [5, {}, [], {1}]),

@@ -489,9 +489,6 @@ def test_top_logprobs_brings_logprobs() -> None:
         ("parallel_tool_calls", [0, "no"]),
         ("n", [2, 0]),
         ("stream", [True, "no"]),
-        ("extra_body", [[], "a", {1: 2}]),
-        ("extra_headers", [[("a", "b")], 5]),
-        ("extra_query", ["a=b"]),
         ("timeout", [0, -1, "1m"]),
         ("first_token_timeout", [0]),
         ("idle_timeout", [0]),
@@ -502,6 +499,14 @@ def test_a_parameter_out_of_its_range_is_named(name: str, values: list[Any]) -> 
         with pytest.raises(InvalidRequest, match=f"^{name}=") as raised:
             normalise_parameters({name: value})
         assert raised.value.parameter == name
+
+
+@pytest.mark.parametrize("name", ["extra_body", "extra_headers", "extra_query"])
+def test_what_is_added_to_a_request_is_a_dict_and_never_shown(name: str) -> None:
+    for value in ([("Authorization", "hidden")], "hidden", 5, [], {1: "hidden"}):
+        with pytest.raises(InvalidRequest, match=f"^{name} must be a dict whose keys are strings, not") as raised:
+            normalise_parameters({name: value})
+        assert "hidden" not in str(raised.value)
 
 
 def test_a_parameter_at_the_edge_of_its_range_is_taken() -> None:

@@ -7,10 +7,10 @@ from collections.abc import AsyncGenerator, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from modelport.capabilities import Capabilities
-from modelport.errors import InvalidRequest, MalformedResponse
+from modelport.errors import MalformedResponse
 from modelport.layers import Next, compose
 from modelport.messages import ChatMessage, ChatMessageStreamDelta, MessageRole, TokenUsage, as_delta, fold
-from modelport.normalise import EFFORTS, normalise_messages, plain_dict
+from modelport.normalise import EFFORTS, check_kind, normalise_messages, plain_dict
 from modelport.options import normalise_options
 from modelport.request import Limits, Request
 from modelport.saving import refuse_secrets, restore, settings_of
@@ -114,12 +114,8 @@ class Model:
             "custom_role_conversions": custom_role_conversions,
             "flatten_messages_as_text": flatten_messages_as_text,
         })  # fmt: skip
-        if not isinstance(allow_private_urls, bool):
-            raise InvalidRequest(f"allow_private_urls={allow_private_urls!r}: must be True or False")
-        names = {"model_id": model_id, "tool_name_key": tool_name_key, "tool_arguments_key": tool_arguments_key}
-        for name, value in names.items():
-            if not isinstance(value, str) and not (name == "model_id" and value is None):
-                raise InvalidRequest(f"{name}={value!r}: must be a string", parameter=name)
+        check_kind(bool, allow_private_urls=allow_private_urls)
+        check_kind(str, model_id=model_id, tool_name_key=tool_name_key, tool_arguments_key=tool_arguments_key)
         self._layers()
         Capabilities().overlaid(capabilities)
 

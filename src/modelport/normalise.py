@@ -214,11 +214,6 @@ def _whole(value: Any) -> str | None:
     return None if value is False else "is not for a parameter to say: call generate_stream for a stream"
 
 
-def _fields(value: Any) -> str | None:
-    right = isinstance(value, Mapping) and all(isinstance(key, str) for key in value)
-    return None if right else "must be a dict, its keys strings"
-
-
 #: What `reasoning_effort` may be, from no thinking at all to as much as the model can.
 EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
 
@@ -255,8 +250,26 @@ _OTHER_NAMES = {"max_new_tokens": "max_tokens", "max_completion_tokens": "max_to
 
 #: The parameters that the port itself knows; all others belong to a backend.
 KNOWN_PARAMETERS = frozenset(_CHECKS)
-#: What some backends take beside them, in the same form each.
-_CHECKS |= dict.fromkeys(("extra_body", "extra_headers", "extra_query"), _fields)
+#: What some backends take beside them; each is a dict.
+_EXTRAS = frozenset({"extra_body", "extra_headers", "extra_query"})
+_KINDS = {str: "a string", bool: "True or False", Mapping: "a dict whose keys are strings"}
+
+
+def check_kind(kind: Any, **given: Any) -> None:
+    """Looks at the types of settings; `None` means "not given". Their values are not shown: they may hold keys.
+
+    Args:
+        kind: `str`, `bool` or `Mapping`.
+        **given: The settings by their names.
+
+    Raises:
+        InvalidRequest: One is of another type.
+    """
+    for name, value in given.items():
+        odd = [key for key in value if not isinstance(key, str)] if isinstance(value, Mapping) else []
+        if odd or not (value is None or isinstance(value, kind)):
+            found = f"a key that is {odd[0]!r}" if odd else type(value).__name__
+            raise InvalidRequest(f"{name} must be {_KINDS[kind]}, not {found}", parameter=name)
 
 
 def normalise_parameters(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -269,6 +282,8 @@ def normalise_parameters(given: Mapping[str, Any]) -> dict[str, Any]:
     for key, value in given.items():
         if value is None:
             continue
+        if key in _EXTRAS:
+            check_kind(Mapping, **{key: value})
         name = _OTHER_NAMES.get(key, key)
         check = _CHECKS.get(name)
         if check is not None and (problem := check(value)) is not None:
@@ -338,6 +353,6 @@ def json_size(message: ChatMessage) -> int:
 
 
 __all__ = [
-    "EFFORTS", "KNOWN_PARAMETERS", "json_size", "normalise_conversions", "normalise_messages", "normalise_parameters",
-    "normalise_stop", "plain_dict",
+    "EFFORTS", "KNOWN_PARAMETERS", "check_kind", "json_size", "normalise_conversions", "normalise_messages",
+    "normalise_parameters", "normalise_stop", "plain_dict",
 ]  # fmt: skip

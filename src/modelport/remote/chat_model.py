@@ -14,7 +14,7 @@ from modelport.errors import InvalidRequest, ModelError
 from modelport.grammar import Choice, JSONSchema, Lark, Regex
 from modelport.messages import ChatMessageStreamDelta
 from modelport.model import Model
-from modelport.normalise import EFFORTS
+from modelport.normalise import EFFORTS, check_kind
 from modelport.remote.free_thought import PATH, grammar_after_thought
 from modelport.remote.profiles import PROFILES
 from modelport.remote.schemas import OPENAI
@@ -88,8 +88,7 @@ class ChatCompletionsModel(Model):
             raise InvalidRequest(
                 f"dialect={dialect!r} is unknown; there are {', '.join(sorted(self.dialects))}, or None"
             )
-        if not isinstance(accept_missing_finish, bool):
-            raise InvalidRequest(f"accept_missing_finish={accept_missing_finish!r}: must be True or False")
+        check_kind(bool, accept_missing_finish=accept_missing_finish)
         super().__init__(model_id, **settings)
         self.dialect = dialect
         self.accept_missing_finish = accept_missing_finish
