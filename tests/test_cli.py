@@ -302,6 +302,10 @@ def test_images(ask: Ask, tmp_path: Path) -> None:
     result, model = ask("What is this?", "--image", "none.png")
     assert (result.exit_code, model.requests, result.stderr.count("\n")) == (1, [], 1)
     assert result.stderr.startswith("modelport: --image none.png: ")
+    for url in ("ftp://host/x?sig=hidden", "data:image/png;base64,hidden!", "http:///x?sig=hidden"):
+        result, _ = ask("What is this?", "--image", url)
+        assert "--image " in result.stderr and "hidden" not in result.stderr
+        assert result.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize(

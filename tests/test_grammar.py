@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from modelport import regexes
-from modelport.errors import InvalidOutput, InvalidRequest, UnsupportedFeature
+from modelport.errors import InvalidOutput, InvalidRequest, InvalidToolCall, UnsupportedFeature
 from modelport.grammar import (
     Choice,
     JSONSchema,
@@ -31,7 +31,9 @@ from modelport.grammar import (
     may_go_on,
     mismatch,
 )
+from modelport.messages import ChatMessage
 from modelport.testing import ScriptedModel
+from modelport.tools import Tool
 
 llguidance = pytest.importorskip("llguidance")
 
@@ -236,6 +238,48 @@ def test_a_deep_value_is_a_wrong_answer_and_no_broken_schema() -> None:
     assert raised.value.text == deep
     with pytest.raises(InvalidRequest, match="refers to itself without an end"):
         mismatch({"$ref": "#/$defs/a", "$defs": {"a": {"$ref": "#/$defs/a"}}}, {})
+
+
+HUGE = "9" * 400
+
+
+@pytest.mark.parametrize(
+    ("schema", "number", "says"),
+    [
+        ({"type": "number", "multipleOf": 0.1}, HUGE, "too large to be checked"),
+        ({"type": "number", "multipleOf": 0.1}, "1e999", "the number 1e999 is too large"),
+        ({"type": "number"}, "1e400", "the number 1e400 is too large"),
+        ({"type": "number"}, "-1E+0400", "the number -1E[+]0400 is too large"),
+        ({"type": "number"}, "1" + "0" * 309 + ".5", "the number 10* is too large"),
+        ({"type": "integer", "multipleOf": 3}, "1e999", "too large"),
+        ({"type": "integer", "multipleOf": 3}, "1" * 401, "is not a multiple of 3"),
+        ({"type": "integer"}, "9" * 5000, "4300 digits"),
+        ({"type": "number"}, "NaN", "NaN is no JSON|no valid JSON"),
+        ({"type": "number"}, "-Infinity", "-Infinity is no JSON|no valid JSON"),
+        (float, "1e400", "the number 1e400 is too large"),
+        (float, "NaN", "NaN is no JSON"),
+    ],
+)
+def test_a_number_that_is_none_is_a_wrong_answer_and_no_broken_schema(schema: Any, number: str, says: str) -> None:
+    whole = {"type": "object", "properties": {"x": schema}}
+    form, text = (list[float], f"[{number}]") if schema is float else (whole, f'{{"x": {number}}}')
+    with pytest.raises(ValueError, match=says):
+        grammar_from(form).parse(text)
+    with pytest.raises(InvalidOutput, match=says) as raised:
+        ScriptedModel(text, repeat=True).generate("?", grammar=form)
+    assert raised.value.text == text
+    if schema is not float:
+        call = {"id": "1", "function": {"name": "f", "arguments": text}}
+        model = ScriptedModel(ChatMessage("assistant", None, [call]))  # type: ignore[list-item]
+        with pytest.raises(InvalidToolCall, match=f"{says}|no valid JSON") as refused:
+            model.generate("?", tools=[Tool("f", "", whole)])
+        assert refused.value.text == text
+
+
+def test_large_numbers_that_are_numbers_are_taken() -> None:
+    assert JSONSchema({"type": "integer", "multipleOf": 3}).parse(HUGE) == int(HUGE)
+    assert grammar_from(list[int]).parse(f"[{HUGE}]") == [int(HUGE)]
+    assert grammar_from(list[float]).parse("[1e308, 1e-999]") == [1e308, 0.0]
 
 
 def test_a_schema_that_names_an_address_does_not_make_us_fetch_it() -> None:

@@ -617,6 +617,43 @@ async def test_a_model_is_closed_with_its_async_block() -> None:
     assert model.closed == 1
 
 
-def test_a_bad_parameter_of_the_constructor_is_found_there() -> None:
-    with pytest.raises(InvalidRequest, match="temperature="):
-        Echo(temperature="hot")
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("temperature", ["hot"]),
+        ("model_id", [5, ["m"]]),
+        ("flatten_messages_as_text", ["yes", 1]),
+        ("custom_role_conversions", [5, "system", {"system": 5}, {"system": "robot"}, {5: "user"}]),
+        ("tool_name_key", [5]),
+        ("tool_arguments_key", [5]),
+        ("allow_private_urls", ["no", 1]),
+        ("tool_choice", [5, {}, [], {1}]),
+        ("stream", [True]),
+        ("extra_headers", ["x"]),
+        ("capabilities", [
+            5, "tools", {1: True}, {"stop": "yes"}, {"inputs": 5}, {"inputs": "text"}, {"inputs": [5]}, {"renamed": 5},
+            {"grammars": ["xml"]}, {"grammars": [[]]}, {"max_stop_sequences": "4"}, {"max_stop_sequences": True},
+        ]),
+    ],
+)  # fmt: skip
+def test_a_bad_setting_is_found_by_the_constructor(name: str, values: list[Any]) -> None:
+    for value in values:
+        with pytest.raises(InvalidRequest, match=name):
+            Echo(**{name: value})
+
+
+@pytest.mark.parametrize("name", ["custom_role_conversions", "flatten_messages_as_text"])
+def test_a_bad_option_is_found_whatever_the_messages_are(name: str) -> None:
+    for messages in ("hello", [{"role": "user", "content": "hello"}]):
+        with pytest.raises(InvalidRequest, match=name):
+            Echo().generate(messages, **{name: 5})
+
+
+def test_an_answer_whose_call_is_no_json_is_none() -> None:
+    class Odd(Model):
+        def generate(self, messages: Any, stop_sequences: Any = None, **kwargs: Any) -> Any:
+            function = {"name": "f", "arguments": {"all": {1}}}
+            return ChatMessage("assistant", None, [{"id": "1", "function": function}])  # type: ignore[list-item]
+
+    with pytest.raises(MalformedResponse, match="set is not JSON serializable"):
+        next(iter(Odd().generate_stream("hello")))

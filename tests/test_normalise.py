@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import base64
 import copy
+import datetime
 import io
 import json
+import math
 import os
 import pickle
 from collections.abc import AsyncGenerator
@@ -110,7 +112,7 @@ def test_smolagents_objects_are_messages() -> None:
     assert one(TheirMessage(TheirRole.USER, parts)).content == (Text("Look:"), IMAGE)
     call = TheirCall(TheirFunction(name="weather", arguments={"city": "Paris"}), "c1", "function")
     result = one(TheirMessage(TheirRole.ASSISTANT, None, [call]))
-    assert result.tool_calls == [ChatMessageToolCall(ChatMessageToolCallFunction({"city": "Paris"}, "weather"), "c1")]
+    assert result.tool_calls == [ChatMessageToolCall(ChatMessageToolCallFunction('{"city": "Paris"}', "weather"), "c1")]
     assert one(TheirMessage(TheirRole.TOOL_RESPONSE, "rain")).role == "user"
 
 
@@ -162,9 +164,11 @@ def test_a_services_own_details_of_its_thinking_go_back_to_it() -> None:
 def test_an_answer_of_ours_can_be_sent_back() -> None:
     call = ChatMessageToolCall(ChatMessageToolCallFunction({"city": "Paris"}, "weather"), "c1")
     answer = ChatMessage("assistant", None, [call], raw=object(), finish_reason="tool_calls", model_id="m")
+    sent = ChatMessageToolCall(ChatMessageToolCallFunction('{"city": "Paris"}', "weather"), "c1")
     for form in (answer, answer.to_dict()):
         result = one(form) if form is not answer else normalise_messages([form])[0]
-        assert result == ChatMessage("assistant", None, [call])
+        assert result == ChatMessage("assistant", None, [sent])
+    assert call.function.arguments == {"city": "Paris"}
 
 
 def test_an_empty_answer_may_be_in_the_history() -> None:
@@ -342,7 +346,28 @@ def user(*parts: Any) -> dict[str, Any]:
         ([{"role": "user", "content": "a", "name": 5}], r"messages\[0\]\['name'\]: must be a string, not int"),
         ([{"role": "assistant", "content": "a", "reasoning": []}], r"messages\[0\]\['reasoning'\]: .* not list"),
         ([{"role": "assistant", "tool_calls": 5}], r"messages\[0\]\['tool_calls'\]: must be a list, not int"),
-        ([{"role": "assistant", "tool_calls": [{}]}], r"messages\[0\]\['tool_calls'\]: a tool call needs a 'function'"),
+        ([{"role": "assistant", "tool_calls": [{}]}], r"messages\[0\]\['tool_calls'\]\[0\]: a tool call needs a 'func"),
+        ("\ud800", r"messages: holds '\\ud800', half of a surrogate pair"),
+        ([{"role": "user", "content": "\ud800"}], r"messages\[0\]\['content'\]: holds '\\ud800'"),
+        ([user({"type": "text", "text": "\udcff"})], r"messages\[0\]\['content'\]\[1\]\['text'\]: holds '\\udcff'"),
+        ([user(Text(5))], r"\['content'\]\[1\]: Text's 'text' must be str, not int"),  # type: ignore[arg-type]
+        ([user(Text("a", {"type": "x"}))], r"\['content'\]\[1\]\['cache_control'\]: must be {'type': 'ephemeral'}"),
+        ([user(Text("a", 5))], r"\['content'\]\[1\]\['cache_control'\]: must be"),  # type: ignore[arg-type]
+        ([user(Image())], r"\['content'\]\[1\]: Image's 'data' must be bytes, not NoneType"),
+        ([user(Image("a", "image/png"))], r"Image's 'data' must be bytes, not str"),  # type: ignore[arg-type]
+        ([user(Image(url=5))], r"Image's 'url' must be str, not int"),  # type: ignore[arg-type]
+        ([user(Attachment("audio", "a", "wav"))], r"Attachment's 'data' must be bytes"),  # type: ignore[arg-type]
+        ([user({"type": "image", "image": SimpleNamespace(save=5)})], r"\['image'\]: the Simple.* can't be written"),
+        (
+            [user({"type": "image_url", "image_url": {"url": "http://h/a", "key": 1}})],
+            r"\['image_url'\]: unknown key 'k",
+        ),
+        ([user({"type": "input_audio", "input_audio": {"data": "AAAA", "key": 1}})], r"\['input_audio'\]: unknown key"),
+        ([user({"type": "input_audio", "input_audio": {"data": "é"}})], r"\['content'\]\[1\]: .* not base64"),
+        (
+            [user({"type": "file", "file": {"file_data": "data:a;base64,AA==", "key": 1}})],
+            r"\['file'\]: unknown key 'k",
+        ),
         ([GOOD, user("a")], r"messages\[1\]\['content'\]\[1\]: must be a dict with a 'type', not str"),
         ([user({"text": "a"})], r"messages\[0\]\['content'\]\[1\]: has no 'type'"),
         ([user({"type": "video"})], r"messages\[0\]\['content'\]\[1\]: type 'video' is unknown"),
@@ -382,6 +407,43 @@ def test_a_mistake_is_named_by_its_index_and_key(messages: Any, says: str) -> No
         normalise_messages(messages)
     assert messages == before
     assert "\n" not in str(raised.value)
+
+
+CYCLE: dict[str, Any] = {}
+CYCLE["again"] = CYCLE
+DEEP: dict[str, Any] = {}
+for _ in range(5000):
+    DEEP = {"in": DEEP}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ({"on": datetime.date(2020, 1, 1)}, "date is not JSON serializable"),
+        ({"all": {1}}, "set is not JSON serializable"),
+        ({"a": b""}, "bytes is not JSON serializable"),
+        ({(1, 2): 3}, "keys must be str"),
+        ({"a": math.nan}, "not JSON compliant"),
+        ({"a": math.inf}, "not JSON compliant"),
+        ({"a": 10**5000}, "4300 digits"),
+        (CYCLE, "Circular reference"),
+        (DEEP, "recursion"),
+        ({"a": "\ud800"}, "half of a surrogate pair"),
+        (object(), "object is not JSON serializable"),
+    ],
+)
+@pytest.mark.parametrize("form", [dict, ChatMessage])
+def test_a_call_whose_arguments_are_no_json_is_named(form: Any, arguments: Any, says: str) -> None:
+    """Found before any backend has a hand in it: each would make another error of it, or none."""
+    function = {"name": "f", "arguments": arguments}
+    calls = [CALL, {"id": "c1", "type": "function", "function": function}]
+    message = form(role="assistant", content=None, tool_calls=calls)
+    with pytest.raises(InvalidRequest, match=r"messages\[1\]\['tool_calls'\]\[1\]\['function'\]\['argum.*" + says):
+        normalise_messages([GOOD, message])
+
+
+def test_a_list_without_parts_is_an_empty_text() -> None:
+    assert one({"role": "user", "content": []}).content == ""
 
 
 # --- parameters -------------------------------------------------------------------------------------------------------
@@ -426,6 +488,7 @@ def test_top_logprobs_brings_logprobs() -> None:
         ("top_logprobs", [-1, 21]),
         ("parallel_tool_calls", [0, "no"]),
         ("n", [2, 0]),
+        ("stream", [True, "no"]),
         ("timeout", [0, -1, "1m"]),
         ("first_token_timeout", [0]),
         ("idle_timeout", [0]),
@@ -436,6 +499,14 @@ def test_a_parameter_out_of_its_range_is_named(name: str, values: list[Any]) -> 
         with pytest.raises(InvalidRequest, match=f"^{name}=") as raised:
             normalise_parameters({name: value})
         assert raised.value.parameter == name
+
+
+@pytest.mark.parametrize("name", ["extra_body", "extra_headers", "extra_query"])
+def test_what_is_added_to_a_request_is_a_dict_and_never_shown(name: str) -> None:
+    for value in ([("Authorization", "hidden")], "hidden", 5, [], {1: "hidden"}):
+        with pytest.raises(InvalidRequest, match=f"^{name} must be a dict whose keys are strings, not") as raised:
+            normalise_parameters({name: value})
+        assert "hidden" not in str(raised.value)
 
 
 def test_a_parameter_at_the_edge_of_its_range_is_taken() -> None:

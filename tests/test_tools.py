@@ -424,6 +424,13 @@ def takes_what_is_not_there(a: Missing) -> None: ...  # noqa: F821
         (Station.measure, r"tools\[1\] \(measure\): a method needs its object; .* obj\.measure"),
         (by_position, r"tools\[1\] \(by_position\): 'a' can't be given by its name"),
         (5, r"tools\[1\]: int is no tool"),
+        (dict, r"tools\[1\] \(dict\): a class is a tool where its fields are the arguments"),
+        (Tool("f", "", CITY, strict=1), r"tools\[1\] \('f'\): 'strict' must be True or False"),  # type: ignore[arg-type]
+        (SimpleNamespace(name="f", inputs={"a": 5}), r"tools\[1\]: inputs\['a'\] must be a dict such as"),
+        (SimpleNamespace(name="f", inputs={5: {}}), r"tools\[1\]: inputs\[5\] must be a dict such as .*, by its name"),
+        (SimpleNamespace(name="f", inputs={"a": {"type": {}}}), r"tools\[1\]: inputs\['a'\]\['type'\] must be a"),
+        (SimpleNamespace(name="f", inputs={"a": {"type": "string", "nullable": True, "enum": 5}}), "'f'.*enum"),
+        (SimpleNamespace(name="f", args_schema=5), r"tools\[1\] \('f'\): its args_schema can't be used"),
         ("get_weather", r"tools\[1\]: str is no tool"),
         (None, r"tools\[1\]: NoneType is no tool"),
         ({}, r"tools\[1\]: the tool has no name; it looks like"),

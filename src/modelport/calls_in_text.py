@@ -7,7 +7,7 @@ import uuid
 from typing import Any
 
 from modelport.errors import InvalidToolCall
-from modelport.messages import ChatMessage, ChatMessageToolCall, ChatMessageToolCallFunction
+from modelport.messages import ChatMessage, ChatMessageToolCall, ChatMessageToolCallFunction, read_json
 
 
 def call_in_text(message: ChatMessage, name_key: str, arguments_key: str) -> ChatMessageToolCall:
@@ -43,7 +43,7 @@ def parsed_arguments(arguments: Any) -> Any:
     """The arguments as an object where they are JSON text; else as they are."""
     if isinstance(arguments, str):
         try:
-            return json.loads(arguments)
-        except (ValueError, RecursionError):
+            return read_json(arguments)
+        except ValueError:
             return arguments
     return {} if arguments is None else arguments

@@ -70,13 +70,19 @@ class Capabilities:
     extra_parameters: frozenset[str] | None = None
 
     def __post_init__(self) -> None:
-        for name in ("tool_choices", "grammars", "inputs", "refused", "extra_parameters", "reasoning_efforts"):
-            value = getattr(self, name)
-            if value is None:
+        for item in fields(self):
+            name, value = item.name, getattr(self, item.name)
+            kind, _, optional = str(item.type).partition(" | ")
+            if optional and value is None:
                 continue
-            if name == "grammars":
-                value = {_GRAMMARS.get(item, item) for item in value}
-            object.__setattr__(self, name, frozenset(value))
+            if kind.startswith("frozenset"):
+                object.__setattr__(self, name, _set(name, value))
+            elif kind == "bool" and not isinstance(value, bool):
+                raise _wrong(name, value, "True or False")
+            elif kind == "int" and (type(value) is not int or value < 0):
+                raise _wrong(name, value, "a whole number, or None for any")
+            elif kind.startswith("Mapping") and not isinstance(value, Mapping):
+                raise _wrong(name, value, "a dict of names")
         try:
             object.__setattr__(self, "schema_rules", SchemaRules.of(self.schema_rules))
         except ValueError as error:
@@ -108,7 +114,11 @@ class Capabilities:
         """The same with the caller's own word laid over it."""
         if given is None:
             return self
-        return given if isinstance(given, Capabilities) else self.but(**given)
+        if isinstance(given, Capabilities):
+            return given
+        if not isinstance(given, Mapping) or not all(isinstance(name, str) for name in given):
+            raise InvalidRequest(f"capabilities={given!r}: must be Capabilities, or a dict of what differs")
+        return self.but(**given)
 
     def profiled(self, model_id: str | None, profiles: Iterable[tuple[str, Mapping[str, Any]]]) -> Capabilities:
         """The same with every profile laid over it whose pattern the model's name matches, in order.
@@ -123,6 +133,21 @@ class Capabilities:
             if fnmatchcase(name, pattern):
                 result = result.but(**changes)
         return result
+
+
+def _set(name: str, value: Any) -> frozenset[Any]:
+    """What a capability names; grammars may go by their names."""
+    told, kind = ("a list of names", str) if name != "grammars" else (f"a list of {', '.join(_GRAMMARS)}", type)
+    if isinstance(value, str | bytes) or not isinstance(value, Iterable):
+        raise _wrong(name, value, told)
+    items = [_GRAMMARS.get(item, item) if kind is type and isinstance(item, str) else item for item in value]
+    if not all(isinstance(item, kind) for item in items):
+        raise _wrong(name, value, told)
+    return frozenset(items)
+
+
+def _wrong(name: str, value: Any, told: str) -> InvalidRequest:
+    return InvalidRequest(f"capabilities: {name}={value!r}: must be {told}")
 
 
 def any_of(every: Sequence[Capabilities]) -> Capabilities:

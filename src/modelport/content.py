@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -43,7 +42,7 @@ def split_data_url(url: str) -> tuple[str, bytes]:
         raise ValueError("a data URL looks like 'data:image/png;base64,…'")
     try:
         return head[len("data:") : -len(";base64")], base64.b64decode(payload, validate=True)
-    except binascii.Error as error:
+    except ValueError as error:  # binascii.Error is one; another is for what is not ASCII
         raise ValueError(f"the data URL's payload is not base64: {error}") from None
 
 

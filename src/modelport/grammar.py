@@ -10,6 +10,7 @@ from typing import Any
 
 from modelport.errors import InvalidRequest, UnsupportedFeature
 from modelport.maskable import maskable
+from modelport.messages import read_json
 from modelport.schema_rules import CONSTRAINTS
 from modelport.typed import parsed, schema_of, service_name
 
@@ -40,10 +41,10 @@ class JSONSchema:
             ValueError: It is no JSON, or not of this schema; the message says where.
         """
         if self.type is not None:
-            if "NaN" in text or "Infinity" in text:  # which pydantic takes
-                _read(text)
+            if _NOT_FINITE.search(text):  # which pydantic takes
+                read_json(text)
             return parsed(self.type, text)
-        value = _read(text)
+        value = read_json(text)
         if (problem := mismatch(self.schema, value)) is not None:
             raise ValueError(problem)
         return value
@@ -103,7 +104,11 @@ class Regex:
 
 @dataclass(frozen=True)
 class Choice:
-    """An answer that is one of these strings."""
+    """An answer that is one of these strings.
+
+    Args:
+        *options: The strings, or lists of them; none is empty.
+    """
 
     options: tuple[str, ...]
 
@@ -148,17 +153,8 @@ class Lark:
         return f"text of this Lark grammar, and nothing else:\n{self.grammar}"
 
 
-def _read(text: str) -> Any:
-    """The JSON value, without the constants that Python takes and JSON does not have."""
-    try:
-        return json.loads(text, parse_constant=_refuse)
-    except RecursionError:
-        raise ValueError("the JSON is nested too deeply") from None
-
-
-def _refuse(constant: str) -> None:
-    raise ValueError(f"{constant} is no JSON")
-
+#: What there is in JSON text that holds an infinity or no number at all to Python; a string may hold it too.
+_NOT_FINITE = re.compile(r"NaN|Infinity|[0-9.]{300}|[eE]\+?0*[1-9][0-9]{2}")
 
 Grammar = JSONSchema | Regex | Choice | Lark
 
@@ -363,6 +359,8 @@ def mismatch(schema: dict[str, Any], value: Any) -> str | None:
         if _depth(value) > _DEEP:
             return "at $: it is nested too deeply to be checked"
         raise InvalidRequest("the JSON schema can't be used: it refers to itself without an end") from None
+    except ArithmeticError:  # Whole numbers are of any size, and a `multipleOf` of fractions divides.
+        return "at $: it holds a number too large to be checked"
     except Exception as broken:  # Of many kinds: an unknown type, a `$ref` to nowhere, a `pattern` that is none.
         raise InvalidRequest(f"the JSON schema can't be used: {str(broken).splitlines()[0]}") from None
     return None if error is None else f"at {error.json_path}: {_short(error.message)}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from enum import StrEnum
@@ -208,7 +209,7 @@ class ChatMessage:
     def render_as_markdown(self) -> str:
         """The text, then each tool call as JSON."""
         calls = (
-            json.dumps({"tool": call.function.name, "arguments": call.function.arguments})
+            json.dumps({"tool": call.function.name, "arguments": _plain(call.function.arguments)})
             for call in self.tool_calls or ()
         )
         return "\n".join(filter(None, (self.text, *calls)))
@@ -325,9 +326,35 @@ def _parsed(arguments: Any) -> Any:
     if not arguments.strip():
         return {}  # A call without arguments is written "" by some services and {} by others.
     try:
-        return json.loads(arguments)
-    except (ValueError, RecursionError):
+        return read_json(arguments)
+    except ValueError:
         return arguments
+
+
+def read_json(text: str) -> Any:
+    """The JSON value, without the constants that Python takes and JSON does not have.
+
+    Raises:
+        ValueError: It is no JSON, or holds a number that Python would make an infinity of.
+    """
+    try:
+        return _JSON_READER.decode(text)
+    except RecursionError:
+        raise ValueError("the JSON is nested too deeply") from None
+
+
+def _refuse(constant: str) -> Any:
+    raise ValueError(f"{constant} is no JSON")
+
+
+def _float(digits: str) -> float:
+    value = float(digits)
+    if math.isinf(value):
+        raise ValueError(f"the number {digits[:40]} is too large")
+    return value
+
+
+_JSON_READER = json.JSONDecoder(parse_constant=_refuse, parse_float=_float)
 
 
 def as_delta(answer: Any) -> ChatMessageStreamDelta:

@@ -10,7 +10,7 @@ from modelport.capabilities import Capabilities
 from modelport.errors import MalformedResponse
 from modelport.layers import Next, compose
 from modelport.messages import ChatMessage, ChatMessageStreamDelta, MessageRole, TokenUsage, as_delta, fold
-from modelport.normalise import EFFORTS, normalise_messages, plain_dict
+from modelport.normalise import EFFORTS, check_kind, normalise_messages, plain_dict
 from modelport.options import normalise_options
 from modelport.request import Limits, Request
 from modelport.saving import refuse_secrets, restore, settings_of
@@ -110,6 +110,12 @@ class Model:
         self.kwargs = parameters
         # A mistake is an error here, not at the first call.
         self._options = normalise_options(parameters)
+        normalise_options({
+            "custom_role_conversions": custom_role_conversions,
+            "flatten_messages_as_text": flatten_messages_as_text,
+        })  # fmt: skip
+        check_kind(bool, allow_private_urls=allow_private_urls)
+        check_kind(str, model_id=model_id, tool_name_key=tool_name_key, tool_arguments_key=tool_arguments_key)
         self._layers()
         Capabilities().overlaid(capabilities)
 
@@ -360,7 +366,10 @@ class Model:
                 f"{type(self).__name__}.generate returned {type(answer).__name__}; it must return an object with a "
                 "`.content`"
             )
-        delta = as_delta(answer)
+        try:
+            delta = as_delta(answer)
+        except (TypeError, ValueError, RecursionError) as error:
+            raise MalformedResponse(f"{type(self).__name__}.generate returned what is no answer: {error}") from error
         delta.finish_reason = delta.finish_reason or ("tool_calls" if delta.tool_calls else "stop")
         if not isinstance(delta.token_usage, TokenUsage):
             delta.token_usage = None

@@ -5,13 +5,20 @@ Pure functions; what they are given is never changed. A mistake is named by its 
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from modelport.content import Part, Text
 from modelport.errors import InvalidRequest
-from modelport.messages import ChatMessage, MessageRole, tool_call_from
+from modelport.messages import (
+    ChatMessage,
+    ChatMessageToolCall,
+    ChatMessageToolCallFunction,
+    MessageRole,
+    tool_call_from,
+)
 from modelport.normalise_parts import fail, part_from
 
 _ROLES = {role.value: role for role in MessageRole} | {"developer": MessageRole.SYSTEM}
@@ -42,14 +49,13 @@ def normalise_messages(
         InvalidRequest: A message is malformed; the error names its index and key.
     """
     if isinstance(messages, str):
+        _check_text(messages, "messages")
         return (ChatMessage(MessageRole.USER, messages),)
     if isinstance(messages, Mapping) or hasattr(messages, "role"):
         messages = [messages]
     if not isinstance(messages, Iterable) or isinstance(messages, bytes):
         raise InvalidRequest(f"messages must be a string or a list of messages, not {type(messages).__name__}")
-    if not isinstance(role_conversions, Mapping | None):
-        raise InvalidRequest(f"custom_role_conversions must be a dict, not {type(role_conversions).__name__}")
-    conversions = {str(_value(key)): str(_value(role)) for key, role in (role_conversions or {}).items()}
+    conversions = normalise_conversions(role_conversions) if role_conversions else {}
     result = tuple(_message(m, f"messages[{i}]", conversions, flatten) for i, m in enumerate(messages))
     if not result:
         raise InvalidRequest("messages is empty: a model needs at least one message to answer")
@@ -61,6 +67,7 @@ def _message(message: Any, place: str, conversions: Mapping[str, str], flatten: 
         # As most are: an agent's history holds many, and all are looked at in each of its calls.
         plain, text = message["role"], message["content"]
         if type(text) is str and type(plain) is str and plain in _PLAIN_ROLES:
+            _check_text(text, f"{place}['content']")
             return ChatMessage(_PLAIN_ROLES[plain], text)
     if isinstance(message, Mapping):
         for key, value in message.items():
@@ -78,10 +85,7 @@ def _message(message: Any, place: str, conversions: Mapping[str, str], flatten: 
         fail(place, f"{problem}; it must be one of {', '.join(sorted(_ROLES))}")
     if not isinstance(given_calls := get("tool_calls") or (), Sequence):
         fail(f"{place}['tool_calls']", f"must be a list, not {type(given_calls).__name__}")
-    try:
-        calls = [tool_call_from(call) for call in given_calls]
-    except (ValueError, AttributeError) as error:
-        fail(f"{place}['tool_calls']", str(error))
+    calls = [_call(call, f"{place}['tool_calls'][{i}]") for i, call in enumerate(given_calls)]
     for key in ("name", "tool_call_id", "reasoning", "reasoning_content"):
         if (text := get(key)) is not None and not isinstance(text, str):
             fail(f"{place}[{key!r}]", f"must be a string, not {type(text).__name__}")
@@ -109,12 +113,63 @@ def _message(message: Any, place: str, conversions: Mapping[str, str], flatten: 
     )
 
 
+def normalise_conversions(value: Any) -> dict[str, str]:
+    """The roles to take for others.
+
+    Raises:
+        InvalidRequest: It is no dict of roles.
+    """
+    if not isinstance(value, Mapping):
+        raise InvalidRequest(f"custom_role_conversions must be a dict, not {type(value).__name__}")
+    result = {_value(key): _value(role) for key, role in value.items()}
+    for given, role in result.items():
+        if not isinstance(given, str) or not isinstance(role, str) or role not in _ROLES:
+            raise InvalidRequest(
+                f"custom_role_conversions: {given!r} becomes {role!r}; it must be one of {', '.join(sorted(_ROLES))}"
+            )
+    return result
+
+
+def _call(given: Any, place: str) -> ChatMessageToolCall:
+    """A call of the conversation, its arguments as JSON text, so that what JSON can't hold is found here."""
+    try:
+        call = tool_call_from(given)
+    except ValueError as error:
+        fail(place, str(error))
+    function, where = call.function, f"{place}['function']['arguments']"
+    if isinstance(function.arguments, str):
+        return call
+    try:
+        text = json.dumps(function.arguments, ensure_ascii=False, allow_nan=False)
+    except (TypeError, ValueError, RecursionError) as error:
+        fail(where, f"can't be written as JSON ({error}): write it as JSON text, or in types that JSON has")
+    _check_text(text, where)
+    return ChatMessageToolCall(ChatMessageToolCallFunction(text, function.name, function.description), call.id)
+
+
+def _check_text(text: str, place: str) -> None:
+    if text.isascii():
+        return
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        fail(place, f"holds {text[error.start]!r}, half of a surrogate pair and no character: leave it out")
+
+
 def _content(content: Any, place: str, flatten: bool) -> str | tuple[Part, ...] | None:
-    if content is None or isinstance(content, str):
+    if content is None:
+        return None
+    if isinstance(content, str):
+        _check_text(content, f"{place}['content']")
         return content
     if isinstance(content, (Part, Mapping)) or not isinstance(content, Sequence):
         fail(f"{place}['content']", f"must be a string or a list of parts, not {type(content).__name__}")
     parts = tuple(part_from(part, f"{place}['content'][{i}]") for i, part in enumerate(content))
+    if not parts:
+        return ""
+    for i, part in enumerate(parts):
+        if isinstance(part, Text):
+            _check_text(part.text, f"{place}['content'][{i}]['text']")
     if not flatten:
         alone = parts[0] if len(parts) == 1 else None
         return alone.text if isinstance(alone, Text) and alone.cache_control is None else parts
@@ -155,6 +210,10 @@ def _one(value: Any) -> str | None:
     return None if value == 1 else "must be 1: a call returns one message; call again for another"
 
 
+def _whole(value: Any) -> str | None:
+    return None if value is False else "is not for a parameter to say: call generate_stream for a stream"
+
+
 #: What `reasoning_effort` may be, from no thinking at all to as much as the model can.
 EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
 
@@ -182,6 +241,7 @@ _CHECKS: dict[str, Callable[[Any], str | None]] = {
     "reasoning_effort": _effort,
     "reasoning_budget": _number(1, whole=True),
     "n": _one,
+    "stream": _whole,
     "timeout": _number(0, _LONGEST, above=True),
     "first_token_timeout": _number(0, _LONGEST, above=True),
     "idle_timeout": _number(0, _LONGEST, above=True),
@@ -190,6 +250,26 @@ _OTHER_NAMES = {"max_new_tokens": "max_tokens", "max_completion_tokens": "max_to
 
 #: The parameters that the port itself knows; all others belong to a backend.
 KNOWN_PARAMETERS = frozenset(_CHECKS)
+#: What some backends take beside them; each is a dict.
+_EXTRAS = frozenset({"extra_body", "extra_headers", "extra_query"})
+_KINDS = {str: "a string", bool: "True or False", Mapping: "a dict whose keys are strings"}
+
+
+def check_kind(kind: Any, **given: Any) -> None:
+    """Looks at the types of settings; `None` means "not given". Their values are not shown: they may hold keys.
+
+    Args:
+        kind: `str`, `bool` or `Mapping`.
+        **given: The settings by their names.
+
+    Raises:
+        InvalidRequest: One is of another type.
+    """
+    for name, value in given.items():
+        odd = [key for key in value if not isinstance(key, str)] if isinstance(value, Mapping) else []
+        if odd or not (value is None or isinstance(value, kind)):
+            found = f"a key that is {odd[0]!r}" if odd else type(value).__name__
+            raise InvalidRequest(f"{name} must be {_KINDS[kind]}, not {found}", parameter=name)
 
 
 def normalise_parameters(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -202,6 +282,8 @@ def normalise_parameters(given: Mapping[str, Any]) -> dict[str, Any]:
     for key, value in given.items():
         if value is None:
             continue
+        if key in _EXTRAS:
+            check_kind(Mapping, **{key: value})
         name = _OTHER_NAMES.get(key, key)
         check = _CHECKS.get(name)
         if check is not None and (problem := check(value)) is not None:
@@ -215,7 +297,8 @@ def normalise_parameters(given: Mapping[str, Any]) -> dict[str, Any]:
         raise InvalidRequest("top_logprobs needs logprobs=True")
     if "reasoning_effort" in result and "reasoning_budget" in result:
         raise InvalidRequest("reasoning_effort and reasoning_budget both say how much to think: give one")
-    result.pop("n", None)
+    for name in ("n", "stream"):
+        result.pop(name, None)
     return result
 
 
@@ -226,7 +309,7 @@ def normalise_stop(value: Any) -> tuple[str, ...]:
         InvalidRequest: It is no string or list of strings, or one is empty.
     """
     values = [value] if isinstance(value, str) else () if value is None else value
-    if not isinstance(values, Iterable):
+    if not isinstance(values, Iterable) or isinstance(values, bytes):
         raise InvalidRequest(f"stop_sequences must be a list of strings, not {type(value).__name__}")
     values = tuple(values)
     for place, stop in enumerate(values):
@@ -270,6 +353,6 @@ def json_size(message: ChatMessage) -> int:
 
 
 __all__ = [
-    "EFFORTS", "KNOWN_PARAMETERS", "json_size", "normalise_messages", "normalise_parameters",
-    "normalise_stop", "plain_dict",
+    "EFFORTS", "KNOWN_PARAMETERS", "check_kind", "json_size", "normalise_conversions", "normalise_messages",
+    "normalise_parameters", "normalise_stop", "plain_dict",
 ]  # fmt: skip

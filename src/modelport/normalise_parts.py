@@ -26,6 +26,7 @@ def part_from(part: Any, place: str) -> Part:
         InvalidRequest: It is malformed, or holds a key that nobody would look at.
     """
     if isinstance(part, Part):
+        _check_part(part, place)
         return part
     if not isinstance(part, Mapping):
         fail(place, f"must be a dict with a 'type', not {type(part).__name__}")
@@ -35,18 +36,42 @@ def part_from(part: Any, place: str) -> Part:
     reader = _PARTS.get(kind) if isinstance(kind, str) else None
     if reader is None:
         fail(place, f"type {kind!r} is unknown; it must be one of {', '.join(sorted(_PARTS))}")
-    known = _PART_KEYS[kind]
-    for key, value in part.items():
-        if key not in known and value is not None:
-            fail(place, f"unknown key {key!r}; a part of type {kind!r} has {', '.join(sorted(known))}")
+    _check_keys(part, _PART_KEYS[kind], place)
     result, control = reader(part, place), part.get("cache_control")
     if control is None:
         return result
+    _check_control(control, place)
+    return replace(result, cache_control=dict(control))
+
+
+def _check_keys(given: Mapping[str, Any], known: set[str], place: str) -> None:
+    for key, value in given.items():
+        if key not in known and value is not None:
+            fail(place, f"unknown key {key!r}; there are {', '.join(sorted(known))}")
+
+
+def _check_control(control: Any, place: str) -> None:
     if not isinstance(control, Mapping) or control.get("type") != "ephemeral":
         fail(f"{place}['cache_control']", f"must be {{'type': 'ephemeral'}}, not {control!r}")
     if control.get("ttl") not in _CACHE_TIMES:
         fail(f"{place}['cache_control']['ttl']", f"must be '5m' or '1h', not {control['ttl']!r}")
-    return replace(result, cache_control=dict(control))
+
+
+def _check_part(part: Part, place: str) -> None:
+    """Looks at a part that a caller has made."""
+    if part.cache_control is not None:
+        _check_control(part.cache_control, place)
+    if isinstance(part, Text):
+        kinds: dict[str, Any] = {"text": str}
+    elif isinstance(part, Image):
+        kinds = {"data": bytes, "media_type": str} if part.url is None else {"url": str}
+        kinds["detail"] = str | None
+    else:
+        kinds = {"data": bytes, "format": str, "name": str | None}
+    for name, kind in kinds.items():
+        if not isinstance(value := getattr(part, name), kind):
+            wanted = getattr(kind, "__name__", "str")
+            fail(place, f"{type(part).__name__}'s {name!r} must be {wanted}, not {type(value).__name__}")
 
 
 def _text(part: Mapping[str, Any], place: str) -> Part:
@@ -62,6 +87,7 @@ def _image(part: Mapping[str, Any], place: str) -> Part:
     value: Any = part[key]
     detail, place = part.get("detail"), f"{place}[{key!r}]"
     if key == "image_url" and isinstance(value, Mapping):
+        _check_keys(value, {"url", "detail"}, place)
         value, detail = value.get("url"), value.get("detail")
     if not isinstance(detail, str | None):
         fail(place, f"'detail' must be a string, not {type(detail).__name__}")
@@ -98,7 +124,10 @@ def image_from(value: Any, place: str = "image", detail: str | None = None, *, f
         value = _read(value, place)
     elif hasattr(value, "save"):  # a PIL image
         buffer = io.BytesIO()
-        (value if value.mode in ("RGB", "RGBA", "L", "1", "P") else value.convert("RGB")).save(buffer, "PNG")
+        try:
+            (value if value.mode in ("RGB", "RGBA", "L", "1", "P") else value.convert("RGB")).save(buffer, "PNG")
+        except Exception as error:  # PIL reads a file only now, and raises what it likes for a broken one.
+            fail(place, f"the {type(value).__name__} can't be written as PNG: {error}")
         value = buffer.getvalue()
     if not isinstance(value, (bytes, bytearray)):
         fail(place, f"must be a PIL image, bytes, a path or a URL, not {type(value).__name__}")
@@ -127,6 +156,7 @@ def _audio(part: Mapping[str, Any], place: str) -> Part:
     inner = part.get("input_audio")
     if not isinstance(inner, Mapping) or not isinstance(inner.get("data"), str):
         fail(place, "write {'type': 'input_audio', 'input_audio': {'data': <base64>, 'format': 'wav'}}")
+    _check_keys(inner, {"data", "format"}, f"{place}['input_audio']")
     if not isinstance(kind := inner.get("format", "wav"), str):
         fail(place, f"'format' must be a string such as 'wav', not {type(kind).__name__}")
     return Attachment("audio", _decoded(f"data:audio/{kind};base64,{inner['data']}", place)[1], kind)
@@ -136,6 +166,7 @@ def _file(part: Mapping[str, Any], place: str) -> Part:
     inner = part.get("file")
     if not isinstance(inner, Mapping) or not isinstance(inner.get("file_data"), str):
         fail(place, "write {'type': 'file', 'file': {'filename': …, 'file_data': 'data:application/pdf;base64,…'}}")
+    _check_keys(inner, {"file_data", "filename"}, f"{place}['file']")
     if not isinstance(name := inner.get("filename"), str | None):
         fail(place, f"'filename' must be a string, not {type(name).__name__}")
     media_type, data = _decoded(inner["file_data"], place)

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from modelport.errors import InvalidRequest
 from modelport.grammar import grammar_from, grammar_from_response_format
-from modelport.normalise import normalise_parameters, normalise_stop
+from modelport.normalise import normalise_conversions, normalise_parameters, normalise_stop
+from modelport.tools import tool_choice_from
 
 
-def _flag(value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise InvalidRequest(f"strict={value!r}: must be True or False")
-    return value
+def _flag(name: str) -> Callable[[Any], bool]:
+    def read(value: Any) -> bool:
+        if not isinstance(value, bool):
+            raise InvalidRequest(f"{name}={value!r}: must be True or False", parameter=name)
+        return value
+
+    return read
 
 
 def _tools(value: Any) -> Any:
@@ -22,14 +26,17 @@ def _tools(value: Any) -> Any:
     return tools_from(value)
 
 
-_READERS = {
+_READERS: dict[str, Callable[[Any], Any]] = {
     "stop_sequences": normalise_stop,
     "stop": normalise_stop,
     "tools": _tools,
     "tools_to_call_from": _tools,
     "grammar": grammar_from,
     "response_format": grammar_from_response_format,
-    "strict": _flag,
+    "strict": _flag("strict"),
+    "tool_choice": tool_choice_from,
+    "custom_role_conversions": normalise_conversions,
+    "flatten_messages_as_text": _flag("flatten_messages_as_text"),
 }
 _OTHER_NAMES = {"stop": "stop_sequences", "tools_to_call_from": "tools", "response_format": "grammar"}
 
@@ -61,8 +68,5 @@ def normalise_options(given: Mapping[str, Any]) -> dict[str, Any]:
         result[name] = normal
     # An agent that names the tools to call from wants one of them called.
     if given.get("tools_to_call_from"):
-        rest.setdefault("tool_choice", "required")
-    for name in ("tool_choice", "custom_role_conversions", "flatten_messages_as_text"):
-        if name in rest:
-            result[name] = rest.pop(name)
+        result.setdefault("tool_choice", "required")
     return {**normalise_parameters(rest), **result}

@@ -6,7 +6,7 @@ import os
 import re
 from typing import Any
 
-from modelport.errors import AuthenticationError
+from modelport.errors import AuthenticationError, InvalidRequest
 
 _WORDS = re.compile(r"[^A-Za-z0-9]+|(?<=[a-z0-9])(?=[A-Z])")
 #: Held against the words of a name. What only sounds alike is not meant: an author, a key's id, a token of text.
@@ -36,7 +36,7 @@ class Secret:
 
     def __init__(self, value: str | None = None, env: str | None = None) -> None:
         if value is not None and not isinstance(value, str):
-            raise TypeError(f"a key must be a string, not {type(value).__name__}")
+            raise InvalidRequest(f"a key must be a string, not {type(value).__name__}")
         self._value = value
         self.env = env
 

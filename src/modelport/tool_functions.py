@@ -26,7 +26,8 @@ def tool_from_class(kind: type, place: str) -> Tool:
     try:
         of_model = getattr(kind, "model_json_schema", None) or type_adapter(kind).json_schema
         schema = rooted(closed(of_model(schema_generator=tight())))
-        problem = "" if schema.get("type") == "object" else f"it is {json.dumps(schema)[:80]}"
+        fits = schema.get("type") == "object" and "properties" in schema
+        problem = "" if fits else f"it is {json.dumps(schema)[:80]}"
     except Exception as error:  # pydantic raises several kinds for what it can't describe.
         schema, problem = {}, str(error).splitlines()[0]
     if problem:

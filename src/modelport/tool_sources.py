@@ -46,12 +46,12 @@ def _tool_from(value: Any, place: str) -> Tool:
         return _from_dict(value, place)
     name, description = getattr(value, "name", None), getattr(value, "description", None) or ""
     if isinstance(inputs := getattr(value, "inputs", None), dict) and isinstance(name, str):
-        return Tool(name, description, _smolagents_schema(inputs))
+        return Tool(name, description, _smolagents_schema(inputs, place))
     for key in ("inputSchema", "input_schema"):  # an MCP tool; the second since version 2 of its package
         if isinstance(schema := getattr(value, key, None), dict):
             return Tool(name, description, schema)  # type: ignore[arg-type]  # The name is checked.
     if hasattr(value, "args_schema") and isinstance(name, str):
-        return Tool(name, description, _langchain_schema(value))
+        return Tool(name, description, _langchain_schema(value, place))
     from modelport.tool_functions import tool_from_class, tool_from_function
 
     if isinstance(value, type):
@@ -96,11 +96,8 @@ def _from_dict(value: dict[str, Any], place: str) -> Tool:
     schemas = [function[key] for key in _SCHEMA_KEYS if key in function]
     if len(schemas) > 1:
         raise InvalidRequest(f"{place} ({name!r}): give one of {', '.join(map(repr, _SCHEMA_KEYS))}")
-    strict = function.get("strict")
-    if not isinstance(strict, bool | None):
-        raise InvalidRequest(f"{place} ({name!r}): 'strict' must be True or False, not {strict!r}")
     parameters = (schemas or [None])[0] or {"type": "object", "properties": {}}
-    return Tool(name, function.get("description", ""), parameters, strict)
+    return Tool(name, function.get("description", ""), parameters, function.get("strict"))
 
 
 def _example() -> str:
@@ -112,16 +109,20 @@ def _example() -> str:
 _JSON_TYPES = {"string", "boolean", "integer", "number", "array", "object", "null"}
 
 
-def _smolagents_schema(inputs: dict[str, Any]) -> dict[str, Any]:
+def _smolagents_schema(inputs: dict[str, Any], place: str) -> dict[str, Any]:
     """The JSON schema of a smolagents tool's `inputs`.
 
     "any", "image" and "audio" are no JSON types (agents pass the name of a variable), `nullable` is no keyword.
     """
     properties, required = {}, []
     for name, given in inputs.items():
+        if not isinstance(name, str) or not isinstance(given, dict):
+            raise InvalidRequest(f"{place}: inputs[{name!r}] must be a dict such as {{'type': 'string'}}, by its name")
         prop = {key: item for key, item in given.items() if key != "nullable"}
         kinds = prop.get("type")
         kinds = kinds if isinstance(kinds, list) else [kinds]
+        if not all(isinstance(kind, str | None) for kind in kinds):
+            raise InvalidRequest(f"{place}: inputs[{name!r}]['type'] must be a type's name, not {prop['type']!r}")
         if not _JSON_TYPES.issuperset(kinds):
             prop.pop("type", None)
         if not given.get("nullable"):
@@ -129,13 +130,13 @@ def _smolagents_schema(inputs: dict[str, Any]) -> dict[str, Any]:
         else:
             if "type" in prop and "null" not in kinds:
                 prop["type"] = [*kinds, "null"]
-            if "enum" in prop and None not in prop["enum"]:
+            if isinstance(prop.get("enum"), list) and None not in prop["enum"]:
                 prop["enum"] = [*prop["enum"], None]
         properties[name] = prop
     return {"type": "object", "properties": properties, "required": required}
 
 
-def _langchain_schema(tool: Any) -> Any:
+def _langchain_schema(tool: Any, place: str) -> Any:
     """What a call of a LangChain tool must give, without the arguments that are injected."""
     module = sys.modules.get("langchain_core.tools")
     if module is not None and isinstance(tool, module.Tool) and not tool.args_schema:
@@ -143,7 +144,12 @@ def _langchain_schema(tool: Any) -> Any:
         argument = {"title": "__arg1", "type": "string"}
         return {"type": "object", "properties": {"__arg1": argument}, "required": ["__arg1"]}
     schema = getattr(tool, "tool_call_schema", None) or tool.args_schema
-    return schema if isinstance(schema, dict) else closed(schema.model_json_schema(schema_generator=tight()))
+    if isinstance(schema, dict):
+        return schema
+    try:
+        return closed(schema.model_json_schema(schema_generator=tight()))
+    except Exception as error:  # pydantic raises several kinds for what it can't describe.
+        raise InvalidRequest(f"{place} ({tool.name!r}): its args_schema can't be used: {error}") from None
 
 
 # --- checks -----------------------------------------------------------------------------------------------------------
@@ -167,6 +173,8 @@ def _checked(tool: Tool, place: str) -> Tool:
     place = f"{place} ({tool.name!r})"
     if not isinstance(tool.parameters, dict) or not isinstance(tool.description, str):
         raise InvalidRequest(f"{place}: 'parameters' must be a JSON schema (a dict), 'description' a string")
+    if not isinstance(tool.strict, bool | None):
+        raise InvalidRequest(f"{place}: 'strict' must be True or False, not {tool.strict!r}")
     parameters = rooted(tool.parameters)
     if (kind := parameters.get("type", "object")) != "object":
         raise InvalidRequest(f"{place}: 'parameters' must be a JSON schema of type 'object', not {kind!r}")

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from modelport.errors import InvalidRequest, InvalidToolCall
 from modelport.grammar import mismatch
-from modelport.messages import ChatMessage, ChatMessageStreamDelta, ChatMessageToolCallFunction, fold
+from modelport.messages import ChatMessage, ChatMessageStreamDelta, ChatMessageToolCallFunction, fold, read_json
 
 
 @dataclass(frozen=True)
@@ -55,19 +54,19 @@ class Named:
 ToolChoice = Literal["auto", "none", "required"] | Named
 
 
-def tool_choice_from(value: Any, tools: tuple[Tool, ...]) -> ToolChoice:
+def tool_choice_from(value: Any, tools: tuple[Tool, ...] | None = None) -> ToolChoice:
     """The tool choice that a caller's argument means.
 
     Args:
         value: `auto`, `none`, `required` (also `any`), a tool's name, or OpenAI's
             `{"type": "function", "function": {"name": …}}`.
-        tools: The tools of the request.
+        tools: The tools of the request; `None` where they are not known yet.
 
     Raises:
         InvalidRequest: It is none of these, or names a tool that is not there.
     """
     if value in ("auto", "none", "required"):
-        if value == "required" and not tools:
+        if value == "required" and tools == ():
             raise InvalidRequest("tool_choice='required' needs tools: pass tools=[…]")
         return value  # type: ignore[no-any-return]
     if value == "any":
@@ -78,11 +77,12 @@ def tool_choice_from(value: Any, tools: tuple[Tool, ...]) -> ToolChoice:
     elif isinstance(value, dict):
         function = value.get("function")
         name = function.get("name") if isinstance(function, dict) else value.get("name")
-    names = [tool.name for tool in tools]
-    if not isinstance(name, str) or name not in names:
+    names = None if tools is None else [tool.name for tool in tools]
+    if not isinstance(name, str) or (names is not None and name not in names):
+        shown = value.name if isinstance(value, Named) else value
+        known = "" if names is None else f" ({', '.join(map(repr, names)) or 'there are none'})"
         raise InvalidRequest(
-            f"tool_choice={value!r} is unknown; it must be 'auto', 'none', 'required' or the name of a tool "
-            f"({', '.join(map(repr, names)) or 'there are none'})"
+            f"tool_choice={shown!r} is unknown; it must be 'auto', 'none', 'required' or the name of a tool{known}"
         )
     return Named(name)
 
@@ -145,7 +145,7 @@ def _problem_of(call: ChatMessageToolCallFunction, tools: tuple[Tool, ...], choi
 
 def _is_json(text: str) -> bool:
     try:
-        json.loads(text)
-    except (ValueError, RecursionError):
+        read_json(text)
+    except ValueError:
         return False
     return True

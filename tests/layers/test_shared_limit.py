@@ -485,8 +485,9 @@ def test_an_answer_is_given_though_its_cost_can_not_be_told(restartable: Restart
 
 @pytest.mark.parametrize(
     "url",
-    ["http://user:{}@host", "redis://user:{}@host:port/0", "redis://[{}", "{}", "redis://:{}@h:1/0?socket_timeout=x"],
-)
+    ["http://user:{}@host", "redis://user:{}@host:port/0", "redis://[{}", "{}", "redis://:{}@h:1/0?socket_timeout=x",
+     "redis://:{}@h:1/0?bogus=x", "redis://:{}@h:1/0?retry=5", "redis://:{}@h:1/0?encoding=bogus", "redis://:{}@h/one"],
+)  # fmt: skip
 def test_a_url_that_is_none_is_said_without_showing_it(url: str) -> None:
     with pytest.raises(InvalidRequest, match="URL is not valid") as raised:
         scripted(RedisLimits(url.format(PASSWORD)), requests_per_minute=1)("?")
@@ -551,10 +552,24 @@ def test_settings_that_make_no_sense_are_refused(settings: dict[str, Any], named
         ScriptedModel(**settings)
 
 
-@pytest.mark.parametrize("settings", [{"when_gone": "ignore"}, {"timeout": 0}, {"timeout": True}])
+@pytest.mark.parametrize(
+    "settings",
+    [{"when_gone": "ignore"}, {"timeout": 0}, {"timeout": True}, {"timeout": 10**400}, {"name": 5}, {"name": b"a"}],
+)
 def test_settings_of_it_that_are_none_are_refused(settings: dict[str, Any]) -> None:
     with pytest.raises(InvalidRequest, match=next(iter(settings))):
         RedisLimits("redis://h", **settings)
+
+
+@pytest.mark.parametrize("url", [5, b"redis://h", {"env": 5}, {"variable": "REDIS_URL"}, {}])
+def test_a_url_of_another_type_is_refused(url: Any) -> None:
+    with pytest.raises(InvalidRequest, match=r"url: as a dict|a key must be a string"):
+        RedisLimits(url)
+
+
+def test_any_string_is_a_name(redis: RedisServer) -> None:
+    limits = RedisLimits(redis.url, name="\ud800 {a}\n")
+    assert scripted(limits, requests_per_minute=10)("?").content
 
 
 def test_a_pickled_layer_shares_the_same_window(redis: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:

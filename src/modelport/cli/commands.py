@@ -233,7 +233,14 @@ def _content(prompt: str, images: tuple[str, ...]) -> Any:
     from modelport.content import Text
     from modelport.normalise_parts import image_from
 
-    return [*(image_from(image, f"--image {image}") for image in images), Text(prompt)]
+    return [*(image_from(image, f"--image {_shown(image)}") for image in images), Text(prompt)]
+
+
+def _shown(image: str) -> str:
+    """A file's name, or the beginning of a URL, whose rest may be a signature."""
+    from modelport.secrets import url_start
+
+    return url_start(image) if ":" in image and not Path(image).exists() else image
 
 
 @cli.command(cls=_Command)

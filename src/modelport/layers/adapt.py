@@ -26,6 +26,7 @@ from modelport.messages import (
     MessageRole,
     TokenUsage,
     fold,
+    read_json,
 )
 from modelport.request import Request
 from modelport.schema_rules import Unfit, is_any_object, without_nulls
@@ -367,7 +368,7 @@ def _parsed(grammar: Grammar, text: str, nulls: bool) -> Any:
         ValueError: It does not have the form.
     """
     if nulls and isinstance(grammar, JSONSchema):
-        value = json.loads(text)
+        value = read_json(text)
         kept = without_nulls(grammar.schema, value, lambda schema, part: mismatch(schema, part) is None)
         if kept != value:
             text = json.dumps(kept)

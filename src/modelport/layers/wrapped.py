@@ -12,7 +12,7 @@ from typing import Any
 from modelport.errors import ModelError
 from modelport.grammar import Choice, JSONSchema
 from modelport.layers import Deltas
-from modelport.messages import ChatMessageStreamDelta
+from modelport.messages import ChatMessageStreamDelta, read_json
 
 KEY = "answer"
 _HEAD = re.compile(rf'\s*\{{\s*"{KEY}"\s*:\s*(?=\S)')
@@ -61,7 +61,7 @@ class _Unwrapper:
             rest = whole[:-1].rstrip()
         if self._text and self._inside:
             try:
-                value = json.loads(rest)
+                value = read_json(rest)
                 return value if isinstance(value, str) else rest
             except ValueError:
                 pass

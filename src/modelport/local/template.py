@@ -79,7 +79,9 @@ class Template:
             InvalidRequest: The template refuses the conversation.
         """
         try:
-            return self._render([_plain(message) for message in messages], tools, **variables)
+            prompt = self._render([_plain(message) for message in messages], tools, **variables)
+            prompt.encode()  # A half of a surrogate pair may be written as an escape in a call's arguments.
+            return prompt
         except Exception as error:  # Templates raise what they like, jinja2's errors among it.
             raise InvalidRequest(f"the model's chat template refuses this conversation: {error}") from None
 

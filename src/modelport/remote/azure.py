@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import aclosing
 from typing import Any, ClassVar
 from urllib.parse import quote, urlsplit
@@ -12,6 +12,7 @@ from urllib.parse import quote, urlsplit
 from modelport.capabilities import Capabilities
 from modelport.errors import AuthenticationError, InvalidRequest, NotFoundError
 from modelport.messages import ChatMessageStreamDelta
+from modelport.normalise import check_kind
 from modelport.remote.openai import OpenAIServerModel
 from modelport.remote.schemas import AZURE
 from modelport.remote.transport import HTTPTransport, Transport
@@ -77,6 +78,7 @@ class AzureOpenAIServerModel(OpenAIServerModel):
             "azure_deployment": azure_deployment, "azure_ad_token": azure_ad_token,
             "azure_ad_token_provider": azure_ad_token_provider,
         }  # fmt: skip
+        check_kind(Mapping, client_kwargs=settings.get("client_kwargs"), default_query=settings.get("default_query"))
         rest = dict(settings.pop("client_kwargs", None) or {})
         for name in own.keys() & rest.keys():  # where agents' users write what their model class has no name for
             if own[name] is not None:
@@ -84,6 +86,9 @@ class AzureOpenAIServerModel(OpenAIServerModel):
             own[name] = rest.pop(name)
         if settings.get("api_base"):
             raise InvalidRequest("api_base is for OpenAIServerModel; here the resource's address is azure_endpoint")
+        check_kind(str, **{name: own[name] for name in ("azure_endpoint", "api_version", "azure_deployment")})
+        if not callable(own["azure_ad_token_provider"]) and own["azure_ad_token_provider"] is not None:
+            raise InvalidRequest("azure_ad_token_provider must be a function that gives a token")
         credentials = ("api_key", "azure_ad_token", "azure_ad_token_provider")
         if len(given := [name for name in credentials if own[name] is not None]) > 1:
             raise InvalidRequest(f"{' and '.join(given)}: give one of them")

@@ -12,6 +12,7 @@ from modelport.grammar import JSONSchema
 from modelport.layers.retry import RetryPolicy
 from modelport.messages import ChatMessageStreamDelta
 from modelport.model import Model
+from modelport.normalise import check_kind
 from modelport.remote.boto import Boto
 from modelport.remote.boto_client import attempts_of, check_client, make_client
 from modelport.remote.converse import call_from
@@ -131,6 +132,8 @@ class AmazonBedrockServerModel(Model):
                 f"model_id={model_id!r}: name the model, as AmazonBedrockServerModel('us.amazon.nova-pro-v1:0'); "
                 "`aws bedrock list-inference-profiles` lists those of your account"
             )
+        check_kind(Mapping, client_kwargs=client_kwargs)
+        check_kind(str, region_name=region_name, profile_name=profile_name, api_base=api_base)
         own = {"client_kwargs": client_kwargs, "region_name": region_name, "profile_name": profile_name,
                "api_base": api_base, "api_key": api_key}  # fmt: skip
         if client is not None:

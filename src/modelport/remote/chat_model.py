@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import replace
 from typing import Any, ClassVar
@@ -14,7 +14,7 @@ from modelport.errors import InvalidRequest, ModelError
 from modelport.grammar import Choice, JSONSchema, Lark, Regex
 from modelport.messages import ChatMessageStreamDelta
 from modelport.model import Model
-from modelport.normalise import EFFORTS
+from modelport.normalise import EFFORTS, check_kind
 from modelport.remote.free_thought import PATH, grammar_after_thought
 from modelport.remote.profiles import PROFILES
 from modelport.remote.schemas import OPENAI
@@ -84,10 +84,11 @@ class ChatCompletionsModel(Model):
         accept_missing_finish: bool = False,
         **settings: Any,
     ) -> None:
-        if dialect is not None and dialect not in self.dialects:
+        if dialect is not None and not (isinstance(dialect, str) and dialect in self.dialects):
             raise InvalidRequest(
                 f"dialect={dialect!r} is unknown; there are {', '.join(sorted(self.dialects))}, or None"
             )
+        check_kind(bool, accept_missing_finish=accept_missing_finish)
         super().__init__(model_id, **settings)
         self.dialect = dialect
         self.accept_missing_finish = accept_missing_finish
@@ -146,7 +147,7 @@ class ChatCompletionsModel(Model):
 
     def _call(self, request: Request) -> Call:
         parameters = {k: v for k, v in request.parameters.items() if k not in self._dropped}
-        headers, query, extra = [_extra(parameters, name) for name in ("extra_headers", "extra_query", "extra_body")]
+        headers, query, extra = [parameters.pop(name, {}) for name in ("extra_headers", "extra_query", "extra_body")]
         if parameters != request.parameters:
             request = request.but(parameters=parameters)
         if "tool_choice" in self._dropped:
@@ -196,13 +197,3 @@ class ChatCompletionsModel(Model):
         """Closes the connections of the running loop, and those of synchronous calls."""
         await self._transport.aclose()
         await super().aclose()
-
-
-_NONE: Mapping[str, Any] = {}
-
-
-def _extra(parameters: dict[str, Any], name: str) -> Mapping[str, Any]:
-    given = parameters.pop(name, None) or _NONE
-    if not isinstance(given, Mapping):
-        raise InvalidRequest(f"{name} must be a dict, not {type(given).__name__}", parameter=name)
-    return given

@@ -16,7 +16,7 @@ from modelport.capabilities import Capabilities
 from modelport.content import Attachment, Image, Part, Text
 from modelport.errors import InvalidRequest
 from modelport.grammar import Grammar, JSONSchema
-from modelport.messages import ChatMessage, ChatMessageToolCall
+from modelport.messages import ChatMessage, ChatMessageToolCall, read_json
 
 Block = dict[str, Any]
 
@@ -147,8 +147,8 @@ def _call(call: ChatMessageToolCall, place: str) -> Block:
     name, arguments = call.function.name, call.function.arguments
     if isinstance(arguments, str):
         try:
-            arguments = json.loads(arguments or "{}")
-        except (ValueError, RecursionError):
+            arguments = read_json(arguments or "{}")
+        except ValueError:
             arguments = None
     if not isinstance(arguments, dict):
         raise InvalidRequest(

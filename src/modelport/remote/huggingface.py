@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
 from modelport.errors import InvalidRequest
+from modelport.normalise import check_kind
 from modelport.remote.chat_model import ChatCompletionsModel
 from modelport.remote.hub import URL, HubTransport, hub_package, provider_helper
 from modelport.remote.transport import Transport
@@ -56,6 +57,8 @@ class InferenceClientModel(ChatCompletionsModel):
         client_kwargs: Mapping[str, Any] | None = None,
         **settings: Any,
     ) -> None:
+        check_kind(Mapping, client_kwargs=client_kwargs)
+        check_kind(str, model_id=model_id, provider=provider, bill_to=bill_to, base_url=base_url)
         if token is not None and api_key is not None:
             raise InvalidRequest("token and api_key are two names of one setting: give one")
         own = {"model", "provider", "token", "api_key", "bill_to", "base_url"}

@@ -12,7 +12,7 @@ from modelport.grammar import JSONSchema
 from modelport.layers.retry import RetryPolicy
 from modelport.messages import ChatMessageStreamDelta
 from modelport.model import Model
-from modelport.normalise import EFFORTS
+from modelport.normalise import EFFORTS, check_kind
 from modelport.remote.chat_model import DIALECTS
 from modelport.remote.free_thought import PATH, grammar_after_thought
 from modelport.remote.litellm_errors import error_of
@@ -110,13 +110,17 @@ class LiteLLMModel(Model):
         **settings: Any,
     ) -> None:
         require_litellm()
+        check_kind(str, model_id=model_id, api_base=api_base, dialect=dialect)
+        check_kind(bool, accept_missing_finish=accept_missing_finish)
         model_id = model_id or DEFAULT_MODEL
         if dialect is not None and dialect not in DIALECTS:
             raise InvalidRequest(f"dialect={dialect!r} is unknown; there are {', '.join(DIALECTS)}, or None")
-        if api_base is not None and not str(api_base).startswith(("http://", "https://")):
+        if api_base is not None and not api_base.startswith(("http://", "https://")):
             raise InvalidRequest(f"api_base={api_base!r}: must be a URL such as 'http://localhost:8000/v1'")
         for name in RETRIES:
             if (again := settings.pop(name, None)) is not None:
+                if not isinstance(again, int):
+                    raise InvalidRequest(f"{name}={again!r}: must be a whole number")
                 settings.setdefault("retry", RetryPolicy(attempts=again + 1))
         if flatten_messages_as_text is None:
             flatten_messages_as_text = model_id.startswith(FLATTENED)

@@ -13,7 +13,7 @@ from typing import Any
 from modelport.capabilities import Capabilities
 from modelport.errors import InvalidRequest, MalformedResponse
 from modelport.grammar import JSONSchema
-from modelport.normalise import KNOWN_PARAMETERS
+from modelport.normalise import KNOWN_PARAMETERS, check_kind
 from modelport.remote.litellm_kept import Kept, keep_apart
 from modelport.remote.profiles import PROFILES
 from modelport.remote.transport import require
@@ -229,6 +229,7 @@ def secret_of(key: Secret | str | Mapping[str, Any], owner: str) -> Secret:
         return key
     if isinstance(key, Mapping):
         return Secret(env=key.get("env"))
+    check_kind(str, api_key=key)
     if key.startswith("os.environ/"):
         return Secret(env=key.removeprefix("os.environ/"))
     provider, slash, _ = owner.partition("/")

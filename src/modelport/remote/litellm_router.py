@@ -11,6 +11,7 @@ from importlib.util import find_spec
 from typing import Any, ClassVar
 
 from modelport.errors import InvalidRequest, MissingDependency, ModelError
+from modelport.normalise import check_kind
 from modelport.remote.litellm import FLATTENED, LiteLLMModel
 from modelport.remote.litellm_errors import error_of
 from modelport.remote.litellm_parts import litellm_package, secret_of, secrets_of
@@ -65,6 +66,8 @@ class LiteLLMRouterModel(LiteLLMModel):
         flatten_messages_as_text: bool | None = None,
         **settings: Any,
     ) -> None:
+        check_kind(str, model_id=model_id)
+        check_kind(Mapping, client_kwargs=client_kwargs)
         if not model_id:
             raise InvalidRequest("model_id is missing: name one of the model_list's groups")
         for name in ("api_base", "api_key"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any, Literal
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from modelport.errors import AuthenticationError, ConnectionFailed, InvalidRequest, MissingDependency, ServerError
 from modelport.remote.pools import PerLoop
@@ -115,8 +115,12 @@ class RedisLimits:
     ) -> None:
         if when_gone not in ("error", "local"):
             raise InvalidRequest(f"when_gone={when_gone!r}: must be 'error' or 'local'")
-        if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not timeout > 0:
-            raise InvalidRequest(f"timeout={timeout!r}: must be a number of seconds above 0")
+        if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not 0 < timeout <= 1e9:
+            raise InvalidRequest(f"timeout={timeout!r}: must be a number of seconds above 0, and at most 1e9")
+        if not isinstance(name, str | None):
+            raise InvalidRequest(f"name={name!r}: must be a string")
+        if isinstance(url, Mapping) and not isinstance(url.get("env"), str):
+            raise InvalidRequest("url: as a dict it names an environment variable, as {'env': 'REDIS_URL'}")
         try:
             import redis.asyncio
         except ImportError:
@@ -184,7 +188,9 @@ class RedisLimits:
         name = self.name or of  # in braces, which keeps the keys on one node of a cluster
         try:
             client = await self._clients.get(self._make)
-            return await client.register_script(script)([f"modelport:{{{name}}}:{key}" for key in keys], args)
+            # Any string may be a name, also one that UTF-8 can't write.
+            named = [f"modelport:{{{name}}}:{key}".encode(errors="backslashreplace") for key in keys]
+            return await client.register_script(script)(named, args)
         except (self._redis.RedisError, OSError, TimeoutError) as error:
             ours = self._translated(error)
         raise ours  # outside, or the client's frames would hang on it
@@ -192,20 +198,36 @@ class RedisLimits:
     def _make(self) -> Any:
         if not self.url:
             raise InvalidRequest(f"No Redis was named. Pass url='redis://…', or set {self.url.env}.")
+        if (client := self._client()) is not None:
+            return client
+        raise InvalidRequest(
+            "The Redis's URL is not valid: write redis://[user:password@]host:port/db, and behind a '?' only what the "
+            "redis package takes."
+        )
+
+    def _client(self) -> Any:
+        """The client; `None` where the URL is none: the errors of redis, and the locals here, may hold the password."""
         from redis.asyncio.retry import Retry
         from redis.backoff import NoBackoff
 
         try:
-            return self._redis.asyncio.from_url(
+            parts = urlsplit(self.url.reveal())
+            if parts.scheme != "unix":
+                int(unquote(parts.path).strip("/") or 0)  # what is no number would be taken for 0
+            client = self._redis.asyncio.from_url(
                 self.url.reveal(),
                 socket_timeout=self.timeout,
                 socket_connect_timeout=self.timeout,
                 # Once more, on a new connection: the Redis may have been restarted since the last call.
                 retry=Retry(NoBackoff(), 1),
             )
-        except (ValueError, TypeError):
-            pass  # whose text may quote the password
-        raise InvalidRequest("The Redis's URL is not valid: write redis://[user:password@]host:port/db.")
+            # What stands behind a "?" is looked at where a connection is made, which opens nothing yet.
+            settings = client.connection_pool.connection_kwargs
+            client.connection_pool.connection_class(**settings)
+            "".encode(settings.get("encoding", "utf-8"))
+        except Exception:  # Of many kinds, from within redis.
+            return None
+        return client
 
     def _translated(self, error: Exception) -> ConnectionFailed | ServerError | AuthenticationError:
         kinds = self._redis.exceptions
@@ -220,7 +242,7 @@ class RedisLimits:
 
     def _where(self) -> str:
         parts = urlsplit(self.url.reveal())
-        return parts.netloc.rpartition("@")[2] or parts.path
+        return parts.netloc.rpartition("@")[2] or parts.path or "localhost"
 
 
 def _restored(settings: Mapping[str, Any]) -> RedisLimits:

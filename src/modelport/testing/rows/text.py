@@ -241,6 +241,11 @@ def bad_input(subject: Subject, model: Model) -> None:
         ([{"role": "user", "content": [{"type": "text", "text": "hi", "txt": "x"}]}], {}, "'txt'"),
         ([{"role": "user", "content": [{"type": "image", "path": "/no/such.png"}]}], {}, "/no/such.png"),
         ([], {}, "messages"),
+        ("\ud800", {}, "messages: holds '\\ud800'"),
+        ([_calling({"on": {1}})], {}, "messages[0]['tool_calls'][0]['function']['arguments']"),
+        ([_calling({"x": float("nan")})], {}, "messages[0]['tool_calls'][0]['function']['arguments']"),
+        ("hi", {"stream": True}, "stream=True"),
+        ("hi", {"custom_role_conversions": {"system": "nobody"}}, "custom_role_conversions"),
         ("hi", {"max_tokens": -1}, "max_tokens=-1"),
         ("hi", {"temperature": "hot"}, "temperature='hot'"),
         ("hi", {"tool_choice": "perhaps"}, "tool_choice='perhaps'"),
@@ -254,6 +259,11 @@ def bad_input(subject: Subject, model: Model) -> None:
             assert place in str(error), f"{error} does not name {place}"
             continue
         raise AssertionError(f"{options or messages} was accepted")
+
+
+def _calling(arguments: dict[str, Any]) -> dict[str, Any]:
+    call = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": arguments}}
+    return {"role": "assistant", "content": None, "tool_calls": [call]}
 
 
 ROWS = (

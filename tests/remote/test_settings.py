@@ -1,0 +1,59 @@
+"""Settings of another type are found by every backend's constructor, and none of their values is shown."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+import modelport
+from modelport.errors import InvalidRequest, MissingDependency
+
+OPENAI = {"model_id": "m", "api_base": "http://127.0.0.1:9/v1", "api_key": "key"}
+AZURE = {"model_id": "m", "azure_endpoint": "https://r.openai.azure.com", "api_key": "key"}
+HUB = {"model_id": "m", "base_url": "http://127.0.0.1:9", "token": "hf_key"}
+BEDROCK = {"model_id": "amazon.nova-pro-v1:0", "region_name": "us-east-1", "api_key": "key"}
+LITELLM = {"model_id": "openai/m"}
+ROUTER = {"model_id": "m", "model_list": [{"model_name": "m", "litellm_params": {"model": "openai/m"}}]}
+
+
+@pytest.mark.parametrize(
+    ("name", "good", "wrong"),
+    [
+        ("OpenAIServerModel", OPENAI, {"model_id": 5}),
+        ("OpenAIServerModel", OPENAI, {"dialect": []}),
+        ("OpenAIServerModel", OPENAI, {"accept_missing_finish": "yes"}),
+        ("OpenAIServerModel", OPENAI, {"api_key": 5}),
+        ("OpenAIServerModel", OPENAI, {"extra_headers": ["hidden"]}),
+        ("AzureOpenAIServerModel", AZURE, {"azure_endpoint": 5}),
+        ("AzureOpenAIServerModel", AZURE, {"azure_deployment": 5}),
+        ("AzureOpenAIServerModel", AZURE, {"api_version": 1.5}),
+        ("AzureOpenAIServerModel", AZURE, {"client_kwargs": 5}),
+        ("AzureOpenAIServerModel", AZURE, {"default_query": "hidden"}),
+        ("InferenceClientModel", HUB, {"base_url": 5}),
+        ("InferenceClientModel", HUB, {"model_id": ["m"]}),
+        ("InferenceClientModel", HUB, {"client_kwargs": ["hidden"]}),
+        ("InferenceClientModel", HUB, {"token": b"hidden"}),
+        ("AmazonBedrockServerModel", BEDROCK, {"client_kwargs": "hidden"}),
+        ("AmazonBedrockServerModel", BEDROCK, {"region_name": 5}),
+        ("AmazonBedrockServerModel", BEDROCK, {"api_base": 5}),
+        ("LiteLLMModel", LITELLM, {"model_id": 5}),
+        ("LiteLLMModel", LITELLM, {"api_base": 5}),
+        ("LiteLLMModel", LITELLM, {"api_key": b"hidden"}),
+        ("LiteLLMModel", LITELLM, {"dialect": []}),
+        ("LiteLLMModel", LITELLM, {"num_retries": "3"}),
+        ("LiteLLMModel", LITELLM, {"flatten_messages_as_text": "yes"}),
+        ("LiteLLMRouterModel", ROUTER, {"client_kwargs": ["hidden"]}),
+        ("LiteLLMRouterModel", ROUTER, {"model_id": 5}),
+    ],
+)
+def test_a_setting_of_another_type_is_named(name: str, good: dict[str, Any], wrong: dict[str, Any]) -> None:
+    make = getattr(modelport, name)
+    try:
+        make(**good)
+    except MissingDependency as error:
+        pytest.skip(str(error))
+    (setting,) = wrong
+    with pytest.raises(InvalidRequest, match=f"^{setting}|a key must be a string") as raised:
+        make(**{**good, **wrong})
+    assert "hidden" not in str(raised.value)
