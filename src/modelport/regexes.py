@@ -65,7 +65,10 @@ def search(pattern: str, text: str) -> bool:
         InvalidRequest: It takes longer than `LONGEST`.
         re.error: It is no regular expression.
     """
-    re.compile(pattern)  # The other package reads more.
+    try:
+        re.compile(pattern)  # The other package reads more.
+    except (RecursionError, OverflowError) as error:
+        raise re.error(str(error)) from None
     return _found(pattern, text, _compiled(pattern).search)
 
 

@@ -359,6 +359,32 @@ def test_a_header_that_is_none(server: FaultServer, transport: str, headers: Any
     assert server.requests == []
 
 
+@pytest.mark.parametrize("given", [None, 5, "", RuntimeError("no")], ids=str)
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_a_function_that_gives_no_key(server: FaultServer, transport: str, given: Any, asynchronous: bool) -> None:
+    def key() -> Any:
+        if isinstance(given, Exception):
+            raise given
+        return given
+
+    async def akey() -> Any:
+        return key()
+
+    with (
+        model_for(server.base_url, transport, api_key=akey if asynchronous else key) as model,
+        pytest.raises(AuthenticationError, match=r"api_key: the function (gave|failed)") as caught,
+    ):
+        model.generate("hello")
+    assert caught.value.__cause__ is (given if isinstance(given, Exception) else None)
+    assert server.requests == []
+
+
+@pytest.mark.parametrize("settings", [{"client": 5}, {"organization": 5}], ids=str)
+def test_a_setting_of_another_kind_is_named(server: FaultServer, settings: Any) -> None:
+    with pytest.raises(InvalidRequest, match=next(iter(settings))):
+        OpenAIServerModel("m", server.base_url, **settings).generate("hello")
+
+
 def test_what_no_request_can_hold_is_not_blamed_on_the_service(server: FaultServer, transport: str) -> None:
     for value in ({"extra_body": {"a": object()}}, {"extra_body": {"a": "\ud800"}}):
         with pytest.raises(InvalidRequest), model_for(server.base_url, transport, **value) as model:
@@ -368,7 +394,7 @@ def test_what_no_request_can_hold_is_not_blamed_on_the_service(server: FaultServ
 
 @pytest.mark.parametrize("name", ["default_headers", "default_query"])
 def test_headers_and_queries_are_dicts(name: str) -> None:
-    with pytest.raises(InvalidRequest, match=f"{name} must be a dict, not list"):
+    with pytest.raises(InvalidRequest, match=f"{name} must be a dict.* not list"):
         OpenAIServerModel("m", **{name: ["a"]})
 
 
@@ -944,7 +970,7 @@ def test_a_timeout_of_the_clients_own(server: FaultServer) -> None:
 
 def test_wrong_settings_of_a_client(server: FaultServer) -> None:
     model = OpenAIServerModel("m", server.base_url, client_kwargs={"no_such_setting": 1})
-    with pytest.raises(TypeError, match="no_such_setting"):
+    with pytest.raises(InvalidRequest, match="no_such_setting"):
         model.generate("hello")
     with pytest.raises(InvalidRequest, match="client_kwargs"):
         OpenAIServerModel("m", client=openai.OpenAI(), client_kwargs={"timeout": 1})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import os
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import aclosing
@@ -13,13 +12,12 @@ from modelport.capabilities import Capabilities
 from modelport.errors import AuthenticationError, InvalidRequest, NotFoundError
 from modelport.messages import ChatMessageStreamDelta
 from modelport.normalise import check_kind
-from modelport.remote.openai import OpenAIServerModel
+from modelport.remote.openai import OpenAIServerModel, key_from
 from modelport.remote.schemas import AZURE
 from modelport.remote.transport import HTTPTransport, Transport
-from modelport.remote.wire import hidden
+from modelport.remote.wire import checked_url
 from modelport.request import Request
 from modelport.secrets import Secret
-from modelport.threads import in_thread
 
 _TOKEN_VARIABLE = "AZURE_OPENAI_AD_TOKEN"
 #: Versions of the v1 API, which needs none; dated ones belong to the deployments paths.
@@ -140,8 +138,8 @@ class AzureOpenAIServerModel(OpenAIServerModel):
                 "No endpoint was given. Pass azure_endpoint='https://RESOURCE.openai.azure.com', or set the "
                 "environment variable AZURE_OPENAI_ENDPOINT."
             )
-        parts, version = urlsplit(endpoint), self._version()
-        if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or "/deployments" in parts.path:
+        parts, version = urlsplit(checked_url(endpoint, "azure_endpoint")), self._version()
+        if parts.query or "/deployments" in parts.path:
             raise InvalidRequest(
                 f"azure_endpoint={endpoint!r}: must be the resource's address alone, such as "
                 "'https://RESOURCE.openai.azure.com'"
@@ -194,16 +192,8 @@ class AzureOpenAIServerModel(OpenAIServerModel):
     async def _token(self) -> str:
         if self.azure_ad_token is not None:
             return self.azure_ad_token.reveal()
-        provider: Any = self.azure_ad_token_provider
-        try:
-            # A future that was cancelled as it got its result stays in the frames of the error, and so would the token.
-            token = provider() if inspect.iscoroutinefunction(provider) else await in_thread(lambda: hidden(provider()))
-            token = hidden(await token) if inspect.isawaitable(token) else token
-        except Exception as error:
-            raise AuthenticationError(f"azure_ad_token_provider failed with {type(error).__name__}.") from error
-        if not isinstance(token, str) or not token:
-            raise AuthenticationError(f"azure_ad_token_provider gave {type(token).__name__}, not a token.")
-        return token
+        assert self.azure_ad_token_provider is not None
+        return await key_from(self.azure_ad_token_provider, "azure_ad_token_provider")
 
     async def deltas(self, request: Request) -> AsyncGenerator[ChatMessageStreamDelta, None]:
         """Answers a request; see `Model.deltas`."""

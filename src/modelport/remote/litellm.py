@@ -214,12 +214,9 @@ class LiteLLMModel(Model):
         return arguments
 
     def _body(self, request: Request) -> dict[str, Any]:
-        for name in ("extra_headers", "headers", "extra_query", "extra_body"):
-            given = request.parameters.get(name) or {}
-            if not isinstance(given, Mapping):
-                raise InvalidRequest(f"{name} must be a dict, not {type(given).__name__}", parameter=name)
-            if name.endswith("headers"):
-                check_headers(given)
+        for name in ("extra_headers", "headers"):
+            check_kind(Mapping, **{name: request.parameters.get(name)})
+            check_headers(request.parameters.get(name) or {})
         body = body_from(request, self.model_id, self.capabilities, self.dialect)
         if (budget := body.pop("reasoning_budget", None)) is not None:
             body["thinking"] = {"type": "enabled", "budget_tokens": budget}

@@ -7,12 +7,14 @@ import os
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, ClassVar
 
-from modelport.errors import InvalidRequest
+from modelport.errors import AuthenticationError, InvalidRequest
 from modelport.layers.retry import RetryPolicy
+from modelport.normalise import check_kind
 from modelport.remote.chat_model import ChatCompletionsModel
 from modelport.remote.transport import HTTPTransport, Transport, require
-from modelport.remote.wire import Hidden, check_headers, checked_url
+from modelport.remote.wire import check_headers, checked_url, hidden
 from modelport.secrets import Secret
+from modelport.threads import in_thread
 
 _NO_KEY_WANTED = " A server of your own that wants none takes any text, such as 'none'."
 
@@ -76,13 +78,14 @@ class OpenAIServerModel(ChatCompletionsModel):
             raise InvalidRequest(f"model_id is missing: name the model, as {type(self).__name__}('gpt-4o')")
         if client is not None and client_kwargs:
             raise InvalidRequest("client and client_kwargs: give one; the settings of a client are its own")
+        check_kind(Mapping, client_kwargs=client_kwargs, default_headers=default_headers, default_query=default_query)
+        check_kind(str, organization=organization, project=project)
         if client_kwargs and "max_retries" in client_kwargs and "retry" not in settings:
-            settings["retry"] = RetryPolicy(attempts=client_kwargs["max_retries"] + 1)
+            if not isinstance(again := client_kwargs["max_retries"], int):
+                raise InvalidRequest(f"client_kwargs: max_retries={again!r}: must be a whole number")
+            settings["retry"] = RetryPolicy(attempts=again + 1)
         if api_base:
             checked_url(api_base)
-        for name, value in (("default_headers", default_headers), ("default_query", default_query)):
-            if value is not None and not isinstance(value, Mapping):
-                raise InvalidRequest(f"{name} must be a dict, not {type(value).__name__}")
         check_headers(default_headers or {})
         self.api_base = api_base
         self.api_key: Any = api_key if callable(api_key) else Secret.of(api_key, self.key_variable)
@@ -126,9 +129,7 @@ class OpenAIServerModel(ChatCompletionsModel):
     async def _key(self) -> str:
         if isinstance(self.api_key, Secret):
             return self.api_key.reveal()
-        key: Any = self.api_key()
-        key = await key if inspect.isawaitable(key) else key
-        return Hidden(key) if isinstance(key, str) else key
+        return await key_from(self.api_key, "api_key")
 
     async def _credential(self) -> dict[str, str]:
         return {"Authorization": f"Bearer {await self._key()}"}
@@ -146,6 +147,27 @@ class OpenAIServerModel(ChatCompletionsModel):
             if colon:
                 headers[name.strip()] = value.strip()
         return {**headers, **(self.default_headers or {})}
+
+
+async def key_from(function: Callable[[], Any], name: str) -> str:
+    """The key that a function of the user's gives now.
+
+    Args:
+        function: A blocking one is run in a thread.
+        name: The setting's.
+
+    Raises:
+        AuthenticationError: It fails, which is the cause, or gives none.
+    """
+    try:
+        # A future that was cancelled as it got its result stays in the frames of the error, and so would the key.
+        key = function() if inspect.iscoroutinefunction(function) else await in_thread(lambda: hidden(function()))
+        key = hidden(await key) if inspect.isawaitable(key) else key
+    except Exception as error:
+        raise AuthenticationError(f"{name}: the function failed with {type(error).__name__}.") from error
+    if not isinstance(key, str) or not key:
+        raise AuthenticationError(f"{name}: the function gave {type(key).__name__}, and no key as a string.")
+    return key
 
 
 #: The short name.

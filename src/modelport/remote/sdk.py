@@ -61,6 +61,10 @@ class SDKTransport:
         self, client: Any = None, make: Callable[[], Any] | None = None, headers: HeaderSource | None = None
     ) -> None:
         self._openai = openai_package()
+        if client is not None and not (hasattr(client, "with_options") and hasattr(client, "post")):
+            raise InvalidRequest(
+                f"client must be an OpenAI or AsyncOpenAI of the openai package, not {type(client).__name__}"
+            )
         self._client: Any = None if client is None else client.with_options(max_retries=0)
         self._sync = client is not None and not inspect.iscoroutinefunction(client.post)
         self._make = make
@@ -112,7 +116,7 @@ class SDKTransport:
             return self._client
         try:
             return await self._clients.get(self._made)
-        except self._openai.OpenAIError as error:
+        except (self._openai.OpenAIError, TypeError) as error:
             raise InvalidRequest(f"the openai package refuses its settings: {error}") from None
 
     def _made(self) -> Any:

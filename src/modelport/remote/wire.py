@@ -87,6 +87,10 @@ def pairs(query: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             yield str(name), str(value).lower() if isinstance(value, bool) else str(value)
 
 
+_EXAMPLE = "https://api.openai.com/v1"
+_EXAMPLES = {"azure_endpoint": "https://RESOURCE.openai.azure.com"}
+
+
 def checked_url(value: Any, name: str = "api_base") -> str:
     """The address of a service, where it is one.
 
@@ -107,7 +111,7 @@ def checked_url(value: Any, name: str = "api_base") -> str:
             f"{name}: a user or a password in the URL is not sent, and would be shown; leave it out, and give it as "
             "default_headers={'Authorization': …}"
         )
-    raise InvalidRequest(f"{name}={value!r}: must be a URL such as 'https://api.openai.com/v1'")
+    raise InvalidRequest(f"{name}={value!r}: must be a URL such as {_EXAMPLES.get(name, _EXAMPLE)!r}")
 
 
 def check_headers(headers: Mapping[Any, Any]) -> None:
