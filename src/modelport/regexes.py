@@ -23,7 +23,8 @@ from modelport.errors import InvalidRequest, UnsupportedFeature
 
 #: Seconds that the matching of one answer may take: usual patterns take microseconds.
 LONGEST = 1.0
-_until: ContextVar[float | None] = ContextVar("modelport_regexes_until", default=None)
+#: What is left of them, where several matches share them.
+_left: ContextVar[list[float] | None] = ContextVar("modelport_regexes_left", default=None)
 
 _NAMED = r"N\{[^}]*\}|x[0-9a-fA-F]{2}|u[0-9a-fA-F]{4}|U[0-9a-fA-F]{8}"
 _COUNT = r"\{(?=[\d,])\d*(?:,\d*)?\}"
@@ -75,22 +76,31 @@ def search(pattern: str, text: str) -> bool:
 @contextmanager
 def at_most() -> Iterator[None]:
     """All matching inside takes `LONGEST` together."""
-    token = _until.set(time.monotonic() + LONGEST)
+    token = _left.set([LONGEST])
     try:
         yield
     finally:
-        _until.reset(token)
+        _left.reset(token)
+
+
+def is_spent(seconds: float) -> bool:
+    """Takes so much of `at_most`, for what else may be repeated without an end; whether there is nothing left."""
+    left = _left.get() or [LONGEST]
+    left[0] -= seconds
+    return left[0] <= 0
 
 
 def _found(pattern: str, text: str, match: Any) -> bool:
-    until = _until.get()
+    left, begun = _left.get() or [LONGEST], time.monotonic()
     try:
-        return match(text, timeout=LONGEST if until is None else max(until - time.monotonic(), 0.001)) is not None
+        return match(text, timeout=max(left[0], 0.001)) is not None
     except TimeoutError:
         raise InvalidRequest(
             f"the regular expression {pattern[:200]!r} takes more than {LONGEST:g} s to match {len(text)} characters: "
             "write it so that it can match in one way only, without repeats of repeats such as '(a+)+'"
         ) from None
+    finally:
+        left[0] -= time.monotonic() - begun
 
 
 @lru_cache(256)

@@ -8,6 +8,10 @@ from types import FunctionType, SimpleNamespace
 from typing import Any
 
 from modelport import regexes
+from modelport.errors import InvalidRequest
+
+#: Seconds that following a reference counts for: 200,000 of them, which take seconds, are too many.
+_A_REFERENCE = 5e-6
 
 
 @cache
@@ -22,7 +26,7 @@ def validator_class() -> Any:
 
     keywords = {
         "pattern": _pattern, "patternProperties": _pattern_properties, "additionalProperties": _additional_properties,
-        "uniqueItems": _unique_items, **_unevaluated(),
+        "uniqueItems": _unique_items, "$ref": _ref, **_unevaluated(),
     }  # fmt: skip
     extended: Any = extend
     made = extended(Draft202012Validator, keywords)
@@ -55,6 +59,14 @@ def _additional_properties(validator: Any, wanted: Any, instance: Any, schema: A
     elif not wanted and extras:
         what = f"{', '.join(map(repr, extras))} {'was' if len(extras) == 1 else 'were'} unexpected"
         yield _error(f"Additional properties are not allowed ({what})")
+
+
+def _ref(validator: Any, ref: str, instance: Any, schema: Any) -> Iterator[Any]:
+    from jsonschema import Draft202012Validator
+
+    if regexes.is_spent(_A_REFERENCE):
+        raise InvalidRequest("its references are followed too often: each may double the work of the one before")
+    yield from Draft202012Validator.VALIDATORS["$ref"](validator, ref, instance, schema) or ()
 
 
 def _unique_items(validator: Any, wanted: Any, instance: Any, schema: Any) -> Iterator[Any]:
