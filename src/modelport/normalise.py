@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -270,6 +271,17 @@ def check_kind(kind: Any, **given: Any) -> None:
         if odd or not (value is None or isinstance(value, kind)):
             found = f"a key that is {odd[0]!r}" if odd else type(value).__name__
             raise InvalidRequest(f"{name} must be {_KINDS[kind]}, not {found}", parameter=name)
+
+
+def name_or_path(model_id: Any) -> str:
+    """A model's name, or the path of its files as text.
+
+    Raises:
+        InvalidRequest: It is neither.
+    """
+    if not isinstance(model_id, str | os.PathLike):
+        raise InvalidRequest(f"model_id must be a name or a path, not {type(model_id).__name__}")
+    return os.fspath(model_id)
 
 
 def normalise_parameters(given: Mapping[str, Any]) -> dict[str, Any]:

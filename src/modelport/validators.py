@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from fractions import Fraction
 from functools import cache
 from types import FunctionType, SimpleNamespace
 from typing import Any
@@ -26,7 +27,7 @@ def validator_class() -> Any:
 
     keywords = {
         "pattern": _pattern, "patternProperties": _pattern_properties, "additionalProperties": _additional_properties,
-        "uniqueItems": _unique_items, "$ref": _ref, **_unevaluated(),
+        "multipleOf": _multiple_of, "uniqueItems": _unique_items, "$ref": _ref, **_unevaluated(),
     }  # fmt: skip
     extended: Any = extend
     made = extended(Draft202012Validator, keywords)
@@ -59,6 +60,16 @@ def _additional_properties(validator: Any, wanted: Any, instance: Any, schema: A
     elif not wanted and extras:
         what = f"{', '.join(map(repr, extras))} {'was' if len(extras) == 1 else 'were'} unexpected"
         yield _error(f"Additional properties are not allowed ({what})")
+
+
+def _multiple_of(validator: Any, factor: Any, instance: Any, schema: Any) -> Iterator[Any]:
+    """In decimals, as both are written: to Python 0.3 is no multiple of 0.1."""
+    if validator.is_type(instance, "number") and _exact(instance) % _exact(factor):
+        yield _error(f"{instance!r} is not a multiple of {factor}")
+
+
+def _exact(number: Any) -> Fraction:
+    return Fraction(number if isinstance(number, int) else repr(number))
 
 
 def _ref(validator: Any, ref: str, instance: Any, schema: Any) -> Iterator[Any]:

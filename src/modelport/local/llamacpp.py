@@ -23,6 +23,7 @@ from modelport.local.owner import EngineModel
 from modelport.local.weights import resolve_weights
 from modelport.loop import CLOSE_TIMEOUT
 from modelport.messages import ChatMessageStreamDelta, TokenUsage
+from modelport.normalise import name_or_path
 from modelport.request import Request
 from modelport.thinking import after_thinking, opens_thought
 from modelport.threads import in_thread, iterate_in_thread
@@ -97,7 +98,7 @@ class LlamaCppModel(EngineModel["_Engine"]):
         progress: bool | None = None,
         **settings: Any,
     ) -> None:
-        super().__init__(os.fspath(model_id) if model_id else "HuggingFaceTB/SmolLM2-135M-Instruct", **settings)
+        super().__init__(name_or_path(model_id) if model_id else "HuggingFaceTB/SmolLM2-135M-Instruct", **settings)
         for name, value in (("context_length", context_length), ("parallel", parallel), ("threads", threads)):
             if value is not None and (not isinstance(value, int) or value < 1):
                 raise InvalidRequest(f"{name}={value!r}: must be a whole number of at least 1")

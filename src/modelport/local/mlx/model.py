@@ -21,6 +21,7 @@ from modelport.local.mlx.sampling import logit_bias_from
 from modelport.local.template import CallFormat, Template
 from modelport.local.text import token_text
 from modelport.loop import CLOSE_TIMEOUT
+from modelport.normalise import name_or_path
 from modelport.threads import in_thread
 
 DEFAULT_PREFIX_CACHE = 2 * 2**30
@@ -87,7 +88,7 @@ class MLXModel(LocalModel["_Engine"]):
         progress: bool | None = None,
         **settings: Any,
     ) -> None:
-        super().__init__(os.fspath(model_id), **settings)
+        super().__init__(name_or_path(model_id), **settings)
         for name, value, least in (
             ("context_length", context_length, 1),
             ("parallel", parallel, 1),

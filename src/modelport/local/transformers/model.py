@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from modelport.capabilities import Capabilities
 from modelport.errors import InvalidRequest, MissingDependency
 from modelport.local.base import LocalModel
+from modelport.normalise import name_or_path
 
 if TYPE_CHECKING:
     from modelport.local.transformers.engine import TransformersEngine
@@ -113,7 +114,7 @@ class TransformersModel(LocalModel["TransformersEngine"]):
                 raise InvalidRequest(f"{name}={value!r}: must be a whole number of at least {least}")
         if not {"max_tokens", "max_new_tokens", "max_completion_tokens"} & set(settings):
             settings["max_tokens"] = DEFAULT_MAX_TOKENS
-        named = os.fspath(model_id) if model_id else getattr(getattr(model, "config", None), "_name_or_path", None)
+        named = name_or_path(model_id) if model_id else getattr(getattr(model, "config", None), "_name_or_path", None)
         super().__init__(named or DEFAULT_MODEL, **settings)
         self.device_map = device_map if isinstance(device_map, dict | None) else str(device_map)
         wanted = dtype if dtype is not None else torch_dtype

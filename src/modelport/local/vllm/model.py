@@ -18,6 +18,7 @@ from modelport.local.template import Template
 from modelport.local.text import token_text
 from modelport.local.vllm.core import Core, let_go, shared_core
 from modelport.local.vllm.loading import engine_args, import_vllm, load_tokenizer, make_core, shown
+from modelport.normalise import name_or_path
 
 #: Fields of vLLM's SamplingParams that are the port's own business, or whose result a message has no place for.
 NOT_FOR_CALLERS = frozenset(
@@ -83,7 +84,7 @@ class VLLMModel(LocalModel["_Engine"]):
         progress: bool | None = None,
         **settings: Any,
     ) -> None:
-        super().__init__(os.fspath(model_id), **settings)
+        super().__init__(name_or_path(model_id), **settings)
         if context_length is not None and (not isinstance(context_length, int) or context_length < 1):
             raise InvalidRequest(f"context_length={context_length!r}: must be a whole number of at least 1")
         for name, value in (("model_kwargs", model_kwargs), ("apply_chat_template_kwargs", apply_chat_template_kwargs)):
