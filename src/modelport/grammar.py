@@ -61,7 +61,7 @@ class Regex:
     Args:
         pattern: Python's syntax without look-around and back-references; `\d`, `\w` and `\s` are ASCII, the cases of
             letters (under `(?i)`) Unicode's. With look-around and back-references an answer can be checked, though no
-            engine is held to it.
+            engine is held to it, for as long as that can't take long.
     """
 
     pattern: str
@@ -79,7 +79,7 @@ class Regex:
 
         Raises:
             ValueError: The expression does not match it.
-            InvalidRequest: Finding out takes more than a second.
+            InvalidRequest: Finding out could take too long; see `regexes`.
         """
         from modelport import regexes  # Few programs have any.
 
@@ -347,13 +347,12 @@ def mismatch(schema: dict[str, Any], value: Any) -> str | None:
     from referencing import Registry
 
     from modelport.formats import format_checker
-    from modelport.regexes import at_most
-    from modelport.validators import validator_class
+    from modelport.validators import LONGEST, at_most, validator_class
 
     try:
         # With a registry of its own, the library does not fetch the addresses that a schema names.
         validator = validator_class()(schema, registry=Registry(), format_checker=format_checker())
-        with at_most():
+        with at_most(LONGEST):
             error = best_match(validator.iter_errors(value))
     except RecursionError:
         if _depth(value) > _DEEP:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from fractions import Fraction
 from functools import cache
 from types import FunctionType, SimpleNamespace
@@ -11,13 +14,34 @@ from typing import Any
 from modelport import regexes
 from modelport.errors import InvalidRequest
 
-#: Seconds that following a reference counts for: 200,000 of them, which take seconds, are too many.
-_A_REFERENCE = 5e-6
+#: Seconds that checking one value may take: usual ones take milliseconds. Schemas can be written whose parts, or whose
+#: references, double the work of those before.
+LONGEST = 5.0
+_ends: ContextVar[float] = ContextVar("modelport_validation_ends", default=float("inf"))
+
+
+@contextmanager
+def at_most(seconds: float) -> Iterator[None]:
+    """All checking inside takes no longer.
+
+    Raises:
+        InvalidRequest: It does.
+    """
+    token = _ends.set(time.monotonic() + seconds)
+    try:
+        yield
+    finally:
+        _ends.reset(token)
+
+
+def _look_at_the_clock() -> None:
+    if time.monotonic() > _ends.get():
+        raise InvalidRequest(f"checking a value against it takes more than {LONGEST:g} s: write it more simply")
 
 
 @cache
 def validator_class() -> Any:
-    """The class for draft 2020-12 whose patterns are matched in bounded time, and whose lists are compared in linear.
+    """The class for draft 2020-12 that takes no longer than it may, for patterns and lists only as long as they are.
 
     A part that names another draft in its `$schema` is read as this one too: its own class would have none of that.
     """
@@ -25,18 +49,27 @@ def validator_class() -> Any:
     from jsonschema import Draft202012Validator
     from jsonschema.validators import extend
 
+    def evolve(self: Any, **changes: Any) -> Any:
+        _look_at_the_clock()  # Every part of a schema, and every reference, is gone into through here.
+        return attrs.evolve(self, **changes)
+
     keywords = {
         "pattern": _pattern, "patternProperties": _pattern_properties, "additionalProperties": _additional_properties,
-        "multipleOf": _multiple_of, "uniqueItems": _unique_items, "$ref": _ref, **_unevaluated(),
+        "multipleOf": _multiple_of, "uniqueItems": _unique_items, **_unevaluated(),
     }  # fmt: skip
     extended: Any = extend
     made = extended(Draft202012Validator, keywords)
-    made.evolve = attrs.evolve
+    made.evolve = evolve
     return made
 
 
+def _search(pattern: str, text: str) -> bool:
+    _look_at_the_clock()
+    return regexes.search(pattern, text)
+
+
 def _pattern(validator: Any, pattern: str, instance: Any, schema: Any) -> Iterator[Any]:
-    if validator.is_type(instance, "string") and not regexes.search(pattern, instance):
+    if validator.is_type(instance, "string") and not _search(pattern, instance):
         yield _error(f"{instance!r} does not match {pattern!r}")
 
 
@@ -44,16 +77,16 @@ def _pattern_properties(validator: Any, patterns: dict[str, Any], instance: Any,
     if validator.is_type(instance, "object"):
         for pattern, part in patterns.items():
             for name, value in instance.items():
-                if regexes.search(pattern, name):
+                if _search(pattern, name):
                     yield from validator.descend(value, part, path=name, schema_path=pattern)
 
 
 def _additional_properties(validator: Any, wanted: Any, instance: Any, schema: Any) -> Iterator[Any]:
     if not validator.is_type(instance, "object"):
         return
-    known, patterns = schema.get("properties", {}), schema.get("patternProperties", {})
-    extras = [name for name in instance if name not in known]
-    extras = [name for name in extras if not any(regexes.search(pattern, name) for pattern in patterns)]
+    extras = [name for name in instance if name not in schema.get("properties", {})]
+    for pattern in schema.get("patternProperties", {}):
+        extras = [name for name in extras if not _search(pattern, name)]
     if validator.is_type(wanted, "object"):
         for name in extras:
             yield from validator.descend(instance[name], wanted, path=name)
@@ -72,26 +105,23 @@ def _exact(number: Any) -> Fraction:
     return Fraction(number if isinstance(number, int) else repr(number))
 
 
-def _ref(validator: Any, ref: str, instance: Any, schema: Any) -> Iterator[Any]:
-    from jsonschema import Draft202012Validator
-
-    if regexes.is_spent(_A_REFERENCE):
-        raise InvalidRequest("its references are followed too often: each may double the work of the one before")
-    yield from Draft202012Validator.VALIDATORS["$ref"](validator, ref, instance, schema) or ()
-
-
 def _unique_items(validator: Any, wanted: Any, instance: Any, schema: Any) -> Iterator[Any]:
     if wanted and validator.is_type(instance, "array") and len({*map(_hashable, instance)}) < len(instance):
         yield _error(f"{instance!r} has non-unique elements")
 
 
 def _hashable(value: Any) -> Any:
-    """Equal for what JSON schemas call equal: `1` and `1.0`, but not `1` and `true`."""
+    """Equal for what JSON schemas call equal: `1` and `1.0`, but not `1` and `true`.
+
+    Numbers are text: an answer could be written whose numbers all have one hash.
+    """
     if isinstance(value, dict):
         return dict, frozenset((key, _hashable(part)) for key, part in value.items())
     if isinstance(value, list | tuple):
         return list, tuple(map(_hashable, value))
-    return isinstance(value, bool), value
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return "number", hex(int(value)) if value == value // 1 else repr(value)
+    return type(value).__name__, value
 
 
 def _unevaluated() -> dict[str, Any]:
@@ -105,7 +135,7 @@ def _unevaluated() -> dict[str, Any]:
     keywords = ("unevaluatedProperties", "unevaluatedItems")
     if not all(hasattr(_utils, name) for name in finders) or not all(hasattr(_keywords, name) for name in keywords):
         return {}
-    inner: dict[str, Any] = {**vars(_utils), "re": SimpleNamespace(search=regexes.search)}
+    inner: dict[str, Any] = {**vars(_utils), "re": SimpleNamespace(search=_search)}
     inner.update({name: FunctionType(getattr(_utils, name).__code__, inner) for name in finders})
     outer = {**vars(_keywords), **{name: _as_set(inner[name]) for name in finders}}
     return {name: FunctionType(getattr(_keywords, name).__code__, outer) for name in keywords}
