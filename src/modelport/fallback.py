@@ -71,7 +71,7 @@ class FallbackModel(Model):
         self,
         models: Sequence[Model | Mapping[str, Any]],
         *,
-        on: Callable[[Any], bool] | Iterable[type[Exception] | str] | None = None,
+        on: Callable[[Any], bool] | Iterable[type[Exception] | str] | type[Exception] | str | None = None,
         when_cut: Literal["raise", "restart"] = "raise",
         cooldown: float = 30.0,
         hedge: float | Literal["p95"] | None = None,
@@ -89,10 +89,16 @@ class FallbackModel(Model):
             is_number = isinstance(value, int | float) and not isinstance(value, bool) and value >= 0
             if value not in known and not is_number:
                 raise InvalidRequest(f"{name}={value!r}: must be a number of seconds{', or p95' if known else ''}")
+        if not isinstance(models, Iterable):
+            raise InvalidRequest(f"models must be a list of models, not {type(models).__name__}")
         # What `to_dict` wrote is a model too.
         self.models = [Model.from_dict(model) if isinstance(model, Mapping) else model for model in models]
         if strange := [model for model in self.models if not isinstance(model, Model)]:
             raise InvalidRequest(f"models: {type(strange[0]).__name__} is no model of this package")
+        if isinstance(on, str | type):
+            on = (on,)
+        if not (on is None or callable(on) or isinstance(on, Iterable)):
+            raise InvalidRequest(f"on={on!r}: must be types of errors, their names, or a function of the error")
         self.on = on if on is None or callable(on) else [_name(kind) for kind in on]
         self.when_cut, self.cooldown, self.hedge = when_cut, cooldown, hedge
         names = [model.model_id or type(model).__name__ for model in self.models]

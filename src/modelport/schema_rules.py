@@ -63,6 +63,8 @@ class SchemaRules:
         """
         if value is None or isinstance(value, SchemaRules):
             return value
+        if not isinstance(value, Mapping):
+            raise ValueError(f"must be SchemaRules or a dict, not {type(value).__name__}")
         known = {item.name for item in fields(cls)}
         if unknown := sorted(set(value) - known):
             raise ValueError(f"{unknown[0]!r} is no rule; there are {', '.join(sorted(known))}")

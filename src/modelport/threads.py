@@ -15,6 +15,7 @@ from collections.abc import AsyncGenerator, Callable
 from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
 
+from modelport.errors import ConnectionFailed
 from modelport.places import held, here
 
 T = TypeVar("T")
@@ -72,7 +73,12 @@ async def in_thread(work: Callable[[], T]) -> T:
             place.let_go()
         _tell(loop, settle, value, error)
 
-    _hand_over(target)
+    try:
+        _hand_over(target)
+    except RuntimeError as error:
+        if place is not None:
+            place.let_go()
+        raise ConnectionFailed(f"No thread can be started for the call: {error}.") from None
     return await result
 
 

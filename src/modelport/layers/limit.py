@@ -246,6 +246,8 @@ class Limit:
                     delay = None if full or shared or not first else self._delay(tokens)
                     if delay == 0:  # Under the same lock, or two threads could take the last place.
                         return self._let_in(entry, waiter)
+                    if not first and not full:  # Whose turn it is may have come up behind one whose loop stands still.
+                        self._wake_first()
                     if waiter is None:
                         waiter = _Waiter()
                         self._queue.append(waiter)

@@ -18,6 +18,7 @@ from modelport.remote.boto_client import attempts_of, check_client, make_client
 from modelport.remote.converse import call_from
 from modelport.remote.converse_answers import AnswerReader
 from modelport.remote.schemas import BEDROCK as BEDROCK_SCHEMAS
+from modelport.remote.wire import without_secrets
 from modelport.request import Request
 from modelport.secrets import Secret
 
@@ -196,9 +197,7 @@ class AmazonBedrockServerModel(Model):
         """The error without the keys that were sent, which some services quote."""
         secrets = [self.api_key, *(v for v in (self.client_kwargs or {}).values() if isinstance(v, Secret))]
         secrets += [Secret(env=name) for name in (*_KEYS.values(), "AWS_BEARER_TOKEN_BEDROCK")]
-        text = error.message
-        for secret in filter(None, secrets):
-            text = text.replace(secret.reveal(), "***")
+        text = without_secrets(error.message, [secret.reveal() for secret in secrets if secret])
         error.args = (text, *error.args[1:])
         return error
 

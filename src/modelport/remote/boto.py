@@ -6,6 +6,7 @@ import io
 import os
 import socket
 import threading
+import time
 import weakref
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
@@ -246,11 +247,11 @@ def _with_what_comes(response: Any) -> Any:
     """A refusal with as much of its body as comes: of one that is cut, broken or stalled boto3 forgets the status."""
     if (line := _line.get()) is not None:
         line.hurry(ERROR_TIMEOUT)
-    body = bytearray()
+    body, ends = bytearray(), time.monotonic() + ERROR_TIMEOUT
     try:
-        for piece in response.stream(64):  # what of a piece has come when it breaks is lost
+        for piece in response.stream(1):  # of a larger piece, what has come when it breaks would be lost
             body += piece
-            if len(body) >= ERROR_SIZE:
+            if len(body) >= ERROR_SIZE or time.monotonic() > ends:
                 break
     except Exception:  # Whatever broke it, its status is known.
         pass

@@ -19,6 +19,7 @@ from modelport.remote.free_thought import PATH, grammar_after_thought
 from modelport.remote.profiles import PROFILES
 from modelport.remote.schemas import OPENAI
 from modelport.remote.transport import Call, Transport
+from modelport.remote.wire import hidden
 from modelport.request import Request
 
 _ALL_GRAMMARS = frozenset({JSONSchema, Regex, Choice, Lark})
@@ -153,7 +154,8 @@ class ChatCompletionsModel(Model):
         if "tool_choice" in self._dropped:
             request = request.but(tool_choice="auto")
         body = body_from(request, self._name_on_the_wire, self.capabilities, self.dialect)
-        return Call("chat/completions", {**body, **extra}, headers, query)
+        shown = [{name: hidden(value) for name, value in layer.items()} for layer in (headers, query)]
+        return Call("chat/completions", {**body, **extra}, *shown)
 
     async def _with_free_thought(self, call: Call, request: Request) -> Call:
         if self.dialect != "llama.cpp":

@@ -88,7 +88,7 @@ class SDKTransport:
         except Exception as error:
             if (ours := self._translated(error, client, call)) is None:
                 raise
-            raise ours from None
+        raise ours  # here, where the SDK's error is no more: the locals of its frames show what was sent
 
     async def stream(self, call: Call) -> AsyncGenerator[Any, None]:
         """See `Transport.stream`."""
@@ -102,10 +102,11 @@ class SDKTransport:
             async with aclosing(events):
                 async for event in events:
                     yield self._shown(event, client, call, sent)
+            return
         except Exception as error:
             if (ours := self._translated(error, client, call)) is None:
                 raise
-            raise ours from None
+        raise ours  # as above
 
     async def aclose(self) -> None:
         """See `Transport.aclose`; a client of the user's is left open."""

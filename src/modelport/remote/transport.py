@@ -132,6 +132,7 @@ class HTTPTransport:
         if verify is True and self.base_url.startswith("https"):
             verify = environment_tls(os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR"))
         return aiohttp.ClientSession(  # type: ignore[no-any-return]
+            response_class=_response_class(),
             # As many connections as OpenAI's SDK allows; how many are used is for max_concurrency to say.
             connector=_connector_class()(limit=1000, ssl=verify),
             timeout=aiohttp.ClientTimeout(
@@ -280,6 +281,17 @@ def _connector_class() -> Any:
             return connection
 
     return Connector
+
+
+@functools.cache
+def _response_class() -> Any:
+    """aiohttp's response, which a traceback with locals shows without its URL and headers: they may hold keys."""
+
+    class Response(_aiohttp().ClientResponse):  # type: ignore[misc]
+        def __repr__(self) -> str:
+            return f"<Response {self.status}>"
+
+    return Response
 
 
 @contextmanager

@@ -5,10 +5,13 @@ Also what the faults of httpx (and httpx2) mean, on which several vendors' clien
 
 from __future__ import annotations
 
+import base64
 import functools
+import html
 import re
 import ssl
 from collections.abc import Collection, Iterator, Mapping
+from contextlib import suppress
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -104,6 +107,8 @@ def checked_url(value: Any, name: str = "api_base") -> str:
         is_url = parts.scheme in ("http", "https") and bool(host) and not re.search(r"\s", host)
     except (ValueError, AttributeError, TypeError):
         is_url, parts = False, urlsplit("")
+    if is_url and (parts.query or parts.fragment):
+        raise InvalidRequest(f"{name}: a URL with parameters would be shown whole; give them as default_query={{…}}")
     if is_url and isinstance(value, str) and "@" not in parts.netloc:
         return value
     if "@" in str(value):
@@ -226,8 +231,18 @@ def secrets_in(*layers: Mapping[str, Any]) -> tuple[str, ...]:
             if isinstance(value, str) and not _OPEN.fullmatch(str(name)):
                 found.add(Hidden(value))
                 if names_secret(str(name)):
-                    found.add(Hidden(value.rpartition(" ")[2]))  # after a scheme such as Bearer
+                    found.update(map(Hidden, _parts(value)))
     return tuple(sorted((Hidden(one) for one in found if len(one) >= 8), key=len, reverse=True))
+
+
+def _parts(value: str) -> Iterator[str]:
+    """What of a header may be quoted alone: the key after a scheme such as Bearer, one of many cookies, a password."""
+    for part in re.split(r"[\s;,]+", value):
+        yield part
+        yield part.partition("=")[2]
+    if value[:6].lower() == "basic ":
+        with suppress(ValueError):
+            yield base64.b64decode(value[6:]).decode().partition(":")[2]
 
 
 def without_secrets(said: Any, secrets: Collection[str]) -> Any:
@@ -242,8 +257,9 @@ def _blotted(said: Any, secrets: Collection[str]) -> Any:
     if isinstance(said, str):
         for secret in secrets:
             said = said.replace(secret, "***")
-            if "\\" in said or "%" in said:  # what a gateway quotes of another may be escaped still
+            if _ESCAPES.search(said):  # what a gateway quotes of another may be escaped still
                 said = re.sub("".join(map(_escaped, secret)), "***", said)
+            said = _without_beginning(said, secret)
         return said
     if isinstance(said, list):
         return [_blotted(item, secrets) for item in said]
@@ -252,9 +268,34 @@ def _blotted(said: Any, secrets: Collection[str]) -> Any:
     return said
 
 
+def _without_beginning(said: str, secret: str) -> str:
+    """The text without the secret's beginning at its end, where it was cut off."""
+    if not (found := list(re.finditer("".join(map(_escaped, secret[:8])), said))):
+        return said
+    at = found[-1].end()
+    for character in secret[8:]:
+        if (more := re.compile(_escaped(character)).match(said, at)) is None:
+            break
+        at = more.end()
+    return f"{said[: found[-1].start()]}***" if _HALF_ESCAPE.fullmatch(said, at) else said
+
+
+_ESCAPES = re.compile(r"[\\%&]")
+_HALF_ESCAPE = re.compile(r"(?:\\+\w{0,3}|%\w{0,3}|&#?\w{0,3})?")
+
+
 def _escaped(character: str) -> str:
+    """A pattern for a character as it is, and in the escapes of JSON, C, URLs and HTML."""
+    code, utf8 = ord(character), "".join(f"%(?:25){{0,3}}{byte:02x}" for byte in character.encode("utf-8", "replace"))
     # Bounded, or a text of backslashes would take its length squared.
-    return rf"(?:\\{{0,9}}{re.escape(character)}|\\{{1,9}}u(?i:{ord(character):04x})|%(?i:{ord(character):02x}))"
+    ways = [
+        rf"\\{{0,9}}{re.escape(character)}", rf"\\{{1,9}}(?:u\{{?|x|U)0*{code:x}\}}?", rf"\\{{1,9}}0?{code:o}", utf8,
+        f"&#x0*{code:x};", f"&#0*{code};", re.escape(html.escape(character)),
+    ]  # fmt: skip
+    if code > 0xFFFF:
+        pair = character.encode("utf-16-be").hex()
+        ways.append(rf"\\{{1,9}}u{pair[:4]}\\{{1,9}}u{pair[4:]}")
+    return f"(?:{ways[0]}|(?i:{'|'.join(ways[1:])}))"
 
 
 def service_error(status: int, headers: Mapping[str, str], body: bytes, secrets: Collection[str]) -> ModelError:
