@@ -6,7 +6,7 @@ import os
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import aclosing
 from typing import Any, ClassVar
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 from modelport.capabilities import Capabilities
 from modelport.errors import AuthenticationError, InvalidRequest, NotFoundError
@@ -138,12 +138,13 @@ class AzureOpenAIServerModel(OpenAIServerModel):
                 "No endpoint was given. Pass azure_endpoint='https://RESOURCE.openai.azure.com', or set the "
                 "environment variable AZURE_OPENAI_ENDPOINT."
             )
-        parts, version = urlsplit(checked_url(endpoint, "azure_endpoint")), self._version()
-        if parts.query or "/deployments" in parts.path:
+        version, (address, *more) = self._version(), endpoint.split("?")
+        if more or "/deployments" in address:
             raise InvalidRequest(
-                f"azure_endpoint={endpoint!r}: must be the resource's address alone, such as "
+                f"azure_endpoint={address!r}: must be the resource's address alone, such as "
                 "'https://RESOURCE.openai.azure.com'"
             )
+        checked_url(endpoint, "azure_endpoint")
         if version in _V1:
             endpoint = f"{endpoint.removesuffix('/v1').removesuffix('/openai')}/openai/v1"
         elif endpoint.endswith("/openai/v1"):

@@ -86,6 +86,8 @@ class OpenAIServerModel(ChatCompletionsModel):
             settings["retry"] = RetryPolicy(attempts=again + 1)
         if api_base:
             checked_url(api_base)
+            if "?" in api_base:
+                raise InvalidRequest("api_base: parameters in the URL would be shown; give them as default_query={…}")
         check_headers(default_headers or {})
         self.api_base = api_base
         self.api_key: Any = api_key if callable(api_key) else Secret.of(api_key, self.key_variable)

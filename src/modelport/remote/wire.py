@@ -107,8 +107,6 @@ def checked_url(value: Any, name: str = "api_base") -> str:
         is_url = parts.scheme in ("http", "https") and bool(host) and not re.search(r"\s", host)
     except (ValueError, AttributeError, TypeError):
         is_url, parts = False, urlsplit("")
-    if is_url and (parts.query or parts.fragment):
-        raise InvalidRequest(f"{name}: a URL with parameters would be shown whole; give them as default_query={{…}}")
     if is_url and isinstance(value, str) and "@" not in parts.netloc:
         return value
     if "@" in str(value):
