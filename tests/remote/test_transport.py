@@ -1200,6 +1200,15 @@ def test_no_failure_shows_the_key(
     assert KEY not in str([vars(record) for record in caplog.records])
 
 
+@pytest.mark.parametrize("name", [name for name, fault in LEAKS.items() if fault is not None])
+def test_no_frame_shows_a_key_of_the_query(server: FaultServer, transport: str, name: str) -> None:
+    server.script(then=LEAKS[name])
+    settings = {"default_query": {"code": "my-subscription"}, **LIMITS}
+    with model_for(server.base_url, transport, **settings) as model, pytest.raises(ModelError) as caught:
+        model.generate("hello")
+    assert "my-subscription" not in shown(caught.value)
+
+
 SLASHED = "sk-abc/def+ghi=0123456789"
 
 

@@ -167,8 +167,9 @@ class SDKTransport:
     def _translated(self, error: Exception, client: Any, call: Call) -> ModelError | None:
         """What an error of the SDK means; `None` for one that is not the SDK's."""
         openai = self._openai
-        if isinstance(error.__cause__, ModelError):  # of our own `guard`
-            return error.__cause__.with_traceback(None)  # whose frames hold the headers
+        for ours in (error, error.__cause__):
+            if isinstance(ours, ModelError):  # of our own `guard`
+                return ours.with_traceback(None)  # whose frames hold what was sent
         if (found := _without_body(error)) is not None:
             headers = {name.lower(): value for name, value in found.headers.items()}
             return error_from(found.status_code, "its reason did not come whole", headers)
