@@ -363,7 +363,7 @@ async def test_a_loop_that_was_busy_for_long_loses_no_time_of_its_own() -> None:
     waiting = [asyncio.create_task(ask(limit, backend, request(str(n)))) for n in range(3)]
     await asyncio.sleep(0.01)
     await first.aclose()
-    time.sleep(2.5)
+    time.sleep(2.5)  # noqa: ASYNC251 - that is the point
     await asyncio.wait_for(asyncio.gather(*waiting), 0.5)
     assert backend.texts == ["first", "0", "1", "2"]
 
