@@ -355,6 +355,19 @@ async def test_waiters_whose_loops_stand_still_are_passed_over_until_they_move_a
     assert backend.texts == ["first", "behind 0", "behind 1", *behind_it]
 
 
+async def test_a_loop_that_was_busy_for_long_loses_no_time_of_its_own() -> None:
+    """Its waiters are late by then; nobody else has taken their turn."""
+    limit, backend = Limit(max_concurrency=1), Backend()
+    first = limit(request("first"), backend)
+    await anext(first)
+    waiting = [asyncio.create_task(ask(limit, backend, request(str(n)))) for n in range(3)]
+    await asyncio.sleep(0.01)
+    await first.aclose()
+    time.sleep(2.5)  # noqa: ASYNC251 - that is the point
+    await asyncio.wait_for(asyncio.gather(*waiting), 0.5)
+    assert backend.texts == ["first", "0", "1", "2"]
+
+
 async def test_nor_does_one_that_stands_still_while_it_asks_other_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     """And when it moves again, with a place among theirs, it does not go above the limit of its own process."""
     monkeypatch.setattr("modelport.layers.limit._ASKING", 0.2)

@@ -240,6 +240,8 @@ class Limit:
             while True:
                 with self._lock:
                     now, full = self._clock(), self._full
+                    if waiter is not None:
+                        waiter.due = now  # However late it is, its loop runs now.
                     first = not self._queue or self._first(now) is waiter
                     shared = self.shared is not None and now >= self._alone_until
                     # `None` is for "when another has left".
