@@ -393,7 +393,7 @@ def test_a_setting_of_another_kind_is_named(server: FaultServer, settings: Any) 
 
 
 def test_what_no_request_can_hold_is_not_blamed_on_the_service(server: FaultServer, transport: str) -> None:
-    for value in ({"extra_body": {"a": object()}}, {"extra_body": {"a": "\ud800"}}):
+    for value in ({"extra_body": {"a": object()}}, {"extra_body": {"a": "\ud800"}}, {"extra_query": {"a": "\ud800"}}):
         with pytest.raises(InvalidRequest), model_for(server.base_url, transport, **value) as model:
             model.generate("hello")
     assert server.requests == []

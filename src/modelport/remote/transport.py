@@ -246,8 +246,6 @@ class HTTPTransport:
                     params=query,
                     allow_redirects=False,
                 )
-            except UnicodeError:
-                raise InvalidRequest("the URL, or a parameter in its query, holds what is no text") from None
             except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
                 # A kept connection that the server had closed meanwhile, and not one byte came back: once more is free.
                 if not _kept.get() or isinstance(error, aiohttp.ClientConnectorError):

@@ -22,6 +22,7 @@ from modelport.remote.sse import EventParser
 from modelport.secrets import names_secret
 
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_HALF = re.compile("[\ud800-\udfff]")
 _NO_TEXT = re.compile(r"[\r\n\0\ud800-\udfff]")
 #: They say where a request ends, which is for the HTTP library to know.
 _FRAMING = frozenset({"content-length", "transfer-encoding", "expect", "trailer", "upgrade"})
@@ -79,7 +80,11 @@ def to_json(body: Mapping[str, Any]) -> bytes:
 
 
 def pairs(query: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Query parameters as the SDK writes them: `a[]=1&a[]=2&b[c]=d&e=true`."""
+    """Query parameters as the SDK writes them: `a[]=1&a[]=2&b[c]=d&e=true`.
+
+    Raises:
+        InvalidRequest: One is no text; its name is told, never its value.
+    """
     for name, value in query.items():
         if isinstance(value, Mapping):
             yield from pairs({f"{name}[{key}]": item for key, item in value.items()})
@@ -87,7 +92,10 @@ def pairs(query: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             for item in value:
                 yield from pairs({f"{name}[]": item})
         elif value is not None:
-            yield str(name), str(value).lower() if isinstance(value, bool) else str(value)
+            text = str(value).lower() if isinstance(value, bool) else str(value)
+            if _HALF.search(f"{name}{text}"):
+                raise InvalidRequest(f"query parameter {name!r}: it holds half a character (a lone surrogate)")
+            yield str(name), text
 
 
 _EXAMPLE = "https://api.openai.com/v1"
