@@ -43,8 +43,8 @@ from modelport.errors import (
 )
 from modelport.loop import run
 from modelport.remote.chat_model import ChatCompletionsModel
+from modelport.remote.environment import environment_proxy
 from modelport.remote.pools import PerLoop
-from modelport.remote.transport import environment_proxy
 from modelport.remote.wire import ANSWER_SIZE
 from tests.remote import leaking
 from tests.servers.faults import OK, Fault, FaultServer, Reply, sse

@@ -6,20 +6,18 @@ import functools
 import io
 import os
 import ssl
-import sys
-import urllib.request
 import weakref
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Protocol
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import urljoin
 
 from modelport import __version__
 from modelport.errors import ConnectionFailed, InvalidRequest, MalformedResponse, MissingDependency, ModelError
+from modelport.remote.environment import environment_proxy, environment_tls
 from modelport.remote.pools import PerLoop
 from modelport.remote.wire import (
     ANSWER_SIZE,
@@ -392,44 +390,3 @@ def fault_of(error: aiohttp.ClientError) -> ModelError:
     if isinstance(error, aiohttp.ClientResponseError):
         return MalformedResponse(f"The service's answer is no valid HTTP: {error.message}.")
     return ConnectionFailed(f"The connection to the service broke ({type(error).__name__}).")
-
-
-@functools.lru_cache
-def environment_tls(cafile: str | None, capath: str | None) -> ssl.SSLContext | bool:
-    """Checks certificates as OpenAI's SDK does: against one file, else one folder, else the system's store.
-
-    The last is True: aiohttp has read that store at its import; to do so again would take a tenth of a cold start.
-
-    Raises:
-        InvalidRequest: There is no such file, or it holds no certificates.
-    """
-    try:
-        if cafile or capath:
-            return ssl.create_default_context(cafile=cafile or None, capath=None if cafile else capath)
-    except OSError as error:
-        raise InvalidRequest(f"SSL_CERT_FILE={cafile!r}: {error.strerror or error}") from None
-    if sys.platform in ("darwin", "win32"):
-        try:  # OpenSSL itself can't read the store of these systems; the SDK brings this package along.
-            return import_module("truststore").SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # type: ignore[no-any-return]
-        except ImportError:
-            pass
-    return True
-
-
-def environment_proxy(url: str) -> str | None:
-    """The proxy for a URL by the environment (`HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY`, `NO_PROXY`), or `None`.
-
-    Raises:
-        InvalidRequest: It is of a kind that only the SDK can use.
-    """
-    parts, proxies = urlsplit(url), urllib.request.getproxies()
-    proxy = proxies.get(parts.scheme) or proxies.get("all")
-    if not proxy or urllib.request.proxy_bypass(parts.netloc):
-        return None
-    proxy = proxy if "://" in proxy else f"http://{proxy}"
-    if not proxy.startswith(("http://", "https://")):
-        kind = proxy.partition("://")[0]
-        raise InvalidRequest(
-            f"a {kind} proxy is set in the environment; pass client_kwargs={{…}} to go through the SDK"
-        )
-    return proxy
