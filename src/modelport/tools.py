@@ -8,7 +8,8 @@ from typing import Any, Literal
 
 from modelport.errors import InvalidRequest, InvalidToolCall
 from modelport.grammar import mismatch
-from modelport.messages import ChatMessage, ChatMessageStreamDelta, ChatMessageToolCallFunction, fold, read_json
+from modelport.json_text import read_json
+from modelport.messages import ChatMessage, ChatMessageStreamDelta, ChatMessageToolCallFunction, fold
 
 
 @dataclass(frozen=True)

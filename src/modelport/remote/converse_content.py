@@ -16,7 +16,8 @@ from modelport.capabilities import Capabilities
 from modelport.content import Attachment, Image, Part, Text
 from modelport.errors import InvalidRequest
 from modelport.grammar import Grammar, JSONSchema
-from modelport.messages import ChatMessage, ChatMessageToolCall, read_json
+from modelport.json_text import read_json
+from modelport.messages import ChatMessage, ChatMessageToolCall
 
 Block = dict[str, Any]
 
