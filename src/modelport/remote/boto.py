@@ -15,11 +15,8 @@ from typing import Any
 
 from modelport.errors import ConnectionFailed
 from modelport.remote.boto_errors import translated
-from modelport.remote.transport import ERROR_SIZE, ERROR_TIMEOUT
+from modelport.remote.transport import DRAIN_TIMEOUT, ERROR_SIZE, ERROR_TIMEOUT
 from modelport.threads import in_thread, iterate_in_thread
-
-#: Seconds to wait for the end of a response whose answer has already come.
-DRAIN_TIMEOUT = 0.5
 
 
 class Line:

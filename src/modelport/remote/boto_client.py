@@ -12,11 +12,10 @@ from modelport import __version__
 from modelport.errors import AuthenticationError, InvalidRequest, MissingDependency
 from modelport.remote.boto_errors import NO_CREDENTIALS, translated
 from modelport.remote.boto_log import keep_out_of_the_log
+from modelport.remote.transport import CONNECT_TIMEOUT
 from modelport.remote.wire import Hidden
 from modelport.secrets import Secret
 
-#: Seconds to connect. Reading is watched by the retry layer, which knows the caller's limits and breaks the call off.
-CONNECT_TIMEOUT = 5.0
 #: Connections that are kept; how many are used is for max_concurrency to say.
 CONNECTIONS = 100
 

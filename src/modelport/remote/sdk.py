@@ -171,15 +171,15 @@ class SDKTransport:
             if isinstance(ours, ModelError):  # of our own `guard`
                 return ours.with_traceback(None)  # whose frames hold what was sent
         if (found := _without_body(error)) is not None:
-            headers = {name.lower(): value for name, value in found.headers.items()}
-            return error_from(found.status_code, "its reason did not come whole", headers)
+            return error_from(found.status_code, "its reason did not come whole", found.headers)
         if isinstance(error, openai.APIStatusError) and error.status_code < 400:
             secrets = self._secrets(client, call, error.request.headers)
             return redirected(error.status_code, error.response.headers, secrets)
         if isinstance(error, openai.APIStatusError):
-            headers = {name.lower(): value for name, value in error.response.headers.items()}
             payload = error.body if error.body is not None else error.response.text
-            return error_from(error.status_code, self._clean(payload, client, call, error.request.headers), headers)
+            return error_from(
+                error.status_code, self._clean(payload, client, call, error.request.headers), error.response.headers
+            )
         if isinstance(error, openai.APITimeoutError):
             return ConnectionFailed("The service did not answer within the client's time-out.")
         if isinstance(error, openai.APIConnectionError):
