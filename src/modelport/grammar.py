@@ -347,12 +347,12 @@ def mismatch(schema: dict[str, Any], value: Any) -> str | None:
     from referencing import Registry
 
     from modelport.formats import format_checker
-    from modelport.validators import LONGEST, at_most, validator_class
+    from modelport.validators import in_time, validator_class
 
     try:
         # With a registry of its own, the library does not fetch the addresses that a schema names.
         validator = validator_class()(schema, registry=Registry(), format_checker=format_checker())
-        with at_most(LONGEST):
+        with in_time():
             error = best_match(validator.iter_errors(value))
     except RecursionError:
         if _depth(value) > _DEEP:

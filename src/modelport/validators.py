@@ -21,13 +21,13 @@ _ends: ContextVar[float] = ContextVar("modelport_validation_ends", default=float
 
 
 @contextmanager
-def at_most(seconds: float) -> Iterator[None]:
-    """All checking inside takes no longer.
+def in_time() -> Iterator[None]:
+    """All checking inside takes no longer than `LONGEST`.
 
     Raises:
         InvalidRequest: It does.
     """
-    token = _ends.set(time.monotonic() + seconds)
+    token = _ends.set(time.monotonic() + LONGEST)
     try:
         yield
     finally:
