@@ -7,8 +7,7 @@ import uuid
 from typing import Any
 
 from modelport.errors import InvalidToolCall
-from modelport.json_text import read_json
-from modelport.messages import ChatMessage, ChatMessageToolCall, ChatMessageToolCallFunction
+from modelport.messages import ChatMessage, ChatMessageToolCall, ChatMessageToolCallFunction, read_json
 
 
 def call_in_text(message: ChatMessage, name_key: str, arguments_key: str) -> ChatMessageToolCall:

@@ -9,8 +9,8 @@ from functools import lru_cache
 from typing import Any
 
 from modelport.errors import InvalidRequest, UnsupportedFeature
-from modelport.json_text import read_json
 from modelport.maskable import maskable
+from modelport.messages import read_json
 from modelport.schema_rules import CONSTRAINTS
 from modelport.typed import parsed, schema_of, service_name
 

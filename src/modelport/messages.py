@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from enum import StrEnum
@@ -10,7 +11,6 @@ from operator import attrgetter
 from typing import Any
 
 from modelport.content import repr_without_urls, text_of
-from modelport.json_text import read_json
 from modelport.secrets import Url
 
 _JSON = dict[str, Any]  # under a name of its own, since two classes here have a method `dict`
@@ -329,6 +329,32 @@ def _parsed(arguments: Any) -> Any:
         return read_json(arguments)
     except ValueError:
         return arguments
+
+
+def read_json(text: str) -> Any:
+    """The JSON value, without the constants that Python takes and JSON does not have.
+
+    Raises:
+        ValueError: It is no JSON, or holds a number that Python would make an infinity of.
+    """
+    try:
+        return _JSON_READER.decode(text)
+    except RecursionError:
+        raise ValueError("the JSON is nested too deeply") from None
+
+
+def _refuse(constant: str) -> Any:
+    raise ValueError(f"{constant} is no JSON")
+
+
+def _float(digits: str) -> float:
+    value = float(digits)
+    if math.isinf(value):
+        raise ValueError(f"the number {digits[:40]} is too large")
+    return value
+
+
+_JSON_READER = json.JSONDecoder(parse_constant=_refuse, parse_float=_float)
 
 
 def as_delta(answer: Any) -> ChatMessageStreamDelta:

@@ -8,8 +8,7 @@ from typing import Any, Literal
 
 from modelport.errors import InvalidRequest, InvalidToolCall
 from modelport.grammar import mismatch
-from modelport.json_text import read_json
-from modelport.messages import ChatMessage, ChatMessageStreamDelta, ChatMessageToolCallFunction, fold
+from modelport.messages import ChatMessage, ChatMessageStreamDelta, ChatMessageToolCallFunction, fold, read_json
 
 
 @dataclass(frozen=True)

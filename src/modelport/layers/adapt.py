@@ -13,7 +13,6 @@ from typing import Any, Protocol
 from modelport.capabilities import Capabilities
 from modelport.errors import InvalidOutput, InvalidRequest, InvalidToolCall, UnsupportedFeature
 from modelport.grammar import Choice, Grammar, JSONSchema, Lark, may_go_on, mismatch
-from modelport.json_text import read_json
 from modelport.layers import Deltas, Next
 from modelport.layers.first_call import first_call
 from modelport.layers.fit import fit, holds_image_urls
@@ -27,6 +26,7 @@ from modelport.messages import (
     MessageRole,
     TokenUsage,
     fold,
+    read_json,
 )
 from modelport.request import Request
 from modelport.schema_rules import Unfit, is_any_object, without_nulls

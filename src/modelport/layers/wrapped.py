@@ -11,9 +11,8 @@ from typing import Any
 
 from modelport.errors import ModelError
 from modelport.grammar import Choice, JSONSchema
-from modelport.json_text import read_json
 from modelport.layers import Deltas
-from modelport.messages import ChatMessageStreamDelta
+from modelport.messages import ChatMessageStreamDelta, read_json
 
 KEY = "answer"
 _HEAD = re.compile(rf'\s*\{{\s*"{KEY}"\s*:\s*(?=\S)')

@@ -16,8 +16,7 @@ from modelport.capabilities import Capabilities
 from modelport.content import Attachment, Image, Part, Text
 from modelport.errors import InvalidRequest
 from modelport.grammar import Grammar, JSONSchema
-from modelport.json_text import read_json
-from modelport.messages import ChatMessage, ChatMessageToolCall
+from modelport.messages import ChatMessage, ChatMessageToolCall, read_json
 
 Block = dict[str, Any]
 
