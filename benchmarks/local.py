@@ -25,8 +25,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import xllamacpp
 
 from modelport import LlamaCppModel
-from modelport.local.llamacpp import DEFAULT_CONTEXT
-from modelport.local.weights import resolve_weights
+from modelport.local.llamacpp.model import DEFAULT_CONTEXT
+from modelport.local.llamacpp.weights import resolve_weights
 
 TOKENS = 128
 ROUNDS = 5

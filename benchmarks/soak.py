@@ -36,7 +36,8 @@ from benchmarks.soak_subjects import LOCAL, MAKE, Subject, installed, opened, we
 from tests.remote.matrix import COLUMNS
 from tests.remote.playing import server_for, threads_of_calls
 
-from modelport import Model, loop
+from modelport import Model
+from modelport.runtime import portal as loop
 from modelport.errors import ModelError
 
 WAYS = ("sync", "sync streamed", "async", "async streamed")

@@ -8,11 +8,11 @@ import pytest
 from pydantic import BaseModel, TypeAdapter
 
 from modelport import ChatMessage, Choice, Lark, OpenAIServerModel, Regex
-from modelport.chat_completions import AnswerReader, body_from
-from modelport.chat_forms import ANSWER_TOOL, grammar_fields
-from modelport.grammar import grammar_from, grammar_from_response_format
-from modelport.request import Request
-from modelport.tool_sources import tools_from
+from modelport.inputs.tools import tools_from
+from modelport.protocols.chat_completions.output_format import ANSWER_TOOL, grammar_fields
+from modelport.protocols.chat_completions.request import AnswerReader, body_from
+from modelport.types.output_types import grammar_from, grammar_from_response_format
+from modelport.types.request import Request
 
 
 def custom(text: str) -> dict[str, Any]:

@@ -21,10 +21,10 @@ from click.testing import CliRunner, Result
 
 import modelport
 from modelport import ChatMessage, ChatMessageStreamDelta, Image, Model, Secret, errors
-from modelport.capabilities import Capabilities
 from modelport.cli.commands import cli
 from modelport.testing import ScriptedModel
-from modelport.testing.contract import Outcome
+from modelport.testing.conformance import Outcome
+from modelport.types.capabilities import Capabilities
 
 CLI = [sys.executable, "-m", "modelport.cli"]
 PARIS = "What is the capital of France? Answer in one sentence."
@@ -690,7 +690,8 @@ def test_models(monkeypatch: pytest.MonkeyPatch) -> None:
     missing = {"xllamacpp"}
     monkeypatch.setattr(tables, "find_spec", lambda name: None if name in missing else name)
     monkeypatch.setattr("modelport.registry.backends", lambda: {
-        "llamacpp": "modelport.local.llamacpp:LlamaCppModel", "openai": "modelport.remote.openai:OpenAIServerModel",
+        "llamacpp": "modelport.local.llamacpp.model:LlamaCppModel",
+        "openai": "modelport.remote.openai.model:OpenAIServerModel",
         "theirs": "theirs.models:TheirModel",
     })  # fmt: skip
     result = RUNNER.invoke(cli, ["models"])
@@ -792,7 +793,7 @@ def test_check_that_is_broken_off_shows_what_it_found(loaded: Loaded, monkeypatc
         yield Outcome("generate", "works")
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("modelport.testing.contract.check_all", interrupted)
+    monkeypatch.setattr("modelport.testing.conformance.check_all", interrupted)
     loaded.models["*"] = Liar()
     result = RUNNER.invoke(cli, ["check", "liar", "--row", "generate", "--row", "stream"])
     assert result.exit_code == 130

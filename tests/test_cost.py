@@ -18,9 +18,9 @@ from typing import Any
 import pytest
 
 from modelport import Capabilities, Model
-from modelport.chat_completions import AnswerReader, body_from
-from modelport.messages import fold
-from modelport.remote.wire import EventReader, to_json
+from modelport.protocols.chat_completions.request import AnswerReader, body_from
+from modelport.remote.http.wire import EventReader, to_json
+from modelport.types.messages import fold
 
 STOPS = ["Observation:"]
 LIMITS: dict[str, Any] = {"requests_per_minute": 10**9, "tokens_per_minute": 10**12, "max_concurrency": 10**6}

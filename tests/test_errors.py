@@ -19,7 +19,7 @@ from modelport.errors import (
     RateLimited,
     StreamInterrupted,
 )
-from modelport.messages import ChatMessage
+from modelport.types.messages import ChatMessage
 
 KINDS = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, ModelError)]
 PUBLIC = [kind for kind in KINDS if not kind.__name__.startswith("_")]

@@ -43,8 +43,8 @@ from modelport.errors import (
     StreamInterrupted,
     UnsupportedFeature,
 )
-from modelport.request import Request
 from modelport.testing import ScriptedModel
+from modelport.types.request import Request
 from tests.layers.clock import in_no_time
 from tests.servers.faults import Fault, FaultServer
 from tests.servers.llamacpp import model_file
@@ -428,7 +428,7 @@ def test_a_partial_object_begins_again_too() -> None:
 
 
 def fold_call(calls: list[dict[str, Any]]) -> Delta:
-    from modelport.messages import as_delta
+    from modelport.types.messages import as_delta
 
     return as_delta(ChatMessage("assistant", None, tool_calls=calls))  # type: ignore[arg-type]
 

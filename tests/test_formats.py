@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from modelport.formats import CHECKED
-from modelport.grammar import JSONSchema, as_lark, mismatch
+from modelport.schema.formats import CHECKED
+from modelport.types.output_types import JSONSchema, as_lark, mismatch
 
 llguidance = pytest.importorskip("llguidance")
 
@@ -72,7 +72,7 @@ def test_to_other_formats_any_value_conforms() -> None:
 
 
 def test_the_set_does_not_depend_on_what_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    from modelport.formats import format_checker
+    from modelport.schema.formats import format_checker
 
     format_checker.cache_clear()
     for name in ("rfc3339_validator", "rfc3986_validator", "isoduration", "fqdn", "jsonpointer"):

@@ -18,9 +18,11 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
-from modelport import regexes
 from modelport.errors import InvalidOutput, InvalidRequest, InvalidToolCall, UnsupportedFeature
-from modelport.grammar import (
+from modelport.schema import regexes
+from modelport.testing import ScriptedModel
+from modelport.types.messages import ChatMessage
+from modelport.types.output_types import (
     Choice,
     JSONSchema,
     Lark,
@@ -31,9 +33,7 @@ from modelport.grammar import (
     may_go_on,
     mismatch,
 )
-from modelport.messages import ChatMessage
-from modelport.testing import ScriptedModel
-from modelport.tools import Tool
+from modelport.types.tools import Tool
 
 llguidance = pytest.importorskip("llguidance")
 
@@ -596,9 +596,9 @@ def test_no_pattern_and_no_list_holds_the_thread_for_long(code: str) -> None:
     """In a process of its own, since what Python's engine does can't be broken off."""
     program = f"""
 from modelport import InvalidRequest, Regex
-from modelport.grammar import mismatch
-from modelport.layers.wrapped import _Unwrapper
-from modelport.tools import Tool
+from modelport.types.output_types import mismatch
+from modelport.layers.adapt.wrapping import _Unwrapper
+from modelport.types.tools import Tool
 
 ROW = {ROW!r}
 

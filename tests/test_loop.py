@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from modelport import loop
-from modelport.loop import SyncIteration, in_callers_thread, run
+from modelport.runtime import portal as loop
+from modelport.runtime.portal import SyncIteration, in_callers_thread, run
 
 pytestmark = pytest.mark.timeout(30)
 
@@ -362,7 +362,7 @@ def test_a_stream_of_another_process() -> None:
 
 AT_THE_END = """
 import asyncio, os, sys, threading
-from modelport.loop import SyncIteration, close_at_exit, run
+from modelport.runtime.portal import SyncIteration, close_at_exit, run
 
 def say(*words):
     print(*words, flush=True)

@@ -13,8 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from modelport.content import Image, Text
-from modelport.messages import (
+from modelport.inputs.messages import normalise_messages
+from modelport.types.content import Image, Text
+from modelport.types.messages import (
     ChatMessage,
     ChatMessageStreamDelta,
     ChatMessageToolCall,
@@ -26,7 +27,6 @@ from modelport.messages import (
     fold,
     tool_call_from,
 )
-from modelport.normalise import normalise_messages
 
 Delta = ChatMessageStreamDelta
 JSON = st.recursive(

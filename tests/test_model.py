@@ -14,8 +14,6 @@ from typing import Any
 
 import pytest
 
-from modelport.capabilities import Capabilities
-from modelport.content import Image
 from modelport.errors import (
     InvalidRequest,
     InvalidToolCall,
@@ -24,11 +22,13 @@ from modelport.errors import (
     ServerError,
     UnsupportedFeature,
 )
-from modelport.grammar import Choice, JSONSchema
-from modelport.messages import ChatMessage, ChatMessageStreamDelta, TokenUsage
 from modelport.model import Model
-from modelport.request import Request
-from modelport.tools import Named, Tool
+from modelport.types.capabilities import Capabilities
+from modelport.types.content import Image
+from modelport.types.messages import ChatMessage, ChatMessageStreamDelta, TokenUsage
+from modelport.types.output_types import Choice, JSONSchema
+from modelport.types.request import Request
+from modelport.types.tools import Named, Tool
 
 Delta = ChatMessageStreamDelta
 WEATHER = Tool("weather", "", {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]})

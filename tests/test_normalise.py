@@ -20,19 +20,24 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image as PILImage
 
-from modelport.content import MAX_IMAGE_BYTES, Attachment, Image, Text
 from modelport.errors import InvalidRequest, ModelError, UnsupportedFeature
-from modelport.messages import ChatMessage, ChatMessageStreamDelta, ChatMessageToolCall, ChatMessageToolCallFunction
-from modelport.model import Model
-from modelport.normalise import (
+from modelport.inputs.messages import (
     json_size,
     normalise_messages,
     normalise_parameters,
     normalise_stop,
     plain_dict,
 )
-from modelport.normalise_parts import image_from
-from modelport.request import Request
+from modelport.inputs.parts import image_from
+from modelport.model import Model
+from modelport.types.content import MAX_IMAGE_BYTES, Attachment, Image, Text
+from modelport.types.messages import (
+    ChatMessage,
+    ChatMessageStreamDelta,
+    ChatMessageToolCall,
+    ChatMessageToolCallFunction,
+)
+from modelport.types.request import Request
 
 
 def png(colour: str = "red", mode: str = "RGB") -> bytes:

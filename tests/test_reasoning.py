@@ -15,12 +15,12 @@ from modelport import (
     Tool,
     UnsupportedFeature,
 )
-from modelport.capabilities import Capabilities
-from modelport.chat_completions import body_from
-from modelport.layers.fit import BUDGETS, fit
-from modelport.local.template import Template
-from modelport.normalise import EFFORTS, normalise_parameters
+from modelport.inputs.messages import EFFORTS, normalise_parameters
+from modelport.layers.adapt.capabilities import BUDGETS, fit
+from modelport.local.chat_template import Template
+from modelport.protocols.chat_completions.request import body_from
 from modelport.testing import ScriptedModel
+from modelport.types.capabilities import Capabilities
 from tests.remote.test_converse import CLAUDE, LLAMA, NOVA, recording
 
 TOOL = Tool("f", "", {"type": "object", "properties": {"a": {"type": "string"}}})

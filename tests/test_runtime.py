@@ -23,7 +23,7 @@ from typing import Any
 import pytest
 
 from modelport import ChatMessage, ChatMessageStreamDelta, LlamaCppModel, Model, OpenAIServerModel
-from modelport import loop as loop_module
+from modelport.runtime import portal as loop_module
 from modelport.errors import ModelError
 from tests.servers.faults import OK, Fault, FaultServer, Reply
 from tests.servers.llamacpp import LlamaServer, llama_server, model_file
@@ -956,7 +956,7 @@ def test_a_call_at_the_very_end(server: FaultServer, tmp_path: Path) -> None:
     """A call from an exit handler works before our own has run, and fails at once after it."""
     source = """
     import atexit
-    from modelport import loop
+    from modelport.runtime import portal as loop
 
     def last():
         try:

@@ -11,16 +11,16 @@ from typing import Any
 
 import pytest
 
-from modelport.capabilities import Capabilities
 from modelport.errors import AuthenticationError, InvalidRequest
-from modelport.grammar import JSONSchema, Regex
 from modelport.layers.retry import RetryPolicy
-from modelport.messages import ChatMessageStreamDelta
 from modelport.model import Model
 from modelport.registry import class_named
-from modelport.remote.openai import OpenAIServerModel
-from modelport.request import Request
+from modelport.remote.openai.model import OpenAIServerModel
 from modelport.secrets import Secret
+from modelport.types.capabilities import Capabilities
+from modelport.types.messages import ChatMessageStreamDelta
+from modelport.types.output_types import JSONSchema, Regex
+from modelport.types.request import Request
 
 KEY = "sk-this-must-never-be-seen"
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from modelport.schema_refs import moved, rooted, unresolved
+from modelport.schema.references import moved, rooted, unresolved
 
 NODE: dict[str, Any] = {"type": "object", "properties": {"next": {"$ref": "#/$defs/Node"}}}
 

@@ -11,12 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
-from modelport.capabilities import Capabilities
-from modelport.chat_forms import is_strict
 from modelport.errors import InvalidRequest
-from modelport.grammar import mismatch
-from modelport.remote.schemas import AZURE, BEDROCK, OPENAI
-from modelport.schema_rules import CONSTRAINTS, SchemaRules, Unfit, without_nulls
+from modelport.protocols.chat_completions.output_format import is_strict
+from modelport.remote.schema_subsets import AZURE, BEDROCK, OPENAI
+from modelport.schema.rules import CONSTRAINTS, SchemaRules, Unfit, without_nulls
+from modelport.types.capabilities import Capabilities
+from modelport.types.output_types import mismatch
 
 CLOSED = {"type": "object", "properties": {"a": {"type": "string"}}, "required": ["a"], "additionalProperties": False}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from modelport.thinking import after_thinking
+from modelport.constrained.reasoning import after_thinking
 
 llguidance = pytest.importorskip("llguidance")
 

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from modelport import threads
-from modelport.threads import in_thread, iterate_in_thread
+from modelport.runtime import threads
+from modelport.runtime.threads import in_thread, iterate_in_thread
 
 pytestmark = pytest.mark.timeout(30)
 Emit = Callable[[Any], bool]

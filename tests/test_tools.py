@@ -19,9 +19,9 @@ from jsonschema import Draft202012Validator
 from pydantic import BaseModel, Field, create_model
 
 from modelport.errors import InvalidRequest, InvalidToolCall
-from modelport.messages import ChatMessage, ChatMessageToolCall, ChatMessageToolCallFunction
-from modelport.tool_sources import tools_from
-from modelport.tools import Named, Tool, check_calls, tool_choice_from
+from modelport.inputs.tools import tools_from
+from modelport.types.messages import ChatMessage, ChatMessageToolCall, ChatMessageToolCallFunction
+from modelport.types.tools import Named, Tool, check_calls, tool_choice_from
 
 T = TypeVar("T")
 CITY = {

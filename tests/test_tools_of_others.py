@@ -14,8 +14,8 @@ from mcp.server import MCPServer
 from pydantic import BaseModel, Field
 
 from modelport import ChatMessage, InvalidToolCall, LlamaCppModel
+from modelport.inputs.tools import tools_from
 from modelport.testing import ScriptedModel
-from modelport.tool_sources import tools_from
 from tests.servers.llamacpp import model_file
 
 

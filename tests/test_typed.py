@@ -14,8 +14,8 @@ from pydantic import BaseModel, Field, HttpUrl, field_validator
 
 from modelport import InvalidOutput
 from modelport.errors import InvalidRequest
-from modelport.grammar import as_lark, grammar_from
 from modelport.testing import ScriptedModel
+from modelport.types.output_types import as_lark, grammar_from
 
 llguidance = pytest.importorskip("llguidance")
 

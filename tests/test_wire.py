@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from modelport import Choice, InvalidRequest, Lark, Model, OpenAIServerModel, Regex, UnsupportedFeature
-from modelport.chat_completions import count_from
-from modelport.testing.rows.forms import picture
+from modelport.protocols.chat_completions.request import count_from
+from modelport.testing.checks.structured_output import picture
 from tests.servers.faults import Call, Fault, FaultServer
 
 

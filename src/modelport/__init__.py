@@ -4,10 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from modelport.capabilities import Capabilities as Capabilities
-    from modelport.content import Attachment as Attachment
-    from modelport.content import Image as Image
-    from modelport.content import Text as Text
+    from modelport.combine.fallback import FallbackModel as FallbackModel
     from modelport.errors import AuthenticationError as AuthenticationError
     from modelport.errors import ConnectionFailed as ConnectionFailed
     from modelport.errors import ContentFiltered as ContentFiltered
@@ -24,75 +21,78 @@ if TYPE_CHECKING:
     from modelport.errors import ServerError as ServerError
     from modelport.errors import StreamInterrupted as StreamInterrupted
     from modelport.errors import UnsupportedFeature as UnsupportedFeature
-    from modelport.fallback import FallbackModel as FallbackModel
-    from modelport.grammar import Choice as Choice
-    from modelport.grammar import JSONSchema as JSONSchema
-    from modelport.grammar import Lark as Lark
-    from modelport.grammar import Regex as Regex
+    from modelport.layers.redis_limits import RedisLimits as RedisLimits
     from modelport.layers.retry import RetryPolicy as RetryPolicy
-    from modelport.local.llamacpp import LlamaCppModel as LlamaCppModel
+    from modelport.local.llamacpp.model import LlamaCppModel as LlamaCppModel
     from modelport.local.mlx.model import MLXModel as MLXModel
     from modelport.local.transformers.model import TransformersModel as TransformersModel
     from modelport.local.vllm.model import VLLMModel as VLLMModel
-    from modelport.messages import Attempt as Attempt
-    from modelport.messages import ChatMessage as ChatMessage
-    from modelport.messages import ChatMessageStreamDelta as ChatMessageStreamDelta
-    from modelport.messages import ChatMessageToolCall as ChatMessageToolCall
-    from modelport.messages import ChatMessageToolCallFunction as ChatMessageToolCallFunction
-    from modelport.messages import ChatMessageToolCallStreamDelta as ChatMessageToolCallStreamDelta
-    from modelport.messages import MessageRole as MessageRole
-    from modelport.messages import TokenUsage as TokenUsage
-    from modelport.messages import fold as fold
     from modelport.model import Model as Model
     from modelport.registry import load_model as load_model
-    from modelport.remote.azure import AzureOpenAIModel as AzureOpenAIModel
-    from modelport.remote.azure import AzureOpenAIServerModel as AzureOpenAIServerModel
-    from modelport.remote.bedrock import AmazonBedrockModel as AmazonBedrockModel
-    from modelport.remote.bedrock import AmazonBedrockServerModel as AmazonBedrockServerModel
-    from modelport.remote.huggingface import InferenceClientModel as InferenceClientModel
-    from modelport.remote.litellm import LiteLLMModel as LiteLLMModel
-    from modelport.remote.litellm_router import LiteLLMRouterModel as LiteLLMRouterModel
-    from modelport.remote.openai import OpenAIModel as OpenAIModel
-    from modelport.remote.openai import OpenAIServerModel as OpenAIServerModel
-    from modelport.remote.redis_limits import RedisLimits as RedisLimits
-    from modelport.request import Request as Request
+    from modelport.remote.bedrock.model import AmazonBedrockModel as AmazonBedrockModel
+    from modelport.remote.bedrock.model import AmazonBedrockServerModel as AmazonBedrockServerModel
+    from modelport.remote.huggingface.model import InferenceClientModel as InferenceClientModel
+    from modelport.remote.litellm.model import LiteLLMModel as LiteLLMModel
+    from modelport.remote.litellm.router import LiteLLMRouterModel as LiteLLMRouterModel
+    from modelport.remote.openai.azure import AzureOpenAIModel as AzureOpenAIModel
+    from modelport.remote.openai.azure import AzureOpenAIServerModel as AzureOpenAIServerModel
+    from modelport.remote.openai.model import OpenAIModel as OpenAIModel
+    from modelport.remote.openai.model import OpenAIServerModel as OpenAIServerModel
+    from modelport.runtime.streams import AsyncStream as AsyncStream
+    from modelport.runtime.streams import Stream as Stream
     from modelport.secrets import Secret as Secret
-    from modelport.streams import AsyncStream as AsyncStream
-    from modelport.streams import Stream as Stream
-    from modelport.tools import Tool as Tool
+    from modelport.types.capabilities import Capabilities as Capabilities
+    from modelport.types.content import Attachment as Attachment
+    from modelport.types.content import Image as Image
+    from modelport.types.content import Text as Text
+    from modelport.types.messages import Attempt as Attempt
+    from modelport.types.messages import ChatMessage as ChatMessage
+    from modelport.types.messages import ChatMessageStreamDelta as ChatMessageStreamDelta
+    from modelport.types.messages import ChatMessageToolCall as ChatMessageToolCall
+    from modelport.types.messages import ChatMessageToolCallFunction as ChatMessageToolCallFunction
+    from modelport.types.messages import ChatMessageToolCallStreamDelta as ChatMessageToolCallStreamDelta
+    from modelport.types.messages import MessageRole as MessageRole
+    from modelport.types.messages import TokenUsage as TokenUsage
+    from modelport.types.messages import fold as fold
+    from modelport.types.output_types import Choice as Choice
+    from modelport.types.output_types import JSONSchema as JSONSchema
+    from modelport.types.output_types import Lark as Lark
+    from modelport.types.output_types import Regex as Regex
+    from modelport.types.request import Request as Request
+    from modelport.types.tools import Tool as Tool
 
 _HOMES = {
-    "capabilities": ["Capabilities"],
-    "content": ["Attachment", "Image", "Text"],
+    "types.capabilities": ["Capabilities"],
+    "types.content": ["Attachment", "Image", "Text"],
     "errors": [
         "AuthenticationError", "ConnectionFailed", "ContentFiltered", "ContextWindowExceeded", "DeadlineExceeded",
         "InvalidOutput", "InvalidRequest", "InvalidToolCall", "MalformedResponse", "MissingDependency", "ModelError",
         "NotFoundError", "RateLimited", "ServerError", "StreamInterrupted", "UnsupportedFeature",
     ],
-    "fallback": ["FallbackModel"],
-    "grammar": ["Choice", "JSONSchema", "Lark", "Regex"],
+    "combine.fallback": ["FallbackModel"],
+    "types.output_types": ["Choice", "JSONSchema", "Lark", "Regex"],
     "layers.retry": ["RetryPolicy"],
-    "local.llamacpp": ["LlamaCppModel"],
+    "local.llamacpp.model": ["LlamaCppModel"],
     "local.mlx.model": ["MLXModel"],
     "local.transformers.model": ["TransformersModel"],
     "local.vllm.model": ["VLLMModel"],
-    "messages": [
+    "types.messages": [
         "Attempt", "ChatMessage", "ChatMessageStreamDelta", "ChatMessageToolCall", "ChatMessageToolCallFunction",
         "ChatMessageToolCallStreamDelta", "MessageRole", "TokenUsage", "fold",
     ],
     "model": ["Model"],
     "registry": ["load_model"],
-    "remote.azure": ["AzureOpenAIModel", "AzureOpenAIServerModel"],
-    "remote.huggingface": ["InferenceClientModel"],
-    "remote.bedrock": ["AmazonBedrockModel", "AmazonBedrockServerModel"],
-    "remote.litellm": ["LiteLLMModel"],
-    "remote.litellm_router": ["LiteLLMRouterModel"],
-    "remote.openai": ["OpenAIModel", "OpenAIServerModel"],
-    "remote.redis_limits": ["RedisLimits"],
-    "request": ["Request"],
+    "remote.openai.azure": ["AzureOpenAIModel", "AzureOpenAIServerModel"],
+    "remote.huggingface.model": ["InferenceClientModel"],
+    "remote.bedrock.model": ["AmazonBedrockModel", "AmazonBedrockServerModel"],
+    "remote.litellm.model": ["LiteLLMModel"],
+    "remote.litellm.router": ["LiteLLMRouterModel"],
+    "remote.openai.model": ["OpenAIModel", "OpenAIServerModel"],
+    "layers.redis_limits": ["RedisLimits"],
+    "types.request": ["Request"],
     "secrets": ["Secret"],
-    "streams": ["AsyncStream", "Stream"],
-    "tools": ["Tool"],
+    "runtime.streams": ["AsyncStream", "Stream"],
+    "types.tools": ["Tool"],
 }  # fmt: skip
 _EXPORTS = {name: home for home, names in _HOMES.items() for name in names}
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from modelport.messages import Attempt, ChatMessage
+    from modelport.types.messages import Attempt, ChatMessage
 
 
 class ModelError(Exception):

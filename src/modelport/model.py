@@ -6,21 +6,21 @@ import inspect
 from collections.abc import AsyncGenerator, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from modelport.capabilities import Capabilities
 from modelport.errors import MalformedResponse
-from modelport.layers import Next, compose
-from modelport.messages import ChatMessage, ChatMessageStreamDelta, MessageRole, TokenUsage, as_delta, fold
-from modelport.normalise import EFFORTS, check_kind, normalise_messages, plain_dict
-from modelport.options import normalise_options
-from modelport.request import Limits, Request
+from modelport.inputs.messages import EFFORTS, check_kind, normalise_messages, plain_dict
+from modelport.inputs.options import normalise_options
+from modelport.layers.base import Next, compose
+from modelport.runtime.streams import AsyncStream, Stream, interruptible
 from modelport.saving import refuse_secrets, restore, settings_of
-from modelport.streams import AsyncStream, Stream, interruptible
-from modelport.tools import tool_choice_from
+from modelport.types.capabilities import Capabilities
+from modelport.types.messages import ChatMessage, ChatMessageStreamDelta, MessageRole, TokenUsage, as_delta, fold
+from modelport.types.request import Limits, Request
+from modelport.types.tools import tool_choice_from
 
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from modelport.layers.limit import SharedWindow
+    from modelport.layers.limit.layer import SharedWindow
     from modelport.layers.retry import RetryPolicy
 
 _DERIVED = ("_chain", "_capabilities", "_options")
@@ -155,7 +155,7 @@ class Model:
             UnsupportedFeature: This model can't do it; nothing has been sent.
             ModelError: What went wrong; its subclass says.
         """
-        from modelport.loop import run
+        from modelport.runtime.portal import run
 
         if type(self).generate is not Model.generate and type(self).deltas is Model.deltas:
             raise TypeError(
@@ -195,7 +195,7 @@ class Model:
         Raises:
             InvalidToolCall: The text holds no call.
         """
-        from modelport.calls_in_text import call_in_text, parsed_arguments
+        from modelport.inputs.calls_in_text import call_in_text, parsed_arguments
 
         message.role = MessageRole.ASSISTANT
         if not message.tool_calls:
@@ -239,7 +239,7 @@ class Model:
 
     async def aclose(self) -> None:
         """`close` for asynchronous code; lets go of the running loop's connections too."""
-        from modelport.threads import in_thread
+        from modelport.runtime.threads import in_thread
 
         await in_thread(self.close)
 
@@ -318,8 +318,8 @@ class Model:
         )
 
     def _layers(self) -> list[Any]:
-        from modelport.layers.adapt import Adapt
-        from modelport.layers.limit import Limit
+        from modelport.layers.adapt.layer import Adapt
+        from modelport.layers.limit.layer import Limit
         from modelport.layers.retry import Retry, RetryPolicy
         from modelport.layers.stop import Stop
 
@@ -346,8 +346,8 @@ class Model:
 
     async def _run_generate(self, request: Request) -> ChatMessageStreamDelta:
         """Runs a subclass's own `generate`: in the caller's thread for a sync call, else in a thread of its own."""
-        from modelport.loop import in_callers_thread
-        from modelport.threads import in_thread
+        from modelport.runtime.portal import in_callers_thread
+        from modelport.runtime.threads import in_thread
 
         if type(self).generate is Model.generate:
             raise TypeError(f"{type(self).__name__} must write `deltas` (or, to begin with, `generate`)")

@@ -19,15 +19,15 @@ GROUP = "modelport.backends"
 
 #: Backend name -> where its class is.
 BACKENDS = {
-    "azure": "modelport.remote.azure:AzureOpenAIServerModel",
-    "huggingface": "modelport.remote.huggingface:InferenceClientModel",
-    "bedrock": "modelport.remote.bedrock:AmazonBedrockServerModel",
-    "litellm": "modelport.remote.litellm:LiteLLMModel",
-    "litellm-router": "modelport.remote.litellm_router:LiteLLMRouterModel",
-    "llamacpp": "modelport.local.llamacpp:LlamaCppModel",
+    "azure": "modelport.remote.openai.azure:AzureOpenAIServerModel",
+    "huggingface": "modelport.remote.huggingface.model:InferenceClientModel",
+    "bedrock": "modelport.remote.bedrock.model:AmazonBedrockServerModel",
+    "litellm": "modelport.remote.litellm.model:LiteLLMModel",
+    "litellm-router": "modelport.remote.litellm.router:LiteLLMRouterModel",
+    "llamacpp": "modelport.local.llamacpp.model:LlamaCppModel",
     "mlx": "modelport.local.mlx.model:MLXModel",
     "transformers": "modelport.local.transformers.model:TransformersModel",
-    "openai": "modelport.remote.openai:OpenAIServerModel",
+    "openai": "modelport.remote.openai.model:OpenAIServerModel",
     "vllm": "modelport.local.vllm.model:VLLMModel",
 }
 #: Other names of a backend's class.
@@ -52,7 +52,7 @@ _FAMILIES = (
     ("gemini-*", "litellm/gemini"), ("*.gguf", "llamacpp"),
 )  # fmt: skip
 #: Models that are made of other models.
-COMPOSED = {"FallbackModel": "modelport.fallback:FallbackModel"}
+COMPOSED = {"FallbackModel": "modelport.combine.fallback:FallbackModel"}
 
 
 def backends() -> dict[str, str]:
@@ -106,7 +106,7 @@ def class_named(name: str) -> type[Model]:
 
 def shared_limits_from(settings: Mapping[str, Any]) -> Any:
     """The `shared_limits` of a model that was saved."""
-    from modelport.remote.redis_limits import RedisLimits
+    from modelport.layers.redis_limits import RedisLimits
 
     return RedisLimits(**settings)
 

@@ -9,9 +9,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import MISSING, fields, is_dataclass
 from typing import TYPE_CHECKING, Any
 
-from modelport.capabilities import Capabilities
 from modelport.errors import InvalidRequest
 from modelport.secrets import Secret, names_secret
+from modelport.types.capabilities import Capabilities
 
 if TYPE_CHECKING:
     from modelport.model import Model

@@ -34,15 +34,15 @@ from modelport import (
     UnsupportedFeature,
     VLLMModel,
 )
-from modelport.capabilities import Capabilities
-from modelport.grammar import Grammar, grammar_from
-from modelport.layers.adapt import plan_for
-from modelport.messages import ChatMessage
-from modelport.remote.bedrock import PROFILES as BEDROCK
+from modelport.layers.adapt.layer import plan_for
+from modelport.remote.bedrock.model import PROFILES as BEDROCK
 from modelport.remote.chat_model import DIALECTS
 from modelport.remote.profiles import PROFILES
-from modelport.request import Request
-from modelport.tools import Tool
+from modelport.types.capabilities import Capabilities
+from modelport.types.messages import ChatMessage
+from modelport.types.output_types import Grammar, grammar_from
+from modelport.types.request import Request
+from modelport.types.tools import Tool
 
 README = Path(__file__).parents[2] / "README.md"
 BEGIN, END = "<!-- forms: written by `python -m tests.contract.table` -->", "<!-- /forms -->"

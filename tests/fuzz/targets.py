@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from modelport import ChatMessage, JSONSchema, Model
 from modelport.errors import ModelError
 from modelport.remote.chat_model import ChatCompletionsModel
-from modelport.remote.transport import Call, Transport
-from modelport.remote.wire import EventReader, parsed, service_error
+from modelport.remote.http.transport import Call, Transport
+from modelport.remote.http.wire import EventReader, parsed, service_error
 from modelport.testing import ScriptedModel
 from tests.fuzz.inputs import calls
 from tests.fuzz.junk import damaged, events, texts, written

@@ -12,7 +12,7 @@ import time
 from typing import Any
 
 from modelport import Model, OpenAIServerModel, RedisLimits
-from modelport.layers import limit
+from modelport.layers.limit import layer as limit
 
 
 class Noting(RedisLimits):

@@ -11,9 +11,9 @@ import pytest
 from pydantic import BaseModel
 
 from modelport.errors import ConnectionFailed, InvalidOutput, InvalidRequest, InvalidToolCall, StreamInterrupted
-from modelport.grammar import Choice, JSONSchema, Lark, Regex
 from modelport.layers.retry import RetryPolicy
-from modelport.messages import (
+from modelport.model import Model
+from modelport.types.messages import (
     ChatMessage,
     ChatMessageStreamDelta,
     ChatMessageToolCallFunction,
@@ -21,9 +21,9 @@ from modelport.messages import (
     TokenUsage,
     fold,
 )
-from modelport.model import Model
-from modelport.request import Request
-from modelport.tools import Named, Tool
+from modelport.types.output_types import Choice, JSONSchema, Lark, Regex
+from modelport.types.request import Request
+from modelport.types.tools import Named, Tool
 
 Delta = ChatMessageStreamDelta
 DATE = Regex(r"\d{4}-\d\d-\d\d")

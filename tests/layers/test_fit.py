@@ -8,14 +8,19 @@ from typing import Any
 
 import pytest
 
-from modelport.capabilities import Capabilities
-from modelport.content import Attachment, Image, Text
 from modelport.errors import UnsupportedFeature
-from modelport.grammar import Lark, Regex
-from modelport.layers.fit import fit, merged, with_system_text, without_system
-from modelport.messages import ChatMessage, ChatMessageStreamDelta, ChatMessageToolCall, ChatMessageToolCallFunction
+from modelport.layers.adapt.capabilities import fit, merged, with_system_text, without_system
 from modelport.model import Model
-from modelport.request import Request
+from modelport.types.capabilities import Capabilities
+from modelport.types.content import Attachment, Image, Text
+from modelport.types.messages import (
+    ChatMessage,
+    ChatMessageStreamDelta,
+    ChatMessageToolCall,
+    ChatMessageToolCallFunction,
+)
+from modelport.types.output_types import Lark, Regex
+from modelport.types.request import Request
 
 PIXEL = Image(b"\x89PNG\r\n\x1a\n", "image/png")
 BY_URL = Image(url="https://example.com/a.png")

@@ -11,9 +11,9 @@ import pytest
 from pydantic import BaseModel
 
 from modelport.errors import InvalidOutput, InvalidRequest, InvalidToolCall, StreamInterrupted, UnsupportedFeature
-from modelport.grammar import Choice, JSONSchema, Lark, Regex
-from modelport.messages import ChatMessage, TokenUsage
-from modelport.remote.schemas import OPENAI
+from modelport.remote.schema_subsets import OPENAI
+from modelport.types.messages import ChatMessage, TokenUsage
+from modelport.types.output_types import Choice, JSONSchema, Lark, Regex
 from tests.layers.test_adapt import SCHEMA, TIME, Delta, Person, Scripted, called
 
 ALL = frozenset({JSONSchema, Regex, Choice, Lark})

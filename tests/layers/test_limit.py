@@ -19,11 +19,11 @@ from hypothesis import strategies as st
 
 from modelport import layers
 from modelport.errors import DeadlineExceeded, InvalidRequest, ModelError, ServerError
-from modelport.layers.limit import WINDOW, Limit
-from modelport.messages import ChatMessage, ChatMessageStreamDelta, MessageRole, TokenUsage
+from modelport.layers.limit.layer import WINDOW, Limit
 from modelport.model import Model
-from modelport.request import Request
-from modelport.threads import iterate_in_thread
+from modelport.runtime.threads import iterate_in_thread
+from modelport.types.messages import ChatMessage, ChatMessageStreamDelta, MessageRole, TokenUsage
+from modelport.types.request import Request
 
 from .clock import in_no_time
 
@@ -144,7 +144,7 @@ def call_from_everywhere(model: Model, calls: int) -> None:
 
 
 def test_threads_and_tasks_of_several_loops_share_one_window(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("modelport.layers.limit.WINDOW", 0.3)
+    monkeypatch.setattr("modelport.layers.limit.layer.WINDOW", 0.3)
     backend = Backend()
     call_from_everywhere(Counting(backend, requests_per_minute=8), calls=8)
     assert len(backend.came) == 33
@@ -370,7 +370,7 @@ async def test_a_loop_that_was_busy_for_long_loses_no_time_of_its_own() -> None:
 
 async def test_nor_does_one_that_stands_still_while_it_asks_other_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     """And when it moves again, with a place among theirs, it does not go above the limit of its own process."""
-    monkeypatch.setattr("modelport.layers.limit._ASKING", 0.2)
+    monkeypatch.setattr("modelport.layers.limit.layer._ASKING", 0.2)
 
     class Shared:
         when_gone = "error"
@@ -408,8 +408,8 @@ async def test_many_waiters_look_by_themselves_seldom(monkeypatch: pytest.Monkey
         return first(now)
 
     monkeypatch.setattr(limit, "_first", counted)
-    monkeypatch.setattr("modelport.layers.limit._LOOK", 0.05)
-    monkeypatch.setattr("modelport.layers.limit._LOOKS", 1000)
+    monkeypatch.setattr("modelport.layers.limit.layer._LOOK", 0.05)
+    monkeypatch.setattr("modelport.layers.limit.layer._LOOKS", 1000)
     waiting = [asyncio.create_task(ask(limit, Backend())) for _ in range(500)]
     await asyncio.sleep(1)
     assert looks < 500 + 2500
@@ -526,7 +526,7 @@ def test_a_call_that_was_over_before_its_work_began_does_none() -> None:
 
     class Outer(Model):
         async def deltas(self, request: Request) -> AsyncGenerator[Delta, None]:
-            from modelport.loop import in_callers_thread
+            from modelport.runtime.portal import in_callers_thread
 
             busy = in_callers_thread(lambda: time.sleep(0.5))
             assert busy is not None

@@ -13,16 +13,16 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from modelport.capabilities import Capabilities
-from modelport.content import Image, Text
 from modelport.errors import ConnectionFailed, InvalidToolCall, StreamInterrupted
-from modelport.grammar import JSONSchema, as_lark
-from modelport.layers.prompted_tools import CLOSE, OPEN, prompted, read_calls
-from modelport.local.mask import check_grammar
-from modelport.messages import ChatMessage, ChatMessageStreamDelta, TokenUsage, fold
+from modelport.layers.adapt.prompted_tools import CLOSE, OPEN, prompted, read_calls
+from modelport.local.grammar_matching import check_grammar
 from modelport.model import Model
-from modelport.request import Request
-from modelport.tools import Named, Tool
+from modelport.types.capabilities import Capabilities
+from modelport.types.content import Image, Text
+from modelport.types.messages import ChatMessage, ChatMessageStreamDelta, TokenUsage, fold
+from modelport.types.output_types import JSONSchema, as_lark
+from modelport.types.request import Request
+from modelport.types.tools import Named, Tool
 
 Delta = ChatMessageStreamDelta
 CITY = {

@@ -20,11 +20,11 @@ from modelport.errors import (
     ServerError,
     StreamInterrupted,
 )
-from modelport.grammar import Regex
 from modelport.layers.retry import Retry, RetryPolicy
-from modelport.messages import ChatMessage, ChatMessageStreamDelta, MessageRole, fold
 from modelport.model import Model
-from modelport.request import Limits, Request
+from modelport.types.messages import ChatMessage, ChatMessageStreamDelta, MessageRole, fold
+from modelport.types.output_types import Regex
+from modelport.types.request import Limits, Request
 
 from .clock import in_no_time
 

@@ -21,10 +21,10 @@ import pytest
 
 from modelport import ChatMessage, ChatMessageStreamDelta, Model, OpenAIServerModel, RedisLimits, TokenUsage
 from modelport.errors import AuthenticationError, ConnectionFailed, InvalidRequest, ModelError, ServerError
-from modelport.layers import limit as limits
-from modelport.layers.limit import Limit
-from modelport.request import Request
+from modelport.layers.limit import layer as limits
+from modelport.layers.limit.layer import Limit
 from modelport.testing import ScriptedModel
+from modelport.types.request import Request
 from tests.servers.faults import Fault, FaultServer, Reply
 from tests.servers.process import HOST, free_port
 from tests.servers.redis import RedisServer, redis_binary, redis_server
@@ -220,7 +220,7 @@ def test_a_large_request_is_not_overtaken_for_ever(redis: RedisServer) -> None:
 
 
 def test_who_waits_and_is_gone_keeps_nobody_waiting(redis: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("modelport.remote.redis_limits.LEASE", 300)
+    monkeypatch.setattr("modelport.layers.redis_limits.LEASE", 300)
     few = ("small", 0.2, None, 100, 10)
     told = asking(RedisLimits(redis.url), ("a", 0.2, None, 100, 60), ("gone", 0.2, None, 100, 100), 0.25, few, 0.1, few)
     assert told[0] == 0 and told[1] > 0

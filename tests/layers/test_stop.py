@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from modelport.errors import ConnectionFailed
 from modelport.layers.stop import Stop, StopScanner
-from modelport.messages import (
+from modelport.types.messages import (
     ChatMessage,
     ChatMessageStreamDelta,
     ChatMessageToolCallFunction,
@@ -21,7 +21,7 @@ from modelport.messages import (
     TokenUsage,
     fold,
 )
-from modelport.request import Request
+from modelport.types.request import Request
 
 Delta = ChatMessageStreamDelta
 QUESTION = (ChatMessage(MessageRole.USER, "?"),)

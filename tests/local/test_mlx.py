@@ -432,7 +432,7 @@ def test_a_failing_request_fails_alone(fresh: MLXModel, fault: str) -> None:
 
 
 def test_a_grammar_that_comes_to_a_dead_end_fails_alone(fresh: MLXModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    from modelport.local.mask import Matcher
+    from modelport.local.grammar_matching import Matcher
 
     bits = Matcher._bits
     monkeypatch.setattr(Matcher, "_bits", lambda self: bits(self) & 0)

@@ -21,8 +21,8 @@ from tests.servers.llamacpp import model_file
 from tests.servers.smollm2 import smollm2_folder
 
 from modelport import JSONSchema, Lark, LlamaCppModel, MLXModel, Model, TransformersModel, UnsupportedFeature
-from modelport.grammar import as_lark
-from modelport.local.mask import Masks
+from modelport.local.grammar_matching import Masks
+from modelport.types.output_types import as_lark
 
 pytestmark = pytest.mark.timeout(600)
 ENGINE: dict[str, Any] = {"context_length": 2048, "parallel": 8, "retry": False}

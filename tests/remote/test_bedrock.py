@@ -27,8 +27,8 @@ from modelport import (
     Secret,
     load_model,
 )
-from modelport.remote.boto_client import attempts_of
-from modelport.testing.rows.forms import picture
+from modelport.remote.bedrock.client import attempts_of
+from modelport.testing.checks.structured_output import picture
 from tests.remote.test_converse import CLAUDE, NOVA, WEATHER, calls, result, text, user
 from tests.remote.test_transport import Relay, certificate  # noqa: F401  # a fixture
 from tests.servers.bedrock import BedrockServer, Converse, ConverseFault

@@ -24,11 +24,11 @@ from modelport import (
     UnsupportedFeature,
     fold,
 )
-from modelport.capabilities import Capabilities
-from modelport.content import Attachment
-from modelport.remote.converse import Call, call_from
-from modelport.remote.converse_answers import AnswerReader, usage_from
-from modelport.testing.rows.forms import picture
+from modelport.protocols.converse.request import Call, call_from
+from modelport.protocols.converse.response import AnswerReader, usage_from
+from modelport.testing.checks.structured_output import picture
+from modelport.types.capabilities import Capabilities
+from modelport.types.content import Attachment
 from tests.servers.bedrock import Converse
 from tests.servers.bedrock_rules import check, sealed_thought, service, signature_of
 from tests.servers.faults import Call as FaultCall

@@ -29,7 +29,7 @@ from modelport.errors import (
     UnsupportedFeature,
 )
 from modelport.layers.retry import RetryPolicy
-from modelport.remote.huggingface import DEFAULT_MODEL
+from modelport.remote.huggingface.model import DEFAULT_MODEL
 from tests.servers.faults import Fault, FaultServer, Reply
 from tests.servers.front import Answer, Front, PassOn, Seen, front, hub
 
@@ -187,7 +187,7 @@ def test_a_token_that_is_renewed(server: FaultServer, nobody: Path, monkeypatch:
     with pytest.raises(AuthenticationError):
         model.generate("hello")
     model.generate("hello")
-    monkeypatch.setattr("modelport.remote.hub.FRESH", 0.0)
+    monkeypatch.setattr("modelport.remote.huggingface.transport.FRESH", 0.0)
     other = InferenceClientModel("m", base_url=server.url)
     for name in ("newer", "newest"):
         nobody.write_text(f"hf_{name}")

@@ -10,7 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from modelport.errors import MalformedResponse
-from modelport.remote.sse import EventParser
+from modelport.protocols.sse import EventParser
 
 Events = list[tuple[bytes, bytes]]
 

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from modelport import InferenceClientModel, JSONSchema, Model, OpenAIServerModel, Regex
-from modelport.chat_forms import llama_grammar
-from modelport.grammar import as_lark
+from modelport.protocols.chat_completions.output_format import llama_grammar
+from modelport.types.output_types import as_lark
 from tests.contract.subjects import THINKING_TEMPLATE
 from tests.servers.faults import Fault, FaultServer
 from tests.servers.llamacpp import LlamaServer, llama_server

@@ -41,11 +41,11 @@ from modelport.errors import (
     ServerError,
     StreamInterrupted,
 )
-from modelport.loop import run
 from modelport.remote.chat_model import ChatCompletionsModel
-from modelport.remote.environment import environment_proxy
-from modelport.remote.pools import PerLoop
-from modelport.remote.wire import ANSWER_SIZE
+from modelport.remote.http.environment import environment_proxy
+from modelport.remote.http.wire import ANSWER_SIZE
+from modelport.runtime.per_loop import PerLoop
+from modelport.runtime.portal import run
 from tests.remote import leaking
 from tests.servers.faults import OK, Fault, FaultServer, Reply, sse
 
@@ -898,7 +898,7 @@ def test_a_client_of_the_users(server: FaultServer, is_async: bool) -> None:
     assert not client.is_closed()
     assert model.generate("hello").content == ANSWER
     if is_async:
-        from modelport.loop import run
+        from modelport.runtime.portal import run
 
         run(client.close())
     else:

@@ -13,8 +13,8 @@ from functools import cache
 from pathlib import Path
 
 from modelport import InvalidRequest, JSONSchema, UnsupportedFeature
-from modelport.grammar import as_lark, grammar_from
-from modelport.local.mask import check_grammar
+from modelport.local.grammar_matching import check_grammar
+from modelport.types.output_types import as_lark, grammar_from
 from tests.schemas import KINDS, SAMPLE, Sampled
 
 PAGE = Path(__file__).parents[2] / "docs" / "schemas.md"

@@ -14,7 +14,7 @@ from typing import Any
 import botocore.session
 from botocore.validate import ParamValidator
 
-from modelport.content import sniff_image
+from modelport.types.content import sniff_image
 
 
 class Refused(Exception):

@@ -25,7 +25,7 @@ def model_file() -> Path:
     named = os.environ.get(WEIGHTS_VARIABLE)
     if named:
         return Path(named)
-    return Path(importlib.import_module("modelport.local.weights").default_weights())
+    return Path(importlib.import_module("modelport.local.llamacpp.weights").default_weights())
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from modelport import ChatMessage, ChatMessageStreamDelta, InvalidRequest, Model, Request, TokenUsage
-from modelport.messages import tool_call_from
 from modelport.testing import ROWS, ScriptedModel, Subject, check
+from modelport.types.messages import tool_call_from
 
 ROW = {row.name: row for row in ROWS}
 

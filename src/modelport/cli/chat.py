@@ -22,8 +22,8 @@ from modelport.cli.terminal import (
     write_aside,
 )
 from modelport.errors import StreamInterrupted
-from modelport.messages import ChatMessage, MessageRole
 from modelport.model import Model
+from modelport.types.messages import ChatMessage, MessageRole
 
 PROMPT = "you> "
 

@@ -15,8 +15,8 @@ from modelport.cli.options import CALL, CONSTRUCTION, DEBUG, DEBUGGING, MODEL, o
 from modelport.cli.terminal import Answer, Failure, OutputClosed, piped_text, remark, report, write_json
 
 if TYPE_CHECKING:
-    from modelport.grammar import Grammar
     from modelport.model import Model
+    from modelport.types.output_types import Grammar
 
 _PIPE_CLOSED = 141  # 128 + SIGPIPE, as shells have it
 #: How alike a mistyped word and a name must be, so that the name is suggested.
@@ -202,7 +202,7 @@ def _form(schema: Path | None, regex: str | None, choices: tuple[str, ...]) -> G
     if schema is not None:
         return _schema(schema)
     if regex is not None or choices:
-        from modelport.grammar import Choice, Regex
+        from modelport.types.output_types import Choice, Regex
 
         return Choice(*choices) if regex is None else Regex(regex)
     return None
@@ -212,7 +212,7 @@ def _schema(path: Path) -> Grammar:
     import json
 
     from modelport.errors import InvalidRequest
-    from modelport.grammar import grammar_from
+    from modelport.types.output_types import grammar_from
 
     try:
         schema = json.loads(path.read_bytes())
@@ -230,8 +230,8 @@ def _schema(path: Path) -> Grammar:
 def _content(prompt: str, images: tuple[str, ...]) -> Any:
     if not images:
         return prompt
-    from modelport.content import Text
-    from modelport.normalise_parts import image_from
+    from modelport.inputs.parts import image_from
+    from modelport.types.content import Text
 
     return [*(image_from(image, f"--image {_shown(image)}") for image in images), Text(prompt)]
 

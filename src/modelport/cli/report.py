@@ -13,7 +13,7 @@ from modelport import __version__
 
 if TYPE_CHECKING:
     from modelport.model import Model
-    from modelport.testing.contract import Outcome
+    from modelport.testing.conformance import Outcome
 
 _USER_IN_URL = re.compile(r"(?<=://)[^/@\s]+@")
 _NAME = re.compile(r"[A-Za-z0-9._-]+")

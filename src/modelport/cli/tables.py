@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from modelport.model import Model
-    from modelport.testing.contract import Outcome, Row
+    from modelport.testing.conformance import Outcome, Row
 
 
 @dataclass(frozen=True)
@@ -173,7 +173,7 @@ def _print_outcomes(
 
 
 def _rows(names: Sequence[str]) -> tuple[Row, ...]:
-    from modelport.testing.contract import ROWS
+    from modelport.testing.conformance import ROWS
 
     known = {row.name: row for row in ROWS}
     if unknown := [name for name in names if name not in known]:
@@ -183,7 +183,7 @@ def _rows(names: Sequence[str]) -> tuple[Row, ...]:
 
 def _watched(model: Model, spec: str, rows: tuple[Row, ...], keys: tuple[str, ...]) -> Iterable[Outcome]:
     """The outcomes as they come, with a line on standard error that says how far it is."""
-    from modelport.testing.contract import Subject, check_all
+    from modelport.testing.conformance import Subject, check_all
 
     outcomes = check_all(Subject(make=lambda: model, secrets=keys), rows)
     if not is_terminal(sys.stderr):

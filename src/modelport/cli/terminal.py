@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from modelport.messages import ChatMessage
+    from modelport.types.messages import ChatMessage
 
 #: Control characters, which a model could use to take over the terminal; tabs and newlines stay.
 _CONTROLS = dict.fromkeys([*range(9), *range(11, 32), *range(127, 160)])

@@ -14,9 +14,9 @@ from itertools import count
 from typing import Any
 
 from modelport.errors import InvalidRequest, ModelError
-from modelport.layers import Deltas, Next
-from modelport.messages import ChatMessageStreamDelta
-from modelport.request import Limits, Request
+from modelport.layers.base import Deltas, Next
+from modelport.types.messages import ChatMessageStreamDelta
+from modelport.types.request import Limits, Request
 
 #: Of so many calls that are answered at once, one gives a retry back.
 EASE = 5
@@ -141,7 +141,7 @@ class Retry:
         """Passes the request on, as often as the policy and the deadline allow."""
         import asyncio  # not before the first call
 
-        from modelport.layers.watchdog import Watchdog
+        from modelport.layers.deadline import Watchdog
 
         loop = asyncio.get_running_loop()
         request = request.but(limits=(limits := begun(request.limits)))

@@ -11,9 +11,9 @@ from contextlib import aclosing
 from functools import lru_cache
 
 from modelport.errors import ModelError
-from modelport.layers import Deltas, Next
-from modelport.messages import ChatMessageStreamDelta, TokenUsage, copied
-from modelport.request import Request
+from modelport.layers.base import Deltas, Next
+from modelport.types.messages import ChatMessageStreamDelta, TokenUsage, copied
+from modelport.types.request import Request
 
 
 @lru_cache

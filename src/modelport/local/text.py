@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any
 
+from modelport.constrained.reasoning import THINK_CLOSE, THINK_OPEN
 from modelport.layers.stop import StopScanner
-from modelport.thinking import THINK_CLOSE, THINK_OPEN
 
 
 class Decoder:

@@ -8,19 +8,19 @@ from contextlib import aclosing
 from dataclasses import replace
 from typing import Any, ClassVar
 
-from modelport.capabilities import Capabilities
-from modelport.chat_completions import AnswerReader, body_from
 from modelport.errors import InvalidRequest, ModelError
-from modelport.grammar import Choice, JSONSchema, Lark, Regex
-from modelport.messages import ChatMessageStreamDelta
+from modelport.inputs.messages import EFFORTS, check_kind
 from modelport.model import Model
-from modelport.normalise import EFFORTS, check_kind
-from modelport.remote.free_thought import PATH, grammar_after_thought
+from modelport.protocols.chat_completions.request import AnswerReader, body_from
+from modelport.remote.free_reasoning import PATH, grammar_after_thought
+from modelport.remote.http.transport import Call, Transport
+from modelport.remote.http.wire import hidden
 from modelport.remote.profiles import PROFILES
-from modelport.remote.schemas import OPENAI
-from modelport.remote.transport import Call, Transport
-from modelport.remote.wire import hidden
-from modelport.request import Request
+from modelport.remote.schema_subsets import OPENAI
+from modelport.types.capabilities import Capabilities
+from modelport.types.messages import ChatMessageStreamDelta
+from modelport.types.output_types import Choice, JSONSchema, Lark, Regex
+from modelport.types.request import Request
 
 _ALL_GRAMMARS = frozenset({JSONSchema, Regex, Choice, Lark})
 #: Most models' templates can only switch thinking off; an effort goes as a budget.
@@ -191,7 +191,7 @@ class ChatCompletionsModel(Model):
 
     def close(self) -> None:
         """Closes the connections of synchronous calls."""
-        from modelport.loop import run
+        from modelport.runtime.portal import run
 
         run(self._transport.aclose())
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from modelport.grammar import Choice, JSONSchema, Lark, Regex
+from modelport.types.output_types import Choice, JSONSchema, Lark, Regex
 
 #: Through a custom tool; see https://developers.openai.com/api/docs/guides/function-calling#custom-tools
 _CUSTOM_TOOLS = {"grammars": frozenset({JSONSchema, Regex, Choice, Lark})}

@@ -8,13 +8,13 @@ from collections import deque
 from collections.abc import AsyncGenerator, Callable, Iterable
 from typing import Any, ClassVar
 
-from modelport.capabilities import Capabilities
 from modelport.errors import ModelError
-from modelport.grammar import Choice, JSONSchema, Lark, Regex
-from modelport.messages import ChatMessage, ChatMessageStreamDelta, as_delta
+from modelport.inputs.messages import EFFORTS
 from modelport.model import Model
-from modelport.normalise import EFFORTS
-from modelport.request import Request
+from modelport.types.capabilities import Capabilities
+from modelport.types.messages import ChatMessage, ChatMessageStreamDelta, as_delta
+from modelport.types.output_types import Choice, JSONSchema, Lark, Regex
+from modelport.types.request import Request
 
 
 class ScriptedModel(Model):

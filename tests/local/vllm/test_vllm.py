@@ -25,7 +25,7 @@ from modelport import (
     UnsupportedFeature,
     VLLMModel,
 )
-from modelport.local.base import Job, Prompt
+from modelport.local.token_model import Job, Prompt
 from modelport.local.vllm.core import _error_from
 from modelport.local.vllm.starting import begins_apart
 

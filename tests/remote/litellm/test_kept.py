@@ -15,7 +15,7 @@ import httpx
 import pytest
 
 from modelport import LiteLLMModel
-from modelport.remote.litellm_parts import litellm_package
+from modelport.remote.litellm.package import litellm_package
 from tests.remote.matrix import ANSWER
 from tests.remote.playing import KEY, model_for
 from tests.servers.faults import Fault, FaultServer, Recorded

@@ -27,8 +27,8 @@ from modelport.errors import (
     ServerError,
     UnsupportedFeature,
 )
-from modelport.remote.litellm import DEFAULT_MODEL
-from modelport.remote.litellm_parts import known_capabilities, litellm_package
+from modelport.remote.litellm.model import DEFAULT_MODEL
+from modelport.remote.litellm.package import known_capabilities, litellm_package
 from modelport.secrets import Secret
 from tests.servers.aimock import aimock
 from tests.servers.faults import OK, Call, Fault, FaultServer, Recorded, Reply
@@ -170,7 +170,7 @@ print("done")
 
 
 def test_a_missing_package_is_named_when_the_model_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("modelport.remote.transport.find_spec", lambda name: None)
+    monkeypatch.setattr("modelport.remote.http.transport.find_spec", lambda name: None)
     with pytest.raises(MissingDependency, match=r"pip install 'modelport\[litellm\]'"):
         LiteLLMModel("openai/m")
 

@@ -24,7 +24,7 @@ from modelport.errors import (
     ServerError,
     StreamInterrupted,
 )
-from modelport.remote.litellm_parts import litellm_package
+from modelport.remote.litellm.package import litellm_package
 from tests.remote.matrix import ANSWER, BEGINNING, WAYS
 from tests.remote.playing import QUICK, ask
 from tests.servers.faults import OK, Fault, FaultServer
@@ -397,6 +397,6 @@ def test_connections_to_redis_end_with_their_loop_and_their_model(a: FaultServer
 
 
 def test_a_missing_redis_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("modelport.remote.litellm_router.find_spec", lambda name: None)
+    monkeypatch.setattr("modelport.remote.litellm.router.find_spec", lambda name: None)
     with pytest.raises(MissingDependency, match="redis"):
         LiteLLMRouterModel("g", GOOD, {"redis_host": "127.0.0.1"})

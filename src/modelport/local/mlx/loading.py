@@ -21,7 +21,7 @@ from modelport.errors import (
     ServerError,
     UnsupportedFeature,
 )
-from modelport.local.hub_client import hub_failure
+from modelport.local.hub_errors import hub_failure
 
 if TYPE_CHECKING:
     from modelport.local.mlx.model import MLXModel

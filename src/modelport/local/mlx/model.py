@@ -9,20 +9,20 @@ from collections.abc import AsyncGenerator, Mapping
 from dataclasses import replace
 from typing import Any, ClassVar
 
-from modelport.capabilities import Capabilities
-from modelport.content import Image
 from modelport.errors import InvalidRequest, ModelError
-from modelport.local.base import Job, LocalModel, Prompt, Step
-from modelport.local.mask import Masks
+from modelport.inputs.messages import name_or_path
+from modelport.local.chat_template import CallFormat, Template
+from modelport.local.grammar_matching import Masks
 from modelport.local.mlx.batch import CLOSED, Batch
 from modelport.local.mlx.loading import load
 from modelport.local.mlx.rows import Chosen, Row
 from modelport.local.mlx.sampling import logit_bias_from
-from modelport.local.template import CallFormat, Template
 from modelport.local.text import token_text
-from modelport.loop import CLOSE_TIMEOUT
-from modelport.normalise import name_or_path
-from modelport.threads import in_thread
+from modelport.local.token_model import Job, LocalModel, Prompt, Step
+from modelport.runtime.portal import CLOSE_TIMEOUT
+from modelport.runtime.threads import in_thread
+from modelport.types.capabilities import Capabilities
+from modelport.types.content import Image
 
 DEFAULT_PREFIX_CACHE = 2 * 2**30
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from modelport.errors import ModelError, ServerError
-from modelport.local.base import Job
-from modelport.local.mask import Matcher
+from modelport.local.grammar_matching import Matcher
 from modelport.local.mlx.sampling import Processor
+from modelport.local.token_model import Job
 
 
 @dataclass(slots=True)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from modelport.errors import InvalidRequest
-from modelport.local.mask import Matcher
+from modelport.local.grammar_matching import Matcher
 
 
 def logit_bias_from(parameters: Mapping[str, Any], vocab_size: int) -> dict[int, float]:

@@ -11,16 +11,16 @@ from collections.abc import AsyncGenerator, Callable
 
 import torch
 
-from modelport.content import Image
 from modelport.errors import ModelError, RateLimited, ServerError
-from modelport.local.base import Job, Prompt, Step
-from modelport.local.mask import Masks
+from modelport.local.grammar_matching import Masks
+from modelport.local.token_model import Job, Prompt, Step
 from modelport.local.transformers.images import prompt_with_images
 from modelport.local.transformers.loading import Loaded
 from modelport.local.transformers.packing import Forward, Piece
 from modelport.local.transformers.prefixes import Prefixes
 from modelport.local.transformers.rows import Row
 from modelport.local.transformers.sampling import Sampler
+from modelport.types.content import Image
 
 #: Tokens of prompts in one pass: alone, and beside rows that write, which wait for it.
 CHUNK_ALONE, CHUNK_BESIDE = 512, 128

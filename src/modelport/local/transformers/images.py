@@ -7,9 +7,9 @@ import io
 import threading
 from typing import TYPE_CHECKING, Any
 
-from modelport.content import Image
 from modelport.errors import InvalidRequest, MissingDependency
-from modelport.local.base import Prompt
+from modelport.local.token_model import Prompt
+from modelport.types.content import Image
 
 if TYPE_CHECKING:
     from modelport.local.transformers.loading import Loaded

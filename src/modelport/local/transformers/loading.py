@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from modelport.errors import ConnectionFailed, InvalidRequest, MissingDependency, ModelError, NotFoundError, ServerError
-from modelport.local.template import Template
+from modelport.local.chat_template import Template
 
 
 @dataclass

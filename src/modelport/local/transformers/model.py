@@ -7,10 +7,10 @@ import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from modelport.capabilities import Capabilities
 from modelport.errors import InvalidRequest, MissingDependency
-from modelport.local.base import LocalModel
-from modelport.normalise import name_or_path
+from modelport.inputs.messages import name_or_path
+from modelport.local.token_model import LocalModel
+from modelport.types.capabilities import Capabilities
 
 if TYPE_CHECKING:
     from modelport.local.transformers.engine import TransformersEngine

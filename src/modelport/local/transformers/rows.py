@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from modelport.local.base import Job, Step
-from modelport.local.mask import Matcher
+from modelport.local.grammar_matching import Matcher
 from modelport.local.text import token_text
+from modelport.local.token_model import Job, Step
 from modelport.local.transformers.caches import Cache
 from modelport.local.transformers.packing import Piece
 from modelport.local.transformers.prefixes import Keys

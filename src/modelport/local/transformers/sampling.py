@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from modelport.errors import InvalidRequest
-from modelport.local.mask import Matcher
+from modelport.local.grammar_matching import Matcher
 
 #: Those that are honoured at one value alone: an engine of single answers has it anyhow.
 _FIXED = {"num_beams": 1, "num_return_sequences": 1, "use_cache": True}

@@ -10,15 +10,15 @@ from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from typing import Any, ClassVar
 
-from modelport.capabilities import Capabilities
-from modelport.content import Image
 from modelport.errors import InvalidRequest, ModelError, ServerError
-from modelport.local.base import Job, LocalModel, Prompt, Step
-from modelport.local.template import Template
+from modelport.inputs.messages import name_or_path
+from modelport.local.chat_template import Template
 from modelport.local.text import token_text
+from modelport.local.token_model import Job, LocalModel, Prompt, Step
 from modelport.local.vllm.core import Core, let_go, shared_core
 from modelport.local.vllm.loading import engine_args, import_vllm, load_tokenizer, make_core, shown
-from modelport.normalise import name_or_path
+from modelport.types.capabilities import Capabilities
+from modelport.types.content import Image
 
 #: Fields of vLLM's SamplingParams that are the port's own business, or whose result a message has no place for.
 NOT_FOR_CALLERS = frozenset(

@@ -1,0 +1,49 @@
+"""Tool calls that a model wrote as text, for agents whose backend gives them no other way."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from typing import Any
+
+from modelport.errors import InvalidToolCall
+from modelport.types.messages import ChatMessage, ChatMessageToolCall, ChatMessageToolCallFunction, read_json
+
+
+def call_in_text(message: ChatMessage, name_key: str, arguments_key: str) -> ChatMessageToolCall:
+    """The first JSON object in the message's text that names a tool.
+
+    Args:
+        message: Its text may hold anything around the object.
+        name_key: The object's key for the tool's name.
+        arguments_key: The object's key for the arguments.
+
+    Raises:
+        InvalidToolCall: There is none.
+    """
+    text, decoder, start = message.text, json.JSONDecoder(), 0
+    while (start := text.find("{", start)) >= 0:
+        try:
+            value, end = decoder.raw_decode(text, start)
+        except (ValueError, RecursionError):
+            start += 1
+            continue
+        if isinstance(value, dict) and isinstance(value.get(name_key), str):
+            function = ChatMessageToolCallFunction(parsed_arguments(value.get(arguments_key)), value[name_key])
+            return ChatMessageToolCall(function, f"call_{uuid.uuid4().hex[:24]}")
+        start = end
+    raise InvalidToolCall(
+        f"The message holds no tool call: no JSON object with {name_key!r} in {text[:200]!r}",
+        text=text,
+        partial=message if isinstance(message, ChatMessage) else None,
+    )
+
+
+def parsed_arguments(arguments: Any) -> Any:
+    """The arguments as an object where they are JSON text; else as they are."""
+    if isinstance(arguments, str):
+        try:
+            return read_json(arguments)
+        except ValueError:
+            return arguments
+    return {} if arguments is None else arguments

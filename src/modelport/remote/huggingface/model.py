@@ -1,0 +1,110 @@
+"""Hugging Face's Inference Providers, dedicated endpoints, and any server by its URL, by huggingface_hub's routes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+from urllib.parse import urlsplit
+
+from modelport.errors import InvalidRequest
+from modelport.inputs.messages import check_kind
+from modelport.remote.chat_model import ChatCompletionsModel
+from modelport.remote.http.transport import Transport
+from modelport.remote.huggingface.transport import URL, HubTransport, hub_package, provider_helper
+from modelport.secrets import Secret
+
+#: What the agents' package asks for where nobody names a model.
+DEFAULT_MODEL = "Qwen/Qwen3-Next-80B-A3B-Thinking"
+
+
+class InferenceClientModel(ChatCompletionsModel):
+    """A model behind Hugging Face's Inference Providers, a dedicated endpoint, or any server with chat completions.
+
+    Providers, routes, each provider's own form of a JSON schema, tokens and billing are those of
+    `huggingface_hub.AsyncInferenceClient`; what it makes is sent by a fast HTTP library, so a client factory that was
+    set in huggingface_hub plays no part. Proxies and certificates are found as by `OpenAIServerModel`. See https://huggingface.co/docs/huggingface_hub/guides/inference
+
+    Args:
+        model_id: On the Hub; or the URL of a server. With `base_url`, the server's name for the model.
+        provider: Such as `novita`, or `auto`: Hugging Face's router chooses, and its choice may change.
+        token: By default that of `HF_TOKEN`, else of `huggingface_hub.login`. One that does not begin with `hf_` is
+            taken for the provider's own key, and the provider is asked directly.
+        api_key: Another name of `token`.
+        bill_to: The organisation that pays.
+        base_url: A server's or a dedicated endpoint's address, with or without `/v1`; `provider` does not go with it.
+        client_kwargs: More settings of the client, as `{"headers": {…}, "cookies": {…}, "timeout": 20}`; the last are
+            seconds to connect, and between two reads.
+        dialect: `tgi`, `llama.cpp` or `vllm`, for the grammars that a server at a URL takes beyond OpenAI's API.
+        **settings: See `Model` and `ChatCompletionsModel`; everything that they do not know goes into the request's
+            body, as do `extra_body`, `extra_headers` and `extra_query`.
+
+    Example:
+        >>> model = InferenceClientModel("openai/gpt-oss-20b", provider="novita", requests_per_minute=60)
+    """
+
+    secret_settings: ClassVar[frozenset[str]] = frozenset({"token", "api_key"})
+    dialects: ClassVar[frozenset[str]] = frozenset({"llama.cpp", "vllm", "tgi"})
+
+    def __init__(
+        self,
+        model_id: str | None = None,
+        provider: str | None = None,
+        token: Secret | str | None = None,
+        *,
+        api_key: Secret | str | None = None,
+        bill_to: str | None = None,
+        base_url: str | None = None,
+        client_kwargs: Mapping[str, Any] | None = None,
+        **settings: Any,
+    ) -> None:
+        check_kind(Mapping, client_kwargs=client_kwargs)
+        check_kind(str, model_id=model_id, provider=provider, bill_to=bill_to, base_url=base_url)
+        if token is not None and api_key is not None:
+            raise InvalidRequest("token and api_key are two names of one setting: give one")
+        own = {"model", "provider", "token", "api_key", "bill_to", "base_url"}
+        if twice := sorted(own & {*(client_kwargs or {})}):
+            raise InvalidRequest(f"{twice[0]} is a setting of its own: give it beside client_kwargs, not in it")
+        self.provider = provider
+        self.token = Secret.of(api_key if token is None else token, "HF_TOKEN")
+        self.bill_to = bill_to
+        self.base_url = base_url
+        self.client_kwargs = client_kwargs
+        super().__init__(DEFAULT_MODEL if model_id is None and base_url is None else model_id, **settings)
+
+    @property
+    def _url(self) -> str | None:
+        """The server's, where it is no provider that is asked."""
+        by_name = self.model_id if (self.model_id or "").startswith(URL) else None
+        return self.base_url or by_name
+
+    @property
+    def _name_on_the_wire(self) -> str | None:
+        return None if (self.model_id or "").startswith(URL) else self.model_id
+
+    def _make_transport(self) -> Transport:
+        if (self.base_url is not None or self._url) and not _is_url(self._url):
+            name = "base_url" if self.base_url is not None else "model_id"
+            raise InvalidRequest(f"{name}={self._url!r}: must be a URL such as 'http://localhost:8080'")
+        if self.base_url is not None and self._name_on_the_wire != self.model_id:
+            raise InvalidRequest("model_id and base_url are both URLs: give one, and the model's name as model_id")
+        if self._url is not None and self.provider is not None:
+            raise InvalidRequest(f"provider={self.provider!r} does not go with a URL, which is asked itself: give one")
+        if self._url is None and self.dialect is not None:
+            raise InvalidRequest(f"dialect={self.dialect!r} is for a server at a URL; those of providers are known")
+        hub = hub_package()
+        own = {"model": self._url or self.model_id, "provider": self.provider, "bill_to": self.bill_to}
+        try:
+            client = hub.AsyncInferenceClient(**own, **(self.client_kwargs or {}))
+            if self._url is None:
+                provider_helper(client)
+        except (TypeError, ValueError) as error:
+            raise InvalidRequest(f"huggingface_hub refuses its settings: {error}") from None
+        return HubTransport(client, self.token)
+
+
+def _is_url(text: str | None) -> bool:
+    try:
+        parts = urlsplit(text or "")
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False

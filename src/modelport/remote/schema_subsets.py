@@ -1,0 +1,29 @@
+"""The subsets of JSON Schema that services enforce: data, each with the page that it comes from."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from modelport.schema.rules import SchemaRules
+
+_NUMBERS = frozenset({"multipleOf", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"})
+_FORMATS = frozenset({"date-time", "time", "date", "duration", "email", "hostname", "ipv4", "ipv6", "uuid"})
+
+#: "Supported schemas" of https://developers.openai.com/api/docs/guides/structured-outputs
+OPENAI = SchemaRules(
+    keywords=_NUMBERS | {"pattern", "minItems", "maxItems"},
+    formats=_FORMATS,
+    all_required=True,
+    recursive=True,
+    object_root=True,
+    any_object=True,
+    max_properties=5000,
+    max_depth=10,
+    max_enum=1000,
+)
+
+#: https://learn.microsoft.com/azure/foundry/openai/how-to/structured-outputs: fewer keywords, and smaller schemas.
+AZURE = replace(OPENAI, keywords=frozenset(), formats=frozenset(), max_properties=100, max_depth=5, max_enum=500)
+
+#: "JSON Schema support" of https://docs.aws.amazon.com/bedrock/latest/userguide/structured-output.html
+BEDROCK = SchemaRules(keywords=frozenset({"allOf"}), formats=_FORMATS | {"uri"})

@@ -1,0 +1,1 @@
+"""The conformance checks, grouped by topic."""
