@@ -37,8 +37,8 @@ from tests.remote.matrix import COLUMNS
 from tests.remote.playing import server_for, threads_of_calls
 
 from modelport import Model
-from modelport.runtime import portal as loop
 from modelport.errors import ModelError
+from modelport.runtime import portal as loop
 
 WAYS = ("sync", "sync streamed", "async", "async streamed")
 #: How a caller behaves, and how often.

@@ -84,7 +84,7 @@ def remote(column: str, dice: random.Random) -> Iterator[Subject]:
         if len(server.requests) > 100:  # what the server keeps of them would be taken for a leak
             server.requests[:] = [request for request in server.requests if not (request.done or request.client_left)]
         if dice.random() < 0.5:
-            return wire.ok().but(pace_s=0.002)
+            return wire.ok().replace(pace_s=0.002)
         kind = dice.choice(list(kinds))
         faults[kind] += 1
         return kinds[kind]()

@@ -10,7 +10,7 @@ from pydantic import BaseModel, TypeAdapter
 from modelport import ChatMessage, Choice, Lark, OpenAIServerModel, Regex
 from modelport.inputs.tools import tools_from
 from modelport.protocols.chat_completions.output_format import ANSWER_TOOL, grammar_fields
-from modelport.protocols.chat_completions.request import AnswerReader, body_from
+from modelport.protocols.chat_completions.request import ChatResponseReader, body_from
 from modelport.types.output_types import grammar_from, grammar_from_response_format
 from modelport.types.request import Request
 
@@ -45,7 +45,7 @@ def test_a_grammar_goes_as_a_custom_tools(
 ) -> None:
     from openai.types.chat import ChatCompletionToolChoiceOptionParam, ChatCompletionToolUnionParam
 
-    reader = AnswerReader()
+    reader = ChatResponseReader()
     delta = reader.whole(completion(custom(text)))
     assert (delta.content, delta.tool_calls, delta.finish_reason) == (text, None, "stop")
     body = body_from(
@@ -73,7 +73,7 @@ def test_a_tools_strict_is_sent(dialect: Any, strict: bool | None, sent: bool | 
 
 @pytest.mark.parametrize("tools", [[], [get_time]])
 def test_such_an_answer_streams_as_text(tools: list[Any]) -> None:
-    reader = AnswerReader()
+    reader = ChatResponseReader()
 
     def chunk(call: dict[str, Any]) -> Any:
         return reader.chunk({"choices": [{"index": 0, "delta": {"tool_calls": [call]}}]})
@@ -87,7 +87,7 @@ def test_such_an_answer_streams_as_text(tools: list[Any]) -> None:
 
 def test_a_call_beside_it_stays_one() -> None:
     call = {"type": "function", "function": {"name": "get_time", "arguments": "{}"}}
-    delta = AnswerReader().whole(completion(call))
+    delta = ChatResponseReader().whole(completion(call))
     assert (delta.content, delta.finish_reason) == (None, "tool_calls")
     assert delta.tool_calls and delta.tool_calls[0].function and delta.tool_calls[0].function.name == "get_time"
 

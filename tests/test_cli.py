@@ -216,7 +216,7 @@ def test_check_finds_out_what_the_embedded_model_can_do() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     found = dict(re.findall(r"^│ . │ (\w[\w ]*?) +│ (\w[\w ]*?) +│", done.stdout, re.MULTILINE))
     expected = {"generate": "works", "stream": "works", "choice": "works"}
-    assert found == {**expected, "image input": "declared", "errors": "not checked"}
+    assert found == {**expected, "image input": "unsupported", "errors": "not checked"}
     assert done.stdout.endswith("llamacpp: works 3, declared 1, not checked 1\n")
     assert done.stderr == ""
 
@@ -739,8 +739,8 @@ def test_check_says_which_promise_is_broken(loaded: Loaded) -> None:
     assert result.stdout.endswith("liar: works 1, declared 1, broken 1\n")
     assert "\nBroken: usage. " in result.stdout and "\ndeclared: the model says that it can't" in result.stdout
     outcomes = json.loads(RUNNER.invoke(cli, [*args, "--json"]).stdout)["outcomes"]
-    assert [(o["row"], o["status"]) for o in outcomes] == [
-        ("generate", "works"), ("usage", "broken"), ("image input", "declared"),
+    assert [(o["check"], o["status"]) for o in outcomes] == [
+        ("generate", "works"), ("usage", "broken"), ("image input", "unsupported"),
     ]  # fmt: skip
     twice = RUNNER.invoke(cli, ["check", "liar", "--row", "generate", "--row", "generate"])
     assert twice.stdout.endswith("liar: works 1\n")
@@ -755,7 +755,7 @@ class Keyed(Liar):
 
     def __init__(self, *answers: Any, **settings: Any) -> None:
         super().__init__(*answers, **settings)
-        self.api_key = Secret.of("sk-very-secret", "OPENAI_API_KEY")
+        self.api_key = Secret.from_value("sk-very-secret", "OPENAI_API_KEY")
 
 
 def test_a_report_says_what_helpers_ask_for_and_no_secret(loaded: Loaded) -> None:
@@ -771,7 +771,7 @@ def test_a_report_says_what_helpers_ask_for_and_no_secret(loaded: Loaded) -> Non
         )
         assert modelport.__version__ in result.stdout and platform.python_version() in result.stdout
     whole = json.loads(result.stdout)
-    assert whole["counts"] == {"broken": 1, "declared": 1}
+    assert whole["counts"] == {"broken": 1, "unsupported": 1}
     assert set(whole["packages"]) >= {"click", "openai"} and "boto3" not in whole["packages"]
     told = RUNNER.invoke(cli, [*args, "--row", "generate", "--report"]).stdout
     assert (
@@ -793,7 +793,7 @@ def test_check_that_is_broken_off_shows_what_it_found(loaded: Loaded, monkeypatc
         yield Outcome("generate", "works")
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("modelport.testing.conformance.check_all", interrupted)
+    monkeypatch.setattr("modelport.testing.conformance.run_checks", interrupted)
     loaded.models["*"] = Liar()
     result = RUNNER.invoke(cli, ["check", "liar", "--row", "generate", "--row", "stream"])
     assert result.exit_code == 130

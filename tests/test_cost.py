@@ -18,9 +18,9 @@ from typing import Any
 import pytest
 
 from modelport import Capabilities, Model
-from modelport.protocols.chat_completions.request import AnswerReader, body_from
+from modelport.protocols.chat_completions.request import ChatResponseReader, body_from
 from modelport.remote.http.wire import EventReader, to_json
-from modelport.types.messages import fold
+from modelport.types.messages import accumulate
 
 STOPS = ["Observation:"]
 LIMITS: dict[str, Any] = {"requests_per_minute": 10**9, "tokens_per_minute": 10**12, "max_concurrency": 10**6}
@@ -42,7 +42,7 @@ class Wireless(Model):
 
     async def deltas(self, request: Any) -> Any:
         to_json(body_from(request, "m", self.capabilities))
-        reader = AnswerReader()
+        reader = ChatResponseReader()
         if not request.stream:
             yield reader.whole(WHOLE)
             return
@@ -159,7 +159,7 @@ def test_memory_of_a_chunk(in_a_loop: Any) -> None:
         drive(_read(other))
         after = tracemalloc.get_traced_memory()[0]
         tracemalloc.stop()
-        assert fold(other._read).content == " token" * 5000
+        assert accumulate(other._read).content == " token" * 5000
         return after - before
 
     assert in_a_loop(kept) / 5000 <= CHUNK_BYTES

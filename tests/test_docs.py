@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from modelport import errors
-from modelport.testing import ROWS, Row, Subject, check
+from modelport.testing import CHECKS, Check, Subject, run_check
 from tests.docs import BLOCKS, FENCE, PAGES, ROOT, Block, World, commands, examples, extras, python_blocks, world
 from tests.servers.llamacpp import LlamaServer, llama_server
 
@@ -67,9 +67,9 @@ def server() -> Iterator[LlamaServer]:
         yield server
 
 
-@pytest.mark.parametrize("row", ROWS, ids=str)
+@pytest.mark.parametrize("row", CHECKS, ids=str)
 def test_the_backend_of_the_docs_keeps_the_contract(
-    row: Row, server: LlamaServer, here: World, monkeypatch: pytest.MonkeyPatch
+    row: Check, server: LlamaServer, here: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.syspath_prepend(here.folder)
     cls = importlib.import_module("llama_server").LlamaServerModel
@@ -79,7 +79,7 @@ def test_the_backend_of_the_docs_keeps_the_contract(
         busy=server.busy_slots,
         secrets=(server.api_key,),
     )
-    outcome = check(subject, row)
+    outcome = run_check(subject, row)
     assert outcome.status != "broken", outcome.detail
 
 

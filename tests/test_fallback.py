@@ -23,7 +23,7 @@ from modelport import (
     OpenAIServerModel,
     Regex,
     RetryPolicy,
-    fold,
+    accumulate,
 )
 from modelport.errors import (
     AuthenticationError,
@@ -188,11 +188,11 @@ def test_what_another_model_would_not_mend_is_told_at_once(
     ],
 )
 def test_the_user_says_after_which_errors(on: Any, goes: ModelError, stays: ModelError) -> None:
-    assert whole(FallbackModel([down("a", goes), Played("b")], on=on)).content == "b"
+    assert whole(FallbackModel([down("a", goes), Played("b")], fallback_on=on)).content == "b"
     with pytest.raises(type(stays)):
-        whole(FallbackModel([down("a", stays), Played("b")], on=on))
+        whole(FallbackModel([down("a", stays), Played("b")], fallback_on=on))
     # What a model can't do is never the end of it.
-    assert whole(FallbackModel([down("a", UnsupportedFeature("?")), Played("b")], on=on)).content == "b"
+    assert whole(FallbackModel([down("a", UnsupportedFeature("?")), Played("b")], fallback_on=on)).content == "b"
 
 
 BROKEN = [ConnectionResetError("reset"), TimeoutError("late"), OSError("a subclass of it is raised by requests")]
@@ -224,12 +224,12 @@ def test_other_exceptions_of_an_author_are_told_at_once_but_where_the_user_names
             way(model)
         assert raised.value is error and tried(error) == [("a", "KeyError: 'a mistake'")] and second.asked == 0
     for on in ([LookupError], ["LookupError"], [Exception], lambda error: type(error) is KeyError):
-        assert way(FallbackModel([down("a", error), second], hedge=hedge, on=on)).content == "b"
+        assert way(FallbackModel([down("a", error), second], hedge=hedge, fallback_on=on)).content == "b"
 
 
 def test_a_stream_that_an_authors_own_model_breaks_off_begins_again_too() -> None:
     broken = Played("a", ["The ", "capi", ConnectionResetError("reset")])
-    with FallbackModel([broken, Played("b")], when_cut="restart").generate_stream("?") as stream:
+    with FallbackModel([broken, Played("b")], on_interrupted="restart").generate_stream("?") as stream:
         assert [delta.restart for delta in stream if delta.content] == [False, False, True]
     assert stream.message.content == "b"
     with pytest.raises(ConnectionResetError) as raised:
@@ -313,7 +313,7 @@ def test_a_calls_option_goes_before_this_models_and_that_before_the_inner_models
     request = second.requests[0]
     assert request.parameters == {"temperature": 0.3, "max_tokens": 2, "seed": 1}
     assert request.stop_sequences == ("inner",)
-    assert (request.limits.timeout, request.limits.first_token_timeout) == (600, 5)
+    assert (request.timeouts.timeout, request.timeouts.first_token_timeout) == (600, 5)
 
 
 def test_tools_grammar_and_stop_sequences_reach_each_model() -> None:
@@ -393,7 +393,9 @@ def test_a_stream_that_breaks_off_is_raised_with_what_had_come(ask: Any, hedge: 
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_by_choice_the_next_model_begins_again(stream: bool, hedge: Any) -> None:
-    model = FallbackModel([Played("first", CUT), Played("second", ["Par", "is", END])], when_cut="restart", hedge=hedge)
+    model = FallbackModel(
+        [Played("first", CUT), Played("second", ["Par", "is", END])], on_interrupted="restart", hedge=hedge
+    )
 
     async def read() -> list[Delta]:
         return [delta async for delta in model.agenerate_stream("?")]
@@ -402,7 +404,7 @@ def test_by_choice_the_next_model_begins_again(stream: bool, hedge: Any) -> None
     assert [(delta.content, delta.restart) for delta in deltas] == [
         ("The ", False), ("capi", False), ("Par", True), ("is", False), (None, False),
     ]  # fmt: skip
-    message = fold(deltas)
+    message = accumulate(deltas)
     assert (message.content, message.model_id) == ("Paris", "second")
     assert tried(message) == [("first", "ServerError: it broke"), ("second", None)]
 
@@ -413,7 +415,7 @@ def test_nothing_of_the_lost_answer_is_left() -> None:
         Delta(reasoning="hm", logprobs=[{"token": "x"}], reasoning_details=[{"a": 1}]), Delta(content="x"),
         fold_call(call), ServerError("cut"),
     ]  # fmt: skip
-    model = FallbackModel([Played("first", lost), Played("second", ["Paris", END])], when_cut="restart")
+    model = FallbackModel([Played("first", lost), Played("second", ["Paris", END])], on_interrupted="restart")
     message = streamed(model)
     assert (message.content, message.reasoning, message.tool_calls) == ("Paris", None, None)
     assert (message.logprobs, message.reasoning_details) == (None, None)
@@ -421,7 +423,7 @@ def test_nothing_of_the_lost_answer_is_left() -> None:
 
 def test_a_partial_object_begins_again_too() -> None:
     first, second = ['{"city": "Lon', ServerError("cut")], ['{"city": ', '"Rome"}', END]
-    model = FallbackModel([Played("first", first), Played("second", second)], when_cut="restart")
+    model = FallbackModel([Played("first", first), Played("second", second)], on_interrupted="restart")
     with model.generate_stream("?", response_format={"type": "json_object"}) as stream:
         seen = [stream.partial for _ in stream]
     assert seen == [{"city": "Lon"}, {}, {"city": "Rome"}, {"city": "Rome"}]
@@ -436,7 +438,7 @@ def fold_call(calls: list[dict[str, Any]]) -> Delta:
 def test_where_the_restart_breaks_off_too_what_it_gave_is_the_partial(way: Callable[..., ChatMessage]) -> None:
     second = ["Pa", ConnectionFailed("reset")]
     with pytest.raises(StreamInterrupted if "streamed" in way.__name__ else ServerError) as raised:
-        way(FallbackModel([Played("first", CUT), Played("second", second)], when_cut="restart"))
+        way(FallbackModel([Played("first", CUT), Played("second", second)], on_interrupted="restart"))
     assert raised.value.partial is not None
     # That of a whole answer is what the error which is told came with.
     assert raised.value.partial.content == ("Pa" if "streamed" in way.__name__ else "The capi")
@@ -446,9 +448,9 @@ def test_where_the_restart_breaks_off_too_what_it_gave_is_the_partial(way: Calla
 
 
 @pytest.mark.parametrize("ask", [whole, async_whole])
-@pytest.mark.parametrize("when_cut", ["raise", "restart"])
-def test_an_answer_that_nobody_has_seen_goes_on(ask: Any, when_cut: Any, hedge: Any) -> None:
-    message = ask(FallbackModel([Played("first", CUT), Played("second")], when_cut=when_cut, hedge=hedge))
+@pytest.mark.parametrize("on_interrupted", ["raise", "restart"])
+def test_an_answer_that_nobody_has_seen_goes_on(ask: Any, on_interrupted: Any, hedge: Any) -> None:
+    message = ask(FallbackModel([Played("first", CUT), Played("second")], on_interrupted=on_interrupted, hedge=hedge))
     assert (message.content, message.model_id) == ("second", "second")
 
 
@@ -559,7 +561,7 @@ def test_where_all_rest_all_are_asked_those_first_whose_rest_ends_first() -> Non
 @pytest.mark.parametrize("error", [ContextWindowExceeded("long"), UnsupportedFeature("?"), InvalidRequest("400")])
 def test_what_says_nothing_of_the_models_health_gives_it_no_rest(error: ModelError) -> None:
     first = Played("first", [error], ["first", END])
-    model = FallbackModel([first, Played("second")], on=lambda error: True, cooldown=1000)
+    model = FallbackModel([first, Played("second")], fallback_on=lambda error: True, cooldown=1000)
     assert [str(whole(model)), str(whole(model))] == ["second", "first"]
 
 
@@ -758,10 +760,10 @@ def test_the_one_that_lost_is_there_when_the_winner_breaks_off() -> None:
     models = [Played("first", [5, "late", END], ["first", END]), Played("second", [1, "Pa", ServerError("cut")])]
 
     async def work(clock: Callable[[], float]) -> list[Delta]:
-        model = Clocked(clock, models, hedge=2, when_cut="restart")
+        model = Clocked(clock, models, hedge=2, on_interrupted="restart")
         return [delta async for delta in model.agenerate_stream("?")]
 
-    message = fold(in_no_time(work))
+    message = accumulate(in_no_time(work))
     assert (message.content, message.model_id) == ("first", "first")
 
 
@@ -781,7 +783,7 @@ def test_p95_is_learnt_from_what_was_seen(stream: bool) -> None:
         assert models[1].asked == 0
         begin = clock()
         if stream:
-            message = fold([delta async for delta in ask("?")])
+            message = accumulate([delta async for delta in ask("?")])
         else:
             message = await ask("?")  # type: ignore[misc]
         return message.model_id, clock() - begin
@@ -828,17 +830,22 @@ def remote(name: str, key: str = "sk-secret-0123456789", **settings: Any) -> Mod
 def test_it_is_saved_with_its_models(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "sk-from-the-environment")
     nested = FallbackModel(
-        [remote("b", temperature=0, retry=False), remote("c", retry=False)], when_cut="restart", hedge="p95"
+        [remote("b", temperature=0, retry=False), remote("c", retry=False)], on_interrupted="restart", hedge="p95"
     )
     model = FallbackModel(
         [remote("a", retry=False), nested],
-        on=[ServerError, "RateLimited", OSError, "ModelError"],
+        fallback_on=[ServerError, "RateLimited", OSError, "ModelError"],
         cooldown=5,
         max_tokens=9,
         timeout=3,
     )
     data = json.loads(json.dumps(model.to_dict()))
-    assert "sk-secret" not in str(data) and data["on"] == ["ServerError", "RateLimited", "OSError", "ModelError"]
+    assert "sk-secret" not in str(data) and data["fallback_on"] == [
+        "ServerError",
+        "RateLimited",
+        "OSError",
+        "ModelError",
+    ]
     for twin in (Model.from_dict(data), FallbackModel.from_dict(data), pickle.loads(pickle.dumps(model))):
         assert isinstance(twin, FallbackModel) and twin.to_dict() == data
         assert isinstance(twin.models[1], FallbackModel) and twin.models[1].hedge == "p95"
@@ -849,8 +856,8 @@ def test_it_is_saved_with_its_models(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("on", [lambda error: True, [type("Mine", (ModelError,), {})]])
 def test_what_cannot_be_saved_is_named(on: Any) -> None:
-    with pytest.raises(TypeError, match="on"):
-        FallbackModel([remote("a")], on=on).to_dict()
+    with pytest.raises(TypeError, match="fallback_on"):
+        FallbackModel([remote("a")], fallback_on=on).to_dict()
 
 
 def test_its_health_is_not_pickled(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -893,11 +900,11 @@ def test_all_models_are_closed_with_it(way: str) -> None:
         ({"models": []}, "at least one"),
         ({"models": "gpt-4o"}, "at least one"),
         ({"models": ["gpt-4o"]}, "str is no model"),
-        ({"on": ["NoSuchError"]}, "NoSuchError"),
-        ({"on": ["print"]}, "print"),
-        ({"on": [KeyboardInterrupt]}, "KeyboardInterrupt"),
-        ({"on": [3]}, "3 is no error"),
-        ({"when_cut": "ignore"}, "when_cut"),
+        ({"fallback_on": ["NoSuchError"]}, "NoSuchError"),
+        ({"fallback_on": ["print"]}, "print"),
+        ({"fallback_on": [KeyboardInterrupt]}, "KeyboardInterrupt"),
+        ({"fallback_on": [3]}, "3 is no error"),
+        ({"on_interrupted": "ignore"}, "on_interrupted"),
         ({"cooldown": -1}, "cooldown"),
         ({"cooldown": "p95"}, "cooldown"),
         ({"hedge": "p99"}, "hedge.*or p95"),
@@ -952,12 +959,12 @@ def test_a_stream_that_is_reset_begins_again_on_the_engine(embedded: Model) -> N
     with FaultServer() as server:
         server.script(then=Fault.cut("reset"))
         service = OpenAIServerModel("gpt", api_base=server.base_url, api_key="k")
-        model = FallbackModel([service, embedded], when_cut="restart")
+        model = FallbackModel([service, embedded], on_interrupted="restart")
         deltas = [*model.generate_stream(QUESTION, max_tokens=20)]
         assert len(server.requests) == 1
     lost = [delta.content for delta in deltas[: [delta.restart for delta in deltas].index(True)]]
     assert "".join(text or "" for text in lost) == "The capital of F"
-    assert fold(deltas).content == "The capital of France is Paris."
+    assert accumulate(deltas).content == "The capital of France is Paris."
 
 
 def test_a_hedge_leaves_no_connection_behind(way: Callable[..., ChatMessage]) -> None:

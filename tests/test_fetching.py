@@ -17,9 +17,9 @@ from urllib.parse import unquote
 import pytest
 from PIL import Image as Pillow
 
-from modelport.layers.adapt import fetch_images as fetching
 from modelport import AmazonBedrockServerModel, Capabilities, ChatMessage, Model
 from modelport.errors import ConnectionFailed, DeadlineExceeded, InvalidRequest, ModelError
+from modelport.layers.adapt import fetch_images as fetching
 from modelport.layers.adapt.fetch_images import fetch_image, is_public
 from tests.remote.playing import BOTO, CLAUDE, KEY
 from tests.servers.bedrock import BedrockServer

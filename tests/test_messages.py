@@ -1,4 +1,4 @@
-"""Messages and their deltas: a message is the fold of its deltas, however it was cut into them."""
+"""Messages and their deltas: a message is the accumulate of its deltas, however it was cut into them."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from modelport.types.messages import (
     ChatMessageToolCallStreamDelta,
     MessageRole,
     TokenUsage,
+    accumulate,
     as_delta,
-    fold,
     tool_call_from,
 )
 
@@ -98,15 +98,15 @@ def test_a_message_is_the_fold_of_its_deltas_however_it_was_cut(cut: tuple[ChatM
     before = copy.deepcopy(deltas)
     expected = copy.copy(message)
     expected.content = message.content or (None if message.tool_calls else "")
-    assert fold(deltas) == expected
-    assert fold(deltas).logprobs == message.logprobs
-    assert deltas == before, "fold changed what it was given"
+    assert accumulate(deltas) == expected
+    assert accumulate(deltas).logprobs == message.logprobs
+    assert deltas == before, "accumulate changed what it was given"
 
 
 @settings(max_examples=200, derandomize=True, deadline=None)
 @given(ANSWERS)
 def test_a_whole_answer_as_one_delta_folds_to_itself(message: ChatMessage) -> None:
-    folded = fold([as_delta(message)])
+    folded = accumulate([as_delta(message)])
     expected = copy.copy(message)
     expected.content = message.content or (None if message.tool_calls else "")
     assert folded == expected
@@ -122,15 +122,15 @@ def test_a_message_comes_back_from_its_dict(message: ChatMessage, role: MessageR
     assert normalise_messages([written]), "what to_dict writes can be sent"
 
 
-# --- fold -------------------------------------------------------------------------------------------------------------
+# --- accumulate -------------------------------------------------------------------------------------------------------
 
 
 def test_an_answer_without_anything_is_empty_text() -> None:
-    assert fold([]) == fold([Delta()]) == ChatMessage(MessageRole.ASSISTANT, "")
+    assert accumulate([]) == accumulate([Delta()]) == ChatMessage(MessageRole.ASSISTANT, "")
 
 
 def test_a_message_of_calls_alone_has_no_text() -> None:
-    assert fold([call_piece(0, "{}", "f", "c1")]).content is None
+    assert accumulate([call_piece(0, "{}", "f", "c1")]).content is None
 
 
 @pytest.mark.parametrize(
@@ -145,30 +145,30 @@ def test_a_message_of_calls_alone_has_no_text() -> None:
     ],
 )
 def test_arguments_are_parsed_where_they_are_json_and_stay_text_where_not(text: str, arguments: Any) -> None:
-    (call,) = fold([call_piece(0, text, "f", "c1")]).tool_calls or ()
+    (call,) = accumulate([call_piece(0, text, "f", "c1")]).tool_calls or ()
     assert call.function.arguments == arguments
 
 
 def test_arguments_may_come_as_an_object() -> None:
-    (call,) = fold([call_piece(0, {"a": 1}, "f", "c1")]).tool_calls or ()
+    (call,) = accumulate([call_piece(0, {"a": 1}, "f", "c1")]).tool_calls or ()
     assert call.function.arguments == {"a": 1}
 
 
 def test_calls_without_an_index_are_calls_of_their_own() -> None:
-    message = fold([call_piece(None, "{}", "f", "c1"), call_piece(None, "{}", "g", "c2")])
+    message = accumulate([call_piece(None, "{}", "f", "c1"), call_piece(None, "{}", "g", "c2")])
     assert [(call.function.name, call.id) for call in message.tool_calls or ()] == [("f", "c1"), ("g", "c2")]
 
 
 def test_the_answering_model_goes_before_the_one_that_was_asked() -> None:
-    assert fold([Delta(content="a")], "asked").model_id == "asked"
-    assert fold([Delta(model_id="answering")], "asked").model_id == "answering"
+    assert accumulate([Delta(content="a")], "asked").model_id == "asked"
+    assert accumulate([Delta(model_id="answering")], "asked").model_id == "answering"
 
 
 def test_raw_is_kept_and_neither_printed_nor_compared() -> None:
-    message = fold([Delta(content="a", raw={"secret": 1})])
+    message = accumulate([Delta(content="a", raw={"secret": 1})])
     assert message.raw == {"secret": 1}
     assert "secret" not in repr(message)
-    assert message == fold([Delta(content="a")])
+    assert message == accumulate([Delta(content="a")])
 
 
 def test_a_delta_delivers_what_a_reader_would_see_twice() -> None:
@@ -280,7 +280,7 @@ def test_a_dict_that_is_no_message_is_an_error(data: dict[str, Any]) -> None:
 def test_any_object_with_content_is_an_answer() -> None:
     function = SimpleNamespace(name="f", arguments='{"a": 1}')
     answer = SimpleNamespace(content="hi", tool_calls=[SimpleNamespace(id="c1", function=function)])
-    message = fold([as_delta(answer)])
+    message = accumulate([as_delta(answer)])
     assert message.content == "hi"
     assert message.tool_calls == [ChatMessageToolCall(ChatMessageToolCallFunction({"a": 1}, "f"), "c1")]
 
@@ -321,5 +321,5 @@ def test_arguments_that_are_no_text_are_not_added_to() -> None:
             )
             for piece in pieces[:count]
         ]
-        (call,) = fold(deltas).tool_calls or ()
+        (call,) = accumulate(deltas).tool_calls or ()
         assert call.function.arguments == expected

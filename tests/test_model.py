@@ -28,7 +28,7 @@ from modelport.types.content import Image
 from modelport.types.messages import ChatMessage, ChatMessageStreamDelta, TokenUsage
 from modelport.types.output_types import Choice, JSONSchema
 from modelport.types.request import Request
-from modelport.types.tools import Named, Tool
+from modelport.types.tools import NamedToolChoice, Tool
 
 Delta = ChatMessageStreamDelta
 WEATHER = Tool("weather", "", {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]})
@@ -417,9 +417,13 @@ def test_messages_settings_can_be_given_for_one_call() -> None:
 
 def test_time_limits_are_no_parameters() -> None:
     request = asked(settings={"timeout": 30, "idle_timeout": 5}, timeout=10)
-    assert (request.limits.timeout, request.limits.idle_timeout, request.limits.first_token_timeout) == (10, 5, None)
+    assert (request.timeouts.timeout, request.timeouts.idle_timeout, request.timeouts.first_token_timeout) == (
+        10,
+        5,
+        None,
+    )
     assert request.parameters == {}
-    assert asked().limits.timeout == 600
+    assert asked().timeouts.timeout == 600
 
 
 def test_the_constructor_sets_tools_and_grammar_for_every_call() -> None:
@@ -530,7 +534,7 @@ def test_a_named_tool_choice_reaches_the_backend() -> None:
     model = Echo()
     with pytest.raises(InvalidToolCall):
         model.generate("?", tools=[WEATHER, TIME], tool_choice={"type": "function", "function": {"name": "time"}})
-    assert model.requests[0].tool_choice == Named("time")
+    assert model.requests[0].tool_choice == NamedToolChoice("time")
 
 
 # --- calls in text ----------------------------------------------------------------------------------------------------

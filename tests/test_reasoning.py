@@ -16,7 +16,7 @@ from modelport import (
     UnsupportedFeature,
 )
 from modelport.inputs.messages import EFFORTS, normalise_parameters
-from modelport.layers.adapt.capabilities import BUDGETS, fit
+from modelport.layers.adapt.capabilities import BUDGETS, adapt_to_capabilities
 from modelport.local.chat_template import Template
 from modelport.protocols.chat_completions.request import body_from
 from modelport.testing import ScriptedModel
@@ -30,12 +30,12 @@ NOVA_2, GPT_OSS = "us.amazon.nova-2-lite-v1:0", "openai.gpt-oss-120b-1:0"
 
 
 def fitted(capabilities: dict[str, Any], **parameters: Any) -> dict[str, Any]:
-    return dict(fit(Request(ASKED, parameters=parameters), Capabilities(**capabilities)).parameters)
+    return dict(adapt_to_capabilities(Request(ASKED, parameters=parameters), Capabilities(**capabilities)).parameters)
 
 
 def body(model_id: str, dialect: str | None = None, **parameters: Any) -> dict[str, Any]:
     model = OpenAIServerModel(model_id, api_key="k", dialect=dialect)
-    request = fit(Request(ASKED, parameters=normalise_parameters(parameters)), model.capabilities)
+    request = adapt_to_capabilities(Request(ASKED, parameters=normalise_parameters(parameters)), model.capabilities)
     sent = body_from(request, model_id, model.capabilities, dialect)
     return {key: value for key, value in sent.items() if key not in ("model", "messages")}
 

@@ -23,8 +23,8 @@ from typing import Any
 import pytest
 
 from modelport import ChatMessage, ChatMessageStreamDelta, LlamaCppModel, Model, OpenAIServerModel
-from modelport.runtime import portal as loop_module
 from modelport.errors import ModelError
+from modelport.runtime import portal as loop_module
 from tests.servers.faults import OK, Fault, FaultServer, Reply
 from tests.servers.llamacpp import LlamaServer, llama_server, model_file
 
@@ -244,7 +244,7 @@ if not in_child:
 @pytest.mark.parametrize("threads", [8, 0], ids=["under load", "idle"])
 def test_fork(server: FaultServer, tmp_path: Path, threads: int) -> None:
     """Children call, and leave in every way; the parent's threads, and its kept connections, never notice."""
-    server.script(then=OK.but(pace_s=0.002))
+    server.script(then=OK.replace(pace_s=0.002))
     source = FORKS.format(threads=threads, forks=12)
     with Script(tmp_path, source, URL=server.base_url, BACKEND="remote") as script:
         assert script.finish() == "well True []"
@@ -258,7 +258,7 @@ def test_fork_with_an_engine(tmp_path: Path, threads: int) -> None:
 
 
 def test_a_stream_held_across_a_fork(server: FaultServer, tmp_path: Path) -> None:
-    server.script(then=OK.but(pace_s=0.02))
+    server.script(then=OK.replace(pace_s=0.02))
     source = """
     model = remote()
     stream = model.generate_stream(QUESTION)
@@ -382,7 +382,7 @@ def test_asyncio_run_fifty_times(server: FaultServer, tmp_path: Path, transport:
     gc.collect()
     say(sockets(), threading.active_count())
     """
-    server.script(then=OK.but(pace_s=0.002))
+    server.script(then=OK.replace(pace_s=0.002))
     if leaves == "leaves a waiting call":  # for the head, or in the middle of the body
         server.script([Fault.slow(5.0)] * 25, then=Fault.cut("stall"))
     with Script(tmp_path, source, URL=server.base_url, TRANSPORT=transport) as script:
@@ -569,7 +569,7 @@ def test_twelve_fan_outs_at_once() -> None:
 
 def test_threads_of_remote_models(server: FaultServer) -> None:
     """A newcomer's model over a remote one: twelve threads, one pool of connections."""
-    server.script(then=OK.but(delay_s=0.01))
+    server.script(then=OK.replace(delay_s=0.01))
     answers: list[str] = []
     with OpenAIServerModel("m", server.base_url, "k") as inner:
         model = Asks(inner, "streamed")
@@ -751,7 +751,7 @@ def test_cancelling_before_the_first_token(engine: LlamaCppModel, llama: LlamaSe
 
 
 def test_one_cancelled_call_does_not_hurt_its_neighbours(server: FaultServer) -> None:
-    server.script(then=OK.but(delay_s=0.1))
+    server.script(then=OK.replace(delay_s=0.1))
     with OpenAIServerModel("m", server.base_url, "k", retry=False) as model:
 
         async def go() -> None:

@@ -72,7 +72,7 @@ def test_a_model_comes_back_with_its_settings() -> None:
 
 @pytest.mark.parametrize("retry", [False, 5, RetryPolicy(attempts=7, base=0.1), RetryPolicy()])
 def test_the_retry_policy_comes_back(retry: Any) -> None:
-    assert RetryPolicy.of(there_and_back(Local(retry=retry)).retry) == RetryPolicy.of(retry)
+    assert RetryPolicy.from_value(there_and_back(Local(retry=retry)).retry) == RetryPolicy.from_value(retry)
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from jsonschema import Draft202012Validator
 from modelport.errors import InvalidRequest
 from modelport.protocols.chat_completions.output_format import is_strict
 from modelport.remote.schema_subsets import AZURE, BEDROCK, OPENAI
-from modelport.schema.rules import CONSTRAINTS, SchemaRules, Unfit, without_nulls
+from modelport.schema.rules import CONSTRAINTS, SchemaRules, UnsupportedSchema, without_nulls
 from modelport.types.capabilities import Capabilities
 from modelport.types.output_types import mismatch
 
@@ -27,7 +27,7 @@ def cleaned(schema: Any, value: Any) -> Any:
 
 @pytest.mark.parametrize("rules", [OPENAI, AZURE, BEDROCK, SchemaRules()])
 def test_a_schema_of_the_subset_stays_as_it_is(rules: SchemaRules) -> None:
-    fitted = rules.fit(CLOSED)
+    fitted = rules.rewrite(CLOSED)
     assert (fitted.schema, fitted.left_out) == (CLOSED, ())
 
 
@@ -60,10 +60,10 @@ def test_a_schema_of_the_subset_stays_as_it_is(rules: SchemaRules) -> None:
 def test_what_can_be_said_in_a_subset(schema: dict[str, Any], fits: bool) -> None:
     before = copy.deepcopy(schema)
     if fits:
-        Draft202012Validator.check_schema(SchemaRules().fit(schema).schema)
+        Draft202012Validator.check_schema(SchemaRules().rewrite(schema).schema)
     else:
-        with pytest.raises(Unfit):
-            SchemaRules().fit(schema)
+        with pytest.raises(UnsupportedSchema):
+            SchemaRules().rewrite(schema)
     assert schema == before
 
 
@@ -81,7 +81,7 @@ def test_openai_wants_every_property_and_takes_null_for_those_left_out() -> None
         "required": ["name"],
         "$defs": {"Place": {"type": "object", "properties": {"zip": {"type": "string"}}}},
     }
-    fitted = OPENAI.fit(schema)
+    fitted = OPENAI.rewrite(schema)
     nulls = {"type": "null"}
     place = {
         "type": "object",
@@ -119,26 +119,26 @@ def test_openai_wants_every_property_and_takes_null_for_those_left_out() -> None
     ],
 )
 def test_limits_of_a_service(schema: dict[str, Any], says: str) -> None:
-    with pytest.raises(Unfit, match=says):
-        AZURE.fit(schema)
+    with pytest.raises(UnsupportedSchema, match=says):
+        AZURE.rewrite(schema)
 
 
 def test_depth() -> None:
     schema: dict[str, Any] = {"type": "string"}
     for _ in range(6):
         schema = {"type": "object", "properties": {"a": schema}}
-    assert OPENAI.fit(schema)
-    with pytest.raises(Unfit, match="deeper than 5"):
-        AZURE.fit(schema)
+    assert OPENAI.rewrite(schema)
+    with pytest.raises(UnsupportedSchema, match="deeper than 5"):
+        AZURE.rewrite(schema)
 
 
 def test_a_schema_may_refer_to_itself_where_the_service_says_so() -> None:
     tree = {"$ref": "#/$defs/T", "$defs": {"T": {"type": "object", "properties": {
         "left": {"$ref": "#/$defs/T"}, "value": {"type": "integer"}}, "required": ["value"]}}}  # fmt: skip
-    with pytest.raises(Unfit, match="itself"):
-        BEDROCK.fit(tree)
+    with pytest.raises(UnsupportedSchema, match="itself"):
+        BEDROCK.rewrite(tree)
     root = {**tree["$defs"]["T"], "$defs": tree["$defs"]}  # type: ignore[index, dict-item]
-    fitted = OPENAI.fit(root).schema
+    fitted = OPENAI.rewrite(root).schema
     value = {"value": 1, "left": {"value": 2, "left": None}}
     assert mismatch(fitted, value) is None
     assert cleaned(root, value) == {"value": 1, "left": {"value": 2}}
@@ -159,14 +159,14 @@ def test_nulls_go_by_the_branch_that_the_value_is_of() -> None:
 
 
 def test_one_of_is_any_of_where_nothing_can_be_two_of_them() -> None:
-    assert SchemaRules().fit({"oneOf": [{"type": "string"}, {"type": "null"}]}).left_out == ()
-    assert SchemaRules().fit({"oneOf": [{"type": "integer"}, {"type": "number"}]}).left_out == ("oneOf",)
+    assert SchemaRules().rewrite({"oneOf": [{"type": "string"}, {"type": "null"}]}).left_out == ()
+    assert SchemaRules().rewrite({"oneOf": [{"type": "integer"}, {"type": "number"}]}).left_out == ("oneOf",)
 
 
 def test_any_object_at_all() -> None:
-    assert OPENAI.fit({"type": "object"}).schema == {"type": "object"}
-    with pytest.raises(Unfit):
-        BEDROCK.fit({"type": "object"})
+    assert OPENAI.rewrite({"type": "object"}).schema == {"type": "object"}
+    with pytest.raises(UnsupportedSchema):
+        BEDROCK.rewrite({"type": "object"})
 
 
 def test_rules_are_declared_as_capabilities_and_saved() -> None:
@@ -226,7 +226,7 @@ def value_of(schema: dict[str, Any], draw: Any) -> Any:
 @given(SCHEMAS, st.sampled_from([OPENAI, AZURE, BEDROCK]), st.data())
 def test_every_value_of_the_fitted_schema_is_one_of_the_original(schema: Any, rules: SchemaRules, data: Any) -> None:
     whole = {"type": "object", "properties": {"it": schema}, "required": ["it"]}
-    fitted = rules.fit(whole)
+    fitted = rules.rewrite(whole)
     Draft202012Validator.check_schema(fitted.schema)
     assert not rules.all_required or is_strict(fitted.schema)
     assert set(fitted.left_out) <= CONSTRAINTS | {"oneOf"}
@@ -243,7 +243,7 @@ def test_what_is_told_of_keywords_that_are_left_out_is_true() -> None:
         "c": {"type": "string", "contentMediaType": "application/json"},
     }
     schema = {"type": "object", "properties": texts, "required": [*"abc"]}
-    fitted = SchemaRules().fit(schema)
+    fitted = SchemaRules().rewrite(schema)
     assert fitted.left_out == ("contentEncoding", "contentMediaType", "format", "format='iri'", "maxLength")
     assert fitted.warnings == (
         "format, maxLength of the schema were checked, not enforced",
@@ -252,10 +252,10 @@ def test_what_is_told_of_keywords_that_are_left_out_is_true() -> None:
     right = {"a": "2024-01-01", "b": "nope nope", "c": "{"}
     assert mismatch(schema, right) is None
     assert mismatch(schema, {**right, "a": "banana"}) == "at $.a: 'banana' is not a 'date'"
-    assert SchemaRules(formats=frozenset({"date", "iri"})).fit(
+    assert SchemaRules(formats=frozenset({"date", "iri"})).rewrite(
         {**schema, "properties": {"a": texts["a"]}, "required": []}
     ).warnings == ("maxLength of the schema were checked, not enforced",)
-    assert SchemaRules().fit({"type": "integer"}).warnings == ()
+    assert SchemaRules().rewrite({"type": "integer"}).warnings == ()
     follows = {"type": "integer", "dependencies": {"a": ["b"]}}
-    assert SchemaRules().fit(follows).unchecked == ("dependencies",)
+    assert SchemaRules().rewrite(follows).unchecked == ("dependencies",)
     assert mismatch({"dependencies": {"a": ["b"]}}, {"a": 1}) is None

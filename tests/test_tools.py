@@ -21,7 +21,7 @@ from pydantic import BaseModel, Field, create_model
 from modelport.errors import InvalidRequest, InvalidToolCall
 from modelport.inputs.tools import tools_from
 from modelport.types.messages import ChatMessage, ChatMessageToolCall, ChatMessageToolCallFunction
-from modelport.types.tools import Named, Tool, check_calls, tool_choice_from
+from modelport.types.tools import NamedToolChoice, Tool, check_calls, tool_choice_from
 
 T = TypeVar("T")
 CITY = {
@@ -647,10 +647,10 @@ TOOLS = tools_from([get_weather, {"name": "time"}])
         ("none", "none"),
         ("required", "required"),
         ("any", "required"),
-        ("time", Named("time")),
-        (Named("time"), Named("time")),
-        ({"type": "function", "function": {"name": "time"}}, Named("time")),
-        ({"type": "tool", "name": "time"}, Named("time")),
+        ("time", NamedToolChoice("time")),
+        (NamedToolChoice("time"), NamedToolChoice("time")),
+        ({"type": "function", "function": {"name": "time"}}, NamedToolChoice("time")),
+        ({"type": "tool", "name": "time"}, NamedToolChoice("time")),
     ],
 )
 def test_the_forms_of_a_tool_choice(value: Any, choice: Any) -> None:
@@ -658,7 +658,7 @@ def test_the_forms_of_a_tool_choice(value: Any, choice: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "value", ["moon", Named("moon"), {"type": "function"}, {"function": 5}, 5, None, ["auto"], True]
+    "value", ["moon", NamedToolChoice("moon"), {"type": "function"}, {"function": 5}, 5, None, ["auto"], True]
 )
 def test_a_tool_choice_that_is_none_is_refused_with_what_there_is(value: Any) -> None:
     with pytest.raises(

@@ -53,7 +53,7 @@ if TYPE_CHECKING:
     from modelport.types.messages import ChatMessageToolCallStreamDelta as ChatMessageToolCallStreamDelta
     from modelport.types.messages import MessageRole as MessageRole
     from modelport.types.messages import TokenUsage as TokenUsage
-    from modelport.types.messages import fold as fold
+    from modelport.types.messages import accumulate as accumulate
     from modelport.types.output_types import Choice as Choice
     from modelport.types.output_types import JSONSchema as JSONSchema
     from modelport.types.output_types import Lark as Lark
@@ -78,7 +78,7 @@ _HOMES = {
     "local.vllm.model": ["VLLMModel"],
     "types.messages": [
         "Attempt", "ChatMessage", "ChatMessageStreamDelta", "ChatMessageToolCall", "ChatMessageToolCallFunction",
-        "ChatMessageToolCallStreamDelta", "MessageRole", "TokenUsage", "fold",
+        "ChatMessageToolCallStreamDelta", "MessageRole", "TokenUsage", "accumulate",
     ],
     "model": ["Model"],
     "registry": ["load_model"],
@@ -106,7 +106,7 @@ __all__ = [
     "LiteLLMRouterModel", "LlamaCppModel", "MLXModel", "MalformedResponse", "MessageRole", "MissingDependency", "Model",
     "ModelError", "NotFoundError", "OpenAIModel", "OpenAIServerModel", "RateLimited", "RedisLimits", "Regex", "Request",
     "RetryPolicy", "Secret", "ServerError", "Stream", "StreamInterrupted", "Text", "TokenUsage", "Tool",
-    "TransformersModel", "UnsupportedFeature", "VLLMModel", "fold", "load_model",
+    "TransformersModel", "UnsupportedFeature", "VLLMModel", "accumulate", "load_model",
 ]  # fmt: skip
 __version__ = "0.1.0"
 

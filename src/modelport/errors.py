@@ -38,7 +38,7 @@ class ModelError(Exception):
     #: rather than judging the answer that has come.
     interrupts = True
     #: Whether the model has learnt from this refusal: `layers/retry.py` sends the request once more, in another form.
-    taught = False
+    profile_updated = False
 
     def __init__(
         self,

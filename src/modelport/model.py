@@ -13,8 +13,8 @@ from modelport.layers.base import Next, compose
 from modelport.runtime.streams import AsyncStream, Stream, interruptible
 from modelport.saving import refuse_secrets, restore, settings_of
 from modelport.types.capabilities import Capabilities
-from modelport.types.messages import ChatMessage, ChatMessageStreamDelta, MessageRole, TokenUsage, as_delta, fold
-from modelport.types.request import Limits, Request
+from modelport.types.messages import ChatMessage, ChatMessageStreamDelta, MessageRole, TokenUsage, accumulate, as_delta
+from modelport.types.request import Request, Timeouts
 from modelport.types.tools import tool_choice_from
 
 if TYPE_CHECKING:
@@ -117,7 +117,7 @@ class Model:
         check_kind(bool, allow_private_urls=allow_private_urls)
         check_kind(str, model_id=model_id, tool_name_key=tool_name_key, tool_arguments_key=tool_arguments_key)
         self._layers()
-        Capabilities().overlaid(capabilities)
+        Capabilities().merged_with(capabilities)
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -208,7 +208,7 @@ class Model:
     def capabilities(self) -> Capabilities:
         """What this model can do: declared by its backend, overlaid by its name's profile and by the caller's word."""
         if self._capabilities is None:
-            self._capabilities = self._declare().overlaid(self._given_capabilities)
+            self._capabilities = self._declare().merged_with(self._given_capabilities)
         return self._capabilities
 
     def to_dict(self) -> dict[str, Any]:
@@ -281,7 +281,9 @@ class Model:
         # An author's own `generate` is given whatever its callers give, as if they had called it themselves.
         everything = {"text", "image", "audio", "file"}
         thinks = {"reasoning_efforts": EFFORTS, "reasoning_budget": True}
-        return self.declared_capabilities.but(seed=True, logprobs=True, inputs=everything, image_urls=True, **thinks)
+        return self.declared_capabilities.replace(
+            seed=True, logprobs=True, inputs=everything, image_urls=True, **thinks
+        )
 
     # --- the way of a request -----------------------------------------------------------------------------------------
 
@@ -312,7 +314,7 @@ class Model:
             strict=given.pop("strict", False),
             tools=tools,
             tool_choice=tool_choice_from(tool_choice, tools),
-            limits=Limits(**{name: given.pop(name) for name in _TIME_LIMITS if name in given}),
+            timeouts=Timeouts(**{name: given.pop(name) for name in _TIME_LIMITS if name in given}),
             parameters=given,
             stream=stream,
         )
@@ -326,7 +328,7 @@ class Model:
         most = self.requests_per_minute, self.tokens_per_minute, self.max_concurrency
         return [
             Adapt(self),
-            Retry(RetryPolicy.of(self.retry), queued=any(limit is not None for limit in most)),
+            Retry(RetryPolicy.from_value(self.retry), queued=any(limit is not None for limit in most)),
             Limit(*most, shared=self.shared_limits, name=self.model_id),
             Stop(),
         ]
@@ -342,7 +344,7 @@ class Model:
         seen: list[ChatMessageStreamDelta] = []
         async for _ in interruptible(self._deltas(request), seen, self.model_id, whole=True):
             pass
-        return fold(seen, self.model_id)
+        return accumulate(seen, self.model_id)
 
     async def _run_generate(self, request: Request) -> ChatMessageStreamDelta:
         """Runs a subclass's own `generate`: in the caller's thread for a sync call, else in a thread of its own."""

@@ -180,7 +180,7 @@ def _stored(model: Model, name: str, value: Any) -> Any:
     if isinstance(value, Capabilities) or callable(getattr(value, "to_dict", None)):
         return value.to_dict()  # what is built of other models too
     if isinstance(value, Mapping) and name == "capabilities":
-        whole = Capabilities().but(**value).to_dict()
+        whole = Capabilities().replace(**value).to_dict()
         return {key: whole[key] for key in value}
     if isinstance(value, Mapping):
         value = {str(key): _stored(model, f"{name}.{key}", item) for key, item in value.items()}

@@ -41,7 +41,7 @@ class Secret:
         self.env = env
 
     @classmethod
-    def of(cls, value: Secret | str | None, env: str) -> Secret:
+    def from_value(cls, value: Secret | str | None, env: str) -> Secret:
         """The caller's key, or the one in the environment variable `env`."""
         if isinstance(value, Secret):
             return value

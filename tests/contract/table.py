@@ -102,11 +102,11 @@ def entries() -> list[Entry]:
         if cls in (OpenAIServerModel, AzureOpenAIServerModel):
             found.append(Entry(f"`{cls.__name__}`, `gpt-5…`", declared.profiled("gpt-5", PROFILES)))
         if cls is InferenceClientModel:
-            found.append(Entry(f'`{cls.__name__}`, `dialect="tgi"`', declared.but(**DIALECTS["tgi"])))
+            found.append(Entry(f'`{cls.__name__}`, `dialect="tgi"`', declared.replace(**DIALECTS["tgi"])))
         # Said of all five at once: a dialect lays the same over each.
         for dialect, proving in (("llama.cpp", _LLAMA_CPP[column]), ("vllm", _VLLM.get(column, ()))):
             name = f'any of these five, `dialect="{dialect}"`'
-            found.append(Entry(name, declared.but(**DIALECTS[dialect]), proving))
+            found.append(Entry(name, declared.replace(**DIALECTS[dialect]), proving))
     for models, example, columns in (
         ("Claude 4.5, Qwen3, …", "anthropic.claude-sonnet-4-5", ("bedrock-strict",)),
         ("Claude 3, Nova, …", "amazon.nova-pro-v1:0", ("bedrock-forced",)),

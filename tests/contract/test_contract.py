@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from modelport.testing import ROWS, Row, Subject, check
+from modelport.testing import CHECKS, Check, Subject, run_check
 from tests.contract import bedrock, litellm_subjects, subjects, table, vllm_subjects
 
 #: What each column can't tell, and why. Everything else must work, or be declared and refused.
@@ -72,7 +72,7 @@ ONLY = {
         "roles", "bad input", "time-out", "event loops", "eight at once", "fork", "secrets", "saving",
     },
     # Where none can answer, the first model's failure is told: here that it is not there.
-    "fallback": {row.name for row in ROWS} - {"too long a prompt"},
+    "fallback": {row.name for row in CHECKS} - {"too long a prompt"},
     "bedrock-forced": {
         "generate", "JSON schema", "typed output", "a cut form", "regex", "choice", "context-free grammar",
         "strict forms", "a form beside tools", "partial objects", "reasoning effort",
@@ -117,7 +117,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """The cells of the columns that were asked for."""
     if "row" in metafunc.fixturenames:
         columns = chosen(metafunc.config.getoption("columns"))
-        cells = [(column, row) for column in columns for row in ROWS if row.name in ONLY.get(column, {row.name})]
+        cells = [(column, row) for column in columns for row in CHECKS if row.name in ONLY.get(column, {row.name})]
         metafunc.parametrize(("column", "row"), cells, ids=[f"{column}: {row.name}" for column, row in cells])
 
 
@@ -156,13 +156,13 @@ def columns() -> Iterator[Open]:
 
 
 @pytest.mark.timeout(600)  # the first cell of openai-vllm installs vLLM and starts it
-def test_cell(column: str, row: Row, columns: Open, tmp_path: Path) -> None:
-    outcome = check(columns.subject(column, tmp_path), row)
+def test_cell(column: str, row: Check, columns: Open, tmp_path: Path) -> None:
+    outcome = run_check(columns.subject(column, tmp_path), row)
     untold = UNTOLD.get(column, {}).get(row.name)
     if untold is not None:
-        assert outcome.status in ("not checked", "declared"), f"{row.name} can be told after all: {outcome}"
+        assert outcome.status in ("not checked", "unsupported"), f"{row.name} can be told after all: {outcome}"
         return
     may_be_untold = row.name in OWN_CHOICE and not column.endswith(("-mocked", "-strict"))
-    assert outcome.status in ("works", "declared", *(("not checked",) if may_be_untold else ())), outcome.detail
+    assert outcome.status in ("works", "unsupported", *(("not checked",) if may_be_untold else ())), outcome.detail
     if outcome.status == "works" and (way := table.way(column, row.name)) is not None:
         assert outcome.detail == way, f"README's table says {way!r}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from modelport.registry import BACKENDS
-from modelport.testing import ROWS
+from modelport.testing import CHECKS
 from tests.contract import table
 from tests.contract.test_contract import COLUMNS, ELSEWHERE
 
@@ -24,7 +24,7 @@ def test_it_has_every_class_and_only_columns_that_there_are() -> None:
 
 
 def test_its_forms_are_rows_of_the_contract() -> None:
-    assert {row.name for row in ROWS} >= table.FORMS | {"a form beside tools", "reasoning", "reasoning effort"}
+    assert {row.name for row in CHECKS} >= table.FORMS | {"a form beside tools", "reasoning", "reasoning effort"}
     assert {*table.ROWS} >= table.FORMS
 
 

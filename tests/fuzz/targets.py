@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from modelport import ChatMessage, JSONSchema, Model
 from modelport.errors import ModelError
 from modelport.remote.chat_model import ChatCompletionsModel
-from modelport.remote.http.transport import Call, Transport
+from modelport.remote.http.transport import ServiceCall, Transport
 from modelport.remote.http.wire import EventReader, parsed, service_error
 from modelport.testing import ScriptedModel
 from tests.fuzz.inputs import calls
@@ -128,10 +128,10 @@ class _Canned:
     def __init__(self) -> None:
         self.pieces: list[bytes] = []
 
-    async def call(self, call: Call) -> Any:
+    async def call(self, call: ServiceCall) -> Any:
         return parsed(b"".join(self.pieces), (KEY,))
 
-    async def stream(self, call: Call) -> AsyncGenerator[Any, None]:
+    async def stream(self, call: ServiceCall) -> AsyncGenerator[Any, None]:
         reader = EventReader((KEY,))
         for piece in self.pieces:
             reader.feed(piece)

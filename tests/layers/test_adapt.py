@@ -19,11 +19,11 @@ from modelport.types.messages import (
     ChatMessageToolCallFunction,
     ChatMessageToolCallStreamDelta,
     TokenUsage,
-    fold,
+    accumulate,
 )
 from modelport.types.output_types import Choice, JSONSchema, Lark, Regex
 from modelport.types.request import Request
-from modelport.types.tools import Named, Tool
+from modelport.types.tools import NamedToolChoice, Tool
 
 Delta = ChatMessageStreamDelta
 DATE = Regex(r"\d{4}-\d\d-\d\d")
@@ -121,7 +121,7 @@ def test_an_enforced_answer_is_checked_and_never_asked_for_again() -> None:
 
 
 @pytest.mark.parametrize(
-    ("choices", "choice"), [({"auto", "named"}, Named("answer")), ({"auto", "required"}, "required")]
+    ("choices", "choice"), [({"auto", "named"}, NamedToolChoice("answer")), ({"auto", "required"}, "required")]
 )
 def test_a_schema_goes_through_a_forced_tool_where_a_backend_has_only_tools(choices: set[str], choice: Any) -> None:
     model = Scripted(called("answer", '{"age": 3}'), capabilities={**ANY_TOOLS, "tool_choices": choices})
@@ -271,7 +271,7 @@ ALL = {"auto", "none", "required", "named"}
         (ALL, "auto", "auto", 2),
         (ALL, "required", "required", 2),
         (ALL, "none", "none", 2),
-        (ALL, "weather", Named("weather"), 2),
+        (ALL, "weather", NamedToolChoice("weather"), 2),
         ({"auto", "none", "required"}, "weather", "required", 1),  # Of one tool alone, any call is the one asked for.
         ({"auto"}, "weather", "auto", 1),
         ({"auto"}, "required", "auto", 2),
@@ -416,7 +416,7 @@ def test_tools_that_are_not_to_be_called_do_not_stand_in_a_grammars_way() -> Non
 def test_usage_comes_once_and_last_also_with_tools() -> None:
     deltas = list(Scripted(called("time", "{}"), capabilities=ANY_TOOLS).generate_stream("?", tools=[TIME]))
     assert [delta.token_usage for delta in deltas] == [None, TokenUsage(10, 5)]
-    assert fold(deltas).finish_reason == "tool_calls"
+    assert accumulate(deltas).finish_reason == "tool_calls"
 
 
 def test_what_the_caller_gave_stays_as_it_was() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from modelport.errors import UnsupportedFeature
-from modelport.layers.adapt.capabilities import fit, merged, with_system_text, without_system
+from modelport.layers.adapt.capabilities import adapt_to_capabilities, merged, with_system_text, without_system
 from modelport.model import Model
 from modelport.types.capabilities import Capabilities
 from modelport.types.content import Attachment, Image, Text
@@ -113,12 +113,12 @@ def test_parts_that_a_model_does_not_take_are_refused_by_their_place(
 
 def test_parameters_that_ask_for_nothing_are_not_refused() -> None:
     request = Request((message("user", "?"),), parameters={"logprobs": False})
-    assert fit(request, Capabilities(logprobs=False)) is request
+    assert adapt_to_capabilities(request, Capabilities(logprobs=False)) is request
 
 
 def test_a_refusal_names_the_parameter_for_programs_too() -> None:
     with pytest.raises(UnsupportedFeature) as raised:
-        fit(Request((message("user", "?"),), parameters={"seed": 1}), Capabilities())
+        adapt_to_capabilities(Request((message("user", "?"),), parameters={"seed": 1}), Capabilities())
     assert raised.value.parameter == "seed"
 
 
@@ -127,7 +127,7 @@ def test_a_refusal_names_the_parameter_for_programs_too() -> None:
 
 def test_a_request_that_fits_is_passed_on_as_it_is() -> None:
     request = Request((message("system", "s"), message("user", "u"), message("user", "v")), parameters={"top_k": 3})
-    assert fit(request, Capabilities()) is request
+    assert adapt_to_capabilities(request, Capabilities()) is request
 
 
 def test_a_system_message_goes_in_front_of_the_user_message_that_follows() -> None:
@@ -174,7 +174,7 @@ def test_tool_results_are_never_merged() -> None:
 def test_a_folded_system_message_is_merged_where_roles_must_alternate() -> None:
     messages = (message("system", "s"), message("assistant", "a"), message("system", "t"), message("user", "u"))
     request = Request((message("user", "first"), *messages))
-    fitted = fit(request, Capabilities(system_role=False, consecutive_roles=False))
+    fitted = adapt_to_capabilities(request, Capabilities(system_role=False, consecutive_roles=False))
     assert shown(fitted.messages) == [("user", "first\ns"), ("assistant", "a"), ("user", "t\nu")]
 
 
@@ -192,5 +192,5 @@ def test_the_callers_messages_stay_as_they_are() -> None:
     )  # fmt: skip
     before = copy.deepcopy(messages)
     capabilities = Capabilities(system_role=False, consecutive_roles=False, inputs={"text", "image"})
-    assert fit(Request(messages), capabilities).messages != messages
+    assert adapt_to_capabilities(Request(messages), capabilities).messages != messages
     assert messages == before

@@ -373,7 +373,7 @@ async def test_nor_does_one_that_stands_still_while_it_asks_other_processes(monk
     monkeypatch.setattr("modelport.layers.limit.layer._ASKING", 0.2)
 
     class Shared:
-        when_gone = "error"
+        on_unavailable = "error"
         takes = 0.1
 
         async def take(self, *_: Any) -> float:

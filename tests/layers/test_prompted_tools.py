@@ -19,10 +19,10 @@ from modelport.local.grammar_matching import check_grammar
 from modelport.model import Model
 from modelport.types.capabilities import Capabilities
 from modelport.types.content import Image, Text
-from modelport.types.messages import ChatMessage, ChatMessageStreamDelta, TokenUsage, fold
+from modelport.types.messages import ChatMessage, ChatMessageStreamDelta, TokenUsage, accumulate
 from modelport.types.output_types import JSONSchema, as_lark
 from modelport.types.request import Request
-from modelport.types.tools import Named, Tool
+from modelport.types.tools import NamedToolChoice, Tool
 
 Delta = ChatMessageStreamDelta
 CITY = {
@@ -71,7 +71,7 @@ def read(pieces: list[str], forced: bool = False, reason: str | None = "stop") -
         return [delta async for delta in read_calls(backend(), forced)]
 
     deltas = asyncio.run(work())
-    return fold(deltas), deltas
+    return accumulate(deltas), deltas
 
 
 @settings(max_examples=300, derandomize=True, deadline=None)
@@ -153,7 +153,7 @@ def test_a_streamed_call_arrives_too() -> None:
     model = Toolless(["Let me see. ", *CALL])
     with model.generate_stream("?", tools=[WEATHER]) as stream:
         deltas = list(stream)
-    assert fold(deltas, "toolless") == stream.message
+    assert accumulate(deltas, "toolless") == stream.message
     assert calls_of(stream.message) == [("weather", {"city": "Paris"})]
     assert [d.token_usage for d in deltas] == [None] * (len(deltas) - 1) + [TokenUsage(10, 5)]
 
@@ -385,7 +385,7 @@ def test_what_was_rewritten_still_fits_the_backends_roles(capabilities: dict[str
 
 
 def test_named_is_a_choice_of_its_own() -> None:
-    request = Request((ChatMessage("user", "?"),), tools=(WEATHER, TIME), tool_choice=Named("time"))
+    request = Request((ChatMessage("user", "?"),), tools=(WEATHER, TIME), tool_choice=NamedToolChoice("time"))
     rewritten, forced = prompted(request, Capabilities())
     assert forced
     assert rewritten.tool_choice == "auto"

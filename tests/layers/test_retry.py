@@ -22,9 +22,9 @@ from modelport.errors import (
 )
 from modelport.layers.retry import Retry, RetryPolicy
 from modelport.model import Model
-from modelport.types.messages import ChatMessage, ChatMessageStreamDelta, MessageRole, fold
+from modelport.types.messages import ChatMessage, ChatMessageStreamDelta, MessageRole, accumulate
 from modelport.types.output_types import Regex
-from modelport.types.request import Limits, Request
+from modelport.types.request import Request, Timeouts
 
 from .clock import in_no_time
 
@@ -70,7 +70,7 @@ class Backed(Model):
 
 
 def request(stream: bool = True, **limits: float | None) -> Request:
-    return Request((ChatMessage(MessageRole.USER, "?"),), limits=Limits(**limits), stream=stream)
+    return Request((ChatMessage(MessageRole.USER, "?"),), timeouts=Timeouts(**limits), stream=stream)
 
 
 async def read(backend: Backend, policy: RetryPolicy = AT_ONCE, asked: Request | None = None) -> list[Delta]:
@@ -82,7 +82,7 @@ def reads(backend: Backend, policy: RetryPolicy = AT_ONCE, **limits: float | Non
 
     async def work(clock: Callable[[], float]) -> tuple[Any, float]:
         try:
-            return fold(await read(backend, policy, request(**limits))).content, clock()
+            return accumulate(await read(backend, policy, request(**limits))).content, clock()
         except ModelError as error:
             return error, clock()
 
@@ -108,7 +108,7 @@ def test_the_last_error_is_raised_when_the_attempts_are_spent() -> None:
 
 def test_retry_can_be_switched_off() -> None:
     backend = Backend([ServerError("no")], OK)
-    error, _ = reads(backend, RetryPolicy.of(False))
+    error, _ = reads(backend, RetryPolicy.from_value(False))
     assert isinstance(error, ServerError)
     assert len(backend.sent_at) == 1
 
@@ -151,7 +151,7 @@ def test_a_refusal_that_taught_is_sent_again_and_is_no_attempt() -> None:
 
     def taught() -> InvalidRequest:
         error = InvalidRequest("no such parameter")
-        error.taught = True
+        error.profile_updated = True
         return error
 
     once = RetryPolicy(attempts=1)
@@ -213,7 +213,7 @@ def test_waits_are_drawn_evenly_below_a_bound_that_doubles_up_to_a_cap() -> None
     ("given", "attempts"), [(True, 3), (None, 3), (False, 1), (1, 1), (5, 5), ({"attempts": 2}, 2), (RetryPolicy(4), 4)]
 )
 def test_the_forms_of_retry(given: Any, attempts: int) -> None:
-    assert RetryPolicy.of(given).attempts == attempts
+    assert RetryPolicy.from_value(given).attempts == attempts
 
 
 @pytest.mark.parametrize("attempts", [0, -1, 1.5, "3"])
@@ -478,11 +478,11 @@ def test_a_whole_answer_that_its_time_limit_cuts_is_no_interrupted_stream(asynch
 
 
 def test_after_any_number_of_attempts_there_is_a_wait() -> None:
-    policy = RetryPolicy(attempts=2000, base=1e-9, cap=3, quota=None)
+    policy = RetryPolicy(attempts=2000, base=1e-9, cap=3, budget=None)
     assert 0 <= policy.wait_after(ServerError("no"), 1999) <= 3  # type: ignore[operator]
 
 
-# --- the quota --------------------------------------------------------------------------------------------------------
+# --- the budget -------------------------------------------------------------------------------------------------------
 
 
 def outage(policy: RetryPolicy, calls: int) -> int:
@@ -498,27 +498,27 @@ def outage(policy: RetryPolicy, calls: int) -> int:
 
 
 def test_an_outage_is_not_multiplied() -> None:
-    assert outage(RetryPolicy(base=0, quota=None), 300) == 900
+    assert outage(RetryPolicy(base=0, budget=None), 300) == 900
     assert outage(RetryPolicy(base=0), 300) == 400
-    assert outage(RetryPolicy(base=0, quota=0), 300) == 300
+    assert outage(RetryPolicy(base=0, budget=0), 300) == 300
 
 
 def test_an_error_that_the_quota_kept_from_a_retry_says_so() -> None:
-    error, _ = reads(Backed([ServerError("down")]).backend, RetryPolicy(base=0, quota=1))
+    error, _ = reads(Backed([ServerError("down")]).backend, RetryPolicy(base=0, budget=1))
     assert "It was not sent again: the 1 retries" in error.__notes__[0]
-    error, _ = reads(Backed([ServerError("down")]).backend, RetryPolicy(attempts=2, base=0, quota=1))
-    assert not hasattr(error, "__notes__")  # its attempts were spent, not the quota
+    error, _ = reads(Backed([ServerError("down")]).backend, RetryPolicy(attempts=2, base=0, budget=1))
+    assert not hasattr(error, "__notes__")  # its attempts were spent, not the budget
 
 
 def test_a_retry_that_helped_is_given_back() -> None:
-    model = Backed(*[[ServerError("once")], OK] * 20, retry=RetryPolicy(base=0, quota=1))
+    model = Backed(*[[ServerError("once")], OK] * 20, retry=RetryPolicy(base=0, budget=1))
     for _ in range(10):
         assert model.generate("?").content == "Paris"
         assert "".join(d.content or "" for d in model.generate_stream("?")) == "Paris"
 
 
 def test_a_stream_that_is_left_after_its_retry_helped_has_given_it_back() -> None:
-    model = Backed(*[[ServerError("once")], OK] * 5, retry=RetryPolicy(base=0, quota=1))
+    model = Backed(*[[ServerError("once")], OK] * 5, retry=RetryPolicy(base=0, budget=1))
     for _ in range(5):
         with model.generate_stream("?") as stream:
             assert next(stream).content == "Paris"
@@ -526,7 +526,7 @@ def test_a_stream_that_is_left_after_its_retry_helped_has_given_it_back() -> Non
 
 def test_calls_that_need_no_retry_fill_the_quota_up_again() -> None:
     down, up = [ServerError("down")], OK
-    model = Backed(down, down, *[up] * 5, down, up, retry=RetryPolicy(base=0, attempts=2, quota=1))
+    model = Backed(down, down, *[up] * 5, down, up, retry=RetryPolicy(base=0, attempts=2, budget=1))
     with pytest.raises(ServerError):
         model.generate("?")
     for _ in range(5):
@@ -536,7 +536,7 @@ def test_calls_that_need_no_retry_fill_the_quota_up_again() -> None:
 
 
 def test_the_quota_is_never_more_than_its_size() -> None:
-    model = Backed(*[OK] * 50, [ServerError("down")], retry=RetryPolicy(base=0, attempts=9, quota=2))
+    model = Backed(*[OK] * 50, [ServerError("down")], retry=RetryPolicy(base=0, attempts=9, budget=2))
     for _ in range(50):
         model.generate("?")
     with pytest.raises(ServerError):
@@ -545,17 +545,17 @@ def test_the_quota_is_never_more_than_its_size() -> None:
 
 
 def test_each_model_has_a_quota_of_its_own_which_a_pickle_starts_afresh() -> None:
-    policy = RetryPolicy(base=0, quota=1)
+    policy = RetryPolicy(base=0, budget=1)
     for layer in (Retry(policy), Retry(policy)):
         reads_with = pickle.loads(pickle.dumps(layer))
         assert reads_with.policy == policy
         assert [reads_with._quota.take() for _ in range(2)] == [True, False]
 
 
-@pytest.mark.parametrize("quota", [-1, 1.5, True, "3"])
-def test_a_quota_that_is_none_is_refused(quota: Any) -> None:
-    with pytest.raises(InvalidRequest, match="quota"):
-        RetryPolicy(quota=quota)
+@pytest.mark.parametrize("budget", [-1, 1.5, True, "3"])
+def test_a_quota_that_is_none_is_refused(budget: Any) -> None:
+    with pytest.raises(InvalidRequest, match="budget"):
+        RetryPolicy(budget=budget)
 
 
 @pytest.mark.parametrize("name", ["base", "cap", "max_retry_after"])

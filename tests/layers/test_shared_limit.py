@@ -417,7 +417,7 @@ def test_by_choice_the_process_goes_on_with_its_own_window(
     window(1.0)
     monkeypatch.setattr(limits, "_ALONE", 0.5)
     restartable.start()
-    model = scripted(RedisLimits(restartable.url, when_gone="local"), requests_per_minute=3)
+    model = scripted(RedisLimits(restartable.url, on_unavailable="local"), requests_per_minute=3)
     assert not model("?").warnings
     restartable.stop()
     begin = time.monotonic()
@@ -431,13 +431,13 @@ def test_by_choice_the_process_goes_on_with_its_own_window(
     assert not model("?").warnings
 
 
-@pytest.mark.parametrize("when_gone", ["error", "local"])
-def test_a_redis_that_does_not_answer_is_gone_too(when_gone: Any) -> None:
+@pytest.mark.parametrize("on_unavailable", ["error", "local"])
+def test_a_redis_that_does_not_answer_is_gone_too(on_unavailable: Any) -> None:
     with socket.create_server((HOST, 0)) as silent:
         url = f"redis://{HOST}:{silent.getsockname()[1]}"
-        model = scripted(RedisLimits(url, when_gone=when_gone, timeout=0.3), requests_per_minute=100)
+        model = scripted(RedisLimits(url, on_unavailable=on_unavailable, timeout=0.3), requests_per_minute=100)
         begin = time.monotonic()
-        if when_gone == "local":
+        if on_unavailable == "local":
             assert model("?").warnings and model("?").warnings  # the second does not wait for it again
         else:
             with pytest.raises(ConnectionFailed, match="can't be reached"):
@@ -445,10 +445,10 @@ def test_a_redis_that_does_not_answer_is_gone_too(when_gone: Any) -> None:
         assert time.monotonic() - begin < 3
 
 
-@pytest.mark.parametrize("when_gone", ["error", "local"])
+@pytest.mark.parametrize("on_unavailable", ["error", "local"])
 @pytest.mark.parametrize("credentials", ["", ":wrong@", "nobody:wrong@"])
-def test_wrong_credentials_are_an_error_in_any_case(redis: RedisServer, credentials: str, when_gone: Any) -> None:
-    shared = RedisLimits(f"redis://{credentials}{HOST}:{redis.port}/0", when_gone=when_gone)
+def test_wrong_credentials_are_an_error_in_any_case(redis: RedisServer, credentials: str, on_unavailable: Any) -> None:
+    shared = RedisLimits(f"redis://{credentials}{HOST}:{redis.port}/0", on_unavailable=on_unavailable)
     with pytest.raises(AuthenticationError, match=f"127.0.0.1:{redis.port} that keeps the limits refuses"):
         scripted(shared, requests_per_minute=1)("?")
 
@@ -527,7 +527,7 @@ def test_the_password_shows_nowhere(redis: RedisServer, restartable: Restartable
 def test_it_is_saved_by_the_name_of_its_variable(redis: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("REDIS_URL", redis.url)
     monkeypatch.setenv("OPENAI_API_KEY", "k")
-    shared = RedisLimits(redis.url, name="account", when_gone="local")
+    shared = RedisLimits(redis.url, name="account", on_unavailable="local")
     with FaultServer() as server:
         server.script(then=Fault(Reply("ok")))
         model = OpenAIServerModel("m", server.base_url, "k", requests_per_minute=9, shared_limits=shared)
@@ -554,7 +554,14 @@ def test_settings_that_make_no_sense_are_refused(settings: dict[str, Any], named
 
 @pytest.mark.parametrize(
     "settings",
-    [{"when_gone": "ignore"}, {"timeout": 0}, {"timeout": True}, {"timeout": 10**400}, {"name": 5}, {"name": b"a"}],
+    [
+        {"on_unavailable": "ignore"},
+        {"timeout": 0},
+        {"timeout": True},
+        {"timeout": 10**400},
+        {"name": 5},
+        {"name": b"a"},
+    ],
 )
 def test_settings_of_it_that_are_none_are_refused(settings: dict[str, Any]) -> None:
     with pytest.raises(InvalidRequest, match=next(iter(settings))):

@@ -19,7 +19,7 @@ from modelport.types.messages import (
     ChatMessageToolCallStreamDelta,
     MessageRole,
     TokenUsage,
-    fold,
+    accumulate,
 )
 from modelport.types.request import Request
 
@@ -145,7 +145,7 @@ def test_the_backend_is_closed_before_the_rest_of_the_text_is_handed_out() -> No
     deltas = passed(backend, ["END"])
     assert backend.log == ["one ", "closed", "two ", "stop"]
     assert backend.sent == 2
-    assert fold(deltas).content == "one two "
+    assert accumulate(deltas).content == "one two "
 
 
 def test_without_stop_sequences_every_delta_passes_as_it_is() -> None:
@@ -158,7 +158,7 @@ def test_text_is_not_held_past_a_tool_call() -> None:
     backend = Backend("Obs", Delta(tool_calls=[call]), "ervation:", Delta(finish_reason="tool_calls"))
     deltas = passed(backend, ["Observation:"])
     assert deltas[0] == Delta(content="Obs", tool_calls=[call])
-    assert fold(deltas).content == "Observation:"  # The call parts the text: no stop sequence reaches across it.
+    assert accumulate(deltas).content == "Observation:"  # The call parts the text: no stop sequence reaches across it.
 
 
 def test_text_is_not_held_past_the_finish() -> None:
@@ -170,13 +170,13 @@ def test_text_is_not_held_past_the_finish() -> None:
 def test_arguments_of_tool_calls_are_not_searched() -> None:
     call = ChatMessageToolCallStreamDelta(0, "c1", "function", ChatMessageToolCallFunction('{"q": "END"}', "f"))
     deltas = passed(Backend(Delta(tool_calls=[call]), Delta(finish_reason="tool_calls")), ["END"])
-    assert fold(deltas).finish_reason == "tool_calls"
-    assert fold(deltas).tool_calls is not None
+    assert accumulate(deltas).finish_reason == "tool_calls"
+    assert accumulate(deltas).tool_calls is not None
 
 
 def test_reasoning_is_not_searched() -> None:
     deltas = passed(Backend(Delta(reasoning="END"), "x", Delta(finish_reason="stop")), ["END"])
-    assert (fold(deltas).reasoning, fold(deltas).content) == ("END", "x")
+    assert (accumulate(deltas).reasoning, accumulate(deltas).content) == ("END", "x")
 
 
 def test_cumulative_usage_is_sent_once_and_last() -> None:
@@ -187,7 +187,7 @@ def test_cumulative_usage_is_sent_once_and_last() -> None:
 
 def test_a_cut_keeps_the_usage_counted_so_far() -> None:
     counted = [Delta(content=letter, token_usage=TokenUsage(5, n)) for n, letter in enumerate("a!c", 1)]
-    message = fold(passed(Backend(*counted, Delta(finish_reason="stop")), ["!"]))
+    message = accumulate(passed(Backend(*counted, Delta(finish_reason="stop")), ["!"]))
     assert (message.content, message.token_usage) == ("a", TokenUsage(5, 2))
 
 
@@ -198,19 +198,21 @@ def test_finish_reason_comes_last_where_usage_follows_it() -> None:
 
 def test_the_services_own_stop_sequence_is_passed_on() -> None:
     deltas = passed(Backend("a", Delta(finish_reason="stop", stop_sequence="END")), ["END"])
-    assert fold(deltas).stop_sequence == "END"
+    assert accumulate(deltas).stop_sequence == "END"
 
 
 def test_a_whole_answer_in_one_delta_is_cut_and_keeps_what_else_it_says() -> None:
     whole = Delta(content="a END b", model_id="served", finish_reason="length", reasoning="hm", warnings=["w"])
-    message = fold(passed(Backend(whole), ["END"]))
+    message = accumulate(passed(Backend(whole), ["END"]))
     assert (message.content, message.finish_reason, message.stop_sequence) == ("a ", "stop", "END")
     assert (message.model_id, message.reasoning, message.warnings) == ("served", "hm", ["w"])
 
 
 def test_a_cut_goes_before_the_calls_of_the_same_delta() -> None:
     call = ChatMessageToolCallStreamDelta(0, "c1", "function", ChatMessageToolCallFunction("{}", "f"))
-    message = fold(passed(Backend(Delta(content="a END", tool_calls=[call], finish_reason="tool_calls")), ["END"]))
+    message = accumulate(
+        passed(Backend(Delta(content="a END", tool_calls=[call], finish_reason="tool_calls")), ["END"])
+    )
     assert (message.content, message.tool_calls, message.finish_reason) == ("a ", None, "stop")
 
 
@@ -233,7 +235,7 @@ async def test_a_fault_after_a_part_of_the_answer_hands_out_the_held_text_too() 
     with pytest.raises(ConnectionFailed):
         async for delta in Stop()(Request(QUESTION, stop_sequences=("END",)), backend):
             seen.append(delta)
-    assert fold(seen).content == "aEN"
+    assert accumulate(seen).content == "aEN"
 
 
 async def test_a_fault_while_everything_is_held_lets_the_request_be_sent_again() -> None:

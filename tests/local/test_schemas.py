@@ -21,7 +21,7 @@ from tests.servers.llamacpp import model_file
 from tests.servers.smollm2 import smollm2_folder
 
 from modelport import JSONSchema, Lark, LlamaCppModel, MLXModel, Model, TransformersModel, UnsupportedFeature
-from modelport.local.grammar_matching import Masks
+from modelport.local.grammar_matching import TokenMasks
 from modelport.types.output_types import as_lark
 
 pytestmark = pytest.mark.timeout(600)
@@ -80,13 +80,13 @@ def test_the_sample_and_the_table() -> None:
 
 
 @pytest.fixture(scope="module")
-def masks() -> Iterator[Masks]:
+def masks() -> Iterator[TokenMasks]:
     from transformers import AutoTokenizer
 
-    yield Masks(AutoTokenizer.from_pretrained(smollm2_folder()), 49152, [2])
+    yield TokenMasks(AutoTokenizer.from_pretrained(smollm2_folder()), 49152, [2])
 
 
-def allows(masks: Masks, schema: dict[str, Any], text: str) -> bool:
+def allows(masks: TokenMasks, schema: dict[str, Any], text: str) -> bool:
     matcher = masks.matcher(as_lark(JSONSchema(schema)))
     tokens = masks._tokenizer.encode(text, add_special_tokens=False)
     return all(matcher.takes(token) for token in tokens) and (matcher.ended or matcher.takes(2))
@@ -111,7 +111,7 @@ OPEN = {"type": "object", "properties": {"a": {"type": "integer"}}}
     ],
     ids=str,
 )
-def test_what_validators_call_invalid_is_masked(masks: Masks, schema: dict[str, Any], text: str) -> None:
+def test_what_validators_call_invalid_is_masked(masks: TokenMasks, schema: dict[str, Any], text: str) -> None:
     schema = {"type": "string", **schema}
     assert problem_of(schema, text), "it is valid: the test is wrong"
     assert not allows(masks, schema, text)
@@ -135,13 +135,13 @@ def test_what_validators_call_invalid_is_masked(masks: Masks, schema: dict[str, 
     ],
     ids=str,
 )
-def test_what_is_valid_is_not(masks: Masks, schema: dict[str, Any], text: str) -> None:
+def test_what_is_valid_is_not(masks: TokenMasks, schema: dict[str, Any], text: str) -> None:
     schema = {"type": "string", **schema}
     assert not problem_of(schema, text)
     assert allows(masks, schema, text)
 
 
-def test_a_schema_is_compiled_once_and_fast(masks: Masks) -> None:
+def test_a_schema_is_compiled_once_and_fast(masks: TokenMasks) -> None:
     kinds: list[dict[str, Any]] = [{"type": "string"}, {"type": "integer"}, {"enum": ["a", "b"]}, {"type": "boolean"}]
     properties = {f"field_{i}": kinds[i % 4] for i in range(20)}
     lark = as_lark(JSONSchema({"type": "object", "properties": properties, "required": list(properties)}))

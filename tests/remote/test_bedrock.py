@@ -188,7 +188,7 @@ def test_one_retry_loop_alone(server: BedrockServer) -> None:
 def test_a_stream_of_a_clients_own_can_be_left(server: BedrockServer) -> None:
     client = own_client(server, retries={"total_max_attempts": 1})
     model = AmazonBedrockServerModel(CLAUDE, client)
-    for fault in (ConverseFault.ok("word " * 400).but(pace_s=0.02), ConverseFault.cut("stall", stall_s=9.0)):
+    for fault in (ConverseFault.ok("word " * 400).replace(pace_s=0.02), ConverseFault.cut("stall", stall_s=9.0)):
         server.script([fault])
         with model.generate_stream("hi") as stream:
             next(stream)

@@ -74,7 +74,7 @@ def test_what_breaks_after_the_stop_costs_the_usage_alone(server: BedrockServer,
 
 
 def test_a_stream_in_pieces_of_a_byte(server: BedrockServer) -> None:
-    server.script([Fault.ok("Grüße, 世界! 🎉", piece=3).but(split=1)])
+    server.script([Fault.ok("Grüße, 世界! 🎉", piece=3).replace(split=1)])
     assert ask(model_for(server), "sync streamed").content == "Grüße, 世界! 🎉"
 
 

@@ -22,10 +22,10 @@ from modelport import (
     ModelError,
     Request,
     UnsupportedFeature,
-    fold,
+    accumulate,
 )
-from modelport.protocols.converse.request import Call, call_from
-from modelport.protocols.converse.response import AnswerReader, usage_from
+from modelport.protocols.converse.request import ConverseCall, call_from
+from modelport.protocols.converse.response import ConverseResponseReader, usage_from
 from modelport.testing.checks.structured_output import picture
 from modelport.types.capabilities import Capabilities
 from modelport.types.content import Attachment
@@ -49,7 +49,7 @@ class Recording(AmazonBedrockServerModel):
     """Holds what it would send to AWS's rules, and sends nothing."""
 
     sent: list[dict[str, Any]]
-    asked: list[Call]
+    asked: list[ConverseCall]
     said = "ok"
 
     async def deltas(self, request: Request) -> Any:
@@ -308,10 +308,10 @@ def test_tool_config_stays_while_the_history_holds_calls(model: Recording) -> No
 
 
 def test_a_call_that_was_not_to_be_made_is_an_error() -> None:
-    call = Call({}, may_call=False)
+    call = ConverseCall({}, may_call=False)
     start = {"contentBlockStart": {"contentBlockIndex": 0, "start": {"toolUse": {"toolUseId": "a", "name": "f"}}}}
     with pytest.raises(InvalidToolCall, match="'f' though it was not to"):
-        AnswerReader(call).event(start)
+        ConverseResponseReader(call).event(start)
 
 
 def test_tool_config_of_the_users_own_is_kept(model: Recording) -> None:
@@ -555,7 +555,7 @@ def test_the_fuzz_before_this_sends_enough_to_tell() -> None:
 
 def whole(content: list[Any], stop: str = "end_turn", **more: Any) -> ChatMessage:
     response = {"output": {"message": {"role": "assistant", "content": content}}, "stopReason": stop, **more}
-    return fold([AnswerReader(Call({}, True)).whole(response)])
+    return accumulate([ConverseResponseReader(ConverseCall({}, True)).whole(response)])
 
 
 def test_usage_counts_the_cache_as_input() -> None:
@@ -587,9 +587,9 @@ def test_finish_reasons(said: str, means: str) -> None:
 
 
 def test_the_one_stop_sequence_is_named() -> None:
-    call = Call({"inferenceConfig": {"stopSequences": ["END"]}}, True)
+    call = ConverseCall({"inferenceConfig": {"stopSequences": ["END"]}}, True)
     response = {"output": {"message": {"content": [{"text": "a"}]}}, "stopReason": "stop_sequence"}
-    assert AnswerReader(call).whole(response).stop_sequence == "END"
+    assert ConverseResponseReader(call).whole(response).stop_sequence == "END"
 
 
 def test_what_is_no_message_is_said_and_not_lost() -> None:
@@ -609,7 +609,7 @@ def test_malformed_answers() -> None:
         whole([], "malformed_tool_use")
     for response in (None, 7, {}, {"output": {}}, {"output": {"message": {"content": [7]}}, "stopReason": "end_turn"}):
         with pytest.raises(MalformedResponse):
-            AnswerReader(Call({}, True)).whole(response)
+            ConverseResponseReader(ConverseCall({}, True)).whole(response)
 
 
 def test_a_files_media_type_may_say_more() -> None:
@@ -641,15 +641,15 @@ SAYINGS = st.builds(
 @settings(max_examples=150, derandomize=True, deadline=None)
 @given(SAYINGS)
 def test_a_stream_folds_to_the_whole_answer(said: Converse) -> None:
-    reader = AnswerReader(Call({}, True))
+    reader = ConverseResponseReader(ConverseCall({}, True))
     pieces = []
     for frame in said.events():
         buffer = EventStreamBuffer()
         buffer.add_data(frame)
         for message in buffer:
             pieces.append(reader.event({message.headers[":event-type"]: json.loads(message.payload)}))
-    streamed = fold([piece for piece in [*pieces, reader.end()] if piece is not None])
-    assert streamed == fold([AnswerReader(Call({}, True)).whole(json.loads(said.body()))])
+    streamed = accumulate([piece for piece in [*pieces, reader.end()] if piece is not None])
+    assert streamed == accumulate([ConverseResponseReader(ConverseCall({}, True)).whole(json.loads(said.body()))])
     assert streamed.reasoning == (said.reasoning or None)
     assert bool(streamed.reasoning_details) == (said.signed and bool(said.reasoning))
 
@@ -672,12 +672,12 @@ KINDS = st.sampled_from(
 @settings(max_examples=400, derandomize=True, deadline=None)
 @given(st.lists(st.dictionaries(KINDS, ANYTHING, min_size=1, max_size=1), max_size=6), ANYTHING)
 def test_whatever_comes_is_an_answer_or_a_typed_error(events: list[Any], response: Any) -> None:
-    reader = AnswerReader(Call({}, True))
+    reader = ConverseResponseReader(ConverseCall({}, True))
     for read in (
         lambda: [*map(reader.event, events), reader.end()],
-        lambda: [AnswerReader(Call({}, True)).whole(response)],
+        lambda: [ConverseResponseReader(ConverseCall({}, True)).whole(response)],
     ):
         try:
-            fold([piece for piece in read() if piece is not None])
+            accumulate([piece for piece in read() if piece is not None])
         except ModelError:
             pass

@@ -160,7 +160,7 @@ def test_calls_with_finish_reason_stop(server: FaultServer) -> None:
 @pytest.mark.parametrize("way", ["sync streamed", "async streamed"])
 def test_a_server_that_does_not_stream(server: FaultServer, way: str) -> None:
     """The answer of a gateway that passes over `stream` is not lost."""
-    server.script([Fault(never_streams=True), Fault.tools().but(never_streams=True)])
+    server.script([Fault(never_streams=True), Fault.tools().replace(never_streams=True)])
     model = model_for(server)
     message = ask(model, way)
     assert (message.content, message.finish_reason) == (ANSWER, "stop")
@@ -169,7 +169,7 @@ def test_a_server_that_does_not_stream(server: FaultServer, way: str) -> None:
 
 @pytest.mark.parametrize("newline", [b"\n", b"\r\n", b"\r"], ids=["LF", "CRLF", "CR"])
 def test_a_stream_in_pieces_of_a_byte(server: FaultServer, newline: bytes) -> None:
-    server.script([Fault.ok("Grüße, 世界! 🎉", piece=3).but(split=1, newline=newline)])
+    server.script([Fault.ok("Grüße, 世界! 🎉", piece=3).replace(split=1, newline=newline)])
     assert ask(model_for(server), "sync streamed").content == "Grüße, 世界! 🎉"
 
 
@@ -381,7 +381,7 @@ def test_a_model_learns_everything_that_a_call_needs(server: FaultServer) -> Non
 
 def test_a_refusal_is_learnt_once_by_many_at_once(server: FaultServer) -> None:
     """Calls that were already under way when another one learnt it succeed as well."""
-    server.script(then=lambda request: STOP[0](request).but(delay_s=0.05))
+    server.script(then=lambda request: STOP[0](request).replace(delay_s=0.05))
     model = model_for(server)
 
     async def many() -> Sequence[ChatMessage]:

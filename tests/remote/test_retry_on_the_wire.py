@@ -135,7 +135,7 @@ def test_an_outage_is_not_multiplied(servers: Callable[[str], FaultServer], back
     server = servers(backend)
     server.clear()
     server.script(then=(ConverseFault if backend == "bedrock" else Fault).status(500))
-    model = ALL[backend](server, retry=RetryPolicy(3, base=0.001, quota=4), timeout=20)
+    model = ALL[backend](server, retry=RetryPolicy(3, base=0.001, budget=4), timeout=20)
     noted = 0
     for _ in range(12):
         with pytest.raises(ModelError) as caught:

@@ -656,7 +656,7 @@ def test_a_stale_connection_earns_one_free_retry(server: FaultServer, when: Any,
 
 def test_many_stale_connections(server: FaultServer) -> None:
     """Each of them gives way to the next, and the last one to a new one."""
-    server.script(then=Fault.stale("on_next_request").but(delay_s=0.1))
+    server.script(then=Fault.stale("on_next_request").replace(delay_s=0.1))
     with model_for(server.base_url, retry=False) as model:
 
         async def go() -> None:
@@ -840,7 +840,7 @@ def test_a_pool_of_many_loops_at_once() -> None:
 
 
 def test_many_calls_at_once(server: FaultServer, transport: str) -> None:
-    server.script(then=OK.but(delay_s=0.05))
+    server.script(then=OK.replace(delay_s=0.05))
     with model_for(server.base_url, transport) as model:
 
         async def many() -> set[str | None]:
@@ -907,7 +907,7 @@ def test_a_client_of_the_users(server: FaultServer, is_async: bool) -> None:
 
 def test_a_sync_client_of_the_users_in_async_code(server: FaultServer) -> None:
     """Many calls at once, each in a thread of its own; the loop is never blocked."""
-    server.script(then=OK.but(delay_s=0.1))
+    server.script(then=OK.replace(delay_s=0.1))
     with openai.OpenAI(base_url=server.base_url, api_key=KEY) as client:
         model = OpenAIServerModel("m", client=client)
 
@@ -927,7 +927,7 @@ async def text_of(stream: Any) -> str:
 
 
 def test_a_stream_of_a_sync_client_that_is_left(server: FaultServer) -> None:
-    server.script(then=OK.but(pace_s=0.05))
+    server.script(then=OK.replace(pace_s=0.05))
     with openai.OpenAI(base_url=server.base_url, api_key=KEY) as client:
         model = OpenAIServerModel("m", client=client)
         with model.generate_stream("hello") as stream:

@@ -299,8 +299,8 @@ class Fault:
         """An answer in good order on a connection that is dead afterwards."""
         return cls(goes_stale=when)
 
-    def but(self, **changes: Any) -> Self:
-        """A copy with other fields: Fault.tools().but(pace_s=0.1)."""
+    def replace(self, **changes: Any) -> Self:
+        """A copy with other fields: Fault.tools().replace(pace_s=0.1)."""
         return replace(self, **changes)
 
     # What a fault in another service's form overrides.

@@ -489,7 +489,7 @@ def test_faults_in_the_body_are_exact(server: FaultServer, stream: bool) -> None
 
 
 def test_faults_framed_by_closing(server: FaultServer) -> None:
-    server.script([OK.but(framing="close"), Fault.cut("close", framing="close")])
+    server.script([OK.replace(framing="close"), Fault.cut("close", framing="close")])
     whole, cut = (ask(server.base_url, stream=True, close=False) for _ in range(2))
     assert (whole.events[-1], whole.end) == ("[DONE]", "closed")
     assert cut.text == "The capital of F"
@@ -554,7 +554,7 @@ def test_faults_dialects_of_usage_and_endings(server: FaultServer) -> None:
 
 
 def test_faults_odd_but_valid_streams(server: FaultServer) -> None:
-    server.script([OK.but(split=7, newline=b"\r\n"), Fault.ok(null_choice_first=True)])
+    server.script([OK.replace(split=7, newline=b"\r\n"), Fault.ok(null_choice_first=True)])
     assert ask(server.base_url, stream=True).text == Reply().text
     assert ask(server.base_url, stream=True).events[0]["choices"] == []
 
@@ -574,7 +574,7 @@ def test_faults_stale_connections(server: FaultServer) -> None:
 
 
 def test_faults_a_client_that_leaves(server: FaultServer) -> None:
-    server.script(then=OK.but(pace_s=0.05))
+    server.script(then=OK.replace(pace_s=0.05))
     for _ in range(3):
         with _connect(server.base_url) as client:
             client.sendall(_request(server.base_url, stream=True))

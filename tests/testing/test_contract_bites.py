@@ -9,15 +9,15 @@ from typing import Any
 import pytest
 
 from modelport import ChatMessage, ChatMessageStreamDelta, InvalidRequest, Model, Request, TokenUsage
-from modelport.testing import ROWS, ScriptedModel, Subject, check
+from modelport.testing import CHECKS, ScriptedModel, Subject, run_check
 from modelport.types.messages import tool_call_from
 
-ROW = {row.name: row for row in ROWS}
+ROW = {row.name: row for row in CHECKS}
 
 
 def status(row: str, make: Callable[[], Model], **offers: Any) -> str:
     model = make()
-    return check(Subject(make=lambda: model, **offers), ROW[row]).status
+    return run_check(Subject(make=lambda: model, **offers), ROW[row]).status
 
 
 def scripted(*answers: Any, **settings: Any) -> Callable[[], Model]:
@@ -152,9 +152,9 @@ def test_what_shows_nothing_is_not_checked() -> None:
 
 def test_what_is_declared_is_refused_or_else_broken() -> None:
     class Silent(ScriptedModel):
-        declared_capabilities = ScriptedModel.declared_capabilities.but(seed=False)
+        declared_capabilities = ScriptedModel.declared_capabilities.replace(seed=False)
 
-    assert status("seed", lambda: Silent("fine", repeat=True)) == "declared"
+    assert status("seed", lambda: Silent("fine", repeat=True)) == "unsupported"
 
     class Lying(Silent):
         def generate(self, messages: Any, stop_sequences: Any = None, **options: Any) -> ChatMessage:

@@ -25,7 +25,7 @@ from modelport import (
     TokenUsage,
     load_model,
 )
-from modelport.testing import ROWS, ScriptedModel, Subject, check
+from modelport.testing import CHECKS, ScriptedModel, Subject, run_check
 
 
 def calls(model: Model) -> str:
@@ -72,8 +72,8 @@ def construction() -> list[Model]:
 
 
 def tested(model: Own) -> None:
-    for row in ROWS:
-        assert_type(check(Subject(make=lambda: model), row).status, str)
+    for row in CHECKS:
+        assert_type(run_check(Subject(make=lambda: model), row).status, str)
 
 
 def main() -> None:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from modelport.model import Model
-    from modelport.testing.conformance import Outcome, Row
+    from modelport.testing.conformance import Check, Outcome
 
 
 @dataclass(frozen=True)
@@ -51,13 +51,13 @@ CLIENTS = {
 #: Status of an outcome: its symbol, the symbol where the terminal has only ASCII, its style.
 SYMBOLS = {
     "works": ("✓", "+", "green"),
-    "declared": ("–", "-", "dim"),
+    "unsupported": ("–", "-", "dim"),
     "not checked": ("?", "?", "yellow"),
     "broken": ("✗", "x", "bold red"),
 }
 #: What a status means, for those that are not plain.
 MEANINGS = {
-    "declared": "the model says that it can't, and refuses a request for it",
+    "unsupported": "the model says that it can't, and refuses a request for it",
     "not checked": "this model alone can't show it",
 }
 #: Where the first row ends in one of these, so would all others.
@@ -144,7 +144,7 @@ def check_model(model: Model, spec: str, names: Sequence[str], form: str, settin
 
 
 def _print_outcomes(
-    model: Model, spec: str, rows: Sequence[Row], form: str, settings: Iterable[str], outcomes: list[Outcome],
+    model: Model, spec: str, rows: Sequence[Check], form: str, settings: Iterable[str], outcomes: list[Outcome],
     keys: tuple[str, ...],
 ) -> None:  # fmt: skip
     from modelport.cli.report import facts, markdown
@@ -163,7 +163,7 @@ def _print_outcomes(
     promises = {row.name: row.promise for row in rows}
     for outcome in outcomes:
         if outcome.status == "broken":
-            write(f"\nBroken: {outcome.row}. {promises[outcome.row]}\n  {outcome.detail}\n")
+            write(f"\nBroken: {outcome.check}. {promises[outcome.check]}\n  {outcome.detail}\n")
     seen = {outcome.status for outcome in outcomes}
     if notes := [f"{status}: {meaning}" for status, meaning in MEANINGS.items() if status in seen]:
         write("\n".join(["", *notes]) + "\n")
@@ -172,20 +172,20 @@ def _print_outcomes(
     write(f"{spec}: " + ", ".join(f"{status} {counts[status]}" for status in SYMBOLS if counts[status]) + f"{of}\n")
 
 
-def _rows(names: Sequence[str]) -> tuple[Row, ...]:
-    from modelport.testing.conformance import ROWS
+def _rows(names: Sequence[str]) -> tuple[Check, ...]:
+    from modelport.testing.conformance import CHECKS
 
-    known = {row.name: row for row in ROWS}
+    known = {row.name: row for row in CHECKS}
     if unknown := [name for name in names if name not in known]:
         raise Failure(f"--row {unknown[0]!r} is no row of the contract; there are {', '.join(known)}")
-    return tuple(known[name] for name in dict.fromkeys(names)) or ROWS
+    return tuple(known[name] for name in dict.fromkeys(names)) or CHECKS
 
 
-def _watched(model: Model, spec: str, rows: tuple[Row, ...], keys: tuple[str, ...]) -> Iterable[Outcome]:
+def _watched(model: Model, spec: str, rows: tuple[Check, ...], keys: tuple[str, ...]) -> Iterable[Outcome]:
     """The outcomes as they come, with a line on standard error that says how far it is."""
-    from modelport.testing.conformance import Subject, check_all
+    from modelport.testing.conformance import Subject, run_checks
 
-    outcomes = check_all(Subject(make=lambda: model, secrets=keys), rows)
+    outcomes = run_checks(Subject(make=lambda: model, secrets=keys), rows)
     if not is_terminal(sys.stderr):
         yield from outcomes
         return
@@ -205,7 +205,7 @@ def _outcome_table(outcomes: Iterable[Outcome]) -> Table:
         symbol, ascii_symbol, style = SYMBOLS.get(outcome.status, ("?", "?", ""))
         table.add_row(
             Text(symbol if is_utf8(sys.stdout) else ascii_symbol, style),
-            Text(outcome.row),
+            Text(outcome.check),
             Text(outcome.status, style),
             Text(f"{outcome.seconds:.1f}"),
             Text(" ".join(outcome.detail.split())),

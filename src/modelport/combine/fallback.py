@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any, Literal
 
 from modelport import errors
-from modelport.combine.fallback_call import Call, Member
+from modelport.combine.fallback_call import Candidate, FallbackCall
 from modelport.errors import InvalidRequest, UnsupportedFeature
 from modelport.inputs.messages import normalise_messages
 from modelport.layers.limit.layer import Limit
@@ -19,7 +19,7 @@ from modelport.layers.retry import Retry
 from modelport.model import Model
 from modelport.types.capabilities import Capabilities, any_of
 from modelport.types.messages import ChatMessageStreamDelta
-from modelport.types.request import Limits, Request
+from modelport.types.request import Request, Timeouts
 from modelport.types.tools import tool_choice_from
 
 #: Errors that say that a model can't answer, now or this. Those that say that the request is wrong would only come
@@ -47,12 +47,12 @@ class FallbackModel(Model):
 
     Args:
         models: Models of any kind, the preferred one first; they are this model's own from now on, and closed with it.
-        on: After which errors the next model is asked: types, or their names, or a function of the error. By default
+        fallback_on: After which errors the next model is asked: types, or their names, or a function of the error. By default
             `GOES_ON`, and whatever is retryable. After `UnsupportedFeature` always. An author's own model may raise
             any `Exception`; of those that are no `ModelError`, `OSError`s alone are among `GOES_ON`: give
-            `on=(*GOES_ON, httpx.HTTPError)` for more, or `on=(Exception,)`.
-        when_cut: What is done with a stream that breaks off after its first part. `raise`: it is `StreamInterrupted`,
-            with that part. `restart`: the next model begins again, and its first delta is marked `restart`. An answer
+            `fallback_on=(*GOES_ON, httpx.HTTPError)` for more, or `fallback_on=(Exception,)`.
+        on_interrupted: What is done with a stream that breaks off after its first part. `raise`: it is
+            `StreamInterrupted`, with that part. `restart`: the next model begins again, and its first delta is marked `restart`. An answer
             that is not streamed always goes on, since nobody has seen any of it.
         cooldown: How long a model that failed is asked last, in seconds; a longer `retry_after` of its error counts.
         hedge: Seconds after which the next model is asked beside one that has not begun to answer (or has not answered,
@@ -71,8 +71,8 @@ class FallbackModel(Model):
         self,
         models: Sequence[Model | Mapping[str, Any]],
         *,
-        on: Callable[[Any], bool] | Iterable[type[Exception] | str] | type[Exception] | str | None = None,
-        when_cut: Literal["raise", "restart"] = "raise",
+        fallback_on: Callable[[Any], bool] | Iterable[type[Exception] | str] | type[Exception] | str | None = None,
+        on_interrupted: Literal["raise", "restart"] = "raise",
         cooldown: float = 30.0,
         hedge: float | Literal["p95"] | None = None,
         model_id: str | None = None,
@@ -83,8 +83,8 @@ class FallbackModel(Model):
             raise InvalidRequest("models must be a list of at least one model")
         if settings.get("capabilities") is not None:
             raise InvalidRequest("capabilities: give them to the models themselves")
-        if when_cut not in ("raise", "restart"):
-            raise InvalidRequest(f"when_cut={when_cut!r}: must be 'raise' or 'restart'")
+        if on_interrupted not in ("raise", "restart"):
+            raise InvalidRequest(f"on_interrupted={on_interrupted!r}: must be 'raise' or 'restart'")
         for name, value, known in (("cooldown", cooldown, ()), ("hedge", hedge, (None, "p95"))):
             is_number = isinstance(value, int | float) and not isinstance(value, bool) and value >= 0
             if value not in known and not is_number:
@@ -95,25 +95,21 @@ class FallbackModel(Model):
         self.models = [Model.from_dict(model) if isinstance(model, Mapping) else model for model in models]
         if strange := [model for model in self.models if not isinstance(model, Model)]:
             raise InvalidRequest(f"models: {type(strange[0]).__name__} is no model of this package")
-        if isinstance(on, str | type):
-            on = (on,)
-        if not (on is None or callable(on) or isinstance(on, Iterable)):
-            raise InvalidRequest(f"on={on!r}: must be types of errors, their names, or a function of the error")
-        self.on = on if on is None or callable(on) else [_name(kind) for kind in on]
-        self.when_cut, self.cooldown, self.hedge = when_cut, cooldown, hedge
+        self.fallback_on: Any = _fallback_on(fallback_on)
+        self.on_interrupted, self.cooldown, self.hedge = on_interrupted, cooldown, hedge
         names = [model.model_id or type(model).__name__ for model in self.models]
         super().__init__(model_id or " or ".join(names), retry=retry, **settings)
         self._set_up()
 
     def _set_up(self) -> None:
-        self._members = [Member(model, isinstance(model, FallbackModel)) for model in self.models]
-        given = self.on
+        self._candidates = [Candidate(model, isinstance(model, FallbackModel)) for model in self.models]
+        given = self.fallback_on
         kinds = GOES_ON if given is None or callable(given) else tuple(map(_kind, given))
         self._kinds = (*kinds, UnsupportedFeature)
         self._clock = time.monotonic
 
     def __getstate__(self) -> dict[str, Any]:
-        derived = ("_members", "_kinds", "_clock")
+        derived = ("_candidates", "_kinds", "_clock")
         return {key: value for key, value in super().__getstate__().items() if key not in derived}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -139,7 +135,7 @@ class FallbackModel(Model):
 
     async def deltas(self, request: Request) -> AsyncGenerator[ChatMessageStreamDelta, None]:
         """Answers a request; see `Model.deltas`."""
-        call = Call(self, request)
+        call = FallbackCall(self, request)
         cut: Exception | None = None  # what broke off the answer that the caller has seen the beginning of
         told = False
         try:
@@ -157,7 +153,7 @@ class FallbackModel(Model):
                     except Exception as error:
                         call.failures.append((error, []))
                         cut = error
-                        if self.when_cut == "raise" or not call.goes_on(error):
+                        if self.on_interrupted == "raise" or not call.goes_on(error):
                             break
             why, seen = (cut, []) if cut else call.failures[0]
             for delta in seen:
@@ -180,7 +176,7 @@ class FallbackModel(Model):
         flatten = given.pop("flatten_messages_as_text", self.flatten_messages_as_text)
         return Request(
             messages=normalise_messages(messages, role_conversions=conversions, flatten=flatten),
-            limits=Limits(given.pop("timeout")) if "timeout" in given else Limits(),
+            timeouts=Timeouts(given.pop("timeout")) if "timeout" in given else Timeouts(),
             parameters=given,
             stream=stream,
         )
@@ -189,9 +185,28 @@ class FallbackModel(Model):
         # Forms and stop sequences are the inner models' part.
         return [layer for layer in super()._layers() if isinstance(layer, Retry | Limit)]
 
-    def _in_order(self) -> list[Member]:
+    def _in_order(self) -> list[Candidate]:
         now = self._clock()
-        return sorted(self._members, key=lambda member: member.rests_until if member.rests_until > now else 0.0)
+        return sorted(
+            self._candidates, key=lambda candidate: candidate.cooling_until if candidate.cooling_until > now else 0.0
+        )
+
+
+def _fallback_on(given: Any) -> Any:
+    """The setting as it can be saved: `None`, a function, or error types by name where they have one.
+
+    Raises:
+        InvalidRequest: It is none of these.
+    """
+    if given is None or (callable(given) and not isinstance(given, type)):
+        return given
+    if isinstance(given, str | type):
+        given = (given,)
+    if not isinstance(given, Iterable):
+        raise InvalidRequest(
+            f"fallback_on={given!r}: must be error types, their names, or a function that takes the error"
+        )
+    return [_name(kind) for kind in given]
 
 
 def _name(kind: type[Exception] | str) -> Any:
@@ -200,7 +215,7 @@ def _name(kind: type[Exception] | str) -> Any:
     known = getattr(errors, name, None) or getattr(builtins, name, None)
     found = known if isinstance(kind, str) else kind
     if not (isinstance(found, type) and issubclass(found, Exception)):
-        raise InvalidRequest(f"on: {kind!r} is no error of this package's or Python's, nor a type of error")
+        raise InvalidRequest(f"fallback_on: {kind!r} is no error of this package's or Python's, nor a type of error")
     return name if found is known else kind
 
 

@@ -28,7 +28,7 @@ _OUTRUN = "cancelled: another model was faster"
 _REMEMBERED, _ENOUGH = 100, 20
 
 
-class Member:
+class Candidate:
     """One of the models, and what is known of its health.
 
     Args:
@@ -38,7 +38,7 @@ class Member:
 
     def __init__(self, model: Model, of_models: bool) -> None:
         self.model, self.of_models = model, of_models
-        self.rests_until = 0.0
+        self.cooling_until = 0.0
         #: Seconds to the first part of an answer that is streamed, and to the end of one that is not.
         self.took: dict[bool, deque[float]] = {way: deque(maxlen=_REMEMBERED) for way in (True, False)}
 
@@ -48,12 +48,12 @@ class Member:
         return took[len(took) * 95 // 100] if len(took) >= _ENOUGH else None
 
 
-class Asked:
+class CandidateCall:
     """A model that was asked: what it has given so far, and the way to the rest."""
 
-    def __init__(self, member: Member) -> None:
-        self.member = member
-        self.record = [Attempt(member.model.model_id)]
+    def __init__(self, candidate: Candidate) -> None:
+        self.candidate = candidate
+        self.record = [Attempt(candidate.model.model_id)]
         self.seen: list[ChatMessageStreamDelta] = []
         self.outrun = False  # by another model; a caller who leaves says nothing of how fast this one is
         self.deltas: Deltas
@@ -77,18 +77,18 @@ class Asked:
             yield delta
 
 
-class Call:
+class FallbackCall:
     """One call: who was asked, and who is left to ask."""
 
-    def __init__(self, owner: FallbackModel, request: Request) -> None:
-        self._owner, self._request = owner, request
-        self._left = owner._in_order()
-        self._tried: list[Asked] = []
+    def __init__(self, fallback: FallbackModel, request: Request) -> None:
+        self._fallback, self._request = fallback, request
+        self._left = fallback._in_order()
+        self._tried: list[CandidateCall] = []
         self.failures: list[tuple[Exception, list[ChatMessageStreamDelta]]] = []
 
-    async def answering(self) -> Asked | None:
+    async def answering(self) -> CandidateCall | None:
         """The next model to answer, or `None` where none is left to ask."""
-        if self._owner.hedge is not None:
+        if self._fallback.hedge is not None:
             return await self._race()
         while self._left:
             asked = self._ask(self._left.pop(0))
@@ -100,17 +100,17 @@ class Call:
                     break
         return None
 
-    async def _race(self) -> Asked | None:
+    async def _race(self) -> CandidateCall | None:
         """Likewise, with a second model beside one that takes its time."""
-        racing: dict[asyncio.Task[None], Asked] = {}
+        racing: dict[asyncio.Task[None], CandidateCall] = {}
         wait: float | None = None
         won = False
         try:
             while self._left or racing:
                 if not racing or wait == 0:
-                    member = self._left.pop(0)
-                    wait = None if wait == 0 or not self._left else self._patience(member)
-                    asked = self._ask(member)
+                    candidate = self._left.pop(0)
+                    wait = None if wait == 0 or not self._left else self._patience(candidate)
+                    asked = self._ask(candidate)
                     racing[_task(asked.begin(not self._request.stream))] = asked
                 done, _ = await asyncio.wait(racing, timeout=wait, return_when=asyncio.FIRST_COMPLETED)
                 if not done:
@@ -134,85 +134,87 @@ class Call:
                 await asked.deltas.aclose()
                 if won and not asked.record[0].error:
                     asked.record[0].error = _OUTRUN
-            self._left[:0] = [asked.member for asked in racing.values()]
+            self._left[:0] = [asked.candidate for asked in racing.values()]
 
-    def _patience(self, member: Member) -> float | None:
-        hedge = self._owner.hedge
-        return member.slow_after(self._request.stream) if hedge == "p95" else hedge
+    def _patience(self, candidate: Candidate) -> float | None:
+        hedge = self._fallback.hedge
+        return candidate.slow_after(self._request.stream) if hedge == "p95" else hedge
 
-    def _ask(self, member: Member) -> Asked:
-        now = self._owner._clock()
-        if 0 < member.rests_until <= now:
-            member.rests_until = now + self._owner.cooldown  # for the others, until this call knows more
-        asked = Asked(member)
+    def _ask(self, candidate: Candidate) -> CandidateCall:
+        now = self._fallback._clock()
+        if 0 < candidate.cooling_until <= now:
+            candidate.cooling_until = now + self._fallback.cooldown  # for the others, until this call knows more
+        asked = CandidateCall(candidate)
         asked.deltas = self._answer_of(asked)
         self._tried.append(asked)
         return asked
 
-    async def _answer_of(self, asked: Asked) -> Deltas:
-        member, stream, clock = asked.member, self._request.stream, self._owner._clock
-        model, begin, began = member.model, clock(), False
+    async def _answer_of(self, asked: CandidateCall) -> Deltas:
+        candidate, stream, clock = asked.candidate, self._request.stream, self._fallback._clock
+        model, begin, began = candidate.model, clock(), False
         try:
             async with aclosing(model._deltas(self._request_of(model))) as deltas:
                 async for delta in deltas:
                     if delta.delivers and not began:
-                        began, member.rests_until = True, 0.0
+                        began, candidate.cooling_until = True, 0.0
                         if stream:
-                            member.took[stream].append(clock() - begin)
+                            candidate.took[stream].append(clock() - begin)
                         delta = replace(delta, model_id=delta.model_id or model.model_id)
                     if delta.finish_reason is not None:
-                        member.rests_until = 0.0
+                        candidate.cooling_until = 0.0
                         asked.record[0].seconds = clock() - begin
                         asked.record[:] = delta.attempts or asked.record  # of a model that is made of models
                         delta = replace(delta, model_id=delta.model_id or model.model_id)
                     yield delta
             if not stream:
-                member.took[stream].append(clock() - begin)
+                candidate.took[stream].append(clock() - begin)
         except ModelError as error:
             error.model_id = error.model_id or model.model_id
             self._note(asked, error, error.message, clock() - begin)
             if not isinstance(error, _OF_THE_REQUEST):
-                member.rests_until = clock() + max(self._owner.cooldown, error.retry_after or 0.0)
+                candidate.cooling_until = clock() + max(self._fallback.cooldown, error.retry_after or 0.0)
             raise
         except Exception as error:  # an author's
             self._note(asked, error, str(error), clock() - begin)
             if self.goes_on(error):
-                member.rests_until = clock() + self._owner.cooldown
+                candidate.cooling_until = clock() + self._fallback.cooldown
             raise
         except (asyncio.CancelledError, GeneratorExit):
             if asked.outrun and not began:
                 # It would have taken longer than this; without it a slow model would seem to get faster and faster.
-                member.took[stream].append(clock() - begin)
+                candidate.took[stream].append(clock() - begin)
                 asked.lost(_OUTRUN, clock() - begin)
             raise
 
-    def _note(self, asked: Asked, error: Exception, text: str, seconds: float) -> None:
+    def _note(self, asked: CandidateCall, error: Exception, text: str, seconds: float) -> None:
         asked.lost(f"{type(error).__name__}: {text}", seconds)
-        if asked.member.of_models:
+        if asked.candidate.of_models:
             asked.record[:] = getattr(error, "attempts", ()) or asked.record
 
     def _request_of(self, model: Model) -> Request:
         """The call as this model takes it, with no more time than the call has left."""
-        call, outer = self._request, self._request.limits
+        call, outer = self._request, self._request.timeouts
         own = model._request(call.messages, call.parameters, call.stream)
         if outer.deadline is None:
             return own
         left = outer.deadline - asyncio.get_running_loop().time()
-        timeout = outer.timeout if own.limits.timeout is None or own.limits.timeout >= left else own.limits.timeout
-        return own.but(limits=replace(own.limits, timeout=timeout, deadline=outer.deadline))
+        timeout = (
+            outer.timeout if own.timeouts.timeout is None or own.timeouts.timeout >= left else own.timeouts.timeout
+        )
+        return own.replace(timeouts=replace(own.timeouts, timeout=timeout, deadline=outer.deadline))
 
     def goes_on(self, error: Exception) -> bool:
         """Whether the next model is asked after this error."""
-        deadline, on = self._request.limits.deadline, self._owner.on
+        deadline, on = self._request.timeouts.deadline, self._fallback.fallback_on
         if deadline is not None and asyncio.get_running_loop().time() >= deadline:
             return False
         if isinstance(error, UnsupportedFeature):
             return True
         if callable(on):
             return bool(on(error))
-        return isinstance(error, self._owner._kinds) or (on is None and getattr(error, "retryable", False))
+        return isinstance(error, self._fallback._kinds) or (on is None and getattr(error, "retryable", False))
 
-    def _failed(self, asked: Asked, error: Exception) -> bool:
+    def _failed(self, asked: CandidateCall, error: Exception) -> bool:
         """Takes note of a failure; False where no other model is to be asked."""
         goes_on = self.goes_on(error)
         # The first one is told. That a model can't do it is the answer only where no other has anything to say.

@@ -52,7 +52,7 @@ _NOT_HELD = {
 }  # fmt: skip
 
 
-def maskable(schema: Schema) -> Schema:
+def enforceable(schema: Schema) -> Schema:
     """The schema for the mask; it is not changed itself.
 
     Args:

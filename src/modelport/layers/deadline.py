@@ -19,7 +19,7 @@ class Watchdog:
 
     def __init__(self, request: Request, queued: bool = False) -> None:
         self._loop = asyncio.get_running_loop()
-        self._limits = request.limits
+        self._limits = request.timeouts
         self._queued = queued
         self._begin = self._waiting_since = self._loop.time()
         self._begun = False

@@ -95,7 +95,7 @@ class RedisLimits:
         url: `redis://[user:password@]host:port/db`, `rediss://…` or `unix://…`; by default the environment variable
             `REDIS_URL`. It is kept as a secret: where the model is saved, the name of that variable is.
         name: What is limited, such as an account; models of equal names share one limit. By default the model's id.
-        when_gone: What is done while the Redis can't be reached. `error`: the call fails with `ConnectionFailed`.
+        on_unavailable: What is done while the Redis can't be reached. `error`: the call fails with `ConnectionFailed`.
             `local`: each process keeps the whole limit by itself, so that all together may go above it; the message's
             `warnings` say so.
         timeout: Seconds within which the Redis must answer; by default 1.
@@ -110,11 +110,11 @@ class RedisLimits:
         url: Secret | str | Mapping[str, Any] | None = None,
         *,
         name: str | None = None,
-        when_gone: Literal["error", "local"] = "error",
+        on_unavailable: Literal["error", "local"] = "error",
         timeout: float = 1.0,
     ) -> None:
-        if when_gone not in ("error", "local"):
-            raise InvalidRequest(f"when_gone={when_gone!r}: must be 'error' or 'local'")
+        if on_unavailable not in ("error", "local"):
+            raise InvalidRequest(f"on_unavailable={on_unavailable!r}: must be 'error' or 'local'")
         if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not 0 < timeout <= 1e9:
             raise InvalidRequest(f"timeout={timeout!r}: must be a number of seconds above 0, and at most 1e9")
         if not isinstance(name, str | None):
@@ -126,8 +126,8 @@ class RedisLimits:
         except ImportError:
             raise MissingDependency("redis", "redis") from None
         self._redis: Any = redis
-        self.url = Secret(env=url.get("env")) if isinstance(url, Mapping) else Secret.of(url, "REDIS_URL")
-        self.name, self.when_gone, self.timeout = name, when_gone, timeout
+        self.url = Secret(env=url.get("env")) if isinstance(url, Mapping) else Secret.from_value(url, "REDIS_URL")
+        self.name, self.on_unavailable, self.timeout = name, on_unavailable, timeout
         self._clients: PerLoop[Any] = PerLoop(lambda client: client.aclose())
 
     async def take(
@@ -160,11 +160,11 @@ class RedisLimits:
 
     def to_dict(self) -> dict[str, Any]:
         """The settings, and the name of the variable that holds the URL."""
-        rest = {"name": self.name, "when_gone": self.when_gone, "timeout": self.timeout}
+        rest = {"name": self.name, "on_unavailable": self.on_unavailable, "timeout": self.timeout}
         return {"url": {"env": self.url.env}, **rest}
 
     def __repr__(self) -> str:
-        return f"RedisLimits(name={self.name!r}, when_gone={self.when_gone!r})"
+        return f"RedisLimits(name={self.name!r}, on_unavailable={self.on_unavailable!r})"
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, RedisLimits) and (self.to_dict(), self.url) == (other.to_dict(), other.url)

@@ -16,7 +16,7 @@ from typing import Any
 from modelport.errors import InvalidRequest, ModelError
 from modelport.layers.base import Deltas, Next
 from modelport.types.messages import ChatMessageStreamDelta
-from modelport.types.request import Limits, Request
+from modelport.types.request import Request, Timeouts
 
 #: Of so many calls that are answered at once, one gives a retry back.
 EASE = 5
@@ -34,7 +34,7 @@ class RetryPolicy:
         max_retry_after: The longest Retry-After that is waited out, in seconds, by default 60; a longer one fails at
             once, with `retry_after` on the error.
         retryable: Decides for an error whether the request is sent again; by default the error's own `retryable` does.
-        quota: Retries that all calls of a model have in common, by default 100, so that an outage is not multiplied by
+        budget: Retries that all calls of a model have in common, by default 100, so that an outage is not multiplied by
             `attempts`. Each takes one; the one after which an answer came gives it back, and so does every fifth call
             that needed none. With none left, calls fail with what their first attempt met. `None` for no such bound.
     """
@@ -44,12 +44,12 @@ class RetryPolicy:
     cap: float = 8.0
     max_retry_after: float = 60.0
     retryable: Callable[[ModelError], bool] | None = None
-    quota: int | None = 100
+    budget: int | None = 100
 
     def __post_init__(self) -> None:
-        for name, least in (("attempts", 1), ("quota", 0)):
+        for name, least in (("attempts", 1), ("budget", 0)):
             value = getattr(self, name)
-            if name == "quota" and value is None:
+            if name == "budget" and value is None:
                 continue
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 raise InvalidRequest(f"{name}={value!r}: must be a whole number of at least {least}")
@@ -61,7 +61,7 @@ class RetryPolicy:
             raise InvalidRequest("retryable must be a function of the error, or None for the error's own word")
 
     @classmethod
-    def of(cls, value: RetryPolicy | Mapping[str, Any] | int | bool | None) -> RetryPolicy:
+    def from_value(cls, value: RetryPolicy | Mapping[str, Any] | int | bool | None) -> RetryPolicy:
         """The policy that a caller's `retry` argument means: a policy, a number of attempts, or whether at all."""
         if isinstance(value, RetryPolicy):
             return value
@@ -93,7 +93,7 @@ class RetryPolicy:
         return random.uniform(0, min(self.cap, self.base * 2.0 ** min(attempt - 1, 64)))
 
 
-class Quota:
+class RetryBudget:
     """The retries that a model's calls have in common.
 
     They are items of a deque, whose operations are atomic: there is no lock that a fork could leave held.
@@ -129,7 +129,7 @@ class Retry:
 
     def __init__(self, policy: RetryPolicy, queued: bool = False) -> None:
         self.policy, self.queued = policy, queued
-        self._quota = Quota(policy.quota)
+        self._budget = RetryBudget(policy.budget)
 
     def __getstate__(self) -> dict[str, Any]:
         return {"policy": self.policy, "queued": self.queued}
@@ -144,7 +144,7 @@ class Retry:
         from modelport.layers.deadline import Watchdog
 
         loop = asyncio.get_running_loop()
-        request = request.but(limits=(limits := begun(request.limits)))
+        request = request.replace(timeouts=(limits := begun(request.timeouts)))
         attempt = 0
         while True:
             attempt += 1
@@ -161,13 +161,15 @@ class Retry:
                             continue
                         if not delivered and delta.delivers:
                             delivered = True
-                            self._quota.answered(attempt > 1)
+                            self._budget.answered(attempt > 1)
                         yield delta
                 if not request.stream:
-                    self._quota.answered(attempt > 1)
+                    self._budget.answered(attempt > 1)
                 break
             except ModelError as error:
-                if error.taught and not delivered:  # At once, and no attempt: what the model refused it won't be sent.
+                if (
+                    error.profile_updated and not delivered
+                ):  # At once, and no attempt: what the model refused it won't be sent.
                     attempt -= 1
                     continue
                 wait = None if delivered else self.policy.wait_after(error, attempt)
@@ -183,16 +185,16 @@ class Retry:
             yield delta
 
     def _may_retry(self, error: ModelError) -> bool:
-        may = self._quota.take()
+        may = self._budget.take()
         if not may:
             error.add_note(
-                f"It was not sent again: the {self.policy.quota} retries that all calls of this model share are spent. "
-                "They come back with answers; RetryPolicy(quota=…) sets their number."
+                f"It was not sent again: the {self.policy.budget} retries that all calls of this model share are used up. "
+                "They come back with answers; RetryPolicy(budget=…) sets their number."
             )
         return may
 
 
-def begun(limits: Limits) -> Limits:
+def begun(limits: Timeouts) -> Timeouts:
     """The limits of a call that begins now, on the running loop, or has begun: with its deadline."""
     if limits.timeout is None:
         return limits
@@ -200,4 +202,4 @@ def begun(limits: Limits) -> Limits:
 
     ends = get_running_loop().time() + limits.timeout
     ends = ends if limits.deadline is None else min(ends, limits.deadline)
-    return Limits(limits.timeout, limits.first_token_timeout, limits.idle_timeout, ends)
+    return Timeouts(limits.timeout, limits.first_token_timeout, limits.idle_timeout, ends)

@@ -25,7 +25,7 @@ class Engine(Protocol):
     def close(self) -> None:
         """Frees it; requests under way end with an error."""
 
-    def leak(self) -> None:
+    def detach_after_fork(self) -> None:
         """Keeps the engine of the parent process from ever being destroyed in this one."""
 
 
@@ -49,7 +49,7 @@ class EngineModel(Model, Generic[E]):
         Raises:
             UnsupportedFeature: It was given to the constructor.
         """
-        extra = self.declared_capabilities.overlaid(self._given_capabilities).extra_parameters
+        extra = self.declared_capabilities.merged_with(self._given_capabilities).extra_parameters
         if extra is None:
             return
         for name in self._options or ():
@@ -81,7 +81,7 @@ class EngineModel(Model, Generic[E]):
         if engine is None or engine.pid != os.getpid():
             if engine is not None:
                 # A fork copies no threads: the parent's engine is dead here, and destroying it would wait for them.
-                engine.leak()
+                engine.detach_after_fork()
                 self._lock = threading.Lock()
             with self._lock:
                 engine = self._loaded

@@ -48,7 +48,7 @@ def _problem(lark: str) -> str:
     return str(LLMatcher.validate_grammar(lark))
 
 
-class Masks:
+class TokenMasks:
     """Makes matchers for one tokenizer.
 
     Args:

@@ -23,7 +23,7 @@ from modelport.types.content import Image
 from modelport.types.messages import ChatMessageStreamDelta, TokenUsage
 from modelport.types.output_types import Choice, Grammar, JSONSchema, Lark, Regex, as_lark
 from modelport.types.request import Request
-from modelport.types.tools import Named
+from modelport.types.tools import NamedToolChoice
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Prompt:
 
 
 @dataclass(frozen=True)
-class Job:
+class EngineRequest:
     """One answer to compute.
 
     Args:
@@ -61,7 +61,7 @@ class Job:
 
 
 @dataclass(slots=True)
-class Step:
+class TokenBatch:
     """Some tokens of an answer.
 
     Args:
@@ -92,7 +92,7 @@ class TokenEngine(Engine, Protocol):
         """The prompt for a rendered conversation."""
         ...
 
-    def run(self, job: Job) -> AsyncGenerator[Step, None]:
+    def run(self, job: EngineRequest) -> AsyncGenerator[TokenBatch, None]:
         """Computes an answer; closing the generator stops it within a token."""
         ...
 
@@ -115,7 +115,7 @@ class LocalModel(EngineModel[E]):
     extra: ClassVar[str]
 
     def _declare(self) -> Capabilities:
-        return self.declared_capabilities.but(**self._engine().template.capabilities())
+        return self.declared_capabilities.replace(**self._engine().template.capabilities())
 
     def count_tokens(self, text: str) -> int:
         """How many tokens the model's tokenizer makes of a text.
@@ -140,13 +140,13 @@ class LocalModel(EngineModel[E]):
             async for delta in answer:
                 yield delta
 
-    def _job(self, engine: E, request: Request, forced: bool) -> Job:
+    def _job(self, engine: E, request: Request, forced: bool) -> EngineRequest:
         parameters = dict(request.parameters)
         many = bool(parameters.pop("parallel_tool_calls", False))
         tools = request.tools if request.tool_choice != "none" else ()
         grammar: Grammar | None = request.grammar
         if forced:
-            if isinstance(choice := request.tool_choice, Named):
+            if isinstance(choice := request.tool_choice, NamedToolChoice):
                 tools = tuple(tool for tool in tools if tool.name == choice.name)
             grammar = JSONSchema(call_schema(tools, many))
         variables = parameters.pop("apply_chat_template_kwargs", {})
@@ -169,11 +169,11 @@ class LocalModel(EngineModel[E]):
         prompt = Prompt(prompt.tokens, prompt.inputs, thinking)
         # A stop sequence, the end of a thought or of a call, and a limit of time want to know each token as it comes.
         watched = request.stop_sequences or tools or engine.template.thinks
-        timed = request.limits.first_token_timeout is not None or request.limits.idle_timeout is not None
+        timed = request.timeouts.first_token_timeout is not None or request.timeouts.idle_timeout is not None
         whole = not (request.stream or watched or timed)
-        return Job(prompt, min(parameters.pop("max_tokens", room), room), parameters, lark, whole)
+        return EngineRequest(prompt, min(parameters.pop("max_tokens", room), room), parameters, lark, whole)
 
-    async def _decoded(self, engine: E, job: Job, one_by_one: bool) -> Deltas:
+    async def _decoded(self, engine: E, job: EngineRequest, one_by_one: bool) -> Deltas:
         calls = engine.template.calls
         # A mark may be a special token, or be made of several.
         special = calls is not None and any(token in calls.begin for token in engine.tokenizer.all_special_tokens)
@@ -200,18 +200,18 @@ class LocalModel(EngineModel[E]):
                 )
 
 
-async def _single(steps: AsyncGenerator[Step, None]) -> AsyncGenerator[Step, None]:
+async def _single(steps: AsyncGenerator[TokenBatch, None]) -> AsyncGenerator[TokenBatch, None]:
     """A step for each token."""
     async for step in steps:
         last = len(step.tokens) - 1
         for i, token in enumerate(step.tokens):
             logprobs = step.logprobs and [step.logprobs[i]]
-            yield Step([token], logprobs, None if i else step.cached, step.finish if i == last else None)
+            yield TokenBatch([token], logprobs, None if i else step.cached, step.finish if i == last else None)
         if last < 0:
             yield step
 
 
-def _added(usage: TokenUsage, step: Step, reasoned: bool) -> TokenUsage:
+def _added(usage: TokenUsage, step: TokenBatch, reasoned: bool) -> TokenUsage:
     """The usage with a step's tokens added."""
     thought = usage.reasoning_tokens
     return TokenUsage(

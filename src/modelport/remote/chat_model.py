@@ -11,9 +11,9 @@ from typing import Any, ClassVar
 from modelport.errors import InvalidRequest, ModelError
 from modelport.inputs.messages import EFFORTS, check_kind
 from modelport.model import Model
-from modelport.protocols.chat_completions.request import AnswerReader, body_from
+from modelport.protocols.chat_completions.request import ChatResponseReader, body_from
 from modelport.remote.free_reasoning import PATH, grammar_after_thought
-from modelport.remote.http.transport import Call, Transport
+from modelport.remote.http.transport import ServiceCall, Transport
 from modelport.remote.http.wire import hidden
 from modelport.remote.profiles import PROFILES
 from modelport.remote.schema_subsets import OPENAI
@@ -74,7 +74,7 @@ class ChatCompletionsModel(Model):
     #: Whose dialects a user may name.
     dialects: ClassVar[frozenset[str]] = frozenset({"llama.cpp", "vllm"})
     client: Any = None
-    _learnt: Capabilities | None = None
+    _observed: Capabilities | None = None
     _dropped: frozenset[str] = frozenset()
 
     def __init__(
@@ -112,22 +112,22 @@ class ChatCompletionsModel(Model):
         self._transport = self._make_transport()
 
     def _declare(self) -> Capabilities:
-        declared = self.declared_capabilities.but(**DIALECTS.get(self.dialect or "", {}))
+        declared = self.declared_capabilities.replace(**DIALECTS.get(self.dialect or "", {}))
         return declared.profiled(self.model_id, PROFILES)
 
     @property
     def capabilities(self) -> Capabilities:
         """See `Model.capabilities`; what the service's refusals have taught included."""
-        return self._learnt or super().capabilities
+        return self._observed or super().capabilities
 
     async def deltas(self, request: Request) -> AsyncGenerator[ChatMessageStreamDelta, None]:
         """Answers a request; see `Model.deltas`."""
         if self.dialect == "llama.cpp":
             # Its server works on for a caller of a whole answer who has left; one who streams frees the slot at once.
-            request = request.but(stream=True)
+            request = request.replace(stream=True)
         known = (self.capabilities, self._dropped)
         call = await self._with_free_thought(self._call(request), request)
-        reader = AnswerReader(self.accept_missing_finish)
+        reader = ChatResponseReader(self.accept_missing_finish)
         try:
             if not request.stream:
                 delta = reader.whole(await self._transport.call(call))
@@ -143,21 +143,23 @@ class ChatCompletionsModel(Model):
             yield closing
         except InvalidRequest as error:
             # It, or a refusal of another call meanwhile, has taught something that may help this request.
-            error.taught = known != (self.capabilities, self._dropped) or self._learn(error, request)
+            error.profile_updated = known != (self.capabilities, self._dropped) or self._observe_rejection(
+                error, request
+            )
             raise
 
-    def _call(self, request: Request) -> Call:
+    def _call(self, request: Request) -> ServiceCall:
         parameters = {k: v for k, v in request.parameters.items() if k not in self._dropped}
         headers, query, extra = [parameters.pop(name, {}) for name in ("extra_headers", "extra_query", "extra_body")]
         if parameters != request.parameters:
-            request = request.but(parameters=parameters)
+            request = request.replace(parameters=parameters)
         if "tool_choice" in self._dropped:
-            request = request.but(tool_choice="auto")
+            request = request.replace(tool_choice="auto")
         body = body_from(request, self._name_on_the_wire, self.capabilities, self.dialect)
         shown = [{name: hidden(value) for name, value in layer.items()} for layer in (headers, query)]
-        return Call("chat/completions", {**body, **extra}, *shown)
+        return ServiceCall("chat/completions", {**body, **extra}, *shown)
 
-    async def _with_free_thought(self, call: Call, request: Request) -> Call:
+    async def _with_free_thought(self, call: ServiceCall, request: Request) -> ServiceCall:
         if self.dialect != "llama.cpp":
             return call
         grammar = await grammar_after_thought(
@@ -169,18 +171,18 @@ class ChatCompletionsModel(Model):
         left_out = sorted(self._dropped & {*request.parameters, "tool_choice" if request.tools else ""})
         return [f"{name} was left out: {self.model_id} does not take it" for name in left_out] or None
 
-    def _learn(self, error: ModelError, request: Request) -> bool:
+    def _observe_rejection(self, error: ModelError, request: Request) -> bool:
         """Takes a refusal of a parameter as this model's profile, for its lifetime; whether there was one to take."""
         name, taught = (error.parameter or "").partition(".")[0], True
         known = self.capabilities
         if name == "stop" and known.stop:
-            self._learnt = known.but(stop=False)
+            self._observed = known.replace(stop=False)
         elif name == "max_tokens" and "max_tokens" not in known.renamed:
-            self._learnt = known.but(renamed={**known.renamed, "max_tokens": "max_completion_tokens"})
+            self._observed = known.replace(renamed={**known.renamed, "max_tokens": "max_completion_tokens"})
         elif name == "stream_options" and name not in known.refused:
-            self._learnt = known.but(refused=known.refused | {name})
+            self._observed = known.replace(refused=known.refused | {name})
         elif name == "response_format" and JSONSchema in known.grammars:
-            self._learnt = known.but(grammars=known.grammars - {JSONSchema})
+            self._observed = known.replace(grammars=known.grammars - {JSONSchema})
             taught = False  # nothing that would help this request: the port puts it in another way
         elif (name in request.parameters or (name == "tool_choice" and request.tools)) and name not in self._dropped:
             self._dropped |= {name}

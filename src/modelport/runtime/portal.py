@@ -28,16 +28,16 @@ T = TypeVar("T")
 CLOSE_TIMEOUT = 10.0
 
 
-class _Job:
+class _CallerWork:
     """Work that the loop hands back to the caller's own thread."""
 
     def __init__(self, work: Callable[[], Any], loop: asyncio.AbstractEventLoop) -> None:
         self._work, self._loop = work, loop
         self.result: asyncio.Future[Any] = loop.create_future()
-        self._place = slots.here.get()
+        self._place = slots.current.get()
 
     def run(self) -> None:
-        place = slots.held(self._place)
+        place = slots.retained(self._place)
         if place is None and self.result.cancelled():
             return  # The call was over before its work began.
         try:
@@ -45,7 +45,7 @@ class _Job:
         except BaseException as raised:
             value, error = None, raised
         if place is not None:
-            place.let_go()
+            place.release()
         self._loop.call_soon_threadsafe(self._settle, value, error)
         if error is not None and not isinstance(error, Exception):
             raise error  # KeyboardInterrupt and SystemExit belong to this thread as well
@@ -91,7 +91,7 @@ def in_callers_thread(work: Callable[[], T]) -> asyncio.Future[T] | None:
     mailbox = _caller.get()
     if mailbox is None or not mailbox.open:
         return None
-    job = _Job(work, asyncio.get_running_loop())
+    job = _CallerWork(work, asyncio.get_running_loop())
     mailbox.put(job)
     return job.result
 
@@ -175,7 +175,7 @@ def _forget_after_fork() -> None:
         _current = None
     if engines := list(_closers):
         for engine in engines:
-            engine.leak()
+            engine.detach_after_fork()
         _closers.clear()
         _leave_without_destructors()
 
@@ -195,7 +195,7 @@ os.register_at_fork(after_in_child=_forget_after_fork)
 def close_at_exit(engine: Any) -> None:
     """Calls `engine.close()` at interpreter exit, after every call has been cancelled.
 
-    In a child that is forked before that it calls `engine.leak()`, which is to keep it from ever being destroyed: that
+    In a child that is forked before that it calls `engine.detach_after_fork()`, which is to keep it from ever being destroyed: that
     would wait for threads which the child does not have. Engines made there are leaked as well.
     """
     if _destroys:
@@ -205,7 +205,7 @@ def close_at_exit(engine: Any) -> None:
         atexit.unregister(_shut_down)
         atexit.register(_shut_down)
     else:
-        engine.leak()
+        engine.detach_after_fork()
 
 
 @atexit.register
@@ -264,7 +264,7 @@ def _wait(mailbox: _Mailbox, timeout: float | None = None) -> Any:
     """The next item, jobs for this thread done on the way."""
     while True:
         item = mailbox.get(timeout=timeout)
-        if type(item) is not _Job:
+        if type(item) is not _CallerWork:
             return item
         item.run()
 
@@ -277,7 +277,7 @@ def _abandon(mailbox: _Mailbox, cancel: Callable[[], None], timeout: float = CLO
     cancel()
     try:
         while type(item := mailbox.get(timeout=timeout)) is not _End:
-            if type(item) is _Job:
+            if type(item) is _CallerWork:
                 item.refuse()
         mailbox.put(item)  # for a thread that still waits for the next item
     except Empty:

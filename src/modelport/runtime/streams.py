@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator, Awaitable
 from typing import TYPE_CHECKING, Any
 
 from modelport.errors import ModelError, StreamInterrupted
-from modelport.types.messages import ChatMessage, ChatMessageStreamDelta, fold
+from modelport.types.messages import ChatMessage, ChatMessageStreamDelta, accumulate
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -35,7 +35,7 @@ async def interruptible(
             error.__context__ = None
         if not error.interrupts or isinstance(error, StreamInterrupted) or not any(d.delivers for d in seen):
             raise
-        partial = fold(seen, model_id)
+        partial = accumulate(seen, model_id)
         if whole:
             error.partial = partial
             raise
@@ -61,7 +61,7 @@ class _Answer:
     @property
     def message(self) -> ChatMessage:
         """The message so far, as it has been read; the whole one once the stream has ended."""
-        return fold(self._read, self._model_id)
+        return accumulate(self._read, self._model_id)
 
     @property
     def partial(self) -> Any:

@@ -16,7 +16,7 @@ from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
 
 from modelport.errors import ConnectionFailed
-from modelport.runtime.slots import held, here
+from modelport.runtime.slots import current, retained
 
 T = TypeVar("T")
 
@@ -48,11 +48,11 @@ async def in_thread(work: Callable[[], T]) -> T:
     """Runs `work` in a daemon thread that does nothing else meanwhile, in a copy of the caller's context.
 
     A cancelled caller stops waiting; the thread does its work to the end, whose result is dropped, and holds the call's
-    place until then.
+    slot until then.
     """
     loop = asyncio.get_running_loop()
     result: asyncio.Future[T] = loop.create_future()
-    context, place = contextvars.copy_context(), held(here.get())
+    context, slot = contextvars.copy_context(), retained(current.get())
 
     def settle(value: Any, error: BaseException | None) -> None:
         if result.done():
@@ -69,15 +69,15 @@ async def in_thread(work: Callable[[], T]) -> T:
             value, error = context.run(work), None
         except BaseException as raised:
             value, error = None, raised
-        if place is not None:
-            place.let_go()
+        if slot is not None:
+            slot.release()
         _tell(loop, settle, value, error)
 
     try:
         _hand_over(target)
     except RuntimeError as error:
-        if place is not None:
-            place.let_go()
+        if slot is not None:
+            slot.release()
         raise ConnectionFailed(f"No thread can be started for the call: {error}.") from None
     return await result
 
@@ -126,7 +126,7 @@ async def iterate_in_thread(
     told = False  # of items that it has not seen: once is enough, since each time costs a write to the loop's pipe
     abandoned = threading.Event()
     ended = asyncio.Event()
-    context, place = contextvars.copy_context(), held(here.get())
+    context, slot = contextvars.copy_context(), retained(current.get())
 
     def put(item: Any) -> bool:
         nonlocal told
@@ -145,8 +145,8 @@ async def iterate_in_thread(
             context.run(source, emit)
         except BaseException as raised:
             error = raised
-        if place is not None:
-            place.let_go()
+        if slot is not None:
+            slot.release()
         _streams.pop(threading.current_thread(), None)
         if not _exiting:
             put((_END, error))

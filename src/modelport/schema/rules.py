@@ -24,7 +24,7 @@ _UNCHECKED = frozenset({"contentEncoding", "contentMediaType", "dependencies"})
 _KINDS = {str: "string", bool: "boolean", int: "integer", float: "number", list: "array", dict: "object"}
 
 
-class Unfit(ValueError):
+class UnsupportedSchema(ValueError):
     """The schema can't be said in the subset; the message says what stands in the way."""
 
 
@@ -55,7 +55,7 @@ class SchemaRules:
     max_enum: int | None = None
 
     @classmethod
-    def of(cls, value: SchemaRules | Mapping[str, Any] | None) -> SchemaRules | None:
+    def from_value(cls, value: SchemaRules | Mapping[str, Any] | None) -> SchemaRules | None:
         """The rules that a dict of `to_dict` tells of.
 
         Raises:
@@ -75,14 +75,14 @@ class SchemaRules:
         """All of it, as JSON can hold it."""
         return {key: sorted(v) if isinstance(v, frozenset) else v for key, v in asdict(self).items()}
 
-    def fit(self, schema: Mapping[str, Any]) -> Fitted:
+    def rewrite(self, schema: Mapping[str, Any]) -> RewrittenSchema:
         """The schema in the subset.
 
         Raises:
-            Unfit: It can't be said there.
+            UnsupportedSchema: It can't be said there.
         """
         if self.any_object and is_any_object(schema):
-            return Fitted({"type": "object"}, ())
+            return RewrittenSchema({"type": "object"}, ())
         return _Fitting(self, schema).result()
 
 
@@ -93,7 +93,7 @@ def is_any_object(schema: Mapping[str, Any]) -> bool:
 
 
 @dataclass(frozen=True)
-class Fitted:
+class RewrittenSchema:
     """A schema in a service's subset.
 
     Args:
@@ -123,24 +123,24 @@ class _Fitting:
         self._unchecked: set[str] = set()
         self._properties = self._enums = 0
 
-    def result(self) -> Fitted:
+    def result(self) -> RewrittenSchema:
         rules = self._rules
         if not rules.recursive:
             self._refuse_loops(self._root, frozenset())
         whole = self._part(self._root, 0)
         if rules.object_root and (whole.get("type") != "object" or "anyOf" in whole):
-            raise Unfit("the whole answer must be an object")
+            raise UnsupportedSchema("the whole answer must be an object")
         for count, most, what in (
             (self._properties, rules.max_properties, "properties"),
             (self._enums, rules.max_enum, "enum values"),
         ):
             if most is not None and count > most:
-                raise Unfit(f"it has {count} {what}; at most {most} are taken")
-        return Fitted(whole, tuple(sorted(self._left_out | self._unchecked)), tuple(sorted(self._unchecked)))
+                raise UnsupportedSchema(f"it has {count} {what}; at most {most} are taken")
+        return RewrittenSchema(whole, tuple(sorted(self._left_out | self._unchecked)), tuple(sorted(self._unchecked)))
 
     def _part(self, schema: Any, depth: int) -> dict[str, Any]:
         if not isinstance(schema, Mapping):
-            raise Unfit("a value may be just anything")
+            raise UnsupportedSchema("a value may be just anything")
         result: dict[str, Any] = {k: schema[k] for k in ("title", "description") if isinstance(schema.get(k), str)}
         spoken: dict[str, Any] = {}
         for key, value in schema.items():
@@ -168,12 +168,12 @@ class _Fitting:
             self._object(schema, result, depth + 1)
         if "array" in kinds:
             if not isinstance(schema.get("items"), Mapping) or schema.get("prefixItems"):
-                raise Unfit("the items of an array may be just anything, or each is of its own kind")
+                raise UnsupportedSchema("the items of an array may be just anything, or each is of its own kind")
             result["items"] = self._part(schema["items"], depth)
         if kinds and "type" not in result:
             result["type"] = kinds[0] if len(kinds) == 1 else kinds
         if not {"type", "anyOf", "allOf", "$ref"} & set(result):
-            raise Unfit("a value may be just anything")
+            raise UnsupportedSchema("a value may be just anything")
         if spoken:
             self._leave_out(spoken)
             result["description"] = " ".join(filter(None, (result.get("description"), json.dumps(spoken))))
@@ -194,7 +194,7 @@ class _Fitting:
         elif len(parts) == 1:
             result |= self._part(parts[0], depth)
         else:
-            raise Unfit("allOf is not taken")
+            raise UnsupportedSchema("allOf is not taken")
 
     def _alone(self, part: dict[str, Any]) -> dict[str, Any]:
         """A reference stands alone, or services refuse what is beside it."""
@@ -207,13 +207,13 @@ class _Fitting:
         rules, properties = self._rules, schema.get("properties", {})
         extra = schema.get("additionalProperties")
         if extra not in (None, False) or schema.get("patternProperties") or not (properties or extra is False):
-            raise Unfit("an object may have properties that it does not list")
+            raise UnsupportedSchema("an object may have properties that it does not list")
         if rules.max_depth is not None and depth > rules.max_depth:
-            raise Unfit(f"objects are nested deeper than {rules.max_depth}")
+            raise UnsupportedSchema(f"objects are nested deeper than {rules.max_depth}")
         self._properties += len(properties)
         required = schema.get("required", ())
         if unknown := sorted(set(required) - set(properties)):
-            raise Unfit(f"{unknown[0]!r} is required and not listed")
+            raise UnsupportedSchema(f"{unknown[0]!r} is required and not listed")
         result["properties"] = {
             name: _nullable(fitted) if rules.all_required and name not in required else fitted
             for name, fitted in ((name, self._part(part, depth)) for name, part in properties.items())
@@ -229,7 +229,7 @@ class _Fitting:
             return
         if isinstance(reference := schema.get("$ref"), str):
             if reference in above:
-                raise Unfit("it refers to itself")
+                raise UnsupportedSchema("it refers to itself")
             self._refuse_loops(_resolved(self._root, reference), above | {reference})
         for key, value in schema.items():
             if key in ("properties", "patternProperties"):
@@ -242,17 +242,17 @@ def _resolved(root: Mapping[str, Any], reference: Any) -> Any:
     """What a reference within the schema points to.
 
     Raises:
-        Unfit: It points elsewhere.
+        UnsupportedSchema: It points elsewhere.
     """
     target: Any = root
     path = str(reference)
     if not path.startswith("#"):
-        raise Unfit(f"it refers to {path!r}, which is not part of it")
+        raise UnsupportedSchema(f"it refers to {path!r}, which is not part of it")
     for key in path.removeprefix("#").strip("/").split("/") if path not in ("#", "#/") else ():
         key = key.replace("~1", "/").replace("~0", "~")
         target = target.get(key) if isinstance(target, Mapping) else None
     if not isinstance(target, Mapping):
-        raise Unfit(f"it refers to {path!r}, which it does not have")
+        raise UnsupportedSchema(f"it refers to {path!r}, which it does not have")
     return target
 
 

@@ -2,9 +2,9 @@
 
 It is used by this project's own tests, by `modelport check`, and by authors of other backends::
 
-    @pytest.mark.parametrize("row", ROWS, ids=str)
-    def test_contract(row):
-        outcome = check(Subject(make=MyModel), row)
+    @pytest.mark.parametrize("check", CHECKS, ids=str)
+    def test_conformance(check):
+        outcome = run_check(Subject(make=MyModel), check)
         assert outcome.status != "broken", outcome.detail
 """
 
@@ -65,7 +65,7 @@ class NotChecked(Exception):
 
 
 @dataclass(frozen=True)
-class Row:
+class Check:
     """A promise, and the function that holds a model to it.
 
     Args:
@@ -89,27 +89,27 @@ class Row:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a row: `works`, `declared` (the backend says it can't, and refuses), `not checked` or `broken`."""
+    """What came of a row: `works`, `unsupported` (the backend says it can't, and refuses), `not checked` or `broken`."""
 
-    row: str
+    check: str
     status: str
     detail: str = ""
     seconds: float = 0.0
 
 
-def check(subject: Subject, row: Row) -> Outcome:
+def run_check(subject: Subject, check: Check) -> Outcome:
     """Holds a subject to one row.
 
     Args:
         subject: The model under test.
-        row: Of `ROWS`, or one of your own.
+        row: Of `CHECKS`, or one of your own.
 
     Returns:
         What came of it; whatever the model raises is in it, and is not raised.
     """
     begin = time.perf_counter()
     try:
-        status, detail = _judge(subject, row)
+        status, detail = _judge(subject, check)
     except NotChecked as reason:
         status, detail = "not checked", str(reason)
     except AssertionError as error:
@@ -118,30 +118,30 @@ def check(subject: Subject, row: Row) -> Outcome:
         status, detail = "broken", f"{type(error).__name__}: {error}"
     except Exception as error:  # whatever a broken backend raises is the row's outcome, not the run's end
         status, detail = "broken", f"{type(error).__name__}: {error} ({_where(error)})"
-    return Outcome(row.name, status, detail, time.perf_counter() - begin)
+    return Outcome(check.name, status, detail, time.perf_counter() - begin)
 
 
-def check_all(subject: Subject, rows: tuple[Row, ...] | None = None) -> Iterator[Outcome]:
+def run_checks(subject: Subject, checks: tuple[Check, ...] | None = None) -> Iterator[Outcome]:
     """Holds a subject to every row, one after another.
 
     Args:
         subject: The model under test.
-        rows: By default all of `ROWS`.
+        rows: By default all of `CHECKS`.
     """
-    for row in ROWS if rows is None else rows:
-        yield check(subject, row)
+    for check in CHECKS if checks is None else checks:
+        yield run_check(subject, check)
 
 
-def _judge(subject: Subject, row: Row) -> tuple[str, str]:
+def _judge(subject: Subject, check: Check) -> tuple[str, str]:
     model = subject.make()
-    if row.offered(model.capabilities):
-        return "works", str(row.run(subject, model) or "")
-    if row.refusal is None:
-        return "declared", "not offered"
+    if check.offered(model.capabilities):
+        return "works", str(check.run(subject, model) or "")
+    if check.refusal is None:
+        return "unsupported", "not offered"
     try:
-        row.refusal(subject, model)
+        check.refusal(subject, model)
     except UnsupportedFeature as error:
-        return "declared", str(error)
+        return "unsupported", str(error)
     raise AssertionError("declared as not offered, but a request for it was not refused")
 
 
@@ -150,10 +150,10 @@ def _where(error: BaseException) -> str:
     return f"{frame.name}: {frame.line}"
 
 
-def _all_rows() -> tuple[Row, ...]:
+def _all_checks() -> tuple[Check, ...]:
     from modelport.testing.checks import runtime, structured_output, text, tools
 
-    return (*text.ROWS, *structured_output.ROWS, *tools.ROWS, *runtime.ROWS)
+    return (*text.CHECKS, *structured_output.CHECKS, *tools.CHECKS, *runtime.CHECKS)
 
 
-ROWS: tuple[Row, ...] = _all_rows()
+CHECKS: tuple[Check, ...] = _all_checks()

@@ -84,11 +84,11 @@ class Capabilities:
             elif kind.startswith("Mapping") and not isinstance(value, Mapping):
                 raise _wrong(name, value, "a dict of names")
         try:
-            object.__setattr__(self, "schema_rules", SchemaRules.of(self.schema_rules))
+            object.__setattr__(self, "schema_rules", SchemaRules.from_value(self.schema_rules))
         except ValueError as error:
             raise InvalidRequest(f"capabilities: schema_rules: {error}") from None
 
-    def but(self, **changes: Any) -> Capabilities:
+    def replace(self, **changes: Any) -> Capabilities:
         """The same with some values changed.
 
         Raises:
@@ -110,7 +110,7 @@ class Capabilities:
             for key, value in values.items()
         }  # fmt: skip
 
-    def overlaid(self, given: Capabilities | Mapping[str, Any] | None) -> Capabilities:
+    def merged_with(self, given: Capabilities | Mapping[str, Any] | None) -> Capabilities:
         """The same with the caller's own word laid over it."""
         if given is None:
             return self
@@ -118,7 +118,7 @@ class Capabilities:
             return given
         if not isinstance(given, Mapping) or not all(isinstance(name, str) for name in given):
             raise InvalidRequest(f"capabilities={given!r}: must be Capabilities, or a dict of what differs")
-        return self.but(**given)
+        return self.replace(**given)
 
     def profiled(self, model_id: str | None, profiles: Iterable[tuple[str, Mapping[str, Any]]]) -> Capabilities:
         """The same with every profile laid over it whose pattern the model's name matches, in order.
@@ -131,7 +131,7 @@ class Capabilities:
         result = self
         for pattern, changes in profiles:
             if fnmatchcase(name, pattern):
-                result = result.but(**changes)
+                result = result.replace(**changes)
         return result
 
 

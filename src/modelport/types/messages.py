@@ -262,7 +262,9 @@ def copied(delta: ChatMessageStreamDelta) -> ChatMessageStreamDelta:
     return ChatMessageStreamDelta(*_values(delta))
 
 
-def fold(deltas: Iterable[ChatMessageStreamDelta], model_id: str | None = None, *, parses: bool = True) -> ChatMessage:
+def accumulate(
+    deltas: Iterable[ChatMessageStreamDelta], model_id: str | None = None, *, parses: bool = True
+) -> ChatMessage:
     """The message that these deltas make up.
 
     Tool-call arguments are parsed (unless `parses` is False) where they are valid JSON and stay text where not.

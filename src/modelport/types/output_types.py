@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
-from modelport.constrained.enforceable import maskable
+from modelport.constrained.enforceable import enforceable
 from modelport.errors import InvalidRequest, UnsupportedFeature
 from modelport.schema.python_types import parsed, schema_of, service_name
 from modelport.schema.rules import CONSTRAINTS
@@ -183,7 +183,7 @@ def as_lark(grammar: Grammar, *, old: bool = False) -> str:
     style: dict[str, Any] = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
     if not old:
         style["json_allowed_escapes"] = 'nrtbf\\"'
-    return "start: %json " + json.dumps({"x-guidance": style, **maskable(grammar.schema)})
+    return "start: %json " + json.dumps({"x-guidance": style, **enforceable(grammar.schema)})
 
 
 def may_go_on(grammar: Grammar, text: str, stop: str = "") -> bool:

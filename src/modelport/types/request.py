@@ -13,7 +13,7 @@ from modelport.types.tools import Tool, ToolChoice
 
 
 @dataclass(frozen=True, slots=True, repr=False)
-class Limits:
+class Timeouts:
     """The time limits of a call, in seconds; `None` for no limit.
 
     Args:
@@ -40,10 +40,10 @@ class Request:
         grammar: The form of the answer.
         strict: Whether a form that nothing enforces is refused.
         tools: What the model may call.
-        tool_choice: `auto`, `none`, `required` or a `Named` tool.
+        tool_choice: `auto`, `none`, `required` or a `NamedToolChoice` tool.
         parameters: Everything else, checked where the port knows it (`temperature`, `max_tokens`, …).
         stream: Whether the caller wants deltas as they come.
-        limits: The call's time limits.
+        timeouts: The call's time limits.
     """
 
     messages: tuple[ChatMessage, ...]
@@ -54,9 +54,9 @@ class Request:
     tool_choice: ToolChoice = "auto"
     parameters: Mapping[str, Any] = field(default_factory=dict)
     stream: bool = False
-    limits: Limits = Limits()
+    timeouts: Timeouts = Timeouts()
 
-    def but(self, **changes: Any) -> Request:
+    def replace(self, **changes: Any) -> Request:
         """The same request with some values changed."""
         return Request(**{**dict(zip(_NAMES, _values(self), strict=True)), **changes})
 

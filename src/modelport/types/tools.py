@@ -7,7 +7,13 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from modelport.errors import InvalidRequest, InvalidToolCall
-from modelport.types.messages import ChatMessage, ChatMessageStreamDelta, ChatMessageToolCallFunction, fold, read_json
+from modelport.types.messages import (
+    ChatMessage,
+    ChatMessageStreamDelta,
+    ChatMessageToolCallFunction,
+    accumulate,
+    read_json,
+)
 from modelport.types.output_types import mismatch
 
 
@@ -45,13 +51,13 @@ class Tool:
 
 
 @dataclass(frozen=True)
-class Named:
+class NamedToolChoice:
     """The tool choice "call this tool"."""
 
     name: str
 
 
-ToolChoice = Literal["auto", "none", "required"] | Named
+ToolChoice = Literal["auto", "none", "required"] | NamedToolChoice
 
 
 def tool_choice_from(value: Any, tools: tuple[Tool, ...] | None = None) -> ToolChoice:
@@ -72,19 +78,19 @@ def tool_choice_from(value: Any, tools: tuple[Tool, ...] | None = None) -> ToolC
     if value == "any":
         return tool_choice_from("required", tools)
     name = value
-    if isinstance(value, Named):
+    if isinstance(value, NamedToolChoice):
         name = value.name
     elif isinstance(value, dict):
         function = value.get("function")
         name = function.get("name") if isinstance(function, dict) else value.get("name")
     names = None if tools is None else [tool.name for tool in tools]
     if not isinstance(name, str) or (names is not None and name not in names):
-        shown = value.name if isinstance(value, Named) else value
+        shown = value.name if isinstance(value, NamedToolChoice) else value
         known = "" if names is None else f" ({', '.join(map(repr, names)) or 'there are none'})"
         raise InvalidRequest(
             f"tool_choice={shown!r} is unknown; it must be 'auto', 'none', 'required' or the name of a tool{known}"
         )
-    return Named(name)
+    return NamedToolChoice(name)
 
 
 def check_calls(
@@ -107,7 +113,7 @@ def check_calls(
     for place, call in enumerate(message.tool_calls or ()):
         if (problem := _problem_of(call.function, tools, choice)) is None:
             continue
-        calls = fold(deltas, parses=False).tool_calls or message.tool_calls or ()
+        calls = accumulate(deltas, parses=False).tool_calls or message.tool_calls or ()
         written = calls[place].function.arguments_json() or "{}"
         if problem == _NO_OBJECT and not _is_json(written):
             problem = "its arguments are no valid JSON"
@@ -132,7 +138,7 @@ def _problem_of(call: ChatMessageToolCallFunction, tools: tuple[Tool, ...], choi
         return _NO_OBJECT
     if call.name not in by_name:
         return f"there is no such tool; there are {', '.join(map(repr, by_name)) or 'none'}"
-    if isinstance(choice, Named) and call.name != choice.name:
+    if isinstance(choice, NamedToolChoice) and call.name != choice.name:
         return f"tool_choice asks for a call of {choice.name!r}"
     try:
         by_name[call.name].check(call.arguments)

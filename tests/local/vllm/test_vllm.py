@@ -25,7 +25,7 @@ from modelport import (
     UnsupportedFeature,
     VLLMModel,
 )
-from modelport.local.token_model import Job, Prompt
+from modelport.local.token_model import EngineRequest, Prompt
 from modelport.local.vllm.core import _error_from
 from modelport.local.vllm.starting import begins_apart
 
@@ -59,7 +59,9 @@ def test_every_parameter_reaches_vllm(model: VLLMModel) -> None:
         "logit_bias": {"5": 1.5}, "bad_words": ["cat"], "stop_token_ids": [9], "allowed_token_ids": [1, 5, 9],
         "stream_interval": 2, "thinking_token_budget": 4, "extra_args": {"a": 1}, "skip_reading_prefix_cache": True,
     }  # fmt: skip
-    params = model._engine()._sampling(Job(Prompt([1]), 11, {**given, "logprobs": True, "top_logprobs": 2}, None))
+    params = model._engine()._sampling(
+        EngineRequest(Prompt([1]), 11, {**given, "logprobs": True, "top_logprobs": 2}, None)
+    )
     for name, value in {**given, "logit_bias": {5: 1.5}, "max_tokens": 11, "logprobs": 2}.items():
         assert getattr(params, name) == value, name
     # What is not tried here is tried nowhere, so a parameter of a newer vLLM shows up.

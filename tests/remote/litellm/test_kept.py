@@ -62,7 +62,7 @@ def backend(request: pytest.FixtureRequest) -> str:
 def server(backend: str) -> Iterator[FaultServer]:
     anthropic = backend == "litellm-anthropic"
     with Anthropic() if anthropic else FaultServer() as server:
-        server.script(then=(Messages() if anthropic else Fault()).but(pace_s=0.05))
+        server.script(then=(Messages() if anthropic else Fault()).replace(pace_s=0.05))
         yield server
 
 
@@ -140,7 +140,7 @@ def test_clients_that_litellm_replaces_by_itself_are_closed_too(server: FaultSer
 
 def test_a_users_own_calls_of_litellm_keep_theirs() -> None:
     with FaultServer() as server:
-        server.script(then=Fault().but(pace_s=0.05))
+        server.script(then=Fault().replace(pace_s=0.05))
 
         async def run() -> str:
             arguments = {"api_base": server.base_url, "api_key": KEY, "stream": True}

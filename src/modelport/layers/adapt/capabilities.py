@@ -13,7 +13,7 @@ from modelport.types.messages import ChatMessage, MessageRole
 from modelport.types.request import Request
 
 
-def fit(request: Request, capabilities: Capabilities) -> Request:
+def adapt_to_capabilities(request: Request, capabilities: Capabilities) -> Request:
     """The request as the backend can take it; the same object where nothing had to change.
 
     Raises:
@@ -27,7 +27,7 @@ def fit(request: Request, capabilities: Capabilities) -> Request:
         messages = without_system(messages)
     if not capabilities.consecutive_roles:
         messages = merged(messages)
-    return request if messages is request.messages else request.but(messages=messages)
+    return request if messages is request.messages else request.replace(messages=messages)
 
 
 def _check_parameters(request: Request, capabilities: Capabilities) -> None:
@@ -66,9 +66,9 @@ def _with_effort(request: Request, capabilities: Capabilities) -> Request:
         return request
     others = {name: value for name, value in parameters.items() if name != "reasoning_effort"}
     if effort == "none" and not capabilities.reasoning:
-        return request.but(parameters=others)
+        return request.replace(parameters=others)
     if effort in BUDGETS and capabilities.reasoning_budget:
-        return request.but(parameters={**others, "reasoning_budget": BUDGETS[effort]})
+        return request.replace(parameters={**others, "reasoning_budget": BUDGETS[effort]})
     offers = f"it takes {_listed(taken)}" if taken else "it can't be told how much to think"
     raise UnsupportedFeature(
         f"reasoning_effort={effort!r}: this model does not take it; {offers}", parameter="reasoning_effort"

@@ -18,7 +18,7 @@ from modelport.runtime.threads import in_thread
 from modelport.secrets import Url
 from modelport.types.content import MAX_IMAGE_BYTES, Image, sniff_image
 from modelport.types.messages import ChatMessage
-from modelport.types.request import Limits, Request
+from modelport.types.request import Request, Timeouts
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -62,17 +62,17 @@ async def with_bytes(request: Request, *, allow_private: bool = False) -> Reques
                 url = part.url or ""
                 if url not in known:
                     place = f"messages[{i}]['content'][{j}]"
-                    known[url] = await _in_time(request.limits, url, place, allow_private)
+                    known[url] = await _in_time(request.timeouts, url, place, allow_private)
                 found = known[url]
                 part = Image(found.data, found.media_type, detail=part.detail)
             parts.append(part)
         changed = ChatMessage(**{name: getattr(message, name) for name in ChatMessage.__slots__})
         changed.content = tuple(parts)
         messages.append(changed)
-    return request.but(messages=tuple(messages))
+    return request.replace(messages=tuple(messages))
 
 
-async def _in_time(limits: Limits, url: str, place: str, allow_private: bool) -> Image:
+async def _in_time(limits: Timeouts, url: str, place: str, allow_private: bool) -> Image:
     """An image within what is left of the call's time."""
     if limits.deadline is None or limits.timeout is None:
         return await fetch_image(url, place, allow_private=allow_private)

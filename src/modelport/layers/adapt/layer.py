@@ -11,26 +11,26 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from modelport.errors import InvalidOutput, InvalidRequest, InvalidToolCall, UnsupportedFeature
-from modelport.layers.adapt.capabilities import fit, holds_image_urls
+from modelport.layers.adapt.capabilities import adapt_to_capabilities, holds_image_urls
 from modelport.layers.adapt.forced_tool import tool_as_text
 from modelport.layers.adapt.prompted_tools import prompted, read_calls
 from modelport.layers.adapt.single_call import first_call
-from modelport.layers.adapt.wrapping import unwrapped, wrapped
+from modelport.layers.adapt.wrapping import unwrap_object, wrap_in_object
 from modelport.layers.base import Deltas, Next
 from modelport.layers.retry import begun
-from modelport.schema.rules import Unfit, is_any_object, without_nulls
+from modelport.schema.rules import UnsupportedSchema, is_any_object, without_nulls
 from modelport.types.capabilities import Capabilities
 from modelport.types.messages import (
     ChatMessage,
     ChatMessageStreamDelta,
     MessageRole,
     TokenUsage,
-    fold,
+    accumulate,
     read_json,
 )
 from modelport.types.output_types import Choice, Grammar, JSONSchema, Lark, may_go_on, mismatch
 from modelport.types.request import Request
-from modelport.types.tools import Named, Tool, check_calls
+from modelport.types.tools import NamedToolChoice, Tool, check_calls
 
 #: How often an answer that does not have its form is sent back with the error, when nothing enforces the form.
 REASKS = 2
@@ -89,7 +89,7 @@ class Adapt:
             UnsupportedFeature: It can't be done, before anything is sent.
         """
         capabilities = self._model.capabilities
-        fitted = fit(request, capabilities)
+        fitted = adapt_to_capabilities(request, capabilities)
         if not capabilities.image_urls and holds_image_urls(request.messages):
             return self._fetched(request, next)
         has_tool_turns = not capabilities.tools and any(m.tool_calls or m.role == "tool" for m in request.messages)
@@ -101,7 +101,7 @@ class Adapt:
 
     async def _taught(self, deltas: Deltas, request: Request, known: Capabilities, next: Next) -> Deltas:
         """The answer; where the service refuses its form, and the model has learnt that, by another plan."""
-        request, answered = request.but(limits=begun(request.limits)), False
+        request, answered = request.replace(timeouts=begun(request.timeouts)), False
         try:
             async with aclosing(deltas):
                 async for delta in deltas:
@@ -119,7 +119,7 @@ class Adapt:
         """Goes on with the bytes of images that were given by URL, which this backend does not fetch."""
         from modelport.layers.adapt.fetch_images import with_bytes  # and asyncio, at the first call
 
-        request = request.but(limits=begun(request.limits))  # fetching is part of the call
+        request = request.replace(timeouts=begun(request.timeouts))  # fetching is part of the call
         whole = await with_bytes(request, allow_private=self._model.allow_private_urls)
         async with aclosing(self(whole, next)) as deltas:
             async for delta in deltas:
@@ -139,10 +139,10 @@ def plan_for(request: Request, capabilities: Capabilities) -> _Plan:
                 f"grammar and tool_choice={request.tool_choice!r} together: the answer would always be a tool call and "
                 "never have the grammar's form; give one of them"
             )
-        alone = plan_for(request.but(tools=()), capabilities)
+        alone = plan_for(request.replace(tools=()), capabilities)
         together = capabilities.grammar_with_tools and capabilities.tools
         if alone.enforcement != "validated" and not (together and alone.enforcement == "enforced"):
-            return replace(_plan_tools(request.but(grammar=None), capabilities), then=alone)
+            return replace(_plan_tools(request.replace(grammar=None), capabilities), then=alone)
     plan = _plan_tools(request, capabilities) if request.tools or not capabilities.tools else _Plan(request, request)
     return plan if grammar is None else _plan_grammar(plan, grammar, capabilities)
 
@@ -153,24 +153,24 @@ def _plan_tools(request: Request, capabilities: Capabilities) -> _Plan:
         says = ("tools were put into the prompt: the backend takes none by itself",) if request.tools else ()
         reads = bool(request.tools) and request.tool_choice != "none"
         # Instructions went into a system message, which the backend may not take.
-        sent = fit(rewritten, capabilities)
+        sent = adapt_to_capabilities(rewritten, capabilities)
         return _Plan(request, sent, reads_calls=reads, whole_is_call=forced, warnings=says)
     choice, tools = request.tool_choice, request.tools
     warnings: tuple[str, ...] = ()
     too_much = request.grammar is not None and not capabilities.grammar_with_tools
     if choice == "none" and (too_much or "none" not in capabilities.tool_choices):
-        return _Plan(request, request.but(tools=(), tool_choice="auto"))
-    if isinstance(choice, Named) and "named" not in capabilities.tool_choices:
+        return _Plan(request, request.replace(tools=(), tool_choice="auto"))
+    if isinstance(choice, NamedToolChoice) and "named" not in capabilities.tool_choices:
         tools, choice = tuple(tool for tool in tools if tool.name == choice.name), "required"
     if choice == "required" and "required" not in capabilities.tool_choices:
         choice, warnings = "auto", ("tool_choice was checked, not enforced: the backend knows only 'auto'",)
-    return _Plan(request, request.but(tools=tools, tool_choice=choice), warnings=warnings)
+    return _Plan(request, request.replace(tools=tools, tool_choice=choice), warnings=warnings)
 
 
 def _plan_grammar(plan: _Plan, grammar: Grammar, capabilities: Capabilities) -> _Plan:
     request, why = plan.request, ""
     is_object = isinstance(grammar, JSONSchema) and grammar.schema.get("type") == "object"
-    inside = wrapped(grammar) if isinstance(grammar, JSONSchema | Choice) and not is_object else None
+    inside = wrap_in_object(grammar) if isinstance(grammar, JSONSchema | Choice) and not is_object else None
     if type(grammar) in capabilities.grammars and not isinstance(grammar, JSONSchema):
         return replace(plan, enforcement="enforced")
     if JSONSchema in capabilities.grammars:
@@ -178,7 +178,7 @@ def _plan_grammar(plan: _Plan, grammar: Grammar, capabilities: Capabilities) -> 
             try:
                 if isinstance(form, JSONSchema):
                     return replace(_plan_schema(plan, form, capabilities), wraps=form is inside)
-            except Unfit as problem:
+            except UnsupportedSchema as problem:
                 why = why or f" ({problem})"
     if request.strict:
         raise UnsupportedFeature(
@@ -193,8 +193,8 @@ def _plan_grammar(plan: _Plan, grammar: Grammar, capabilities: Capabilities) -> 
     document = grammar if is_object else inside
     if isinstance(document, JSONSchema) and can_force:
         tool = Tool(document.name, "Give the answer through this tool.", document.schema)
-        choice = Named(tool.name) if "named" in capabilities.tool_choices else "required"
-        rewritten = request.but(grammar=None, tools=(tool,), tool_choice=choice, stop_sequences=())
+        choice = NamedToolChoice(tool.name) if "named" in capabilities.tool_choices else "required"
+        rewritten = request.replace(grammar=None, tools=(tool,), tool_choice=choice, stop_sequences=())
         says = ("stop sequences were left out: the answer comes through a tool",) if request.stop_sequences else ()
         return replace(
             plan, request=rewritten, enforcement="forced_tool", forced_tool=tool.name, wraps=not is_object,
@@ -203,7 +203,7 @@ def _plan_grammar(plan: _Plan, grammar: Grammar, capabilities: Capabilities) -> 
     may_call = bool(plan.asked.tools) and plan.asked.tool_choice != "none"
     how = "Call a tool, or answer with" if may_call else "Answer with"
     asked = ChatMessage(MessageRole.USER, f"{how} {grammar.describe()}")
-    rewritten = fit(request.but(grammar=None, messages=(*request.messages, asked)), capabilities)
+    rewritten = adapt_to_capabilities(request.replace(grammar=None, messages=(*request.messages, asked)), capabilities)
     return replace(plan, request=rewritten, enforcement="validated")
 
 
@@ -211,22 +211,24 @@ def _plan_schema(plan: _Plan, grammar: JSONSchema, capabilities: Capabilities) -
     """The schema in the backend's subset.
 
     Raises:
-        Unfit: It can't be said there.
+        UnsupportedSchema: It can't be said there.
     """
     rules = capabilities.schema_rules
     if rules is None:
-        return replace(plan, request=plan.request.but(grammar=grammar), enforcement="enforced")
-    fitted = rules.fit(grammar.schema)
+        return replace(plan, request=plan.request.replace(grammar=grammar), enforcement="enforced")
+    fitted = rules.rewrite(grammar.schema)
     if fitted.left_out and plan.asked.strict:
         raise UnsupportedFeature(
             f"strict=True: this backend does not enforce {', '.join(fitted.left_out)} of the schema; without strict: "
             f"{'; '.join(fitted.warnings)}"
         )
     warnings = (*plan.warnings, *fitted.warnings)
-    request = plan.request.but(grammar=replace(grammar, schema=fitted.schema))
+    request = plan.request.replace(grammar=replace(grammar, schema=fitted.schema))
     if rules.any_object and is_any_object(fitted.schema) and not _speak_of_json(request):
         # OpenAI refuses to give just any object unless the conversation asks for JSON by that name.
-        request = request.but(messages=(*request.messages, ChatMessage(MessageRole.USER, "Answer with a JSON object.")))
+        request = request.replace(
+            messages=(*request.messages, ChatMessage(MessageRole.USER, "Answer with a JSON object."))
+        )
         warnings = (*warnings, "'Answer with a JSON object.' was added to the messages: the service wants that said")
     return replace(plan, request=request, enforcement="enforced", warnings=warnings, nulls=rules.all_required)
 
@@ -240,8 +242,8 @@ async def _in_two(plan: _Plan, then: _Plan, next: Next) -> Deltas:
     held: list[ChatMessageStreamDelta] = []
     calls = False
     # One deadline for both.
-    limits = begun(plan.request.limits)
-    plan, then = (replace(each, request=each.request.but(limits=limits)) for each in (plan, then))
+    limits = begun(plan.request.timeouts)
+    plan, then = (replace(each, request=each.request.replace(timeouts=limits)) for each in (plan, then))
     async with aclosing(_formed(plan, next)) as deltas:
         async for delta in deltas:
             # What is said before a call may turn out to be a draft of the answer, which must have its form.
@@ -253,7 +255,7 @@ async def _in_two(plan: _Plan, then: _Plan, next: Next) -> Deltas:
                 held = []
     if calls:
         return
-    spent = fold(held).token_usage
+    spent = accumulate(held).token_usage
     says = (
         *plan.warnings,
         "the answer was asked for twice, with tools and then in its form: the backend takes one of both at a time",
@@ -270,7 +272,7 @@ async def _formed(plan: _Plan, next: Next, spent: TokenUsage | None = None) -> D
     held = plan.enforcement == "validated" and not request.stream
     reasks = REASKS if held else 0
     # One deadline for all re-asks together.
-    attempt = plan.request.but(limits=begun(plan.request.limits))
+    attempt = plan.request.replace(timeouts=begun(plan.request.timeouts))
     while True:
         seen: list[ChatMessageStreamDelta] = []
         deltas = next(attempt)
@@ -281,7 +283,7 @@ async def _formed(plan: _Plan, next: Next, spent: TokenUsage | None = None) -> D
         if plan.forced_tool:
             deltas = tool_as_text(deltas, plan.forced_tool)
         if plan.wraps:
-            deltas = unwrapped(deltas, isinstance(request.grammar, Choice))
+            deltas = unwrap_object(deltas, isinstance(request.grammar, Choice))
         closing = ChatMessageStreamDelta()
         async with aclosing(deltas):
             async for delta in deltas:
@@ -291,14 +293,14 @@ async def _formed(plan: _Plan, next: Next, spent: TokenUsage | None = None) -> D
                 elif not held:
                     yield delta
         spent = _added(spent, closing.token_usage)
-        message = fold(seen)
+        message = accumulate(seen)
         try:
             closing = _checked(plan, message, closing, seen)
         except InvalidOutput as error:
             if not reasks or error.partial is None or error.partial.finish_reason == "length":
                 raise
             reasks -= 1
-            attempt = attempt.but(
+            attempt = attempt.replace(
                 messages=(
                     *attempt.messages,
                     ChatMessage(MessageRole.ASSISTANT, message.text or " "),

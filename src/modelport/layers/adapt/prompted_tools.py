@@ -30,7 +30,7 @@ from modelport.types.messages import (
 )
 from modelport.types.output_types import JSONSchema
 from modelport.types.request import Request
-from modelport.types.tools import Named, Tool
+from modelport.types.tools import NamedToolChoice, Tool
 
 OPEN, CLOSE = "<tool_call>", "</tool_call>"
 
@@ -44,11 +44,11 @@ def prompted(request: Request, capabilities: Capabilities) -> tuple[Request, boo
     """
     messages = tuple(_as_text(message) for message in request.messages)
     tools = request.tools
-    if isinstance(request.tool_choice, Named):
+    if isinstance(request.tool_choice, NamedToolChoice):
         tools = tuple(tool for tool in tools if tool.name == request.tool_choice.name)
     parameters = {key: value for key, value in request.parameters.items() if key != "parallel_tool_calls"}
     if not tools or request.tool_choice == "none":
-        return request.but(messages=messages, tools=(), tool_choice="auto", parameters=parameters), False
+        return request.replace(messages=messages, tools=(), tool_choice="auto", parameters=parameters), False
     forced = request.tool_choice != "auto"
     many = bool(request.parameters.get("parallel_tool_calls"))
     messages = with_system_text(messages, _instructions(tools, forced, many))
@@ -58,7 +58,7 @@ def prompted(request: Request, capabilities: Capabilities) -> tuple[Request, boo
         holds = JSONSchema in capabilities.grammars and capabilities.schema_rules is None
         grammar = JSONSchema(call_schema(tools, many), name="tool_call") if holds else None
     return (
-        request.but(
+        request.replace(
             messages=messages, tools=(), tool_choice="auto", grammar=grammar, parameters=parameters,
             # Stop sequences are for text; a call's JSON may hold them.
             stop_sequences=() if forced else request.stop_sequences,

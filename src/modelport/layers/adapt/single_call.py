@@ -20,7 +20,7 @@ async def first_call(deltas: Deltas) -> Deltas:
                 continue
             kept = []
             for piece in delta.tool_calls:
-                place = piece.index if piece.index is not None else len(places)  # As `fold` counts them.
+                place = piece.index if piece.index is not None else len(places)  # As `accumulate` counts them.
                 if place not in places:
                     places.append(place)
                 if place == places[0]:

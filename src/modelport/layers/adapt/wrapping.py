@@ -19,7 +19,7 @@ _HEAD = re.compile(rf'\s*\{{\s*"{KEY}"\s*:\s*(?=\S)')
 _TAIL = string.whitespace + "}"
 
 
-def wrapped(form: JSONSchema | Choice) -> JSONSchema | None:
+def wrap_in_object(form: JSONSchema | Choice) -> JSONSchema | None:
     """The form as the property of an object; `None` where its schema refers to itself as a whole."""
     schema: dict[str, Any] = {"enum": list(form.options)} if isinstance(form, Choice) else dict(form.schema)
     if '"$ref": "#"' in json.dumps(schema):
@@ -68,7 +68,7 @@ class _Unwrapper:
         return rest
 
 
-async def unwrapped(deltas: Deltas, text: bool) -> Deltas:
+async def unwrap_object(deltas: Deltas, text: bool) -> Deltas:
     """The deltas with the text of the property alone; what is no such object passes as it is, at the end."""
     reader = _Unwrapper(text)
     async with aclosing(deltas):

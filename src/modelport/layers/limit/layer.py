@@ -43,7 +43,7 @@ _ASKING = 10.0
 class SharedWindow(Protocol):
     """A window that several processes keep together; see `RedisLimits`, which is one."""
 
-    when_gone: str
+    on_unavailable: str
 
     async def take(
         self, of: str, entry: str, window: float, requests: float | None, tokens: float | None, wanted: int
@@ -66,18 +66,18 @@ class _Entry:
         self.shared: str | None = None  # its name in the window that it shares with other processes
 
 
-class _Place:
+class _Slot:
     """One of those under way at once; free once all who hold it have let it go, or are no more."""
 
     def __init__(self, limit: Limit) -> None:
         self._limit, self._holders = limit, 1
 
-    def hold(self) -> bool:
+    def retain(self) -> bool:
         with self._limit._lock:
             self._holders += self._holders > 0
             return self._holders > 0
 
-    def let_go(self) -> None:
+    def release(self) -> None:
         with self._limit._lock:
             self._holders -= 1
             if not self._holders:
@@ -86,12 +86,12 @@ class _Place:
 
     async def read(self, deltas: Deltas) -> ChatMessageStreamDelta | None:
         """The next delta; whatever works for it can hold the place."""
-        token = slots.here.set(self)
+        token = slots.current.set(self)
         try:
             return await anext(deltas, None)
         finally:
             try:
-                slots.here.reset(token)
+                slots.current.reset(token)
             except ValueError:  # Nobody reads any more: this is the garbage collector, in a context of its own.
                 pass
 
@@ -183,7 +183,7 @@ class Limit:
         self._window: deque[_Entry] = deque()
         self._tokens = 0  # of the window; adding them up at each call would cost as much as the window is long
         self._queue: deque[_Waiter] = deque()
-        self._running: weakref.WeakSet[_Place] = weakref.WeakSet()  # A call that nobody closes is forgotten some time.
+        self._running: weakref.WeakSet[_Slot] = weakref.WeakSet()  # A call that nobody closes is forgotten some time.
         self._longest_answer = 0
         self._alone_until = float("-inf")
 
@@ -205,7 +205,7 @@ class Limit:
         entry, place = await self._enter(self._estimate(request))
         usage: TokenUsage | None = None
         try:
-            if request.limits.first_token_timeout is not None:
+            if request.timeouts.first_token_timeout is not None:
                 yield SENT
             deltas = next(request)
             async with aclosing(deltas):
@@ -233,7 +233,7 @@ class Limit:
         # One request larger than the limit by estimate still goes, alone in its window.
         return int(min(prompt + (asked or self._longest_answer or _FIRST_GUESS), limit))
 
-    async def _enter(self, tokens: int) -> tuple[_Entry, _Place | None]:
+    async def _enter(self, tokens: int) -> tuple[_Entry, _Slot | None]:
         entry = _Entry(tokens)
         waiter: _Waiter | None = None
         try:
@@ -247,7 +247,7 @@ class Limit:
                     # `None` is for "when another has left".
                     delay = None if full or shared or not first else self._delay(tokens)
                     if delay == 0:  # Under the same lock, or two threads could take the last place.
-                        return self._let_in(entry, waiter)
+                        return self._acquire(entry, waiter)
                     if not first and not full:  # Whose turn it is may have come up behind one whose loop stands still.
                         self._wake_first()
                     if waiter is None:
@@ -259,7 +259,7 @@ class Limit:
                     delay = await self._ask(entry)
                     with self._lock:
                         if delay == 0 and not self._full:  # unless one came in meanwhile, since asking took so long
-                            return self._let_in(entry, waiter)
+                            return self._acquire(entry, waiter)
                         waiter.due = self._clock() + self._until_next_look(delay or None)
                 await waiter.wait(self._until_next_look(delay or None))
         finally:
@@ -282,7 +282,7 @@ class Limit:
     def _full(self) -> bool:
         return self.max_concurrency is not None and len(self._running) >= self.max_concurrency
 
-    def _let_in(self, entry: _Entry, waiter: _Waiter | None) -> tuple[_Entry, _Place | None]:
+    def _acquire(self, entry: _Entry, waiter: _Waiter | None) -> tuple[_Entry, _Slot | None]:
         """Gives a request its place; under the lock."""
         if waiter is not None:
             self._queue.remove(waiter)
@@ -292,7 +292,7 @@ class Limit:
         self._tokens += entry.tokens
         place = None
         if self.max_concurrency is not None:
-            self._running.add(place := _Place(self))
+            self._running.add(place := _Slot(self))
         self._wake_first()
         return entry, place
 
@@ -304,7 +304,7 @@ class Limit:
             limits = self.requests_per_minute, self.tokens_per_minute
             wait = await self.shared.take(self.name, name, WINDOW, *limits, entry.tokens)
         except ModelError as error:
-            if self.shared.when_gone == "error" or isinstance(error, AuthenticationError | InvalidRequest):
+            if self.shared.on_unavailable == "error" or isinstance(error, AuthenticationError | InvalidRequest):
                 raise
             self._alone_until, entry.shared = self._clock() + _ALONE, None
             return 0.001  # and then by this process's own window
@@ -342,7 +342,7 @@ class Limit:
                 return max(entry.at + WINDOW - now, 0.001)
         return 0
 
-    def _leave(self, entry: _Entry, usage: TokenUsage | None, place: _Place | None) -> None:
+    def _leave(self, entry: _Entry, usage: TokenUsage | None, place: _Slot | None) -> None:
         with self._lock:
             if usage is not None and usage.total_tokens is not None:
                 if entry.counts:
@@ -350,7 +350,7 @@ class Limit:
                     entry.tokens = usage.total_tokens
                 self._longest_answer = max(self._longest_answer, usage.output_tokens or 0)
             if place is not None:
-                place.let_go()
+                place.release()
             if self.tokens_per_minute is not None:  # It may have cost less than was thought.
                 self._wake_first()
 

@@ -20,7 +20,7 @@ from modelport.local.grammar_matching import Follower, check_grammar
 from modelport.local.llamacpp.weights import resolve_weights
 from modelport.protocols.chat_completions.errors import error_from
 from modelport.protocols.chat_completions.output_format import llama_grammar
-from modelport.protocols.chat_completions.request import AnswerReader, body_from
+from modelport.protocols.chat_completions.request import ChatResponseReader, body_from
 from modelport.runtime.portal import CLOSE_TIMEOUT
 from modelport.runtime.threads import in_thread, iterate_in_thread
 from modelport.types.capabilities import Capabilities
@@ -122,7 +122,7 @@ class LlamaCppModel(EngineModel["_Engine"]):
         efforts = {"none"} if "enable_thinking" in props.get("chat_template", "") else set()
         efforts |= {"low", "medium", "high"} if template.get("supports_reasoning_effort") else set()
         seen = {name for name, key in (("image", "vision"), ("audio", "audio")) if props["modalities"].get(key)}
-        return self.declared_capabilities.but(
+        return self.declared_capabilities.replace(
             tools=bool(template.get("supports_tools")),
             system_role=bool(template.get("supports_system_role", True)),
             inputs={"text"} | seen,
@@ -142,7 +142,7 @@ class LlamaCppModel(EngineModel["_Engine"]):
     async def deltas(self, request: Request) -> AsyncGenerator[ChatMessageStreamDelta, None]:
         """Answers a request; see `Model.deltas`. Always streamed inside, so that any call can be cancelled."""
         engine = self._engine()
-        body = body_from(request.but(stream=True, stop_sequences=()), None, self.capabilities, "llama.cpp")
+        body = body_from(request.replace(stream=True, stop_sequences=()), None, self.capabilities, "llama.cpp")
         answering, follower, lark = False, None, ""
         if request.grammar is not None:
             check_grammar(lark := as_lark(request.grammar, old=True), "llamacpp")
@@ -156,7 +156,7 @@ class LlamaCppModel(EngineModel["_Engine"]):
         # Counts with every token, so that usage is known where the port cuts at a stop sequence; progress with every
         # batch of the prompt, so that a call can be cancelled before its first token.
         body |= {"timings_per_token": True, "return_progress": True}
-        reader = AnswerReader()
+        reader = ChatResponseReader()
         # Closed here, not left to the garbage collector: the engine's thread must have ended before the caller goes on.
         async with aclosing(iterate_in_thread(engine.chat(body), patience=CLOSE_TIMEOUT)) as events:
             async for event in events:
@@ -293,12 +293,12 @@ class _Engine:
         rendered: str = self.ask("/apply-template", asked).get("prompt", "")
         return opens_thought(rendered)
 
-    def leak(self) -> None:
+    def detach_after_fork(self) -> None:
         """Keeps the engine of the parent process from ever being destroyed in this one."""
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._server))
 
     def close(self) -> None:
         """Lets go of the engine; it is destroyed when the last request under way has ended."""
         if self.pid != os.getpid():
-            self.leak()
+            self.detach_after_fork()
         self._server = None

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 from modelport.errors import ModelError, RateLimited
 from modelport.local.mlx.prefixes import Prefixes
-from modelport.local.mlx.rows import Chosen, Row, failure, log_probabilities
+from modelport.local.mlx.rows import BatchRow, SampledToken, failure, log_probabilities
 from modelport.local.mlx.sampling import Processor, make_sampler
 from modelport.local.mlx.thread import start
 
 if TYPE_CHECKING:
-    from modelport.local.mlx.loading import Loaded
+    from modelport.local.mlx.loading import LoadedModel
 
 #: By so many tokens mlx-lm's caches grow at a time.
 CACHE_STEP = 256
@@ -40,23 +40,23 @@ class Batch:
 
     def __init__(
         self,
-        load: Callable[[], Loaded],
+        load: Callable[[], LoadedModel],
         parallel: int,
         queue: int,
         prefill_step_size: int | None,
         prefix_cache_bytes: int,
     ) -> None:
         #: The model, until the end.
-        self.loaded: Loaded | None = None
+        self.loaded: LoadedModel | None = None
         self.prefixes = Prefixes(prefix_cache_bytes)
         #: Requests that wait or run.
         self.busy = 0
         self._parallel, self._most = parallel, parallel + queue
         self._prefill_step_size: int = prefill_step_size or 0
-        self._commands: SimpleQueue[tuple[bool, Row] | None] = SimpleQueue()
+        self._commands: SimpleQueue[tuple[bool, BatchRow] | None] = SimpleQueue()
         self._lock = threading.Lock()
-        self._waiting: deque[Row] = deque()
-        self._rows: dict[int, Row] = {}
+        self._waiting: deque[BatchRow] = deque()
+        self._rows: dict[int, BatchRow] = {}
         self._generator: Any = None
         self._closed = False
         self._pid = os.getpid()
@@ -74,7 +74,7 @@ class Batch:
 
     # --- for callers, in any thread -----------------------------------------------------------------------------------
 
-    def add(self, row: Row) -> None:
+    def add(self, row: BatchRow) -> None:
         """Has a request computed.
 
         Raises:
@@ -92,7 +92,7 @@ class Batch:
             self.busy += 1
             self._commands.put((True, row))
 
-    def cancel(self, row: Row) -> None:
+    def cancel(self, row: BatchRow) -> None:
         """Takes a request out of the batch before its next token."""
         if row.under_way:
             self._commands.put((False, row))
@@ -117,7 +117,7 @@ class Batch:
 
     # --- in the thread ------------------------------------------------------------------------------------------------
 
-    def _work(self, load: list[Callable[[], Loaded]], ready: Future[None]) -> None:
+    def _work(self, load: list[Callable[[], LoadedModel]], ready: Future[None]) -> None:
         try:
             self.loaded = load.pop()()
             self._prefill_step_size = self._prefill_step_size or self.loaded.prefill_step_size
@@ -198,7 +198,7 @@ class Batch:
         if not self._rows:
             return
         self._hold_memory()
-        self.prefixes.fit(self._reserved())
+        self.prefixes.evict(self._reserved())
         generator = self._generator
         # Prompts share the step, so that eight of them hold the answers up no longer than one.
         beginning = sum(row.cached is not None for row in self._rows.values())
@@ -216,14 +216,14 @@ class Batch:
         """What the keys and values of the rows under way take."""
         return int(self._generator.prompt_cache_nbytes)
 
-    def _reserved(self, *more: Row) -> int:
+    def _reserved(self, *more: BatchRow) -> int:
         """What the rows under way, and more, take at most until the next step ends: all are as long as the longest."""
         assert self.loaded is not None
         rows = [*self._rows.values(), *more]
         longest = max((row.length for row in rows), default=0)
         return self.loaded.bytes_per_token * (longest + CACHE_STEP) * len(rows)
 
-    def _fits(self, row: Row) -> bool:
+    def _fits(self, row: BatchRow) -> bool:
         """Whether the memory holds one more row beside those under way; alone it may always try."""
         if not self._rows:
             return True
@@ -248,7 +248,7 @@ class Batch:
             self._leave(row)
             self.prefixes.clear()
 
-    def _enter(self, row: Row) -> None:
+    def _enter(self, row: BatchRow) -> None:
         """Puts a request into the batch, after what is known of its prompt."""
         assert self.loaded is not None
         tokens = row.job.prompt.tokens
@@ -276,14 +276,14 @@ class Batch:
         )
         self._rows[row.uid] = row
 
-    def _answer(self, row: Row, response: Any) -> None:
+    def _answer(self, row: BatchRow, response: Any) -> None:
         processor = row.processor
         if processor.error is not None:
             self._tell(row, failure(processor.error))
             self._leave(row)
             return
         finish = response.finish_reason or ("stop" if processor.complete else None)
-        chosen = Chosen(response.token, cached=row.cached, finish=finish)
+        chosen = SampledToken(response.token, cached=row.cached, finish=finish)
         row.cached = None
         if row.job.parameters.get("logprobs"):
             logits = processor.logits.popleft() if processor.needed else response.logprobs
@@ -297,13 +297,13 @@ class Batch:
         if row.under_way and (finish or not heard):
             self._leave(row)
 
-    def _tell(self, row: Row, item: Any) -> bool:
+    def _tell(self, row: BatchRow, item: Any) -> bool:
         try:
             return row.tell(item)
         except Exception:  # the caller's loop is theirs
             return False
 
-    def _leave(self, row: Row) -> None:
+    def _leave(self, row: BatchRow) -> None:
         """Takes a row out wherever it is, and keeps what was computed of it."""
         kept: dict[int, Any] = {}
         if row.uid in self._rows:
@@ -318,7 +318,7 @@ class Batch:
         if cache and tokens:
             self.prefixes.put(tokens, cache, self._reserved())
 
-    def _forget(self, row: Row) -> None:
+    def _forget(self, row: BatchRow) -> None:
         self._rows.pop(row.uid, None)
         row.under_way = False
         with self._lock:

@@ -35,7 +35,7 @@ _first_process: int | None = None
 
 
 @dataclass(frozen=True)
-class Loaded:
+class LoadedModel:
     """A model in memory.
 
     Args:
@@ -65,7 +65,7 @@ class Loaded:
     defaults: Mapping[str, Any]
 
 
-def load(settings: MLXModel, inherited: Loaded | None) -> Loaded:
+def load(settings: MLXModel, inherited: LoadedModel | None) -> LoadedModel:
     """Loads a model, in the thread that is to compute with it.
 
     Args:
@@ -96,7 +96,7 @@ def load(settings: MLXModel, inherited: Loaded | None) -> Loaded:
     return loaded
 
 
-def _after_fork(inherited: Loaded | None) -> Loaded:
+def _after_fork(inherited: LoadedModel | None) -> LoadedModel:
     """What the parent had loaded: MLX reads no file in a forked process, where its reading threads are not."""
     import mlx.core as mx
 
@@ -151,7 +151,7 @@ def _from_hub(repo: str, revision: str | None, progress: bool | None) -> Path:
         raise hub_failure(error, repo, "the model") from None  # the original's text or request may hold a token
 
 
-def _load(folder: Path, settings: MLXModel, arguments: dict[str, Any]) -> Loaded:
+def _load(folder: Path, settings: MLXModel, arguments: dict[str, Any]) -> LoadedModel:
     import mlx.core as mx
     import mlx_lm
     from mlx_lm.models.cache import KVCache, make_prompt_cache
@@ -182,7 +182,7 @@ def _load(folder: Path, settings: MLXModel, arguments: dict[str, Any]) -> Loaded
     mx.eval(logits)
     template = tokenizer.chat_template if isinstance(tokenizer.chat_template, str) else ""
     text = config.get("text_config", config)
-    return Loaded(
+    return LoadedModel(
         model=model,
         tokenizer=tokenizer,
         apply_template=wrapper.apply_chat_template,

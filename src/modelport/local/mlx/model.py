@@ -12,13 +12,13 @@ from typing import Any, ClassVar
 from modelport.errors import InvalidRequest, ModelError
 from modelport.inputs.messages import name_or_path
 from modelport.local.chat_template import CallFormat, Template
-from modelport.local.grammar_matching import Masks
+from modelport.local.grammar_matching import TokenMasks
 from modelport.local.mlx.batch import CLOSED, Batch
 from modelport.local.mlx.loading import load
-from modelport.local.mlx.rows import Chosen, Row
+from modelport.local.mlx.rows import BatchRow, SampledToken
 from modelport.local.mlx.sampling import logit_bias_from
 from modelport.local.text import token_text
-from modelport.local.token_model import Job, LocalModel, Prompt, Step
+from modelport.local.token_model import EngineRequest, LocalModel, Prompt, TokenBatch
 from modelport.runtime.portal import CLOSE_TIMEOUT
 from modelport.runtime.threads import in_thread
 from modelport.types.capabilities import Capabilities
@@ -68,7 +68,7 @@ class MLXModel(LocalModel["_Engine"]):
     """
 
     extra: ClassVar[str] = "mlx-lm"
-    declared_capabilities: ClassVar[Capabilities] = LocalModel.declared_capabilities.but(
+    declared_capabilities: ClassVar[Capabilities] = LocalModel.declared_capabilities.replace(
         extra_parameters=frozenset({"apply_chat_template_kwargs", "logit_bias", "logits_processors"})
     )
 
@@ -147,7 +147,7 @@ class _Engine:
             calls=loaded.calls and CallFormat(*loaded.calls),
         )
         self._vocab_size, self._defaults = loaded.vocab_size, loaded.defaults
-        self._masks = Masks(self.tokenizer, self._vocab_size, self.eos)
+        self._masks = TokenMasks(self.tokenizer, self._vocab_size, self.eos)
 
     @property
     def busy(self) -> int:
@@ -159,23 +159,23 @@ class _Engine:
         # Not through the tokenizer object, which changes its settings on the way and refuses a second thread meanwhile.
         return Prompt(self.tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).ids)
 
-    async def run(self, job: Job) -> AsyncGenerator[Step, None]:
+    async def run(self, job: EngineRequest) -> AsyncGenerator[TokenBatch, None]:
         """Computes an answer in the batch; see `TokenEngine`."""
         parameters = {**self._defaults, **job.parameters}
         bias = logit_bias_from(parameters, self._vocab_size)
         lark = job.lark
         matcher = None if lark is None else await in_thread(lambda: self._masks.matcher(lark))
         loop = asyncio.get_running_loop()
-        chosen: asyncio.Queue[Chosen | ModelError] = asyncio.Queue()
+        chosen: asyncio.Queue[SampledToken | ModelError] = asyncio.Queue()
 
-        def tell(item: Chosen | ModelError) -> bool:
+        def tell(item: SampledToken | ModelError) -> bool:
             try:
                 loop.call_soon_threadsafe(chosen.put_nowait, item)
             except RuntimeError:  # the loop has ended
                 return False
             return True
 
-        row = Row(replace(job, parameters=parameters), bias, matcher, tell)
+        row = BatchRow(replace(job, parameters=parameters), bias, matcher, tell)
         self.batch.add(row)
         try:
             while True:
@@ -188,7 +188,7 @@ class _Engine:
         finally:
             self.batch.cancel(row)
 
-    def _step(self, chosen: Chosen) -> Step:
+    def _step(self, chosen: SampledToken) -> TokenBatch:
         logprobs = None
         if chosen.logprob is not None:
             entry = {**token_text(self.tokenizer, chosen.token), "logprob": chosen.logprob}
@@ -196,9 +196,9 @@ class _Engine:
                 {**token_text(self.tokenizer, token), "logprob": value} for token, value in chosen.best or ()
             ]
             logprobs = [entry]
-        return Step([chosen.token], logprobs, chosen.cached, chosen.finish)
+        return TokenBatch([chosen.token], logprobs, chosen.cached, chosen.finish)
 
-    def leak(self) -> None:
+    def detach_after_fork(self) -> None:
         """Keeps the engine of the parent process from ever being destroyed in this one."""
         import ctypes
 

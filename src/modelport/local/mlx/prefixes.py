@@ -84,12 +84,12 @@ class Prefixes:
                 return
             if common == len(entry.tokens) and cuttable:
                 self._drop(entry)
-        self.fit(running + nbytes)
+        self.evict(running + nbytes)
         mx.eval([layer.state for layer in cache])  # or it would hold on to the whole batch that it was taken from
         self._entries.append(_Entry(held, cache, nbytes))
         self.nbytes += nbytes
 
-    def fit(self, running: int) -> None:
+    def evict(self, running: int) -> None:
         """Forgets the least recently used until the rest fits beside the rows under way."""
         while self._entries and self.nbytes + running > self.limit:
             self._drop(self._entries[0])

@@ -9,11 +9,11 @@ from typing import Any
 from modelport.errors import ModelError, ServerError
 from modelport.local.grammar_matching import Matcher
 from modelport.local.mlx.sampling import Processor
-from modelport.local.token_model import Job
+from modelport.local.token_model import EngineRequest
 
 
 @dataclass(slots=True)
-class Chosen:
+class SampledToken:
     """A token of an answer.
 
     Args:
@@ -31,20 +31,20 @@ class Chosen:
     finish: str | None = None
 
 
-class Row:
+class BatchRow:
     """One request, waiting or in the batch.
 
     Args:
         job: What to compute.
         bias: See `logit_bias_from`.
         matcher: Of its grammar.
-        tell: Takes each `Chosen`, or the error that ends the request; False where nobody listens any more.
+        tell: Takes each `SampledToken`, or the error that ends the request; False where nobody listens any more.
     """
 
     processor: Processor
 
     def __init__(
-        self, job: Job, bias: Mapping[int, float], matcher: Matcher | None, tell: Callable[[Any], bool]
+        self, job: EngineRequest, bias: Mapping[int, float], matcher: Matcher | None, tell: Callable[[Any], bool]
     ) -> None:
         self.job, self.bias, self.matcher, self.tell = job, bias, matcher, tell
         #: Whether it waits, or is in the batch.

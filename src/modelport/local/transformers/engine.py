@@ -12,13 +12,13 @@ from collections.abc import AsyncGenerator, Callable
 import torch
 
 from modelport.errors import ModelError, RateLimited, ServerError
-from modelport.local.grammar_matching import Masks
-from modelport.local.token_model import Job, Prompt, Step
+from modelport.local.grammar_matching import TokenMasks
+from modelport.local.token_model import EngineRequest, Prompt, TokenBatch
 from modelport.local.transformers.images import prompt_with_images
-from modelport.local.transformers.loading import Loaded
-from modelport.local.transformers.packing import Forward, Piece
+from modelport.local.transformers.loading import LoadedModel
+from modelport.local.transformers.packing import Forward, PrefillChunk
 from modelport.local.transformers.prefixes import Prefixes
-from modelport.local.transformers.rows import Row
+from modelport.local.transformers.rows import BatchRow
 from modelport.local.transformers.sampling import Sampler
 from modelport.types.content import Image
 
@@ -37,18 +37,20 @@ class TransformersEngine:
         prefix_cache_bytes: See `Prefixes.limit`.
     """
 
-    def __init__(self, loaded: Loaded, forward: Forward, *, parallel: int, queue: int, prefix_cache_bytes: int) -> None:
+    def __init__(
+        self, loaded: LoadedModel, forward: Forward, *, parallel: int, queue: int, prefix_cache_bytes: int
+    ) -> None:
         self.pid = os.getpid()
         self.tokenizer, self.template = loaded.tokenizer, loaded.template
         self.context_length, self.eos = loaded.context_length, loaded.eos
         self.sees = loaded.processor is not None
         self._loaded = loaded
         self.forward = forward
-        self._masks = Masks(loaded.tokenizer, loaded.vocab_size, loaded.eos)
+        self._masks = TokenMasks(loaded.tokenizer, loaded.vocab_size, loaded.eos)
         self._parallel, self._queue = parallel, queue
         self.prefixes = Prefixes(prefix_cache_bytes)
-        self._rows: list[Row] = []
-        self._waiting: deque[Row] = deque()
+        self._rows: list[BatchRow] = []
+        self._waiting: deque[BatchRow] = deque()
         self._wake = threading.Condition()
         self._closing = False
         # The thread must not keep alive an engine that everyone has forgotten.
@@ -68,12 +70,12 @@ class TransformersEngine:
         # The tokenizer itself, not the library's wrapper, which threads may not share.
         return Prompt(self.tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).ids)
 
-    async def run(self, job: Job) -> AsyncGenerator[Step, None]:
+    async def run(self, job: EngineRequest) -> AsyncGenerator[TokenBatch, None]:
         """See `TokenEngine.run`."""
         loop = asyncio.get_running_loop()
-        told: asyncio.Queue[Step | BaseException] = asyncio.Queue()
+        told: asyncio.Queue[TokenBatch | BaseException] = asyncio.Queue()
 
-        def tell(item: Step | BaseException) -> None:
+        def tell(item: TokenBatch | BaseException) -> None:
             try:
                 loop.call_soon_threadsafe(told.put_nowait, item)
             except RuntimeError:  # The loop has ended, and who waited on it.
@@ -82,7 +84,7 @@ class TransformersEngine:
         eos = [] if job.parameters.get("ignore_eos") else self._ends(job)
         sampler = Sampler(job.parameters, self._loaded.defaults, len(job.prompt.tokens), self.eos, self._loaded.device)
         matcher = self._masks.matcher(job.lark) if job.lark is not None else None
-        row = Row(job, sampler, matcher, self.tokenizer, eos, tell)
+        row = BatchRow(job, sampler, matcher, self.tokenizer, eos, tell)
         self._submit(row)
         try:
             while True:
@@ -95,11 +97,11 @@ class TransformersEngine:
         finally:
             row.abandoned = True
 
-    def _ends(self, job: Job) -> list[int]:
+    def _ends(self, job: EngineRequest) -> list[int]:
         given = job.parameters.get("eos_token_id")
         return self.eos if given is None else [given] if isinstance(given, int) else list(given)
 
-    def _submit(self, row: Row) -> None:
+    def _submit(self, row: BatchRow) -> None:
         with self._wake:
             if self._closing:
                 raise ModelError("this model has been closed; make a new one")
@@ -116,7 +118,7 @@ class TransformersEngine:
         if threading.current_thread() is not self._thread:
             self._thread.join(10.0)
 
-    def leak(self) -> None:
+    def detach_after_fork(self) -> None:
         """Nothing is destroyed with an engine of the parent's but memory of its own."""
 
     # --- on the engine's thread ---------------------------------------------------------------------------------------
@@ -160,14 +162,14 @@ class TransformersEngine:
             with self._wake:
                 self._waiting.popleft()
 
-    def _fits(self, row: Row) -> bool:
+    def _fits(self, row: BatchRow) -> bool:
         """Whether the limit of memory holds one more prompt, as large as the rows under way are."""
         running = sum(other.cache.nbytes for other in self._rows)
         computed = sum(other.cache.length for other in self._rows)
         per_token = running / computed if computed else 0.0
         return not self.prefixes.limit or running + per_token * len(row.tokens) <= self.prefixes.limit
 
-    def _begin(self, row: Row) -> None:
+    def _begin(self, row: BatchRow) -> None:
         running = [(other.keys(), other.cache) for other in self._rows]
         known = self.prefixes.take(row.keys(), running, row.images)
         if known is not None:
@@ -175,7 +177,7 @@ class TransformersEngine:
         else:
             row.started_from(self.forward.cache(len(row.tokens) + 64), 0)
 
-    def _leave(self, row: Row, keep: bool = True) -> None:
+    def _leave(self, row: BatchRow, keep: bool = True) -> None:
         self._rows.remove(row)
         if keep:
             self.prefixes.keep(row.keys(), row.cache, sum(other.cache.nbytes for other in self._rows))
@@ -189,10 +191,10 @@ class TransformersEngine:
                 piece = row.piece(budget)
                 budget -= len(piece.tokens)
                 pieces.append((row, piece))
-        self.prefixes.fit(sum(row.cache.nbytes for row in self._rows))
+        self.prefixes.evict(sum(row.cache.nbytes for row in self._rows))
         self._compute(pieces)
 
-    def _compute(self, pieces: list[tuple[Row, Piece]]) -> None:
+    def _compute(self, pieces: list[tuple[BatchRow, PrefillChunk]]) -> None:
         try:
             logits = self.forward.run([piece for _, piece in pieces])
         except Exception as error:
@@ -210,7 +212,7 @@ class TransformersEngine:
             if ended:
                 self._leave(row)
 
-    def _recover(self, pieces: list[tuple[Row, Piece]], error: Exception) -> None:
+    def _recover(self, pieces: list[tuple[BatchRow, PrefillChunk]], error: Exception) -> None:
         """After a pass that failed: for want of memory, or by one row. Each row once more, alone."""
         self.prefixes.clear()
         if len(pieces) > 1:

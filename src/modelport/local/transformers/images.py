@@ -12,12 +12,12 @@ from modelport.local.token_model import Prompt
 from modelport.types.content import Image
 
 if TYPE_CHECKING:
-    from modelport.local.transformers.loading import Loaded
+    from modelport.local.transformers.loading import LoadedModel
 
 _lock = threading.Lock()  # processors keep state
 
 
-def prompt_with_images(loaded: Loaded, text: str, images: list[Image]) -> Prompt:
+def prompt_with_images(loaded: LoadedModel, text: str, images: list[Image]) -> Prompt:
     """The prompt of a conversation with images.
 
     Its `inputs` hold what the processor made, and for the engine `keys` (a number for each token, where an image's
@@ -58,7 +58,7 @@ def _opened(image: Image) -> Any:
         raise InvalidRequest(f"an image can't be read: {error}") from None
 
 
-def _image_tokens(loaded: Loaded) -> set[int]:
+def _image_tokens(loaded: LoadedModel) -> set[int]:
     """The ids that stand for images in a prompt."""
     config = loaded.model.config
     names = ("image_token_id", "image_token_index", "boi_token_id", "vision_start_token_id")

@@ -15,7 +15,7 @@ from modelport.local.chat_template import Template
 
 
 @dataclass
-class Loaded:
+class LoadedModel:
     """A model, ready to compute.
 
     Args:
@@ -60,7 +60,7 @@ def load(
     template_settings: Mapping[str, Any] | None = None,
     progress: bool = False,
     model_kwargs: Mapping[str, Any] | None = None,
-) -> Loaded:
+) -> LoadedModel:
     """Loads a model, or takes one that is loaded; the arguments are `TransformersModel`'s.
 
     Raises:
@@ -95,7 +95,7 @@ def load(
         )
     if isinstance(template, dict):  # several by name
         template = template.get("default") or next(iter(template.values()))
-    return Loaded(
+    return LoadedModel(
         model, tokenizer, processor,
         Template(renderer.apply_chat_template, template, template_settings, parts=processor is not None),
         _context_length(model, tokenizer, context_length),

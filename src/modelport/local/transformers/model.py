@@ -75,7 +75,7 @@ class TransformersModel(LocalModel["TransformersEngine"]):
         The capital of France is Paris.
     """
 
-    declared_capabilities: ClassVar[Capabilities] = LocalModel.declared_capabilities.but(
+    declared_capabilities: ClassVar[Capabilities] = LocalModel.declared_capabilities.replace(
         extra_parameters=GENERATION | {"apply_chat_template_kwargs"}
     )
     extra: ClassVar[str] = "transformers"
@@ -179,4 +179,4 @@ class TransformersModel(LocalModel["TransformersEngine"]):
 
     def _declare(self) -> Capabilities:
         sees = self._engine().sees
-        return super()._declare().but(inputs={"text", "image"} if sees else {"text"})
+        return super()._declare().replace(inputs={"text", "image"} if sees else {"text"})

@@ -22,7 +22,7 @@ _here = threading.local()
 
 
 @dataclass
-class Piece:
+class PrefillChunk:
     """The new tokens of one row.
 
     Args:
@@ -46,7 +46,7 @@ class Forward(Protocol):
         """An empty cache, with room for so many tokens."""
         ...
 
-    def run(self, pieces: Sequence[Piece]) -> torch.Tensor:
+    def run(self, pieces: Sequence[PrefillChunk]) -> torch.Tensor:
         """Computes the pieces.
 
         Returns:
@@ -68,7 +68,7 @@ class Packed:
         """See `Forward.cache`."""
         return PackedCache(room)
 
-    def run(self, pieces: Sequence[Piece]) -> torch.Tensor:
+    def run(self, pieces: Sequence[PrefillChunk]) -> torch.Tensor:
         """See `Forward.run`."""
         tokens = [token for piece in pieces for token in piece.tokens]
         positions = [p.cache.length + i for p in pieces for i in range(len(p.tokens))]
@@ -107,7 +107,7 @@ class Serial:
 
         return OwnCache(DynamicCache(config=self._model.config.get_text_config()))
 
-    def run(self, pieces: Sequence[Piece]) -> torch.Tensor:
+    def run(self, pieces: Sequence[PrefillChunk]) -> torch.Tensor:
         """See `Forward.run`."""
         logits = []
         for piece in pieces:
@@ -252,9 +252,9 @@ def _packed_logits(packed: Packed, trial: list[list[int]]) -> list[torch.Tensor]
     """The rows in pieces, as they would come: two prompts in parts, then single tokens beside each other."""
     long, short = trial
     a, b = packed.cache(0), packed.cache(0)
-    packed.run([Piece(a, long[:9])])
-    packed.run([Piece(b, short[:-1]), Piece(a, long[9:-1])])
-    logits = packed.run([Piece(a, long[-1:]), Piece(b, short[-1:])])
+    packed.run([PrefillChunk(a, long[:9])])
+    packed.run([PrefillChunk(b, short[:-1]), PrefillChunk(a, long[9:-1])])
+    logits = packed.run([PrefillChunk(a, long[-1:]), PrefillChunk(b, short[-1:])])
     return [logits[0], logits[1]]
 
 

@@ -14,7 +14,7 @@ Keys = np.ndarray[Any, np.dtype[np.int64]]
 
 
 @dataclass(eq=False)
-class Kept:
+class CachedPrefix:
     """The cache of a sequence that is not being worked on.
 
     Args:
@@ -35,7 +35,7 @@ class Prefixes:
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
-        self._kept: list[Kept] = []  # the least recently used first
+        self._kept: list[CachedPrefix] = []  # the least recently used first
 
     @property
     def nbytes(self) -> int:
@@ -55,8 +55,8 @@ class Prefixes:
         """
         if not self.limit:
             return None
-        best: tuple[int, Kept | None, Cache] | None = None
-        sources: list[tuple[Keys, Kept | None, Cache]] = [(kept.keys, kept, kept.cache) for kept in self._kept]
+        best: tuple[int, CachedPrefix | None, Cache] | None = None
+        sources: list[tuple[Keys, CachedPrefix | None, Cache]] = [(kept.keys, kept, kept.cache) for kept in self._kept]
         sources += [(row_keys, None, cache) for row_keys, cache in running]
         for known, kept, cache in sources:
             common = _allowed(min(_common(known[: cache.length], keys), len(keys) - 1), cuts)
@@ -87,10 +87,10 @@ class Prefixes:
         if any(_common(kept.keys, keys) == len(keys) for kept in self._kept):
             return
         self._kept = [kept for kept in self._kept if _common(kept.keys, keys) < len(kept.keys)]
-        self._kept.append(Kept(keys, cache))
-        self.fit(running)
+        self._kept.append(CachedPrefix(keys, cache))
+        self.evict(running)
 
-    def fit(self, running: int) -> None:
+    def evict(self, running: int) -> None:
         """Forgets the least recently used until all fits the limit beside the rows under way."""
         sizes = [kept.cache.nbytes for kept in self._kept]
         total = sum(sizes) + running

@@ -10,9 +10,9 @@ import torch
 
 from modelport.local.grammar_matching import Matcher
 from modelport.local.text import token_text
-from modelport.local.token_model import Job, Step
+from modelport.local.token_model import EngineRequest, TokenBatch
 from modelport.local.transformers.caches import Cache
-from modelport.local.transformers.packing import Piece
+from modelport.local.transformers.packing import PrefillChunk
 from modelport.local.transformers.prefixes import Keys
 from modelport.local.transformers.sampling import Sampler, likeliest, logprobs_of
 
@@ -20,7 +20,7 @@ from modelport.local.transformers.sampling import Sampler, likeliest, logprobs_o
 AT_ONCE = 4
 
 
-class Row:
+class BatchRow:
     """One answer: its tokens, how many of them are computed, and who is told.
 
     Args:
@@ -29,7 +29,7 @@ class Row:
         matcher: Of its grammar.
         tokenizer: Names tokens in log probabilities.
         eos: The tokens that end it.
-        tell: Takes each `Step`, or the error that ended it; called from the engine's thread.
+        tell: Takes each `TokenBatch`, or the error that ended it; called from the engine's thread.
     """
 
     cache: Cache
@@ -37,12 +37,12 @@ class Row:
 
     def __init__(
         self,
-        job: Job,
+        job: EngineRequest,
         sampler: Sampler,
         matcher: Matcher | None,
         tokenizer: Any,
         eos: list[int],
-        tell: Callable[[Step | BaseException], None],
+        tell: Callable[[TokenBatch | BaseException], None],
     ) -> None:
         self.sampler, self.matcher, self._tell = sampler, matcher, tell
         self._tokenizer, self._eos = tokenizer, eos
@@ -56,10 +56,10 @@ class Row:
         self.images: tuple[int, ...] = tuple(self._inputs.pop("span", ()))
         self.abandoned = False
         self._most = AT_ONCE if job.whole else 1
-        self._untold: list[Step] = []
+        self._untold: list[TokenBatch] = []
 
     def keys(self) -> Keys:
-        """A number for each token so far; see `Kept.keys`."""
+        """A number for each token so far; see `CachedPrefix.keys`."""
         return np.concatenate([self._keys, np.array(self.tokens[self._prompt :], dtype=np.int64)])
 
     def started_from(self, cache: Cache, cached: int) -> None:
@@ -76,7 +76,7 @@ class Row:
         """Whether the prompt is not computed yet."""
         return self.cache.length < self._prompt
 
-    def piece(self, most: int) -> Piece:
+    def piece(self, most: int) -> PrefillChunk:
         """The next tokens to compute: at most so many, but images whole."""
         start = self.cache.length
         stop = start + min(self.left, most)
@@ -89,7 +89,7 @@ class Row:
                 inputs[name] = _padded(value, stop)[:, start:stop]
             elif with_images:
                 inputs[name] = value
-        return Piece(self.cache, self.tokens[start:stop], inputs)
+        return PrefillChunk(self.cache, self.tokens[start:stop], inputs)
 
     def advance(self, logits: torch.Tensor, greedy: int) -> bool:
         """Takes the logits behind its last token: chooses the next, and tells.
@@ -122,7 +122,7 @@ class Row:
         if finish is None and len(self.tokens) >= self._end:
             finish = "length"
         cached = self.cached if len(self.tokens) - len(new) == self._prompt else None
-        self._untold.append(Step(new, logprobs, cached, finish))
+        self._untold.append(TokenBatch(new, logprobs, cached, finish))
         if finish is not None or len(self._untold) >= self._most:
             self._tell_all()
         return finish is not None

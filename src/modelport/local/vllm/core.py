@@ -188,7 +188,7 @@ class Core:
             await self.loop.shutdown_asyncgens()
             self.loop.stop()
 
-    def leak(self) -> None:
+    def detach_after_fork(self) -> None:
         """Keeps the parent's engine from being shut down by this process, a fork: its processes are the parent's."""
         if self._leaked:
             return
@@ -203,7 +203,7 @@ class Core:
 
 
 def shared_core(key: str, make: Callable[[], Core]) -> Core:
-    """The engine that models of these settings share, made by the first; `let_go` gives it back."""
+    """The engine that models of these settings share, made by the first; `release_core` gives it back."""
     with _sharing:
         core = _cores.get(key)
         if core is None or core.pid != os.getpid():
@@ -212,7 +212,7 @@ def shared_core(key: str, make: Callable[[], Core]) -> Core:
         return core
 
 
-def let_go(core: Core) -> None:
+def release_core(core: Core) -> None:
     """Gives an engine back; the last one to do so ends it."""
     with _sharing:
         core.users -= 1

@@ -14,8 +14,8 @@ from modelport.errors import InvalidRequest, ModelError, ServerError
 from modelport.inputs.messages import name_or_path
 from modelport.local.chat_template import Template
 from modelport.local.text import token_text
-from modelport.local.token_model import Job, LocalModel, Prompt, Step
-from modelport.local.vllm.core import Core, let_go, shared_core
+from modelport.local.token_model import EngineRequest, LocalModel, Prompt, TokenBatch
+from modelport.local.vllm.core import Core, release_core, shared_core
 from modelport.local.vllm.loading import engine_args, import_vllm, load_tokenizer, make_core, shown
 from modelport.types.capabilities import Capabilities
 from modelport.types.content import Image
@@ -107,7 +107,7 @@ class VLLMModel(LocalModel["_Engine"]):
     def _declare(self) -> Capabilities:
         names = self._engine().parameters
         extra = self.declared_capabilities.extra_parameters or frozenset()
-        return super()._declare().but(extra_parameters=extra | names)
+        return super()._declare().replace(extra_parameters=extra | names)
 
 
 class _Engine:
@@ -154,7 +154,7 @@ class _Engine:
         """The prompt for a rendered conversation."""
         return Prompt(self.tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).ids)
 
-    async def run(self, job: Job) -> AsyncGenerator[Step, None]:
+    async def run(self, job: EngineRequest) -> AsyncGenerator[TokenBatch, None]:
         """Computes an answer; closing the generator stops it within a token."""
         params = self._sampling(job)
         cached: int | None = 0
@@ -163,7 +163,7 @@ class _Engine:
                 answer = output.outputs[0]
                 if answer.finish_reason not in (None, *_FINISH):
                     raise ServerError(f"vLLM ended the answer with {answer.finish_reason!r}")
-                yield Step(
+                yield TokenBatch(
                     list(answer.token_ids),
                     self._logprobs(answer, job.parameters.get("top_logprobs") or 0) if answer.logprobs else None,
                     output.num_cached_tokens if cached is not None else None,
@@ -171,7 +171,7 @@ class _Engine:
                 )
                 cached = None
 
-    def _sampling(self, job: Job) -> Any:
+    def _sampling(self, job: EngineRequest) -> Any:
         import msgspec
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
@@ -205,17 +205,17 @@ class _Engine:
             found.append({**entry(token, known[token].logprob), "top_logprobs": alternatives})
         return found
 
-    def leak(self) -> None:
+    def detach_after_fork(self) -> None:
         """Keeps the engine of the parent process from ever being destroyed in this one."""
         self._give_back.detach()
-        self.core.leak()
+        self.core.detach_after_fork()
 
     def close(self) -> None:
         """Gives the engine back; requests under way end with an error where nobody else uses it."""
         if self._give_back.detach() is not None and self.pid == os.getpid():
-            let_go(self.core)
+            release_core(self.core)
 
 
 def _give_back_later(core: Core) -> None:
     # The garbage collector may run anywhere, on the engine's own loop too.
-    threading.Thread(target=let_go, args=(core,), name="modelport-close", daemon=True).start()
+    threading.Thread(target=release_core, args=(core,), name="modelport-close", daemon=True).start()

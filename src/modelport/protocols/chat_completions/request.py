@@ -22,7 +22,7 @@ from modelport.types.messages import (
     TokenUsage,
 )
 from modelport.types.request import Request
-from modelport.types.tools import Named, Tool
+from modelport.types.tools import NamedToolChoice, Tool
 
 # --- requests ---------------------------------------------------------------------------------------------------------
 
@@ -46,7 +46,7 @@ def body_from(
     if request.tools:
         body["tools"] = [_tool(tool, dialect) for tool in request.tools]
         choice = request.tool_choice
-        if isinstance(choice, Named):
+        if isinstance(choice, NamedToolChoice):
             body["tool_choice"] = {"type": "function", "function": {"name": choice.name}}
         elif choice != "auto":  # which is every service's default, and refused by some
             body["tool_choice"] = choice
@@ -93,7 +93,7 @@ _FINISH = {
 }  # fmt: skip
 
 
-class AnswerReader:
+class ChatResponseReader:
     """Reads one answer, whole or in chunks, into deltas.
 
     Args:

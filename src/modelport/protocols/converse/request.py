@@ -15,13 +15,13 @@ from modelport.protocols.converse.fields import PLACES, fields_from, guarded, pl
 from modelport.types.capabilities import Capabilities
 from modelport.types.messages import ChatMessage
 from modelport.types.request import Request
-from modelport.types.tools import Named, Tool
+from modelport.types.tools import NamedToolChoice, Tool
 
 MAX_IMAGES, MAX_DOCUMENTS = 20, 5
 
 
 @dataclass(frozen=True)
-class Call:
+class ConverseCall:
     """What is sent, and what was honoured another way.
 
     Args:
@@ -35,7 +35,7 @@ class Call:
     warnings: tuple[str, ...] = ()
 
 
-def call_from(request: Request, model_id: str | None, capabilities: Capabilities) -> Call:
+def call_from(request: Request, model_id: str | None, capabilities: Capabilities) -> ConverseCall:
     """The arguments of the client's call.
 
     Args:
@@ -73,7 +73,7 @@ def call_from(request: Request, model_id: str | None, capabilities: Capabilities
         )
     arguments |= guarded(given, request.stream)
     place_cache_points(arguments, points)
-    return Call(arguments, may_call, tuple(warnings))
+    return ConverseCall(arguments, may_call, tuple(warnings))
 
 
 # --- messages ---------------------------------------------------------------------------------------------------------
@@ -184,7 +184,7 @@ def _tool_config(
     config = {**(given or {}), "tools": tools}
     if request.tool_choice == "required":
         config["toolChoice"] = {"any": {}}
-    elif isinstance(request.tool_choice, Named):
+    elif isinstance(request.tool_choice, NamedToolChoice):
         config["toolChoice"] = {"tool": {"name": request.tool_choice.name}}
     elif not may_call:
         config.pop("toolChoice", None)

@@ -12,7 +12,7 @@ from typing import Any
 
 from modelport.errors import InvalidToolCall, MalformedResponse
 from modelport.protocols.chat_completions.request import count_from
-from modelport.protocols.converse.request import Call
+from modelport.protocols.converse.request import ConverseCall
 from modelport.types.messages import (
     ChatMessageStreamDelta,
     ChatMessageToolCallFunction,
@@ -27,14 +27,14 @@ _FINISH = {
 }  # fmt: skip
 
 
-class AnswerReader:
+class ConverseResponseReader:
     """Reads one answer, whole or event by event, into deltas.
 
     Args:
         call: What was asked.
     """
 
-    def __init__(self, call: Call) -> None:
+    def __init__(self, call: ConverseCall) -> None:
         self._call = call
         self._closing = ChatMessageStreamDelta()
         self._raw: dict[str, Any] = {}

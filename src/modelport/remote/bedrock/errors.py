@@ -102,28 +102,28 @@ def translated(error: Exception) -> ModelError | None:
         boto.UnknownCredentialError, boto.MetadataRetrievalError, boto.RefreshWithMFAUnsupportedError,
     )  # fmt: skip
     if isinstance(error, credentials) or type(error).__name__.startswith("Login"):
-        return AuthenticationError(f"The AWS credentials can't be used: {_line(error)}. {NO_CREDENTIALS}")
+        return AuthenticationError(f"The AWS credentials can't be used: {_connection(error)}. {NO_CREDENTIALS}")
     if isinstance(error, boto.NoRegionError):
         return InvalidRequest(_NO_REGION)
     if isinstance(error, boto.ParamValidationError):
-        return InvalidRequest(f"The Converse API has no such request: {_line(error, 600)}.")
+        return InvalidRequest(f"The Converse API has no such request: {_connection(error, 600)}.")
     if isinstance(error, boto.SSLError):
-        return ConnectionFailed(f"The service's certificate was not accepted: {_line(error)}.", retryable=False)
+        return ConnectionFailed(f"The service's certificate was not accepted: {_connection(error)}.", retryable=False)
     if isinstance(error, boto.ReadTimeoutError | http.ReadTimeoutError):
         return ConnectionFailed("The service did not answer within the client's time-out.")
     if isinstance(error, boto.EndpointConnectionError | boto.ConnectTimeoutError | boto.ProxyConnectionError):
-        return ConnectionFailed(f"{_line(error)}. Is the region right?")
+        return ConnectionFailed(f"{_connection(error)}. Is the region right?")
     if isinstance(error, boto.HTTPClientError):
         return _broken(error.kwargs.get("error"))
     if isinstance(error, http.HTTPError):
         return _broken(error)
     if isinstance(error, botocore.eventstream.ParserError):
-        return MalformedResponse(f"The service's event stream is damaged: {_line(error)}.")
+        return MalformedResponse(f"The service's event stream is damaged: {_connection(error)}.")
     unread = isinstance(error, botocore.parsers.ResponseParserError | boto.IncompleteReadError | UnicodeDecodeError)
     if unread or (_of_parsing(error) and not isinstance(error, boto.BotoCoreError)):
-        return MalformedResponse(f"The service's answer can't be read: {_line(error)}.")
+        return MalformedResponse(f"The service's answer can't be read: {_connection(error)}.")
     if isinstance(error, boto.BotoCoreError):
-        return InvalidRequest(f"boto3 can't make this call: {_line(error)}.")
+        return InvalidRequest(f"boto3 can't make this call: {_connection(error)}.")
     return None
 
 
@@ -148,5 +148,5 @@ def _of_parsing(error: BaseException) -> bool:
     return at is not None and str(at.tb_frame.f_globals.get("__name__")).startswith(("botocore.", "json"))
 
 
-def _line(error: Exception, most: int = 300) -> str:
+def _connection(error: Exception, most: int = 300) -> str:
     return " ".join(str(error).split())[:most].rstrip(".")

@@ -11,7 +11,7 @@ from modelport.inputs.messages import check_kind
 from modelport.layers.retry import RetryPolicy
 from modelport.model import Model
 from modelport.protocols.converse.request import call_from
-from modelport.protocols.converse.response import AnswerReader
+from modelport.protocols.converse.response import ConverseResponseReader
 from modelport.remote.bedrock.client import attempts_of, check_client, make_client
 from modelport.remote.bedrock.transport import Boto
 from modelport.remote.http.wire import without_secrets
@@ -151,7 +151,7 @@ class AmazonBedrockServerModel(Model):
         self.region_name = region_name
         self.profile_name = profile_name
         self.api_base = api_base
-        self.api_key = None if api_key is None else Secret.of(api_key, "AWS_BEARER_TOKEN_BEDROCK")
+        self.api_key = None if api_key is None else Secret.from_value(api_key, "AWS_BEARER_TOKEN_BEDROCK")
         self._boto = self._make_boto()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -176,7 +176,7 @@ class AmazonBedrockServerModel(Model):
     async def deltas(self, request: Request) -> AsyncGenerator[ChatMessageStreamDelta, None]:
         """Answers a request; see `Model.deltas`."""
         call = call_from(request, self.model_id, self.capabilities)
-        reader = AnswerReader(call)
+        reader = ConverseResponseReader(call)
         try:
             if not request.stream:
                 yield reader.whole(await self._boto.call("converse", call.arguments))
@@ -224,7 +224,7 @@ def _with_secrets(client_kwargs: Mapping[str, Any] | None) -> dict[str, Any] | N
         if isinstance(value, Mapping):
             result[name] = Secret(env=value.get("env"))
         elif value is not None:
-            result[name] = Secret.of(value, env)
+            result[name] = Secret.from_value(value, env)
     return result
 
 

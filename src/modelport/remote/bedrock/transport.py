@@ -19,7 +19,7 @@ from modelport.remote.http.transport import DRAIN_TIMEOUT, ERROR_SIZE, ERROR_TIM
 from modelport.runtime.threads import in_thread, iterate_in_thread
 
 
-class Line:
+class Connection:
     """The connection of one call, so that a caller who leaves can break it off while a thread waits for it."""
 
     def __init__(self) -> None:
@@ -69,7 +69,7 @@ class Line:
                 pass  # It has ended by itself.
 
 
-_line: ContextVar[Line | None] = ContextVar("modelport_line", default=None)
+_connection: ContextVar[Connection | None] = ContextVar("modelport_line", default=None)
 
 
 class Boto:
@@ -86,21 +86,21 @@ class Boto:
 
     async def call(self, method: str, arguments: Mapping[str, Any]) -> Any:
         """The parsed answer of a method. A caller who leaves breaks the connection."""
-        line = Line()
+        connection = Connection()
 
         def work() -> Any:
-            _line.set(line)
+            _connection.set(connection)
             try:
-                return self._sent(method, arguments, line)
+                return self._sent(method, arguments, connection)
             finally:
-                line.release()
+                connection.release()
 
         try:
             return await in_thread(work)
         except Exception as error:
             raise _ours(error) from None
         finally:
-            line.cut()
+            connection.cut()
 
     async def stream(self, method: str, arguments: Mapping[str, Any], last: str) -> AsyncGenerator[Any, None]:
         """The events of a streamed answer, read to the true end of the response.
@@ -110,14 +110,14 @@ class Boto:
             arguments: Of the method.
             last: The event after which nothing more is of interest.
         """
-        line = Line()
+        connection = Connection()
 
         def work(emit: Callable[[Any], bool]) -> None:
-            _line.set(line)
+            _connection.set(connection)
             try:
-                _read(self._sent(method, arguments, line)["stream"], line, emit, last)
+                _read(self._sent(method, arguments, connection)["stream"], connection, emit, last)
             finally:
-                line.release()
+                connection.release()
 
         try:
             async with aclosing(iterate_in_thread(work)) as events:
@@ -125,7 +125,7 @@ class Boto:
                     async for event in events:
                         yield event
                 finally:
-                    line.cut()
+                    connection.cut()
         except Exception as error:
             raise _ours(error) from None
 
@@ -138,15 +138,17 @@ class Boto:
         for pool in list(pools):  # which the client would leave to the garbage collector
             pool.close()
 
-    def _sent(self, method: str, arguments: Mapping[str, Any], line: Line) -> Any:
+    def _sent(self, method: str, arguments: Mapping[str, Any], connection: Connection) -> Any:
         """The client's answer; in the thread of the call."""
         while True:
             try:
                 return getattr(self._client(), method)(**arguments)
             except Exception as error:
-                if line.fresh or not (line.stale and isinstance(translated(error), ConnectionFailed)):
+                if connection.fresh or not (connection.stale and isinstance(translated(error), ConnectionFailed)):
                     raise
-                line.fresh = True  # only once: a server that reads each request and hangs up would get one for each
+                connection.fresh = (
+                    True  # only once: a server that reads each request and hangs up would get one for each
+                )
 
     def _client(self) -> Any:
         if self._made is None:
@@ -161,10 +163,10 @@ class Boto:
         return os.getpid(), client, _note_connections(client)
 
 
-def _read(stream: Any, line: Line, emit: Callable[[Any], bool], last: str) -> None:
-    if not line.known:  # a client of the user's, whose connections note nothing
+def _read(stream: Any, connection: Connection, emit: Callable[[Any], bool], last: str) -> None:
+    if not connection.known:  # a client of the user's, whose connections note nothing
         raw = getattr(stream, "_raw_stream", None)
-        line.connected(getattr(getattr(raw, "_connection", None), "sock", None))
+        connection.connected(getattr(getattr(raw, "_connection", None), "sock", None))
     try:
         for event in stream:
             if emit(event):
@@ -174,7 +176,7 @@ def _read(stream: Any, line: Line, emit: Callable[[Any], bool], last: str) -> No
         else:
             return
         # Read on to the true end, or the connection could not be kept; but nothing can fail any more.
-        line.hurry(DRAIN_TIMEOUT)
+        connection.hurry(DRAIN_TIMEOUT)
         try:
             for _ in stream:
                 pass
@@ -210,20 +212,20 @@ def _noting(pool: Any, known: weakref.WeakSet[Any]) -> Any:
             self.used = False
 
         def request(self, *args: Any, **kwargs: Any) -> Any:
-            if (line := _line.get()) is None:
+            if (connection := _connection.get()) is None:
                 return super().request(*args, **kwargs)
-            if line.fresh and self.used and not getattr(self, "_tunnel_host", None):
+            if connection.fresh and self.used and not getattr(self, "_tunnel_host", None):
                 self.close()  # It connects anew by itself, but for the way through a proxy's tunnel.
-            line.stale = self.used and self.sock is not None
+            connection.stale = self.used and self.sock is not None
             result = super().request(*args, **kwargs)
             self.used = True
-            line.connected(self.sock)
+            connection.connected(self.sock)
             return result
 
         def getresponse(self) -> Any:
             response = super().getresponse()
-            if (line := _line.get()) is not None:
-                line.stale = False
+            if (connection := _connection.get()) is not None:
+                connection.stale = False
             return response
 
     class Pool(pool):  # type: ignore[misc]
@@ -242,8 +244,8 @@ def _noting(pool: Any, known: weakref.WeakSet[Any]) -> Any:
 
 def _with_what_comes(response: Any) -> Any:
     """A refusal with as much of its body as comes: of one that is cut, broken or stalled boto3 forgets the status."""
-    if (line := _line.get()) is not None:
-        line.hurry(ERROR_TIMEOUT)
+    if (connection := _connection.get()) is not None:
+        connection.hurry(ERROR_TIMEOUT)
     body, ends = bytearray(), time.monotonic() + ERROR_TIMEOUT
     try:
         for piece in response.stream(1):  # of a larger piece, what has come when it breaks would be lost

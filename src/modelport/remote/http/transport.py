@@ -49,7 +49,7 @@ _STANDING_HEADERS = {
 
 
 @dataclass(frozen=True, slots=True, repr=False)
-class Call:
+class ServiceCall:
     """One request on the wire.
 
     Args:
@@ -68,11 +68,11 @@ class Call:
 class Transport(Protocol):
     """Sends JSON and yields parsed JSON; its errors are ours."""
 
-    async def call(self, call: Call) -> Any:
+    async def call(self, call: ServiceCall) -> Any:
         """The parsed body of one ordinary answer."""
         ...
 
-    def stream(self, call: Call) -> AsyncGenerator[Any, None]:
+    def stream(self, call: ServiceCall) -> AsyncGenerator[Any, None]:
         """The parsed events of a streamed answer, read to the true end of the response."""
         ...
 
@@ -141,7 +141,7 @@ class HTTPTransport:
             read_bufsize=2**18,
         )
 
-    async def call(self, call: Call) -> Any:
+    async def call(self, call: ServiceCall) -> Any:
         """See `Transport.call`."""
         url, body, headers = await self._request(call)
         secrets = self._secrets(headers, call.query)
@@ -152,7 +152,7 @@ class HTTPTransport:
             finally:
                 response.close()
 
-    async def stream(self, call: Call) -> AsyncGenerator[Any, None]:
+    async def stream(self, call: ServiceCall) -> AsyncGenerator[Any, None]:
         """See `Transport.stream`."""
         url, body, headers = await self._request(call)
         secrets = self._secrets(headers, call.query)
@@ -179,7 +179,7 @@ class HTTPTransport:
         """See `Transport.aclose`."""
         await self._sessions.aclose()
 
-    async def _request(self, call: Call) -> tuple[str, Mapping[str, Any], dict[str, str]]:
+    async def _request(self, call: ServiceCall) -> tuple[str, Mapping[str, Any], dict[str, str]]:
         """URL, body and headers of a call."""
         _aiohttp()  # A missing one is named before the request is looked at.
         url = urljoin(self.base_url, call.path) if call.path[0] == "/" else f"{self.base_url}/{call.path}"

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 from modelport.errors import ConnectionFailed, InvalidRequest, MalformedResponse, MissingDependency, ModelError
 from modelport.protocols.chat_completions.errors import error_from
-from modelport.protocols.chat_completions.request import AnswerReader
+from modelport.protocols.chat_completions.request import ChatResponseReader
 from modelport.protocols.sse import EventParser
 from modelport.secrets import names_secret
 
@@ -186,7 +186,7 @@ def is_answer(data: Any) -> bool:
 def is_readable(answer: Any) -> bool:
     """Whether it is one; what is not will be quoted by an error."""
     try:
-        return AnswerReader().chunk(answer) is not None
+        return ChatResponseReader().chunk(answer) is not None
     except ModelError:
         return False
 

@@ -65,7 +65,7 @@ class InferenceClientModel(ChatCompletionsModel):
         if twice := sorted(own & {*(client_kwargs or {})}):
             raise InvalidRequest(f"{twice[0]} is a setting of its own: give it beside client_kwargs, not in it")
         self.provider = provider
-        self.token = Secret.of(api_key if token is None else token, "HF_TOKEN")
+        self.token = Secret.from_value(api_key if token is None else token, "HF_TOKEN")
         self.bill_to = bill_to
         self.base_url = base_url
         self.client_kwargs = client_kwargs

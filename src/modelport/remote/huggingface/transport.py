@@ -11,7 +11,7 @@ from urllib.parse import urljoin
 
 from modelport.errors import AuthenticationError, ConnectionFailed, InvalidRequest, NotFoundError
 from modelport.protocols.chat_completions.errors import error_from
-from modelport.remote.http.transport import Call, HTTPTransport, require
+from modelport.remote.http.transport import HTTPTransport, ServiceCall, require
 from modelport.remote.http.wire import Hidden, httpx_error, is_of_httpx
 from modelport.runtime.threads import in_thread
 from modelport.secrets import Secret
@@ -43,7 +43,7 @@ class HubTransport(HTTPTransport):
     async def _no_headers(self) -> dict[str, str]:
         return {}
 
-    async def _request(self, call: Call) -> tuple[str, Mapping[str, Any], dict[str, str]]:
+    async def _request(self, call: ServiceCall) -> tuple[str, Mapping[str, Any], dict[str, str]]:
         if hub_package().constants.is_offline_mode():
             raise ConnectionFailed("HF_HUB_OFFLINE is set, so nothing is sent.", retryable=False)
         found = self._found
@@ -61,7 +61,7 @@ class HubTransport(HTTPTransport):
                 self._found = None
             raise
 
-    def _first_prepared(self, call: Call) -> tuple[str, Mapping[str, Any], dict[str, str]]:
+    def _first_prepared(self, call: ServiceCall) -> tuple[str, Mapping[str, Any], dict[str, str]]:
         token = Hidden((self._token.reveal() if self._token else hub_package().get_token()) or "")
         if not token.isascii():
             raise InvalidRequest("a header's value must be of ASCII characters (is that the key?)")
@@ -70,7 +70,7 @@ class HubTransport(HTTPTransport):
         self._found = token, time.monotonic() + FRESH
         return prepared
 
-    def _prepared(self, call: Call, token: Hidden) -> tuple[str, Mapping[str, Any], dict[str, str]]:
+    def _prepared(self, call: ServiceCall, token: Hidden) -> tuple[str, Mapping[str, Any], dict[str, str]]:
         """URL, body and headers, as huggingface_hub makes them for the provider."""
         client, body = self._client, dict(call.body)
         if client.provider in (None, "auto") and not self._at_url and token and not token.startswith("hf_"):

@@ -21,10 +21,10 @@ from modelport.remote.http.vendor_clients import guard
 from modelport.runtime.portal import apart_from_caller
 
 T = TypeVar("T")
-_call: ContextVar[_Call | None] = ContextVar("modelport_litellm_call", default=None)
+_call: ContextVar[_IsolatedCall | None] = ContextVar("modelport_litellm_call", default=None)
 
 
-class Kept:
+class ClientIsolation:
     """One model's clients and callbacks on one loop."""
 
     def __init__(self) -> None:
@@ -35,7 +35,7 @@ class Kept:
 
     async def during(self, call: Awaitable[T]) -> T:
         """Awaits a call of LiteLLM's, whose clients and callbacks these are."""
-        ours = _Call(self)
+        ours = _IsolatedCall(self)
         before = _call.set(ours)
         try:
             return await call
@@ -109,10 +109,10 @@ def _guard(client: Any) -> None:
                 client.event_hooks = http.event_hooks
 
 
-class _Call:
+class _IsolatedCall:
     """A call, and the requests that LiteLLM has made for it in a thread, which are coroutines until they are sent."""
 
-    def __init__(self, kept: Kept) -> None:
+    def __init__(self, kept: ClientIsolation) -> None:
         self.kept = kept
         self._requests: list[Coroutine[Any, Any, Any]] = []
         self._left = False

@@ -9,16 +9,16 @@ from modelport.errors import AuthenticationError, InvalidRequest, MalformedRespo
 from modelport.inputs.messages import EFFORTS, check_kind
 from modelport.layers.retry import RetryPolicy
 from modelport.model import Model
-from modelport.protocols.chat_completions.request import AnswerReader, body_from
+from modelport.protocols.chat_completions.request import ChatResponseReader, body_from
 from modelport.remote.chat_model import DIALECTS
 from modelport.remote.free_reasoning import PATH, grammar_after_thought
-from modelport.remote.http.transport import CONNECT_TIMEOUT, Call
+from modelport.remote.http.transport import CONNECT_TIMEOUT, ServiceCall
 from modelport.remote.http.wire import Hidden, check_headers
 from modelport.remote.litellm.errors import error_of
-from modelport.remote.litellm.isolation import Kept
+from modelport.remote.litellm.isolation import ClientIsolation
 from modelport.remote.litellm.package import (
     RETRIES,
-    Served,
+    ResponseStream,
     as_dict,
     in_common,
     known_capabilities,
@@ -134,14 +134,14 @@ class LiteLLMModel(Model):
         self.api_key = secret_of(api_key, model_id) if api_key is not None else None
         self.dialect = dialect
         self.accept_missing_finish = accept_missing_finish
-        self._kept: PerLoop[Kept] = PerLoop(Kept.aclose)
+        self._kept: PerLoop[ClientIsolation] = PerLoop(ClientIsolation.aclose)
 
     def __getstate__(self) -> dict[str, Any]:
         return {key: value for key, value in super().__getstate__().items() if key not in ("_kept", "_servers")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self._kept = PerLoop(Kept.aclose)
+        self._kept = PerLoop(ClientIsolation.aclose)
 
     def _declare(self) -> Capabilities:
         # LiteLLM keeps OpenAI's maximum of stop sequences.
@@ -155,7 +155,7 @@ class LiteLLMModel(Model):
             )
             for parameters in self._deployments()
         )
-        return in_common(known).but(**dialect)
+        return in_common(known).replace(**dialect)
 
     def _deployments(self) -> Sequence[Mapping[str, Any]]:
         """Where the model is served, as LiteLLM's parameters."""
@@ -165,10 +165,10 @@ class LiteLLMModel(Model):
         """Answers a request; see `Model.deltas`."""
         if self.dialect == "llama.cpp":
             # Its server works on for a caller of a whole answer who has left; one who streams frees the slot at once.
-            request = request.but(stream=True)
+            request = request.replace(stream=True)
         litellm_package()
-        kept = await self._kept.get(Kept)
-        reader = AnswerReader(self.accept_missing_finish)
+        kept = await self._kept.get(ClientIsolation)
+        reader = ChatResponseReader(self.accept_missing_finish)
         arguments = self._arguments(request)
         if self.dialect == "llama.cpp":
             await self._free_thought(arguments, request)
@@ -180,7 +180,7 @@ class LiteLLMModel(Model):
             if not request.stream:
                 yield reader.whole(as_dict(answer))
                 return
-            stream, empty = Served(answer, kept), True
+            stream, empty = ResponseStream(answer, kept), True
             async for chunk in stream.chunks():
                 if (piece := reader.chunk(chunk)) is not None:
                     empty = empty and not piece.delivers
@@ -236,7 +236,7 @@ class LiteLLMModel(Model):
         servers, extra = self._servers, arguments.get("extra_body") or {}
         headers = arguments.get("extra_headers") or {}
         grammar = await grammar_after_thought(
-            {**arguments, **extra}, request, lambda body: servers.call(Call(PATH, body, headers))
+            {**arguments, **extra}, request, lambda body: servers.call(ServiceCall(PATH, body, headers))
         )
         if grammar:
             arguments["extra_body"] = {**extra, "grammar": grammar}

@@ -14,7 +14,7 @@ from modelport.errors import InvalidRequest, MalformedResponse
 from modelport.inputs.messages import KNOWN_PARAMETERS, check_kind
 from modelport.remote.http.transport import require
 from modelport.remote.http.wire import secrets_in
-from modelport.remote.litellm.isolation import Kept, keep_apart
+from modelport.remote.litellm.isolation import ClientIsolation, keep_apart
 from modelport.remote.profiles import PROFILES
 from modelport.secrets import Secret, names_secret
 from modelport.types.capabilities import Capabilities
@@ -77,7 +77,7 @@ def known_capabilities(base: Capabilities, model_id: str, provider: str | None, 
         ) from None
     takes = set(litellm.get_supported_openai_params(model, custom_llm_provider=provider) or ())
     if not takes:
-        return base.but(refused=frozenset(RETRIES)).profiled(model_id, PROFILES).but(grammars=base.grammars)
+        return base.replace(refused=frozenset(RETRIES)).profiled(model_id, PROFILES).replace(grammars=base.grammars)
     rows = [row for name in (model_id, f"{provider}/{model}", model) if (row := litellm.model_cost.get(name))]
     told = next((row for row in rows if row.get("litellm_provider") == provider and _says_anything(row)), None)
 
@@ -102,8 +102,8 @@ def known_capabilities(base: Capabilities, model_id: str, provider: str | None, 
         | {*RETRIES},
     }
     # What it does not hand on, such as custom tools for grammars, the model's profile can't add.
-    result = base.but(**changes).profiled(model_id, PROFILES).but(grammars=changes["grammars"])
-    return result if "max_completion_tokens" in takes else result.but(renamed={})
+    result = base.replace(**changes).profiled(model_id, PROFILES).replace(grammars=changes["grammars"])
+    return result if "max_completion_tokens" in takes else result.replace(renamed={})
 
 
 def _says_anything(row: Mapping[str, Any]) -> bool:
@@ -131,14 +131,14 @@ def in_common(all_of_them: Iterable[Capabilities]) -> Capabilities:
                 changes[field.name] = a & b
             elif field.name == "renamed":
                 changes[field.name] = a if a == b else {}
-        first = first.but(**changes)
+        first = first.replace(**changes)
     return first
 
 
 # --- answers ----------------------------------------------------------------------------------------------------------
 
 
-class Served:
+class ResponseStream:
     """A stream of LiteLLM's, told apart from what LiteLLM adds: a finish reason and counts where the service sent none.
 
     Args:
@@ -146,7 +146,7 @@ class Served:
         kept: The clients of those services that are asked with the first chunk, or where the Router falls back.
     """
 
-    def __init__(self, stream: Any, kept: Kept) -> None:
+    def __init__(self, stream: Any, kept: ClientIsolation) -> None:
         self._stream = self._source = stream
         self._kept = kept
         self._watch(stream)

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from modelport.errors import ConnectionFailed, ModelError
-from modelport.remote.http.transport import Call
+from modelport.remote.http.transport import ServiceCall
 from modelport.remote.http.wire import Hidden
 from modelport.remote.litellm.package import litellm_package
 from modelport.remote.openai.sdk import SDKTransport, openai_package
@@ -30,7 +30,7 @@ class Servers:
             SDKTransport(make=functools.partial(_client, *found)) for each in deployments if (found := _address(each))
         ]
 
-    async def call(self, call: Call) -> Any:
+    async def call(self, call: ServiceCall) -> Any:
         """What the first server answers that does not fail.
 
         Raises:

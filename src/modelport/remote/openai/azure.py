@@ -55,7 +55,7 @@ class AzureOpenAIServerModel(OpenAIServerModel):
         >>> model = AzureOpenAIServerModel("my-gpt-4o", "https://RESOURCE.openai.azure.com", api_version="2024-10-21")
     """
 
-    declared_capabilities: ClassVar[Capabilities] = OpenAIServerModel.declared_capabilities.but(schema_rules=AZURE)
+    declared_capabilities: ClassVar[Capabilities] = OpenAIServerModel.declared_capabilities.replace(schema_rules=AZURE)
     secret_settings: ClassVar[frozenset[str]] = frozenset({"api_key", "azure_ad_token"})
     key_variable: ClassVar[str] = "AZURE_OPENAI_API_KEY"
 
@@ -95,7 +95,7 @@ class AzureOpenAIServerModel(OpenAIServerModel):
         token = own["azure_ad_token"]
         self.azure_endpoint, self.api_version = own["azure_endpoint"], own["api_version"]
         self.azure_deployment = own["azure_deployment"]
-        self.azure_ad_token = None if token is None else Secret.of(token, _TOKEN_VARIABLE)
+        self.azure_ad_token = None if token is None else Secret.from_value(token, _TOKEN_VARIABLE)
         self.azure_ad_token_provider = own["azure_ad_token_provider"]
         super().__init__(
             model_id or self.azure_deployment, api_key=own["api_key"], client_kwargs=rest or None, **settings

@@ -90,7 +90,7 @@ class OpenAIServerModel(ChatCompletionsModel):
                 raise InvalidRequest("api_base: parameters in the URL would be shown; give them as default_query={…}")
         check_headers(default_headers or {})
         self.api_base = api_base
-        self.api_key: Any = api_key if callable(api_key) else Secret.of(api_key, self.key_variable)
+        self.api_key: Any = api_key if callable(api_key) else Secret.from_value(api_key, self.key_variable)
         self.organization = organization
         self.project = project
         self.client = client

@@ -13,7 +13,7 @@ from typing import Any
 
 from modelport.errors import ConnectionFailed, InvalidRequest, MalformedResponse, MissingDependency, ModelError
 from modelport.protocols.chat_completions.errors import error_from
-from modelport.remote.http.transport import Call, HeaderSource
+from modelport.remote.http.transport import HeaderSource, ServiceCall
 from modelport.remote.http.vendor_clients import guard
 from modelport.remote.http.wire import (
     Hidden,
@@ -71,7 +71,7 @@ class SDKTransport:
         self._headers = headers
         self._clients: PerLoop[Any] = PerLoop(lambda made: made.close())
 
-    async def call(self, call: Call) -> Any:
+    async def call(self, call: ServiceCall) -> Any:
         """See `Transport.call`."""
         client, call = await self._client_here(), await self._keyed(call)
         sent: dict[str, str] = {}
@@ -90,7 +90,7 @@ class SDKTransport:
                 raise
         raise ours  # here, where the SDK's error is no more: the locals of its frames show what was sent
 
-    async def stream(self, call: Call) -> AsyncGenerator[Any, None]:
+    async def stream(self, call: ServiceCall) -> AsyncGenerator[Any, None]:
         """See `Transport.stream`."""
         client, call = await self._client_here(), await self._keyed(call)
         sent: dict[str, str] = {}
@@ -127,14 +127,14 @@ class SDKTransport:
             guard(wire)
         return client
 
-    async def _keyed(self, call: Call) -> Call:
+    async def _keyed(self, call: ServiceCall) -> ServiceCall:
         if self._headers is not None:
             given = (await self._headers()).items()
             call = replace(call, headers={**{name: hidden(value) for name, value in given}, **call.headers})
         check_headers(call.headers)
         return call
 
-    def _post(self, client: Any, call: Call, headers: Mapping[str, str] | None = None, **how: Any) -> Any:
+    def _post(self, client: Any, call: ServiceCall, headers: Mapping[str, str] | None = None, **how: Any) -> Any:
         # Versions of the SDK that don't know this option follow, but for a client that is made here.
         options: dict[str, Any] = {"follow_redirects": False}
         if call.headers or headers:
@@ -144,7 +144,7 @@ class SDKTransport:
         path = str(client.base_url.join(call.path)) if call.path[0] == "/" else f"/{call.path}"
         return client.post(path, body=call.body, cast_to=object, options=options, **how)
 
-    async def _events(self, client: Any, call: Call, sent: dict[str, str]) -> AsyncGenerator[Any, None]:
+    async def _events(self, client: Any, call: ServiceCall, sent: dict[str, str]) -> AsyncGenerator[Any, None]:
         stream = await self._post(client, call, stream=True, stream_cls=self._openai.AsyncStream[object])
         _note(sent, stream.response.request)
         events = aiter(stream)
@@ -157,14 +157,14 @@ class SDKTransport:
                 async for _ in events:
                     pass
 
-    def _read(self, client: Any, call: Call, emit: Callable[[Any], bool], sent: dict[str, str]) -> None:
+    def _read(self, client: Any, call: ServiceCall, emit: Callable[[Any], bool], sent: dict[str, str]) -> None:
         with self._post(client, call, stream=True, stream_cls=self._openai.Stream[object]) as stream:
             _note(sent, stream.response.request)
             for event in stream:
                 if emit(event):
                     return
 
-    def _translated(self, error: Exception, client: Any, call: Call) -> ModelError | None:
+    def _translated(self, error: Exception, client: Any, call: ServiceCall) -> ModelError | None:
         """What an error of the SDK means; `None` for one that is not the SDK's."""
         openai = self._openai
         for ours in (error, error.__cause__):
@@ -196,17 +196,17 @@ class SDKTransport:
             return httpx_error(error)
         return None
 
-    def _secrets(self, client: Any, call: Call, sent: Mapping[str, str] | None = None) -> tuple[str, ...]:
+    def _secrets(self, client: Any, call: ServiceCall, sent: Mapping[str, str] | None = None) -> tuple[str, ...]:
         """What a call was sent with and no error may show."""
         query = {**getattr(client, "default_query", {}), **call.query}
         key = {"authorization": getattr(client, "api_key", "")}
         return secrets_in(key, client.default_headers, call.headers, sent or {}, dict(pairs(query)))
 
-    def _clean(self, payload: Any, client: Any, call: Call, headers: Mapping[str, str] | None = None) -> Any:
+    def _clean(self, payload: Any, client: Any, call: ServiceCall, headers: Mapping[str, str] | None = None) -> Any:
         """What the service says, without the keys that it was sent."""
         return without_secrets(payload, self._secrets(client, call, headers))
 
-    def _shown(self, event: Any, client: Any, call: Call, sent: Mapping[str, str]) -> Any:
+    def _shown(self, event: Any, client: Any, call: ServiceCall, sent: Mapping[str, str]) -> Any:
         """The event; cleaned where it is no part of an answer, and so about to be quoted."""
         return event if is_answer(event) and is_readable(event) else self._clean(event, client, call, sent)
 

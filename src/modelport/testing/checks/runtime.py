@@ -21,7 +21,7 @@ from modelport.errors import (
     ServerError,
 )
 from modelport.model import Model
-from modelport.testing.conformance import NotChecked, Row, Subject
+from modelport.testing.conformance import Check, NotChecked, Subject
 
 _EXPECTED: dict[str, type[ModelError]] = {
     "401": AuthenticationError,
@@ -211,12 +211,12 @@ def saved(subject: Subject, model: Model) -> None:
         twin.close()
 
 
-ROWS = (
-    Row("errors", "Each fault is an error of its own type", errors),
-    Row("time-out", "timeout ends a call", deadline),
-    Row("eight at once", "Each gives its serial answer", at_once),
-    Row("event loops", "Loops one after another, two at once, and nested calls", loops),
-    Row("fork", "A forked child can call", fork),
-    Row("secrets", "No key shows anywhere", secrets),
-    Row("saving", "to_dict and from_dict", saved),
+CHECKS = (
+    Check("errors", "Each fault is an error of its own type", errors),
+    Check("time-out", "timeout ends a call", deadline),
+    Check("eight at once", "Each gives its serial answer", at_once),
+    Check("event loops", "Loops one after another, two at once, and nested calls", loops),
+    Check("fork", "A forked child can call", fork),
+    Check("secrets", "No key shows anywhere", secrets),
+    Check("saving", "to_dict and from_dict", saved),
 )

@@ -12,7 +12,7 @@ from typing import Any
 from modelport.errors import InvalidOutput, InvalidToolCall, UnsupportedFeature
 from modelport.inputs.messages import EFFORTS
 from modelport.model import Model
-from modelport.testing.conformance import NotChecked, Row, Subject
+from modelport.testing.conformance import Check, NotChecked, Subject
 from modelport.types.messages import ChatMessage
 from modelport.types.output_types import Choice, JSONSchema, Lark, Regex, grammar_from
 
@@ -275,29 +275,29 @@ def reasoning(subject: Subject, model: Model) -> None:
     assert same or not subject.strict_text
 
 
-ROWS = (
-    Row("JSON schema", "The answer is JSON of the schema", json_schema),
-    Row("typed output", "message.parsed is an object of the type asked for", typed),
-    Row("a cut form", "It is InvalidOutput with the text kept", cut_form),
-    Row("strict forms", "Enforced, or refused before anything is sent", strict),
-    Row("a form beside tools", "A call, or an answer of the form", beside_tools),
-    Row("partial objects", "What has come of the JSON can be read while it streams", partial),
-    Row("regex", "The answer matches as a whole", regex),
-    Row("choice", "The answer is one of a few strings", choice),
-    Row(
+CHECKS = (
+    Check("JSON schema", "The answer is JSON of the schema", json_schema),
+    Check("typed output", "message.parsed is an object of the type asked for", typed),
+    Check("a cut form", "It is InvalidOutput with the text kept", cut_form),
+    Check("strict forms", "Enforced, or refused before anything is sent", strict),
+    Check("a form beside tools", "A call, or an answer of the form", beside_tools),
+    Check("partial objects", "What has come of the JSON can be read while it streams", partial),
+    Check("regex", "The answer matches as a whole", regex),
+    Check("choice", "The answer is one of a few strings", choice),
+    Check(
         "context-free grammar", "The answer is of the grammar", _lark_or_cut, lambda c: Lark in c.grammars,
         lambda subject, model: model.generate("hi", grammar=Lark('start: "a"')),
     ),
-    Row(
+    Check(
         "image input", "Two images give two answers", image, lambda c: "image" in c.inputs,
         lambda subject, model: model.generate(_seeing(subject, (1, 2, 3))),
     ),
-    Row("reasoning", "The thinking is apart from the answer", reasoning, lambda c: c.reasoning),
-    Row(
+    Check("reasoning", "The thinking is apart from the answer", reasoning, lambda c: c.reasoning),
+    Check(
         "a form after thinking", "The thinking is free, the answer is of the form", after_thinking,
         lambda c: c.reasoning and Regex in c.grammars,
     ),
-    Row(
+    Check(
         "reasoning effort", "One name says how much to think", effort,
         lambda c: bool(c.reasoning_efforts or c.reasoning_budget),
         lambda subject, model: model.generate(subject.prompt("plain"), reasoning_effort="low"),

@@ -9,8 +9,8 @@ from typing import Any
 
 from modelport.errors import ContextWindowExceeded, InvalidRequest
 from modelport.model import Model
-from modelport.testing.conformance import NotChecked, Row, Subject
-from modelport.types.messages import ChatMessage, ChatMessageStreamDelta, MessageRole, fold
+from modelport.testing.conformance import Check, NotChecked, Subject
+from modelport.types.messages import ChatMessage, ChatMessageStreamDelta, MessageRole, accumulate
 
 FINISH_REASONS = ("stop", "length", "tool_calls", "content_filter")
 
@@ -40,7 +40,7 @@ def generate(subject: Subject, model: Model) -> None:
 
 
 def stream(subject: Subject, model: Model) -> str:
-    """The deltas of a stream, many of them, fold to what generate answers."""
+    """The deltas of a stream, many of them, accumulate to what generate answers."""
     whole = model.generate(subject.prompt("plain"), temperature=0, max_tokens=60)
     with model.generate_stream(subject.prompt("plain"), temperature=0, max_tokens=60) as stream:
         deltas = list(stream)
@@ -48,7 +48,7 @@ def stream(subject: Subject, model: Model) -> str:
     texts = [delta.content for delta in deltas if delta.content]
     assert len(texts) > 1, "the whole answer came in one delta"
     same_text(subject, stream.message, whole)
-    assert stream.message == fold(deltas, model.model_id)
+    assert stream.message == accumulate(deltas, model.model_id)
     assert stream.message.finish_reason == whole.finish_reason
     return f"{len(texts)} deltas"
 
@@ -65,7 +65,7 @@ def asynchronous(subject: Subject, model: Model) -> None:
 
     message, deltas = asyncio.run(both())
     same_text(subject, message, whole)
-    same_text(subject, fold(deltas), whole)
+    same_text(subject, accumulate(deltas), whole)
     well_ended(deltas)
 
 
@@ -266,25 +266,25 @@ def _calling(arguments: dict[str, Any]) -> dict[str, Any]:
     return {"role": "assistant", "content": None, "tool_calls": [call]}
 
 
-ROWS = (
-    Row("generate", "An answer has text, role, finish reason and the model's name", generate),
-    Row("stream", "Deltas fold to what generate answers", stream),
-    Row("async", "The async methods answer as the sync ones", asynchronous),
-    Row("stop sequences", "The text ends exactly before the first stop sequence to complete", stop),
-    Row("early close", "Closing a stream or cancelling a task frees the engine", early_close),
-    Row("max_tokens", "A cut answer says finish_reason='length'", max_tokens),
-    Row("deterministic", "Temperature 0 gives one answer", deterministic),
-    Row(
+CHECKS = (
+    Check("generate", "An answer has text, role, finish reason and the model's name", generate),
+    Check("stream", "Deltas accumulate to what generate answers", stream),
+    Check("async", "The async methods answer as the sync ones", asynchronous),
+    Check("stop sequences", "The text ends exactly before the first stop sequence to complete", stop),
+    Check("early close", "Closing a stream or cancelling a task frees the engine", early_close),
+    Check("max_tokens", "A cut answer says finish_reason='length'", max_tokens),
+    Check("deterministic", "Temperature 0 gives one answer", deterministic),
+    Check(
         "seed", "One seed gives one answer", seeded, lambda c: c.seed,
         lambda subject, model: model.generate(subject.prompt("plain"), seed=7),
     ),
-    Row("usage", "Tokens are counted as the tokenizer counts", usage, lambda c: c.usage),
-    Row("cached tokens", "What a cache saved is reported", cached, lambda c: c.cached_tokens),
-    Row(
+    Check("usage", "Tokens are counted as the tokenizer counts", usage, lambda c: c.usage),
+    Check("cached tokens", "What a cache saved is reported", cached, lambda c: c.cached_tokens),
+    Check(
         "logprobs", "Tokens come with their log probabilities", logprobs, lambda c: c.logprobs,
         lambda subject, model: model.generate(subject.prompt("plain"), logprobs=True),
     ),
-    Row("roles", "System messages and consecutive turns of one role are taken", roles),
-    Row("too long a prompt", "It is ContextWindowExceeded", too_long),
-    Row("bad input", "It is named by its place before anything is sent", bad_input),
+    Check("roles", "System messages and consecutive turns of one role are taken", roles),
+    Check("too long a prompt", "It is ContextWindowExceeded", too_long),
+    Check("bad input", "It is named by its place before anything is sent", bad_input),
 )  # fmt: skip

@@ -6,7 +6,7 @@ from typing import Any
 
 from modelport.errors import InvalidToolCall
 from modelport.model import Model
-from modelport.testing.conformance import NotChecked, Row, Subject
+from modelport.testing.conformance import Check, NotChecked, Subject
 from modelport.types.messages import ChatMessage
 
 
@@ -106,7 +106,7 @@ def round_trip(subject: Subject, model: Model) -> None:
 
 
 def streamed(subject: Subject, model: Model) -> None:
-    """Calls of a stream fold to those of a whole answer."""
+    """Calls of a stream accumulate to those of a whole answer."""
     options: dict[str, Any] = {"tools": TOOLS, "tool_choice": "required", "temperature": 0, "max_tokens": 200}
     whole = model.generate(subject.prompt("tool"), **options)
     with model.generate_stream(subject.prompt("tool"), **options) as stream:
@@ -121,12 +121,12 @@ def streamed(subject: Subject, model: Model) -> None:
         raise NotChecked("the calls came only in the last delta")
 
 
-ROWS = (
-    Row("tools: auto", "The model may call a tool", auto),
-    Row("tools: required", "It must call one, and the call is valid", required),
-    Row("tools: named", "It must call this one", named),
-    Row("tools: none", "It must call none", none),
-    Row("parallel calls", "Several calls are kept apart", parallel, lambda c: c.parallel_tool_calls),
-    Row("tool results", "A call and its result go back", round_trip),
-    Row("streamed calls", "They equal whole calls", streamed),
+CHECKS = (
+    Check("tools: auto", "The model may call a tool", auto),
+    Check("tools: required", "It must call one, and the call is valid", required),
+    Check("tools: named", "It must call this one", named),
+    Check("tools: none", "It must call none", none),
+    Check("parallel calls", "Several calls are kept apart", parallel, lambda c: c.parallel_tool_calls),
+    Check("tool results", "A call and its result go back", round_trip),
+    Check("streamed calls", "They equal whole calls", streamed),
 )
