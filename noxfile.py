@@ -126,11 +126,11 @@ def lowest(session: nox.Session) -> None:
     """The oldest versions that pyproject allows, on a part of the contract; every other session has the newest."""
     install_torch(session)
     install(session, "lowest-cli")
-    pytest(session, "tests/test_grammar.py")
+    pytest(session, "tests/types/test_output_types.py")
     pytest(session, "tests/test_cli.py", "-k", "(help or models or check) and not report")
     install(session, "lowest")
     columns = "--columns=llamacpp,transformers,openai,openai-sdk,huggingface,bedrock-strict"
-    pytest(session, columns, "tests/contract/test_contract.py", "-k", PART)
+    pytest(session, columns, "tests/conformance/test_conformance.py", "-k", PART)
     pytest(session, "tests/local/test_weights.py", "-k", "hub")
     pytest(session, "tests/layers/test_shared_limit.py")
     session.run(
@@ -145,7 +145,7 @@ def lowest_of(session: nox.Session, backend: str) -> None:
     """The same for backends that hold back, or push, what others are tried with. vLLM's oldest is what `vllm` tries."""
     columns = {"mlx": "mlx", "litellm": "litellm,litellm-router,openai-sdk-2"}[backend]
     install(session, f"lowest-{backend}")
-    pytest(session, f"--columns={columns}", "tests/contract/test_contract.py", "-k", PART)
+    pytest(session, f"--columns={columns}", "tests/conformance/test_conformance.py", "-k", PART)
     if backend == "litellm":
         pytest(session, "tests/remote/litellm/test_router.py", "-k", "redis")
 
@@ -256,7 +256,7 @@ def _compile(session: nox.Session, name: str, *what: str) -> None:
 
 
 # --- backends whose packages can't be installed beside the others. Each session names its columns of the contract as
-# "--columns=…", and its folders of tests; tests/contract/test_sessions.py sees to it that every column has a session.
+# "--columns=…", and its folders of tests; tests/conformance/test_sessions.py sees to it that every column has a session.
 
 
 @nox.session
@@ -264,7 +264,7 @@ def litellm(session: nox.Session) -> None:
     """LiteLLM and its Router, with the version 2 of the openai package that LiteLLM forces."""
     install(session, "litellm")
     columns = "--columns=litellm,litellm-mocked,litellm-router,litellm-router-mocked,openai-sdk-2"
-    pytest(session, columns, "tests/contract/test_contract.py", "tests/remote/litellm")
+    pytest(session, columns, "tests/conformance/test_conformance.py", "tests/remote/litellm")
     if not session.posargs:  # modelport[openai] on that version
         pytest(session, "tests/remote/test_faults.py", "tests/remote/test_matrix.py", "-k", "sdk")
         pytest(session, "tests/remote/test_retry_on_the_wire.py", "-k", "litellm")
@@ -279,7 +279,7 @@ def vllm(session: nox.Session) -> None:
     (own,) = Path(session.virtualenv.location).glob("lib/python*/site-packages")
     (own / "vllm-environment.pth").write_text(str(session.run("python", "-c", packages, silent=True)))
     columns = "--columns=vllm,vllm-tools,vllm-thinking"
-    tests = ["tests/contract/test_contract.py", "tests/local/vllm"]
+    tests = ["tests/conformance/test_conformance.py", "tests/local/vllm"]
     pytest(session, columns, *tests, env={"HF_HUB_OFFLINE": "1"})  # no Hub is asked for a name
 
 

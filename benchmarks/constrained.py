@@ -32,9 +32,10 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from tests.servers.smollm2 import smollm2_folder
 
 from modelport import InvalidOutput, JSONSchema, TransformersModel
+from modelport.constrained.lark import as_lark
+from modelport.inputs.output_types import grammar_from
 from modelport.local.grammar_matching import check_grammar
 from modelport.local.transformers.rows import Row
-from modelport.types.output_types import as_lark, grammar_from
 
 PROMPT = "Describe a tool that is used in a garden: its name, its parts, what it is for and where one buys it."
 WORD = {"type": "string", "maxLength": 12}

@@ -18,9 +18,11 @@ from typing import Any
 import pytest
 
 from modelport import Capabilities, Model
-from modelport.protocols.chat_completions.request import ChatResponseReader, body_from
-from modelport.remote.http.wire import EventReader, to_json
-from modelport.types.messages import accumulate
+from modelport.protocols.chat_completions.request import body_from
+from modelport.protocols.chat_completions.response import ChatResponseReader
+from modelport.remote.http.outgoing import to_json
+from modelport.remote.http.responses import EventReader
+from modelport.types.deltas import accumulate
 
 STOPS = ["Observation:"]
 LIMITS: dict[str, Any] = {"requests_per_minute": 10**9, "tokens_per_minute": 10**12, "max_concurrency": 10**6}

@@ -25,10 +25,12 @@ from modelport.errors import (
 from modelport.model import Model
 from modelport.types.capabilities import Capabilities
 from modelport.types.content import Image
-from modelport.types.messages import ChatMessage, ChatMessageStreamDelta, TokenUsage
+from modelport.types.deltas import ChatMessageStreamDelta
+from modelport.types.messages import ChatMessage
 from modelport.types.output_types import Choice, JSONSchema
 from modelport.types.request import Request
 from modelport.types.tools import NamedToolChoice, Tool
+from modelport.types.usage import TokenUsage
 
 Delta = ChatMessageStreamDelta
 WEATHER = Tool("weather", "", {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]})

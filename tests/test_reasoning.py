@@ -15,13 +15,13 @@ from modelport import (
     Tool,
     UnsupportedFeature,
 )
-from modelport.inputs.messages import EFFORTS, normalise_parameters
+from modelport.inputs.parameters import EFFORTS, normalise_parameters
 from modelport.layers.adapt.capabilities import BUDGETS, adapt_to_capabilities
 from modelport.local.chat_template import Template
 from modelport.protocols.chat_completions.request import body_from
 from modelport.testing import ScriptedModel
 from modelport.types.capabilities import Capabilities
-from tests.remote.test_converse import CLAUDE, LLAMA, NOVA, recording
+from tests.protocols.test_converse import CLAUDE, LLAMA, NOVA, recording
 
 TOOL = Tool("f", "", {"type": "object", "properties": {"a": {"type": "string"}}})
 ASKED = (ChatMessage("user", "?"),)

@@ -18,7 +18,7 @@ from modelport.registry import class_named
 from modelport.remote.openai.model import OpenAIServerModel
 from modelport.secrets import Secret
 from modelport.types.capabilities import Capabilities
-from modelport.types.messages import ChatMessageStreamDelta
+from modelport.types.deltas import ChatMessageStreamDelta
 from modelport.types.output_types import JSONSchema, Regex
 from modelport.types.request import Request
 

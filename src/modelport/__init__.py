@@ -45,54 +45,53 @@ if TYPE_CHECKING:
     from modelport.types.content import Attachment as Attachment
     from modelport.types.content import Image as Image
     from modelport.types.content import Text as Text
+    from modelport.types.deltas import ChatMessageStreamDelta as ChatMessageStreamDelta
+    from modelport.types.deltas import ChatMessageToolCallStreamDelta as ChatMessageToolCallStreamDelta
+    from modelport.types.deltas import accumulate as accumulate
     from modelport.types.messages import Attempt as Attempt
     from modelport.types.messages import ChatMessage as ChatMessage
-    from modelport.types.messages import ChatMessageStreamDelta as ChatMessageStreamDelta
     from modelport.types.messages import ChatMessageToolCall as ChatMessageToolCall
     from modelport.types.messages import ChatMessageToolCallFunction as ChatMessageToolCallFunction
-    from modelport.types.messages import ChatMessageToolCallStreamDelta as ChatMessageToolCallStreamDelta
     from modelport.types.messages import MessageRole as MessageRole
-    from modelport.types.messages import TokenUsage as TokenUsage
-    from modelport.types.messages import accumulate as accumulate
     from modelport.types.output_types import Choice as Choice
     from modelport.types.output_types import JSONSchema as JSONSchema
     from modelport.types.output_types import Lark as Lark
     from modelport.types.output_types import Regex as Regex
     from modelport.types.request import Request as Request
     from modelport.types.tools import Tool as Tool
+    from modelport.types.usage import TokenUsage as TokenUsage
 
 _HOMES = {
-    "types.capabilities": ["Capabilities"],
-    "types.content": ["Attachment", "Image", "Text"],
+    "combine.fallback": ["FallbackModel"],
     "errors": [
         "AuthenticationError", "ConnectionFailed", "ContentFiltered", "ContextWindowExceeded", "DeadlineExceeded",
         "InvalidOutput", "InvalidRequest", "InvalidToolCall", "MalformedResponse", "MissingDependency", "ModelError",
         "NotFoundError", "RateLimited", "ServerError", "StreamInterrupted", "UnsupportedFeature",
     ],
-    "combine.fallback": ["FallbackModel"],
-    "types.output_types": ["Choice", "JSONSchema", "Lark", "Regex"],
+    "layers.redis_limits": ["RedisLimits"],
     "layers.retry": ["RetryPolicy"],
     "local.llamacpp.model": ["LlamaCppModel"],
     "local.mlx.model": ["MLXModel"],
     "local.transformers.model": ["TransformersModel"],
     "local.vllm.model": ["VLLMModel"],
-    "types.messages": [
-        "Attempt", "ChatMessage", "ChatMessageStreamDelta", "ChatMessageToolCall", "ChatMessageToolCallFunction",
-        "ChatMessageToolCallStreamDelta", "MessageRole", "TokenUsage", "accumulate",
-    ],
     "model": ["Model"],
     "registry": ["load_model"],
-    "remote.openai.azure": ["AzureOpenAIModel", "AzureOpenAIServerModel"],
-    "remote.huggingface.model": ["InferenceClientModel"],
     "remote.bedrock.model": ["AmazonBedrockModel", "AmazonBedrockServerModel"],
+    "remote.huggingface.model": ["InferenceClientModel"],
     "remote.litellm.model": ["LiteLLMModel"],
     "remote.litellm.router": ["LiteLLMRouterModel"],
+    "remote.openai.azure": ["AzureOpenAIModel", "AzureOpenAIServerModel"],
     "remote.openai.model": ["OpenAIModel", "OpenAIServerModel"],
-    "layers.redis_limits": ["RedisLimits"],
-    "types.request": ["Request"],
-    "secrets": ["Secret"],
     "runtime.streams": ["AsyncStream", "Stream"],
+    "secrets": ["Secret"],
+    "types.capabilities": ["Capabilities"],
+    "types.content": ["Attachment", "Image", "Text"],
+    "types.deltas": ["ChatMessageStreamDelta", "ChatMessageToolCallStreamDelta", "accumulate"],
+    "types.messages": ["Attempt", "ChatMessage", "ChatMessageToolCall", "ChatMessageToolCallFunction", "MessageRole"],
+    "types.output_types": ["Choice", "JSONSchema", "Lark", "Regex"],
+    "types.request": ["Request"],
     "types.tools": ["Tool"],
+    "types.usage": ["TokenUsage"],
 }  # fmt: skip
 _EXPORTS = {name: home for home, names in _HOMES.items() for name in names}
 

@@ -7,15 +7,20 @@ from collections.abc import AsyncGenerator, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from modelport.errors import MalformedResponse
-from modelport.inputs.messages import EFFORTS, check_kind, normalise_messages, plain_dict
+from modelport.inputs.messages import normalise_messages
 from modelport.inputs.options import normalise_options
+from modelport.inputs.parameters import EFFORTS
+from modelport.inputs.settings import check_kind
+from modelport.inputs.tool_choice import tool_choice_from
 from modelport.layers.base import Next, compose
+from modelport.protocols.chat_completions.request import plain_dict
 from modelport.runtime.streams import AsyncStream, Stream, interruptible
 from modelport.saving import refuse_secrets, restore, settings_of
 from modelport.types.capabilities import Capabilities
-from modelport.types.messages import ChatMessage, ChatMessageStreamDelta, MessageRole, TokenUsage, accumulate, as_delta
+from modelport.types.deltas import ChatMessageStreamDelta, accumulate, as_delta
+from modelport.types.messages import ChatMessage, MessageRole
 from modelport.types.request import Request, Timeouts
-from modelport.types.tools import tool_choice_from
+from modelport.types.usage import TokenUsage
 
 if TYPE_CHECKING:
     from types import TracebackType

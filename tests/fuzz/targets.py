@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 from modelport import ChatMessage, JSONSchema, Model
 from modelport.errors import ModelError
 from modelport.remote.chat_model import ChatCompletionsModel
+from modelport.remote.http.errors import service_error
+from modelport.remote.http.responses import EventReader, parsed
 from modelport.remote.http.transport import ServiceCall, Transport
-from modelport.remote.http.wire import EventReader, parsed, service_error
 from modelport.testing import ScriptedModel
 from tests.fuzz.inputs import calls
 from tests.fuzz.junk import damaged, events, texts, written

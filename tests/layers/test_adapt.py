@@ -13,17 +13,12 @@ from pydantic import BaseModel
 from modelport.errors import ConnectionFailed, InvalidOutput, InvalidRequest, InvalidToolCall, StreamInterrupted
 from modelport.layers.retry import RetryPolicy
 from modelport.model import Model
-from modelport.types.messages import (
-    ChatMessage,
-    ChatMessageStreamDelta,
-    ChatMessageToolCallFunction,
-    ChatMessageToolCallStreamDelta,
-    TokenUsage,
-    accumulate,
-)
+from modelport.types.deltas import ChatMessageStreamDelta, ChatMessageToolCallStreamDelta, accumulate
+from modelport.types.messages import ChatMessage, ChatMessageToolCallFunction
 from modelport.types.output_types import Choice, JSONSchema, Lark, Regex
 from modelport.types.request import Request
 from modelport.types.tools import NamedToolChoice, Tool
+from modelport.types.usage import TokenUsage
 
 Delta = ChatMessageStreamDelta
 DATE = Regex(r"\d{4}-\d\d-\d\d")

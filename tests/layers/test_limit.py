@@ -22,8 +22,10 @@ from modelport.errors import DeadlineExceeded, InvalidRequest, ModelError, Serve
 from modelport.layers.limit.layer import WINDOW, Limit
 from modelport.model import Model
 from modelport.runtime.threads import iterate_in_thread
-from modelport.types.messages import ChatMessage, ChatMessageStreamDelta, MessageRole, TokenUsage
+from modelport.types.deltas import ChatMessageStreamDelta
+from modelport.types.messages import ChatMessage, MessageRole
 from modelport.types.request import Request
+from modelport.types.usage import TokenUsage
 
 from .clock import in_no_time
 

@@ -13,16 +13,19 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from modelport.constrained.lark import as_lark
 from modelport.errors import ConnectionFailed, InvalidToolCall, StreamInterrupted
 from modelport.layers.adapt.prompted_tools import CLOSE, OPEN, prompted, read_calls
 from modelport.local.grammar_matching import check_grammar
 from modelport.model import Model
 from modelport.types.capabilities import Capabilities
 from modelport.types.content import Image, Text
-from modelport.types.messages import ChatMessage, ChatMessageStreamDelta, TokenUsage, accumulate
-from modelport.types.output_types import JSONSchema, as_lark
+from modelport.types.deltas import ChatMessageStreamDelta, accumulate
+from modelport.types.messages import ChatMessage
+from modelport.types.output_types import JSONSchema
 from modelport.types.request import Request
 from modelport.types.tools import NamedToolChoice, Tool
+from modelport.types.usage import TokenUsage
 
 Delta = ChatMessageStreamDelta
 CITY = {

@@ -22,7 +22,8 @@ from modelport.errors import (
 )
 from modelport.layers.retry import Retry, RetryPolicy
 from modelport.model import Model
-from modelport.types.messages import ChatMessage, ChatMessageStreamDelta, MessageRole, accumulate
+from modelport.types.deltas import ChatMessageStreamDelta, accumulate
+from modelport.types.messages import ChatMessage, MessageRole
 from modelport.types.output_types import Regex
 from modelport.types.request import Request, Timeouts
 

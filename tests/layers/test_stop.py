@@ -12,16 +12,10 @@ from hypothesis import strategies as st
 
 from modelport.errors import ConnectionFailed
 from modelport.layers.stop import Stop, StopScanner
-from modelport.types.messages import (
-    ChatMessage,
-    ChatMessageStreamDelta,
-    ChatMessageToolCallFunction,
-    ChatMessageToolCallStreamDelta,
-    MessageRole,
-    TokenUsage,
-    accumulate,
-)
+from modelport.types.deltas import ChatMessageStreamDelta, ChatMessageToolCallStreamDelta, accumulate
+from modelport.types.messages import ChatMessage, ChatMessageToolCallFunction, MessageRole
 from modelport.types.request import Request
+from modelport.types.usage import TokenUsage
 
 Delta = ChatMessageStreamDelta
 QUESTION = (ChatMessage(MessageRole.USER, "?"),)

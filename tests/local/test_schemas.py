@@ -13,16 +13,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.schemas import KINDS, SAMPLE
-from tests.schemas.asking import ask_all, hold, problem_of
-from tests.schemas.table import PAGE, page, refusals
-from tests.schemas.tiny import tiny_folder, tiny_gguf
+from tests.schema_corpus import KINDS, SAMPLE
+from tests.schema_corpus.asking import ask_all, hold, problem_of
+from tests.schema_corpus.table import PAGE, page, refusals
+from tests.schema_corpus.tiny import tiny_folder, tiny_gguf
 from tests.servers.llamacpp import model_file
 from tests.servers.smollm2 import smollm2_folder
 
 from modelport import JSONSchema, Lark, LlamaCppModel, MLXModel, Model, TransformersModel, UnsupportedFeature
+from modelport.constrained.lark import as_lark
 from modelport.local.grammar_matching import TokenMasks
-from modelport.types.output_types import as_lark
 
 pytestmark = pytest.mark.timeout(600)
 ENGINE: dict[str, Any] = {"context_length": 2048, "parallel": 8, "retry": False}
@@ -73,7 +73,7 @@ def test_the_sample_and_the_table() -> None:
     assert len(SAMPLE) >= 300
     assert len({str(sampled.schema) for sampled in SAMPLE}) == len(SAMPLE)
     assert all(len(schemas) >= 50 for schemas in KINDS.values())
-    assert page(PAGE.read_text()) == PAGE.read_text(), "docs/schemas.md is stale: python -m tests.schemas.table"
+    assert page(PAGE.read_text()) == PAGE.read_text(), "docs/schemas.md is stale: python -m tests.schema_corpus.table"
 
 
 # --- what llguidance alone would let through --------------------------------------------------------------------------

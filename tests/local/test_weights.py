@@ -32,7 +32,7 @@ from modelport import errors
 from modelport.local.llamacpp import weights
 from modelport.local.llamacpp.weights import default_weights, resolve_weights
 
-SRC = Path(weights.__file__).parents[2]
+SRC = Path(weights.__file__).parents[3]
 NAME = "SmolLM2-135M-Instruct.Q4_1.gguf"
 STAMP = f"{NAME}.verified"
 SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"

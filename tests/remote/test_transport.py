@@ -43,7 +43,7 @@ from modelport.errors import (
 )
 from modelport.remote.chat_model import ChatCompletionsModel
 from modelport.remote.http.environment import environment_proxy
-from modelport.remote.http.wire import ANSWER_SIZE
+from modelport.remote.http.responses import ANSWER_SIZE
 from modelport.runtime.per_loop import PerLoop
 from modelport.runtime.portal import run
 from tests.remote import leaking

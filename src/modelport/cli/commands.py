@@ -212,7 +212,7 @@ def _schema(path: Path) -> Grammar:
     import json
 
     from modelport.errors import InvalidRequest
-    from modelport.types.output_types import grammar_from
+    from modelport.inputs.output_types import grammar_from
 
     try:
         schema = json.loads(path.read_bytes())

@@ -14,13 +14,13 @@ from modelport import errors
 from modelport.combine.fallback_call import Candidate, FallbackCall
 from modelport.errors import InvalidRequest, UnsupportedFeature
 from modelport.inputs.messages import normalise_messages
+from modelport.inputs.tool_choice import tool_choice_from
 from modelport.layers.limit.layer import Limit
 from modelport.layers.retry import Retry
 from modelport.model import Model
 from modelport.types.capabilities import Capabilities, any_of
-from modelport.types.messages import ChatMessageStreamDelta
+from modelport.types.deltas import ChatMessageStreamDelta
 from modelport.types.request import Request, Timeouts
-from modelport.types.tools import tool_choice_from
 
 #: Errors that say that a model can't answer, now or this. Those that say that the request is wrong would only come
 #: again; an answer that was refused or has not its form is an answer. An author's own model may raise Python's errors:

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 from modelport import errors
 from modelport.errors import InvalidRequest, ModelError, UnsupportedFeature
 from modelport.layers.base import Deltas
-from modelport.types.messages import Attempt, ChatMessageStreamDelta
+from modelport.types.deltas import ChatMessageStreamDelta
+from modelport.types.messages import Attempt
 from modelport.types.request import Request
 
 if TYPE_CHECKING:

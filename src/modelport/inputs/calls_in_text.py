@@ -7,7 +7,8 @@ import uuid
 from typing import Any
 
 from modelport.errors import InvalidToolCall
-from modelport.types.messages import ChatMessage, ChatMessageToolCall, ChatMessageToolCallFunction, read_json
+from modelport.schema.json_text import read_json
+from modelport.types.messages import ChatMessage, ChatMessageToolCall, ChatMessageToolCallFunction
 
 
 def call_in_text(message: ChatMessage, name_key: str, arguments_key: str) -> ChatMessageToolCall:

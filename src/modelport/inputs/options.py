@@ -6,9 +6,10 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from modelport.errors import InvalidRequest
-from modelport.inputs.messages import normalise_conversions, normalise_parameters, normalise_stop
-from modelport.types.output_types import grammar_from, grammar_from_response_format
-from modelport.types.tools import tool_choice_from
+from modelport.inputs.messages import normalise_conversions
+from modelport.inputs.output_types import grammar_from, grammar_from_response_format
+from modelport.inputs.parameters import normalise_parameters, normalise_stop
+from modelport.inputs.tool_choice import tool_choice_from
 
 
 def _flag(name: str) -> Callable[[Any], bool]:

@@ -10,9 +10,10 @@ from functools import lru_cache
 from typing import Any
 
 from modelport.errors import InvalidRequest
+from modelport.inputs.output_types import grammar_from
 from modelport.schema.python_types import closed, tight
 from modelport.schema.references import rooted, unresolved
-from modelport.types.output_types import JSONSchema, grammar_from
+from modelport.types.output_types import JSONSchema
 from modelport.types.tools import Tool
 
 

@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator, Callable, Iterable
 from functools import partial
 from typing import Protocol
 
-from modelport.types.messages import ChatMessageStreamDelta
+from modelport.types.deltas import ChatMessageStreamDelta
 from modelport.types.request import Request
 
 Deltas = AsyncGenerator[ChatMessageStreamDelta, None]

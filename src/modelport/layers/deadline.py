@@ -7,7 +7,7 @@ from typing import Any
 
 from modelport.errors import DeadlineExceeded, ModelError
 from modelport.layers.base import SENT, Deltas
-from modelport.types.messages import ChatMessageStreamDelta
+from modelport.types.deltas import ChatMessageStreamDelta
 from modelport.types.request import Request
 
 

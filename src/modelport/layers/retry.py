@@ -15,7 +15,7 @@ from typing import Any
 
 from modelport.errors import InvalidRequest, ModelError
 from modelport.layers.base import Deltas, Next
-from modelport.types.messages import ChatMessageStreamDelta
+from modelport.types.deltas import ChatMessageStreamDelta
 from modelport.types.request import Request, Timeouts
 
 #: Of so many calls that are answered at once, one gives a retry back.

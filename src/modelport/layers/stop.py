@@ -12,8 +12,9 @@ from functools import lru_cache
 
 from modelport.errors import ModelError
 from modelport.layers.base import Deltas, Next
-from modelport.types.messages import ChatMessageStreamDelta, TokenUsage, copied
+from modelport.types.deltas import ChatMessageStreamDelta, copied
 from modelport.types.request import Request
+from modelport.types.usage import TokenUsage
 
 
 @lru_cache

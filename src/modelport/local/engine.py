@@ -9,7 +9,7 @@ from inspect import signature
 from typing import Any, Generic, Protocol, TypeVar
 
 from modelport.errors import ModelError, UnsupportedFeature
-from modelport.inputs.messages import KNOWN_PARAMETERS
+from modelport.inputs.parameters import KNOWN_PARAMETERS
 from modelport.model import Model
 from modelport.runtime.portal import close_at_exit
 

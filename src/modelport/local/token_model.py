@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, ClassVar, Protocol, TypeVar
 
+from modelport.constrained.lark import as_lark
 from modelport.constrained.reasoning import after_thinking, opens_thought
 from modelport.errors import ContextWindowExceeded
 from modelport.layers.adapt.prompted_tools import call_schema, read_calls
@@ -20,10 +21,11 @@ from modelport.protocols.chat_completions.output_format import effort_variables
 from modelport.runtime.threads import in_thread
 from modelport.types.capabilities import Capabilities
 from modelport.types.content import Image
-from modelport.types.messages import ChatMessageStreamDelta, TokenUsage
-from modelport.types.output_types import Choice, Grammar, JSONSchema, Lark, Regex, as_lark
+from modelport.types.deltas import ChatMessageStreamDelta
+from modelport.types.output_types import Choice, Grammar, JSONSchema, Lark, Regex
 from modelport.types.request import Request
 from modelport.types.tools import NamedToolChoice
+from modelport.types.usage import TokenUsage
 
 
 @dataclass(frozen=True)

@@ -9,16 +9,18 @@ from dataclasses import replace
 from typing import Any, ClassVar
 
 from modelport.errors import InvalidRequest, ModelError
-from modelport.inputs.messages import EFFORTS, check_kind
+from modelport.inputs.parameters import EFFORTS
+from modelport.inputs.settings import check_kind
 from modelport.model import Model
-from modelport.protocols.chat_completions.request import ChatResponseReader, body_from
+from modelport.protocols.chat_completions.request import body_from
+from modelport.protocols.chat_completions.response import ChatResponseReader
 from modelport.remote.free_reasoning import PATH, grammar_after_thought
+from modelport.remote.http.redaction import hidden
 from modelport.remote.http.transport import ServiceCall, Transport
-from modelport.remote.http.wire import hidden
 from modelport.remote.profiles import PROFILES
 from modelport.remote.schema_subsets import OPENAI
 from modelport.types.capabilities import Capabilities
-from modelport.types.messages import ChatMessageStreamDelta
+from modelport.types.deltas import ChatMessageStreamDelta
 from modelport.types.output_types import Choice, JSONSchema, Lark, Regex
 from modelport.types.request import Request
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
+from modelport.constrained.lark import as_lark
 from modelport.constrained.reasoning import after_thinking, opens_thought
 from modelport.errors import ModelError
 from modelport.protocols.chat_completions.output_format import llama_grammar
-from modelport.types.output_types import as_lark
 from modelport.types.request import Request
 
 #: Below the server's root: renders the prompt of a chat completion's body.

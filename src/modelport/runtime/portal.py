@@ -20,7 +20,7 @@ from typing import Any, Generic, TypeVar
 
 from modelport.runtime import slots
 from modelport.runtime.threads import end_streams
-from modelport.types.messages import ChatMessageStreamDelta
+from modelport.types.deltas import ChatMessageStreamDelta
 
 T = TypeVar("T")
 

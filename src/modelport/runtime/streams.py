@@ -6,7 +6,8 @@ from collections.abc import AsyncGenerator, Awaitable
 from typing import TYPE_CHECKING, Any
 
 from modelport.errors import ModelError, StreamInterrupted
-from modelport.types.messages import ChatMessage, ChatMessageStreamDelta, accumulate
+from modelport.types.deltas import ChatMessageStreamDelta, accumulate
+from modelport.types.messages import ChatMessage
 
 if TYPE_CHECKING:
     from types import TracebackType

@@ -9,10 +9,11 @@ from collections.abc import AsyncGenerator, Callable, Iterable
 from typing import Any, ClassVar
 
 from modelport.errors import ModelError
-from modelport.inputs.messages import EFFORTS
+from modelport.inputs.parameters import EFFORTS
 from modelport.model import Model
 from modelport.types.capabilities import Capabilities
-from modelport.types.messages import ChatMessage, ChatMessageStreamDelta, as_delta
+from modelport.types.deltas import ChatMessageStreamDelta, as_delta
+from modelport.types.messages import ChatMessage
 from modelport.types.output_types import Choice, JSONSchema, Lark, Regex
 from modelport.types.request import Request
 

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from enum import StrEnum
-from operator import attrgetter
 from typing import Any
 
 from modelport.secrets import Url
 from modelport.types.content import repr_without_urls, text_of
+from modelport.types.usage import TokenUsage
 
 _JSON = dict[str, Any]  # under a name of its own, since two classes here have a method `dict`
 
@@ -30,34 +29,6 @@ class MessageRole(StrEnum):
     def roles(cls) -> list[str]:
         """All roles, as strings."""
         return [role.value for role in cls]
-
-
-@dataclass(slots=True)
-class TokenUsage:
-    """Tokens that a call cost. `None` means unknown, never zero.
-
-    Args:
-        input_tokens: Tokens of the prompt, those read from a cache included.
-        output_tokens: Tokens of the answer, reasoning included.
-        cached_input_tokens: How many of `input_tokens` were not computed again.
-        reasoning_tokens: How many of `output_tokens` were reasoning.
-    """
-
-    input_tokens: int | None = None
-    output_tokens: int | None = None
-    cached_input_tokens: int | None = None
-    reasoning_tokens: int | None = None
-
-    @property
-    def total_tokens(self) -> int | None:
-        """Input and output together, or `None` where either is unknown."""
-        if self.input_tokens is None or self.output_tokens is None:
-            return None
-        return self.input_tokens + self.output_tokens
-
-    def dict(self) -> dict[str, int | None]:
-        """All counts by name, the total included."""
-        return {**asdict(self), "total_tokens": self.total_tokens}
 
 
 @dataclass(slots=True)
@@ -213,178 +184,6 @@ class ChatMessage:
             for call in self.tool_calls or ()
         )
         return "\n".join(filter(None, (self.text, *calls)))
-
-
-@dataclass(slots=True)
-class ChatMessageToolCallStreamDelta:
-    """A piece of a tool call; `index` says of which."""
-
-    index: int | None = None
-    id: str | None = None
-    type: str | None = None
-    function: ChatMessageToolCallFunction | None = None
-
-
-@dataclass(slots=True)
-class ChatMessageStreamDelta:
-    """A piece of a message. Text adds up; token usage, finish reason and what follows them come once, last.
-
-    With `restart` the answer begins again, from another model: what had come of it is void (see `FallbackModel`).
-    """
-
-    content: str | None = None
-    tool_calls: list[ChatMessageToolCallStreamDelta] | None = None
-    token_usage: TokenUsage | None = None
-    reasoning: str | None = None
-    finish_reason: str | None = None
-    stop_sequence: str | None = None
-    parsed: Any = None
-    enforcement: str | None = None
-    logprobs: list[dict[str, Any]] | None = field(default=None, repr=False)
-    model_id: str | None = None
-    warnings: list[str] | None = None
-    raw: Any = field(default=None, repr=False, compare=False)
-    reasoning_details: list[dict[str, Any]] | None = field(default=None, repr=False)
-    attempts: list[Attempt] | None = None
-    restart: bool = False
-
-    @property
-    def delivers(self) -> bool:
-        """Whether it holds a part of the answer itself, so that sending the request again would repeat it."""
-        return bool(self.content or self.reasoning or self.tool_calls or self.reasoning_details)
-
-
-_values = attrgetter(*(item.name for item in fields(ChatMessageStreamDelta)))
-
-
-def copied(delta: ChatMessageStreamDelta) -> ChatMessageStreamDelta:
-    """A copy, which may be changed; a quarter of what `dataclasses.replace` costs."""
-    return ChatMessageStreamDelta(*_values(delta))
-
-
-def accumulate(
-    deltas: Iterable[ChatMessageStreamDelta], model_id: str | None = None, *, parses: bool = True
-) -> ChatMessage:
-    """The message that these deltas make up.
-
-    Tool-call arguments are parsed (unless `parses` is False) where they are valid JSON and stay text where not.
-    """
-    text: list[str] = []
-    reasoning: list[str] = []
-    calls: dict[int, ChatMessageToolCall] = {}
-    logprobs: list[dict[str, Any]] = []
-    details: list[dict[str, Any]] = []
-    message = ChatMessage(MessageRole.ASSISTANT, model_id=model_id)
-    for delta in deltas:
-        if delta.restart:
-            for lost in (text, reasoning, calls, logprobs, details):
-                lost.clear()
-        if delta.content:
-            text.append(delta.content)
-        if delta.reasoning:
-            reasoning.append(delta.reasoning)
-        for piece in delta.tool_calls or ():
-            _add_piece(calls, piece)
-        if delta.logprobs:
-            logprobs += delta.logprobs
-        if delta.reasoning_details:
-            details += delta.reasoning_details
-        if delta.warnings:
-            message.warnings += delta.warnings
-        if delta.attempts:
-            message.attempts += delta.attempts
-        for name in ("token_usage", "finish_reason", "stop_sequence", "parsed", "enforcement", "model_id", "raw"):
-            value = getattr(delta, name)
-            if value is not None:
-                setattr(message, name, value)
-    for call in calls.values() if parses else ():
-        call.function.arguments = _parsed(call.function.arguments)
-    # A message with neither text nor calls is an empty answer; one with calls alone has no text at all.
-    message.content = "".join(text) if text or not calls else None
-    message.reasoning = "".join(reasoning) or None
-    message.tool_calls = list(calls.values()) or None
-    message.logprobs = logprobs or None
-    message.reasoning_details = details or None
-    return message
-
-
-def _add_piece(calls: dict[int, ChatMessageToolCall], piece: ChatMessageToolCallStreamDelta) -> None:
-    index = piece.index if piece.index is not None else len(calls)
-    call = calls.setdefault(index, ChatMessageToolCall(ChatMessageToolCallFunction("", ""), ""))
-    call.id = piece.id or call.id
-    call.type = piece.type or call.type
-    if piece.function is not None:
-        call.function.name = piece.function.name or call.function.name
-        known, given = call.function.arguments, piece.function.arguments
-        if isinstance(known, str) and isinstance(given, str):
-            call.function.arguments = known + given
-        elif given is not None and given != "":
-            call.function.arguments = given
-
-
-def _parsed(arguments: Any) -> Any:
-    if not isinstance(arguments, str):
-        return arguments
-    if not arguments.strip():
-        return {}  # A call without arguments is written "" by some services and {} by others.
-    try:
-        return read_json(arguments)
-    except ValueError:
-        return arguments
-
-
-def read_json(text: str) -> Any:
-    """The JSON value, without the constants that Python takes and JSON does not have.
-
-    Raises:
-        ValueError: It is no JSON, or holds a number that Python would make an infinity of.
-    """
-    try:
-        return _JSON_READER.decode(text)
-    except RecursionError:
-        raise ValueError("the JSON is nested too deeply") from None
-
-
-def _refuse(constant: str) -> Any:
-    raise ValueError(f"{constant} is no JSON")
-
-
-def _float(digits: str) -> float:
-    value = float(digits)
-    if math.isinf(value):
-        raise ValueError(f"the number {digits[:40]} is too large")
-    return value
-
-
-_JSON_READER = json.JSONDecoder(parse_constant=_refuse, parse_float=_float)
-
-
-def as_delta(answer: Any) -> ChatMessageStreamDelta:
-    """A whole answer, as one delta: a `ChatMessage`, or any object of another library's with a `.content`.
-
-    Raises:
-        AttributeError: It has no `content`.
-    """
-    calls = [tool_call_from(call) for call in getattr(answer, "tool_calls", None) or ()]
-    optional = (
-        "reasoning", "finish_reason", "stop_sequence", "parsed", "enforcement", "logprobs", "model_id", "raw",
-        "reasoning_details",
-    )  # fmt: skip
-    values: dict[str, Any] = {name: getattr(answer, name, None) for name in optional}
-    return ChatMessageStreamDelta(
-        content=None if answer.content is None else text_of(answer.content),
-        tool_calls=[
-            ChatMessageToolCallStreamDelta(
-                i, call.id, call.type, ChatMessageToolCallFunction(call.function.arguments_json(), call.function.name)
-            )
-            for i, call in enumerate(calls)
-        ]
-        or None,
-        token_usage=getattr(answer, "token_usage", None),
-        warnings=getattr(answer, "warnings", None) or None,
-        attempts=getattr(answer, "attempts", None) or None,
-        **values,
-    )
 
 
 def tool_call_from(call: Any) -> ChatMessageToolCall:

@@ -7,14 +7,10 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from modelport.errors import InvalidRequest, InvalidToolCall
-from modelport.types.messages import (
-    ChatMessage,
-    ChatMessageStreamDelta,
-    ChatMessageToolCallFunction,
-    accumulate,
-    read_json,
-)
-from modelport.types.output_types import mismatch
+from modelport.schema.json_text import read_json
+from modelport.schema.validation import mismatch
+from modelport.types.deltas import ChatMessageStreamDelta, accumulate
+from modelport.types.messages import ChatMessage, ChatMessageToolCallFunction
 
 
 @dataclass(frozen=True)
@@ -58,39 +54,6 @@ class NamedToolChoice:
 
 
 ToolChoice = Literal["auto", "none", "required"] | NamedToolChoice
-
-
-def tool_choice_from(value: Any, tools: tuple[Tool, ...] | None = None) -> ToolChoice:
-    """The tool choice that a caller's argument means.
-
-    Args:
-        value: `auto`, `none`, `required` (also `any`), a tool's name, or OpenAI's
-            `{"type": "function", "function": {"name": …}}`.
-        tools: The tools of the request; `None` where they are not known yet.
-
-    Raises:
-        InvalidRequest: It is none of these, or names a tool that is not there.
-    """
-    if value in ("auto", "none", "required"):
-        if value == "required" and tools == ():
-            raise InvalidRequest("tool_choice='required' needs tools: pass tools=[…]")
-        return value  # type: ignore[no-any-return]
-    if value == "any":
-        return tool_choice_from("required", tools)
-    name = value
-    if isinstance(value, NamedToolChoice):
-        name = value.name
-    elif isinstance(value, dict):
-        function = value.get("function")
-        name = function.get("name") if isinstance(function, dict) else value.get("name")
-    names = None if tools is None else [tool.name for tool in tools]
-    if not isinstance(name, str) or (names is not None and name not in names):
-        shown = value.name if isinstance(value, NamedToolChoice) else value
-        known = "" if names is None else f" ({', '.join(map(repr, names)) or 'there are none'})"
-        raise InvalidRequest(
-            f"tool_choice={shown!r} is unknown; it must be 'auto', 'none', 'required' or the name of a tool{known}"
-        )
-    return NamedToolChoice(name)
 
 
 def check_calls(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from tests.contract.vllm_subjects import kept
+from tests.conformance.vllm_subjects import kept
 
 from modelport import VLLMModel
 

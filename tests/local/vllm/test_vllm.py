@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.contract.vllm_subjects import busy
+from tests.conformance.vllm_subjects import busy
 from tests.servers.vllm_env import ENGINE
 
 from modelport import (

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from tests.schemas import SAMPLE
-from tests.schemas.asking import ask_all, hold
-from tests.schemas.table import PAGE, page, refusals
-from tests.schemas.tiny import tiny_folder
+from tests.schema_corpus import SAMPLE
+from tests.schema_corpus.asking import ask_all, hold
+from tests.schema_corpus.table import PAGE, page, refusals
+from tests.schema_corpus.tiny import tiny_folder
 from tests.servers.vllm_env import ENGINE
 
 from modelport import VLLMModel

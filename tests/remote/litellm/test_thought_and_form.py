@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from modelport import LiteLLMModel, LiteLLMRouterModel, Model
-from tests.contract.subjects import THINKING_TEMPLATE
+from tests.conformance.subjects import THINKING_TEMPLATE
 from tests.remote.test_thought_and_form import FORM, QUESTION, SHORT, hold_to_the_form
 from tests.servers.faults import Fault, FaultServer
 from tests.servers.llamacpp import LlamaServer, llama_server

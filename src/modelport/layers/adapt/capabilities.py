@@ -6,7 +6,7 @@ import itertools
 from difflib import get_close_matches
 
 from modelport.errors import UnsupportedFeature
-from modelport.inputs.messages import EFFORTS, KNOWN_PARAMETERS
+from modelport.inputs.parameters import EFFORTS, KNOWN_PARAMETERS
 from modelport.types.capabilities import Capabilities
 from modelport.types.content import Image, Text
 from modelport.types.messages import ChatMessage, MessageRole

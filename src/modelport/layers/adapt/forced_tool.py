@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from modelport.layers.base import Deltas
-from modelport.types.messages import ChatMessageStreamDelta, ChatMessageToolCallStreamDelta
+from modelport.types.deltas import ChatMessageStreamDelta, ChatMessageToolCallStreamDelta
 
 
 async def tool_as_text(deltas: Deltas, name: str) -> Deltas:

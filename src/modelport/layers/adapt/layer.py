@@ -10,6 +10,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
+from modelport.constrained.continuation import may_go_on
 from modelport.errors import InvalidOutput, InvalidRequest, InvalidToolCall, UnsupportedFeature
 from modelport.layers.adapt.capabilities import adapt_to_capabilities, holds_image_urls
 from modelport.layers.adapt.forced_tool import tool_as_text
@@ -18,19 +19,16 @@ from modelport.layers.adapt.single_call import first_call
 from modelport.layers.adapt.wrapping import unwrap_object, wrap_in_object
 from modelport.layers.base import Deltas, Next
 from modelport.layers.retry import begun
+from modelport.schema.json_text import read_json
 from modelport.schema.rules import UnsupportedSchema, is_any_object, without_nulls
+from modelport.schema.validation import mismatch
 from modelport.types.capabilities import Capabilities
-from modelport.types.messages import (
-    ChatMessage,
-    ChatMessageStreamDelta,
-    MessageRole,
-    TokenUsage,
-    accumulate,
-    read_json,
-)
-from modelport.types.output_types import Choice, Grammar, JSONSchema, Lark, may_go_on, mismatch
+from modelport.types.deltas import ChatMessageStreamDelta, accumulate
+from modelport.types.messages import ChatMessage, MessageRole
+from modelport.types.output_types import Choice, Grammar, JSONSchema, Lark
 from modelport.types.request import Request
 from modelport.types.tools import NamedToolChoice, Tool, check_calls
+from modelport.types.usage import TokenUsage
 
 #: How often an answer that does not have its form is sent back with the error, when nothing enforces the form.
 REASKS = 2

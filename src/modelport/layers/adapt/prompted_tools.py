@@ -21,13 +21,8 @@ from modelport.layers.stop import StopScanner
 from modelport.schema.references import moved
 from modelport.types.capabilities import Capabilities
 from modelport.types.content import Text, text_of
-from modelport.types.messages import (
-    ChatMessage,
-    ChatMessageStreamDelta,
-    ChatMessageToolCallFunction,
-    ChatMessageToolCallStreamDelta,
-    MessageRole,
-)
+from modelport.types.deltas import ChatMessageStreamDelta, ChatMessageToolCallStreamDelta
+from modelport.types.messages import ChatMessage, ChatMessageToolCallFunction, MessageRole
 from modelport.types.output_types import JSONSchema
 from modelport.types.request import Request
 from modelport.types.tools import NamedToolChoice, Tool

@@ -6,7 +6,7 @@ from contextlib import aclosing
 from dataclasses import replace
 
 from modelport.layers.base import Deltas
-from modelport.types.messages import ChatMessageStreamDelta
+from modelport.types.deltas import ChatMessageStreamDelta
 
 
 async def first_call(deltas: Deltas) -> Deltas:

@@ -11,7 +11,8 @@ from typing import Any
 
 from modelport.errors import ModelError
 from modelport.layers.base import Deltas
-from modelport.types.messages import ChatMessageStreamDelta, read_json
+from modelport.schema.json_text import read_json
+from modelport.types.deltas import ChatMessageStreamDelta
 from modelport.types.output_types import Choice, JSONSchema
 
 KEY = "answer"

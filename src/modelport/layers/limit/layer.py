@@ -18,11 +18,12 @@ from dataclasses import replace
 from typing import Any, Protocol
 
 from modelport.errors import AuthenticationError, InvalidRequest, ModelError
-from modelport.inputs.messages import json_size
 from modelport.layers.base import SENT, Deltas, Next
+from modelport.layers.limit.estimate import json_size
 from modelport.runtime import slots
-from modelport.types.messages import ChatMessageStreamDelta, TokenUsage
+from modelport.types.deltas import ChatMessageStreamDelta
 from modelport.types.request import Request
+from modelport.types.usage import TokenUsage
 
 WINDOW = 60.0
 #: Tokens set aside for an answer of unknown length before any has been seen.

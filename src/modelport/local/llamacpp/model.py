@@ -12,21 +12,24 @@ from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
 from typing import Any, ClassVar
 
+from modelport.constrained.lark import as_lark
 from modelport.constrained.reasoning import after_thinking, opens_thought
 from modelport.errors import InvalidRequest, MissingDependency, ModelError, ServerError, UnsupportedFeature
-from modelport.inputs.messages import name_or_path
+from modelport.inputs.settings import name_or_path
 from modelport.local.engine import EngineModel
 from modelport.local.grammar_matching import Follower, check_grammar
 from modelport.local.llamacpp.weights import resolve_weights
 from modelport.protocols.chat_completions.errors import error_from
 from modelport.protocols.chat_completions.output_format import llama_grammar
-from modelport.protocols.chat_completions.request import ChatResponseReader, body_from
+from modelport.protocols.chat_completions.request import body_from
+from modelport.protocols.chat_completions.response import ChatResponseReader
 from modelport.runtime.portal import CLOSE_TIMEOUT
 from modelport.runtime.threads import in_thread, iterate_in_thread
 from modelport.types.capabilities import Capabilities
-from modelport.types.messages import ChatMessageStreamDelta, TokenUsage
-from modelport.types.output_types import Choice, JSONSchema, Lark, Regex, as_lark
+from modelport.types.deltas import ChatMessageStreamDelta
+from modelport.types.output_types import Choice, JSONSchema, Lark, Regex
 from modelport.types.request import Request
+from modelport.types.usage import TokenUsage
 
 #: What the engine's sampler takes beside the parameters that every backend knows; it passes over others in silence.
 #: See https://github.com/ggml-org/llama.cpp/blob/master/tools/server/README.md

@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any, ClassVar
 
 from modelport.errors import InvalidRequest, ModelError
-from modelport.inputs.messages import name_or_path
+from modelport.inputs.settings import name_or_path
 from modelport.local.chat_template import CallFormat, Template
 from modelport.local.grammar_matching import TokenMasks
 from modelport.local.mlx.batch import CLOSED, Batch

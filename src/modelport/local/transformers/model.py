@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from modelport.errors import InvalidRequest, MissingDependency
-from modelport.inputs.messages import name_or_path
+from modelport.inputs.settings import name_or_path
 from modelport.local.token_model import LocalModel
 from modelport.types.capabilities import Capabilities
 

@@ -11,7 +11,7 @@ from contextlib import aclosing
 from typing import Any, ClassVar
 
 from modelport.errors import InvalidRequest, ModelError, ServerError
-from modelport.inputs.messages import name_or_path
+from modelport.inputs.settings import name_or_path
 from modelport.local.chat_template import Template
 from modelport.local.text import token_text
 from modelport.local.token_model import EngineRequest, LocalModel, Prompt, TokenBatch

@@ -6,8 +6,9 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from modelport.constrained.lark import as_lark
 from modelport.schema.rules import is_any_object
-from modelport.types.output_types import Choice, Grammar, JSONSchema, Lark, Regex, as_lark
+from modelport.types.output_types import Choice, Grammar, JSONSchema, Lark, Regex
 
 #: The custom tool whose input is an answer in its grammar.
 ANSWER_TOOL = "answer_in_its_form"

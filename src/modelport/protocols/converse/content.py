@@ -13,9 +13,10 @@ import re
 from typing import Any
 
 from modelport.errors import InvalidRequest
+from modelport.schema.json_text import read_json
 from modelport.types.capabilities import Capabilities
 from modelport.types.content import Attachment, Image, Part, Text
-from modelport.types.messages import ChatMessage, ChatMessageToolCall, read_json
+from modelport.types.messages import ChatMessage, ChatMessageToolCall
 from modelport.types.output_types import Grammar, JSONSchema
 
 Block = dict[str, Any]

@@ -11,14 +11,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from modelport.errors import InvalidToolCall, MalformedResponse
-from modelport.protocols.chat_completions.request import count_from
 from modelport.protocols.converse.request import ConverseCall
-from modelport.types.messages import (
-    ChatMessageStreamDelta,
-    ChatMessageToolCallFunction,
-    ChatMessageToolCallStreamDelta,
-    TokenUsage,
-)
+from modelport.types.deltas import ChatMessageStreamDelta, ChatMessageToolCallStreamDelta
+from modelport.types.messages import ChatMessageToolCallFunction
+from modelport.types.usage import TokenUsage, count_from
 
 _FINISH = {
     "end_turn": "stop", "stop_sequence": "stop", "tool_use": "tool_calls", "malformed_tool_use": "tool_calls",

@@ -12,8 +12,8 @@ from modelport import __version__
 from modelport.errors import AuthenticationError, InvalidRequest, MissingDependency
 from modelport.remote.bedrock.errors import NO_CREDENTIALS, translated
 from modelport.remote.bedrock.log_filter import keep_out_of_the_log
+from modelport.remote.http.redaction import Hidden
 from modelport.remote.http.transport import CONNECT_TIMEOUT
-from modelport.remote.http.wire import Hidden
 from modelport.secrets import Secret
 
 #: Connections that are kept; how many are used is for max_concurrency to say.

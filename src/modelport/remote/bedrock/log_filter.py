@@ -6,7 +6,7 @@ import logging
 import re
 from collections.abc import Iterable
 
-from modelport.remote.http.wire import Hidden
+from modelport.remote.http.redaction import Hidden
 
 #: Those of botocore's loggers that write headers, canonical requests and bodies.
 LOGGERS = ("botocore.endpoint", "botocore.auth", "botocore.parsers")

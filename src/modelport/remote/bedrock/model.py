@@ -7,18 +7,18 @@ from contextlib import aclosing
 from typing import Any, ClassVar
 
 from modelport.errors import InvalidRequest, ModelError
-from modelport.inputs.messages import check_kind
+from modelport.inputs.settings import check_kind
 from modelport.layers.retry import RetryPolicy
 from modelport.model import Model
 from modelport.protocols.converse.request import call_from
 from modelport.protocols.converse.response import ConverseResponseReader
 from modelport.remote.bedrock.client import attempts_of, check_client, make_client
 from modelport.remote.bedrock.transport import Boto
-from modelport.remote.http.wire import without_secrets
+from modelport.remote.http.redaction import without_secrets
 from modelport.remote.schema_subsets import BEDROCK as BEDROCK_SCHEMAS
 from modelport.secrets import Secret
 from modelport.types.capabilities import Capabilities
-from modelport.types.messages import ChatMessageStreamDelta
+from modelport.types.deltas import ChatMessageStreamDelta
 from modelport.types.output_types import JSONSchema
 from modelport.types.request import Request
 

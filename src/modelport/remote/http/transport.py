@@ -18,19 +18,10 @@ from urllib.parse import urljoin
 from modelport import __version__
 from modelport.errors import ConnectionFailed, InvalidRequest, MalformedResponse, MissingDependency, ModelError
 from modelport.remote.http.environment import environment_proxy, environment_tls
-from modelport.remote.http.wire import (
-    ANSWER_SIZE,
-    CHECK_THE_WAY,
-    EventReader,
-    check_headers,
-    checked_url,
-    hidden,
-    pairs,
-    parsed,
-    secrets_in,
-    service_error,
-    to_json,
-)
+from modelport.remote.http.errors import CHECK_THE_WAY, service_error
+from modelport.remote.http.outgoing import check_headers, checked_url, pairs, to_json
+from modelport.remote.http.redaction import hidden, secrets_in
+from modelport.remote.http.responses import ANSWER_SIZE, EventReader, parsed
 from modelport.runtime.per_loop import PerLoop
 
 if TYPE_CHECKING:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+from modelport.remote.http.errors import redirected
+from modelport.remote.http.redaction import secrets_in
 from modelport.remote.http.transport import ERROR_SIZE, ERROR_TIMEOUT
-from modelport.remote.http.wire import redirected, secrets_in
 
 
 def guard(client: Any) -> None:

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
 from modelport.errors import InvalidRequest
-from modelport.inputs.messages import check_kind
+from modelport.inputs.settings import check_kind
 from modelport.remote.chat_model import ChatCompletionsModel
 from modelport.remote.http.transport import Transport
 from modelport.remote.huggingface.transport import URL, HubTransport, hub_package, provider_helper

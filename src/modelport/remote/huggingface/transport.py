@@ -11,8 +11,9 @@ from urllib.parse import urljoin
 
 from modelport.errors import AuthenticationError, ConnectionFailed, InvalidRequest, NotFoundError
 from modelport.protocols.chat_completions.errors import error_from
+from modelport.remote.http.errors import httpx_error, is_of_httpx
+from modelport.remote.http.redaction import Hidden
 from modelport.remote.http.transport import HTTPTransport, ServiceCall, require
-from modelport.remote.http.wire import Hidden, httpx_error, is_of_httpx
 from modelport.runtime.threads import in_thread
 from modelport.secrets import Secret
 

@@ -25,8 +25,9 @@ from modelport.errors import (
     UnsupportedFeature,
 )
 from modelport.protocols.chat_completions.errors import error_from
+from modelport.remote.http.errors import httpx_error, is_unsendable
+from modelport.remote.http.redaction import secrets_in, without_secrets
 from modelport.remote.http.transport import fault_of
-from modelport.remote.http.wire import httpx_error, is_unsendable, secrets_in, without_secrets
 from modelport.remote.litellm.package import litellm_package
 from modelport.secrets import names_secret
 

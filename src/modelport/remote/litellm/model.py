@@ -6,14 +6,17 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Any, ClassVar
 
 from modelport.errors import AuthenticationError, InvalidRequest, MalformedResponse, ModelError
-from modelport.inputs.messages import EFFORTS, check_kind
+from modelport.inputs.parameters import EFFORTS
+from modelport.inputs.settings import check_kind
 from modelport.layers.retry import RetryPolicy
 from modelport.model import Model
-from modelport.protocols.chat_completions.request import ChatResponseReader, body_from
+from modelport.protocols.chat_completions.request import body_from
+from modelport.protocols.chat_completions.response import ChatResponseReader
 from modelport.remote.chat_model import DIALECTS
 from modelport.remote.free_reasoning import PATH, grammar_after_thought
+from modelport.remote.http.outgoing import check_headers
+from modelport.remote.http.redaction import Hidden
 from modelport.remote.http.transport import CONNECT_TIMEOUT, ServiceCall
-from modelport.remote.http.wire import Hidden, check_headers
 from modelport.remote.litellm.errors import error_of
 from modelport.remote.litellm.isolation import ClientIsolation
 from modelport.remote.litellm.package import (
@@ -32,7 +35,7 @@ from modelport.remote.schema_subsets import OPENAI
 from modelport.runtime.per_loop import PerLoop
 from modelport.secrets import Secret
 from modelport.types.capabilities import Capabilities
-from modelport.types.messages import ChatMessageStreamDelta
+from modelport.types.deltas import ChatMessageStreamDelta
 from modelport.types.output_types import JSONSchema
 from modelport.types.request import Request
 

@@ -11,8 +11,8 @@ from importlib.util import find_spec
 from typing import Any, ClassVar
 
 from modelport.errors import InvalidRequest, MissingDependency, ModelError
-from modelport.inputs.messages import check_kind
-from modelport.remote.http.wire import Hidden
+from modelport.inputs.settings import check_kind
+from modelport.remote.http.redaction import Hidden
 from modelport.remote.litellm.errors import error_of
 from modelport.remote.litellm.model import FLATTENED, LiteLLMModel
 from modelport.remote.litellm.package import litellm_package, secret_of, secrets_of

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from modelport.errors import ConnectionFailed, ModelError
+from modelport.remote.http.redaction import Hidden
 from modelport.remote.http.transport import ServiceCall
-from modelport.remote.http.wire import Hidden
 from modelport.remote.litellm.package import litellm_package
 from modelport.remote.openai.sdk import SDKTransport, openai_package
 from modelport.secrets import Secret

@@ -9,14 +9,14 @@ from typing import Any, ClassVar
 from urllib.parse import quote
 
 from modelport.errors import AuthenticationError, InvalidRequest, NotFoundError
-from modelport.inputs.messages import check_kind
+from modelport.inputs.settings import check_kind
+from modelport.remote.http.outgoing import checked_url
 from modelport.remote.http.transport import HTTPTransport, Transport
-from modelport.remote.http.wire import checked_url
 from modelport.remote.openai.model import OpenAIServerModel, key_from
 from modelport.remote.schema_subsets import AZURE
 from modelport.secrets import Secret
 from modelport.types.capabilities import Capabilities
-from modelport.types.messages import ChatMessageStreamDelta
+from modelport.types.deltas import ChatMessageStreamDelta
 from modelport.types.request import Request
 
 _TOKEN_VARIABLE = "AZURE_OPENAI_AD_TOKEN"

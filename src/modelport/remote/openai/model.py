@@ -8,11 +8,12 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, ClassVar
 
 from modelport.errors import AuthenticationError, InvalidRequest
-from modelport.inputs.messages import check_kind
+from modelport.inputs.settings import check_kind
 from modelport.layers.retry import RetryPolicy
 from modelport.remote.chat_model import ChatCompletionsModel
+from modelport.remote.http.outgoing import check_headers, checked_url
+from modelport.remote.http.redaction import hidden
 from modelport.remote.http.transport import HTTPTransport, Transport, require
-from modelport.remote.http.wire import check_headers, checked_url, hidden
 from modelport.runtime.threads import in_thread
 from modelport.secrets import Secret
 

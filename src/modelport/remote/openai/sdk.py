@@ -13,22 +13,12 @@ from typing import Any
 
 from modelport.errors import ConnectionFailed, InvalidRequest, MalformedResponse, MissingDependency, ModelError
 from modelport.protocols.chat_completions.errors import error_from
+from modelport.remote.http.errors import httpx_error, is_of_httpx, is_unsendable, redirected
+from modelport.remote.http.outgoing import check_headers, pairs
+from modelport.remote.http.redaction import Hidden, hidden, secrets_in, without_secrets
+from modelport.remote.http.responses import is_answer, is_readable
 from modelport.remote.http.transport import HeaderSource, ServiceCall
 from modelport.remote.http.vendor_clients import guard
-from modelport.remote.http.wire import (
-    Hidden,
-    check_headers,
-    hidden,
-    httpx_error,
-    is_answer,
-    is_of_httpx,
-    is_readable,
-    is_unsendable,
-    pairs,
-    redirected,
-    secrets_in,
-    without_secrets,
-)
 from modelport.runtime.per_loop import PerLoop
 from modelport.runtime.threads import in_thread, iterate_in_thread
 

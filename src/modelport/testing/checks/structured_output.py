@@ -10,11 +10,12 @@ import zlib
 from typing import Any
 
 from modelport.errors import InvalidOutput, InvalidToolCall, UnsupportedFeature
-from modelport.inputs.messages import EFFORTS
+from modelport.inputs.output_types import grammar_from
+from modelport.inputs.parameters import EFFORTS
 from modelport.model import Model
 from modelport.testing.conformance import Check, NotChecked, Subject
 from modelport.types.messages import ChatMessage
-from modelport.types.output_types import Choice, JSONSchema, Lark, Regex, grammar_from
+from modelport.types.output_types import Choice, JSONSchema, Lark, Regex
 
 SCHEMA: dict[str, Any] = {
     "type": "object",

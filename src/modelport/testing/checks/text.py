@@ -10,7 +10,8 @@ from typing import Any
 from modelport.errors import ContextWindowExceeded, InvalidRequest
 from modelport.model import Model
 from modelport.testing.conformance import Check, NotChecked, Subject
-from modelport.types.messages import ChatMessage, ChatMessageStreamDelta, MessageRole, accumulate
+from modelport.types.deltas import ChatMessageStreamDelta, accumulate
+from modelport.types.messages import ChatMessage, MessageRole
 
 FINISH_REASONS = ("stop", "length", "tool_calls", "content_filter")
 
