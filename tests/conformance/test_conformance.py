@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from modelport.testing import CHECKS, Check, Subject, run_check
-from tests.conformance import bedrock_subjects as bedrock, litellm_subjects, subjects, table, vllm_subjects
+from tests.conformance import bedrock_subjects as bedrock
+from tests.conformance import litellm_subjects, subjects, table, vllm_subjects
 
 #: What each column can't tell, and why. Everything else must work, or be declared and refused.
 UNTOLD: dict[str, dict[str, str]] = {
