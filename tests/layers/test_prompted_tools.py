@@ -259,6 +259,7 @@ def schema_with_definition(kind: str, key: str = "$defs", **keywords: Any) -> di
             schema_with_definition("string", **{"$schema": "https://e.com/draft"}),
         ),
     ],
+    ids=["$defs", "definitions", "both", "with $id"],
 )
 def test_definitions_of_the_same_name_in_two_tools_stay_separate(schemas: tuple[dict[str, Any], ...]) -> None:
     before = copy.deepcopy(schemas)
@@ -354,8 +355,8 @@ HISTORY: list[dict[str, Any]] = [
 ]
 
 
-@pytest.mark.parametrize("arguments", ['{"city": "Paris"}', {"city": "Paris"}])
-@pytest.mark.parametrize("tools", [[WEATHER], []])
+@pytest.mark.parametrize("arguments", ['{"city": "Paris"}', {"city": "Paris"}], ids=["text", "object"])
+@pytest.mark.parametrize("tools", [[WEATHER], []], ids=["tools", "no tools"])
 def test_calls_and_results_of_earlier_turns_are_written_as_text(arguments: Any, tools: list[Tool]) -> None:
     """They have the format that the model is asked for, whether the arguments are given as text or as an object."""
     history = copy.deepcopy(HISTORY)
@@ -387,7 +388,11 @@ def test_image_in_a_tool_result_reaches_the_model() -> None:
     assert Text("see") in content
 
 
-@pytest.mark.parametrize("capabilities", [{"system_role": False}, {"system_role": False, "consecutive_roles": False}])
+@pytest.mark.parametrize(
+    "capabilities",
+    [{"system_role": False}, {"system_role": False, "consecutive_roles": False}],
+    ids=["no system role", "alternating roles"],
+)
 def test_prompted_tools_are_adapted_to_the_roles_of_the_backend(capabilities: dict[str, Any]) -> None:
     model = ToollessBackend("Rain.", capabilities=capabilities)
     model.generate([*HISTORY, {"role": "user", "content": "And now?"}], tools=[WEATHER])

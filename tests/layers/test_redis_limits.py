@@ -185,7 +185,7 @@ def test_password_appears_nowhere(redis: RedisServer) -> None:
     assert not any(REDIS_PASSWORD in text for text in shown)
 
 
-@pytest.mark.parametrize("url", [5, b"redis://h", {"env": 5}, {"variable": "REDIS_URL"}, {}])
+@pytest.mark.parametrize("url", [5, b"redis://h", {"env": 5}, {"variable": "REDIS_URL"}, {}], ids=repr)
 def test_url_of_another_type_is_refused(url: Any) -> None:
     with pytest.raises(InvalidRequest, match=r"url: as a dict|a key must be a string"):
         RedisLimits(url)

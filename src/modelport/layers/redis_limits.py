@@ -8,8 +8,8 @@ Theory of operation:
   for a request that is already counted (because the first response was lost) changes nothing.
 - Waiting requests are admitted in the order in which they first asked. Otherwise a large request would never find room
   among small ones.
-- Each waiting request has to ask again from time to time. One that has not asked for `LEASE_MS` is dropped from the
-  queue, so a process that died holds up the others for no longer than that.
+- Each waiting request has to ask again from time to time. A request that has not asked for `LEASE_MS` is dropped from
+  the queue, so a process that died delays the others for no longer than that.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ end
 """
 #: Milliseconds after which a waiting request that has not asked again is dropped. Waiters ask every second.
 LEASE_MS = 3000
-#: Milliseconds after which a request asks again for which there is room, but which is not the first that waits.
+#: Milliseconds after which a request asks again if there is room for it but other requests wait before it.
 TURN_WAIT_MS = 20
 _NO_LIMIT = 10**15
 

@@ -158,7 +158,7 @@ def _with_feedback(request: Request, message: ChatMessage, error: InvalidOutput)
         messages=(
             *request.messages,
             ChatMessage(MessageRole.ASSISTANT, message.text or " "),
-            ChatMessage(MessageRole.USER, f"{error.message} Answer again, in the form asked for."),
+            ChatMessage(MessageRole.USER, f"{error.message} Answer again, in the requested format."),
         )
     )
 

@@ -19,7 +19,7 @@ Everything is decided before anything is sent. A request is sent as it is, or it
 
    - `enforced`: by constrained decoding, or by the service's schema mode. A JSON schema is rewritten to the subset of
      `schema_rules`. What the subset lacks is put into descriptions, and a warning says so. A schema that is not an
-     object, and a `Choice`, may be wrapped in an object with one property, because some services accept only objects.
+     object, and a `Choice`, may become the one property of an object, because some services accept only objects.
    - `forced_tool`: the schema becomes the parameters of a tool that the model must call. That needs a backend with
      tools and a `tool_choice` of `named` or `required`, and a request without tools of its own. Stop sequences are not
      sent, because they could truncate the JSON of the call; a warning says so.
@@ -156,13 +156,13 @@ def _plan_output_type(plan: Plan, grammar: Grammar, capabilities: Capabilities) 
     if type(grammar) in capabilities.grammars and not isinstance(grammar, JSONSchema):
         return replace(plan, enforcement="enforced")
     is_object = isinstance(grammar, JSONSchema) and grammar.schema.get("type") == "object"
-    wrapped = wrap_in_object(grammar) if isinstance(grammar, JSONSchema | Choice) and not is_object else None
+    wrapper = wrap_in_object(grammar) if isinstance(grammar, JSONSchema | Choice) and not is_object else None
     reason = ""
     if JSONSchema in capabilities.grammars:
-        for schema in (grammar, wrapped):
+        for schema in (grammar, wrapper):
             try:
                 if isinstance(schema, JSONSchema):
-                    return replace(_plan_schema(plan, schema, capabilities), is_wrapped=schema is wrapped)
+                    return replace(_plan_schema(plan, schema, capabilities), is_wrapped=schema is wrapper)
             except UnsupportedSchema as error:
                 reason = reason or f" ({error})"
     if request.strict:
@@ -175,7 +175,7 @@ def _plan_output_type(plan: Plan, grammar: Grammar, capabilities: Capabilities) 
             "this backend cannot enforce a context-free grammar (Lark), and modelport cannot validate one"
         )
     can_force = capabilities.tools and not request.tools and capabilities.tool_choices & {"named", "required"}
-    document = grammar if is_object else wrapped
+    document = grammar if is_object else wrapper
     if isinstance(document, JSONSchema) and can_force:
         plan = _plan_forced_tool(plan, document, capabilities)
         return replace(plan, is_wrapped=not is_object)

@@ -7,6 +7,10 @@ from dataclasses import replace
 
 from modelport.layers.base import Deltas
 
+_CALLS_DROPPED = (
+    "the model made several tool calls: all but the first were dropped, as parallel_tool_calls=False requires"
+)
+
 
 async def keep_first_call(deltas: Deltas) -> Deltas:
     """Drop all tool calls after the first, and add a warning if there were any."""
@@ -17,20 +21,17 @@ async def keep_first_call(deltas: Deltas) -> Deltas:
             if not delta.tool_calls:
                 yield delta
                 continue
-            kept = []
+            first_call_parts = []
             for part in delta.tool_calls:
                 # `accumulate` numbers parts without an index in the same way.
                 index = part.index if part.index is not None else len(indices)
                 if index not in indices:
                     indices.append(index)
                 if index == indices[0]:
-                    kept.append(part)
-            shortened = replace(delta, tool_calls=kept or None)
+                    first_call_parts.append(part)
+            shortened = replace(delta, tool_calls=first_call_parts or None)
             if len(indices) > 1 and not warned:
                 warned = True
-                warning = (
-                    "the model made several tool calls: only the first was kept, because of parallel_tool_calls=False"
-                )
-                shortened.warnings = [*(delta.warnings or ()), warning]
+                shortened.warnings = [*(delta.warnings or ()), _CALLS_DROPPED]
             if not shortened.is_empty:
                 yield shortened

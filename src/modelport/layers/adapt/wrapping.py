@@ -1,7 +1,7 @@
 """Output types that are not JSON objects, for backends that accept only objects.
 
-The output type is wrapped as the one property `answer` of an object. From the object that the model writes, the text of
-that property is extracted while it arrives.
+The output type becomes the one property `answer` of an object. From the object that the model writes, the text of that
+property is extracted while it arrives.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ def wrap_in_object(grammar: JSONSchema | Choice) -> JSONSchema | None:
     if '"$ref": "#"' in json.dumps(schema):
         return None
     definitions: dict[str, Any] = {key: schema.pop(key) for key in ("$defs", "definitions") if key in schema}
-    wrapped: dict[str, Any] = {
+    wrapper: dict[str, Any] = {
         "type": "object", "properties": {KEY: schema}, "required": [KEY], "additionalProperties": False, **definitions,
     }  # fmt: skip
-    return JSONSchema(wrapped, name=grammar.name if isinstance(grammar, JSONSchema) else KEY)
+    return JSONSchema(wrapper, name=grammar.name if isinstance(grammar, JSONSchema) else KEY)
 
 
 class _Unwrapper:

@@ -12,7 +12,7 @@ Theory of operation:
 - Nobody wakes the calls behind a loop that stands still. So every waiter checks from time to time whether it has become
   the first: about once a second, and less often if so many wait that together they would check too often.
 - A waiter whose loop has been closed never runs again. It is removed.
-- The queue takes no lock. Its owner makes sure that only one thread uses it at a time.
+- The queue takes no lock. The caller makes sure that only one thread uses it at a time.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Waiter:
     """
 
     def __init__(self) -> None:
-        import asyncio  # not before the first call
+        import asyncio  # It is imported at the first call and not with the package.
 
         self._loop = asyncio.get_running_loop()
         self._event = asyncio.Event()
@@ -74,8 +74,8 @@ class Waiter:
 class WaiterQueue(deque[Waiter]):
     """The waiters, in the order in which they joined (`append`) and have not left (`remove`).
 
-    It is a deque and does not contain one, because every call asks whether it is empty, and a deque answers without
-    calling a Python function.
+    This class inherits from `deque`, because every call checks whether the queue is empty, and a deque does that
+    without a call of a Python function.
     """
 
     def first(self, now: float) -> Waiter | None:

@@ -8,8 +8,8 @@ Theory of operation:
   estimate as soon as the usage is known. A request that has already left the window is not corrected.
 - A request is admitted if the window then holds at most the limit of requests and at most the limit of tokens. So a
   burst up to the limit is admitted at once.
-- Otherwise the request waits until so many of the oldest requests have left the window that it fits. If it does not
-  even fit into an empty window, it is admitted to an empty window.
+- Otherwise the request waits until enough of the oldest requests have left the window. A request that is above the
+  limit by itself waits until the window is empty.
 - This module reads no clock and takes no lock. The caller passes the time in seconds, which never goes back, and makes
   sure that only one thread uses a window at a time.
 """
@@ -19,7 +19,7 @@ from __future__ import annotations
 from collections import deque
 
 WINDOW_SECONDS = 60.0
-#: The shortest wait. It keeps rounding errors of the clock from making a caller ask again at once.
+#: The shortest wait. Without it, a rounding error of the clock could make a caller check again at once.
 _SHORTEST_DELAY = 0.001
 
 
