@@ -128,7 +128,7 @@ SERVICE: list[tuple[type[errors.ModelError], Fault, Callable[[Model], Any], str]
         errors.InvalidOutput,
         Fault.ok('{"nam": "Ann"}'),
         lambda m: m("x", grammar=SCHEMA),
-        r"does not have the form asked for: at \$: 'name' is a required property",
+        r"does not match the output type: at \$: 'name' is a required property",
     ),
 ]
 
@@ -214,7 +214,7 @@ MISTAKES: list[tuple[type[Exception], Callable[[], Any], str]] = [
     (
         errors.UnsupportedFeature,
         lambda: embedded()([{"role": "user", "content": [Image(PNG, "image/png")]}]),
-        r"messages\[0\]\['content'\]\[0\]: this model takes text, not image",
+        r"messages\[0\]\['content'\]\[0\]: this model accepts text, not image",
     ),
     (
         errors.UnsupportedFeature,

@@ -16,7 +16,7 @@ from modelport import (
     UnsupportedFeature,
 )
 from modelport.inputs.parameters import EFFORTS, normalise_parameters
-from modelport.layers.adapt.capabilities import BUDGETS, adapt_to_capabilities
+from modelport.layers.adapt.capabilities import REASONING_BUDGETS, adapt_to_capabilities
 from modelport.local.chat_template import Template
 from modelport.protocols.chat_completions.request import body_from
 from modelport.testing import ScriptedModel
@@ -56,11 +56,11 @@ def test_an_effort_goes_as_the_model_knows_it(capabilities: Any, asked: Any, sen
 @pytest.mark.parametrize(
     ("capabilities", "asked", "says"),
     [
-        ({}, {"reasoning_effort": "low"}, "can't be told how much to think"),
+        ({}, {"reasoning_effort": "low"}, "its reasoning effort cannot be set"),
         ({"reasoning": True}, {"reasoning_effort": "none"}, "reasoning_effort='none'"),
         ({"reasoning": True, "reasoning_budget": True}, {"reasoning_effort": "none"}, "reasoning_effort='none'"),
-        ({"reasoning_efforts": {"high", "low"}}, {"reasoning_effort": "max"}, "it takes low, high"),
-        ({"reasoning_efforts": {"low"}}, {"reasoning_budget": 5}, "tokens to think; it takes reasoning_effort: low"),
+        ({"reasoning_efforts": {"high", "low"}}, {"reasoning_effort": "max"}, "it accepts low, high"),
+        ({"reasoning_efforts": {"low"}}, {"reasoning_budget": 5}, "a reasoning_budget; it accepts reasoning_effort: low"),
     ],
 )
 def test_what_a_model_can_not_be_told_is_refused_by_name(capabilities: Any, asked: Any, says: str) -> None:
@@ -90,8 +90,8 @@ def test_a_calls_word_goes_before_the_constructors() -> None:
 
 
 def test_more_effort_is_a_larger_budget() -> None:
-    assert [*BUDGETS] == [effort for effort in EFFORTS if effort != "none"]
-    assert sorted(BUDGETS.values()) == [*BUDGETS.values()]
+    assert [*REASONING_BUDGETS] == [effort for effort in EFFORTS if effort != "none"]
+    assert sorted(REASONING_BUDGETS.values()) == [*REASONING_BUDGETS.values()]
 
 
 # --- chat completions -------------------------------------------------------------------------------------------------
@@ -168,11 +168,11 @@ def test_bedrocks_models_have_a_field_each(model_id: str, asked: Any, sent: Any)
     [
         (CLAUDE, {"reasoning_budget": 100}, "at least 1024"),
         (CLAUDE, {"reasoning_budget": 2000, "max_tokens": 2000}, "max_tokens=2000 counts the thinking too"),
-        (LLAMA, {"reasoning_effort": "low"}, "can't be told"),
-        (NOVA, {"reasoning_budget": 2000}, "tokens to think"),
+        (LLAMA, {"reasoning_effort": "low"}, "cannot be set"),
+        (NOVA, {"reasoning_budget": 2000}, "does not accept a reasoning_budget"),
         (SONNET_37, {"reasoning_budget": 2000, "tools": [TOOL], "tool_choice": "required"}, "while it thinks"),
         (SONNET_37, {"reasoning_budget": 2000, "grammar": TOOL.parameters}, "nor to answer through one"),
-        (OPUS_47, {"reasoning_budget": 2000}, "it takes reasoning_effort: none, low, medium, high"),
+        (OPUS_47, {"reasoning_budget": 2000}, "it accepts reasoning_effort: none, low, medium, high"),
     ],
 )
 def test_what_bedrocks_models_refuse_is_found_before(model_id: str, asked: Any, says: str) -> None:

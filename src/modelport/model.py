@@ -336,7 +336,7 @@ class Model:
 
         most = self.requests_per_minute, self.tokens_per_minute, self.max_concurrency
         return [
-            Adapt(self),
+            Adapt(self.allow_private_urls),
             Retry(RetryPolicy.from_value(self.retry), queued=any(limit is not None for limit in most)),
             Limit(*most, shared=self.shared_limits, name=self.model_id),
             Stop(),

@@ -35,7 +35,7 @@ from modelport import (
     VLLMModel,
 )
 from modelport.inputs.output_types import grammar_from
-from modelport.layers.adapt.layer import plan_for
+from modelport.layers.adapt.plan import plan_for
 from modelport.remote.bedrock.model import PROFILES as BEDROCK
 from modelport.remote.chat_model import DIALECTS
 from modelport.remote.profiles import PROFILES
@@ -160,8 +160,8 @@ def _forced(entry: Entry) -> str:
 
 def _beside(entry: Entry) -> str:
     plan = plan_for(Request(_ASKED, grammar=JSONSchema(SCHEMA), tools=(TOOL,)), entry.capabilities)
-    ends = plan.then or plan
-    return f"{SAID[str(ends.enforcement)]}, {'two requests' if plan.then else 'one request'}"
+    ends = plan.second or plan
+    return f"{SAID[str(ends.enforcement)]}, {'two requests' if plan.second else 'one request'}"
 
 
 def _thinking(entry: Entry) -> str:

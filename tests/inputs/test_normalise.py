@@ -24,7 +24,7 @@ from modelport.errors import InvalidRequest, ModelError, UnsupportedFeature
 from modelport.inputs.messages import normalise_messages
 from modelport.inputs.parameters import normalise_parameters, normalise_stop
 from modelport.inputs.parts import image_from
-from modelport.layers.limit.estimate import json_size
+from modelport.layers.limit.estimate import text_size
 from modelport.model import Model
 from modelport.protocols.chat_completions.request import plain_dict
 from modelport.types.content import MAX_IMAGE_BYTES, Attachment, Image, Text
@@ -539,8 +539,8 @@ def test_a_normal_message_in_openais_form() -> None:
 
 
 def test_the_size_of_a_message_counts_bytes_of_text_and_calls() -> None:
-    assert json_size(ChatMessage("user", "éé")) == 4
-    assert json_size(one({"role": "assistant", "tool_calls": [CALL]})) == len("weather") + len('{"city": "Paris"}')
+    assert text_size(ChatMessage("user", "éé")) == 4
+    assert text_size(one({"role": "assistant", "tool_calls": [CALL]})) == len("weather") + len('{"city": "Paris"}')
 
 
 # --- anything ---------------------------------------------------------------------------------------------------------
