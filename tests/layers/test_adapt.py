@@ -315,7 +315,7 @@ def test_a_broken_call_is_an_error_with_its_raw_arguments(name: str, arguments: 
 
 def test_a_call_that_max_tokens_cut_says_so() -> None:
     answer = [called("weather", '{"city": "Par')[0], Delta(finish_reason="length")]
-    with pytest.raises(InvalidToolCall, match="no valid JSON; max_tokens cut the answer off"):
+    with pytest.raises(InvalidToolCall, match="no valid JSON; the output was truncated by max_tokens"):
         Scripted(answer, capabilities=ANY_TOOLS).generate("?", tools=[WEATHER])
 
 
@@ -349,7 +349,7 @@ def ask(model: Model, streamed: bool, **options: Any) -> ChatMessage:
 @pytest.mark.parametrize("known", [{"auto"}, ALL])
 @pytest.mark.parametrize(
     ("choice", "says"),
-    [("none", "tool_choice='none' asks for no call"), ("time", "tool_choice asks for a call of 'time'")],
+    [("none", "tool_choice='none' does not allow a call"), ("time", "tool_choice allows only a call of 'time'")],
 )
 def test_a_call_that_was_not_asked_for_is_an_error(streamed: bool, known: set[str], choice: str, says: str) -> None:
     model = Scripted(called("weather", '{"city":"Rome"}'), capabilities={"tools": True, "tool_choices": known})

@@ -18,7 +18,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
-from modelport.constrained.continuation import may_go_on
+from modelport.constrained.continuation import could_continue
 from modelport.constrained.lark import as_lark
 from modelport.errors import InvalidOutput, InvalidRequest, InvalidToolCall, UnsupportedFeature
 from modelport.inputs.output_types import grammar_from, grammar_from_response_format
@@ -440,7 +440,7 @@ def test_what_no_mask_can_hold_is_refused_and_yet_can_be_checked(pattern: str, w
         as_lark(Regex(pattern))
     with pytest.raises(ValueError):
         Regex(pattern).parse("")
-    assert may_go_on(Regex(pattern), "")
+    assert could_continue(Regex(pattern), "")
 
 
 def test_the_edges_of_words_are_ascii_in_the_check() -> None:
@@ -733,10 +733,10 @@ def test_grammars_are_equal_by_value() -> None:
     ],
 )
 def test_whether_an_answer_that_was_cut_may_have_gone_on(grammar: Any, text: str, goes_on: bool) -> None:
-    assert may_go_on(grammar, text) is goes_on
+    assert could_continue(grammar, text) is goes_on
 
 
 def test_without_llguidance_any_match_may_have_gone_on(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "llguidance", None)
-    assert may_go_on(Regex("a"), "a")
-    assert not may_go_on(Choice("a"), "a")
+    assert could_continue(Regex("a"), "a")
+    assert not could_continue(Choice("a"), "a")

@@ -115,7 +115,7 @@ class ChatCompletionsModel(Model):
 
     def _declare(self) -> Capabilities:
         declared = self.declared_capabilities.replace(**DIALECTS.get(self.dialect or "", {}))
-        return declared.profiled(self.model_id, PROFILES)
+        return declared.with_profiles(self.model_id, PROFILES)
 
     @property
     def capabilities(self) -> Capabilities:

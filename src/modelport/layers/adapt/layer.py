@@ -10,7 +10,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
-from modelport.constrained.continuation import may_go_on
+from modelport.constrained.continuation import could_continue
 from modelport.errors import InvalidOutput, InvalidRequest, InvalidToolCall, UnsupportedFeature
 from modelport.layers.adapt.capabilities import adapt_to_capabilities, holds_image_urls
 from modelport.layers.adapt.forced_tool import tool_as_text
@@ -20,7 +20,7 @@ from modelport.layers.adapt.wrapping import unwrap_object, wrap_in_object
 from modelport.layers.base import Deltas, Next
 from modelport.layers.retry import begun
 from modelport.schema.json_text import read_json
-from modelport.schema.rules import UnsupportedSchema, is_any_object, without_nulls
+from modelport.schema.rules import UnsupportedSchema, is_any_object, remove_optional_nulls
 from modelport.schema.validation import mismatch
 from modelport.types.capabilities import Capabilities
 from modelport.types.deltas import ChatMessageStreamDelta, accumulate
@@ -342,7 +342,7 @@ def _checked(
     by_length, stop = message.finish_reason == "length", message.stop_sequence or ""
     try:
         closing.parsed = _parsed(request.grammar, message.text, plan.nulls)
-        if (by_length or stop) and may_go_on(request.grammar, message.text, stop):
+        if (by_length or stop) and could_continue(request.grammar, message.text, stop):
             raise ValueError("it may have gone on")
     except (ValueError, RecursionError) as error:
         says = f"The answer does not have the form asked for: {error}."
@@ -369,7 +369,7 @@ def _parsed(grammar: Grammar, text: str, nulls: bool) -> Any:
     """
     if nulls and isinstance(grammar, JSONSchema):
         value = read_json(text)
-        kept = without_nulls(grammar.schema, value, lambda schema, part: mismatch(schema, part) is None)
+        kept = remove_optional_nulls(grammar.schema, value, lambda schema, part: mismatch(schema, part) is None)
         if kept != value:
             text = json.dumps(kept)
     return grammar.parse(text)

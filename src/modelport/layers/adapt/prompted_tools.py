@@ -18,7 +18,7 @@ from modelport.errors import ModelError
 from modelport.layers.adapt.capabilities import with_system_text
 from modelport.layers.base import Deltas
 from modelport.layers.stop import StopScanner
-from modelport.schema.references import moved
+from modelport.schema.references import relocate
 from modelport.types.capabilities import Capabilities
 from modelport.types.content import Text, text_of
 from modelport.types.deltas import ChatMessageStreamDelta, ChatMessageToolCallStreamDelta
@@ -80,7 +80,7 @@ def call_schema(tools: tuple[Tool, ...], many: bool) -> dict[str, Any]:
     definitions: dict[str, Any] = {}
     calls = []
     for place, tool in enumerate(tools):
-        arguments = moved(tool.parameters, f"/$defs/tool{place}")
+        arguments = relocate(tool.parameters, f"/$defs/tool{place}")
         if arguments != tool.parameters:
             # It refers to itself, or to definitions, whose names another tool may use too: all of it stays together.
             definitions[f"tool{place}"] = arguments

@@ -78,7 +78,7 @@ def known_capabilities(base: Capabilities, model_id: str, provider: str | None, 
         ) from None
     takes = set(litellm.get_supported_openai_params(model, custom_llm_provider=provider) or ())
     if not takes:
-        return base.replace(refused=frozenset(RETRIES)).profiled(model_id, PROFILES).replace(grammars=base.grammars)
+        return base.replace(refused=frozenset(RETRIES)).with_profiles(model_id, PROFILES).replace(grammars=base.grammars)
     rows = [row for name in (model_id, f"{provider}/{model}", model) if (row := litellm.model_cost.get(name))]
     told = next((row for row in rows if row.get("litellm_provider") == provider and _says_anything(row)), None)
 
@@ -103,7 +103,7 @@ def known_capabilities(base: Capabilities, model_id: str, provider: str | None, 
         | {*RETRIES},
     }
     # What it does not hand on, such as custom tools for grammars, the model's profile can't add.
-    result = base.replace(**changes).profiled(model_id, PROFILES).replace(grammars=changes["grammars"])
+    result = base.replace(**changes).with_profiles(model_id, PROFILES).replace(grammars=changes["grammars"])
     return result if "max_completion_tokens" in takes else result.replace(renamed={})
 
 
