@@ -15,7 +15,7 @@ from modelport import (
     Tool,
     UnsupportedFeature,
 )
-from modelport.inputs.parameters import EFFORTS, normalise_parameters
+from modelport.inputs.parameters import REASONING_EFFORTS, normalise_parameters
 from modelport.layers.adapt.capabilities import BUDGETS, adapt_to_capabilities
 from modelport.local.chat_template import Template
 from modelport.protocols.chat_completions.request import body_from
@@ -90,7 +90,7 @@ def test_a_calls_word_goes_before_the_constructors() -> None:
 
 
 def test_more_effort_is_a_larger_budget() -> None:
-    assert [*BUDGETS] == [effort for effort in EFFORTS if effort != "none"]
+    assert [*BUDGETS] == [effort for effort in REASONING_EFFORTS if effort != "none"]
     assert sorted(BUDGETS.values()) == [*BUDGETS.values()]
 
 

@@ -1,8 +1,8 @@
 r"""Rewrites a JSON schema so that an engine enforces it as strictly as a validator checks it.
 
 Engines enforce schemas through llguidance, which refuses most keywords that it does not know and names them. A few
-keywords it enforces less strictly than a validator. This module rewrites or refuses those keywords. With each of them an
-engine was seen to write output that the `jsonschema` package calls invalid:
+keywords it enforces less strictly than a validator. This module rewrites or refuses those keywords. With each of them
+an engine was seen to write output that the `jsonschema` package calls invalid:
 
 - `date` and `date-time` allowed a 29 February in any year, a year 0 and a second 60: rewritten as patterns.
 - `hostname` allowed any length: its length is limited.
@@ -49,8 +49,8 @@ _FORMAT_PATTERNS: dict[str, Schema] = {
     "uri": {"pattern": f"^{_URI}$"},
 }
 _ENFORCED_FORMATS = {"duration", "email", "hostname", "ipv4", "ipv6", "uuid"}
-#: Formats of the standard that engines can't enforce. Formats that the standard does not know are ignored, as validators
-#: ignore them.
+#: Formats of the standard that engines can't enforce. Formats that the standard does not know are ignored, as
+#: validators ignore them.
 _UNENFORCEABLE_FORMATS = {
     "idn-email", "idn-hostname", "iri", "iri-reference", "json-pointer", "regex", "relative-json-pointer",
     "uri-reference", "uri-template", "color",

@@ -22,7 +22,8 @@ def allow_reasoning(lark: str, reasoning_open: bool, line_breaks: bool = True) -
         line_breaks: Whether line breaks are allowed between the reasoning and the output.
     """
     output_rule, reasoning_rule = _unused_name("output_", lark), _unused_name("reasoning_", lark)
-    # The start symbol is renamed everywhere. A recursive grammar refers to it, and would otherwise allow reasoning again.
+    # The start symbol is renamed everywhere. A recursive grammar refers to it, and would otherwise allow reasoning
+    # again.
     renamed = _START_SYMBOL.sub(lambda match: output_rule if match["start"] else match[0], lark)
     reasoning = reasoning_rule if reasoning_open else f'("{THINK_OPEN}" {reasoning_rule})?'
     separator = r"/\n*/ " if line_breaks else ""

@@ -1,4 +1,4 @@
-"""Reads strict JSON. Python's `json` module also accepts the constants `NaN` and `Infinity`, which JSON does not have."""
+"""Reads strict JSON: without the constants `NaN` and `Infinity`, which Python's `json` module accepts."""
 
 from __future__ import annotations
 

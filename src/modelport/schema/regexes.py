@@ -274,7 +274,7 @@ _TEXT_STARTS = {"AT_BEGINNING", "AT_BEGINNING_STRING"}
 
 
 def _count_matches(tree: Any, length: int) -> tuple[float, float]:
-    """Return upper bounds of the ways in which a pattern can match at one position, and of the steps to try them all."""
+    """Return upper bounds of the ways in which a pattern can match at one position and of the steps to try all."""
     total_ways, total_steps = 1.0, 0.0
     for opcode, argument in tree:
         name, ways, steps = str(opcode), 1.0, 1.0

@@ -1,8 +1,8 @@
 """The `jsonschema` package's validator, made safe for schemas and values from untrusted sources.
 
-The package's own validator can be made to run almost without end: by a regular expression that backtracks, by a schema whose
-references double the work, or by a long list in which it compares all items with each other. `validator_class` returns a
-subclass of the package's validator:
+The package's own validator can be made to run almost without end: by a regular expression that backtracks, by a schema
+whose references double the work, or by a long list in which it compares all items with each other. `validator_class`
+returns a variant of the package's class:
 
 - Regular expressions are matched by `modelport.schema.regexes`, which takes linear time.
 - Each part of a schema checks the deadline that `time_limit` sets.
@@ -23,8 +23,8 @@ from typing import Any
 from modelport.errors import InvalidRequest
 from modelport.schema import regexes
 
-#: How long the validation of one value may take, in seconds. Most take milliseconds. A schema can be written in which each
-#: part, or each reference, doubles the work of the part before.
+#: How long the validation of one value may take, in seconds. Most take milliseconds. A schema can be written in which
+#: each part, or each reference, doubles the work of the part before.
 VALIDATION_TIMEOUT = 5.0
 _deadline: ContextVar[float] = ContextVar("modelport_validation_deadline", default=float("inf"))
 

@@ -153,13 +153,12 @@ class Capabilities:
 
 def _to_frozenset(name: str, value: Any) -> frozenset[Any]:
     """Return the items of a capability that is a set. Output types may be given by their names."""
-    expected, kind = ("a list of names", str)
-    if name == "grammars":
-        expected, kind = f"a list of {', '.join(_OUTPUT_TYPES)}", type
+    holds_types = name == "grammars"
+    expected = f"a list of {', '.join(_OUTPUT_TYPES)}" if holds_types else "a list of names"
     if isinstance(value, str | bytes) or not isinstance(value, Iterable):
         raise _invalid(name, value, expected)
-    items = [_OUTPUT_TYPES.get(item, item) if kind is type and isinstance(item, str) else item for item in value]
-    if not all(isinstance(item, kind) for item in items):
+    items = [_OUTPUT_TYPES.get(item, item) if holds_types and isinstance(item, str) else item for item in value]
+    if not all(isinstance(item, type if holds_types else str) for item in items):
         raise _invalid(name, value, expected)
     return frozenset(items)
 

@@ -157,7 +157,7 @@ def text_of(content: str | Sequence[Any] | None) -> str:
 
 
 def repr_without_urls(message: Any) -> str:
-    """Return the `repr` of a message in which each URL is shortened to its scheme and host, because it may be signed."""
+    """Return the `repr` of a message in which each URL, which may be signed, is shortened to its scheme and host."""
     values = {item.name: getattr(message, item.name) for item in fields(message) if item.repr}
     if not isinstance(values["content"], str):
         # A URL is at most three levels deep: in a dict, which is in a part, which is in the list of parts.

@@ -21,7 +21,7 @@ _JSON = dict[str, Any]
 
 
 class MessageRole(StrEnum):
-    """The author of a message. `tool-call` and `tool-response` are the names that agents use for a call and its result."""
+    """The author of a message. Agents use `tool-call` and `tool-response` for a tool call and its result."""
 
     USER = "user"
     ASSISTANT = "assistant"

@@ -157,8 +157,8 @@ class Lark:
         return f"text of this Lark grammar, and nothing else:\n{self.grammar}"
 
 
-#: Matches every JSON text with a number that Python reads as an infinity or as NaN. It also matches some other texts, such
-#: as those with these words in a string.
+#: Matches every JSON text with a number that Python reads as an infinity or as NaN. It also matches some other texts,
+#: such as those with these words in a string.
 _NOT_FINITE = re.compile(r"NaN|Infinity|[0-9.]{300}|[eE]\+?0*[1-9][0-9]{2}")
 
 Grammar = JSONSchema | Regex | Choice | Lark

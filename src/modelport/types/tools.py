@@ -32,7 +32,7 @@ class Tool:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the tool as a dict in the chat completions format."""
-        function = {"name": self.name, "description": self.description, "parameters": self.parameters}
+        function: dict[str, Any] = {"name": self.name, "description": self.description, "parameters": self.parameters}
         if self.strict is not None:
             function["strict"] = self.strict
         return {"type": "function", "function": function}

@@ -6,7 +6,7 @@ import itertools
 from difflib import get_close_matches
 
 from modelport.errors import UnsupportedFeature
-from modelport.inputs.parameters import EFFORTS, KNOWN_PARAMETERS
+from modelport.inputs.parameters import KNOWN_PARAMETERS, NEEDED_CAPABILITIES, REASONING_EFFORTS
 from modelport.types.capabilities import Capabilities
 from modelport.types.content import Image, Text
 from modelport.types.messages import ChatMessage, MessageRole
@@ -32,8 +32,9 @@ def adapt_to_capabilities(request: Request, capabilities: Capabilities) -> Reque
 
 def _check_parameters(request: Request, capabilities: Capabilities) -> None:
     for name in request.parameters:
-        declared = {"logprobs": capabilities.logprobs, "top_logprobs": capabilities.logprobs, "seed": capabilities.seed}
-        if name in capabilities.refused or (not declared.get(name, True) and request.parameters[name] is not False):
+        needed = NEEDED_CAPABILITIES.get(name)
+        lacks = needed is not None and not getattr(capabilities, needed) and request.parameters[name] is not False
+        if lacks or name in capabilities.refused:
             raise UnsupportedFeature(
                 f"this model does not take {name!r}; leave it out, or overlay the capabilities if you know better",
                 parameter=name,
@@ -76,7 +77,7 @@ def _with_effort(request: Request, capabilities: Capabilities) -> Request:
 
 
 def _listed(efforts: frozenset[str]) -> str:
-    return ", ".join(effort for effort in EFFORTS if effort in efforts)
+    return ", ".join(effort for effort in REASONING_EFFORTS if effort in efforts)
 
 
 def _check_inputs(request: Request, capabilities: Capabilities) -> None:
