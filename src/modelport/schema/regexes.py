@@ -6,7 +6,7 @@ Rules:
 - `\d`, `\w`, `\s` and `\b` are written out as ASCII classes, because that is what people mean by them. To the engines
   `\d` is any of Unicode's 760 digits, and a model at high temperature writes them.
 - `(?i)` follows Unicode's case rules, as in the engines. Python's `re.ASCII` would change the case rules along with the
-  classes, so it is not used. Python counts `ı` and `İ` as cases of `i` and the engines don't. The check accepts what the
+  classes, so it is not used. Python counts `ı` and `İ` as cases of `i`; the engines don't. The check accepts what the
   engines allow, except for these two characters in a negated class under `(?i)`.
 - Matching takes bounded time. Rust's regex engine, which is part of pydantic, takes linear time. Python's engine takes
   exponential time for `(a+)+b` and a long run of `a`, and holds the GIL meanwhile, so that no time limit can end it.
