@@ -54,7 +54,7 @@ def test_an_effort_goes_as_the_model_knows_it(capabilities: Any, asked: Any, sen
 
 
 @pytest.mark.parametrize(
-    ("capabilities", "asked", "says"),
+    ("capabilities", "asked", "error_text"),
     [
         ({}, {"reasoning_effort": "low"}, "can't be told how much to think"),
         ({"reasoning": True}, {"reasoning_effort": "none"}, "reasoning_effort='none'"),
@@ -63,19 +63,19 @@ def test_an_effort_goes_as_the_model_knows_it(capabilities: Any, asked: Any, sen
         ({"reasoning_efforts": {"low"}}, {"reasoning_budget": 5}, "tokens to think; it takes reasoning_effort: low"),
     ],
 )
-def test_what_a_model_can_not_be_told_is_refused_by_name(capabilities: Any, asked: Any, says: str) -> None:
-    with pytest.raises(UnsupportedFeature, match=says) as raised:
+def test_what_a_model_can_not_be_told_is_refused_by_name(capabilities: Any, asked: Any, error_text: str) -> None:
+    with pytest.raises(UnsupportedFeature, match=error_text) as raised:
         fitted(capabilities, **asked)
     assert raised.value.parameter in asked
 
 
 def test_mistakes_are_named() -> None:
-    for asked, says in (
+    for asked, error_text in (
         ({"reasoning_effort": "lots"}, "reasoning_effort='lots': must be one of none, minimal, low"),
         ({"reasoning_budget": 0}, "reasoning_budget=0"),
         ({"reasoning_effort": "low", "reasoning_budget": 9}, "give one"),
     ):
-        with pytest.raises(InvalidRequest, match=says):
+        with pytest.raises(InvalidRequest, match=error_text):
             ScriptedModel("x").generate("?", **asked)
 
 
@@ -164,7 +164,7 @@ def test_bedrocks_models_have_a_field_each(model_id: str, asked: Any, sent: Any)
 
 
 @pytest.mark.parametrize(
-    ("model_id", "asked", "says"),
+    ("model_id", "asked", "error_text"),
     [
         (CLAUDE, {"reasoning_budget": 100}, "at least 1024"),
         (CLAUDE, {"reasoning_budget": 2000, "max_tokens": 2000}, "max_tokens=2000 counts the thinking too"),
@@ -175,8 +175,8 @@ def test_bedrocks_models_have_a_field_each(model_id: str, asked: Any, sent: Any)
         (OPUS_47, {"reasoning_budget": 2000}, "it takes reasoning_effort: none, low, medium, high"),
     ],
 )
-def test_what_bedrocks_models_refuse_is_found_before(model_id: str, asked: Any, says: str) -> None:
-    with pytest.raises((InvalidRequest, UnsupportedFeature), match=says):
+def test_what_bedrocks_models_refuse_is_found_before(model_id: str, asked: Any, error_text: str) -> None:
+    with pytest.raises((InvalidRequest, UnsupportedFeature), match=error_text):
         recording(model_id).generate("?", **asked)
 
 

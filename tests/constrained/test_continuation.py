@@ -14,7 +14,7 @@ pytest.importorskip("llguidance")
 
 
 @pytest.mark.parametrize(
-    ("grammar", "text", "goes_on"),
+    ("grammar", "text", "expected"),
     [
         (Choice("New York", "New"), "New", True),
         (Choice("New York", "New"), "New York", False),
@@ -30,11 +30,11 @@ pytest.importorskip("llguidance")
         (Regex("a|é|éa"), "é", True),
         (Regex("(?s).*"), "a/b\n", True),
         (Regex("yes|no$"), "no", False),
-        (Regex("a\\b"), "a", True),  # No engine accepts this one: what may follow isn't known.
+        (Regex("a\\b"), "a", True),  # No engine supports this pattern, so what may follow is unknown.
     ],
 )
-def test_could_continue_returns_whether_longer_output_exists(grammar: Any, text: str, goes_on: bool) -> None:
-    assert could_continue(grammar, text) is goes_on
+def test_could_continue_returns_whether_longer_output_exists(grammar: Any, text: str, expected: bool) -> None:
+    assert could_continue(grammar, text) is expected
 
 
 def test_could_continue_regex_without_llguidance_is_true(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,15 +15,13 @@ from modelport.constrained.lark import as_lark
 from modelport.errors import UnsupportedFeature
 from modelport.inputs.output_types import grammar_from
 from modelport.types.output_types import Choice, Lark, Regex
-from tests.constrained.matching import accepts
+from tests.constrained.matching import accepts, llguidance
 from tests.schema.patterns import PATTERNS
 from tests.types.examples import Colour, Movie, Person, Point
 
-llguidance = pytest.importorskip("llguidance")
-
 
 def matches(pattern: str, text: str) -> bool:
-    """Whether the check accepts it."""
+    """Return whether `Regex.parse` accepts the text."""
     try:
         return Regex(pattern).parse(text) == text
     except ValueError:
@@ -34,7 +32,7 @@ def matches(pattern: str, text: str) -> bool:
 @pytest.mark.parametrize(
     ("pattern", "texts"),
     [
-        # \d, \w and \s are ASCII, also within a class and negated.
+        # \d, \w and \s are ASCII, also within a class and when negated.
         (r"\d+", ["12", "١٢", ""]),
         (r"\w", ["a", "_", "é", "٣", "-"]),
         (r"a\sb", ["a b", "a\tb", "a\fb", "a\vb", "a\u00a0b", "a\u2003b"]),
@@ -45,7 +43,7 @@ def matches(pattern: str, text: str) -> bool:
         (r"[\D]", ["a", "1", "١"]),
         (r"[\W_]", ["_", "-", "é", "a"]),
         (r"\\d", ["\\d", "1"]),
-        # What stands for itself in Python and means something else in Rust.
+        # Characters that are literal in Python and operators in Rust.
         (r"[[a]", ["[", "a", "[a"]),
         (r"[]a]", ["]", "a"]),
         (r"[^]a]", ["]", "a", "b"]),
@@ -58,10 +56,10 @@ def matches(pattern: str, text: str) -> bool:
         (r'{"a": \d{2}, "b": {}}', ['{"a": 12, "b": {}}', '{"a": 1, "b": {}}']),
         (r"{x}{1,b}a{1,}b{2}c{,}", ["{x}{1,b}aabbcc", "{x}{1,b}bb"]),
         (r"[\b]", ["\b", "b"]),
-        # Anchors say what a whole match means anyway.
+        # Anchors change nothing, because the pattern must match the complete text.
         (r"^\d+$", ["12", "a12", "12a"]),
         (r"\Aab\Z", ["ab", "abc"]),
-        # Characters that need care between a Lark regex's slashes.
+        # Characters that must be escaped between the slashes of a Lark regex.
         (r"a/b", ["a/b", "ab"]),
         (r"[/]\/", ["//", "/"]),
         ("a\nb", ["a\nb", "anb"]),
@@ -84,21 +82,21 @@ def test_as_lark_regex_matches_same_texts_as_python(pattern: str, texts: list[st
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")
 @pytest.mark.parametrize(
-    ("pattern", "text", "fits"),
+    ("pattern", "text", "valid"),
     [
-        # Cases are Unicode's, in the mask as in the check.
+        # The engine and the check follow Unicode's case rules.
         ("(?i)été", "ÉTÉ", True),
         ("(?i)k", "\u212a", True),
         ("(?i)[a-z]", "ſ", True),
         ("(?i:é)a", "Éa", True),
         ("(?i:é)a", "ÉA", False),
         (r"(?i)\W", "\u212a", False),
-        # The flags that say Unicode or ASCII change nothing.
+        # The flags for Unicode and ASCII change nothing.
         ("(?u)abc", "abc", True),
         (r"(?iu)\d+é", "1É", True),
         (r"(?u)\d", "١", False),
         (r"(?a)\w(?a:é)", "aé", True),
-        # Python has no class within a class.
+        # Classes that contain a negated class, which Python does not have.
         (r"[\W_]+", "_é-", True),
         (r"[\W_]", "a", False),
         (r"[^\W\d]", "a", True),
@@ -106,31 +104,31 @@ def test_as_lark_regex_matches_same_texts_as_python(pattern: str, texts: list[st
         (r"[^\W\d]", "é", False),
         (r"[^\Wa]+", "b\n", False),
         (r"[^\W]{2}", "ab", True),
-        # Ranges that begin or end with what is an operator in Rust.
+        # Ranges that start or end with a character that is an operator in Rust.
         ("[+--]", ",", True),
         ("[--/]", ".", True),
         ("[a-c-]", "-", True),
         ("[a-]", "b", False),
-        # By number and by name.
+        # Characters that are written by their number or their name.
         (r"\0\012[\101\0]", "\0\nA", True),
         (r"[\7-\11]", "\b", True),
         (r"\N{BULLET}+", "••", True),
         (r"\é", "é", True),
-        # What is verbose is no part of it.
+        # White space and comments of verbose patterns, and comment groups.
         ("(?x) a # it's [\n b[ #]", "ab#", True),
         (r"(?x) a\ \#", "a #", True),
         (r"a(?#one)b", "ab", True),
-        # Braces that count nothing.
+        # Braces that are not a count, and an escaped quantifier.
         ("{a}+", "{a}}", True),
         (r"a\++", "a++", True),
     ],
 )
-def test_as_lark_regex_and_parse_agree(pattern: str, text: str, fits: bool) -> None:
-    assert accepts(Regex(pattern), text) is matches(pattern, text) is fits
+def test_as_lark_regex_and_parse_agree(pattern: str, text: str, valid: bool) -> None:
+    assert accepts(Regex(pattern), text) is matches(pattern, text) is valid
 
 
 @pytest.mark.parametrize(
-    ("pattern", "what"),
+    ("pattern", "construct"),
     [
         ("a++a", "possessive"),
         ("a*+b", "possessive"),
@@ -142,8 +140,8 @@ def test_as_lark_regex_and_parse_agree(pattern: str, text: str, fits: bool) -> N
         ("(?x:a b)", "verbose"),
     ],
 )
-def test_as_lark_unenforceable_regex_raises_but_parse_checks(pattern: str, what: str) -> None:
-    with pytest.raises(UnsupportedFeature, match=what):
+def test_as_lark_unenforceable_regex_raises_but_parse_checks(pattern: str, construct: str) -> None:
+    with pytest.raises(UnsupportedFeature, match=construct):
         as_lark(Regex(pattern))
     with pytest.raises(ValueError):
         Regex(pattern).parse("")
@@ -179,13 +177,13 @@ def test_as_lark_choice_escapes_lark_syntax() -> None:
         assert accepts(Choice(option, "other"), option)
 
 
-@pytest.mark.parametrize("form", [Person, Point, Movie, Colour, list[Point], {"type": "object"}, {"enum": ["a", 1]}])
-def test_as_lark_schema_is_valid_grammar(form: Any) -> None:
-    assert llguidance.LLMatcher.validate_grammar(as_lark(grammar_from(form)), None) == ""
+@pytest.mark.parametrize("value", [Person, Point, Movie, Colour, list[Point], {"type": "object"}, {"enum": ["a", 1]}])
+def test_as_lark_schema_is_valid_grammar(value: Any) -> None:
+    assert llguidance.LLMatcher.validate_grammar(as_lark(grammar_from(value)), None) == ""
 
 
 def test_as_lark_schema_allows_single_spaces_only() -> None:
-    """A weak model would else fill its budget with white space."""
+    """With free white space, a weak model uses up `max_tokens` with it."""
     grammar = grammar_from(Point)
     assert accepts(grammar, '{"x": 1, "tags": ["a", "b"]}')
     assert not accepts(grammar, '{"x":  1, "tags": []}')

@@ -27,8 +27,8 @@ IMAGE = Image(PNG, "image/png")
 CALL = {"id": "c1", "type": "function", "function": {"name": "weather", "arguments": '{"city": "Paris"}'}}
 
 
-def one(message: Any, **options: Any) -> ChatMessage:
-    """The normal form of a message; what was given must not have changed."""
+def normalise_one(message: Any, **options: Any) -> ChatMessage:
+    """Return the normal form of a message, after checking that `message` is unchanged."""
     before = copy.deepcopy(message)
     (result,) = normalise_messages([message], **options)
     if not isinstance(message, SimpleNamespace):

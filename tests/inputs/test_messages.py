@@ -18,7 +18,7 @@ from modelport.layers.limit.estimate import json_size
 from modelport.protocols.chat_completions.request import plain_dict
 from modelport.types.content import Attachment, Image, Text
 from modelport.types.messages import ChatMessage, ChatMessageToolCall, ChatMessageToolCallFunction
-from tests.inputs.message_examples import CALL, IMAGE, one
+from tests.inputs.message_examples import CALL, IMAGE, normalise_one
 
 
 @pytest.mark.parametrize(
@@ -52,90 +52,100 @@ def test_normalise_messages_mixed_formats_are_accepted() -> None:
 
 def test_normalise_messages_several_texts_stay_parts() -> None:
     parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
-    assert one({"role": "user", "content": parts}).content == (Text("a"), Text("b"))
+    assert normalise_one({"role": "user", "content": parts}).content == (Text("a"), Text("b"))
 
 
 def test_normalise_messages_openai_objects_are_accepted() -> None:
     chat = pytest.importorskip("openai.types.chat")
-    answer = chat.ChatCompletionMessage.model_validate({"role": "assistant", "content": None, "tool_calls": [CALL]})
+    response = chat.ChatCompletionMessage.model_validate({"role": "assistant", "content": None, "tool_calls": [CALL]})
     expected = ChatMessageToolCall(ChatMessageToolCallFunction('{"city": "Paris"}', "weather"), "c1")
-    for form in (answer, answer.model_dump()):  # The dump holds refusal, annotations, audio and function_call too.
-        result = one(form)
+    for message in (
+        response,
+        response.model_dump(),
+    ):  # The dump has the keys refusal, annotations, audio and function_call too.
+        result = normalise_one(message)
         assert (result.role, result.content, result.tool_calls) == ("assistant", None, [expected])
 
 
 def test_normalise_messages_smolagents_objects_are_accepted() -> None:
-    from smolagents.models import ChatMessage as TheirMessage
-    from smolagents.models import ChatMessageToolCall as TheirCall
-    from smolagents.models import ChatMessageToolCallFunction as TheirFunction
-    from smolagents.models import MessageRole as TheirRole
+    from smolagents.models import ChatMessage as AgentsMessage
+    from smolagents.models import ChatMessageToolCall as AgentsCall
+    from smolagents.models import ChatMessageToolCallFunction as AgentsFunction
+    from smolagents.models import MessageRole as AgentsRole
 
     parts = [{"type": "text", "text": "Look:"}, {"type": "image", "image": PILImage.new("RGB", (2, 2), "red")}]
-    assert one(TheirMessage(TheirRole.USER, parts)).content == (Text("Look:"), IMAGE)
-    call = TheirCall(TheirFunction(name="weather", arguments={"city": "Paris"}), "c1", "function")
-    result = one(TheirMessage(TheirRole.ASSISTANT, None, [call]))
+    assert normalise_one(AgentsMessage(AgentsRole.USER, parts)).content == (Text("Look:"), IMAGE)
+    call = AgentsCall(AgentsFunction(name="weather", arguments={"city": "Paris"}), "c1", "function")
+    result = normalise_one(AgentsMessage(AgentsRole.ASSISTANT, None, [call]))
     assert result.tool_calls == [ChatMessageToolCall(ChatMessageToolCallFunction('{"city": "Paris"}', "weather"), "c1")]
-    assert one(TheirMessage(TheirRole.TOOL_RESPONSE, "rain")).role == "user"
+    assert normalise_one(AgentsMessage(AgentsRole.TOOL_RESPONSE, "rain")).role == "user"
 
 
 def test_normalise_messages_agent_roles_are_mapped() -> None:
-    called = one({"role": "tool-call", "content": [{"type": "text", "text": "Calling …"}]})
-    assert (called.role, called.content) == ("assistant", "Calling …")
-    assert one({"role": "tool-response", "content": "rain"}).role == "user"
-    answered = one({"role": "tool-response", "content": "rain", "tool_call_id": "c1"})
-    assert (answered.role, answered.tool_call_id) == ("tool", "c1")
+    call = normalise_one({"role": "tool-call", "content": [{"type": "text", "text": "Calling …"}]})
+    assert (call.role, call.content) == ("assistant", "Calling …")
+    assert normalise_one({"role": "tool-response", "content": "rain"}).role == "user"
+    result = normalise_one({"role": "tool-response", "content": "rain", "tool_call_id": "c1"})
+    assert (result.role, result.tool_call_id) == ("tool", "c1")
 
 
 def test_normalise_messages_developer_role_is_system() -> None:
-    assert one({"role": "developer", "content": "s"}).role == "system"
+    assert normalise_one({"role": "developer", "content": "s"}).role == "system"
 
 
 @pytest.mark.parametrize("conversions", [{"system": "user"}, {ChatMessage("system", "").role: "user"}])
 def test_role_conversions_replace_roles(conversions: Any) -> None:
-    assert one({"role": "system", "content": "s"}, role_conversions=conversions).role == "user"
-    assert one({"role": "assistant", "content": "a"}, role_conversions=conversions).role == "assistant"
+    assert normalise_one({"role": "system", "content": "s"}, role_conversions=conversions).role == "user"
+    assert normalise_one({"role": "assistant", "content": "a"}, role_conversions=conversions).role == "assistant"
 
 
 def test_role_conversions_accept_unknown_roles_and_enums() -> None:
-    from smolagents.models import MessageRole as TheirRole
+    from smolagents.models import MessageRole as AgentsRole
 
-    assert one({"role": "critic", "content": "c"}, role_conversions={"critic": "user"}).role == "user"
-    assert one({"role": "system", "content": "c"}, role_conversions={TheirRole.SYSTEM: TheirRole.USER}).role == "user"
+    assert normalise_one({"role": "critic", "content": "c"}, role_conversions={"critic": "user"}).role == "user"
+    assert (
+        normalise_one({"role": "system", "content": "c"}, role_conversions={AgentsRole.SYSTEM: AgentsRole.USER}).role
+        == "user"
+    )
 
 
 def test_flatten_joins_texts_and_refuses_images() -> None:
     parts = [{"type": "text", "text": "a"}, Text("b")]
-    assert one({"role": "user", "content": parts}, flatten=True).content == "a\nb"
+    assert normalise_one({"role": "user", "content": parts}, flatten=True).content == "a\nb"
     with pytest.raises(InvalidRequest, match=r"messages\[0\]\['content'\]\[0\]: image can't be flattened"):
-        one({"role": "user", "content": [IMAGE]}, flatten=True)
+        normalise_one({"role": "user", "content": [IMAGE]}, flatten=True)
 
 
 def test_normalise_messages_reasoning_is_read_under_both_names() -> None:
-    assert one({"role": "assistant", "content": "a", "reasoning": "hm"}).reasoning == "hm"
-    assert one({"role": "assistant", "content": "a", "reasoning_content": "hm"}).reasoning == "hm"
+    assert normalise_one({"role": "assistant", "content": "a", "reasoning": "hm"}).reasoning == "hm"
+    assert normalise_one({"role": "assistant", "content": "a", "reasoning_content": "hm"}).reasoning == "hm"
 
 
 def test_normalise_messages_reasoning_details_are_kept() -> None:
     details = [{"signature": "s1"}, {"sealed": "s2"}]
     given = {"role": "assistant", "content": "a", "reasoning": "hm", "reasoning_details": details}
-    assert one(given).reasoning_details == one(ChatMessage.from_dict(given)).reasoning_details == details
+    assert (
+        normalise_one(given).reasoning_details
+        == normalise_one(ChatMessage.from_dict(given)).reasoning_details
+        == details
+    )
     with pytest.raises(InvalidRequest, match=r"messages\[0\]\['reasoning_details'\]: must be a list of dicts"):
-        one({**given, "reasoning_details": "s1"})
+        normalise_one({**given, "reasoning_details": "s1"})
 
 
 def test_normalise_messages_response_can_be_sent_back() -> None:
     call = ChatMessageToolCall(ChatMessageToolCallFunction({"city": "Paris"}, "weather"), "c1")
-    answer = ChatMessage("assistant", None, [call], raw=object(), finish_reason="tool_calls", model_id="m")
+    response = ChatMessage("assistant", None, [call], raw=object(), finish_reason="tool_calls", model_id="m")
     sent = ChatMessageToolCall(ChatMessageToolCallFunction('{"city": "Paris"}', "weather"), "c1")
-    for form in (answer, answer.to_dict()):
-        result = one(form) if form is not answer else normalise_messages([form])[0]
+    for message in (response, response.to_dict()):
+        result = normalise_one(message) if message is not response else normalise_messages([message])[0]
         assert result == ChatMessage("assistant", None, [sent])
     assert call.function.arguments == {"city": "Paris"}
 
 
 def test_normalise_messages_empty_assistant_message_is_accepted() -> None:
-    assert one({"role": "assistant", "content": None}).content is None
-    assert one({"role": "assistant", "content": ""}).content == ""
+    assert normalise_one({"role": "assistant", "content": None}).content is None
+    assert normalise_one({"role": "assistant", "content": ""}).content == ""
 
 
 GOOD = {"role": "user", "content": "fine"}
@@ -146,7 +156,7 @@ def user(*parts: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("messages", "says"),
+    ("messages", "error_text"),
     [
         (None, "messages must be a string or a list of messages, not NoneType"),
         (5, "not int"),
@@ -206,7 +216,7 @@ def user(*parts: Any) -> dict[str, Any]:
         ),
         ([user({"type": "image"})], r"messages\[0\]\['content'\]\[1\]: holds no image"),
         ([user({"type": "image", "image": 5})], r"\[1\]\['image'\]: must be a PIL image, bytes, a path or a URL"),
-        ([user({"type": "image", "image": b"text"})], r"\[1\]\['image'\]: is no PNG, JPEG, GIF, WebP or BMP"),
+        ([user({"type": "image", "image": b"text"})], r"\[1\]\['image'\]: is not a PNG, JPEG, GIF, WebP or BMP image"),
         ([user({"type": "image", "path": "/no/such.png"})], r"\['path'\]: the image file '/no/such.png' can't be read"),
         ([user({"type": "image", "path": "a\0b"})], r"\['path'\]: the image file 'a\\x00b' can't be read"),
         ([user({"type": "image", "path": "~nobody-here/a.png"})], r"\['path'\]: the image file .* can't be read"),
@@ -220,9 +230,9 @@ def user(*parts: Any) -> dict[str, Any]:
         ([user({"type": "file", "file": {}})], r"\[1\]: write \{'type': 'file'"),
     ],
 )
-def test_normalise_messages_invalid_message_raises_with_path(messages: Any, says: str) -> None:
+def test_normalise_messages_invalid_message_raises_with_path(messages: Any, error_text: str) -> None:
     before = copy.deepcopy(messages)
-    with pytest.raises(InvalidRequest, match=says) as raised:
+    with pytest.raises(InvalidRequest, match=error_text) as raised:
         normalise_messages(messages)
     assert messages == before
     assert "\n" not in str(raised.value)
@@ -236,7 +246,7 @@ for _ in range(5000):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "says"),
+    ("arguments", "error_text"),
     [
         ({"on": datetime.date(2020, 1, 1)}, "date is not JSON serializable"),
         ({"all": {1}}, "set is not JSON serializable"),
@@ -251,29 +261,35 @@ for _ in range(5000):
         (object(), "object is not JSON serializable"),
     ],
 )
-@pytest.mark.parametrize("form", [dict, ChatMessage])
-def test_normalise_messages_call_arguments_outside_json_raise_with_path(form: Any, arguments: Any, says: str) -> None:
-    """Found before any backend has a hand in it: each would make another error of it, or none."""
+@pytest.mark.parametrize("make_message", [dict, ChatMessage])
+def test_normalise_messages_call_arguments_outside_json_raise_with_path(
+    make_message: Any, arguments: Any, error_text: str
+) -> None:
+    """Every backend would raise another error for such arguments, or none, so they are checked before."""
     function = {"name": "f", "arguments": arguments}
     calls = [CALL, {"id": "c1", "type": "function", "function": function}]
-    message = form(role="assistant", content=None, tool_calls=calls)
-    with pytest.raises(InvalidRequest, match=r"messages\[1\]\['tool_calls'\]\[1\]\['function'\]\['argum.*" + says):
+    message = make_message(role="assistant", content=None, tool_calls=calls)
+    with pytest.raises(
+        InvalidRequest, match=r"messages\[1\]\['tool_calls'\]\[1\]\['function'\]\['argum.*" + error_text
+    ):
         normalise_messages([GOOD, message])
 
 
 def test_normalise_messages_empty_list_of_parts_is_empty_text() -> None:
-    assert one({"role": "user", "content": []}).content == ""
+    assert normalise_one({"role": "user", "content": []}).content == ""
 
 
 def test_plain_dict_of_normal_message_round_trips() -> None:
-    message = one({"role": "assistant", "content": "So:", "tool_calls": [CALL]})
+    message = normalise_one({"role": "assistant", "content": "So:", "tool_calls": [CALL]})
     assert plain_dict(message) == {"role": "assistant", "content": "So:", "tool_calls": [CALL]}
-    answer = one({"role": "tool", "content": [Text("a"), IMAGE], "tool_call_id": "c1", "name": "weather"})
-    written = plain_dict(answer)
+    response = normalise_one({"role": "tool", "content": [Text("a"), IMAGE], "tool_call_id": "c1", "name": "weather"})
+    written = plain_dict(response)
     assert json.loads(json.dumps(written)) == written
-    assert one(written) == answer
+    assert normalise_one(written) == response
 
 
 def test_json_size_counts_bytes_of_text_and_calls() -> None:
     assert json_size(ChatMessage("user", "éé")) == 4
-    assert json_size(one({"role": "assistant", "tool_calls": [CALL]})) == len("weather") + len('{"city": "Paris"}')
+    assert json_size(normalise_one({"role": "assistant", "tool_calls": [CALL]})) == len("weather") + len(
+        '{"city": "Paris"}'
+    )

@@ -8,7 +8,7 @@ import pytest
 
 from modelport.errors import InvalidRequest
 from modelport.inputs.options import normalise_options
-from modelport.inputs.parameters import normalise_options, stop_sequences_from
+from modelport.inputs.parameters import stop_sequences_from
 
 
 @pytest.mark.parametrize("name", ["max_tokens", "max_new_tokens", "max_completion_tokens"])

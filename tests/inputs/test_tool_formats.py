@@ -34,12 +34,12 @@ class GetWeather(BaseModel):
         {"name": "f", "description": "d", "parameters": CITY},
         {"name": "f", "description": "d", "inputSchema": CITY, "title": "F", "annotations": {"readOnlyHint": True}},
         {"name": "f", "description": "d", "input_schema": CITY},  # Anthropic
-        {"type": "custom", "name": "f", "description": "d", "input_schema": CITY},  # Anthropic, too
+        {"type": "custom", "name": "f", "description": "d", "input_schema": CITY},  # Anthropic with a type
         Tool("f", "d", {key: value for key, value in CITY.items() if key != "type"}),
         Tool("f", "d", CITY),
         SimpleNamespace(name="f", description="d", inputSchema=CITY),  # MCP
         SimpleNamespace(name="f", description="d", input_schema=CITY),  # MCP since version 2
-        SimpleNamespace(name="f", description="d", args_schema=CITY),  # LangChain with a schema
+        SimpleNamespace(name="f", description="d", args_schema=CITY),  # LangChain with a JSON schema
     ],
 )
 def test_tools_from_each_format_gives_same_tool(value: Any) -> None:
@@ -47,9 +47,11 @@ def test_tools_from_each_format_gives_same_tool(value: Any) -> None:
 
 
 def test_tools_from_tool_without_description_and_arguments_is_accepted() -> None:
-    nothing = {"type": "object", "properties": {}}
-    assert tool_from({"type": "function", "function": {"name": "f"}}) == Tool("f", "", nothing)
-    assert tool_from(SimpleNamespace(name="f", description=None, inputSchema=nothing)) == Tool("f", "", nothing)
+    no_arguments = {"type": "object", "properties": {}}
+    assert tool_from({"type": "function", "function": {"name": "f"}}) == Tool("f", "", no_arguments)
+    assert tool_from(SimpleNamespace(name="f", description=None, inputSchema=no_arguments)) == Tool(
+        "f", "", no_arguments
+    )
 
 
 def test_tools_from_pydantic_model_uses_docstring_and_fields() -> None:
@@ -147,11 +149,11 @@ def test_tools_from_smolagents_decorator_reads_inputs() -> None:
         },
         "required": ["city"],
     }
-    assert "nullable" in weather.inputs["days"], "the agents' own tool was changed"
+    assert "nullable" in weather.inputs["days"], "the agent's own tool was changed"
 
 
 def test_tools_from_smolagents_types_outside_json_accept_any_value() -> None:
-    """Agents pass an image by the name of a variable."""
+    """Agents pass an image as the name of a variable, so the schema must accept any value."""
     import smolagents
 
     class Describe(smolagents.Tool):  # type: ignore[misc]

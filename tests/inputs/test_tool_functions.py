@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import sys
+import typing
 from functools import partial
 from typing import Annotated, Any
 
@@ -27,8 +29,8 @@ from tests.inputs.tool_examples import (
 
 
 def test_tool_from_function_reads_signature_and_docstring() -> None:
-    described = "The weather in a city,\nas of now.\n\nIt comes from a service."
-    assert tool_from(get_weather) == Tool("get_weather", described, CITY)
+    description = "The weather in a city,\nas of now.\n\nIt comes from a service."
+    assert tool_from(get_weather) == Tool("get_weather", description, CITY)
 
 
 def test_tool_from_function_each_kind_of_argument_has_schema() -> None:
@@ -50,7 +52,7 @@ def test_tool_from_function_each_kind_of_argument_has_schema() -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "fits"),
+    ("arguments", "valid"),
     [
         ({"place": {"name": "Paris"}}, True),
         ({"place": {"name": "Paris", "near": {"name": "Lyon", "near": None}}, "unit": "k", "days": 1}, True),
@@ -68,9 +70,9 @@ def test_tool_from_function_each_kind_of_argument_has_schema() -> None:
         ("Paris", False),
     ],
 )
-def test_tool_check_validates_arguments(arguments: Any, fits: bool) -> None:
+def test_tool_check_validates_arguments(arguments: Any, valid: bool) -> None:
     tool = tool_from(forecast)
-    if fits:
+    if valid:
         tool.check(arguments)
     else:
         with pytest.raises(ValueError, match=r"at \$"):
@@ -90,7 +92,7 @@ def test_tool_from_bound_method_leaves_out_self() -> None:
 
 
 def test_tool_from_callable_object_is_named_after_class() -> None:
-    assert tool_from(Station()) == Tool("Station", "A place that measures.", CITY)
+    assert tool_from(Station()) == Tool("Station", "Measures the weather.", CITY)
 
 
 def test_tool_from_partial_leaves_out_fixed_arguments() -> None:
@@ -108,12 +110,12 @@ def test_tool_from_partial_leaves_out_fixed_arguments() -> None:
     assert tool_from(partial(Station())).name == "Station"
 
 
-def of_module(module: str, **fields: Any) -> Any:
-    """A model named `Item`, of a module of this name."""
+def make_model(module: str, **fields: Any) -> Any:
+    """Return a pydantic model with the name `Item` in a module with the given name."""
     return create_model("Item", __module__=module, **{name: (kind, ...) for name, kind in fields.items()})
 
 
-A, B = of_module("a", a=int), of_module("b", b=str)
+A, B = make_model("a", a=int), make_model("b", b=str)
 
 
 def test_tool_from_function_classes_of_same_name_keep_own_schemas() -> None:
@@ -127,7 +129,7 @@ def test_tool_from_function_classes_of_same_name_keep_own_schemas() -> None:
 
 
 def test_tool_from_function_definition_used_once_is_inlined() -> None:
-    """Some services and small models do badly at references."""
+    """Some services and small models handle references badly."""
 
     def go(to: A, unit: Unit = Unit.KELVIN) -> None:  # type: ignore[valid-type]
         """Goes.
@@ -153,14 +155,14 @@ def test_tool_from_python_nested_objects_are_closed() -> None:
     good: dict[str, Any] = {"place": {"name": "Rome"}, "any_more": {"x": 1}}
     tool_from(Trip).check(good)
     tool_from(go).check({"trip": good, "span": {"first": 1}})
-    for tool, junk in (
+    for tool, arguments in (
         (Trip, {**good, "junk": 1}),
         (Trip, {"place": {"name": "Rome", "junk": 1}}),
         (go, {"trip": {**good, "junk": 1}, "span": {"first": 1}}),
         (go, {"trip": good, "span": {"first": 1, "junk": 1}}),
     ):
         with pytest.raises(ValueError, match="junk"):
-            tool_from(tool).check(junk)
+            tool_from(tool).check(arguments)
 
 
 def test_tool_from_function_reads_fields_and_annotations() -> None:
@@ -174,8 +176,8 @@ def test_tool_from_function_reads_fields_and_annotations() -> None:
         """Goes.
 
         Args:
-            d: Not told: what stands nearest is.
-            e: Not told either.
+            d: Ignored, because the annotation has a description.
+            e: Ignored too.
         """
 
     tool = tool_from(go)
@@ -189,11 +191,24 @@ def test_tool_from_function_reads_fields_and_annotations() -> None:
     }
 
 
-CIRCLE: list[Any] = []
-CIRCLE.append(CIRCLE)
+class OldTypedDict(typing.TypedDict):
+    a: int
 
 
-@pytest.mark.parametrize("default", [CIRCLE, math.nan, Engine, object()])
+@pytest.mark.skipif(sys.version_info >= (3, 12), reason="pydantic accepts typing.TypedDict since Python 3.12")
+def test_tool_from_function_typing_typeddict_raises_before_python_3_12() -> None:
+    def go(options: OldTypedDict) -> None: ...
+
+    for value in (go, OldTypedDict):
+        with pytest.raises(InvalidRequest, match=r"typing_extensions\.TypedDict"):
+            tools_from([value])
+
+
+CYCLE: list[Any] = []
+CYCLE.append(CYCLE)
+
+
+@pytest.mark.parametrize("default", [CYCLE, math.nan, Engine, object()])
 def test_tool_from_function_default_outside_json_makes_argument_optional(default: Any) -> None:
     def go(a: Any = default) -> None: ...
 
@@ -202,7 +217,7 @@ def test_tool_from_function_default_outside_json_makes_argument_optional(default
     }  # fmt: skip
 
 
-def documented(doc: str) -> Tool:
+def tool_with_docstring(doc: str) -> Tool:
     def go(a: int, b: int) -> None: ...
 
     go.__doc__ = doc
@@ -259,16 +274,16 @@ REST = """Goes.
     """
 
 
-@pytest.mark.parametrize("doc", [GOOGLE, NUMPY, REST])
+@pytest.mark.parametrize("doc", [GOOGLE, NUMPY, REST], ids=["google", "numpy", "rest"])
 def test_read_docstring_each_style_gives_same_descriptions(doc: str) -> None:
-    tool = documented(doc)
+    tool = tool_with_docstring(doc)
     assert tool.description == "Goes.\n\nFar away.\n\nNote: slowly."
-    described = {name: schema.get("description") for name, schema in tool.parameters["properties"].items()}
-    assert described == {"a": "The a of all.", "b": "The b: it is."}
+    descriptions = {name: schema.get("description") for name, schema in tool.parameters["properties"].items()}
+    assert descriptions == {"a": "The a of all.", "b": "The b: it is."}
 
 
 @pytest.mark.parametrize(
-    ("doc", "description", "of_a"),
+    ("doc", "description", "argument_description"),
     [
         ("", "", None),
         ("Args:\n    a: The a.", "", "The a."),
@@ -281,6 +296,9 @@ def test_read_docstring_each_style_gives_same_descriptions(doc: str) -> None:
         (":param:", "", None),
     ],
 )
-def test_read_docstring_unusual_docstrings(doc: str, description: str, of_a: str | None) -> None:
-    tool = documented(doc)
-    assert (tool.description, tool.parameters["properties"]["a"].get("description")) == (description, of_a)
+def test_read_docstring_unusual_docstrings(doc: str, description: str, argument_description: str | None) -> None:
+    tool = tool_with_docstring(doc)
+    assert (tool.description, tool.parameters["properties"]["a"].get("description")) == (
+        description,
+        argument_description,
+    )

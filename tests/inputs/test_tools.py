@@ -35,73 +35,76 @@ class HoldsACallable(BaseModel):
 def by_position(a: int, /) -> None: ...
 
 
-def given(properties: dict[str, Any]) -> dict[str, Any]:
+def tool_with(properties: dict[str, Any]) -> dict[str, Any]:
     return {"name": "f", "parameters": {"type": "object", "properties": properties}}
 
 
 def takes_anything(*args: Any) -> None: ...
 
 
-def takes_what_is_not_there(a: Missing) -> None: ...  # noqa: F821
+def takes_an_undefined_type(a: Missing) -> None: ...  # noqa: F821
 
 
 @pytest.mark.parametrize(
-    ("value", "says"),
+    ("value", "error_text"),
     [
         (takes_an_engine, r"tools\[1\] \(takes_an_engine\): 'engine' has a type without schema"),
         (takes_anything, r"tools\[1\] \(takes_anything\): \*args and \*\*kwargs can't be described"),
-        (takes_what_is_not_there, r"tools\[1\] \(takes_what_is_not_there\): its signature can't be read: .*Missing"),
+        (takes_an_undefined_type, r"tools\[1\] \(takes_an_undefined_type\): its signature can't be read: .*Missing"),
         (lambda a: a, r"tools\[1\]: a function without a name"),
-        (int, r"tools\[1\] \(int\): a class is a tool where .* it is .*integer"),
-        (Unit, r"tools\[1\] \(Unit\): a class is a tool where its fields are the arguments"),
-        (Engine, r"tools\[1\] \(Engine\): a class is a tool where .* Unable to generate"),
-        (HoldsACallable, r"tools\[1\] \(HoldsACallable\): a class is a tool where .* Cannot generate"),
+        (int, r"tools\[1\] \(int\): a class can be a tool if .* its schema is .*integer"),
+        (Unit, r"tools\[1\] \(Unit\): a class can be a tool if its fields are the arguments"),
+        (Engine, r"tools\[1\] \(Engine\): a class can be a tool if .* Unable to generate"),
+        (HoldsACallable, r"tools\[1\] \(HoldsACallable\): a class can be a tool if .* Cannot generate"),
         (takes_a_callable, r"tools\[1\] \(takes_a_callable\): 'call' has a type without schema"),
         (Station.measure, r"tools\[1\] \(measure\): a method needs its object; .* obj\.measure"),
         (by_position, r"tools\[1\] \(by_position\): 'a' can't be given by its name"),
-        (5, r"tools\[1\]: int is no tool"),
-        (dict, r"tools\[1\] \(dict\): a class is a tool where its fields are the arguments"),
+        (5, r"tools\[1\]: int is not a tool"),
+        (dict, r"tools\[1\] \(dict\): a class can be a tool if its fields are the arguments"),
         (Tool("f", "", CITY, strict=1), r"tools\[1\] \('f'\): 'strict' must be True or False"),  # type: ignore[arg-type]
         (SimpleNamespace(name="f", inputs={"a": 5}), r"tools\[1\]: inputs\['a'\] must be a dict such as"),
         (SimpleNamespace(name="f", inputs={5: {}}), r"tools\[1\]: inputs\[5\] must be a dict such as .*, by its name"),
         (SimpleNamespace(name="f", inputs={"a": {"type": {}}}), r"tools\[1\]: inputs\['a'\]\['type'\] must be a"),
         (SimpleNamespace(name="f", inputs={"a": {"type": "string", "nullable": True, "enum": 5}}), "'f'.*enum"),
         (SimpleNamespace(name="f", args_schema=5), r"tools\[1\] \('f'\): its args_schema can't be used"),
-        ("get_weather", r"tools\[1\]: str is no tool"),
-        (None, r"tools\[1\]: NoneType is no tool"),
-        ({}, r"tools\[1\]: the tool has no name; it looks like"),
+        ("get_weather", r"tools\[1\]: str is not a tool"),
+        (None, r"tools\[1\]: NoneType is not a tool"),
+        ({}, r"tools\[1\]: the tool has no name; a tool looks like"),
         ({"type": "function", "function": {}}, r"tools\[1\]: the tool has no name"),
         ({"name": "f", "parameters": []}, None),
         ({"name": "f", "parameters": [1]}, r"tools\[1\] \('f'\): 'parameters' must be a JSON schema"),
-        ({"name": "f", "parameters": {"a": b""}}, r"tools\[1\] \('f'\): 'parameters' is no JSON"),
-        ({"name": "f", "parameters": {"const": math.nan}}, r"tools\[1\] \('f'\): 'parameters' is no JSON"),
+        ({"name": "f", "parameters": {"a": b""}}, r"tools\[1\] \('f'\): 'parameters' is not valid JSON"),
+        ({"name": "f", "parameters": {"const": math.nan}}, r"tools\[1\] \('f'\): 'parameters' is not valid JSON"),
         ({"name": "f", "parameters": {"type": "string"}}, r"tools\[1\] \('f'\): .* type 'object', not 'string'"),
-        (given({"a": {"type": "objekt"}}), r"tools\[1\] \('f'\): .* invalid at \$\.properties\.a\.type: 'objekt'"),
-        (given({"a": {"$ref": "http://e.com/x"}}), r"tools\[1\] \('f'\): .* refers to 'http://e.com/x', .* not in it"),
-        (given({"a": {"items": {"$ref": "#/$defs/A"}}}), r"tools\[1\] \('f'\): .* refers to '#/\$defs/A'"),
-        (Tool("f", "", given({"a": {"type": "objekt"}})["parameters"]), r"tools\[1\] \('f'\): .* 'objekt'"),
+        (tool_with({"a": {"type": "objekt"}}), r"tools\[1\] \('f'\): .* invalid at \$\.properties\.a\.type: 'objekt'"),
+        (
+            tool_with({"a": {"$ref": "http://e.com/x"}}),
+            r"tools\[1\] \('f'\): .* refers to 'http://e.com/x', .* not in it",
+        ),
+        (tool_with({"a": {"items": {"$ref": "#/$defs/A"}}}), r"tools\[1\] \('f'\): .* refers to '#/\$defs/A'"),
+        (Tool("f", "", tool_with({"a": {"type": "objekt"}})["parameters"]), r"tools\[1\] \('f'\): .* 'objekt'"),
         (Tool("", None, None), r"tools\[1\]: the tool has no name"),  # type: ignore[arg-type]
         (Tool("f", None, None), r"tools\[1\] \('f'\): 'parameters' must be"),  # type: ignore[arg-type]
         (SimpleNamespace(inputSchema=CITY), r"tools\[1\]: the tool has no name"),
         (SimpleNamespace(name=None, inputSchema=CITY), r"tools\[1\]: the tool has no name"),
-        ({"name": "has space"}, r"tools\[1\]: the name 'has space' can't be a tool's"),
-        ({"name": "a\tb"}, r"tools\[1\]: the name 'a\\tb' can't be a tool's"),
-        ({"name": "x" * 129}, r"tools\[1\]: the name 'x+' can't be a tool's: it must be at most 128"),
-        ({"type": "web_search"}, r"tools\[1\]: tools of type 'web_search' are not known here"),
-        ({"type": "custom", "name": "f", "format": {}}, r"tools\[1\]: tools of type 'custom' are not known"),
+        ({"name": "has space"}, r"tools\[1\]: 'has space' can't be the name of a tool"),
+        ({"name": "a\tb"}, r"tools\[1\]: 'a\\tb' can't be the name of a tool"),
+        ({"name": "x" * 129}, r"tools\[1\]: 'x+' can't be the name of a tool: a name has at most 128"),
+        ({"type": "web_search"}, r"tools\[1\]: tools of type 'web_search' are not supported"),
+        ({"type": "custom", "name": "f", "format": {}}, r"tools\[1\]: tools of type 'custom' are not supported"),
         ({"name": "f", "schema": CITY}, r"tools\[1\] \('f'\): the key 'schema' is unknown"),
         ({"type": "function", "function": {"name": "f"}, "strict": True}, r"\('f'\): the key 'strict' is unknown"),
         ({"name": "f", "strict": "yes"}, r"tools\[1\] \('f'\): 'strict' must be True or False, not 'yes'"),
         ({"name": "f", "parameters": CITY, "input_schema": CITY}, r"tools\[1\] \('f'\): give one of 'parameters'"),
         ({"name": "f", "description": 5}, r"tools\[1\] \('f'\): .* 'description' a string"),
-        (get_weather, r"tools\[1\]: a tool named 'get_weather' is there already"),
+        (get_weather, r"tools\[1\]: another tool is named 'get_weather' too"),
     ],
 )
-def test_tools_from_invalid_value_raises_with_path(value: Any, says: str | None) -> None:
-    if says is None:
+def test_tools_from_invalid_value_raises_with_path(value: Any, error_text: str | None) -> None:
+    if error_text is None:
         assert tools_from([get_weather, value])[1].parameters == {"type": "object", "properties": {}}
         return
-    with pytest.raises(InvalidRequest, match=says) as raised:
+    with pytest.raises(InvalidRequest, match=error_text) as raised:
         tools_from([get_weather, value])
     assert "\n" not in str(raised.value)
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import copy
 import json
 import threading
-import typing
 from dataclasses import dataclass
 from enum import Enum
 from typing import Annotated, Any, Literal
 
 from jsonschema import Draft202012Validator
 from pydantic import BaseModel, Field
+from typing_extensions import TypedDict
 
 from modelport.inputs.tools import tools_from
 from modelport.types.tools import Tool
@@ -25,7 +25,7 @@ CITY = {
 
 
 def tool_from(value: Any) -> Tool:
-    """The tool; its schema is valid, can be sent, and the form it came in is unchanged."""
+    """Return the tool, after checking that its schema is valid, that it is JSON, and that `value` is unchanged."""
     before = copy.deepcopy(value) if isinstance(value, dict) else value
     (tool,) = tools_from([value])
     Draft202012Validator.check_schema(tool.parameters)
@@ -52,7 +52,7 @@ class Span:
     last: int = 7
 
 
-class Options(typing.TypedDict, total=False):
+class Options(TypedDict, total=False):
     verbose: bool
 
 
@@ -95,13 +95,13 @@ def forecast(
 
 
 class Engine:
-    """No type that JSON can hold."""
+    """A type that JSON can't represent."""
 
     lock = threading.Lock()
 
 
 class Station:
-    """A place that measures."""
+    """Measures the weather."""
 
     def measure(self, city: str) -> str:
         """Measures.

@@ -25,7 +25,7 @@ def test_fullmatch_word_boundaries_are_ascii() -> None:
         Regex(r"a\Bé").parse("aé")
 
 
-ANCHORED = [
+ASSERTIONS_AND_GROUPS = [
     r"\b",
     r"\B",
     "^",
@@ -40,31 +40,34 @@ ANCHORED = [
     r"(b)\1",
     "(?i:é)",
 ]
-PIECES = st.tuples(st.sampled_from(ANCHORED) | ATOMS, st.sampled_from(["", "", "+", "*?", "{2}", "{,2}", "++"]))
+QUANTIFIED_PARTS = st.tuples(
+    st.sampled_from(ASSERTIONS_AND_GROUPS) | ATOMS, st.sampled_from(["", "", "+", "*?", "{2}", "{,2}", "++"])
+)
 
 
 @settings(max_examples=600, derandomize=True, deadline=None)
 @given(
-    st.sampled_from(["", "", "^", "(?i)", "(?s)", "(?m)", "(?a)"]), st.lists(PIECES, min_size=1, max_size=5),
+    st.sampled_from(["", "", "^", "(?i)", "(?s)", "(?m)", "(?a)"]), st.lists(QUANTIFIED_PARTS, min_size=1, max_size=5),
     st.text(st.sampled_from("abBcéÉx1٣_- /\\.[]&~{'\"#\n\t\u00a0\u2003\x1c\ud800"), max_size=6),
 )  # fmt: skip
-def test_search_and_fullmatch_agree_with_python(begin: str, pieces: list[tuple[str, str]], text: str) -> None:
-    pattern = begin + "".join(atom + count for atom, count in pieces)
+def test_search_and_fullmatch_agree_with_python(flags: str, parts: list[tuple[str, str]], text: str) -> None:
+    pattern = flags + "".join(part + count for part, count in parts)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
         try:
             found = re.search(pattern, text)
-        except re.error:  # such as a place that is repeated twice
+        except re.error:  # The random pattern is not valid: it may repeat a position twice, for example.
             return
-        if text or r"\B" not in pattern:  # which Python finds in no empty text, until 3.14
+        if text or r"\B" not in pattern:  # Before Python 3.14, `\B` does not match in an empty text.
             assert agrees(regexes.search, pattern, text, found)
         assert agrees(regexes.fullmatch, pattern, text, re.fullmatch(regexes.for_python(pattern), text))
 
 
-def agrees(call: Callable[[str, str], bool], pattern: str, text: str, found: re.Match[str] | None) -> bool:
+def agrees(match: Callable[[str, str], bool], pattern: str, text: str, found: re.Match[str] | None) -> bool:
+    """Return whether `match` finds the pattern if Python does, or refuses a pattern that may be refused."""
     try:
-        return call(pattern, text) is (found is not None)
-    except InvalidRequest:  # which is no answer, and no wrong one
+        return match(pattern, text) is (found is not None)
+    except InvalidRequest:
         return bool(re.search(r"\(\?[=!<a]|\+\+|\\1", pattern))
 
 
@@ -97,7 +100,7 @@ def test_search_dollar_does_not_match_before_last_newline() -> None:
 
 
 @pytest.mark.parametrize(
-    ("pattern", "text", "fits"),
+    ("pattern", "text", "valid"),
     [
         (r"^(?=.{1,253}$)(?!-)([a-z0-9-]{1,63}\.)*[a-z]+$", "www.example.com", True),
         (r"^(?=.{1,253}$)(?!-)([a-z0-9-]{1,63}\.)*[a-z]+$", "-" + "a." * 100, False),
@@ -109,8 +112,8 @@ def test_search_dollar_does_not_match_before_last_newline() -> None:
         (r"^\w{1,5000}$", "é" * 5000, True),
     ],
 )
-def test_search_usual_patterns_with_long_texts_are_matched(pattern: str, text: str, fits: bool) -> None:
-    assert (mismatch({"pattern": pattern}, text) is None) is fits
+def test_search_usual_patterns_with_long_texts_are_matched(pattern: str, text: str, valid: bool) -> None:
+    assert (mismatch({"pattern": pattern}, text) is None) is valid
 
 
 @pytest.mark.parametrize("pattern", ["(" * 5000 + ")" * 5000, "a{99999999999999999999}"])

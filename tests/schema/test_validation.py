@@ -48,7 +48,7 @@ HUGE = "9" * 400
 
 
 @pytest.mark.parametrize(
-    ("schema", "number", "says"),
+    ("schema", "number", "error_text"),
     [
         ({"type": "number", "multipleOf": 0.4}, HUGE, "is not a multiple of 0.4"),
         ({"type": "number", "multipleOf": 0.1}, "1e999", "the number 1e999 is too large"),
@@ -58,25 +58,25 @@ HUGE = "9" * 400
         ({"type": "integer", "multipleOf": 3}, "1e999", "too large"),
         ({"type": "integer", "multipleOf": 3}, "1" * 401, "is not a multiple of 3"),
         ({"type": "integer"}, "9" * 5000, "4300 digits"),
-        ({"type": "number"}, "NaN", "NaN is no JSON|no valid JSON"),
-        ({"type": "number"}, "-Infinity", "-Infinity is no JSON|no valid JSON"),
+        ({"type": "number"}, "NaN", "NaN is not valid JSON|no valid JSON"),
+        ({"type": "number"}, "-Infinity", "-Infinity is not valid JSON|no valid JSON"),
         (float, "1e400", "the number 1e400 is too large"),
-        (float, "NaN", "NaN is no JSON"),
+        (float, "NaN", "NaN is not valid JSON"),
     ],
 )
-def test_number_out_of_range_is_invalid_output_not_invalid_schema(schema: Any, number: str, says: str) -> None:
-    whole = {"type": "object", "properties": {"x": schema}}
-    form, text = (list[float], f"[{number}]") if schema is float else (whole, f'{{"x": {number}}}')
-    with pytest.raises(ValueError, match=says):
-        grammar_from(form).parse(text)
-    with pytest.raises(InvalidOutput, match=says) as raised:
-        ScriptedModel(text, repeat=True).generate("?", grammar=form)
+def test_number_out_of_range_is_invalid_output_not_invalid_schema(schema: Any, number: str, error_text: str) -> None:
+    object_schema = {"type": "object", "properties": {"x": schema}}
+    grammar, text = (list[float], f"[{number}]") if schema is float else (object_schema, f'{{"x": {number}}}')
+    with pytest.raises(ValueError, match=error_text):
+        grammar_from(grammar).parse(text)
+    with pytest.raises(InvalidOutput, match=error_text) as raised:
+        ScriptedModel(text, repeat=True).generate("?", grammar=grammar)
     assert raised.value.text == text
     if schema is not float:
         call = {"id": "1", "function": {"name": "f", "arguments": text}}
         model = ScriptedModel(ChatMessage("assistant", None, [call]))  # type: ignore[list-item]
-        with pytest.raises(InvalidToolCall, match=f"{says}|no valid JSON") as refused:
-            model.generate("?", tools=[Tool("f", "", whole)])
+        with pytest.raises(InvalidToolCall, match=f"{error_text}|no valid JSON") as refused:
+            model.generate("?", tools=[Tool("f", "", object_schema)])
         assert refused.value.text == text
 
 
@@ -89,15 +89,15 @@ def test_parse_large_numbers_within_range_are_accepted() -> None:
 
 
 def test_mismatch_schema_with_url_reference_fetches_nothing() -> None:
-    """A tool's schema may come from a server that is not trusted."""
+    """The schema of a tool may come from an untrusted server."""
     import http.server
     import threading
 
-    asked = []
+    requested_paths = []
 
     class Listener(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            asked.append(self.path)
+            requested_paths.append(self.path)
             self.send_error(404)
 
         def log_message(self, *args: Any) -> None:
@@ -108,47 +108,48 @@ def test_mismatch_schema_with_url_reference_fetches_nothing() -> None:
         with pytest.raises(InvalidRequest):
             mismatch({"$ref": f"http://127.0.0.1:{server.server_port}/schema.json"}, 5)
         server.shutdown()
-    assert asked == []
+    assert requested_paths == []
 
 
-EVIL, ROW = "(a+)+b", "a" * 5000
+#: A pattern and a text for which Python's engine takes exponential time.
+SLOW, LONG = "(a+)+b", "a" * 5000
 
 
 @pytest.mark.parametrize(
     "code",
     [
-        f"fails(Regex({EVIL!r}).parse, ROW)",
-        f"assert mismatch({{'pattern': {EVIL!r}}}, ROW)",
-        f"assert not mismatch({{'patternProperties': {{{EVIL!r}: False}}}}, {{ROW: 1}})",
-        f"assert not mismatch({{'propertyNames': {{'not': {{'pattern': {EVIL!r}}}}}}}, {{ROW: 1}})",
-        f"assert mismatch({{'patternProperties': {{{EVIL!r}: {{}}}}, 'additionalProperties': False}}, {{ROW: 1}})",
-        f"assert mismatch({{'allOf': [{{'patternProperties': {{{EVIL!r}: {{}}}}}}], 'unevaluatedProperties': False}}, "
-        "{ROW: 1})",
-        # A part that names a draft is not given to that draft's own validator.
+        f"raises_mismatch(Regex({SLOW!r}).parse, LONG)",
+        f"assert mismatch({{'pattern': {SLOW!r}}}, LONG)",
+        f"assert not mismatch({{'patternProperties': {{{SLOW!r}: False}}}}, {{LONG: 1}})",
+        f"assert not mismatch({{'propertyNames': {{'not': {{'pattern': {SLOW!r}}}}}}}, {{LONG: 1}})",
+        f"assert mismatch({{'patternProperties': {{{SLOW!r}: {{}}}}, 'additionalProperties': False}}, {{LONG: 1}})",
+        f"assert mismatch({{'allOf': [{{'patternProperties': {{{SLOW!r}: {{}}}}}}], 'unevaluatedProperties': False}}, "
+        "{LONG: 1})",
+        # A part that names another draft is not validated by the class of that draft.
         "DRAFT = 'http://json-schema.org/draft-07/schema#'\n"
-        f"assert mismatch({{'items': {{'$schema': DRAFT, 'pattern': {EVIL!r}}}}}, [ROW])",
-        f"fails(Tool('t', '', {{'properties': {{'a': {{'pattern': {EVIL!r}}}}}}}).check, {{'a': ROW}})",
-        f"assert mismatch({{'pattern': '^(?!b)(?=a){EVIL}$'}}, ROW)",
-        # What only Python's engine could match, or what is too large for Rust's.
-        f"refused(Regex('(?=a){EVIL}|(c)').parse, ROW)",
-        f"refused(mismatch, {{'pattern': '(?<!b){EVIL}'}}, ROW)",
-        r"refused(mismatch, {'pattern': r'(a*)*\1b'}, ROW)",
-        "refused(mismatch, {'pattern': '.*.*.*(?<=b)x'}, ROW)",
-        "refused(mismatch, {'pattern': 'a*(?<=b)x'}, ROW)",
-        "refused(mismatch, {'pattern': '(?:(?:a{1,1000}){1,1000}){1,1000}b'}, ROW)",
-        "refused(mismatch, {'pattern': '(?:a{0,1000}){60}x'}, ROW * 20)",
+        f"assert mismatch({{'items': {{'$schema': DRAFT, 'pattern': {SLOW!r}}}}}, [LONG])",
+        f"raises_mismatch(Tool('t', '', {{'properties': {{'a': {{'pattern': {SLOW!r}}}}}}}).check, {{'a': LONG}})",
+        f"assert mismatch({{'pattern': '^(?!b)(?=a){SLOW}$'}}, LONG)",
+        # Patterns that only Python's engine could match, or that are too large for Rust's engine.
+        f"raises_refusal(Regex('(?=a){SLOW}|(c)').parse, LONG)",
+        f"raises_refusal(mismatch, {{'pattern': '(?<!b){SLOW}'}}, LONG)",
+        r"raises_refusal(mismatch, {'pattern': r'(a*)*\1b'}, LONG)",
+        "raises_refusal(mismatch, {'pattern': '.*.*.*(?<=b)x'}, LONG)",
+        "raises_refusal(mismatch, {'pattern': 'a*(?<=b)x'}, LONG)",
+        "raises_refusal(mismatch, {'pattern': '(?:(?:a{1,1000}){1,1000}){1,1000}b'}, LONG)",
+        "raises_refusal(mismatch, {'pattern': '(?:a{0,1000}){60}x'}, LONG * 20)",
         "two = lambda i: {'allOf': [{'$ref': f'#/$defs/{i}'}] * 2}\n"
-        "slow(mismatch, {'$defs': {str(i): two(i + 1) for i in range(60)} | {'60': {}}, '$ref': '#/$defs/0'}, 1)",
+        "times_out(mismatch, {'$defs': {str(i): two(i + 1) for i in range(60)} | {'60': {}}, '$ref': '#/$defs/0'}, 1)",
         "two = lambda i: {'$dynamicAnchor': f'a{i}', 'allOf': [{'$dynamicRef': f'#a{i + 1}'}] * 2}\n"
         "last = {'$dynamicAnchor': 'a60'}\n"
-        "slow(mismatch, {'$defs': {str(i): two(i) for i in range(60)} | {'60': last}, '$dynamicRef': '#a0'}, 1)",
+        "times_out(mismatch, {'$defs': {str(i): two(i) for i in range(60)} | {'60': last}, '$dynamicRef': '#a0'}, 1)",
         "schema = {'properties': {'a': {}}}\n"
         "for _ in range(30): schema = {'allOf': [schema], 'unevaluatedProperties': False}\n"
-        "slow(mismatch, schema, {'a': 1})",
+        "times_out(mismatch, schema, {'a': 1})",
         "patterns = {f'^x{i}(a|b)*$': {} for i in range(600)}\n"
         "value = {f'y{i}': 1 for i in range(50)}\n"
         "assert mismatch({'patternProperties': patterns, 'additionalProperties': False}, value)",
-        "refused(mismatch, {'pattern': '(' * 40 + 'a' + '){1,9}' * 40}, 'a' * 5000)",
+        "raises_refusal(mismatch, {'pattern': '(' * 40 + 'a' + '){1,9}' * 40}, 'a' * 5000)",
         "assert not mismatch({'$defs': {'a': {}}, 'items': {'$ref': '#/$defs/a'}}, [1] * 20_000)",
         "assert not mismatch({'uniqueItems': True}, [i * (2**61 - 1) for i in range(50_000)])",
         "assert not mismatch({'uniqueItems': True}, [{'a': i} for i in range(50_000)])",
@@ -159,30 +160,30 @@ EVIL, ROW = "(a+)+b", "a" * 5000
     ],
 )
 def test_validation_of_hostile_patterns_and_lists_takes_bounded_time(code: str) -> None:
-    """In a process of its own, since what Python's engine does can't be broken off."""
+    """Run the code in another process, because a match of Python's engine can't be cancelled."""
     program = f"""
 from modelport import InvalidRequest, Regex
 from modelport.types.output_types import mismatch
 from modelport.layers.adapt.wrapping import _Unwrapper
 from modelport.types.tools import Tool
 
-ROW = {ROW!r}
+LONG = {LONG!r}
 
-def raises(kind, words, call, *arguments):
+def raises(error_type, text, call, *arguments):
     try:
         call(*arguments)
-    except kind as error:
-        assert words in str(error), error
+    except error_type as error:
+        assert text in str(error), error
     else:
         raise AssertionError("it raised nothing")
 
-def fails(call, *arguments):
+def raises_mismatch(call, *arguments):
     raises(ValueError, "does not match", call, *arguments)
 
-def slow(call, *arguments):
-    raises(InvalidRequest, "accepts more than 5 s", call, *arguments)
+def times_out(call, *arguments):
+    raises(InvalidRequest, "takes more than 5 s", call, *arguments)
 
-def refused(call, *arguments):
+def raises_refusal(call, *arguments):
     raises(InvalidRequest, "could take too long", call, *arguments)
 
 {code}
@@ -207,5 +208,5 @@ def test_unique_items_agrees_with_jsonschema(items: list[Any]) -> None:
 
 
 def test_mismatch_long_value_is_shortened_in_message() -> None:
-    told = str(mismatch({"type": "integer"}, "a" * 100_000))
-    assert len(told) < 2100 and told.startswith("at $: 'aaa") and told.endswith("is not of type 'integer'")
+    problem = str(mismatch({"type": "integer"}, "a" * 100_000))
+    assert len(problem) < 2100 and problem.startswith("at $: 'aaa") and problem.endswith("is not of type 'integer'")

@@ -7,6 +7,7 @@ import typing
 from dataclasses import dataclass, field
 
 from pydantic import BaseModel
+from typing_extensions import TypedDict
 
 
 class Person(BaseModel):
@@ -20,12 +21,12 @@ class Point:
     tags: list[str] = field(default_factory=list)
 
 
-class Movie(typing.TypedDict):
+class Movie(TypedDict):
     title: str
     year: typing.NotRequired[int]
 
 
-class Shelf(typing.TypedDict, total=False):
+class Shelf(TypedDict, total=False):
     movies: typing.Required[list[Movie]]
     best: Movie | None
 

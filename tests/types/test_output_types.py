@@ -16,7 +16,7 @@ from tests.types.examples import Colour, Movie, Person, Point, Shelf
 
 
 @pytest.mark.parametrize(
-    ("form", "text", "parsed", "wrong"),
+    ("value", "text", "parsed", "invalid_text"),
     [
         (Person, '{"name": "Ada"}', Person(name="Ada"), '{"age": 3}'),
         (Point, '{"x": 1, "tags": ["a"]}', Point(1, ["a"]), '{"x": "left"}'),
@@ -42,12 +42,12 @@ from tests.types.examples import Colour, Movie, Person, Point, Shelf
         (JSONSchema({"type": "integer"}), "3", 3, "3.5"),
     ],
 )
-def test_parse_returns_value_or_raises(form: Any, text: str, parsed: Any, wrong: str) -> None:
-    grammar = grammar_from(form)
+def test_parse_returns_value_or_raises(value: Any, text: str, parsed: Any, invalid_text: str) -> None:
+    grammar = grammar_from(value)
     result = grammar.parse(text)
     assert (result, type(result)) == (parsed, type(parsed))
     assert isinstance(grammar.describe(), str)
-    for text in (wrong, "", "{"):
+    for text in (invalid_text, "", "{"):
         with pytest.raises(ValueError) as raised:
             grammar.parse(text)
         assert "\n" not in str(raised.value)
@@ -65,13 +65,13 @@ def test_lark_parse_returns_text_unchecked() -> None:
 
 
 @pytest.mark.parametrize(
-    ("form", "name"),
+    ("value", "name"),
     [(Person, "Person"), (Movie, "Movie"), (list[int], "list"), ({"type": "object"}, "answer"),
-     (JSONSchema({}, name="mine"), "mine"), (JSONSchema({}, name="my form!"), "my_form_"),
+     (JSONSchema({}, name="mine"), "mine"), (JSONSchema({}, name="my type!"), "my_type_"),
      (JSONSchema({}, name=""), "answer"), (JSONSchema({}, name="é" * 70), "_" * 64)],
 )  # fmt: skip
-def test_json_schema_name_is_valid_for_services(form: Any, name: str) -> None:
-    grammar = grammar_from(form)
+def test_json_schema_name_is_valid_for_services(value: Any, name: str) -> None:
+    grammar = grammar_from(value)
     assert isinstance(grammar, JSONSchema)
     assert grammar.name == name
     assert re.fullmatch("[a-zA-Z0-9_-]{1,64}", grammar.name)
@@ -86,33 +86,33 @@ def test_parse_error_names_json_path() -> None:
 
 
 def test_parse_deeply_nested_text_raises_value_error() -> None:
-    for form in ({"type": "array"}, list[int]):
+    for value in ({"type": "array"}, list[int]):
         with pytest.raises(ValueError):
-            grammar_from(form).parse("[" * 100_000)
+            grammar_from(value).parse("[" * 100_000)
 
 
 @pytest.mark.parametrize(
-    ("form", "says"),
+    ("value", "error_text"),
     [
         ("yes|no", "bare string"),
-        (5, "no form known here"),
-        ({}, "no JSON schema"),
-        ({"name": "x"}, "no JSON schema"),
+        (5, "is not an output type"),
+        ({}, "not a JSON schema"),
+        ({"name": "x"}, "not a JSON schema"),
         ({"type": "strin"}, r"invalid at \$.type"),
         ({"type": "object", "properties": {"a": 5}}, r"invalid at \$.properties.a"),
         ({"type": "string", "pattern": "("}, r"invalid at \$.pattern"),
-        ({"const": b"bytes"}, "no JSON"),
-        ({"type": "regex", "value": "("}, "no valid regular expression"),
-        ({"type": "regex", "value": 5}, "accepts a string, not int"),
-        ({"type": "json", "value": "{"}, "no JSON"),
+        ({"const": b"bytes"}, "not valid JSON"),
+        ({"type": "regex", "value": "("}, "not a valid regular expression"),
+        ({"type": "regex", "value": 5}, "takes a string, not int"),
+        ({"type": "json", "value": "{"}, "not valid JSON"),
         ({"type": "json", "value": 5}, "must be a dict, not int"),
         ({"type": "json_schema", "json_schema": {}}, "needs a 'schema'"),
         (JSONSchema({"type": "strin"}), r"invalid at \$.type"),
     ],
 )
-def test_grammar_from_invalid_value_raises_with_reason(form: Any, says: str) -> None:
-    with pytest.raises(InvalidRequest, match=says) as raised:
-        grammar_from(form)
+def test_grammar_from_invalid_value_raises_with_reason(value: Any, error_text: str) -> None:
+    with pytest.raises(InvalidRequest, match=error_text) as raised:
+        grammar_from(value)
     assert "\n" not in str(raised.value)
 
 
@@ -145,19 +145,19 @@ def test_response_format_each_type_gives_output_type() -> None:
 
 
 @pytest.mark.parametrize(
-    "form", [{}, {"type": "xml"}, "json_object", 5, None, {"type": "json_schema"},
+    "value", [{}, {"type": "xml"}, "json_object", 5, None, {"type": "json_schema"},
              {"type": "json_schema", "json_schema": 5},
              {"type": "json_schema", "json_schema": {"name": 5, "schema": {}}}],
 )  # fmt: skip
-def test_response_format_invalid_value_raises(form: Any) -> None:
+def test_response_format_invalid_value_raises(value: Any) -> None:
     with pytest.raises(InvalidRequest, match="response_format"):
-        grammar_from_response_format(form)
+        grammar_from_response_format(value)
 
 
-@pytest.mark.parametrize("form", [list[int], Literal["a"], Regex("a"), Choice("a")])
-def test_response_format_with_other_output_type_suggests_grammar(form: Any) -> None:
+@pytest.mark.parametrize("value", [list[int], Literal["a"], Regex("a"), Choice("a")])
+def test_response_format_with_other_output_type_suggests_grammar(value: Any) -> None:
     with pytest.raises(InvalidRequest, match="write grammar="):
-        grammar_from_response_format(form)
+        grammar_from_response_format(value)
 
 
 def test_output_types_are_compared_by_value() -> None:

@@ -19,17 +19,17 @@ from tests.inputs.tool_examples import (
 TOOLS = tools_from([get_weather, {"name": "time"}])
 
 
-def calling(name: str, arguments: Any) -> ChatMessage:
+def message_with_call(name: str, arguments: Any) -> ChatMessage:
     return ChatMessage("assistant", None, [ChatMessageToolCall(ChatMessageToolCallFunction(arguments, name), "c1")])
 
 
 def test_check_calls_valid_calls_pass() -> None:
-    check_calls(calling("get_weather", {"city": "Paris"}), TOOLS)
+    check_calls(message_with_call("get_weather", {"city": "Paris"}), TOOLS)
     check_calls(ChatMessage("assistant", "no call"), TOOLS)
 
 
 @pytest.mark.parametrize(
-    ("name", "arguments", "says", "text"),
+    ("name", "arguments", "error_text", "text"),
     [
         ("get_weather", '{"city": "Par', "no valid JSON", '{"city": "Par'),
         ("get_weather", {"city": 5}, r"at \$\.city: 5 is not of type 'string'", '{"city": 5}'),
@@ -37,9 +37,11 @@ def test_check_calls_valid_calls_pass() -> None:
         ("moon", {}, "there is no such tool; there are 'get_weather', 'time'", "{}"),
     ],
 )
-def test_check_calls_invalid_call_raises_with_raw_arguments(name: str, arguments: Any, says: str, text: str) -> None:
-    message = calling(name, arguments)
-    with pytest.raises(InvalidToolCall, match=says) as raised:
+def test_check_calls_invalid_call_raises_with_raw_arguments(
+    name: str, arguments: Any, error_text: str, text: str
+) -> None:
+    message = message_with_call(name, arguments)
+    with pytest.raises(InvalidToolCall, match=error_text) as raised:
         check_calls(message, TOOLS)
     assert (raised.value.text, raised.value.partial) == (text, message)
 
