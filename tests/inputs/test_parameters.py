@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import Any
 
 import pytest
 
 from modelport.errors import InvalidRequest
 from modelport.inputs.options import normalise_options
-from modelport.inputs.parameters import stop_sequences_from
+from modelport.inputs.parameters import (
+    BY_ANY_NAME,
+    EXCLUSIVE,
+    NEEDED_CAPABILITIES,
+    PARAMETERS,
+    TIMEOUTS,
+    stop_sequences_from,
+)
+from modelport.types.capabilities import Capabilities
+from modelport.types.request import Timeouts
 
 
 @pytest.mark.parametrize("name", ["max_tokens", "max_new_tokens", "max_completion_tokens"])
@@ -88,3 +98,20 @@ def test_stop_sequences_from_each_format(given: Any, result: tuple[str, ...]) ->
 def test_stop_sequences_from_invalid_value_raises(given: Any) -> None:
     with pytest.raises(InvalidRequest, match="stop_sequences"):
         stop_sequences_from(given)
+
+
+def test_stop_sequences_error_uses_name_that_the_caller_gave() -> None:
+    with pytest.raises(InvalidRequest, match=r"^stop\[1\]=''"):
+        normalise_options({"stop": ["a", ""]})
+
+
+def test_normalise_options_exclusive_parameters_raise() -> None:
+    with pytest.raises(InvalidRequest, match=r"reasoning_effort and reasoning_budget .* give one"):
+        normalise_options({"reasoning_budget": 100, "reasoning_effort": "low"})
+
+
+def test_parameter_table_is_consistent() -> None:
+    assert len(BY_ANY_NAME) == sum(len(parameter.names) for parameter in PARAMETERS.values()), "a name occurs twice"
+    assert all(EXCLUSIVE[excluded] == name for name, excluded in EXCLUSIVE.items())
+    assert set(NEEDED_CAPABILITIES.values()) <= {field.name for field in fields(Capabilities)}
+    assert {field.name for field in fields(Timeouts)} - {"deadline"} == TIMEOUTS
