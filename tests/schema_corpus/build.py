@@ -74,7 +74,7 @@ def closed_obj(properties: Mapping[str, Any], **more: Any) -> Schema:
 
 
 def to_strict(schema: Any) -> Any:
-    """Return the schema in the strict subset of services: objects closed, properties required, optional ones nullable."""
+    """Return the schema in the strict subset of services: closed objects, all required, optional ones nullable."""
     if isinstance(schema, list):
         return [to_strict(item) for item in schema]
     if not isinstance(schema, dict):

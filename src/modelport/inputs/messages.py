@@ -65,7 +65,7 @@ def normalise_messages(
 
 def _message_from(message: Any, path: str, conversions: Mapping[str, str], flatten: bool) -> ChatMessage:
     if type(message) is dict and message.keys() == _SIMPLE_KEYS and not conversions:
-        # A short cut for most messages: an agent sends its whole history, with many messages, in each call.
+        # A shortcut for most messages: an agent sends its whole history, with many messages, in each call.
         simple_role, text = message["role"], message["content"]
         if type(text) is str and type(simple_role) is str and simple_role in _SIMPLE_ROLES:
             _check_characters(text, f"{path}['content']")
