@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 from modelport.errors import MalformedResponse, ModelError
 from modelport.inputs.messages import normalise_messages
 from modelport.inputs.options import normalise_options
-from modelport.inputs.parameters import EFFORTS
+from modelport.inputs.parameters import EXCLUSIVE, REASONING_EFFORTS, TIMEOUTS
 from modelport.inputs.settings import check_kind
 from modelport.inputs.tool_choice import tool_choice_from
 from modelport.layers.base import Deltas, Next, compose
@@ -31,9 +31,6 @@ if TYPE_CHECKING:
     from modelport.layers.retry import RetryPolicy
 
 _DERIVED = ("_chain", "_capabilities", "_options")
-#: Two ways to say one thing: a call's goes before the constructor's.
-_EITHER = {"reasoning_effort": "reasoning_budget", "reasoning_budget": "reasoning_effort"}
-_TIME_LIMITS = ("timeout", "first_token_timeout", "idle_timeout")
 
 
 class Model:
@@ -204,13 +201,13 @@ class Model:
         Raises:
             InvalidToolCall: The text holds no call.
         """
-        from modelport.inputs.calls_in_text import call_in_text, parsed_arguments
+        from modelport.inputs.calls_in_text import find_tool_call, parse_arguments
 
         message.role = MessageRole.ASSISTANT
         if not message.tool_calls:
-            message.tool_calls = [call_in_text(message, self.tool_name_key, self.tool_arguments_key)]
+            message.tool_calls = [find_tool_call(message, self.tool_name_key, self.tool_arguments_key)]
         for call in message.tool_calls:
-            call.function.arguments = parsed_arguments(call.function.arguments)
+            call.function.arguments = parse_arguments(call.function.arguments)
         return message
 
     @property
@@ -289,7 +286,7 @@ class Model:
             return self.declared_capabilities
         # An author's own `generate` is given whatever its callers give, as if they had called it themselves.
         everything = {"text", "image", "audio", "file"}
-        thinks = {"reasoning_efforts": EFFORTS, "reasoning_budget": True}
+        thinks = {"reasoning_efforts": REASONING_EFFORTS, "reasoning_budget": True}
         return self.declared_capabilities.replace(
             seed=True, logprobs=True, inputs=everything, image_urls=True, **thinks
         )
@@ -307,7 +304,7 @@ class Model:
         if self._options is None:
             self._options = normalise_options(self.kwargs)
         given = {**self._options, **called}
-        for name, other in _EITHER.items():
+        for name, other in EXCLUSIVE.items():
             if name in called and other not in called:
                 given.pop(other, None)
         tools = given.pop("tools", ())
@@ -323,7 +320,7 @@ class Model:
             strict=given.pop("strict", False),
             tools=tools,
             tool_choice=tool_choice_from(tool_choice, tools),
-            timeouts=Timeouts(**{name: given.pop(name) for name in _TIME_LIMITS if name in given}),
+            timeouts=Timeouts(**{name: given.pop(name) for name in TIMEOUTS if name in given}),
             parameters=given,
             stream=stream,
         )

@@ -101,7 +101,7 @@ def entries() -> list[Entry]:
         declared = cls.declared_capabilities
         found.append(Entry(f"`{cls.__name__}`", declared, (f"{column}-mocked",)))
         if cls in (OpenAIServerModel, AzureOpenAIServerModel):
-            found.append(Entry(f"`{cls.__name__}`, `gpt-5…`", declared.profiled("gpt-5", PROFILES)))
+            found.append(Entry(f"`{cls.__name__}`, `gpt-5…`", declared.with_profiles("gpt-5", PROFILES)))
         if cls is InferenceClientModel:
             found.append(Entry(f'`{cls.__name__}`, `dialect="tgi"`', declared.replace(**DIALECTS["tgi"])))
         # Said of all five at once: a dialect lays the same over each.
@@ -113,7 +113,7 @@ def entries() -> list[Entry]:
         ("Claude 3, Nova, …", "amazon.nova-pro-v1:0", ("bedrock-forced",)),
         ("others", "meta.llama3-3-70b", ()),
     ):
-        known = AmazonBedrockServerModel.declared_capabilities.profiled(example, BEDROCK)
+        known = AmazonBedrockServerModel.declared_capabilities.with_profiles(example, BEDROCK)
         found.append(Entry(f"`AmazonBedrockServerModel`, {models}", known, columns))
     return [*found, Entry("a `Model` of your own with `generate`", Own().capabilities)]
 

@@ -9,7 +9,7 @@ import pytest
 
 from modelport import Choice, InvalidRequest, Lark, Model, OpenAIServerModel, Regex, UnsupportedFeature
 from modelport.testing.checks.structured_output import picture
-from modelport.types.usage import count_from
+from modelport.types.usage import token_count_from
 from tests.servers.faults import Call, Fault, FaultServer
 
 
@@ -208,4 +208,4 @@ def test_wrong_settings_are_named_when_the_model_is_made(settings: dict[str, Any
 @pytest.mark.parametrize(("given", "count"), [(3, 3), (3.0, 3), (1e20, None), (10**30, None), (-1, None), ("3", None)])
 def test_a_count_that_can_be_none_is_unknown(given: Any, count: int | None) -> None:
     """Sums are made of counts, and limits: one of 1e20 tokens would have its window wait for ever."""
-    assert count_from(given) == count
+    assert token_count_from(given) == count

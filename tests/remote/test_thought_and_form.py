@@ -80,7 +80,7 @@ def test_a_server_without_the_path_is_asked_as_before() -> None:
         with OpenAIServerModel("m", server.base_url, "key", dialect="llama.cpp", retry=False) as model:
             assert model.generate(QUESTION, grammar=FORM).text == "Paris is large."
             (request,) = server.requests
-            assert request.json["grammar"] == llama_grammar(as_lark(FORM, old=True))
+            assert request.json["grammar"] == llama_grammar(as_lark(FORM, old_llguidance=True))
             # Who asks for a thought gives it room, if the model has one.
             model.generate(QUESTION, grammar=FORM, reasoning_budget=50)
-            assert '("<think>" thought_)?' in server.requests[-1].json["grammar"]
+            assert '("<think>" reasoning_)?' in server.requests[-1].json["grammar"]

@@ -137,7 +137,7 @@ def test_a_broken_promise_is_found(row: str, make: Callable[[], Model], offers: 
 
 def test_every_row_has_been_broken() -> None:
     cannot = {
-        "roles", "bad input",  # the core's own; tests/inputs/test_normalise.py
+        "roles", "bad input",  # the core's own; tests/inputs/test_messages.py
         "tools: auto",  # whatever the model says is right, or InvalidToolCall
         "event loops", "saving",  # tests/runtime/test_calls.py and tests/test_saving.py
     }  # fmt: skip

@@ -238,9 +238,9 @@ def _content(prompt: str, images: tuple[str, ...]) -> Any:
 
 def _shown(image: str) -> str:
     """A file's name, or the beginning of a URL, whose rest may be a signature."""
-    from modelport.secrets import url_start
+    from modelport.secrets import redact_url
 
-    return url_start(image) if ":" in image and not Path(image).exists() else image
+    return redact_url(image) if ":" in image and not Path(image).exists() else image
 
 
 @cli.command(cls=_Command)

@@ -18,7 +18,7 @@ from modelport.inputs.tool_choice import tool_choice_from
 from modelport.layers.limit.layer import Limit
 from modelport.layers.retry import Retry
 from modelport.model import Model
-from modelport.types.capabilities import Capabilities, any_of
+from modelport.types.capabilities import Capabilities, union_of
 from modelport.types.deltas import ChatMessageStreamDelta
 from modelport.types.request import Request, Timeouts
 
@@ -119,7 +119,7 @@ class FallbackModel(Model):
     @property
     def capabilities(self) -> Capabilities:
         """What at least one of the models can do; a request goes to those that can."""
-        return any_of([model.capabilities for model in self.models])
+        return union_of([model.capabilities for model in self.models])
 
     def close(self) -> None:
         """Closes every model."""

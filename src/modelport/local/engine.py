@@ -9,12 +9,9 @@ from inspect import signature
 from typing import Any, Generic, Protocol, TypeVar
 
 from modelport.errors import ModelError, UnsupportedFeature
-from modelport.inputs.parameters import KNOWN_PARAMETERS
+from modelport.inputs.parameters import CALL_OPTIONS
 from modelport.model import Model
 from modelport.runtime.portal import close_at_exit
-
-#: What a call takes beside parameters.
-_OPTIONS = frozenset({"stop_sequences", "tools", "tool_choice", "grammar", "strict"})
 
 
 class Engine(Protocol):
@@ -53,7 +50,7 @@ class EngineModel(Model, Generic[E]):
         if extra is None:
             return
         for name in self._options or ():
-            if name not in (known := KNOWN_PARAMETERS | _OPTIONS | extra):
+            if name not in (known := CALL_OPTIONS | extra):
                 settings = {*signature(type(self)).parameters, *signature(Model).parameters}
                 close = get_close_matches(name, known | settings, 1)
                 hint = f"; did you mean {close[0]!r}?" if close else ""

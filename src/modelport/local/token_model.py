@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any, ClassVar, Protocol, TypeVar
 
 from modelport.constrained.lark import as_lark
-from modelport.constrained.reasoning import after_thinking, opens_thought
+from modelport.constrained.reasoning import allow_reasoning, ends_inside_reasoning
 from modelport.errors import ContextWindowExceeded
 from modelport.layers.adapt.prompted_tools import call_schema, read_calls
 from modelport.layers.base import Deltas
@@ -155,7 +155,7 @@ class LocalModel(EngineModel[E]):
         if (effort := parameters.pop("reasoning_effort", None)) is not None:
             variables = effort_variables(effort, variables)
         text = engine.template.render(request.messages, tools, **variables)
-        thinking = engine.template.thinks and opens_thought(text)
+        thinking = engine.template.thinks and ends_inside_reasoning(text)
         images = [p for m in request.messages if isinstance(m.content, tuple) for p in m.content if p.kind == "image"]
         prompt = engine.prompt(text, images)
         room = engine.context_length - len(prompt.tokens)
@@ -166,7 +166,7 @@ class LocalModel(EngineModel[E]):
             )
         lark = None
         if grammar is not None:
-            lark = after_thinking(as_lark(grammar), thinking) if engine.template.thinks else as_lark(grammar)
+            lark = allow_reasoning(as_lark(grammar), thinking) if engine.template.thinks else as_lark(grammar)
             check_grammar(lark, self.extra)
         prompt = Prompt(prompt.tokens, prompt.inputs, thinking)
         # A stop sequence, the end of a thought or of a call, and a limit of time want to know each token as it comes.

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any, ClassVar
 
 from modelport.errors import InvalidRequest, ModelError
-from modelport.inputs.parameters import EFFORTS
+from modelport.inputs.parameters import REASONING_EFFORTS
 from modelport.inputs.settings import check_kind
 from modelport.model import Model
 from modelport.protocols.chat_completions.request import body_from
@@ -69,7 +69,7 @@ class ChatCompletionsModel(Model):
         logprobs=True,
         seed=True,
         reasoning=True,
-        reasoning_efforts=frozenset(EFFORTS),
+        reasoning_efforts=frozenset(REASONING_EFFORTS),
         usage=True,
         cached_tokens=True,
     )
@@ -115,7 +115,7 @@ class ChatCompletionsModel(Model):
 
     def _declare(self) -> Capabilities:
         declared = self.declared_capabilities.replace(**DIALECTS.get(self.dialect or "", {}))
-        return declared.profiled(self.model_id, PROFILES)
+        return declared.with_profiles(self.model_id, PROFILES)
 
     @property
     def capabilities(self) -> Capabilities:

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from modelport.constrained.lark import as_lark
-from modelport.constrained.reasoning import after_thinking, opens_thought
+from modelport.constrained.reasoning import allow_reasoning, ends_inside_reasoning
 from modelport.errors import ModelError
 from modelport.protocols.chat_completions.output_format import llama_grammar
 from modelport.types.request import Request
@@ -30,10 +30,10 @@ async def grammar_after_thought(
         return None
     try:
         rendered = await ask({name: body[name] for name in _RENDERED if name in body})
-        opened = opens_thought(rendered["prompt"])
+        opened = ends_inside_reasoning(rendered["prompt"])
     except (ModelError, LookupError, TypeError, AttributeError):
         opened = False  # Behind a gateway there may be no such path; what fails for good fails in the call too.
     effort = request.parameters.get("reasoning_effort", "none")
     if not opened and effort == "none" and not request.parameters.get("reasoning_budget"):
         return None
-    return llama_grammar(after_thinking(as_lark(request.grammar, old=True), opened, breaks=False))
+    return llama_grammar(allow_reasoning(as_lark(request.grammar, old_llguidance=True), opened, line_breaks=False))

@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator, Callable, Iterable
 from typing import Any, ClassVar
 
 from modelport.errors import ModelError
-from modelport.inputs.parameters import EFFORTS
+from modelport.inputs.parameters import REASONING_EFFORTS
 from modelport.model import Model
 from modelport.types.capabilities import Capabilities
 from modelport.types.deltas import ChatMessageStreamDelta, as_delta
@@ -46,7 +46,7 @@ class ScriptedModel(Model):
         logprobs=True,
         seed=True,
         reasoning=True,
-        reasoning_efforts=frozenset(EFFORTS),
+        reasoning_efforts=frozenset(REASONING_EFFORTS),
         reasoning_budget=True,
         usage=True,
         cached_tokens=True,

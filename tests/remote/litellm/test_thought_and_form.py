@@ -60,5 +60,5 @@ def test_a_server_without_the_path_is_asked_as_before() -> None:
         server.script(then=Fault.ok("Paris is large."))
         with LiteLLMModel("openai/m", server.base_url, KEY, dialect="llama.cpp", retry=False) as model:
             assert model.generate(QUESTION, grammar=FORM).text == "Paris is large."
-            assert "thought_" not in server.requests[-1].json["grammar"]
+            assert "reasoning_" not in server.requests[-1].json["grammar"]
         server.wait_for(lambda: server.open_connections == 0)

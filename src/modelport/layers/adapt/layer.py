@@ -16,7 +16,7 @@ from contextlib import aclosing
 from dataclasses import replace
 from typing import Any
 
-from modelport.constrained.continuation import may_go_on
+from modelport.constrained.continuation import could_continue
 from modelport.errors import InvalidOutput, InvalidToolCall
 from modelport.layers.adapt.capabilities import adapt_to_capabilities
 from modelport.layers.adapt.forced_tool import arguments_as_text
@@ -26,7 +26,7 @@ from modelport.layers.adapt.single_call import keep_first_call
 from modelport.layers.adapt.wrapping import unwrap_object
 from modelport.layers.base import Deltas, Next
 from modelport.schema.json_text import read_json
-from modelport.schema.rules import without_nulls
+from modelport.schema.rules import remove_optional_nulls
 from modelport.schema.validation import mismatch
 from modelport.types.deltas import ChatMessageStreamDelta, MessageBuilder, accumulate
 from modelport.types.messages import ChatMessage, MessageRole
@@ -204,7 +204,7 @@ def _validated_output(plan: Plan, grammar: Grammar, message: ChatMessage) -> Any
     truncated, stop = message.finish_reason == "length", message.stop_sequence or ""
     try:
         parsed = _parse(grammar, message.text, plan.nulls_for_optional)
-        if (truncated or stop) and may_go_on(grammar, message.text, stop):
+        if (truncated or stop) and could_continue(grammar, message.text, stop):
             raise ValueError("it could have continued")
     except (ValueError, RecursionError) as error:
         problem = f"The output does not match the output type: {error}."
@@ -234,7 +234,7 @@ def _parse(grammar: Grammar, text: str, nulls_for_optional: bool) -> Any:
     """
     if nulls_for_optional and isinstance(grammar, JSONSchema):
         value = read_json(text)
-        cleaned = without_nulls(grammar.schema, value, lambda schema, part: mismatch(schema, part) is None)
+        cleaned = remove_optional_nulls(grammar.schema, value, lambda schema, part: mismatch(schema, part) is None)
         if cleaned != value:
             text = json.dumps(cleaned)
     return grammar.parse(text)

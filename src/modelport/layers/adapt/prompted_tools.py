@@ -25,7 +25,7 @@ from modelport.errors import ModelError
 from modelport.layers.adapt.capabilities import append_to_system_message
 from modelport.layers.base import Deltas
 from modelport.layers.stop import StopScanner
-from modelport.schema.references import moved
+from modelport.schema.references import relocate
 from modelport.types.capabilities import Capabilities
 from modelport.types.content import Text, text_of
 from modelport.types.deltas import ChatMessageStreamDelta, ChatMessageToolCallStreamDelta
@@ -87,7 +87,7 @@ def call_schema(tools: tuple[Tool, ...], parallel: bool) -> dict[str, Any]:
     definitions: dict[str, Any] = {}
     calls = []
     for index, tool in enumerate(tools):
-        arguments = moved(tool.parameters, f"/$defs/tool{index}")
+        arguments = relocate(tool.parameters, f"/$defs/tool{index}")
         if arguments != tool.parameters:
             # The schema refers to itself or to its definitions, whose names another tool may use too. So each such
             # schema becomes one definition, with its own definitions inside.

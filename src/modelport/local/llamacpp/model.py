@@ -13,7 +13,7 @@ from contextlib import aclosing
 from typing import Any, ClassVar
 
 from modelport.constrained.lark import as_lark
-from modelport.constrained.reasoning import after_thinking, opens_thought
+from modelport.constrained.reasoning import allow_reasoning, ends_inside_reasoning
 from modelport.errors import InvalidRequest, MissingDependency, ModelError, ServerError, UnsupportedFeature
 from modelport.inputs.settings import name_or_path
 from modelport.local.engine import EngineModel
@@ -148,10 +148,10 @@ class LlamaCppModel(EngineModel["_Engine"]):
         body = body_from(request.replace(stream=True, stop_sequences=()), None, self.capabilities, "llama.cpp")
         answering, follower, lark = False, None, ""
         if request.grammar is not None:
-            check_grammar(lark := as_lark(request.grammar, old=True), "llamacpp")
+            check_grammar(lark := as_lark(request.grammar, old_llguidance=True), "llamacpp")
             if answering := self.capabilities.reasoning:  # The thought is free; the engine would mask it too.
                 opened = await in_thread(lambda: engine.opens_thought(body))
-                body["grammar"] = llama_grammar(after_thinking(lark, opened))
+                body["grammar"] = llama_grammar(allow_reasoning(lark, opened))
             else:
                 follower = Follower(lark)
         if isinstance(bias := body.get("logit_bias"), Mapping):  # by token id; the binding takes no numbers for keys
@@ -294,7 +294,7 @@ class _Engine:
         """Whether the prompt for this request ends within a thought."""
         asked = {key: body[key] for key in ("messages", "chat_template_kwargs", "tools") if key in body}
         rendered: str = self.ask("/apply-template", asked).get("prompt", "")
-        return opens_thought(rendered)
+        return ends_inside_reasoning(rendered)
 
     def detach_after_fork(self) -> None:
         """Keeps the engine of the parent process from ever being destroyed in this one."""

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from modelport.errors import InvalidRequest, MissingDependency
+from modelport.inputs.parameters import PARAMETERS
 from modelport.inputs.settings import name_or_path
 from modelport.local.token_model import LocalModel
 from modelport.types.capabilities import Capabilities
@@ -112,7 +113,7 @@ class TransformersModel(LocalModel["TransformersEngine"]):
         ):  # fmt: skip
             if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < least):
                 raise InvalidRequest(f"{name}={value!r}: must be a whole number of at least {least}")
-        if not {"max_tokens", "max_new_tokens", "max_completion_tokens"} & set(settings):
+        if not set(PARAMETERS["max_tokens"].names) & set(settings):
             settings["max_tokens"] = DEFAULT_MAX_TOKENS
         named = name_or_path(model_id) if model_id else getattr(getattr(model, "config", None), "_name_or_path", None)
         super().__init__(named or DEFAULT_MODEL, **settings)

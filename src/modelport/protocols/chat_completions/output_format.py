@@ -23,7 +23,7 @@ def grammar_fields(grammar: Grammar, dialect: str | None) -> dict[str, Any]:
     """The fields of a body that ask for this form."""
     if dialect == "llama.cpp":
         # Its own converter of schemas passes over keywords in silence; llguidance knows them or refuses.
-        return {"grammar": llama_grammar(as_lark(grammar, old=True))}
+        return {"grammar": llama_grammar(as_lark(grammar, old_llguidance=True))}
     if dialect == "tgi" and not isinstance(grammar, Lark):
         return {"response_format": _tgi_format(grammar)}
     if isinstance(grammar, JSONSchema):

@@ -10,7 +10,7 @@ from modelport.protocols.chat_completions.errors import error_from
 from modelport.protocols.chat_completions.output_format import ANSWER_TOOL
 from modelport.types.deltas import ChatMessageStreamDelta, ChatMessageToolCallStreamDelta
 from modelport.types.messages import ChatMessageToolCallFunction
-from modelport.types.usage import TokenUsage, count_from
+from modelport.types.usage import TokenUsage, token_count_from
 
 _FINISH = {
     "stop": "stop", "eos": "stop", "end_turn": "stop", "stop_sequence": "stop", "abort": "stop",
@@ -175,10 +175,10 @@ def usage_from(usage: Mapping[str, Any]) -> TokenUsage:
     prompt = usage.get("prompt_tokens_details") or {}
     completion = usage.get("completion_tokens_details") or {}
     return TokenUsage(
-        count_from(usage.get("prompt_tokens")),
-        count_from(usage.get("completion_tokens")),
-        count_from(prompt.get("cached_tokens", usage.get("prompt_cache_hit_tokens"))),
-        count_from(completion.get("reasoning_tokens")),
+        token_count_from(usage.get("prompt_tokens")),
+        token_count_from(usage.get("completion_tokens")),
+        token_count_from(prompt.get("cached_tokens", usage.get("prompt_cache_hit_tokens"))),
+        token_count_from(completion.get("reasoning_tokens")),
     )
 
 

@@ -14,7 +14,7 @@ from modelport.errors import InvalidToolCall, MalformedResponse
 from modelport.protocols.converse.request import ConverseCall
 from modelport.types.deltas import ChatMessageStreamDelta, ChatMessageToolCallStreamDelta
 from modelport.types.messages import ChatMessageToolCallFunction
-from modelport.types.usage import TokenUsage, count_from
+from modelport.types.usage import TokenUsage, token_count_from
 
 _FINISH = {
     "end_turn": "stop", "stop_sequence": "stop", "tool_use": "tool_calls", "malformed_tool_use": "tool_calls",
@@ -208,11 +208,11 @@ class ConverseResponseReader:
 
 def usage_from(usage: Mapping[str, Any]) -> TokenUsage:
     """Token usage; the service counts what it reads from and writes to the cache apart from the other input."""
-    cached = count_from(usage.get("cacheReadInputTokens"))
-    given = count_from(usage.get("inputTokens"))
+    cached = token_count_from(usage.get("cacheReadInputTokens"))
+    given = token_count_from(usage.get("inputTokens"))
     if given is not None:
-        given += (cached or 0) + (count_from(usage.get("cacheWriteInputTokens")) or 0)
-    return TokenUsage(given, count_from(usage.get("outputTokens")), cached)
+        given += (cached or 0) + (token_count_from(usage.get("cacheWriteInputTokens")) or 0)
+    return TokenUsage(given, token_count_from(usage.get("outputTokens")), cached)
 
 
 def _text(value: Any) -> str:

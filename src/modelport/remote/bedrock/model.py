@@ -171,7 +171,7 @@ class AmazonBedrockServerModel(Model):
         return Boto(make=lambda: make_client(*given))
 
     def _declare(self) -> Capabilities:
-        return self.declared_capabilities.profiled(self.model_id, PROFILES)
+        return self.declared_capabilities.with_profiles(self.model_id, PROFILES)
 
     async def deltas(self, request: Request) -> AsyncGenerator[ChatMessageStreamDelta, None]:
         """Answers a request; see `Model.deltas`."""

@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Any, ClassVar
 
 from modelport.errors import AuthenticationError, InvalidRequest, MalformedResponse, ModelError
-from modelport.inputs.parameters import EFFORTS
+from modelport.inputs.parameters import REASONING_EFFORTS
 from modelport.inputs.settings import check_kind
 from modelport.layers.retry import RetryPolicy
 from modelport.model import Model
@@ -92,7 +92,7 @@ class LiteLLMModel(Model):
         logprobs=True,
         seed=True,
         reasoning=True,
-        reasoning_efforts=frozenset(EFFORTS),
+        reasoning_efforts=frozenset(REASONING_EFFORTS),
         usage=True,
         cached_tokens=True,
     )

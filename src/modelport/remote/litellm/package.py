@@ -78,7 +78,9 @@ def known_capabilities(base: Capabilities, model_id: str, provider: str | None, 
         ) from None
     takes = set(litellm.get_supported_openai_params(model, custom_llm_provider=provider) or ())
     if not takes:
-        return base.replace(refused=frozenset(RETRIES)).profiled(model_id, PROFILES).replace(grammars=base.grammars)
+        return (
+            base.replace(refused=frozenset(RETRIES)).with_profiles(model_id, PROFILES).replace(grammars=base.grammars)
+        )
     rows = [row for name in (model_id, f"{provider}/{model}", model) if (row := litellm.model_cost.get(name))]
     told = next((row for row in rows if row.get("litellm_provider") == provider and _says_anything(row)), None)
 
@@ -99,11 +101,10 @@ def known_capabilities(base: Capabilities, model_id: str, provider: str | None, 
         "reasoning_budget": "thinking" in takes,
         "system_role": told is None or told.get("supports_system_messages") is not False,
         # LiteLLM itself refuses others of OpenAI's that the provider does not take; `user` it would drop.
-        "refused": ((KNOWN_PARAMETERS & set(litellm.OPENAI_CHAT_COMPLETION_PARAMS)) | {"user"}) - takes - _TIMES
-        | {*RETRIES},
+        "refused": ((KNOWN_PARAMETERS & set(litellm.OPENAI_CHAT_COMPLETION_PARAMS)) | {"user"}) - takes | {*RETRIES},
     }
     # What it does not hand on, such as custom tools for grammars, the model's profile can't add.
-    result = base.replace(**changes).profiled(model_id, PROFILES).replace(grammars=changes["grammars"])
+    result = base.replace(**changes).with_profiles(model_id, PROFILES).replace(grammars=changes["grammars"])
     return result if "max_completion_tokens" in takes else result.replace(renamed={})
 
 
@@ -114,7 +115,6 @@ def _says_anything(row: Mapping[str, Any]) -> bool:
 
 #: By which LiteLLM retries; the port does.
 RETRIES = ("num_retries", "max_retries")
-_TIMES = {"timeout", "first_token_timeout", "idle_timeout"}
 
 
 def in_common(all_of_them: Iterable[Capabilities]) -> Capabilities:

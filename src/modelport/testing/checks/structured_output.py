@@ -11,7 +11,7 @@ from typing import Any
 
 from modelport.errors import InvalidOutput, InvalidToolCall, UnsupportedFeature
 from modelport.inputs.output_types import grammar_from
-from modelport.inputs.parameters import EFFORTS
+from modelport.inputs.parameters import REASONING_EFFORTS
 from modelport.model import Model
 from modelport.testing.conformance import Check, NotChecked, Subject
 from modelport.types.messages import ChatMessage
@@ -241,13 +241,13 @@ def after_thinking(subject: Subject, model: Model) -> None:
 
 def effort(subject: Subject, model: Model) -> str:
     """How much to think can be told by one name; what the model can't be told is refused."""
-    offered = [e for e in EFFORTS if e in model.capabilities.reasoning_efforts]
+    offered = [e for e in REASONING_EFFORTS if e in model.capabilities.reasoning_efforts]
     for name in offered or ["low"]:
         try:
             assert model.generate(subject.prompt("plain"), reasoning_effort=name, temperature=0).finish_reason
         except InvalidOutput:
             pass  # a thought as long as max_tokens, where the subject asks for a form
-    for name in () if model.capabilities.reasoning_budget else {*EFFORTS} - {"none", *offered}:
+    for name in () if model.capabilities.reasoning_budget else {*REASONING_EFFORTS} - {"none", *offered}:
         try:
             model.generate(subject.prompt("plain"), reasoning_effort=name)
         except UnsupportedFeature:
