@@ -22,7 +22,6 @@ from modelport.protocols.chat_completions.request import body_from
 from modelport.protocols.chat_completions.response import ChatResponseReader
 from modelport.remote.http.outgoing import to_json
 from modelport.remote.http.responses import EventReader
-from modelport.types.deltas import accumulate
 
 STOPS = ["Observation:"]
 LIMITS: dict[str, Any] = {"requests_per_minute": 10**9, "tokens_per_minute": 10**12, "max_concurrency": 10**6}
@@ -43,7 +42,7 @@ class Wireless(Model):
     declared_capabilities = Capabilities(tools=True, usage=True)
 
     async def deltas(self, request: Any) -> Any:
-        to_json(body_from(request, "m", self.capabilities))
+        to_json(body_from(request, "m", request.capabilities))
         reader = ChatResponseReader()
         if not request.stream:
             yield reader.whole(WHOLE)
@@ -161,7 +160,7 @@ def test_memory_of_a_chunk(in_a_loop: Any) -> None:
         drive(_read(other))
         after = tracemalloc.get_traced_memory()[0]
         tracemalloc.stop()
-        assert accumulate(other._read).content == " token" * 5000
+        assert other.message.content == " token" * 5000
         return after - before
 
     assert in_a_loop(kept) / 5000 <= CHUNK_BYTES

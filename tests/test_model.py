@@ -298,7 +298,7 @@ def test_a_class_that_writes_neither_is_told_what_to_write(way: str) -> None:
     class Empty(Model):
         pass
 
-    with pytest.raises(TypeError, match="Empty must write `deltas`"):
+    with pytest.raises(TypeError, match="Empty must implement `deltas`"):
         WAYS[way](Empty(), "?")
 
 

@@ -48,7 +48,7 @@ def test_an_unknown_backend_names_those_there_are(spec: str) -> None:
 
 def test_every_name_is_written_out() -> None:
     """Type checkers read `__all__` only so."""
-    assert sorted(modelport._EXPORTS) == modelport.__all__
+    assert sorted(modelport._MODULES) == modelport.__all__
 
 
 def test_a_name_that_is_mistyped() -> None:

@@ -798,10 +798,10 @@ def test_what_lost_is_remembered_as_slow() -> None:
         model = Clocked(clock, models, hedge="p95")
         for _ in range(20):
             await model.agenerate("?")
-        before = model._members[0].slow_after(False)
+        before = model._candidates[0].p95(False)
         for _ in range(5):
             await model.agenerate("?")
-        return before, model._members[0].slow_after(False)
+        return before, model._candidates[0].p95(False)
 
     before, after = in_no_time(work)
     assert before == 1 and after is not None and after > 6
@@ -865,8 +865,8 @@ def test_its_health_is_not_pickled(monkeypatch: pytest.MonkeyPatch) -> None:
     model = FallbackModel([remote("a", retry=False), remote("b", retry=False)])
     with pytest.raises(ConnectionFailed):
         model.generate("?")
-    assert all(member.rests_until for member in model._members)
-    assert not any(member.rests_until for member in pickle.loads(pickle.dumps(model))._members)
+    assert all(candidate.cooling_until for candidate in model._candidates)
+    assert not any(candidate.cooling_until for candidate in pickle.loads(pickle.dumps(model))._candidates)
 
 
 def test_no_secret_shows() -> None:
@@ -899,7 +899,7 @@ def test_all_models_are_closed_with_it(way: str) -> None:
     [
         ({"models": []}, "at least one"),
         ({"models": "gpt-4o"}, "at least one"),
-        ({"models": ["gpt-4o"]}, "str is no model"),
+        ({"models": ["gpt-4o"]}, "str is no modelport model"),
         ({"fallback_on": ["NoSuchError"]}, "NoSuchError"),
         ({"fallback_on": ["print"]}, "print"),
         ({"fallback_on": [KeyboardInterrupt]}, "KeyboardInterrupt"),

@@ -76,7 +76,7 @@ def request(stream: bool = True, **limits: float | None) -> Request:
 
 async def read(backend: Backend, policy: RetryPolicy = AT_ONCE, asked: Request | None = None) -> list[Delta]:
     asked = asked or request()
-    asked = asked.replace(timeouts=asked.timeouts.started(asyncio.get_running_loop().time()))
+    asked.timeouts.start(asyncio.get_running_loop().time())
     return [delta async for delta in Retry(policy)(asked, backend)]
 
 
