@@ -27,7 +27,7 @@ from modelport.types.messages import ChatMessage, MessageRole
 from modelport.types.request import Request
 from modelport.types.usage import TokenUsage
 
-from .clock import in_no_time
+from .clock import run_with_fake_clock
 
 Delta = ChatMessageStreamDelta
 
@@ -96,7 +96,7 @@ def test_no_window_of_60_seconds_holds_more_requests_than_the_limit(rate: int, a
         await asyncio.gather(*map(arrive, arrivals))
         return backend
 
-    came = in_no_time(work).came
+    came = run_with_fake_clock(work).came
     assert len(came) == len(arrivals)
     assert most_in_a_window(came, WINDOW) <= rate
     # And nobody waits without need: each goes when it arrives, or when the request `rate` before it is 60 s old.
@@ -110,7 +110,7 @@ def test_a_burst_up_to_the_limit_goes_at_once_and_the_rest_when_the_window_has_p
         await asyncio.gather(*(ask(limit, backend) for _ in range(12)))
         return backend.came
 
-    assert [round(at) for at in in_no_time(work)] == [0] * 5 + [60] * 5 + [120] * 2
+    assert [round(at) for at in run_with_fake_clock(work)] == [0] * 5 + [60] * 5 + [120] * 2
 
 
 class Counting(Model):
@@ -269,7 +269,7 @@ def test_a_cancelled_waiter_for_a_window_hands_its_turn_on() -> None:
         await behind
         return backend.came
 
-    assert [round(at) for at in in_no_time(work)] == [0, 60]
+    assert [round(at) for at in run_with_fake_clock(work)] == [0, 60]
 
 
 @pytest.mark.parametrize("behind", ["before", "after"])
@@ -554,7 +554,7 @@ def times_with_tokens(
         await asyncio.gather(*(ask(limit, backend, one) for one in asked))
         return backend.came
 
-    return [round(at) for at in in_no_time(work)]
+    return [round(at) for at in run_with_fake_clock(work)]
 
 
 def test_requests_count_by_an_estimate_until_their_usage_is_known() -> None:
@@ -578,7 +578,7 @@ def test_tokens_that_were_spent_count_in_full() -> None:
         await ask(limit, backend, asked[0])
         return backend.came
 
-    assert [round(at) for at in in_no_time(work)] == [0, 0, 0, 60]
+    assert [round(at) for at in run_with_fake_clock(work)] == [0, 0, 0, 60]
 
 
 def test_an_unknown_length_is_estimated_by_the_longest_answer_seen() -> None:
@@ -588,7 +588,7 @@ def test_an_unknown_length_is_estimated_by_the_longest_answer_seen() -> None:
         await asyncio.gather(*(ask(limit, backend) for _ in range(6)))
         return backend.came
 
-    assert [round(at) for at in in_no_time(work)] == [0, 0, 0, 0, 0, 0, 60]
+    assert [round(at) for at in run_with_fake_clock(work)] == [0, 0, 0, 0, 0, 0, 60]
 
 
 def test_a_prompt_above_the_limit_goes_alone_in_its_window() -> None:
@@ -673,7 +673,7 @@ def test_no_time_to_the_first_token_is_counted_in_the_queue() -> None:
             return backend.came, deltas, type(error), clock()
         raise AssertionError("the limit was not kept")
 
-    came, deltas, error, when = in_no_time(work)
+    came, deltas, error, when = run_with_fake_clock(work)
     assert [round(at) for at in came] == [0, 60, 120]
     assert [delta.content for delta in deltas] == ["a", None]  # nothing of the layers' own reaches the caller
     assert error is DeadlineExceeded and round(when) == 125

@@ -178,23 +178,29 @@ class _ToolCallBuilder:
 
     def __init__(self) -> None:
         self.id, self.type, self.name = "", "function", ""
-        self.arguments: Any = [""]  # pieces of text, or arguments that came parsed
+        self.arguments: list[str] | tuple[Any] = [""]  # A list of pieces of text, or a tuple of parsed arguments.
 
     def add(self, piece: ChatMessageToolCallStreamDelta) -> None:
         self.id = piece.id or self.id
         self.type = piece.type or self.type
         if piece.function is not None:
             self.name = piece.function.name or self.name
-            arguments = piece.function.arguments
-            if isinstance(arguments, str) and isinstance(self.arguments, list):
-                self.arguments.append(arguments)
-            elif arguments is not None and arguments != "":
+            self._add_arguments(piece.function.arguments)
+
+    def _add_arguments(self, arguments: Any) -> None:
+        # Some services send arguments parsed, and then an empty piece, or the same call twice: the last value counts.
+        if not isinstance(arguments, str):
+            if arguments is not None:
                 self.arguments = (arguments,)
+        elif isinstance(self.arguments, list):
+            self.arguments.append(arguments)
+        elif arguments:
+            self.arguments = [arguments]
 
     def build(self, parse_arguments: bool) -> ChatMessageToolCall:
         arguments = "".join(self.arguments) if isinstance(self.arguments, list) else self.arguments[0]
         if parse_arguments:
-            arguments = _parsed(arguments)
+            arguments = _parse_arguments(arguments)
         return ChatMessageToolCall(ChatMessageToolCallFunction(arguments, self.name), self.id, self.type)
 
 
@@ -214,7 +220,7 @@ def accumulate(deltas: Iterable[ChatMessageStreamDelta], model_id: str | None = 
     return builder.message()
 
 
-def _parsed(arguments: Any) -> Any:
+def _parse_arguments(arguments: Any) -> Any:
     if not isinstance(arguments, str):
         return arguments
     if not arguments.strip():
