@@ -45,7 +45,7 @@ from modelport.errors import (
 )
 from modelport.testing import ScriptedModel
 from modelport.types.request import Request
-from tests.layers.clock import in_no_time
+from tests.layers.clock import run_with_fake_clock
 from tests.servers.faults import Fault, FaultServer
 from tests.servers.llamacpp import model_file
 
@@ -483,7 +483,7 @@ def test_a_model_that_failed_is_asked_last_until_its_cool_down_is_over() -> None
             answers.append(((await model.agenerate("?")).content, first.asked))
         return answers
 
-    assert in_no_time(work) == [("second", 1), ("second", 1), ("second", 1), ("first", 2), ("first", 3)]
+    assert run_with_fake_clock(work) == [("second", 1), ("second", 1), ("second", 1), ("first", 2), ("first", 3)]
 
 
 def test_a_longer_retry_after_counts() -> None:
@@ -497,7 +497,7 @@ def test_a_longer_retry_after_counts() -> None:
             answers.append(str(await model.agenerate("?")))
         return answers
 
-    assert in_no_time(work) == ["second", "second", "first"]
+    assert run_with_fake_clock(work) == ["second", "second", "first"]
 
 
 def test_one_call_alone_tries_a_model_whose_rest_is_over() -> None:
@@ -510,7 +510,7 @@ def test_one_call_alone_tries_a_model_whose_rest_is_over() -> None:
         answers = await asyncio.gather(*(model.agenerate("?") for _ in range(5)))
         return [str(answer) for answer in (*answers, await model.agenerate("?"))]
 
-    assert in_no_time(work) == ["first", "second", "second", "second", "second", "first"]
+    assert run_with_fake_clock(work) == ["first", "second", "second", "second", "second", "first"]
     assert first.asked == 3
 
 
@@ -525,7 +525,7 @@ def test_the_others_come_back_with_the_first_part_of_an_answer() -> None:
             assert (await anext(stream)).content == "first"
             return str(await model.agenerate("?"))
 
-    assert in_no_time(work) == "first"
+    assert run_with_fake_clock(work) == "first"
 
 
 def test_one_who_tried_it_and_left_keeps_nobody_away_for_long() -> None:
@@ -542,7 +542,7 @@ def test_one_who_tried_it_and_left_keeps_nobody_away_for_long() -> None:
         await asyncio.sleep(28)
         return [str(answer) for answer in (*answers, await model.agenerate("?"))]
 
-    assert in_no_time(work) == ["second", "first"]
+    assert run_with_fake_clock(work) == ["second", "first"]
 
 
 def test_where_all_rest_all_are_asked_those_first_whose_rest_ends_first() -> None:
@@ -554,7 +554,7 @@ def test_where_all_rest_all_are_asked_those_first_whose_rest_ends_first() -> Non
             await model.agenerate("?")
         return str(await model.agenerate("?"))
 
-    assert in_no_time(work) == "b"
+    assert run_with_fake_clock(work) == "b"
     assert (a.asked, b.asked) == (1, 2)
 
 
@@ -584,7 +584,7 @@ def test_one_deadline_for_all_models(hedge: Any) -> None:
             await Clocked(clock, models, hedge=hedge).agenerate("?", timeout=10)
         return raised.value.message, clock()
 
-    assert in_no_time(work) == ("timeout=10 s ran out.", 10)
+    assert run_with_fake_clock(work) == ("timeout=10 s ran out.", 10)
     assert [model.asked for model in models] == [model.closed for model in models] == [1, 1, 1, 0]
 
 
@@ -594,7 +594,7 @@ def test_a_models_own_time_out_is_for_its_turn() -> None:
     async def work(clock: Callable[[], float]) -> tuple[ChatMessage, float]:
         return await Clocked(clock, [first, Played("second")]).agenerate("?", timeout=60), clock()
 
-    message, when = in_no_time(work)
+    message, when = run_with_fake_clock(work)
     assert (message.content, when) == ("second", 3)
     assert message.attempts[0] == Attempt("first", "DeadlineExceeded: timeout=3 s ran out.", 3.0)
 
@@ -605,7 +605,7 @@ def test_a_wait_beyond_the_deadline_is_not_waited_for() -> None:
     async def work(clock: Callable[[], float]) -> tuple[str, float]:
         return str(await Clocked(clock, [first, Played("second")]).agenerate("?", timeout=20)), clock()
 
-    assert in_no_time(work) == ("second", 0)
+    assert run_with_fake_clock(work) == ("second", 0)
 
 
 def test_each_model_has_only_the_time_that_is_left() -> None:
@@ -618,7 +618,7 @@ def test_each_model_has_only_the_time_that_is_left() -> None:
     async def work(clock: Callable[[], float]) -> tuple[str, float]:
         return str(await Clocked(clock, models).agenerate("?", timeout=20)), clock()
 
-    assert in_no_time(work) == ("c", 15)
+    assert run_with_fake_clock(work) == ("c", 15)
 
 
 def test_limits_of_the_whole_are_kept() -> None:
@@ -628,7 +628,7 @@ def test_limits_of_the_whole_are_kept() -> None:
         await asyncio.gather(*(model.agenerate("?") for _ in range(3)))
         return [clock()]
 
-    assert in_no_time(work) == [3]
+    assert run_with_fake_clock(work) == [3]
 
 
 # --- hedging ----------------------------------------------------------------------------------------------------------
@@ -653,7 +653,7 @@ def race(
         finally:  # now, and not only when the loop ends
             assert all(model.closed == model.asked for model in models)
 
-    return *in_no_time(work), models
+    return *run_with_fake_clock(work), models
 
 
 @pytest.fixture(params=[False, True], ids=["whole", "streamed"])
@@ -715,7 +715,7 @@ def test_callers_who_leave_say_nothing_of_how_fast_a_model_is() -> None:
                     await model.agenerate("?")
         return await model.agenerate("?")
 
-    message = in_no_time(work)
+    message = run_with_fake_clock(work)
     assert (message.content, second.asked) == ("first", 0)
 
 
@@ -752,7 +752,7 @@ def test_a_cancelled_caller_ends_both() -> None:
                 await Clocked(clock, models, hedge=2).agenerate("?")
         assert len(asyncio.all_tasks()) == 1
 
-    in_no_time(work)
+    run_with_fake_clock(work)
     assert [model.closed for model in models] == [1, 1]
 
 
@@ -763,7 +763,7 @@ def test_the_one_that_lost_is_there_when_the_winner_breaks_off() -> None:
         model = Clocked(clock, models, hedge=2, on_interrupted="restart")
         return [delta async for delta in model.agenerate_stream("?")]
 
-    message = accumulate(in_no_time(work))
+    message = accumulate(run_with_fake_clock(work))
     assert (message.content, message.model_id) == ("first", "first")
 
 
@@ -788,7 +788,7 @@ def test_p95_is_learnt_from_what_was_seen(stream: bool) -> None:
             message = await ask("?")  # type: ignore[misc]
         return message.model_id, clock() - begin
 
-    assert in_no_time(work) == ("second", 4)
+    assert run_with_fake_clock(work) == ("second", 4)
 
 
 def test_what_lost_is_remembered_as_slow() -> None:
@@ -798,12 +798,12 @@ def test_what_lost_is_remembered_as_slow() -> None:
         model = Clocked(clock, models, hedge="p95")
         for _ in range(20):
             await model.agenerate("?")
-        before = model._members[0].slow_after(False)
+        before = model._candidates[0].p95(False)
         for _ in range(5):
             await model.agenerate("?")
-        return before, model._members[0].slow_after(False)
+        return before, model._candidates[0].p95(False)
 
-    before, after = in_no_time(work)
+    before, after = run_with_fake_clock(work)
     assert before == 1 and after is not None and after > 6
 
 
@@ -865,8 +865,8 @@ def test_its_health_is_not_pickled(monkeypatch: pytest.MonkeyPatch) -> None:
     model = FallbackModel([remote("a", retry=False), remote("b", retry=False)])
     with pytest.raises(ConnectionFailed):
         model.generate("?")
-    assert all(member.rests_until for member in model._members)
-    assert not any(member.rests_until for member in pickle.loads(pickle.dumps(model))._members)
+    assert all(candidate.cooling_until for candidate in model._candidates)
+    assert not any(candidate.cooling_until for candidate in pickle.loads(pickle.dumps(model))._candidates)
 
 
 def test_no_secret_shows() -> None:
@@ -899,7 +899,7 @@ def test_all_models_are_closed_with_it(way: str) -> None:
     [
         ({"models": []}, "at least one"),
         ({"models": "gpt-4o"}, "at least one"),
-        ({"models": ["gpt-4o"]}, "str is no model"),
+        ({"models": ["gpt-4o"]}, "str is no modelport model"),
         ({"fallback_on": ["NoSuchError"]}, "NoSuchError"),
         ({"fallback_on": ["print"]}, "print"),
         ({"fallback_on": [KeyboardInterrupt]}, "KeyboardInterrupt"),

@@ -16,7 +16,7 @@ from modelport.layers.base import compose
 from modelport.layers.limit.layer import Limit
 from modelport.types.request import Request
 
-from .clock import in_no_time
+from .clock import run_with_fake_clock
 from .limit_backend import Backend, BackendModel, Delta, request, send
 
 
@@ -87,7 +87,7 @@ def test_first_token_timeout_does_not_count_the_time_in_the_queue() -> None:
             return backend.times, deltas, type(error), clock()
         raise AssertionError("first_token_timeout was not enforced")
 
-    times, deltas, error, when = in_no_time(work)
+    times, deltas, error, when = run_with_fake_clock(work)
     assert [round(at) for at in times] == [0, 60, 120]
     assert [delta.content for delta in deltas] == ["a", None]  # The layers add no deltas of their own.
     assert error is DeadlineExceeded and round(when) == 125

@@ -14,7 +14,7 @@ from modelport.layers.limit import queue
 from modelport.layers.limit.layer import Limit
 from modelport.layers.limit.queue import WaiterQueue
 
-from .clock import in_no_time
+from .clock import run_with_fake_clock
 from .limit_backend import Backend, request, send, wait_until
 
 # --- WaiterQueue ------------------------------------------------------------------------------------------------------
@@ -164,7 +164,7 @@ def test_cancelled_waiter_for_the_window_wakes_the_next() -> None:
         await behind
         return backend.times
 
-    assert [round(at) for at in in_no_time(work)] == [0, 60]
+    assert [round(at) for at in run_with_fake_clock(work)] == [0, 60]
 
 
 # --- event loops that are closed or stand still -----------------------------------------------------------------------

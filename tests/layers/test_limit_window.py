@@ -15,7 +15,7 @@ from modelport.layers.limit.window import WINDOW_SECONDS, RateWindow, WindowEntr
 from modelport.types.request import Request
 from modelport.types.usage import TokenUsage
 
-from .clock import in_no_time
+from .clock import run_with_fake_clock
 from .limit_backend import Backend, BackendModel, call_from_threads_and_loops, most_in_a_window, request, send
 
 # --- RateWindow -------------------------------------------------------------------------------------------------------
@@ -147,7 +147,7 @@ def test_limit_never_sends_more_requests_in_60_seconds_than_allowed(rate: int, a
         await asyncio.gather(*map(arrive, arrivals))
         return backend
 
-    sent = in_no_time(work).times
+    sent = run_with_fake_clock(work).times
     assert len(sent) == len(arrivals)
     assert most_in_a_window(sent, WINDOW_SECONDS) <= rate
     # No request waits longer than needed: each is sent when it arrives, or when an earlier one leaves the window.
@@ -161,7 +161,7 @@ def test_limit_sends_a_burst_at_once_and_the_rest_when_the_window_has_passed() -
         await asyncio.gather(*(send(limit, backend) for _ in range(12)))
         return backend.times
 
-    assert [round(at) for at in in_no_time(work)] == [0] * 5 + [60] * 5 + [120] * 2
+    assert [round(at) for at in run_with_fake_clock(work)] == [0] * 5 + [60] * 5 + [120] * 2
 
 
 def test_limit_counts_threads_and_event_loops_in_one_window(
@@ -198,7 +198,7 @@ def send_times(
         await asyncio.gather(*(send(limit, backend, one) for one in requests))
         return backend.times
 
-    return [round(at) for at in in_no_time(work)]
+    return [round(at) for at in run_with_fake_clock(work)]
 
 
 def test_token_limit_counts_the_estimate_until_the_usage_is_known() -> None:
@@ -222,7 +222,7 @@ def test_token_limit_counts_the_tokens_that_were_used_in_full() -> None:
         await send(limit, backend, requests[0])
         return backend.times
 
-    assert [round(at) for at in in_no_time(work)] == [0, 0, 0, 60]
+    assert [round(at) for at in run_with_fake_clock(work)] == [0, 0, 0, 60]
 
 
 def test_token_limit_estimates_the_output_by_the_longest_one_received() -> None:
@@ -232,7 +232,7 @@ def test_token_limit_estimates_the_output_by_the_longest_one_received() -> None:
         await asyncio.gather(*(send(limit, backend) for _ in range(6)))
         return backend.times
 
-    assert [round(at) for at in in_no_time(work)] == [0, 0, 0, 0, 0, 0, 60]
+    assert [round(at) for at in run_with_fake_clock(work)] == [0, 0, 0, 0, 0, 0, 60]
 
 
 def test_token_limit_sends_a_larger_prompt_alone_in_its_window() -> None:

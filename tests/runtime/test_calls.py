@@ -24,7 +24,7 @@ import pytest
 
 from modelport import ChatMessage, ChatMessageStreamDelta, LlamaCppModel, Model, OpenAIServerModel
 from modelport.errors import ModelError
-from modelport.runtime import portal as loop_module
+from modelport.runtime import portal
 from tests.servers.faults import OK, Fault, FaultServer, Reply
 from tests.servers.llamacpp import LlamaServer, llama_server, model_file
 
@@ -161,13 +161,13 @@ def assert_free(model: Model, llama: LlamaServer) -> None:
     # MLX's threads wait for the next model, and idle ones for more work, whichever test they once served.
     names = lambda: {t.name for t in threading.enumerate()} - {"modelport-mlx", "modelport-idle"}  # noqa: E731
     wait_until(lambda: not [name for name in names() if name.startswith("modelport-")])
-    wait_until(lambda: not asyncio.all_tasks(loop_module._thread().loop))
+    wait_until(lambda: not asyncio.all_tasks(portal._loop_thread().loop))
 
 
 def wait_until(condition: Any, timeout: float = SOON) -> None:
     deadline = time.monotonic() + timeout
     while not condition():
-        assert time.monotonic() < deadline, (threading.enumerate(), asyncio.all_tasks(loop_module._thread().loop))
+        assert time.monotonic() < deadline, (threading.enumerate(), asyncio.all_tasks(portal._loop_thread().loop))
         time.sleep(0.01)
 
 
@@ -956,7 +956,7 @@ def test_a_call_at_the_very_end(server: FaultServer, tmp_path: Path) -> None:
     """A call from an exit handler works before our own has run, and fails at once after it."""
     source = """
     import atexit
-    from modelport.runtime import portal as loop
+    from modelport.runtime import lifecycle
 
     def last():
         try:
@@ -964,9 +964,9 @@ def test_a_call_at_the_very_end(server: FaultServer, tmp_path: Path) -> None:
         except BaseException as error:
             say(type(error).__name__, error)
 
-    atexit.unregister(loop._shut_down)
+    atexit.unregister(lifecycle._shut_down)
     atexit.register(last)  # as if before we were imported, and so to run after we have shut down
-    atexit.register(loop._shut_down)
+    atexit.register(lifecycle._shut_down)
     atexit.register(last)
     model = remote()
     model.generate(QUESTION)

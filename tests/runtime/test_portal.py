@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from modelport.runtime import portal as loop
+from modelport.runtime import portal
 from modelport.runtime.portal import SyncIteration, in_callers_thread, run
 
 pytestmark = pytest.mark.timeout(30)
@@ -206,7 +206,7 @@ def test_a_job_whose_caller_has_left() -> None:
     reading.close()
     assert time.monotonic() - begun < 2
     assert done == []
-    assert not asyncio.all_tasks(loop._thread().loop)
+    assert not asyncio.all_tasks(portal._loop_thread().loop)
 
 
 # --- streams ----------------------------------------------------------------------------------------------------------
@@ -304,9 +304,9 @@ def test_closing_does_not_wait_for_ever() -> None:
     reading.next()
     assert reading._mailbox is not None
     begun = time.monotonic()
-    loop._abandon(reading._mailbox, reading._cancel, timeout=0.2)
+    portal._abandon(reading._mailbox, reading._cancel, timeout=0.2)
     assert 0.1 < time.monotonic() - begun < 5
-    loop._thread().loop.call_soon_threadsafe(released.set)
+    portal._loop_thread().loop.call_soon_threadsafe(released.set)
 
 
 def test_a_stream_that_never_began_costs_nothing() -> None:
@@ -362,7 +362,8 @@ def test_a_stream_of_another_process() -> None:
 
 AT_THE_END = """
 import asyncio, os, sys, threading
-from modelport.runtime.portal import SyncIteration, close_at_exit, run
+from modelport.runtime.lifecycle import close_at_exit
+from modelport.runtime.portal import SyncIteration, run
 
 def say(*words):
     print(*words, flush=True)
@@ -371,8 +372,8 @@ class Engine:
     def close(self):
         say("engine closed")
 
-    def leak(self):
-        say("engine leaked")
+    def detach_after_fork(self):
+        say("engine detached")
 
 async def endless():
     try:
@@ -445,7 +446,7 @@ def test_engines_of_the_parent_are_leaked_in_a_child() -> None:
     os.wait()
     say("parent")
     """
-    assert program(source) == ["engine leaked", "engine leaked", "parent", "engine closed"]
+    assert program(source) == ["engine detached", "engine detached", "parent", "engine closed"]
 
 
 def test_a_child_of_a_child() -> None:

@@ -236,12 +236,12 @@ async def test_a_thread_without_work_takes_the_next() -> None:
 
 
 async def test_a_thread_without_work_ends(monkeypatch: pytest.MonkeyPatch) -> None:
-    threads._idle.clear()
-    monkeypatch.setattr(threads, "IDLE", 0.01)
+    threads._pool.idle.clear()
+    monkeypatch.setattr(threads._pool, "idle_timeout", 0.01)
     thread = await in_thread(threading.current_thread)
     await asyncio.sleep(0.2)
     assert not thread.is_alive()
-    assert not threads._idle
+    assert not threads._pool.idle
     assert await in_thread(lambda: 4) == 4
 
 

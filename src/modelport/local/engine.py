@@ -11,7 +11,7 @@ from typing import Any, Generic, Protocol, TypeVar
 from modelport.errors import ModelError, UnsupportedFeature
 from modelport.inputs.parameters import CALL_OPTIONS
 from modelport.model import Model
-from modelport.runtime.portal import close_at_exit
+from modelport.runtime.lifecycle import close_at_exit
 
 
 class Engine(Protocol):

@@ -115,6 +115,14 @@ class LocalModel(EngineModel[E]):
     )
     #: The extra that installs this backend.
     extra: ClassVar[str]
+    #: Settings of transformers, which these engines load models or tokenizers with: code of a repository, kernels of
+    #: the Hub, and weights that are pickles.
+    code_settings: ClassVar[Mapping[str, Callable[[Any], bool]]] = {
+        "*custom_generate": bool,
+        "*use_kernels": bool,
+        "attn_implementation": lambda value: "/" in str(value),
+        "weights_only": lambda value: value is False,
+    }
 
     def _declare(self) -> Capabilities:
         return self.declared_capabilities.replace(**self._engine().template.capabilities())

@@ -23,7 +23,7 @@ from modelport.protocols.chat_completions.errors import error_from
 from modelport.protocols.chat_completions.output_format import llama_grammar
 from modelport.protocols.chat_completions.request import body_from
 from modelport.protocols.chat_completions.response import ChatResponseReader
-from modelport.runtime.portal import CLOSE_TIMEOUT
+from modelport.runtime.lifecycle import CLOSE_TIMEOUT
 from modelport.runtime.threads import in_thread, iterate_in_thread
 from modelport.types.capabilities import Capabilities
 from modelport.types.deltas import ChatMessageStreamDelta

@@ -19,7 +19,7 @@ from modelport.local.mlx.rows import BatchRow, SampledToken
 from modelport.local.mlx.sampling import logit_bias_from
 from modelport.local.text import token_text
 from modelport.local.token_model import EngineRequest, LocalModel, Prompt, TokenBatch
-from modelport.runtime.portal import CLOSE_TIMEOUT
+from modelport.runtime.lifecycle import CLOSE_TIMEOUT
 from modelport.runtime.threads import in_thread
 from modelport.types.capabilities import Capabilities
 from modelport.types.content import Image

@@ -17,7 +17,7 @@ from typing import Any
 from modelport.errors import InvalidRequest, ModelError, RateLimited, ServerError
 from modelport.local.vllm import child
 from modelport.local.vllm.starting import out_of_reach_of_the_terminal, processes, quiet, reported, without_main
-from modelport.runtime.portal import CLOSE_TIMEOUT
+from modelport.runtime.lifecycle import CLOSE_TIMEOUT
 
 #: How long vLLM's processes may take to end by themselves before they are killed, in seconds: 3 alone on a machine,
 #: 10 on a busy one. Killed, they leave shared memory behind.

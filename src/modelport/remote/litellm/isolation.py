@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 from weakref import WeakSet
 
 from modelport.remote.http.vendor_clients import guard
-from modelport.runtime.portal import apart_from_caller
+from modelport.runtime.portal import context_without_caller
 
 T = TypeVar("T")
 _call: ContextVar[_IsolatedCall | None] = ContextVar("modelport_litellm_call", default=None)
@@ -68,7 +68,7 @@ class ClientIsolation:
     def call_back(self, callback: Coroutine[Any, Any, Any]) -> None:
         """Runs a callback beside the call."""
         self._waiting.add(callback)
-        task = self.loop.create_task(self._run(callback), context=apart_from_caller())
+        task = self.loop.create_task(self._run(callback), context=context_without_caller())
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
