@@ -20,7 +20,7 @@ import pytest
 from modelport import Capabilities, Model
 from modelport.protocols.chat_completions.request import body_from
 from modelport.protocols.chat_completions.response import ChatResponseReader
-from modelport.remote.http.outgoing import to_json
+from modelport.remote.http.requests import to_json
 from modelport.remote.http.responses import EventReader
 from modelport.types.deltas import accumulate
 
@@ -46,14 +46,14 @@ class Wireless(Model):
         to_json(body_from(request, "m", self.capabilities))
         reader = ChatResponseReader()
         if not request.stream:
-            yield reader.whole(WHOLE)
+            yield reader.read_response(WHOLE)
             return
         events = EventReader(())
         events.feed(CHUNK * self.kwargs["chunks"] + LAST)
         for event in events.events():
-            if (piece := reader.chunk(event)) is not None:
+            if (piece := reader.read_chunk(event)) is not None:
                 yield piece
-        yield reader.end()
+        yield reader.finish()
 
 
 def counted(work: Callable[[], Any]) -> int:

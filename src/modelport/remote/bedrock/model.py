@@ -14,7 +14,7 @@ from modelport.protocols.converse.request import call_from
 from modelport.protocols.converse.response import ConverseResponseReader
 from modelport.remote.bedrock.client import attempts_of, check_client, make_client
 from modelport.remote.bedrock.transport import Boto
-from modelport.remote.http.redaction import without_secrets
+from modelport.remote.http.redaction import redact
 from modelport.remote.schema_subsets import BEDROCK as BEDROCK_SCHEMAS
 from modelport.secrets import Secret
 from modelport.types.capabilities import Capabilities
@@ -198,7 +198,7 @@ class AmazonBedrockServerModel(Model):
         """The error without the keys that were sent, which some services quote."""
         secrets = [self.api_key, *(v for v in (self.client_kwargs or {}).values() if isinstance(v, Secret))]
         secrets += [Secret(env=name) for name in (*_KEYS.values(), "AWS_BEARER_TOKEN_BEDROCK")]
-        text = without_secrets(error.message, [secret.reveal() for secret in secrets if secret])
+        text = redact(error.message, [secret.reveal() for secret in secrets if secret])
         error.args = (text, *error.args[1:])
         return error
 
