@@ -115,11 +115,15 @@ def _redact_truncated(text: str, secret: str) -> str:
 def _escaped(character: str) -> str:
     """Return a pattern that matches a character as it is, and in the escapes of JSON, C, URLs and HTML."""
     code, utf8 = ord(character), "".join(f"%(?:25){{0,3}}{byte:02x}" for byte in character.encode("utf-8", "replace"))
-    # The repetitions of a backslash are bounded. Otherwise the time for a text of backslashes grows with its square.
+    # No two spellings match the same text: otherwise the time for a text that ends within the secret would double with
+    # each character of the secret. The repetitions of a backslash are bounded: otherwise the time for a text of
+    # backslashes would grow with the square of its length.
     spellings = [
         rf"\\{{0,9}}{re.escape(character)}", rf"\\{{1,9}}(?:u\{{?|x|U)0*{code:x}\}}?", rf"\\{{1,9}}0?{code:o}", utf8,
-        f"&#x0*{code:x};", f"&#0*{code};", re.escape(html.escape(character)),
+        f"&#x0*{code:x};", f"&#0*{code};",
     ]  # fmt: skip
+    if (entity := html.escape(character)) != character:
+        spellings.append(re.escape(entity))
     if code > 0xFFFF:
         pair = character.encode("utf-16-be").hex()
         spellings.append(rf"\\{{1,9}}u{pair[:4]}\\{{1,9}}u{pair[4:]}")
