@@ -23,7 +23,7 @@ from modelport.testing import ScriptedModel
 from tests.fuzz.inputs import calls
 from tests.fuzz.junk import damaged, events, texts, written
 from tests.remote.matrix import TOOL
-from tests.remote.playing import KEY, model_for, server_for
+from tests.remote.matrix_runner import KEY, model_for, server_for
 from tests.servers.bedrock import ConverseFault, frame
 from tests.servers.faults import Call as ToolCall
 from tests.servers.faults import Fault, Reply

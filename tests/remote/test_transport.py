@@ -42,8 +42,8 @@ from modelport.errors import (
     StreamInterrupted,
 )
 from modelport.remote.chat_model import ChatCompletionsModel
-from modelport.remote.http.environment import environment_proxy
 from modelport.remote.http.bodies import MAX_RESPONSE_SIZE
+from modelport.remote.http.environment import environment_proxy
 from modelport.runtime.per_loop import PerLoop
 from modelport.runtime.portal import run
 from tests.remote import leaking
