@@ -33,8 +33,8 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.soak_subjects import LOCAL, MAKE, Subject, installed, opened, weights
-from tests.remote.matrix import COLUMNS
-from tests.remote.playing import server_for, threads_of_calls
+from tests.remote.matrix import BACKENDS
+from tests.remote.matrix_runner import server_for, threads_of_calls
 
 from modelport import Model
 from modelport.errors import ModelError
@@ -224,9 +224,9 @@ def exits(name: str, then: str = "") -> tuple[float, str]:
             make = MAKE[name].format(weights=str(weights(name)))
         else:
             server = stack.enter_context(server_for(name))
-            server.script(then=COLUMNS[name].wire.cut("stall", stall_s=20.0))
+            server.script(then=BACKENDS[name].wire.cut("stall", stall_s=20.0))
             where = f"SimpleNamespace(url={server.url!r}, base_url={server.base_url!r})"
-            make = f"__import__('tests.remote.playing').remote.playing.model_for({where}, {name!r})"
+            make = f"__import__('tests.remote.matrix_runner').remote.matrix_runner.model_for({where}, {name!r})"
         code = _EXIT.format(root=str(Path(__file__).parents[1]), make=make, then=then)
         run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
         ended = time.time()

@@ -58,7 +58,7 @@ SERVICE: list[tuple[type[errors.ModelError], Fault, Callable[[Model], Any], str]
         errors.AuthenticationError,
         Fault.status(403, message="No access."),
         lambda m: m("x"),
-        r"^The service does not allow this to the key: No access \(HTTP 403\)\.",
+        r"^The service does not allow this request with this key: No access \(HTTP 403\)\.",
     ),
     (
         errors.NotFoundError,
@@ -76,7 +76,7 @@ SERVICE: list[tuple[type[errors.ModelError], Fault, Callable[[Model], Any], str]
         errors.ContentFiltered,
         Fault.status(400, message="Bad words.", code="content_filter"),
         lambda m: m("x"),
-        r"^The service's content policy refused it: Bad words",
+        r"^The service's content policy refused the prompt or the response: Bad words",
     ),
     (
         errors.InvalidRequest,
@@ -88,7 +88,7 @@ SERVICE: list[tuple[type[errors.ModelError], Fault, Callable[[Model], Any], str]
         errors.RateLimited,
         Fault.rate_limit(3600),
         lambda m: m("x"),
-        r"^Too many requests: .* It asks for a wait of 3600 s\.",
+        r"^Too many requests: .* The service asks to wait 3600 s\.",
     ),
     (
         errors.ServerError,
@@ -100,7 +100,7 @@ SERVICE: list[tuple[type[errors.ModelError], Fault, Callable[[Model], Any], str]
         errors.ServerError,
         Fault.status(502, body=b"<html><head><title>502 Bad\nGateway</title></head>a lot</html>"),
         lambda m: m("x"),
-        r"^The service failed: it answered with a web page, '502 Bad Gateway' \(HTTP 502\)\.",
+        r"^The service failed: the response is a web page, '502 Bad Gateway' \(HTTP 502\)\.",
     ),
     (errors.ConnectionFailed, Fault.reset(), lambda m: m("x"), r"^The connection to the service broke"),
     (errors.DeadlineExceeded, Fault.silence(), lambda m: m("x", timeout=0.2), r"timeout=0\.2 s ran out"),
@@ -168,7 +168,7 @@ MISTAKES: list[tuple[type[Exception], Callable[[], Any], str]] = [
     (
         errors.AuthenticationError,
         lambda: OpenAIServerModel("m", api_base="http://x.example/v1"),
-        r"variable OPENAI_API_KEY\. A server of your own that wants none takes any text, such as 'none'",
+        r"variable OPENAI_API_KEY\. If your server needs no key, pass any text, such as 'none'",
     ),
     (
         errors.UnsupportedFeature,

@@ -36,8 +36,8 @@ from modelport import (
 )
 from modelport.inputs.output_types import grammar_from
 from modelport.layers.adapt.plan import plan_for
+from modelport.protocols.chat_completions.dialects import DIALECTS
 from modelport.remote.bedrock.model import PROFILES as BEDROCK
-from modelport.remote.chat_model import DIALECTS
 from modelport.remote.profiles import PROFILES
 from modelport.types.capabilities import Capabilities
 from modelport.types.messages import ChatMessage
@@ -103,11 +103,11 @@ def entries() -> list[Entry]:
         if cls in (OpenAIServerModel, AzureOpenAIServerModel):
             found.append(Entry(f"`{cls.__name__}`, `gpt-5…`", declared.with_profiles("gpt-5", PROFILES)))
         if cls is InferenceClientModel:
-            found.append(Entry(f'`{cls.__name__}`, `dialect="tgi"`', declared.replace(**DIALECTS["tgi"])))
+            found.append(Entry(f'`{cls.__name__}`, `dialect="tgi"`', declared.replace(**DIALECTS["tgi"].capabilities)))
         # Said of all five at once: a dialect lays the same over each.
         for dialect, proving in (("llama.cpp", _LLAMA_CPP[column]), ("vllm", _VLLM.get(column, ()))):
             name = f'any of these five, `dialect="{dialect}"`'
-            found.append(Entry(name, declared.replace(**DIALECTS[dialect]), proving))
+            found.append(Entry(name, declared.replace(**DIALECTS[dialect].capabilities), proving))
     for models, example, columns in (
         ("Claude 4.5, Qwen3, …", "anthropic.claude-sonnet-4-5", ("bedrock-strict",)),
         ("Claude 3, Nova, …", "amazon.nova-pro-v1:0", ("bedrock-forced",)),

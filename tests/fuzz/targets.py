@@ -16,14 +16,14 @@ from hypothesis import strategies as st
 from modelport import ChatMessage, JSONSchema, Model
 from modelport.errors import ModelError
 from modelport.remote.chat_model import ChatCompletionsModel
-from modelport.remote.http.errors import service_error
-from modelport.remote.http.responses import EventReader, parsed
+from modelport.remote.http.errors import error_from_response
+from modelport.remote.http.responses import EventReader, parse_json
 from modelport.remote.http.transport import ServiceCall, Transport
 from modelport.testing import ScriptedModel
 from tests.fuzz.inputs import calls
 from tests.fuzz.junk import damaged, events, texts, written
 from tests.remote.matrix import TOOL
-from tests.remote.playing import KEY, model_for, server_for
+from tests.remote.matrix_runner import KEY, model_for, server_for
 from tests.servers.bedrock import ConverseFault, frame
 from tests.servers.faults import Call as ToolCall
 from tests.servers.faults import Fault, Reply
@@ -130,7 +130,7 @@ class _Canned:
         self.pieces: list[bytes] = []
 
     async def call(self, call: ServiceCall) -> Any:
-        return parsed(b"".join(self.pieces), (KEY,))
+        return parse_json(b"".join(self.pieces), (KEY,))
 
     async def stream(self, call: ServiceCall) -> AsyncGenerator[Any, None]:
         reader = EventReader((KEY,))
@@ -173,7 +173,7 @@ _splits = st.sampled_from((1, 7, 64, 10**9))
 
 def _refused(given: Any) -> None:
     status, headers, body = given
-    raise service_error(status, headers, body, (KEY,))
+    raise error_from_response(status, headers, body, (KEY,))
 
 
 CHAT = {

@@ -21,7 +21,7 @@ from modelport import AmazonBedrockServerModel, Capabilities, ChatMessage, Model
 from modelport.errors import ConnectionFailed, DeadlineExceeded, InvalidRequest, ModelError
 from modelport.layers.adapt import fetch_images
 from modelport.layers.adapt.fetch_images import fetch_image, is_public
-from tests.remote.playing import BOTO, CLAUDE, KEY
+from tests.remote.matrix_runner import BOTO, CLAUDE, KEY
 from tests.servers.bedrock import BedrockServer
 
 _made = io.BytesIO()

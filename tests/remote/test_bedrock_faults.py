@@ -19,9 +19,9 @@ from modelport.errors import (
     NotFoundError,
     StreamInterrupted,
 )
-from tests.remote import playing
+from tests.remote import matrix_runner
 from tests.remote.matrix import FAST, TOOL, WAYS
-from tests.remote.playing import KEY, ask
+from tests.remote.matrix_runner import KEY, ask
 from tests.servers.bedrock import BedrockServer, Converse, ConverseFault
 from tests.servers.faults import Call
 
@@ -43,7 +43,7 @@ def server(running: BedrockServer) -> Iterator[BedrockServer]:
 
 
 def model_for(server: BedrockServer, **settings: Any) -> AmazonBedrockServerModel:
-    return playing.model_for(server, "bedrock", **settings)  # type: ignore[no-any-return]
+    return matrix_runner.model_for(server, "bedrock", **settings)  # type: ignore[no-any-return]
 
 
 def test_a_connection_is_used_again(server: BedrockServer) -> None:

@@ -27,9 +27,9 @@ from modelport.errors import (
     StreamInterrupted,
     UnsupportedFeature,
 )
-from tests.remote import playing
+from tests.remote import matrix_runner
 from tests.remote.matrix import ANSWER, BEGINNING, FAST, TOOL, WAYS
-from tests.remote.playing import ask
+from tests.remote.matrix_runner import ask
 from tests.servers.faults import OK, Call, Fault, FaultServer, Reply, sse
 
 COLUMNS = ("openai", "openai-sdk", "azure", "azure-sdk", "huggingface")
@@ -57,7 +57,7 @@ def transport(request: pytest.FixtureRequest) -> str:
 
 
 def model_for(server: FaultServer, column: str = "openai", **settings: Any) -> Model:
-    return playing.model_for(server, column, **settings)  # type: ignore[no-any-return]
+    return matrix_runner.model_for(server, column, **settings)  # type: ignore[no-any-return]
 
 
 # --- beside the matrix ------------------------------------------------------------------------------------------------

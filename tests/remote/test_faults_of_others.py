@@ -22,7 +22,7 @@ from modelport.errors import (
 )
 from modelport.layers.retry import RetryPolicy
 from tests.remote.matrix import TOOL, WAYS
-from tests.remote.playing import ask
+from tests.remote.matrix_runner import ask
 from tests.servers.front import azure
 from tests.servers.llmock import Fault, LlmockServer, llmock
 

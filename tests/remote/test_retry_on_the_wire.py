@@ -14,7 +14,7 @@ import pytest
 from modelport import AmazonBedrockServerModel, Model, RateLimited, RetryPolicy, ServerError
 from modelport.errors import ModelError
 from tests.remote.matrix import WAYS
-from tests.remote.playing import MODELS, ask
+from tests.remote.matrix_runner import MODELS, ask
 from tests.remote.test_faults_of_others import BACKENDS
 from tests.servers.bedrock import BedrockServer, ConverseFault
 from tests.servers.faults import Fault, FaultServer

@@ -14,9 +14,9 @@ import pytest
 
 from modelport import AmazonBedrockServerModel, Model
 from modelport.errors import InvalidRequest, ModelError
-from tests.remote.leaking import everything, leaks
 from tests.remote.matrix import ANSWER, COLUMNS
-from tests.remote.playing import CLAUDE, KEY, MODELS, model_for, server_for
+from tests.remote.matrix_runner import CLAUDE, KEY, MODELS, model_for, server_for
+from tests.remote.secret_leaks import everything, leaks
 from tests.servers.bedrock import BedrockServer, ConverseFault
 
 SECRET_KEY, SESSION, ACCESS = "wJalrXUtnFEMI/K7MDENG/test-secret", "session-token-0123456789", "AKIATESTTESTTEST"

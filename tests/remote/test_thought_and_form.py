@@ -10,7 +10,7 @@ import pytest
 
 from modelport import InferenceClientModel, JSONSchema, Model, OpenAIServerModel, Regex
 from modelport.constrained.lark import as_lark
-from modelport.protocols.chat_completions.output_format import llama_grammar
+from modelport.protocols.chat_completions.dialects import llama_grammar
 from tests.conformance.subjects import THINKING_TEMPLATE
 from tests.servers.faults import Fault, FaultServer
 from tests.servers.llamacpp import LlamaServer, llama_server

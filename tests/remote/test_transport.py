@@ -42,8 +42,8 @@ from modelport.errors import (
     StreamInterrupted,
 )
 from modelport.remote.chat_model import ChatCompletionsModel
+from modelport.remote.http.bodies import MAX_RESPONSE_SIZE
 from modelport.remote.http.environment import environment_proxy
-from modelport.remote.http.responses import ANSWER_SIZE
 from modelport.runtime.per_loop import PerLoop
 from modelport.runtime.portal import run
 from tests.remote import leaking
@@ -1014,14 +1014,14 @@ def test_no_more_of_an_errors_body_is_read_than_is_of_use(server: FaultServer) -
 @pytest.mark.parametrize("way", ["sync", "streamed"])
 def test_an_answer_that_swells_is_not_unpacked_to_its_end(server: FaultServer, way: str) -> None:
     """A megabyte on the wire would be as much memory as its sender likes."""
-    swollen = gzip.compress(b" " * 2 * ANSWER_SIZE)
+    swollen = gzip.compress(b" " * 2 * MAX_RESPONSE_SIZE)
     server.script(then=Fault(content=swollen, headers={"Content-Encoding": "gzip"}, never_streams=True))
     with model_for(server.base_url) as model:
         tracemalloc.start()
         try:
             with pytest.raises(MalformedResponse, match="larger than 64 MiB"):
                 _fail(model, way)
-            assert tracemalloc.get_traced_memory()[1] < 2 * ANSWER_SIZE
+            assert tracemalloc.get_traced_memory()[1] < 2 * MAX_RESPONSE_SIZE
         finally:
             tracemalloc.stop()
 

@@ -11,7 +11,6 @@ from tests.schema_corpus.build import (
     NUMBER,
     TEXT,
     Schema,
-    any_of,
     array,
     closed_obj,
     enum,

@@ -17,7 +17,7 @@ from modelport.local.chat_template import CallFormat, Template
 from modelport.local.engine import Engine, EngineModel
 from modelport.local.grammar_matching import check_grammar
 from modelport.local.text import Decoder, ThinkingSplitter
-from modelport.protocols.chat_completions.output_format import effort_variables
+from modelport.protocols.chat_completions.dialects import effort_variables
 from modelport.runtime.threads import in_thread
 from modelport.types.capabilities import Capabilities
 from modelport.types.content import Image

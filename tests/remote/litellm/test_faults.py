@@ -20,7 +20,7 @@ from modelport.errors import (
     StreamInterrupted,
 )
 from tests.remote.matrix import ANSWER, TOOL
-from tests.remote.playing import KEY, ask, model_for
+from tests.remote.matrix_runner import KEY, ask, model_for
 from tests.servers.faults import Call, Fault, FaultServer, Reply
 
 COLUMNS = ("litellm", "litellm-router", "litellm-http")

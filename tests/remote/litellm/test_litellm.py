@@ -170,7 +170,7 @@ print("done")
 
 
 def test_a_missing_package_is_named_when_the_model_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("modelport.remote.http.transport.find_spec", lambda name: None)
+    monkeypatch.setattr("modelport.remote.http.packages.find_spec", lambda name: None)
     with pytest.raises(MissingDependency, match=r"pip install 'modelport\[litellm\]'"):
         LiteLLMModel("openai/m")
 

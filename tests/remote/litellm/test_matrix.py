@@ -6,8 +6,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.remote.matrix import COLUMNS, Row, cells
-from tests.remote.playing import ask, model_for, play
+from tests.remote.matrix import BACKENDS, cells
+from tests.remote.matrix_runner import ask, model_for, run_cell
+from tests.remote.outcomes import FaultCase
 from tests.servers.faults import FaultServer
 
 CELLS = cells(litellm=True)
@@ -17,7 +18,7 @@ CELLS = cells(litellm=True)
 def running() -> Iterator[FaultServer]:
     with FaultServer() as server:
         # What the first calls of a process import takes seconds, which belong to no time limit below.
-        for column in (name for name, what in COLUMNS.items() if what.litellm):
+        for column in (name for name, backend in BACKENDS.items() if backend.litellm):
             for way in ("sync", "async streamed"):
                 ask(model_for(server, column), way)
         yield server
@@ -32,5 +33,5 @@ def server(running: FaultServer) -> Iterator[FaultServer]:
 
 @pytest.mark.timeout(90)
 @pytest.mark.parametrize(("column", "row", "way"), CELLS, ids=[f"{c}: {row.name} - {way}" for c, row, way in CELLS])
-def test_cell(server: FaultServer, column: str, row: Row, way: str) -> None:
-    play(server, column, row, way)
+def test_cell(server: FaultServer, column: str, row: FaultCase, way: str) -> None:
+    run_cell(server, column, row, way)

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 import pytest
 
 from modelport.errors import ModelError
-from tests.remote.leaking import everything, leaks
-from tests.remote.playing import KEY, ask, model_for
+from tests.remote.matrix_runner import KEY, ask, model_for
+from tests.remote.secret_leaks import leaks, text_of_failed_call
 from tests.servers.faults import Fault, FaultServer, sse
 
 ECHO = f"Incorrect API key provided: {KEY}. You sent 'Bearer {KEY}'."
@@ -51,4 +51,4 @@ def test_no_failure_shows_the_key(
                 asyncio.run(model.agenerate("hello"))
             else:
                 list(model.generate_stream("hello"))
-        assert KEY not in everything(caught.value, model, caplog.records, __file__)
+        assert KEY not in text_of_failed_call(caught.value, model, caplog.records, __file__)

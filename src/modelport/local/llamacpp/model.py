@@ -19,8 +19,8 @@ from modelport.inputs.settings import name_or_path
 from modelport.local.engine import EngineModel
 from modelport.local.grammar_matching import Follower, check_grammar
 from modelport.local.llamacpp.weights import resolve_weights
+from modelport.protocols.chat_completions.dialects import llama_grammar
 from modelport.protocols.chat_completions.errors import error_from
-from modelport.protocols.chat_completions.output_format import llama_grammar
 from modelport.protocols.chat_completions.request import body_from
 from modelport.protocols.chat_completions.response import ChatResponseReader
 from modelport.runtime.lifecycle import CLOSE_TIMEOUT
@@ -150,7 +150,7 @@ class LlamaCppModel(EngineModel["_Engine"]):
         if request.grammar is not None:
             check_grammar(lark := as_lark(request.grammar, old_llguidance=True), "llamacpp")
             if answering := self.capabilities.reasoning:  # The thought is free; the engine would mask it too.
-                opened = await in_thread(lambda: engine.opens_thought(body))
+                opened = await in_thread(lambda: engine.ends_inside_reasoning(body))
                 body["grammar"] = llama_grammar(allow_reasoning(lark, opened))
             else:
                 follower = Follower(lark)
@@ -163,7 +163,7 @@ class LlamaCppModel(EngineModel["_Engine"]):
         # Closed here, not left to the garbage collector: the engine's thread must have ended before the caller goes on.
         async with aclosing(iterate_in_thread(engine.chat(body), patience=CLOSE_TIMEOUT)) as events:
             async for event in events:
-                if (delta := reader.chunk(event)) is not None:
+                if (delta := reader.read_chunk(event)) is not None:
                     if answering and delta.content:
                         # The lines between thought and answer, which the engine leaves to the answer.
                         delta.content = delta.content.lstrip("\n") or None
@@ -179,7 +179,7 @@ class LlamaCppModel(EngineModel["_Engine"]):
                         if "%json" in lark:  # of which the two allow other spellings; it is checked as JSON at its end
                             follower = None
                     yield delta
-        closing = reader.end()
+        closing = reader.finish()
         closing.model_id = self.model_id
         yield closing
 
@@ -290,7 +290,7 @@ class _Engine:
         finally:
             connection.close()
 
-    def opens_thought(self, body: Mapping[str, Any]) -> bool:
+    def ends_inside_reasoning(self, body: Mapping[str, Any]) -> bool:
         """Whether the prompt for this request ends within a thought."""
         asked = {key: body[key] for key in ("messages", "chat_template_kwargs", "tools") if key in body}
         rendered: str = self.ask("/apply-template", asked).get("prompt", "")

@@ -12,8 +12,8 @@ from modelport import __version__
 from modelport.errors import AuthenticationError, InvalidRequest, MissingDependency
 from modelport.remote.bedrock.errors import NO_CREDENTIALS, translated
 from modelport.remote.bedrock.log_filter import keep_out_of_the_log
-from modelport.remote.http.redaction import Hidden
-from modelport.remote.http.transport import CONNECT_TIMEOUT
+from modelport.remote.http.connections import CONNECT_TIMEOUT
+from modelport.remote.http.redaction import HiddenStr
 from modelport.secrets import Secret
 
 #: Connections that are kept; how many are used is for max_concurrency to say.
@@ -40,7 +40,9 @@ def make_client(
     boto3, botocore = boto_package()
     secrets = [api_key, *(value for value in settings.values() if isinstance(value, Secret))]
     keep_out_of_the_log(secret.reveal() for secret in secrets if secret)
-    given = {name: Hidden(value.reveal()) if isinstance(value, Secret) else value for name, value in settings.items()}
+    given = {
+        name: HiddenStr(value.reveal()) if isinstance(value, Secret) else value for name, value in settings.items()
+    }
     own: dict[str, Any] = {
         "connect_timeout": CONNECT_TIMEOUT, "read_timeout": None, "tcp_keepalive": True,
         "max_pool_connections": CONNECTIONS, "user_agent_extra": f"modelport/{__version__}",
@@ -123,7 +125,7 @@ class _Bearer:
         self._key = key
 
     def load_token(self, **kwargs: Any) -> Any:
-        return boto_package()[1].tokens.FrozenAuthToken(Hidden(self._key.reveal()))
+        return boto_package()[1].tokens.FrozenAuthToken(HiddenStr(self._key.reveal()))
 
 
 def _check_region(session: Any, region: str, endpoint: str) -> None:
@@ -135,5 +137,6 @@ def _check_region(session: Any, region: str, endpoint: str) -> None:
     hint = f"did you mean {' or '.join(map(repr, close))}? " if close else ""
     raise InvalidRequest(
         f"region_name={region!r}: boto3 knows no such AWS region; {hint}For one that is newer than your boto3, update "
-        "boto3 or pass api_base='https://bedrock-runtime.REGION.amazonaws.com'"
+        "boto3 or pass api_base='https://bedrock-runtime.REGION.amazonaws.com'",
+        hint="The option --api-base sets the address.",
     )

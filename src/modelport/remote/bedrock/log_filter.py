@@ -6,7 +6,7 @@ import logging
 import re
 from collections.abc import Iterable
 
-from modelport.remote.http.redaction import Hidden
+from modelport.remote.http.redaction import HiddenStr
 
 #: Those of botocore's loggers that write headers, canonical requests and bodies.
 LOGGERS = ("botocore.endpoint", "botocore.auth", "botocore.parsers")
@@ -18,7 +18,7 @@ class _Redacted(logging.Filter):
 
     def __init__(self) -> None:
         super().__init__()
-        self.keys: set[Hidden] = set()
+        self.keys: set[HiddenStr] = set()
 
     def filter(self, record: logging.LogRecord) -> bool:
         said = record.getMessage()
@@ -35,6 +35,6 @@ _redacted = _Redacted()
 
 def keep_out_of_the_log(keys: Iterable[str]) -> None:
     """From now on botocore's loggers don't show these, nor the headers that hold keys."""
-    _redacted.keys |= {Hidden(key) for key in keys if key}
+    _redacted.keys |= {HiddenStr(key) for key in keys if key}
     for name in LOGGERS:
         logging.getLogger(name).addFilter(_redacted)  # which does nothing where it is there already

@@ -14,7 +14,7 @@ from modelport.protocols.converse.request import call_from
 from modelport.protocols.converse.response import ConverseResponseReader
 from modelport.remote.bedrock.client import attempts_of, check_client, make_client
 from modelport.remote.bedrock.transport import Boto
-from modelport.remote.http.redaction import without_secrets
+from modelport.remote.http.redaction import redact
 from modelport.remote.schema_subsets import BEDROCK as BEDROCK_SCHEMAS
 from modelport.secrets import Secret
 from modelport.types.capabilities import Capabilities
@@ -131,7 +131,8 @@ class AmazonBedrockServerModel(Model):
         if not isinstance(model_id, str) or not model_id or not model_id.isprintable() or " " in model_id:
             raise InvalidRequest(
                 f"model_id={model_id!r}: name the model, as AmazonBedrockServerModel('us.amazon.nova-pro-v1:0'); "
-                "`aws bedrock list-inference-profiles` lists those of your account"
+                "`aws bedrock list-inference-profiles` lists those of your account",
+                hint="The option -m names backend and model, for example -m bedrock/us.amazon.nova-pro-v1:0.",
             )
         check_kind(Mapping, client_kwargs=client_kwargs)
         check_kind(str, region_name=region_name, profile_name=profile_name, api_base=api_base)
@@ -197,7 +198,7 @@ class AmazonBedrockServerModel(Model):
         """The error without the keys that were sent, which some services quote."""
         secrets = [self.api_key, *(v for v in (self.client_kwargs or {}).values() if isinstance(v, Secret))]
         secrets += [Secret(env=name) for name in (*_KEYS.values(), "AWS_BEARER_TOKEN_BEDROCK")]
-        text = without_secrets(error.message, [secret.reveal() for secret in secrets if secret])
+        text = redact(error.message, [secret.reveal() for secret in secrets if secret])
         error.args = (text, *error.args[1:])
         return error
 

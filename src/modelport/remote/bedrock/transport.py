@@ -15,7 +15,7 @@ from typing import Any
 
 from modelport.errors import ConnectionFailed
 from modelport.remote.bedrock.errors import translated
-from modelport.remote.http.transport import DRAIN_TIMEOUT, ERROR_SIZE, ERROR_TIMEOUT
+from modelport.remote.http.bodies import DRAIN_TIMEOUT, ERROR_BODY_TIMEOUT, MAX_ERROR_BODY_SIZE
 from modelport.runtime.threads import in_thread, iterate_in_thread
 
 
@@ -245,12 +245,12 @@ def _noting(pool: Any, known: weakref.WeakSet[Any]) -> Any:
 def _with_what_comes(response: Any) -> Any:
     """A refusal with as much of its body as comes: of one that is cut, broken or stalled boto3 forgets the status."""
     if (connection := _connection.get()) is not None:
-        connection.hurry(ERROR_TIMEOUT)
-    body, ends = bytearray(), time.monotonic() + ERROR_TIMEOUT
+        connection.hurry(ERROR_BODY_TIMEOUT)
+    body, ends = bytearray(), time.monotonic() + ERROR_BODY_TIMEOUT
     try:
         for piece in response.stream(1):  # of a larger piece, what has come when it breaks would be lost
             body += piece
-            if len(body) >= ERROR_SIZE or time.monotonic() > ends:
+            if len(body) >= MAX_ERROR_BODY_SIZE or time.monotonic() > ends:
                 break
     except Exception:  # Whatever broke it, its status is known.
         pass

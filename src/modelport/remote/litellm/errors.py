@@ -25,9 +25,8 @@ from modelport.errors import (
     UnsupportedFeature,
 )
 from modelport.protocols.chat_completions.errors import error_from
-from modelport.remote.http.errors import httpx_error, is_unsendable
-from modelport.remote.http.redaction import secrets_in, without_secrets
-from modelport.remote.http.transport import fault_of
+from modelport.remote.http.errors import error_from_aiohttp, error_from_httpx, is_encoding_error
+from modelport.remote.http.redaction import redact, secrets_in
 from modelport.remote.litellm.package import litellm_package
 from modelport.secrets import names_secret
 
@@ -38,7 +37,7 @@ def error_of(error: Exception, secrets: Iterable[str]) -> ModelError:
     """What an exception of LiteLLM's means; its text without these secrets, or any that the environment holds."""
     ours = _meaning(error)
     known = secrets_in({name: value for name, value in os.environ.items() if names_secret(name)})
-    ours.args = (without_secrets(ours.message, {*secrets, *known}),)
+    ours.args = (redact(ours.message, {*secrets, *known}),)
     return ours
 
 
@@ -50,13 +49,13 @@ def _meaning(error: Exception) -> ModelError:
     litellm = litellm_package()
     links = list(_links(error))
     for link in links:
-        if isinstance(link, ModelError):  # of our own `guard`
+        if isinstance(link, ModelError):  # of our own response hook
             return link.with_traceback(None)  # whose frames hold the headers
         if isinstance(link, aiohttp.ClientError):
-            return fault_of(link)
+            return error_from_aiohttp(link)
         if isinstance(link, httpx.TransportError) and not isinstance(_origin(link), aiohttp.ClientError):
-            return httpx_error(link)
-        if is_unsendable(link):
+            return error_from_httpx(link)
+        if is_encoding_error(link):
             return InvalidRequest(f"The request holds what can't be sent ({type(link).__name__}: {link}).")
         if isinstance(link, json.JSONDecodeError | UnicodeDecodeError):
             return MalformedResponse(f"The service sent broken JSON ({type(link).__name__}).")

@@ -17,7 +17,7 @@ from inspect import CORO_CREATED, getcoroutinestate
 from typing import Any, TypeVar
 from weakref import WeakSet
 
-from modelport.remote.http.vendor_clients import guard
+from modelport.remote.http.httpx_clients import install_response_hook
 from modelport.runtime.portal import context_without_caller
 
 T = TypeVar("T")
@@ -104,7 +104,7 @@ def _guard(client: Any) -> None:
     https: tuple[Any, Any] = getattr(client, "client", None), getattr(client, "_client", None)
     for http in https:
         if hasattr(http, "event_hooks") and hasattr(http, "aclose"):
-            guard(http)
+            install_response_hook(http)
             if hasattr(client, "event_hooks"):  # what LiteLLM gives one that it makes after a lost connection
                 client.event_hooks = http.event_hooks
 

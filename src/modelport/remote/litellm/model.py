@@ -10,13 +10,13 @@ from modelport.inputs.parameters import REASONING_EFFORTS
 from modelport.inputs.settings import check_kind
 from modelport.layers.retry import RetryPolicy
 from modelport.model import Model
+from modelport.protocols.chat_completions.dialects import DIALECTS, dialect_named
 from modelport.protocols.chat_completions.request import body_from
 from modelport.protocols.chat_completions.response import ChatResponseReader
-from modelport.remote.chat_model import DIALECTS
-from modelport.remote.free_reasoning import PATH, grammar_after_thought
-from modelport.remote.http.outgoing import check_headers
-from modelport.remote.http.redaction import Hidden
-from modelport.remote.http.transport import CONNECT_TIMEOUT, ServiceCall
+from modelport.remote.http.connections import CONNECT_TIMEOUT
+from modelport.remote.http.redaction import HiddenStr
+from modelport.remote.http.requests import check_headers
+from modelport.remote.http.transport import ServiceCall
 from modelport.remote.litellm.errors import error_of
 from modelport.remote.litellm.isolation import ClientIsolation
 from modelport.remote.litellm.package import (
@@ -32,6 +32,7 @@ from modelport.remote.litellm.package import (
 )
 from modelport.remote.litellm.servers import Servers
 from modelport.remote.schema_subsets import OPENAI
+from modelport.remote.unconstrained_reasoning import RENDER_PATH, grammar_after_reasoning
 from modelport.runtime.per_loop import PerLoop
 from modelport.secrets import Secret
 from modelport.types.capabilities import Capabilities
@@ -119,7 +120,10 @@ class LiteLLMModel(Model):
         if dialect is not None and dialect not in DIALECTS:
             raise InvalidRequest(f"dialect={dialect!r} is unknown; there are {', '.join(DIALECTS)}, or None")
         if api_base is not None and not api_base.startswith(("http://", "https://")):
-            raise InvalidRequest(f"api_base={api_base!r}: must be a URL such as 'http://localhost:8000/v1'")
+            raise InvalidRequest(
+                f"api_base={api_base!r}: must be a URL such as 'http://localhost:8000/v1'",
+                hint="The option --api-base sets the address.",
+            )
         for name in RETRIES:
             if (again := settings.pop(name, None)) is not None:
                 if not isinstance(again, int):
@@ -148,7 +152,7 @@ class LiteLLMModel(Model):
 
     def _declare(self) -> Capabilities:
         # LiteLLM keeps OpenAI's maximum of stop sequences.
-        dialect = {k: v for k, v in DIALECTS.get(self.dialect or "", {}).items() if k != "max_stop_sequences"}
+        dialect = {k: v for k, v in dialect_named(self.dialect).capabilities.items() if k != "max_stop_sequences"}
         known = (
             known_capabilities(
                 self.declared_capabilities,
@@ -181,11 +185,11 @@ class LiteLLMModel(Model):
         try:
             answer = await kept.during(self._complete(arguments))
             if not request.stream:
-                yield reader.whole(as_dict(answer))
+                yield reader.read_response(as_dict(answer))
                 return
             stream, empty = ResponseStream(answer, kept), True
             async for chunk in stream.chunks():
-                if (piece := reader.chunk(chunk)) is not None:
+                if (piece := reader.read_chunk(chunk)) is not None:
                     empty = empty and not piece.delivers
                     yield piece
         except ModelError:
@@ -199,8 +203,8 @@ class LiteLLMModel(Model):
             raise failure
         if empty and stream.is_bare():
             raise MalformedResponse("The service sent no stream, or one without any part of an answer.")
-        reader.chunk(stream.ending())
-        yield reader.end()
+        reader.read_chunk(stream.ending())
+        yield reader.finish()
 
     def _arguments(self, request: Request) -> dict[str, Any]:
         """What LiteLLM is called with."""
@@ -213,7 +217,7 @@ class LiteLLMModel(Model):
         if self.api_base is not None:
             arguments["api_base"] = self.api_base
         if self.api_key is not None:
-            arguments["api_key"] = Hidden(self.api_key.reveal())
+            arguments["api_key"] = HiddenStr(self.api_key.reveal())
         return arguments
 
     def _body(self, request: Request) -> dict[str, Any]:
@@ -238,8 +242,8 @@ class LiteLLMModel(Model):
             self._servers = Servers(self._deployments())
         servers, extra = self._servers, arguments.get("extra_body") or {}
         headers = arguments.get("extra_headers") or {}
-        grammar = await grammar_after_thought(
-            {**arguments, **extra}, request, lambda body: servers.call(ServiceCall(PATH, body, headers))
+        grammar = await grammar_after_reasoning(
+            {**arguments, **extra}, request, lambda body: servers.call(ServiceCall(RENDER_PATH, body, headers))
         )
         if grammar:
             arguments["extra_body"] = {**extra, "grammar": grammar}

@@ -13,8 +13,8 @@ from typing import Any
 from modelport.errors import InvalidRequest, MalformedResponse
 from modelport.inputs.parameters import KNOWN_PARAMETERS
 from modelport.inputs.settings import check_kind
+from modelport.remote.http.packages import require
 from modelport.remote.http.redaction import secrets_in
-from modelport.remote.http.transport import require
 from modelport.remote.litellm.isolation import ClientIsolation, keep_apart
 from modelport.remote.profiles import PROFILES
 from modelport.secrets import Secret, names_secret

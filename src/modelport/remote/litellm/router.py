@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 from modelport.errors import InvalidRequest, MissingDependency, ModelError
 from modelport.inputs.settings import check_kind
-from modelport.remote.http.redaction import Hidden
+from modelport.remote.http.redaction import HiddenStr
 from modelport.remote.litellm.errors import error_of
 from modelport.remote.litellm.model import FLATTENED, LiteLLMModel
 from modelport.remote.litellm.package import litellm_package, secret_of, secrets_of
@@ -207,7 +207,7 @@ def _revealed(value: Any) -> Any:
         AuthenticationError: A variable is not set; the message names it.
     """
     if isinstance(value, Secret):
-        return Hidden(value.reveal())
+        return HiddenStr(value.reveal())
     if isinstance(value, Mapping):
         return {key: _revealed(item) for key, item in value.items()}
     if isinstance(value, list):

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from modelport.errors import ConnectionFailed, ModelError
-from modelport.remote.http.redaction import Hidden
+from modelport.remote.http.redaction import HiddenStr
 from modelport.remote.http.transport import ServiceCall
 from modelport.remote.litellm.package import litellm_package
 from modelport.remote.openai.sdk import SDKTransport, openai_package
@@ -27,7 +27,9 @@ class Servers:
 
     def __init__(self, deployments: Iterable[Mapping[str, Any]]) -> None:
         self._transports = [
-            SDKTransport(make=functools.partial(_client, *found)) for each in deployments if (found := _address(each))
+            SDKTransport(make_client=functools.partial(_client, *found))
+            for each in deployments
+            if (found := _address(each))
         ]
 
     async def call(self, call: ServiceCall) -> Any:
@@ -60,7 +62,7 @@ def _address(deployment: Mapping[str, Any]) -> tuple[str, str] | None:
     if base is None and provider == "openai":
         base = next((value for name in _ADDRESSES if (value := os.environ.get(name))), None)
     key = key.reveal() if isinstance(key, Secret) else key or found_key or os.environ.get("OPENAI_API_KEY")
-    return (base, Hidden(key or "none")) if base else None
+    return (base, HiddenStr(key or "none")) if base else None
 
 
 def _client(base: str, key: str) -> Any:

@@ -229,7 +229,7 @@ def image(subject: Subject, model: Model) -> None:
     assert red.logprobs[0]["logprob"] != blue.logprobs[0]["logprob"], "a red and a blue picture make no difference"
 
 
-def after_thinking(subject: Subject, model: Model) -> None:
+def allow_reasoning(subject: Subject, model: Model) -> None:
     """The thinking is free, and the answer after it has its form."""
     if "reasoning" not in subject.prompts:
         raise NotChecked("no prompt is known here that makes the model think")
@@ -295,7 +295,7 @@ CHECKS = (
     ),
     Check("reasoning", "The thinking is apart from the answer", reasoning, lambda c: c.reasoning),
     Check(
-        "a form after thinking", "The thinking is free, the answer is of the form", after_thinking,
+        "a form after thinking", "The thinking is free, the answer is of the form", allow_reasoning,
         lambda c: c.reasoning and Regex in c.grammars,
     ),
     Check(
