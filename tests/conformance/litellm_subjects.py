@@ -41,16 +41,14 @@ def served(folder: Path, make: Make, servers: int = 1) -> Iterator[Subject]:
         model = stack.enter_context(
             make(
                 *(server.base_url for server in running),
-                dialect="llama.cpp",
                 # The embedded model's template has no tools, so the port puts them into the prompt.
-                capabilities={"tools": False, "inputs": ["text", "image"]},
+                capabilities={"tools": False, "inputs": ["text", "image"], "schema_rules": None},
             )
         )
         yield Subject(
             make=lambda: model,
             prompts={"too long": TOO_LONG},
             count_tokens=running[0].count_prompt_tokens,
-            busy=lambda: sum(server.busy_slots() for server in running),
             faults=faults,
             secrets=(KEY,),
         )

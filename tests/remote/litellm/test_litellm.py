@@ -17,11 +17,10 @@ from typing import Any
 import pytest
 import smolagents
 
-from modelport import JSONSchema, LiteLLMModel, LiteLLMRouterModel, Model, OpenAIServerModel, Regex, load_model
+from modelport import JSONSchema, LiteLLMModel, LiteLLMRouterModel, Model, OpenAIServerModel, load_model
 from modelport.errors import (
     AuthenticationError,
     ContextWindowExceeded,
-    InvalidOutput,
     InvalidRequest,
     MissingDependency,
     ServerError,
@@ -228,14 +227,6 @@ def test_its_retries_become_ours(server: FaultServer, name: str) -> None:
     assert len(server.requests) == 2
 
 
-@pytest.mark.parametrize("provider", ["openai", "hosted_vllm"])
-def test_a_dialect_reaches_the_body(server: FaultServer, provider: str) -> None:
-    model = model_on(server, f"{provider}/m", dialect="vllm")
-    with pytest.raises(InvalidOutput):  # the server's answer is no date
-        model.generate("hi", grammar=Regex(r"\d{4}"))
-    assert server.requests[0].json["structured_outputs"] == {"regex": r"[0-9]{4}"}
-
-
 def test_texts_are_flattened_for_those_who_take_no_parts() -> None:
     names = ("groq", "ollama_chat", "cerebras", "openai")
     flattened = {name: LiteLLMModel(f"{name}/x").flatten_messages_as_text for name in names}
@@ -310,7 +301,6 @@ def test_an_unknown_provider_is_named(model_id: str) -> None:
 @pytest.mark.parametrize(
     ("settings", "named"),
     [
-        ({"dialect": "lama"}, "dialect='lama'"),
         ({"api_base": "localhost:8000"}, "api_base='localhost:8000'"),
         ({"temperature": "hot"}, "temperature='hot'"),
     ],
@@ -379,7 +369,7 @@ def test_this_environment_has_the_openai_package_that_litellm_forces(real: Llama
 
 @pytest.mark.parametrize("model_id", ["openai/smollm2", "hosted_vllm/smollm2"])
 def test_real_weights(real: LlamaServer, model_id: str) -> None:
-    with LiteLLMModel(model_id, real.base_url, KEY, dialect="llama.cpp") as model:
+    with LiteLLMModel(model_id, real.base_url, KEY) as model:
         message = model("What is the capital of France? Answer in one sentence.", temperature=0)
         assert message.content == "The capital of France is Paris."
         schema = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}

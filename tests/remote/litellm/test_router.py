@@ -95,7 +95,7 @@ def test_real_weights_on_two_real_servers() -> None:
             for s in (one, two)
         ]
         question = "What is the capital of France? Answer in one sentence."
-        with LiteLLMRouterModel("g", served, dialect="llama.cpp", temperature=0) as model:
+        with LiteLLMRouterModel("g", served, temperature=0) as model:
             answers = {model(question).content for _ in range(8)}
             assert answers == {"The capital of France is Paris."}
             assert one.metrics()["tokens_predicted_total"] > 0 and two.metrics()["tokens_predicted_total"] > 0

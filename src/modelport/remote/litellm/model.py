@@ -12,11 +12,9 @@ from modelport.layers.retry import RetryPolicy
 from modelport.model import Model
 from modelport.protocols.chat_completions.request import body_from
 from modelport.protocols.chat_completions.response import ChatResponseReader
-from modelport.remote.chat_model import DIALECTS
-from modelport.remote.free_reasoning import PATH, grammar_after_thought
 from modelport.remote.http.outgoing import check_headers
 from modelport.remote.http.redaction import Hidden
-from modelport.remote.http.transport import CONNECT_TIMEOUT, ServiceCall
+from modelport.remote.http.transport import CONNECT_TIMEOUT
 from modelport.remote.litellm.errors import error_of
 from modelport.remote.litellm.isolation import ClientIsolation
 from modelport.remote.litellm.package import (
@@ -30,7 +28,6 @@ from modelport.remote.litellm.package import (
     secret_of,
     secrets_of,
 )
-from modelport.remote.litellm.servers import Servers
 from modelport.remote.schema_subsets import OPENAI
 from modelport.runtime.per_loop import PerLoop
 from modelport.secrets import Secret
@@ -44,10 +41,6 @@ DEFAULT_MODEL = "anthropic/claude-3-5-sonnet-20240620"
 FLATTENED = ("ollama", "groq", "cerebras")
 #: Seconds that LiteLLM is to wait; the port keeps the caller's own limits.
 _A_DAY = 86400.0
-#: Fields of a dialect's, which are no parameters of LiteLLM's.
-_FOR_THE_BODY = (
-    "grammar", "structured_outputs", "chat_template_kwargs", "thinking_budget_tokens", "thinking_token_budget",
-)  # fmt: skip
 
 
 class LiteLLMModel(Model):
@@ -68,8 +61,6 @@ class LiteLLMModel(Model):
         api_key: The key; by default LiteLLM reads the provider's environment variable, such as `ANTHROPIC_API_KEY`.
         custom_role_conversions: See `Model`.
         flatten_messages_as_text: See `Model`; by default so for `ollama…`, `groq…` and `cerebras…`.
-        dialect: `llama.cpp` or `vllm`, for what those servers take beyond OpenAI's API (any grammar); by default
-            OpenAI's API alone.
         accept_missing_finish: Whether a stream without a finish reason is complete; by default it counts as cut short.
         **settings: See `Model`; everything that it does not know is passed to `litellm.acompletion`. `num_retries` or
             `max_retries` becomes this model's `retry`.
@@ -98,7 +89,6 @@ class LiteLLMModel(Model):
     )
     secret_settings: ClassVar[frozenset[str]] = frozenset({"api_key"})
     api_key: Secret | None = None
-    _servers: Servers | None = None
 
     def __init__(
         self,
@@ -108,16 +98,13 @@ class LiteLLMModel(Model):
         custom_role_conversions: Mapping[str, str] | None = None,
         flatten_messages_as_text: bool | None = None,
         *,
-        dialect: str | None = None,
         accept_missing_finish: bool = False,
         **settings: Any,
     ) -> None:
         require_litellm()
-        check_kind(str, model_id=model_id, api_base=api_base, dialect=dialect)
+        check_kind(str, model_id=model_id, api_base=api_base)
         check_kind(bool, accept_missing_finish=accept_missing_finish)
         model_id = model_id or DEFAULT_MODEL
-        if dialect is not None and dialect not in DIALECTS:
-            raise InvalidRequest(f"dialect={dialect!r} is unknown; there are {', '.join(DIALECTS)}, or None")
         if api_base is not None and not api_base.startswith(("http://", "https://")):
             raise InvalidRequest(f"api_base={api_base!r}: must be a URL such as 'http://localhost:8000/v1'")
         for name in RETRIES:
@@ -135,20 +122,17 @@ class LiteLLMModel(Model):
         )
         self.api_base = api_base
         self.api_key = secret_of(api_key, model_id) if api_key is not None else None
-        self.dialect = dialect
         self.accept_missing_finish = accept_missing_finish
         self._kept: PerLoop[ClientIsolation] = PerLoop(ClientIsolation.aclose)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {key: value for key, value in super().__getstate__().items() if key not in ("_kept", "_servers")}
+        return {key: value for key, value in super().__getstate__().items() if key != "_kept"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self._kept = PerLoop(ClientIsolation.aclose)
 
     def _declare(self) -> Capabilities:
-        # LiteLLM keeps OpenAI's maximum of stop sequences.
-        dialect = {k: v for k, v in DIALECTS.get(self.dialect or "", {}).items() if k != "max_stop_sequences"}
         known = (
             known_capabilities(
                 self.declared_capabilities,
@@ -158,7 +142,7 @@ class LiteLLMModel(Model):
             )
             for parameters in self._deployments()
         )
-        return in_common(known).replace(**dialect)
+        return in_common(known)
 
     def _deployments(self) -> Sequence[Mapping[str, Any]]:
         """Where the model is served, as LiteLLM's parameters."""
@@ -166,15 +150,10 @@ class LiteLLMModel(Model):
 
     async def deltas(self, request: Request) -> AsyncGenerator[ChatMessageStreamDelta, None]:
         """Answers a request; see `Model.deltas`."""
-        if self.dialect == "llama.cpp":
-            # Its server works on for a caller of a whole answer who has left; one who streams frees the slot at once.
-            request = request.replace(stream=True)
         litellm_package()
         kept = await self._kept.get(ClientIsolation)
         reader = ChatResponseReader(self.accept_missing_finish)
         arguments = self._arguments(request)
-        if self.dialect == "llama.cpp":
-            await self._free_thought(arguments, request)
         stream: Any = None
         # The error is raised where LiteLLM's is no more: a traceback with locals would show what that quotes.
         failure: ModelError | None = None
@@ -220,29 +199,14 @@ class LiteLLMModel(Model):
         for name in ("extra_headers", "headers"):
             check_kind(Mapping, **{name: request.parameters.get(name)})
             check_headers(request.parameters.get(name) or {})
-        body = body_from(request, self.model_id, self.capabilities, self.dialect)
+        body = body_from(request, self.model_id, self.capabilities)
         if (budget := body.pop("reasoning_budget", None)) is not None:
             body["thinking"] = {"type": "enabled", "budget_tokens": budget}
-        extra = {name: body.pop(name) for name in _FOR_THE_BODY if name in body}
-        if extra:
-            body["extra_body"] = {**extra, **(body.get("extra_body") or {})}
         if "tools" in body:
             # All of them are functions. Looking for tools of its MCP gateway, LiteLLM 1.106 wants a package that it
             # does not require, and other versions import their proxy.
             body["_skip_mcp_handler"] = True
         return body
-
-    async def _free_thought(self, arguments: dict[str, Any], request: Request) -> None:
-        """Makes the grammar of a call begin where its thought ends."""
-        if self._servers is None:
-            self._servers = Servers(self._deployments())
-        servers, extra = self._servers, arguments.get("extra_body") or {}
-        headers = arguments.get("extra_headers") or {}
-        grammar = await grammar_after_thought(
-            {**arguments, **extra}, request, lambda body: servers.call(ServiceCall(PATH, body, headers))
-        )
-        if grammar:
-            arguments["extra_body"] = {**extra, "grammar": grammar}
 
     async def _complete(self, arguments: dict[str, Any]) -> Any:
         return await litellm_package().acompletion(**arguments)
@@ -259,14 +223,9 @@ class LiteLLMModel(Model):
         """Closes the connections of synchronous calls, once their callbacks have ended."""
         from modelport.runtime.portal import run
 
-        run(self._close_clients())
+        run(self._kept.aclose())
 
     async def aclose(self) -> None:
         """Closes those of the running loop, and of synchronous calls."""
-        await self._close_clients()
-        await super().aclose()
-
-    async def _close_clients(self) -> None:
         await self._kept.aclose()
-        if self._servers is not None:
-            await self._servers.aclose()
+        await super().aclose()
