@@ -1,11 +1,22 @@
-"""Options of the tests."""
+"""Options and settings of the tests."""
 
 from __future__ import annotations
 
+import os
+
 import pytest
+
+try:
+    from hypothesis import settings
+except ImportError:  # the oldest versions are tested without it
+    pass
+else:
+    settings.register_profile("default", deadline=None)
+    settings.register_profile("dev", deadline=None, max_examples=20)
+    settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
-        "--columns", help="columns of the contract, with commas; by default those of the nox session `tests`"
+        "--backends", help="backends under test, separated by commas; by default those of the nox session `tests`"
     )

@@ -161,6 +161,9 @@ def any_of(every: Sequence[Capabilities]) -> Capabilities:
             result[item.name] = frozenset.intersection(*values)
         elif None in values:  # no bound
             result[item.name] = None
+        elif item.name == "schema_rules":
+            # No one subset describes two services that differ, so no rules are stated for them.
+            result[item.name] = values[0] if all(value == values[0] for value in values) else None
         elif isinstance(values[0], frozenset):
             result[item.name] = frozenset.union(*values)
         else:

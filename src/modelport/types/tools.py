@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from modelport.errors import InvalidRequest, InvalidToolCall
 from modelport.schema.json_text import read_json
 from modelport.schema.validation import mismatch
-from modelport.types.deltas import ChatMessageStreamDelta, accumulate
+from modelport.types.deltas import MessageBuilder
 from modelport.types.messages import ChatMessage, ChatMessageToolCallFunction
 
 
@@ -60,7 +59,7 @@ def check_calls(
     message: ChatMessage,
     tools: tuple[Tool, ...],
     choice: ToolChoice = "auto",
-    deltas: Sequence[ChatMessageStreamDelta] = (),
+    response: MessageBuilder | None = None,
 ) -> None:
     """Holds a message's tool calls against the tools of the request, and against its tool choice.
 
@@ -68,7 +67,7 @@ def check_calls(
         message: The answer.
         tools: Those that the caller gave.
         choice: Which of them the caller wants called.
-        deltas: What the message was folded from, for the text of the arguments as the model wrote it.
+        response: The builder of the message, for the text of the arguments as the model wrote it.
 
     Raises:
         InvalidToolCall: One is broken, or was not asked for; the error keeps its raw text and the whole message.
@@ -76,7 +75,7 @@ def check_calls(
     for place, call in enumerate(message.tool_calls or ()):
         if (problem := _problem_of(call.function, tools, choice)) is None:
             continue
-        calls = accumulate(deltas, parses=False).tool_calls or message.tool_calls or ()
+        calls = (response.message(parse_arguments=False) if response is not None else message).tool_calls or ()
         written = calls[place].function.arguments_json() or "{}"
         if problem == _NO_OBJECT and not _is_json(written):
             problem = "its arguments are no valid JSON"
