@@ -102,9 +102,9 @@ COLUMNS: dict[str, Callable[[Path], AbstractContextManager[Subject]]] = {
     "azure-mocked": lambda folder: subjects.mocked(subjects.azure_openai),
     "huggingface": lambda folder: subjects.served(folder, subjects.huggingface),
     "huggingface-mocked": lambda folder: subjects.mocked(subjects.huggingface),
-    "bedrock": lambda folder: bedrock.on_real_weights(),
-    "bedrock-strict": lambda folder: bedrock.strict(),
-    "bedrock-forced": lambda folder: bedrock.strict(bedrock.NOVA),
+    "bedrock": lambda folder: bedrock.real_weights(),
+    "bedrock-strict": lambda folder: bedrock.strict_server(),
+    "bedrock-forced": lambda folder: bedrock.strict_server(bedrock.NOVA),
 }
 #: Columns whose packages can't be installed beside the others. Each belongs to a nox session with an environment
 #: of its own, which names it by `--backends`; the session `tests` runs all the others.

@@ -145,7 +145,8 @@ def _part_blocks(part: Part, location: str, document_names: set[str]) -> list[Bl
         kind = _IMAGE_FORMATS.get(part.media_type or "")
         if kind is None or not part.data:
             raise InvalidRequest(
-                f"{location}: the image's type is {part.media_type}; Bedrock accepts PNG, JPEG, GIF and WebP: convert it"
+                f"{location}: the image's type is {part.media_type}; Bedrock accepts PNG, JPEG, GIF and WebP: convert "
+                "the image"
             )
         _check_size(part.data, MAX_IMAGE_BYTES, location)
         return [{"image": {"format": kind, "source": {"bytes": part.data}}}]

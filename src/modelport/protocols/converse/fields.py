@@ -4,7 +4,8 @@
 arguments. The functions are pure, and enforce these rules before anything is sent:
 
 - `temperature` is between 0 and 1.
-- A reasoning budget is at least `MIN_REASONING_BUDGET` tokens, and less than `max_tokens`, which includes the reasoning.
+- A reasoning budget has at least `MIN_REASONING_BUDGET` tokens, and fewer than `max_tokens`, which includes the
+  reasoning.
 - A guardrail has an identifier and a version. `streamProcessingMode` is sent with streams only.
 - A request has at most `MAX_CACHE_POINTS` cache points. A cache point needs content before it, so none is added to a
   section that is empty.
@@ -170,8 +171,8 @@ def _check_reasoning_budget(request: Request) -> None:
         )
     if budget is not None and max_tokens is not None and max_tokens <= budget:
         raise InvalidRequest(
-            f"max_tokens={max_tokens} includes the reasoning, for which {budget} tokens are set: raise max_tokens above "
-            "the reasoning budget",
+            f"max_tokens={max_tokens} includes the reasoning, whose budget is {budget} tokens: raise max_tokens above "
+            "the budget",
             parameter="max_tokens",
         )
 

@@ -114,7 +114,9 @@ class ConverseResponseReader:
             raise MalformedResponse("The stream ended without a messageStop event, so the response is incomplete.")
         if self._call_indices and last_delta.finish_reason == "stop":
             last_delta.finish_reason = "tool_calls"
-        left_out = sorted(f"the response's {kind} can only be read from message.raw, if at all" for kind in self._left_out)
+        left_out = sorted(
+            f"the response's {kind} can only be read from message.raw, if at all" for kind in self._left_out
+        )
         last_delta.warnings = [*self._call.warnings, *left_out] or None
         last_delta.raw = self._raw
         return last_delta
@@ -159,8 +161,8 @@ class ConverseResponseReader:
             return None
         if not self._call.allows_tool_calls:
             raise InvalidToolCall(
-                f"The model called {use['name']!r} although no tool call was allowed. Bedrock requires toolConfig because "
-                "the history contains tool calls.",
+                f"The model called {use['name']!r} although no tool call was allowed. Bedrock requires toolConfig "
+                "because the history contains tool calls.",
                 text=json.dumps(use.get("input", "")),
             )
         call_index = self._call_indices[index] = len(self._call_indices)
@@ -210,7 +212,9 @@ class ConverseResponseReader:
         if reason == "malformed_model_output":
             raise MalformedResponse("The service reports that the model's output was malformed.")
         if reason == "malformed_tool_use" and not self._call_indices:
-            raise InvalidToolCall("The service reports that the model's tool call was malformed, and returns no part of it.")
+            raise InvalidToolCall(
+                "The service reports that the model's tool call was malformed, and returns no part of it."
+            )
         self._last_delta.finish_reason = _FINISH_REASONS.get(reason, "stop")
         stop_sequences = self._call.arguments.get("inferenceConfig", {}).get("stopSequences", ())
         if reason == "stop_sequence" and len(stop_sequences) == 1:

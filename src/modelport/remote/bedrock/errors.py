@@ -1,7 +1,7 @@
 """Classification of boto3's exceptions as modelport's errors.
 
-`model_error_from` handles both kinds: errors that AWS returned, which `error_from` classifies by AWS's code or else by the
-HTTP status, and errors of requests that never reached AWS or whose response could not be read.
+`model_error_from` handles errors that AWS returned, which `error_from` classifies by AWS's code or else by the HTTP
+status, and errors of requests that did not reach AWS or whose response could not be read.
 """
 
 from __future__ import annotations
