@@ -144,8 +144,8 @@ def test_tool_calling_agent_on_bedrock(streamed: bool) -> None:
             tools=[get_weather], model=model, max_steps=4, stream_outputs=streamed, verbosity_level=0
         )
         assert agent.run("What is the weather in Rome?") == "It is sunny."
-        assert [request["toolConfig"]["toolChoice"] for request in server.asked] == [{"any": {}}] * 2
-        stops = [request["inferenceConfig"]["stopSequences"] for request in server.asked]
+        assert [request["toolConfig"]["toolChoice"] for request in server.accepted] == [{"any": {}}] * 2
+        stops = [request["inferenceConfig"]["stopSequences"] for request in server.accepted]
         assert stops == [["Observation:", "Calling tools:"]] * 2
 
 

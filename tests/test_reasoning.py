@@ -22,7 +22,7 @@ from modelport.local.chat_template import Template
 from modelport.protocols.chat_completions.request import body_from
 from modelport.testing import ScriptedModel
 from modelport.types.capabilities import Capabilities
-from tests.protocols.test_converse import CLAUDE, LLAMA, NOVA, recording
+from tests.protocols.converse.examples import CLAUDE, LLAMA, NOVA, recording_model
 
 TOOL = Tool("f", "", {"type": "object", "properties": {"a": {"type": "string"}}})
 MESSAGES = (ChatMessage("user", "?"),)
@@ -162,27 +162,30 @@ def test_azure_capabilities_use_the_same_profiles() -> None:
     ],
     ids=str,
 )  # fmt: skip
-def test_bedrock_request_has_the_field_of_the_model(model_id: str, given: Any, expected: Any) -> None:
-    model = recording(model_id)
-    model.generate("?", **given)
-    assert model.sent[-1].get("additionalModelRequestFields") == expected
+def test_bedrocks_models_have_a_field_each(model_id: str, asked: Any, sent: Any) -> None:
+    model = recording_model(model_id)
+    model.generate("?", **asked)
+    assert model.sent[-1].get("additionalModelRequestFields") == sent
 
 
 @pytest.mark.parametrize(
     ("model_id", "given", "error_text"),
     [
-        (CLAUDE, {"reasoning_budget": 100}, "at least 1024"),
-        (CLAUDE, {"reasoning_budget": 2000, "max_tokens": 2000}, "max_tokens=2000 counts the thinking too"),
-        (LLAMA, {"reasoning_effort": "low"}, "cannot be set"),
-        (NOVA, {"reasoning_budget": 2000}, "does not accept a reasoning_budget"),
-        (SONNET_37, {"reasoning_budget": 2000, "tools": [TOOL], "tool_choice": "required"}, "while it thinks"),
-        (SONNET_37, {"reasoning_budget": 2000, "grammar": TOOL.parameters}, "nor to answer through one"),
-        (OPUS_47, {"reasoning_budget": 2000}, "it accepts reasoning_effort: none, low, medium, high"),
+        (CLAUDE, {"reasoning_budget": 100}, "requires at least 1024"),
+        (CLAUDE, {"reasoning_budget": 2000, "max_tokens": 2000}, "max_tokens=2000 includes the reasoning"),
+        (LLAMA, {"reasoning_effort": "low"}, "can't be told"),
+        (NOVA, {"reasoning_budget": 2000}, "tokens to think"),
+        (SONNET_37, {"reasoning_budget": 2000, "tools": [TOOL], "tool_choice": "required"}, "while it reasons"),
+        (SONNET_37, {"reasoning_budget": 2000, "grammar": TOOL.parameters}, "nor to return structured output"),
+        (OPUS_47, {"reasoning_budget": 2000}, "it takes reasoning_effort: none, low, medium, high"),
     ],
 )
-def test_bedrock_unsupported_reasoning_raises_before_sending(model_id: str, given: Any, error_text: str) -> None:
-    with pytest.raises((InvalidRequest, UnsupportedFeature), match=error_text):
-        recording(model_id).generate("?", **given)
+def test_what_bedrocks_models_refuse_is_found_before(model_id: str, asked: Any, says: str) -> None:
+    with pytest.raises((InvalidRequest, UnsupportedFeature), match=says):
+        recording_model(model_id).generate("?", **asked)
+
+
+# --- chat templates ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

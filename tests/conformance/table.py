@@ -76,7 +76,7 @@ class Own(Model):
 #: Columns on those servers, by class.
 _LLAMA_CPP = {
     "openai": ("openai", "openai-sdk", "openai-sdk-2"), "azure": ("azure", "azure-sdk"),
-    "huggingface": ("huggingface",), "litellm": ("litellm",), "litellm-router": ("litellm-router",),
+    "huggingface": ("huggingface",),
 }  # fmt: skip
 _VLLM = {"openai": ("openai-vllm",)}
 
@@ -95,7 +95,6 @@ def entries() -> list[Entry]:
     ]
     chat: tuple[tuple[type[Any], str], ...] = (
         (OpenAIServerModel, "openai"), (AzureOpenAIServerModel, "azure"), (InferenceClientModel, "huggingface"),
-        (LiteLLMModel, "litellm"), (LiteLLMRouterModel, "litellm-router"),
     )  # fmt: skip
     for cls, column in chat:
         declared = cls.declared_capabilities
@@ -103,11 +102,15 @@ def entries() -> list[Entry]:
         if cls in (OpenAIServerModel, AzureOpenAIServerModel):
             found.append(Entry(f"`{cls.__name__}`, `gpt-5…`", declared.with_profiles("gpt-5", PROFILES)))
         if cls is InferenceClientModel:
-            found.append(Entry(f'`{cls.__name__}`, `dialect="tgi"`', declared.replace(**DIALECTS["tgi"].capabilities)))
-        # Said of all five at once: a dialect lays the same over each.
+            found.append(Entry(f'`{cls.__name__}`, `dialect="tgi"`', declared.replace(**DIALECTS["tgi"])))
         for dialect, proving in (("llama.cpp", _LLAMA_CPP[column]), ("vllm", _VLLM.get(column, ()))):
-            name = f'any of these five, `dialect="{dialect}"`'
-            found.append(Entry(name, declared.replace(**DIALECTS[dialect].capabilities), proving))
+            name = f'`{cls.__name__}`, `dialect="{dialect}"`'
+            found.append(Entry(name, declared.replace(**DIALECTS[dialect]), proving))
+    # LiteLLM takes no dialect: a server behind LiteLLM is used through OpenAI's API alone.
+    found += [
+        Entry(f"`{cls.__name__}`", cls.declared_capabilities, (column, f"{column}-mocked"))
+        for cls, column in ((LiteLLMModel, "litellm"), (LiteLLMRouterModel, "litellm-router"))
+    ]
     for models, example, columns in (
         ("Claude 4.5, Qwen3, …", "anthropic.claude-sonnet-4-5", ("bedrock-strict",)),
         ("Claude 3, Nova, …", "amazon.nova-pro-v1:0", ("bedrock-forced",)),

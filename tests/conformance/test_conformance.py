@@ -38,7 +38,7 @@ UNTOLD: dict[str, dict[str, str]] = {
         name: dict.fromkeys(("reasoning", "a form after thinking"), "as for openai")
         for name in ("openai-sdk", "fallback", "azure", "azure-sdk", "huggingface")
     },
-    **litellm_subjects.UNTOLD,
+    **litellm_subjects.NOT_CHECKED,
     **vllm_subjects.UNTOLD,
 }
 #: A server of fixed answers tells these rows.
@@ -102,14 +102,14 @@ COLUMNS: dict[str, Callable[[Path], AbstractContextManager[Subject]]] = {
     "azure-mocked": lambda folder: subjects.mocked(subjects.azure_openai),
     "huggingface": lambda folder: subjects.served(folder, subjects.huggingface),
     "huggingface-mocked": lambda folder: subjects.mocked(subjects.huggingface),
-    "bedrock": lambda folder: bedrock.on_real_weights(),
-    "bedrock-strict": lambda folder: bedrock.strict(),
-    "bedrock-forced": lambda folder: bedrock.strict(bedrock.NOVA),
+    "bedrock": lambda folder: bedrock.real_weights(),
+    "bedrock-strict": lambda folder: bedrock.strict_server(),
+    "bedrock-forced": lambda folder: bedrock.strict_server(bedrock.NOVA),
 }
 #: Columns whose packages can't be installed beside the others. Each belongs to a nox session with an environment
 #: of its own, which names it by `--backends`; the session `tests` runs all the others.
 ELSEWHERE: dict[str, Callable[[Path], AbstractContextManager[Subject]]] = {
-    **litellm_subjects.COLUMNS,
+    **litellm_subjects.BACKENDS,
     **vllm_subjects.COLUMNS,
 }
 

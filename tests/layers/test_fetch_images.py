@@ -287,5 +287,5 @@ def test_bedrock_receives_bytes(site: Any) -> None:
         AmazonBedrockServerModel(CLAUDE, api_base=server.url, **settings) as model,
     ):
         model.generate(conversation(site.url + "/cat.png"))
-        blocks = server.asked[-1]["messages"][0]["content"]
+        blocks = server.accepted[-1]["messages"][0]["content"]
         assert [block["image"]["source"]["bytes"] for block in blocks if "image" in block] == [PNG, PNG]

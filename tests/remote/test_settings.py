@@ -40,7 +40,6 @@ ROUTER = {"model_id": "m", "model_list": [{"model_name": "m", "litellm_params": 
         ("LiteLLMModel", LITELLM, {"model_id": 5}),
         ("LiteLLMModel", LITELLM, {"api_base": 5}),
         ("LiteLLMModel", LITELLM, {"api_key": b"hidden"}),
-        ("LiteLLMModel", LITELLM, {"dialect": []}),
         ("LiteLLMModel", LITELLM, {"num_retries": "3"}),
         ("LiteLLMModel", LITELLM, {"flatten_messages_as_text": "yes"}),
         ("LiteLLMRouterModel", ROUTER, {"client_kwargs": ["hidden"]}),

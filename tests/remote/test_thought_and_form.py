@@ -46,7 +46,7 @@ def of_the_hub(server: LlamaServer) -> Model:
 
 
 def hold_to_the_form(model: Model) -> None:
-    """The thought is free, and the answer has its form, in both ways; LiteLLM's session asks the same."""
+    """The thought is free, and the answer has its form, in both ways."""
     message = model.generate(QUESTION, grammar=FORM, **SHORT)
     stream = model.generate_stream(QUESTION, grammar=FORM, **SHORT)
     assert sum(bool(delta.reasoning) for delta in stream) > 1

@@ -1,4 +1,4 @@
-"""What pages show with LiteLLM, which has an environment of its own; see tests/test_docs.py."""
+"""The code of documentation pages and docstrings that needs LiteLLM; see tests/test_docs.py for all other code."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from tests.docs import Block, World, examples, python_blocks, world
 
 
 @pytest.fixture(scope="module")
-def here(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    with world(tmp_path_factory.mktemp("blocks")) as here:
-        yield here
+def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    with world(tmp_path_factory.mktemp("blocks")) as environment:
+        yield environment
 
 
 @pytest.mark.parametrize("block", [*python_blocks("litellm"), *examples("litellm")], ids=str)
-def test_block_runs(block: Block, here: World) -> None:
-    here.run(block)
+def test_code_block_runs_without_error(block: Block, environment: World) -> None:
+    environment.run(block)

@@ -1,4 +1,4 @@
-"""A small run of the soak on LiteLLM."""
+"""A short soak test on LiteLLM."""
 
 from __future__ import annotations
 
@@ -8,5 +8,5 @@ from tests.test_soak import soak
 
 
 @pytest.mark.timeout(600)
-def test_nothing_is_left_of_calls_that_fail_or_are_left() -> None:
+def test_failed_and_cancelled_calls_leave_no_resources_behind() -> None:
     soak("litellm", "litellm-router", "litellm-http")
