@@ -19,7 +19,8 @@ from modelport.errors import (
     StreamInterrupted,
 )
 from tests.remote.matrix import TOOL, WAYS
-from tests.remote.playing import KEY, ask
+from tests.remote import matrix_runner
+from tests.remote.matrix_runner import KEY, ask
 from tests.servers.bedrock import BedrockServer, Converse, ConverseFault, frame
 from tests.servers.faults import Call
 

@@ -11,6 +11,7 @@ from tests.schema_corpus.build import (
     NUMBER,
     TEXT,
     Schema,
+    any_of,
     array,
     closed_obj,
     enum,

@@ -12,6 +12,7 @@ from tests.schema_corpus.build import (
     NUMBER,
     TEXT,
     Schema,
+    any_of,
     array,
     closed_obj,
     integer,

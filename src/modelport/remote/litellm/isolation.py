@@ -27,6 +27,7 @@ from inspect import CORO_CREATED, getcoroutinestate
 from typing import Any, TypeVar
 from weakref import WeakSet
 
+from modelport.remote.http.httpx_clients import install_response_hook
 from modelport.runtime.portal import context_without_caller
 
 T = TypeVar("T")
@@ -116,7 +117,7 @@ def _guard_http_clients(client: Any) -> None:
     inner: tuple[Any, Any] = getattr(client, "client", None), getattr(client, "_client", None)
     for http_client in inner:
         if hasattr(http_client, "event_hooks") and hasattr(http_client, "aclose"):
-            guard(http_client)
+            install_response_hook(http_client)
             if hasattr(client, "event_hooks"):
                 # LiteLLM passes these hooks to the HTTP client that it makes after a lost connection.
                 client.event_hooks = http_client.event_hooks

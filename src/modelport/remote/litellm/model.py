@@ -100,7 +100,10 @@ class LiteLLMModel(Model):
         check_kind(bool, accept_missing_finish=accept_missing_finish)
         model_id = model_id or DEFAULT_MODEL
         if api_base is not None and not api_base.startswith(("http://", "https://")):
-            raise InvalidRequest(f"api_base={api_base!r}: must be a URL such as 'http://localhost:8000/v1'")
+            raise InvalidRequest(
+                f"api_base={api_base!r}: must be a URL such as 'http://localhost:8000/v1'",
+                hint="The option --api-base sets the address.",
+            )
         for name in RETRY_PARAMETERS:
             if (retries := settings.pop(name, None)) is not None:
                 if not isinstance(retries, int):
