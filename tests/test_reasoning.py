@@ -17,7 +17,7 @@ from modelport import (
 )
 from modelport.inputs.parameters import EFFORTS, normalise_parameters
 from modelport.layers.adapt.capabilities import BUDGETS, adapt_to_capabilities
-from modelport.local.chat_template import Template
+from modelport.local.chat_template import ChatTemplate
 from modelport.protocols.chat_completions.request import body_from
 from modelport.testing import ScriptedModel
 from modelport.types.capabilities import Capabilities
@@ -192,4 +192,4 @@ def test_what_bedrocks_models_refuse_is_found_before(model_id: str, asked: Any, 
     ],
 )
 def test_a_template_takes_the_variables_that_it_names(source: str, efforts: set[str]) -> None:
-    assert Template(lambda *_, **__: "", source).capabilities()["reasoning_efforts"] == efforts
+    assert ChatTemplate(lambda *_, **__: "", source).capabilities()["reasoning_efforts"] == efforts

@@ -288,7 +288,7 @@ def test_a_kept_prefix_holds_what_was_computed_and_no_more(fresh: MLXModel) -> N
     with pytest.raises(ModelError, match="not today"):
         fresh("Hello", max_tokens=9, logits_processors=[Failing(3)])
     idle(fresh)
-    entries = engine(fresh).batch.prefixes._entries
+    entries = engine(fresh).batch.prefixes.entries
     assert len(entries) >= 3
     for entry in entries:
         assert {layer.offset for layer in entry.cache} == {len(entry.tokens)}
@@ -310,7 +310,7 @@ def test_the_memory_bound_holds_with_the_rows_under_way(folder: Path) -> None:
             idle(model)
             assert batch.prefixes.nbytes <= limit
         assert max(kept + running for kept, running in seen) <= limit
-        assert 3 <= len(batch.prefixes._entries) < 9
+        assert 3 <= len(batch.prefixes.entries) < 9
         assert cached(model, f"8 {STORY}")[1] == 1 and cached(model, f"0 {STORY}")[0] < 40
         idle(model)
         before = batch.prefixes.nbytes
@@ -432,10 +432,10 @@ def test_a_failing_request_fails_alone(fresh: MLXModel, fault: str) -> None:
 
 
 def test_a_grammar_that_comes_to_a_dead_end_fails_alone(fresh: MLXModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    from modelport.local.grammar_matching import Matcher
+    from modelport.local.grammar_matching import GrammarMatcher
 
-    bits = Matcher._bits
-    monkeypatch.setattr(Matcher, "_bits", lambda self: bits(self) & 0)
+    bits = GrammarMatcher._bitmask
+    monkeypatch.setattr(GrammarMatcher, "_bitmask", lambda self: bits(self) & 0)
     with pytest.raises(ServerError, match="allows no token"):
         fresh("Hello", grammar=Regex("a+"), max_tokens=5)
     assert fresh("Hello", max_tokens=2).text
