@@ -137,7 +137,7 @@ def lowest(session: nox.Session) -> None:
     install(session, "lowest")
     backends = "--backends=llamacpp,transformers,openai,openai-sdk,huggingface,bedrock-strict"
     pytest(session, backends, "tests/conformance/test_conformance.py", "-k", OLDEST_VERSIONS_CHECKS)
-    pytest(session, "tests/local/test_weights.py", "-k", "hub")
+    pytest(session, "tests/local/weights", "-k", "hub")
     pytest(session, "tests/layers/test_shared_limit.py")
     session.run(
         "uv", "build", "--quiet", "--build-constraints", "locks/lowest-build.txt", "--require-hashes",

@@ -15,10 +15,9 @@ from modelport import (
     Tool,
     UnsupportedFeature,
 )
-from modelport.inputs.options import normalise_options
 from modelport.inputs.parameters import REASONING_EFFORTS
-from modelport.layers.adapt.capabilities import REASONING_BUDGETS, adapt_to_capabilities
-from modelport.local.chat_template import Template
+from modelport.layers.adapt.capabilities import adapt_to_capabilities
+from modelport.local.chat_template import ChatTemplate
 from modelport.protocols.chat_completions.request import body_from
 from modelport.testing import ScriptedModel
 from modelport.types.capabilities import Capabilities
@@ -196,5 +195,5 @@ def test_what_bedrocks_models_refuse_is_found_before(model_id: str, asked: Any, 
         ("<think>", set()),
     ],
 )
-def test_template_efforts_follow_from_its_variables(source: str, efforts: set[str]) -> None:
-    assert Template(lambda *_, **__: "", source).capabilities()["reasoning_efforts"] == efforts
+def test_a_template_takes_the_variables_that_it_names(source: str, efforts: set[str]) -> None:
+    assert ChatTemplate(lambda *_, **__: "", source).capabilities()["reasoning_efforts"] == efforts

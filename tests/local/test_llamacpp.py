@@ -32,7 +32,7 @@ def model() -> Iterator[LlamaCppModel]:
 
 
 def busy(model: LlamaCppModel) -> int:
-    return sum(slot["is_processing"] for slot in model._engine().ask("/slots"))
+    return sum(slot["is_processing"] for slot in model._engine().query("/slots"))
 
 
 def test_the_capital_of_france(model: LlamaCppModel) -> None:

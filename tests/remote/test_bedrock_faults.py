@@ -18,8 +18,8 @@ from modelport.errors import (
     NotFoundError,
     StreamInterrupted,
 )
-from tests.remote.matrix import TOOL, WAYS
 from tests.remote import matrix_runner
+from tests.remote.matrix import TOOL, WAYS
 from tests.remote.matrix_runner import KEY, ask
 from tests.servers.bedrock import BedrockServer, Converse, ConverseFault, frame
 from tests.servers.faults import Call

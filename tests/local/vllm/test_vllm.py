@@ -25,9 +25,7 @@ from modelport import (
     UnsupportedFeature,
     VLLMModel,
 )
-from modelport.local.token_model import EngineRequest, Prompt
-from modelport.local.vllm.core import _error_from
-from modelport.local.vllm.starting import begins_apart
+from modelport.local.token_engine import EngineRequest, Prompt
 
 CAPITAL = "What is the capital of France? Answer in one sentence."
 

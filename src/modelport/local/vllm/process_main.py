@@ -1,4 +1,4 @@
-"""Imported by vLLM's processes as they begin, in place of the caller's script."""
+"""The module that vLLM's processes import when they start, instead of the caller's script."""
 
 from __future__ import annotations
 
@@ -9,15 +9,16 @@ import signal
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-#: Names the file to which a process writes what it dies of.
-REPORT = "MODELPORT_VLLM_REPORT"
+#: The environment variable with the path of the file to which a process writes the error that ended it.
+REPORT_VARIABLE = "MODELPORT_VLLM_REPORT"
 _PR_SET_PDEATHSIG = 1
 
 
-def begin() -> None:
-    """Has this process end when its parent does, and leave word of what it dies of.
+def prepare_process() -> None:
+    """End this process when its parent ends, and report the error that ends this process.
 
-    One whose parent was killed would hold its memory for ever; only Linux can tell it, see prctl(2).
+    Without this, a process whose parent was killed would hold its memory for ever. Only Linux supports it, see
+    prctl(2).
     """
     libc = ctypes.CDLL(None)
     if hasattr(libc, "prctl"):
@@ -29,11 +30,11 @@ def begin() -> None:
             original(self)
         except Exception as error:
             with contextlib.suppress(OSError, KeyError):
-                Path(os.environ[REPORT]).write_text(f"{type(error).__name__}: {error}")
+                Path(os.environ[REPORT_VARIABLE]).write_text(f"{type(error).__name__}: {error}")
             raise
 
     BaseProcess.run = run  # type: ignore[method-assign]
 
 
 if __name__ == "__mp_main__":
-    begin()
+    prepare_process()
