@@ -70,8 +70,10 @@ def error_from(
     details: dict[str, Any] = {"status": None if engine else status, "retry_after": retry_after(headers or {})}
     if codes & _CONTEXT_CODES or (status in (400, 413, 422) and _CONTEXT_WORDS.search(text)):
         other = "make the model with a larger context_length=…" if engine else "lower max_tokens"
+        option = "--set context_length=… makes the context larger" if engine else "--max-tokens limits the output"
         return ContextWindowExceeded(
             f"The prompt does not fit the model's context: {message} Shorten the messages, or {other}.",
+            hint=f"The option {option}.",
             **details,
         )
     if codes & _FILTER_CODES:

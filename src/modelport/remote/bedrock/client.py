@@ -135,5 +135,6 @@ def _check_region(session: Any, region: str, endpoint: str) -> None:
     hint = f"did you mean {' or '.join(map(repr, close))}? " if close else ""
     raise InvalidRequest(
         f"region_name={region!r}: boto3 knows no such AWS region; {hint}For one that is newer than your boto3, update "
-        "boto3 or pass api_base='https://bedrock-runtime.REGION.amazonaws.com'"
+        "boto3 or pass api_base='https://bedrock-runtime.REGION.amazonaws.com'",
+        hint="The option --api-base sets the address.",
     )

@@ -131,7 +131,8 @@ class AmazonBedrockServerModel(Model):
         if not isinstance(model_id, str) or not model_id or not model_id.isprintable() or " " in model_id:
             raise InvalidRequest(
                 f"model_id={model_id!r}: name the model, as AmazonBedrockServerModel('us.amazon.nova-pro-v1:0'); "
-                "`aws bedrock list-inference-profiles` lists those of your account"
+                "`aws bedrock list-inference-profiles` lists those of your account",
+                hint="The option -m names backend and model, for example -m bedrock/us.amazon.nova-pro-v1:0.",
             )
         check_kind(Mapping, client_kwargs=client_kwargs)
         check_kind(str, region_name=region_name, profile_name=profile_name, api_base=api_base)

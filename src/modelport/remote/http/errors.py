@@ -13,6 +13,7 @@ from modelport.remote.http.redaction import without_secrets
 
 #: What to do where nobody answers.
 CHECK_THE_WAY = "Check the address (api_base), the proxy, and that the server runs."
+ADDRESS_HINT = "The option --api-base sets the address."
 
 
 def service_error(status: int, headers: Mapping[str, str], body: bytes, secrets: Collection[str]) -> ModelError:
@@ -71,5 +72,5 @@ def httpx_error(error: BaseException) -> ModelError:
     # One class for two faults: an answer that was cut short, and none at all.
     if kind == "RemoteProtocolError" and "complete message body" in str(error):
         return MalformedResponse("The service's answer was cut short: its body ended before its length said so.")
-    advice = f" {CHECK_THE_WAY}" if kind == "ConnectError" else ""
-    return ConnectionFailed(f"The connection to the service failed ({kind}).{advice}")
+    advice, hint = (f" {CHECK_THE_WAY}", ADDRESS_HINT) if kind == "ConnectError" else ("", None)
+    return ConnectionFailed(f"The connection to the service failed ({kind}).{advice}", hint=hint)

@@ -95,7 +95,11 @@ def checked_url(value: Any, name: str = "api_base") -> str:
             f"{name}: a user or a password in the URL is not sent, and would be shown; leave it out, and give it as "
             "default_headers={'Authorization': …}"
         )
-    raise InvalidRequest(f"{name}={value!r}: must be a URL such as {_EXAMPLES.get(name, _EXAMPLE)!r}")
+    option = "--api-base" if name == "api_base" else f"--set {name}=…"
+    raise InvalidRequest(
+        f"{name}={value!r}: must be a URL such as {_EXAMPLES.get(name, _EXAMPLE)!r}",
+        hint=f"The option {option} sets the address.",
+    )
 
 
 def check_headers(headers: Mapping[Any, Any]) -> None:

@@ -18,7 +18,7 @@ from urllib.parse import urljoin
 from modelport import __version__
 from modelport.errors import ConnectionFailed, InvalidRequest, MalformedResponse, MissingDependency, ModelError
 from modelport.remote.http.environment import environment_proxy, environment_tls
-from modelport.remote.http.errors import CHECK_THE_WAY, service_error
+from modelport.remote.http.errors import ADDRESS_HINT, CHECK_THE_WAY, service_error
 from modelport.remote.http.outgoing import check_headers, checked_url, pairs, to_json
 from modelport.remote.http.redaction import hidden, secrets_in
 from modelport.remote.http.responses import ANSWER_SIZE, EventReader, parsed
@@ -366,7 +366,8 @@ def fault_of(error: aiohttp.ClientError) -> ModelError:
         return ConnectionFailed(f"The proxy refused to connect (HTTP {error.status}).", retryable=error.status >= 500)
     if isinstance(error, aiohttp.ClientConnectorError):
         return ConnectionFailed(
-            f"No connection to {error.host}:{error.port}: {error.os_error.strerror or error.os_error}. {CHECK_THE_WAY}"
+            f"No connection to {error.host}:{error.port}: {error.os_error.strerror or error.os_error}. {CHECK_THE_WAY}",
+            hint=ADDRESS_HINT,
         )
     if isinstance(error, aiohttp.ServerTimeoutError):
         return ConnectionFailed(f"The service did not answer within the client's time-out ({type(error).__name__}).")

@@ -81,7 +81,8 @@ class HubTransport(HTTPTransport):
             )
         if not token and not self._at_url and client.provider != "hf-inference":
             raise AuthenticationError(
-                "No token was given. Pass token=…, set the environment variable HF_TOKEN, or run: hf auth login"
+                "No token was given. Pass token=…, set the environment variable HF_TOKEN, or run: hf auth login",
+                hint="The command line takes tokens from the environment only: export HF_TOKEN=…",
             )
         if token and not token.startswith("hf_") and not self._at_url and "X-HF-Bill-To" in client.headers:
             raise InvalidRequest("bill_to goes with a token of Hugging Face; this key's bills are the provider's own.")

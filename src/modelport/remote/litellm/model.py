@@ -119,7 +119,10 @@ class LiteLLMModel(Model):
         if dialect is not None and dialect not in DIALECTS:
             raise InvalidRequest(f"dialect={dialect!r} is unknown; there are {', '.join(DIALECTS)}, or None")
         if api_base is not None and not api_base.startswith(("http://", "https://")):
-            raise InvalidRequest(f"api_base={api_base!r}: must be a URL such as 'http://localhost:8000/v1'")
+            raise InvalidRequest(
+                f"api_base={api_base!r}: must be a URL such as 'http://localhost:8000/v1'",
+                hint="The option --api-base sets the address.",
+            )
         for name in RETRIES:
             if (again := settings.pop(name, None)) is not None:
                 if not isinstance(again, int):

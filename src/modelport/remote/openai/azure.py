@@ -119,7 +119,8 @@ class AzureOpenAIServerModel(OpenAIServerModel):
         if isinstance(secret, Secret) and not secret:
             raise AuthenticationError(
                 "No credentials were given. Pass api_key=…, azure_ad_token=… or azure_ad_token_provider=…, or set the "
-                "environment variable AZURE_OPENAI_API_KEY or AZURE_OPENAI_AD_TOKEN."
+                "environment variable AZURE_OPENAI_API_KEY or AZURE_OPENAI_AD_TOKEN.",
+                hint="The command line takes keys from the environment only: export AZURE_OPENAI_API_KEY=…",
             )
         if self.client_kwargs:
             from modelport.remote.openai.sdk import SDKTransport
@@ -136,7 +137,8 @@ class AzureOpenAIServerModel(OpenAIServerModel):
         if not endpoint:
             raise InvalidRequest(
                 "No endpoint was given. Pass azure_endpoint='https://RESOURCE.openai.azure.com', or set the "
-                "environment variable AZURE_OPENAI_ENDPOINT."
+                "environment variable AZURE_OPENAI_ENDPOINT.",
+                hint="The option --set azure_endpoint=https://RESOURCE.openai.azure.com sets the endpoint.",
             )
         version, (address, *more) = self._version(), endpoint.split("?")
         if more or "/deployments" in address:

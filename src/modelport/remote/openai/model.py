@@ -76,7 +76,10 @@ class OpenAIServerModel(ChatCompletionsModel):
         else:
             require("openai", "aiohttp", "orjson")
         if not model_id:
-            raise InvalidRequest(f"model_id is missing: name the model, as {type(self).__name__}('gpt-4o')")
+            raise InvalidRequest(
+                f"model_id is missing: name the model, as {type(self).__name__}('gpt-4o')",
+                hint="The option -m names backend and model, for example -m openai/gpt-4o.",
+            )
         if client is not None and client_kwargs:
             raise InvalidRequest("client and client_kwargs: give one; the settings of a client are its own")
         check_kind(Mapping, client_kwargs=client_kwargs, default_headers=default_headers, default_query=default_query)
