@@ -71,7 +71,7 @@ def mocked(make: Make) -> Iterator[Subject]:
         )
 
 
-COLUMNS: dict[str, Callable[[Path], AbstractContextManager[Subject]]] = {
+SUBJECTS: dict[str, Callable[[Path], AbstractContextManager[Subject]]] = {
     "litellm": lambda folder: served(folder, one),
     "litellm-mocked": lambda folder: mocked(one),
     "litellm-router": lambda folder: served(folder, routed, servers=2),
@@ -79,5 +79,7 @@ COLUMNS: dict[str, Callable[[Path], AbstractContextManager[Subject]]] = {
     # LiteLLM forces version 2 of the openai package.
     "openai-sdk-2": lambda folder: subjects.served(folder, client_kwargs={"timeout": 60}),
 }
-_REASONING = dict.fromkeys(("reasoning", "a form after thinking"), "SmolLM2 does not think; the mocked columns do")
-UNTOLD = {column: _REASONING for column in ("litellm", "litellm-router", "openai-sdk-2")}
+_REASONING = dict.fromkeys(
+    ("reasoning", "structured output after reasoning"), "SmolLM2 does not think; the mocked columns do"
+)
+NOT_CHECKED = {column: _REASONING for column in ("litellm", "litellm-router", "openai-sdk-2")}

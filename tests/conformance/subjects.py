@@ -102,7 +102,7 @@ def faulty(make: Callable[..., Model]) -> Iterator[Mapping[str, Callable[[], Mod
         refused.stop_listening()
         yield {
             **{name: partial(make, url, retry=False) for name, url in statuses.items()},
-            "time-out": partial(make, serving(Fault.silence()), timeout=0.2),
+            "timeout": partial(make, serving(Fault.silence()), timeout=0.2),
             "refused": partial(make, refused.base_url, retry=False),
         }
 

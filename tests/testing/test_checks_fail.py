@@ -94,7 +94,7 @@ BROKEN: list[tuple[str, Callable[[], Model], dict[str, Any]]] = [
     ("stream", Plain, {}),
     ("async", Drifting, {}),
     ("stop sequences", Plain, {}),
-    ("early close", Deaf, {"busy": lambda: Deaf.working}),
+    ("cancellation", Deaf, {"busy": lambda: Deaf.working}),
     ("max_tokens", scripted("a whole story"), {}),
     ("deterministic", Drifting, {}),
     ("seed", Drifting, {}),
@@ -102,14 +102,14 @@ BROKEN: list[tuple[str, Callable[[], Model], dict[str, Any]]] = [
     ("usage", Drifting, {"count_tokens": lambda messages: 6}),
     ("cached tokens", Drifting, {}),
     ("logprobs", scripted("none"), {}),
-    ("too long a prompt", scripted("fits"), {"prompts": {"too long": "x"}}),
+    ("context window exceeded", scripted("fits"), {"prompts": {"too long": "x"}}),
     ("JSON schema", scripted('{"name": "Ann"}'), {}),
     ("typed output", scripted("no JSON"), {}),
-    ("a cut form", scripted('{"name": "Ann", "age": 3}'), {}),
-    ("strict forms", Plain, {}),
-    ("a form beside tools", scripted("no JSON"), {}),
+    ("truncated structured output", scripted('{"name": "Ann", "age": 3}'), {}),
+    ("strict structured output", Plain, {}),
+    ("structured output with tools", scripted("no JSON"), {}),
     ("partial objects", scripted('{"name": "Ann"}'), {}),
-    ("a form after thinking", scripted("Paris it."), {"prompts": {"reasoning": "x"}}),
+    ("structured output after reasoning", scripted("Paris it."), {"prompts": {"reasoning": "x"}}),
     ("reasoning effort", scripted(InvalidRequest("reasoning_effort: what is that?")), {}),
     ("regex", scripted("yesterday"), {}),
     ("choice", scripted("perhaps"), {}),
@@ -119,12 +119,12 @@ BROKEN: list[tuple[str, Callable[[], Model], dict[str, Any]]] = [
     ("tools: required", scripted("I'd rather talk"), {}),
     ("tools: named", scripted(wrong_call("add")), {}),
     ("tools: none", scripted(wrong_call("get_weather")), {}),
-    ("parallel calls", scripted(wrong_call("get_weather", "get_weather")), {}),
+    ("parallel tool calls", scripted(wrong_call("get_weather", "get_weather")), {}),
     ("tool results", scripted("no call"), {}),
-    ("streamed calls", scripted("no call"), {}),
+    ("streamed tool calls", scripted("no call"), {}),
     ("errors", scripted("fine"), {"faults": {"401": scripted("fine")}}),
-    ("time-out", scripted("at once"), {}),
-    ("eight at once", Drifting, {}),
+    ("timeout", scripted("at once"), {}),
+    ("concurrent calls", Drifting, {}),
     ("fork", Forking, {}),
     ("secrets", scripted("fine", model_id="sk-1234567890"), {"secrets": ("sk-1234567890",)}),
 ]
@@ -137,7 +137,7 @@ def test_a_broken_promise_is_found(row: str, make: Callable[[], Model], offers: 
 
 def test_every_row_has_been_broken() -> None:
     cannot = {
-        "roles", "bad input",  # the core's own; tests/inputs/test_normalise.py
+        "roles", "invalid input",  # the core's own; tests/inputs/test_normalise.py
         "tools: auto",  # whatever the model says is right, or InvalidToolCall
         "event loops", "saving",  # tests/runtime/test_calls.py and tests/test_saving.py
     }  # fmt: skip
@@ -147,7 +147,7 @@ def test_every_row_has_been_broken() -> None:
 def test_what_shows_nothing_is_not_checked() -> None:
     """An answer without a call tells nothing of tools, and one call nothing of several."""
     assert status("tools: auto", scripted("It is sunny.")) == "not checked"
-    assert status("parallel calls", scripted(wrong_call("get_weather"))) == "not checked"
+    assert status("parallel tool calls", scripted(wrong_call("get_weather"))) == "not checked"
 
 
 def test_what_is_declared_is_refused_or_else_broken() -> None:
