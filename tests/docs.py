@@ -164,7 +164,7 @@ def world(folder: Path) -> Iterator[World]:
         bedrock = stack.enter_context(ministack(open_server.url))
         novita = {"novita": "/novita/v3/openai/chat/completions"}
         router = stack.enter_context(hub(server.url, KEY, token="hf_docs0123", providers=novita))
-        thinker = stack.enter_context(aimock(Path(__file__).parent / "servers/fixtures/contract.json", api_key=KEY))
+        thinker = stack.enter_context(aimock(Path(__file__).parent / "servers/fixtures/conformance.json", api_key=KEY))
         cache = folder / "hub"
         if find_spec("torch"):  # not in LiteLLM's environment, where no block needs the Hub's weights
             as_hub_cache(cache, "HuggingFaceTB/SmolLM2-135M-Instruct")

@@ -10,7 +10,14 @@ from typing import Any
 from modelport import LiteLLMModel, LiteLLMRouterModel, Model
 from modelport.testing import Subject
 from tests.conformance import subjects
-from tests.conformance.subjects import FIXTURES, KEY, TOO_LONG, environment, faulty, write_projector
+from tests.conformance.subjects import (
+    FIXTURES,
+    KEY,
+    TOO_LONG,
+    environment_variable,
+    models_with_faults,
+    write_projector,
+)
 from tests.servers.aimock import aimock
 from tests.servers.llamacpp import llama_server
 
@@ -36,8 +43,8 @@ def served(folder: Path, make: Make, servers: int = 1) -> Iterator[Subject]:
     with ExitStack() as stack:
         projector = write_projector(folder)
         running = [stack.enter_context(llama_server(api_key=KEY, mmproj=projector)) for _ in range(servers)]
-        faults = stack.enter_context(faulty(make))
-        stack.enter_context(environment("OPENAI_API_KEY", KEY))
+        faults = stack.enter_context(models_with_faults(make))
+        stack.enter_context(environment_variable("OPENAI_API_KEY", KEY))
         model = stack.enter_context(
             make(
                 *(server.base_url for server in running),
@@ -60,8 +67,8 @@ def served(folder: Path, make: Make, servers: int = 1) -> Iterator[Subject]:
 def mocked(make: Make) -> Iterator[Subject]:
     """A server of fixed answers: real tool calls, parallel and in pieces, images, reasoning."""
     with (
-        aimock(FIXTURES / "contract.json", api_key=KEY) as server,
-        environment("OPENAI_API_KEY", KEY),
+        aimock(FIXTURES / "conformance.json", api_key=KEY) as server,
+        environment_variable("OPENAI_API_KEY", KEY),
         make(server.base_url, model="openai/gpt-4o", capabilities={"logprobs": False, "reasoning": True}) as model,
     ):
         yield Subject(
@@ -77,7 +84,7 @@ SUBJECTS: dict[str, Callable[[Path], AbstractContextManager[Subject]]] = {
     "litellm-router": lambda folder: served(folder, routed, servers=2),
     "litellm-router-mocked": lambda folder: mocked(routed),
     # LiteLLM forces version 2 of the openai package.
-    "openai-sdk-2": lambda folder: subjects.served(folder, client_kwargs={"timeout": 60}),
+    "openai-sdk-2": lambda folder: subjects.on_llamacpp_server(folder, client_kwargs={"timeout": 60}),
 }
 _REASONING = dict.fromkeys(
     ("reasoning", "structured output after reasoning"), "SmolLM2 does not think; the mocked columns do"

@@ -117,13 +117,26 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "check" in metafunc.fixturenames:
         backends = selected_backends(metafunc.config.getoption("backends"))
         pairs = [
-            (backend, check)
+            pytest.param(backend, check, id=f"{backend}: {check.name}", marks=markers(backend, metafunc.config))
             for backend in backends
             for check in CHECKS
             if check.name in SELECTED_CHECKS.get(backend, {check.name})
         ]
-        ids = [f"{backend}: {check.name}" for backend, check in pairs]
-        metafunc.parametrize(("backend", "check"), pairs, ids=ids)
+        metafunc.parametrize(("backend", "check"), pairs)
+
+
+def markers(backend: str, config: pytest.Config) -> list[pytest.MarkDecorator]:
+    """Return the markers of a backend's tests: what they need, and that one process runs them all."""
+    marks = []
+    if backend.endswith("-mocked"):
+        marks.append(pytest.mark.node)
+    elif backend.partition("-")[0] in ("llamacpp", "transformers", "mlx", "vllm"):
+        marks.append(pytest.mark.engine)
+    elif backend not in ("bedrock-strict", "bedrock-forced"):  # These talk to a server of this project.
+        marks.append(pytest.mark.server)
+    if config.pluginmanager.hasplugin("xdist"):
+        marks.append(pytest.mark.xdist_group(backend))
+    return marks
 
 
 def selected_backends(option: str | None) -> list[str]:

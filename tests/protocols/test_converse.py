@@ -26,7 +26,7 @@ from modelport import (
 )
 from modelport.protocols.converse.request import ConverseCall, call_from
 from modelport.protocols.converse.response import ConverseResponseReader, usage_from
-from modelport.testing.checks.structured_output import picture
+from modelport.testing.checks.images import solid_png
 from modelport.types.capabilities import Capabilities
 from modelport.types.content import Attachment
 from tests.servers.bedrock import Converse
@@ -34,7 +34,7 @@ from tests.servers.bedrock_rules import check, sealed_thought, service, signatur
 from tests.servers.faults import Call as FaultCall
 
 CLAUDE, NOVA, LLAMA = "us.anthropic.claude-sonnet-4-5-20250929-v1:0", "amazon.nova-pro-v1:0", "meta.llama3-1-70b-v1:0"
-PNG = picture((200, 30, 30))
+PNG = solid_png((200, 30, 30))
 PDF = "data:application/pdf;base64," + base64.b64encode(b"%PDF-1.7").decode()
 WEATHER = {
     "type": "function",

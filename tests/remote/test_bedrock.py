@@ -28,7 +28,7 @@ from modelport import (
     load_model,
 )
 from modelport.remote.bedrock.client import attempts_of
-from modelport.testing.checks.structured_output import picture
+from modelport.testing.checks.images import solid_png
 from tests.protocols.test_converse import CLAUDE, NOVA, WEATHER, calls, result, text, user
 from tests.remote.test_transport import Relay, certificate  # noqa: F401  # a fixture
 from tests.servers.bedrock import BedrockServer, Converse, ConverseFault
@@ -313,7 +313,7 @@ def _streamed(model: Model) -> Any:
 
 
 def test_an_image_reaches_the_service(server: BedrockServer) -> None:
-    picture_bytes = picture((1, 2, 3))
+    picture_bytes = solid_png((1, 2, 3))
     model_for(server).generate([user(text("look"), {"type": "image", "image": picture_bytes})])
     assert server.asked[-1]["messages"][0]["content"][1]["image"]["source"]["bytes"] == picture_bytes
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from modelport import LiteLLMModel, LiteLLMRouterModel, Model
-from tests.conformance.subjects import THINKING_TEMPLATE
+from tests.conformance.subjects import REASONING_TEMPLATE
 from tests.remote.test_thought_and_form import FORM, QUESTION, SHORT, hold_to_the_form
 from tests.servers.faults import Fault, FaultServer
 from tests.servers.llamacpp import LlamaServer, llama_server
@@ -19,7 +19,7 @@ KEY = "sk-thought-0123456789abcdef"
 
 @pytest.fixture(scope="module")
 def thinks() -> Iterator[LlamaServer]:
-    with llama_server(chat_template=THINKING_TEMPLATE, api_key=KEY) as server:
+    with llama_server(chat_template=REASONING_TEMPLATE, api_key=KEY) as server:
         yield server
 
 
