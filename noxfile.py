@@ -130,7 +130,7 @@ def lowest(session: nox.Session) -> None:
     install_torch(session)
     install(session, "lowest-cli")
     pytest(session, "tests/types/test_output_types.py")
-    pytest(session, "tests/test_cli.py", "-k", "(help or models or check) and not report")
+    pytest(session, "tests/cli", "-k", "(help or models or check) and not report")
     install(session, "lowest")
     backends = "--backends=llamacpp,transformers,openai,openai-sdk,huggingface,bedrock-strict"
     pytest(session, backends, "tests/conformance/test_conformance.py", "-k", OLDEST_VERSIONS_CHECKS)
