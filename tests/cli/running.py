@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from inspect import signature
 from typing import Any
 
@@ -20,7 +21,8 @@ STORY = "Write a long story about a fox who finds a library in the forest."
 #: One thread, because with two llama.cpp is much slower beside another busy process on a machine of two cores.
 LOCAL_MODEL = ["-m", "llamacpp", "--set", "threads=1", "--set", "context_length=2048", "-t", "0"]
 #: Before click 8.2, a runner mixed standard error into standard output by default.
-RUNNER = CliRunner(**({"mix_stderr": False} if "mix_stderr" in signature(CliRunner).parameters else {}))
+_RUNNER_OPTIONS: dict[str, Any] = {"mix_stderr": False} if "mix_stderr" in signature(CliRunner).parameters else {}
+RUNNER = CliRunner(**_RUNNER_OPTIONS)
 #: A program that runs the command line on a scripted model. Its first argument is an expression for the script.
 PROGRAM_ON_SCRIPTED_MODEL = "\n".join(
     (
@@ -77,17 +79,19 @@ def start_process(*args: str) -> subprocess.Popen[bytes]:
     return subprocess.Popen([*CLI, *args], stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe)
 
 
-def start_in_terminal(script: str, *args: str, columns: int = 100, **env: str) -> pexpect.spawn:
+def start_in_terminal(
+    script: str, *args: str, columns: int = 100, env: Mapping[str, str] | None = None
+) -> pexpect.spawn:
     """Start the command line on a scripted model in a terminal of its own.
 
     Args:
         script: An expression for the script of the model.
         *args: The arguments of the command line.
         columns: The width of the terminal.
-        **env: Further environment variables.
+        env: Further environment variables.
     """
     command = ["-c", PROGRAM_ON_SCRIPTED_MODEL, script, *args]
-    environment = {**os.environ, "TERM": "xterm", **env}
+    environment = {**os.environ, "TERM": "xterm", **(env or {})}
     dimensions = (24, columns)
     return pexpect.spawn(sys.executable, command, encoding="utf-8", env=environment, timeout=30, dimensions=dimensions)
 

@@ -53,7 +53,7 @@ def test_no_prompt_in_terminal_shows_the_help() -> None:
 @pytest.mark.parametrize(("env", "dim"), [({}, True), ({"NO_COLOR": "1"}, False), ({"TERM": "dumb"}, False)])
 def test_reasoning_is_dim_in_terminals_with_colour(env: dict[str, str], dim: bool) -> None:
     message = "[__import__('modelport').ChatMessage('assistant', 'Paris.', reasoning='Hm.')]"
-    shown = start_in_terminal(message, "Hi", **env).read()
+    shown = start_in_terminal(message, "Hi", env=env).read()
     assert shown == ("\x1b[2mHm.\x1b[0m" if dim else "Hm.") + "\r\nParis.\r\n"
 
 
