@@ -114,7 +114,12 @@ SERVICE: list[tuple[type[errors.ModelError], Fault, Callable[[Model], Any], str]
         lambda m: m("x"),
         r"sent a web page and no answer; is this the address of its API\? '<html>Sign in",
     ),
-    (errors.StreamInterrupted, Fault.cut("reset"), read_stream, r"^The answer broke off: .*in the error's `partial`"),
+    (
+        errors.StreamInterrupted,
+        Fault.cut("reset"),
+        read_stream,
+        r"^The response was interrupted: .*The error's `partial` holds what had arrived",
+    ),
     (
         errors.InvalidToolCall,
         Fault.tools(Call("get_wether", '{"city": "Rome"}')),
@@ -186,7 +191,7 @@ MISTAKES: list[tuple[type[Exception], Callable[[], Any], str]] = [
     ),
     (
         errors.ContextWindowExceeded,
-        lambda: local_llamacpp()("word " * 3000),
+        lambda: embedded()("word " * 3000),
         r"^The prompt does not fit the model's context: [^H]*Shorten the messages, or make .*larger context_length=…\.",
     ),
     (
@@ -202,7 +207,7 @@ MISTAKES: list[tuple[type[Exception], Callable[[], Any], str]] = [
     ),
     (errors.InvalidRequest, lambda: scripted()("x", grammar=object()), r"pass a JSON schema, a pydantic model.*\)$"),
     (errors.InvalidRequest, lambda: ScriptedModel("x", retry="twice"), r"retry='twice': must be True, False, a number"),
-    (errors.InvalidRequest, lambda: RetryPolicy(attempts=0), r"attempts=0: must be a whole number of at least 1"),
+    (errors.InvalidRequest, lambda: RetryPolicy(attempts=0), r"attempts=0: must be an integer of at least 1"),
     (errors.InvalidRequest, lambda: Model.from_dict({}), r"has no 'class', the name of a model's class"),
     (
         errors.InvalidRequest,
@@ -217,19 +222,19 @@ MISTAKES: list[tuple[type[Exception], Callable[[], Any], str]] = [
     (errors.NotFoundError, lambda: LlamaCppModel("/no/such.gguf"), r"There is no file or folder /no/such\.gguf"),
     (
         errors.UnsupportedFeature,
-        lambda: local_llamacpp()([{"role": "user", "content": [Image(PNG, "image/png")]}]),
+        lambda: embedded()([{"role": "user", "content": [Image(PNG, "image/png")]}]),
         r"messages\[0\]\['content'\]\[0\]: this model takes text, not image",
     ),
     (
         errors.UnsupportedFeature,
-        lambda: local_llamacpp()("x", temprature=0),
+        lambda: embedded()("x", temprature=0),
         r"'temprature' .*; did you mean 'temperature'\?",
     ),
     (errors.ModelError, lambda: ScriptedModel()("x"), r"script of this model has no answer left for call 1"),
 ]
 
 
-def local_llamacpp() -> Model:
+def embedded() -> Model:
     """Return a local model with a small context."""
     return LlamaCppModel(model_file(), context_length=512, threads=1)
 
