@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from modelport import errors
+from modelport import OpenAIServerModel, errors
 from modelport.cli.commands import cli
-from modelport.protocols.chat_completions.errors import error_from
 from tests.cli.running import RUNNER, FakeLoadModel, run_process
+from tests.servers.faults import Fault, FaultServer
 
 
 def test_error_of_model_is_one_line(invoke: Any) -> None:
@@ -59,18 +59,13 @@ def test_hint_of_constructor_error_names_options_of_the_command_line(
     assert result.stderr.endswith(f" {hint}\n")
 
 
-@pytest.mark.parametrize(
-    ("engine", "hint"),
-    [
-        (False, "The option --max-tokens limits the output."),
-        (True, "The option --set context_length=… makes the context larger."),
-    ],
-    ids=["service", "engine"],
-)
-def test_hint_of_exceeded_context_names_options_of_the_command_line(invoke: Any, engine: bool, hint: str) -> None:
-    error = error_from(400, {"error": {"message": "Too long.", "code": "context_length_exceeded"}}, engine=engine)
-    assert isinstance(error, errors.ContextWindowExceeded)
-    assert invoke("Hi", answers=[error])[0].stderr.endswith(f" {hint}\n")
+def test_hint_of_exceeded_context_names_option_of_the_command_line(load_model: FakeLoadModel) -> None:
+    with FaultServer() as server:
+        server.script(then=Fault.status(400, message="Too long.", code="context_length_exceeded"))
+        load_model.models["*"] = OpenAIServerModel("gpt-4o", server.base_url, "sk-0123456789")
+        result = RUNNER.invoke(cli, ["Hi"])
+    assert (result.exit_code, result.stdout, result.stderr.count("\n")) == (1, "", 1)
+    assert result.stderr.endswith(" The option --max-tokens limits the output.\n")
 
 
 @pytest.mark.parametrize("args", [["--debug", "Hi"], ["Hi", "--debug"], ["Hi"]])

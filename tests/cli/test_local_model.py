@@ -48,6 +48,12 @@ def test_text_ends_at_stop_sequence() -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "The capital of France is\n", "")
 
 
+def test_exceeded_context_names_option_of_the_command_line() -> None:
+    done = run_process("-m", "llamacpp", "--set", "threads=1", "--set", "context_length=512", "word " * 3000)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
+    assert done.stderr.endswith(" The option --set context_length=… makes the context larger.\n")
+
+
 def test_ctrl_c_during_response_ends_process_with_status_130() -> None:
     with start_process(*LOCAL_MODEL, STORY) as process:
         assert process.stdout is not None
