@@ -21,7 +21,7 @@ def main() -> int:
     parser.add_argument("--only", default="", help="run only targets whose name contains this text")
     arguments = parser.parse_args()
     begin = time.monotonic()
-    print("| target | inputs | messages | typed errors | defects |\n| --- | --- | --- | --- | --- |")
+    print("| target | inputs | responses | typed errors | lost |\n| --- | --- | --- | --- | --- |")
     with socket_targets(arguments.litellm) as sockets:
         targets = sockets if arguments.litellm else {**CHAT, **CALLERS, **sockets}
         for name, target in targets.items():
@@ -31,11 +31,11 @@ def main() -> int:
                 fuzz(target, int(arguments.inputs * target.share))
             except AssertionError as error:
                 print(error)
-            counts = " | ".join(f"{target.counts[what]:,}" for what in ("inputs", "messages", "errors", "defects"))
+            counts = " | ".join(f"{target.counts[what]:,}" for what in ("inputs", "responses", "errors", "lost"))
             print(f"| {name} | {counts} |", flush=True)
-        inputs, defects = (sum(target.counts[what] for target in targets.values()) for what in ("inputs", "defects"))
-    print(f"\n{inputs:,} inputs in {time.monotonic() - begin:.0f} s, defects: {defects}")
-    return min(defects, 1)
+        inputs, lost = (sum(target.counts[what] for target in targets.values()) for what in ("inputs", "lost"))
+    print(f"\n{inputs:,} inputs in {time.monotonic() - begin:.0f} s, lost: {lost}")
+    return min(lost, 1)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ def fuzz(target: Target, inputs: int) -> None:
     """Run a target on about this number of inputs.
 
     Raises:
-        AssertionError: There were defects; the message has one example of each kind.
+        AssertionError: Some inputs were lost; the message has one example of each kind of defect.
     """
 
     @settings(
@@ -28,4 +28,4 @@ def fuzz(target: Target, inputs: int) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # A rejection that updates the profile of a model warns.
         run()
-    assert not target.defects, "\n\n".join(target.defects.values())
+    assert not target.lost, "\n\n".join(target.lost.values())

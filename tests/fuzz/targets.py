@@ -57,15 +57,15 @@ class Target:
         share: The share of the inputs of a run that this target gets; an input over a socket costs more time.
 
     Attributes:
-        counts: The numbers of `inputs`, `messages`, `errors` and `defects`.
-        defects: The first example of each kind of defect, by the line that raised it.
+        counts: The numbers of `inputs`, `responses`, typed `errors`, and inputs that were `lost`.
+        lost: The first example of each kind of defect, by the line that raised it.
     """
 
     strategy: st.SearchStrategy[Any]
     play: Callable[[Any], Any]
     share: float = 1.0
     counts: Counter[str] = field(default_factory=Counter)
-    defects: dict[str, str] = field(default_factory=dict)
+    lost: dict[str, str] = field(default_factory=dict)
 
     def run(self, value: Any) -> None:
         """Play an input, and count the result."""
@@ -79,17 +79,17 @@ class Target:
                 pickle.loads(pickle.dumps(error))
                 repr(error)
                 return
-            self.counts["messages"] += 1
+            self.counts["responses"] += 1
             if isinstance(result, ChatMessage):
                 _check_message(result)
         except Exception as error:
-            self.counts["defects"] += 1
+            self.counts["lost"] += 1
             frames = traceback.extract_tb(error.__traceback__)
             last = next((f for f in reversed(frames) if "modelport" in f.filename), frames[-1])
             where = f"{type(error).__name__} at {last.filename}:{last.lineno}"
-            if where not in self.defects:
+            if where not in self.lost:
                 text = "".join(traceback.format_exception(error)[-12:])
-                self.defects[where] = f"{where}: {str(error)[:300]}\n{text[-3000:]}\ninput: {str(value)[:1500]}"
+                self.lost[where] = f"{where}: {str(error)[:300]}\n{text[-3000:]}\ninput: {str(value)[:1500]}"
 
 
 def _check_message(message: ChatMessage) -> None:
@@ -185,14 +185,14 @@ def _play_error(value: Any) -> None:
 
 
 CHAT = {
-    "chat completions: non-streaming response": Target(
+    "chat completions: a non-streaming response": Target(
         st.tuples(texts(*RESPONSES, *ERRORS), _options), lambda value: _play_response([value[0]], value[1], False)
     ),
-    "chat completions: stream": Target(
+    "chat completions: a stream": Target(
         st.tuples(st.sampled_from(STREAMS).flatmap(events), _splits, _options),
         lambda value: _play_response(_split(value[0], max(value[1], len(value[0]) // 5000)), value[2], True),
     ),
-    "chat completions: error": Target(
+    "chat completions: an error response": Target(
         st.tuples(st.integers(300, 599), _HEADERS, texts(*ERRORS)), _play_error
     ),
 }  # fmt: skip
@@ -221,7 +221,7 @@ def _play_call_of_service(value: Any) -> Any:
 
 CALLERS = {
     "callers: messages, tools, schemas, parameters": Target(calls, _play_call),
-    "callers: the same, translated for a service": Target(calls, _play_call_of_service),
+    "callers: the same through a translator": Target(calls, _play_call_of_service),
 }
 
 # --- over a socket ----------------------------------------------------------------------------------------------------
@@ -341,8 +341,8 @@ def socket_targets(litellm: bool) -> Iterator[dict[str, Target]]:
             server = stack.enter_context(server_for(backend))
             model = stack.enter_context(model_for(server, backend, retry=False, timeout=20.0))
             for name, strategy, streamed in (
-                ("non-streaming response", _bodies(*RESPONSES, *ERRORS), False),
-                ("stream", _streamed_bodies(), True),
+                ("a non-streaming response", _bodies(*RESPONSES, *ERRORS), False),
+                ("a stream", _streamed_bodies(), True),
             ):
                 play = _player(model, server, streamed)
                 result[f"{backend}, over a socket: {name}"] = Target(st.tuples(strategy, options), play, share=0.1)
@@ -357,7 +357,7 @@ def socket_targets(litellm: bool) -> Iterator[dict[str, Target]]:
                 lambda raw, end: _RawFrames(raw=raw, end=end), converse_frames(), st.sampled_from((None, "close"))
             )
             options = st.sampled_from(OPTIONS[:3])
-            for kind, strategy, streamed in (("non-streaming response", bodies, False), ("stream", frames, True)):
+            for kind, strategy, streamed in (("a non-streaming response", bodies, False), ("a stream", frames, True)):
                 play = _player(model, server, streamed)
                 result[f"bedrock, over a socket: {kind}"] = Target(st.tuples(strategy, options), play, share=0.1)
         yield result
