@@ -14,7 +14,7 @@ NAMES = [*CHAT, *CALLERS]
 SOCKET_NAMES = [
     f"{backend}, over a socket: {kind}"
     for backend in ("openai", "openai-sdk", "huggingface", "bedrock")
-    for kind in ("a non-streaming response", "stream")
+    for kind in ("a non-streaming response", "a stream")
 ]
 
 
