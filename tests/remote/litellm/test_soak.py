@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from tests.test_soak import soak
+from tests.test_soak import run_soak
 
 
 @pytest.mark.timeout(600)
 def test_nothing_is_left_of_calls_that_fail_or_are_left() -> None:
-    soak("litellm", "litellm-router", "litellm-http")
+    run_soak("litellm", "litellm-router", "litellm-http")
