@@ -15,8 +15,9 @@ from modelport import (
     Tool,
     UnsupportedFeature,
 )
+from modelport.inputs.options import normalise_options
 from modelport.inputs.parameters import REASONING_EFFORTS
-from modelport.layers.adapt.capabilities import adapt_to_capabilities
+from modelport.layers.adapt.capabilities import REASONING_BUDGETS, adapt_to_capabilities
 from modelport.local.chat_template import ChatTemplate
 from modelport.protocols.chat_completions.request import body_from
 from modelport.testing import ScriptedModel

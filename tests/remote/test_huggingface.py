@@ -31,7 +31,7 @@ from modelport.errors import (
 from modelport.layers.retry import RetryPolicy
 from modelport.remote.huggingface.model import DEFAULT_MODEL
 from tests.servers.faults import Fault, FaultServer, Reply
-from tests.servers.front import Answer, Front, PassOn, Seen, front, hub
+from tests.servers.front import Forward, Front, ReceivedRequest, Respond, front, hub
 
 TOKEN = "hf_0123456789"
 OWN_KEY = "the-providers-own-key"
@@ -253,31 +253,31 @@ def test_what_the_hub_does_not_know(router: Front) -> None:
     assert not any(seen.method == "POST" for seen in router.requests)
 
 
-def hub_that(answer: Answer, begin: float = 0.0) -> Any:
+def hub_that(answer: Respond, begin: float = 0.0) -> Any:
     """A Hub that gives one answer once, late; then the model's place."""
     mapping = {"novita": {"providerId": "n", "status": "live", "task": "conversational"}}
-    lookups: list[Seen] = []
+    lookups: list[ReceivedRequest] = []
 
-    def decide(seen: Seen) -> PassOn | Answer:
+    def decide(seen: ReceivedRequest) -> Forward | Respond:
         if not seen.path.startswith("/api/models/"):
-            return Answer(404, {})
+            return Respond(404, {})
         lookups.append(seen)
         time.sleep(begin)
-        return answer if len(lookups) == 1 else Answer(200, {"id": "a/b", "inferenceProviderMapping": mapping})
+        return answer if len(lookups) == 1 else Respond(200, {"id": "a/b", "inferenceProviderMapping": mapping})
 
     return front("http://127.0.0.1:9", decide)
 
 
 @pytest.mark.parametrize(("status", "kind"), [(500, ServerError), (429, RateLimited), (403, AuthenticationError)])
 def test_a_hub_that_fails(router: Front, monkeypatch: pytest.MonkeyPatch, status: int, kind: type[ModelError]) -> None:
-    with hub_that(Answer(status, {"error": "not now"})) as failing:
+    with hub_that(Respond(status, {"error": "not now"})) as failing:
         monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", failing.url)
         with pytest.raises(kind) as caught:
             InferenceClientModel("a/b", "novita", TOKEN, retry=False).generate("hello")
         assert caught.value.status == status
         if caught.value.retryable:
             _common._fetch_inference_provider_mapping.cache_clear()
-    with hub_that(Answer(status, {"error": "not now"})) as failing:
+    with hub_that(Respond(status, {"error": "not now"})) as failing:
         monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", failing.url)
         model = InferenceClientModel("a/b", "novita", TOKEN, retry=RetryPolicy(attempts=2, base=0.01))
         if kind is AuthenticationError:
@@ -290,7 +290,7 @@ def test_a_hub_that_fails(router: Front, monkeypatch: pytest.MonkeyPatch, status
 def test_asking_the_hub_holds_nobody_up(router: Front, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its client asks synchronously, even the asynchronous one."""
     place = {"novita": {"providerId": "n", "status": "live", "task": "conversational"}}
-    with hub_that(Answer(200, {"id": "a/b", "inferenceProviderMapping": place}), begin=0.4) as slow:
+    with hub_that(Respond(200, {"id": "a/b", "inferenceProviderMapping": place}), begin=0.4) as slow:
         monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", slow.url)
 
         async def main() -> int:

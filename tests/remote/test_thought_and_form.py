@@ -11,7 +11,7 @@ import pytest
 from modelport import InferenceClientModel, JSONSchema, Model, OpenAIServerModel, Regex
 from modelport.constrained.lark import as_lark
 from modelport.protocols.chat_completions.dialects import llama_grammar
-from tests.conformance.subjects import THINKING_TEMPLATE
+from tests.conformance.subjects import REASONING_TEMPLATE
 from tests.servers.faults import Fault, FaultServer
 from tests.servers.llamacpp import LlamaServer, llama_server
 
@@ -23,7 +23,7 @@ SHORT: dict[str, Any] = {"reasoning_budget": 5, "max_tokens": 100, "temperature"
 
 @pytest.fixture(scope="module")
 def thinks() -> Iterator[LlamaServer]:
-    with llama_server(chat_template=THINKING_TEMPLATE) as server:
+    with llama_server(chat_template=REASONING_TEMPLATE) as server:
         yield server
 
 
