@@ -127,4 +127,4 @@ def test_any_object_is_asked_for_where_the_schema_says_no_more(grammar: Any, kin
 def test_any_object_is_enforced_by_openai() -> None:
     rules = OpenAIServerModel("gpt-4o", api_key="k").capabilities.schema_rules
     assert rules is not None
-    assert rules.fit({"type": "object", "additionalProperties": True}).schema == {"type": "object"}
+    assert rules.rewrite({"type": "object", "additionalProperties": True}).schema == {"type": "object"}
