@@ -116,6 +116,9 @@ def test_callbacks_registered_with_litellm_are_called(server: FaultServer) -> No
         await model.agenerate("hi")
         async for _ in model.agenerate_stream("hi"):
             pass
+        async with asyncio.timeout(10):
+            while callback.models.count("called") < 2:  # noqa: ASYNC110  # LiteLLM starts them in a thread.
+                await asyncio.sleep(0.01)
 
     callback = RecordingCallback()
     with success_callback(callback):

@@ -248,10 +248,17 @@ def test_cooldowns_are_shared_through_redis(
 
 
 def successful_calls(a: FaultServer, kwargs: dict[str, Any]) -> int:
-    """How many of seven calls in a new process succeed, if the limit is four requests per minute."""
+    """How many of seven calls in a new process succeed, if the limit is four requests per minute.
+
+    LiteLLM's clock stands still, because a limit holds for a minute of the clock.
+    """
     code = f"""
-import time
+import datetime, time
 from modelport import LiteLLMRouterModel, RateLimited
+from modelport.remote.litellm.package import litellm_package
+litellm_package()
+import litellm.router, litellm.router_strategy.lowest_tpm_rpm_v2 as strategy
+strategy.get_utc_datetime = litellm.router.get_utc_datetime = lambda: datetime.datetime(2026, 1, 1)
 model = LiteLLMRouterModel("g", {deployments_on(a, rpm=4)!r}, {kwargs!r}, retry=False)
 successful = 0
 for _ in range(7):
@@ -270,9 +277,9 @@ print(successful)
 
 def test_request_counts_are_shared_through_redis(a: FaultServer, redis: Any) -> None:
     redis.command("FLUSHALL")
-    while time.time() % 60 > 35:  # LiteLLM's windows are the clock's minutes.
-        time.sleep(0.5)
-    shared = {"redis_url": redis.url, "routing_strategy": "usage-based-routing-v2"}
+    shared = {
+        "redis_url": redis.url, "routing_strategy": "usage-based-routing-v2", "routing_strategy_args": {"ttl": 600},
+    }  # fmt: skip
     first = successful_calls(a, shared)
     assert 1 <= first <= 4
     assert successful_calls(a, shared) == 0
