@@ -79,7 +79,7 @@ def fixed_responses(make: MakeModel) -> Iterator[Subject]:
         )
 
 
-BACKENDS: dict[str, Callable[[Path], AbstractContextManager[Subject]]] = {
+SUBJECTS: dict[str, Callable[[Path], AbstractContextManager[Subject]]] = {
     "litellm": lambda folder: real_weights(folder, litellm_model),
     "litellm-mocked": lambda folder: fixed_responses(litellm_model),
     "litellm-router": lambda folder: real_weights(folder, router_model, server_count=2),

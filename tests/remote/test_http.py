@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from modelport import Choice, InvalidRequest, Lark, Model, OpenAIServerModel, Regex, UnsupportedFeature
-from modelport.testing.checks.structured_output import picture
+from modelport.testing.checks.images import solid_png
 from modelport.types.usage import token_count_from
 from tests.servers.faults import Call, Fault, FaultServer
 
@@ -94,7 +94,7 @@ def test_the_users_word_goes_before_the_profile() -> None:
 
 
 def test_messages_of_every_form(server: FaultServer) -> None:
-    image = picture((1, 2, 3), 2)
+    image = solid_png((1, 2, 3), 2)
     by_url = {"type": "image_url", "image_url": {"url": "https://x.test/a.png", "detail": "low"}}
     body = sent(
         server,
