@@ -162,10 +162,10 @@ def test_azure_capabilities_use_the_same_profiles() -> None:
     ],
     ids=str,
 )  # fmt: skip
-def test_bedrocks_models_have_a_field_each(model_id: str, asked: Any, sent: Any) -> None:
+def test_bedrock_request_has_the_field_of_the_model(model_id: str, given: Any, expected: Any) -> None:
     model = recording_model(model_id)
-    model.generate("?", **asked)
-    assert model.sent[-1].get("additionalModelRequestFields") == sent
+    model.generate("?", **given)
+    assert model.sent[-1].get("additionalModelRequestFields") == expected
 
 
 @pytest.mark.parametrize(
@@ -173,19 +173,16 @@ def test_bedrocks_models_have_a_field_each(model_id: str, asked: Any, sent: Any)
     [
         (CLAUDE, {"reasoning_budget": 100}, "requires at least 1024"),
         (CLAUDE, {"reasoning_budget": 2000, "max_tokens": 2000}, "max_tokens=2000 includes the reasoning"),
-        (LLAMA, {"reasoning_effort": "low"}, "can't be told"),
-        (NOVA, {"reasoning_budget": 2000}, "tokens to think"),
+        (LLAMA, {"reasoning_effort": "low"}, "cannot be set"),
+        (NOVA, {"reasoning_budget": 2000}, "does not accept a reasoning_budget"),
         (SONNET_37, {"reasoning_budget": 2000, "tools": [TOOL], "tool_choice": "required"}, "while it reasons"),
         (SONNET_37, {"reasoning_budget": 2000, "grammar": TOOL.parameters}, "nor to return structured output"),
-        (OPUS_47, {"reasoning_budget": 2000}, "it takes reasoning_effort: none, low, medium, high"),
+        (OPUS_47, {"reasoning_budget": 2000}, "it accepts reasoning_effort: none, low, medium, high"),
     ],
 )
-def test_what_bedrocks_models_refuse_is_found_before(model_id: str, asked: Any, says: str) -> None:
-    with pytest.raises((InvalidRequest, UnsupportedFeature), match=says):
-        recording_model(model_id).generate("?", **asked)
-
-
-# --- chat templates ---------------------------------------------------------------------------------------------------
+def test_bedrock_unsupported_reasoning_raises_before_sending(model_id: str, given: Any, error_text: str) -> None:
+    with pytest.raises((InvalidRequest, UnsupportedFeature), match=error_text):
+        recording_model(model_id).generate("?", **given)
 
 
 @pytest.mark.parametrize(
@@ -196,5 +193,5 @@ def test_what_bedrocks_models_refuse_is_found_before(model_id: str, asked: Any, 
         ("<think>", set()),
     ],
 )
-def test_a_template_takes_the_variables_that_it_names(source: str, efforts: set[str]) -> None:
+def test_template_efforts_follow_from_its_variables(source: str, efforts: set[str]) -> None:
     assert ChatTemplate(lambda *_, **__: "", source).capabilities()["reasoning_efforts"] == efforts
