@@ -17,7 +17,7 @@ from modelport.types.messages import ChatMessage, MessageRole
 from modelport.types.request import Request
 
 #: The capability that a parameter needs. A parameter that is not listed here needs none.
-CAPABILITY_OF_PARAMETER = {"logprobs": "logprobs", "top_logprobs": "logprobs", "seed": "seed"}
+NEEDED_CAPABILITIES = {"logprobs": "logprobs", "top_logprobs": "logprobs", "seed": "seed"}
 #: The reasoning budget, in tokens, that an effort stands for, for models that accept only budgets.
 REASONING_BUDGETS = {"minimal": 1024, "low": 2048, "medium": 8192, "high": 16384, "xhigh": 24576, "max": 32768}
 
@@ -41,7 +41,7 @@ def adapt_to_capabilities(request: Request, capabilities: Capabilities) -> Reque
 
 def _check_parameters(request: Request, capabilities: Capabilities) -> None:
     for name, value in request.parameters.items():
-        needed = CAPABILITY_OF_PARAMETER.get(name)
+        needed = NEEDED_CAPABILITIES.get(name)
         # `False` asks for nothing that the backend lacks.
         unsupported = needed is not None and not getattr(capabilities, needed) and value is not False
         if unsupported or name in capabilities.refused:
