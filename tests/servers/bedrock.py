@@ -20,7 +20,7 @@ from typing import Any, ClassVar, Self
 from .bedrock_rules import Refused, check, redacted_reasoning, service, signature_of
 from .faults import Call, Fault, FaultServer, Recorded, Connection, split_text
 
-ANSWER = "The capital of France is Paris."
+RESPONSE_TEXT = "The capital of France is Paris."
 
 
 def frame(payload: bytes, **headers: str) -> bytes:
@@ -70,7 +70,7 @@ def _wire(shape: Any, value: Any) -> Any:
 class Converse:
     """The model's response."""
 
-    text: str = ANSWER
+    text: str = RESPONSE_TEXT
     calls: Sequence[Call] = ()
     reasoning: str = ""
     signed: bool = True

@@ -10,7 +10,7 @@ import pytest
 from botocore.config import Config
 from botocore.exceptions import ClientError, EventStreamError
 
-from .bedrock import ANSWER, BedrockServer, Converse, ConverseFault
+from .bedrock import RESPONSE_TEXT, BedrockServer, Converse, ConverseFault
 from .bedrock_rules import redacted_reasoning, signature_of
 from .faults import Call
 
@@ -145,4 +145,4 @@ def test_boto3_raises_the_servers_exceptions(client: Any, server: BedrockServer)
             events.append(event)
     assert len(events) == 3
     response = client.converse(modelId=MODEL, **user_request(TEXT))
-    assert response["output"]["message"]["content"] == [{"text": ANSWER}]
+    assert response["output"]["message"]["content"] == [{"text": RESPONSE_TEXT}]

@@ -101,7 +101,7 @@ def cache_point(ttl: str | None) -> Block:
 
 
 def tool_use_id(call_id: str) -> str:
-    """The id of a tool call in a form that AWS accepts; ids of other services may be longer or have other characters.
+    """An id for a tool call that AWS accepts; ids of other services may be longer or have other characters.
 
     Args:
         call_id: The id in the message. Equal ids give equal results, so that a result still refers to its call.

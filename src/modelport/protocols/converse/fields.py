@@ -113,7 +113,7 @@ def merge_guardrail(fields: dict[str, Any], stream: bool) -> dict[str, Any]:
 
 
 def add_cache_points(arguments: dict[str, Any], sections: Any) -> None:
-    """Adds a cache point at the end of each of the given sections.
+    """Adds a cache point at the end of each of the sections.
 
     Args:
         arguments: The arguments of the call; changed in place.

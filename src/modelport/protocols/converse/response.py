@@ -6,7 +6,7 @@ returns the last delta. Parts of a response that modelport has no field for are 
 `message.raw`.
 
 The text of reasoning is emitted as it arrives. Its signature, or its encrypted content, is collected per block and
-emitted in `reasoning_details` when the block ends, because it must go back to the service as a whole.
+emitted in `reasoning_details` when the block ends, because it must go back to the service complete.
 
 See https://docs.aws.amazon.com/bedrock/latest/APIReference/API_runtime_ConverseStreamOutput.html
 """
@@ -32,7 +32,7 @@ _FINISH_REASONS = {
 
 
 class ConverseResponseReader:
-    """Reads one response into deltas, either as a whole or event by event.
+    """Reads one response, non-streaming or event by event, into deltas.
 
     Args:
         call: The call that is answered.
@@ -57,7 +57,7 @@ class ConverseResponseReader:
         """The one delta of a non-streaming response.
 
         Raises:
-            MalformedResponse: The response does not have the form that the API documents.
+            MalformedResponse: The response does not have the structure that the API documents.
             InvalidToolCall: The response has a tool call although none was allowed, or a malformed one.
         """
         try:
@@ -82,7 +82,7 @@ class ConverseResponseReader:
         """The delta of a stream event, or `None` for an event that carries no content.
 
         Raises:
-            MalformedResponse: The event does not have the form that the API documents.
+            MalformedResponse: The event does not have the structure that the API documents.
             InvalidToolCall: The event starts a tool call although none was allowed.
         """
         try:

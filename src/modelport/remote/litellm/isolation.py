@@ -69,7 +69,7 @@ class ClientIsolation:
 
     def set_cache(self, key: str, value: Any, *args: Any, **kwargs: Any) -> Any:
         """Replaces the method of LiteLLM's client cache."""
-        # A Redis client would leave its pool open, so the pool is closed in its place.
+        # Closing a Redis client leaves its pool open, so the pool is closed instead.
         pool = getattr(value, "connection_pool", None)
         # LiteLLM does not own the user's `litellm.aclient_session`, which must stay open.
         if pool or kwargs.get("litellm_owned_client", True):
@@ -106,7 +106,7 @@ class ClientIsolation:
             close = next((found for name in names if (found := getattr(client, name, None))), None)
             if close is None:
                 continue
-            with suppress(Exception):  # The client is given up anyway.
+            with suppress(Exception):  # A client that can't be closed is not used again either.
                 closing = close()
                 if asyncio.iscoroutine(closing):
                     await closing

@@ -74,7 +74,7 @@ class ResponseStream:
         try:
             await self._stream.aclose()
         except Exception:
-            pass  # The connection is given up anyway.
+            pass  # The connection is not used again, so a failure to close it does not matter.
 
 
 def response_dict(response: Any) -> dict[str, Any]:
