@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = [pytest.mark.engine, pytest.mark.quiet]
+
 SOAK = Path(__file__).parents[1] / "benchmarks" / "soak.py"
 
 
