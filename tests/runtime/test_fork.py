@@ -170,6 +170,6 @@ def test_model_in_a_multiprocessing_worker_responds(
             pool.join()
         say(*responses)
     """
-    environment = {"OPENAI_API_KEY": "test-key-0123456789"}
-    with Script(tmp_path, source, URL=server.base_url, BACKEND=backend, **environment) as script:
+    key = "test-key-0123456789"
+    with Script(tmp_path, source, URL=server.base_url, BACKEND=backend, OPENAI_API_KEY=key) as script:
         assert script.finish() == "True True"

@@ -142,12 +142,12 @@ def test_a_message_of_calls_alone_has_no_text() -> None:
     ],
 )
 def test_arguments_are_parsed_where_they_are_json_and_stay_text_where_not(text: str, arguments: Any) -> None:
-    (call,) = accumulate([call_piece(0, text, "f", "c1")]).tool_calls or ()
+    (call,) = accumulate([call_piece(0, text, "f", "c1")]).tool_calls
     assert call.function.arguments == arguments
 
 
 def test_arguments_may_come_as_an_object() -> None:
-    (call,) = accumulate([call_piece(0, {"a": 1}, "f", "c1")]).tool_calls or ()
+    (call,) = accumulate([call_piece(0, {"a": 1}, "f", "c1")]).tool_calls
     assert call.function.arguments == {"a": 1}
 
 
@@ -318,5 +318,5 @@ def test_arguments_that_are_no_text_are_not_added_to() -> None:
             )
             for piece in pieces[:count]
         ]
-        (call,) = accumulate(deltas).tool_calls or ()
+        (call,) = accumulate(deltas).tool_calls
         assert call.function.arguments == expected
