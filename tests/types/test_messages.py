@@ -1,4 +1,4 @@
-"""Messages and their deltas: a message is the accumulate of its deltas, however it was cut into them."""
+"""Messages and their deltas: deltas add up to the same message, however it was split into them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,13 @@ from hypothesis import strategies as st
 
 from modelport.inputs.messages import normalise_messages
 from modelport.types.content import Image, Text
-from modelport.types.deltas import ChatMessageStreamDelta, ChatMessageToolCallStreamDelta, accumulate, as_delta
+from modelport.types.deltas import (
+    ChatMessageStreamDelta,
+    ChatMessageToolCallStreamDelta,
+    MessageBuilder,
+    accumulate,
+    as_delta,
+)
 from modelport.types.messages import (
     ChatMessage,
     ChatMessageToolCall,
@@ -68,8 +74,8 @@ def pieces_of(draw: st.DrawFn, text: str) -> list[str]:
 
 
 @st.composite
-def messages_in_deltas(draw: st.DrawFn) -> tuple[ChatMessage, list[Delta]]:
-    """A message, and deltas that say the same: text, thinking and the calls' arguments each cut anywhere."""
+def messages_with_deltas(draw: st.DrawFn) -> tuple[ChatMessage, list[Delta]]:
+    """Return a message, and deltas that add up to it: text, reasoning and arguments are each split anywhere."""
     message = draw(ANSWERS)
     strands = [
         [Delta(reasoning=piece) for piece in pieces_of(draw, message.reasoning or "")],
@@ -89,24 +95,26 @@ def messages_in_deltas(draw: st.DrawFn) -> tuple[ChatMessage, list[Delta]]:
 
 
 @settings(max_examples=200, derandomize=True, deadline=None)
-@given(messages_in_deltas())
-def test_a_message_is_the_fold_of_its_deltas_however_it_was_cut(cut: tuple[ChatMessage, list[Delta]]) -> None:
-    message, deltas = cut
+@given(messages_with_deltas())
+def test_accumulate_returns_the_message_however_it_was_split_into_deltas(
+    message_and_deltas: tuple[ChatMessage, list[Delta]],
+) -> None:
+    message, deltas = message_and_deltas
     before = copy.deepcopy(deltas)
     expected = copy.copy(message)
     expected.content = message.content or (None if message.tool_calls else "")
     assert accumulate(deltas) == expected
     assert accumulate(deltas).logprobs == message.logprobs
-    assert deltas == before, "accumulate changed what it was given"
+    assert deltas == before, "accumulate changed its deltas"
 
 
 @settings(max_examples=200, derandomize=True, deadline=None)
 @given(ANSWERS)
-def test_a_whole_answer_as_one_delta_folds_to_itself(message: ChatMessage) -> None:
-    folded = accumulate([as_delta(message)])
+def test_accumulate_of_a_message_as_one_delta_returns_the_message(message: ChatMessage) -> None:
+    message_again = accumulate([as_delta(message)])
     expected = copy.copy(message)
     expected.content = message.content or (None if message.tool_calls else "")
-    assert folded == expected
+    assert message_again == expected
 
 
 @settings(max_examples=200, derandomize=True, deadline=None)
@@ -122,11 +130,11 @@ def test_a_message_comes_back_from_its_dict(message: ChatMessage, role: MessageR
 # --- accumulate -------------------------------------------------------------------------------------------------------
 
 
-def test_an_answer_without_anything_is_empty_text() -> None:
+def test_accumulate_without_content_returns_empty_text() -> None:
     assert accumulate([]) == accumulate([Delta()]) == ChatMessage(MessageRole.ASSISTANT, "")
 
 
-def test_a_message_of_calls_alone_has_no_text() -> None:
+def test_accumulate_of_tool_calls_alone_returns_no_text() -> None:
     assert accumulate([call_piece(0, "{}", "f", "c1")]).content is None
 
 
@@ -141,34 +149,62 @@ def test_a_message_of_calls_alone_has_no_text() -> None:
         ("[" * 99_999, "[" * 99_999),
     ],
 )
-def test_arguments_are_parsed_where_they_are_json_and_stay_text_where_not(text: str, arguments: Any) -> None:
+def test_accumulate_parses_tool_arguments_that_are_json(text: str, arguments: Any) -> None:
     (call,) = accumulate([call_piece(0, text, "f", "c1")]).tool_calls
     assert call.function.arguments == arguments
 
 
-def test_arguments_may_come_as_an_object() -> None:
+def test_accumulate_accepts_parsed_tool_arguments() -> None:
     (call,) = accumulate([call_piece(0, {"a": 1}, "f", "c1")]).tool_calls
     assert call.function.arguments == {"a": 1}
 
 
-def test_calls_without_an_index_are_calls_of_their_own() -> None:
+def test_tool_call_pieces_without_index_are_separate_calls() -> None:
     message = accumulate([call_piece(None, "{}", "f", "c1"), call_piece(None, "{}", "g", "c2")])
     assert [(call.function.name, call.id) for call in message.tool_calls or ()] == [("f", "c1"), ("g", "c2")]
 
 
-def test_the_answering_model_goes_before_the_one_that_was_asked() -> None:
+def test_model_id_of_a_delta_overrides_the_called_model() -> None:
     assert accumulate([Delta(content="a")], "asked").model_id == "asked"
     assert accumulate([Delta(model_id="answering")], "asked").model_id == "answering"
 
 
-def test_raw_is_kept_and_neither_printed_nor_compared() -> None:
+def test_raw_is_stored_but_neither_printed_nor_compared() -> None:
     message = accumulate([Delta(content="a", raw={"secret": 1})])
     assert message.raw == {"secret": 1}
     assert "secret" not in repr(message)
     assert message == accumulate([Delta(content="a")])
 
 
-def test_a_delta_delivers_what_a_reader_would_see_twice() -> None:
+def test_delta_is_empty_without_any_field() -> None:
+    assert Delta().is_empty
+    for delta in (Delta(content=""), Delta(raw={}), Delta(model_id="m"), Delta(restart=True), Delta(parsed=0)):
+        assert not delta.is_empty
+
+
+def test_restart_discards_the_response_before_it() -> None:
+    before = [Delta(content="a", reasoning="b", logprobs=[{}], reasoning_details=[{}], warnings=["w"])]
+    message = accumulate([*before, call_piece(0, "{}", "f", "c1"), Delta(content="new", restart=True)])
+    assert (message.content, message.reasoning, message.tool_calls) == ("new", None, None)
+    assert (message.logprobs, message.reasoning_details, message.warnings) == (None, None, ["w"])
+
+
+def test_builder_returns_independent_messages_while_deltas_arrive() -> None:
+    builder = MessageBuilder("m")
+    builder.add(Delta(warnings=["first"], logprobs=[{"token": "a"}]))
+    assert not builder.delivered
+    early = builder.message()
+    for delta in (Delta(content="a", warnings=["second"]), call_piece(0, '{"a": 1}', "f", "c1")):
+        builder.add(delta)
+    assert builder.delivered
+    assert (early.content, early.warnings, early.tool_calls, early.model_id) == ("", ["first"], None, "m")
+    assert builder.message().warnings == ["first", "second"]
+    raw = builder.message(parse_arguments=False)
+    assert [call.function.arguments for call in raw.tool_calls] == ['{"a": 1}']
+    assert [call.function.arguments for call in builder.message().tool_calls] == [{"a": 1}]
+
+
+def test_delta_with_a_part_of_the_response_delivers() -> None:
     for delta in (Delta(content="a"), Delta(reasoning="a"), call_piece(0, "", "f"), Delta(reasoning_details=[{}])):
         assert delta.delivers
     for silent in ({}, {"content": ""}, {"finish_reason": "stop"}, {"token_usage": TokenUsage(1)}, {"model_id": "m"}):
@@ -274,7 +310,7 @@ def test_a_dict_that_is_no_message_is_an_error(data: dict[str, Any]) -> None:
 # --- other libraries' objects -----------------------------------------------------------------------------------------
 
 
-def test_any_object_with_content_is_an_answer() -> None:
+def test_as_delta_accepts_any_object_with_content() -> None:
     function = SimpleNamespace(name="f", arguments='{"a": 1}')
     answer = SimpleNamespace(content="hi", tool_calls=[SimpleNamespace(id="c1", function=function)])
     message = accumulate([as_delta(answer)])
@@ -282,7 +318,7 @@ def test_any_object_with_content_is_an_answer() -> None:
     assert message.tool_calls == [ChatMessageToolCall(ChatMessageToolCallFunction({"a": 1}, "f"), "c1")]
 
 
-def test_an_object_without_content_is_none() -> None:
+def test_as_delta_of_an_object_without_content_raises() -> None:
     with pytest.raises(AttributeError):
         as_delta(object())
 
@@ -308,10 +344,10 @@ def test_a_call_without_arguments_has_none() -> None:
     assert tool_call_from({"function": {"name": "f", "arguments": None}}).function.arguments == {}
 
 
-def test_arguments_that_are_no_text_are_not_added_to() -> None:
-    """Some services send a call's arguments parsed, and then an empty piece, or the same call twice."""
-    pieces = [{"city": "Paris"}, "", '{"city": "Oslo"}']
-    for count, expected in ((1, {"city": "Paris"}), (2, {"city": "Paris"}), (3, {"city": "Oslo"})):
+def test_parsed_tool_arguments_are_replaced_by_later_pieces() -> None:
+    """Some services send arguments parsed, and then an empty piece, or the same call twice. The last value counts."""
+    pieces = [{"city": "Paris"}, "", '{"city": ', '"Oslo"}', {"city": "Rome"}]
+    for count, expected in enumerate([{"city": "Paris"}] * 2 + ['{"city": ', {"city": "Oslo"}, {"city": "Rome"}], 1):
         deltas = [
             ChatMessageStreamDelta(
                 tool_calls=[ChatMessageToolCallStreamDelta(0, "c", "function", ChatMessageToolCallFunction(piece, "f"))]
