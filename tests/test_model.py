@@ -61,7 +61,7 @@ def request_for(
     *args: Any, of: type[EchoModel] = EchoModel, settings: dict[str, Any] | None = None, **options: Any
 ) -> Request:
     """Return the request that reaches a backend, for these settings of the model and these options of the call."""
-    model = of(**(settings or {}))
+    model = EchoModel(**(settings or {}))
     list(model.generate_stream(*args or ("?",), **options))
     return model.requests[0]
 
@@ -83,7 +83,7 @@ async def _text_of(stream: Any) -> str:
 each_method = pytest.mark.parametrize("method", METHODS)
 
 
-# --- a class with just generate ---------------------------------------------------------------------------------------------
+# --- a class with just generate ---------------------------------------------------------------------------------------
 
 
 class client:
@@ -98,7 +98,7 @@ class client:
 
 
 class CustomModel(Model):
-    def generate(self, messages, stop_sequences=["Task"]):  # noqa: B006
+    def generate(self, messages, stop_sequences=["Task"]):  # type: ignore[override]  # noqa: B006
         response = client.chat_completion(messages, stop=stop_sequences, max_tokens=1024)
         answer = response.choices[0].message
         return answer
@@ -171,7 +171,7 @@ def test_nested_models_do_not_wait_for_each_others_threads() -> None:
             super().__init__("nested")
             self.inner = inner
 
-        def generate(self, messages: Any, **kwargs: Any) -> Any:
+        def generate(self, messages: Any, **kwargs: Any) -> Any:  # type: ignore[override]
             return asyncio.run(self.inner.agenerate(messages))
 
     async def many() -> list[ChatMessage]:
@@ -189,7 +189,7 @@ context = ContextVar("context", default="outside")
 @each_method
 def test_own_generate_sees_the_callers_context(method: str) -> None:
     class Seeing(Model):
-        def generate(self, messages: Any, **kwargs: Any) -> str:
+        def generate(self, messages: Any, **kwargs: Any) -> str:  # type: ignore[override]
             return context.get()
 
     def call() -> str:
@@ -272,7 +272,7 @@ def test_class_with_generate_without_self_raises() -> None:
     with pytest.raises(TypeError, match=r"Snippet\.generate lacks 'self'"):
 
         class Snippet(Model):
-            def generate(messages, stop_sequences=["Task"]):  # noqa: B006
+            def generate(messages, stop_sequences=["Task"]):  # type: ignore[override]  # noqa: B006
                 return None
 
     with pytest.raises(TypeError, match="lacks 'self'"):
@@ -570,7 +570,8 @@ def test_first_calls_from_several_threads_share_one_limit() -> None:
 
 @pytest.mark.parametrize("name", ["max_tokens", "max_new_tokens", "max_completion_tokens"])
 def test_max_tokens_is_accepted_under_its_other_names(name: str) -> None:
-    assert request_for(**{name: 5}).parameters == {"max_tokens": 5}
+    options: dict[str, Any] = {name: 5}
+    assert request_for(**options).parameters == {"max_tokens": 5}
     assert request_for(settings={name: 5}).parameters == {"max_tokens": 5}
 
 
@@ -624,7 +625,7 @@ def test_named_tool_choice_reaches_the_backend() -> None:
 def test_parse_tool_calls_reads_a_call_from_text(text: str) -> None:
     message = ChatMessage("user", text)
     assert EchoModel().parse_tool_calls(message) is message
-    (call,) = message.tool_calls or ()
+    (call,) = message.tool_calls
     assert (call.function.name, call.function.arguments) == ("weather", {"city": "Paris"})
     assert message.role == "assistant"
 
@@ -632,7 +633,7 @@ def test_parse_tool_calls_reads_a_call_from_text(text: str) -> None:
 def test_parse_tool_calls_uses_the_models_keys() -> None:
     model = EchoModel(tool_name_key="tool", tool_arguments_key="args")
     message = model.parse_tool_calls(ChatMessage("assistant", '{"tool": "time", "args": {"a": 1}}'))
-    (call,) = message.tool_calls or ()
+    (call,) = message.tool_calls
     assert (call.function.name, call.function.arguments) == ("time", {"a": 1})
 
 

@@ -247,7 +247,7 @@ class Model(Storable):
         self._refuse_secrets()
         return {key: value for key, value in self.__dict__.items() if key not in _DERIVED}
 
-    # --- for the author of a backend --------------------------------------------------------------------------------
+    # --- for the author of a backend ----------------------------------------------------------------------------------
 
     async def deltas(self, request: Request) -> AsyncGenerator[ChatMessageStreamDelta, None]:
         """Send one request to the model: the only method that a backend must implement.

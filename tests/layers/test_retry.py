@@ -70,8 +70,8 @@ class BackedModel(Model):
             yield delta
 
 
-def request(stream: bool = True, **limits: float | None) -> Request:
-    return Request((ChatMessage(MessageRole.USER, "?"),), timeouts=Timeouts(**limits), stream=stream)
+def request(**limits: float | None) -> Request:
+    return Request((ChatMessage(MessageRole.USER, "?"),), timeouts=Timeouts(**limits), stream=True)
 
 
 def start(request: Request, backend: Any, policy: RetryPolicy = WITHOUT_WAITS) -> AsyncGenerator[Delta, None]:

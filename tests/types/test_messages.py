@@ -15,7 +15,13 @@ from hypothesis import strategies as st
 
 from modelport.inputs.messages import normalise_messages
 from modelport.types.content import Image, Text
-from modelport.types.deltas import ChatMessageStreamDelta, ChatMessageToolCallStreamDelta, accumulate, as_delta
+from modelport.types.deltas import (
+    ChatMessageStreamDelta,
+    ChatMessageToolCallStreamDelta,
+    MessageBuilder,
+    accumulate,
+    as_delta,
+)
 from modelport.types.messages import (
     ChatMessage,
     ChatMessageToolCall,
@@ -307,5 +313,5 @@ def test_accumulate_parsed_arguments_are_replaced_not_concatenated() -> None:
             )
             for value in arguments[:count]
         ]
-        (call,) = accumulate(deltas).tool_calls or ()
+        (call,) = accumulate(deltas).tool_calls
         assert call.function.arguments == expected
