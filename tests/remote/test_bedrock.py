@@ -30,7 +30,7 @@ from modelport import (
 from modelport.remote.bedrock.client import attempts_of
 from modelport.testing.checks.structured_output import picture
 from tests.protocols.test_converse import CLAUDE, NOVA, WEATHER, calls, result, text, user
-from tests.remote.test_transport import Relay, certificate  # noqa: F401  # a fixture
+from tests.remote.http.relay import Relay, certificate  # noqa: F401  # a fixture
 from tests.servers.bedrock import BedrockServer, Converse, ConverseFault
 from tests.servers.faults import Call
 
