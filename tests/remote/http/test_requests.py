@@ -246,7 +246,7 @@ def test_value_that_cannot_be_sent_raises_invalid_request(server: FaultServer, t
 @pytest.mark.parametrize("name", ["default_headers", "default_query"])
 def test_headers_or_query_that_is_not_a_dict_is_refused(name: str) -> None:
     with pytest.raises(InvalidRequest, match=f"{name} must be a dict.* not list"):
-        OpenAIServerModel("m", **{name: ["a"]})
+        OpenAIServerModel("m", **{name: ["a"]})  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("code", ["²", "9" * 5000, "٤٠٠"])

@@ -9,7 +9,7 @@ import pytest
 
 from modelport import LiteLLMModel, LiteLLMRouterModel, Model
 from tests.conformance.subjects import THINKING_TEMPLATE
-from tests.remote.test_thought_and_form import FORM, QUESTION, SHORT, hold_to_the_form
+from tests.remote.test_reasoning_and_output_type import QUESTION, SENTENCE, SHORT, check_reasoning_and_output
 from tests.servers.faults import Fault, FaultServer
 from tests.servers.llamacpp import LlamaServer, llama_server
 
@@ -49,16 +49,16 @@ def test_the_thought_is_free_and_the_answer_has_its_form(
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     monkeypatch.setenv("OPENAI_BASE_URL", thinks.base_url)
     with make(thinks) as model:
-        hold_to_the_form(model)
+        check_reasoning_and_output(model)
         again = pickle.loads(pickle.dumps(model))
     with again:
-        assert again.generate(QUESTION, grammar=FORM, **SHORT).reasoning
+        assert again.generate(QUESTION, grammar=SENTENCE, **SHORT).reasoning
 
 
 def test_a_server_without_the_path_is_asked_as_before() -> None:
     with FaultServer() as server:
         server.script(then=Fault.ok("Paris is large."))
         with LiteLLMModel("openai/m", server.base_url, KEY, dialect="llama.cpp", retry=False) as model:
-            assert model.generate(QUESTION, grammar=FORM).text == "Paris is large."
+            assert model.generate(QUESTION, grammar=SENTENCE).text == "Paris is large."
             assert "thought_" not in server.requests[-1].json["grammar"]
         server.wait_for(lambda: server.open_connections == 0)
