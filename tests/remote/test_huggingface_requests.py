@@ -161,7 +161,13 @@ def test_token_that_no_header_can_hold_is_refused_and_not_shown(server: FaultSer
 def test_saved_model_holds_no_token_and_finds_token_again(
     server: FaultServer, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    settings: dict[str, Any] = {"base_url": server.url, "dialect": "vllm", "temperature": 0, "requests_per_minute": 600, name: TOKEN}
+    settings: dict[str, Any] = {
+        "base_url": server.url,
+        "dialect": "vllm",
+        "temperature": 0,
+        "requests_per_minute": 600,
+        name: TOKEN,
+    }
     model = InferenceClientModel("m", **settings)
     data, pickled = model.to_dict(), pickle.dumps(model)
     for text in (repr(data), repr(pickled), repr(model), repr(vars(model)), repr(vars(model._transport))):

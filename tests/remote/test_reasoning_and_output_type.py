@@ -15,7 +15,6 @@ from tests.conformance.subjects import THINKING_TEMPLATE
 from tests.servers.faults import Fault, FaultServer
 from tests.servers.llamacpp import LlamaServer, llama_server
 
-pytestmark = pytest.mark.timeout(120)
 SENTENCE = Regex("[A-Z][a-z ]{3,40}[.]")
 QUESTION = "What is the capital of France?"
 SHORT: dict[str, Any] = {"reasoning_budget": 5, "max_tokens": 100, "temperature": 0}
@@ -61,6 +60,7 @@ def check_reasoning_and_output(model: Model) -> None:
 
 
 @pytest.mark.engine
+@pytest.mark.timeout(120)
 @pytest.mark.parametrize("make", [http_model, sdk_model, huggingface_model])
 def test_reasoning_is_unconstrained_and_output_matches(
     make: Callable[..., Model], reasoning_server: LlamaServer
@@ -70,6 +70,7 @@ def test_reasoning_is_unconstrained_and_output_matches(
 
 
 @pytest.mark.engine
+@pytest.mark.timeout(120)
 def test_output_without_reasoning_is_constrained_from_first_token(plain_server: LlamaServer) -> None:
     with http_model(plain_server) as model:
         message = model.generate(QUESTION, grammar=SENTENCE, temperature=0, max_tokens=100)

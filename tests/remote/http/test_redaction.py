@@ -220,10 +220,10 @@ def test_response_that_is_not_http_shows_no_key(transport: str) -> None:
 
 def test_output_that_quotes_key_is_not_changed(server: FaultServer, transport: str) -> None:
     """Only texts that an error quotes are redacted."""
-    server.script(then=Fault.ok(f"You told me {KEY}.", piece=100))
+    server.script(then=Fault.ok(f"You sent me {KEY}.", piece=100))
     with model_for(server.base_url, transport) as model:
-        assert model.generate("hello").content == f"You told me {KEY}."
-        assert "".join(delta.content or "" for delta in model.generate_stream("hello")) == f"You told me {KEY}."
+        assert model.generate("hello").content == f"You sent me {KEY}."
+        assert "".join(delta.content or "" for delta in model.generate_stream("hello")) == f"You sent me {KEY}."
 
 
 def test_model_does_not_show_key(server: FaultServer, transport: str, caplog: pytest.LogCaptureFixture) -> None:

@@ -49,5 +49,5 @@ async def _check_response(response: Any) -> None:
     except Exception:  # Whatever broke the body, the status is known.
         pass
     # `aread` sets the same attribute, but raises if the body breaks, and drops what arrived before.
-    response._content = bytes(body[:bodies.MAX_ERROR_BODY_SIZE])
+    response._content = bytes(body[: bodies.MAX_ERROR_BODY_SIZE])
     await response.aclose()
