@@ -10,7 +10,7 @@ from pydantic import BaseModel, TypeAdapter
 from modelport import ChatMessage, Choice, Lark, OpenAIServerModel, Regex
 from modelport.inputs.output_types import grammar_from, grammar_from_response_format
 from modelport.inputs.tools import tools_from
-from modelport.protocols.chat_completions.dialects import dialect_named
+from modelport.protocols.chat_completions.dialects import DIALECTS, OPENAI_API
 from modelport.protocols.chat_completions.output_format import OUTPUT_TOOL, output_fields
 from modelport.protocols.chat_completions.request import body_from
 from modelport.protocols.chat_completions.response import ChatResponseReader
@@ -119,8 +119,8 @@ NAMED = {"type": "json_schema", "json_schema": {"name": "json_object", "schema":
     ],
 )
 def test_schema_of_any_object_becomes_json_object_mode(grammar: Any, kind: str) -> None:
-    for dialect in (None, "vllm"):
-        response_format = output_fields(grammar, dialect_named(dialect))["response_format"]
+    for dialect in (OPENAI_API, DIALECTS["vllm"]):
+        response_format = output_fields(grammar, dialect)["response_format"]
         assert response_format["type"] == kind
         assert kind == "json_object" or response_format["json_schema"]["schema"] == grammar.schema
 

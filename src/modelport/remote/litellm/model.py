@@ -10,7 +10,7 @@ from modelport.inputs.parameters import EFFORTS
 from modelport.inputs.settings import check_kind
 from modelport.layers.retry import RetryPolicy
 from modelport.model import Model
-from modelport.protocols.chat_completions.dialects import DIALECTS, dialect_named
+from modelport.protocols.chat_completions.dialects import DIALECTS, OPENAI_API
 from modelport.protocols.chat_completions.request import body_from
 from modelport.protocols.chat_completions.response import ChatResponseReader
 from modelport.remote.http.connections import CONNECT_TIMEOUT
@@ -152,7 +152,8 @@ class LiteLLMModel(Model):
 
     def _declare(self) -> Capabilities:
         # LiteLLM keeps OpenAI's maximum of stop sequences.
-        dialect = {k: v for k, v in dialect_named(self.dialect).capabilities.items() if k != "max_stop_sequences"}
+        server = OPENAI_API if self.dialect is None else DIALECTS[self.dialect]
+        dialect = {k: v for k, v in server.capabilities.items() if k != "max_stop_sequences"}
         known = (
             known_capabilities(
                 self.declared_capabilities,
