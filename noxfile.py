@@ -280,8 +280,16 @@ def litellm(session: nox.Session) -> None:
     parallel = ("-n", "2", "--dist", "loadgroup")
     pytest(session, *parallel, backends, "tests/conformance/test_conformance.py", "tests/remote/litellm")
     if not session.posargs:  # modelport[openai] with version 2 of the package
-        pytest(session, *parallel, "tests/remote/test_faults.py", "tests/remote/test_matrix.py", "-k", "sdk")
-        pytest(session, "tests/remote/test_retry_on_the_wire.py", "-k", "litellm")
+        pytest(
+            session,
+            *parallel,
+            "tests/remote/test_faults.py",
+            "tests/remote/test_rejected_parameters.py",
+            "tests/remote/test_matrix.py",
+            "-k",
+            "sdk",
+        )
+        pytest(session, "tests/remote/test_retries.py", "-k", "litellm")
 
 
 @nox.session

@@ -226,8 +226,8 @@ FAULT_CASES = [
     FaultCase("10: malformed before a delta", lambda f: [f.malformed(after_events=1)], STREAMED_ONLY, MALFORMED),
     FaultCase(
         "10: bad CRC of a prelude",
-        lambda f: [f.malformed(corrupt=9)],
-        STREAMED_ONLY,  # type: ignore[call-arg]
+        lambda f: [f.malformed(corrupt=9)],  # type: ignore[call-arg]
+        STREAMED_ONLY,
         Interrupted(MalformedResponse, ANSWER[:8]),
         wires=CONVERSE,
     ),

@@ -31,10 +31,10 @@ from tests.servers.faults import FaultServer
 
 QUICK = RetryPolicy(attempts=3, base=0.01)
 KEY = "test-key-0123456789"
-SDK = {"client_kwargs": {"timeout": 30.0}}
+SDK: dict[str, Any] = {"client_kwargs": {"timeout": 30.0}}
 CLAUDE = "us.anthropic.claude-sonnet-4-5-20250929-v1:0"
 AZURE = "2024-10-21"
-BOTO = {"region_name": "us-east-1", "api_key": KEY}
+BOTO: dict[str, Any] = {"region_name": "us-east-1", "api_key": KEY}
 
 
 def _router(url: str, **settings: Any) -> Model:

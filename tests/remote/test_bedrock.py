@@ -37,7 +37,7 @@ from tests.protocols.converse.examples import (
     text_part,
     user_message,
 )
-from tests.remote.test_transport import Relay, certificate  # noqa: F401  # `certificate` is a fixture
+from tests.remote.http.relay import Relay, certificate  # noqa: F401  # `certificate` is a fixture
 from tests.servers.bedrock import BedrockServer, Converse, ConverseFault
 from tests.servers.faults import Call
 

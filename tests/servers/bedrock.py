@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self
 
 from .bedrock_rules import Refused, check, redacted_reasoning, service, signature_of
-from .faults import Call, Fault, FaultServer, Recorded, Connection, split_text
+from .faults import Call, Connection, Fault, FaultServer, Recorded, split_text
 
 RESPONSE_TEXT = "The capital of France is Paris."
 

@@ -18,7 +18,6 @@ from modelport.types.content import Image, Text
 from modelport.types.deltas import (
     ChatMessageStreamDelta,
     ChatMessageToolCallStreamDelta,
-    MessageBuilder,
     accumulate,
     as_delta,
 )

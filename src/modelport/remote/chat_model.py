@@ -20,7 +20,7 @@ from modelport.errors import InvalidRequest
 from modelport.inputs.parameters import REASONING_EFFORTS
 from modelport.inputs.settings import check_kind
 from modelport.model import Model
-from modelport.protocols.chat_completions.dialects import dialect_named
+from modelport.protocols.chat_completions.dialects import DIALECTS, OPENAI_API, Dialect
 from modelport.protocols.chat_completions.request import body_from
 from modelport.protocols.chat_completions.response import ChatResponseReader
 from modelport.remote.http.redaction import hide
@@ -107,8 +107,12 @@ class ChatCompletionsModel(Model):
         self.__dict__.update(state)
         self._transport = self._make_transport()
 
+    @property
+    def _dialect(self) -> Dialect:
+        return OPENAI_API if self.dialect is None else DIALECTS[self.dialect]
+
     def _declare(self) -> Capabilities:
-        declared = self.declared_capabilities.replace(**dialect_named(self.dialect).capabilities)
+        declared = self.declared_capabilities.replace(**self._dialect.capabilities)
         return declared.with_profiles(self.model_id, PROFILES)
 
     @property
@@ -118,7 +122,7 @@ class ChatCompletionsModel(Model):
 
     async def deltas(self, request: Request) -> AsyncGenerator[ChatMessageStreamDelta, None]:
         """Send a request and yield the deltas of its response; see `Model.deltas`."""
-        dialect = dialect_named(self.dialect)
+        dialect = self._dialect
         if dialect.streams_always:
             request = request.replace(stream=True)
         left_out = self._rejected_parameters

@@ -86,7 +86,7 @@ def _tgi_output_fields(grammar: Grammar) -> dict[str, Any] | None:
     return {"response_format": {"type": "regex", "value": grammar.for_engines()}}
 
 
-#: OpenAI's API itself.
+#: OpenAI's API itself, for a server without a named dialect.
 OPENAI_API = Dialect()
 
 #: By the name that a user passes as `dialect`.
@@ -133,8 +133,3 @@ DIALECTS: dict[str, Dialect] = {
         output_fields=_tgi_output_fields,
     ),
 }
-
-
-def dialect_named(name: str | None) -> Dialect:
-    """Return the dialect of this name, or OpenAI's API for `None`."""
-    return OPENAI_API if name is None else DIALECTS[name]

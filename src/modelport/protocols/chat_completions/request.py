@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from modelport.protocols.chat_completions.dialects import dialect_named, effort_variables
+from modelport.protocols.chat_completions.dialects import DIALECTS, OPENAI_API, effort_variables
 from modelport.protocols.chat_completions.output_format import output_fields
 from modelport.types.capabilities import Capabilities
 from modelport.types.messages import ChatMessage
@@ -26,7 +26,7 @@ def body_from(
         capabilities: They say which parameters the service knows by another name, and whether it takes stop sequences.
         dialect: One of `DIALECTS`, or `None` for OpenAI's API.
     """
-    server = dialect_named(dialect)
+    server = OPENAI_API if dialect is None else DIALECTS[dialect]
     body: dict[str, Any] = {} if model_id is None else {"model": model_id}
     body["messages"] = [_message(message, capabilities) for message in request.messages]
     if request.stop_sequences and capabilities.stop:

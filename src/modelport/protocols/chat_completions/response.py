@@ -6,7 +6,7 @@ The reader follows OpenAI's format, and accepts how other services deviate from 
   the finish reason, in the delta that `finish` returns.
 - A service may answer a streaming request with one complete message.
 - Content may be a list of parts, of which the text counts. Reasoning may be called `reasoning_content` or `reasoning`.
-- Parallel tool calls may all have index 0, or no index at all. They are told apart by their ids and names.
+- Parallel tool calls may all have index 0, or no index at all. They are distinguished by their ids and names.
 - An error may come inside a response with status 200, or as an event of a stream.
 - A stream that ends without a finish reason may have been truncated. It is an error unless the caller accepts it.
 """

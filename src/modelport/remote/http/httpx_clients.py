@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from modelport.remote.http.bodies import ERROR_BODY_TIMEOUT, MAX_ERROR_BODY_SIZE
+from modelport.remote.http import bodies
 from modelport.remote.http.errors import redirect_error
 from modelport.remote.http.redaction import secrets_in
 
@@ -41,13 +41,13 @@ async def _check_response(response: Any) -> None:
         raise redirect_error(response.status_code, response.headers, secrets)
     body = bytearray()
     try:
-        async with asyncio.timeout(ERROR_BODY_TIMEOUT):
+        async with asyncio.timeout(bodies.ERROR_BODY_TIMEOUT):
             async for chunk in response.aiter_bytes():
                 body += chunk
-                if len(body) >= MAX_ERROR_BODY_SIZE:
+                if len(body) >= bodies.MAX_ERROR_BODY_SIZE:
                     break
     except Exception:  # Whatever broke the body, the status is known.
         pass
     # `aread` sets the same attribute, but raises if the body breaks, and drops what arrived before.
-    response._content = bytes(body[:MAX_ERROR_BODY_SIZE])
+    response._content = bytes(body[: bodies.MAX_ERROR_BODY_SIZE])
     await response.aclose()

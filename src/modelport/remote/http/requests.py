@@ -77,7 +77,7 @@ def check_url(value: Any, name: str = "api_base") -> str:
     """
     try:
         parts = urlsplit(value)
-        host, _ = parts.hostname or "", parts.port  # Reading the port raises ValueError for an invalid one.
+        host, _ = parts.hostname or "", parts.port  # The attribute `port` raises ValueError for an invalid port.
         host.encode("idna")
         is_url = parts.scheme in ("http", "https") and bool(host) and not re.search(r"\s", host)
     except (ValueError, AttributeError, TypeError):

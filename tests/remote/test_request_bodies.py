@@ -1,4 +1,4 @@
-"""Each setting and each form of a message reaches the wire, in the field where OpenAI's API has it."""
+"""The body of a request: each option and each format of a message is in the field that OpenAI's API defines."""
 
 from __future__ import annotations
 
@@ -19,13 +19,15 @@ def server() -> Iterator[FaultServer]:
         yield server
 
 
-def sent(server: FaultServer, messages: Any = "Hello", /, model: dict[str, Any] | None = None, **options: Any) -> Any:
-    """The body of the one request that this call makes."""
+def body_of(
+    server: FaultServer, messages: Any = "Hello", /, model: dict[str, Any] | None = None, **options: Any
+) -> Any:
+    """Return the body of the one request that a call sends."""
     server.clear()
-    server.script(then=options.pop("answer", Fault.ok("fine")))
+    server.script(then=options.pop("response", Fault.ok("fine")))
     settings = {"model_id": "gpt-4o", "api_base": server.base_url, "api_key": "k", **(model or {})}
-    with OpenAIServerModel(**settings) as port:
-        port.generate(messages, **options)
+    with OpenAIServerModel(**settings) as remote_model:
+        remote_model.generate(messages, **options)
     (request,) = server.requests
     return request.json
 
@@ -50,10 +52,10 @@ PLAIN = {"model": "gpt-4o", "messages": [{"role": "user", "content": "Hello"}]}
         ({"stop_sequences": list("abcdef")}, {"stop": list("abcd")}),
         ({"user": "me", "logit_bias": {"1": 2}}, {"user": "me", "logit_bias": {"1": 2}}),
         ({"extra_body": {"top_k": 3, "model": "other"}}, {"top_k": 3, "model": "other"}),
-        ({"reasoning_effort": "none"}, {}),  # it does not think anyway
+        ({"reasoning_effort": "none"}, {}),  # This model does not reason anyway.
         (
-            {"response_format": JSON_OBJECT, "answer": Fault.ok("{}")},
-            # Without a word of JSON in them OpenAI refuses it.
+            {"response_format": JSON_OBJECT, "response": Fault.ok("{}")},
+            # OpenAI rejects this response format unless a message mentions JSON.
             {
                 "messages": [*PLAIN["messages"], {"role": "user", "content": "Answer with a JSON object."}],
                 "response_format": JSON_OBJECT,
@@ -62,12 +64,12 @@ PLAIN = {"model": "gpt-4o", "messages": [{"role": "user", "content": "Hello"}]}
     ],
     ids=str,
 )  # fmt: skip
-def test_each_option_reaches_the_wire(server: FaultServer, options: dict[str, Any], fields: dict[str, Any]) -> None:
-    assert sent(server, **options) == {**PLAIN, **fields}
+def test_option_is_sent_in_its_field(server: FaultServer, options: dict[str, Any], fields: dict[str, Any]) -> None:
+    assert body_of(server, **options) == {**PLAIN, **fields}
 
 
-def test_a_model_that_takes_no_stop_gets_none_and_its_own_names(server: FaultServer) -> None:
-    body = sent(server, model={"model_id": "gpt-5-mini"}, stop_sequences=["x"], max_tokens=9)
+def test_profile_removes_stop_and_renames_max_tokens(server: FaultServer) -> None:
+    body = body_of(server, model={"model_id": "gpt-5-mini"}, stop_sequences=["x"], max_tokens=9)
     assert body == {**PLAIN, "model": "gpt-5-mini", "max_completion_tokens": 9}
 
 
@@ -84,19 +86,19 @@ def test_a_model_that_takes_no_stop_gets_none_and_its_own_names(server: FaultSer
         ("yolo3-chat", True, "max_tokens"),
     ],
 )
-def test_profiles(name: str, stop: bool, limit: str) -> None:
+def test_profile_of_model_name_is_applied(name: str, stop: bool, limit: str) -> None:
     capabilities = OpenAIServerModel(name, api_key="k").capabilities
     assert (capabilities.stop, capabilities.renamed.get("max_tokens", "max_tokens")) == (stop, limit)
 
 
-def test_the_users_word_goes_before_the_profile() -> None:
+def test_capabilities_of_caller_override_profile() -> None:
     assert OpenAIServerModel("o3", api_key="k", capabilities={"stop": True}).capabilities.stop
 
 
-def test_messages_of_every_form(server: FaultServer) -> None:
+def test_every_format_of_messages_is_sent_in_openai_format(server: FaultServer) -> None:
     image = solid_png((1, 2, 3), 2)
     by_url = {"type": "image_url", "image_url": {"url": "https://x.test/a.png", "detail": "low"}}
-    body = sent(
+    body = body_of(
         server,
         [
             {"role": "developer", "content": "Be terse."},
@@ -119,15 +121,15 @@ def test_messages_of_every_form(server: FaultServer) -> None:
     assert body[5:] == [{"role": "assistant", "content": "Calling"}, {"role": "user", "content": "Observation"}]
 
 
-def test_role_conversions_and_flattening(server: FaultServer) -> None:
+def test_role_conversions_and_flattening_change_messages(server: FaultServer) -> None:
     parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
     settings = {"custom_role_conversions": {"system": "user"}, "flatten_messages_as_text": True}
-    body = sent(server, [{"role": "system", "content": parts}], model=settings)
+    body = body_of(server, [{"role": "system", "content": parts}], model=settings)
     assert body["messages"] == [{"role": "user", "content": "a\nb"}]
 
 
 @pytest.mark.parametrize(
-    ("dialect", "grammar", "answer", "fields"),
+    ("dialect", "grammar", "output", "fields"),
     [
         ("vllm", Regex("a+"), "aa", {"structured_outputs": {"regex": "a+"}}),
         ("vllm", Choice("x", "y"), "x", {"structured_outputs": {"choice": ["x", "y"]}}),
@@ -137,14 +139,14 @@ def test_role_conversions_and_flattening(server: FaultServer) -> None:
     ],
     ids=str,
 )
-def test_grammars_go_in_the_servers_dialect(
-    server: FaultServer, dialect: str, grammar: Any, answer: str, fields: dict[str, Any]
+def test_grammar_is_sent_in_dialect_of_server(
+    server: FaultServer, dialect: str, grammar: Any, output: str, fields: dict[str, Any]
 ) -> None:
-    body = sent(server, model={"dialect": dialect}, grammar=grammar, answer=Fault.ok(answer))
+    body = body_of(server, model={"dialect": dialect}, grammar=grammar, response=Fault.ok(output))
     assert {name: body[name] for name in fields} == fields
 
 
-def test_a_schema_is_strict_and_rewritten_where_the_service_takes_a_subset(server: FaultServer) -> None:
+def test_schema_is_rewritten_and_strict_for_service_with_subset(server: FaultServer) -> None:
     closed = {
         "type": "object",
         "properties": {"a": {"type": "integer"}},
@@ -152,31 +154,31 @@ def test_a_schema_is_strict_and_rewritten_where_the_service_takes_a_subset(serve
         "additionalProperties": False,
     }
     nullable = {**closed, "properties": {"a": {"anyOf": [{"type": "integer"}, {"type": "null"}]}}}
-    for schema, written in ((closed, closed), ({**closed, "required": []}, nullable)):
-        body = sent(server, grammar=schema, answer=Fault.ok('{"a": 1}'))
-        assert body["response_format"]["json_schema"] == {"name": "answer", "schema": written, "strict": True}
-    whole = {**closed, "required": []}
-    body = sent(server, grammar=whole, answer=Fault.ok('{"a": 1}'), model={"dialect": "vllm"})
-    assert body["response_format"]["json_schema"] == {"name": "answer", "schema": whole, "strict": False}
+    for schema, rewritten in ((closed, closed), ({**closed, "required": []}, nullable)):
+        body = body_of(server, grammar=schema, response=Fault.ok('{"a": 1}'))
+        assert body["response_format"]["json_schema"] == {"name": "answer", "schema": rewritten, "strict": True}
+    open_schema = {**closed, "required": []}
+    body = body_of(server, grammar=open_schema, response=Fault.ok('{"a": 1}'), model={"dialect": "vllm"})
+    assert body["response_format"]["json_schema"] == {"name": "answer", "schema": open_schema, "strict": False}
 
 
-def test_a_model_without_schemas_is_given_a_tool(server: FaultServer) -> None:
+def test_schema_becomes_forced_tool_for_model_without_schemas(server: FaultServer) -> None:
     schema = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
-    answer = Fault.tools(Call("answer", '{"a": 1}'))
-    body = sent(server, grammar=schema, answer=answer, model={"model_id": "gpt-4-turbo"})
+    response = Fault.tools(Call("answer", '{"a": 1}'))
+    body = body_of(server, grammar=schema, response=response, model={"model_id": "gpt-4-turbo"})
     assert body["tools"][0]["function"]["parameters"] == schema
     assert body["tool_choice"] == {"type": "function", "function": {"name": "answer"}}
     assert "response_format" not in body
 
 
-def test_streams_ask_for_their_usage(server: FaultServer) -> None:
+def test_stream_requests_usage(server: FaultServer) -> None:
     server.clear()
     with OpenAIServerModel("gpt-4o", api_base=server.base_url, api_key="k") as model:
         list(model.generate_stream("Hello"))
     assert server.requests[-1].json == {**PLAIN, "stream": True, "stream_options": {"include_usage": True}}
 
 
-def test_what_can_not_be_sent_is_refused_before(server: FaultServer) -> None:
+def test_unsupported_request_is_refused_before_sending(server: FaultServer) -> None:
     server.clear()
     model: Model = OpenAIServerModel("gpt-4o", api_base=server.base_url, api_key="k")
     with pytest.raises(UnsupportedFeature):
@@ -187,7 +189,7 @@ def test_what_can_not_be_sent_is_refused_before(server: FaultServer) -> None:
 
 
 @pytest.mark.parametrize(
-    ("settings", "told"),
+    ("settings", "named"),
     [
         ({"model_id": ""}, "model_id"),
         ({"dialect": "sglang"}, "llama.cpp"),
@@ -200,12 +202,12 @@ def test_what_can_not_be_sent_is_refused_before(server: FaultServer) -> None:
     ],
     ids=str,
 )
-def test_wrong_settings_are_named_when_the_model_is_made(settings: dict[str, Any], told: str) -> None:
-    with pytest.raises(InvalidRequest, match=told.replace("(", r"\(")):
+def test_wrong_setting_is_named_by_constructor(settings: dict[str, Any], named: str) -> None:
+    with pytest.raises(InvalidRequest, match=named.replace("(", r"\(")):
         OpenAIServerModel(**{"model_id": "gpt-4o", "api_key": "k", **settings}).capabilities  # noqa: B018
 
 
-@pytest.mark.parametrize(("given", "count"), [(3, 3), (3.0, 3), (1e20, None), (10**30, None), (-1, None), ("3", None)])
-def test_a_count_that_can_be_none_is_unknown(given: Any, count: int | None) -> None:
-    """Sums are made of counts, and limits: one of 1e20 tokens would have its window wait for ever."""
-    assert token_count_from(given) == count
+@pytest.mark.parametrize(("value", "count"), [(3, 3), (3.0, 3), (1e20, None), (10**30, None), (-1, None), ("3", None)])
+def test_impossible_token_count_is_unknown(value: Any, count: int | None) -> None:
+    """Counts enter sums and rate limits. A count of 1e20 tokens would make a limit wait for ever."""
+    assert token_count_from(value) == count

@@ -1,4 +1,4 @@
-"""Faults as a server of somebody else's making has them, for every backend that speaks chat completions."""
+"""The faults of llmock, a server that others wrote, on every backend with chat completions."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ from tests.remote.matrix_runner import ask
 from tests.servers.front import azure
 from tests.servers.llmock import Fault, LlmockServer, llmock
 
+pytestmark = pytest.mark.server
 KEY = "test-key-0123456789"
 BACKENDS: dict[str, Callable[..., Model]] = {
     "openai": lambda url, **settings: OpenAIServerModel("m", f"{url}/v1", KEY, **settings),
@@ -36,7 +37,7 @@ BACKENDS: dict[str, Callable[..., Model]] = {
 
 @pytest.fixture(scope="module")
 def servers() -> Iterator[tuple[LlmockServer, dict[str, str]]]:
-    """The server, and the address that each backend has for it."""
+    """The server, and the address of the server for each backend."""
     with ExitStack() as stack:
         server = stack.enter_context(llmock())
         resource = stack.enter_context(azure(server.url, KEY, deployment="m", api_key=KEY))
@@ -57,7 +58,7 @@ def make(request: pytest.FixtureRequest, servers: tuple[LlmockServer, dict[str, 
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_what_is_retried(server: LlmockServer, make: Callable[..., Model], way: str) -> None:
+def test_rate_limit_and_unavailable_are_retried(server: LlmockServer, make: Callable[..., Model], way: str) -> None:
     server.inject(Fault.rate_limit(0.2), Fault.fail(503, retry_after=0.1))
     assert ask(make(), way).content
     assert [request.status for request in server.requests()] == [429, 503, 200]
@@ -66,14 +67,16 @@ def test_what_is_retried(server: LlmockServer, make: Callable[..., Model], way: 
 @pytest.mark.parametrize(
     ("status", "kind"), [(401, AuthenticationError), (403, AuthenticationError), (404, NotFoundError)]
 )
-def test_what_is_not(server: LlmockServer, make: Callable[..., Model], status: int, kind: type[ModelError]) -> None:
+def test_refusals_are_not_retried(
+    server: LlmockServer, make: Callable[..., Model], status: int, kind: type[ModelError]
+) -> None:
     server.inject(Fault.fail(status))
     with pytest.raises(kind) as caught:
         make().generate("hello")
     assert caught.value.status == status and server.pending() == 0
 
 
-def test_a_limit_for_ever(server: LlmockServer, make: Callable[..., Model]) -> None:
+def test_endless_rate_limit_raises_after_all_attempts(server: LlmockServer, make: Callable[..., Model]) -> None:
     server.inject(Fault.rate_limit(0.1, times=None))
     with pytest.raises(RateLimited) as caught:
         make().generate("hello")
@@ -83,7 +86,7 @@ def test_a_limit_for_ever(server: LlmockServer, make: Callable[..., Model]) -> N
 @pytest.mark.parametrize(
     ("fault", "causes"),
     [
-        # One class of fault in the openai package's HTTP library for both, and the server ends it in its own way.
+        # The HTTP library of the openai package has one exception for both, and llmock decides how the connection ends.
         (Fault.disconnect(after_chunks=3), {ConnectionFailed, MalformedResponse}),
         (Fault.truncate(after_chunks=3), {MalformedResponse}),
         (Fault.malformed(after_chunks=3), {MalformedResponse}),
@@ -92,18 +95,21 @@ def test_a_limit_for_ever(server: LlmockServer, make: Callable[..., Model]) -> N
     ids=lambda value: value.fields["kind"] if isinstance(value, Fault) else "",
 )
 @pytest.mark.parametrize("way", ["sync streamed", "async streamed"])
-def test_streams_that_break(
+def test_broken_stream_raises_stream_interrupted(
     server: LlmockServer, make: Callable[..., Model], fault: Fault, causes: set[type[ModelError]], way: str
 ) -> None:
     server.inject(Fault.reply("The capital of France is Paris."), fault)
     with pytest.raises(StreamInterrupted) as caught:
         ask(make(idle_timeout=0.4), way)
     assert type(caught.value.__cause__) in causes
-    assert caught.value.partial.content and "The capital of France is Paris.".startswith(caught.value.partial.content)
+    text = caught.value.partial.text
+    assert text and "The capital of France is Paris.".startswith(text)
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_tool_arguments_that_are_cut(server: LlmockServer, make: Callable[..., Model], way: str) -> None:
+def test_truncated_tool_arguments_raise_invalid_tool_call(
+    server: LlmockServer, make: Callable[..., Model], way: str
+) -> None:
     server.inject(Fault.broken_tool())
     with pytest.raises(InvalidToolCall) as caught:
         ask(make(), way, tools=[TOOL])
