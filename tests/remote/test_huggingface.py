@@ -197,7 +197,7 @@ def test_unknown_model_raises_not_found(router: Front) -> None:
     assert not any(request.method == "POST" for request in router.requests)
 
 
-def hub_with_first_response(response: Answer, delay: float = 0.0) -> Any:
+def hub_with_first_response(response: Respond, delay: float = 0.0) -> Any:
     """Return a Hub whose first lookup gets this response, late. Later lookups get the mapping of the model."""
     mapping = {"novita": {"providerId": "n", "status": "live", "task": "conversational"}}
     lookups: list[ReceivedRequest] = []

@@ -57,8 +57,8 @@ def _tool_from(value: Any, path: str) -> Tool:
     if callable(value):
         return tool_from_function(value, path)
     raise InvalidRequest(
-        f"{path}: {type(value).__name__} is not a tool: pass a function, a tool dict in OpenAI's format, a pydantic "
-        f"model, or a tool of {OBJECT_SOURCES}"
+        f"{path}: {type(value).__name__} is not a tool: pass a function, a dict with a name, a description "
+        f"and parameters, a pydantic model, or a tool of {OBJECT_SOURCES}"
     )
 
 
