@@ -23,6 +23,8 @@ from tests.servers.bedrock import BedrockServer, Converse
 from tests.servers.faults import Call, Fault, FaultServer, Recorded
 from tests.servers.llamacpp import model_file
 
+pytestmark = pytest.mark.engine
+
 smolagents = pytest.importorskip("smolagents", reason="installed by the test environment")
 
 #: A step of a code agent in the format that smolagents parses. A model with 135 million parameters writes it only under

@@ -26,6 +26,8 @@ from tests.docs import (
 )
 from tests.servers.llamacpp import LlamaServer, llama_server
 
+pytestmark = [pytest.mark.engine, pytest.mark.server]
+
 
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DocsEnvironment]:

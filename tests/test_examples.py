@@ -27,6 +27,8 @@ from tests.servers.llamacpp import llama_server, model_file
 from tests.servers.ministack import ministack
 from tests.servers.smollm2 import smollm2_folder
 
+pytestmark = [pytest.mark.engine, pytest.mark.server]
+
 EXAMPLES = Path(__file__).parents[1] / "examples"
 KEY = "sk-example-0123456789"
 #: What switch.py prints with every backend.

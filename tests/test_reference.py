@@ -21,6 +21,8 @@ from tests.servers.front import hub as router
 from tests.servers.llamacpp import LlamaServer, llama_server
 from tests.servers.ministack import ministack
 
+pytestmark = [pytest.mark.engine, pytest.mark.server]
+
 CUSTOM_MODEL = """
 from modelport import Model
 from huggingface_hub import login, InferenceClient

@@ -16,6 +16,8 @@ from modelport.testing import CHECKS, Check, Subject, run_check
 from tests.conformance import bedrock_subjects as bedrock
 from tests.conformance import litellm_subjects, subjects, table, vllm_subjects
 
+pytestmark = [pytest.mark.engine, pytest.mark.server]
+
 _REASONING_CHECKS = ("reasoning", "structured output after reasoning")
 _LOCAL = {"errors": "there is no service that could fail", "secrets": "it has no key"}
 #: The checks that end as "not checked" for a backend, and why.

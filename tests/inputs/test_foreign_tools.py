@@ -18,6 +18,8 @@ from modelport.inputs.tools import tools_from
 from modelport.testing import ScriptedModel
 from tests.servers.llamacpp import model_file
 
+pytestmark = pytest.mark.server
+
 
 class Place(BaseModel):
     """Somewhere."""

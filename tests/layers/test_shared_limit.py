@@ -29,6 +29,8 @@ from tests.servers.redis import RedisServer, redis_binary
 
 from .conftest import REDIS_PASSWORD
 
+pytestmark = pytest.mark.server
+
 pytest.importorskip("redis", reason="installed by the test environment")
 
 WORKER = Path(__file__).with_name("shared_limit_worker.py")

@@ -24,6 +24,8 @@ from modelport import (
     UnsupportedFeature,
 )  # fmt: skip
 
+pytestmark = pytest.mark.engine
+
 
 @pytest.fixture(scope="module")
 def model() -> Iterator[LlamaCppModel]:

@@ -32,7 +32,7 @@ from modelport import (
     UnsupportedFeature,
 )
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.engine, pytest.mark.timeout(300)]
 QUESTION = "What is the capital of France? Answer in one sentence."
 SYSTEM = {"role": "system", "content": "You are a careful assistant who answers in short sentences. " * 6}
 CITIES = ["Paris", "Rome", "Oslo", "Lima", "Cairo", "Delhi", "Quito", "Seoul"]

@@ -13,6 +13,8 @@ from tests.remote.matrix_runner import ask, model_for, run_cell, server_for
 from tests.remote.outcomes import FaultCase, NotApplicable
 from tests.servers.faults import FaultServer
 
+pytestmark = pytest.mark.server
+
 CELLS = cells(litellm=False)
 #: By the number of a kind of faults: the ways to call a model in which the fault can't occur.
 MISSING_WAYS = {11: {"sync", "async"}, 12: {"sync streamed", "async streamed"}, 14: {"sync"}}

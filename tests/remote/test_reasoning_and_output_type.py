@@ -15,6 +15,8 @@ from tests.conformance.subjects import REASONING_TEMPLATE
 from tests.servers.faults import Fault, FaultServer
 from tests.servers.llamacpp import LlamaServer, llama_server
 
+pytestmark = pytest.mark.engine
+
 SENTENCE = Regex("[A-Z][a-z ]{3,40}[.]")
 QUESTION = "What is the capital of France?"
 SHORT: dict[str, Any] = {"reasoning_budget": 5, "max_tokens": 100, "temperature": 0}

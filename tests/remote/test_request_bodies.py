@@ -194,7 +194,7 @@ def test_unsupported_request_is_refused_before_sending(server: FaultServer) -> N
         ({"model_id": ""}, "model_id"),
         ({"dialect": "sglang"}, "llama.cpp"),
         ({"api_base": "localhost:8000"}, "api_base='localhost:8000'"),
-        ({"client_kwargs": {"timeout": 1}, "client": object()}, "client and client_kwargs"),
+        ({"client_kwargs": {"timeout": 1}, "client": Exception("a client")}, "client and client_kwargs"),
         ({"temperature": -1}, "temperature=-1"),
         ({"capabilities": {"tool": True}}, "'tool'"),
         ({"requests_per_minute": 0}, "requests_per_minute=0"),

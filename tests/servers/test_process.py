@@ -14,6 +14,8 @@ import pytest
 
 from .process import ServerError, serve
 
+pytestmark = pytest.mark.server
+
 ROOT = Path(__file__).parents[2]
 
 

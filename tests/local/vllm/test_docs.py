@@ -7,7 +7,7 @@ from tests.docs import Block, DocsEnvironment, docstring_examples, python_blocks
 from tests.servers.smollm2 import as_hub_cache
 from tests.servers.vllm_env import vllm_environment
 
-pytestmark = pytest.mark.timeout(200)  # each loads an engine in a process of its own
+pytestmark = [pytest.mark.engine, pytest.mark.timeout(200)]  # each loads an engine in a process of its own
 
 
 @pytest.fixture(scope="module")

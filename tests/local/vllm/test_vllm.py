@@ -29,6 +29,8 @@ from modelport.local.token_engine import EngineRequest, Prompt
 from modelport.local.vllm.processes import needs_caller_script
 from modelport.local.vllm.shared_engine import engine_error
 
+pytestmark = pytest.mark.engine
+
 CAPITAL = "What is the capital of France? Answer in one sentence."
 
 

@@ -13,6 +13,8 @@ from tests.servers.vllm_env import ENGINE
 
 from modelport import VLLMModel
 
+pytestmark = pytest.mark.engine
+
 
 @pytest.mark.timeout(900)
 def test_every_schema_is_answered_validly_or_refused(model: VLLMModel, tmp_path: Path) -> None:

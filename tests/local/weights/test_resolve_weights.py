@@ -11,6 +11,8 @@ from tests.local.weights.cache import Hub, WeightsCache, read_terminal
 from modelport import errors
 from modelport.local.llamacpp.weights import resolve_weights
 
+pytestmark = pytest.mark.engine
+
 
 @pytest.mark.parametrize("spec", [None, "HuggingFaceTB/SmolLM2-135M-Instruct"])
 def test_resolve_default_model_returns_default_weights(
