@@ -1,6 +1,6 @@
 """`Model`, the base class of every model: what callers use, and what the author of a backend implements.
 
-A call becomes a `Request` in normal form (`_request_from`), which passes through the layers to the backend's `deltas`.
+A call becomes a `Request` in normal form (`_build_request`), which passes through the layers to the backend's `deltas`.
 The deltas come back the same way. `generate` accumulates them into a message, and a stream emits them one by one.
 """
 

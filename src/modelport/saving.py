@@ -93,7 +93,7 @@ class Storable:
         try:
             return target._restore(settings, trust_remote_code)
         except (TypeError, ValueError, AttributeError, LookupError) as error:
-            why = error if isinstance(error, TypeError) else type(error).__name__  # The text of others may hold a key.
+            why = error if isinstance(error, TypeError) else type(error).__name__  # Other errors may quote a key.
             raise InvalidRequest(f"the data does not describe a {name}: {why}") from error
 
     @classmethod

@@ -65,8 +65,8 @@ class AttemptTimer:
         try:
             delta = await anext(deltas, None)
         except (Exception, asyncio.CancelledError) as error:
-            # Tell the timer's own cancellation, in whatever form the backend raised it, from one that somebody else
-            # requested: only the timer's leaves the count of requests where it was.
+            # This may be the timer's cancellation, which the backend may have turned into another error, or somebody
+            # else's. Without the timer's request, the task has no more cancellation requests than before this read.
             if self._expired is not None and reader.uncancel() <= cancelling:
                 self._expired.attempts = getattr(error, "attempts", ())  # the models that a `FallbackModel` called
                 raise self._expired from None

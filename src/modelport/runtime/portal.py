@@ -165,7 +165,7 @@ class _LoopThread:
 
 
 _current: _LoopThread | None = None
-_inherited: list[_LoopThread] = []  # Loop threads of parent processes: kept, so that their loops are never closed here.
+_inherited: list[_LoopThread] = []  # Loop threads of parent processes. Their loops are never closed in this process.
 _lock = threading.Lock()
 
 
