@@ -240,8 +240,15 @@ def embedded() -> Model:
 
 
 @pytest.mark.parametrize(
-    ("kind", "call", "pattern"), MISTAKES, ids=[f"{kind.__name__} {n}" for n, (kind, *_) in enumerate(MISTAKES)]
-)
+    ("kind", "call", "pattern"),
+    [
+        pytest.param(
+            kind, call, pattern, id=f"{kind.__name__} {n}",
+            marks=[pytest.mark.engine] if "embedded" in call.__code__.co_names else [],
+        )
+        for n, (kind, call, pattern) in enumerate(MISTAKES)
+    ],
+)  # fmt: skip
 def test_mistake_of_caller_raises_error_with_clear_text(
     kind: type[Exception], call: Callable[[], Any], pattern: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -262,6 +269,7 @@ def test_every_class_of_error_is_covered() -> None:
     assert public <= covered
 
 
+@pytest.mark.server
 @pytest.mark.parametrize("offline", ["1", "0"], ids=["offline", "no server"])
 def test_unreachable_hub_raises_connection_error_instead_of_missing_model(tmp_path: Path, offline: str) -> None:
     pytest.importorskip("torch", reason="installed by the session tests")
@@ -281,6 +289,7 @@ def test_unreachable_hub_raises_connection_error_instead_of_missing_model(tmp_pa
     )
 
 
+@pytest.mark.server
 def test_missing_folder_raises_not_found_error() -> None:
     pytest.importorskip("torch", reason="installed by the session tests")
     from modelport import TransformersModel

@@ -47,7 +47,7 @@ def arguments_for(backend: str) -> Iterator[Arguments]:
     """Start what a backend needs, and yield the arguments and environment variables for a program."""
     with ExitStack() as stack:
         if backend == "llamacpp":
-            yield [f"llamacpp/{model_file()}"], {}
+            yield [local_model()], {}
         elif backend in ("transformers", "mlx"):
             yield [f"{backend}/{smollm2_folder()}"], {}
         elif backend == "bedrock":
@@ -82,11 +82,13 @@ def test_switch_prints_same_output_with_every_backend(backend: str) -> None:
     assert output == expected
 
 
-MODEL = f"llamacpp/{model_file()}"
+def local_model() -> str:
+    """Return the name of the local model, with the weights of the tests."""
+    return f"llamacpp/{model_file()}"
 
 
 def test_agent_calls_tool_with_right_arguments() -> None:
-    output = run_example("agent.py", MODEL, "What is 12.5 times 8?")
+    output = run_example("agent.py", local_model(), "What is 12.5 times 8?")
     assert output.startswith("multiply({'a': 12.5, 'b': 8}) = 100.0\n")
     assert "100" in output.splitlines()[-1]
 
@@ -129,7 +131,13 @@ def test_example_without_arguments_prints_its_usage(name: str) -> None:
 
 
 def test_extract_with_empty_folder_names_the_folder(tmp_path: Path) -> None:
-    command = [sys.executable, str(EXAMPLES / "extract.py"), str(tmp_path / "none"), str(tmp_path / "t.csv"), MODEL]
+    command = [
+        sys.executable,
+        str(EXAMPLES / "extract.py"),
+        str(tmp_path / "none"),
+        str(tmp_path / "t.csv"),
+        "llamacpp",
+    ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=150, check=False)
     assert (done.returncode, done.stdout) == (1, "") and done.stderr.endswith("none: there are no .txt files\n")
     assert not (tmp_path / "t.csv").exists()
@@ -149,7 +157,7 @@ def test_extract_writes_table_of_invoices(tmp_path: Path) -> None:
     }
     for name, text in texts.items():
         (tmp_path / name).write_text(text)
-    output = run_example("extract.py", str(tmp_path), str(tmp_path / "table.csv"), MODEL)
+    output = run_example("extract.py", str(tmp_path), str(tmp_path / "table.csv"), local_model())
     assert "Reading" in output and "100%" in output
     with (tmp_path / "table.csv").open() as file:
         rows = list(csv.DictReader(file))
@@ -174,11 +182,11 @@ def test_extract_names_text_without_invoice(
 
 
 def test_smolagents_agent_calls_its_tool() -> None:
-    assert run_example("smolagents_agent.py", MODEL).startswith("sunny in ")
+    assert run_example("smolagents_agent.py", local_model()).startswith("sunny in ")
 
 
 def test_langchain_chain_invokes_streams_and_batches() -> None:
-    lines = run_example("langchain_chain.py", MODEL).splitlines()
+    lines = run_example("langchain_chain.py", local_model()).splitlines()
     assert lines[0] == "The capital of France is Paris." and "Rome" in lines[1]
     assert "Madrid" in lines[2] and "Tokyo" in lines[3]
 

@@ -110,6 +110,7 @@ class TokenEngineModel(EngineModel[E]):
             raise ContextWindowExceeded(
                 f"the prompt has {len(prompt.tokens)} tokens, and the model's context holds {engine.context_length} "
                 "tokens of prompt and output: shorten the conversation, or load the model with a larger context_length",
+                hint="The option --set context_length=… makes the context larger.",
             )
         lark = None
         if grammar is not None:
