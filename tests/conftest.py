@@ -1,11 +1,37 @@
-"""Options of the tests."""
+"""Options and settings of the tests."""
 
 from __future__ import annotations
 
+import os
+import re
+from pathlib import Path
+
 import pytest
+from _pytest.mark.expression import Expression
+
+try:
+    from hypothesis import settings
+except ImportError:  # the oldest versions are tested without it
+    pass
+else:
+    settings.register_profile("default", deadline=None)
+    settings.register_profile("dev", deadline=None, max_examples=20)
+    settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
-        "--columns", help="columns of the contract, with commas; by default those of the nox session `tests`"
+        "--backends", help="backends under test, separated by commas; by default those of the nox session `tests`"
     )
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Skip a file that its own `pytestmark` deselects: the environment may lack the packages that it imports."""
+    expression = config.option.markexpr
+    if not expression or collection_path.suffix != ".py":
+        return None
+    declared = re.search(r"^pytestmark = (.+)$", collection_path.read_text(), re.M)
+    marks = set(re.findall(r"pytest\.mark\.(\w+)", declared[1])) if declared else set()
+    if marks and not Expression.compile(expression).evaluate(lambda name, **_: name in marks):
+        return True
+    return None

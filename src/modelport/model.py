@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from modelport.errors import MalformedResponse
+from modelport.errors import MalformedResponse, ModelError
 from modelport.inputs.messages import normalise_messages
 from modelport.inputs.options import normalise_options
 from modelport.inputs.parameters import EXCLUSIVE, REASONING_EFFORTS, TIMEOUTS
 from modelport.inputs.settings import check_kind
 from modelport.inputs.tool_choice import tool_choice_from
-from modelport.layers.base import Next, compose
+from modelport.layers.base import Deltas, Next, compose
 from modelport.protocols.chat_completions.request import plain_dict
-from modelport.runtime.streams import AsyncStream, Stream, interruptible
+from modelport.runtime.streams import AsyncStream, Stream, with_partial
 from modelport.saving import refuse_secrets, restore, settings_of
 from modelport.types.capabilities import Capabilities
-from modelport.types.deltas import ChatMessageStreamDelta, accumulate, as_delta
+from modelport.types.deltas import ChatMessageStreamDelta, MessageBuilder, as_delta
 from modelport.types.messages import ChatMessage, MessageRole
 from modelport.types.request import Request, Timeouts
 from modelport.types.usage import TokenUsage
@@ -164,7 +166,7 @@ class Model:
                 f"{type(self).__name__}.generate calls super().generate(), which would call it again: no class writes "
                 "`deltas`. Return the answer instead"
             )
-        return run(self._answer(self._prepare(messages, stop_sequences, options, stream=False)))
+        return run(self._generate(self._prepare(messages, stop_sequences, options, stream=False)))
 
     def generate_stream(self, messages: Any, stop_sequences: Any = None, **options: Any) -> Stream:
         """Answers a conversation piece by piece; arguments and errors as for `generate`.
@@ -172,15 +174,17 @@ class Model:
         Returns:
             An iterator over deltas, and a context manager; the request is sent at the first `next`.
         """
-        return Stream(self._deltas(self._prepare(messages, stop_sequences, options, stream=True)), self.model_id)
+        request = self._prepare(messages, stop_sequences, options, stream=True)
+        return Stream(partial(self._run, request), self.model_id)
 
     async def agenerate(self, messages: Any, stop_sequences: Any = None, **options: Any) -> ChatMessage:
         """`generate` for asynchronous code; cancelling the task stops the engine."""
-        return await self._answer(self._prepare(messages, stop_sequences, options, stream=False))
+        return await self._generate(self._prepare(messages, stop_sequences, options, stream=False))
 
     def agenerate_stream(self, messages: Any, stop_sequences: Any = None, **options: Any) -> AsyncStream:
         """`generate_stream` for asynchronous code."""
-        return AsyncStream(self._deltas(self._prepare(messages, stop_sequences, options, stream=True)), self.model_id)
+        request = self._prepare(messages, stop_sequences, options, stream=True)
+        return AsyncStream(partial(self._run, request), self.model_id)
 
     def __call__(self, messages: Any, stop_sequences: Any = None, **options: Any) -> ChatMessage:
         """Another name of `generate`."""
@@ -335,18 +339,52 @@ class Model:
             Stop(),
         ]
 
-    def _deltas(self, request: Request) -> AsyncGenerator[ChatMessageStreamDelta, None]:
+    def _through_layers(self, request: Request) -> Deltas:
         chain = self._chain
         if chain is None:
-            # Of several threads that come first, one sets it: two chains would be two sets of limits.
+            # If several threads make the first call at once, only one of them sets the chain: two chains would be two
+            # sets of limits.
             chain = self.__dict__.setdefault("_chain", compose(self._layers(), self.deltas))
         return chain(request)
 
-    async def _answer(self, request: Request) -> ChatMessage:
-        seen: list[ChatMessageStreamDelta] = []
-        async for _ in interruptible(self._deltas(request), seen, self.model_id, whole=True):
+    async def _run(self, request: Request, response: MessageBuilder, *, nested: bool = False) -> Deltas:
+        """Run one call through the layers and the backend.
+
+        The deadline of the call is set here, and the capabilities of the model are looked up here. After a rejection
+        that updated the model's profile, the call starts again with the new capabilities, unless a part of the response
+        has been delivered.
+
+        Args:
+            request: The call.
+            response: Every delta is added to it.
+            nested: Whether the call is a part of another model's call, which handles its errors.
+
+        Yields:
+            The deltas of the response.
+        """
+        from asyncio import get_running_loop
+
+        timeouts = request.timeouts.started(get_running_loop().time())
+        while True:
+            deltas = self._through_layers(request.replace(timeouts=timeouts, capabilities=self.capabilities))
+            try:
+                async with aclosing(deltas):
+                    async for delta in deltas:
+                        response.add(delta)
+                        yield delta
+                return
+            except ModelError as error:
+                if error.profile_updated and not response.delivered:
+                    continue
+                if nested:
+                    raise
+                raise with_partial(error, response, self.model_id, stream=request.stream)  # noqa: B904
+
+    async def _generate(self, request: Request) -> ChatMessage:
+        response = MessageBuilder(self.model_id)
+        async for _ in self._run(request, response):
             pass
-        return accumulate(seen, self.model_id)
+        return response.message()
 
     async def _run_generate(self, request: Request) -> ChatMessageStreamDelta:
         """Runs a subclass's own `generate`: in the caller's thread for a sync call, else in a thread of its own."""

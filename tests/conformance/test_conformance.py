@@ -107,7 +107,7 @@ COLUMNS: dict[str, Callable[[Path], AbstractContextManager[Subject]]] = {
     "bedrock-forced": lambda folder: bedrock.strict(bedrock.NOVA),
 }
 #: Columns whose packages can't be installed beside the others. Each belongs to a nox session with an environment
-#: of its own, which names it by `--columns`; the session `tests` runs all the others.
+#: of its own, which names it by `--backends`; the session `tests` runs all the others.
 ELSEWHERE: dict[str, Callable[[Path], AbstractContextManager[Subject]]] = {
     **litellm_subjects.COLUMNS,
     **vllm_subjects.COLUMNS,
@@ -117,17 +117,17 @@ ELSEWHERE: dict[str, Callable[[Path], AbstractContextManager[Subject]]] = {
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """The cells of the columns that were asked for."""
     if "row" in metafunc.fixturenames:
-        columns = chosen(metafunc.config.getoption("columns"))
+        columns = chosen(metafunc.config.getoption("backends"))
         cells = [(column, row) for column in columns for row in CHECKS if row.name in ONLY.get(column, {row.name})]
         metafunc.parametrize(("column", "row"), cells, ids=[f"{column}: {row.name}" for column, row in cells])
 
 
 def chosen(given: str | None) -> list[str]:
-    """The columns that `--columns` names; by default those of the session `tests`."""
+    """The columns that `--backends` names; by default those of the session `tests`."""
     if given is None:
         return [*COLUMNS]
     if unknown := sorted(set(given.split(",")) - {*COLUMNS, *ELSEWHERE}):
-        raise pytest.UsageError(f"--columns: {unknown[0]!r} is unknown; there are {', '.join([*COLUMNS, *ELSEWHERE])}")
+        raise pytest.UsageError(f"--backends: {unknown[0]!r} is unknown; there are {', '.join([*COLUMNS, *ELSEWHERE])}")
     return given.split(",")
 
 

@@ -22,7 +22,7 @@ def named() -> list[str]:
         for node in ast.walk(session)
         if isinstance(node, ast.Constant) and isinstance(node.value, str)
     ]
-    columns = [word.removeprefix("--columns=").split(",") for word in words if word.startswith("--columns=")]
+    columns = [word.removeprefix("--backends=").split(",") for word in words if word.startswith("--backends=")]
     return [column for group in columns for column in group]
 
 

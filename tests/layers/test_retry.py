@@ -75,7 +75,9 @@ def request(stream: bool = True, **limits: float | None) -> Request:
 
 
 async def read(backend: Backend, policy: RetryPolicy = AT_ONCE, asked: Request | None = None) -> list[Delta]:
-    return [delta async for delta in Retry(policy)(asked or request(), backend)]
+    asked = asked or request()
+    asked = asked.replace(timeouts=asked.timeouts.started(asyncio.get_running_loop().time()))
+    return [delta async for delta in Retry(policy)(asked, backend)]
 
 
 def reads(backend: Backend, policy: RetryPolicy = AT_ONCE, **limits: float | None) -> tuple[Any, float]:

@@ -93,7 +93,7 @@ def test_the_scanner_cuts_like_the_whole_text(pieces: list[str], stops: list[str
         if found:
             break
     if not found:
-        given_out += scanner.release()
+        given_out += scanner.flush()
     assert (given_out, found) == expected_cut("".join(pieces), stops)
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from modelport import errors
 from modelport.errors import InvalidRequest, ModelError, UnsupportedFeature
 from modelport.layers.base import Deltas
-from modelport.types.deltas import ChatMessageStreamDelta
+from modelport.types.deltas import ChatMessageStreamDelta, MessageBuilder
 from modelport.types.messages import Attempt
 from modelport.types.request import Request
 
@@ -154,7 +154,7 @@ class FallbackCall:
         candidate, stream, clock = asked.candidate, self._request.stream, self._fallback._clock
         model, begin, began = candidate.model, clock(), False
         try:
-            async with aclosing(model._deltas(self._request_of(model))) as deltas:
+            async with aclosing(model._run(self._request_of(model), MessageBuilder(), nested=True)) as deltas:
                 async for delta in deltas:
                     if delta.delivers and not began:
                         began, candidate.cooling_until = True, 0.0

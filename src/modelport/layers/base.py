@@ -1,6 +1,7 @@
-"""The way of a request: layers of one shape, `(request, next) -> async iterator of deltas`.
+"""What a layer is, and how layers become one callable.
 
-A layer with nothing to do returns `next(request)`, and so costs nothing.
+A request passes through the layers from the outermost to the innermost, and then to the backend. Deltas come back the
+same way. A layer with nothing to do returns `next(request)` itself, and so adds no work to a call.
 """
 
 from __future__ import annotations
@@ -15,20 +16,22 @@ from modelport.types.request import Request
 Deltas = AsyncGenerator[ChatMessageStreamDelta, None]
 Next = Callable[[Request], Deltas]
 
-#: What `Limit` gives first where a limit to the first token is kept: the request goes out now, and its time begins.
-SENT = ChatMessageStreamDelta()
-
 
 class Layer(Protocol):
-    """One step on the way; a picklable object."""
+    """One layer; a picklable callable."""
 
     def __call__(self, request: Request, next: Next) -> Deltas:
-        """Passes the request on, and the deltas back."""
+        """Pass the request on to `next`, and the deltas back to the caller."""
         ...
 
 
 def compose(layers: Iterable[Layer], backend: Next) -> Next:
-    """One callable: the first layer outermost, the backend innermost."""
+    """Return one callable that sends a request through all layers.
+
+    Args:
+        layers: The outermost layer comes first.
+        backend: Receives what the innermost layer passes on.
+    """
     call = backend
     for layer in reversed(list(layers)):
         call = partial(layer, next=call)

@@ -1,4 +1,17 @@
-"""The time limits of one attempt. Imported at the first call, since asyncio is."""
+"""The time limits of one attempt.
+
+One timer runs per attempt. It is set to the limit that ends first:
+
+- `timeout`: the deadline of the whole call, which `Model` has set;
+- `first_token_timeout`: from the moment at which the request is sent to the first delta that holds content;
+- `idle_timeout`: while the reader waits for the next delta, after the first one.
+
+When the timer fires while a reader waits, it cancels the reader's task, and `read` turns that cancellation into
+`DeadlineExceeded`. Between two reads, while the caller is busy, it only records that the limit has ended; the next read
+raises. So no task is ever cancelled while it runs the caller's own code.
+
+This module imports asyncio, so it is imported at the first call and not with the package.
+"""
 
 from __future__ import annotations
 
@@ -6,95 +19,100 @@ import asyncio
 from typing import Any
 
 from modelport.errors import DeadlineExceeded, ModelError
-from modelport.layers.base import SENT, Deltas
+from modelport.layers.base import Deltas
 from modelport.types.deltas import ChatMessageStreamDelta
-from modelport.types.request import Request
+from modelport.types.request import Timeouts
 
 
-class Watchdog:
-    """Keeps the time limits of one attempt with one timer.
+class AttemptTimer:
+    """Enforces the time limits of one attempt.
 
-    The timer wakes a reader that waits for a delta; between two reads, while the caller is busy, it only takes note.
+    Args:
+        timeouts: The time limits of the call.
+        queued: Whether the request may first wait for a rate limit. The clock of `first_token_timeout` then starts with
+            `start_first_token_clock`, and otherwise at once.
     """
 
-    def __init__(self, request: Request, queued: bool = False) -> None:
+    def __init__(self, timeouts: Timeouts, queued: bool = False) -> None:
         self._loop = asyncio.get_running_loop()
-        self._limits = request.timeouts
+        self._timeouts = timeouts
         self._queued = queued
-        self._begin = self._waiting_since = self._loop.time()
-        self._begun = False
-        self._task: asyncio.Task[Any] | None = None
+        self._sent_at = self._waiting_since = self._loop.time()
+        self._delivering = False
+        self._reader: asyncio.Task[Any] | None = None
         self._expired: ModelError | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._arm()
+        self._set_timer()
+
+    def start_first_token_clock(self) -> None:
+        """Start the clock of `first_token_timeout`: the request has left the queue of a rate limit."""
+        self._queued, self._sent_at = False, self._loop.time()
+        self._set_timer()
 
     async def read(self, deltas: Deltas) -> ChatMessageStreamDelta | None:
-        """The next delta, or `None` at the end.
+        """Return the next delta, or `None` at the end.
 
         Raises:
-            DeadlineExceeded: A limit ran out while waiting for it.
+            DeadlineExceeded: A limit ended while this waited.
         """
         if self._expired is not None:
             raise self._expired
-        if self._limits.idle_timeout is not None:
+        if self._timeouts.idle_timeout is not None:
             self._waiting_since = self._loop.time()
-        self._task = task = asyncio.current_task(self._loop)
-        assert task is not None
-        cancelling = task.cancelling()
+        self._reader = reader = asyncio.current_task(self._loop)
+        assert reader is not None
+        cancelling = reader.cancelling()
         try:
             delta = await anext(deltas, None)
         except (Exception, asyncio.CancelledError) as error:
-            # Our own cancellation, however the backend put it? Or somebody's who cancelled the task for their reasons?
-            if self._expired is not None and task.uncancel() <= cancelling:
-                self._expired.attempts = getattr(error, "attempts", ())  # who was asked, of a `FallbackModel`
+            # Tell the timer's own cancellation, in whatever form the backend raised it, from one that somebody else
+            # requested: only the timer's leaves the count of requests where it was.
+            if self._expired is not None and reader.uncancel() <= cancelling:
+                self._expired.attempts = getattr(error, "attempts", ())  # the models that a `FallbackModel` called
                 raise self._expired from None
             raise
         finally:
-            self._task = None
+            self._reader = None
         if self._expired is not None:
-            task.uncancel()  # The backend let it pass: what it still gave goes out before the next read says so.
-        if delta is SENT:
-            self._queued, self._begin = False, self._loop.time()
-            self._arm()
-            return await self.read(deltas)
-        if not self._begun and delta is not None and delta.delivers:
-            self._begun = True
-            if self._limits.idle_timeout is not None:  # which begins to count; a timer for the others stands
-                self._arm()
+            reader.uncancel()  # The backend ignored the cancellation. Its delta is passed on, and the next read raises.
+        if not self._delivering and delta is not None and delta.delivers:
+            self._delivering = True
+            if self._timeouts.idle_timeout is not None:
+                self._set_timer()
         return delta
 
     def stop(self) -> None:
-        """Takes the timer down."""
+        """Cancel the timer."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
 
-    def _due(self) -> tuple[float, str] | None:
-        """When the next limit runs out, and its name."""
-        limits, due = self._limits, []
-        if limits.deadline is not None:
-            due.append((limits.deadline, "timeout"))
-        if limits.first_token_timeout is not None and not self._begun and not self._queued:
-            due.append((self._begin + limits.first_token_timeout, "first_token_timeout"))
-        if limits.idle_timeout is not None and self._begun and self._task is not None:
-            due.append((self._waiting_since + limits.idle_timeout, "idle_timeout"))
-        elif limits.idle_timeout is not None and self._begun:
-            due.append((self._loop.time() + limits.idle_timeout, "idle_timeout"))
-        return min(due, default=None)
+    def _next_limit(self) -> tuple[float, str] | None:
+        """Return the time at which the next limit ends, and the name of that limit."""
+        timeouts, limits = self._timeouts, []
+        if timeouts.deadline is not None:
+            limits.append((timeouts.deadline, "timeout"))
+        if timeouts.first_token_timeout is not None and not self._delivering and not self._queued:
+            limits.append((self._sent_at + timeouts.first_token_timeout, "first_token_timeout"))
+        if timeouts.idle_timeout is not None and self._delivering:
+            # While nobody reads, the backend is not the one that is idle.
+            idle_since = self._loop.time() if self._reader is None else self._waiting_since
+            limits.append((idle_since + timeouts.idle_timeout, "idle_timeout"))
+        return min(limits, default=None)
 
-    def _arm(self) -> None:
+    def _set_timer(self) -> None:
         self.stop()
-        if (due := self._due()) is not None:
-            self._timer = self._loop.call_at(due[0], self._ring)
+        if (limit := self._next_limit()) is not None:
+            self._timer = self._loop.call_at(limit[0], self._fire)
 
-    def _ring(self) -> None:
-        due = self._due()
-        if due is None or due[0] > self._loop.time():
-            self._arm()
+    def _fire(self) -> None:
+        limit = self._next_limit()
+        if limit is None or limit[0] > self._loop.time():
+            self._set_timer()
             return
-        name = due[1]
-        seconds = getattr(self._limits, name)
-        # The whole call's time is up with "timeout"; the other two limit an attempt, and another may be faster.
+        name = limit[1]
+        seconds = getattr(self._timeouts, name)
+        # `timeout` ends the whole call. The other two end an attempt, and another attempt may be faster.
         self._expired = DeadlineExceeded(f"{name}={seconds:g} s ran out.", retryable=name != "timeout")
-        if self._task is not None:
-            self._task.cancel()
+        if self._reader is not None:
+            self._reader.cancel()

@@ -1,6 +1,15 @@
-"""Sends a request again where that can help, and never once a part of the answer has reached the caller.
+"""Sends a request again after a failure that another attempt may mend.
 
-This is the only retry loop: every vendor client's own is switched off. All time limits of a call are kept here too.
+The rules:
+
+- A request is never sent again once a part of the response has reached the caller.
+- The error's `retryable` decides, or `RetryPolicy.retryable`. The wait is the service's Retry-After, or random below a
+  bound that doubles with each attempt.
+- A wait that would end after the call's deadline is not started: the error is raised at once.
+- All calls of a model share a budget of retries, so that an outage does not multiply the load by `attempts`.
+- This is the only retry loop. The loops of vendors' clients are switched off.
+
+The time limits of each attempt are enforced here too (see `deadline`).
 """
 
 from __future__ import annotations
@@ -16,10 +25,10 @@ from typing import Any
 from modelport.errors import InvalidRequest, ModelError
 from modelport.layers.base import Deltas, Next
 from modelport.types.deltas import ChatMessageStreamDelta
-from modelport.types.request import Request, Timeouts
+from modelport.types.request import Request
 
-#: Of so many calls that are answered at once, one gives a retry back.
-EASE = 5
+#: After this many responses that needed no retry, the retry budget gets one retry back.
+RESPONSES_PER_RETRY = 5
 
 
 @dataclass(frozen=True)
@@ -27,16 +36,18 @@ class RetryPolicy:
     """How often and when a request is sent again.
 
     Args:
-        attempts: Requests at most, the first included; 1 for no retry; by default 3.
-        base: Upper bound of the first wait, in seconds, by default 0.5; it doubles from attempt to attempt ("full
+        attempts: The maximum number of requests, the first one included; 1 for no retry. The default is 3.
+        base: Upper bound of the first wait, in seconds; the default is 0.5. The bound doubles with each attempt ("full
             jitter", https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/).
-        cap: Upper bound of every wait, in seconds; by default 8.
-        max_retry_after: The longest Retry-After that is waited out, in seconds, by default 60; a longer one fails at
-            once, with `retry_after` on the error.
-        retryable: Decides for an error whether the request is sent again; by default the error's own `retryable` does.
-        budget: Retries that all calls of a model have in common, by default 100, so that an outage is not multiplied by
-            `attempts`. Each takes one; the one after which an answer came gives it back, and so does every fifth call
-            that needed none. With none left, calls fail with what their first attempt met. `None` for no such bound.
+        cap: Upper bound of every wait, in seconds; the default is 8.
+        max_retry_after: The longest Retry-After that is waited for, in seconds; the default is 60. A longer one fails
+            at once, with `retry_after` on the error.
+        retryable: A function that decides whether the request is sent again after an error. By default the error's own
+            `retryable` decides.
+        budget: The retries that all calls of a model share, so that an outage is not multiplied by `attempts`; the
+            default is 100. Each retry takes one. A response after a retry gives one back, and so does every fifth
+            response that needed none. When none is left, calls fail with the error of their first attempt. `None` for
+            no limit.
     """
 
     attempts: int = 3
@@ -52,17 +63,17 @@ class RetryPolicy:
             if name == "budget" and value is None:
                 continue
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise InvalidRequest(f"{name}={value!r}: must be a whole number of at least {least}")
+                raise InvalidRequest(f"{name}={value!r}: must be an integer of at least {least}")
         for name in ("base", "cap", "max_retry_after"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int | float) or not value >= 0:
                 raise InvalidRequest(f"{name}={value!r}: must be a number of seconds, 0 or more")
         if self.retryable is not None and not callable(self.retryable):
-            raise InvalidRequest("retryable must be a function of the error, or None for the error's own word")
+            raise InvalidRequest("retryable must be a function that takes the error, or None to use error.retryable")
 
     @classmethod
     def from_value(cls, value: RetryPolicy | Mapping[str, Any] | int | bool | None) -> RetryPolicy:
-        """The policy that a caller's `retry` argument means: a policy, a number of attempts, or whether at all."""
+        """Return the policy for a `retry` argument: a policy, a number of attempts, or whether to retry at all."""
         if isinstance(value, RetryPolicy):
             return value
         if isinstance(value, Mapping):
@@ -79,11 +90,11 @@ class RetryPolicy:
         return cls(attempts=1 if value is False else value)
 
     def wait_after(self, error: ModelError, attempt: int) -> float | None:
-        """Seconds to wait before the next attempt, or `None` where there is to be none.
+        """Return the seconds to wait before the next attempt, or `None` if there is to be no other attempt.
 
         Args:
-            error: How the attempt failed.
-            attempt: Its number, from 1.
+            error: The error of the attempt.
+            attempt: The number of the attempt, from 1.
         """
         again = error.retryable if self.retryable is None else self.retryable(error)
         if not again or attempt >= self.attempts:
@@ -94,37 +105,41 @@ class RetryPolicy:
 
 
 class RetryBudget:
-    """The retries that a model's calls have in common.
+    """The retries that all calls of a model share.
 
-    They are items of a deque, whose operations are atomic: there is no lock that a fork could leave held.
+    They are items of a deque, whose operations are atomic: so there is no lock that a fork could leave locked.
 
     Args:
-        size: How many there are at first and at most; `None` for any number.
+        size: The number of retries at first, and at most; `None` for no limit.
     """
 
     def __init__(self, size: int | None) -> None:
-        self._left = None if size is None else deque([True] * size, maxlen=size)
-        self._undisturbed = count(1)
+        self._retries = None if size is None else deque([True] * size, maxlen=size)
+        self._calls_without_retry = count(1)
 
     def take(self) -> bool:
-        """Takes one; False where none is left."""
+        """Take one retry; return whether there was one."""
         try:
-            return self._left is None or self._left.pop()
+            return self._retries is None or self._retries.pop()
         except IndexError:
             return False
 
-    def answered(self, retried: bool) -> None:
-        """An answer has come, after a retry or at once."""
-        if self._left is not None and (retried or next(self._undisturbed) % EASE == 0):
-            self._left.append(True)
+    def give_back(self, retried: bool) -> None:
+        """Give a retry back after a response, or after every fifth response that needed no retry.
+
+        Args:
+            retried: Whether the response came after a retry.
+        """
+        if self._retries is not None and (retried or next(self._calls_without_retry) % RESPONSES_PER_RETRY == 0):
+            self._retries.append(True)
 
 
 class Retry:
     """The layer.
 
     Args:
-        policy: How often and when.
-        queued: Whether a limit comes after it, in whose queue no time to the first token is counted.
+        policy: How often and when a request is sent again.
+        queued: Whether the limit layer may hold requests in its queue; `first_token_timeout` does not count that time.
     """
 
     def __init__(self, policy: RetryPolicy, queued: bool = False) -> None:
@@ -138,68 +153,55 @@ class Retry:
         self.__init__(**state)  # type: ignore[misc]
 
     async def __call__(self, request: Request, next: Next) -> Deltas:
-        """Passes the request on, as often as the policy and the deadline allow."""
+        """Pass the request on, as often as the policy, the retry budget and the deadline allow.
+
+        A non-streaming response is buffered until it is complete. An engine that streams inside can therefore be called
+        again after it failed halfway, because the caller has received nothing.
+        """
         import asyncio  # not before the first call
 
-        from modelport.layers.deadline import Watchdog
+        from modelport.layers.deadline import AttemptTimer
 
-        loop = asyncio.get_running_loop()
-        request = request.replace(timeouts=(limits := begun(request.timeouts)))
-        attempt = 0
-        while True:
-            attempt += 1
+        loop, deadline = asyncio.get_running_loop(), request.timeouts.deadline
+        queued = self.queued and request.timeouts.first_token_timeout is not None
+        for attempt in count(1):
             delivered = False
-            held: list[ChatMessageStreamDelta] = []
-            watchdog = Watchdog(request, self.queued)
+            buffered: list[ChatMessageStreamDelta] = []
+            timer = AttemptTimer(request.timeouts, queued)
             try:
-                deltas = next(request)
+                deltas = next(request.replace(on_sent=timer.start_first_token_clock) if queued else request)
                 async with aclosing(deltas):
-                    while (delta := await watchdog.read(deltas)) is not None:
+                    while (delta := await timer.read(deltas)) is not None:
                         if not request.stream:
-                            # An engine may stream inside. Nobody has seen its parts yet, so that it can be asked again.
-                            held.append(delta)
+                            buffered.append(delta)
                             continue
                         if not delivered and delta.delivers:
                             delivered = True
-                            self._budget.answered(attempt > 1)
+                            self._budget.give_back(attempt > 1)
                         yield delta
                 if not request.stream:
-                    self._budget.answered(attempt > 1)
+                    self._budget.give_back(attempt > 1)
                 break
             except ModelError as error:
-                if (
-                    error.profile_updated and not delivered
-                ):  # At once, and no attempt: what the model refused it won't be sent.
-                    attempt -= 1
-                    continue
-                wait = None if delivered else self.policy.wait_after(error, attempt)
-                late = wait is not None and limits.deadline is not None and loop.time() + wait >= limits.deadline
-                if wait is None or late or not self._may_retry(error):
-                    for delta in held:
+                # After a rejection that updated the profile, `Model` plans the call anew.
+                again = not delivered and not error.profile_updated
+                wait = self.policy.wait_after(error, attempt) if again else None
+                late = wait is not None and deadline is not None and loop.time() + wait >= deadline
+                if wait is None or late or not self._take_retry(error):
+                    for delta in buffered:
                         yield delta
                     raise
             finally:
-                watchdog.stop()
+                timer.stop()
             await asyncio.sleep(wait)
-        for delta in held:
+        for delta in buffered:
             yield delta
 
-    def _may_retry(self, error: ModelError) -> bool:
-        may = self._budget.take()
-        if not may:
+    def _take_retry(self, error: ModelError) -> bool:
+        taken = self._budget.take()
+        if not taken:
             error.add_note(
-                f"It was not sent again: the {self.policy.budget} retries that all calls of this model share are used up. "
-                "They come back with answers; RetryPolicy(budget=…) sets their number."
+                f"The request was not sent again: the {self.policy.budget} retries that all calls of this model share "
+                "are used up. Responses refill them; RetryPolicy(budget=…) sets their number."
             )
-        return may
-
-
-def begun(limits: Timeouts) -> Timeouts:
-    """The limits of a call that begins now, on the running loop, or has begun: with its deadline."""
-    if limits.timeout is None:
-        return limits
-    from asyncio import get_running_loop
-
-    ends = get_running_loop().time() + limits.timeout
-    ends = ends if limits.deadline is None else min(ends, limits.deadline)
-    return Timeouts(limits.timeout, limits.first_token_timeout, limits.idle_timeout, ends)
+        return taken

@@ -1,7 +1,7 @@
-"""Cuts an answer at the first stop sequence to complete, exactly, however the text is split into deltas.
+"""Ends a response before the first stop sequence that it completes, however the text is split into deltas.
 
-This layer always runs, for every backend: a service's own stop may not exist, may take four sequences at most, or may
-look only at whole tokens. It also keeps the promise that usage and finish reason come once, last.
+This layer runs for every backend and every call: a service's own stop may not exist, may take only four sequences, or
+may look only at whole tokens. It also makes sure that usage and finish reason come once, in the last delta.
 """
 
 from __future__ import annotations
@@ -18,66 +18,69 @@ from modelport.types.usage import TokenUsage
 
 
 @lru_cache
-def _beginnings(stops: tuple[str, ...]) -> tuple[str, ...]:
-    """Every beginning of every stop sequence, the longest first: what text must be held back for."""
-    beginnings = {stop[:n] for stop in stops for n in range(1, len(stop))}
-    return tuple(sorted(beginnings, key=len, reverse=True))
+def _proper_prefixes(stops: tuple[str, ...]) -> tuple[str, ...]:
+    """Return every beginning of every stop sequence, the longest first. Text that ends in one is buffered."""
+    prefixes = {stop[:n] for stop in stops for n in range(1, len(stop))}
+    return tuple(sorted(prefixes, key=len, reverse=True))
 
 
 class StopScanner:
-    """Finds the first stop sequence to complete in a text that comes in pieces.
+    """Finds the first stop sequence that is completed in a text that arrives in pieces.
 
-    Of two that complete at the same character the longer wins; so the cut does not depend on how the text is split.
+    If two stop sequences are completed at the same character, the longer one counts. So the result does not depend on
+    how the text is split.
 
     Args:
         stops: The stop sequences, none empty.
+
+    Attributes:
+        buffered: Text at the end that may be the beginning of a stop sequence.
     """
 
     def __init__(self, stops: Sequence[str]) -> None:
         self._stops = stops
-        self._beginnings = _beginnings(tuple(stops))
-        self.held = ""
+        self._prefixes = _proper_prefixes(tuple(stops))
+        self.buffered = ""
 
     def feed(self, piece: str) -> tuple[str, str | None]:
-        """Takes the next piece.
+        """Scan the next piece.
 
         Returns:
-            The text that can be given out now, and the stop sequence that has completed, or `None`.
+            The text that can be emitted now, and the stop sequence that was completed, or `None`.
         """
-        text = self.held + piece
-        cut, found = len(text) + 1, ""
+        text = self.buffered + piece
+        end, found = len(text) + 1, ""
         for stop in self._stops:
-            at = text.find(stop)
-            if at >= 0 and (at + len(stop), -len(stop)) < (cut, -len(found)):
-                cut, found = at + len(stop), stop
+            start = text.find(stop)
+            if start >= 0 and (start + len(stop), -len(stop)) < (end, -len(found)):
+                end, found = start + len(stop), stop
+        self.buffered = ""
         if found:
-            self.held = ""
-            return text[: cut - len(found)], found
-        self.held = ""
-        if text.endswith(self._beginnings):
-            self.held = next(beginning for beginning in self._beginnings if text.endswith(beginning))
-        return text.removesuffix(self.held), None
+            return text[: end - len(found)], found
+        if text.endswith(self._prefixes):
+            self.buffered = next(prefix for prefix in self._prefixes if text.endswith(prefix))
+        return text.removesuffix(self.buffered), None
 
-    def release(self) -> str:
-        """What is held back, where nothing more can complete it."""
-        held, self.held = self.held, ""
-        return held
+    def flush(self) -> str:
+        """Return the buffered text, when nothing can follow that would complete a stop sequence."""
+        buffered, self.buffered = self.buffered, ""
+        return buffered
 
 
 class Stop:
     """The layer."""
 
     def __call__(self, request: Request, next: Next) -> Deltas:
-        """Passes text on up to the first stop sequence, then closes the backend."""
-        return _watched(next(request), request.stop_sequences)
+        """Pass text on up to the first stop sequence, then close the backend."""
+        return _stopped(next(request), request.stop_sequences)
 
 
-async def _watched(deltas: Deltas, stops: Sequence[str]) -> Deltas:
+async def _stopped(deltas: Deltas, stops: Sequence[str]) -> Deltas:
     scanner = StopScanner(stops)
     usage: TokenUsage | None = None
     closing = ChatMessageStreamDelta()
     last: ChatMessageStreamDelta | None = None
-    passed = False
+    delivered = False
     async with aclosing(deltas):
         try:
             async for delta in deltas:
@@ -85,9 +88,10 @@ async def _watched(deltas: Deltas, stops: Sequence[str]) -> Deltas:
                 if text and stops:
                     text, found = scanner.feed(text)
                 if (delta.tool_calls or delta.finish_reason) and not found:
-                    text += scanner.release()
+                    text += scanner.flush()
                 if delta.token_usage or delta.finish_reason or delta.stop_sequence or delta.raw:
-                    # Some services count in every chunk and a cut hides the last: keep the latest, send it once, last.
+                    # Some services report usage in every chunk, and a response that is stopped here never reaches its
+                    # last chunk. So the latest report is stored, and emitted once at the end.
                     usage = delta.token_usage or usage
                     closing.finish_reason = delta.finish_reason or closing.finish_reason
                     closing.stop_sequence = delta.stop_sequence or closing.stop_sequence
@@ -98,28 +102,26 @@ async def _watched(deltas: Deltas, stops: Sequence[str]) -> Deltas:
                     delta = copied(delta)
                     delta.content = text or None
                 if found:
-                    # Text before a cut and calls in one delta: the calls came after the text, so the cut goes first.
+                    # If one delta holds both text and tool calls, the calls came after the text, so the stop sequence
+                    # precedes them.
                     last = copied(delta)
                     last.tool_calls = None
                     closing.finish_reason, closing.stop_sequence = "stop", found
                     break
                 if delta.delivers:
-                    passed = True
+                    delivered = True
                     yield delta
-                elif delta != _NOTHING:
+                elif not delta.is_empty:
                     yield delta
         except ModelError:
-            # Held text had arrived too; but where it is all there is, the request can still be sent again.
-            if passed and (held := scanner.release()):
-                yield ChatMessageStreamDelta(content=held)
+            # Buffered text had arrived too. If it is all that had arrived, the request can still be sent again.
+            if delivered and (buffered := scanner.flush()):
+                yield ChatMessageStreamDelta(content=buffered)
             raise
-    # The backend is closed by now, and not only when the caller has done with the last of the text.
-    if last is None and (held := scanner.release()):
-        last = ChatMessageStreamDelta(content=held)
-    if last is not None and last != _NOTHING:
+    # The backend is closed here already, and not only once the caller has processed the last text.
+    if last is None and (buffered := scanner.flush()):
+        last = ChatMessageStreamDelta(content=buffered)
+    if last is not None and not last.is_empty:
         yield last
     closing.token_usage = usage
     yield closing
-
-
-_NOTHING = ChatMessageStreamDelta()

@@ -61,7 +61,7 @@ class ThinkingSplitter:
         """
         told = {True: "", False: ""}
         while text:
-            whole = self._scanner.held + text
+            whole = self._scanner.buffered + text
             out, found = self._scanner.feed(text)
             told[self.inside] += self._trimmed(out)
             if found is None:
@@ -73,7 +73,7 @@ class ThinkingSplitter:
 
     def end(self) -> tuple[str, str]:
         """What was held back, where nothing follows."""
-        held = self._trimmed(self._scanner.release())
+        held = self._trimmed(self._scanner.flush())
         return (held, "") if self.inside else ("", held)
 
     def _trimmed(self, text: str) -> str:

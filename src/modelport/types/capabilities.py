@@ -178,6 +178,9 @@ def union_of(all_capabilities: Sequence[Capabilities]) -> Capabilities:
             result[item.name] = frozenset.intersection(*values)
         elif None in values:  # None means that one of the models has no limit.
             result[item.name] = None
+        elif item.name == "schema_rules":
+            # No one subset describes two services that differ, so no rules are stated for them.
+            result[item.name] = values[0] if all(value == values[0] for value in values) else None
         elif isinstance(values[0], frozenset):
             result[item.name] = frozenset.union(*values)
         else:

@@ -1,12 +1,13 @@
-"""A call, checked and in one form: what every layer and backend receives."""
+"""A call in normal form, as every layer and backend receives it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from operator import attrgetter
 from typing import Any
 
+from modelport.types.capabilities import Capabilities
 from modelport.types.messages import ChatMessage
 from modelport.types.output_types import Grammar
 from modelport.types.tools import Tool, ToolChoice
@@ -17,17 +18,34 @@ class Timeouts:
     """The time limits of a call, in seconds; `None` for no limit.
 
     Args:
-        timeout: For everything: all attempts, all waiting, the whole answer.
-        first_token_timeout: For one attempt up to its first delta (the whole answer where it is not streamed); the
-            wait for a rate limit of ours is not counted.
+        timeout: For the whole call: every attempt, every wait and the complete response.
+        first_token_timeout: For one attempt, up to its first delta (up to the complete response if the call does not
+            stream). The time that a request waits in this model's own rate limits does not count.
         idle_timeout: Between two deltas.
-        deadline: When `timeout` is over, on the clock of the running loop; set once the call has begun.
+        deadline: The time at which `timeout` ends, on the clock of the running event loop. `Model` sets it once, when
+            the call starts.
     """
 
     timeout: float | None = 600.0
     first_token_timeout: float | None = None
     idle_timeout: float | None = None
     deadline: float | None = None
+
+    def started(self, now: float) -> Timeouts:
+        """The time limits of a call that starts now: `timeout` sets a deadline, unless an earlier one is set.
+
+        Args:
+            now: The time on the clock of the running event loop, in seconds.
+        """
+        if self.timeout is None:
+            return self
+        deadline = now + self.timeout
+        if self.deadline is not None and self.deadline < deadline:
+            return self
+        return Timeouts(self.timeout, self.first_token_timeout, self.idle_timeout, deadline)
+
+
+_DEFAULT_CAPABILITIES = Capabilities()
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -37,13 +55,16 @@ class Request:
     Args:
         messages: Roles are `system`, `user`, `assistant` and `tool`; content is a string or a tuple of `Part`s.
         stop_sequences: Strings, none empty.
-        grammar: The form of the answer.
-        strict: Whether a form that nothing enforces is refused.
-        tools: What the model may call.
-        tool_choice: `auto`, `none`, `required` or a `NamedToolChoice` tool.
-        parameters: Everything else, checked where the port knows it (`temperature`, `max_tokens`, …).
-        stream: Whether the caller wants deltas as they come.
-        timeouts: The call's time limits.
+        grammar: The output type, or `None` for free text.
+        strict: Whether an output type that neither the engine nor the service enforces is refused.
+        tools: The tools that the model may call.
+        tool_choice: `auto`, `none`, `required` or a `NamedToolChoice`.
+        parameters: All other parameters (`temperature`, `max_tokens`, …). Those that modelport knows are checked.
+        stream: Whether the caller wants each delta as soon as it arrives.
+        timeouts: The time limits of the call.
+        capabilities: What the model can do. `Model` looks them up once per call; layers and backends read them here.
+        on_sent: Called when the request leaves the queue of a rate limit, to start the clock of
+            `first_token_timeout`. The retry layer sets it.
     """
 
     messages: tuple[ChatMessage, ...]
@@ -55,9 +76,11 @@ class Request:
     parameters: Mapping[str, Any] = field(default_factory=dict)
     stream: bool = False
     timeouts: Timeouts = Timeouts()
+    capabilities: Capabilities = _DEFAULT_CAPABILITIES
+    on_sent: Callable[[], None] | None = None
 
     def replace(self, **changes: Any) -> Request:
-        """The same request with some values changed."""
+        """Return the same request with some values changed."""
         return Request(**{**dict(zip(_NAMES, _values(self), strict=True)), **changes})
 
     def __repr__(self) -> str:
@@ -65,6 +88,6 @@ class Request:
         return f"Request({len(self.messages)} messages, {sorted(self.parameters)}, stream={self.stream})"
 
 
-# Faster by half than `dataclasses.replace`, which looks at each field anew: it is on the way of every call.
+# This takes half the time of `dataclasses.replace`, which inspects every field, and every call does it several times.
 _NAMES = tuple(item.name for item in fields(Request))
 _values = attrgetter(*_NAMES)

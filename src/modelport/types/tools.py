@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from modelport.errors import InvalidRequest, InvalidToolCall
 from modelport.schema.json_text import read_json
 from modelport.schema.validation import mismatch
-from modelport.types.deltas import ChatMessageStreamDelta, accumulate
+from modelport.types.deltas import MessageBuilder
 from modelport.types.messages import ChatMessage, ChatMessageToolCallFunction
 
 
@@ -62,7 +61,7 @@ def check_calls(
     message: ChatMessage,
     tools: tuple[Tool, ...],
     choice: ToolChoice = "auto",
-    deltas: Sequence[ChatMessageStreamDelta] = (),
+    response: MessageBuilder | None = None,
 ) -> None:
     """Validate a message's tool calls against the tools and the tool choice of the request.
 
@@ -70,8 +69,7 @@ def check_calls(
         message: The model's message.
         tools: The tools of the request.
         choice: The tool choice of the request.
-        deltas: The deltas from which the message was accumulated. They hold the text of the arguments as the model
-            wrote it.
+        response: The builder of the message. It holds the text of the arguments as the model wrote it.
 
     Raises:
         InvalidToolCall: A call is not valid or not allowed. The error holds the raw text of its arguments and the
@@ -80,7 +78,7 @@ def check_calls(
     for index, call in enumerate(message.tool_calls or ()):
         if (problem := _problem_of(call.function, tools, choice)) is None:
             continue
-        calls = accumulate(deltas, parses=False).tool_calls or message.tool_calls or ()
+        calls = (response.message(parse_arguments=False) if response is not None else message).tool_calls or ()
         raw_arguments = calls[index].function.arguments_json() or "{}"
         if problem == _NOT_AN_OBJECT and not _is_json(raw_arguments):
             problem = "its arguments contain no valid JSON"

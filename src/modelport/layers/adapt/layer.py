@@ -11,19 +11,18 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from modelport.constrained.continuation import could_continue
-from modelport.errors import InvalidOutput, InvalidRequest, InvalidToolCall, UnsupportedFeature
+from modelport.errors import InvalidOutput, InvalidToolCall, UnsupportedFeature
 from modelport.layers.adapt.capabilities import adapt_to_capabilities, holds_image_urls
 from modelport.layers.adapt.forced_tool import tool_as_text
 from modelport.layers.adapt.prompted_tools import prompted, read_calls
 from modelport.layers.adapt.single_call import first_call
 from modelport.layers.adapt.wrapping import unwrap_object, wrap_in_object
 from modelport.layers.base import Deltas, Next
-from modelport.layers.retry import begun
 from modelport.schema.json_text import read_json
 from modelport.schema.rules import UnsupportedSchema, is_any_object, remove_optional_nulls
 from modelport.schema.validation import mismatch
 from modelport.types.capabilities import Capabilities
-from modelport.types.deltas import ChatMessageStreamDelta, accumulate
+from modelport.types.deltas import ChatMessageStreamDelta, MessageBuilder, accumulate
 from modelport.types.messages import ChatMessage, MessageRole
 from modelport.types.output_types import Choice, Grammar, JSONSchema, Lark
 from modelport.types.request import Request
@@ -86,7 +85,7 @@ class Adapt:
         Raises:
             UnsupportedFeature: It can't be done, before anything is sent.
         """
-        capabilities = self._model.capabilities
+        capabilities = request.capabilities
         fitted = adapt_to_capabilities(request, capabilities)
         if not capabilities.image_urls and holds_image_urls(request.messages):
             return self._fetched(request, next)
@@ -94,30 +93,12 @@ class Adapt:
         if request.grammar is None and not request.tools and not has_tool_turns:
             return next(fitted)
         plan = plan_for(fitted, capabilities)
-        deltas = _formed(plan, next) if plan.then is None else _in_two(plan, plan.then, next)
-        return deltas if request.grammar is None else self._taught(deltas, request, capabilities, next)
-
-    async def _taught(self, deltas: Deltas, request: Request, known: Capabilities, next: Next) -> Deltas:
-        """The answer; where the service refuses its form, and the model has learnt that, by another plan."""
-        request, answered = request.replace(timeouts=begun(request.timeouts)), False
-        try:
-            async with aclosing(deltas):
-                async for delta in deltas:
-                    answered = True
-                    yield delta
-            return
-        except InvalidRequest:
-            if answered or self._model.capabilities == known:
-                raise
-        async with aclosing(self(request, next)) as deltas:
-            async for delta in deltas:
-                yield delta
+        return _formed(plan, next) if plan.then is None else _in_two(plan, plan.then, next)
 
     async def _fetched(self, request: Request, next: Next) -> Deltas:
         """Goes on with the bytes of images that were given by URL, which this backend does not fetch."""
         from modelport.layers.adapt.fetch_images import with_bytes  # and asyncio, at the first call
 
-        request = request.replace(timeouts=begun(request.timeouts))  # fetching is part of the call
         whole = await with_bytes(request, allow_private=self._model.allow_private_urls)
         async with aclosing(self(whole, next)) as deltas:
             async for delta in deltas:
@@ -239,9 +220,6 @@ async def _in_two(plan: _Plan, then: _Plan, next: Next) -> Deltas:
     """Asks with tools, and where the model calls none, again for the answer in its form."""
     held: list[ChatMessageStreamDelta] = []
     calls = False
-    # One deadline for both.
-    limits = begun(plan.request.timeouts)
-    plan, then = (replace(each, request=each.request.replace(timeouts=limits)) for each in (plan, then))
     async with aclosing(_formed(plan, next)) as deltas:
         async for delta in deltas:
             # What is said before a call may turn out to be a draft of the answer, which must have its form.
@@ -269,10 +247,10 @@ async def _formed(plan: _Plan, next: Next, spent: TokenUsage | None = None) -> D
     request = plan.asked
     held = plan.enforcement == "validated" and not request.stream
     reasks = REASKS if held else 0
-    # One deadline for all re-asks together.
-    attempt = plan.request.replace(timeouts=begun(plan.request.timeouts))
+    attempt = plan.request
     while True:
         seen: list[ChatMessageStreamDelta] = []
+        response = MessageBuilder()
         deltas = next(attempt)
         if plan.reads_calls:
             deltas = read_calls(deltas, plan.whole_is_call)
@@ -285,15 +263,17 @@ async def _formed(plan: _Plan, next: Next, spent: TokenUsage | None = None) -> D
         closing = ChatMessageStreamDelta()
         async with aclosing(deltas):
             async for delta in deltas:
-                seen.append(delta)
+                response.add(delta)
+                if held:
+                    seen.append(delta)
                 if delta.finish_reason is not None or delta.token_usage is not None:
                     closing = delta
                 elif not held:
                     yield delta
         spent = _added(spent, closing.token_usage)
-        message = accumulate(seen)
+        message = response.message()
         try:
-            closing = _checked(plan, message, closing, seen)
+            closing = _checked(plan, response, closing)
         except InvalidOutput as error:
             if not reasks or error.partial is None or error.partial.finish_reason == "length":
                 raise
@@ -314,19 +294,17 @@ async def _formed(plan: _Plan, next: Next, spent: TokenUsage | None = None) -> D
         return
 
 
-def _checked(
-    plan: _Plan, message: ChatMessage, closing: ChatMessageStreamDelta, seen: list[ChatMessageStreamDelta]
-) -> ChatMessageStreamDelta:
+def _checked(plan: _Plan, response: MessageBuilder, closing: ChatMessageStreamDelta) -> ChatMessageStreamDelta:
     """The closing delta with what the check adds to it.
 
     Raises:
         InvalidToolCall: A call is broken or was not asked for, or there is none where one was.
         InvalidOutput: The answer does not have the grammar's form.
     """
-    request = plan.asked
+    request, message = plan.asked, response.message()
     closing = replace(closing, warnings=[*(closing.warnings or ()), *plan.warnings] or None)
     if message.tool_calls:
-        check_calls(message, request.tools, request.tool_choice, seen)
+        check_calls(message, request.tools, request.tool_choice, response)
         if message.finish_reason == "stop":
             closing.finish_reason = "tool_calls"
         return closing

@@ -144,7 +144,7 @@ async def read_calls(
             async for delta in deltas:
                 text = delta.content or ""
                 if not calling and text:
-                    whole = scanner.held + text
+                    whole = scanner.buffered + text
                     text, found = scanner.feed(text)
                     if found:
                         calling, written = True, whole[len(text) :]
@@ -155,22 +155,19 @@ async def read_calls(
                 if ends:
                     closing = replace(delta, content=None)
                 rest = ChatMessageStreamDelta(content=text or None) if ends else replace(delta, content=text or None)
-                if rest != _NOTHING:
+                if not rest.is_empty:
                     yield rest
         except ModelError:
-            if left := written or scanner.release():  # Nothing is lost: half a call goes out as the text that it is.
+            if left := written or scanner.flush():  # Nothing is lost: half a call goes out as the text that it is.
                 yield ChatMessageStreamDelta(content=left)
             raise
     calls = _calls(written, forced, marks, read)
-    left = scanner.release() if calls else scanner.release() + written
+    left = scanner.flush() if calls else scanner.flush() + written
     if calls or left:
         yield ChatMessageStreamDelta(content=left or None, tool_calls=calls or None)
     if calls and closing.finish_reason == "stop":
         closing = replace(closing, finish_reason="tool_calls")
     yield closing
-
-
-_NOTHING = ChatMessageStreamDelta()
 
 
 def _calls(

@@ -6,7 +6,6 @@ from contextlib import aclosing
 from dataclasses import replace
 
 from modelport.layers.base import Deltas
-from modelport.types.deltas import ChatMessageStreamDelta
 
 
 async def first_call(deltas: Deltas) -> Deltas:
@@ -30,8 +29,5 @@ async def first_call(deltas: Deltas) -> Deltas:
                 warned = True
                 says = "the model made several tool calls; the first was kept, as parallel_tool_calls=False asks"
                 rest.warnings = [*(delta.warnings or ()), says]
-            if rest != _NOTHING:
+            if not rest.is_empty:
                 yield rest
-
-
-_NOTHING = ChatMessageStreamDelta()

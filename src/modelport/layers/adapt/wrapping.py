@@ -78,12 +78,9 @@ async def unwrap_object(deltas: Deltas, text: bool) -> Deltas:
                 said = reader.feed(delta.content or "")
                 if delta.finish_reason is not None or delta.token_usage is not None:
                     said += reader.end()
-                if (delta := replace(delta, content=said or None)) != _NOTHING:
+                if not (delta := replace(delta, content=said or None)).is_empty:
                     yield delta
         except ModelError:
             if left := reader.end():
                 yield ChatMessageStreamDelta(content=left)
             raise
-
-
-_NOTHING = ChatMessageStreamDelta()

@@ -18,7 +18,7 @@ from dataclasses import replace
 from typing import Any, Protocol
 
 from modelport.errors import AuthenticationError, InvalidRequest, ModelError
-from modelport.layers.base import SENT, Deltas, Next
+from modelport.layers.base import Deltas, Next
 from modelport.layers.limit.estimate import json_size
 from modelport.runtime import slots
 from modelport.types.deltas import ChatMessageStreamDelta
@@ -206,8 +206,8 @@ class Limit:
         entry, place = await self._enter(self._estimate(request))
         usage: TokenUsage | None = None
         try:
-            if request.timeouts.first_token_timeout is not None:
-                yield SENT
+            if request.on_sent is not None:
+                request.on_sent()
             deltas = next(request)
             async with aclosing(deltas):
                 while (delta := await (place.read(deltas) if place else anext(deltas, None))) is not None:
