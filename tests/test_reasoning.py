@@ -17,12 +17,12 @@ from modelport import (
 )
 from modelport.inputs.options import normalise_options
 from modelport.inputs.parameters import REASONING_EFFORTS
-from modelport.layers.adapt.capabilities import BUDGETS, adapt_to_capabilities
-from modelport.local.chat_template import Template
+from modelport.layers.adapt.capabilities import REASONING_BUDGETS, adapt_to_capabilities
+from modelport.local.chat_template import ChatTemplate
 from modelport.protocols.chat_completions.request import body_from
 from modelport.testing import ScriptedModel
 from modelport.types.capabilities import Capabilities
-from tests.protocols.test_converse import CLAUDE, LLAMA, NOVA, recording
+from tests.protocols.converse.examples import CLAUDE, LLAMA, NOVA, recording_model
 
 TOOL = Tool("f", "", {"type": "object", "properties": {"a": {"type": "string"}}})
 MESSAGES = (ChatMessage("user", "?"),)
@@ -61,11 +61,15 @@ def test_adapt_effort_becomes_the_parameter_that_the_model_supports(
 @pytest.mark.parametrize(
     ("capabilities", "given", "error_text"),
     [
-        ({}, {"reasoning_effort": "low"}, "can't be told how much to think"),
+        ({}, {"reasoning_effort": "low"}, "its reasoning effort cannot be set"),
         ({"reasoning": True}, {"reasoning_effort": "none"}, "reasoning_effort='none'"),
         ({"reasoning": True, "reasoning_budget": True}, {"reasoning_effort": "none"}, "reasoning_effort='none'"),
-        ({"reasoning_efforts": {"high", "low"}}, {"reasoning_effort": "max"}, "it takes low, high"),
-        ({"reasoning_efforts": {"low"}}, {"reasoning_budget": 5}, "tokens to think; it takes reasoning_effort: low"),
+        ({"reasoning_efforts": {"high", "low"}}, {"reasoning_effort": "max"}, "it accepts low, high"),
+        (
+            {"reasoning_efforts": {"low"}},
+            {"reasoning_budget": 5},
+            "a reasoning_budget; it accepts reasoning_effort: low",
+        ),
     ],
 )
 def test_adapt_unsupported_reasoning_parameter_raises_with_name(capabilities: Any, given: Any, error_text: str) -> None:
@@ -95,8 +99,8 @@ def test_call_reasoning_parameter_takes_precedence_over_constructor() -> None:
 
 
 def test_budgets_grow_with_effort() -> None:
-    assert [*BUDGETS] == [effort for effort in REASONING_EFFORTS if effort != "none"]
-    assert sorted(BUDGETS.values()) == [*BUDGETS.values()]
+    assert [*REASONING_BUDGETS] == [effort for effort in REASONING_EFFORTS if effort != "none"]
+    assert sorted(REASONING_BUDGETS.values()) == [*REASONING_BUDGETS.values()]
 
 
 @pytest.mark.parametrize(
@@ -159,7 +163,7 @@ def test_azure_capabilities_use_the_same_profiles() -> None:
     ids=str,
 )  # fmt: skip
 def test_bedrock_request_has_the_field_of_the_model(model_id: str, given: Any, expected: Any) -> None:
-    model = recording(model_id)
+    model = recording_model(model_id)
     model.generate("?", **given)
     assert model.sent[-1].get("additionalModelRequestFields") == expected
 
@@ -167,18 +171,18 @@ def test_bedrock_request_has_the_field_of_the_model(model_id: str, given: Any, e
 @pytest.mark.parametrize(
     ("model_id", "given", "error_text"),
     [
-        (CLAUDE, {"reasoning_budget": 100}, "at least 1024"),
-        (CLAUDE, {"reasoning_budget": 2000, "max_tokens": 2000}, "max_tokens=2000 counts the thinking too"),
-        (LLAMA, {"reasoning_effort": "low"}, "can't be told"),
-        (NOVA, {"reasoning_budget": 2000}, "tokens to think"),
-        (SONNET_37, {"reasoning_budget": 2000, "tools": [TOOL], "tool_choice": "required"}, "while it thinks"),
-        (SONNET_37, {"reasoning_budget": 2000, "grammar": TOOL.parameters}, "nor to answer through one"),
-        (OPUS_47, {"reasoning_budget": 2000}, "it takes reasoning_effort: none, low, medium, high"),
+        (CLAUDE, {"reasoning_budget": 100}, "requires at least 1024"),
+        (CLAUDE, {"reasoning_budget": 2000, "max_tokens": 2000}, "max_tokens=2000 includes the reasoning"),
+        (LLAMA, {"reasoning_effort": "low"}, "cannot be set"),
+        (NOVA, {"reasoning_budget": 2000}, "does not accept a reasoning_budget"),
+        (SONNET_37, {"reasoning_budget": 2000, "tools": [TOOL], "tool_choice": "required"}, "while it reasons"),
+        (SONNET_37, {"reasoning_budget": 2000, "grammar": TOOL.parameters}, "nor to return structured output"),
+        (OPUS_47, {"reasoning_budget": 2000}, "it accepts reasoning_effort: none, low, medium, high"),
     ],
 )
 def test_bedrock_unsupported_reasoning_raises_before_sending(model_id: str, given: Any, error_text: str) -> None:
     with pytest.raises((InvalidRequest, UnsupportedFeature), match=error_text):
-        recording(model_id).generate("?", **given)
+        recording_model(model_id).generate("?", **given)
 
 
 @pytest.mark.parametrize(
@@ -190,4 +194,4 @@ def test_bedrock_unsupported_reasoning_raises_before_sending(model_id: str, give
     ],
 )
 def test_template_efforts_follow_from_its_variables(source: str, efforts: set[str]) -> None:
-    assert Template(lambda *_, **__: "", source).capabilities()["reasoning_efforts"] == efforts
+    assert ChatTemplate(lambda *_, **__: "", source).capabilities()["reasoning_efforts"] == efforts

@@ -63,7 +63,8 @@ class Secret:
         value = self._value if self._value is not None else os.environ.get(self.env or "")
         if not value:
             where = f", or set the environment variable {self.env}" if self.env else ""
-            raise AuthenticationError(f"No key was given. Pass api_key=…{where}.{advice}")
+            hint = f"The command line takes keys from the environment only: export {self.env}=…" if self.env else None
+            raise AuthenticationError(f"No key was given. Pass api_key=…{where}.{advice}", hint=hint)
         return value
 
     def __bool__(self) -> bool:

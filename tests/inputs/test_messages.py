@@ -14,7 +14,7 @@ from PIL import Image as PILImage
 
 from modelport.errors import InvalidRequest
 from modelport.inputs.messages import normalise_messages
-from modelport.layers.limit.estimate import json_size
+from modelport.layers.limit.estimate import text_size
 from modelport.protocols.chat_completions.request import plain_dict
 from modelport.types.content import Attachment, Image, Text
 from modelport.types.messages import ChatMessage, ChatMessageToolCall, ChatMessageToolCallFunction
@@ -288,8 +288,8 @@ def test_plain_dict_of_normal_message_round_trips() -> None:
     assert normalise_one(written) == response
 
 
-def test_json_size_counts_bytes_of_text_and_calls() -> None:
-    assert json_size(ChatMessage("user", "éé")) == 4
-    assert json_size(normalise_one({"role": "assistant", "tool_calls": [CALL]})) == len("weather") + len(
+def test_text_size_counts_bytes_of_text_and_calls() -> None:
+    assert text_size(ChatMessage("user", "éé")) == 4
+    assert text_size(normalise_one({"role": "assistant", "tool_calls": [CALL]})) == len("weather") + len(
         '{"city": "Paris"}'
     )

@@ -73,7 +73,7 @@ def test_a_stop_sequence_within_forced_tokens(model: TransformersModel) -> None:
     grammar = Lark('start: ("a"|"b") " apple and nothing else: STOP and more that is never seen" ("c"|"d")')
     cut = []
     for logprobs in (None, True):
-        with pytest.raises(InvalidOutput, match="cut off by the stop sequence 'STOP'") as caught:
+        with pytest.raises(InvalidOutput, match="truncated by the stop sequence 'STOP'") as caught:
             model(ASKED, grammar=grammar, stop_sequences=["STOP"], logprobs=logprobs)
         cut.append(caught.value.partial)
     forced, chosen = cut

@@ -89,7 +89,7 @@ def masks() -> Iterator[TokenMasks]:
 def allows(masks: TokenMasks, schema: dict[str, Any], text: str) -> bool:
     matcher = masks.matcher(as_lark(JSONSchema(schema)))
     tokens = masks._tokenizer.encode(text, add_special_tokens=False)
-    return all(matcher.takes(token) for token in tokens) and (matcher.ended or matcher.takes(2))
+    return all(matcher.try_consume(token) for token in tokens) and (matcher.is_complete or matcher.try_consume(2))
 
 
 OPEN = {"type": "object", "properties": {"a": {"type": "integer"}}}
@@ -150,6 +150,6 @@ def test_a_schema_is_compiled_once_and_fast(masks: TokenMasks) -> None:
     masks.matcher(lark)
     assert time.process_time() - begin < 0.05  # 2 ms on an idle machine
     before = masks._compiled.cache_info().misses
-    assert masks.matcher(lark).takes(masks._tokenizer.encode("{")[0])
-    assert masks.matcher(lark).forced(), "a copy begins where its original began"
+    assert masks.matcher(lark).try_consume(masks._tokenizer.encode("{")[0])
+    assert masks.matcher(lark).consume_forced_tokens(), "a copy begins where its original began"
     assert masks._compiled.cache_info().misses == before

@@ -125,8 +125,8 @@ def test_what_is_kept_was_computed(fresh: TransformersModel) -> None:
     with fresh.generate_stream("Tell a story.", max_tokens=200) as stream:
         next(stream)
     wait_until_idle(fresh)
-    for kept in fresh._engine().prefixes._kept:
-        assert len(kept.keys) == kept.cache.length
+    for kept in fresh._engine().prefixes.entries:
+        assert len(kept.token_keys) == kept.cache.length
 
 
 # --- concurrency ------------------------------------------------------------------------------------------------------

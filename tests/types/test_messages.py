@@ -15,7 +15,12 @@ from hypothesis import strategies as st
 
 from modelport.inputs.messages import normalise_messages
 from modelport.types.content import Image, Text
-from modelport.types.deltas import ChatMessageStreamDelta, ChatMessageToolCallStreamDelta, accumulate, as_delta
+from modelport.types.deltas import (
+    ChatMessageStreamDelta,
+    ChatMessageToolCallStreamDelta,
+    accumulate,
+    as_delta,
+)
 from modelport.types.messages import (
     ChatMessage,
     ChatMessageToolCall,

@@ -26,8 +26,8 @@ from modelport.errors import InvalidRequest
 from modelport.schema.python_types import close_objects, schema_generator
 from modelport.types.tools import Tool
 
-#: The supported formats, for error messages.
-FORMATS = "a tool dict in OpenAI's format, or a tool of smolagents, LangChain or MCP"
+#: The libraries whose tool objects are supported, for error messages.
+OBJECT_SOURCES = "smolagents, LangChain or MCP"
 
 _EXAMPLE = {
     "type": "function",

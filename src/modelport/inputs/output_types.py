@@ -68,8 +68,8 @@ def grammar_from_response_format(value: Any) -> Grammar | None:
         raise InvalidRequest("response_format['json_schema'] needs a 'schema' (a dict) and a 'name'")
     if not isinstance(value, dict):
         raise InvalidRequest(
-            f"response_format={value!r}: must be a dict in the chat completions format or a pydantic model; for "
-            "another output type write grammar=…"
+            f"response_format={value!r}: must be a dict with a 'type', or a pydantic model; for another output type "
+            "write grammar=…"
         )
     raise InvalidRequest(
         f"response_format's type is {kind!r}; it must be 'text', 'json_object' or 'json_schema' "

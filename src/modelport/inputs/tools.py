@@ -13,7 +13,7 @@ from functools import lru_cache
 from typing import Any
 
 from modelport.errors import InvalidRequest
-from modelport.inputs.foreign_tools import FORMATS, tool_from_dict, tool_from_object
+from modelport.inputs.foreign_tools import OBJECT_SOURCES, tool_from_dict, tool_from_object
 from modelport.schema.references import find_unresolved_reference, inline_root_reference
 from modelport.schema.validation import checked_schema
 from modelport.types.tools import Tool
@@ -56,7 +56,10 @@ def _tool_from(value: Any, path: str) -> Tool:
         return tool_from_class(value, path)
     if callable(value):
         return tool_from_function(value, path)
-    raise InvalidRequest(f"{path}: {type(value).__name__} is not a tool: pass a function, a pydantic model, {FORMATS}")
+    raise InvalidRequest(
+        f"{path}: {type(value).__name__} is not a tool: pass a function, a dict with a name, a description "
+        f"and parameters, a pydantic model, or a tool of {OBJECT_SOURCES}"
+    )
 
 
 def _checked_tool(tool: Tool, path: str) -> Tool:
