@@ -112,7 +112,8 @@ def test_tool_from_partial_leaves_out_fixed_arguments() -> None:
 
 def make_model(module: str, **fields: Any) -> Any:
     """Return a pydantic model with the name `Item` in a module with the given name."""
-    return create_model("Item", __module__=module, **{name: (kind, ...) for name, kind in fields.items()})
+    definitions: Any = {name: (field_type, ...) for name, field_type in fields.items()}
+    return create_model("Item", __module__=module, **definitions)
 
 
 A, B = make_model("a", a=int), make_model("b", b=str)

@@ -42,7 +42,7 @@ def tool_with(properties: dict[str, Any]) -> dict[str, Any]:
 def takes_anything(*args: Any) -> None: ...
 
 
-def takes_an_undefined_type(a: Missing) -> None: ...  # noqa: F821
+def takes_an_undefined_type(a: Missing) -> None: ...  # type: ignore[name-defined]  # noqa: F821
 
 
 @pytest.mark.parametrize(

@@ -145,12 +145,12 @@ def test_accumulate_calls_without_text_gives_no_content() -> None:
     ],
 )
 def test_accumulate_parses_arguments_that_are_json(text: str, arguments: Any) -> None:
-    (call,) = accumulate([call_delta(0, text, "f", "c1")]).tool_calls or ()
+    (call,) = accumulate([call_delta(0, text, "f", "c1")]).tool_calls
     assert call.function.arguments == arguments
 
 
 def test_accumulate_arguments_given_as_object_are_kept() -> None:
-    (call,) = accumulate([call_delta(0, {"a": 1}, "f", "c1")]).tool_calls or ()
+    (call,) = accumulate([call_delta(0, {"a": 1}, "f", "c1")]).tool_calls
     assert call.function.arguments == {"a": 1}
 
 

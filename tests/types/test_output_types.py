@@ -119,13 +119,13 @@ def test_grammar_from_invalid_value_raises_with_reason(value: Any, error_text: s
 @pytest.mark.parametrize(
     "make",
     [
-        lambda: JSONSchema({}, name=5),
+        lambda: JSONSchema({}, name=5),  # type: ignore[arg-type]
         lambda: Regex("("),
-        lambda: Regex(5),
+        lambda: Regex(5),  # type: ignore[arg-type]
         Choice,
         lambda: Choice(""),
         lambda: Choice([]),
-        lambda: Choice("a", 5),
+        lambda: Choice("a", 5),  # type: ignore[arg-type]
     ],
 )
 def test_output_type_with_invalid_arguments_raises_at_construction(make: Callable[[], Any]) -> None:
