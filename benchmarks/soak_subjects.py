@@ -15,8 +15,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from tests.remote.matrix import COLUMNS
-from tests.remote.playing import model_for, server_for
+from tests.remote.matrix import BACKENDS
+from tests.remote.matrix_runner import model_for, server_for
 
 from modelport.layers.retry import RetryPolicy
 
@@ -61,7 +61,7 @@ class Subject:
 @contextmanager
 def remote(column: str, dice: random.Random) -> Iterator[Subject]:
     """A backend on a server that misbehaves at random."""
-    wire = COLUMNS[column].wire
+    wire = BACKENDS[column].wire
     kinds: dict[str, Callable[[], Any]] = {
         "429": lambda: wire.rate_limit(0.02),
         "500": lambda: wire.status(500),

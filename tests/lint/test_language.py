@@ -20,9 +20,45 @@ RETIRED_WORDS = re.compile(
 )
 #: Names that were replaced. `on` was a parameter of `FallbackModel`.
 RETIRED_NAMES = frozenset(
-    "when_cut when_gone quota ROWS Row Limits Named let_go let_in leak maskable Masks Unfit fit wrapped unwrapped but of"
-    " overlaid _learnt _learn taught Kept Line Served Asked Member Chosen Step Piece Loaded Job Call AnswerReader fold SENT"
-    " _NOTHING".split()
+    [
+        "when_cut",
+        "when_gone",
+        "quota",
+        "ROWS",
+        "Row",
+        "Limits",
+        "Named",
+        "let_go",
+        "let_in",
+        "leak",
+        "maskable",
+        "Masks",
+        "Unfit",
+        "fit",
+        "wrapped",
+        "unwrapped",
+        "but",
+        "of",
+        "overlaid",
+        "_learnt",
+        "_learn",
+        "taught",
+        "Kept",
+        "Line",
+        "Served",
+        "Asked",
+        "Member",
+        "Chosen",
+        "Step",
+        "Piece",
+        "Loaded",
+        "Job",
+        "Call",
+        "AnswerReader",
+        "fold",
+        "SENT",
+        "_NOTHING",
+    ]
 )
 SOURCES = sorted((ROOT / "src").rglob("*.py"))
 PAGES = [ROOT / "README.md", ROOT / "ARCHITECTURE.md", *sorted((ROOT / "docs").rglob("*.md"))]

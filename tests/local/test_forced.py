@@ -73,7 +73,7 @@ def test_stop_sequence_within_forced_tokens_truncates_exactly(model: Transformer
     grammar = Lark('start: ("a"|"b") " apple and nothing else: STOP and more that is never seen" ("c"|"d")')
     partials = []
     for logprobs in (None, True):
-        with pytest.raises(InvalidOutput, match="cut off by the stop sequence 'STOP'") as caught:
+        with pytest.raises(InvalidOutput, match="truncated by the stop sequence 'STOP'") as caught:
             model(QUESTION, grammar=grammar, stop_sequences=["STOP"], logprobs=logprobs)
         partials.append(caught.value.partial)
     forced, sampled = partials

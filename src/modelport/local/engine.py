@@ -15,7 +15,7 @@ from typing import Any, Generic, Protocol, TypeVar
 from modelport.errors import InvalidRequest, ModelError, UnsupportedFeature
 from modelport.inputs.parameters import KNOWN_PARAMETERS
 from modelport.model import Model
-from modelport.runtime.portal import close_at_exit
+from modelport.runtime.lifecycle import close_at_exit
 from modelport.types.request import Request
 
 #: The options of a call that are not parameters.

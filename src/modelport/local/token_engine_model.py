@@ -6,13 +6,13 @@ grammar. Then it runs the engine, and turns the tokens into text, reasoning, too
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
 from functools import partial
 from typing import Any, ClassVar, TypeVar
 
 from modelport.constrained.lark import as_lark
-from modelport.constrained.reasoning import after_thinking, opens_thought
+from modelport.constrained.reasoning import allow_reasoning, ends_inside_reasoning
 from modelport.errors import ContextWindowExceeded
 from modelport.layers.adapt.prompted_tools import call_schema, read_calls
 from modelport.layers.base import Deltas
@@ -22,7 +22,7 @@ from modelport.local.engine import EngineModel, tokens_per_notification
 from modelport.local.grammar_matching import check_grammar
 from modelport.local.reasoning_parser import ReasoningParser
 from modelport.local.token_engine import EngineRequest, Prompt, TokenBatch, TokenEngine
-from modelport.protocols.chat_completions.output_format import effort_variables
+from modelport.protocols.chat_completions.dialects import effort_variables
 from modelport.runtime.threads import in_thread
 from modelport.types.capabilities import Capabilities
 from modelport.types.deltas import ChatMessageStreamDelta
@@ -50,6 +50,15 @@ class TokenEngineModel(EngineModel[E]):
     )
     #: The extra of this package that installs the backend.
     extra: ClassVar[str]
+
+    #: Settings of transformers, which these engines use to load models or tokenizers: code of a repository, kernels of
+    #: the Hub, and weights that are pickles.
+    code_settings: ClassVar[Mapping[str, Callable[[Any], bool]]] = {
+        "*custom_generate": bool,
+        "*use_kernels": bool,
+        "attn_implementation": lambda value: "/" in str(value),
+        "weights_only": lambda value: value is False,
+    }
 
     def _declare(self) -> Capabilities:
         return self.declared_capabilities.replace(**self._engine().template.capabilities())
@@ -93,7 +102,7 @@ class TokenEngineModel(EngineModel[E]):
             variables = effort_variables(effort, variables)
         template = engine.template
         text = template.render(request.messages, tools, **variables)
-        starts_in_reasoning = template.supports_reasoning and opens_thought(text)
+        starts_in_reasoning = template.supports_reasoning and ends_inside_reasoning(text)
         images = [p for m in request.messages if isinstance(m.content, tuple) for p in m.content if p.kind == "image"]
         prompt = engine.encode_prompt(text, images)
         most_tokens = engine.context_length - len(prompt.tokens)
@@ -106,7 +115,7 @@ class TokenEngineModel(EngineModel[E]):
         if grammar is not None:
             lark = as_lark(grammar)
             if template.supports_reasoning:
-                lark = after_thinking(lark, starts_in_reasoning)
+                lark = allow_reasoning(lark, starts_in_reasoning)
             check_grammar(lark, self.extra)
         return EngineRequest(
             Prompt(prompt.tokens, prompt.inputs, starts_in_reasoning),

@@ -39,7 +39,7 @@ class EventReader(ChatResponseReader):
         """
         if "error" in event:
             raise error_from(event["error"].get("code"), event, engine=True)
-        delta = self.chunk(event)
+        delta = self.read_chunk(event)
         if delta is None:
             return None
         if delta.content and self.strip_leading_breaks:

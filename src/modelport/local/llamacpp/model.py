@@ -22,16 +22,16 @@ from contextlib import aclosing
 from typing import Any, ClassVar
 
 from modelport.constrained.lark import as_lark
-from modelport.constrained.reasoning import after_thinking, opens_thought
+from modelport.constrained.reasoning import allow_reasoning, ends_inside_reasoning
 from modelport.errors import InvalidRequest, MissingDependency, ServerError
 from modelport.inputs.settings import name_or_path
 from modelport.local.engine import EngineModel, check_integers, model_closed, tokens_per_notification
 from modelport.local.grammar_matching import check_grammar
 from modelport.local.llamacpp.events import EventHandler, EventReader
 from modelport.local.llamacpp.weights import resolve_weights
-from modelport.protocols.chat_completions.output_format import llama_grammar
+from modelport.protocols.chat_completions.dialects import llama_grammar
 from modelport.protocols.chat_completions.request import body_from
-from modelport.runtime.portal import CLOSE_TIMEOUT
+from modelport.runtime.lifecycle import CLOSE_TIMEOUT
 from modelport.runtime.threads import Emit, in_thread, iterate_in_thread
 from modelport.types.capabilities import Capabilities
 from modelport.types.deltas import ChatMessageStreamDelta
@@ -158,12 +158,12 @@ class LlamaCppModel(EngineModel["_LlamaCppEngine"]):
         body = body_from(request.replace(stream=True, stop_sequences=()), None, capabilities, "llama.cpp")
         reader = EventReader()
         if request.grammar is not None:
-            lark = as_lark(request.grammar, old=True)
+            lark = as_lark(request.grammar, old_llguidance=True)
             check_grammar(lark, "llamacpp")
             if capabilities.reasoning:
                 # The engine applies the grammar to the reasoning too, so the grammar begins with free reasoning.
                 starts_in_reasoning = await in_thread(lambda: engine.starts_in_reasoning(body))
-                body["grammar"] = llama_grammar(after_thinking(lark, starts_in_reasoning))
+                body["grammar"] = llama_grammar(allow_reasoning(lark, starts_in_reasoning))
                 reader.strip_leading_breaks = True
             else:
                 reader.check_against(lark)
@@ -177,7 +177,7 @@ class LlamaCppModel(EngineModel["_LlamaCppEngine"]):
         async with aclosing(iterate_in_thread(run, patience=CLOSE_TIMEOUT)) as deltas:
             async for delta in deltas:
                 yield delta
-        closing = reader.end()
+        closing = reader.finish()
         closing.model_id = self.model_id
         yield closing
 
@@ -286,7 +286,7 @@ class _LlamaCppEngine:
         """Return whether the prompt of this request ends within the model's reasoning."""
         relevant = {key: body[key] for key in ("messages", "chat_template_kwargs", "tools") if key in body}
         prompt: str = self.query("/apply-template", relevant).get("prompt", "")
-        return opens_thought(prompt)
+        return ends_inside_reasoning(prompt)
 
     def detach_after_fork(self) -> None:
         """Ensure that this process, a fork, never destroys the engine of its parent process."""

@@ -21,7 +21,7 @@ from modelport.local.mlx.rows import BatchRow, SampledToken
 from modelport.local.mlx.sampling import logit_bias_from
 from modelport.local.token_engine import EngineRequest, Prompt, TokenBatch
 from modelport.local.token_engine_model import TokenEngineModel
-from modelport.runtime.portal import CLOSE_TIMEOUT
+from modelport.runtime.lifecycle import CLOSE_TIMEOUT
 from modelport.runtime.threads import in_thread
 from modelport.types.capabilities import Capabilities
 from modelport.types.content import Image

@@ -6,7 +6,7 @@ import multiprocessing
 import os
 import threading
 import weakref
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
 from typing import Any, ClassVar
 
@@ -74,6 +74,13 @@ class VLLMModel(TokenEngineModel["_VLLMEngine"]):
     """
 
     extra: ClassVar[str] = "vllm"
+    #: Settings that name classes for vLLM to import. `backend` is a setting of its compilation.
+    code_settings: ClassVar[Mapping[str, Callable[[Any], bool]]] = {
+        "*logits_processors": bool,
+        "hf_overrides": lambda value: value is not None and not isinstance(value, Mapping),
+        "distributed_executor_backend": lambda value: "." in str(value),
+        "backend": lambda value: "." in str(value),
+    }
 
     def __init__(
         self,

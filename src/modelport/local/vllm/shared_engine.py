@@ -29,7 +29,7 @@ from modelport.local.vllm.processes import (
     without_caller_script,
     without_interrupts,
 )
-from modelport.runtime.portal import CLOSE_TIMEOUT
+from modelport.runtime.lifecycle import CLOSE_TIMEOUT
 
 #: How long vLLM's processes may take to end by themselves before they are killed, in seconds: they take 3 s alone on a
 #: machine, and 10 s on a busy one. Processes that are killed leave shared memory behind.
