@@ -10,7 +10,7 @@ from tests.servers.smollm2 import smollm2_folder
 
 from modelport import InvalidOutput, Lark, TransformersModel
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.engine, pytest.mark.xdist_group("transformers"), pytest.mark.timeout(300)]
 NAMES = ["first_name", "family_name", "favourite_animal", "is_employed", "year_of_birth"]
 KINDS: list[dict[str, Any]] = [{"type": "string", "maxLength": 8}, {"type": "boolean"}, {"enum": ["cat", "dog"]}]
 SCHEMA = {

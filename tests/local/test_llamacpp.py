@@ -27,6 +27,8 @@ from modelport import (
     UnsupportedFeature,
 )  # fmt: skip
 
+pytestmark = [pytest.mark.engine, pytest.mark.xdist_group("llamacpp")]
+
 
 @pytest.fixture(scope="module")
 def model() -> Iterator[LlamaCppModel]:

@@ -24,7 +24,7 @@ from modelport import JSONSchema, Lark, LlamaCppModel, MLXModel, Model, Transfor
 from modelport.constrained.lark import as_lark
 from modelport.local.grammar_matching import TokenMasks
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = [pytest.mark.engine, pytest.mark.timeout(600)]
 ENGINE: dict[str, Any] = {"context_length": 2048, "parallel": 8, "retry": False}
 MADE: dict[str, Callable[[Path], Model]] = {
     "llamacpp": lambda folder: LlamaCppModel(tiny_gguf(folder / "tiny.gguf"), threads=1, **ENGINE),

@@ -33,7 +33,7 @@ from modelport import (
 )
 from modelport.local.transformers.engine import PREFILL_TOKENS_SHARED
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.engine, pytest.mark.xdist_group("transformers"), pytest.mark.timeout(300)]
 QUESTION = "What is the capital of France? Answer in one sentence."
 SYSTEM = {"role": "system", "content": "You are a careful assistant who answers in short sentences. " * 6}
 CITIES = ["Paris", "Rome", "Oslo", "Lima", "Cairo", "Delhi", "Quito", "Seoul"]
@@ -60,7 +60,7 @@ def user(text: str) -> dict[str, str]:
 
 
 def test_next_turn_computes_only_new_tokens(fresh: TransformersModel) -> None:
-    messages = [SYSTEM, user(QUESTION)]
+    messages: list[Any] = [SYSTEM, user(QUESTION)]
     first = fresh(messages, max_tokens=20)
     assert first.token_usage.cached_input_tokens == 0
     messages += [first, user("And of Italy?")]
@@ -139,7 +139,7 @@ def test_eight_concurrent_calls_give_same_outputs_as_serial(fresh: TransformersM
     with ThreadPoolExecutor(8) as pool:
         assert list(pool.map(ask, CITIES)) == serial
 
-    async def gathered() -> list[str]:
+    async def gathered() -> list[Any]:
         calls = (fresh.agenerate([user(f"In which country is {city}?")], max_tokens=12) for city in CITIES)
         return [message.content for message in await asyncio.gather(*calls)]
 

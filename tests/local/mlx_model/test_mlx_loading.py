@@ -13,6 +13,8 @@ from tests.servers.smollm2 import as_hub_cache
 
 from modelport import InvalidRequest, MLXModel, ModelError, NotFoundError, ServerError
 
+pytestmark = [pytest.mark.engine, pytest.mark.xdist_group("mlx")]
+
 
 def break_folder(folder: Path, fault: str, source: Path) -> None:
     """Put a fault into a folder that `copy_folder` made."""

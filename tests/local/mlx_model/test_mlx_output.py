@@ -20,6 +20,8 @@ from modelport import (
     UnsupportedFeature,
 )
 
+pytestmark = [pytest.mark.engine, pytest.mark.xdist_group("mlx")]
+
 
 def test_output_of_real_weights_is_correct(smollm2: MLXModel) -> None:
     message = smollm2(CAPITAL)
