@@ -11,7 +11,7 @@ from tests.local.mlx_model.tiny import CAPITAL, STORY, FailingProcessor, row_cou
 
 from modelport import MLXModel, ModelError, RateLimited, Regex, ServerError
 
-pytestmark = pytest.mark.engine
+pytestmark = [pytest.mark.engine, pytest.mark.xdist_group("mlx")]
 
 
 def test_eight_different_requests_in_one_batch_give_same_outputs_as_alone(fresh_model: MLXModel) -> None:

@@ -16,7 +16,7 @@ from tests.servers.smollm2 import smollm2_folder
 
 from modelport import MLXModel, ModelError, ServerError, StreamInterrupted
 
-pytestmark = pytest.mark.engine
+pytestmark = [pytest.mark.engine, pytest.mark.xdist_group("mlx")]
 
 
 def test_close_frees_memory_and_ends_running_requests() -> None:

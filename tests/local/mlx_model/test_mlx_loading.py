@@ -13,7 +13,7 @@ from tests.servers.smollm2 import as_hub_cache
 
 from modelport import InvalidRequest, MLXModel, ModelError, NotFoundError, ServerError
 
-pytestmark = pytest.mark.engine
+pytestmark = [pytest.mark.engine, pytest.mark.xdist_group("mlx")]
 
 
 def break_folder(folder: Path, fault: str, source: Path) -> None:

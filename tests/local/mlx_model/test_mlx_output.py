@@ -20,7 +20,7 @@ from modelport import (
     UnsupportedFeature,
 )
 
-pytestmark = pytest.mark.engine
+pytestmark = [pytest.mark.engine, pytest.mark.xdist_group("mlx")]
 
 
 def test_output_of_real_weights_is_correct(smollm2: MLXModel) -> None:

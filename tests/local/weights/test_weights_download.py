@@ -19,7 +19,7 @@ from tests.local.weights.cache import NAME, PRINT_PATH, Index, WeightsCache, fil
 from modelport.local.llamacpp import weights
 from modelport.local.llamacpp.weights import default_weights
 
-pytestmark = pytest.mark.engine
+pytestmark = [pytest.mark.engine, pytest.mark.xdist_group("weights")]
 
 
 def wait_until(condition: Callable[[], Any], seconds: float = 20) -> None:

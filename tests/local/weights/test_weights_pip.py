@@ -14,7 +14,7 @@ from modelport import errors
 from modelport.local.llamacpp import weights
 from modelport.local.llamacpp.weights import default_weights, resolve_weights
 
-pytestmark = pytest.mark.engine
+pytestmark = [pytest.mark.engine, pytest.mark.xdist_group("weights")]
 
 
 def test_pip_settings_for_other_packages_are_ignored(
