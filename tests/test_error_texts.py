@@ -112,7 +112,7 @@ SERVICE: list[tuple[type[errors.ModelError], Fault, Callable[[Model], Any], str]
         errors.MalformedResponse,
         Fault(content=b"<html>Sign in</html>"),
         lambda m: m("x"),
-        r"sent a web page and no answer; is this the address of its API\? '<html>Sign in",
+        r"sent a web page instead of JSON; is this the address of its API\? '<html>Sign in",
     ),
     (
         errors.StreamInterrupted,

@@ -16,8 +16,8 @@ from contextlib import aclosing
 from dataclasses import replace
 from typing import Any, ClassVar
 
-from modelport.errors import InvalidRequest
-from modelport.inputs.parameters import REASONING_EFFORTS
+from modelport.errors import InvalidRequest, NotFoundError
+from modelport.inputs.parameters import EFFORTS
 from modelport.inputs.settings import check_kind
 from modelport.model import Model
 from modelport.protocols.chat_completions.dialects import DIALECTS, OPENAI_API, Dialect
@@ -98,6 +98,10 @@ class ChatCompletionsModel(Model):
         """The name that is sent to the service; `None` to send no name."""
         return self.model_id
 
+    def _not_found_advice(self) -> str:
+        """Return what the caller can do if the service does not know the model; empty if there is no special advice."""
+        return ""
+
     def __getstate__(self) -> dict[str, Any]:
         if self.client is not None:
             raise TypeError(f"{self!r} uses a client that you passed, which can't be pickled")
@@ -143,6 +147,10 @@ class ChatCompletionsModel(Model):
             yield last
         except InvalidRequest as error:
             error.profile_updated = self._observe_rejection(error, request, left_out)
+            raise
+        except NotFoundError as error:
+            if advice := self._not_found_advice():
+                error.args = (f"{error.message} {advice}",)
             raise
 
     def _service_call(self, request: Request, left_out: frozenset[str]) -> ServiceCall:

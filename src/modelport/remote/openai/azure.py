@@ -8,12 +8,11 @@ OpenAI's own client. The deployment's path takes a key in the header `api-key`.
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
-from contextlib import aclosing
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, ClassVar
 from urllib.parse import quote
 
-from modelport.errors import AuthenticationError, InvalidRequest, NotFoundError
+from modelport.errors import AuthenticationError, InvalidRequest
 from modelport.inputs.settings import check_kind
 from modelport.remote.http.requests import check_url
 from modelport.remote.http.transport import HTTPTransport, Transport
@@ -21,8 +20,6 @@ from modelport.remote.openai.model import OpenAIServerModel, call_key_function
 from modelport.remote.schema_subsets import AZURE
 from modelport.secrets import Secret
 from modelport.types.capabilities import Capabilities
-from modelport.types.deltas import ChatMessageStreamDelta
-from modelport.types.request import Request
 
 _TOKEN_VARIABLE = "AZURE_OPENAI_AD_TOKEN"
 #: Values of `api_version` that mean the v1 API. Dates are versions of the API at the deployments' own paths.
@@ -208,19 +205,10 @@ class AzureOpenAIServerModel(OpenAIServerModel):
         assert self.azure_ad_token_provider is not None
         return await call_key_function(self.azure_ad_token_provider, "azure_ad_token_provider")
 
-    async def deltas(self, request: Request) -> AsyncGenerator[ChatMessageStreamDelta, None]:
-        """Send a request and yield the deltas of its response; see `Model.deltas`."""
-        try:
-            async with aclosing(super().deltas(request)) as deltas:
-                async for delta in deltas:
-                    yield delta
-        except NotFoundError as error:
-            resource = self.azure_endpoint or os.environ.get("AZURE_OPENAI_ENDPOINT") or "the client's resource"
-            error.args = (
-                f"{error.message} Is there a deployment {self._remote_model_id!r} at {resource}? Pass its name as "
-                "model_id or azure_deployment.",
-            )
-            raise
+    def _not_found_advice(self) -> str:
+        resource = self.azure_endpoint or os.environ.get("AZURE_OPENAI_ENDPOINT") or "the client's resource"
+        name = self._remote_model_id
+        return f"Is there a deployment {name!r} at {resource}? Pass its name as model_id or azure_deployment."
 
 
 #: The short name.
