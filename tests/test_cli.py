@@ -129,7 +129,9 @@ def test_an_answer_of_a_schema(tmp_path: Path) -> None:
     assert isinstance(person["name"], str) and isinstance(person["age"], int)
     cut = run(*EMBEDDED, "Make up a person.", "--schema", str(schema), "--max-tokens", "3")
     assert (cut.returncode, cut.stdout, cut.stderr.count("\n")) == (1, "", 1)
-    assert cut.stderr.startswith("modelport: The output was truncated by max_tokens before it matched the output type: ")
+    assert cut.stderr.startswith(
+        "modelport: The output was truncated by max_tokens before it matched the output type: "
+    )
 
 
 def test_an_answer_ends_at_a_stop_sequence() -> None:

@@ -60,7 +60,11 @@ def test_an_effort_goes_as_the_model_knows_it(capabilities: Any, asked: Any, sen
         ({"reasoning": True}, {"reasoning_effort": "none"}, "reasoning_effort='none'"),
         ({"reasoning": True, "reasoning_budget": True}, {"reasoning_effort": "none"}, "reasoning_effort='none'"),
         ({"reasoning_efforts": {"high", "low"}}, {"reasoning_effort": "max"}, "it accepts low, high"),
-        ({"reasoning_efforts": {"low"}}, {"reasoning_budget": 5}, "a reasoning_budget; it accepts reasoning_effort: low"),
+        (
+            {"reasoning_efforts": {"low"}},
+            {"reasoning_budget": 5},
+            "a reasoning_budget; it accepts reasoning_effort: low",
+        ),
     ],
 )
 def test_what_a_model_can_not_be_told_is_refused_by_name(capabilities: Any, asked: Any, says: str) -> None:

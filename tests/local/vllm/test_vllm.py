@@ -87,7 +87,9 @@ def test_what_the_port_does_itself_is_refused(model: VLLMModel, name: str) -> No
 
 
 def test_what_is_no_parameter_is_refused_by_name(model: VLLMModel) -> None:
-    with pytest.raises(UnsupportedFeature, match="'min_token' is not a parameter of this backend; did you mean 'min_tok"):
+    with pytest.raises(
+        UnsupportedFeature, match="'min_token' is not a parameter of this backend; did you mean 'min_tok"
+    ):
         model("Hello", min_token=5)
     wrong = VLLMModel(model.model_id or "", **ENGINE, do_sample=True)
     with wrong, pytest.raises(UnsupportedFeature, match="do_sample"):
