@@ -17,7 +17,7 @@ from dataclasses import replace
 from typing import Any, ClassVar
 
 from modelport.errors import InvalidRequest, NotFoundError
-from modelport.inputs.parameters import EFFORTS
+from modelport.inputs.parameters import REASONING_EFFORTS
 from modelport.inputs.settings import check_kind
 from modelport.model import Model
 from modelport.protocols.chat_completions.dialects import DIALECTS, OPENAI_API, Dialect
