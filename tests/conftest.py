@@ -1,4 +1,4 @@
-"""Options and settings of the tests."""
+"""Options and settings of the test suite."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from _pytest.mark.expression import Expression
 
 try:
     from hypothesis import settings
-except ImportError:  # the oldest versions are tested without it
+except ImportError:  # The session with the oldest versions has no hypothesis.
     pass
 else:
     settings.register_profile("default", deadline=None)

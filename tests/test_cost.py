@@ -1,7 +1,7 @@
-"""What the hot paths cost, counted: calls of functions, Python's and C's, which nothing else on the machine changes.
+"""The cost of the hot paths, measured in function calls of Python and C, which do not depend on the machine's load.
 
-`python benchmarks/remote.py` says what that is in time. Each bound stands a little above what is counted today; what
-pushes a path over it raises the bound only with its reason.
+`python benchmarks/remote.py` measures the same paths in time. A change that exceeds a bound must state its reason if it
+raises the bound.
 """
 
 from __future__ import annotations
@@ -20,9 +20,8 @@ import pytest
 from modelport import Capabilities, Model
 from modelport.protocols.chat_completions.request import body_from
 from modelport.protocols.chat_completions.response import ChatResponseReader
-from modelport.remote.http.outgoing import to_json
+from modelport.remote.http.requests import to_json
 from modelport.remote.http.responses import EventReader
-from modelport.types.deltas import accumulate
 
 STOPS = ["Observation:"]
 LIMITS: dict[str, Any] = {"requests_per_minute": 10**9, "tokens_per_minute": 10**12, "max_concurrency": 10**6}
@@ -31,42 +30,42 @@ CHUNK = b"data: " + json.dumps({
     "choices": [{"index": 0, "delta": {"content": " token"}, "logprobs": None, "finish_reason": None}],
 }).encode() + b"\n\n"  # fmt: skip
 LAST = CHUNK.replace(b'{"content": " token"}', b"{}").replace(b'"finish_reason": null', b'"finish_reason": "stop"')
-WHOLE = {
+COMPLETE_RESPONSE = {
     "id": "1", "model": "m", "usage": {"prompt_tokens": 1, "completion_tokens": 1},
     "choices": [{"index": 0, "message": {"role": "assistant", "content": "four"}, "finish_reason": "stop"}],
 }  # fmt: skip
 
 
-class Wireless(Model):
-    """All that an OpenAI-compatible model does, but for the connection."""
+class ModelWithoutConnection(Model):
+    """Everything that an OpenAI-compatible model does, except for the connection."""
 
     declared_capabilities = Capabilities(tools=True, usage=True)
 
     async def deltas(self, request: Any) -> Any:
-        to_json(body_from(request, "m", self.capabilities))
+        to_json(body_from(request, "m", request.capabilities))
         reader = ChatResponseReader()
         if not request.stream:
-            yield reader.whole(WHOLE)
+            yield reader.read_response(COMPLETE_RESPONSE)
             return
         events = EventReader(())
         events.feed(CHUNK * self.kwargs["chunks"] + LAST)
         for event in events.events():
-            if (piece := reader.chunk(event)) is not None:
+            if (piece := reader.read_chunk(event)) is not None:
                 yield piece
-        yield reader.end()
+        yield reader.finish()
 
 
-def counted(work: Callable[[], Any]) -> int:
-    """How many functions `work` calls."""
+def count_calls(work: Callable[[], Any]) -> int:
+    """Return how many functions `work` calls."""
     count = 0
 
     def note(frame: Any, event: str, argument: Any) -> None:
         nonlocal count
         count += event in ("call", "c_call")
 
-    work()  # what is made once is made by now
+    work()  # This makes what is made once.
     gc.collect()
-    gc.disable()  # a collection calls whatever other tests' objects and libraries have registered for it
+    gc.disable()  # A collection would call what objects of other tests and libraries have registered for it.
     sys.setprofile(note)
     try:
         work()
@@ -76,8 +75,8 @@ def counted(work: Callable[[], Any]) -> int:
     return count
 
 
-def drive(awaitable: Any) -> Any:
-    """Runs a coroutine that waits for nothing."""
+def run_without_loop(awaitable: Any) -> Any:
+    """Run a coroutine that waits for nothing."""
     try:
         while True:
             awaitable.send(None)
@@ -86,8 +85,8 @@ def drive(awaitable: Any) -> Any:
 
 
 @pytest.fixture
-def in_a_loop() -> Any:
-    """Runs work as a task does, without a loop's own calls being counted."""
+def run_in_loop() -> Any:
+    """Run work as a task does, without the function calls of the loop itself."""
     import asyncio
 
     def run(work: Callable[[], int]) -> int:
@@ -103,97 +102,105 @@ def conversation(count: int) -> list[dict[str, str]]:
     return [{"role": "user" if i % 2 else "assistant", "content": "x" * 1000} for i in range(count)]
 
 
-def call_cost(in_a_loop: Any, messages: Any, **settings: Any) -> int:
-    model = Wireless("m", **LIMITS, **settings)
-    return in_a_loop(lambda: counted(lambda: drive(model.agenerate(messages, STOPS))))  # type: ignore[no-any-return]
+def call_cost(run_in_loop: Any, messages: Any, **settings: Any) -> int:
+    model = ModelWithoutConnection("m", **LIMITS, **settings)
+    return run_in_loop(lambda: count_calls(lambda: run_without_loop(model.agenerate(messages, STOPS))))  # type: ignore[no-any-return]
 
 
 async def _read(stream: Any) -> int:
     return sum([1 async for _ in stream])
 
 
-def stream_cost(in_a_loop: Any, chunks: int, **settings: Any) -> int:
-    model = Wireless("m", chunks=chunks, **LIMITS, **settings)
-    return in_a_loop(lambda: counted(lambda: drive(_read(model.agenerate_stream("hello", STOPS)))))  # type: ignore[no-any-return]
+def stream_cost(run_in_loop: Any, chunks: int, **settings: Any) -> int:
+    model = ModelWithoutConnection("m", chunks=chunks, **LIMITS, **settings)
+    return run_in_loop(lambda: count_calls(lambda: run_without_loop(_read(model.agenerate_stream("hello", STOPS)))))  # type: ignore[no-any-return]
 
 
-def test_a_call(in_a_loop: Any) -> None:
-    assert call_cost(in_a_loop, "hello") <= CALL
+def test_call_makes_a_bounded_number_of_function_calls(run_in_loop: Any) -> None:
+    assert call_cost(run_in_loop, "hello") <= CALLS_OF_A_CALL
 
 
-def test_a_message_of_a_long_conversation(in_a_loop: Any) -> None:
-    """Each message more costs the same, and little."""
-    few, more, many = (call_cost(in_a_loop, conversation(count)) for count in (10, 110, 1010))
-    assert (more - few) / 100 <= MESSAGE
-    assert (many - more) / 900 <= MESSAGE
+def test_message_of_a_long_conversation_makes_a_bounded_number_of_function_calls(run_in_loop: Any) -> None:
+    """Every further message costs the same."""
+    few, more, many = (call_cost(run_in_loop, conversation(count)) for count in (10, 110, 1010))
+    assert (more - few) / 100 <= CALLS_OF_A_MESSAGE
+    assert (many - more) / 900 <= CALLS_OF_A_MESSAGE
 
 
-def test_a_chunk(in_a_loop: Any) -> None:
-    few, many = stream_cost(in_a_loop, 10), stream_cost(in_a_loop, 1010)
-    assert (many - few) / 1000 <= CHUNK_CALLS
+def test_chunk_makes_a_bounded_number_of_function_calls(run_in_loop: Any) -> None:
+    few, many = stream_cost(run_in_loop, 10), stream_cost(run_in_loop, 1010)
+    assert (many - few) / 1000 <= CALLS_OF_A_CHUNK
 
 
-def test_limits_cost_the_same_in_a_full_window(in_a_loop: Any) -> None:
-    model = Wireless("m", **LIMITS)
+def test_full_window_of_a_limit_adds_no_function_calls(run_in_loop: Any) -> None:
+    model = ModelWithoutConnection("m", **LIMITS)
 
     def one() -> None:
-        drive(model.agenerate("hello"))
+        run_without_loop(model.agenerate("hello"))
 
     def both() -> int:
-        first = counted(one)
+        first = count_calls(one)
         for _ in range(2000):
             one()
-        return counted(one) - first
+        return count_calls(one) - first
 
-    assert in_a_loop(both) <= 5
+    assert run_in_loop(both) <= 5
 
 
-def test_memory_of_a_chunk(in_a_loop: Any) -> None:
-    """What a stream keeps of each chunk is its delta; nothing else stays."""
+def test_chunk_allocates_a_bounded_amount_of_memory(run_in_loop: Any) -> None:
+    """A stream stores only the text of a chunk."""
 
-    def kept() -> int:
-        model = Wireless("m", chunks=5000)
+    def allocated() -> int:
+        model = ModelWithoutConnection("m", chunks=5000)
         stream = model.agenerate_stream("hello", STOPS)
-        drive(_read(stream))
+        run_without_loop(_read(stream))
         tracemalloc.start()
         other = model.agenerate_stream("hello", STOPS)
         before = tracemalloc.get_traced_memory()[0]
-        drive(_read(other))
+        run_without_loop(_read(other))
         after = tracemalloc.get_traced_memory()[0]
         tracemalloc.stop()
-        assert accumulate(other._read).content == " token" * 5000
+        assert other.message.content == " token" * 5000
         return after - before
 
-    assert in_a_loop(kept) / 5000 <= CHUNK_BYTES
+    assert run_in_loop(allocated) / 5000 <= BYTES_OF_A_CHUNK
 
 
-def modules(code: str) -> set[str]:
+def modules_loaded_by(code: str) -> set[str]:
+    """Return the modules that a bare interpreter has loaded after this code. No third-party module can be imported."""
     code = f"import sys; sys.path.insert(0, {str(Path(__file__).parents[1] / 'src')!r})\n{code}\nprint(*sys.modules)"
     command = [sys.executable, "-I", "-S", "-c", code]
     return set(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split())
 
 
-def test_modules_of_the_import() -> None:
-    """No third-party module can be imported here at all."""
-    loaded = modules("from modelport import Model, ChatMessage") - modules("")
-    assert not loaded & {"asyncio", "ssl", "socket", "http", "email", "logging", "urllib.request", "pickle"}
-    assert len(loaded) <= 80, sorted(loaded)
+#: Modules of the standard library that take long to import, or that only some programs need.
+EXPENSIVE_MODULES = {
+    "asyncio", "concurrent.futures", "ctypes", "email", "http", "importlib.metadata", "logging", "multiprocessing",
+    "pickle", "socket", "sqlite3", "ssl", "subprocess", "unittest", "urllib.request", "xml",
+}  # fmt: skip
 
 
-def test_no_asyncio_until_a_call_is_made() -> None:
+def test_import_loads_no_expensive_module() -> None:
+    """And no third-party module, because none can be imported here. `benchmarks/import_time.py` measures the time."""
+    loaded = modules_loaded_by("from modelport import Model, ChatMessage")
+    assert loaded & EXPENSIVE_MODULES == set()
+    foreign = {name.partition(".")[0] for name in loaded - modules_loaded_by("")} - sys.stdlib_module_names
+    assert foreign == {"modelport"}
+
+
+def test_constructor_does_not_import_asyncio() -> None:
     code = """
-from modelport import {0}, RetryPolicy
+from modelport import Model, RetryPolicy
 class Mine(Model):
     async def deltas(self, request):
         yield
-{1}
+Mine("m", retry=RetryPolicy(2), max_concurrency=3)
 """
-    loaded = modules(code.format("Model", "Mine('m', retry=RetryPolicy(2), max_concurrency=3)"))
-    assert "asyncio" not in loaded
+    assert "asyncio" not in modules_loaded_by(code)
 
 
-# Counted on Python 3.11; later ones call less.
-CALL = 325  # 310 until a place of max_concurrency was held by whatever works for the call: a weak set, a lock
-MESSAGE = 17
-CHUNK_CALLS = 47  # 44 until then: a context variable is set around each read
-CHUNK_BYTES = 400
+# Counted on Python 3.11; later versions make fewer calls.
+CALLS_OF_A_CALL = 303
+CALLS_OF_A_MESSAGE = 17
+CALLS_OF_A_CHUNK = 45
+BYTES_OF_A_CHUNK = 100

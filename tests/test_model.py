@@ -1,4 +1,4 @@
-"""The port: what a newcomer writes, what callers get for it, and whose word goes first."""
+"""`Model`: what an author implements, what callers get, and which option takes precedence."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from modelport.errors import (
     MalformedResponse,
     ModelError,
     ServerError,
+    StreamInterrupted,
     UnsupportedFeature,
 )
 from modelport.model import Model
@@ -37,11 +38,11 @@ WEATHER = Tool("weather", "", {"type": "object", "properties": {"city": {"type":
 TIME = Tool("time", "", {"type": "object", "properties": {}})
 
 
-class Echo(Model):
-    """A backend that answers with `answer`, and keeps the requests."""
+class EchoModel(Model):
+    """A backend that responds with the text `response` and stores the requests."""
 
     declared_capabilities = Capabilities(tools=True, grammars={JSONSchema, Choice}, seed=True)  # type: ignore[arg-type]
-    answer: Any = "Paris is it. END And more."
+    response: Any = "Paris is it. END And more."
 
     def __init__(self, model_id: str | None = "echo", **settings: Any) -> None:
         super().__init__(model_id, **settings)
@@ -49,42 +50,44 @@ class Echo(Model):
 
     async def deltas(self, request: Request) -> AsyncGenerator[Delta, None]:
         self.requests.append(request)
-        if isinstance(self.answer, Exception):
-            raise self.answer
-        for word in self.answer.split(" "):
+        if isinstance(self.response, Exception):
+            raise self.response
+        for word in self.response.split(" "):
             yield Delta(content=word + " ")
         yield Delta(finish_reason="stop", token_usage=TokenUsage(3, 4))
 
 
-def asked(*args: Any, of: type[Echo] = Echo, settings: dict[str, Any] | None = None, **options: Any) -> Request:
-    """The request that reaches a backend, for these settings of the model and these options of the call."""
-    model = of(**(settings or {}))
+def request_for(
+    *args: Any, of: type[EchoModel] = EchoModel, settings: dict[str, Any] | None = None, **options: Any
+) -> Request:
+    """Return the request that reaches a backend, for these settings of the model and these options of the call."""
+    model = EchoModel(**(settings or {}))
     list(model.generate_stream(*args or ("?",), **options))
     return model.requests[0]
 
 
-# The four ways to call, each giving the answer's text.
+# The four methods of a call, each returning the text of the response.
 
-WAYS: dict[str, Callable[..., str]] = {
+METHODS: dict[str, Callable[..., str]] = {
     "generate": lambda m, *a, **k: m.generate(*a, **k).content,
     "generate_stream": lambda m, *a, **k: "".join(d.content or "" for d in m.generate_stream(*a, **k)),
     "agenerate": lambda m, *a, **k: asyncio.run(m.agenerate(*a, **k)).content,
-    "agenerate_stream": lambda m, *a, **k: asyncio.run(_collected(m.agenerate_stream(*a, **k))),
+    "agenerate_stream": lambda m, *a, **k: asyncio.run(_text_of(m.agenerate_stream(*a, **k))),
 }
 
 
-async def _collected(stream: Any) -> str:
+async def _text_of(stream: Any) -> str:
     return "".join([delta.content or "" async for delta in stream])
 
 
-each_way = pytest.mark.parametrize("way", WAYS)
+each_method = pytest.mark.parametrize("method", METHODS)
 
 
-# --- the newcomer's class ---------------------------------------------------------------------------------------------
+# --- a class with just generate ---------------------------------------------------------------------------------------
 
 
 class client:
-    """What the reference's snippet calls; it keeps what it was given."""
+    """What the snippet of the reference calls; it stores its arguments."""
 
     calls: list[Any] = []  # noqa: RUF012
 
@@ -95,50 +98,50 @@ class client:
 
 
 class CustomModel(Model):
-    def generate(self, messages, stop_sequences=["Task"]):  # noqa: B006
+    def generate(self, messages, stop_sequences=["Task"]):  # type: ignore[override]  # noqa: B006
         response = client.chat_completion(messages, stop=stop_sequences, max_tokens=1024)
         answer = response.choices[0].message
         return answer
 
 
-@each_way
-def test_the_references_custom_model_has_all_four_methods(way: str) -> None:
+@each_method
+def test_custom_model_of_the_reference_works_with_all_four_methods(method: str) -> None:
     custom_model = CustomModel()
     client.calls.clear()
-    assert WAYS[way](custom_model, [{"role": "user", "content": "The capital of France?"}]) == "Paris"
+    assert METHODS[method](custom_model, [{"role": "user", "content": "The capital of France?"}]) == "Paris"
     assert client.calls == [([{"role": "user", "content": "The capital of France?"}], ["Task"], 1024)]
 
 
-def test_calling_the_model_is_generate() -> None:
+def test_call_of_the_model_runs_generate() -> None:
     assert CustomModel()([{"role": "user", "content": "?"}]).content == "Paris"
-    assert Echo()("?", stop_sequences=["END"]).content == "Paris is it. "
+    assert EchoModel()("?", stop_sequences=["END"]).content == "Paris is it. "
 
 
-class Noting(Model):
-    """A newcomer's model that notes where it runs and what it is given."""
+class RecordingModel(Model):
+    """A model with its own `generate`, which records its threads and its arguments."""
 
-    def __init__(self, answer: Any = "Paris. END", **settings: Any) -> None:
+    def __init__(self, response: Any = "Paris. END", **settings: Any) -> None:
         super().__init__("noting", **settings)
-        self.answer = answer
+        self.response = response
         self.threads: list[threading.Thread] = []
-        self.given: list[Any] = []
+        self.arguments: list[Any] = []
 
     def generate(self, messages: Any, stop_sequences: Any = None, **kwargs: Any) -> Any:
         self.threads.append(threading.current_thread())
-        self.given.append((messages, stop_sequences, kwargs))
-        if isinstance(self.answer, BaseException):
-            raise self.answer
-        return SimpleNamespace(content=self.answer) if isinstance(self.answer, str) else self.answer
+        self.arguments.append((messages, stop_sequences, kwargs))
+        if isinstance(self.response, BaseException):
+            raise self.response
+        return SimpleNamespace(content=self.response) if isinstance(self.response, str) else self.response
 
 
-@pytest.mark.parametrize("way", ["generate", "generate_stream"])
-def test_a_sync_call_runs_the_newcomers_code_in_the_callers_thread(way: str) -> None:
-    model = Noting()
+@pytest.mark.parametrize("method", ["generate", "generate_stream"])
+def test_own_generate_of_a_sync_call_runs_in_the_callers_thread(method: str) -> None:
+    model = RecordingModel()
     ran_in: list[threading.Thread] = []
 
     def call() -> None:
         ran_in.append(threading.current_thread())
-        WAYS[way](model, "?")
+        METHODS[method](model, "?")
 
     call()
     thread = threading.Thread(target=call, daemon=True)
@@ -147,32 +150,32 @@ def test_a_sync_call_runs_the_newcomers_code_in_the_callers_thread(way: str) -> 
     assert model.threads == ran_in
 
 
-@pytest.mark.parametrize("way", ["agenerate", "agenerate_stream"])
-def test_an_async_call_runs_it_in_a_thread_of_its_own(way: str) -> None:
-    model = Noting()
+@pytest.mark.parametrize("method", ["agenerate", "agenerate_stream"])
+def test_own_generate_of_an_async_call_runs_in_a_thread_of_its_own(method: str) -> None:
+    model = RecordingModel()
 
     async def two_at_once() -> None:
-        if way == "agenerate":
+        if method == "agenerate":
             await asyncio.gather(model.agenerate("?"), model.agenerate("?"))
         else:
-            await asyncio.gather(_collected(model.agenerate_stream("?")), _collected(model.agenerate_stream("?")))
+            await asyncio.gather(_text_of(model.agenerate_stream("?")), _text_of(model.agenerate_stream("?")))
 
     asyncio.run(two_at_once())
     assert len(set(model.threads)) == 2
     assert threading.current_thread() not in model.threads
 
 
-def test_models_that_call_models_do_not_wait_for_each_others_threads() -> None:
+def test_nested_models_do_not_wait_for_each_others_threads() -> None:
     class Nested(Model):
         def __init__(self, inner: Model) -> None:
             super().__init__("nested")
             self.inner = inner
 
-        def generate(self, messages: Any, **kwargs: Any) -> Any:
+        def generate(self, messages: Any, **kwargs: Any) -> Any:  # type: ignore[override]
             return asyncio.run(self.inner.agenerate(messages))
 
     async def many() -> list[ChatMessage]:
-        model: Model = Noting("deep")
+        model: Model = RecordingModel("deep")
         for _ in range(3):
             model = Nested(model)
         return await asyncio.gather(*(model.agenerate("?") for _ in range(40)))
@@ -183,61 +186,63 @@ def test_models_that_call_models_do_not_wait_for_each_others_threads() -> None:
 context = ContextVar("context", default="outside")
 
 
-@each_way
-def test_the_newcomers_code_sees_the_callers_context(way: str) -> None:
+@each_method
+def test_own_generate_sees_the_callers_context(method: str) -> None:
     class Seeing(Model):
-        def generate(self, messages: Any, **kwargs: Any) -> str:
+        def generate(self, messages: Any, **kwargs: Any) -> str:  # type: ignore[override]
             return context.get()
 
     def call() -> str:
         context.set("inside")
-        return WAYS[way](Seeing(), "?") if way != "generate" else Seeing().generate("?")
+        return METHODS[method](Seeing(), "?") if method != "generate" else Seeing().generate("?")
 
     import contextvars
 
     assert contextvars.copy_context().run(call) == "inside"
 
 
-def test_streams_of_a_newcomer_are_cut_and_counted_like_any() -> None:
+def test_stream_of_own_generate_ends_at_the_stop_sequence_with_usage() -> None:
     usage = TokenUsage(1, 2)
-    answer = ChatMessage("assistant", "Paris. END and more", token_usage=usage)
-    with Noting(answer).generate_stream("?", stop_sequences=["END"]) as stream:
+    response = ChatMessage("assistant", "Paris. END and more", token_usage=usage)
+    with RecordingModel(response).generate_stream("?", stop_sequences=["END"]) as stream:
         assert "".join(delta.content or "" for delta in stream) == "Paris. "
     assert (stream.message.finish_reason, stream.message.stop_sequence) == ("stop", "END")
     assert stream.message.token_usage == usage
 
 
-def test_the_newcomer_is_given_plain_messages_and_what_the_caller_gave() -> None:
-    model = Noting("{}")
+def test_own_generate_gets_plain_messages_and_the_callers_options() -> None:
+    model = RecordingModel("{}")
     list(model.generate_stream(
         [ChatMessage("system", "s"), {"role": "user", "content": [{"type": "text", "text": "u"}]}],
         stop_sequences=["END"], temperature=0.5, max_new_tokens=5,
     ))  # fmt: skip
-    ((messages, stop, options),) = model.given
+    ((messages, stop, options),) = model.arguments
     assert messages == [{"role": "system", "content": "s"}, {"role": "user", "content": "u"}]
     assert stop == ["END"]
     assert (options["temperature"], options["max_tokens"]) == (0.5, 5)
 
 
-def test_what_the_caller_does_not_give_the_newcomer_is_not_given() -> None:
-    model = Noting()
+def test_own_generate_gets_no_option_that_was_not_given() -> None:
+    model = RecordingModel()
     list(model.generate_stream("?"))
-    assert model.given == [([{"role": "user", "content": "?"}], None, {})]
+    assert model.arguments == [([{"role": "user", "content": "?"}], None, {})]
 
 
-@pytest.mark.parametrize("answer", [SimpleNamespace(content="hi"), ChatMessage("assistant", "hi"), "hi"])
-def test_an_answer_is_anything_with_content_or_a_string(answer: Any) -> None:
-    message = asyncio.run(Noting(answer).agenerate("?"))
+@pytest.mark.parametrize("response", [SimpleNamespace(content="hi"), ChatMessage("assistant", "hi"), "hi"])
+def test_own_generate_may_return_a_string_or_an_object_with_content(response: Any) -> None:
+    message = asyncio.run(RecordingModel(response).agenerate("?"))
     assert (message.role, message.content, message.finish_reason) == ("assistant", "hi", "stop")
 
 
-@pytest.mark.parametrize("answer", [None, 5, object()])
-def test_an_answer_without_content_is_named(answer: Any) -> None:
-    with pytest.raises(MalformedResponse, match=r"Noting.generate returned \w+; it must return an object with a"):
-        list(Noting(answer).generate_stream("?"))
+@pytest.mark.parametrize("response", [None, 5, object()])
+def test_own_generate_that_returns_no_content_raises(response: Any) -> None:
+    with pytest.raises(
+        MalformedResponse, match=r"RecordingModel.generate returned \w+; it must return an object with a"
+    ):
+        list(RecordingModel(response).generate_stream("?"))
 
 
-def test_a_newcomer_who_writes_async_is_told() -> None:
+def test_own_generate_that_is_async_raises() -> None:
     class Async(Model):
         async def generate(self, messages: Any, **kwargs: Any) -> str:  # type: ignore[override]
             return "hi"
@@ -246,35 +251,35 @@ def test_a_newcomer_who_writes_async_is_told() -> None:
         list(Async().generate_stream("?"))
 
 
-@each_way
+@each_method
 @pytest.mark.parametrize("error", [ValueError("mine"), ServerError("no"), StopIteration()])
-def test_errors_of_the_newcomers_code_reach_the_caller(way: str, error: Exception) -> None:
-    expected = RuntimeError if isinstance(error, StopIteration) and way != "generate" else type(error)
+def test_error_of_own_generate_reaches_the_caller(method: str, error: Exception) -> None:
+    expected = RuntimeError if isinstance(error, StopIteration) and method != "generate" else type(error)
     with pytest.raises(expected):
-        WAYS[way](Noting(error, retry=False), "?")
+        METHODS[method](RecordingModel(error, retry=False), "?")
 
 
-def test_a_wrapped_models_word_is_passed_on() -> None:
-    inner = ChatMessage("assistant", "hi", warnings=["done another way"], model_id="inner", reasoning="hm")
-    message = asyncio.run(Noting(inner).agenerate("?"))
-    assert (message.warnings, message.model_id, message.reasoning) == (["done another way"], "inner", "hm")
+def test_own_generate_that_returns_a_message_passes_its_fields_on() -> None:
+    inner = ChatMessage("assistant", "hi", warnings=["done another method"], model_id="inner", reasoning="hm")
+    message = asyncio.run(RecordingModel(inner).agenerate("?"))
+    assert (message.warnings, message.model_id, message.reasoning) == (["done another method"], "inner", "hm")
 
 
 # --- mistakes of authors ----------------------------------------------------------------------------------------------
 
 
-def test_generate_without_self_is_an_error_when_the_class_is_made() -> None:
+def test_class_with_generate_without_self_raises() -> None:
     with pytest.raises(TypeError, match=r"Snippet\.generate lacks 'self'"):
 
         class Snippet(Model):
-            def generate(messages, stop_sequences=["Task"]):  # noqa: B006
+            def generate(messages, stop_sequences=["Task"]):  # type: ignore[override]  # noqa: B006
                 return None
 
     with pytest.raises(TypeError, match="lacks 'self'"):
         type("Bare", (Model,), {"generate": lambda: None})
 
 
-def test_a_static_generate_is_somebodys_own_choice() -> None:
+def test_class_with_static_generate_works() -> None:
     class Static(Model):
         @staticmethod
         def generate(messages: Any, **kwargs: Any) -> str:  # type: ignore[override]
@@ -283,43 +288,43 @@ def test_a_static_generate_is_somebodys_own_choice() -> None:
     assert asyncio.run(Static().agenerate("?")).content == "hi"
 
 
-@each_way
-def test_super_generate_without_deltas_is_an_error_and_no_recursion(way: str) -> None:
+@each_method
+def test_super_generate_without_deltas_raises(method: str) -> None:
     class Asking(Model):
         def generate(self, messages: Any, *args: Any, **kwargs: Any) -> Any:
             return super().generate(messages, *args, **kwargs)
 
     with pytest.raises(TypeError, match=r"Asking.generate calls super\(\).generate\(\)"):
-        WAYS[way](Asking(), "?")
+        METHODS[method](Asking(), "?")
 
 
-@each_way
-def test_a_class_that_writes_neither_is_told_what_to_write(way: str) -> None:
+@each_method
+def test_class_with_neither_deltas_nor_generate_raises(method: str) -> None:
     class Empty(Model):
         pass
 
-    with pytest.raises(TypeError, match="Empty must write `deltas`"):
-        WAYS[way](Empty(), "?")
+    with pytest.raises(TypeError, match="Empty must implement `deltas`"):
+        METHODS[method](Empty(), "?")
 
 
-def test_an_author_who_forgets_super_init_has_a_working_model() -> None:
+def test_class_without_super_init_works() -> None:
     class Forgetful(Model):
-        def __init__(self, answer: str) -> None:
-            self.text = answer
+        def __init__(self, response: str) -> None:
+            self.text = response
 
         async def deltas(self, request: Request) -> AsyncGenerator[Delta, None]:
             yield Delta(content=self.text, finish_reason="stop")
 
     model = Forgetful("hi END")
-    for way in WAYS.values():
-        assert way(model, "?", stop_sequences=["END"]) == "hi "
+    for method in METHODS.values():
+        assert method(model, "?", stop_sequences=["END"]) == "hi "
     assert repr(model) == "Forgetful(None)"
 
 
-def test_a_backends_subclass_may_override_generate() -> None:
-    """Then `generate` is a plain override; streams and async calls go through `deltas`."""
+def test_subclass_of_a_backend_may_override_generate() -> None:
+    """The override applies to `generate` alone: streams and async calls use `deltas`."""
 
-    class Shouting(Echo):
+    class Shouting(EchoModel):
         def generate(self, *args: Any, **options: Any) -> ChatMessage:
             message = super().generate(*args, **options)
             message.content = message.text.upper()
@@ -328,46 +333,46 @@ def test_a_backends_subclass_may_override_generate() -> None:
     model = Shouting()
     assert model.generate("?", stop_sequences=["END"]).content == "PARIS IS IT. "
     assert model("?", stop_sequences=["END"]).content == "PARIS IS IT. "
-    for way in ("generate_stream", "agenerate", "agenerate_stream"):
-        assert WAYS[way](model, "?", stop_sequences=["END"]) == "Paris is it. "
+    for method in ("generate_stream", "agenerate", "agenerate_stream"):
+        assert METHODS[method](model, "?", stop_sequences=["END"]) == "Paris is it. "
 
 
 # --- calls ------------------------------------------------------------------------------------------------------------
 
 
-@each_way
-def test_the_four_ways_give_one_answer(way: str) -> None:
-    model = Echo()
-    assert WAYS[way](model, "The capital of France?", stop_sequences=["END"]) == "Paris is it. "
+@each_method
+def test_all_four_methods_return_the_same_response(method: str) -> None:
+    model = EchoModel()
+    assert METHODS[method](model, "The capital of France?", stop_sequences=["END"]) == "Paris is it. "
     (request,) = model.requests
     assert request.messages == (ChatMessage("user", "The capital of France?"),)
-    assert (request.stop_sequences, request.stream) == (("END",), "stream" in way)
+    assert (request.stop_sequences, request.stream) == (("END",), "stream" in method)
 
 
-def test_a_message_says_all_about_its_answer() -> None:
-    message = Echo().generate("?")
+def test_message_has_finish_reason_usage_and_model_id() -> None:
+    message = EchoModel().generate("?")
     assert message.content == "Paris is it. END And more. "
     assert (message.finish_reason, message.token_usage, message.model_id) == ("stop", TokenUsage(3, 4), "echo")
 
 
-async def test_a_stream_knows_the_message_so_far() -> None:
-    async with Echo().agenerate_stream("?") as stream:
+async def test_async_stream_has_the_message_so_far() -> None:
+    async with EchoModel().agenerate_stream("?") as stream:
         assert stream.message.content == ""
         await anext(stream)
         assert stream.message.content == "Paris "
         async for _ in stream:
             pass
-    assert stream.message == await Echo().agenerate("?")
+    assert stream.message == await EchoModel().agenerate("?")
 
 
-def test_a_streams_message_is_whole_once_it_has_ended() -> None:
-    stream = Echo().generate_stream("?")
+def test_ended_stream_has_the_complete_message() -> None:
+    stream = EchoModel().generate_stream("?")
     assert "".join(delta.content or "" for delta in stream) == stream.message.content
-    assert stream.message == Echo().generate("?")
+    assert stream.message == EchoModel().generate("?")
 
 
-def test_a_request_is_checked_when_the_call_is_made_and_sent_when_it_is_read() -> None:
-    model = Echo()
+def test_stream_is_checked_when_it_is_made_and_sent_when_it_is_read() -> None:
+    model = EchoModel()
     with pytest.raises(InvalidRequest):
         model.generate_stream([{"role": "robot", "content": "?"}])
     with pytest.raises(UnsupportedFeature):
@@ -379,66 +384,128 @@ def test_a_request_is_checked_when_the_call_is_made_and_sent_when_it_is_read() -
     stream.close()
 
 
-@each_way
-def test_what_the_caller_gives_is_not_changed(way: str) -> None:
+def rejection() -> InvalidRequest:
+    error = InvalidRequest("no such parameter")
+    error.profile_updated = True
+    return error
+
+
+class UpdatingModel(Model):
+    """A backend that replays one list per request, and whose profile loses the seed with each rejection."""
+
+    declared_capabilities = Capabilities(seed=True)
+
+    def __init__(self, *responses: list[Any], **settings: Any) -> None:
+        super().__init__("updating", **settings)
+        self.responses = responses
+        self.requests: list[Request] = []
+
+    async def deltas(self, request: Request) -> AsyncGenerator[Delta, None]:
+        self.requests.append(request)
+        for item in self.responses[len(self.requests) - 1]:
+            if isinstance(item, Exception):
+                self._capabilities = self.capabilities.replace(seed=False)
+                raise item
+            yield Delta(content=item, finish_reason="stop")
+
+
+@each_method
+@pytest.mark.parametrize("settings", [{}, {"retry": False}, {"retry": False, "timeout": None}], ids=str)
+def test_rejection_that_updated_the_profile_starts_the_call_again(method: str, settings: dict[str, Any]) -> None:
+    """Also if nothing is retried and no time is limited."""
+    model = UpdatingModel([rejection()], [rejection()], ["Paris"], **settings)
+    assert METHODS[method](model, "?") == "Paris"
+    assert [request.capabilities.seed for request in model.requests] == [True, False, False]
+    assert len({request.timeouts.deadline for request in model.requests}) == 1
+
+
+@each_method
+def test_other_error_after_an_updated_profile_is_raised(method: str) -> None:
+    model = UpdatingModel([rejection()], [ServerError("no")], ["Paris"], retry=False)
+    with pytest.raises(ServerError):
+        METHODS[method](model, "?")
+    assert len(model.requests) == 2
+
+
+@each_method
+def test_rejection_after_a_delivered_part_does_not_start_the_call_again(method: str) -> None:
+    model = UpdatingModel(["Pa", rejection()], ["Paris"])
+    with pytest.raises(StreamInterrupted if "stream" in method else InvalidRequest) as raised:
+        METHODS[method](model, "?")
+    assert raised.value.partial is not None and raised.value.partial.content == "Pa"
+    assert len(model.requests) == 1
+
+
+@each_method
+def test_updated_profile_that_cannot_do_the_call_raises(method: str) -> None:
+    model = UpdatingModel([rejection()], ["Paris"])
+    with pytest.raises(UnsupportedFeature, match="seed"):
+        METHODS[method](model, "?", seed=1)
+    assert len(model.requests) == 1
+
+
+@each_method
+def test_arguments_of_the_caller_are_not_changed(method: str) -> None:
     messages = [{"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]}]
     options: dict[str, Any] = {
         "stop_sequences": ["END"], "tools": [{"type": "function", "function": {"name": "f"}}], "max_new_tokens": 5,
     }  # fmt: skip
     before = copy.deepcopy((messages, options))
-    WAYS[way](Echo(flatten_messages_as_text=True, custom_role_conversions={"user": "system"}), messages, **options)
+    METHODS[method](
+        EchoModel(flatten_messages_as_text=True, custom_role_conversions={"user": "system"}), messages, **options
+    )
     assert (messages, options) == before
 
 
-@each_way
-def test_an_error_names_the_model(way: str) -> None:
-    model = Echo(retry=False)
-    model.answer = ServerError("no")
+@each_method
+def test_error_names_the_model(method: str) -> None:
+    model = EchoModel(retry=False)
+    model.response = ServerError("no")
     with pytest.raises(ServerError, match=r"no \(model: echo\)"):
-        WAYS[way](model, "?")
+        METHODS[method](model, "?")
 
 
-# --- whose word goes first --------------------------------------------------------------------------------------------
+# --- precedence of options --------------------------------------------------------------------------------------------
 
 
-def test_the_calls_word_goes_before_the_constructors() -> None:
+def test_call_option_takes_precedence_over_constructor() -> None:
     settings = {"temperature": 0.1, "max_tokens": 100, "seed": 1}
-    parameters = asked(settings=settings, temperature=0.9, seed=None).parameters
+    parameters = request_for(settings=settings, temperature=0.9, seed=None).parameters
     assert parameters == {"temperature": 0.9, "max_tokens": 100, "seed": 1}
 
 
-def test_messages_settings_can_be_given_for_one_call() -> None:
-    request = asked([{"role": "system", "content": "s"}], custom_role_conversions={"system": "user"})
+def test_role_conversions_of_the_call_take_precedence_over_constructor() -> None:
+    request = request_for([{"role": "system", "content": "s"}], custom_role_conversions={"system": "user"})
     assert request.messages[0].role == "user"
-    request = asked(
+    request = request_for(
         [{"role": "system", "content": "s"}], settings={"custom_role_conversions": {"system": "assistant"}},
         custom_role_conversions={"system": "user"},
     )  # fmt: skip
     assert request.messages[0].role == "user"
 
 
-def test_time_limits_are_no_parameters() -> None:
-    request = asked(settings={"timeout": 30, "idle_timeout": 5}, timeout=10)
+def test_time_limits_become_timeouts_and_no_parameters() -> None:
+    request = request_for(settings={"timeout": 30, "idle_timeout": 5}, timeout=10)
     assert (request.timeouts.timeout, request.timeouts.idle_timeout, request.timeouts.first_token_timeout) == (
         10,
         5,
         None,
     )
     assert request.parameters == {}
-    assert asked().timeouts.timeout == 600
+    assert request_for().timeouts.timeout == 600
 
 
-def test_the_constructor_sets_tools_and_grammar_for_every_call() -> None:
-    assert asked(settings={"tools": [TIME]}).tools == (TIME,)
-    assert asked(settings={"grammar": Choice("a", "Paris is it. END And more. ")}).grammar is not None
-    assert asked(settings={"stop": ["END"]}).stop_sequences == ("END",)
+def test_tools_and_grammar_of_the_constructor_apply_to_every_call() -> None:
+    assert request_for(settings={"tools": [TIME]}).tools == (TIME,)
+    assert request_for(settings={"grammar": Choice("a", "Paris is it. END And more. ")}).grammar is not None
+    assert request_for(settings={"stop": ["END"]}).stop_sequences == ("END",)
 
 
-def test_the_callers_word_on_capabilities_goes_before_the_backends() -> None:
-    assert Echo().capabilities.tools
-    assert not Echo(capabilities={"tools": False}).capabilities.tools
-    assert Echo(capabilities={"tools": False}).capabilities.seed
-    assert not Echo(capabilities=Capabilities()).capabilities.seed
+def test_capabilities_of_the_caller_take_precedence_over_the_backends() -> None:
+    assert EchoModel().capabilities.tools
+    assert not EchoModel(capabilities={"tools": False}).capabilities.tools
+    assert EchoModel(capabilities={"tools": False}).capabilities.seed
+    assert not EchoModel(capabilities=Capabilities()).capabilities.seed
 
 
 @pytest.mark.parametrize(
@@ -454,26 +521,28 @@ def test_the_callers_word_on_capabilities_goes_before_the_backends() -> None:
         ({"tool_choice": "required"}, {}, lambda r: r.tool_choice == "auto"),
     ],
 )
-def test_the_calls_word_goes_first_under_another_name_too(settings: Any, options: Any, expected: Any) -> None:
-    request = Echo(**settings)._prepare("?", options.pop("stop_sequences", None), options, stream=True)
+def test_call_option_under_another_name_takes_precedence_over_constructor(
+    settings: Any, options: Any, expected: Any
+) -> None:
+    request = EchoModel(**settings)._prepare("?", options.pop("stop_sequences", None), options, stream=True)
     assert expected(request)
 
 
 @pytest.mark.parametrize("settings", [{"requests_per_minute": 0}, {"max_concurrency": "3"}, {"retry": "often"}])
-def test_a_constructors_mistake_is_found_by_the_constructor(settings: dict[str, Any]) -> None:
+def test_constructor_with_wrong_limits_raises(settings: dict[str, Any]) -> None:
     with pytest.raises(InvalidRequest):
-        Echo(**settings)
+        EchoModel(**settings)
 
 
-def test_a_misspelt_capability_is_found_by_the_constructor() -> None:
+def test_constructor_with_misspelt_capability_raises() -> None:
     with pytest.raises(InvalidRequest, match="'tool' is unknown; known are"):
-        Echo(capabilities={"tool": True})
+        EchoModel(capabilities={"tool": True})
 
 
-def test_threads_that_make_the_first_calls_at_once_share_one_limit() -> None:
-    """The chain of layers holds the limits; two chains would let twice as many requests through."""
+def test_first_calls_from_several_threads_share_one_limit() -> None:
+    """The chain of layers holds the limits; two chains would be two sets of limits."""
 
-    class Slow(Echo):
+    class Slow(EchoModel):
         running = most = 0
 
         def _layers(self) -> list[Any]:
@@ -500,40 +569,41 @@ def test_threads_that_make_the_first_calls_at_once_share_one_limit() -> None:
 
 
 @pytest.mark.parametrize("name", ["max_tokens", "max_new_tokens", "max_completion_tokens"])
-def test_other_names_of_max_tokens(name: str) -> None:
-    assert asked(**{name: 5}).parameters == {"max_tokens": 5}
-    assert asked(settings={name: 5}).parameters == {"max_tokens": 5}
+def test_max_tokens_is_accepted_under_its_other_names(name: str) -> None:
+    options: dict[str, Any] = {name: 5}
+    assert request_for(**options).parameters == {"max_tokens": 5}
+    assert request_for(settings={name: 5}).parameters == {"max_tokens": 5}
 
 
-def test_stop_is_another_name_of_stop_sequences() -> None:
-    assert asked(stop="END").stop_sequences == asked("?", ["END"]).stop_sequences == ("END",)
-    assert asked("?", ["END"], stop=["END"]).stop_sequences == ("END",)
+def test_stop_is_accepted_as_stop_sequences() -> None:
+    assert request_for(stop="END").stop_sequences == request_for("?", ["END"]).stop_sequences == ("END",)
+    assert request_for("?", ["END"], stop=["END"]).stop_sequences == ("END",)
     with pytest.raises(InvalidRequest, match="stop_sequences and stop are two names"):
-        asked("?", ["END"], stop=["OTHER"])
+        request_for("?", ["END"], stop=["OTHER"])
 
 
-def test_tools_to_call_from_means_that_one_is_to_be_called() -> None:
-    model = Echo()
+def test_tools_to_call_from_require_a_tool_call() -> None:
+    model = EchoModel()
     with pytest.raises(InvalidToolCall, match="made none"):
         model.generate("?", tools_to_call_from=[WEATHER])
     assert (model.requests[0].tools, model.requests[0].tool_choice) == ((WEATHER,), "required")
-    assert asked(tools_to_call_from=[WEATHER], tool_choice="auto").tool_choice == "auto"
-    assert asked(tools=[WEATHER]).tool_choice == "auto"
+    assert request_for(tools_to_call_from=[WEATHER], tool_choice="auto").tool_choice == "auto"
+    assert request_for(tools=[WEATHER]).tool_choice == "auto"
     with pytest.raises(InvalidRequest, match="tools and tools_to_call_from are two names"):
-        asked(tools=[WEATHER], tools_to_call_from=[WEATHER])
-    assert asked(tools_to_call_from=[]).tool_choice == "auto"
+        request_for(tools=[WEATHER], tools_to_call_from=[WEATHER])
+    assert request_for(tools_to_call_from=[]).tool_choice == "auto"
 
 
-def test_response_format_is_another_name_of_grammar() -> None:
-    model = Echo()
-    model.answer = "{}"
+def test_response_format_is_accepted_as_grammar() -> None:
+    model = EchoModel()
+    model.response = "{}"
     assert model.generate("?", response_format={"type": "json_object"}).parsed == {}
     with pytest.raises(InvalidRequest, match="grammar and response_format are two names"):
-        asked(grammar={"type": "object"}, response_format={"type": "json_object"})
+        request_for(grammar={"type": "object"}, response_format={"type": "json_object"})
 
 
-def test_a_named_tool_choice_reaches_the_backend() -> None:
-    model = Echo()
+def test_named_tool_choice_reaches_the_backend() -> None:
+    model = EchoModel()
     with pytest.raises(InvalidToolCall):
         model.generate("?", tools=[WEATHER, TIME], tool_choice={"type": "function", "function": {"name": "time"}})
     assert model.requests[0].tool_choice == NamedToolChoice("time")
@@ -552,25 +622,25 @@ def test_a_named_tool_choice_reaches_the_backend() -> None:
         'a {brace} {"name": "weather", "arguments": {"city": "Paris"}}',
     ],
 )
-def test_a_call_is_read_from_text_for_agents(text: str) -> None:
+def test_parse_tool_calls_reads_a_call_from_text(text: str) -> None:
     message = ChatMessage("user", text)
-    assert Echo().parse_tool_calls(message) is message
-    (call,) = message.tool_calls or ()
+    assert EchoModel().parse_tool_calls(message) is message
+    (call,) = message.tool_calls
     assert (call.function.name, call.function.arguments) == ("weather", {"city": "Paris"})
     assert message.role == "assistant"
 
 
-def test_the_keys_of_a_call_in_text_can_be_chosen() -> None:
-    model = Echo(tool_name_key="tool", tool_arguments_key="args")
+def test_parse_tool_calls_uses_the_models_keys() -> None:
+    model = EchoModel(tool_name_key="tool", tool_arguments_key="args")
     message = model.parse_tool_calls(ChatMessage("assistant", '{"tool": "time", "args": {"a": 1}}'))
-    (call,) = message.tool_calls or ()
+    (call,) = message.tool_calls
     assert (call.function.name, call.function.arguments) == ("time", {"a": 1})
 
 
 @pytest.mark.parametrize("text", ["", "no call", '{"name": 5}', '{"name": "weather"', "{" * 5000, "[" * 100_000 + "{"])
-def test_a_text_without_a_call_is_an_error_with_the_text(text: str) -> None:
+def test_parse_tool_calls_of_text_without_a_call_raises_with_the_text(text: str) -> None:
     with pytest.raises(InvalidToolCall, match="holds no tool call") as raised:
-        Echo().parse_tool_calls(ChatMessage("assistant", text))
+        EchoModel().parse_tool_calls(ChatMessage("assistant", text))
     assert raised.value.text == text
     assert len(str(raised.value)) < 1000
 
@@ -578,36 +648,36 @@ def test_a_text_without_a_call_is_an_error_with_the_text(text: str) -> None:
 # --- the object -------------------------------------------------------------------------------------------------------
 
 
-def test_a_pickled_model_answers_alike() -> None:
-    model = Echo("other", temperature=0.5, requests_per_minute=100, capabilities={"tools": False}, retry=2)
-    model.generate("?")  # The chain of layers, the limits' locks in it, is made by now.
+def test_pickled_model_returns_the_same_response() -> None:
+    model = EchoModel("other", temperature=0.5, requests_per_minute=100, capabilities={"tools": False}, retry=2)
+    model.generate("?")  # This makes the chain of layers, with the locks of the limits.
     for twin in (pickle.loads(pickle.dumps(model)), copy.deepcopy(model)):
         assert twin.generate("?", stop_sequences=["END"]).content == "Paris is it. "
         assert (twin.model_id, twin.kwargs, twin.requests_per_minute) == ("other", {"temperature": 0.5}, 100)
         assert twin.capabilities == model.capabilities
 
 
-def test_a_stream_cannot_be_pickled() -> None:
-    for stream in (Echo().generate_stream("?"), Echo().agenerate_stream("?")):
+def test_stream_cannot_be_pickled() -> None:
+    for stream in (EchoModel().generate_stream("?"), EchoModel().agenerate_stream("?")):
         with pytest.raises(TypeError, match="pickle its message"):
             pickle.dumps(stream)
 
 
-def test_a_repr_is_short_and_holds_no_settings() -> None:
-    assert repr(Echo("gpt", temperature=0.5, extra_headers={"Authorization": "sk-1"})) == "Echo('gpt')"
+def test_repr_is_short_and_has_no_settings() -> None:
+    assert repr(EchoModel("gpt", temperature=0.5, extra_headers={"Authorization": "sk-1"})) == "EchoModel('gpt')"
     request = Request((ChatMessage("user", "private"),), parameters={"extra_headers": {"Authorization": "sk-1"}})
     assert "private" not in repr(request)
     assert "sk-1" not in repr(request)
 
 
-class Closing(Echo):
+class Closing(EchoModel):
     closed = 0
 
     def close(self) -> None:
         self.closed += 1
 
 
-def test_a_model_is_closed_with_its_block() -> None:
+def test_with_block_closes_the_model() -> None:
     with Closing() as model:
         assert model.generate("?").content
         assert not model.closed
@@ -617,7 +687,7 @@ def test_a_model_is_closed_with_its_block() -> None:
     assert model.closed == 1
 
 
-async def test_a_model_is_closed_with_its_async_block() -> None:
+async def test_async_with_block_closes_the_model() -> None:
     async with Closing() as model:
         assert (await model.agenerate("?")).content
     assert model.closed == 1
@@ -642,20 +712,20 @@ async def test_a_model_is_closed_with_its_async_block() -> None:
         ]),
     ],
 )  # fmt: skip
-def test_a_bad_setting_is_found_by_the_constructor(name: str, values: list[Any]) -> None:
+def test_constructor_with_wrong_setting_names_it(name: str, values: list[Any]) -> None:
     for value in values:
         with pytest.raises(InvalidRequest, match=name):
-            Echo(**{name: value})
+            EchoModel(**{name: value})
 
 
 @pytest.mark.parametrize("name", ["custom_role_conversions", "flatten_messages_as_text"])
-def test_a_bad_option_is_found_whatever_the_messages_are(name: str) -> None:
+def test_wrong_option_is_found_whatever_the_messages_are(name: str) -> None:
     for messages in ("hello", [{"role": "user", "content": "hello"}]):
         with pytest.raises(InvalidRequest, match=name):
-            Echo().generate(messages, **{name: 5})
+            EchoModel().generate(messages, **{name: 5})
 
 
-def test_an_answer_whose_call_is_no_json_is_none() -> None:
+def test_own_generate_that_returns_a_tool_call_without_json_raises() -> None:
     class Odd(Model):
         def generate(self, messages: Any, stop_sequences: Any = None, **kwargs: Any) -> Any:
             function = {"name": "f", "arguments": {"all": {1}}}

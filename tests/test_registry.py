@@ -1,3 +1,5 @@
+"""The registry: backends by name, also those of other packages."""
+
 from __future__ import annotations
 
 import os
@@ -21,19 +23,20 @@ from modelport.registry import class_named
 from tests.servers.llamacpp import model_file
 
 
-def test_a_model_by_name() -> None:
+def test_load_model_splits_backend_and_model_id() -> None:
     model = load_model("openai/org/gpt-4o", api_key="k", temperature=0.5)
     assert isinstance(model, OpenAIServerModel)
     assert model.model_id == "org/gpt-4o"
     assert model.kwargs == {"temperature": 0.5}
 
 
-def test_a_backend_alone_is_its_default_model() -> None:
+@pytest.mark.engine
+def test_load_model_with_llamacpp_loads_a_model_file() -> None:
     with load_model(f"llamacpp/{model_file()}", threads=1, context_length=512) as model:
         assert isinstance(model, LlamaCppModel)
 
 
-def test_the_short_alias_is_the_class() -> None:
+def test_short_class_name_is_the_same_class() -> None:
     assert OpenAIModel is OpenAIServerModel
     assert class_named("OpenAIModel") is class_named("OpenAIServerModel") is OpenAIServerModel
     assert AzureOpenAIModel is AzureOpenAIServerModel
@@ -41,25 +44,25 @@ def test_the_short_alias_is_the_class() -> None:
 
 
 @pytest.mark.parametrize("spec", ["nonesuch/x", "", "gpt-4o"])
-def test_an_unknown_backend_names_those_there_are(spec: str) -> None:
+def test_load_model_with_unknown_backend_names_the_known_ones(spec: str) -> None:
     with pytest.raises(InvalidRequest, match=r"openai"):
         load_model(spec)
 
 
-def test_every_name_is_written_out() -> None:
-    """Type checkers read `__all__` only so."""
-    assert sorted(modelport._EXPORTS) == modelport.__all__
+def test_all_lists_every_public_name() -> None:
+    """Type checkers read `__all__` only as a literal list."""
+    assert sorted(modelport._MODULES) == modelport.__all__
 
 
-def test_a_name_that_is_mistyped() -> None:
+def test_misspelt_name_suggests_the_right_one() -> None:
     with pytest.raises(AttributeError, match=r"no attribute 'LamaCppModel'\. Did you mean 'LlamaCppModel'\?$"):
         modelport.LamaCppModel  # noqa: B018
     with pytest.raises(AttributeError, match=r"no attribute 'zzz'$"):
         modelport.zzz  # noqa: B018
 
 
-def test_another_package_adds_a_backend(tmp_path: Path) -> None:
-    """As pip would install it: a module and a dist-info with the entry point."""
+def test_entry_point_of_another_package_adds_a_backend(tmp_path: Path) -> None:
+    """The package is installed as by pip: a module and a dist-info with the entry point."""
     (tmp_path / "parrot.py").write_text(
         "from modelport import ChatMessage, Model\n"
         "class ParrotModel(Model):\n"
@@ -77,5 +80,5 @@ def test_another_package_adds_a_backend(tmp_path: Path) -> None:
         "print(type(Model.from_dict(model.to_dict())).__name__)"
     )
     environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
-    told = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
-    assert told.stdout.split("\n")[:2] == ["polly says hello", "ParrotModel"]
+    result = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert result.stdout.split("\n")[:2] == ["polly says hello", "ParrotModel"]

@@ -1,4 +1,4 @@
-"""Models are written to a dict and restored, without their secrets and without importing what the dict names."""
+"""Models are written to a dict and restored from it, without secrets, and without importing what the dict names."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from modelport.errors import AuthenticationError, InvalidRequest
+from modelport.layers.redis_limits import RedisLimits
 from modelport.layers.retry import RetryPolicy
 from modelport.model import Model
 from modelport.registry import class_named
@@ -39,7 +40,7 @@ class Local(Model):
         yield ChatMessageStreamDelta(content="hi", finish_reason="stop")
 
 
-def there_and_back(model: Model) -> Model:
+def save_and_restore(model: Model) -> Model:
     data = json.loads(json.dumps(model.to_dict()))
     twin = type(model).from_dict(data)
     assert type(twin) is type(model)
@@ -50,20 +51,20 @@ def there_and_back(model: Model) -> Model:
 # --- settings ---------------------------------------------------------------------------------------------------------
 
 
-def test_what_is_default_is_left_out() -> None:
+def test_to_dict_leaves_defaults_out() -> None:
     assert Local().to_dict() == {"class": "Local"}
     assert OpenAIServerModel("gpt", api_key=KEY).to_dict() == {
         "class": "OpenAIServerModel", "model_id": "gpt", "api_key": {"env": "OPENAI_API_KEY"},
     }  # fmt: skip
 
 
-def test_a_model_comes_back_with_its_settings() -> None:
+def test_restored_model_has_its_settings() -> None:
     settings: dict[str, Any] = {
         "threads": 2, "temperature": 0.5, "max_new_tokens": 9, "requests_per_minute": 3, "max_concurrency": 2,
         "custom_role_conversions": {"system": "user"}, "flatten_messages_as_text": True, "tool_name_key": "tool",
         "whatever": {"a": [1, None]}, "timeout": 30,
     }  # fmt: skip
-    twin = there_and_back(Local("other", **settings))
+    twin = save_and_restore(Local("other", **settings))
     assert isinstance(twin, Local)
     assert (twin.model_id, twin.threads, twin.requests_per_minute) == ("other", 2, 3)
     assert twin.kwargs == {"temperature": 0.5, "max_new_tokens": 9, "whatever": {"a": [1, None]}, "timeout": 30}
@@ -71,8 +72,8 @@ def test_a_model_comes_back_with_its_settings() -> None:
 
 
 @pytest.mark.parametrize("retry", [False, 5, RetryPolicy(attempts=7, base=0.1), RetryPolicy()])
-def test_the_retry_policy_comes_back(retry: Any) -> None:
-    assert RetryPolicy.from_value(there_and_back(Local(retry=retry)).retry) == RetryPolicy.from_value(retry)
+def test_restored_model_has_its_retry_policy(retry: Any) -> None:
+    assert RetryPolicy.from_value(save_and_restore(Local(retry=retry)).retry) == RetryPolicy.from_value(retry)
 
 
 @pytest.mark.parametrize(
@@ -81,16 +82,16 @@ def test_the_retry_policy_comes_back(retry: Any) -> None:
         {"tools": False},
         {"grammars": {JSONSchema, Regex}, "inputs": {"text", "image"}},
         {"renamed": {"max_tokens": "max_completion_tokens"}, "max_stop_sequences": 4, "extra_parameters": {"mirostat"}},
-        Capabilities(),  # In place of what is declared, not over it.
+        Capabilities(),  # They replace the declared capabilities.
         Capabilities(stop=False, grammars=frozenset({JSONSchema})),
     ],
 )
-def test_the_callers_word_on_capabilities_comes_back(capabilities: Any) -> None:
+def test_restored_model_has_the_callers_capabilities(capabilities: Any) -> None:
     model = Local(capabilities=capabilities)
-    assert there_and_back(model).capabilities == model.capabilities
+    assert save_and_restore(model).capabilities == model.capabilities
 
 
-def test_capabilities_of_the_backend_are_not_written() -> None:
+def test_to_dict_leaves_declared_capabilities_out() -> None:
     assert "capabilities" not in Local().to_dict()
 
 
@@ -102,19 +103,19 @@ def test_capabilities_of_the_backend_are_not_written() -> None:
         ({"retry": RetryPolicy(retryable=lambda error: True)}, r"retry\.retryable is function"),
     ],
 )
-def test_what_cannot_be_written_is_named(settings: dict[str, Any], named: str) -> None:
+def test_to_dict_names_the_setting_that_cannot_be_stored(settings: dict[str, Any], named: str) -> None:
     with pytest.raises(TypeError, match=named):
         Local(**settings).to_dict()
 
 
-def test_a_class_outside_the_registry_is_restored_by_itself_alone() -> None:
+def test_class_outside_the_registry_is_restored_by_itself_alone() -> None:
     data = Local(threads=2).to_dict()
     assert Local.from_dict(data).to_dict() == data
     with pytest.raises(InvalidRequest, match="model class 'Local' is unknown"):
         Model.from_dict(data)
 
 
-def test_any_registered_model_is_restored_by_the_base_class() -> None:
+def test_base_class_restores_every_registered_class() -> None:
     model = OpenAIServerModel("gpt", "http://127.0.0.1:1/v1", KEY, temperature=0)
     twin = None
     with pytest.MonkeyPatch.context() as patch:
@@ -124,7 +125,7 @@ def test_any_registered_model_is_restored_by_the_base_class() -> None:
     assert (twin.model_id, twin.api_base, twin.kwargs) == ("gpt", "http://127.0.0.1:1/v1", {"temperature": 0})
 
 
-def test_a_model_is_not_restored_as_another_kind() -> None:
+def test_from_dict_of_another_class_raises() -> None:
     with pytest.raises(InvalidRequest, match="describes a OpenAIServerModel, which is no Local"):
         Local.from_dict(OpenAIServerModel("gpt", api_key=KEY).to_dict())
 
@@ -132,18 +133,18 @@ def test_a_model_is_not_restored_as_another_kind() -> None:
 @pytest.mark.parametrize(
     "name", ["os.system", "subprocess:Popen", "antigravity", "modelport.model:Model", "", "Model", 5]
 )
-def test_nothing_that_the_data_names_is_imported(name: Any) -> None:
-    """Data may come from a file that somebody else has written."""
+def test_from_dict_imports_nothing_that_the_data_names(name: Any) -> None:
+    """The data may come from a file that somebody else wrote."""
     before = set(sys.modules)
     with pytest.raises((InvalidRequest, TypeError)):
         restored = Model.from_dict({"class": name, "model_id": "m"})
-        assert type(restored) is Model  # The base class names itself; it can't answer.
+        assert type(restored) is Model  # The data named the base class, which can't respond.
         restored.generate("?")
     assert "antigravity" not in sys.modules
     assert not {module for module in set(sys.modules) - before if not module.startswith(("modelport", "importlib"))}
 
 
-def test_only_the_registry_is_asked_for_a_class() -> None:
+def test_class_named_with_a_class_outside_the_registry_raises() -> None:
     with pytest.raises(InvalidRequest, match="unknown; there are"):
         class_named("Local")
 
@@ -169,20 +170,38 @@ def test_only_the_registry_is_asked_for_a_class() -> None:
     ],
     ids=str,
 )  # fmt: skip
-def test_a_file_names_no_code_to_run(data: Mapping[str, Any]) -> None:
+def test_data_that_names_code_is_refused(data: Mapping[str, Any]) -> None:
     with pytest.raises(InvalidRequest, match=r"names code to run.*trust_remote_code=True"):
         Model.from_dict(data)
 
 
+def test_code_settings_of_a_class_are_added_to_those_of_its_bases() -> None:
+    class WithPlugins(Local):
+        code_settings = {"extension": lambda value: "." in str(value)}  # noqa: RUF012
+
+    for data in ({"extension": "os.system"}, {"a": [{"extension": "os.system"}]}, {"scheduler_cls": "os.system"}):
+        with pytest.raises(InvalidRequest, match=r"extension|scheduler_cls.*names code to run"):
+            WithPlugins.from_dict(data)
+    assert WithPlugins.from_dict({"extension": "plain"}).kwargs == {"extension": "plain"}
+    assert Local.from_dict({"extension": "os.system"}).kwargs == {"extension": "os.system"}
+
+
+def test_shared_limits_are_restored_from_their_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REDIS_URL", "redis://127.0.0.1:1/0")
+    limits = RedisLimits(Secret(env="REDIS_URL"), on_unavailable="local")
+    model = Local(requests_per_minute=5, shared_limits=limits)
+    assert isinstance(save_and_restore(model).shared_limits, RedisLimits)
+
+
 class Trusting(Local):
-    """A backend with the setting that lets code run."""
+    """A backend with the setting that permits code to run."""
 
     def __init__(self, *, trust_remote_code: bool = False, **settings: Any) -> None:
         super().__init__(**settings)
         self.trust_remote_code = trust_remote_code
 
 
-def test_code_that_a_file_names_runs_where_its_reader_says_so() -> None:
+def test_data_that_names_code_is_accepted_with_trust_remote_code() -> None:
     data = Trusting(trust_remote_code=True).to_dict()
     with pytest.raises(InvalidRequest, match=r"^trust_remote_code: the data names code"):
         Trusting.from_dict(data)
@@ -204,7 +223,7 @@ def test_code_that_a_file_names_runs_where_its_reader_says_so() -> None:
     ],
     ids=str,
 )  # fmt: skip
-def test_what_describes_no_model_is_refused(data: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_data_that_describes_no_model_is_refused(data: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     with pytest.raises(InvalidRequest):
         Model.from_dict(data)
@@ -213,17 +232,17 @@ def test_what_describes_no_model_is_refused(data: Any, monkeypatch: pytest.Monke
 # --- secrets ----------------------------------------------------------------------------------------------------------
 
 
-def shown(model: Model) -> str:
-    """All that a log, a traceback, a file or another process could get to see."""
+def all_representations(model: Model) -> str:
+    """Return everything that a log, a traceback, a file or another process could contain."""
     return "".join(map(str, (repr(model), str(model), repr(vars(model)), model.to_dict(), pickle.dumps(model))))
 
 
 @pytest.mark.parametrize("key", [KEY, Secret(KEY), Secret(KEY, env="MY_KEY")])
-def test_a_key_is_seen_nowhere(key: Any) -> None:
-    assert KEY not in shown(OpenAIServerModel("gpt", api_key=key))
+def test_key_is_in_no_representation(key: Any) -> None:
+    assert KEY not in all_representations(OpenAIServerModel("gpt", api_key=key))
 
 
-def test_a_restored_model_reads_its_key_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_restored_model_reads_its_key_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     data = OpenAIServerModel("gpt", api_key=Secret(KEY, env="MY_KEY")).to_dict()
     assert data["api_key"] == {"env": "MY_KEY"}
     monkeypatch.setenv("MY_KEY", "another")
@@ -236,7 +255,7 @@ def test_a_restored_model_reads_its_key_from_the_environment(monkeypatch: pytest
 @pytest.mark.parametrize(
     "settings",
     [
-        {"api_key": KEY},  # of a class that knows no such setting
+        {"api_key": KEY},  # for a class without such a setting
         {"token": KEY},
         {"extra_headers": {"Authorization": f"Bearer {KEY}"}},
         {"extra_headers": {"x-api-key": KEY}},
@@ -245,21 +264,21 @@ def test_a_restored_model_reads_its_key_from_the_environment(monkeypatch: pytest
         {"extra_body": {"backends": [{"url": "http://a", "api_key": KEY}]}},
     ],
 )
-def test_a_secret_among_other_settings_is_not_written(settings: Mapping[str, Any]) -> None:
+def test_to_dict_with_a_secret_in_another_setting_raises(settings: Mapping[str, Any]) -> None:
     with pytest.raises(TypeError, match="is a secret, and can't be stored") as raised:
         Local(**settings).to_dict()
     assert KEY not in str(raised.value)
 
 
-def test_settings_that_only_sound_like_secrets_are_written() -> None:
-    there_and_back(Local(max_tokens=5, stop_token_ids=[1], token=None, extra_headers={"X-Trace": "1"}))
-    there_and_back(Local(tool_name_key="n", tool_arguments_key="a", prompt_cache_key="c", keyword="w", monkey="m"))
-    there_and_back(Local(author="a", eos_token="</s>", first_token_timeout=3, extra_body={"tokenizer": "t"}))
+def test_settings_with_names_similar_to_secrets_are_stored() -> None:
+    save_and_restore(Local(max_tokens=5, stop_token_ids=[1], token=None, extra_headers={"X-Trace": "1"}))
+    save_and_restore(Local(tool_name_key="n", tool_arguments_key="a", prompt_cache_key="c", keyword="w", monkey="m"))
+    save_and_restore(Local(author="a", eos_token="</s>", first_token_timeout=3, extra_body={"tokenizer": "t"}))
     schema = {"type": "object", "properties": {"token": {"type": "string"}}, "required": ["token"]}
-    there_and_back(Local(response_format={"type": "json_schema", "json_schema": {"name": "n", "schema": schema}}))
+    save_and_restore(Local(response_format={"type": "json_schema", "json_schema": {"name": "n", "schema": schema}}))
 
 
-def test_a_secret_hides_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_secret_is_hidden_and_pickled_by_its_variable(monkeypatch: pytest.MonkeyPatch) -> None:
     secret = Secret(KEY, env="MY_KEY")
     assert KEY not in f"{secret} {[secret]}"
     twin = pickle.loads(pickle.dumps(secret))
@@ -272,7 +291,7 @@ def test_a_secret_hides_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     assert twin.reveal() == KEY
 
 
-def test_a_pickled_model_works_in_another_process(tmp_path: Any) -> None:
+def test_pickled_model_works_in_another_process(tmp_path: Any) -> None:
     model = OpenAIServerModel("gpt", "http://127.0.0.1:1/v1", api_key=KEY, requests_per_minute=5, retry=False)
     path = tmp_path / "model.pickle"
     path.write_bytes(pickle.dumps(model))
@@ -312,7 +331,7 @@ def test_a_pickled_model_works_in_another_process(tmp_path: Any) -> None:
     ],
     ids=str,
 )
-def test_a_key_in_the_open_is_neither_pickled_nor_saved(settings: dict[str, Any]) -> None:
+def test_key_as_plain_text_is_neither_pickled_nor_stored(settings: dict[str, Any]) -> None:
     model = OpenAIServerModel("gpt-4o", api_key="k", **settings)
     for store in (pickle.dumps, OpenAIServerModel.to_dict):
         with pytest.raises(TypeError, match="is a secret") as caught:

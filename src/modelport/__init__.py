@@ -1,4 +1,7 @@
-"""One port for every language model: the same call, the same behaviour, in this process or behind an API."""
+"""One interface to every language model, local or remote: the same call with the same behaviour.
+
+Names are imported from their modules when they are first used, so that `import modelport` takes milliseconds.
+"""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -61,7 +64,7 @@ if TYPE_CHECKING:
     from modelport.types.tools import Tool as Tool
     from modelport.types.usage import TokenUsage as TokenUsage
 
-_HOMES = {
+_NAMES_OF_MODULES = {
     "combine.fallback": ["FallbackModel"],
     "errors": [
         "AuthenticationError", "ConnectionFailed", "ContentFiltered", "ContextWindowExceeded", "DeadlineExceeded",
@@ -93,9 +96,9 @@ _HOMES = {
     "types.tools": ["Tool"],
     "types.usage": ["TokenUsage"],
 }  # fmt: skip
-_EXPORTS = {name: home for home, names in _HOMES.items() for name in names}
+_MODULES = {name: module for module, names in _NAMES_OF_MODULES.items() for name in names}
 
-#: The same names, written out: type checkers read no other form.
+#: The same names as a literal list, because type checkers read nothing else.
 __all__ = [
     "AmazonBedrockModel", "AmazonBedrockServerModel", "AsyncStream", "Attachment", "Attempt", "AuthenticationError",
     "AzureOpenAIModel", "AzureOpenAIServerModel", "Capabilities", "ChatMessage", "ChatMessageStreamDelta",
@@ -111,13 +114,13 @@ __version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _EXPORTS:
+    if name not in _MODULES:
         from difflib import get_close_matches
 
-        close = get_close_matches(name, _EXPORTS, 1)
+        close = get_close_matches(name, _MODULES, 1)
         hint = f". Did you mean {close[0]!r}?" if close else ""
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}{hint}")
-    value = getattr(import_module(f"{__name__}.{_EXPORTS[name]}"), name)
+    value = getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
     globals()[name] = value
     return value
 

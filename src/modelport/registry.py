@@ -1,8 +1,10 @@
-"""The only place that knows the backends by name; each is imported on first use."""
+"""The backends by name. Each is imported when it is first used.
+
+No other module knows the backends. Other packages add backends through entry points of the group `modelport.backends`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from importlib import import_module
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
 #: Entry points of this group add the backends of other packages: `name = "package.module:ModelClass"`.
 GROUP = "modelport.backends"
 
-#: Backend name -> where its class is.
+#: Backend name -> the module and name of its class.
 BACKENDS = {
     "azure": "modelport.remote.openai.azure:AzureOpenAIServerModel",
     "huggingface": "modelport.remote.huggingface.model:InferenceClientModel",
@@ -30,7 +32,7 @@ BACKENDS = {
     "openai": "modelport.remote.openai.model:OpenAIServerModel",
     "vllm": "modelport.local.vllm.model:VLLMModel",
 }
-#: Other names of a backend's class.
+#: Names of the backends' classes -> the backend's name.
 CLASSES = {
     "AmazonBedrockServerModel": "bedrock",
     "AmazonBedrockModel": "bedrock",
@@ -46,8 +48,8 @@ CLASSES = {
     "InferenceClientModel": "huggingface",
     "VLLMModel": "vllm",
 }
-#: Names of models that tell who has them, for a user who forgets the backend.
-_FAMILIES = (
+#: Patterns of model names -> the backend that serves such models: a hint for a user who leaves out the backend.
+_MODEL_FAMILIES = (
     ("gpt-*", "openai"), ("o[1-9]*", "openai"), ("chatgpt-*", "openai"), ("claude-*", "litellm/anthropic"),
     ("gemini-*", "litellm/gemini"), ("*.gguf", "llamacpp"),
 )  # fmt: skip
@@ -56,78 +58,71 @@ COMPOSED = {"FallbackModel": "modelport.combine.fallback:FallbackModel"}
 
 
 def backends() -> dict[str, str]:
-    """Every backend by name, those of other packages included, and where its class is."""
+    """Return the name of every backend, also of other packages, with the module and name of its class."""
     return {**{point.name: point.value for point in entry_points(group=GROUP)}, **BACKENDS}
 
 
 def backend_class(name: str, spec: str = "") -> type[Model]:
-    """The class of a backend.
+    """Return the class of a backend.
 
     Args:
-        name: Of the backend.
-        spec: What the user wrote, of which it is the beginning.
+        name: The backend's name.
+        spec: What the user wrote, `backend/model id`; for the hint in the error.
 
     Raises:
-        InvalidRequest: There is none of this name.
-        MissingDependency: Its client is not installed.
+        InvalidRequest: No backend has this name.
+        MissingDependency: The backend's client is not installed.
     """
     known = backends()
     if name not in known:
         close = get_close_matches(name, known, 1, cutoff=0.7)
-        family = next((of for pattern, of in _FAMILIES if fnmatchcase(spec or name, pattern)), None)
-        if family:
-            hint = f"did you mean '{family}/{spec or name}'? Write backend/model id, with a backend of"
+        for_family = [backend for pattern, backend in _MODEL_FAMILIES if fnmatchcase(spec or name, pattern)]
+        if for_family:
+            hint = f"did you mean '{for_family[0]}/{spec or name}'? Write backend/model id, with a backend of"
         else:
             hint = f"did you mean {close[0]!r}? There are" if close else "write backend/model id, with a backend of"
         raise InvalidRequest(f"backend {name!r} is unknown; {hint} {', '.join(sorted(known))}")
-    return _imported(known[name])
+    return _import_class(known[name])
 
 
-def _imported(where: str) -> type[Model]:
-    module, _, attribute = where.partition(":")
+def _import_class(path: str) -> type[Model]:
+    module, _, attribute = path.partition(":")
     return getattr(import_module(module), attribute)  # type: ignore[no-any-return]
 
 
 def class_named(name: str) -> type[Model]:
-    """The backend class of this name; nothing outside the registry is imported for it.
+    """Return the model class of this name. Nothing outside of the registry is imported.
 
     Raises:
-        InvalidRequest: The registry holds none.
+        InvalidRequest: The registry has no class of this name.
     """
     if name in CLASSES:
         return backend_class(CLASSES[name])
     if name in COMPOSED:
-        return _imported(COMPOSED[name])
-    for backend, where in backends().items():
-        if where.partition(":")[2] == name:
+        return _import_class(COMPOSED[name])
+    for backend, path in backends().items():
+        if path.partition(":")[2] == name:
             return backend_class(backend)
     raise InvalidRequest(f"model class {name!r} is unknown; there are {', '.join(sorted(CLASSES))}")
 
 
-def shared_limits_from(settings: Mapping[str, Any]) -> Any:
-    """The `shared_limits` of a model that was saved."""
-    from modelport.layers.redis_limits import RedisLimits
-
-    return RedisLimits(**settings)
-
-
 def load_model(spec: str, **settings: Any) -> Model:
-    """A model by name.
+    """Make a model by name.
 
     Args:
         spec: `backend/model id`, split at the first "/", as `openai/gpt-4o`; or a backend alone for its default model,
             as `llamacpp`.
-        **settings: For the class's constructor.
+        **settings: Settings for the constructor of the backend's class.
 
     Raises:
-        InvalidRequest: There is no such backend.
-        MissingDependency: The backend's client is not installed; the message holds the command.
+        InvalidRequest: No backend has this name.
+        MissingDependency: The backend's client is not installed; the message holds the command that installs it.
     """
     if not isinstance(spec, str) or not spec:
         raise InvalidRequest("a model is named 'backend/model id', for example 'openai/gpt-4o' or 'llamacpp'")
     name, _, model_id = spec.partition("/")
     if model_id:
         if "model_id" in settings:
-            raise InvalidRequest(f"the model is named twice: {spec!r} and model_id={settings['model_id']!r}")
+            raise InvalidRequest(f"the model id is given twice: {spec!r} and model_id={settings['model_id']!r}")
         settings["model_id"] = model_id
     return backend_class(name, spec)(**settings)

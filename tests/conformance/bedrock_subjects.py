@@ -12,7 +12,7 @@ from typing import Any
 
 from modelport import AmazonBedrockServerModel, ChatMessageStreamDelta, Model, Request
 from modelport.testing import Subject
-from tests.conformance.subjects import KEY, environment
+from tests.conformance.subjects import KEY, environment_variable
 from tests.servers.bedrock import BedrockServer, Converse, ConverseFault
 from tests.servers.faults import Call, Fault
 from tests.servers.llamacpp import llama_server
@@ -40,8 +40,8 @@ def real_weights() -> Iterator[Subject]:
     with (
         llama_server(api_key=None) as engine,
         ministack(engine.url) as server,
-        environment("AWS_ACCESS_KEY_ID", ACCESS_KEY),
-        environment("AWS_SECRET_ACCESS_KEY", SECRET_KEY),
+        environment_variable("AWS_ACCESS_KEY_ID", ACCESS_KEY),
+        environment_variable("AWS_SECRET_ACCESS_KEY", SECRET_KEY),
         NoMockedResponses(
             NOVA, region_name="us-east-1", api_base=server.url,
             # ministack forwards neither schemas nor images, and SmolLM2's chat template has no tools.
@@ -60,7 +60,7 @@ def strict_server(model_id: str = CLAUDE) -> Iterator[Subject]:
         return AmazonBedrockServerModel(model_id, region_name="us-east-1", api_base=url, api_key=KEY, **settings)
 
     with ExitStack() as stack:
-        stack.enter_context(environment("AWS_BEARER_TOKEN_BEDROCK", KEY))
+        stack.enter_context(environment_variable("AWS_BEARER_TOKEN_BEDROCK", KEY))
         server = stack.enter_context(BedrockServer(api_key=KEY, model=respond))
         model = stack.enter_context(make(server.url, cache_points=["system", "messages"]))
 

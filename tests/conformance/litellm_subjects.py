@@ -10,7 +10,14 @@ from typing import Any
 from modelport import LiteLLMModel, LiteLLMRouterModel, Model
 from modelport.testing import Subject
 from tests.conformance import subjects
-from tests.conformance.subjects import FIXTURES, KEY, TOO_LONG, environment, faulty, write_projector
+from tests.conformance.subjects import (
+    FIXTURES,
+    KEY,
+    TOO_LONG,
+    environment_variable,
+    models_with_faults,
+    write_projector,
+)
 from tests.servers.aimock import aimock
 from tests.servers.llamacpp import llama_server
 
@@ -36,8 +43,8 @@ def real_weights(folder: Path, make: MakeModel, server_count: int = 1) -> Iterat
     with ExitStack() as stack:
         projector = write_projector(folder)
         servers = [stack.enter_context(llama_server(api_key=KEY, mmproj=projector)) for _ in range(server_count)]
-        faults = stack.enter_context(faulty(make))
-        stack.enter_context(environment("OPENAI_API_KEY", KEY))
+        faults = stack.enter_context(models_with_faults(make))
+        stack.enter_context(environment_variable("OPENAI_API_KEY", KEY))
         model = stack.enter_context(
             make(
                 *(server.base_url for server in servers),
@@ -61,8 +68,8 @@ def real_weights(folder: Path, make: MakeModel, server_count: int = 1) -> Iterat
 def fixed_responses(make: MakeModel) -> Iterator[Subject]:
     """A server of fixed responses, with native tool calls, parallel and in pieces, images and reasoning."""
     with (
-        aimock(FIXTURES / "contract.json", api_key=KEY) as server,
-        environment("OPENAI_API_KEY", KEY),
+        aimock(FIXTURES / "conformance.json", api_key=KEY) as server,
+        environment_variable("OPENAI_API_KEY", KEY),
         make(server.base_url, model="openai/gpt-4o", capabilities={"logprobs": False, "reasoning": True}) as model,
     ):
         yield Subject(
@@ -72,7 +79,7 @@ def fixed_responses(make: MakeModel) -> Iterator[Subject]:
         )
 
 
-BACKENDS: dict[str, Callable[[Path], AbstractContextManager[Subject]]] = {
+SUBJECTS: dict[str, Callable[[Path], AbstractContextManager[Subject]]] = {
     "litellm": lambda folder: real_weights(folder, litellm_model),
     "litellm-mocked": lambda folder: fixed_responses(litellm_model),
     "litellm-router": lambda folder: real_weights(folder, router_model, server_count=2),

@@ -71,17 +71,17 @@ def thinking() -> Iterator[Subject]:
         yield subject
 
 
-COLUMNS: dict[str, Callable[[Path], AbstractContextManager[Subject]]] = {
+SUBJECTS: dict[str, Callable[[Path], AbstractContextManager[Subject]]] = {
     "vllm": lambda folder: embedded(),
     "vllm-tools": lambda folder: embedded(chat_template=TEMPLATE.read_text()),
     "vllm-thinking": lambda folder: thinking(),
 }
 _LOCAL = {"errors": "there is no service to fail", "secrets": "it has no key"}
-UNTOLD = {"vllm": _LOCAL}
-ONLY = {
+NOT_CHECKED = {"vllm": _LOCAL}
+SELECTED_CHECKS = {
     "vllm-tools": {
-        "generate", "stream", "tools: auto", "tools: required", "tools: named", "tools: none", "parallel calls",
-        "tool results", "streamed calls",
+        "generate", "stream", "tools: auto", "tools: required", "tools: named", "tools: none", "parallel tool calls",
+        "tool results", "streamed tool calls",
     },
-    "vllm-thinking": {"reasoning", "JSON schema", "a form after thinking", "reasoning effort"},
+    "vllm-thinking": {"reasoning", "JSON schema", "structured output after reasoning", "reasoning effort"},
 }  # fmt: skip

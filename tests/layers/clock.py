@@ -1,4 +1,4 @@
-"""A clock that is moved on instead of waited for."""
+"""An event loop with a fake clock, which moves on instead of waiting."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 
-class _Jumping(selectors.DefaultSelector):
+class _SkippingSelector(selectors.DefaultSelector):
+    """Adds the time that it would wait to `now`, and returns at once."""
+
     now = 0.0
 
     def select(self, timeout: float | None = None) -> Any:
@@ -19,9 +21,9 @@ class _Jumping(selectors.DefaultSelector):
         return super().select(None if timeout is None else 0)
 
 
-def in_no_time(work: Callable[[Callable[[], float]], Coroutine[Any, Any, T]]) -> T:
-    """Runs `work(clock)` on a loop whose time is made up: an hour passes in milliseconds."""
-    selector = _Jumping()
+def run_with_fake_clock(work: Callable[[Callable[[], float]], Coroutine[Any, Any, T]]) -> T:
+    """Run `work(clock)` on a loop with a fake clock, on which an hour takes milliseconds."""
+    selector = _SkippingSelector()
     loop = asyncio.SelectorEventLoop(selector)
     loop.time = lambda: selector.now  # type: ignore[method-assign]
     try:

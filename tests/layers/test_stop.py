@@ -1,4 +1,4 @@
-"""Stop sequences: the cut is that of the whole text, however the text is split."""
+"""Stop sequences: a response stops where the whole text would stop, however the text is split into deltas."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ QUESTION = (ChatMessage(MessageRole.USER, "?"),)
 
 
 class Backend:
-    """Plays deltas, and notes what happens to it."""
+    """Replays deltas, and logs what happens to it."""
 
     def __init__(self, *deltas: Delta | str | Exception) -> None:
         self.script = [Delta(content=item) if isinstance(item, str) else item for item in deltas]
@@ -42,7 +42,7 @@ class Backend:
 
 
 async def run(backend: Backend, stops: Sequence[str]) -> list[Delta]:
-    """All deltas that come through the layer; the backend's log tells what came before what."""
+    """Return all deltas that come through the layer. The backend's log has the order of events."""
     seen = []
     async for delta in Stop()(Request(QUESTION, stop_sequences=tuple(stops)), backend):
         backend.log.append(delta.content or delta.finish_reason or "")
@@ -50,12 +50,12 @@ async def run(backend: Backend, stops: Sequence[str]) -> list[Delta]:
     return seen
 
 
-def passed(backend: Backend, stops: Sequence[str]) -> list[Delta]:
+def deltas_through_layer(backend: Backend, stops: Sequence[str]) -> list[Delta]:
     return asyncio.run(run(backend, stops))
 
 
-def expected_cut(text: str, stops: Sequence[str]) -> tuple[str, str | None]:
-    """What the whole text is cut to, in the plainest words: the first place where a stop sequence ends."""
+def expected_result(text: str, stops: Sequence[str]) -> tuple[str, str | None]:
+    """Return the whole text up to the first stop sequence that is completed, and that stop sequence."""
     for end in range(len(text) + 1):
         ending_here = [stop for stop in stops if text[:end].endswith(stop)]
         if ending_here:
@@ -64,8 +64,8 @@ def expected_cut(text: str, stops: Sequence[str]) -> tuple[str, str | None]:
     return text, None
 
 
-# Few letters, so that stop sequences overlap, begin and end each other and appear often; with one letter of two UTF-16
-# units, one that combines with its neighbour, and a line break.
+# With few characters, stop sequences overlap and appear often. One character has two UTF-16 units, one combines with
+# its neighbour, and one is a line break.
 LETTERS = st.sampled_from("aab🦊\u0301\n")
 TEXTS = st.text(LETTERS, max_size=40)
 STOPS = st.lists(st.text(LETTERS, min_size=1, max_size=6), max_size=6)
@@ -80,142 +80,140 @@ def split_texts(draw: st.DrawFn) -> list[str]:
 
 @settings(max_examples=1000, derandomize=True, deadline=None)
 @given(split_texts(), STOPS)
-@example(["a", "a", "b"], ["aab", "ab", "b"])  # All end at one place: the longest wins.
-@example(["aab", "aa"], ["aaba", "ab"])  # The shorter completes first, inside the longer.
-@example(["aaaab"], ["aab"])  # A false start overlaps the true one.
+@example(["a", "a", "b"], ["aab", "ab", "b"])  # All end at the same character: the longest counts.
+@example(["aab", "aa"], ["aaba", "ab"])  # The shorter one is completed first, inside of the longer one.
+@example(["aaaab"], ["aab"])  # A false start overlaps the true start.
 @example(["a", "", "b"], ["ab"])
-def test_the_scanner_cuts_like_the_whole_text(pieces: list[str], stops: list[str]) -> None:
+def test_scanner_with_split_text_stops_where_the_whole_text_stops(pieces: list[str], stops: list[str]) -> None:
     scanner = StopScanner(stops)
-    given_out, found = "", None
+    emitted, found = "", None
     for piece in pieces:
         text, found = scanner.feed(piece)
-        given_out += text
+        emitted += text
         if found:
             break
     if not found:
-        given_out += scanner.flush()
-    assert (given_out, found) == expected_cut("".join(pieces), stops)
+        emitted += scanner.flush()
+    assert (emitted, found) == expected_result("".join(pieces), stops)
 
 
 @settings(max_examples=500, derandomize=True, deadline=None)
 @given(split_texts(), STOPS)
-def test_the_layer_cuts_like_the_whole_text_and_never_lets_a_part_of_a_stop_out(
-    pieces: list[str], stops: list[str]
-) -> None:
+def test_layer_with_split_text_stops_where_the_whole_text_stops(pieces: list[str], stops: list[str]) -> None:
     backend = Backend(*pieces, Delta(finish_reason="length", token_usage=TokenUsage(3, 4)))
-    deltas = passed(backend, stops)
-    text, stop = expected_cut("".join(pieces), stops)
+    deltas = deltas_through_layer(backend, stops)
+    text, stop = expected_result("".join(pieces), stops)
 
-    shown = ""
+    emitted = ""
     for delta in deltas:
-        shown += delta.content or ""
-        assert text.startswith(shown), "something was given out that the cut takes back"
-    assert shown == text
+        emitted += delta.content or ""
+        assert text.startswith(emitted), "text of the stop sequence was emitted"
+    assert emitted == text
     assert [d.finish_reason for d in deltas] == [None] * (len(deltas) - 1) + ["stop" if stop else "length"]
     assert [d.stop_sequence for d in deltas] == [None] * (len(deltas) - 1) + [stop]
-    # A cut hides what the service counts at the end of its stream: then usage is unknown, not invented.
+    # A stopped stream never reaches the usage that the service sends at its end: usage is then unknown.
     assert deltas[-1].token_usage == (None if stop else TokenUsage(3, 4))
     assert backend.log.count("closed") == 1
 
 
 @settings(max_examples=200, derandomize=True, deadline=None)
 @given(split_texts(), STOPS)
-def test_held_text_is_all_that_is_missing_at_any_time(pieces: list[str], stops: list[str]) -> None:
-    """A reader sees everything except what may still become a stop sequence."""
+def test_scanner_buffers_only_the_beginning_of_a_stop_sequence(pieces: list[str], stops: list[str]) -> None:
+    """A reader gets everything except what may still become a stop sequence."""
     scanner = StopScanner(stops)
-    given_out = arrived = ""
+    emitted = arrived = ""
     for piece in pieces:
         text, found = scanner.feed(piece)
-        given_out, arrived = given_out + text, arrived + piece
+        emitted, arrived = emitted + text, arrived + piece
         if found:
             break
-        held = arrived[len(given_out) :]
+        buffered = arrived[len(emitted) :]
         beginnings = [arrived[n:] for n in range(len(arrived)) if any(s.startswith(arrived[n:]) for s in stops)]
-        assert held == max(beginnings, key=len, default="")
+        assert buffered == max(beginnings, key=len, default="")
 
 
-def test_the_backend_is_closed_before_the_rest_of_the_text_is_handed_out() -> None:
-    backend = Backend("one ", "two END three", "never asked for")
-    deltas = passed(backend, ["END"])
+def test_backend_is_closed_before_the_last_text_is_emitted() -> None:
+    backend = Backend("one ", "two END three", "never read")
+    deltas = deltas_through_layer(backend, ["END"])
     assert backend.log == ["one ", "closed", "two ", "stop"]
     assert backend.sent == 2
     assert accumulate(deltas).content == "one two "
 
 
-def test_without_stop_sequences_every_delta_passes_as_it_is() -> None:
+def test_no_stop_sequences_pass_every_delta_unchanged() -> None:
     backend = Backend("a", "b", Delta(finish_reason="stop"))
-    assert passed(backend, []) == [Delta(content="a"), Delta(content="b"), Delta(finish_reason="stop")]
+    assert deltas_through_layer(backend, []) == [Delta(content="a"), Delta(content="b"), Delta(finish_reason="stop")]
 
 
-def test_text_is_not_held_past_a_tool_call() -> None:
+def test_tool_call_flushes_the_buffered_text() -> None:
     call = ChatMessageToolCallStreamDelta(0, "c1", "function", ChatMessageToolCallFunction("{}", "f"))
     backend = Backend("Obs", Delta(tool_calls=[call]), "ervation:", Delta(finish_reason="tool_calls"))
-    deltas = passed(backend, ["Observation:"])
+    deltas = deltas_through_layer(backend, ["Observation:"])
     assert deltas[0] == Delta(content="Obs", tool_calls=[call])
-    assert accumulate(deltas).content == "Observation:"  # The call parts the text: no stop sequence reaches across it.
+    assert accumulate(deltas).content == "Observation:"  # No stop sequence spans a tool call.
 
 
-def test_text_is_not_held_past_the_finish() -> None:
+def test_finish_reason_flushes_the_buffered_text() -> None:
     backend = Backend("Obs", Delta(finish_reason="length"), Delta(token_usage=TokenUsage(1, 2)))
-    deltas = passed(backend, ["Observation:"])
+    deltas = deltas_through_layer(backend, ["Observation:"])
     assert deltas == [Delta(content="Obs"), Delta(finish_reason="length", token_usage=TokenUsage(1, 2))]
 
 
-def test_arguments_of_tool_calls_are_not_searched() -> None:
+def test_stop_sequence_in_tool_arguments_is_ignored() -> None:
     call = ChatMessageToolCallStreamDelta(0, "c1", "function", ChatMessageToolCallFunction('{"q": "END"}', "f"))
-    deltas = passed(Backend(Delta(tool_calls=[call]), Delta(finish_reason="tool_calls")), ["END"])
+    deltas = deltas_through_layer(Backend(Delta(tool_calls=[call]), Delta(finish_reason="tool_calls")), ["END"])
     assert accumulate(deltas).finish_reason == "tool_calls"
     assert accumulate(deltas).tool_calls is not None
 
 
-def test_reasoning_is_not_searched() -> None:
-    deltas = passed(Backend(Delta(reasoning="END"), "x", Delta(finish_reason="stop")), ["END"])
+def test_stop_sequence_in_reasoning_is_ignored() -> None:
+    deltas = deltas_through_layer(Backend(Delta(reasoning="END"), "x", Delta(finish_reason="stop")), ["END"])
     assert (accumulate(deltas).reasoning, accumulate(deltas).content) == ("END", "x")
 
 
-def test_cumulative_usage_is_sent_once_and_last() -> None:
+def test_cumulative_usage_is_emitted_once_in_the_last_delta() -> None:
     counted = [Delta(content=letter, token_usage=TokenUsage(5, n)) for n, letter in enumerate("abc", 1)]
-    deltas = passed(Backend(*counted, Delta(finish_reason="stop")), [])
+    deltas = deltas_through_layer(Backend(*counted, Delta(finish_reason="stop")), [])
     assert [d.token_usage for d in deltas] == [None, None, None, TokenUsage(5, 3)]
 
 
-def test_a_cut_keeps_the_usage_counted_so_far() -> None:
+def test_stopped_response_has_the_usage_counted_so_far() -> None:
     counted = [Delta(content=letter, token_usage=TokenUsage(5, n)) for n, letter in enumerate("a!c", 1)]
-    message = accumulate(passed(Backend(*counted, Delta(finish_reason="stop")), ["!"]))
+    message = accumulate(deltas_through_layer(Backend(*counted, Delta(finish_reason="stop")), ["!"]))
     assert (message.content, message.token_usage) == ("a", TokenUsage(5, 2))
 
 
-def test_finish_reason_comes_last_where_usage_follows_it() -> None:
-    deltas = passed(Backend("a", Delta(finish_reason="stop"), Delta(token_usage=TokenUsage(1, 1))), [])
+def test_finish_reason_comes_last_if_usage_follows_it() -> None:
+    deltas = deltas_through_layer(Backend("a", Delta(finish_reason="stop"), Delta(token_usage=TokenUsage(1, 1))), [])
     assert deltas[1:] == [Delta(finish_reason="stop", token_usage=TokenUsage(1, 1))]
 
 
-def test_the_services_own_stop_sequence_is_passed_on() -> None:
-    deltas = passed(Backend("a", Delta(finish_reason="stop", stop_sequence="END")), ["END"])
+def test_stop_sequence_reported_by_the_service_is_passed_on() -> None:
+    deltas = deltas_through_layer(Backend("a", Delta(finish_reason="stop", stop_sequence="END")), ["END"])
     assert accumulate(deltas).stop_sequence == "END"
 
 
-def test_a_whole_answer_in_one_delta_is_cut_and_keeps_what_else_it_says() -> None:
+def test_response_in_one_delta_is_stopped_and_keeps_its_other_fields() -> None:
     whole = Delta(content="a END b", model_id="served", finish_reason="length", reasoning="hm", warnings=["w"])
-    message = accumulate(passed(Backend(whole), ["END"]))
+    message = accumulate(deltas_through_layer(Backend(whole), ["END"]))
     assert (message.content, message.finish_reason, message.stop_sequence) == ("a ", "stop", "END")
     assert (message.model_id, message.reasoning, message.warnings) == ("served", "hm", ["w"])
 
 
-def test_a_cut_goes_before_the_calls_of_the_same_delta() -> None:
+def test_stop_sequence_drops_the_tool_calls_of_the_same_delta() -> None:
     call = ChatMessageToolCallStreamDelta(0, "c1", "function", ChatMessageToolCallFunction("{}", "f"))
     message = accumulate(
-        passed(Backend(Delta(content="a END", tool_calls=[call], finish_reason="tool_calls")), ["END"])
+        deltas_through_layer(Backend(Delta(content="a END", tool_calls=[call], finish_reason="tool_calls")), ["END"])
     )
     assert (message.content, message.tool_calls, message.finish_reason) == ("a ", None, "stop")
 
 
-def test_a_stop_sequence_at_the_very_beginning_leaves_an_empty_answer() -> None:
-    deltas = passed(Backend("END"), ["END"])
+def test_stop_sequence_at_the_start_leaves_an_empty_response() -> None:
+    deltas = deltas_through_layer(Backend("END"), ["END"])
     assert deltas == [Delta(finish_reason="stop", stop_sequence="END")]
 
 
-async def test_closing_early_closes_the_backend() -> None:
+async def test_closing_the_stream_closes_the_backend() -> None:
     backend = Backend("a", "b")
     stream = Stop()(Request(QUESTION, stop_sequences=("END",)), backend)
     await anext(stream)
@@ -223,7 +221,7 @@ async def test_closing_early_closes_the_backend() -> None:
     assert backend.log == ["closed"]
 
 
-async def test_a_fault_after_a_part_of_the_answer_hands_out_the_held_text_too() -> None:
+async def test_error_after_a_part_of_the_response_flushes_the_buffered_text() -> None:
     backend = Backend("a", "EN", ConnectionFailed("reset"))
     seen = []
     with pytest.raises(ConnectionFailed):
@@ -232,7 +230,7 @@ async def test_a_fault_after_a_part_of_the_answer_hands_out_the_held_text_too() 
     assert accumulate(seen).content == "aEN"
 
 
-async def test_a_fault_while_everything_is_held_lets_the_request_be_sent_again() -> None:
+async def test_error_while_all_text_is_buffered_delivers_nothing() -> None:
     backend = Backend("EN", ConnectionFailed("reset"))
     with pytest.raises(ConnectionFailed):
         async for delta in Stop()(Request(QUESTION, stop_sequences=("END",)), backend):

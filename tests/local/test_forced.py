@@ -10,7 +10,7 @@ from tests.servers.smollm2 import smollm2_folder
 
 from modelport import InvalidOutput, Lark, TransformersModel
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.engine, pytest.mark.timeout(300)]
 NAMES = ["first_name", "family_name", "favourite_animal", "is_employed", "year_of_birth"]
 KINDS: list[dict[str, Any]] = [{"type": "string", "maxLength": 8}, {"type": "boolean"}, {"enum": ["cat", "dog"]}]
 SCHEMA = {
@@ -73,7 +73,7 @@ def test_a_stop_sequence_within_forced_tokens(model: TransformersModel) -> None:
     grammar = Lark('start: ("a"|"b") " apple and nothing else: STOP and more that is never seen" ("c"|"d")')
     cut = []
     for logprobs in (None, True):
-        with pytest.raises(InvalidOutput, match="cut off by the stop sequence 'STOP'") as caught:
+        with pytest.raises(InvalidOutput, match="truncated by the stop sequence 'STOP'") as caught:
             model(ASKED, grammar=grammar, stop_sequences=["STOP"], logprobs=logprobs)
         cut.append(caught.value.partial)
     forced, chosen = cut

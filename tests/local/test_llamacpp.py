@@ -24,6 +24,8 @@ from modelport import (
     UnsupportedFeature,
 )  # fmt: skip
 
+pytestmark = pytest.mark.engine
+
 
 @pytest.fixture(scope="module")
 def model() -> Iterator[LlamaCppModel]:
@@ -32,7 +34,7 @@ def model() -> Iterator[LlamaCppModel]:
 
 
 def busy(model: LlamaCppModel) -> int:
-    return sum(slot["is_processing"] for slot in model._engine().ask("/slots"))
+    return sum(slot["is_processing"] for slot in model._engine().query("/slots"))
 
 
 def test_the_capital_of_france(model: LlamaCppModel) -> None:
@@ -92,7 +94,7 @@ def test_four_requests_run_at_once(model: LlamaCppModel) -> None:
 def test_samplers_are_taken_and_what_is_none_is_refused_by_name(model: LlamaCppModel) -> None:
     assert model("Hello", max_tokens=4, repetition_penalty=1.3, min_p=0.1, mirostat=2, top_k=5).text
     with pytest.raises(
-        UnsupportedFeature, match="'typical_q' is no parameter of this backend; did you mean 'typical_p'"
+        UnsupportedFeature, match="'typical_q' is not a parameter of this backend; did you mean 'typical_p'"
     ):
         model("Hello", typical_q=0.5)
 

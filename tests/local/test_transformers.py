@@ -32,7 +32,7 @@ from modelport import (
     UnsupportedFeature,
 )
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.engine, pytest.mark.timeout(300)]
 QUESTION = "What is the capital of France? Answer in one sentence."
 SYSTEM = {"role": "system", "content": "You are a careful assistant who answers in short sentences. " * 6}
 CITIES = ["Paris", "Rome", "Oslo", "Lima", "Cairo", "Delhi", "Quito", "Seoul"]
@@ -125,8 +125,8 @@ def test_what_is_kept_was_computed(fresh: TransformersModel) -> None:
     with fresh.generate_stream("Tell a story.", max_tokens=200) as stream:
         next(stream)
     wait_until_idle(fresh)
-    for kept in fresh._engine().prefixes._kept:
-        assert len(kept.keys) == kept.cache.length
+    for kept in fresh._engine().prefixes.entries:
+        assert len(kept.token_keys) == kept.cache.length
 
 
 # --- concurrency ------------------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from tests.servers.smollm2 import smollm2_folder
 
 from modelport import InvalidRequest, TransformersModel, UnsupportedFeature
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = [pytest.mark.engine, pytest.mark.timeout(120)]
 TEMPLATE = """{% for message in messages %}<|im_start|>{{ message.role }}
 {% if message.content is string %}{{ message.content }}{% else %}{% for part in message.content %}\
 {% if part.type == 'image' %}<image>{% else %}{{ part.text }}{% endif %}{% endfor %}{% endif %}<|im_end|>

@@ -27,7 +27,7 @@ from modelport import (
     load_model,
 )
 from modelport.remote.bedrock.client import max_attempts_of
-from modelport.testing.checks.structured_output import picture
+from modelport.testing.checks.images import solid_png
 from tests.protocols.converse.examples import (
     CLAUDE,
     NOVA,
@@ -37,7 +37,7 @@ from tests.protocols.converse.examples import (
     text_part,
     user_message,
 )
-from tests.remote.test_transport import Relay, certificate  # noqa: F401  # `certificate` is a fixture
+from tests.remote.http.relay import Relay, certificate  # noqa: F401  # `certificate` is a fixture
 from tests.servers.bedrock import BedrockServer, Converse, ConverseFault
 from tests.servers.faults import Call
 
@@ -321,7 +321,7 @@ def streamed_message(model: Model) -> Any:
 
 
 def test_image_is_sent_as_bytes(server: BedrockServer) -> None:
-    picture_bytes = picture((1, 2, 3))
+    picture_bytes = solid_png((1, 2, 3))
     model_for(server).generate([user_message(text_part("look"), {"type": "image", "image": picture_bytes})])
     assert server.accepted[-1]["messages"][0]["content"][1]["image"]["source"]["bytes"] == picture_bytes
 

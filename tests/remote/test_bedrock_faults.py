@@ -18,9 +18,9 @@ from modelport.errors import (
     NotFoundError,
     StreamInterrupted,
 )
-from tests.remote import playing
+from tests.remote import matrix_runner
 from tests.remote.matrix import TOOL, WAYS
-from tests.remote.playing import KEY, ask
+from tests.remote.matrix_runner import KEY, ask
 from tests.servers.bedrock import BedrockServer, Converse, ConverseFault, frame
 from tests.servers.faults import Call
 
@@ -42,7 +42,7 @@ def server(shared_server: BedrockServer) -> Iterator[BedrockServer]:
 
 
 def model_for(server: BedrockServer, **settings: Any) -> AmazonBedrockServerModel:
-    return playing.model_for(server, "bedrock", **settings)  # type: ignore[no-any-return]
+    return matrix_runner.model_for(server, "bedrock", **settings)  # type: ignore[no-any-return]
 
 
 def test_connection_is_reused_by_responses_and_streams_read_to_the_end(server: BedrockServer) -> None:

@@ -20,7 +20,7 @@ from modelport.errors import (
     StreamInterrupted,
 )
 from tests.remote.matrix import WAYS
-from tests.remote.playing import QUICK, ask
+from tests.remote.matrix_runner import QUICK, ask
 from tests.servers.microburst import Microburst, microburst
 from tests.servers.ministack import ministack
 

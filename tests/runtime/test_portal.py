@@ -1,12 +1,9 @@
-"""The loop thread on which synchronous calls run: results, errors, jobs for the caller's thread, and how it ends."""
+"""The portal: results and errors of calls, work for the caller's thread, and iterations."""
 
 from __future__ import annotations
 
 import asyncio
 import contextvars
-import subprocess
-import sys
-import textwrap
 import threading
 import time
 from collections.abc import AsyncGenerator
@@ -14,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from modelport.runtime import portal as loop
+from modelport.runtime import portal
 from modelport.runtime.portal import SyncIteration, in_callers_thread, run
 
 pytestmark = pytest.mark.timeout(30)
@@ -31,7 +28,7 @@ async def numbers(count: int, log: list[str] | None = None, pause: float = 0.0) 
             log.append("closed")
 
 
-def test_run_gives_the_result() -> None:
+def test_run_returns_the_result() -> None:
     async def work() -> str:
         await asyncio.sleep(0)
         return threading.current_thread().name
@@ -48,7 +45,7 @@ def test_run_raises_the_error_itself() -> None:
     assert any(frame.name == "work" for frame in caught.traceback)
 
 
-def test_a_task_that_cancels_itself() -> None:
+def test_run_of_a_task_that_cancels_itself_raises() -> None:
     async def work() -> None:
         task = asyncio.current_task()
         assert task is not None
@@ -60,19 +57,19 @@ def test_a_task_that_cancels_itself() -> None:
 
 
 @pytest.mark.parametrize("kind", [SystemExit, KeyboardInterrupt])
-def test_the_loop_outlives_what_ends_a_program(kind: type[BaseException]) -> None:
-    """A backend that calls sys.exit() ends its caller's call, and neither the loop nor anybody else's."""
-    begun = threading.Event()
+def test_system_exit_in_a_task_ends_only_its_own_call(kind: type[BaseException]) -> None:
+    """A backend that calls sys.exit() ends neither the loop nor the calls of others."""
+    started = threading.Event()
     others: list[str] = []
 
     async def other() -> str:
-        begun.set()
+        started.set()
         await asyncio.sleep(0.2)
-        return "well"
+        return "done"
 
     thread = threading.Thread(target=lambda: others.append(run(other())))
     thread.start()
-    assert begun.wait(5)
+    assert started.wait(5)
 
     async def leave() -> None:
         raise kind(3)
@@ -80,26 +77,26 @@ def test_the_loop_outlives_what_ends_a_program(kind: type[BaseException]) -> Non
     with pytest.raises(kind):
         run(leave())
     thread.join(5)
-    assert others == ["well"]
+    assert others == ["done"]
     assert list(iterate(numbers(3))) == [0, 1, 2]
 
 
-def test_run_in_the_callers_context() -> None:
-    variable = contextvars.ContextVar("variable", default="nobody's")
+def test_run_uses_the_callers_context() -> None:
+    variable = contextvars.ContextVar("variable", default="default")
 
     async def work() -> str:
         seen = variable.get()
-        variable.set("the task's")
+        variable.set("task's")
         return seen
 
-    variable.set("mine")
-    assert run(work()) == "mine"
-    assert variable.get() == "mine"
+    variable.set("caller's")
+    assert run(work()) == "caller's"
+    assert variable.get() == "caller's"
 
 
-def test_run_on_the_loop_thread_is_an_error() -> None:
+def test_run_on_the_loop_thread_raises() -> None:
     async def inner() -> None:
-        raise AssertionError("it must not begin")
+        raise AssertionError("this must not start")
 
     async def work() -> None:
         run(inner())
@@ -108,7 +105,7 @@ def test_run_on_the_loop_thread_is_an_error() -> None:
         run(work())
 
 
-def test_many_threads_at_once() -> None:
+def test_run_from_fifty_threads_returns_every_result() -> None:
     results: list[int] = []
 
     async def work(number: int) -> int:
@@ -123,55 +120,58 @@ def test_many_threads_at_once() -> None:
     assert sorted(results) == list(range(50))
 
 
-# --- jobs for the caller's thread -------------------------------------------------------------------------------------
+# --- work for the caller's thread -------------------------------------------------------------------------------------
 
 
-async def job(work: Any) -> Any:
+async def run_in_caller(work: Any) -> Any:
     future = in_callers_thread(work)
     return None if future is None else await future
 
 
-def test_a_job_runs_in_the_callers_thread() -> None:
-    assert run(job(threading.get_ident)) == threading.get_ident()
+def test_caller_work_runs_in_the_callers_thread() -> None:
+    assert run(run_in_caller(threading.get_ident)) == threading.get_ident()
 
     async def stream() -> AsyncGenerator[int, None]:
         for _ in range(3):
-            yield await job(threading.get_ident)
+            yield await run_in_caller(threading.get_ident)
 
     assert set(iterate(stream())) == {threading.get_ident()}
 
 
-def test_a_job_may_call_again() -> None:
-    assert run(job(lambda: run(job(lambda: run(job(threading.get_ident)))))) == threading.get_ident()
+def test_caller_work_may_make_calls() -> None:
+    assert (
+        run(run_in_caller(lambda: run(run_in_caller(lambda: run(run_in_caller(threading.get_ident))))))
+        == threading.get_ident()
+    )
 
 
-def test_there_is_no_callers_thread_in_async_code() -> None:
-    assert asyncio.run(job(threading.get_ident)) is None
+def test_caller_work_of_an_async_caller_is_refused() -> None:
+    assert asyncio.run(run_in_caller(threading.get_ident)) is None
 
 
-def test_a_jobs_error_goes_through_the_task() -> None:
-    """Which may handle it, as `deltas` may handle what its `generate` raises."""
+def test_error_of_caller_work_is_raised_in_the_task() -> None:
+    """The task may handle the error."""
 
     def fails() -> None:
         raise KeyError("mine")
 
     async def handles() -> str:
         with pytest.raises(KeyError):
-            await job(fails)
+            await run_in_caller(fails)
         return "handled"
 
     assert run(handles()) == "handled"
     with pytest.raises(KeyError):
-        run(job(fails))
+        run(run_in_caller(fails))
 
 
-def test_a_job_that_raises_stop_iteration() -> None:
+def test_caller_work_that_raises_stop_iteration_raises_runtime_error() -> None:
     with pytest.raises(RuntimeError, match="StopIteration"):
-        run(job(lambda: next(iter([]))))
+        run(run_in_caller(lambda: next(iter([]))))
 
 
-def test_a_job_that_leaves_takes_the_caller_along() -> None:
-    """A KeyboardInterrupt in a job is the caller's own, and the task does not go on behind its back."""
+def test_keyboard_interrupt_in_caller_work_ends_the_call() -> None:
+    """The task does not go on in the background."""
     ended = threading.Event()
 
     def interrupted() -> None:
@@ -179,7 +179,7 @@ def test_a_job_that_leaves_takes_the_caller_along() -> None:
 
     async def work() -> None:
         try:
-            await job(interrupted)
+            await run_in_caller(interrupted)
         finally:
             ended.set()
 
@@ -188,106 +188,106 @@ def test_a_job_that_leaves_takes_the_caller_along() -> None:
     assert ended.is_set()
 
 
-def test_a_job_whose_caller_has_left() -> None:
-    """A stream closed by its reader: the job is not done, and the task does not wait for it."""
+def test_caller_work_is_not_done_after_the_caller_closed_the_stream() -> None:
+    """The task does not wait for the work either."""
     done: list[str] = []
-    asked = threading.Event()
+    handed_over = threading.Event()
 
     async def stream() -> AsyncGenerator[int, None]:
         yield 1
-        asked.set()
-        await job(lambda: done.append("done"))
+        handed_over.set()
+        await run_in_caller(lambda: done.append("done"))
         yield 2
 
-    reading = SyncIteration(stream())
-    assert reading.next() == 1
-    assert asked.wait(5)
-    begun = time.monotonic()
-    reading.close()
-    assert time.monotonic() - begun < 2
+    iteration = SyncIteration(stream())
+    assert iteration.next() == 1
+    assert handed_over.wait(5)
+    start = time.monotonic()
+    iteration.close()
+    assert time.monotonic() - start < 2
     assert done == []
-    assert not asyncio.all_tasks(loop._thread().loop)
+    assert not asyncio.all_tasks(portal._loop_thread().loop)
 
 
-# --- streams ----------------------------------------------------------------------------------------------------------
+# --- iterations -------------------------------------------------------------------------------------------------------
 
 
 def iterate(generator: AsyncGenerator[Any, None]) -> Any:
-    reading = SyncIteration(generator)
+    iteration = SyncIteration(generator)
     while True:
         try:
-            yield reading.next()
+            yield iteration.next()
         except StopIteration:
             return
 
 
-def test_items_come_in_order() -> None:
+def test_iteration_yields_items_in_order() -> None:
     assert list(iterate(numbers(100))) == list(range(100))
 
 
-def test_an_ended_stream_stays_ended() -> None:
-    reading = SyncIteration(numbers(1))
-    assert reading.next() == 0
+def test_ended_iteration_stays_ended() -> None:
+    iteration = SyncIteration(numbers(1))
+    assert iteration.next() == 0
     for _ in range(3):
         with pytest.raises(StopIteration):
-            reading.next()
-    reading.close()
+            iteration.next()
+    iteration.close()
 
 
-def test_an_error_comes_after_the_items_before_it() -> None:
+def test_iteration_yields_the_items_before_an_error() -> None:
     async def stream() -> AsyncGenerator[int, None]:
         yield 1
         yield 2
         raise KeyError("mine")
 
-    reading = SyncIteration(stream())
-    assert [reading.next(), reading.next()] == [1, 2]
+    iteration = SyncIteration(stream())
+    assert [iteration.next(), iteration.next()] == [1, 2]
     with pytest.raises(KeyError, match="mine"):
-        reading.next()
+        iteration.next()
     with pytest.raises(StopIteration):
-        reading.next()
+        iteration.next()
 
 
-def test_closing_waits_until_the_generator_has_closed() -> None:
+def test_close_returns_when_the_generator_is_closed() -> None:
     log: list[str] = []
-    reading = SyncIteration(numbers(1000, log, 0.01))
-    reading.next()
-    reading.close()
+    iteration = SyncIteration(numbers(1000, log, 0.01))
+    iteration.next()
+    iteration.close()
     assert log == ["closed"]
-    reading.close()
+    iteration.close()
     with pytest.raises(StopIteration):
-        reading.next()
+        iteration.next()
 
 
 @pytest.mark.parametrize("pause", [60.0, 0.0001], ids=["waiting", "busy"])
-def test_closing_from_another_thread(pause: float) -> None:
-    """As a button that stops an answer does: the reader's loop ends, and neither thread waits for the other."""
+def test_close_from_another_thread_ends_the_reader(pause: float) -> None:
+    """As with a button that stops a response. Neither thread waits for the other."""
     for _ in range(20):
         log: list[str] = []
-        reading = SyncIteration(numbers(10**6, log, pause))
+        iteration = SyncIteration(numbers(10**6, log, pause))
         items: list[int] = []
-        thread = threading.Thread(target=lambda reading=reading, items=items: items.extend(_rest(reading)))  # type: ignore[misc]
+        thread = threading.Thread(target=lambda iteration=iteration, items=items: items.extend(read_all(iteration)))  # type: ignore[misc]
         thread.start()
         time.sleep(0.005)
-        begun = time.monotonic()
-        reading.close()
+        start = time.monotonic()
+        iteration.close()
         thread.join(5)
         assert not thread.is_alive()
-        assert time.monotonic() - begun < 2
+        assert time.monotonic() - start < 2
         assert log == ["closed"]
         assert items == sorted(items)
 
 
-def _rest(reading: SyncIteration[int]) -> list[int]:
+def read_all(iteration: SyncIteration[int]) -> list[int]:
     items = []
     while True:
         try:
-            items.append(reading.next())
+            items.append(iteration.next())
         except StopIteration:
             return items
 
 
-def test_closing_does_not_wait_for_ever() -> None:
+def test_close_gives_up_after_its_timeout() -> None:
     released = asyncio.Event()
 
     async def stubborn() -> AsyncGenerator[int, None]:
@@ -300,169 +300,59 @@ def test_closing_does_not_wait_for_ever() -> None:
                 except asyncio.CancelledError:
                     pass
 
-    reading = SyncIteration(stubborn())
-    reading.next()
-    assert reading._mailbox is not None
-    begun = time.monotonic()
-    loop._abandon(reading._mailbox, reading._cancel, timeout=0.2)
-    assert 0.1 < time.monotonic() - begun < 5
-    loop._thread().loop.call_soon_threadsafe(released.set)
+    iteration = SyncIteration(stubborn())
+    iteration.next()
+    assert iteration._mailbox is not None
+    start = time.monotonic()
+    portal._abandon(iteration._mailbox, iteration._cancel, timeout=0.2)
+    assert 0.1 < time.monotonic() - start < 5
+    portal._loop_thread().loop.call_soon_threadsafe(released.set)
 
 
-def test_a_stream_that_never_began_costs_nothing() -> None:
+def test_close_of_an_iteration_that_never_started_does_nothing() -> None:
     log: list[str] = []
-    reading = SyncIteration(numbers(3, log))
-    reading.close()
-    reading.drop()
+    iteration = SyncIteration(numbers(3, log))
+    iteration.close()
+    iteration.drop()
     assert log == []
     with pytest.raises(StopIteration):
-        reading.next()
+        iteration.next()
 
 
-def test_a_dropped_stream_closes_by_itself() -> None:
+def test_dropped_iteration_closes_in_the_background() -> None:
     log: list[str] = []
-    reading = SyncIteration(numbers(1000, log, 0.01))
-    reading.next()
-    begun = time.monotonic()
-    reading.drop()
-    assert time.monotonic() - begun < 1
+    iteration = SyncIteration(numbers(1000, log, 0.01))
+    iteration.next()
+    start = time.monotonic()
+    iteration.drop()
+    assert time.monotonic() - start < 1
     deadline = time.monotonic() + 5
     while not log and time.monotonic() < deadline:
         time.sleep(0.005)
     assert log == ["closed"]
 
 
-def test_a_stream_on_the_loop_thread_is_an_error_each_time() -> None:
-    """Nor does closing it wait for what never began."""
+def test_iteration_on_the_loop_thread_raises_each_time() -> None:
+    """Closing it does not wait, because it never started."""
 
     async def work() -> float:
-        reading = SyncIteration(numbers(3))
-        begun = time.monotonic()
+        iteration = SyncIteration(numbers(3))
+        start = time.monotonic()
         for _ in range(2):
             with pytest.raises(RuntimeError, match="agenerate"):
-                reading.next()
-        reading.close()
-        return time.monotonic() - begun
+                iteration.next()
+        iteration.close()
+        return time.monotonic() - start
 
     assert run(work()) < 1
 
 
-def test_a_stream_of_another_process() -> None:
-    reading = SyncIteration(numbers(3))
-    reading.next()
-    reading._forks -= 1
+def test_iteration_of_another_process_raises() -> None:
+    iteration = SyncIteration(numbers(3))
+    iteration.next()
+    iteration._forks -= 1
     with pytest.raises(RuntimeError, match="fork"):
-        reading.next()
-    reading.close()  # nothing that is ours to close
-    reading._forks += 1
-    reading.close()
-
-
-# --- the end of the program -------------------------------------------------------------------------------------------
-
-AT_THE_END = """
-import asyncio, os, sys, threading
-from modelport.runtime.portal import SyncIteration, close_at_exit, run
-
-def say(*words):
-    print(*words, flush=True)
-
-class Engine:
-    def close(self):
-        say("engine closed")
-
-    def leak(self):
-        say("engine leaked")
-
-async def endless():
-    try:
-        while True:
-            yield 1
-            await asyncio.sleep(0.001)
-    finally:
-        say("call closed")
-
-engine = Engine()
-close_at_exit(engine)
-"""
-
-
-def program(source: str) -> list[str]:
-    flags = ["-X", "dev", "-W", "error", "-W", "ignore:This process:DeprecationWarning"]
-    done = subprocess.run(
-        [sys.executable, *flags, "-c", AT_THE_END + textwrap.dedent(source)], capture_output=True, text=True, timeout=20
-    )
-    assert (done.returncode, done.stderr) == (0, "")
-    return done.stdout.split("\n")[:-1]
-
-
-def test_engines_are_closed_after_the_calls() -> None:
-    source = """
-    reading = SyncIteration(endless())
-    reading.next()
-    """
-    assert program(source) == ["call closed", "engine closed"]
-
-
-def test_a_daemon_thread_that_waits_vanishes_in_silence() -> None:
-    source = """
-    begun = threading.Event()
-
-    async def wait():
-        begun.set()
-        await asyncio.sleep(60)
-
-    threading.Thread(target=lambda: run(wait()), daemon=True).start()
-    begun.wait()
-    """
-    assert program(source) == ["engine closed"]
-
-
-def test_a_task_that_will_not_end() -> None:
-    source = """
-    begun = threading.Event()
-
-    async def stubborn():
-        begun.set()
-        while True:
-            try:
-                await asyncio.sleep(60)
-            except asyncio.CancelledError:
-                pass
-
-    threading.Thread(target=lambda: run(stubborn()), daemon=True).start()
-    begun.wait()
-    """
-    assert program(source) == ["engine closed"]
-
-
-def test_engines_of_the_parent_are_leaked_in_a_child() -> None:
-    """And so are those made there; neither is ever closed at its exit."""
-    source = """
-    if os.fork() == 0:
-        close_at_exit(Engine())
-        sys.exit()
-    os.wait()
-    say("parent")
-    """
-    assert program(source) == ["engine leaked", "engine leaked", "parent", "engine closed"]
-
-
-def test_a_child_of_a_child() -> None:
-    source = """
-    async def work():
-        return os.getpid()
-
-    def generation(depth):
-        assert run(work()) == os.getpid()
-        if depth and os.fork() == 0:
-            generation(depth - 1)
-            sys.exit()
-        if depth:
-            assert os.waitstatus_to_exitcode(os.wait()[1]) == 0
-        assert run(work()) == os.getpid()
-
-    generation(3)
-    say("well")
-    """
-    assert [line for line in program(source) if not line.startswith("engine")] == ["well"]
+        iteration.next()
+    iteration.close()  # There is nothing to close in this process.
+    iteration._forks += 1
+    iteration.close()

@@ -1,4 +1,4 @@
-"""Blocking work for async callers, in threads of its own."""
+"""Blocking work for asynchronous callers, in threads."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ pytestmark = pytest.mark.timeout(30)
 Emit = Callable[[Any], bool]
 
 
-async def test_the_result_of_the_work() -> None:
+async def test_in_thread_returns_the_result() -> None:
     assert await in_thread(lambda: threading.current_thread().name) == "modelport-call"
 
 
 @pytest.mark.parametrize("kind", [KeyError, StopIteration, asyncio.CancelledError])
-async def test_the_error_of_the_work(kind: type[BaseException]) -> None:
+async def test_in_thread_raises_the_error(kind: type[BaseException]) -> None:
     def work() -> None:
         raise kind
 
@@ -33,32 +33,32 @@ async def test_the_error_of_the_work(kind: type[BaseException]) -> None:
         await in_thread(work)
 
 
-async def test_the_context_of_the_caller() -> None:
-    variable = contextvars.ContextVar("variable", default="nobody's")
-    variable.set("mine")
-    assert await in_thread(variable.get) == "mine"
+async def test_work_runs_in_a_copy_of_the_callers_context() -> None:
+    variable = contextvars.ContextVar("variable", default="default")
+    variable.set("caller's")
+    assert await in_thread(variable.get) == "caller's"
 
     def source(emit: Emit) -> None:
         emit(variable.get())
-        variable.set("the thread's")
+        variable.set("thread's")
 
-    assert [item async for item in iterate_in_thread(source)] == ["mine"]
-    assert variable.get() == "mine"
+    assert [item async for item in iterate_in_thread(source)] == ["caller's"]
+    assert variable.get() == "caller's"
 
 
-async def test_any_number_at_once() -> None:
-    """The loop's own executor has a few threads, which nested models would fill; here all of 100 meet."""
+async def test_in_thread_runs_a_hundred_pieces_of_work_at_once() -> None:
+    """The default executor of the loop has only a few threads. All 100 pieces of work wait for each other."""
     barrier = threading.Barrier(100)
     await asyncio.wait_for(asyncio.gather(*(in_thread(lambda: barrier.wait(20)) for _ in range(100))), 25)
 
 
-async def test_a_cancelled_caller_does_not_wait_for_the_work() -> None:
+async def test_cancelled_caller_does_not_wait_for_the_work() -> None:
     release, ended = threading.Event(), threading.Event()
 
     def work() -> None:
         release.wait(20)
         ended.set()
-        raise KeyError("nobody hears it")
+        raise KeyError("nobody retrieves this")
 
     task = asyncio.create_task(in_thread(work))
     await asyncio.sleep(0.05)
@@ -70,7 +70,7 @@ async def test_a_cancelled_caller_does_not_wait_for_the_work() -> None:
     assert await asyncio.to_thread(ended.wait, 5)
 
 
-def test_work_that_outlives_its_loop(capfd: pytest.CaptureFixture[str]) -> None:
+def test_work_that_outlives_its_loop_prints_nothing(capfd: pytest.CaptureFixture[str]) -> None:
     release = threading.Event()
     threads: list[threading.Thread] = []
 
@@ -91,7 +91,7 @@ def test_work_that_outlives_its_loop(capfd: pytest.CaptureFixture[str]) -> None:
 # --- items ------------------------------------------------------------------------------------------------------------
 
 
-async def test_items_come_in_order_whatever_they_are() -> None:
+async def test_iteration_yields_items_of_any_type_in_order() -> None:
     items = [1, None, (object(), None), "x", (1, 2), Exception("an item"), []]
 
     def source(emit: Emit) -> None:
@@ -100,7 +100,7 @@ async def test_items_come_in_order_whatever_they_are() -> None:
     assert [item async for item in iterate_in_thread(source)] == items
 
 
-async def test_an_error_comes_after_the_items_before_it() -> None:
+async def test_iteration_yields_the_items_before_an_error() -> None:
     def source(emit: Emit) -> None:
         emit(1)
         raise KeyError("mine")
@@ -112,7 +112,7 @@ async def test_an_error_comes_after_the_items_before_it() -> None:
     assert seen == [1]
 
 
-async def test_an_item_comes_before_the_next_is_made() -> None:
+async def test_iteration_yields_an_item_before_the_next_is_made() -> None:
     go_on = threading.Event()
 
     def source(emit: Emit) -> None:
@@ -126,21 +126,21 @@ async def test_an_item_comes_before_the_next_is_made() -> None:
     assert [item async for item in events] == [2]
 
 
-async def test_closing_tells_the_source() -> None:
-    told = threading.Event()
+async def test_close_makes_emit_return_true() -> None:
+    stopped = threading.Event()
 
     def source(emit: Emit) -> None:
         while not emit(0):
             time.sleep(0.001)
-        told.set()
+        stopped.set()
 
     events = iterate_in_thread(source)
     await anext(events)
     await events.aclose()
-    assert await asyncio.to_thread(told.wait, 5)
+    assert await asyncio.to_thread(stopped.wait, 5)
 
 
-async def test_closing_waits_for_the_source_as_long_as_it_is_told() -> None:
+async def test_close_waits_for_the_source_for_its_patience() -> None:
     ended: list[str] = []
 
     def source(emit: Emit) -> None:
@@ -153,14 +153,14 @@ async def test_closing_waits_for_the_source_as_long_as_it_is_told() -> None:
         ended.clear()
         events = iterate_in_thread(source, patience=patience)
         await anext(events)
-        begun = time.monotonic()
+        start = time.monotonic()
         await events.aclose()
         assert ended == expected
-        assert time.monotonic() - begun < 2
+        assert time.monotonic() - start < 2
         await asyncio.sleep(0.3)
 
 
-async def test_a_cancelled_reader_closes_too() -> None:
+async def test_cancelled_reader_closes_the_source() -> None:
     ended = threading.Event()
 
     def source(emit: Emit) -> None:
@@ -181,8 +181,8 @@ async def test_a_cancelled_reader_closes_too() -> None:
     assert ended.is_set()
 
 
-def test_a_loop_that_ends_closes_its_sources(capfd: pytest.CaptureFixture[str]) -> None:
-    """In silence, though what uses the generator is closed at the same moment."""
+def test_ending_loop_closes_its_sources_and_prints_nothing(capfd: pytest.CaptureFixture[str]) -> None:
+    """The generators that read the sources are closed at the same moment."""
     ended = threading.Event()
     held = []
 
@@ -210,7 +210,7 @@ def test_a_loop_that_ends_closes_its_sources(capfd: pytest.CaptureFixture[str]) 
     assert capfd.readouterr().err == ""
 
 
-async def test_a_source_that_takes_its_time_does_not_block_the_loop() -> None:
+async def test_slow_source_does_not_block_the_loop() -> None:
     def source(emit: Emit) -> None:
         time.sleep(0.3)
         emit(1)
@@ -229,29 +229,47 @@ async def test_a_source_that_takes_its_time_does_not_block_the_loop() -> None:
     assert ticks > 5
 
 
-async def test_a_thread_without_work_takes_the_next() -> None:
+async def test_idle_thread_does_the_next_work() -> None:
     first = await in_thread(threading.get_ident)
-    await asyncio.sleep(0.05)  # the answer is there a moment before the thread is free again
+    await asyncio.sleep(0.05)  # The result arrives a moment before the thread is idle again.
     assert await in_thread(threading.get_ident) == first
 
 
-async def test_a_thread_without_work_ends(monkeypatch: pytest.MonkeyPatch) -> None:
-    threads._idle.clear()
-    monkeypatch.setattr(threads, "IDLE", 0.01)
+async def test_idle_thread_ends_after_its_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
+    threads._pool.idle.clear()
+    monkeypatch.setattr(threads._pool, "idle_timeout", 0.01)
     thread = await in_thread(threading.current_thread)
     await asyncio.sleep(0.2)
     assert not thread.is_alive()
-    assert not threads._idle
+    assert not threads._pool.idle
     assert await in_thread(lambda: 4) == 4
 
 
-async def test_a_waiting_thread_keeps_nothing() -> None:
+async def test_idle_thread_holds_no_reference_to_its_last_work() -> None:
     class Large:
         pass
 
     held = Large()
-    gone = weakref.ref(held)
+    reference = weakref.ref(held)
     await in_thread(lambda held=held: None)  # type: ignore[misc]
     del held
     await asyncio.sleep(0.05)
-    assert gone() is None
+    assert reference() is None
+
+
+async def test_idle_thread_of_a_pool_without_timeout_does_not_end() -> None:
+    pool = threads.ThreadPool("test-working", "test-idle", idle_timeout=None)
+    names: list[str] = []
+
+    def work() -> None:
+        names.append(threading.current_thread().name)
+        done.set()
+
+    for _ in range(2):
+        done = threading.Event()
+        pool.start(work)
+        assert await asyncio.to_thread(done.wait, 5)
+        await asyncio.sleep(0.05)
+    assert names == ["test-working"] * 2
+    assert [thread.name for thread in threading.enumerate() if thread.name.startswith("test-")] == ["test-idle"]
+    assert len(pool.idle) == 1

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self
 
 from .bedrock_rules import Refused, check, redacted_reasoning, service, signature_of
-from .faults import Call, Fault, FaultServer, Recorded, _Connection, _pieces
+from .faults import Call, Connection, Fault, FaultServer, Recorded, split_text
 
 RESPONSE_TEXT = "The capital of France is Paris."
 
@@ -127,15 +127,15 @@ class Converse:
             data = redacted_reasoning(self.redacted)
             yield {}, [{"reasoningContent": {"redactedContent": part}} for part in (data[:20], data[20:])]
         if self.reasoning:
-            parts: list[dict[str, Any]] = [{"text": piece} for piece in _pieces(self.reasoning, self.piece)]
+            parts: list[dict[str, Any]] = [{"text": piece} for piece in split_text(self.reasoning, self.piece)]
             signature = signature_of(self.reasoning)
             parts += [{"signature": signature[:9]}, {"signature": signature[9:]}] if self.signed else []
             yield {}, [{"reasoningContent": part} for part in parts]
         if self.text:
-            yield {}, [{"text": piece} for piece in _pieces(self.text, self.piece)]
+            yield {}, [{"text": piece} for piece in split_text(self.text, self.piece)]
         for call in self.calls:
             start = {"toolUse": {"toolUseId": call.id, "name": call.name}}
-            yield start, [{"toolUse": {"input": piece}} for piece in ["", *_pieces(call.arguments, self.piece)]]
+            yield start, [{"toolUse": {"input": piece}} for piece in ["", *split_text(call.arguments, self.piece)]]
 
 
 @dataclass(frozen=True)
@@ -239,12 +239,12 @@ class BedrockServer(FaultServer):
     def base_url(self) -> str:
         return self.url
 
-    async def _answer(self, connection: _Connection, request: Recorded) -> bool:
+    async def _respond(self, connection: Connection, request: Recorded) -> bool:
         if (refusal := self._refusal(request)) is not None:
             self.requests.append(request)
             request.fault, request.done = refusal, True
-            return await connection.answer(request, refusal)
-        return await super()._answer(connection, request)
+            return await connection.respond(request, refusal)
+        return await super()._respond(connection, request)
 
     def _refusal(self, request: Recorded) -> ConverseFault | None:
         if not self._is_authorised(request.headers.get("authorization", "")):

@@ -1,4 +1,4 @@
-"""Several models behind one: the first that can answers."""
+"""`FallbackModel`: several models behind one. Each request goes to the first model that can respond."""
 
 from __future__ import annotations
 
@@ -8,24 +8,26 @@ import time
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, ExitStack, aclosing
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from modelport import errors
 from modelport.combine.fallback_call import Candidate, FallbackCall
 from modelport.errors import InvalidRequest, UnsupportedFeature
 from modelport.inputs.messages import normalise_messages
 from modelport.inputs.tool_choice import tool_choice_from
+from modelport.layers.base import Layer
 from modelport.layers.limit.layer import Limit
 from modelport.layers.retry import Retry
 from modelport.model import Model
-from modelport.types.capabilities import Capabilities, any_of
+from modelport.types.capabilities import Capabilities, union_of
 from modelport.types.deltas import ChatMessageStreamDelta
 from modelport.types.request import Request, Timeouts
 
-#: Errors that say that a model can't answer, now or this. Those that say that the request is wrong would only come
-#: again; an answer that was refused or has not its form is an answer. An author's own model may raise Python's errors:
-#: all that break on the way (`ConnectionError`, `TimeoutError`, those of requests) are `OSError`s.
-GOES_ON: tuple[type[Exception], ...] = (
+#: Errors after which the next model is called by default. They say that a model can't respond now, or not to this
+#: request. Errors that are left out say that the request is wrong, and would come again; or they come with a response,
+#: which was refused or does not match its schema. `OSError` includes every failure of a connection
+#: (`ConnectionError`, `TimeoutError`, those of requests) that an author's own model may raise.
+FALLBACK_ERRORS: tuple[type[Exception], ...] = (
     errors.AuthenticationError, errors.ConnectionFailed, errors.ContextWindowExceeded, errors.DeadlineExceeded,
     errors.MalformedResponse, errors.MissingDependency, errors.NotFoundError, errors.RateLimited, errors.ServerError,
     errors.StreamInterrupted, UnsupportedFeature, OSError,
@@ -33,37 +35,42 @@ GOES_ON: tuple[type[Exception], ...] = (
 
 
 class FallbackModel(Model):
-    """Several models behind one: each request goes to the first, and where that can't answer, to the next.
+    """Several models behind one: each request goes to the first model, and if that can't respond, to the next.
 
-    Every model answers as it would alone: with its own defaults, retries, limits and ways of making up for what it
-    can't do. A call's argument goes before this model's, and that before the inner model's. `timeout` is for the whole
-    call; an inner model's own `timeout` for its turn.
+    Every model responds as it would alone: with its own defaults, retries and limits, and with what layers add to it.
+    An option of the call overrides the same option of this model, and that overrides the inner model's. `timeout` is
+    for the whole call; an inner model's own `timeout` is for its turn.
 
-    A model that failed rests: it is asked last until its cool-down is over. Then one call tries it, while others stay
-    away until it has answered. Where all rest, all are asked, the one whose rest ends first before the others.
+    A model that failed cools down: it is tried last until its cool-down is over. Then one call tries it, while other
+    calls keep trying it last until it has responded. If every model is cooling down, all of them are tried, in the
+    order in which their cool-downs end.
 
-    The message names who answered (`model_id`) and who was asked (`attempts`), as does the error where nobody could:
-    that of the first model which failed. Tokens that lost attempts cost are not in `token_usage`.
+    The message names the model that responded (`model_id`) and all models that were called (`attempts`). So does the
+    error if no model could respond, which is the error of the first model that failed. `token_usage` does not include
+    the tokens of failed attempts.
 
     Args:
-        models: Models of any kind, the preferred one first; they are this model's own from now on, and closed with it.
-        fallback_on: After which errors the next model is asked: types, or their names, or a function of the error. By default
-            `GOES_ON`, and whatever is retryable. After `UnsupportedFeature` always. An author's own model may raise
-            any `Exception`; of those that are no `ModelError`, `OSError`s alone are among `GOES_ON`: give
-            `fallback_on=(*GOES_ON, httpx.HTTPError)` for more, or `fallback_on=(Exception,)`.
-        on_interrupted: What is done with a stream that breaks off after its first part. `raise`: it is
-            `StreamInterrupted`, with that part. `restart`: the next model begins again, and its first delta is marked `restart`. An answer
-            that is not streamed always goes on, since nobody has seen any of it.
-        cooldown: How long a model that failed is asked last, in seconds; a longer `retry_after` of its error counts.
-        hedge: Seconds after which the next model is asked beside one that has not begun to answer (or has not answered,
-            if not streamed): the first answer wins, and the other call is cancelled. `"p95"` for what 95 of this
-            model's last 100 answers took at most, once 20 are known. `None` for never. See
-            https://research.google/pubs/the-tail-at-scale/
-        model_id: A name; by default the models' names.
-        retry: How often the whole list is asked; by default once, since each model has its own retries.
-        **settings: See `Model`. `capabilities` are the inner models' own.
+        models: Models of any kind, the preferred one first. They belong to this model from now on, and are closed with
+            it.
+        fallback_on: After which errors the next model is called: error types, their names, or a function that takes the
+            error. By default `FALLBACK_ERRORS`, and every error that is retryable. After `UnsupportedFeature` the next
+            model is always called. An author's own model may raise any `Exception`. To fall back after more of them,
+            pass `fallback_on=(*FALLBACK_ERRORS, httpx.HTTPError)`, or `fallback_on=(Exception,)`.
+        on_interrupted: What happens to a stream that is interrupted after its first part. `raise`: `StreamInterrupted`
+            is raised, with that part. `restart`: the next model starts the response anew, and its first delta is marked
+            with `restart`. A call that does not stream always goes on with the next model, because its caller has
+            received nothing.
+        cooldown: How long a model that failed is tried last, in seconds. If its error has a longer `retry_after`, that
+            counts.
+        hedge: Seconds after which the next model is called in parallel if a model has not started to respond (or has
+            not responded, if the call does not stream). The first response wins, and the other call is cancelled.
+            `"p95"` for the 95th percentile of the model's last 100 responses, once there are 20. `None` for no
+            hedging. See https://research.google/pubs/the-tail-at-scale/
+        model_id: A name; by default the names of the models.
+        retry: How often the whole list is tried; by default once, because each model has its own retries.
+        **settings: See `Model`. `capabilities` are those of the inner models.
 
-    Example:
+    Examples:
         >>> model = FallbackModel([OpenAIServerModel("gpt-4o"), LlamaCppModel()])
     """
 
@@ -85,44 +92,58 @@ class FallbackModel(Model):
             raise InvalidRequest("capabilities: give them to the models themselves")
         if on_interrupted not in ("raise", "restart"):
             raise InvalidRequest(f"on_interrupted={on_interrupted!r}: must be 'raise' or 'restart'")
-        for name, value, known in (("cooldown", cooldown, ()), ("hedge", hedge, (None, "p95"))):
+        for name, value, other_values in (("cooldown", cooldown, ()), ("hedge", hedge, (None, "p95"))):
             is_number = isinstance(value, int | float) and not isinstance(value, bool) and value >= 0
-            if value not in known and not is_number:
-                raise InvalidRequest(f"{name}={value!r}: must be a number of seconds{', or p95' if known else ''}")
+            if value not in other_values and not is_number:
+                raise InvalidRequest(
+                    f"{name}={value!r}: must be a number of seconds{', or p95' if other_values else ''}"
+                )
         if not isinstance(models, Iterable):
             raise InvalidRequest(f"models must be a list of models, not {type(models).__name__}")
-        # What `to_dict` wrote is a model too.
-        self.models = [Model.from_dict(model) if isinstance(model, Mapping) else model for model in models]
-        if strange := [model for model in self.models if not isinstance(model, Model)]:
-            raise InvalidRequest(f"models: {type(strange[0]).__name__} is no model of this package")
-        self.fallback_on: Any = _fallback_on(fallback_on)
+        self.models = [
+            _restore_model(model, number, trust_remote_code=False) if isinstance(model, Mapping) else model
+            for number, model in enumerate(models)
+        ]
+        if invalid := [model for model in self.models if not isinstance(model, Model)]:
+            raise InvalidRequest(f"models: {type(invalid[0]).__name__} is no modelport model")
+        self.fallback_on: Any = _fallback_on_setting(fallback_on)
         self.on_interrupted, self.cooldown, self.hedge = on_interrupted, cooldown, hedge
         names = [model.model_id or type(model).__name__ for model in self.models]
         super().__init__(model_id or " or ".join(names), retry=retry, **settings)
         self._set_up()
 
     def _set_up(self) -> None:
+        """Set what is derived from the settings, or not stored with them."""
         self._candidates = [Candidate(model, isinstance(model, FallbackModel)) for model in self.models]
         given = self.fallback_on
-        kinds = GOES_ON if given is None or callable(given) else tuple(map(_kind, given))
-        self._kinds = (*kinds, UnsupportedFeature)
+        error_types = FALLBACK_ERRORS if given is None or callable(given) else tuple(map(_error_type, given))
+        self._fallback_errors = (*error_types, UnsupportedFeature)
         self._clock = time.monotonic
 
     def __getstate__(self) -> dict[str, Any]:
-        derived = ("_candidates", "_kinds", "_clock")
+        derived = ("_candidates", "_fallback_errors", "_clock")
         return {key: value for key, value in super().__getstate__().items() if key not in derived}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self._set_up()
 
+    @classmethod
+    def _restore(cls, settings: dict[str, Any], trust_remote_code: bool) -> Self:
+        if isinstance(models := settings.get("models"), list | tuple):
+            settings["models"] = [
+                _restore_model(model, number, trust_remote_code) if isinstance(model, Mapping) else model
+                for number, model in enumerate(models)
+            ]
+        return cls(**settings)
+
     @property
     def capabilities(self) -> Capabilities:
-        """What at least one of the models can do; a request goes to those that can."""
-        return any_of([model.capabilities for model in self.models])
+        """What at least one of the models can do. A request is sent to those that can do what it needs."""
+        return union_of([model.capabilities for model in self.models])
 
     def close(self) -> None:
-        """Closes every model."""
+        """Close every model."""
         with ExitStack() as stack:
             for model in self.models:
                 stack.callback(model.close)
@@ -134,69 +155,87 @@ class FallbackModel(Model):
                 stack.push_async_callback(model.aclose)
 
     async def deltas(self, request: Request) -> AsyncGenerator[ChatMessageStreamDelta, None]:
-        """Answers a request; see `Model.deltas`."""
+        """Send a request to the models, one after another, until one responds; see `Model.deltas`."""
         call = FallbackCall(self, request)
-        cut: Exception | None = None  # what broke off the answer that the caller has seen the beginning of
-        told = False
+        interruption: Exception | None = (
+            None  # The error that ended a response of which the caller has received a part.
+        )
+        attempts_emitted = False
         try:
-            while (asked := await call.answering()) is not None:
-                async with aclosing(asked.deltas):
+            while (responding := await call.next_response()) is not None:
+                async with aclosing(responding.deltas):
                     try:
-                        async for delta in asked.all():
+                        async for delta in responding.all_deltas():
                             if delta.finish_reason is not None:
-                                delta, told = replace(delta, attempts=call.attempts()), True
-                            yield replace(delta, restart=True) if cut else delta
-                            cut = None
-                        if not told:  # by a service that gives no finish reason
+                                delta, attempts_emitted = replace(delta, attempts=call.attempts()), True
+                            yield replace(delta, restart=True) if interruption else delta
+                            interruption = None
+                        if not attempts_emitted:  # The service sent no finish reason.
                             yield ChatMessageStreamDelta(attempts=call.attempts())
                         return
                     except Exception as error:
                         call.failures.append((error, []))
-                        cut = error
-                        if self.on_interrupted == "raise" or not call.goes_on(error):
+                        interruption = error
+                        if self.on_interrupted == "raise" or not call.falls_back_after(error):
                             break
-            why, seen = (cut, []) if cut else call.failures[0]
-            for delta in seen:
+            reason, received = (interruption, []) if interruption else call.failures[0]
+            for delta in received:
                 yield delta
-            raise why
-        except (Exception, asyncio.CancelledError) as error:  # cancelled by a time limit too, which hands it on
+            raise reason
+        except (Exception, asyncio.CancelledError) as error:
+            # A time limit cancels the call, and passes the attempts on to its own error.
             error.attempts = call.attempts()  # type: ignore[union-attr]
             raise
 
-    # --- what the calls need --------------------------------------------------------------------------------------
+    def _build_request(self, messages: Any, called: Mapping[str, Any], stream: bool) -> Request:
+        """Return the request of a call, with its options as `parameters`: each model merges them over its own.
 
-    def _request(self, messages: Any, called: Mapping[str, Any], stream: bool) -> Request:
-        """The call as it came, its options as `parameters`: each model lays them over its own."""
-        given = {**(self._options or {}), **called}
-        if "tools" not in given and "tool_choice" not in called:
-            given.pop("tool_choice", None)  # the constructor's is for calls with tools
-        elif "tool_choice" in given:
-            tool_choice_from(given["tool_choice"], given.get("tools", ()))
-        conversions = given.pop("custom_role_conversions", self.custom_role_conversions)
-        flatten = given.pop("flatten_messages_as_text", self.flatten_messages_as_text)
+        The request has no `capabilities`: looking them up would load the engine of every model, also of those that are
+        not called.
+        """
+        options = {**(self._options or {}), **called}
+        if "tools" not in options and "tool_choice" not in called:
+            options.pop("tool_choice", None)  # The constructor's tool choice is for calls with tools.
+        elif "tool_choice" in options:
+            tool_choice_from(options["tool_choice"], options.get("tools", ()))
+        conversions = options.pop("custom_role_conversions", self.custom_role_conversions)
+        flatten = options.pop("flatten_messages_as_text", self.flatten_messages_as_text)
         return Request(
             messages=normalise_messages(messages, role_conversions=conversions, flatten=flatten),
-            timeouts=Timeouts(given.pop("timeout")) if "timeout" in given else Timeouts(),
-            parameters=given,
+            timeouts=Timeouts(options.pop("timeout")) if "timeout" in options else Timeouts(),
+            parameters=options,
             stream=stream,
         )
 
-    def _layers(self) -> list[Any]:
-        # Forms and stop sequences are the inner models' part.
+    def _layers(self) -> list[Layer]:
+        # Structured output, tools and stop sequences are handled by the layers of the inner models.
         return [layer for layer in super()._layers() if isinstance(layer, Retry | Limit)]
 
-    def _in_order(self) -> list[Candidate]:
+    def _candidates_in_order(self) -> list[Candidate]:
+        """Return the models in the order in which a call tries them: those that are cooling down last."""
         now = self._clock()
         return sorted(
             self._candidates, key=lambda candidate: candidate.cooling_until if candidate.cooling_until > now else 0.0
         )
 
 
-def _fallback_on(given: Any) -> Any:
-    """The setting as it can be saved: `None`, a function, or error types by name where they have one.
+def _restore_model(data: Mapping[str, Any], number: int, trust_remote_code: bool) -> Model:
+    """Return an inner model that `to_dict` wrote; `number` is its position in `models`.
 
     Raises:
-        InvalidRequest: It is none of these.
+        InvalidRequest: The data describes no model, or names code to run.
+    """
+    try:
+        return Model.from_dict(data, trust_remote_code=trust_remote_code)
+    except InvalidRequest as error:
+        raise InvalidRequest(f"models[{number}]: {error.message}") from error
+
+
+def _fallback_on_setting(given: Any) -> Any:
+    """Return the setting in a form that can be saved: `None`, a function, or error types, by name if they have one.
+
+    Raises:
+        InvalidRequest: The setting is none of these.
     """
     if given is None or (callable(given) and not isinstance(given, type)):
         return given
@@ -206,21 +245,25 @@ def _fallback_on(given: Any) -> Any:
         raise InvalidRequest(
             f"fallback_on={given!r}: must be error types, their names, or a function that takes the error"
         )
-    return [_name(kind) for kind in given]
+    return [_error_type_or_name(item) for item in given]
 
 
-def _name(kind: type[Exception] | str) -> Any:
-    """A type of error by name, where it has one that a file may hold."""
-    name = kind if isinstance(kind, str) else getattr(kind, "__name__", "")
+def _error_type_or_name(given: type[Exception] | str) -> Any:
+    """Return the name of an error type of modelport or Python, and any other error type as it is.
+
+    Raises:
+        InvalidRequest: It is no error type, and not the name of one.
+    """
+    name = given if isinstance(given, str) else getattr(given, "__name__", "")
     known = getattr(errors, name, None) or getattr(builtins, name, None)
-    found = known if isinstance(kind, str) else kind
-    if not (isinstance(found, type) and issubclass(found, Exception)):
-        raise InvalidRequest(f"fallback_on: {kind!r} is no error of this package's or Python's, nor a type of error")
-    return name if found is known else kind
+    error_type = known if isinstance(given, str) else given
+    if not (isinstance(error_type, type) and issubclass(error_type, Exception)):
+        raise InvalidRequest(f"fallback_on: {given!r} is no error of modelport or Python, nor another error type")
+    return name if error_type is known else given
 
 
-def _kind(named: Any) -> type[Exception]:
-    found: type[Exception] = (
-        getattr(errors, named, None) or getattr(builtins, named) if isinstance(named, str) else named
+def _error_type(given: Any) -> type[Exception]:
+    error_type: type[Exception] = (
+        getattr(errors, given, None) or getattr(builtins, given) if isinstance(given, str) else given
     )
-    return found
+    return error_type

@@ -6,13 +6,14 @@ may look only at whole tokens. It also makes sure that usage and finish reason c
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from contextlib import aclosing
 from functools import lru_cache
 
 from modelport.errors import ModelError
 from modelport.layers.base import Deltas, Next
-from modelport.types.deltas import ChatMessageStreamDelta, copied
+from modelport.types.deltas import ChatMessageStreamDelta, copy_delta
 from modelport.types.request import Request
 from modelport.types.usage import TokenUsage
 
@@ -49,7 +50,7 @@ class StopScanner:
             The text that can be emitted now, and the stop sequence that was completed, or `None`.
         """
         text = self.buffered + piece
-        end, found = len(text) + 1, ""
+        end, found = sys.maxsize, ""
         for stop in self._stops:
             start = text.find(stop)
             if start >= 0 and (start + len(stop), -len(stop)) < (end, -len(found)):
@@ -57,8 +58,9 @@ class StopScanner:
         self.buffered = ""
         if found:
             return text[: end - len(found)], found
-        if text.endswith(self._prefixes):
-            self.buffered = next(prefix for prefix in self._prefixes if text.endswith(prefix))
+        if not text.endswith(self._prefixes):
+            return text, None
+        self.buffered = next(prefix for prefix in self._prefixes if text.endswith(prefix))
         return text.removesuffix(self.buffered), None
 
     def flush(self) -> str:
@@ -72,10 +74,10 @@ class Stop:
 
     def __call__(self, request: Request, next: Next) -> Deltas:
         """Pass text on up to the first stop sequence, then close the backend."""
-        return _stopped(next(request), request.stop_sequences)
+        return _end_at_stop_sequence(next(request), request.stop_sequences)
 
 
-async def _stopped(deltas: Deltas, stops: Sequence[str]) -> Deltas:
+async def _end_at_stop_sequence(deltas: Deltas, stops: Sequence[str]) -> Deltas:
     scanner = StopScanner(stops)
     usage: TokenUsage | None = None
     closing = ChatMessageStreamDelta()
@@ -96,19 +98,19 @@ async def _stopped(deltas: Deltas, stops: Sequence[str]) -> Deltas:
                     closing.finish_reason = delta.finish_reason or closing.finish_reason
                     closing.stop_sequence = delta.stop_sequence or closing.stop_sequence
                     closing.raw = delta.raw or closing.raw
-                    delta = copied(delta)
+                    delta = copy_delta(delta)
                     delta.token_usage = delta.finish_reason = delta.stop_sequence = delta.raw = None
                 if text != (delta.content or ""):
-                    delta = copied(delta)
+                    delta = copy_delta(delta)
                     delta.content = text or None
                 if found:
                     # If one delta holds both text and tool calls, the calls came after the text, so the stop sequence
                     # precedes them.
-                    last = copied(delta)
+                    last = copy_delta(delta)
                     last.tool_calls = None
                     closing.finish_reason, closing.stop_sequence = "stop", found
                     break
-                if delta.delivers:
+                if text or delta.delivers:  # Most deltas hold text, so `delivers` is seldom called.
                     delivered = True
                     yield delta
                 elif not delta.is_empty:

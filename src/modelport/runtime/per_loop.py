@@ -1,4 +1,8 @@
-"""Connections belong to the event loop that made them, and are closed with it."""
+"""One resource for each event loop, such as an HTTP session, whose connections belong to the loop that made them.
+
+A resource is made at its first use on a loop. It is closed when its loop shuts down, or when its `PerLoop` is garbage
+collected.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +11,13 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
-#: By event loop. asyncio itself is not imported before the first call.
+#: Event loop -> its resource, and the generator that closes the resource. Loops have no type here, because asyncio is
+#: not imported before the first call.
 _Entries = dict[Any, tuple[Any, AsyncGenerator[None, None]]]
 
 
 class PerLoop(Generic[T]):
-    """One resource for each event loop that asks for it; closed with the loop, or when this object is forgotten.
+    """One resource for each event loop that uses this object; closed with the loop, or when this object is collected.
 
     Args:
         close: Closes a resource, on its loop.
@@ -21,33 +26,35 @@ class PerLoop(Generic[T]):
     def __init__(self, close: Callable[[T], Awaitable[Any]]) -> None:
         self._close = close
         self._entries: _Entries = {}
-        # The finaliser holds the resources, so that they are still whole when their owner is collected.
-        weakref.finalize(self, _release, self._entries).atexit = False
+        # The finaliser refers to the resources, so that they are still usable when this object is collected.
+        weakref.finalize(self, _close_all, self._entries).atexit = False
 
     async def get(self, make: Callable[[], T]) -> T:
-        """The running loop's resource, made on first use."""
+        """Return the resource of the running loop, which `make` makes at its first use."""
         loop = _running_loop()
         entry = self._entries.get(loop)
         if entry is None:
-            for other in list(self._entries):  # a copy: other threads add and remove their own
+            for other in list(self._entries):  # This is a copy, because other threads add and remove their own loops.
                 if other.is_closed():
                     self._entries.pop(other, None)
             resource = make()
-            # A suspended async generator is the one thing that a loop closes by itself when it ends.
-            keeper = _keep(self._entries, resource, self._close)
-            entry = self._entries[loop] = (resource, keeper)
-            await anext(keeper)
+            # When a loop ends, the only thing that it closes by itself is a suspended async generator.
+            closer = _close_with_loop(self._entries, resource, self._close)
+            entry = self._entries[loop] = (resource, closer)
+            await anext(closer)
         resource = entry[0]
         return resource
 
     async def aclose(self) -> None:
-        """Closes the running loop's resource."""
+        """Close the resource of the running loop."""
         entry = self._entries.get(_running_loop())
         if entry is not None:
             await entry[1].aclose()
 
 
-async def _keep(entries: _Entries, resource: T, close: Callable[[T], Awaitable[Any]]) -> AsyncGenerator[None, None]:
+async def _close_with_loop(
+    entries: _Entries, resource: T, close: Callable[[T], Awaitable[Any]]
+) -> AsyncGenerator[None, None]:
     try:
         yield
     finally:
@@ -61,10 +68,10 @@ def _running_loop() -> Any:
     return get_running_loop()
 
 
-def _release(entries: _Entries) -> None:
-    for loop, (_, keeper) in list(entries.items()):
+def _close_all(entries: _Entries) -> None:
+    for loop, (_, closer) in list(entries.items()):
         try:
-            loop.call_soon_threadsafe(lambda loop=loop, keeper=keeper: loop.create_task(keeper.aclose()))
+            loop.call_soon_threadsafe(lambda loop=loop, closer=closer: loop.create_task(closer.aclose()))
         except RuntimeError:
             pass  # The loop has ended.
     entries.clear()

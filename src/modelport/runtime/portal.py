@@ -1,71 +1,83 @@
-"""The one event loop on which synchronous calls run.
+"""The portal between synchronous code and the event loop on which its calls run.
 
-It lives in a daemon thread of its own, so that a sync call works in a notebook, in any thread and after a fork.
-Nothing here is imported before the first call.
+Theory of operation:
+
+- There is one event loop for all synchronous calls of a process. It runs in a daemon thread of its own, the loop
+  thread, which starts with the first call. So a synchronous call works in a notebook, whose own loop is running, in any
+  thread, and after a fork.
+- `run(coroutine)` runs a coroutine as one task on the loop thread. `SyncIteration(generator)` reads an async generator
+  as one task on the loop thread. Both run in the caller's context.
+- Everything that the task has for its caller goes through the caller's mailbox: the items of a generator, work for the
+  caller's own thread (`in_callers_thread`), and at last `_End`, which holds the result or the error. The caller waits
+  for the mailbox and for nothing else.
+- A caller that stops waiting (`close`, Ctrl-C) cancels the task and waits until the task has ended, for
+  `CLOSE_TIMEOUT` at most. So engine and connection are free when the caller goes on. Work that the task hands back
+  meanwhile is refused.
+- A call on the loop thread itself would wait for itself, and is an error.
+- After a fork, the child starts a loop thread of its own at its first call. A stream that was opened before the fork
+  goes on in the parent, and can't be read in the child. The loop of the parent is never closed in the child, because
+  both processes share one epoll object.
+- At interpreter exit the loop thread cancels all tasks, waits for them for half a second, and ends (see `lifecycle`).
+
+This module imports asyncio, so it is imported at the first call and not with the package.
 """
 
 from __future__ import annotations
 
 import asyncio
-import atexit
 import contextvars
-import ctypes
 import os
 import threading
-import weakref
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import aclosing
 from queue import Empty, SimpleQueue
 from typing import Any, Generic, TypeVar
 
-from modelport.runtime import slots
-from modelport.runtime.threads import end_streams
-from modelport.types.deltas import ChatMessageStreamDelta
+from modelport.runtime import lifecycle, slots
 
 T = TypeVar("T")
 
-#: How long closing waits for an engine or a connection to let go before it leaves that to the background, in seconds.
-CLOSE_TIMEOUT = 10.0
-
 
 class _CallerWork:
-    """Work that the loop hands back to the caller's own thread."""
+    """Work that a task hands back to the thread of its caller."""
 
     def __init__(self, work: Callable[[], Any], loop: asyncio.AbstractEventLoop) -> None:
         self._work, self._loop = work, loop
         self.result: asyncio.Future[Any] = loop.create_future()
-        self._place = slots.current.get()
+        self._slot = slots.current.get()
 
     def run(self) -> None:
-        place = slots.retained(self._place)
-        if place is None and self.result.cancelled():
-            return  # The call was over before its work began.
+        """Do the work, in the caller's thread."""
+        slot = slots.retain(self._slot)
+        if slot is None and self.result.cancelled():
+            return  # The call ended before its work started.
         try:
             value, error = self._work(), None
         except BaseException as raised:
             value, error = None, raised
-        if place is not None:
-            place.release()
-        self._loop.call_soon_threadsafe(self._settle, value, error)
+        if slot is not None:
+            slot.release()
+        self._loop.call_soon_threadsafe(self._set_result, value, error)
         if error is not None and not isinstance(error, Exception):
-            raise error  # KeyboardInterrupt and SystemExit belong to this thread as well
+            raise error  # The caller's thread gets KeyboardInterrupt and SystemExit too.
 
     def refuse(self) -> None:
+        """Cancel the wait for the work, which the caller no longer does."""
         self._loop.call_soon_threadsafe(self.result.cancel)
 
-    def _settle(self, value: Any, error: BaseException | None) -> None:
+    def _set_result(self, value: Any, error: BaseException | None) -> None:
         if self.result.done():
             return
         if error is None:
             self.result.set_result(value)
-        elif isinstance(error, StopIteration):  # which a future can't hold
+        elif isinstance(error, StopIteration):  # A future can't hold a StopIteration.
             self.result.set_exception(RuntimeError("generate() raised StopIteration"))
         else:
             self.result.set_exception(error if isinstance(error, Exception) else asyncio.CancelledError())
 
 
 class _Mailbox:
-    """What a waiting caller receives: deltas, jobs for its thread, and at last `_End`."""
+    """What a waiting caller receives: items, work for its thread, and at last `_End`."""
 
     __slots__ = ("put", "get", "open", "forks")
 
@@ -73,40 +85,48 @@ class _Mailbox:
         queue: SimpleQueue[Any] = SimpleQueue()
         self.put, self.get = queue.put, queue.get
         self.open = True
-        self.forks = _forks
+        self.forks = lifecycle.forks
 
 
 class _End:
+    """The end of a task: its result or its error."""
+
     __slots__ = ("error", "value")
 
     def __init__(self, value: Any = None, error: BaseException | None = None) -> None:
         self.value, self.error = value, error
 
 
-_caller: contextvars.ContextVar[_Mailbox | None] = contextvars.ContextVar("modelport_caller", default=None)
+_callers_mailbox: contextvars.ContextVar[_Mailbox | None] = contextvars.ContextVar("modelport_caller", default=None)
 
 
 def in_callers_thread(work: Callable[[], T]) -> asyncio.Future[T] | None:
-    """Has `work` run by the thread that waits for this call; `None` where no thread does."""
-    mailbox = _caller.get()
+    """Have `work` done by the thread that waits for this call.
+
+    Returns:
+        A future for the result, or `None` if no thread waits for this call.
+    """
+    mailbox = _callers_mailbox.get()
     if mailbox is None or not mailbox.open:
         return None
-    job = _CallerWork(work, asyncio.get_running_loop())
-    mailbox.put(job)
-    return job.result
+    caller_work = _CallerWork(work, asyncio.get_running_loop())
+    mailbox.put(caller_work)
+    return caller_work.result
 
 
-def apart_from_caller() -> contextvars.Context:
-    """This context, for a task beside the call: its blocking work gets threads of its own.
+def context_without_caller() -> contextvars.Context:
+    """Return a copy of this context for a task beside the call. Blocking work of that task gets threads of its own.
 
-    The thread that waits for the call does one piece of work after another, so that none there could race another.
+    The thread that waits for the call does one piece of work after another, so two models could not race in it.
     """
     context = contextvars.copy_context()
-    context.run(_caller.set, None)
+    context.run(_callers_mailbox.set, None)
     return context
 
 
 class _LoopThread:
+    """The thread in which the event loop runs."""
+
     def __init__(self) -> None:
         self.loop = asyncio.new_event_loop()
         self.stopping = False
@@ -120,14 +140,11 @@ class _LoopThread:
                 self.loop.run_forever()
                 break
             except (SystemExit, KeyboardInterrupt):
-                pass  # raised by a backend: its caller, who waits for the task, is told
+                pass  # A backend raised it. The caller, who waits for the task, gets it.
         self.loop.close()
 
     def stop(self) -> None:
-        """Cancels what still runs and ends the loop: at interpreter exit, silently and within a second.
-
-        Callers that still wait are daemon threads: they are told nothing, and vanish with the interpreter.
-        """
+        """Cancel all tasks and end the loop, without a message and within a second: at interpreter exit."""
         self.stopping = True
 
         async def cancel_all() -> None:
@@ -148,14 +165,11 @@ class _LoopThread:
 
 
 _current: _LoopThread | None = None
-_forks = 0  # between this process and the first: asking for its id would be a third of what a delta costs here
-_inherited: list[_LoopThread] = []  # Never closed after a fork: the child shares the parent's epoll.
+_inherited: list[_LoopThread] = []  # Loop threads of parent processes: kept, so that their loops are never closed here.
 _lock = threading.Lock()
-_closers: weakref.WeakSet[Any] = weakref.WeakSet()
-_destroys = True  # Whether engines can be destroyed: not in the child of a process that has some.
 
 
-def _thread() -> _LoopThread:
+def _loop_thread() -> _LoopThread:
     global _current
     thread = _current
     if thread is None:
@@ -166,60 +180,30 @@ def _thread() -> _LoopThread:
     return thread
 
 
-def _forget_after_fork() -> None:
-    global _current, _forks, _lock
-    _forks += 1
+def _stop() -> None:
+    if _current is not None:
+        _current.stop()
+
+
+def _after_fork_in_child() -> None:
+    global _current, _lock
     _lock = threading.Lock()
     if _current is not None:
         _inherited.append(_current)
         _current = None
-    if engines := list(_closers):
-        for engine in engines:
-            engine.detach_after_fork()
-        _closers.clear()
-        _leave_without_destructors()
 
 
-def _leave_without_destructors() -> None:
-    """Has this process end without the exit handlers of native libraries, which would wait for the parent's threads."""
-    global _destroys
-    _destroys = False
-    libc = ctypes.CDLL(None)
-    if hasattr(libc, "on_exit"):  # on Linux; it hands the exit status on
-        libc.on_exit(libc._exit, None)
-
-
-os.register_at_fork(after_in_child=_forget_after_fork)
-
-
-def close_at_exit(engine: Any) -> None:
-    """Calls `engine.close()` at interpreter exit, after every call has been cancelled.
-
-    In a child that is forked before that it calls `engine.detach_after_fork()`, which is to keep it from ever being destroyed: that
-    would wait for threads which the child does not have. Engines made there are leaked as well.
-    """
-    if _destroys:
-        _closers.add(engine)
-        # Once more, to come before the handlers of what the engine has imported: multiprocessing's would wait for the
-        # engine's processes, or end them under its feet.
-        atexit.unregister(_shut_down)
-        atexit.register(_shut_down)
-    else:
-        engine.detach_after_fork()
-
-
-@atexit.register
-def _shut_down() -> None:
-    if _current is not None:
-        _current.stop()
-    end_streams()
-    for engine in list(_closers):
-        engine.close()
+lifecycle.stop_calls_at_exit(_stop)
+os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 def _start(coroutine: Coroutine[Any, Any, Any], mailbox: _Mailbox) -> Callable[[], None]:
-    """Starts the coroutine as one task, in the caller's context; the result cancels it."""
-    thread = _thread()
+    """Start the coroutine as one task on the loop thread, in the caller's context.
+
+    Returns:
+        A function that cancels the task.
+    """
+    thread = _loop_thread()
     if threading.get_ident() == thread.thread.ident:
         coroutine.close()
         raise RuntimeError(
@@ -227,15 +211,15 @@ def _start(coroutine: Coroutine[Any, Any, Any], mailbox: _Mailbox) -> Callable[[
             "inside async code use `await model.agenerate(…)` or `async for … in model.agenerate_stream(…)`"
         )
     context = contextvars.copy_context()
-    context.run(_caller.set, mailbox)
+    context.run(_callers_mailbox.set, mailbox)
     task: asyncio.Task[Any] | None = None
 
     def start() -> None:
         nonlocal task
         task = thread.loop.create_task(coroutine, context=context)
-        task.add_done_callback(done)
+        task.add_done_callback(deliver_end)
 
-    def done(task: asyncio.Task[Any]) -> None:
+    def deliver_end(task: asyncio.Task[Any]) -> None:
         if thread.stopping:
             return
         if task.cancelled():
@@ -245,56 +229,55 @@ def _start(coroutine: Coroutine[Any, Any, Any], mailbox: _Mailbox) -> Callable[[
         else:
             mailbox.put(_End(task.result()))
 
+    def cancel() -> None:
+        try:
+            thread.loop.call_soon_threadsafe(lambda: task.cancel() if task else None)
+        except RuntimeError:
+            pass  # The loop has ended, and every task with it.
+
     try:
         thread.loop.call_soon_threadsafe(start)
     except RuntimeError:
         coroutine.close()
         raise RuntimeError("the interpreter is shutting down: no call can be made any more") from None
-    return lambda: _safely(thread.loop, lambda: task.cancel() if task else None)
+    return cancel
 
 
-def _safely(loop: asyncio.AbstractEventLoop, callback: Callable[[], Any]) -> None:
-    try:
-        loop.call_soon_threadsafe(callback)
-    except RuntimeError:
-        pass  # The loop has ended, and every task with it.
-
-
-def _wait(mailbox: _Mailbox, timeout: float | None = None) -> Any:
-    """The next item, jobs for this thread done on the way."""
+def _next_item(mailbox: _Mailbox) -> Any:
+    """Wait for the next item or the end, and do the work for this thread that comes before it."""
     while True:
-        item = mailbox.get(timeout=timeout)
+        item = mailbox.get()
         if type(item) is not _CallerWork:
             return item
         item.run()
 
 
-def _abandon(mailbox: _Mailbox, cancel: Callable[[], None], timeout: float = CLOSE_TIMEOUT) -> None:
-    """Cancels the task and waits until it has let go of its engine and its connection."""
+def _abandon(mailbox: _Mailbox, cancel: Callable[[], None], timeout: float = lifecycle.CLOSE_TIMEOUT) -> None:
+    """Cancel the task, and wait until it has released its engine and its connection."""
     mailbox.open = False
-    if mailbox.forks != _forks:
-        return  # A job of the call has forked: it goes on in the parent alone.
+    if mailbox.forks != lifecycle.forks:
+        return  # Work of the call has forked, and this is the child. The call goes on in the parent alone.
     cancel()
     try:
         while type(item := mailbox.get(timeout=timeout)) is not _End:
             if type(item) is _CallerWork:
                 item.refuse()
-        mailbox.put(item)  # for a thread that still waits for the next item
+        mailbox.put(item)  # Another thread may still wait for the next item.
     except Empty:
         pass
 
 
 def run(coroutine: Coroutine[Any, Any, T]) -> T:
-    """Runs the coroutine on the loop thread and waits for it.
+    """Run the coroutine on the loop thread, and wait for its result.
 
     Raises:
-        RuntimeError: The call was made on the loop thread itself.
+        RuntimeError: The call was made on the loop thread itself, or while the interpreter exits.
     """
     mailbox = _Mailbox()
     cancel = _start(coroutine, mailbox)
     try:
-        end = _wait(mailbox)
-    except BaseException:  # Ctrl-C: the call must not run on behind the caller's back.
+        end = _next_item(mailbox)
+    except BaseException:  # After Ctrl-C the call must not go on in the background.
         _abandon(mailbox, cancel)
         raise
     mailbox.open = False
@@ -304,39 +287,43 @@ def run(coroutine: Coroutine[Any, Any, T]) -> T:
 
 
 class SyncIteration(Generic[T]):
-    """An async generator, read from a thread: one task on the loop consumes it and hands its items over."""
+    """An async generator that is read from a thread.
+
+    Args:
+        generator: One task on the loop thread reads it, without waiting for the reader of this object.
+    """
 
     def __init__(self, generator: AsyncGenerator[T, None]) -> None:
         self._generator = generator
         self._mailbox: _Mailbox | None = None
         self._cancel: Callable[[], None] = lambda: None
         self._ended = False
-        self._forks = _forks
+        self._forks = lifecycle.forks
 
     def next(self) -> T:
-        """The next item; the first call starts the generator.
+        """Return the next item. The first call starts the generator.
 
         Raises:
-            StopIteration: There is none.
-            RuntimeError: The stream was made in another process.
+            StopIteration: The generator has ended, or was closed.
+            RuntimeError: The stream was opened in another process.
         """
-        if self._forks != _forks:
+        if self._forks != lifecycle.forks:
             raise RuntimeError("this stream was opened before a fork and can only be read in the parent process")
         if self._ended:
             raise StopIteration
         try:
             if self._mailbox is None:
                 mailbox = _Mailbox()
-                self._cancel = _start(_pump(self._generator, mailbox), mailbox)
+                self._cancel = _start(_put_items(self._generator, mailbox), mailbox)
                 self._mailbox = mailbox
-            item = _wait(self._mailbox)
+            item = _next_item(self._mailbox)
         except BaseException:
             if self._mailbox is not None:
                 self.close()
             raise
         if type(item) is not _End:
             return item  # type: ignore[no-any-return]
-        if self._ended:  # closed by another thread, which may still wait for the end
+        if self._ended:  # Another thread has closed the stream, and may still wait for the end.
             self._mailbox.put(item)
             raise StopIteration
         self._ended = True
@@ -345,25 +332,22 @@ class SyncIteration(Generic[T]):
         raise StopIteration
 
     def close(self) -> None:
-        """Stops the generator and waits until it has; nothing where it has ended."""
-        if self._ended or self._forks != _forks:
+        """Stop the generator, and return when it has stopped. Nothing happens if it has ended or never started."""
+        if self._ended or self._forks != lifecycle.forks:
             return
         self._ended = True
         if self._mailbox is not None:
             _abandon(self._mailbox, self._cancel)
 
     def drop(self) -> None:
-        """Stops the generator without waiting: for a stream that was forgotten half-read."""
-        if not self._ended and self._mailbox is not None and self._forks == _forks:
+        """Stop the generator without waiting: for a stream that is deleted before its end."""
+        if not self._ended and self._mailbox is not None and self._forks == lifecycle.forks:
             self._ended = True
             self._mailbox.open = False
             self._cancel()
 
 
-async def _pump(generator: AsyncGenerator[Any, None], mailbox: _Mailbox) -> None:
+async def _put_items(generator: AsyncGenerator[Any, None], mailbox: _Mailbox) -> None:
     async with aclosing(generator):
         async for item in generator:
             mailbox.put(item)
-
-
-Deltas = AsyncGenerator[ChatMessageStreamDelta, None]

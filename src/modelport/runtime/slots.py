@@ -1,6 +1,7 @@
-"""A call's slot among those under way at once, which all that work for the call hold until they are done.
+"""The concurrency slot of a call (`max_concurrency`), which is free only when everybody who works for the call is done.
 
-A thread can't be ended: where a caller leaves or its time is up it works on, and the slot is not free before it ends.
+The limit layer holds the slot, and so does each thread that does blocking work for the call, because a thread can't be
+ended: if the caller leaves, or the time of the call is up, the thread works on.
 """
 
 from __future__ import annotations
@@ -10,21 +11,26 @@ from typing import Protocol
 
 
 class Slot(Protocol):
-    """Is free once nobody holds it any more; any thread may hold it and let it go."""
+    """A slot with a count of holders; it is free when nobody holds it. Any thread may retain and release it."""
 
     def retain(self) -> bool:
-        """Holds it once more; False where it is free already, and the call so over."""
+        """Add a holder. Return False, and add none, if the slot is free already because the call has ended."""
         ...
 
     def release(self) -> None:
-        """Takes one `hold` back."""
+        """Remove a holder."""
         ...
 
 
-#: That of the call which works in this context. It is set around each read of its deltas, never over a `yield`.
-current: ContextVar[Slot | None] = ContextVar("modelport_place", default=None)
+#: The slot of the call that runs in this context. It is set around each read of the call's deltas, and never over a
+#: `yield`.
+current: ContextVar[Slot | None] = ContextVar("modelport_slot", default=None)
 
 
-def retained(slot: Slot | None) -> Slot | None:
-    """The slot, held once more for work that may outlast the call; `None` where there is none, or the call is over."""
+def retain(slot: Slot | None) -> Slot | None:
+    """Add a holder for work that may outlast the call.
+
+    Returns:
+        The slot, which the caller must release; `None` if there is no slot, or if the call has ended.
+    """
     return slot if slot is not None and slot.retain() else None

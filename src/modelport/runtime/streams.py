@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Callable
-from typing import TYPE_CHECKING, Any
+from collections.abc import AsyncGenerator
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from modelport.errors import ModelError, StreamInterrupted
 from modelport.types.deltas import ChatMessageStreamDelta, MessageBuilder
@@ -14,29 +14,28 @@ if TYPE_CHECKING:
 
     from modelport.runtime.portal import SyncIteration
 
-#: Runs a call: it yields the deltas of the response, and adds each to the builder.
-Run = Callable[[MessageBuilder], AsyncGenerator[ChatMessageStreamDelta, None]]
 
-
-def with_partial(error: ModelError, response: MessageBuilder, model_id: str | None, *, stream: bool) -> ModelError:
-    """Return the error that the caller gets, with what had arrived of the response.
+def raise_with_partial(
+    error: ModelError, response: MessageBuilder, model_id: str | None, *, delivered: bool
+) -> NoReturn:
+    """Raise the error of a call in the form that the caller gets, with what had arrived of the response.
 
     Args:
         error: The error that ended the call.
         response: What had arrived.
         model_id: The model that was called.
-        stream: Whether the caller has received what had arrived. The error then becomes `StreamInterrupted`, with the
-            original as its cause; otherwise it stays what it is.
+        delivered: Whether the caller has received what had arrived. The error is then raised as `StreamInterrupted`,
+            with the original error as its cause.
     """
     error.model_id = error.model_id or model_id
     if error.__suppress_context__:
         # The error was made from another library's exception, whose text and frames may hold a key.
         error.__context__ = None
     if not error.interrupts or isinstance(error, StreamInterrupted) or not response.delivered:
-        return error
-    if not stream:
+        raise error
+    if not delivered:
         error.partial = response.message()
-        return error
+        raise error
     interrupted = StreamInterrupted(
         f"The response was interrupted: {error.message.rstrip('.')}. The error's `partial` holds what had arrived.",
         partial=response.message(),
@@ -45,22 +44,21 @@ def with_partial(error: ModelError, response: MessageBuilder, model_id: str | No
         retry_after=error.retry_after,
     )
     interrupted.attempts = error.attempts
-    interrupted.__cause__ = error
-    return interrupted
+    raise interrupted from error
 
 
 class _ResponseStream:
     """What the streams for synchronous and asynchronous code have in common.
 
     Args:
-        run: Starts the call.
+        deltas: The deltas of the response; reading the first one sends the request.
         model_id: The model that is called.
     """
 
-    def __init__(self, run: Run, model_id: str | None) -> None:
-        self._response = MessageBuilder(model_id)
+    def __init__(self, deltas: AsyncGenerator[ChatMessageStreamDelta, None], model_id: str | None) -> None:
+        self._deltas = deltas
         self._model_id = model_id
-        self._deltas = run(self._response)
+        self._response = MessageBuilder(model_id)
 
     @property
     def message(self) -> ChatMessage:
@@ -98,11 +96,6 @@ class Stream(_ResponseStream):
     _iteration: SyncIteration[ChatMessageStreamDelta] | None = None
     _closed = False
 
-    def __init__(self, run: Run, model_id: str | None) -> None:
-        super().__init__(run, model_id)
-        # The event loop may be ahead of the caller, so what the caller has read is added up apart.
-        self._response = MessageBuilder(model_id)
-
     def __iter__(self) -> Stream:
         return self
 
@@ -113,7 +106,10 @@ class Stream(_ResponseStream):
             from modelport.runtime.portal import SyncIteration
 
             self._iteration = SyncIteration(self._deltas)
-        delta = self._iteration.next()
+        try:
+            delta = self._iteration.next()
+        except ModelError as error:
+            raise_with_partial(error, self._response, self._model_id, delivered=True)
         self._response.add(delta)
         return delta
 
@@ -140,8 +136,13 @@ class AsyncStream(_ResponseStream):
     def __aiter__(self) -> AsyncStream:
         return self
 
-    def __anext__(self) -> Awaitable[ChatMessageStreamDelta]:
-        return self._deltas.__anext__()
+    async def __anext__(self) -> ChatMessageStreamDelta:
+        try:
+            delta = await self._deltas.__anext__()
+        except ModelError as error:
+            raise_with_partial(error, self._response, self._model_id, delivered=True)
+        self._response.add(delta)
+        return delta
 
     async def close(self) -> None:
         """Stop the engine, and return when it has stopped."""

@@ -13,17 +13,20 @@ from modelport.types.output_types import Grammar
 from modelport.types.tools import Tool, ToolChoice
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@dataclass(slots=True, repr=False)
 class Timeouts:
     """The time limits of a call, in seconds; `None` for no limit.
+
+    All requests that the layers derive from one call share this object. A call is checked when it is made, but it
+    starts when its first delta is read; so `Model` sets the deadline here after the layers have received the request.
 
     Args:
         timeout: For the whole call: every attempt, every wait and the complete response.
         first_token_timeout: For one attempt, up to its first delta (up to the complete response if the call does not
             stream). The time that a request waits in this model's own rate limits does not count.
         idle_timeout: Between two deltas.
-        deadline: The time at which `timeout` ends, on the clock of the running event loop. `Model` sets it once, when
-            the call starts.
+        deadline: The time at which `timeout` ends, on the clock of the running event loop; `None` until the call
+            starts, and for a call without `timeout`.
     """
 
     timeout: float | None = 600.0
@@ -31,18 +34,14 @@ class Timeouts:
     idle_timeout: float | None = None
     deadline: float | None = None
 
-    def started(self, now: float) -> Timeouts:
-        """The time limits of a call that starts now: `timeout` sets a deadline, unless an earlier one is set.
+    def start(self, now: float) -> None:
+        """Set the deadline of a call that starts now, unless an earlier deadline is set.
 
         Args:
             now: The time on the clock of the running event loop, in seconds.
         """
-        if self.timeout is None:
-            return self
-        deadline = now + self.timeout
-        if self.deadline is not None and self.deadline < deadline:
-            return self
-        return Timeouts(self.timeout, self.first_token_timeout, self.idle_timeout, deadline)
+        if self.timeout is not None and (self.deadline is None or now + self.timeout < self.deadline):
+            self.deadline = now + self.timeout
 
 
 _DEFAULT_CAPABILITIES = Capabilities()
@@ -75,7 +74,7 @@ class Request:
     tool_choice: ToolChoice = "auto"
     parameters: Mapping[str, Any] = field(default_factory=dict)
     stream: bool = False
-    timeouts: Timeouts = Timeouts()
+    timeouts: Timeouts = field(default_factory=Timeouts)
     capabilities: Capabilities = _DEFAULT_CAPABILITIES
     on_sent: Callable[[], None] | None = None
 

@@ -25,9 +25,11 @@ from modelport import (
     UnsupportedFeature,
     VLLMModel,
 )
-from modelport.local.token_model import EngineRequest, Prompt
-from modelport.local.vllm.core import _error_from
-from modelport.local.vllm.starting import begins_apart
+from modelport.local.token_engine import EngineRequest, Prompt
+from modelport.local.vllm.processes import needs_caller_script
+from modelport.local.vllm.shared_engine import engine_error
+
+pytestmark = pytest.mark.engine
 
 CAPITAL = "What is the capital of France? Answer in one sentence."
 
@@ -324,8 +326,8 @@ def test_classes_of_a_script_need_the_script(model: VLLMModel) -> None:
     Mine.__module__, Mine.__qualname__ = "__main__", "Mine"
     __main__.Mine = Mine  # type: ignore[attr-defined]
     try:
-        assert begins_apart({"dtype": "float32", "logits_processors": None})
-        assert not begins_apart({"logits_processors": [Mine]})
+        assert not needs_caller_script({"dtype": "float32", "logits_processors": None})
+        assert needs_caller_script({"logits_processors": [Mine]})
     finally:
         del __main__.Mine  # type: ignore[attr-defined]
 
@@ -336,9 +338,9 @@ def test_failures_of_vllm_have_types_of_ours() -> None:
 
     failed = EngineGenerateError()
     failed.__cause__ = RuntimeError("out of tea")
-    told = _error_from(failed)
+    told = engine_error(failed)
     assert isinstance(told, ServerError) and "out of tea" in str(told)
-    assert type(_error_from(QueueOverflowError())).__name__ == "RateLimited"
+    assert type(engine_error(QueueOverflowError())).__name__ == "RateLimited"
 
 
 def test_the_environment_is_as_it_was(model: VLLMModel) -> None:

@@ -15,7 +15,7 @@ from tests.servers.smollm2 import as_hub_cache
 from tests.servers.vllm_env import ENGINE, use_variables, vllm_environment
 from tests.test_examples import SWITCHED, run
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.engine, pytest.mark.timeout(300)]
 
 #: The page of smolagents' reference, with the import changed: a script, without `if __name__ == "__main__"`.
 REFERENCE = """

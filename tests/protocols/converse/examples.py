@@ -10,11 +10,11 @@ from botocore.serialize import create_serializer
 
 from modelport import AmazonBedrockServerModel, ChatMessageStreamDelta, Request
 from modelport.protocols.converse.request import ConverseCall, converse_call_from
-from modelport.testing.checks.structured_output import picture
+from modelport.testing.checks.images import solid_png
 from tests.servers.bedrock_rules import check, service
 
 CLAUDE, NOVA, LLAMA = "us.anthropic.claude-sonnet-4-5-20250929-v1:0", "amazon.nova-pro-v1:0", "meta.llama3-1-70b-v1:0"
-PNG = picture((200, 30, 30))
+PNG = solid_png((200, 30, 30))
 PDF = "data:application/pdf;base64," + base64.b64encode(b"%PDF-1.7").decode()
 PDF_PART = {"type": "file", "file": {"filename": "a.pdf", "file_data": PDF}}
 WEATHER_TOOL: dict[str, Any] = {

@@ -9,7 +9,7 @@ from typing import Any
 
 from modelport import LiteLLMModel
 from modelport.remote.litellm.package import litellm_package
-from tests.remote.playing import ask, model_for
+from tests.remote.matrix_runner import ask, model_for
 from tests.servers.faults import FaultServer
 
 KEY = "sk-of-litellm-0123456789"

@@ -21,7 +21,7 @@ from modelport.errors import (
 )
 from tests.remote.litellm.helpers import warm_up
 from tests.remote.matrix import ANSWER, TOOL
-from tests.remote.playing import KEY, ask, model_for
+from tests.remote.matrix_runner import KEY, ask, model_for
 from tests.servers.faults import Call, Fault, FaultServer, Reply
 
 BACKENDS = ("litellm", "litellm-router", "litellm-http")

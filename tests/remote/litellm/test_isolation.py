@@ -17,7 +17,7 @@ from modelport import LiteLLMModel
 from modelport.remote.litellm.package import litellm_package
 from tests.remote.litellm.helpers import RecordingCallback, success_callback
 from tests.remote.matrix import ANSWER
-from tests.remote.playing import KEY, model_for
+from tests.remote.matrix_runner import KEY, model_for
 from tests.servers.faults import Fault, FaultServer, Recorded
 
 BACKENDS = ("litellm", "litellm-router", "litellm-http", "litellm-anthropic")

@@ -8,7 +8,7 @@ import pytest
 
 from tests.remote.litellm.helpers import warm_up
 from tests.remote.matrix import COLUMNS, Row, cells
-from tests.remote.playing import play
+from tests.remote.matrix_runner import run_cell
 from tests.servers.faults import FaultServer
 
 CELLS = cells(litellm=True)
@@ -24,4 +24,4 @@ def shared_server() -> Iterator[FaultServer]:
 @pytest.mark.timeout(90)
 @pytest.mark.parametrize(("column", "row", "way"), CELLS, ids=[f"{c}: {row.name} - {way}" for c, row, way in CELLS])
 def test_fault_has_the_result_of_the_matrix(server: FaultServer, column: str, row: Row, way: str) -> None:
-    play(server, column, row, way)
+    run_cell(server, column, row, way)

@@ -22,7 +22,7 @@ from modelport.errors import (
 from modelport.remote.litellm.package import litellm_package
 from tests.remote.litellm.helpers import OTHER_KEY, ROUTER_KEY, deployments_on
 from tests.remote.matrix import ANSWER, BEGINNING, WAYS
-from tests.remote.playing import QUICK, ask
+from tests.remote.matrix_runner import QUICK, ask
 from tests.servers.faults import OK, Fault, FaultServer
 from tests.servers.llamacpp import llama_server
 from tests.servers.redis import redis_server

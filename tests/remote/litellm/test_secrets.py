@@ -11,7 +11,7 @@ import pytest
 from modelport.errors import ModelError
 from tests.remote.leaking import everything, leaks
 from tests.remote.litellm.helpers import warm_up
-from tests.remote.playing import KEY, model_for
+from tests.remote.matrix_runner import KEY, model_for
 from tests.servers.faults import Fault, FaultServer, sse
 
 ECHO = f"Incorrect API key provided: {KEY}. You sent 'Bearer {KEY}'."

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from tests.test_soak import soak
+from tests.test_soak import run_soak
 
 
 @pytest.mark.timeout(600)
 def test_failed_and_cancelled_calls_leave_no_resources_behind() -> None:
-    soak("litellm", "litellm-router", "litellm-http")
+    run_soak("litellm", "litellm-router", "litellm-http")

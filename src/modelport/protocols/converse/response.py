@@ -22,7 +22,7 @@ from modelport.errors import InvalidToolCall, MalformedResponse
 from modelport.protocols.converse.request import ConverseCall
 from modelport.types.deltas import ChatMessageStreamDelta, ChatMessageToolCallStreamDelta
 from modelport.types.messages import ChatMessageToolCallFunction
-from modelport.types.usage import TokenUsage, count_from
+from modelport.types.usage import TokenUsage, token_count_from
 
 _FINISH_REASONS = {
     "end_turn": "stop", "stop_sequence": "stop", "tool_use": "tool_calls", "malformed_tool_use": "tool_calls",
@@ -232,11 +232,11 @@ def usage_from(usage: Mapping[str, Any]) -> TokenUsage:
     Bedrock counts the tokens that are read from and written to the cache separately from the other input tokens.
     modelport's input tokens include both.
     """
-    cached = count_from(usage.get("cacheReadInputTokens"))
-    input_tokens = count_from(usage.get("inputTokens"))
+    cached = token_count_from(usage.get("cacheReadInputTokens"))
+    input_tokens = token_count_from(usage.get("inputTokens"))
     if input_tokens is not None:
-        input_tokens += (cached or 0) + (count_from(usage.get("cacheWriteInputTokens")) or 0)
-    return TokenUsage(input_tokens, count_from(usage.get("outputTokens")), cached)
+        input_tokens += (cached or 0) + (token_count_from(usage.get("cacheWriteInputTokens")) or 0)
+    return TokenUsage(input_tokens, token_count_from(usage.get("outputTokens")), cached)
 
 
 def _require_text(value: Any) -> str:

@@ -12,8 +12,8 @@ from modelport import __version__
 from modelport.errors import AuthenticationError, InvalidRequest, MissingDependency
 from modelport.remote.bedrock.errors import NO_CREDENTIALS, model_error_from
 from modelport.remote.bedrock.log_filter import redact_in_logs
-from modelport.remote.http.redaction import Hidden
-from modelport.remote.http.transport import CONNECT_TIMEOUT
+from modelport.remote.http.connections import CONNECT_TIMEOUT
+from modelport.remote.http.redaction import HiddenStr
 from modelport.secrets import Secret
 
 #: How many idle connections the client keeps. The number of concurrent requests is limited by `max_concurrency`.
@@ -41,7 +41,7 @@ def make_client(
     secrets = [api_key, *(value for value in settings.values() if isinstance(value, Secret))]
     redact_in_logs(secret.reveal() for secret in secrets if secret)
     arguments = {
-        name: Hidden(value.reveal()) if isinstance(value, Secret) else value for name, value in settings.items()
+        name: HiddenStr(value.reveal()) if isinstance(value, Secret) else value for name, value in settings.items()
     }
     defaults: dict[str, Any] = {
         "connect_timeout": CONNECT_TIMEOUT, "read_timeout": None, "tcp_keepalive": True,
@@ -125,7 +125,7 @@ class _BearerTokenProvider:
         self._key = key
 
     def load_token(self, **kwargs: Any) -> Any:
-        return boto_packages()[1].tokens.FrozenAuthToken(Hidden(self._key.reveal()))
+        return boto_packages()[1].tokens.FrozenAuthToken(HiddenStr(self._key.reveal()))
 
 
 def _check_region(session: Any, region: str, endpoint: str) -> None:
@@ -137,5 +137,6 @@ def _check_region(session: Any, region: str, endpoint: str) -> None:
     hint = f"did you mean {' or '.join(map(repr, close))}? " if close else ""
     raise InvalidRequest(
         f"region_name={region!r}: boto3 knows no such AWS region; {hint}For a region that is newer than your boto3, "
-        "update boto3 or pass api_base='https://bedrock-runtime.REGION.amazonaws.com'"
+        "update boto3 or pass api_base='https://bedrock-runtime.REGION.amazonaws.com'",
+        hint="The option --api-base sets the address.",
     )

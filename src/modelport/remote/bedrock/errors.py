@@ -108,7 +108,7 @@ def model_error_from(error: Exception) -> ModelError | None:
     if isinstance(error, credentials) or type(error).__name__.startswith("Login"):
         return AuthenticationError(f"The AWS credentials can't be used: {_on_one_line(error)}. {NO_CREDENTIALS}")
     if isinstance(error, boto.NoRegionError):
-        return InvalidRequest(_NO_REGION)
+        return InvalidRequest(_NO_REGION, hint="The option --set region_name=us-east-1 names the region.")
     if isinstance(error, boto.ParamValidationError):
         return InvalidRequest(f"The Converse API does not accept this request: {_on_one_line(error, 600)}.")
     if isinstance(error, boto.SSLError):

@@ -9,7 +9,7 @@ import logging
 import re
 from collections.abc import Iterable
 
-from modelport.remote.http.redaction import Hidden
+from modelport.remote.http.redaction import HiddenStr
 
 #: The loggers of botocore that log headers, canonical requests and bodies.
 LOGGERS = ("botocore.endpoint", "botocore.auth", "botocore.parsers")
@@ -21,7 +21,7 @@ class _RedactingFilter(logging.Filter):
 
     def __init__(self) -> None:
         super().__init__()
-        self.keys: set[Hidden] = set()
+        self.keys: set[HiddenStr] = set()
 
     def filter(self, record: logging.LogRecord) -> bool:
         message = record.getMessage()
@@ -38,6 +38,6 @@ _redacting_filter = _RedactingFilter()
 
 def redact_in_logs(keys: Iterable[str]) -> None:
     """Redact these keys, and the headers that hold keys, in everything that botocore logs from now on."""
-    _redacting_filter.keys |= {Hidden(key) for key in keys if key}
+    _redacting_filter.keys |= {HiddenStr(key) for key in keys if key}
     for name in LOGGERS:
         logging.getLogger(name).addFilter(_redacting_filter)  # A logger ignores a filter that it already has.

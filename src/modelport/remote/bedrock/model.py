@@ -14,7 +14,7 @@ from modelport.protocols.converse.request import converse_call_from
 from modelport.protocols.converse.response import ConverseResponseReader
 from modelport.remote.bedrock.client import check_client, make_client, max_attempts_of
 from modelport.remote.bedrock.transport import BotoTransport
-from modelport.remote.http.redaction import without_secrets
+from modelport.remote.http.redaction import redact
 from modelport.remote.schema_subsets import BEDROCK as BEDROCK_SCHEMAS
 from modelport.secrets import Secret
 from modelport.types.capabilities import Capabilities
@@ -136,7 +136,8 @@ class AmazonBedrockServerModel(Model):
         if not isinstance(model_id, str) or not model_id or not model_id.isprintable() or " " in model_id:
             raise InvalidRequest(
                 f"model_id={model_id!r}: name the model, as AmazonBedrockServerModel('us.amazon.nova-pro-v1:0'); "
-                "`aws bedrock list-inference-profiles` lists those of your account"
+                "`aws bedrock list-inference-profiles` lists those of your account",
+                hint="The option -m names backend and model, for example -m bedrock/us.amazon.nova-pro-v1:0.",
             )
         check_kind(Mapping, client_kwargs=client_kwargs)
         check_kind(str, region_name=region_name, profile_name=profile_name, api_base=api_base)
@@ -176,7 +177,7 @@ class AmazonBedrockServerModel(Model):
         return BotoTransport(make=lambda: make_client(*arguments))
 
     def _declare(self) -> Capabilities:
-        return self.declared_capabilities.profiled(self.model_id, PROFILES)
+        return self.declared_capabilities.with_profiles(self.model_id, PROFILES)
 
     async def deltas(self, request: Request) -> AsyncGenerator[ChatMessageStreamDelta, None]:
         """Run one request; see `Model.deltas`."""
@@ -203,7 +204,7 @@ class AmazonBedrockServerModel(Model):
         """Redact in the error's message the keys that were sent, which some services quote."""
         secrets = [self.api_key, *(v for v in (self.client_kwargs or {}).values() if isinstance(v, Secret))]
         secrets += [Secret(env=name) for name in (*_KEY_VARIABLES.values(), "AWS_BEARER_TOKEN_BEDROCK")]
-        text = without_secrets(error.message, [secret.reveal() for secret in secrets if secret])
+        text = redact(error.message, [secret.reveal() for secret in secrets if secret])
         error.args = (text, *error.args[1:])
         return error
 

@@ -29,7 +29,7 @@ from typing import Any, NamedTuple
 
 from modelport.errors import ConnectionFailed
 from modelport.remote.bedrock.errors import model_error_from
-from modelport.remote.http.transport import DRAIN_TIMEOUT, ERROR_SIZE, ERROR_TIMEOUT
+from modelport.remote.http.bodies import DRAIN_TIMEOUT, ERROR_BODY_TIMEOUT, MAX_ERROR_BODY_SIZE
 from modelport.runtime.threads import in_thread, iterate_in_thread
 
 
@@ -294,12 +294,12 @@ def _with_body_read(response: Any) -> Any:
     boto3 discards the status of a response whose body is truncated, broken or stalled.
     """
     if (connection := _current_connection.get()) is not None:
-        connection.limit_reads(ERROR_TIMEOUT)
-    body, deadline = bytearray(), time.monotonic() + ERROR_TIMEOUT
+        connection.limit_reads(ERROR_BODY_TIMEOUT)
+    body, deadline = bytearray(), time.monotonic() + ERROR_BODY_TIMEOUT
     try:
         for chunk in response.stream(1):  # A read of more bytes would lose those received before the connection breaks.
             body += chunk
-            if len(body) >= ERROR_SIZE or time.monotonic() > deadline:
+            if len(body) >= MAX_ERROR_BODY_SIZE or time.monotonic() > deadline:
                 break
     except Exception:
         pass  # The status is known, whatever broke the body.

@@ -43,7 +43,7 @@ def known_capabilities(base: Capabilities, model_id: str, provider: str | None, 
         ) from None
     accepted = set(litellm.get_supported_openai_params(model, custom_llm_provider=provider) or ())
     if not accepted:
-        result = base.replace(refused=frozenset(RETRY_PARAMETERS)).profiled(model_id, PROFILES)
+        result = base.replace(refused=frozenset(RETRY_PARAMETERS)).with_profiles(model_id, PROFILES)
         return result.replace(grammars=base.grammars)
     rows = [row for name in (model_id, f"{provider}/{model}", model) if (row := litellm.model_cost.get(name))]
     known = next((row for row in rows if row.get("litellm_provider") == provider and _has_support_flags(row)), None)
@@ -70,7 +70,7 @@ def known_capabilities(base: Capabilities, model_id: str, provider: str | None, 
         "refused": refused - _TIMEOUT_PARAMETERS | {*RETRY_PARAMETERS},
     }
     # A profile must not add features that LiteLLM does not pass on, such as OpenAI's custom tools for grammars.
-    result = base.replace(**changes).profiled(model_id, PROFILES).replace(grammars=changes["grammars"])
+    result = base.replace(**changes).with_profiles(model_id, PROFILES).replace(grammars=changes["grammars"])
     return result if "max_completion_tokens" in accepted else result.replace(renamed={})
 
 

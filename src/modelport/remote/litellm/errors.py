@@ -27,9 +27,8 @@ from modelport.errors import (
     UnsupportedFeature,
 )
 from modelport.protocols.chat_completions.errors import error_from
-from modelport.remote.http.errors import httpx_error, is_unsendable
-from modelport.remote.http.redaction import secrets_in, without_secrets
-from modelport.remote.http.transport import fault_of
+from modelport.remote.http.errors import error_from_aiohttp, error_from_httpx, is_encoding_error
+from modelport.remote.http.redaction import redact, secrets_in
 from modelport.remote.litellm.package import litellm_package
 from modelport.secrets import names_secret
 
@@ -46,7 +45,7 @@ def model_error_from(error: Exception, secrets: Iterable[str]) -> ModelError:
     """
     result = _classify(error)
     in_environment = secrets_in({name: value for name, value in os.environ.items() if names_secret(name)})
-    result.args = (without_secrets(result.message, {*secrets, *in_environment}),)
+    result.args = (redact(result.message, {*secrets, *in_environment}),)
     return result
 
 
@@ -60,10 +59,10 @@ def _classify(error: Exception) -> ModelError:
         if isinstance(cause, ModelError):  # The guard of the HTTP client raised this error.
             return cause.with_traceback(None)  # The traceback's frames hold the headers.
         if isinstance(cause, aiohttp.ClientError):
-            return fault_of(cause)
+            return error_from_aiohttp(cause)
         if isinstance(cause, httpx.TransportError) and not isinstance(_cause_of(cause), aiohttp.ClientError):
-            return httpx_error(cause)
-        if is_unsendable(cause):
+            return error_from_httpx(cause)
+        if is_encoding_error(cause):
             return InvalidRequest(f"The request has a value that can't be sent ({type(cause).__name__}: {cause}).")
         if isinstance(cause, json.JSONDecodeError | UnicodeDecodeError):
             return MalformedResponse(f"The service sent broken JSON ({type(cause).__name__}).")

@@ -27,8 +27,8 @@ from inspect import CORO_CREATED, getcoroutinestate
 from typing import Any, TypeVar
 from weakref import WeakSet
 
-from modelport.remote.http.vendor_clients import guard
-from modelport.runtime.portal import apart_from_caller
+from modelport.remote.http.httpx_clients import install_response_hook
+from modelport.runtime.portal import context_without_caller
 
 T = TypeVar("T")
 _current_call: ContextVar[_IsolatedCall | None] = ContextVar("modelport_litellm_call", default=None)
@@ -81,7 +81,7 @@ class ClientIsolation:
     def start_callback(self, callback: Coroutine[Any, Any, Any]) -> None:
         """Run a callback of LiteLLM's concurrently with the call."""
         self._callbacks_not_started.add(callback)
-        task = self.loop.create_task(self._run_callback(callback), context=apart_from_caller())
+        task = self.loop.create_task(self._run_callback(callback), context=context_without_caller())
         self._callback_tasks.add(task)
         task.add_done_callback(self._callback_tasks.discard)
 
@@ -117,7 +117,7 @@ def _guard_http_clients(client: Any) -> None:
     inner: tuple[Any, Any] = getattr(client, "client", None), getattr(client, "_client", None)
     for http_client in inner:
         if hasattr(http_client, "event_hooks") and hasattr(http_client, "aclose"):
-            guard(http_client)
+            install_response_hook(http_client)
             if hasattr(client, "event_hooks"):
                 # LiteLLM passes these hooks to the HTTP client that it makes after a lost connection.
                 client.event_hooks = http_client.event_hooks

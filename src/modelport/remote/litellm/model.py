@@ -6,15 +6,15 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Any, ClassVar
 
 from modelport.errors import AuthenticationError, InvalidRequest, MalformedResponse, ModelError
-from modelport.inputs.parameters import EFFORTS
+from modelport.inputs.parameters import REASONING_EFFORTS
 from modelport.inputs.settings import check_kind
 from modelport.layers.retry import RetryPolicy
 from modelport.model import Model
 from modelport.protocols.chat_completions.request import body_from
 from modelport.protocols.chat_completions.response import ChatResponseReader
-from modelport.remote.http.outgoing import check_headers
-from modelport.remote.http.redaction import Hidden
-from modelport.remote.http.transport import CONNECT_TIMEOUT
+from modelport.remote.http.connections import CONNECT_TIMEOUT
+from modelport.remote.http.redaction import HiddenStr
+from modelport.remote.http.requests import check_headers
 from modelport.remote.litellm.capabilities import RETRY_PARAMETERS, common_capabilities, known_capabilities
 from modelport.remote.litellm.errors import model_error_from
 from modelport.remote.litellm.isolation import ClientIsolation
@@ -77,7 +77,7 @@ class LiteLLMModel(Model):
         logprobs=True,
         seed=True,
         reasoning=True,
-        reasoning_efforts=frozenset(EFFORTS),
+        reasoning_efforts=frozenset(REASONING_EFFORTS),
         usage=True,
         cached_tokens=True,
     )
@@ -100,7 +100,10 @@ class LiteLLMModel(Model):
         check_kind(bool, accept_missing_finish=accept_missing_finish)
         model_id = model_id or DEFAULT_MODEL
         if api_base is not None and not api_base.startswith(("http://", "https://")):
-            raise InvalidRequest(f"api_base={api_base!r}: must be a URL such as 'http://localhost:8000/v1'")
+            raise InvalidRequest(
+                f"api_base={api_base!r}: must be a URL such as 'http://localhost:8000/v1'",
+                hint="The option --api-base sets the address.",
+            )
         for name in RETRY_PARAMETERS:
             if (retries := settings.pop(name, None)) is not None:
                 if not isinstance(retries, int):
@@ -155,11 +158,11 @@ class LiteLLMModel(Model):
         try:
             response = await isolation.run(self._complete(arguments))
             if not request.stream:
-                yield reader.whole(response_dict(response))
+                yield reader.read_response(response_dict(response))
                 return
             stream = ResponseStream(response, isolation)
             async for chunk in stream.chunks():
-                if (delta := reader.chunk(chunk)) is not None:
+                if (delta := reader.read_chunk(chunk)) is not None:
                     has_content = has_content or delta.delivers
                     yield delta
         except ModelError:
@@ -174,8 +177,8 @@ class LiteLLMModel(Model):
         assert stream is not None
         if not has_content and stream.has_only_ending():
             raise MalformedResponse("The service sent no stream, or a stream without any part of a response.")
-        reader.chunk(stream.ending())
-        yield reader.end()
+        reader.read_chunk(stream.ending())
+        yield reader.finish()
 
     def _arguments(self, request: Request) -> dict[str, Any]:
         """The arguments of `litellm.acompletion`."""
@@ -188,7 +191,7 @@ class LiteLLMModel(Model):
         if self.api_base is not None:
             arguments["api_base"] = self.api_base
         if self.api_key is not None:
-            arguments["api_key"] = Hidden(self.api_key.reveal())
+            arguments["api_key"] = HiddenStr(self.api_key.reveal())
         return arguments
 
     def _body(self, request: Request) -> dict[str, Any]:

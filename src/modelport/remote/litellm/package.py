@@ -8,7 +8,7 @@ import os
 from contextlib import suppress
 from typing import Any
 
-from modelport.remote.http.transport import require
+from modelport.remote.http.packages import require
 from modelport.remote.litellm.isolation import isolate_clients
 
 

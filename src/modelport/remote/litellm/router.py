@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 from modelport.errors import InvalidRequest, MissingDependency, ModelError
 from modelport.inputs.settings import check_kind
-from modelport.remote.http.redaction import Hidden
+from modelport.remote.http.redaction import HiddenStr
 from modelport.remote.litellm.capabilities import RETRY_PARAMETERS
 from modelport.remote.litellm.errors import model_error_from
 from modelport.remote.litellm.model import TEXT_ONLY_PROVIDERS, LiteLLMModel
@@ -231,7 +231,7 @@ def _with_revealed_secrets(value: Any) -> Any:
         AuthenticationError: A variable is not set; the message names it.
     """
     if isinstance(value, Secret):
-        return Hidden(value.reveal())
+        return HiddenStr(value.reveal())
     if isinstance(value, Mapping):
         return {key: _with_revealed_secrets(item) for key, item in value.items()}
     if isinstance(value, list):
