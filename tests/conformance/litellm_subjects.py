@@ -54,7 +54,7 @@ def real_weights(folder: Path, make: MakeModel, server_count: int = 1) -> Iterat
             )
         )
         # `busy` is left out: llama.cpp's server computes a non-streaming response to its end even if the client closes
-        # the connection. tests/remote/litellm/test_litellm.py checks that closing a stream frees the server.
+        # the connection. tests/remote/litellm/test_end_to_end.py checks that closing a stream frees it.
         yield Subject(
             make=lambda: model,
             prompts={"too long": TOO_LONG},
@@ -85,7 +85,7 @@ SUBJECTS: dict[str, Callable[[Path], AbstractContextManager[Subject]]] = {
     "litellm-router": lambda folder: real_weights(folder, router_model, server_count=2),
     "litellm-router-mocked": lambda folder: fixed_responses(router_model),
     # LiteLLM requires version 2 of the openai package.
-    "openai-sdk-2": lambda folder: subjects.served(folder, client_kwargs={"timeout": 60}),
+    "openai-sdk-2": lambda folder: subjects.on_llamacpp_server(folder, client_kwargs={"timeout": 60}),
 }
 _NO_REASONING = dict.fromkeys(
     ("reasoning", "a form after thinking"), "SmolLM2 does not reason; the backends with fixed responses do"

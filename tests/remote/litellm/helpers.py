@@ -30,7 +30,8 @@ def model_on(server: FaultServer, model_id: str = "openai/m", **settings: Any) -
 
 
 def warm_up(server: FaultServer, backends: Iterable[str]) -> None:
-    """Makes a first call on each backend: imports at the first calls of a process take longer than some time limits."""
+    """Make a first call on each backend: imports at the first calls of a process take longer than some time limits."""
+    litellm_package()  # On a busy machine, the import takes longer than the models' time-out.
     for backend in backends:
         for way in ("sync", "async streamed"):
             ask(model_for(server, backend), way)
@@ -50,7 +51,7 @@ class RecordingCallback:
 
 @contextmanager
 def success_callback(callback: Any) -> Iterator[None]:
-    """Registers an async callback with LiteLLM, as users do, and removes it afterwards."""
+    """Register an async callback with LiteLLM, as users do, and remove it afterwards."""
     litellm = litellm_package()
     litellm.success_callback.append(callback)
     try:

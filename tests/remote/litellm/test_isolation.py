@@ -71,7 +71,8 @@ def server(backend: str) -> Iterator[FaultServer]:
 
 @pytest.fixture
 def make(server: FaultServer, backend: str) -> Callable[[], Any]:
-    """Makes a model of the backend."""
+    """Make a model of the backend."""
+    litellm_package()  # On a busy machine, the import takes longer than the models' time-out.
 
     def make() -> Any:
         if backend == "litellm-anthropic":

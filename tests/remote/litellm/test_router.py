@@ -49,7 +49,7 @@ def b(two_servers: tuple[FaultServer, FaultServer]) -> FaultServer:
 
 
 def ask_without_closing(model: Model, way: str) -> ChatMessage:
-    """Calls the model in one of the four ways. `ask` would close the model, which forgets the Router's cooldowns."""
+    """Call the model in one of the four ways. `ask` would close the model, which forgets the Router's cooldowns."""
     if way == "sync":
         return model.generate("hi")
     if way == "sync streamed":

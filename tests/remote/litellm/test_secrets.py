@@ -9,9 +9,9 @@ from collections.abc import Iterator
 import pytest
 
 from modelport.errors import ModelError
-from tests.remote.leaking import everything, leaks
 from tests.remote.litellm.helpers import warm_up
 from tests.remote.matrix_runner import KEY, model_for
+from tests.remote.secret_leaks import leaks, text_of_failed_call
 from tests.servers.faults import Fault, FaultServer, sse
 
 ECHO = f"Incorrect API key provided: {KEY}. You sent 'Bearer {KEY}'."
@@ -53,4 +53,4 @@ def test_failed_call_shows_no_key(
                 asyncio.run(model.agenerate("hello"))
             else:
                 list(model.generate_stream("hello"))
-        assert KEY not in everything(raised.value, model, caplog.records, __file__)
+        assert KEY not in text_of_failed_call(raised.value, model, caplog.records, __file__)

@@ -113,7 +113,7 @@ def merge_guardrail(fields: dict[str, Any], stream: bool) -> dict[str, Any]:
 
 
 def add_cache_points(arguments: dict[str, Any], sections: Any) -> None:
-    """Adds a cache point at the end of each of the sections.
+    """Add a cache point at the end of each of the sections.
 
     Args:
         arguments: The arguments of the call; changed in place.
@@ -150,7 +150,7 @@ def add_cache_points(arguments: dict[str, Any], sections: Any) -> None:
 
 
 def _set_at_path(fields: dict[str, Any], path: str, value: Any) -> None:
-    """Sets the field at a dotted path, together with the fields that the service requires beside it."""
+    """Set the field at a dotted path, together with the fields that the service requires beside it."""
     *parents, last = path.split(".")
     parent = fields
     for key in parents:

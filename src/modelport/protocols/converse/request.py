@@ -153,7 +153,7 @@ def _system_and_turns(
 
 
 def _check_media(blocks: list[Block]) -> None:
-    """Checks the number of images and documents of a turn, and that a document comes with text."""
+    """Check the number of images and documents of a turn, and that a document comes with text."""
     result_blocks = [inner for block in blocks for inner in block.get("toolResult", {}).get("content", ())]
     images, documents = (sum(kind in block for block in [*blocks, *result_blocks]) for kind in ("image", "document"))
     if images > MAX_IMAGES or documents > MAX_DOCUMENTS:
@@ -165,7 +165,7 @@ def _check_media(blocks: list[Block]) -> None:
 
 
 def _check_tool_results(turns: list[dict[str, Any]]) -> None:
-    """Checks that every call has its result in the turn after it, and every result its call in the turn before."""
+    """Check that every call has its result in the turn after it, and every result its call in the turn before."""
     call_ids: list[str] = []
     for turn in [*turns, {"content": ()}]:
         result_ids = [block["toolResult"]["toolUseId"] for block in turn["content"] if "toolResult" in block]

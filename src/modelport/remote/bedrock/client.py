@@ -98,7 +98,7 @@ def boto_packages() -> tuple[Any, Any]:
 
 
 def check_client(client: Any) -> None:
-    """Checks that a client of the caller's can be used.
+    """Check that a client of the caller's can be used.
 
     Raises:
         InvalidRequest: The client is for another service, too old, or asynchronous.
@@ -129,7 +129,7 @@ class _BearerTokenProvider:
 
 
 def _check_region(session: Any, region: str, endpoint: str) -> None:
-    """Checks that the region exists. Otherwise the first call would fail because its host name can't be resolved."""
+    """Check that the region exists. Otherwise the first call would fail because its host name can't be resolved."""
     known = {name for p in session.get_available_partitions() for name in session.get_available_regions("ec2", p)}
     if region in known or f".{region}.amazonaws.com" not in endpoint:
         return

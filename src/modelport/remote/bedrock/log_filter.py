@@ -37,7 +37,7 @@ _redacting_filter = _RedactingFilter()
 
 
 def redact_in_logs(keys: Iterable[str]) -> None:
-    """Redacts these keys, and the headers that hold keys, in everything that botocore logs from now on."""
+    """Redact these keys, and the headers that hold keys, in everything that botocore logs from now on."""
     _redacting_filter.keys |= {HiddenStr(key) for key in keys if key}
     for name in LOGGERS:
         logging.getLogger(name).addFilter(_redacting_filter)  # A logger ignores a filter that it already has.

@@ -180,7 +180,7 @@ class AmazonBedrockServerModel(Model):
         return self.declared_capabilities.with_profiles(self.model_id, PROFILES)
 
     async def deltas(self, request: Request) -> AsyncGenerator[ChatMessageStreamDelta, None]:
-        """Runs one request; see `Model.deltas`."""
+        """Run one request; see `Model.deltas`."""
         call = converse_call_from(request, self.model_id)
         reader = ConverseResponseReader(call)
         try:
@@ -201,7 +201,7 @@ class AmazonBedrockServerModel(Model):
             raise self._redact(error) from None
 
     def _redact(self, error: ModelError) -> ModelError:
-        """Redacts in the error's message the keys that were sent, which some services quote."""
+        """Redact in the error's message the keys that were sent, which some services quote."""
         secrets = [self.api_key, *(v for v in (self.client_kwargs or {}).values() if isinstance(v, Secret))]
         secrets += [Secret(env=name) for name in (*_KEY_VARIABLES.values(), "AWS_BEARER_TOKEN_BEDROCK")]
         text = redact(error.message, [secret.reveal() for secret in secrets if secret])
@@ -209,7 +209,7 @@ class AmazonBedrockServerModel(Model):
         return error
 
     def close(self) -> None:
-        """Closes the connections. A client that was passed in stays open."""
+        """Close the connections. A client that was passed in stays open."""
         self._transport.close()
 
 

@@ -47,7 +47,7 @@ class Connection:
         self.must_be_new = False
 
     def attach(self, connected: socket.socket | None) -> None:
-        """Sets the socket on which the request was sent. Called in the thread of the call."""
+        """Set the socket on which the request was sent. This method is called in the thread of the call."""
         with self._lock:
             self._socket = connected
             if self._interrupted:
@@ -59,18 +59,18 @@ class Connection:
         return self._socket is not None
 
     def release(self) -> None:
-        """Forgets the socket at the end of the call, because another call may use it from now on."""
+        """Forget the socket at the end of the call, because another call may use it from now on."""
         with self._lock:
             self._socket = None
 
     def limit_reads(self, seconds: float) -> None:
-        """Sets the time-out of each further read, for data that is not worth a long wait."""
+        """Set the time-out of each further read, for data that is not worth a long wait."""
         with self._lock:
             if self._socket is not None:
                 self._socket.settimeout(seconds)
 
     def interrupt(self) -> None:
-        """Shuts the socket down, which wakes the thread that waits for it. Does nothing after the end of the call."""
+        """Shut the socket down, which wakes the thread that waits for it. After the end of the call, do nothing."""
         with self._lock:
             self._interrupted = True
             self._shut_down()
@@ -171,7 +171,7 @@ class BotoTransport:
             raise model_error_from(error) or error from None
 
     def close(self) -> None:
-        """Closes the connections that no call uses. A later call opens new ones."""
+        """Close the connections that no call uses. A later call opens new ones."""
         if self._own is None:
             return
         self._own.client.close()
@@ -179,7 +179,7 @@ class BotoTransport:
             pool.close()
 
     def _send(self, method: str, arguments: Mapping[str, Any], connection: Connection) -> Any:
-        """Calls a method of the client. Runs in the thread of the call."""
+        """Call a method of the client. This method runs in the thread of the call."""
         while True:
             try:
                 return getattr(self._client(), method)(**arguments)
@@ -205,7 +205,7 @@ class BotoTransport:
 
 
 def _read_events(stream: Any, connection: Connection, emit: Callable[[Any], bool], last_event: str) -> None:
-    """Emits the events of a stream, until the receiver wants no more or the response ends."""
+    """Emit the events of a stream, until the receiver wants no more or the response ends."""
     if not connection.has_socket:  # The connections of a client of the caller's are not tracked.
         raw = getattr(stream, "_raw_stream", None)
         connection.attach(getattr(getattr(raw, "_connection", None), "sock", None))
@@ -233,7 +233,7 @@ def _read_events(stream: Any, connection: Connection, emit: Callable[[Any], bool
 
 
 def _track_connections(client: Any) -> weakref.WeakSet[Any]:
-    """Replaces the client's pool classes by subclasses that attach sockets to calls, and returns the set of pools.
+    """Replace the client's pool classes by subclasses that attach sockets to calls, and return the set of pools.
 
     Nothing is replaced if boto3's internals have changed.
     """

@@ -45,7 +45,7 @@ class ClientIsolation:
         self._callbacks_not_started: set[Coroutine[Any, Any, Any]] = set()
 
     async def run(self, call: Awaitable[T]) -> T:
-        """Awaits a call of LiteLLM with these clients and callbacks."""
+        """Await a call of LiteLLM with these clients and callbacks."""
         current = _IsolatedCall(self)
         previous = _current_call.set(current)
         try:
@@ -64,11 +64,11 @@ class ClientIsolation:
         return LLMClientCache()
 
     def get_cache(self, *args: Any, **kwargs: Any) -> Any:
-        """Replaces the method of LiteLLM's client cache."""
+        """Look a client up in this object's cache. The arguments are those of LiteLLM's client cache."""
         return self._cache.get_cache(*args, **kwargs)
 
     def set_cache(self, key: str, value: Any, *args: Any, **kwargs: Any) -> Any:
-        """Replaces the method of LiteLLM's client cache."""
+        """Store a client in this object's cache. The arguments are those of LiteLLM's client cache."""
         # Closing a Redis client leaves its pool open, so the pool is closed instead.
         pool = getattr(value, "connection_pool", None)
         # LiteLLM does not own the user's `litellm.aclient_session`, which must stay open.
@@ -79,7 +79,7 @@ class ClientIsolation:
         return self._cache.set_cache(key, value, *args, **kwargs)
 
     def start_callback(self, callback: Coroutine[Any, Any, Any]) -> None:
-        """Runs a callback of LiteLLM's concurrently with the call."""
+        """Run a callback of LiteLLM's concurrently with the call."""
         self._callbacks_not_started.add(callback)
         task = self.loop.create_task(self._run_callback(callback), context=context_without_caller())
         self._callback_tasks.add(task)
@@ -93,7 +93,7 @@ class ClientIsolation:
             await self.run(asyncio.wait_for(callback, _logging_worker().timeout))
 
     async def aclose(self) -> None:
-        """Waits for the callbacks, for each of which LiteLLM allows some seconds, and closes the clients."""
+        """Wait for the callbacks, for each of which LiteLLM allows some seconds, and close the clients."""
         while self._callbacks_not_started:  # A loop that ends has cancelled their tasks before they started.
             await self._run_callback(next(iter(self._callbacks_not_started)))
         if running := self._callback_tasks - {asyncio.current_task()}:
@@ -113,7 +113,7 @@ class ClientIsolation:
 
 
 def _guard_http_clients(client: Any) -> None:
-    """Guards the HTTP client inside a client of LiteLLM's or of the openai package's."""
+    """Guard the HTTP client inside a client of LiteLLM's or of the openai package's."""
     inner: tuple[Any, Any] = getattr(client, "client", None), getattr(client, "_client", None)
     for http_client in inner:
         if hasattr(http_client, "event_hooks") and hasattr(http_client, "aclose"):
@@ -132,13 +132,13 @@ class _IsolatedCall:
         self._is_cancelled = False
 
     def add_request(self, request: Coroutine[Any, Any, Any]) -> None:
-        """Adds a request. Called in a thread of LiteLLM's."""
+        """Add a request. This method is called in a thread of LiteLLM's."""
         self._requests.append(request)
         if self._is_cancelled:
             request.close()
 
     def cancel(self) -> None:
-        """Closes requests that will never be sent. Otherwise Python warns that they were never awaited."""
+        """Close requests that will never be sent. Otherwise Python warns that they were never awaited."""
         self._is_cancelled = True
         for request in self._requests:
             if getcoroutinestate(request) == CORO_CREATED:
@@ -146,7 +146,7 @@ class _IsolatedCall:
 
 
 def isolate_clients(litellm: Any) -> None:
-    """Replaces the functions of LiteLLM that use its clients, its callbacks and its requests in threads.
+    """Replace the functions of LiteLLM that use its clients, its callbacks and its requests in threads.
 
     Raises:
         AttributeError: This version of LiteLLM has other internals.

@@ -145,7 +145,7 @@ class LiteLLMModel(Model):
         return [{**self.kwargs, "model": self.model_id, "api_base": self.api_base, "api_key": self.api_key}]
 
     async def deltas(self, request: Request) -> AsyncGenerator[ChatMessageStreamDelta, None]:
-        """Runs one request; see `Model.deltas`."""
+        """Run one request; see `Model.deltas`."""
         litellm_package()
         isolation = await self._isolations.get(ClientIsolation)
         reader = ChatResponseReader(self.accept_missing_finish)
@@ -220,12 +220,12 @@ class LiteLLMModel(Model):
         return result
 
     def close(self) -> None:
-        """Closes the connections of synchronous calls, once their callbacks have finished."""
+        """Close the connections of synchronous calls, once their callbacks have finished."""
         from modelport.runtime.portal import run
 
         run(self._isolations.aclose())
 
     async def aclose(self) -> None:
-        """Closes the connections of the running loop, and those of synchronous calls."""
+        """Close the connections of the running loop, and those of synchronous calls."""
         await self._isolations.aclose()
         await super().aclose()

@@ -13,7 +13,7 @@ from modelport.remote.litellm.isolation import isolate_clients
 
 
 def require_litellm() -> None:
-    """Checks that LiteLLM is installed, without importing it.
+    """Check that LiteLLM is installed, without importing it.
 
     Raises:
         MissingDependency: LiteLLM is not installed.

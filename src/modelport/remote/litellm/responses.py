@@ -28,7 +28,7 @@ class ResponseStream:
         self._follow_fallbacks(stream)
 
     def _follow_fallbacks(self, stream: Any) -> None:
-        """Makes the stream of another deployment the source of the ending when the Router falls back to it."""
+        """Make the stream of another deployment the source of the ending when the Router falls back to it."""
         adopt = getattr(stream, "adopt_fallback_response_headers", None)
         if adopt is None:
             return
@@ -70,7 +70,7 @@ class ResponseStream:
         return len(self._source.chunks) < 2
 
     async def close(self) -> None:
-        """Closes the stream's connection."""
+        """Close the stream's connection."""
         try:
             await self._stream.aclose()
         except Exception:

@@ -144,7 +144,7 @@ class LiteLLMRouterModel(LiteLLMModel):
         return model_error_from(error, secrets)
 
     def close(self) -> None:
-        """Closes the connections of synchronous calls, and removes the Router's callbacks from LiteLLM."""
+        """Close the connections of synchronous calls, and remove the Router's callbacks from LiteLLM."""
         super().close()
         with self._lock:
             if self._router is not None:
@@ -201,7 +201,8 @@ def _with_secrets(value: Any, keys_by_variable: dict[str, str], name: str = "", 
         model_id: The model that the setting is for.
     """
     is_secret = names_secret(name) or name == "redis_url"
-    if isinstance(value, Mapping) and not (is_secret and set(value) == {"env"}):  # `to_dict` writes a secret so.
+    is_stored_secret = is_secret and isinstance(value, Mapping) and set(value) == {"env"}
+    if isinstance(value, Mapping) and not is_stored_secret:
         model_id = str(value.get("model", model_id))
         return {key: _with_secrets(item, keys_by_variable, str(key), model_id) for key, item in value.items()}
     if isinstance(value, list | tuple):
