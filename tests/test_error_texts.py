@@ -111,7 +111,7 @@ SERVICE: list[tuple[type[errors.ModelError], Fault, Callable[[Model], Any], str]
         lambda m: m("x"),
         r"sent a web page and no answer; is this the address of its API\? '<html>Sign in",
     ),
-    (errors.StreamInterrupted, Fault.cut("reset"), streamed, r"^The answer broke off: .*in the error's `partial`"),
+    (errors.StreamInterrupted, Fault.cut("reset"), streamed, r"^The response was interrupted: .*error's `partial` holds"),
     (
         errors.InvalidToolCall,
         Fault.tools(Call("get_wether", '{"city": "Rome"}')),
@@ -199,7 +199,7 @@ MISTAKES: list[tuple[type[Exception], Callable[[], Any], str]] = [
     (errors.InvalidRequest, lambda: scripted()("x", grammar=object()), r"pass a JSON schema, a pydantic model.*\)$"),
     (errors.InvalidRequest, lambda: ScriptedModel("x", retry="twice"), r"retry='twice': must be True, False, a number"),
     (errors.InvalidRequest, lambda: RetryPolicy(attempts=0), r"attempts=0: must be a whole number of at least 1"),
-    (errors.InvalidRequest, lambda: Model.from_dict({}), r"has no 'class', the name of a model's class"),
+    (errors.InvalidRequest, lambda: Model.from_dict({}), r"has no 'class', the name of a model class"),
     (
         errors.InvalidRequest,
         lambda: OpenAIServerModel("m", api_base="localhost:80", api_key="k"),
