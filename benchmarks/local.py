@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import xllamacpp
 
 from modelport import LlamaCppModel
-from modelport.local.llamacpp.model import DEFAULT_CONTEXT
+from modelport.local.llamacpp.model import DEFAULT_CONTEXT_LENGTH
 from modelport.local.llamacpp.weights import resolve_weights
 
 TOKENS = 128
@@ -149,7 +149,7 @@ def first_byte(command: list[str]) -> float:
 
 def cold_start(path: str) -> None:
     ways = {
-        "loading the weights": [sys.executable, "-c", LOAD.format(context=4 * DEFAULT_CONTEXT), path],
+        "loading the weights": [sys.executable, "-c", LOAD.format(context=4 * DEFAULT_CONTEXT_LENGTH), path],
         "modelport \"…\"": [sys.executable, "-m", "modelport", "--max-tokens", "8", "Hello"],
     }  # fmt: skip
     seconds: dict[str, list[float]] = {name: [] for name in ways}

@@ -1,6 +1,7 @@
-"""The clients that `remote.py` measures on one server, each as a user would write it: a call, a stream, and both async.
+"""The clients that `remote.py` measures on one server, each used as its users would: a call, a stream, and both async.
 
-Nothing is imported before its client is made, so that a cold start pays for this client alone. `stop` is asked of all.
+A library is imported when its client is made, so that a cold start measures this client alone. All requests have
+`stop`.
 """
 
 from __future__ import annotations
@@ -17,9 +18,9 @@ Messages = list[dict[str, Any]]
 
 
 class Peer:
-    """One client at one base URL. What a client has no asynchronous form of runs in threads, as its users do it."""
+    """One client for one base URL. A client without an asynchronous interface runs in threads."""
 
-    #: Extra packages of its environment.
+    #: Whether the client has an asynchronous, and a synchronous, interface.
     asynchronous = True
     synchronous = True
 
@@ -61,7 +62,7 @@ STREAMED = {"stream": True, "stream_options": {"include_usage": True}}
 
 
 class RawSocket(Peer):
-    """The floor: one kept socket and the json module, no error looked at."""
+    """The lower bound: one open socket and the json module, without error handling."""
 
     asynchronous = False
 
@@ -191,7 +192,7 @@ class Smolagents(Peer):
 
 class LiteLLM(Peer):
     def __init__(self, url: str) -> None:
-        os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"  # or importing it fetches a file
+        os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"  # Otherwise its import downloads a file.
         import litellm
 
         self._litellm = litellm
@@ -206,8 +207,8 @@ class LiteLLM(Peer):
                 yield text
 
     async def acall(self, messages: Messages) -> str:
-        answer = await self._litellm.acompletion(messages=messages, **self._settings)
-        return str(answer.choices[0].message.content)
+        response = await self._litellm.acompletion(messages=messages, **self._settings)
+        return str(response.choices[0].message.content)
 
     async def astream(self, messages: Messages) -> AsyncIterator[str]:
         async for chunk in await self._litellm.acompletion(messages=messages, **STREAMED, **self._settings):
@@ -240,7 +241,7 @@ class AnyLLM(Peer):
     def __init__(self, url: str) -> None:
         from any_llm import AnyLLM
 
-        # Its client of one event loop can't be used on another.
+        # A client that was used on one event loop can't be used on another.
         self._sync, self._async = (AnyLLM.create("openai", api_key=KEY, api_base=url) for _ in range(2))
 
     def call(self, messages: Messages) -> str:
@@ -261,13 +262,13 @@ class AnyLLM(Peer):
 
 
 class PydanticAI(Peer):
-    """Its direct requests, without an agent."""
+    """pydantic-ai's direct requests, without an agent."""
 
     def __init__(self, url: str) -> None:
         from pydantic_ai.models.openai import OpenAIChatModel
         from pydantic_ai.providers.openai import OpenAIProvider
 
-        # Its client of one event loop can't be used on another.
+        # A client that was used on one event loop can't be used on another.
         self._sync, self._async = (
             OpenAIChatModel("bench", provider=OpenAIProvider(base_url=url, api_key=KEY)) for _ in range(2)
         )
@@ -310,13 +311,13 @@ class PydanticAI(Peer):
 
 
 def _text_of(event: Any) -> str:
-    """The text of an event of pydantic-ai."""
+    """Return the text of an event of pydantic-ai."""
     piece = getattr(event, "delta", None) or (event.part if event.event_kind == "part_start" else None)
     return getattr(piece, "content_delta", None) or getattr(piece, "content", None) or ""
 
 
 class Modelport(Peer):
-    """With all layers on: stop sequences, retry, and limits that are never reached."""
+    """modelport with all layers in use: stop sequences, retries, and limits that are never reached."""
 
     name = "OpenAIServerModel"
 
@@ -357,7 +358,7 @@ PEERS: dict[str, type[Peer]] = {
     "LiteLLM": LiteLLM,
     "modelport": Modelport,
 }
-#: What each one imports first.
+#: The first import of each client.
 IMPORTS = {
     "raw socket + json": "import socket, json",
     "raw aiohttp + json": "import aiohttp",

@@ -1,13 +1,13 @@
-"""What a remote model's client costs, beside its peers.
+"""Measures the overhead of modelport's remote models, compared with other clients.
 
-    python benchmarks/remote.py                  # the table of the README: peers on one OpenAI-compatible server
-    python benchmarks/remote.py --group vendors  # the other backends, each beside its vendor's bare client
+    python benchmarks/remote.py                  # the table of the README: clients on one OpenAI-compatible server
+    python benchmarks/remote.py --group vendors  # the other backends, each compared with its vendor's client
     python benchmarks/remote.py --write          # both, into docs/benchmarks.md, its plot and the README
 
-Each peer gets an environment of its own (made once, in the user's cache) and a process of its own. All talk to one fast
-loopback server (`server.py`), pinned to another core than they. Cases are interleaved: in every round each peer
-does each case once, so that what else the machine does falls on all alike. Figures are processor time of the client,
-which other processes disturb less than wall time; medians of the rounds, and the spread.
+Each client ("peer") gets an environment of its own (made once, in the user's cache) and a process of its own. All use
+one fast loopback server (`server.py`), which runs on another core. Cases are interleaved: in every round each peer runs
+each case once, so that other load on the machine affects all peers alike. The figures are processor time of the client,
+which other processes disturb less than wall time: the median of the rounds, and the range.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ from vendors import ALL
 HERE = Path(__file__).parent
 PROJECT = HERE.parent
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "modelport-benchmarks"
-_OWN = f"-e {PROJECT}"
-#: What each environment installs, pinned; ours is this tree.
+_THIS_TREE = f"-e {PROJECT}"
+#: The pinned packages of each environment. modelport is installed from this tree.
 ENVIRONMENTS = {
     "aiohttp": ["aiohttp==3.14.5"],
     "openai": ["openai==3.54.0"],
@@ -43,9 +43,9 @@ ENVIRONMENTS = {
     "langchain": ["langchain-openai==1.7.3"],
     "pydantic-ai": ["pydantic-ai-slim[openai]==2.68.0"],
     "litellm": ["litellm==1.104.5"],
-    "modelport": [f"{_OWN}[openai]"],
-    "vendors": [f"{_OWN}[openai,huggingface,bedrock]", "openai==3.54.0"],
-    "modelport-litellm": [f"{_OWN}[litellm]", "litellm==1.104.5"],
+    "modelport": [f"{_THIS_TREE}[openai]"],
+    "vendors": [f"{_THIS_TREE}[openai,huggingface,bedrock]", "openai==3.54.0"],
+    "modelport-litellm": [f"{_THIS_TREE}[litellm]", "litellm==1.104.5"],
 }
 GROUPS = {
     "peers": {
@@ -59,7 +59,7 @@ GROUPS = {
         "litellm: LiteLLM": "modelport-litellm", "litellm: modelport": "modelport-litellm",
     },
 }  # fmt: skip
-#: name: (shape of the stream, what the worker does). Sizes are bytes of a message.
+#: By name: the shape of the stream (see `server.py`), and the work of the worker. `size` is the bytes of a message.
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "call": ("1", {"what": "calls"}),
     "call, agent's size": ("1", {"what": "calls", "messages": 61, "size": 1000}),
@@ -69,13 +69,14 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "async call, 200 at once": ("1", {"what": "calls", "async": True, "width": 200}),
     "async chunk, 100 streams": ("50x0", {"what": "chunks", "async": True, "width": 100}),
 }
-#: Seconds for 1,000 streams to begin.
-PATIENCE = 30
+#: Seconds within which 1,000 streams must start.
+STREAMS_TIMEOUT = 30
+#: The numbers of messages for which the cost of a call is measured.
 GROWTH = (10, 30, 100, 300, 1000)
 
 
 def environment(name: str) -> Path:
-    """The python of the environment, made on first use."""
+    """Return the Python of an environment, which is made on first use."""
     requirements = ENVIRONMENTS[name]
     key = hashlib.sha256(repr((requirements, sys.version)).encode()).hexdigest()[:10]
     folder = CACHE / f"{name}-{key}"
@@ -99,7 +100,7 @@ def command(peer: str, environment: Path, mode: str, *more: str) -> list[str]:
 
 
 def plain_environ() -> dict[str, str]:
-    """Without what would slow a cold start down or send it elsewhere; bytecode is cached, as on a user's machine."""
+    """Return the environment variables without those that slow a cold start down or redirect requests."""
     dropped = ("PYTHONDONTWRITEBYTECODE", "PYTHONPATH", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
     return {k: v for k, v in os.environ.items() if k.upper() not in dropped}
 
@@ -121,19 +122,21 @@ def process(arguments: list[str]) -> Iterator[subprocess.Popen[str]]:
 
 
 class Worker:
+    """A process of `worker.py` that runs cases for one peer."""
+
     def __init__(self, child: subprocess.Popen[str]) -> None:
         self._child = child
 
-    def ask(self, case: dict[str, Any]) -> float:
-        """Microseconds of processor time for one operation."""
+    def measure(self, case: dict[str, Any]) -> float:
+        """Run a case, and return the microseconds of processor time for one operation."""
         self._child.stdin.write(json.dumps({"async": False, "seconds": 0.25, **case}) + "\n")  # type: ignore[union-attr]
         self._child.stdin.flush()  # type: ignore[union-attr]
-        answer = json.loads(self._child.stdout.readline())  # type: ignore[union-attr]
-        return float(answer["cpu"]) * 1e6
+        result = json.loads(self._child.stdout.readline())  # type: ignore[union-attr]
+        return float(result["cpu"]) * 1e6
 
 
 def processor_time(arguments: list[str]) -> float:
-    """Milliseconds of processor time of a whole process."""
+    """Run a process, and return its processor time in milliseconds."""
     child = subprocess.Popen(arguments, env=plain_environ(), cwd=CACHE)
     _, status, usage = os.wait4(child.pid, 0)
     child.returncode = os.waitstatus_to_exitcode(status)
@@ -144,7 +147,7 @@ def processor_time(arguments: list[str]) -> float:
 
 def measure(group: str, rounds: int, only: list[str] | None, cases: list[str] | None) -> dict[str, Any]:
     peers = {p: environment(e) for p, e in GROUPS[group].items() if only is None or any(o in p for o in only)}
-    wanted = {name: case for name, case in CASES.items() if cases is None or any(c in name for c in cases)}
+    selected = {name: case for name, case in CASES.items() if cases is None or any(c in name for c in cases)}
     results: dict[str, dict[str, list[float]]] = {}
 
     def note(case: str, peer: str, value: float) -> None:
@@ -156,26 +159,26 @@ def measure(group: str, rounds: int, only: list[str] | None, cases: list[str] | 
         port = int(server.stdout.readline())  # type: ignore[union-attr]
 
         def url(shape: str) -> str:
-            # Azure's client makes the rest of its v1 URL itself; what comes before the path's last parts is the shape.
+            # The shape is the first part of the path, because Azure's client appends to the path.
             return f"http://127.0.0.1:{port}/{shape}/v1"
 
         workers = {
             peer: Worker(stack.enter_context(process(command(peer, python, "serve")))) for peer, python in peers.items()
         }
         for _ in range(rounds):
-            for case, (shape, work) in wanted.items():
+            for case, (shape, work) in selected.items():
                 for peer, worker in workers.items():
                     kind = ALL[peer]
                     possible = kind.asynchronous if work.get("async") else kind.synchronous
                     if possible or (work.get("width", 1) > 1 and kind is not PEERS["raw socket + json"]):
-                        note(case, peer, worker.ask({"url": url(shape), **work}))
+                        note(case, peer, worker.measure({"url": url(shape), **work}))
             if group != "peers":
                 continue
             if cases is None or "growth" in cases:
                 for peer in {"openai SDK", "modelport"} & workers.keys():
                     for count in GROWTH:
                         work = {"what": "calls", "messages": count, "size": 1000}
-                        note(f"growth {count}", peer, workers[peer].ask({"url": url("1"), **work}))
+                        note(f"growth {count}", peer, workers[peer].measure({"url": url("1"), **work}))
             for peer, python in peers.items():
                 if cases is None or "cold" in cases:
                     note("cold process, ms", peer, processor_time(command(peer, python, "cold", url("1"))))
@@ -183,20 +186,22 @@ def measure(group: str, rounds: int, only: list[str] | None, cases: list[str] | 
                     bare = processor_time([str(python), "-c", ""])
                     note("import, ms", peer, processor_time([str(python), "-c", IMPORTS[peer]]) - bare)
                 if (cases is None or "memory" in cases) and peer != "raw socket + json":
-                    asked = command(peer, python, "memory", url("2x3600000"))
+                    arguments = command(peer, python, "memory", url("2x3600000"))
                     try:
-                        out = subprocess.check_output(asked, env=plain_environ(), cwd=CACHE, timeout=PATIENCE)
+                        out = subprocess.check_output(
+                            arguments, env=plain_environ(), cwd=CACHE, timeout=STREAMS_TIMEOUT
+                        )
                     except subprocess.TimeoutExpired:
                         print(f"{peer} does not open 1,000 streams at once", file=sys.stderr)
                         continue
-                    found = json.loads(out)
-                    note("RSS after a call, MB", peer, found["call"] / 1e6)
-                    note("RSS, 1,000 streams, MB", peer, found["streams"] / 1e6)
+                    resident = json.loads(out)
+                    note("RSS after a call, MB", peer, resident["call"] / 1e6)
+                    note("RSS, 1,000 streams, MB", peer, resident["streams"] / 1e6)
     return {"rounds": rounds, "cases": results, "machine": report.machine(), "versions": versions(peers)}
 
 
 def versions(peers: dict[str, Path]) -> dict[str, str]:
-    """Of the packages that are compared."""
+    """Return the versions of the compared packages."""
     names = (
         "openai", "smolagents", "any-llm-sdk", "langchain-openai", "pydantic-ai-slim", "litellm", "aiohttp", "boto3",
         "huggingface_hub", "orjson",
@@ -215,22 +220,25 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--group", choices=[*GROUPS], default="peers")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--only", nargs="+", metavar="PEER", help="peers whose names hold one of these words")
+    parser.add_argument("--only", nargs="+", metavar="PEER", help="peers whose names contain one of these words")
     parser.add_argument(
-        "--cases", nargs="+", metavar="CASE", help="cases whose names hold one; cold, import, memory, growth"
+        "--cases",
+        nargs="+",
+        metavar="CASE",
+        help="cases whose names contain one of these words; also cold, import, memory, growth",
     )
-    parser.add_argument("--write", action="store_true", help="measures all and writes the figures into the pages")
+    parser.add_argument("--write", action="store_true", help="measure everything and write the figures into the pages")
     options = parser.parse_args()
     CACHE.mkdir(parents=True, exist_ok=True)
     begin = time.time()
     if options.write:
-        found = {}
+        results = {}
         for group in GROUPS:
-            found[group] = measure(group, options.rounds, None, None)
-            report.write({group: found[group]})
+            results[group] = measure(group, options.rounds, None, None)
+            report.write({group: results[group]})
     else:
-        found = {options.group: measure(options.group, options.rounds, options.only, options.cases)}
-    for group, result in found.items():
+        results = {options.group: measure(options.group, options.rounds, options.only, options.cases)}
+    for group, result in results.items():
         print(report.table(group, result))
     print(f"{time.time() - begin:.0f} s", file=sys.stderr)
 

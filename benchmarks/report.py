@@ -1,4 +1,4 @@
-"""Tables, the plot and the pages of `remote.py`."""
+"""Writes the tables and the plot of `remote.py`, and puts them into the pages."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 PROJECT = Path(__file__).parents[1]
 BASE = "openai SDK"
 Result = dict[str, Any]
-#: The plot's cases, and the README's columns.
+#: The cases of the plot, and the columns of the README's table.
 SHORT = {
     "call": "call, µs",
     "call, agent's size": "agent's size, µs",
@@ -41,13 +41,13 @@ def _figure(value: float) -> str:
 
 
 def base_of(peer: str, peers: dict[str, Any]) -> str:
-    """What a peer is held against: OpenAI's SDK, or the first of its own vendor."""
+    """Return the client that a peer is compared with: OpenAI's SDK, or the first client of the same vendor."""
     vendor, colon, _ = peer.partition(":")
     return next(p for p in peers if p.startswith(f"{vendor}:")) if colon else BASE
 
 
 def ratio(values: dict[str, list[float]], peer: str) -> tuple[float, float, float] | None:
-    """The median of the rounds' ratios to the base, and the least and the greatest."""
+    """Return the median, the minimum and the maximum of the rounds' ratios to the base."""
     base = base_of(peer, values) if values else BASE
     if base not in values or peer not in values:
         return None
@@ -56,12 +56,12 @@ def ratio(values: dict[str, list[float]], peer: str) -> tuple[float, float, floa
 
 
 def table(group: str, result: Result) -> str:
-    """All cases: medians, and ratios with their spread."""
+    """Return a table of all cases: medians, and ratios with their range."""
     cases = {case: values for case, values in result["cases"].items() if not case.startswith("growth")}
     peers = list(dict.fromkeys(peer for values in cases.values() for peer in values))
-    held = "its vendor's client" if group == "vendors" else f"the {BASE}"
+    compared = "its vendor's client" if group == "vendors" else f"the {BASE}"
     lines = [
-        f"Medians of {result['rounds']} interleaved rounds; below each, the ratio to {held} (least–greatest round).",
+        f"Medians of {result['rounds']} interleaved rounds; below each, its ratio to {compared} (lowest–highest).",
         "",
         "| | " + " | ".join(case if case.endswith(("ms", "MB")) else f"{case}, µs" for case in cases) + " |",
         "| --- |" + " --- |" * len(cases),
@@ -81,7 +81,7 @@ def table(group: str, result: Result) -> str:
 
 
 def _growth(cases: dict[str, dict[str, list[float]]]) -> list[str]:
-    """How a call's cost grows with its messages: µs for each, and the exponent (1 is linear)."""
+    """Return how the cost of a call grows with its messages: the µs for each, and the exponent (1 is linear)."""
     lines = []
     counts = [int(case.split()[1]) for case in cases if case.startswith("growth")]
     for peer in cases.get("growth 10", {}):
@@ -97,7 +97,7 @@ def _growth(cases: dict[str, dict[str, list[float]]]) -> list[str]:
 
 
 def short_table(result: Result) -> str:
-    """For the README: ratios to OpenAI's SDK, and its own figures."""
+    """Return the table of the README: the figures of OpenAI's SDK, and the other clients' ratios to them."""
     cases = {case: title for case, title in SHORT.items() if case in result["cases"]}
     peers = list(dict.fromkeys(peer for case in cases for peer in result["cases"][case]))
     lines = ["| | " + " | ".join(cases.values()) + " |", "| --- |" + " --- |" * len(cases)]
@@ -113,13 +113,14 @@ def short_table(result: Result) -> str:
     return "\n".join(lines)
 
 
-def about(result: Result) -> str:
+def versions_line(result: Result) -> str:
+    """Return the machine and the versions of the packages."""
     named = ", ".join(f"{name} {number}" for name, number in sorted(result["versions"].items()))
     return f"{result['machine']}; {named}."
 
 
 def plot(result: Result) -> str:
-    """Bars of the ratios to OpenAI's SDK, on a logarithmic scale; an SVG."""
+    """Return an SVG with bars of the ratios to OpenAI's SDK, on a logarithmic scale."""
     cases = [case for case in SHORT if case in result["cases"]]
     peers = [p for p in ("raw aiohttp + json", "smolagents", "LangChain", "pydantic-ai", "LiteLLM", "modelport")]
     colours = {
@@ -157,8 +158,8 @@ def plot(result: Result) -> str:
     )
 
 
-def between(page: Path, mark: str, text: str) -> None:
-    """Replaces what a page holds between `<!-- mark -->` and `<!-- /mark -->`."""
+def replace_between(page: Path, mark: str, text: str) -> None:
+    """Replace the text of a page between `<!-- mark -->` and `<!-- /mark -->`."""
     old = page.read_text()
     pattern = re.compile(rf"(<!-- {mark} -->\n).*?(<!-- /{mark} -->)", re.S)
     if not pattern.search(old):
@@ -169,7 +170,9 @@ def between(page: Path, mark: str, text: str) -> None:
 def write(found: dict[str, Result]) -> None:
     docs = PROJECT / "docs"
     for group, result in found.items():
-        between(docs / "benchmarks.md", group, f"{table(group, result)}\n\n{about(result)}")
+        replace_between(docs / "benchmarks.md", group, f"{table(group, result)}\n\n{versions_line(result)}")
     if "peers" in found:
         (docs / "benchmarks.svg").write_text(plot(found["peers"]))
-        between(PROJECT / "README.md", "speed", f"{short_table(found['peers'])}\n\n{about(found['peers'])}")
+        replace_between(
+            PROJECT / "README.md", "speed", f"{short_table(found['peers'])}\n\n{versions_line(found['peers'])}"
+        )

@@ -1,10 +1,10 @@
-"""A loopback server that answers chat completions (and Bedrock's Converse) faster than any client can ask.
+"""A loopback server that answers chat completions (and Bedrock's Converse) faster than any client can send them.
 
     python benchmarks/server.py
 
-One process, one core, no parsing of what it need not know. It prints its port. The first part of a URL's path says how
-a stream comes: `/200x1/…` is 200 chunks, one every millisecond; `x0` sends one in each turn of the event loop, and
-`200/…` all in one write.
+The server uses one process and one core, parses only what it must, and prints its port. The first part of a URL's path
+is the shape of a stream: `/200x1/…` is 200 chunks, one every millisecond; `x0` sends one chunk in each turn of the
+event loop, and `200/…` sends all in one write.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _USAGE = {
 _MESSAGE = {"role": "assistant", "content": WORD * 12, "refusal": None, "annotations": []}
 
 
-def _whole() -> bytes:
+def _completion() -> bytes:
     choice = {"index": 0, "message": _MESSAGE, "logprobs": None, "finish_reason": "stop"}
     return json.dumps({**_BASE, "object": "chat.completion", "choices": [choice], "usage": _USAGE}).encode()
 
@@ -42,13 +42,15 @@ def _sse(count: int) -> list[bytes]:
         return {"index": 0, "delta": delta, "logprobs": None, "finish_reason": reason}
 
     first = event([choice({"role": "assistant", "content": "", "refusal": None})])
-    middle = [event([choice({"content": f"{WORD}{i % 1000}"})]) for i in range(count)]  # some refuse repetition
+    middle = [
+        event([choice({"content": f"{WORD}{i % 1000}"})]) for i in range(count)
+    ]  # Some clients stop at repeated chunks.
     last = event([choice({}, "stop")]) + event([], _USAGE) + b"data: [DONE]\n\n"
     return _chunked([first + middle[0], *middle[1:], last])
 
 
 def _frame(kind: str, payload: object) -> bytes:
-    """A frame of AWS's event stream: https://smithy.io/2.0/aws/amazon-eventstream.html"""
+    """Return a frame of AWS's event stream: https://smithy.io/2.0/aws/amazon-eventstream.html"""
     pairs = ((":message-type", "event"), (":event-type", kind), (":content-type", "application/json"))
     headers = b"".join(
         bytes([len(name)]) + name.encode() + b"\x07" + struct.pack(">H", len(value)) + value.encode()
@@ -86,14 +88,14 @@ def _chunked(pieces: list[bytes]) -> list[bytes]:
     return result
 
 
-def _answer(body: bytes) -> bytes:
+def _response(body: bytes) -> bytes:
     return b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
 
 
 _STREAM = b"HTTP/1.1 200 OK\r\nContent-Type: %b\r\nTransfer-Encoding: chunked\r\n\r\n"
 _SSE_HEAD = _STREAM % b"text/event-stream; charset=utf-8"
 _AWS_HEAD = _STREAM % b"application/vnd.amazon.eventstream"
-_CHAT, _AWS = _answer(_whole()), _answer(_converse())
+_CHAT, _AWS = _response(_completion()), _response(_converse())
 
 
 class _Connection(asyncio.Protocol):
@@ -133,19 +135,19 @@ class _Connection(asyncio.Protocol):
         self._transport.write(head + chunks[0])
         self._next(chunks, 1, float(gap) / 1e3)
 
-    def _next(self, chunks: list[bytes], place: int, gap: float) -> None:
+    def _next(self, chunks: list[bytes], position: int, gap: float) -> None:
         loop = asyncio.get_running_loop()
         if gap:
-            loop.call_later(gap, self._write, chunks, place, gap)
+            loop.call_later(gap, self._write, chunks, position, gap)
         else:
-            loop.call_soon(self._write, chunks, place, gap)
+            loop.call_soon(self._write, chunks, position, gap)
 
-    def _write(self, chunks: list[bytes], place: int, gap: float) -> None:
+    def _write(self, chunks: list[bytes], position: int, gap: float) -> None:
         if self._transport.is_closing():
             return
-        self._transport.write(chunks[place])
-        if place + 1 < len(chunks):
-            self._next(chunks, place + 1, gap)
+        self._transport.write(chunks[position])
+        if position + 1 < len(chunks):
+            self._next(chunks, position + 1, gap)
 
 
 def _wants_stream(body: bytes) -> bool:
@@ -157,7 +159,7 @@ async def main() -> None:
         os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     server = await asyncio.get_running_loop().create_server(_Connection, "127.0.0.1", 0, backlog=2048)
     print(server.sockets[0].getsockname()[1], flush=True)
-    await asyncio.to_thread(sys.stdin.read)  # it ends with whoever started it
+    await asyncio.to_thread(sys.stdin.read)  # The server ends with the process that started it.
 
 
 if __name__ == "__main__":

@@ -15,8 +15,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from tests.remote.matrix import COLUMNS
-from tests.remote.playing import model_for, server_for
+from tests.remote.matrix import BACKENDS
+from tests.remote.matrix_runner import model_for, server_for
 
 from modelport.layers.retry import RetryPolicy
 
@@ -61,7 +61,7 @@ class Subject:
 @contextmanager
 def remote(column: str, dice: random.Random) -> Iterator[Subject]:
     """A backend on a server that misbehaves at random."""
-    wire = COLUMNS[column].wire
+    wire = BACKENDS[column].wire
     kinds: dict[str, Callable[[], Any]] = {
         "429": lambda: wire.rate_limit(0.02),
         "500": lambda: wire.status(500),
@@ -122,7 +122,7 @@ def llamacpp(dice: random.Random) -> Iterator[Subject]:
     with LlamaCppModel(model_file(), context_length=2048, threads=1, max_tokens=16) as model:
 
         def left() -> dict[str, int]:
-            return {"slots": sum(slot["is_processing"] for slot in model._engine().ask("/slots"))}
+            return {"slots": sum(slot["is_processing"] for slot in model._engine().query("/slots"))}
 
         yield Subject(model, left, PROMPTS, {"temperature": 0}, (0.001, 0.5))
 
@@ -132,7 +132,7 @@ def transformers(dice: random.Random) -> Iterator[Subject]:
     """transformers in this process, with room for the caches of a few sequences alone."""
 
     from modelport import TransformersModel
-    from modelport.local.transformers.caches import OwnCache, PackedCache
+    from modelport.local.transformers.caches import LibraryCache, PackedCache
 
     settings: dict[str, Any] = {"context_length": 2048, "max_tokens": 6, "prefix_cache_bytes": 64 * 2**20}
     with TransformersModel(weights("transformers"), **settings) as model:
@@ -140,9 +140,9 @@ def transformers(dice: random.Random) -> Iterator[Subject]:
         def left() -> dict[str, int]:
             engine = model._engine()
             gc.collect()
-            caches = sum(type(thing) in (PackedCache, OwnCache) for thing in gc.get_objects())
+            caches = sum(type(thing) in (PackedCache, LibraryCache) for thing in gc.get_objects())
             over = engine.prefixes.nbytes > engine.prefixes.limit
-            kept = len(engine.prefixes._kept)
+            kept = len(engine.prefixes.entries)
             return {"rows": engine.busy, "caches beside the kept": max(0, caches - kept), "cache over limit": over}
 
         yield Subject(model, left, PROMPTS, {"temperature": 0}, (0.001, 0.5))

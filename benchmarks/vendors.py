@@ -1,4 +1,4 @@
-"""The vendors' own clients that `remote.py` measures, and ours beside each; see `peers.py`."""
+"""The vendors' clients that `remote.py` measures, and modelport's backends for the same services; see `peers.py`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from peers import KEY, PEERS, STOP, STREAMED, LiteLLM, Messages, Modelport, Open
 
 
 class AzureSDK(OpenAISDK):
-    """OpenAI's client for Azure, on the v1 API as Azure's pages write it: the plain client at another URL."""
+    """OpenAI's client for Azure's v1 API, which is the plain client at another URL, as in Azure's documentation."""
 
 
 class HubClient(Peer):
@@ -58,8 +58,8 @@ class Boto3(Peer):
         return {"modelId": "bench", "messages": turns, "inferenceConfig": {"stopSequences": STOP}, **more}
 
     def call(self, messages: Messages) -> str:
-        answer = self._client.converse(**self._arguments(messages))
-        return str(answer["output"]["message"]["content"][0]["text"])
+        response = self._client.converse(**self._arguments(messages))
+        return str(response["output"]["message"]["content"][0]["text"])
 
     def stream(self, messages: Messages) -> Iterator[str]:
         for event in self._client.converse_stream(**self._arguments(messages))["stream"]:

@@ -1,6 +1,6 @@
-"""One client in a process of its own; `remote.py` starts it and says what to measure.
+"""Runs one client in a process of its own, for `remote.py`.
 
-python benchmarks/worker.py serve PEER        reads cases from stdin, a JSON object a line, and answers each
+python benchmarks/worker.py serve PEER        reads cases from stdin, one JSON object a line, and writes results
 python benchmarks/worker.py cold PEER URL     one call in a new process
 python benchmarks/worker.py memory PEER URL   resident memory after a call, and with 1,000 open streams
 """
@@ -31,7 +31,7 @@ def serve(name: str) -> None:
 
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
-    made: dict[str, Peer] = {}
+    peers: dict[str, Peer] = {}
     loop = asyncio.new_event_loop()
 
     def calls(peer: Peer, messages: list[dict[str, str]]) -> int:
@@ -68,9 +68,9 @@ def serve(name: str) -> None:
     for line in sys.stdin:
         case = json.loads(line)
         key = case["url"]
-        if key not in made:
-            made[key] = ALL[name](key)
-        peer, messages = made[key], conversation(case.get("messages", 1), case.get("size", 60))
+        if key not in peers:
+            peers[key] = ALL[name](key)
+        peer, messages = peers[key], conversation(case.get("messages", 1), case.get("size", 60))
 
         def run(seconds: float, case: dict = case, peer: Peer = peer, messages: list = messages) -> int:  # type: ignore[type-arg]
             work = {"calls": (calls, acalls), "chunks": (chunks, achunks)}[case["what"]][case["async"]]
@@ -78,12 +78,12 @@ def serve(name: str) -> None:
                 return loop.run_until_complete(at_once(work, peer, messages, case["width"], seconds))
             return repeat(work, peer, messages, seconds)
 
-        run(0.05)  # warm: connections, caches
+        run(0.05)  # This opens connections and fills caches.
         cpu, wall = time.process_time(), time.perf_counter()
         done = run(case["seconds"])
         cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
         print(json.dumps({"cpu": cpu / done, "wall": wall / done, "done": done}), flush=True)
-    os._exit(0)  # hundreds of open connections need no farewell
+    os._exit(0)  # Closing hundreds of connections would take long.
 
 
 def cold(name: str, url: str) -> None:
@@ -115,8 +115,8 @@ def memory(name: str, url: str) -> None:
         return resident()
 
     if not peer.asynchronous:
-        held = [peer.stream(conversation()) for _ in range(1000)]
-        for stream in held:
+        open_streams = [peer.stream(conversation()) for _ in range(1000)]
+        for stream in open_streams:
             next(stream)
         with_streams = resident()
     else:

@@ -1,4 +1,4 @@
-"""An agent in one loop, on any model: it calls tools until it has an answer, and the model mends its bad calls.
+"""An agent in one loop, on any model: it calls tools until it has an answer, and the model corrects its invalid calls.
 
 python examples/agent.py llamacpp "What is 12.5 times 8?"
 """
@@ -17,7 +17,7 @@ def run(model: Model, task: str, tools: list, steps: int = 8) -> str:
     by_name = {tool.__name__: tool for tool in tools}
     messages = [{"role": "user", "content": task}]
     for step in range(steps):
-        try:  # the first turn must use a tool; after that the model decides
+        try:  # The first step must call a tool; after that the model decides.
             message = model(messages, tools=tools, tool_choice="auto" if step else "required", temperature=0)
         except InvalidToolCall as error:
             messages.append({"role": "user", "content": f"{error} Call a tool in the right form, or answer."})
@@ -26,13 +26,13 @@ def run(model: Model, task: str, tools: list, steps: int = 8) -> str:
         for call in message.tool_calls or ():
             try:
                 result = by_name[call.function.name](**call.function.arguments)
-            except Exception as error:  # whatever a tool raises, the model is told
+            except Exception as error:  # A tool may raise anything; the error becomes its result.
                 result = f"{type(error).__name__}: {error}"
             print(f"{call.function.name}({call.function.arguments}) = {result}")
             messages.append({"role": "tool", "tool_call_id": call.id, "content": str(result)})
         if not message.tool_calls:
             return message.text
-    return "no answer in so many steps"
+    return f"no answer after {steps} steps"
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""A folder of texts becomes a table: each text is read by a model, whose answers all have one type.
+"""Extract a table from a folder of texts: a model reads each text, and its output has one type.
 
     python examples/extract.py invoices/ invoices.csv
     python examples/extract.py invoices/ invoices.csv openai/gpt-4o
 
-Several texts are read at once, with a progress bar. One that the model can't read is named; the rest is kept.
+Several texts are read at once, with a progress bar. A text in which the model finds no invoice is named and left out.
 """
 
 import csv
@@ -17,7 +17,7 @@ from rich.progress import track
 
 from modelport import InvalidOutput, Model, load_model
 
-AT_ONCE = 4
+THREADS = 4
 
 
 class Invoice(BaseModel):
@@ -26,7 +26,7 @@ class Invoice(BaseModel):
     currency: str = Field(description="Three letters.", pattern="^[A-Z]{3}$")
 
 
-def read(model: Model, path: Path) -> Invoice | None:
+def read_invoice(model: Model, path: Path) -> Invoice | None:
     prompt = f"Extract the buyer, the total and the currency of this invoice.\n\n{path.read_text()}"
     try:
         return model(prompt, grammar=Invoice, temperature=0, max_tokens=200).parsed
@@ -37,15 +37,15 @@ def read(model: Model, path: Path) -> Invoice | None:
 def main(folder: Path, table: Path, model: Model) -> None:
     paths = sorted(folder.glob("*.txt"))
     if not paths:
-        sys.exit(f"{folder} is no folder with .txt files")
-    with ThreadPoolExecutor(AT_ONCE) as threads:
-        invoices = list(track(threads.map(partial(read, model), paths), "Reading", total=len(paths)))
+        sys.exit(f"{folder}: there are no .txt files")
+    with ThreadPoolExecutor(THREADS) as threads:
+        invoices = list(track(threads.map(partial(read_invoice, model), paths), "Reading", total=len(paths)))
     with table.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["file", *Invoice.model_fields])
         for path, invoice in zip(paths, invoices, strict=True):
             if invoice is None:
-                print(f"{path}: the model gave no invoice", file=sys.stderr)
+                print(f"{path}: the model found no invoice", file=sys.stderr)
             else:
                 writer.writerow([path.name, *invoice.model_dump().values()])
 

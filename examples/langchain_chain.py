@@ -1,4 +1,4 @@
-"""A LangChain chain on any model: a chat model of LangChain's in thirty lines, and a chain that streams through it.
+"""A LangChain chain on any model: a LangChain chat model in thirty lines, and a chain that streams through it.
 
 pip install 'modelport[llamacpp]' langchain-core
 python examples/langchain_chain.py llamacpp
@@ -20,7 +20,7 @@ from modelport import ChatMessage, Model, load_model
 
 
 class ChatModelport(BaseChatModel):
-    """A model of modelport as LangChain knows models; its options go through `bind(…)`."""
+    """A LangChain chat model on a modelport model; `bind(…)` takes the options of a call."""
 
     model: Any
 
@@ -30,7 +30,7 @@ class ChatModelport(BaseChatModel):
 
     def _generate(self, messages: Any, stop: Any = None, run_manager: Any = None, **options: Any) -> ChatResult:
         message = self.model(convert_to_openai_messages(messages), stop, **options)
-        return ChatResult(generations=[ChatGeneration(message=as_langchain(message))])
+        return ChatResult(generations=[ChatGeneration(message=to_langchain(message))])
 
     def _stream(
         self, messages: Any, stop: Any = None, run_manager: Any = None, **options: Any
@@ -48,7 +48,7 @@ class ChatModelport(BaseChatModel):
         return self.bind(tools=list(tools), tool_choice=tool_choice, **options)
 
 
-def as_langchain(message: ChatMessage) -> AIMessage:
+def to_langchain(message: ChatMessage) -> AIMessage:
     calls = [{"name": c.function.name, "args": c.function.arguments, "id": c.id} for c in message.tool_calls or ()]
     return AIMessage(message.text, tool_calls=calls)
 

@@ -1,4 +1,4 @@
-"""An agent of the smolagents package on a model in this process: the model is handed over as it is.
+"""An agent of the smolagents package on a modelport model, which is passed to the agent as it is.
 
 pip install 'modelport[llamacpp]' smolagents
 python examples/smolagents_agent.py llamacpp
@@ -11,8 +11,8 @@ from smolagents import CodeAgent, tool
 
 from modelport import Lark, load_model
 
-#: What a step of a code agent looks like. The embedded model is far too small to write one by itself, but no model is
-#: too small to be held to a form. Leave it out for a model that can.
+#: The format of a step of a code agent. The default local model is far too small to write it by itself, but constrained
+#: decoding makes every model write it. Leave the grammar out for a larger model.
 STEP = Lark(
     r'start: "Thought: " /[a-zA-Z ]{3,30}/ "\n<code>\nfinal_answer(get_weather(\"" /[A-Z][a-z]{2,12}/ "\"))\n</code>"'
 )

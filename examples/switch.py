@@ -1,4 +1,4 @@
-"""One program on every backend: only the line that makes the model differs.
+"""One program for every backend: only the argument that names the model differs.
 
     python examples/switch.py llamacpp
     python examples/switch.py transformers/HuggingFaceTB/SmolLM2-135M-Instruct
@@ -13,7 +13,7 @@
     python examples/switch.py litellm-router/llama '{"model_list": [{"model_name": "llama", "litellm_params":
         {"model": "groq/llama-3.3-70b-versatile"}}]}'
 
-Keys, regions and addresses come from each service's usual environment variables.
+Keys, regions and addresses come from the usual environment variables of each service.
 """
 
 import asyncio
@@ -29,17 +29,17 @@ model = load_model(sys.argv[1], **json.loads(sys.argv[2] if len(sys.argv) > 2 el
 messages = [{"role": "user", "content": "What is the capital of France? Answer in one sentence."}]
 
 message = model(messages, temperature=0)
-print("whole:   ", message)
+print("complete: ", message)
 
-print("streamed: ", end="")
+print("streamed:  ", end="")
 for delta in model.generate_stream(messages, temperature=0):
     print(delta.content or "", end="", flush=True)
 print()
 
 message = model(messages, temperature=0, stop_sequences=["Paris"])
-print("stopped: ", message, f"[{message.finish_reason}]")
+print("stopped:  ", message, f"[{message.finish_reason}]")
 
 history = [*messages, message, {"role": "user", "content": "What is the capital of France? Answer in one sentence."}]
 message = asyncio.run(model.agenerate(history, temperature=0, max_tokens=3))
-print("cut:     ", message.finish_reason)
+print("truncated:", message.finish_reason)
 model.close()

@@ -1,14 +1,17 @@
-"""Options and settings of the tests."""
+"""Options and settings of the test suite."""
 
 from __future__ import annotations
 
 import os
+import re
+from pathlib import Path
 
 import pytest
+from _pytest.mark.expression import Expression
 
 try:
     from hypothesis import settings
-except ImportError:  # the oldest versions are tested without it
+except ImportError:  # The session with the oldest versions has no hypothesis.
     pass
 else:
     settings.register_profile("default", deadline=None)
@@ -20,3 +23,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--backends", help="backends under test, separated by commas; by default those of the nox session `tests`"
     )
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Skip a file that its own `pytestmark` deselects: the environment may lack the packages that it imports."""
+    expression = config.option.markexpr
+    if not expression or collection_path.suffix != ".py":
+        return None
+    declared = re.search(r"^pytestmark = (.+)$", collection_path.read_text(), re.M)
+    marks = set(re.findall(r"pytest\.mark\.(\w+)", declared[1])) if declared else set()
+    if marks and not Expression.compile(expression).evaluate(lambda name, **_: name in marks):
+        return True
+    return None

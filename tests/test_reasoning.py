@@ -1,4 +1,4 @@
-"""How much a model is to think: one option, told to each in its own way, or refused by name."""
+"""`reasoning_effort` and `reasoning_budget`: each model gets its own parameter, or the request is refused."""
 
 from __future__ import annotations
 
@@ -15,90 +15,96 @@ from modelport import (
     Tool,
     UnsupportedFeature,
 )
-from modelport.inputs.parameters import EFFORTS, normalise_parameters
-from modelport.layers.adapt.capabilities import BUDGETS, adapt_to_capabilities
-from modelport.local.chat_template import Template
+from modelport.inputs.options import normalise_options
+from modelport.inputs.parameters import REASONING_EFFORTS
+from modelport.layers.adapt.capabilities import REASONING_BUDGETS, adapt_to_capabilities
+from modelport.local.chat_template import ChatTemplate
 from modelport.protocols.chat_completions.request import body_from
 from modelport.testing import ScriptedModel
 from modelport.types.capabilities import Capabilities
-from tests.protocols.test_converse import CLAUDE, LLAMA, NOVA, recording
+from tests.protocols.converse.examples import CLAUDE, LLAMA, NOVA, recording_model
 
 TOOL = Tool("f", "", {"type": "object", "properties": {"a": {"type": "string"}}})
-ASKED = (ChatMessage("user", "?"),)
+MESSAGES = (ChatMessage("user", "?"),)
 SONNET_37, OPUS_47 = "us.anthropic.claude-3-7-sonnet-20250219-v1:0", "us.anthropic.claude-opus-4-7-v1:0"
 NOVA_2, GPT_OSS = "us.amazon.nova-2-lite-v1:0", "openai.gpt-oss-120b-1:0"
 
 
-def fitted(capabilities: dict[str, Any], **parameters: Any) -> dict[str, Any]:
-    return dict(adapt_to_capabilities(Request(ASKED, parameters=parameters), Capabilities(**capabilities)).parameters)
+def adapted_parameters(capabilities: dict[str, Any], **parameters: Any) -> dict[str, Any]:
+    return dict(
+        adapt_to_capabilities(Request(MESSAGES, parameters=parameters), Capabilities(**capabilities)).parameters
+    )
 
 
-def body(model_id: str, dialect: str | None = None, **parameters: Any) -> dict[str, Any]:
+def body_parameters(model_id: str, dialect: str | None = None, **parameters: Any) -> dict[str, Any]:
     model = OpenAIServerModel(model_id, api_key="k", dialect=dialect)
-    request = adapt_to_capabilities(Request(ASKED, parameters=normalise_parameters(parameters)), model.capabilities)
-    sent = body_from(request, model_id, model.capabilities, dialect)
-    return {key: value for key, value in sent.items() if key not in ("model", "messages")}
+    request = adapt_to_capabilities(Request(MESSAGES, parameters=normalise_options(parameters)), model.capabilities)
+    body = body_from(request, model_id, model.capabilities, dialect)
+    return {key: value for key, value in body.items() if key not in ("model", "messages")}
 
 
 @pytest.mark.parametrize(
-    ("capabilities", "asked", "sent"),
+    ("capabilities", "given", "expected"),
     [
         ({"reasoning": True, "reasoning_efforts": {"low"}}, {"reasoning_effort": "low"}, {"reasoning_effort": "low"}),
         ({"reasoning": True, "reasoning_budget": True}, {"reasoning_effort": "low"}, {"reasoning_budget": 2048}),
         ({"reasoning": True, "reasoning_budget": True}, {"reasoning_budget": 99}, {"reasoning_budget": 99}),
-        ({}, {"reasoning_effort": "none"}, {}),  # it does not think
+        ({}, {"reasoning_effort": "none"}, {}),  # The model does not support reasoning.
     ],
 )
-def test_an_effort_goes_as_the_model_knows_it(capabilities: Any, asked: Any, sent: Any) -> None:
-    assert fitted(capabilities, **asked) == sent
+def test_adapt_effort_becomes_the_parameter_that_the_model_supports(
+    capabilities: Any, given: Any, expected: Any
+) -> None:
+    assert adapted_parameters(capabilities, **given) == expected
 
 
 @pytest.mark.parametrize(
-    ("capabilities", "asked", "says"),
+    ("capabilities", "given", "error_text"),
     [
-        ({}, {"reasoning_effort": "low"}, "can't be told how much to think"),
+        ({}, {"reasoning_effort": "low"}, "its reasoning effort cannot be set"),
         ({"reasoning": True}, {"reasoning_effort": "none"}, "reasoning_effort='none'"),
         ({"reasoning": True, "reasoning_budget": True}, {"reasoning_effort": "none"}, "reasoning_effort='none'"),
-        ({"reasoning_efforts": {"high", "low"}}, {"reasoning_effort": "max"}, "it takes low, high"),
-        ({"reasoning_efforts": {"low"}}, {"reasoning_budget": 5}, "tokens to think; it takes reasoning_effort: low"),
+        ({"reasoning_efforts": {"high", "low"}}, {"reasoning_effort": "max"}, "it accepts low, high"),
+        (
+            {"reasoning_efforts": {"low"}},
+            {"reasoning_budget": 5},
+            "a reasoning_budget; it accepts reasoning_effort: low",
+        ),
     ],
 )
-def test_what_a_model_can_not_be_told_is_refused_by_name(capabilities: Any, asked: Any, says: str) -> None:
-    with pytest.raises(UnsupportedFeature, match=says) as raised:
-        fitted(capabilities, **asked)
-    assert raised.value.parameter in asked
+def test_adapt_unsupported_reasoning_parameter_raises_with_name(capabilities: Any, given: Any, error_text: str) -> None:
+    with pytest.raises(UnsupportedFeature, match=error_text) as raised:
+        adapted_parameters(capabilities, **given)
+    assert raised.value.parameter in given
 
 
-def test_mistakes_are_named() -> None:
-    for asked, says in (
+def test_generate_invalid_reasoning_parameter_raises() -> None:
+    for given, error_text in (
         ({"reasoning_effort": "lots"}, "reasoning_effort='lots': must be one of none, minimal, low"),
         ({"reasoning_budget": 0}, "reasoning_budget=0"),
         ({"reasoning_effort": "low", "reasoning_budget": 9}, "give one"),
     ):
-        with pytest.raises(InvalidRequest, match=says):
-            ScriptedModel("x").generate("?", **asked)
+        with pytest.raises(InvalidRequest, match=error_text):
+            ScriptedModel("x").generate("?", **given)
 
 
-def test_a_calls_word_goes_before_the_constructors() -> None:
-    for first, then in (
+def test_call_reasoning_parameter_takes_precedence_over_constructor() -> None:
+    for of_constructor, of_call in (
         ({"reasoning_budget": 9}, {"reasoning_effort": "low"}),
         ({"reasoning_effort": "low"}, {"reasoning_budget": 9}),
     ):
-        model = ScriptedModel("x", **first)
-        model.generate("?", **then)
-        assert model.requests[0].parameters == then
+        model = ScriptedModel("x", **of_constructor)
+        model.generate("?", **of_call)
+        assert model.requests[0].parameters == of_call
 
 
-def test_more_effort_is_a_larger_budget() -> None:
-    assert [*BUDGETS] == [effort for effort in EFFORTS if effort != "none"]
-    assert sorted(BUDGETS.values()) == [*BUDGETS.values()]
-
-
-# --- chat completions -------------------------------------------------------------------------------------------------
+def test_budgets_grow_with_effort() -> None:
+    assert [*REASONING_BUDGETS] == [effort for effort in REASONING_EFFORTS if effort != "none"]
+    assert sorted(REASONING_BUDGETS.values()) == [*REASONING_BUDGETS.values()]
 
 
 @pytest.mark.parametrize(
-    ("model_id", "dialect", "asked", "sent"),
+    ("model_id", "dialect", "given", "expected"),
     [
         ("o3", None, {"reasoning_effort": "high"}, {"reasoning_effort": "high"}),
         ("gpt-5.2", None, {"reasoning_effort": "none"}, {"reasoning_effort": "none"}),
@@ -117,12 +123,14 @@ def test_more_effort_is_a_larger_budget() -> None:
     ],
     ids=str,
 )  # fmt: skip
-def test_services_and_servers(model_id: str, dialect: str | None, asked: Any, sent: Any) -> None:
-    assert body(model_id, dialect, **asked) == sent
+def test_body_reasoning_parameters_by_model_and_dialect(
+    model_id: str, dialect: str | None, given: Any, expected: Any
+) -> None:
+    assert body_parameters(model_id, dialect, **given) == expected
 
 
 @pytest.mark.parametrize(
-    ("model_id", "asked"),
+    ("model_id", "given"),
     [
         ("gpt-4o", {"reasoning_effort": "low"}),
         ("o3", {"reasoning_effort": "none"}),
@@ -131,21 +139,18 @@ def test_services_and_servers(model_id: str, dialect: str | None, asked: Any, se
         ("grok-4-fast", {"reasoning_effort": "low"}),
     ],
 )
-def test_models_that_can_not_be_told(model_id: str, asked: Any) -> None:
+def test_body_unsupported_reasoning_parameter_raises(model_id: str, given: Any) -> None:
     with pytest.raises(UnsupportedFeature):
-        body(model_id, **asked)
+        body_parameters(model_id, **given)
 
 
-def test_azure_knows_the_same_of_models() -> None:
+def test_azure_capabilities_use_the_same_profiles() -> None:
     model = AzureOpenAIServerModel("o3", "https://r.openai.azure.com", "k")
     assert model.capabilities.reasoning_efforts == {"low", "medium", "high"}
 
 
-# --- Bedrock ----------------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
-    ("model_id", "asked", "sent"),
+    ("model_id", "given", "expected"),
     [
         (CLAUDE, {"reasoning_budget": 5000}, {"thinking": {"type": "enabled", "budget_tokens": 5000}}),
         (SONNET_37, {"reasoning_effort": "high"}, {"thinking": {"type": "enabled", "budget_tokens": 16384}}),
@@ -157,30 +162,27 @@ def test_azure_knows_the_same_of_models() -> None:
     ],
     ids=str,
 )  # fmt: skip
-def test_bedrocks_models_have_a_field_each(model_id: str, asked: Any, sent: Any) -> None:
-    model = recording(model_id)
-    model.generate("?", **asked)
-    assert model.sent[-1].get("additionalModelRequestFields") == sent
+def test_bedrock_request_has_the_field_of_the_model(model_id: str, given: Any, expected: Any) -> None:
+    model = recording_model(model_id)
+    model.generate("?", **given)
+    assert model.sent[-1].get("additionalModelRequestFields") == expected
 
 
 @pytest.mark.parametrize(
-    ("model_id", "asked", "says"),
+    ("model_id", "given", "error_text"),
     [
-        (CLAUDE, {"reasoning_budget": 100}, "at least 1024"),
-        (CLAUDE, {"reasoning_budget": 2000, "max_tokens": 2000}, "max_tokens=2000 counts the thinking too"),
-        (LLAMA, {"reasoning_effort": "low"}, "can't be told"),
-        (NOVA, {"reasoning_budget": 2000}, "tokens to think"),
-        (SONNET_37, {"reasoning_budget": 2000, "tools": [TOOL], "tool_choice": "required"}, "while it thinks"),
-        (SONNET_37, {"reasoning_budget": 2000, "grammar": TOOL.parameters}, "nor to answer through one"),
-        (OPUS_47, {"reasoning_budget": 2000}, "it takes reasoning_effort: none, low, medium, high"),
+        (CLAUDE, {"reasoning_budget": 100}, "requires at least 1024"),
+        (CLAUDE, {"reasoning_budget": 2000, "max_tokens": 2000}, "max_tokens=2000 includes the reasoning"),
+        (LLAMA, {"reasoning_effort": "low"}, "cannot be set"),
+        (NOVA, {"reasoning_budget": 2000}, "does not accept a reasoning_budget"),
+        (SONNET_37, {"reasoning_budget": 2000, "tools": [TOOL], "tool_choice": "required"}, "while it reasons"),
+        (SONNET_37, {"reasoning_budget": 2000, "grammar": TOOL.parameters}, "nor to return structured output"),
+        (OPUS_47, {"reasoning_budget": 2000}, "it accepts reasoning_effort: none, low, medium, high"),
     ],
 )
-def test_what_bedrocks_models_refuse_is_found_before(model_id: str, asked: Any, says: str) -> None:
-    with pytest.raises((InvalidRequest, UnsupportedFeature), match=says):
-        recording(model_id).generate("?", **asked)
-
-
-# --- chat templates ---------------------------------------------------------------------------------------------------
+def test_bedrock_unsupported_reasoning_raises_before_sending(model_id: str, given: Any, error_text: str) -> None:
+    with pytest.raises((InvalidRequest, UnsupportedFeature), match=error_text):
+        recording_model(model_id).generate("?", **given)
 
 
 @pytest.mark.parametrize(
@@ -191,5 +193,5 @@ def test_what_bedrocks_models_refuse_is_found_before(model_id: str, asked: Any, 
         ("<think>", set()),
     ],
 )
-def test_a_template_takes_the_variables_that_it_names(source: str, efforts: set[str]) -> None:
-    assert Template(lambda *_, **__: "", source).capabilities()["reasoning_efforts"] == efforts
+def test_template_efforts_follow_from_its_variables(source: str, efforts: set[str]) -> None:
+    assert ChatTemplate(lambda *_, **__: "", source).capabilities()["reasoning_efforts"] == efforts

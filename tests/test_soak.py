@@ -1,4 +1,4 @@
-"""A small run of the soak; `python benchmarks/soak.py` makes a large one."""
+"""A small run of the soak test; `python benchmarks/soak.py` does a large one."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = [pytest.mark.engine, pytest.mark.quiet]
+
 SOAK = Path(__file__).parents[1] / "benchmarks" / "soak.py"
 
 
-def soak(*names: str) -> None:
-    """Thirty calls of each backend."""
+def run_soak(*names: str) -> None:
+    """Run the soak test with thirty calls of each backend."""
     command = [sys.executable, str(SOAK), "--calls", str(30 * len(names)), "--only", ",".join(names)]
     run = subprocess.run(command, capture_output=True, text=True, timeout=580)
     assert run.returncode == 0, run.stdout + run.stderr[-3000:]
@@ -21,5 +23,5 @@ def soak(*names: str) -> None:
 
 
 @pytest.mark.timeout(600)
-def test_nothing_is_left_of_calls_that_fail_or_are_left() -> None:
-    soak("openai", "bedrock", "llamacpp", "transformers")
+def test_failed_and_abandoned_calls_leave_nothing_behind() -> None:
+    run_soak("openai", "bedrock", "llamacpp", "transformers")

@@ -1,4 +1,4 @@
-"""`python -m modelport`."""
+"""Entry point of `python -m modelport`."""
 
 from modelport.cli import main
 

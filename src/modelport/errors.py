@@ -1,8 +1,28 @@
-"""What can go wrong, as one small tree of types.
+"""The exceptions of modelport.
 
-Every failure of a call is a `ModelError`. Its subclass says what happened, so that a caller catches a type
-and never searches a message for "429". Messages hold no secret: a backend passes only what the service said
-and what the caller can change.
+Every failure of a call raises a `ModelError`. Its subclass says what happened, so that a caller catches a type and
+never searches a message for "429". An exception of a library or of an engine is turned into one of these and chained
+as the cause.
+
+    ModelError
+    ├── AuthenticationError
+    ├── NotFoundError
+    ├── InvalidRequest
+    │   └── ContextWindowExceeded
+    ├── ContentFiltered
+    ├── RateLimited                 retryable
+    ├── ServerError                 retryable
+    ├── ConnectionFailed            retryable
+    ├── DeadlineExceeded
+    ├── MalformedResponse
+    ├── StreamInterrupted
+    ├── InvalidToolCall
+    ├── InvalidOutput
+    ├── UnsupportedFeature
+    └── MissingDependency           also an ImportError
+
+No message holds a secret: a backend quotes only what the service said, with secrets redacted, and what the caller can
+change.
 """
 
 from __future__ import annotations
@@ -19,25 +39,29 @@ class ModelError(Exception):
     """A call to a model failed.
 
     Args:
-        message: What happened, where, and what to do about it.
-        model_id: The model that was asked, if known.
-        status: The service's HTTP status, if it gave one.
-        retry_after: Seconds that the service asks us to wait before the next attempt, if it said so.
+        message: What happened, where, and what the caller can do about it.
+        model_id: The model that was called, if known.
+        status: The HTTP status of the service's response, if there was one.
+        retry_after: Seconds to wait before the next attempt, if the service named a wait.
         retryable: Whether the same request may succeed later; `None` takes the class's default.
-        parameter: The parameter that the service refused, if it named one.
+        parameter: The parameter that the service rejected, if the service named one.
+        hint: What a user of the command line can do about the error, in terms of options and environment variables;
+            `None` where the message says all. The command line prints the hint after the message. It is no part of
+            `str(error)`.
 
     Attributes:
-        attempts: The models that were asked, where there were several to ask (`FallbackModel`).
-        partial: What had arrived of the answer, if anything had.
+        attempts: The models that were tried, where there were several (`FallbackModel`).
+        partial: The part of the response that had arrived, if any.
     """
 
     retryable = False
     partial: ChatMessage | None = None
     attempts: Sequence[Attempt] = ()
-    #: Whether this error, when it comes in the middle of an answer, cuts the answer off (see `StreamInterrupted`)
-    #: rather than judging the answer that has come.
+    #: Whether this error, when it is raised in mid-stream, means that the stream was interrupted (and becomes a
+    #: `StreamInterrupted`). It is false for errors that judge the response that has arrived.
     interrupts = True
-    #: Whether the model has learnt from this refusal: `layers/retry.py` sends the request once more, in another form.
+    #: Whether the backend updated its profile of the model after this rejection, for example because the service
+    #: rejected a parameter. `Model` then runs the request once more from the start, with the new capabilities.
     profile_updated = False
 
     def __init__(
@@ -49,12 +73,14 @@ class ModelError(Exception):
         retry_after: float | None = None,
         retryable: bool | None = None,
         parameter: str | None = None,
+        hint: str | None = None,
     ) -> None:
         super().__init__(message)
         self.model_id = model_id
         self.status = status
         self.retry_after = retry_after
         self.parameter = parameter
+        self.hint = hint
         if retryable is not None:
             self.retryable = retryable
 
@@ -67,7 +93,7 @@ class ModelError(Exception):
         return f"{self.message} (model: {self.model_id})" if self.model_id else self.message
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # Exceptions pickle by their positional arguments alone, which would lose every attribute.
+        # By default an exception pickles its positional arguments alone, which would lose every attribute.
         return (_rebuild, (type(self), self.args, self.__dict__.copy()))
 
 
@@ -79,35 +105,35 @@ def _rebuild(cls: type[ModelError], args: tuple[Any, ...], state: dict[str, Any]
 
 
 class AuthenticationError(ModelError):
-    """No key, a wrong key, or a key without the right (HTTP 401, 403)."""
+    """The key is missing, wrong, or lacks a permission (HTTP 401, 403)."""
 
 
 class NotFoundError(ModelError):
-    """The model, the deployment, the file or the path is not there (HTTP 404)."""
+    """The model, the deployment, the file or the path does not exist (HTTP 404)."""
 
 
 class InvalidRequest(ModelError):
-    """The request is wrong; sending it again will not help (HTTP 400, 422, or found before anything is sent)."""
+    """The request is wrong, and sending it again will not help (HTTP 400, 422, or found before anything is sent)."""
 
 
 class ContextWindowExceeded(InvalidRequest):
-    """The prompt, or the prompt and the answer asked for, does not fit the model's context."""
+    """The prompt, or the prompt and the requested output together, exceed the model's context window."""
 
 
 class ContentFiltered(ModelError):
-    """The service's policy refused the prompt or the answer."""
+    """The service's content policy rejected the prompt or the response."""
 
     interrupts = False
 
 
 class RateLimited(ModelError):
-    """Too many requests or tokens (HTTP 429); `retry_after` holds the wait in seconds if the service gave one."""
+    """Too many requests or tokens (HTTP 429); `retry_after` holds the wait in seconds if the service named one."""
 
     retryable = True
 
 
 class ServerError(ModelError):
-    """The service failed (HTTP 5xx), or the engine in this process did."""
+    """The service (HTTP 5xx) or the local engine failed."""
 
     retryable = True
 
@@ -119,15 +145,15 @@ class ConnectionFailed(ModelError):
 
 
 class DeadlineExceeded(ModelError):
-    """A time limit of the caller's ran out; the message says which."""
+    """A time limit of the caller ran out; the message says which one."""
 
 
 class MalformedResponse(ModelError):
-    """The service answered with something that is no answer: broken JSON, a body cut short, no choices."""
+    """The service sent a response that can't be used: broken JSON, a truncated body, no choices."""
 
 
 class StreamInterrupted(ModelError):
-    """An answer broke off after its first part had reached the caller.
+    """A stream was interrupted after its first part had reached the caller.
 
     Attributes:
         partial: The message as far as it had arrived. The cause is chained as `__cause__`.
@@ -140,8 +166,8 @@ class StreamInterrupted(ModelError):
         self.partial = partial
 
 
-class _UnusableAnswer(ModelError):
-    """An answer arrived whole and is not what was asked for."""
+class _UnusableOutput(ModelError):
+    """A complete response arrived, but the model's output is not what the request asked for."""
 
     interrupts = False
 
@@ -151,8 +177,8 @@ class _UnusableAnswer(ModelError):
         self.partial = partial
 
 
-class InvalidToolCall(_UnusableAnswer):
-    """A tool call can't be used: broken JSON, an unknown tool, arguments against the schema, or against `tool_choice`.
+class InvalidToolCall(_UnusableOutput):
+    """A tool call can't be used: broken JSON, an unknown tool, or a violation of the schema or of `tool_choice`.
 
     Attributes:
         text: The raw arguments, as the model wrote them.
@@ -160,21 +186,27 @@ class InvalidToolCall(_UnusableAnswer):
     """
 
 
-class InvalidOutput(_UnusableAnswer):
-    """The answer does not have the form that `grammar` asked for.
+class InvalidOutput(_UnusableOutput):
+    """The output does not match the schema, regular expression, choice or grammar that `grammar` asked for.
 
     Attributes:
-        text: The answer as the model wrote it.
+        text: The output as the model wrote it.
         partial: The whole message.
     """
 
 
 class UnsupportedFeature(ModelError):
-    """This backend or model can't do what the request asks; nothing has been sent."""
+    """The backend or the model does not support what the request asks for; nothing has been sent."""
 
 
 class MissingDependency(ModelError, ImportError):
-    """A package that this backend needs is not installed; the message holds the exact command."""
+    """A package that the backend needs is not installed; the message holds the exact command that installs it.
+
+    Args:
+        package: The missing package.
+        extra: The extra of modelport that installs the package.
+        **details: See `ModelError`.
+    """
 
     def __init__(self, package: str, extra: str, **details: Any) -> None:
         super().__init__(

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 from modelport.errors import ModelError
 from modelport.inputs.messages import normalise_messages
 from modelport.inputs.options import normalise_options
-from modelport.inputs.parameters import EFFORTS
+from modelport.inputs.parameters import EXCLUSIVE, REASONING_EFFORTS, TIMEOUTS
 from modelport.inputs.settings import check_kind
 from modelport.inputs.tool_choice import tool_choice_from
 from modelport.layers.base import Deltas, Layer, Next, compose
@@ -31,9 +31,6 @@ if TYPE_CHECKING:
 
 #: Attributes that are computed from the settings, and not pickled.
 _DERIVED = ("_chain", "_capabilities", "_options")
-#: Two parameters that set the same thing. The one that is given for a call overrides both of the constructor.
-_EITHER = {"reasoning_effort": "reasoning_budget", "reasoning_budget": "reasoning_effort"}
-_TIME_LIMITS = ("timeout", "first_token_timeout", "idle_timeout")
 
 
 class Model(Storable):
@@ -206,13 +203,13 @@ class Model(Storable):
         Raises:
             InvalidToolCall: The text holds no tool call.
         """
-        from modelport.inputs.calls_in_text import call_in_text, parsed_arguments
+        from modelport.inputs.calls_in_text import find_tool_call, parse_arguments
 
         message.role = MessageRole.ASSISTANT
         if not message.tool_calls:
-            message.tool_calls = [call_in_text(message, self.tool_name_key, self.tool_arguments_key)]
+            message.tool_calls = [find_tool_call(message, self.tool_name_key, self.tool_arguments_key)]
         for call in message.tool_calls:
-            call.function.arguments = parsed_arguments(call.function.arguments)
+            call.function.arguments = parse_arguments(call.function.arguments)
         return message
 
     @property
@@ -276,7 +273,7 @@ class Model(Storable):
             return self.declared_capabilities
         # An author's own `generate` gets everything that its callers give, as if they had called it directly.
         everything = {"text", "image", "audio", "file"}
-        reasoning = {"reasoning_efforts": EFFORTS, "reasoning_budget": True}
+        reasoning = {"reasoning_efforts": REASONING_EFFORTS, "reasoning_budget": True}
         return self.declared_capabilities.replace(
             seed=True, logprobs=True, inputs=everything, image_urls=True, **reasoning
         )
@@ -301,7 +298,7 @@ class Model(Storable):
         if self._options is None:
             self._options = normalise_options(self.kwargs)
         options = {**self._options, **called}
-        for name, other in _EITHER.items():
+        for name, other in EXCLUSIVE.items():
             if name in called and other not in called:
                 options.pop(other, None)
         tools = options.pop("tools", ())
@@ -317,7 +314,7 @@ class Model(Storable):
             strict=options.pop("strict", False),
             tools=tools,
             tool_choice=tool_choice_from(tool_choice, tools),
-            timeouts=Timeouts(**{name: options.pop(name) for name in _TIME_LIMITS if name in options}),
+            timeouts=Timeouts(**{name: options.pop(name) for name in TIMEOUTS if name in options}),
             parameters=options,
             stream=stream,
             capabilities=self.capabilities,
@@ -332,7 +329,7 @@ class Model(Storable):
 
         limits = self.requests_per_minute, self.tokens_per_minute, self.max_concurrency
         return [
-            Adapt(self),
+            Adapt(self.allow_private_urls),
             Retry(RetryPolicy.from_value(self.retry), queued=any(limit is not None for limit in limits)),
             Limit(*limits, shared=self.shared_limits, name=self.model_id),
             Stop(),

@@ -1,4 +1,7 @@
-"""Keys travel in a type that never shows them, and URLs, which may be signed, in one that shows their host."""
+"""Types for secrets: `Secret` for keys, which never shows its value, and `Url`, which shows only scheme and host.
+
+`names_secret` decides by its name whether a header, a parameter or a setting holds a secret.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +11,10 @@ from typing import Any
 
 from modelport.errors import AuthenticationError, InvalidRequest
 
-_WORDS = re.compile(r"[^A-Za-z0-9]+|(?<=[a-z0-9])(?=[A-Z])")
-#: Held against the words of a name. What only sounds alike is not meant: an author, a key's id, a token of text.
-_SECRET = re.compile(
+_WORD_BREAK = re.compile(r"[^A-Za-z0-9]+|(?<=[a-z0-9])(?=[A-Z])")
+#: Matched against the lower-case words of a name. Names that only look similar don't match: an author, the ID of a key,
+#: a token of text.
+_SECRET_WORDS = re.compile(
     r"auth(?!or\b|ors\b)|secret|cookie|passw|passphrase|credential(?! name)|signature|\bsig\b|\bpwd\b|\bjwt\b"
     r"|(?<!\bname )(?<!\barguments )(?<!\bcache )(?<!\bidempotency )\bkey\b(?! id\b)"
     r"|(?:api|access|private|subscription) ?keys?\b(?! id\b)"
@@ -20,16 +24,16 @@ _SECRET = re.compile(
 
 
 def names_secret(name: str) -> bool:
-    """Whether a header, a parameter or a setting of this name holds a key: `X-Auth-Token`, not `max_tokens`."""
-    return bool(_SECRET.search(_WORDS.sub(" ", name).lower()))
+    """Return whether a header, a parameter or a setting with this name holds a secret, as `X-Auth-Token` does."""
+    return bool(_SECRET_WORDS.search(_WORD_BREAK.sub(" ", name).lower()))
 
 
 class Secret:
-    """A key that neither prints, logs nor pickles; only `reveal` gives it out.
+    """A key that is not printed, logged or pickled; only `reveal` returns it.
 
     Args:
         value: The key itself, or `None` to read it from the environment when it is needed.
-        env: The environment variable that holds it, or is meant to where the model is restored from a file.
+        env: The environment variable that holds the key. A model that is restored from a file reads its key there.
     """
 
     __slots__ = ("_value", "env")
@@ -42,24 +46,25 @@ class Secret:
 
     @classmethod
     def from_value(cls, value: Secret | str | None, env: str) -> Secret:
-        """The caller's key, or the one in the environment variable `env`."""
+        """Return the caller's key; without one, a `Secret` that reads the environment variable `env`."""
         if isinstance(value, Secret):
             return value
         return cls(value, env)
 
     def reveal(self, advice: str = "") -> str:
-        """The key.
+        """Return the key.
 
         Args:
-            advice: What else to say where there is none.
+            advice: Text to add to the error message if there is no key.
 
         Raises:
-            AuthenticationError: There is none; the message names the variable to set.
+            AuthenticationError: There is no key; the message names the variable to set.
         """
         value = self._value if self._value is not None else os.environ.get(self.env or "")
         if not value:
             where = f", or set the environment variable {self.env}" if self.env else ""
-            raise AuthenticationError(f"No key was given. Pass api_key=…{where}.{advice}")
+            hint = f"The command line takes keys from the environment only: export {self.env}=…" if self.env else None
+            raise AuthenticationError(f"No key was given. Pass api_key=…{where}.{advice}", hint=hint)
         return value
 
     def __bool__(self) -> bool:
@@ -77,7 +82,7 @@ class Secret:
         return hash((Secret, self.env))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # What is stored is where the key can be found, never the key.
+        # A pickle holds the name of the environment variable, never the key.
         return (Secret, (None, self.env))
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Secret:
@@ -88,17 +93,20 @@ class Secret:
 
 
 class Url(str):
-    """A URL of which a log or a traceback with locals shows scheme and host: the rest may be a signature, or a file."""
+    """A URL whose `repr` shows only scheme and host, in logs and in tracebacks with locals.
+
+    The other parts may be a signature, or the content of a file in a `data:` URL.
+    """
 
     __slots__ = ()
 
     def __repr__(self) -> str:
-        return repr(url_start(self))
+        return repr(redact_url(self))
 
 
-def url_start(url: str) -> str:
-    """Scheme and host of a URL, which errors and logs may show."""
-    from urllib.parse import urlsplit  # which the package's import does not pay for
+def redact_url(url: str) -> str:
+    """Return the scheme and the host of a URL, which errors and logs may show."""
+    from urllib.parse import urlsplit  # Imported here, so that modelport's import does not load the module.
 
     try:
         parts = urlsplit(url)

@@ -11,6 +11,8 @@ from modelport import ChatMessage, FallbackModel, LlamaCppModel, Model, OpenAISe
 from tests.servers.faults import Fault, FaultServer
 from tests.servers.llamacpp import model_file
 
+pytestmark = pytest.mark.server
+
 
 @pytest.fixture(scope="module")
 def local_model() -> Iterator[Model]:

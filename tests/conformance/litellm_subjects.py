@@ -1,4 +1,4 @@
-"""The subjects of LiteLLM's columns: run by the nox session `litellm`, in an environment of its own."""
+"""LiteLLM's backends under test: the nox session `litellm` runs them in their own environment."""
 
 from __future__ import annotations
 
@@ -10,58 +10,66 @@ from typing import Any
 from modelport import LiteLLMModel, LiteLLMRouterModel, Model
 from modelport.testing import Subject
 from tests.conformance import subjects
-from tests.conformance.subjects import FIXTURES, KEY, TOO_LONG, environment, faulty, write_projector
+from tests.conformance.subjects import (
+    FIXTURES,
+    KEY,
+    TOO_LONG,
+    environment_variable,
+    models_with_faults,
+    write_projector,
+)
 from tests.servers.aimock import aimock
 from tests.servers.llamacpp import llama_server
 
-#: Makes a model for a base URL.
-Make = Callable[..., Model]
+#: Makes a model for one or more base URLs.
+MakeModel = Callable[..., Model]
 
 
-def one(base_url: str, *, model: str = "openai/smollm2", **settings: Any) -> Model:
+def litellm_model(base_url: str, *, model: str = "openai/smollm2", **settings: Any) -> Model:
     return LiteLLMModel(model, api_base=base_url, api_key=KEY, **settings)
 
 
-def routed(*base_urls: str, model: str = "openai/smollm2", **settings: Any) -> Model:
-    rows = [
+def router_model(*base_urls: str, model: str = "openai/smollm2", **settings: Any) -> Model:
+    deployments = [
         {"model_name": "group", "litellm_params": {"model": model, "api_base": url, "api_key": KEY}}
         for url in base_urls
     ]
-    return LiteLLMRouterModel("group", rows, **settings)
+    return LiteLLMRouterModel("group", deployments, **settings)
 
 
 @contextmanager
-def served(folder: Path, make: Make, servers: int = 1) -> Iterator[Subject]:
-    """llama.cpp's own HTTP servers, real weights."""
+def real_weights(folder: Path, make: MakeModel, server_count: int = 1) -> Iterator[Subject]:
+    """llama.cpp's own HTTP servers, with real weights."""
     with ExitStack() as stack:
         projector = write_projector(folder)
-        running = [stack.enter_context(llama_server(api_key=KEY, mmproj=projector)) for _ in range(servers)]
-        faults = stack.enter_context(faulty(make))
-        stack.enter_context(environment("OPENAI_API_KEY", KEY))
+        servers = [stack.enter_context(llama_server(api_key=KEY, mmproj=projector)) for _ in range(server_count)]
+        faults = stack.enter_context(models_with_faults(make))
+        stack.enter_context(environment_variable("OPENAI_API_KEY", KEY))
         model = stack.enter_context(
             make(
-                *(server.base_url for server in running),
-                dialect="llama.cpp",
-                # The embedded model's template has no tools, so the port puts them into the prompt.
-                capabilities={"tools": False, "inputs": ["text", "image"]},
+                *(server.base_url for server in servers),
+                # The default local model's chat template has no tools, so modelport puts them into the prompt.
+                # llama.cpp's server takes any JSON schema.
+                capabilities={"tools": False, "inputs": ["text", "image"], "schema_rules": None},
             )
         )
+        # `busy` is left out: llama.cpp's server computes a non-streaming response to its end even if the client closes
+        # the connection. tests/remote/litellm/test_litellm.py checks that closing a stream frees the server.
         yield Subject(
             make=lambda: model,
             prompts={"too long": TOO_LONG},
-            count_tokens=running[0].count_prompt_tokens,
-            busy=lambda: sum(server.busy_slots() for server in running),
+            count_tokens=servers[0].count_prompt_tokens,
             faults=faults,
             secrets=(KEY,),
         )
 
 
 @contextmanager
-def mocked(make: Make) -> Iterator[Subject]:
-    """A server of fixed answers: real tool calls, parallel and in pieces, images, reasoning."""
+def fixed_responses(make: MakeModel) -> Iterator[Subject]:
+    """A server of fixed responses, with native tool calls, parallel and in pieces, images and reasoning."""
     with (
-        aimock(FIXTURES / "contract.json", api_key=KEY) as server,
-        environment("OPENAI_API_KEY", KEY),
+        aimock(FIXTURES / "conformance.json", api_key=KEY) as server,
+        environment_variable("OPENAI_API_KEY", KEY),
         make(server.base_url, model="openai/gpt-4o", capabilities={"logprobs": False, "reasoning": True}) as model,
     ):
         yield Subject(
@@ -71,13 +79,21 @@ def mocked(make: Make) -> Iterator[Subject]:
         )
 
 
-COLUMNS: dict[str, Callable[[Path], AbstractContextManager[Subject]]] = {
-    "litellm": lambda folder: served(folder, one),
-    "litellm-mocked": lambda folder: mocked(one),
-    "litellm-router": lambda folder: served(folder, routed, servers=2),
-    "litellm-router-mocked": lambda folder: mocked(routed),
-    # LiteLLM forces version 2 of the openai package.
+SUBJECTS: dict[str, Callable[[Path], AbstractContextManager[Subject]]] = {
+    "litellm": lambda folder: real_weights(folder, litellm_model),
+    "litellm-mocked": lambda folder: fixed_responses(litellm_model),
+    "litellm-router": lambda folder: real_weights(folder, router_model, server_count=2),
+    "litellm-router-mocked": lambda folder: fixed_responses(router_model),
+    # LiteLLM requires version 2 of the openai package.
     "openai-sdk-2": lambda folder: subjects.served(folder, client_kwargs={"timeout": 60}),
 }
-_REASONING = dict.fromkeys(("reasoning", "a form after thinking"), "SmolLM2 does not think; the mocked columns do")
-UNTOLD = {column: _REASONING for column in ("litellm", "litellm-router", "openai-sdk-2")}
+_NO_REASONING = dict.fromkeys(
+    ("reasoning", "a form after thinking"), "SmolLM2 does not reason; the backends with fixed responses do"
+)
+_NO_REGEX = {"regex": "LiteLLM does not enforce regular expressions, and SmolLM2's output does not match by itself"}
+#: The checks that a backend can't be checked by, and why.
+NOT_CHECKED = {
+    "litellm": _NO_REASONING | _NO_REGEX,
+    "litellm-router": _NO_REASONING | _NO_REGEX,
+    "openai-sdk-2": _NO_REASONING,
+}

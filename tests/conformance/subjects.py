@@ -1,4 +1,8 @@
-"""The subjects of the contract: every backend on a real engine, or through its real client on a server of others."""
+"""The subjects of the conformance checks, one for each backend under test.
+
+Each function opens a subject as a context manager: a model on a real engine, or a model whose real client talks to a
+server that others wrote. The subjects of LiteLLM, vLLM and Bedrock have modules of their own.
+"""
 
 from __future__ import annotations
 
@@ -30,17 +34,17 @@ from tests.servers.smollm2 import smollm2_folder
 from tests.servers.tiny_mmproj import write_tiny_mmproj
 from tests.servers.vllm import vllm_server
 
-KEY = "sk-contract-key-0123456789"
+KEY = "sk-conformance-key-0123456789"
 TOO_LONG = "word " * 6000
 FIXTURES = Path(__file__).parents[1] / "servers" / "fixtures"
 
-#: One thread each: with two, llama.cpp is up to a hundred times slower beside another busy process on two cores.
+#: One thread, because with two llama.cpp is up to a hundred times slower beside another busy process on two cores.
 ENGINE: dict[str, Any] = {"context_length": 4096, "threads": 1}
 
 
 @contextmanager
-def embedded(**settings: Any) -> Iterator[Subject]:
-    """llama.cpp in this process, on real weights."""
+def local_llamacpp(**settings: Any) -> Iterator[Subject]:
+    """`LlamaCppModel` on real weights."""
     with LlamaCppModel(model_file(), **ENGINE, **settings) as model:
         engine = model._engine
         yield Subject(
@@ -54,21 +58,21 @@ def embedded(**settings: Any) -> Iterator[Subject]:
 
 
 @contextmanager
-def seeing(folder: Path) -> Iterator[Subject]:
-    """llama.cpp with a tiny random projector: what it sees means nothing to it, but it sees."""
-    with embedded(mmproj=write_projector(folder)) as subject:
+def llamacpp_with_images(folder: Path) -> Iterator[Subject]:
+    """`LlamaCppModel` with a tiny random projector: images change its output, although not in a meaningful way."""
+    with local_llamacpp(mmproj=write_projector(folder)) as subject:
         yield subject
 
 
 def write_projector(folder: Path) -> Path:
-    """A vision projector that fits the embedded model."""
+    """Write a vision projector for the default model, and return its path."""
     path = folder / "tiny-mmproj.gguf"
     write_tiny_mmproj(path)
     return path
 
 
-#: SmolLM2 does not think by itself: a template that opens a thought; a budget makes the model close it.
-THINKING_TEMPLATE = (
+#: SmolLM2 does not reason by itself. This template begins the reasoning; a reasoning budget makes the model end it.
+REASONING_TEMPLATE = (
     "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' }}"
     "{% if m.reasoning_content %}<think>{{ m.reasoning_content }}</think>{% endif %}"
     "{{ m['content'] + '<|im_end|>\n' }}{% endfor %}"
@@ -78,38 +82,42 @@ TOOLS_TEMPLATE = (FIXTURES / "smollm2_tools.jinja").read_text()
 
 
 @contextmanager
-def thinking() -> Iterator[Subject]:
-    """llama.cpp with a template that makes it think first, freely, and a grammar for the answer alone."""
+def llamacpp_with_reasoning() -> Iterator[Subject]:
+    """`LlamaCppModel` that reasons first, with a grammar for the text after the reasoning."""
     settings = {"grammar": Regex("[A-Z][a-z ]{3,40}[.]"), "max_tokens": 100, "reasoning_budget": 5}
-    with embedded(chat_template=THINKING_TEMPLATE, **settings) as subject:
+    with local_llamacpp(chat_template=REASONING_TEMPLATE, **settings) as subject:
         subject.prompts = {"reasoning": "What is the capital of France?"}
         yield subject
 
 
 @contextmanager
-def faulty(make: Callable[..., Model]) -> Iterator[Mapping[str, Callable[[], Model]]]:
-    """Models that meet one fault each; `make` takes the base URL and further settings."""
+def models_with_faults(make: Callable[..., Model]) -> Iterator[Mapping[str, Callable[[], Model]]]:
+    """Yield functions that make a model which meets one fault.
+
+    Args:
+        make: Makes a model from a base URL and further settings.
+    """
     with ExitStack() as stack:
 
-        def serving(fault: Fault) -> str:
+        def serve_fault(fault: Fault) -> str:
             server = stack.enter_context(FaultServer())
             server.script(then=fault)
             return server.base_url
 
-        statuses = {str(status): serving(Fault.status(status)) for status in (401, 404, 500)}
-        statuses["429"] = serving(Fault.rate_limit(0))
+        statuses = {str(status): serve_fault(Fault.status(status)) for status in (401, 404, 500)}
+        statuses["429"] = serve_fault(Fault.rate_limit(0))
         refused = stack.enter_context(FaultServer())
         refused.stop_listening()
         yield {
             **{name: partial(make, url, retry=False) for name, url in statuses.items()},
-            "time-out": partial(make, serving(Fault.silence()), timeout=0.2),
+            "timeout": partial(make, serve_fault(Fault.silence()), timeout=0.2),
             "refused": partial(make, refused.base_url, retry=False),
         }
 
 
 @contextmanager
-def environment(name: str, value: str) -> Iterator[None]:
-    """Where a model that was saved finds its key again."""
+def environment_variable(name: str, value: str) -> Iterator[None]:
+    """Set an environment variable, where a restored model finds its key."""
     before = os.environ.get(name)
     os.environ[name] = value
     try:
@@ -120,37 +128,39 @@ def environment(name: str, value: str) -> Iterator[None]:
             os.environ[name] = before
 
 
-def openai(base_url: str, **settings: Any) -> Model:
-    """By a server's base URL."""
+def openai_model(base_url: str, **settings: Any) -> Model:
+    """Make an `OpenAIServerModel` for the base URL of a server."""
     return OpenAIServerModel("smollm2", api_base=base_url, api_key=KEY, **settings)
 
 
-def azure_openai(base_url: str, **settings: Any) -> Model:
-    """Likewise; the endpoint is what `/v1` would follow."""
+def azure_model(base_url: str, **settings: Any) -> Model:
+    """Make an `AzureOpenAIServerModel` for the base URL of a server; its endpoint lacks the `/v1`."""
     return AzureOpenAIServerModel("smollm2", base_url.removesuffix("/v1"), KEY, "2024-10-21", **settings)
 
 
-def huggingface(base_url: str, **settings: Any) -> Model:
-    """Likewise."""
+def huggingface_model(base_url: str, **settings: Any) -> Model:
+    """Make an `InferenceClientModel` for the base URL of a server."""
     return InferenceClientModel("smollm2", base_url=base_url, token=KEY, **settings)
 
 
-#: How a model is made, and where it finds its key when it was saved.
-KEYS = {openai: "OPENAI_API_KEY", azure_openai: "AZURE_OPENAI_API_KEY", huggingface: "HF_TOKEN"}
+#: The environment variable in which a restored model finds its key.
+KEY_VARIABLES = {
+    openai_model: "OPENAI_API_KEY", azure_model: "AZURE_OPENAI_API_KEY", huggingface_model: "HF_TOKEN",
+}  # fmt: skip
 
 
 @contextmanager
-def served(folder: Path, make: Callable[..., Model] = openai, **settings: Any) -> Iterator[Subject]:
-    """A model on llama.cpp's own HTTP server with the same weights, and a projector."""
+def on_llamacpp_server(folder: Path, make: Callable[..., Model] = openai_model, **settings: Any) -> Iterator[Subject]:
+    """A remote model on llama.cpp's own HTTP server, with the same weights and a projector."""
     make = partial(make, **settings)
     with ExitStack() as stack:
         server = stack.enter_context(llama_server(api_key=KEY, mmproj=write_projector(folder)))
         url = server.base_url
-        if make.func is azure_openai:
+        if make.func is azure_model:
             url = stack.enter_context(azure(server.url, KEY, deployment="smollm2", api_key=KEY)).url
-        faults = stack.enter_context(faulty(make))
-        stack.enter_context(environment(KEYS[make.func], KEY))
-        # The embedded model's template has no tools, so the port puts them into the prompt.
+        faults = stack.enter_context(models_with_faults(make))
+        stack.enter_context(environment_variable(KEY_VARIABLES[make.func], KEY))
+        # The default model's chat template has no tools, so modelport puts them into the prompt.
         model = make(url, dialect="llama.cpp", capabilities={"tools": False, "inputs": ["text", "image"]})
         stack.enter_context(model)
         yield Subject(
@@ -165,21 +175,21 @@ def served(folder: Path, make: Callable[..., Model] = openai, **settings: Any) -
 
 @contextmanager
 def fallback(folder: Path) -> Iterator[Subject]:
-    """A model of models: what answers is the second, since the first is never there."""
-    with FaultServer() as absent, served(folder) as subject:
-        absent.stop_listening()
-        first = openai(absent.base_url, retry=False)
+    """A `FallbackModel` whose first model can't be reached, so that the second one responds."""
+    with FaultServer() as unreachable, on_llamacpp_server(folder) as subject:
+        unreachable.stop_listening()
+        first = openai_model(unreachable.base_url, retry=False)
         model = FallbackModel([first, subject.make()], cooldown=0)
         faults = {name: partial(lambda make: FallbackModel([make()]), make) for name, make in subject.faults.items()}
         yield replace(subject, make=lambda: model, faults=faults)
 
 
 @contextmanager
-def vllm() -> Iterator[Subject]:
-    """`OpenAIServerModel` on `vllm serve` with the same weights, and a template that has tools."""
+def on_vllm_server() -> Iterator[Subject]:
+    """`OpenAIServerModel` on `vllm serve`, with the same weights and a chat template that has tools."""
     with (
         vllm_server(api_key=KEY) as server,
-        environment("OPENAI_API_KEY", KEY),
+        environment_variable("OPENAI_API_KEY", KEY),
         OpenAIServerModel(
             server.model, api_base=server.base_url, api_key=KEY, dialect="vllm",
             capabilities={"inputs": ["text"], "reasoning": False},
@@ -195,10 +205,10 @@ def vllm() -> Iterator[Subject]:
 
 
 @contextmanager
-def mocked(make: Callable[..., Model] = openai) -> Iterator[Subject]:
-    """A model on a server of fixed answers: real tool calls, parallel and in pieces, images, reasoning."""
+def on_mock_server(make: Callable[..., Model] = openai_model) -> Iterator[Subject]:
+    """A remote model on a server of fixed responses: tool calls, parallel and in fragments, images, reasoning."""
     with (
-        aimock(FIXTURES / "contract.json", api_key=KEY) as server,
+        aimock(FIXTURES / "conformance.json", api_key=KEY) as server,
         make(server.base_url, capabilities={"logprobs": False}) as model,
     ):
         yield Subject(
@@ -209,83 +219,88 @@ def mocked(make: Callable[..., Model] = openai) -> Iterator[Subject]:
 
 
 @contextmanager
-def transformers_model(**settings: Any) -> Iterator[Subject]:
-    """`TransformersModel` in this process, on the same weights in f32."""
+def local_transformers(**settings: Any) -> Iterator[Subject]:
+    """`TransformersModel` on the same weights in f32."""
     with TransformersModel(smollm2_folder(), context_length=4096, retry=False, **settings) as model:
         yield Subject(
             make=lambda: model,
             prompts={"too long": TOO_LONG},
-            count_tokens=lambda messages: model.count_tokens(render(model, messages)),
+            count_tokens=lambda messages: model.count_tokens(render_prompt(model, messages)),
             busy=lambda: model._engine().busy,
         )
 
 
-def render(model: Any, messages: list[dict[str, Any]]) -> str:
-    """The prompt of a conversation, by the model's own template."""
+def render_prompt(model: Any, messages: list[dict[str, Any]]) -> str:
+    """Return the prompt of a conversation, rendered with the model's own chat template."""
     return str(model._engine().tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
 
 
-class ClosesThought:
-    """A logits processor that makes SmolLM2, which does not think by itself, end its thought after some tokens."""
+class EndsReasoning:
+    """A logits processor that makes SmolLM2, which does not reason by itself, end its reasoning after some tokens.
+
+    Args:
+        tokenizer: The model's tokenizer.
+        after: The number of reasoning tokens.
+    """
 
     def __init__(self, tokenizer: Any, after: int = 8) -> None:
         self._tokenizer, self._after = tokenizer, after
-        self._close = tokenizer.encode("</think>")
+        self._end = tokenizer.encode("</think>")
 
-    def forced(self, written: list[int]) -> int | None:
-        """The token that must come next; `None` where any may."""
-        thought = self._tokenizer.decode(written).rpartition("<think>")[2]
-        if "</think>" in thought or len(self._tokenizer.encode(thought)) < self._after:
+    def forced_token(self, tokens: list[int]) -> int | None:
+        """Return the token that must follow these tokens; `None` where any token may."""
+        reasoning = self._tokenizer.decode(tokens).rpartition("<think>")[2]
+        if "</think>" in reasoning or len(self._tokenizer.encode(reasoning)) < self._after:
             return None
-        done = next(n for n in range(len(self._close) - 1, -1, -1) if written[len(written) - n :] == self._close[:n])
-        return int(self._close[done])
+        written = next(n for n in range(len(self._end) - 1, -1, -1) if tokens[len(tokens) - n :] == self._end[:n])
+        return int(self._end[written])
 
     def __call__(self, ids: Any, scores: Any) -> Any:
-        """For transformers."""
-        if (token := self.forced(ids[0].tolist())) is not None:
+        """Process logits for transformers."""
+        if (token := self.forced_token(ids[0].tolist())) is not None:
             scores[:, [other for other in range(scores.shape[1]) if other != token]] = float("-inf")
         return scores
 
     def for_mlx(self, ids: Any, scores: Any) -> Any:
-        """For mlx-lm, whose arrays are its own."""
+        """Process logits for mlx-lm, which has arrays of its own."""
         import mlx.core as mx
 
-        if (token := self.forced(ids.tolist())) is not None:
+        if (token := self.forced_token(ids.tolist())) is not None:
             scores = mx.where(mx.arange(scores.shape[1]) == token, scores, -mx.inf)
         return scores
 
 
 @contextmanager
-def transformers_thinking() -> Iterator[Subject]:
-    """`TransformersModel` with a template that makes it think first, freely, and a grammar for the answer alone."""
+def transformers_with_reasoning() -> Iterator[Subject]:
+    """`TransformersModel` that reasons first, with a grammar for the text after the reasoning."""
     from transformers import AutoTokenizer
 
-    closes = ClosesThought(AutoTokenizer.from_pretrained(smollm2_folder()))
-    settings = {"grammar": Regex("[A-Z][a-z ]{3,40}[.]"), "max_tokens": 100, "logits_processor": [closes]}
-    with transformers_model(chat_template=THINKING_TEMPLATE, **settings) as subject:
+    processor = EndsReasoning(AutoTokenizer.from_pretrained(smollm2_folder()))
+    settings = {"grammar": Regex("[A-Z][a-z ]{3,40}[.]"), "max_tokens": 100, "logits_processor": [processor]}
+    with local_transformers(chat_template=REASONING_TEMPLATE, **settings) as subject:
         subject.prompts = {"reasoning": "What is the capital of France?"}
         yield subject
 
 
 @contextmanager
-def mlx_model(**settings: Any) -> Iterator[Subject]:
-    """`MLXModel` in this process, on the same weights in f32."""
+def local_mlx(**settings: Any) -> Iterator[Subject]:
+    """`MLXModel` on the same weights in f32."""
     with MLXModel(smollm2_folder(), context_length=4096, retry=False, **settings) as model:
         yield Subject(
             make=lambda: model,
             prompts={"too long": TOO_LONG},
-            count_tokens=lambda messages: model.count_tokens(render(model, messages)),
+            count_tokens=lambda messages: model.count_tokens(render_prompt(model, messages)),
             busy=lambda: model._engine().busy,
         )
 
 
 @contextmanager
-def mlx_thinking() -> Iterator[Subject]:
-    """`MLXModel` with a template that makes it think first, freely, and a grammar for the answer alone."""
+def mlx_with_reasoning() -> Iterator[Subject]:
+    """`MLXModel` that reasons first, with a grammar for the text after the reasoning."""
     from transformers import AutoTokenizer
 
-    closes = ClosesThought(AutoTokenizer.from_pretrained(smollm2_folder()))
-    settings = {"grammar": Regex("[A-Z][a-z ]{3,40}[.]"), "max_tokens": 100, "logits_processors": [closes.for_mlx]}
-    with mlx_model(chat_template=THINKING_TEMPLATE, **settings) as subject:
+    processor = EndsReasoning(AutoTokenizer.from_pretrained(smollm2_folder()))
+    settings = {"grammar": Regex("[A-Z][a-z ]{3,40}[.]"), "max_tokens": 100, "logits_processors": [processor.for_mlx]}
+    with local_mlx(chat_template=REASONING_TEMPLATE, **settings) as subject:
         subject.prompts = {"reasoning": "What is the capital of France?"}
         yield subject

@@ -1,6 +1,7 @@
-"""The whole table: each backend's subjects, held to each row of the contract.
+"""Every conformance check on every backend under test.
 
-A row that a subject can't be held to is named here with the reason, so that none is passed over in silence.
+A backend under test is a model on a real engine, or behind its real client. Each check must pass, or be declared
+unsupported and refused. Where a check can't decide, this file names the reason, so that none is skipped silently.
 """
 
 from __future__ import annotations
@@ -15,51 +16,45 @@ from modelport.testing import CHECKS, Check, Subject, run_check
 from tests.conformance import bedrock_subjects as bedrock
 from tests.conformance import litellm_subjects, subjects, table, vllm_subjects
 
-#: What each column can't tell, and why. Everything else must work, or be declared and refused.
-UNTOLD: dict[str, dict[str, str]] = {
-    "llamacpp": {
-        "errors": "there is no service to fail",
-        "secrets": "it has no key",
-    },
-    "transformers": {
-        "errors": "there is no service to fail",
-        "secrets": "it has no key",
-    },
-    "mlx": {
-        "errors": "there is no service to fail",
-        "secrets": "it has no key",
-    },
+pytestmark = [pytest.mark.engine, pytest.mark.server]
+
+_REASONING_CHECKS = ("reasoning", "structured output after reasoning")
+_LOCAL = {"errors": "there is no service that could fail", "secrets": "it has no key"}
+#: The checks that end as "not checked" for a backend, and why.
+NOT_CHECKED: dict[str, dict[str, str]] = {
+    "llamacpp": _LOCAL,
+    "transformers": _LOCAL,
+    "mlx": _LOCAL,
     "openai": dict.fromkeys(
-        ("reasoning", "a form after thinking"),
-        "SmolLM2 does not think; the columns llamacpp-thinking and openai-mocked do",
+        _REASONING_CHECKS, "SmolLM2 does not reason; the backends llamacpp-thinking and openai-mocked do"
     ),
-    "openai-vllm": {"errors": "the column openai does: the translation is the same"},
+    "openai-vllm": {"errors": "the backend openai checks them: the translation is the same"},
     **{
-        name: dict.fromkeys(("reasoning", "a form after thinking"), "as for openai")
+        name: dict.fromkeys(_REASONING_CHECKS, "as for openai")
         for name in ("openai-sdk", "fallback", "azure", "azure-sdk", "huggingface")
     },
-    **litellm_subjects.UNTOLD,
-    **vllm_subjects.UNTOLD,
+    **litellm_subjects.NOT_CHECKED,
+    **vllm_subjects.NOT_CHECKED,
 }
-#: A server of fixed answers tells these rows.
+#: The checks that a server of fixed responses can decide.
 MOCKED = {
-    "generate", "stream", "async", "stop sequences", "early close", "bad input", "too long a prompt",
-    "JSON schema", "typed output", "regex", "choice", "context-free grammar", "a form beside tools",
+    "generate", "stream", "async", "stop sequences", "cancellation", "invalid input", "context window exceeded",
+    "JSON schema", "typed output", "regex", "choice", "context-free grammar", "structured output with tools",
     "partial objects", "reasoning", "reasoning effort",
     "tools: auto", "tools: required", "tools: named", "tools: none",
-    "parallel calls", "tool results", "streamed calls", "event loops", "eight at once", "secrets",
+    "parallel tool calls", "tool results", "streamed tool calls", "event loops", "concurrent calls", "secrets",
 }  # fmt: skip
-#: What a model does by its own choice: the smallest call no tool unasked, and one where two are wanted. The columns of
-#: fixed answers call both.
-OWN_CHOICE = {"tools: auto", "parallel calls"}
-#: What a chat template with tools changes.
+#: The checks that depend on what the model chooses to do. The smallest model calls no tool unless it must, and one tool
+#: where two are wanted; the servers of fixed responses call both.
+MODEL_DEPENDENT = {"tools: auto", "parallel tool calls"}
+#: The checks that a chat template with tools affects.
 TOOLS = {
-    "generate", "stop sequences", "tools: auto", "tools: required", "tools: named", "tools: none", "parallel calls",
-    "tool results", "streamed calls", "roles",
+    "generate", "stop sequences", "tools: auto", "tools: required", "tools: named", "tools: none",
+    "parallel tool calls", "tool results", "streamed tool calls", "roles",
 }  # fmt: skip
-THINKING = {"reasoning", "a form after thinking", "reasoning effort"}
-#: Rows for which a column exists, where it is not held to all of them.
-ONLY = {
+THINKING = {*_REASONING_CHECKS, "reasoning effort"}
+#: The checks of backends that do not run all of them.
+SELECTED_CHECKS = {
     "llamacpp-seeing": {"generate", "roles", "image input", "usage"},
     "llamacpp-thinking": THINKING,
     "transformers-thinking": THINKING,
@@ -67,81 +62,107 @@ ONLY = {
     "mlx-thinking": THINKING,
     "mlx-tools": TOOLS,
     **{name: MOCKED for name in ("openai-mocked", "azure-mocked", "huggingface-mocked")},
-    # ministack says of every answer that it ended by itself, and hands on neither tools, schemas nor images.
+    **{name: MOCKED for name in ("litellm-mocked", "litellm-router-mocked")},
+    # ministack reports of every response that it ended by itself, and passes on neither tools, schemas nor images.
     "bedrock": {
-        "generate", "stream", "async", "stop sequences", "early close", "deterministic", "seed", "usage", "logprobs",
-        "roles", "bad input", "time-out", "event loops", "eight at once", "fork", "secrets", "saving",
+        "generate", "stream", "async", "stop sequences", "cancellation", "deterministic", "seed", "usage", "logprobs",
+        "roles", "invalid input", "timeout", "event loops", "concurrent calls", "fork", "secrets", "saving",
     },
-    # Where none can answer, the first model's failure is told: here that it is not there.
-    "fallback": {row.name for row in CHECKS} - {"too long a prompt"},
+    # If every model fails, the first model's error is raised; here it says that this model does not exist.
+    "fallback": {check.name for check in CHECKS} - {"context window exceeded"},
     "bedrock-forced": {
-        "generate", "JSON schema", "typed output", "a cut form", "regex", "choice", "context-free grammar",
-        "strict forms", "a form beside tools", "partial objects", "reasoning effort",
+        "generate", "JSON schema", "typed output", "truncated structured output", "regex", "choice",
+        "context-free grammar", "strict structured output", "structured output with tools", "partial objects",
+        "reasoning effort",
     },
-    **vllm_subjects.ONLY,
+    **vllm_subjects.SELECTED_CHECKS,
 }  # fmt: skip
-ONLY |= {column: ONLY["openai-mocked"] for column in ("litellm-mocked", "litellm-router-mocked")}
 
-COLUMNS: dict[str, Callable[[Path], AbstractContextManager[Subject]]] = {
-    "llamacpp": lambda folder: subjects.embedded(),
-    "llamacpp-seeing": subjects.seeing,
-    "llamacpp-thinking": lambda folder: subjects.thinking(),
-    "transformers": lambda folder: subjects.transformers_model(),
-    "transformers-thinking": lambda folder: subjects.transformers_thinking(),
-    "transformers-tools": lambda folder: subjects.transformers_model(chat_template=subjects.TOOLS_TEMPLATE),
-    "mlx": lambda folder: subjects.mlx_model(),
-    "mlx-thinking": lambda folder: subjects.mlx_thinking(),
-    "mlx-tools": lambda folder: subjects.mlx_model(chat_template=subjects.TOOLS_TEMPLATE),
-    "openai": subjects.served,
-    "openai-sdk": lambda folder: subjects.served(folder, client_kwargs={"timeout": 60}),
-    "openai-vllm": lambda folder: subjects.vllm(),
-    "openai-mocked": lambda folder: subjects.mocked(),
+OpenSubject = Callable[[Path], AbstractContextManager[Subject]]
+#: The backends under test, by name. Each function takes an empty folder and opens the subject.
+SUBJECTS: dict[str, OpenSubject] = {
+    "llamacpp": lambda folder: subjects.local_llamacpp(),
+    "llamacpp-seeing": subjects.llamacpp_with_images,
+    "llamacpp-thinking": lambda folder: subjects.llamacpp_with_reasoning(),
+    "transformers": lambda folder: subjects.local_transformers(),
+    "transformers-thinking": lambda folder: subjects.transformers_with_reasoning(),
+    "transformers-tools": lambda folder: subjects.local_transformers(chat_template=subjects.TOOLS_TEMPLATE),
+    "mlx": lambda folder: subjects.local_mlx(),
+    "mlx-thinking": lambda folder: subjects.mlx_with_reasoning(),
+    "mlx-tools": lambda folder: subjects.local_mlx(chat_template=subjects.TOOLS_TEMPLATE),
+    "openai": subjects.on_llamacpp_server,
+    "openai-sdk": lambda folder: subjects.on_llamacpp_server(folder, client_kwargs={"timeout": 60}),
+    "openai-vllm": lambda folder: subjects.on_vllm_server(),
+    "openai-mocked": lambda folder: subjects.on_mock_server(),
     "fallback": subjects.fallback,
-    "azure": lambda folder: subjects.served(folder, subjects.azure_openai),
-    "azure-sdk": lambda folder: subjects.served(folder, subjects.azure_openai, client_kwargs={"timeout": 60}),
-    "azure-mocked": lambda folder: subjects.mocked(subjects.azure_openai),
-    "huggingface": lambda folder: subjects.served(folder, subjects.huggingface),
-    "huggingface-mocked": lambda folder: subjects.mocked(subjects.huggingface),
+    "azure": lambda folder: subjects.on_llamacpp_server(folder, subjects.azure_model),
+    "azure-sdk": lambda folder: subjects.on_llamacpp_server(
+        folder, subjects.azure_model, client_kwargs={"timeout": 60}
+    ),
+    "azure-mocked": lambda folder: subjects.on_mock_server(subjects.azure_model),
+    "huggingface": lambda folder: subjects.on_llamacpp_server(folder, subjects.huggingface_model),
+    "huggingface-mocked": lambda folder: subjects.on_mock_server(subjects.huggingface_model),
     "bedrock": lambda folder: bedrock.on_real_weights(),
     "bedrock-strict": lambda folder: bedrock.strict(),
     "bedrock-forced": lambda folder: bedrock.strict(bedrock.NOVA),
 }
-#: Columns whose packages can't be installed beside the others. Each belongs to a nox session with an environment
-#: of its own, which names it by `--backends`; the session `tests` runs all the others.
-ELSEWHERE: dict[str, Callable[[Path], AbstractContextManager[Subject]]] = {
-    **litellm_subjects.COLUMNS,
-    **vllm_subjects.COLUMNS,
+#: Backends whose packages can't be installed beside the others. Each belongs to a nox session with an environment of
+#: its own, which names the backend by `--backends`; the session `tests` runs all the others.
+SEPARATE_SUBJECTS: dict[str, OpenSubject] = {
+    **litellm_subjects.SUBJECTS,
+    **vllm_subjects.SUBJECTS,
 }
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """The cells of the columns that were asked for."""
-    if "row" in metafunc.fixturenames:
-        columns = chosen(metafunc.config.getoption("backends"))
-        cells = [(column, row) for column in columns for row in CHECKS if row.name in ONLY.get(column, {row.name})]
-        metafunc.parametrize(("column", "row"), cells, ids=[f"{column}: {row.name}" for column, row in cells])
+    """Parametrize a test by the selected backends and their checks."""
+    if "check" in metafunc.fixturenames:
+        backends = selected_backends(metafunc.config.getoption("backends"))
+        pairs = [
+            pytest.param(backend, check, id=f"{backend}: {check.name}", marks=markers(backend, metafunc.config))
+            for backend in backends
+            for check in CHECKS
+            if check.name in SELECTED_CHECKS.get(backend, {check.name})
+        ]
+        metafunc.parametrize(("backend", "check"), pairs)
 
 
-def chosen(given: str | None) -> list[str]:
-    """The columns that `--backends` names; by default those of the session `tests`."""
-    if given is None:
-        return [*COLUMNS]
-    if unknown := sorted(set(given.split(",")) - {*COLUMNS, *ELSEWHERE}):
-        raise pytest.UsageError(f"--backends: {unknown[0]!r} is unknown; there are {', '.join([*COLUMNS, *ELSEWHERE])}")
-    return given.split(",")
+def markers(backend: str, config: pytest.Config) -> list[pytest.MarkDecorator]:
+    """Return the markers of a backend's tests: what they need, and that one process runs them all."""
+    marks = []
+    if backend.endswith("-mocked"):
+        marks.append(pytest.mark.node)
+    elif backend.partition("-")[0] in ("llamacpp", "transformers", "mlx", "vllm"):
+        marks.append(pytest.mark.engine)
+    elif backend not in ("bedrock-strict", "bedrock-forced"):  # These talk to a server of this project.
+        marks.append(pytest.mark.server)
+    if config.pluginmanager.hasplugin("xdist"):
+        marks.append(pytest.mark.xdist_group(backend))
+    return marks
 
 
-class Open:
-    """The one column that is open: its engine or server serves all its cells, and is closed before the next opens."""
+def selected_backends(option: str | None) -> list[str]:
+    """Return the names in the option `--backends`; by default those of the nox session `tests`."""
+    if option is None:
+        return [*SUBJECTS]
+    known = [*SUBJECTS, *SEPARATE_SUBJECTS]
+    if unknown := sorted(set(option.split(",")) - {*known}):
+        raise pytest.UsageError(f"--backends: {unknown[0]!r} is unknown; there are {', '.join(known)}")
+    return option.split(",")
+
+
+class OpenBackend:
+    """Keeps one backend open: its engine or server runs all its checks, and is closed before the next one opens."""
 
     def __init__(self) -> None:
-        self._stack, self._column = ExitStack(), ""
+        self._stack, self._backend = ExitStack(), ""
         self._subject: Subject | None = None
 
-    def subject(self, column: str, folder: Path) -> Subject:
-        if self._subject is None or column != self._column:
+    def subject(self, backend: str, folder: Path) -> Subject:
+        if self._subject is None or backend != self._backend:
             self.close()
-            self._subject, self._column = self._stack.enter_context({**COLUMNS, **ELSEWHERE}[column](folder)), column
+            open_subject = {**SUBJECTS, **SEPARATE_SUBJECTS}[backend]
+            self._subject, self._backend = self._stack.enter_context(open_subject(folder)), backend
         return self._subject
 
     def close(self) -> None:
@@ -150,20 +171,22 @@ class Open:
 
 
 @pytest.fixture(scope="module")
-def columns() -> Iterator[Open]:
-    columns = Open()
-    yield columns
-    columns.close()
+def open_backend() -> Iterator[OpenBackend]:
+    open_backend = OpenBackend()
+    yield open_backend
+    open_backend.close()
 
 
-@pytest.mark.timeout(600)  # the first cell of openai-vllm installs vLLM and starts it
-def test_cell(column: str, row: Check, columns: Open, tmp_path: Path) -> None:
-    outcome = run_check(columns.subject(column, tmp_path), row)
-    untold = UNTOLD.get(column, {}).get(row.name)
-    if untold is not None:
-        assert outcome.status in ("not checked", "unsupported"), f"{row.name} can be told after all: {outcome}"
+@pytest.mark.timeout(600)  # The first check of openai-vllm installs vLLM and starts it.
+def test_backend_passes_check(backend: str, check: Check, open_backend: OpenBackend, tmp_path: Path) -> None:
+    outcome = run_check(open_backend.subject(backend, tmp_path), check)
+    if check.name in NOT_CHECKED.get(backend, {}):
+        assert outcome.status in ("not checked", "unsupported"), f"{check.name} can be checked after all: {outcome}"
         return
-    may_be_untold = row.name in OWN_CHOICE and not column.endswith(("-mocked", "-strict"))
-    assert outcome.status in ("works", "unsupported", *(("not checked",) if may_be_untold else ())), outcome.detail
-    if outcome.status == "works" and (way := table.way(column, row.name)) is not None:
-        assert outcome.detail == way, f"README's table says {way!r}"
+    allowed = ["passed", "unsupported"]
+    if check.name in MODEL_DEPENDENT and not backend.endswith(("-mocked", "-strict")):
+        allowed.append("not checked")
+    assert outcome.status in allowed, outcome.detail
+    enforcement = table.expected_enforcement(backend, check.name)
+    if outcome.status == "passed" and enforcement is not None:
+        assert outcome.detail == enforcement, f"README's table says {enforcement!r}"

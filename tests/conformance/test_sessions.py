@@ -1,4 +1,4 @@
-"""Each column of the contract is run by exactly one session of the noxfile, so that none is passed over in silence."""
+"""Exactly one session of the noxfile runs each backend under test, so that none is skipped silently."""
 
 from __future__ import annotations
 
@@ -7,31 +7,34 @@ from pathlib import Path
 
 import pytest
 
-from tests.conformance.test_conformance import COLUMNS, ELSEWHERE, chosen
+from tests.conformance.test_conformance import SEPARATE_SUBJECTS, SUBJECTS, selected_backends
 
 NOXFILE = Path(__file__).parents[2] / "noxfile.py"
 
 
-def named() -> list[str]:
-    """The columns that the noxfile's sessions name; the sessions of the oldest versions repeat some."""
-    everything = ast.parse(NOXFILE.read_text()).body
-    sessions = [node for node in everything if not getattr(node, "name", "").startswith("lowest")]
-    words = [
+def backends_in_noxfile() -> list[str]:
+    """Return the backends that the noxfile's sessions name.
+
+    The sessions with the oldest versions are left out, because they repeat some backends of other sessions.
+    """
+    statements = ast.parse(NOXFILE.read_text()).body
+    sessions = [node for node in statements if not getattr(node, "name", "").startswith("lowest")]
+    strings = [
         node.value
         for session in sessions
         for node in ast.walk(session)
         if isinstance(node, ast.Constant) and isinstance(node.value, str)
     ]
-    columns = [word.removeprefix("--backends=").split(",") for word in words if word.startswith("--backends=")]
-    return [column for group in columns for column in group]
+    options = [text.removeprefix("--backends=") for text in strings if text.startswith("--backends=")]
+    return [backend for option in options for backend in option.split(",")]
 
 
-def test_each_column_belongs_to_one_session() -> None:
-    assert sorted(named()) == sorted(ELSEWHERE)
-    assert not set(COLUMNS) & set(ELSEWHERE)
-    assert set(chosen(None)) == set(COLUMNS)
+def test_every_separate_backend_belongs_to_one_session() -> None:
+    assert sorted(backends_in_noxfile()) == sorted(SEPARATE_SUBJECTS)
+    assert not set(SUBJECTS) & set(SEPARATE_SUBJECTS)
+    assert set(selected_backends(None)) == set(SUBJECTS)
 
 
-def test_an_unknown_column_is_named() -> None:
+def test_backends_option_with_unknown_name_raises_usage_error() -> None:
     with pytest.raises(pytest.UsageError, match="'nonesuch' is unknown"):
-        chosen("openai,nonesuch")
+        selected_backends("openai,nonesuch")

@@ -1,25 +1,15 @@
-"""A grammar behind a free thought: the grammar is the caller's still, wherever its start symbol stands."""
+"""Grammars that allow reasoning first: they still enforce the output, wherever the grammar uses its start symbol."""
 
 from __future__ import annotations
 
 import pytest
 
-from modelport.constrained.reasoning import after_thinking
-
-llguidance = pytest.importorskip("llguidance")
-
-BYTES = llguidance.LLTokenizer("byte")
-
-
-def takes(lark: str, text: str) -> bool:
-    assert llguidance.LLMatcher.validate_grammar(lark, None) == "", lark
-    matcher = llguidance.LLMatcher(BYTES, lark, log_level=0)
-    tokens = BYTES.tokenize_bytes(text.encode())
-    return bool(matcher.try_consume_tokens(tokens) == len(tokens) and matcher.is_accepting())
+from modelport.constrained.reasoning import allow_reasoning
+from tests.constrained.matching import lark_accepts
 
 
 @pytest.mark.parametrize(
-    ("lark", "answer", "wrong"),
+    ("lark", "output", "invalid"),
     [
         ('start: "a" b\nb: "x" | "y"', "ax", "a"),
         ('start: "a" start | "b"', "aab", "aa"),
@@ -28,25 +18,25 @@ def takes(lark: str, text: str) -> bool:
         ("start[max_tokens=5]: /a+/", "aa", "b"),
         ('?start: "a"', "a", "b"),
         ('x: "y"\nstart: x', "y", "x"),
-        ('start: x\nx: "start:"', "start:", "answer_:"),
+        ('start: x\nx: "start:"', "start:", "output_:"),
         ('start: "\\"start" /\\/start/', '"start/start', "start"),
         ('start: restart\nrestart: "q"', "q", "r"),
-        ('start: answer_\nanswer_: "a" thought_\nthought_: "b"', "ab", "a"),
+        ('start: output_\noutput_: "a" reasoning_\nreasoning_: "b"', "ab", "a"),
         ('start: %json {"const": "start"}', '"start"', "start"),
     ],
 )
-def test_the_answers_grammar_is_kept_behind_a_thought(lark: str, answer: str, wrong: str) -> None:
-    assert takes(lark, answer)
-    free = after_thinking(lark, opened=False)
-    assert takes(free, answer)
-    assert takes(free, f"<think>start?</think>\n\n{answer}")
-    assert takes(after_thinking(lark, opened=True), f"start?</think>{answer}")
-    for text in (wrong, f"<think>a</think>{wrong}"):
-        assert not takes(free, text)
+def test_allow_reasoning_accepts_same_output_with_and_without_reasoning(lark: str, output: str, invalid: str) -> None:
+    assert lark_accepts(lark, output)
+    with_reasoning = allow_reasoning(lark, reasoning_open=False)
+    assert lark_accepts(with_reasoning, output)
+    assert lark_accepts(with_reasoning, f"<think>start?</think>\n\n{output}")
+    assert lark_accepts(allow_reasoning(lark, reasoning_open=True), f"start?</think>{output}")
+    for text in (invalid, f"<think>a</think>{invalid}"):
+        assert not lark_accepts(with_reasoning, text)
 
 
-def test_no_thought_comes_within_the_answer() -> None:
-    free = after_thinking('start: "a" start | "b"', opened=False)
-    assert takes(free, "<think>x</think>aab")
-    assert not takes(free, "<think>x</think>a<think>y</think>b")
-    assert not takes(free, "a<think>y</think>b")
+def test_allow_reasoning_recursive_grammar_allows_reasoning_only_first() -> None:
+    with_reasoning = allow_reasoning('start: "a" start | "b"', reasoning_open=False)
+    assert lark_accepts(with_reasoning, "<think>x</think>aab")
+    assert not lark_accepts(with_reasoning, "<think>x</think>a<think>y</think>b")
+    assert not lark_accepts(with_reasoning, "a<think>y</think>b")

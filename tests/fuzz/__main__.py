@@ -1,6 +1,6 @@
-"""A large run.
+"""A large fuzzing run.
 
-python -m tests.fuzz --inputs 20000              # every target; those on sockets get a tenth
+python -m tests.fuzz --inputs 20000              # every target; targets on sockets get a tenth of the inputs
 python -m tests.fuzz --litellm --inputs 5000     # where LiteLLM is installed
 """
 
@@ -11,30 +11,30 @@ import sys
 import time
 
 from tests.fuzz.running import fuzz
-from tests.fuzz.targets import CALLERS, CHAT, on_sockets
+from tests.fuzz.targets import CALLERS, CHAT, socket_targets
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--inputs", type=int, default=2000)
     parser.add_argument("--litellm", action="store_true")
-    parser.add_argument("--only", default="", help="a part of a target's name")
-    given = parser.parse_args()
-    begun = time.monotonic()
-    print("| target | inputs | answered | refused by a typed error | lost |\n| --- | --- | --- | --- | --- |")
-    with on_sockets(given.litellm) as sockets:
-        targets = sockets if given.litellm else {**CHAT, **CALLERS, **sockets}
+    parser.add_argument("--only", default="", help="run only targets whose name contains this text")
+    arguments = parser.parse_args()
+    begin = time.monotonic()
+    print("| target | inputs | responses | typed errors | lost |\n| --- | --- | --- | --- | --- |")
+    with socket_targets(arguments.litellm) as sockets:
+        targets = sockets if arguments.litellm else {**CHAT, **CALLERS, **sockets}
         for name, target in targets.items():
-            if given.only not in name:
+            if arguments.only not in name:
                 continue
             try:
-                fuzz(target, int(given.inputs * target.share))
+                fuzz(target, int(arguments.inputs * target.share))
             except AssertionError as error:
                 print(error)
-            counts = " | ".join(f"{target.seen[what]:,}" for what in ("inputs", "answered", "refused", "lost"))
+            counts = " | ".join(f"{target.counts[what]:,}" for what in ("inputs", "responses", "errors", "lost"))
             print(f"| {name} | {counts} |", flush=True)
-        inputs, lost = (sum(target.seen[what] for target in targets.values()) for what in ("inputs", "lost"))
-    print(f"\n{inputs:,} inputs in {time.monotonic() - begun:.0f} s, lost: {lost}")
+        inputs, lost = (sum(target.counts[what] for target in targets.values()) for what in ("inputs", "lost"))
+    print(f"\n{inputs:,} inputs in {time.monotonic() - begin:.0f} s, lost: {lost}")
     return min(lost, 1)
 
 

@@ -1,4 +1,4 @@
-"""What callers write, nearly right."""
+"""Strategies: the messages and options of callers, with random mistakes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 from hypothesis import strategies as st
 
 from modelport import ChatMessage, Choice, JSONSchema, Regex
-from tests.fuzz.junk import junk, nearly
+from tests.fuzz.junk import junk, mutated
 from tests.remote.matrix import TOOL
 
 _CALL = {"id": "c1", "type": "function", "function": {"name": "get_weather", "arguments": '{"city": "Paris"}'}}
@@ -33,8 +33,8 @@ SCHEMA = {
 }  # fmt: skip
 
 
-class _Odd:
-    """An object of nobody's, all of whose attributes are missing or odd."""
+class _UnknownObject:
+    """An object of an unknown class, whose attributes are missing or of the wrong type."""
 
     role = "user"
 
@@ -45,23 +45,25 @@ class _Odd:
 
 
 objects = st.sampled_from([
-    None, b"bytes", 1.5, object(), _Odd(), ChatMessage("user", "hi"), ChatMessage("nobody", 7), range(3), str, {1}, "²",
+    None, b"bytes", 1.5, object(), _UnknownObject(), ChatMessage("user", "hi"),
+    ChatMessage("nobody", 7),  # type: ignore[arg-type]
+    range(3), str, {1}, "²",
 ])  # fmt: skip
 _messages = st.one_of(
-    nearly(*MESSAGES), nearly(*MESSAGES), nearly(*MESSAGES).map(lambda m: m[0] if isinstance(m, list) and m else m),
-    st.lists(objects | nearly(*[m[0] for m in MESSAGES]), max_size=3), objects, st.text(max_size=10),
+    mutated(*MESSAGES), mutated(*MESSAGES), mutated(*MESSAGES).map(lambda m: m[0] if isinstance(m, list) and m else m),
+    st.lists(objects | mutated(*[m[0] for m in MESSAGES]), max_size=3), objects, st.text(max_size=10),
 )  # fmt: skip
-_schemas = nearly(SCHEMA, {"type": "string"}, {"$ref": "#"}, {"allOf": [{"$ref": "#/$defs/x"}], "$defs": {"x": {}}})
+_schemas = mutated(SCHEMA, {"type": "string"}, {"$ref": "#"}, {"allOf": [{"$ref": "#/$defs/x"}], "$defs": {"x": {}}})
 _grammars = st.one_of(
     _schemas, _schemas, objects,
     _schemas.map(lambda schema: {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}),
-    nearly(
+    mutated(
         {"type": "json_schema", "json_schema": {"name": "x", "schema": SCHEMA, "strict": True}}, {"type": "json_object"}
     ),
     st.builds(lambda cls, text: (cls, text), st.sampled_from((Regex, Choice, JSONSchema)), junk | _schemas),
 )  # fmt: skip
 _tools = st.one_of(
-    st.lists(nearly(TOOL, {"name": "f", "inputSchema": SCHEMA, "description": "d"}) | objects, max_size=3),
+    st.lists(mutated(TOOL, {"name": "f", "inputSchema": SCHEMA, "description": "d"}) | objects, max_size=3),
     st.lists(_schemas.map(lambda s: {"type": "function", "function": {"name": "f", "parameters": s}}), max_size=2),
     junk, objects,
 )  # fmt: skip
@@ -74,16 +76,17 @@ _PARAMETERS = (
 _parameters = st.dictionaries(st.sampled_from(_PARAMETERS), st.one_of(junk, objects, st.integers(0, 3)), max_size=3)
 
 
-def _options(grammar: Any, tools: Any, parameters: dict[str, Any], which: int) -> dict[str, Any]:
+def _options(grammar: Any, tools: Any, parameters: dict[str, Any], parts: int) -> dict[str, Any]:
+    """Return options; the bits of `parts` say whether they have a grammar and tools."""
     result = dict(parameters)
-    if which in (1, 3):
+    if parts & 1:
         result["grammar"] = grammar
-    if which in (2, 3):
+    if parts & 2:
         result["tools"] = tools
     return result
 
 
-#: Messages, and the options of a call.
+#: The messages and the options of a call.
 calls = st.tuples(
     _messages,
     st.builds(_options, _grammars, _tools, _parameters, st.integers(0, 3)),

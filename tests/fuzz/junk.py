@@ -1,4 +1,4 @@
-"""Strategies: JSON that is nearly an answer, and bytes that are nearly JSON."""
+"""Strategies: JSON that is almost a valid response, and bytes that are almost JSON."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-#: Stand for what `json.dumps` can't write, and are put in afterwards.
-_DEEP, _DEEPISH, _HUGE, _NUMBER = "@deep@", "@deepish@", "@huge@", "@number@"
-_WRITTEN = {
-    f'"{_DEEPISH}"'.encode(): b"[" * 900 + b"]" * 900,  # which some parsers take, and then can't print
-    f'"{_DEEP}"'.encode(): b"[" * 3000 + b"]" * 3000,
+#: Placeholders for text that `json.dumps` can't write. `encode` replaces them.
+_TOO_DEEP, _DEEP, _HUGE, _NUMBER = "@too deep@", "@deep@", "@huge@", "@number@"
+_REPLACEMENTS = {
+    f'"{_DEEP}"'.encode(): b"[" * 900 + b"]" * 900,  # Some parsers accept this, and then can't print it.
+    f'"{_TOO_DEEP}"'.encode(): b"[" * 3000 + b"]" * 3000,
     f'"{_HUGE}"'.encode(): b'"' + b"x" * 200_000 + b'"',
     f'"{_NUMBER}"'.encode(): b"9" * 6000,
 }
 _WORDS = (
     "stop", "tool_calls", "length", "error", "choices", "message", "delta", "content", "text", "usage", "function",
     "arguments", "name", "id", "index", "model", "role", "data", "code", "param", "null", "0", "²", "-1", "1e999",
-    "\ud800", "\x00", "{", _DEEP, _DEEPISH, _HUGE, _NUMBER,
+    "\ud800", "\x00", "{", _TOO_DEEP, _DEEP, _HUGE, _NUMBER,
 )  # fmt: skip
 
 scalars = st.one_of(
@@ -35,8 +35,8 @@ junk = st.recursive(
 )
 
 
-def _places(value: Any) -> list[tuple[Any, Any]]:
-    """Every container and key in a tree."""
+def _paths(value: Any) -> list[tuple[Any, Any]]:
+    """Return every pair of a container and a key in a tree."""
     found: list[tuple[Any, Any]] = []
     waiting = [value]
     while waiting:
@@ -49,69 +49,69 @@ def _places(value: Any) -> list[tuple[Any, Any]]:
 
 
 @st.composite
-def nearly(draw: st.DrawFn, *templates: Any) -> Any:
-    """One of the templates with some of its nodes replaced, taken out or doubled; or junk altogether."""
+def mutated(draw: st.DrawFn, *templates: Any) -> Any:
+    """Draw one of the templates with some nodes replaced, deleted, duplicated or wrapped; sometimes draw only junk."""
     if draw(st.integers(0, 19)) == 0:
         return draw(junk)
     value = copy.deepcopy(draw(st.sampled_from(templates)))
     for _ in range(draw(st.integers(0, 3))):
-        places = _places(value)
-        if not places:
+        paths = _paths(value)
+        if not paths:
             break
-        node, key = draw(st.sampled_from(range(len(places))).map(places.__getitem__))
+        node, key = draw(st.sampled_from(range(len(paths))).map(paths.__getitem__))
         if isinstance(node, list) and key >= len(node):
             continue
-        how = draw(st.sampled_from(("replace", "replace", "drop", "double", "wrap")))
-        if how == "drop":
+        mutation = draw(st.sampled_from(("replace", "replace", "delete", "duplicate", "wrap")))
+        if mutation == "delete":
             del node[key]
-        elif how == "wrap":
+        elif mutation == "wrap":
             node[key] = [copy.deepcopy(node[key])]
-        elif how == "double" and isinstance(node, list):
+        elif mutation == "duplicate" and isinstance(node, list):
             node.append(copy.deepcopy(node[key]))
         else:
             node[key] = draw(junk)
     return value
 
 
-def written(value: Any) -> bytes:
-    """JSON text, also of what JSON should not hold: NaN, lone surrogates, three thousand brackets."""
+def encode(value: Any) -> bytes:
+    """Return JSON text, also of values that JSON should not have: NaN, lone surrogates, three thousand brackets."""
     data = json.dumps(value).encode()
-    for mark, text in _WRITTEN.items():
-        data = data.replace(mark, text)
+    for placeholder, text in _REPLACEMENTS.items():
+        data = data.replace(placeholder, text)
     return data
 
 
 @st.composite
 def damaged(draw: st.DrawFn, data: bytes) -> bytes:
-    """The bytes, or what a bad connection or a bad proxy makes of them."""
-    how = draw(st.sampled_from(("whole", "whole", "whole", "cut", "bad byte", "swap", "page", "nothing")))
+    """Draw the bytes as they are, or as a bad connection or a bad proxy damages them."""
+    damage = draw(st.sampled_from(("none", "none", "none", "truncated", "bad byte", "swapped", "page", "empty")))
     at = draw(st.integers(0, max(0, len(data) - 1)))
-    if how == "cut":
+    if damage == "truncated":
         return data[:at]
-    if how == "bad byte":
+    if damage == "bad byte":
         return data[:at] + draw(st.sampled_from((b"\xff", b"\x00", b"\xed\xa0\x80", b"\n", b'"'))) + data[at:]
-    if how == "swap":
+    if damage == "swapped":
         return data[at:] + data[:at]
-    if how == "page":
+    if damage == "page":
         return b"<html><body>502 Bad Gateway</body></html>"
-    return b"" if how == "nothing" else data
+    return b"" if damage == "empty" else data
 
 
 @st.composite
 def texts(draw: st.DrawFn, *templates: Any) -> bytes:
-    """JSON text that is nearly one of the templates', and perhaps damaged."""
-    return draw(damaged(written(draw(nearly(*templates)))))
+    """Draw the JSON text of a mutated template, perhaps damaged."""
+    return draw(damaged(encode(draw(mutated(*templates)))))
 
 
 @st.composite
 def events(draw: st.DrawFn, templates: list[Any]) -> bytes:
-    """A stream of server-sent events in which some are nearly what they should be."""
+    """Draw a stream of server-sent events, of which some are wrong."""
     result = b""
     for template in templates:
         wrong = draw(st.integers(0, 9)) == 0
         if wrong and draw(st.booleans()):
             continue
-        data = draw(texts(template)) if wrong else written(template)
+        data = draw(texts(template)) if wrong else encode(template)
         heads = (b"data: ", b"data:", b"event: error\ndata: ", b": ", b"id: 1\ndata: ")
         head = draw(st.sampled_from(heads)) if wrong else b"data: "
         end = draw(st.sampled_from((b"\n\n", b"\n", b"\r\r", b"\r\n\r\n"))) if wrong else b"\n\n"

@@ -1,4 +1,4 @@
-"""Runs targets on many inputs."""
+"""Runs a target on many inputs."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from tests.fuzz.targets import Target
 
 
 def fuzz(target: Target, inputs: int) -> None:
-    """Plays about so many inputs.
+    """Run a target on about this number of inputs.
 
     Raises:
-        AssertionError: Some were lost; each kind of loss is told once.
+        AssertionError: Some inputs were lost; the message has one example of each kind of defect.
     """
 
     @settings(
@@ -22,10 +22,10 @@ def fuzz(target: Target, inputs: int) -> None:
         suppress_health_check=list(HealthCheck),
     )  # fmt: skip
     @given(target.strategy)
-    def run(what: Any) -> None:
-        target.take(what)
+    def run(value: Any) -> None:
+        target.run(value)
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a refusal that teaches warns
+        warnings.simplefilter("ignore")  # A rejection that updates the profile of a model warns.
         run()
     assert not target.lost, "\n\n".join(target.lost.values())

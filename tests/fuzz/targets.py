@@ -1,4 +1,4 @@
-"""What is fuzzed: each target takes an input, and answers or refuses it by a typed error. All else is a defect."""
+"""The targets of fuzzing: each plays an input, and returns a message or raises a typed error."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from hypothesis import strategies as st
 from modelport import ChatMessage, JSONSchema, Model
 from modelport.errors import ModelError
 from modelport.remote.chat_model import ChatCompletionsModel
-from modelport.remote.http.errors import service_error
-from modelport.remote.http.responses import EventReader, parsed
+from modelport.remote.http.errors import error_from_response
+from modelport.remote.http.responses import EventReader, parse_json
 from modelport.remote.http.transport import ServiceCall, Transport
 from modelport.testing import ScriptedModel
 from tests.fuzz.inputs import calls
-from tests.fuzz.junk import damaged, events, texts, written
+from tests.fuzz.junk import damaged, encode, events, texts
 from tests.remote.matrix import TOOL
-from tests.remote.playing import KEY, model_for, server_for
+from tests.remote.matrix_runner import KEY, model_for, server_for
 from tests.servers.bedrock import ConverseFault, frame
 from tests.servers.faults import Call as ToolCall
 from tests.servers.faults import Fault, Reply
@@ -31,7 +31,7 @@ from tests.servers.faults import Fault, Reply
 PERSON = {
     "type": "object", "properties": {"name": {"type": "string"}}, "required": ["name"], "additionalProperties": False,
 }  # fmt: skip
-#: What a request asks for decides what is done with its answer.
+#: The options of a request, which decide how the response is processed.
 OPTIONS: list[dict[str, Any]] = [
     {}, {}, {"tools": [TOOL]}, {"tools": [TOOL], "tool_choice": "required"}, {"grammar": JSONSchema(PERSON)},
     {"stop_sequences": ["capital", "}"]}, {"logprobs": True},
@@ -49,43 +49,51 @@ _HEADERS = st.dictionaries(
 
 @dataclass
 class Target:
-    """One thing that is fuzzed; `play` returns on an answer and raises a `ModelError` on a refusal."""
+    """A target of fuzzing.
+
+    Args:
+        strategy: Generates inputs.
+        play: Plays an input: returns a message or another result, or raises a `ModelError`.
+        share: The share of the inputs of a run that this target gets; an input over a socket costs more time.
+
+    Attributes:
+        counts: The numbers of `inputs`, `responses`, typed `errors`, and inputs that were `lost`.
+        lost: The first example of each kind of defect, by the line that raised it.
+    """
 
     strategy: st.SearchStrategy[Any]
     play: Callable[[Any], Any]
     share: float = 1.0
-    """Of the inputs that a run has for each; those that go over a socket cost more."""
-    seen: Counter[str] = field(default_factory=Counter)
-    #: The first of each kind of loss, by where it was.
+    counts: Counter[str] = field(default_factory=Counter)
     lost: dict[str, str] = field(default_factory=dict)
 
-    def take(self, given: Any) -> None:
-        """Plays one input and counts how it came out; what is neither an answer nor a typed error is lost."""
-        self.seen["inputs"] += 1
+    def run(self, value: Any) -> None:
+        """Play an input, and count the result."""
+        self.counts["inputs"] += 1
         try:
             try:
-                answer = self.play(given)
+                result = self.play(value)
             except ModelError as error:
-                self.seen["refused"] += 1
+                self.counts["errors"] += 1
                 assert len(str(error)) < 5000, f"an error of {len(str(error))} characters"
                 pickle.loads(pickle.dumps(error))
                 repr(error)
                 return
-            self.seen["answered"] += 1
-            if isinstance(answer, ChatMessage):
-                _sound(answer)
+            self.counts["responses"] += 1
+            if isinstance(result, ChatMessage):
+                _check_message(result)
         except Exception as error:
-            self.seen["lost"] += 1
+            self.counts["lost"] += 1
             frames = traceback.extract_tb(error.__traceback__)
             last = next((f for f in reversed(frames) if "modelport" in f.filename), frames[-1])
             where = f"{type(error).__name__} at {last.filename}:{last.lineno}"
             if where not in self.lost:
-                told = "".join(traceback.format_exception(error)[-12:])
-                self.lost[where] = f"{where}: {str(error)[:300]}\n{told[-3000:]}\nby {str(given)[:1500]}"
+                text = "".join(traceback.format_exception(error)[-12:])
+                self.lost[where] = f"{where}: {str(error)[:300]}\n{text[-3000:]}\ninput: {str(value)[:1500]}"
 
 
-def _sound(message: ChatMessage) -> None:
-    """An answer holds what its type says, and can be printed, stored and sent back."""
+def _check_message(message: ChatMessage) -> None:
+    """Assert that a message has the declared types, and can be printed, stored and sent back."""
     assert isinstance(message.content, str | None) and isinstance(message.reasoning, str | None)
     assert message.finish_reason in ("stop", "length", "tool_calls", "content_filter")
     assert isinstance(message.model_id, str | None) and isinstance(message.stop_sequence, str | None)
@@ -98,16 +106,16 @@ def _sound(message: ChatMessage) -> None:
     ScriptedModel("ok").generate([message, {"role": "user", "content": "and?"}])
 
 
-# --- chat completions, from bytes on ----------------------------------------------------------------------------------
+# --- chat completions, without a socket ------------------------------------------------------------------------------
 
 _REPLY = Reply(calls=(ToolCall(),), reasoning="I think.")
-WHOLE = [
+RESPONSES = [
     json.loads(reply.body("m"))
     for reply in (Reply(), _REPLY, Reply('{"name": "Ada"}'), Reply("", calls=(ToolCall(),)))
 ]  # fmt: skip
-WHOLE[0]["choices"][0]["logprobs"] = {"content": [{"token": "a", "logprob": -0.1, "top_logprobs": []}]}
-WHOLE[1]["usage"]["prompt_tokens_details"] = {"cached_tokens": 3}
-WHOLE[1]["usage"]["completion_tokens_details"] = {"reasoning_tokens": 3}
+RESPONSES[0]["choices"][0]["logprobs"] = {"content": [{"token": "a", "logprob": -0.1, "top_logprobs": []}]}
+RESPONSES[1]["usage"]["prompt_tokens_details"] = {"cached_tokens": 3}
+RESPONSES[1]["usage"]["completion_tokens_details"] = {"reasoning_tokens": 3}
 ERRORS = [
     {"error": {"message": "no", "type": "bad", "param": "stop", "code": "unsupported_parameter"}},
     {"detail": [{"type": "extra_forbidden", "loc": ["body", "x"], "msg": "no"}]},
@@ -123,14 +131,14 @@ def _chunks(reply: Reply) -> list[Any]:
 STREAMS = [_chunks(reply) for reply in (Reply(), _REPLY, Reply("", calls=(ToolCall(),)), Reply(usage="cumulative"))]
 
 
-class _Canned:
-    """A transport whose service has already spoken."""
+class _CannedTransport:
+    """A transport that returns prepared bytes."""
 
     def __init__(self) -> None:
         self.pieces: list[bytes] = []
 
     async def call(self, call: ServiceCall) -> Any:
-        return parsed(b"".join(self.pieces), (KEY,))
+        return parse_json(b"".join(self.pieces), (KEY,))
 
     async def stream(self, call: ServiceCall) -> AsyncGenerator[Any, None]:
         reader = EventReader((KEY,))
@@ -147,17 +155,17 @@ class _Canned:
 
 class _CannedModel(ChatCompletionsModel):
     def _make_transport(self) -> Transport:
-        return _Canned()
+        return _CannedTransport()
 
 
 _canned = _CannedModel("m", retry=False, tokens_per_minute=10**12)
 
 
-def _pieces(data: bytes, size: int) -> list[bytes]:
+def _split(data: bytes, size: int) -> list[bytes]:
     return [data[start : start + size] for start in range(0, len(data), size)]
 
 
-def _answered(pieces: list[bytes], options: dict[str, Any], streamed: bool) -> Any:
+def _play_response(pieces: list[bytes], options: dict[str, Any], streamed: bool) -> Any:
     _canned._transport.pieces = pieces  # type: ignore[attr-defined]
     if not streamed:
         return _canned.generate("hello", **options)
@@ -171,57 +179,59 @@ _options = st.sampled_from(OPTIONS)
 _splits = st.sampled_from((1, 7, 64, 10**9))
 
 
-def _refused(given: Any) -> None:
-    status, headers, body = given
-    raise service_error(status, headers, body, (KEY,))
+def _play_error(value: Any) -> None:
+    status, headers, body = value
+    raise error_from_response(status, headers, body, (KEY,))
 
 
 CHAT = {
-    "chat completions: a whole answer": Target(
-        st.tuples(texts(*WHOLE, *ERRORS), _options), lambda given: _answered([given[0]], given[1], False)
+    "chat completions: a non-streaming response": Target(
+        st.tuples(texts(*RESPONSES, *ERRORS), _options), lambda value: _play_response([value[0]], value[1], False)
     ),
     "chat completions: a stream": Target(
         st.tuples(st.sampled_from(STREAMS).flatmap(events), _splits, _options),
-        lambda given: _answered(_pieces(given[0], max(given[1], len(given[0]) // 5000)), given[2], True),
+        lambda value: _play_response(_split(value[0], max(value[1], len(value[0]) // 5000)), value[2], True),
     ),
-    "chat completions: a refusal": Target(
-        st.tuples(st.integers(300, 599), _HEADERS, texts(*ERRORS)), _refused
+    "chat completions: an error response": Target(
+        st.tuples(st.integers(300, 599), _HEADERS, texts(*ERRORS)), _play_error
     ),
 }  # fmt: skip
 
 # --- callers ----------------------------------------------------------------------------------------------------------
 
 
-def _called(given: Any) -> Any:
-    messages, options = given
-    return ScriptedModel("The answer.", retry=False).generate(messages, **_built(options))
+def _play_call(value: Any) -> Any:
+    messages, options = value
+    return ScriptedModel("The answer.", retry=False).generate(messages, **_with_grammar(options))
 
 
-def _built(options: dict[str, Any]) -> dict[str, Any]:
-    """The options, a grammar made of its class and what is to be in it."""
-    if isinstance(given := options.get("grammar"), tuple):
-        return {**options, "grammar": given[0](given[1])}
+def _with_grammar(options: dict[str, Any]) -> dict[str, Any]:
+    """Return the options; a grammar that is a pair of a class and its argument is constructed."""
+    if isinstance(grammar := options.get("grammar"), tuple):
+        return {**options, "grammar": grammar[0](grammar[1])}
     return options
 
 
-def _sent(given: Any) -> Any:
-    """The same through a translator, whose service answers in good order."""
-    messages, options = given
-    _canned._transport.pieces = [written(WHOLE[0])]  # type: ignore[attr-defined]
-    return _canned.generate(messages, **{"timeout": 20, **_built(options)})
+def _play_call_of_service(value: Any) -> Any:
+    """Play a call that is translated for a service, whose response is correct."""
+    messages, options = value
+    _canned._transport.pieces = [encode(RESPONSES[0])]  # type: ignore[attr-defined]
+    return _canned.generate(messages, **{"timeout": 20, **_with_grammar(options)})
 
 
 CALLERS = {
-    "callers: messages, tools, schemas, parameters": Target(calls, _called),
-    "callers: the same through a translator": Target(calls, _sent),
+    "callers: messages, tools, schemas, parameters": Target(calls, _play_call),
+    "callers: the same through a translator": Target(calls, _play_call_of_service),
 }
 
 # --- over a socket ----------------------------------------------------------------------------------------------------
 
 
-def _over_the_wire(model: Model, server: Any, streamed: bool) -> Callable[[Any], Any]:
-    def play(given: Any) -> Any:
-        fault, options = given
+def _player(model: Model, server: Any, streamed: bool) -> Callable[[Any], Any]:
+    """Return a function that plays a fault of a server and the options of a call."""
+
+    def play(value: Any) -> Any:
+        fault, options = value
         server.clear()
         server.script(then=fault)
         if not streamed:
@@ -244,12 +254,12 @@ def _bodies(*templates: Any) -> st.SearchStrategy[Any]:
 
 def _streamed_bodies() -> st.SearchStrategy[Any]:
     bodies = st.sampled_from(STREAMS).flatmap(events)
-    return st.builds(lambda body, end: _Spoken(raw=body, end=end), bodies, st.sampled_from((None, None, "close")))
+    return st.builds(lambda body, end: _RawStream(raw=body, end=end), bodies, st.sampled_from((None, None, "close")))
 
 
 @dataclass(frozen=True)
-class _Spoken(Fault):
-    """A stream of these very bytes."""
+class _RawStream(Fault):
+    """A stream of exactly these bytes."""
 
     raw: bytes = b""
 
@@ -286,28 +296,30 @@ _KINDS = st.sampled_from(("event",) * 8 + ("exception", "error", "novelty"))
 
 @st.composite
 def converse_frames(draw: st.DrawFn) -> bytes:
-    """An event stream in which some events are nearly what they should be; frames themselves may be damaged."""
+    """Draw an event stream, of which some events are wrong and some frames damaged."""
     result = b""
     for kind, data in CONVERSE_EVENTS:
         wrong = draw(st.integers(0, 9)) == 0
         if wrong and draw(st.booleans()):
             continue
-        payload = draw(texts(data)) if wrong else written(data)
-        about = {"content_type": "application/json"}
+        payload = draw(texts(data)) if wrong else encode(data)
+        headers = {"content_type": "application/json"}
         message = draw(_KINDS) if wrong else "event"
         if message == "exception":
-            about |= {"exception_type": draw(st.sampled_from(("throttlingException", "validationException", "new")))}
+            headers |= {"exception_type": draw(st.sampled_from(("throttlingException", "validationException", "new")))}
         elif message == "error":
-            about |= {"error_code": "500", "error_message": draw(st.text(max_size=5))}
+            headers |= {"error_code": "500", "error_message": draw(st.text(max_size=5))}
         else:
-            about |= {"event_type": draw(st.sampled_from((kind, kind, kind, "novelty", ""))) if wrong else kind}
-        one = frame(payload, message_type=message, **about)
+            headers |= {"event_type": draw(st.sampled_from((kind, kind, kind, "novelty", ""))) if wrong else kind}
+        one = frame(payload, message_type=message, **headers)
         result += draw(damaged(one)) if wrong and draw(st.integers(0, 9)) == 0 else one
     return result
 
 
 @dataclass(frozen=True)
-class _Framed(ConverseFault):
+class _RawFrames(ConverseFault):
+    """An event stream of exactly these bytes."""
+
     raw: bytes = b""
 
     def payload(self, request: Any) -> tuple[bool, list[bytes]]:
@@ -315,21 +327,25 @@ class _Framed(ConverseFault):
 
 
 @contextmanager
-def on_sockets(litellm: bool) -> Iterator[dict[str, Target]]:
-    """Targets of every backend whose packages are installed, each on a server of its own."""
+def socket_targets(litellm: bool) -> Iterator[dict[str, Target]]:
+    """Open a server for each backend, and yield the targets that use them.
+
+    Args:
+        litellm: Whether to use the backends of LiteLLM instead of the others.
+    """
     chat = ["litellm", "litellm-http"] if litellm else ["openai", "openai-sdk", "huggingface"]
     options = st.sampled_from(OPTIONS[:4] + OPTIONS[5:6])
     result: dict[str, Target] = {}
     with ExitStack() as stack:
-        for column in chat:
-            server = stack.enter_context(server_for(column))
-            model = stack.enter_context(model_for(server, column, retry=False, timeout=20.0))
+        for backend in chat:
+            server = stack.enter_context(server_for(backend))
+            model = stack.enter_context(model_for(server, backend, retry=False, timeout=20.0))
             for name, strategy, streamed in (
-                ("a whole answer", _bodies(*WHOLE, *ERRORS), False),
+                ("a non-streaming response", _bodies(*RESPONSES, *ERRORS), False),
                 ("a stream", _streamed_bodies(), True),
             ):
-                play = _over_the_wire(model, server, streamed)
-                result[f"{column}, over a socket: {name}"] = Target(st.tuples(strategy, options), play, share=0.1)
+                play = _player(model, server, streamed)
+                result[f"{backend}, over a socket: {name}"] = Target(st.tuples(strategy, options), play, share=0.1)
         if not litellm:
             server = stack.enter_context(server_for("bedrock"))
             model = stack.enter_context(model_for(server, "bedrock", retry=False, timeout=20.0))
@@ -338,10 +354,10 @@ def on_sockets(litellm: bool) -> Iterator[dict[str, Target]]:
                 st.sampled_from((200,) * 6 + (400, 429, 500)), texts(*CONVERSE),
             )  # fmt: skip
             frames = st.builds(
-                lambda raw, end: _Framed(raw=raw, end=end), converse_frames(), st.sampled_from((None, "close"))
+                lambda raw, end: _RawFrames(raw=raw, end=end), converse_frames(), st.sampled_from((None, "close"))
             )
-            some = st.sampled_from(OPTIONS[:3])
-            whole, streamed_ = _over_the_wire(model, server, False), _over_the_wire(model, server, True)
-            result["bedrock, over a socket: a whole answer"] = Target(st.tuples(bodies, some), whole, share=0.1)
-            result["bedrock, over a socket: a stream"] = Target(st.tuples(frames, some), streamed_, share=0.1)
+            options = st.sampled_from(OPTIONS[:3])
+            for kind, strategy, streamed in (("a non-streaming response", bodies, False), ("a stream", frames, True)):
+                play = _player(model, server, streamed)
+                result[f"bedrock, over a socket: {kind}"] = Target(st.tuples(strategy, options), play, share=0.1)
         yield result

@@ -1,6 +1,7 @@
-"""A process that calls a model as fast as a shared limit lets it: `url base_url window seconds limits…`.
+"""A process that calls a model as fast as a shared limit allows.
 
-It prints the moment, on the Redis's clock, of each request that was let through.
+Its arguments are JSON: the Redis URL, the URL of the model's server, the window in seconds, the seconds to run, and the
+limits. For each admitted request it prints the time on Redis's clock and the estimated tokens.
 """
 
 from __future__ import annotations
@@ -12,33 +13,32 @@ import time
 from typing import Any
 
 from modelport import Model, OpenAIServerModel, RedisLimits
-from modelport.layers.limit import layer as limit
+from modelport.layers.limit import layer
 
 
-class Noting(RedisLimits):
-    async def _ask(self, of: str, entry: str, *args: Any) -> tuple[float, float]:
-        wait, now = await super()._ask(of, entry, *args)
+class ReportingLimits(RedisLimits):
+    async def _acquire(self, name: str, request_id: str, *arguments: Any) -> tuple[float, float]:
+        wait, now = await super()._acquire(name, request_id, *arguments)
         if wait == 0:
-            print(json.dumps([now, args[-1]]), flush=True)
+            print(json.dumps([now, arguments[-1]]), flush=True)
         return wait, now
 
 
-async def work(model: Model, seconds: float) -> None:
-    ends = time.monotonic() + seconds
+async def call_until(model: Model, seconds: float) -> None:
+    end = time.monotonic() + seconds
 
     async def call() -> None:
-        while time.monotonic() < ends:
+        while time.monotonic() < end:
             await model.agenerate("hello", max_tokens=30)
 
     await asyncio.gather(*(call() for _ in range(4)))
 
 
 if __name__ == "__main__":
-    redis_url, base_url, limit.WINDOW, seconds, given = map(json.loads, sys.argv[1:])
-    asyncio.run(
-        OpenAIServerModel("m", base_url, "k").agenerate("warm up")
-    )  # its imports take seconds on a busy machine
-    shared = Noting(redis_url, timeout=10.0)
+    redis_url, base_url, layer.WINDOW_SECONDS, seconds, limits = map(json.loads, sys.argv[1:])
+    # The imports of the first call take seconds on a busy machine.
+    asyncio.run(OpenAIServerModel("m", base_url, "k").agenerate("warm up"))
+    shared = ReportingLimits(redis_url, timeout=10.0)
     print("ready", flush=True)
     sys.stdin.readline()
-    asyncio.run(work(OpenAIServerModel("m", base_url, "k", retry=False, shared_limits=shared, **given), seconds))
+    asyncio.run(call_until(OpenAIServerModel("m", base_url, "k", retry=False, shared_limits=shared, **limits), seconds))

@@ -1,4 +1,4 @@
-"""A request is rewritten to what the backend takes, or refused before anything is sent."""
+"""A request is rewritten to what the backend supports, or refused before anything is sent."""
 
 from __future__ import annotations
 
@@ -9,7 +9,12 @@ from typing import Any
 import pytest
 
 from modelport.errors import UnsupportedFeature
-from modelport.layers.adapt.capabilities import adapt_to_capabilities, merged, with_system_text, without_system
+from modelport.layers.adapt.capabilities import (
+    adapt_to_capabilities,
+    append_to_system_message,
+    merge_consecutive_roles,
+    merge_system_messages,
+)
 from modelport.model import Model
 from modelport.types.capabilities import Capabilities
 from modelport.types.content import Attachment, Image, Text
@@ -28,12 +33,12 @@ def message(role: str, content: Any, **more: Any) -> ChatMessage:
     return ChatMessage(role, content, **more)
 
 
-def shown(messages: tuple[ChatMessage, ...]) -> list[tuple[str, Any]]:
+def roles_and_contents(messages: tuple[ChatMessage, ...]) -> list[tuple[str, Any]]:
     return [(str(m.role), m.content) for m in messages]
 
 
-class Never(Model):
-    """A backend that must not be reached."""
+class UnreachableBackend(Model):
+    """A backend that no request may reach."""
 
     async def deltas(self, request: Request) -> AsyncGenerator[ChatMessageStreamDelta, None]:
         raise AssertionError("the request was sent")
@@ -45,7 +50,7 @@ class Never(Model):
 WEATHER = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}
 
 REFUSED: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
-    # what: capabilities, the call, what the error names
+    # id: capabilities, options of the call, text of the error
     "seed": ({"seed": False}, {"seed": 1}, "seed"),
     "logprobs": ({"logprobs": False}, {"logprobs": True}, "logprobs"),
     "top_logprobs": ({"logprobs": False}, {"top_logprobs": 3}, "logprobs"),
@@ -53,19 +58,19 @@ REFUSED: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "an unknown parameter": ({"extra_parameters": {"mirostat"}}, {"mirostart": 1}, "did you mean 'mirostat'"),
     "a misspelt parameter": ({"extra_parameters": ()}, {"temprature": 1}, "did you mean 'temperature'"),
     "a Lark grammar": ({}, {"grammar": Lark("start: /a/")}, "Lark"),
-    "a form by a tool, strictly": ({"tools": True}, {"grammar": {"type": "object"}, "strict": True}, "strict=True"),
-    "a checked form, strictly": ({}, {"grammar": Regex("a"), "strict": True}, "does not enforce this Regex"),
-    "a schema that does not fit, strictly": (
+    "a forced tool with strict": ({"tools": True}, {"grammar": {"type": "object"}, "strict": True}, "strict=True"),
+    "a validated grammar with strict": ({}, {"grammar": Regex("a"), "strict": True}, "does not enforce this Regex"),
+    "a schema outside the subset with strict": (
         {"grammars": {"json_schema"}, "schema_rules": {}},
         {"grammar": {"type": "object"}, "strict": True},
         "properties that it does not list",
     ),
-    "a keyword that is left out, strictly": (
+    "a keyword outside the subset with strict": (
         {"grammars": {"json_schema"}, "schema_rules": {}},
         {"grammar": {"type": "string", "maxLength": 3}, "strict": True},
         "does not enforce maxLength",
     ),
-    "a checked form beside tools, strictly": (
+    "a validated grammar and tools with strict": (
         {"tools": True},
         {"grammar": Regex("a"), "tools": [WEATHER], "strict": True},
         "strict=True",
@@ -75,7 +80,7 @@ REFUSED: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
         {"tools": [WEATHER], "tool_choice": "required", "grammar": {"type": "object"}},
         "give one of them",
     ),
-    "grammar and a forced emulated tool": (
+    "grammar and a forced prompted tool": (
         {"tools": False, "grammars": {"json_schema"}},
         {"tools": [WEATHER], "tool_choice": "required", "grammar": {"type": "object"}},
         "give one of them",
@@ -83,36 +88,37 @@ REFUSED: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
 }
 
 
-@pytest.mark.parametrize("what", REFUSED)
-@pytest.mark.parametrize("call", ["generate", "generate_stream"])
-def test_what_a_model_cannot_do_is_refused_before_anything_is_sent(what: str, call: str) -> None:
-    capabilities, options, named = REFUSED[what]
-    with pytest.raises(UnsupportedFeature, match=named):
-        list(getattr(Never(capabilities=capabilities), call)("?", **options))
+@pytest.mark.parametrize("case", REFUSED)
+@pytest.mark.parametrize("method", ["generate", "generate_stream"])
+def test_unsupported_option_is_refused_before_anything_is_sent(case: str, method: str) -> None:
+    capabilities, options, message = REFUSED[case]
+    with pytest.raises(UnsupportedFeature, match=message):
+        list(getattr(UnreachableBackend(capabilities=capabilities), method)("?", **options))
 
 
 @pytest.mark.parametrize(
-    ("part", "capabilities", "named"),
+    ("part", "capabilities", "error"),
     [
-        (PIXEL, {}, r"messages\[1\]\['content'\]\[1\]: this model takes text, not image"),
-        (SOUND, {"inputs": {"text", "image"}}, "takes image, text, not audio"),
+        (PIXEL, {}, r"messages\[1\]\['content'\]\[1\]: this model accepts text, not image"),
+        (SOUND, {"inputs": {"text", "image"}}, "accepts image, text, not audio"),
         (Attachment("file", b"%PDF", "application/pdf"), {}, "not file"),
     ],
+    ids=["image", "audio", "file"],
 )
-def test_parts_that_a_model_does_not_take_are_refused_by_their_place(
-    part: Any, capabilities: dict[str, Any], named: str
+def test_unsupported_content_part_is_refused_with_its_location(
+    part: Any, capabilities: dict[str, Any], error: str
 ) -> None:
     messages = [{"role": "system", "content": "s"}, {"role": "user", "content": [Text("a"), part]}]
-    with pytest.raises(UnsupportedFeature, match=named):
-        Never(capabilities=capabilities).generate(messages)
+    with pytest.raises(UnsupportedFeature, match=error):
+        UnreachableBackend(capabilities=capabilities).generate(messages)
 
 
-def test_parameters_that_ask_for_nothing_are_not_refused() -> None:
+def test_parameter_of_false_is_not_refused() -> None:
     request = Request((message("user", "?"),), parameters={"logprobs": False})
     assert adapt_to_capabilities(request, Capabilities(logprobs=False)) is request
 
 
-def test_a_refusal_names_the_parameter_for_programs_too() -> None:
+def test_refusal_has_the_parameter_as_an_attribute() -> None:
     with pytest.raises(UnsupportedFeature) as raised:
         adapt_to_capabilities(Request((message("user", "?"),), parameters={"seed": 1}), Capabilities())
     assert raised.value.parameter == "seed"
@@ -121,67 +127,71 @@ def test_a_refusal_names_the_parameter_for_programs_too() -> None:
 # --- rewritten --------------------------------------------------------------------------------------------------------
 
 
-def test_a_request_that_fits_is_passed_on_as_it_is() -> None:
+def test_supported_request_is_returned_unchanged() -> None:
     request = Request((message("system", "s"), message("user", "u"), message("user", "v")), parameters={"top_k": 3})
     assert adapt_to_capabilities(request, Capabilities()) is request
 
 
-def test_a_system_message_goes_in_front_of_the_user_message_that_follows() -> None:
+def test_system_message_is_merged_into_the_next_user_message() -> None:
     messages = (message("system", "s"), message("user", "u"), message("assistant", "a"))
-    assert shown(without_system(messages)) == [("user", "s\nu"), ("assistant", "a")]
+    assert roles_and_contents(merge_system_messages(messages)) == [("user", "s\nu"), ("assistant", "a")]
 
 
-def test_several_system_messages_and_those_without_a_user_message() -> None:
+def test_system_messages_without_a_user_message_become_user_messages() -> None:
     messages = tuple(message(role, role[0] + str(n)) for n, role in enumerate(
         ["system", "system", "user", "assistant", "system", "assistant", "system"]
     ))  # fmt: skip
-    assert shown(without_system(messages)) == [
+    assert roles_and_contents(merge_system_messages(messages)) == [
         ("user", "s0\ns1\nu2"), ("assistant", "a3"), ("user", "s4"), ("assistant", "a5"), ("user", "s6"),
     ]  # fmt: skip
 
 
-def test_a_system_message_is_folded_into_parts_too() -> None:
+def test_system_message_is_merged_into_content_parts() -> None:
     messages = (message("system", "s"), message("user", (Text("u"), PIXEL)))
-    assert shown(without_system(messages)) == [("user", (Text("s"), Text("u"), PIXEL))]
+    assert roles_and_contents(merge_system_messages(messages)) == [("user", (Text("s"), Text("u"), PIXEL))]
 
 
-def test_neighbours_of_one_role_are_merged() -> None:
+def test_consecutive_messages_of_one_role_are_merged() -> None:
     roles = ["user", "user", "assistant", "assistant", "user"]
-    assert shown(merged(tuple(message(role, str(n)) for n, role in enumerate(roles)))) == [
+    messages = tuple(message(role, str(n)) for n, role in enumerate(roles))
+    assert roles_and_contents(merge_consecutive_roles(messages)) == [
         ("user", "0\n1"), ("assistant", "2\n3"), ("user", "4"),
     ]  # fmt: skip
 
 
-def test_merging_keeps_parts_calls_and_thinking() -> None:
+def test_merging_keeps_parts_calls_and_reasoning() -> None:
     first = message("assistant", "a", reasoning="hm", reasoning_details=[{"signature": "s1"}])
     second = message("assistant", None, tool_calls=[CALL], reasoning="so", reasoning_details=[{"signature": "s2"}])
-    (result,) = merged((first, second))
+    (result,) = merge_consecutive_roles((first, second))
     assert (result.content, result.tool_calls, result.reasoning) == ("a", [CALL], "hm\nso")
     assert result.reasoning_details == [{"signature": "s1"}, {"signature": "s2"}]
-    (result,) = merged((message("user", (PIXEL,)), message("user", "u")))
+    (result,) = merge_consecutive_roles((message("user", (PIXEL,)), message("user", "u")))
     assert result.content == (PIXEL, Text("u"))
 
 
-def test_tool_results_are_never_merged() -> None:
+def test_tool_messages_are_not_merged() -> None:
     results = (message("tool", "1", tool_call_id="c1"), message("tool", "2", tool_call_id="c2"))
-    assert merged(results) is results
+    assert merge_consecutive_roles(results) is results
 
 
-def test_a_folded_system_message_is_merged_where_roles_must_alternate() -> None:
+def test_former_system_message_is_merged_if_roles_must_alternate() -> None:
     messages = (message("system", "s"), message("assistant", "a"), message("system", "t"), message("user", "u"))
     request = Request((message("user", "first"), *messages))
-    fitted = adapt_to_capabilities(request, Capabilities(system_role=False, consecutive_roles=False))
-    assert shown(fitted.messages) == [("user", "first\ns"), ("assistant", "a"), ("user", "t\nu")]
+    adapted = adapt_to_capabilities(request, Capabilities(system_role=False, consecutive_roles=False))
+    assert roles_and_contents(adapted.messages) == [("user", "first\ns"), ("assistant", "a"), ("user", "t\nu")]
 
 
-def test_text_is_added_to_the_system_message_or_makes_one() -> None:
-    assert shown(with_system_text((message("user", "u"),), "t")) == [("system", "t"), ("user", "u")]
-    assert shown(with_system_text((message("system", "s"), message("user", "u")), "t")) == [
+def test_append_to_system_message_adds_one_if_there_is_none() -> None:
+    assert roles_and_contents(append_to_system_message((message("user", "u"),), "t")) == [
+        ("system", "t"),
+        ("user", "u"),
+    ]
+    assert roles_and_contents(append_to_system_message((message("system", "s"), message("user", "u")), "t")) == [
         ("system", "s\nt"), ("user", "u"),
     ]  # fmt: skip
 
 
-def test_the_callers_messages_stay_as_they_are() -> None:
+def test_messages_of_the_caller_are_not_changed() -> None:
     messages = (
         message("system", "s"), message("user", (Text("u"), PIXEL)), message("user", "v"),
         message("assistant", "a", tool_calls=[CALL]), message("assistant", "b"),

@@ -1,4 +1,7 @@
-"""What is llama.cpp's own: loading, the prompt cache, cancellation, settings. The rest is the contract's."""
+"""What only `LlamaCppModel` does: loading, the prompt cache, cancellation, settings.
+
+Conformance checks test the rest.
+"""
 
 from __future__ import annotations
 
@@ -24,6 +27,8 @@ from modelport import (
     UnsupportedFeature,
 )  # fmt: skip
 
+pytestmark = [pytest.mark.engine, pytest.mark.xdist_group("llamacpp")]
+
 
 @pytest.fixture(scope="module")
 def model() -> Iterator[LlamaCppModel]:
@@ -31,18 +36,24 @@ def model() -> Iterator[LlamaCppModel]:
         yield model
 
 
-def busy(model: LlamaCppModel) -> int:
-    return sum(slot["is_processing"] for slot in model._engine().ask("/slots"))
+def slots(model: LlamaCppModel) -> list[dict[str, Any]]:
+    """Return what the engine reports about its slots."""
+    result: list[dict[str, Any]] = model._engine().query("/slots")
+    return result
 
 
-def test_the_capital_of_france(model: LlamaCppModel) -> None:
+def busy_slots(model: LlamaCppModel) -> int:
+    return sum(slot["is_processing"] for slot in slots(model))
+
+
+def test_default_model_answers_correctly(model: LlamaCppModel) -> None:
     message = model("What is the capital of France? Answer in one sentence.", temperature=0)
     assert message.content == "The capital of France is Paris."
     assert message.finish_reason == "stop"
 
 
-def test_a_conversation_pays_only_for_what_is_new(model: LlamaCppModel) -> None:
-    story = "The fox went to the river and drank. " * 40
+def test_next_turn_computes_only_new_tokens(model: LlamaCppModel) -> None:
+    story = "The fox went to the river and drank. " * 20
     messages: list[Any] = [{"role": "user", "content": story + "What did it do?"}]
     first = model(messages, max_tokens=8, temperature=0)
     messages += [first, {"role": "user", "content": "And then?"}]
@@ -51,69 +62,95 @@ def test_a_conversation_pays_only_for_what_is_new(model: LlamaCppModel) -> None:
     assert usage.input_tokens - usage.cached_input_tokens < 60 < usage.input_tokens
 
 
-@pytest.mark.parametrize("phase", ["prompt", "answer"])
-def test_a_cancelled_call_frees_its_slot(model: LlamaCppModel, phase: str) -> None:
+@pytest.mark.parametrize("phase", ["prompt", "output"])
+def test_cancelled_call_stops_the_engine(model: LlamaCppModel, phase: str) -> None:
+    """The engine stops after at most one more batch of the prompt, or one more token."""
     prompt = f"{time.time()} " + "word " * (2500 if phase == "prompt" else 5)
 
-    async def cancel() -> float:
+    async def cancel() -> None:
         async with model.agenerate_stream(prompt + "Write a long story.", max_tokens=500) as stream:
             if phase == "prompt":
                 reading = asyncio.ensure_future(anext(stream))
                 await asyncio.sleep(0.3)
-                assert busy(model) == 1
+                assert busy_slots(model) == 1
                 reading.cancel()
                 with pytest.raises(asyncio.CancelledError):
                     await reading
             else:
                 await anext(stream)
-            begin = time.monotonic()
-        return time.monotonic() - begin
 
     asyncio.run(cancel())
-    end = time.monotonic() + 5  # a token, or one batch of the prompt, on a busy machine
-    while busy(model) and time.monotonic() < end:
+    end = time.monotonic() + 60
+    while busy_slots(model) and time.monotonic() < end:
         time.sleep(0.01)
-    assert busy(model) == 0
+    assert busy_slots(model) == 0
+    slot = max(slots(model), key=lambda slot: slot.get("id_task", -1))
+    assert slot["n_prompt_tokens"] <= 2 * 512
+    assert slot["next_token"][0]["n_decoded"] <= 100
 
 
 def test_four_requests_run_at_once(model: LlamaCppModel) -> None:
-    """Counted at the engine, not by the clock."""
+    """The engine's busy slots are counted, and no time is measured."""
     most = 0
-    streams = [model.generate_stream(f"Write a long story about {n}.", max_tokens=120) for n in range(4)]
+    streams = [model.generate_stream(f"Write a long story about {n}.", max_tokens=60) for n in range(4)]
     threads = [threading.Thread(target=list, args=(stream,)) for stream in streams]
     for thread in threads:
         thread.start()
-    while any(thread.is_alive() for thread in threads):
-        most = max(most, busy(model))
+    while most < 4 and any(thread.is_alive() for thread in threads):
+        most = max(most, busy_slots(model))
         time.sleep(0.01)
+    for thread in threads:
+        thread.join()
     assert most == 4
 
 
-def test_samplers_are_taken_and_what_is_none_is_refused_by_name(model: LlamaCppModel) -> None:
+async def deltas_of(model: LlamaCppModel, stops: list[str] | None = None, **options: Any) -> list[Any]:
+    stream = options.pop("stream")
+    request = model._prepare("Count to twenty.", stops, {"temperature": 0, **options}, stream=stream)
+    return [d async for d in model.deltas(request.replace(capabilities=model.capabilities))]
+
+
+async def test_deltas_of_non_streaming_call_contain_four_tokens_each(model: LlamaCppModel) -> None:
+    options: dict[str, Any] = {"max_tokens": 10, "ignore_eos": True, "logprobs": True}
+    *streamed, _ = await deltas_of(model, stream=True, **options)
+    *joined, closing = await deltas_of(model, stream=False, **options)
+    assert (len(streamed), len(joined)) == (10, 3)
+    assert "".join(d.content or "" for d in joined) == "".join(d.content or "" for d in streamed)
+    assert [len(d.logprobs) for d in joined] == [4, 4, 2]
+    assert [d.token_usage.output_tokens for d in joined] == [4, 8, 10]
+    assert closing.finish_reason == "length"
+    # A stop sequence, and a time limit between tokens, need to see each token.
+    for watched in ({"stops": ["\n"]}, {"idle_timeout": 60}):
+        *single, _ = await deltas_of(model, stream=False, max_tokens=6, ignore_eos=True, **watched)
+        assert len(single) == 6
+
+
+def test_sampling_parameters_are_accepted_and_unknown_ones_refused(model: LlamaCppModel) -> None:
     assert model("Hello", max_tokens=4, repetition_penalty=1.3, min_p=0.1, mirostat=2, top_k=5).text
     with pytest.raises(
-        UnsupportedFeature, match="'typical_q' is no parameter of this backend; did you mean 'typical_p'"
+        UnsupportedFeature, match="'typical_q' is not a parameter of this backend; did you mean 'typical_p'"
     ):
         model("Hello", typical_q=0.5)
 
 
 @pytest.mark.parametrize(
-    ("grammar", "kind", "told"),
+    ("grammar", "kind", "text"),
     [
         ({"type": "object", "not": {"required": ["a"]}}, UnsupportedFeature, "not"),
         (Regex("(?=a)b"), UnsupportedFeature, "look-around"),
         (Lark("start: nonesuch"), InvalidRequest, "nonesuch"),
     ],
+    ids=["schema", "regex", "lark"],
 )
-def test_a_grammar_that_the_engine_would_pass_over_is_refused(
-    model: LlamaCppModel, grammar: Any, kind: type[ModelError], told: str
+def test_grammar_that_engine_would_ignore_is_refused(
+    model: LlamaCppModel, grammar: Any, kind: type[ModelError], text: str
 ) -> None:
-    with pytest.raises(kind, match=told):
+    with pytest.raises(kind, match=text):
         model("Hello", grammar=grammar, max_tokens=4)
-    assert busy(model) == 0
+    assert busy_slots(model) == 0
 
 
-def test_a_schema_with_definitions_and_slashes_is_enforced(model: LlamaCppModel) -> None:
+def test_schema_with_definitions_and_slashes_is_enforced(model: LlamaCppModel) -> None:
     schema = {
         "type": "object",
         "properties": {"path": {"$ref": "#/$defs/path"}, "kind": {"enum": ["a/b", 'c"d']}},
@@ -125,7 +162,7 @@ def test_a_schema_with_definitions_and_slashes_is_enforced(model: LlamaCppModel)
     assert set(parsed) == {"path", "kind"} and parsed["path"].startswith("/")
 
 
-def test_context_length_is_what_a_request_may_hold() -> None:
+def test_context_length_limits_one_request() -> None:
     with LlamaCppModel(model_file(), context_length=256, parallel=2, threads=1) as model:
         with pytest.raises(ModelError, match="256"):
             model("word " * 300)
@@ -133,7 +170,7 @@ def test_context_length_is_what_a_request_may_hold() -> None:
         assert message.finish_reason == "length"
 
 
-def test_a_chat_template_of_ones_own(model: LlamaCppModel) -> None:
+def test_own_chat_template_is_used() -> None:
     template = "{% for m in messages %}<|im_start|>user\nSay only the word {{ m['content'] }}.<|im_end|>\n{% endfor %}"
     with LlamaCppModel(model_file(), context_length=512, threads=1, chat_template=template) as own:
         usage = own("hello", max_tokens=2).token_usage
@@ -143,7 +180,7 @@ def test_a_chat_template_of_ones_own(model: LlamaCppModel) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "kind", "told"),
+    ("arguments", "kind", "text"),
     [
         ({"model_id": "/no/such/model.gguf"}, NotFoundError, "/no/such/model.gguf"),
         ({"model_id": __file__}, ModelError, "test_llamacpp"),
@@ -151,20 +188,23 @@ def test_a_chat_template_of_ones_own(model: LlamaCppModel) -> None:
         ({"engine_params": {"n_nonesuch": 1}}, InvalidRequest, "n_nonesuch"),
         ({"mmproj": "/no/such/mmproj.gguf"}, NotFoundError, "/no/such/mmproj.gguf"),
     ],
+    ids=["missing file", "other file", "context_length", "engine_params", "mmproj"],
 )
-def test_what_can_not_be_loaded_is_named(arguments: dict[str, Any], kind: type[ModelError], told: str) -> None:
-    with pytest.raises(kind, match=told):
+def test_constructor_wrong_setting_raises_and_names_it(
+    arguments: dict[str, Any], kind: type[ModelError], text: str
+) -> None:
+    with pytest.raises(kind, match=text):
         LlamaCppModel(**{"model_id": model_file(), "threads": 1, **arguments})
 
 
-def test_a_file_that_is_no_model(tmp_path: Path) -> None:
+def test_load_broken_gguf_raises_server_error(tmp_path: Path) -> None:
     path = tmp_path / "noise.gguf"
     path.write_bytes(b"GGUF" + b"\0" * 100)
     with pytest.raises(ServerError, match=r"noise\.gguf"):
         LlamaCppModel(path)
 
 
-def test_a_closed_model_says_so() -> None:
+def test_closed_model_raises() -> None:
     model = LlamaCppModel(model_file(), context_length=256, threads=1)
     model.close()
     model.close()
@@ -172,7 +212,7 @@ def test_a_closed_model_says_so() -> None:
         model("Hello")
 
 
-def test_settings_are_saved(model: LlamaCppModel) -> None:
+def test_settings_survive_dict_and_pickle(model: LlamaCppModel) -> None:
     data = model.to_dict()
     assert data == {"class": "LlamaCppModel", "model_id": str(model_file()), "context_length": 4096, "threads": 1}
     twin = pickle.loads(pickle.dumps(model))
@@ -180,7 +220,8 @@ def test_settings_are_saved(model: LlamaCppModel) -> None:
     twin.close()
 
 
-def test_nobody_else_on_the_machine_may_use_the_engines_port(model: LlamaCppModel) -> None:
+def test_engine_port_requires_key(model: LlamaCppModel) -> None:
+    """Other users of the machine can connect to the port."""
     import http.client
 
     host = model._engine()._server.listening_address.partition("//")[2]

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from tests.schema_corpus import KINDS, SAMPLE
-from tests.schema_corpus.asking import ask_all, hold, problem_of
+from tests.schema_corpus.generation import check_outcomes, find_problem, generate_all
 from tests.schema_corpus.table import PAGE, page, refusals
 from tests.schema_corpus.tiny import tiny_folder, tiny_gguf
 from tests.servers.llamacpp import model_file
@@ -24,7 +24,7 @@ from modelport import JSONSchema, Lark, LlamaCppModel, MLXModel, Model, Transfor
 from modelport.constrained.lark import as_lark
 from modelport.local.grammar_matching import TokenMasks
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = [pytest.mark.engine, pytest.mark.timeout(600)]
 ENGINE: dict[str, Any] = {"context_length": 2048, "parallel": 8, "retry": False}
 MADE: dict[str, Callable[[Path], Model]] = {
     "llamacpp": lambda folder: LlamaCppModel(tiny_gguf(folder / "tiny.gguf"), threads=1, **ENGINE),
@@ -40,16 +40,16 @@ REAL: dict[str, Callable[[], Model]] = {
 @pytest.mark.parametrize("engine", MADE)
 def test_every_schema_is_answered_validly_or_refused(engine: str, tmp_path: Path) -> None:
     with MADE[engine](tmp_path) as model:
-        hold(ask_all(model, SAMPLE), refusals(old=engine == "llamacpp"))
+        check_outcomes(generate_all(model, SAMPLE), refusals(old_llguidance=engine == "llamacpp"))
 
 
 @pytest.mark.parametrize("engine", REAL)
 def test_real_weights_answer_validly(engine: str) -> None:
     with REAL[engine]() as model:
-        outcomes = ask_all(model, [s for s in SAMPLE if s not in refusals()][::60], random=False, tries=1)
-    assert not [str(outcome) for outcome in outcomes if outcome.kind not in ("answered", "cut")]
+        outcomes = generate_all(model, [s for s in SAMPLE if s not in refusals()][::60], random=False, max_attempts=1)
+    assert not [str(outcome) for outcome in outcomes if outcome.kind not in ("valid", "truncated")]
     # So small a model fills up some of the longer ones; none of them is wrong, and some come to an end.
-    assert sum(outcome.kind == "answered" for outcome in outcomes) >= 2
+    assert sum(outcome.kind == "valid" for outcome in outcomes) >= 2
 
 
 def test_a_grammar_that_llamacpp_passes_over_is_told(tmp_path: Path) -> None:
@@ -65,7 +65,7 @@ def test_a_refusal_names_the_keyword_and_nothing_is_computed(tmp_path: Path) -> 
         assert any(keyword in told for keyword in keywords), f"{sampled}: {told}"
     with TransformersModel(tiny_folder(tmp_path), **ENGINE) as model:
         model._engine().forward.run = None  # type: ignore[assignment]
-        outcomes = ask_all(model, refusals())
+        outcomes = generate_all(model, refusals())
         assert {outcome.kind for outcome in outcomes} == {"refused"}
 
 
@@ -89,7 +89,7 @@ def masks() -> Iterator[TokenMasks]:
 def allows(masks: TokenMasks, schema: dict[str, Any], text: str) -> bool:
     matcher = masks.matcher(as_lark(JSONSchema(schema)))
     tokens = masks._tokenizer.encode(text, add_special_tokens=False)
-    return all(matcher.takes(token) for token in tokens) and (matcher.ended or matcher.takes(2))
+    return all(matcher.try_consume(token) for token in tokens) and (matcher.is_complete or matcher.try_consume(2))
 
 
 OPEN = {"type": "object", "properties": {"a": {"type": "integer"}}}
@@ -113,7 +113,7 @@ OPEN = {"type": "object", "properties": {"a": {"type": "integer"}}}
 )
 def test_what_validators_call_invalid_is_masked(masks: TokenMasks, schema: dict[str, Any], text: str) -> None:
     schema = {"type": "string", **schema}
-    assert problem_of(schema, text), "it is valid: the test is wrong"
+    assert find_problem(schema, text), "it is valid: the test is wrong"
     assert not allows(masks, schema, text)
 
 
@@ -137,7 +137,7 @@ def test_what_validators_call_invalid_is_masked(masks: TokenMasks, schema: dict[
 )
 def test_what_is_valid_is_not(masks: TokenMasks, schema: dict[str, Any], text: str) -> None:
     schema = {"type": "string", **schema}
-    assert not problem_of(schema, text)
+    assert not find_problem(schema, text)
     assert allows(masks, schema, text)
 
 
@@ -150,6 +150,6 @@ def test_a_schema_is_compiled_once_and_fast(masks: TokenMasks) -> None:
     masks.matcher(lark)
     assert time.process_time() - begin < 0.05  # 2 ms on an idle machine
     before = masks._compiled.cache_info().misses
-    assert masks.matcher(lark).takes(masks._tokenizer.encode("{")[0])
-    assert masks.matcher(lark).forced(), "a copy begins where its original began"
+    assert masks.matcher(lark).try_consume(masks._tokenizer.encode("{")[0])
+    assert masks.matcher(lark).consume_forced_tokens(), "a copy begins where its original began"
     assert masks._compiled.cache_info().misses == before

@@ -1,4 +1,4 @@
-"""`TransformersModel` on real weights: what is not computed again, who shares a pass, and what goes wrong alone."""
+"""`TransformersModel` on real weights: the prefix cache, concurrency, parameters, and failures."""
 
 from __future__ import annotations
 
@@ -31,8 +31,9 @@ from modelport import (
     TransformersModel,
     UnsupportedFeature,
 )
+from modelport.local.transformers.engine import PREFILL_TOKENS_SHARED
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.engine, pytest.mark.xdist_group("transformers"), pytest.mark.timeout(300)]
 QUESTION = "What is the capital of France? Answer in one sentence."
 SYSTEM = {"role": "system", "content": "You are a careful assistant who answers in short sentences. " * 6}
 CITIES = ["Paris", "Rome", "Oslo", "Lima", "Cairo", "Delhi", "Quito", "Seoul"]
@@ -46,7 +47,7 @@ def model() -> Iterator[TransformersModel]:
 
 @pytest.fixture
 def fresh(model: TransformersModel) -> TransformersModel:
-    """The model with nothing kept."""
+    """The model with an empty prefix cache."""
     model._engine().prefixes.clear()
     return model
 
@@ -55,11 +56,11 @@ def user(text: str) -> dict[str, str]:
     return {"role": "user", "content": text}
 
 
-# --- prefix reuse -----------------------------------------------------------------------------------------------------
+# --- the prefix cache -------------------------------------------------------------------------------------------------
 
 
-def test_a_turn_computes_its_new_tokens_alone(fresh: TransformersModel) -> None:
-    messages = [SYSTEM, user(QUESTION)]
+def test_next_turn_computes_only_new_tokens(fresh: TransformersModel) -> None:
+    messages: list[Any] = [SYSTEM, user(QUESTION)]
     first = fresh(messages, max_tokens=20)
     assert first.token_usage.cached_input_tokens == 0
     messages += [first, user("And of Italy?")]
@@ -68,25 +69,25 @@ def test_a_turn_computes_its_new_tokens_alone(fresh: TransformersModel) -> None:
     assert second.token_usage.cached_input_tokens >= known - 2
 
 
-def test_branches_and_shared_system_prompts(fresh: TransformersModel) -> None:
+def test_branch_copies_shared_prefix(fresh: TransformersModel) -> None:
     fresh([SYSTEM, user("Name a river.")], max_tokens=4)
     other = fresh([SYSTEM, user("Count to three.")], max_tokens=4)
     again = fresh([SYSTEM, user("Name a river.")], max_tokens=4)
     shared = len(fresh._engine().tokenizer(SYSTEM["content"]).input_ids)
     assert other.token_usage.cached_input_tokens >= shared
-    # The branch took a copy, so that the first one is whole.
+    # The branch got a copy of the shared part, so the first entry is still complete.
     assert again.token_usage.cached_input_tokens == again.token_usage.input_tokens - 1
 
 
-def test_the_switch_changes_no_result(model: TransformersModel) -> None:
+def test_prefix_cache_changes_no_output(model: TransformersModel) -> None:
     loaded = model._engine()._loaded
     with TransformersModel(
         model=loaded.model, tokenizer=loaded.tokenizer, prefix_cache_bytes=0, temperature=0, context_length=2048
-    ) as without:
+    ) as uncached:
         messages: list[Any] = [SYSTEM]
         for text in (QUESTION, "And of Italy?", "Which is larger?"):
             messages.append(user(text))
-            a, b = (m(messages, max_tokens=16, logprobs=True) for m in (model, without))
+            a, b = (m(messages, max_tokens=16, logprobs=True) for m in (model, uncached))
             assert a.content == b.content
             assert b.token_usage.cached_input_tokens == 0
             for x, y in zip(a.logprobs or [], b.logprobs or [], strict=True):
@@ -94,7 +95,7 @@ def test_the_switch_changes_no_result(model: TransformersModel) -> None:
             messages.append(a)
 
 
-def test_the_memory_bound_holds_with_running_rows(model: TransformersModel) -> None:
+def test_memory_of_cache_and_running_rows_stays_within_limit(model: TransformersModel) -> None:
     loaded = model._engine()._loaded
     per_token = 30 * 2 * 3 * 64 * 4  # layers, keys and values, heads, dimension, bytes
     limit = 700 * per_token
@@ -102,52 +103,52 @@ def test_the_memory_bound_holds_with_running_rows(model: TransformersModel) -> N
         model=loaded.model, tokenizer=loaded.tokenizer, prefix_cache_bytes=limit, temperature=0, context_length=2048
     ) as bounded:
         engine = bounded._engine()
-        held: list[int] = []
+        sizes: list[int] = []
         compute = engine.forward.run
 
-        def watched(pieces: Any) -> Any:
-            held.append(engine.prefixes.nbytes + sum(row.cache.nbytes for row in engine._rows))
-            return compute(pieces)
+        def record_size(chunks: Any) -> Any:
+            sizes.append(engine.prefixes.nbytes + sum(row.cache.nbytes for row in engine._rows))
+            return compute(chunks)
 
-        engine.forward.run = watched  # type: ignore[method-assign]
+        engine.forward.run = record_size  # type: ignore[method-assign]
         for city in CITIES:
             bounded([user(f"Tell me about {city}. " * 20)], max_tokens=4)
-        assert max(held) <= limit
+        assert max(sizes) <= limit
         assert 0 < engine.prefixes.nbytes <= limit
-        # The least recently used went first: the last is still there, the first is not.
+        # The least recently used entry was evicted first: the last prompt is still cached, the first is not.
         assert bounded([user(f"Tell me about {CITIES[-1]}. " * 20)], max_tokens=2).token_usage.cached_input_tokens > 100
         assert bounded([user(f"Tell me about {CITIES[0]}. " * 20)], max_tokens=2).token_usage.cached_input_tokens < 60
 
 
-def test_what_is_kept_was_computed(fresh: TransformersModel) -> None:
-    """After an answer, and after one that was left in the middle."""
+def test_cached_prefix_contains_exactly_computed_tokens(fresh: TransformersModel) -> None:
+    """After a complete output, and after a stream that was closed early."""
     fresh(QUESTION, max_tokens=8)
     with fresh.generate_stream("Tell a story.", max_tokens=200) as stream:
         next(stream)
     wait_until_idle(fresh)
-    for kept in fresh._engine().prefixes._kept:
-        assert len(kept.keys) == kept.cache.length
+    for entry in fresh._engine().prefixes.entries:
+        assert len(entry.token_keys) == entry.cache.length
 
 
 # --- concurrency ------------------------------------------------------------------------------------------------------
 
 
-def test_eight_at_once_give_their_serial_answers(fresh: TransformersModel) -> None:
+def test_eight_concurrent_calls_give_same_outputs_as_serial(fresh: TransformersModel) -> None:
     ask = lambda city: fresh([user(f"In which country is {city}?")], max_tokens=12).content  # noqa: E731
     serial = [ask(city) for city in CITIES]
     with ThreadPoolExecutor(8) as pool:
         assert list(pool.map(ask, CITIES)) == serial
 
-    async def gathered() -> list[str]:
+    async def gathered() -> list[Any]:
         calls = (fresh.agenerate([user(f"In which country is {city}?")], max_tokens=12) for city in CITIES)
         return [message.content for message in await asyncio.gather(*calls)]
 
     assert asyncio.run(gathered()) == serial
 
 
-def test_four_threads_stream_their_own_answers(fresh: TransformersModel) -> None:
+def test_four_concurrent_streams_give_same_outputs_as_serial(fresh: TransformersModel) -> None:
     def stream(city: str) -> str:
-        deltas = fresh.generate_stream([user(f"Write two sentences about {city}.")], max_tokens=24)
+        deltas = fresh.generate_stream([user(f"Write two sentences about {city}.")], max_tokens=12)
         return "".join(delta.content or "" for delta in deltas)
 
     serial = [stream(city) for city in CITIES[:4]]
@@ -155,7 +156,7 @@ def test_four_threads_stream_their_own_answers(fresh: TransformersModel) -> None
         assert list(pool.map(stream, CITIES[:4])) == serial
 
 
-def test_rows_have_their_own_settings(fresh: TransformersModel) -> None:
+def test_rows_of_one_batch_have_own_settings(fresh: TransformersModel) -> None:
     """Sampling with a seed, a grammar, a stop sequence and a length, all in one batch."""
     calls: list[dict[str, Any]] = [
         {"temperature": 1.0, "seed": 7, "max_tokens": 12},
@@ -170,7 +171,7 @@ def test_rows_have_their_own_settings(fresh: TransformersModel) -> None:
     assert [m.finish_reason for m in together[1:]] == ["stop", "stop", "length"]
 
 
-def test_a_failing_row_fails_alone(fresh: TransformersModel) -> None:
+def test_failing_row_does_not_affect_others(fresh: TransformersModel) -> None:
     def broken(ids: Any, scores: Any) -> Any:
         raise ZeroDivisionError("no such thing")
 
@@ -185,23 +186,25 @@ def test_a_failing_row_fails_alone(fresh: TransformersModel) -> None:
 
 async def deltas_of(model: TransformersModel, stops: list[str] | None = None, **options: Any) -> list[Any]:
     stream = options.pop("stream")
-    return [d async for d in model.deltas(model._prepare("Count to twenty.", stops, options, stream=stream))]
+    request = model._prepare("Count to twenty.", stops, options, stream=stream)
+    return [d async for d in model.deltas(request.replace(capabilities=model.capabilities))]
 
 
-async def test_a_whole_answer_is_told_several_tokens_at_once(fresh: TransformersModel) -> None:
+async def test_deltas_of_non_streaming_call_contain_four_tokens_each(fresh: TransformersModel) -> None:
     streamed = await deltas_of(fresh, stream=True, max_tokens=10, ignore_eos=True)
-    whole = await deltas_of(fresh, stream=False, max_tokens=10, ignore_eos=True, logprobs=True)
-    assert (len(streamed), len(whole)) == (10, 3)
-    assert "".join(d.content or "" for d in whole) == "".join(d.content or "" for d in streamed)
-    assert [len(d.logprobs) for d in whole] == [4, 4, 2]
-    assert whole[-1].token_usage.output_tokens == 10
-    assert whole[-1].finish_reason == "length"
-    for watched in ({"stops": ["\n"]}, {"idle_timeout": 60}):  # a stop sequence, or a limit of time, sees each token
+    joined = await deltas_of(fresh, stream=False, max_tokens=10, ignore_eos=True, logprobs=True)
+    assert (len(streamed), len(joined)) == (10, 3)
+    assert "".join(d.content or "" for d in joined) == "".join(d.content or "" for d in streamed)
+    assert [len(d.logprobs) for d in joined] == [4, 4, 2]
+    assert joined[-1].token_usage.output_tokens == 10
+    assert joined[-1].finish_reason == "length"
+    # A stop sequence, and a time limit between tokens, need to see each token.
+    for watched in ({"stops": ["\n"]}, {"idle_timeout": 60}):
         assert len(await deltas_of(fresh, stream=False, max_tokens=6, ignore_eos=True, **watched)) == 6
 
 
-async def test_a_failure_hands_over_what_was_not_told_yet(fresh: TransformersModel) -> None:
-    def breaks_at_the_sixth(ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+async def test_failure_delivers_pending_tokens_as_partial(fresh: TransformersModel) -> None:
+    def fail_at_sixth_token(ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         start.append(ids.shape[1])
         if ids.shape[1] - start[0] >= 5:
             raise RuntimeError("broken")
@@ -210,39 +213,43 @@ async def test_a_failure_hands_over_what_was_not_told_yet(fresh: TransformersMod
     start: list[int] = []
     five = await fresh.agenerate("Count to twenty.", max_tokens=5, ignore_eos=True)
     with pytest.raises(ModelError) as caught:
-        await fresh.agenerate("Count to twenty.", max_tokens=10, logits_processor=[breaks_at_the_sixth])
+        await fresh.agenerate("Count to twenty.", max_tokens=10, logits_processor=[fail_at_sixth_token])
     assert caught.value.partial is not None
     assert caught.value.partial.text == five.text
 
 
-def test_a_long_prompt_does_not_stall_the_others(fresh: TransformersModel) -> None:
-    """While it is read in pieces, a row that writes gets a token with each piece."""
-    told: list[str] = []
-    begun = threading.Event()
+def test_long_prompt_does_not_delay_other_rows(fresh: TransformersModel) -> None:
+    """While the prompt is computed in chunks, another row gets a token with each chunk."""
+    received: list[str] = []
+    has_started, is_done = threading.Event(), threading.Event()
 
-    def write() -> None:
-        for delta in fresh.generate_stream("Tell a story.", max_tokens=60):
-            told.append(delta.content or "")
-            begun.set()
+    def generate() -> None:
+        with fresh.generate_stream("Tell a story.", max_tokens=500, ignore_eos=True) as stream:
+            for delta in stream:
+                received.append(delta.content or "")
+                has_started.set()
+                if is_done.is_set():
+                    break
 
-    writer = threading.Thread(target=write)
-    writer.start()
-    begun.wait(30)
-    before = len(told)
-    fresh([user("word " * 1500)], max_tokens=1)
-    between = len(told) - before
-    writer.join()
-    assert between >= 8
+    thread = threading.Thread(target=generate)
+    thread.start()
+    has_started.wait(30)
+    before = len(received)
+    fresh([user("word " * 900)], max_tokens=1)
+    meanwhile = len(received) - before
+    is_done.set()
+    thread.join()
+    assert meanwhile >= 900 // PREFILL_TOKENS_SHARED
 
 
-def test_who_leaves_is_taken_out(fresh: TransformersModel) -> None:
+def test_closed_stream_leaves_the_batch(fresh: TransformersModel) -> None:
     with fresh.generate_stream("Tell a story.", max_tokens=2000) as stream:
         next(stream)
         assert fresh._engine().busy == 1
     wait_until_idle(fresh)
 
 
-def test_the_queue_is_bounded(model: TransformersModel) -> None:
+def test_request_beyond_queue_is_refused(model: TransformersModel) -> None:
     loaded = model._engine()._loaded
     with TransformersModel(
         model=loaded.model, tokenizer=loaded.tokenizer, parallel=1, queue=1, temperature=0, retry=False
@@ -265,23 +272,34 @@ def wait_until_idle(model: TransformersModel) -> None:
         if model._engine().busy == 0:
             return
         threading.Event().wait(0.05)
-    raise AssertionError("the engine works on")
+    raise AssertionError("the engine is still busy")
 
 
-# --- generation's parameters ------------------------------------------------------------------------------------------
+# --- generation parameters --------------------------------------------------------------------------------------------
 
 
-def test_the_same_text_as_the_library(model: TransformersModel) -> None:
+def test_output_equals_that_of_the_library(model: TransformersModel) -> None:
+    """Each setting changes the output of its prompt."""
     plain = AutoModelForCausalLM.from_pretrained(smollm2_folder(), dtype=torch.float32)
     tokenizer = AutoTokenizer.from_pretrained(smollm2_folder())
-    messages = [user("Write a short poem about the sea.")]
-    inputs = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt", return_dict=True)
-    for settings in ({}, {"repetition_penalty": 1.3}, {"no_repeat_ngram_size": 2}, {"min_new_tokens": 30}):
+    outputs = set()
+    for prompt, settings in (
+        ("Write a short poem about the sea.", {}),
+        ("Write a short poem about the sea.", {"repetition_penalty": 1.3}),
+        ("Write a short poem about the sea.", {"no_repeat_ngram_size": 2}),
+        (QUESTION, {}),
+        (QUESTION, {"min_new_tokens": 12}),
+    ):
+        inputs = tokenizer.apply_chat_template(
+            [user(prompt)], add_generation_prompt=True, return_tensors="pt", return_dict=True
+        )
         ids = plain.generate(
-            **inputs, max_new_tokens=40, do_sample=False, pad_token_id=tokenizer.eos_token_id, **settings
+            **inputs, max_new_tokens=24, do_sample=False, pad_token_id=tokenizer.eos_token_id, **settings
         )[0, inputs["input_ids"].shape[1] :]
         expected = tokenizer.decode(ids, skip_special_tokens=True)
-        assert model(messages, max_tokens=40, **settings).content == expected, settings
+        assert model(prompt, max_tokens=24, **settings).content == expected, settings
+        outputs.add(expected)
+    assert len(outputs) == 5
 
 
 @pytest.mark.parametrize(
@@ -293,18 +311,19 @@ def test_the_same_text_as_the_library(model: TransformersModel) -> None:
         ({"bad_words_ids": "no"}, InvalidRequest),
         ({"logit_bias": [1]}, InvalidRequest),
     ],
+    ids=["num_beams", "penalty_alpha", "assistant_model", "bad_words_ids", "logit_bias"],
 )
-def test_what_is_not_honoured_is_refused_by_name(
+def test_unsupported_parameter_raises_and_names_it(
     model: TransformersModel, setting: dict[str, Any], error: type[ModelError]
 ) -> None:
     with pytest.raises(error, match=next(iter(setting)) if error is UnsupportedFeature else "."):
         model(QUESTION, **setting)
 
 
-# --- bad input --------------------------------------------------------------------------------------------------------
+# --- failures ---------------------------------------------------------------------------------------------------------
 
 
-def test_bad_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_load_wrong_model_raises_matching_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(ConnectionFailed, match=r"no-such-owner/no-such-model.*HF_HUB_OFFLINE"):
         TransformersModel("no-such-owner/no-such-model")
@@ -319,13 +338,13 @@ def test_bad_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         TransformersModel("m", parallel=0)
 
 
-def test_a_gguf_file_answers_as_its_weights_do() -> None:
+def test_gguf_file_answers_correctly() -> None:
     with TransformersModel(str(model_file()), temperature=0) as gguf:
         assert gguf(QUESTION).content == "The capital of France is Paris."
         assert gguf.packed
 
 
-def test_a_folder_without_a_tokenizer_or_a_template(tmp_path: Path) -> None:
+def test_load_folder_without_tokenizer_or_template_raises(tmp_path: Path) -> None:
     for name in ("config.json", "model.safetensors"):
         (tmp_path / name).symlink_to(smollm2_folder() / name)
     with pytest.raises(InvalidRequest, match=r"tokenizer\.json"):
@@ -335,26 +354,26 @@ def test_a_folder_without_a_tokenizer_or_a_template(tmp_path: Path) -> None:
         TransformersModel(tmp_path)
 
 
-def test_device_map_without_accelerate(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_device_map_without_accelerate_raises_missing_dependency(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "accelerate", None)
     with pytest.raises(MissingDependency, match=r"modelport\[transformers\]"):
         TransformersModel(smollm2_folder(), device_map="cpu")
 
 
-def test_too_long_a_prompt_says_both_numbers(model: TransformersModel) -> None:
+def test_prompt_longer_than_context_raises_with_both_lengths(model: TransformersModel) -> None:
     with pytest.raises(ContextWindowExceeded, match=r"has \d{4} tokens.*holds 2048"):
         model("word " * 3000)
     assert "Paris" in model(QUESTION, max_tokens=12).content
 
 
-def test_out_of_memory_is_typed_and_the_model_answers_afterwards(fresh: TransformersModel) -> None:
+def test_out_of_memory_raises_and_model_still_works(fresh: TransformersModel) -> None:
     forward = fresh._engine().forward
     compute = forward.run
 
-    def full(pieces: Any) -> Any:
+    def fail(chunks: Any) -> Any:
         raise MemoryError("no room")
 
-    forward.run = full  # type: ignore[method-assign]
+    forward.run = fail  # type: ignore[method-assign]
     try:
         with pytest.raises(ServerError, match="out of memory"):
             fresh(QUESTION)
@@ -363,7 +382,7 @@ def test_out_of_memory_is_typed_and_the_model_answers_afterwards(fresh: Transfor
     assert "Paris" in fresh(QUESTION, max_tokens=12).content
 
 
-def test_a_closed_model_says_so(model: TransformersModel) -> None:
+def test_closed_model_raises(model: TransformersModel) -> None:
     loaded = model._engine()._loaded
     other = TransformersModel(model=loaded.model, tokenizer=loaded.tokenizer)
     stream = other.generate_stream("Tell a story.", max_tokens=500)
@@ -378,21 +397,21 @@ def test_a_closed_model_says_so(model: TransformersModel) -> None:
 # --- models that compute in turns -------------------------------------------------------------------------------------
 
 
-def test_in_turns_gives_the_same_answers(model: TransformersModel) -> None:
+def test_serial_model_gives_same_outputs_as_packed(model: TransformersModel) -> None:
     with TransformersModel(
         smollm2_folder(), model_kwargs={"attn_implementation": "sdpa"}, temperature=0, context_length=2048
     ) as serial:
         assert model.packed and not serial.packed
         ask = lambda city: serial([user(f"In which country is {city}?")], max_tokens=8)  # noqa: E731
         with ThreadPoolExecutor(4) as pool:
-            told = [message.content for message in pool.map(ask, CITIES[:4])]
-        assert told == [model([user(f"In which country is {c}?")], max_tokens=8).content for c in CITIES[:4]]
+            outputs = [message.content for message in pool.map(ask, CITIES[:4])]
+        assert outputs == [model([user(f"In which country is {c}?")], max_tokens=8).content for c in CITIES[:4]]
         again = serial([user("In which country is Rome?"), user("And Oslo?")], max_tokens=4)
         assert again.token_usage.cached_input_tokens > 0
 
 
-def test_a_sliding_window_is_kept_when_packed() -> None:
-    """A tiny random model whose window is shorter than its prompt."""
+def test_packed_sliding_window_gives_same_output_as_the_library() -> None:
+    """The window of this tiny model with random weights is shorter than its prompt."""
     from transformers import Qwen2Config, Qwen2ForCausalLM
 
     torch.manual_seed(0)
@@ -400,19 +419,19 @@ def test_a_sliding_window_is_kept_when_packed() -> None:
         vocab_size=49152, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
         num_key_value_heads=2, use_sliding_window=True, sliding_window=8, max_window_layers=0,
     )  # fmt: skip
-    assert_same_as_the_library(Qwen2ForCausalLM(config).eval())
+    check_same_output_as_library(Qwen2ForCausalLM(config).eval())
 
 
-def test_a_full_attention_model_of_another_kind_is_packed() -> None:
+def test_packed_shared_key_heads_give_same_output_as_the_library() -> None:
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=49152, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
         num_key_value_heads=1,
     )  # fmt: skip
-    assert_same_as_the_library(LlamaForCausalLM(config).eval())
+    check_same_output_as_library(LlamaForCausalLM(config).eval())
 
 
-def assert_same_as_the_library(plain: Any) -> None:
+def check_same_output_as_library(plain: Any) -> None:
     tokenizer = AutoTokenizer.from_pretrained(smollm2_folder())
     messages = [user(" ".join(CITIES * 4))]
     inputs = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt", return_dict=True)
@@ -423,10 +442,10 @@ def assert_same_as_the_library(plain: Any) -> None:
         assert ours(messages, max_tokens=12, ignore_eos=True).content == expected
 
 
-# --- the reference page -----------------------------------------------------------------------------------------------
+# --- reference page ---------------------------------------------------------------------------------------------------
 
 
-def test_the_reference_pages_snippet(tmp_path: Path) -> None:
+def test_reference_page_snippet_runs(tmp_path: Path) -> None:
     snippet = """
 from modelport import TransformersModel
 

@@ -1,4 +1,4 @@
-"""Images on `TransformersModel`: a tiny model with random weights, whose words mean nothing but depend on pixels."""
+"""Images on `TransformersModel`, with a tiny model: its random weights make the output depend on the pixels."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.servers.smollm2 import smollm2_folder
 
 from modelport import InvalidRequest, TransformersModel, UnsupportedFeature
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = [pytest.mark.engine, pytest.mark.xdist_group("transformers"), pytest.mark.timeout(120)]
 TEMPLATE = """{% for message in messages %}<|im_start|>{{ message.role }}
 {% if message.content is string %}{{ message.content }}{% else %}{% for part in message.content %}\
 {% if part.type == 'image' %}<image>{% else %}{{ part.text }}{% endif %}{% endfor %}{% endif %}<|im_end|>
@@ -26,7 +26,7 @@ LENGTH = 12
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A Llava of two layers, with SmolLM2's tokenizer."""
+    """The folder of a Llava model with two layers and SmolLM2's tokenizer."""
     from transformers import (
         AutoTokenizer,
         CLIPVisionConfig,
@@ -44,7 +44,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model = LlavaForConditionalGeneration(
         LlavaConfig(
             vision_config=CLIPVisionConfig(**small, image_size=28, patch_size=14),
-            # Weights so large that the answer hangs on each token before it.
+            # With such large weights, the output depends on each earlier token.
             text_config=LlamaConfig(**small, num_key_value_heads=2, vocab_size=len(tokenizer), initializer_range=0.5),
             image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
             vision_feature_select_strategy="full",
@@ -87,11 +87,11 @@ def about(*images: bytes, text: str = "What is this?") -> list[dict[str, Any]]:
     ]
 
 
-def test_two_images_answer_differently_and_as_the_library(model: TransformersModel, folder: Path) -> None:
+def test_outputs_for_two_images_differ_and_equal_those_of_the_library(model: TransformersModel, folder: Path) -> None:
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
     plain, processor = AutoModelForImageTextToText.from_pretrained(folder), AutoProcessor.from_pretrained(folder)
-    told = []
+    outputs = []
     for image in (RED, BLUE):
         text = processor.apply_chat_template(
             [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "What is this?"}]}],
@@ -100,36 +100,38 @@ def test_two_images_answer_differently_and_as_the_library(model: TransformersMod
         inputs = processor(text=[text], images=[Image.open(io.BytesIO(image))], return_tensors="pt")
         ids = plain.generate(**inputs, max_new_tokens=LENGTH, min_new_tokens=LENGTH, do_sample=False, pad_token_id=0)
         expected = processor.decode(ids[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
-        told.append(model(about(image)).content)
-        assert told[-1].rstrip("�") == expected.rstrip("�")
-    assert told[0] != told[1]
+        outputs.append(model(about(image)).content)
+        assert str(outputs[-1]).rstrip("�") == expected.rstrip("�")
+    assert outputs[0] != outputs[1]
 
 
-def test_one_picture_never_answers_for_another(model: TransformersModel, folder: Path) -> None:
-    """Images are part of a prefix's key: known ones are not computed again, others are."""
-    with TransformersModel(folder, prefix_cache_bytes=0, context_length=512, temperature=0, ignore_eos=True) as without:
+def test_cached_image_is_never_used_for_another_image(model: TransformersModel, folder: Path) -> None:
+    """The keys of a cached prefix contain hashes of the images."""
+    with TransformersModel(
+        folder, prefix_cache_bytes=0, context_length=512, temperature=0, ignore_eos=True
+    ) as uncached:
         model._engine().prefixes.clear()
         conversations = [about(image) for image in (RED, BLUE, GREEN)]
         conversations.append(about(RED, BLUE, text="Compare."))
         conversations.append(about(BLUE, RED, text="Compare."))
-        told = [model(messages).content for messages in conversations]
-        assert told == [without(messages, max_tokens=LENGTH).content for messages in conversations]
-        assert len(set(told)) == len(told)
+        outputs = [model(messages).content for messages in conversations]
+        assert outputs == [uncached(messages, max_tokens=LENGTH).content for messages in conversations]
+        assert len(set(outputs)) == len(outputs)
         again = model(about(RED))
-        assert again.content == told[0]
+        assert again.content == outputs[0]
         assert again.token_usage.cached_input_tokens == again.token_usage.input_tokens - 1
         other = model(about(picture(1, 2, 3)))
-        assert other.token_usage.cached_input_tokens < 10  # what stands before the image
+        assert other.token_usage.cached_input_tokens < 10  # The tokens before the image.
 
 
-def test_a_conversation_with_an_image_goes_on(model: TransformersModel) -> None:
+def test_next_turn_with_image_computes_only_new_tokens(model: TransformersModel) -> None:
     messages: list[Any] = about(RED)
     first = model(messages)
     second = model([*messages, first, {"role": "user", "content": "And now?"}])
     assert second.token_usage.cached_input_tokens >= first.token_usage.input_tokens
 
 
-def test_images_and_texts_at_once(model: TransformersModel) -> None:
+def test_concurrent_images_and_texts_give_same_outputs_as_serial(model: TransformersModel) -> None:
     conversations: list[Any] = [about(RED), "What is the capital of France?", about(BLUE), about(GREEN, text="Why?")]
     model._engine().prefixes.clear()
     serial = [model(messages).content for messages in conversations]
@@ -138,7 +140,7 @@ def test_images_and_texts_at_once(model: TransformersModel) -> None:
         assert [message.content for message in pool.map(model, conversations)] == serial
 
 
-def test_a_loaded_model_with_its_processor(model: TransformersModel) -> None:
+def test_loaded_model_with_processor_gives_same_output(model: TransformersModel) -> None:
     loaded = model._engine()._loaded
     with TransformersModel(
         model=loaded.model, tokenizer=loaded.processor, temperature=0, max_tokens=LENGTH, ignore_eos=True
@@ -146,12 +148,12 @@ def test_a_loaded_model_with_its_processor(model: TransformersModel) -> None:
         assert same(about(BLUE)).content == model(about(BLUE)).content
 
 
-def test_bad_images(model: TransformersModel) -> None:
+def test_broken_image_raises_and_model_still_works(model: TransformersModel) -> None:
     with pytest.raises(InvalidRequest, match="can't be read"):
         model(about(RED[:40]))
     assert model(about(RED)).content
 
 
-def test_a_model_of_text_refuses_an_image() -> None:
+def test_text_model_refuses_image() -> None:
     with TransformersModel(smollm2_folder()) as text, pytest.raises(UnsupportedFeature, match="image"):
         text(about(RED))

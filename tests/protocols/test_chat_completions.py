@@ -1,4 +1,4 @@
-"""Grammars as the input of a custom tool, to which some of OpenAI's models hold it."""
+"""The bodies and responses of chat completions: grammars, custom tools, strict tools and JSON objects."""
 
 from __future__ import annotations
 
@@ -10,14 +10,15 @@ from pydantic import BaseModel, TypeAdapter
 from modelport import ChatMessage, Choice, Lark, OpenAIServerModel, Regex
 from modelport.inputs.output_types import grammar_from, grammar_from_response_format
 from modelport.inputs.tools import tools_from
-from modelport.protocols.chat_completions.output_format import ANSWER_TOOL, grammar_fields
+from modelport.protocols.chat_completions.dialects import DIALECTS, OPENAI_API
+from modelport.protocols.chat_completions.output_format import OUTPUT_TOOL, output_fields
 from modelport.protocols.chat_completions.request import body_from
 from modelport.protocols.chat_completions.response import ChatResponseReader
 from modelport.types.request import Request
 
 
-def custom(text: str) -> dict[str, Any]:
-    return {"type": "custom", "custom": {"name": ANSWER_TOOL, "input": text}}
+def output_call(text: str) -> dict[str, Any]:
+    return {"type": "custom", "custom": {"name": OUTPUT_TOOL, "input": text}}
 
 
 def completion(*calls: dict[str, Any]) -> dict[str, Any]:
@@ -41,31 +42,31 @@ def get_time() -> str:
     ids=str,
 )
 @pytest.mark.parametrize("tools", [[], [get_time]])
-def test_a_grammar_goes_as_a_custom_tools(
+def test_grammar_is_sent_as_custom_tool_and_read_as_content(
     grammar: Any, text: str, syntax: str, definition: str, tools: list[Any]
 ) -> None:
     from openai.types.chat import ChatCompletionToolChoiceOptionParam, ChatCompletionToolUnionParam
 
     reader = ChatResponseReader()
-    delta = reader.whole(completion(custom(text)))
+    delta = reader.read_response(completion(output_call(text)))
     assert (delta.content, delta.tool_calls, delta.finish_reason) == (text, None, "stop")
     body = body_from(
         Request((ChatMessage("user", "?"),), grammar=grammar, tools=tools_from(tools)),
         "gpt-5", OpenAIServerModel("gpt-5", api_key="k").capabilities,
     )  # fmt: skip
-    form = {"type": "grammar", "grammar": {"syntax": syntax, "definition": definition}}
-    assert body["tools"][-1]["custom"]["format"] == form
-    for tool in body["tools"]:  # as OpenAI's own package describes them
+    input_format = {"type": "grammar", "grammar": {"syntax": syntax, "definition": definition}}
+    assert body["tools"][-1]["custom"]["format"] == input_format
+    for tool in body["tools"]:  # The types of the openai package accept them.
         TypeAdapter(ChatCompletionToolUnionParam).validate_python(tool)
     TypeAdapter(ChatCompletionToolChoiceOptionParam).validate_python(body["tool_choice"])
-    assert body["tool_choice"] == ("required" if tools else {"type": "custom", "custom": {"name": ANSWER_TOOL}})
+    assert body["tool_choice"] == ("required" if tools else {"type": "custom", "custom": {"name": OUTPUT_TOOL}})
     assert "response_format" not in body
 
 
 @pytest.mark.parametrize(("dialect", "strict", "sent"), [
     (None, None, None), (None, True, True), (None, False, False), ("vllm", None, True), ("vllm", False, False),
 ])  # fmt: skip
-def test_a_tools_strict_is_sent(dialect: Any, strict: bool | None, sent: bool | None) -> None:
+def test_strict_of_tool_is_sent(dialect: Any, strict: bool | None, sent: bool | None) -> None:
     tools = tools_from([{"name": "f", "strict": strict}])
     capabilities = OpenAIServerModel("gpt-5", api_key="k").capabilities
     body = body_from(Request((ChatMessage("user", "?"),), tools=tools), "gpt-5", capabilities, dialect)
@@ -73,32 +74,32 @@ def test_a_tools_strict_is_sent(dialect: Any, strict: bool | None, sent: bool | 
 
 
 @pytest.mark.parametrize("tools", [[], [get_time]])
-def test_such_an_answer_streams_as_text(tools: list[Any]) -> None:
+def test_output_of_custom_tool_streams_as_content(tools: list[Any]) -> None:
     reader = ChatResponseReader()
 
     def chunk(call: dict[str, Any]) -> Any:
-        return reader.chunk({"choices": [{"index": 0, "delta": {"tool_calls": [call]}}]})
+        return reader.read_chunk({"choices": [{"index": 0, "delta": {"tool_calls": [call]}}]})
 
-    pieces = [chunk({"index": 0, "id": "c", **custom("")})]
+    pieces = [chunk({"index": 0, "id": "c", **output_call("")})]
     pieces += [chunk({"index": 0, "custom": {"input": part}}) for part in ("2026", "-01")]
-    reader.chunk({"choices": [{"index": 0, "delta": {}, "finish_reason": "tool_calls"}]})
+    reader.read_chunk({"choices": [{"index": 0, "delta": {}, "finish_reason": "tool_calls"}]})
     assert [piece.content for piece in pieces if piece] == ["2026", "-01"]
-    assert reader.end().finish_reason == "stop"
+    assert reader.finish().finish_reason == "stop"
 
 
-def test_a_call_beside_it_stays_one() -> None:
+def test_function_call_stays_a_tool_call() -> None:
     call = {"type": "function", "function": {"name": "get_time", "arguments": "{}"}}
-    delta = ChatResponseReader().whole(completion(call))
+    delta = ChatResponseReader().read_response(completion(call))
     assert (delta.content, delta.finish_reason) == (None, "tool_calls")
     assert delta.tool_calls and delta.tool_calls[0].function and delta.tool_calls[0].function.name == "get_time"
 
 
-def test_only_models_that_take_custom_tools_enforce_grammars() -> None:
+def test_only_models_with_custom_tools_enforce_grammars() -> None:
     for name, kinds in (("gpt-5-mini", 4), ("gpt-5-chat-latest", 1), ("gpt-4o", 1), ("gpt-4-turbo", 0)):
         assert len(OpenAIServerModel(name, api_key="k").capabilities.grammars) == kinds, name
 
 
-class json_object(BaseModel):  # a name that means something to services
+class json_object(BaseModel):  # Services use this name as the type of a response format.
     a: int
 
 
@@ -117,14 +118,14 @@ NAMED = {"type": "json_schema", "json_schema": {"name": "json_object", "schema":
         (grammar_from({"type": "object", "required": ["a"]}), "json_schema"),
     ],
 )
-def test_any_object_is_asked_for_where_the_schema_says_no_more(grammar: Any, kind: str) -> None:
-    for dialect in (None, "vllm"):
-        form = grammar_fields(grammar, dialect)["response_format"]
-        assert form["type"] == kind
-        assert kind == "json_object" or form["json_schema"]["schema"] == grammar.schema
+def test_schema_of_any_object_becomes_json_object_mode(grammar: Any, kind: str) -> None:
+    for dialect in (OPENAI_API, DIALECTS["vllm"]):
+        response_format = output_fields(grammar, dialect)["response_format"]
+        assert response_format["type"] == kind
+        assert kind == "json_object" or response_format["json_schema"]["schema"] == grammar.schema
 
 
-def test_any_object_is_enforced_by_openai() -> None:
+def test_schema_of_any_object_is_kept_for_openai() -> None:
     rules = OpenAIServerModel("gpt-4o", api_key="k").capabilities.schema_rules
     assert rules is not None
-    assert rules.fit({"type": "object", "additionalProperties": True}).schema == {"type": "object"}
+    assert rules.rewrite({"type": "object", "additionalProperties": True}).schema == {"type": "object"}

@@ -1,4 +1,4 @@
-"""Azure OpenAI: addresses, credentials and Azure's own words, behind a server that checks them as Azure does."""
+"""Azure OpenAI: addresses, credentials and Azure's error texts, on a server that checks requests as Azure does."""
 
 from __future__ import annotations
 
@@ -25,24 +25,24 @@ VARIABLES = ("AZURE_OPENAI_ENDPOINT", "AZURE_OPENAI_API_KEY", "AZURE_OPENAI_AD_T
 
 
 @pytest.fixture(scope="module")
-def behind() -> Iterator[FaultServer]:
+def fault_server() -> Iterator[FaultServer]:
     with FaultServer() as server:
         yield server
 
 
 @pytest.fixture(scope="module")
-def running(behind: FaultServer) -> Iterator[Front]:
-    with azure(behind.url, "behind-key", deployment="my gpt", api_key=KEY, token=TOKEN) as resource:
+def module_resource(fault_server: FaultServer) -> Iterator[Front]:
+    with azure(fault_server.url, "upstream-key", deployment="my gpt", api_key=KEY, token=TOKEN) as resource:
         yield resource
 
 
 @pytest.fixture
-def resource(running: Front, behind: FaultServer, monkeypatch: pytest.MonkeyPatch) -> Front:
+def resource(module_resource: Front, fault_server: FaultServer, monkeypatch: pytest.MonkeyPatch) -> Front:
     for name in VARIABLES:
         monkeypatch.delenv(name, raising=False)
-    running.requests.clear()
-    behind.clear()
-    return running
+    module_resource.requests.clear()
+    fault_server.clear()
+    return module_resource
 
 
 @pytest.fixture(params=TRANSPORTS)
@@ -50,48 +50,48 @@ def transport(request: pytest.FixtureRequest) -> dict[str, Any]:
     return TRANSPORTS[str(request.param)]
 
 
-async def later(value: str) -> str:
+async def return_later(value: str) -> str:
     await asyncio.sleep(0)
     return value
 
 
 CREDENTIALS: dict[str, tuple[dict[str, Any], bool]] = {
     "a key": ({"api_key": KEY}, False),
-    "a function for the key": ({"api_key": lambda: later(KEY)}, False),
+    "a function for the key": ({"api_key": lambda: return_later(KEY)}, False),
     "a token": ({"azure_ad_token": TOKEN}, True),
     "a function for the token": ({"azure_ad_token_provider": lambda: TOKEN}, True),
-    "an async function for the token": ({"azure_ad_token_provider": lambda: later(TOKEN)}, True),
+    "an async function for the token": ({"azure_ad_token_provider": lambda: return_later(TOKEN)}, True),
 }
 
 
-def both(model: Model) -> list[str | None]:
-    """What it answers, whole and streamed."""
+def texts_of(model: Model) -> list[str | None]:
+    """Return the text of a non-streaming and of a streamed response, and close the model."""
     with model:
-        whole = model.generate("hello").content
-        return [whole, "".join(delta.content or "" for delta in model.generate_stream("hello"))]  # type: ignore[list-item]
+        text = model.generate("hello").content
+        return [text, "".join(delta.content or "" for delta in model.generate_stream("hello"))]  # type: ignore[list-item]
 
 
 @pytest.mark.parametrize("version", [DATED, None, "preview"])
 @pytest.mark.parametrize("credential", CREDENTIALS)
-def test_each_address_by_each_credential(
+def test_credential_is_sent_to_each_address(
     resource: Front, transport: dict[str, Any], credential: str, version: str | None
 ) -> None:
     settings, by_token = CREDENTIALS[credential]
     model = AzureOpenAIServerModel("my gpt", resource.url + "/", api_version=version, **settings, **transport)
-    assert both(model) == [ANSWER, ANSWER]
-    for seen in resource.requests:
+    assert texts_of(model) == [ANSWER, ANSWER]
+    for request in resource.requests:
         deployments = "/openai/deployments/my gpt/chat/completions"
-        assert seen.path == (deployments if version == DATED else "/openai/v1/chat/completions")
-        assert seen.query.get("api-version") == version
+        assert request.path == (deployments if version == DATED else "/openai/v1/chat/completions")
+        assert request.query.get("api-version") == version
         if by_token:
-            assert seen.headers["authorization"] == f"Bearer {TOKEN}" and "api-key" not in seen.headers
+            assert request.headers["authorization"] == f"Bearer {TOKEN}" and "api-key" not in request.headers
         elif version == DATED:
-            assert seen.headers["api-key"] == KEY and "authorization" not in seen.headers
-        else:  # as OpenAI's own client does, which the v1 API is made for
-            assert seen.headers["authorization"] == f"Bearer {KEY}" and "api-key" not in seen.headers
+            assert request.headers["api-key"] == KEY and "authorization" not in request.headers
+        else:  # The v1 API is made for OpenAI's own client, which sends a key as a bearer token.
+            assert request.headers["authorization"] == f"Bearer {KEY}" and "api-key" not in request.headers
 
 
-def test_everything_from_the_environment(
+def test_settings_of_environment_are_used(
     resource: Front, transport: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AZURE_OPENAI_ENDPOINT", resource.url)
@@ -99,41 +99,41 @@ def test_everything_from_the_environment(
     monkeypatch.setenv("OPENAI_API_VERSION", DATED)
     model = load_model("azure/my gpt", **transport)
     assert isinstance(model, AzureOpenAIServerModel)
-    assert both(model) == [ANSWER, ANSWER]
+    assert texts_of(model) == [ANSWER, ANSWER]
     assert "api-key" in resource.requests[0].headers
     monkeypatch.setenv("AZURE_OPENAI_AD_TOKEN", TOKEN)
-    assert both(AzureOpenAIServerModel("my gpt", **transport)) == [ANSWER, ANSWER]
+    assert texts_of(AzureOpenAIServerModel("my gpt", **transport)) == [ANSWER, ANSWER]
     assert "api-key" not in resource.requests[-1].headers
-    assert both(AzureOpenAIServerModel("my gpt", api_key=KEY, **transport)) == [ANSWER, ANSWER]
+    assert texts_of(AzureOpenAIServerModel("my gpt", api_key=KEY, **transport)) == [ANSWER, ANSWER]
     assert "authorization" not in resource.requests[-1].headers
 
 
 @pytest.mark.parametrize("version", [DATED, None])
-def test_a_deployment_that_is_not_named_like_its_model(
+def test_deployment_may_have_another_name_than_model(
     resource: Front, transport: dict[str, Any], version: str | None
 ) -> None:
-    """What is known of models by name goes by the model's name."""
+    """Capabilities that are known for models by name are looked up by the model's name."""
     model = AzureOpenAIServerModel(
         "gpt-5", resource.url, KEY, version, azure_deployment="my gpt", max_tokens=9, **transport
     )
-    assert both(model) == [ANSWER, ANSWER]
+    assert texts_of(model) == [ANSWER, ANSWER]
     assert model.model_id == "gpt-5" and not model.capabilities.stop
-    assert [seen.json["model"] for seen in resource.requests] == ["my gpt", "my gpt"]
+    assert [request.json["model"] for request in resource.requests] == ["my gpt", "my gpt"]
     assert resource.requests[0].json["max_completion_tokens"] == 9
     assert AzureOpenAIServerModel(None, resource.url, KEY, azure_deployment="my gpt").model_id == "my gpt"
 
 
 @pytest.mark.parametrize("tail", ["", "/", "/openai", "/openai/", "/openai/v1", "/openai/v1/"])
-def test_endpoints_as_the_portal_shows_them(resource: Front, tail: str) -> None:
-    assert both(AzureOpenAIServerModel("my gpt", resource.url + tail, KEY)) == [ANSWER, ANSWER]
+def test_endpoint_may_end_in_any_path_that_the_portal_shows(resource: Front, tail: str) -> None:
+    assert texts_of(AzureOpenAIServerModel("my gpt", resource.url + tail, KEY)) == [ANSWER, ANSWER]
 
 
-def test_settings_of_our_own_in_client_kwargs(resource: Front) -> None:
-    """Where users of the agents' package write Entra's token provider."""
+def test_token_provider_in_client_kwargs_is_used(resource: Front) -> None:
+    """Users of the smolagents package pass Entra's token provider there."""
     model = AzureOpenAIServerModel(
         "my gpt", resource.url, api_version=DATED, client_kwargs={"azure_ad_token_provider": lambda: TOKEN}
     )
-    assert both(model) == [ANSWER, ANSWER]
+    assert texts_of(model) == [ANSWER, ANSWER]
 
 
 @pytest.mark.parametrize(
@@ -145,14 +145,14 @@ def test_settings_of_our_own_in_client_kwargs(resource: Front) -> None:
     ],
     ids=["sync", "async", "v1"],
 )
-def test_a_client_of_the_users(resource: Front, make: Callable[[str], Any]) -> None:
-    assert both(AzureOpenAIServerModel("my gpt", client=make(resource.url))) == [ANSWER, ANSWER]
+def test_client_of_caller_is_used(resource: Front, make: Callable[[str], Any]) -> None:
+    assert texts_of(AzureOpenAIServerModel("my gpt", client=make(resource.url))) == [ANSWER, ANSWER]
     with pytest.raises(NotFoundError, match=r"deployment 'other'"):
         AzureOpenAIServerModel("other", client=make(resource.url)).generate("hello")
 
 
-def test_a_token_of_the_users_client_is_not_shown(resource: Front, behind: FaultServer) -> None:
-    behind.script(then=Fault.status(403, message=f"'Bearer {TOKEN}' may not."))
+def test_token_of_callers_client_is_not_shown(resource: Front, fault_server: FaultServer) -> None:
+    fault_server.script(then=Fault.status(403, message=f"'Bearer {TOKEN}' may not."))
     client = openai.AzureOpenAI(azure_endpoint=resource.url, azure_ad_token_provider=lambda: TOKEN, api_version=DATED)
     with pytest.raises(AuthenticationError, match="may not") as caught:
         AzureOpenAIServerModel("my gpt", client=client).generate("hello")
@@ -165,36 +165,36 @@ URL = "https://resource.example"
 
 
 @pytest.mark.parametrize(
-    ("settings", "kind", "says"),
+    ("settings", "kind", "message"),
     [
         ({"model_id": None}, InvalidRequest, "model_id is missing"),
         ({"azure_endpoint": None}, InvalidRequest, "AZURE_OPENAI_ENDPOINT"),
         ({"azure_endpoint": "resource.example"}, InvalidRequest, r"azure_endpoint='resource\.example'.*https://"),
         (
             {"azure_endpoint": f"{URL}/openai/deployments/m/chat/completions?api-version=1"}, InvalidRequest,
-            "the resource's address alone",
+            "must be only the address of the resource",
         ),
         ({"azure_endpoint": f"{URL}/openai/v1", "api_version": DATED}, InvalidRequest, f"api_version='{DATED}'"),
         ({"api_base": URL}, InvalidRequest, "azure_endpoint"),
         ({"api_key": None}, AuthenticationError, "AZURE_OPENAI_API_KEY or AZURE_OPENAI_AD_TOKEN"),
-        ({"azure_ad_token": TOKEN}, InvalidRequest, "api_key and azure_ad_token: give one"),
+        ({"azure_ad_token": TOKEN}, InvalidRequest, "api_key and azure_ad_token: pass one"),
         ({"azure_ad_token_provider": lambda: TOKEN}, InvalidRequest, "api_key and azure_ad_token_provider"),
         ({"client_kwargs": {"api_key": KEY}}, InvalidRequest, "api_key is given twice"),
         ({"client_kwargs": {"timeout": 1}, "api_key": None}, AuthenticationError, "No credentials"),
         ({"client_kwargs": {"timeout": 1}, "azure_endpoint": None}, InvalidRequest, "AZURE_OPENAI_ENDPOINT"),
     ],
 )  # fmt: skip
-def test_wrong_settings_are_named_when_the_model_is_made(
-    resource: Front, settings: dict[str, Any], kind: type[ModelError], says: str
+def test_wrong_setting_is_named_by_constructor(
+    resource: Front, settings: dict[str, Any], kind: type[ModelError], message: str
 ) -> None:
-    given = {"model_id": "m", "azure_endpoint": URL, "api_key": KEY, **settings}
-    with pytest.raises(kind, match=says) as caught:
-        AzureOpenAIServerModel(**given)
+    arguments = {"model_id": "m", "azure_endpoint": URL, "api_key": KEY, **settings}
+    with pytest.raises(kind, match=message) as caught:
+        AzureOpenAIServerModel(**arguments)
     assert KEY not in str(caught.value) and TOKEN not in str(caught.value)
 
 
 @pytest.mark.parametrize("version", [DATED, None])
-def test_an_unknown_deployment(resource: Front, transport: dict[str, Any], version: str | None) -> None:
+def test_unknown_deployment_is_named_in_error(resource: Front, transport: dict[str, Any], version: str | None) -> None:
     model = AzureOpenAIServerModel("nonesuch", resource.url, KEY, version, **transport)
     for ask in (lambda: model.generate("hello"), lambda: list(model.generate_stream("hello"))):
         with pytest.raises(NotFoundError, match="deployment 'nonesuch' at http") as caught:
@@ -202,29 +202,29 @@ def test_an_unknown_deployment(resource: Front, transport: dict[str, Any], versi
         assert caught.value.status == 404 and "azure_deployment" in str(caught.value) and KEY not in str(caught.value)
 
 
-def test_a_wrong_key(resource: Front, transport: dict[str, Any]) -> None:
+def test_wrong_key_raises_and_is_not_shown(resource: Front, transport: dict[str, Any]) -> None:
     with pytest.raises(AuthenticationError) as caught:
         AzureOpenAIServerModel("my gpt", resource.url, "another-key-999", DATED, **transport).generate("hello")
     assert caught.value.status == 401 and "another-key" not in str(caught.value)
 
 
-@pytest.mark.parametrize("gives", [None, "", 7, RuntimeError("no browser")], ids=repr)
-def test_a_token_provider_that_gives_none(resource: Front, transport: dict[str, Any], gives: Any) -> None:
+@pytest.mark.parametrize("result", [None, "", 7, RuntimeError("no browser")], ids=repr)
+def test_token_provider_without_token_raises(resource: Front, transport: dict[str, Any], result: Any) -> None:
     def provider() -> Any:
-        if isinstance(gives, Exception):
-            raise gives
-        return gives
+        if isinstance(result, Exception):
+            raise result
+        return result
 
     model = AzureOpenAIServerModel(
         "my gpt", resource.url, api_version=DATED, azure_ad_token_provider=provider, **transport
     )
     with pytest.raises(AuthenticationError, match="azure_ad_token_provider") as caught:
         model.generate("hello")
-    assert caught.value.__cause__ is (gives if isinstance(gives, Exception) else None)
+    assert caught.value.__cause__ is (result if isinstance(result, Exception) else None)
     assert resource.requests == []
 
 
-def test_a_token_provider_that_blocks_holds_nobody_up(resource: Front, transport: dict[str, Any]) -> None:
+def test_blocking_token_provider_does_not_block_event_loop(resource: Front, transport: dict[str, Any]) -> None:
     def provider() -> str:
         time.sleep(0.3)
         return TOKEN
@@ -234,7 +234,7 @@ def test_a_token_provider_that_blocks_holds_nobody_up(resource: Front, transport
     )
 
     async def main() -> int:
-        await model.agenerate("hello")  # what the first call imports takes its time too
+        await model.agenerate("hello")  # The imports of the first call take time too.
         call = asyncio.create_task(model.agenerate("hello"))
         ticks = 0
         while not call.done():
@@ -246,7 +246,7 @@ def test_a_token_provider_that_blocks_holds_nobody_up(resource: Front, transport
     assert asyncio.run(main()) > 10
 
 
-# --- Azure's own words ------------------------------------------------------------------------------------------------
+# --- Azure's errors ---------------------------------------------------------------------------------------------------
 
 FILTERED = {
     "error": {
@@ -260,8 +260,10 @@ FILTERED = {
 }  # fmt: skip
 
 
-def test_a_prompt_that_the_policy_refuses(resource: Front, behind: FaultServer, transport: dict[str, Any]) -> None:
-    behind.script(then=Fault.status(400, body=json.dumps(FILTERED).encode()))
+def test_prompt_refused_by_policy_raises_content_filtered(
+    resource: Front, fault_server: FaultServer, transport: dict[str, Any]
+) -> None:
+    fault_server.script(then=Fault.status(400, body=json.dumps(FILTERED).encode()))
     model = AzureOpenAIServerModel("my gpt", resource.url, KEY, DATED, **transport)
     for ask in (lambda: model.generate("hello"), lambda: list(model.generate_stream("hello"))):
         with pytest.raises(ContentFiltered, match="content management policy") as caught:
@@ -270,58 +272,61 @@ def test_a_prompt_that_the_policy_refuses(resource: Front, behind: FaultServer, 
     assert len(resource.requests) == 2
 
 
-def test_an_answer_that_the_policy_cuts(resource: Front, behind: FaultServer, transport: dict[str, Any]) -> None:
-    behind.script(then=Fault.ok("I would", finish_reason="content_filter"))
+def test_response_truncated_by_policy_has_finish_reason(
+    resource: Front, fault_server: FaultServer, transport: dict[str, Any]
+) -> None:
+    fault_server.script(then=Fault.ok("I would", finish_reason="content_filter"))
     with AzureOpenAIServerModel("my gpt", resource.url, KEY, DATED, **transport) as model:
         message = model.generate("hello")
         with model.generate_stream("hello") as stream:
             for _ in stream:
                 pass
-    for answer in (message, stream.message):
-        assert (answer.content, answer.finish_reason) == ("I would", "content_filter")
+    for response in (message, stream.message):
+        assert (response.content, response.finish_reason) == ("I would", "content_filter")
 
 
-def test_an_answer_without_content(resource: Front, behind: FaultServer, transport: dict[str, Any]) -> None:
-    """Where the policy leaves nothing, Azure's message has no content at all."""
+def test_response_without_content_has_finish_reason(
+    resource: Front, fault_server: FaultServer, transport: dict[str, Any]
+) -> None:
+    """If the policy removes the whole output, Azure's message has no field for content."""
     choice = {"index": 0, "finish_reason": "content_filter", "content_filter_results": {"hate": {"filtered": True}}}
-    whole = json.dumps({"model": "gpt-4o", "choices": [{**choice, "message": {"role": "assistant"}}]}).encode()
+    completion = json.dumps({"model": "gpt-4o", "choices": [{**choice, "message": {"role": "assistant"}}]}).encode()
     chunk = sse({"model": "gpt-4o", "choices": [{**choice, "delta": {}}]})
     fault = Fault(replaced_events={0: chunk, 1: sse("[DONE]")}, last_event=1)
-    behind.script([Fault(content=whole), fault])
+    fault_server.script([Fault(content=completion), fault])
     with AzureOpenAIServerModel("my gpt", resource.url, KEY, DATED, **transport) as model:
         message = model.generate("hello")
         with model.generate_stream("hello") as stream:
             for _ in stream:
                 pass
-    for answer in (message, stream.message):
-        assert (answer.content or "", answer.finish_reason) == ("", "content_filter")
+    for response in (message, stream.message):
+        assert (response.content or "", response.finish_reason) == ("", "content_filter")
 
 
 # --- saving -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("by", ["api_key", "azure_ad_token"])
-def test_a_saved_model_holds_no_key_and_finds_it_again(
-    resource: Front, monkeypatch: pytest.MonkeyPatch, transport: dict[str, Any], by: str
+@pytest.mark.parametrize("credential", ["api_key", "azure_ad_token"])
+def test_saved_model_holds_no_key_and_finds_key_again(
+    resource: Front, monkeypatch: pytest.MonkeyPatch, transport: dict[str, Any], credential: str
 ) -> None:
-    secret = {"api_key": KEY, "azure_ad_token": TOKEN}[by]
-    variable = {"api_key": "AZURE_OPENAI_API_KEY", "azure_ad_token": "AZURE_OPENAI_AD_TOKEN"}[by]
-    model = AzureOpenAIServerModel(
-        "my gpt", resource.url, api_version=DATED, temperature=0, **{by: secret}, **transport
-    )
+    secret = {"api_key": KEY, "azure_ad_token": TOKEN}[credential]
+    settings: dict[str, Any] = {credential: secret, **transport}
+    variable = {"api_key": "AZURE_OPENAI_API_KEY", "azure_ad_token": "AZURE_OPENAI_AD_TOKEN"}[credential]
+    model = AzureOpenAIServerModel("my gpt", resource.url, api_version=DATED, temperature=0, **settings)
     data, pickled = model.to_dict(), pickle.dumps(model)
-    assert {name for name in ("api_key", "azure_ad_token") if name in data} == {by}
-    for shown in (repr(data), repr(pickled), repr(model), repr(vars(model)), repr(vars(model._transport))):
-        assert secret not in shown
+    assert {name for name in ("api_key", "azure_ad_token") if name in data} == {credential}
+    for text in (repr(data), repr(pickled), repr(model), repr(vars(model)), repr(vars(model._transport))):
+        assert secret not in text
     with pytest.raises(AuthenticationError, match=variable):
         Model.from_dict(data)
     monkeypatch.setenv(variable, secret)
-    for twin in (Model.from_dict(json.loads(json.dumps(data))), pickle.loads(pickled)):
-        assert type(twin) is AzureOpenAIServerModel and twin.to_dict() == data
-        assert both(twin) == [ANSWER, ANSWER]
+    for restored in (Model.from_dict(json.loads(json.dumps(data))), pickle.loads(pickled)):
+        assert type(restored) is AzureOpenAIServerModel and restored.to_dict() == data
+        assert texts_of(restored) == [ANSWER, ANSWER]
 
 
-def test_a_function_for_the_token_is_given_at_run_time(resource: Front) -> None:
+def test_token_function_can_not_be_saved(resource: Front) -> None:
     model = AzureOpenAIServerModel("my gpt", resource.url, azure_ad_token_provider=lambda: TOKEN)
     with pytest.raises(TypeError, match=r"azure_ad_token_provider .* give it at run time"):
         model.to_dict()

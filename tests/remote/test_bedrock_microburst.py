@@ -1,6 +1,6 @@
-"""Faults of a server of others: microburst in front of ministack, whose own words stand for a model's here.
+"""Faults that another implementation encodes: microburst in front of ministack, which makes up the model's responses.
 
-They come as others encode them: a gateway's error bodies, and error frames (not exceptions) within a stream.
+microburst sends error bodies as a gateway does, and error frames (not exceptions) within a stream.
 """
 
 from __future__ import annotations
@@ -20,9 +20,11 @@ from modelport.errors import (
     StreamInterrupted,
 )
 from tests.remote.matrix import WAYS
-from tests.remote.playing import QUICK, ask
+from tests.remote.matrix_runner import QUICK, ask
 from tests.servers.microburst import Microburst, microburst
 from tests.servers.ministack import ministack
+
+pytestmark = pytest.mark.server
 
 
 @pytest.fixture(scope="module")
@@ -38,47 +40,47 @@ def model_for(proxy: Microburst) -> AmazonBedrockServerModel:
     )
 
 
-def frames(**surgery: Any) -> dict[str, Any]:
-    return {"response": {"event_frames": [{"at": 3, **surgery}]}}
+def fault_in_frame(**change: Any) -> dict[str, Any]:
+    return {"response": {"event_frames": [{"at": 3, **change}]}}
 
 
 CASES: list[tuple[str, dict[str, Any], str, Any]] = [
     ("throttled once", {"error": {"code": "ThrottlingException", "status": 429}, "times": 1}, "", None),
     ("failed twice", {"error": {"code": "InternalServerException", "status": 500}, "times": 2}, "", None),
     ("reset once", {"reset": True, "times": 1}, "", None),
-    ("throttled for ever", {"error": {"code": "ThrottlingException", "status": 429}}, "", RateLimited),
-    ("unavailable for ever", {"error": {"code": "ServiceUnavailableException", "status": 503}}, "", ServerError),
-    ("a body cut short", {"response": {"truncate_frac": 0.5}}, "whole", MalformedResponse),
-    ("a bad checksum", frames(bad_crc=True), "streamed", MalformedResponse),
-    ("half a frame", frames(cut=0.5), "streamed", MalformedResponse),
-    ("an error frame", frames(error={"code": "ThrottlingException"}), "streamed", RateLimited),
-    ("another error frame", frames(error={"code": "InternalServerException"}), "streamed", ServerError),
-    ("a broken connection", {"response": {"abort_frac": 0.6}}, "streamed", (ConnectionFailed, MalformedResponse)),
+    ("always throttled", {"error": {"code": "ThrottlingException", "status": 429}}, "", RateLimited),
+    ("always unavailable", {"error": {"code": "ServiceUnavailableException", "status": 503}}, "", ServerError),
+    ("truncated body", {"response": {"truncate_frac": 0.5}}, "non-streaming", MalformedResponse),
+    ("wrong checksum", fault_in_frame(bad_crc=True), "streamed", MalformedResponse),
+    ("half a frame", fault_in_frame(cut=0.5), "streamed", MalformedResponse),
+    ("throttling error frame", fault_in_frame(error={"code": "ThrottlingException"}), "streamed", RateLimited),
+    ("server error frame", fault_in_frame(error={"code": "InternalServerException"}), "streamed", ServerError),
+    ("broken connection", {"response": {"abort_frac": 0.6}}, "streamed", (ConnectionFailed, MalformedResponse)),
 ]
 CELLS = [
     pytest.param(rule, way, error, id=f"{name} - {way}")
-    for name, rule, where, error in CASES
+    for name, rule, only, error in CASES
     for way in WAYS
-    if not where or (where == "streamed") == ("streamed" in way)
+    if not only or (only == "streamed") == ("streamed" in way)
 ]
 
 
 @pytest.mark.parametrize(("rule", "way", "error"), CELLS)
-def test_a_fault_of_others(proxy: Microburst, rule: dict[str, Any], way: str, error: Any) -> None:
-    proxy.break_by()
-    whole = ask(model_for(proxy), "sync")
-    before = proxy.requests()
-    proxy.break_by(rule)
+def test_fault_is_retried_or_raises_its_error(proxy: Microburst, rule: dict[str, Any], way: str, error: Any) -> None:
+    proxy.set_rules()
+    complete = ask(model_for(proxy), "sync")
+    before = proxy.request_count()
+    proxy.set_rules(rule)
     if error is None:
-        assert ask(model_for(proxy), way).content == whole.content
-        assert proxy.requests() - before == rule["times"] + 1
+        assert ask(model_for(proxy), way).content == complete.content
+        assert proxy.request_count() - before == rule["times"] + 1
         return
-    with pytest.raises(ModelError) as caught:
+    with pytest.raises(ModelError) as raised:
         ask(model_for(proxy), way)
-    raised = caught.value
+    failure = raised.value
     if "response" in rule and "streamed" in way:
-        assert isinstance(raised, StreamInterrupted)
-        assert raised.partial.text and whole.text.startswith(raised.partial.text)
-        assert isinstance(raised.__cause__, error), repr(raised.__cause__)
+        assert isinstance(failure, StreamInterrupted)
+        assert failure.partial.text and complete.text.startswith(failure.partial.text)
+        assert isinstance(failure.__cause__, error), repr(failure.__cause__)
     else:
-        assert isinstance(raised, error), repr(raised)
+        assert isinstance(failure, error), repr(failure)

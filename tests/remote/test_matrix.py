@@ -1,4 +1,4 @@
-"""The fault matrix on every backend whose packages install beside each other; LiteLLM's is in a folder of its own."""
+"""The fault matrix on every backend, except those of LiteLLM, whose tests are in a folder of their own."""
 
 from __future__ import annotations
 
@@ -7,53 +7,62 @@ from contextlib import ExitStack
 
 import pytest
 
-from tests.remote.matrix import COLUMNS, PAGE, ROWS, WAYS, Not, Row, cells, expected, with_table
-from tests.remote.playing import ask, model_for, play, server_for
+from tests.remote.fault_cases import FAULT_CASES
+from tests.remote.matrix import BACKENDS, PAGE, WAYS, cells, expected, with_table
+from tests.remote.matrix_runner import ask, model_for, run_cell, server_for
+from tests.remote.outcomes import FaultCase, NotApplicable
 from tests.servers.faults import FaultServer
 
+pytestmark = pytest.mark.server
+
 CELLS = cells(litellm=False)
+#: By the number of a kind of faults: the ways to call a model in which the fault can't occur.
+MISSING_WAYS = {11: {"sync", "async"}, 12: {"sync streamed", "async streamed"}, 14: {"sync"}}
 
 
 @pytest.fixture(scope="module")
-def running() -> Iterator[dict[str, FaultServer]]:
+def servers() -> Iterator[dict[str, FaultServer]]:
+    """The server of each backend."""
     with ExitStack() as stack:
-        chat, converse = (stack.enter_context(server_for(column)) for column in ("openai", "bedrock"))
-        servers = {name: converse if name == "bedrock" else chat for name in COLUMNS}
-        # What the first call of a process imports takes half a second, which belongs to no time limit below.
-        for column in ("openai-sdk", "huggingface", "bedrock"):
-            ask(model_for(servers[column], column), "async streamed")
+        chat, converse = (stack.enter_context(server_for(backend)) for backend in ("openai", "bedrock"))
+        servers = {backend: converse if backend == "bedrock" else chat for backend in BACKENDS}
+        # The imports of a process's first call take half a second, which must not count for the time limits of a cell.
+        for backend in ("openai-sdk", "huggingface", "bedrock"):
+            ask(model_for(servers[backend], backend), "async streamed")
         yield servers
 
 
 @pytest.fixture
-def server(running: dict[str, FaultServer], column: str) -> Iterator[FaultServer]:
-    running[column].settle()
-    yield running[column]
-    running[column].start_listening()
+def server(servers: dict[str, FaultServer], backend: str) -> Iterator[FaultServer]:
+    servers[backend].settle()
+    yield servers[backend]
+    servers[backend].start_listening()
 
 
 @pytest.mark.timeout(90)
-@pytest.mark.parametrize(("column", "row", "way"), CELLS, ids=[f"{c}: {row.name} - {way}" for c, row, way in CELLS])
-def test_cell(server: FaultServer, column: str, row: Row, way: str) -> None:
-    play(server, column, row, way)
+@pytest.mark.parametrize(("backend", "case", "way"), CELLS, ids=[f"{b}: {case.name} - {way}" for b, case, way in CELLS])
+def test_cell_has_expected_outcome(server: FaultServer, backend: str, case: FaultCase, way: str) -> None:
+    run_cell(server, backend, case, way)
 
 
-def test_every_row_of_the_matrix_is_there() -> None:
-    """1 to 14 on every backend, in each way that the fault can come; the two that have no other way are named."""
-    for column in COLUMNS:
+def test_matrix_covers_every_kind_of_fault_in_every_way() -> None:
+    """The kinds 1 to 14 exist on every backend, in each way in which the fault can occur."""
+    for backend in BACKENDS:
         for number in range(1, 15):
-            rows = [row for row in ROWS if row.name.startswith(f"{number}:")]
-            ways = {way for way in WAYS for row in rows if not isinstance(expected(row, column, way), Not)}
-            missing = {11: {"sync", "async"}, 12: {"sync streamed", "async streamed"}, 14: {"sync"}}.get(number, set())
-            assert ways >= set(WAYS) - missing, f"{column} lacks {set(WAYS) - missing - ways} of row {number}"
-    assert len({row.name for row in ROWS}) == len(ROWS)
+            cases = [case for case in FAULT_CASES if case.name.startswith(f"{number}:")]
+            ways = {
+                way for way in WAYS for case in cases if not isinstance(expected(case, backend, way), NotApplicable)
+            }
+            required = set(WAYS) - MISSING_WAYS.get(number, set())
+            assert ways >= required, f"{backend} lacks {required - ways} of kind {number}"
+    assert len({case.name for case in FAULT_CASES}) == len(FAULT_CASES)
 
 
-def test_what_comes_out_otherwise_names_a_row() -> None:
-    names = {row.name for row in ROWS}
-    assert all(set(column.otherwise) <= names for column in COLUMNS.values())
+def test_exceptions_of_backends_name_existing_faults() -> None:
+    names = {case.name for case in FAULT_CASES}
+    assert all(set(backend.exceptions) <= names for backend in BACKENDS.values())
 
 
-def test_the_table_in_the_docs_is_that_of_the_tests() -> None:
+def test_table_in_docs_is_current() -> None:
     page = PAGE.read_text()
     assert page == with_table(page), "run: python -m tests.remote.matrix"

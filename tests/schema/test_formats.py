@@ -1,4 +1,4 @@
-"""The formats of a schema that answers are checked for: as the standards have them, and as the masks do."""
+"""The formats of a schema that are validated: as the standards define them, and as engines enforce them."""
 
 from __future__ import annotations
 
@@ -8,13 +8,10 @@ from typing import Any
 import pytest
 
 from modelport.constrained.lark import as_lark
-from modelport.schema.formats import CHECKED
+from modelport.schema.formats import CHECKED_FORMATS, format_checker
 from modelport.schema.validation import mismatch
 from modelport.types.output_types import JSONSchema
-
-llguidance = pytest.importorskip("llguidance")
-
-BYTES = llguidance.LLTokenizer("byte")
+from tests.constrained.matching import BYTE_TOKENIZER, llguidance
 
 CASES = {
     "date": (
@@ -53,50 +50,48 @@ CASES = {
 }
 
 
-def test_every_format_that_is_checked_has_a_case() -> None:
-    assert set(CASES) == CHECKED
+def test_cases_cover_all_checked_formats() -> None:
+    assert set(CASES) == CHECKED_FORMATS
 
 
-@pytest.mark.parametrize("form", CASES)
-def test_a_format_is_checked(form: str) -> None:
-    schema: dict[str, Any] = {"properties": {"x": {"format": form}}}
-    right, wrong = CASES[form]
-    for text in right:
+@pytest.mark.parametrize("name", CASES)
+def test_mismatch_format_accepts_valid_and_refuses_invalid_text(name: str) -> None:
+    schema: dict[str, Any] = {"properties": {"x": {"format": name}}}
+    valid, invalid = CASES[name]
+    for text in valid:
         assert mismatch(schema, {"x": text}) is None, text
-    for text in wrong:
-        assert mismatch(schema, {"x": text}) == f"at $.x: {text!r} is not a {form!r}"
+    for text in invalid:
+        assert mismatch(schema, {"x": text}) == f"at $.x: {text!r} is not a {name!r}"
     assert mismatch(schema, {"x": 5}) is None
 
 
-def test_to_other_formats_any_value_conforms() -> None:
-    for form in ("iri", "idn-hostname", "uri-template", "password", "made-up"):
-        assert mismatch({"format": form}, "nope nope") is None
+def test_mismatch_other_format_accepts_any_value() -> None:
+    for name in ("iri", "idn-hostname", "uri-template", "password", "made-up"):
+        assert mismatch({"format": name}, "nope nope") is None
 
 
-def test_the_set_does_not_depend_on_what_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    from modelport.schema.formats import format_checker
-
+def test_format_checker_does_not_depend_on_installed_packages(monkeypatch: pytest.MonkeyPatch) -> None:
     format_checker.cache_clear()
     for name in ("rfc3339_validator", "rfc3986_validator", "isoduration", "fqdn", "jsonpointer"):
         monkeypatch.setitem(sys.modules, name, None)
-    assert set(format_checker().checkers) == CHECKED
+    assert set(format_checker().checkers) == CHECKED_FORMATS
 
 
 @pytest.mark.parametrize(
-    "form", ["date", "time", "date-time", "duration", "email", "hostname", "ipv4", "ipv6", "uuid", "uri"]
+    "name", ["date", "time", "date-time", "duration", "email", "hostname", "ipv4", "ipv6", "uuid", "uri"]
 )
-def test_a_mask_lets_nothing_through_that_the_check_does_not_take(form: str) -> None:
-    """The answers are the mask's own, drawn at random."""
+def test_enforced_format_allows_only_valid_text(name: str) -> None:
+    """Write random text that the engine allows, and validate it."""
     import random
 
     import numpy as np
 
-    schema = {"type": "string", "format": form, "maxLength": 60}
-    whole = llguidance.LLMatcher(BYTES, as_lark(JSONSchema(schema)), log_level=0)
-    assert not whole.is_error(), whole.get_error()
-    draw, answers = random.Random(form), 0
+    schema = {"type": "string", "format": name, "maxLength": 60}
+    start = llguidance.LLMatcher(BYTE_TOKENIZER, as_lark(JSONSchema(schema)), log_level=0)
+    assert not start.is_error(), start.get_error()
+    draw, complete_texts = random.Random(name), 0
     for _ in range(150):
-        matcher, data = whole.deep_copy(), bytearray()
+        matcher, data = start.deep_copy(), bytearray()
         while not matcher.is_stopped() and len(data) < 200:
             bits = np.unpackbits(np.frombuffer(matcher.compute_bitmask(), np.uint8), bitorder="little")
             token = draw.choice(np.flatnonzero(bits).tolist())
@@ -105,5 +100,5 @@ def test_a_mask_lets_nothing_through_that_the_check_does_not_take(form: str) -> 
             matcher.consume_token(token)
         if matcher.is_accepting():
             JSONSchema(schema).parse(data.decode())
-            answers += 1
-    assert answers > 50
+            complete_texts += 1
+    assert complete_texts > 50

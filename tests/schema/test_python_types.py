@@ -1,4 +1,4 @@
-"""Python types as forms: a schema no looser than the type, and what a type's own checks raise."""
+"""Python types as output types: their schemas are as strict as the types, and errors of their validators."""
 
 from __future__ import annotations
 
@@ -11,25 +11,13 @@ from typing import Annotated, Any
 
 import pytest
 from pydantic import BaseModel, Field, HttpUrl, field_validator
+from typing_extensions import TypedDict
 
 from modelport import InvalidOutput
-from modelport.constrained.lark import as_lark
 from modelport.errors import InvalidRequest
 from modelport.inputs.output_types import grammar_from
 from modelport.testing import ScriptedModel
-
-llguidance = pytest.importorskip("llguidance")
-
-BYTES = llguidance.LLTokenizer("byte")
-
-
-def takes(form: Any, text: str, old: bool) -> bool:
-    lark = as_lark(grammar_from(form), old=old)
-    assert llguidance.LLMatcher.validate_grammar(lark, None) == "", lark
-    matcher = llguidance.LLMatcher(BYTES, lark, log_level=0)
-    tokens = BYTES.tokenize_bytes(text.encode())
-    return bool(matcher.try_consume_tokens(tokens) == len(tokens) and matcher.is_accepting())
-
+from tests.constrained.matching import accepts
 
 Share = Annotated[Decimal, Field(ge=0, le=Decimal("0.5"))]
 
@@ -40,9 +28,9 @@ class Order(BaseModel):
     counts: dict[int, Decimal]
 
 
-@pytest.mark.parametrize("old", [False, True])
+@pytest.mark.parametrize("old_llguidance", [False, True])
 @pytest.mark.parametrize(
-    ("form", "right", "wrong"),
+    ("python_type", "valid", "invalid"),
     [
         (Decimal, ["1.5", "-1"], ['"hello"']),
         (Share, ["0.5", "0.25"], ["-1", '"-1"', "0.51"]),
@@ -57,20 +45,18 @@ class Order(BaseModel):
         (Order, ['{"price": 1.5, "page": "http://a.b/", "counts": {"1": 2}}'], ['{"price": "x", "page": null}']),
     ],
 )
-def test_a_mask_lets_nothing_through_that_the_type_does_not_take(
-    form: Any, right: list[str], wrong: list[str], old: bool
+def test_enforced_type_allows_only_its_values(
+    python_type: Any, valid: list[str], invalid: list[str], old_llguidance: bool
 ) -> None:
-    for text in right:
-        assert takes(form, text, old)
-        grammar_from(form).parse(text)
-    for text in wrong:
-        assert not takes(form, text, old)
+    grammar = grammar_from(python_type)
+    for text in valid:
+        assert accepts(grammar, text, old_llguidance=old_llguidance)
+        grammar.parse(text)
+    for text in invalid:
+        assert not accepts(grammar, text, old_llguidance=old_llguidance)
 
 
-# --- what a type's own checks raise -----------------------------------------------------------------------------------
-
-
-class Picky(BaseModel):
+class Strict(BaseModel):
     x: int
 
     @field_validator("x")
@@ -85,35 +71,32 @@ class Picky(BaseModel):
         return x
 
 
-def test_what_a_validator_raises_is_a_wrong_answer() -> None:
-    with pytest.raises(InvalidOutput, match="a validator of Picky failed on it: KeyError") as raised:
-        ScriptedModel('{"x": 1}').generate("?", grammar=Picky)
+def test_parse_error_of_validator_is_invalid_output() -> None:
+    with pytest.raises(InvalidOutput, match="a validator of Strict failed on it: KeyError") as raised:
+        ScriptedModel('{"x": 1}').generate("?", grammar=Strict)
     assert raised.value.text == '{"x": 1}'
-    with pytest.raises(ValueError) as told:
-        grammar_from(Picky).parse('{"x": 1}')
-    assert isinstance(told.value.__cause__, KeyError)
-    assert "\n" not in str(told.value)
+    with pytest.raises(ValueError) as raised_by_parse:
+        grammar_from(Strict).parse('{"x": 1}')
+    assert isinstance(raised_by_parse.value.__cause__, KeyError)
+    assert "\n" not in str(raised_by_parse.value)
     with pytest.raises(ValueError, match=r"at \$\.x: Value error, odd"):
-        grammar_from(Picky).parse('{"x": 3}')
+        grammar_from(Strict).parse('{"x": 3}')
 
 
-def test_an_interrupt_is_none() -> None:
+def test_parse_keyboard_interrupt_in_validator_is_not_caught() -> None:
     with pytest.raises(KeyboardInterrupt):
-        grammar_from(Picky).parse('{"x": 2}')
+        grammar_from(Strict).parse('{"x": 2}')
 
 
 @pytest.mark.parametrize("constant", ["NaN", "Infinity", "-Infinity"])
-def test_what_json_does_not_have_is_no_answer(constant: str) -> None:
-    for form in ({"type": "object"}, dict[str, float], dict[str, Decimal]):
-        with pytest.raises(ValueError, match=f"{constant} is no JSON"):
-            grammar_from(form).parse(f'{{"x": {constant}}}')
+def test_parse_constants_outside_json_raise(constant: str) -> None:
+    for value in ({"type": "object"}, dict[str, float], dict[str, Decimal]):
+        with pytest.raises(ValueError, match=f"{constant} is not valid JSON"):
+            grammar_from(value).parse(f'{{"x": {constant}}}')
     assert grammar_from(dict[str, str]).parse('{"x": "NaN Infinity"}') == {"x": "NaN Infinity"}
 
 
-# --- TypedDict before Python 3.12 -------------------------------------------------------------------------------------
-
-
-class Tree(typing.TypedDict):
+class Tree(TypedDict):
     value: int
     kids: "list[Tree]"  # noqa: UP037
 
@@ -121,11 +104,11 @@ class Tree(typing.TypedDict):
 T = typing.TypeVar("T")
 
 
-class Box(typing.TypedDict, typing.Generic[T]):
+class Box(TypedDict, typing.Generic[T]):
     inside: T
 
 
-class Flat(typing.TypedDict):
+class Flat(TypedDict):
     a: int
 
 
@@ -134,25 +117,43 @@ class Holder:
     flat: Flat
 
 
-def test_a_typeddict_may_hold_itself() -> None:
+def test_parse_recursive_typeddict_validates_each_level() -> None:
     grammar = grammar_from(list[Tree])
-    assert takes(list[Tree], '[{"value": 1, "kids": [{"value": 2, "kids": []}]}]', old=False)
+    assert accepts(grammar, '[{"value": 1, "kids": [{"value": 2, "kids": []}]}]')
     tree = {"value": 1, "kids": [{"value": 2, "kids": []}]}
     assert grammar.parse('[{"value": 1, "kids": [{"value": 2, "kids": []}]}]') == [tree]
-    with pytest.raises(ValueError, match=r"kids\[0\]\.kids"):
+    with pytest.raises(ValueError, match=r"\[0\]\.kids\[0\]\.kids"):
         grammar.parse('[{"value": 1, "kids": [{"value": 2}]}]')
 
 
-def test_what_is_left_as_it_is_within_a_type() -> None:
-    form = Annotated[list[Flat] | typing.Literal["none"] | None, "noted"]
-    assert grammar_from(form).parse('"none"') == "none"
-    assert grammar_from(form).parse('[{"a": 1}]') == [{"a": 1}]
+def test_parse_typeddict_in_annotated_union_is_validated() -> None:
+    grammar = grammar_from(Annotated[list[Flat] | typing.Literal["none"] | None, "noted"])
+    assert grammar.parse('"none"') == "none"
+    assert grammar.parse('[{"a": 1}]') == [{"a": 1}]
 
 
-@pytest.mark.parametrize(("form", "text"), [(Box[int], '{"inside": 1}'), (Holder, '{"flat": {"a": 1}}')])
-def test_a_typeddict_that_pydantic_does_not_take_is_told_so(form: Any, text: str) -> None:
+@pytest.mark.parametrize(("python_type", "text"), [(Box[int], '{"inside": 1}'), (Holder, '{"flat": {"a": 1}}')])
+def test_parse_generic_or_nested_typeddict_is_validated(python_type: Any, text: str) -> None:
+    grammar_from(python_type).parse(text)
+
+
+class OldFlat(typing.TypedDict):
+    a: int
+
+
+class OldBox(typing.TypedDict, typing.Generic[T]):
+    inside: T
+
+
+@dataclass
+class OldHolder:
+    flat: OldFlat
+
+
+@pytest.mark.parametrize("python_type", [OldFlat, list[OldFlat], OldBox[int], OldHolder])
+def test_grammar_from_typing_typeddict_raises_before_python_3_12(python_type: Any) -> None:
     if sys.version_info >= (3, 12):
-        grammar_from(form).parse(text)
+        grammar_from(python_type)
     else:
-        with pytest.raises(InvalidRequest, match=r"must be typing_extensions\.TypedDict"):
-            grammar_from(form)
+        with pytest.raises(InvalidRequest, match=r"use typing_extensions\.TypedDict"):
+            grammar_from(python_type)

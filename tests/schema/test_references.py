@@ -1,4 +1,4 @@
-"""References in JSON schemas: found where they lead nowhere, and changed where the schema moves."""
+"""References in JSON schemas: how unresolved ones are found, and how they change when a schema is relocated."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from modelport.schema.references import moved, rooted, unresolved
+from modelport.schema.references import find_unresolved_reference, inline_root_reference, relocate
 
 NODE: dict[str, Any] = {"type": "object", "properties": {"next": {"$ref": "#/$defs/Node"}}}
 
@@ -25,25 +25,25 @@ NODE: dict[str, Any] = {"type": "object", "properties": {"next": {"$ref": "#/$de
         ({"$defs": {"a": {"items": {"$ref": "#no"}}}}, "#no"),
     ],
 )
-def test_a_reference_that_leads_nowhere_is_found(schema: dict[str, Any], reference: str | None) -> None:
-    assert unresolved(schema) == reference
+def test_find_unresolved_reference_returns_first_or_none(schema: dict[str, Any], reference: str | None) -> None:
+    assert find_unresolved_reference(schema) == reference
 
 
-def test_a_root_that_is_a_reference_is_put_in_its_place() -> None:
+def test_inline_root_reference_replaces_root_by_definition() -> None:
     for key in ("$defs", "definitions"):
         schema = {"$ref": f"#/{key}/Node", "title": "Mine", key: {"Node": NODE}}
-        assert rooted(schema) == {**NODE, "title": "Mine", key: {"Node": NODE}}
+        assert inline_root_reference(schema) == {**NODE, "title": "Mine", key: {"Node": NODE}}
 
 
 @pytest.mark.parametrize(
     "schema",
     [{"type": "object"}, {"$ref": "#"}, {"$ref": "#/$defs/no"}, {"$ref": "#/$defs/a", "$defs": {"a": {"$ref": "#"}}}],
 )
-def test_other_roots_stay(schema: dict[str, Any]) -> None:
-    assert rooted(schema) is schema
+def test_inline_root_reference_leaves_other_roots_unchanged(schema: dict[str, Any]) -> None:
+    assert inline_root_reference(schema) is schema
 
 
-def test_what_moves_refers_to_its_new_place() -> None:
+def test_relocate_changes_references_to_new_path() -> None:
     schema = {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "properties": {"a": {"$ref": "#"}, "b": {"anyOf": [{"$ref": "#/$defs/B"}, {"$ref": "#anchor"}]}},
@@ -51,7 +51,7 @@ def test_what_moves_refers_to_its_new_place() -> None:
         "default": {"$ref": "#"},
     }
     before = copy.deepcopy(schema)
-    assert moved(schema, "/x") == {
+    assert relocate(schema, "/x") == {
         "properties": {"a": {"$ref": "#/x"}, "b": {"anyOf": [{"$ref": "#/x/$defs/B"}, {"$ref": "#anchor"}]}},
         "$defs": {"B": {"$id": "https://e.com/b", "items": {"$ref": "#"}}},
         "default": {"$ref": "#"},

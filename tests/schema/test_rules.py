@@ -1,4 +1,4 @@
-"""A schema in a service's subset: what is said there is said of the original, or named as left out."""
+"""Schemas rewritten to a service's subset: they allow only values of the original, except where a warning says so."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ from jsonschema import Draft202012Validator
 from modelport.errors import InvalidRequest
 from modelport.protocols.chat_completions.output_format import is_strict
 from modelport.remote.schema_subsets import AZURE, BEDROCK, OPENAI
-from modelport.schema.rules import CONSTRAINTS, SchemaRules, UnsupportedSchema, without_nulls
+from modelport.schema.rules import CONSTRAINTS, SchemaRules, UnsupportedSchema, remove_optional_nulls
 from modelport.schema.validation import mismatch
 from modelport.types.capabilities import Capabilities
 
 CLOSED = {"type": "object", "properties": {"a": {"type": "string"}}, "required": ["a"], "additionalProperties": False}
 
 
-def cleaned(schema: Any, value: Any) -> Any:
-    return without_nulls(schema, value, lambda part, item: mismatch(part, item) is None)
+def without_optional_nulls(schema: Any, value: Any) -> Any:
+    return remove_optional_nulls(schema, value, lambda part, item: mismatch(part, item) is None)
 
 
 @pytest.mark.parametrize("rules", [OPENAI, AZURE, BEDROCK, SchemaRules()])
-def test_a_schema_of_the_subset_stays_as_it_is(rules: SchemaRules) -> None:
-    fitted = rules.rewrite(CLOSED)
-    assert (fitted.schema, fitted.left_out) == (CLOSED, ())
+def test_rewrite_schema_of_the_subset_is_unchanged(rules: SchemaRules) -> None:
+    rewritten = rules.rewrite(CLOSED)
+    assert (rewritten.schema, rewritten.left_out) == (CLOSED, ())
 
 
 @pytest.mark.parametrize(
-    ("schema", "fits"),
+    ("schema", "supported"),
     [
         ({"type": "object", "properties": {"a": {"type": "string"}}}, True),
         ({"type": "object", "additionalProperties": False}, True),
@@ -57,9 +57,9 @@ def test_a_schema_of_the_subset_stays_as_it_is(rules: SchemaRules) -> None:
         ({"allOf": [{"type": "string"}]}, True),
     ],
 )
-def test_what_can_be_said_in_a_subset(schema: dict[str, Any], fits: bool) -> None:
+def test_rewrite_returns_valid_schema_or_raises_unsupported_schema(schema: dict[str, Any], supported: bool) -> None:
     before = copy.deepcopy(schema)
-    if fits:
+    if supported:
         Draft202012Validator.check_schema(SchemaRules().rewrite(schema).schema)
     else:
         with pytest.raises(UnsupportedSchema):
@@ -67,7 +67,7 @@ def test_what_can_be_said_in_a_subset(schema: dict[str, Any], fits: bool) -> Non
     assert schema == before
 
 
-def test_openai_wants_every_property_and_takes_null_for_those_left_out() -> None:
+def test_rewrite_all_required_makes_optional_properties_nullable() -> None:
     schema = {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "type": "object",
@@ -81,7 +81,7 @@ def test_openai_wants_every_property_and_takes_null_for_those_left_out() -> None
         "required": ["name"],
         "$defs": {"Place": {"type": "object", "properties": {"zip": {"type": "string"}}}},
     }
-    fitted = OPENAI.rewrite(schema)
+    rewritten = OPENAI.rewrite(schema)
     nulls = {"type": "null"}
     place = {
         "type": "object",
@@ -89,7 +89,7 @@ def test_openai_wants_every_property_and_takes_null_for_those_left_out() -> None
         "required": ["zip"],
         "additionalProperties": False,
     }
-    assert fitted.schema == {
+    assert rewritten.schema == {
         "type": "object",
         "properties": {
             "name": {"type": "string", "description": 'Who. {"maxLength": 9}'},
@@ -102,15 +102,19 @@ def test_openai_wants_every_property_and_takes_null_for_those_left_out() -> None
         "additionalProperties": False,
         "$defs": {"Place": place},
     }
-    assert fitted.left_out == ("maxLength",)
-    assert is_strict(fitted.schema)
-    answer = {"name": "Ann", "age": None, "mood": None, "nick": None, "home": {"zip": None}}
-    assert mismatch(fitted.schema, answer) is None
-    assert cleaned(schema, answer) == {"name": "Ann", "nick": None, "home": {}}  # a nick may be null by itself
+    assert rewritten.left_out == ("maxLength",)
+    assert is_strict(rewritten.schema)
+    value = {"name": "Ann", "age": None, "mood": None, "nick": None, "home": {"zip": None}}
+    assert mismatch(rewritten.schema, value) is None
+    assert without_optional_nulls(schema, value) == {
+        "name": "Ann",
+        "nick": None,
+        "home": {},
+    }  # The original schema allows null for `nick`.
 
 
 @pytest.mark.parametrize(
-    ("schema", "says"),
+    ("schema", "error_text"),
     [
         ({"type": "array", "items": {"type": "string"}}, "must be an object"),
         ({"anyOf": [CLOSED, {**CLOSED, "title": "Other"}]}, "must be an object"),
@@ -118,12 +122,12 @@ def test_openai_wants_every_property_and_takes_null_for_those_left_out() -> None
         ({"type": "object", "properties": {"a": {"enum": [*range(501)]}}}, "501 enum values"),
     ],
 )
-def test_limits_of_a_service(schema: dict[str, Any], says: str) -> None:
-    with pytest.raises(UnsupportedSchema, match=says):
+def test_rewrite_schema_beyond_limits_raises(schema: dict[str, Any], error_text: str) -> None:
+    with pytest.raises(UnsupportedSchema, match=error_text):
         AZURE.rewrite(schema)
 
 
-def test_depth() -> None:
+def test_rewrite_schema_deeper_than_max_depth_raises() -> None:
     schema: dict[str, Any] = {"type": "string"}
     for _ in range(6):
         schema = {"type": "object", "properties": {"a": schema}}
@@ -132,19 +136,19 @@ def test_depth() -> None:
         AZURE.rewrite(schema)
 
 
-def test_a_schema_may_refer_to_itself_where_the_service_says_so() -> None:
+def test_rewrite_recursive_schema_is_supported_only_with_recursive() -> None:
     tree = {"$ref": "#/$defs/T", "$defs": {"T": {"type": "object", "properties": {
         "left": {"$ref": "#/$defs/T"}, "value": {"type": "integer"}}, "required": ["value"]}}}  # fmt: skip
     with pytest.raises(UnsupportedSchema, match="itself"):
         BEDROCK.rewrite(tree)
     root = {**tree["$defs"]["T"], "$defs": tree["$defs"]}  # type: ignore[index, dict-item]
-    fitted = OPENAI.rewrite(root).schema
+    rewritten = OPENAI.rewrite(root).schema
     value = {"value": 1, "left": {"value": 2, "left": None}}
-    assert mismatch(fitted, value) is None
-    assert cleaned(root, value) == {"value": 1, "left": {"value": 2}}
+    assert mismatch(rewritten, value) is None
+    assert without_optional_nulls(root, value) == {"value": 1, "left": {"value": 2}}
 
 
-def test_nulls_go_by_the_branch_that_the_value_is_of() -> None:
+def test_remove_optional_nulls_follows_the_branch_of_the_value() -> None:
     cat = {
         "type": "object",
         "properties": {"kind": {"const": "cat"}, "lives": {"type": "integer"}},
@@ -153,30 +157,28 @@ def test_nulls_go_by_the_branch_that_the_value_is_of() -> None:
     dog = {"type": "object", "properties": {"kind": {"const": "dog"}, "lives": {"type": ["integer", "null"]}},
            "required": ["kind", "lives"]}  # fmt: skip
     schema = {"type": "array", "items": {"oneOf": [cat, dog], "discriminator": {"propertyName": "kind"}}}
-    assert cleaned(schema, [{"kind": "cat", "lives": None}, {"kind": "dog", "lives": None}]) == [
+    assert without_optional_nulls(schema, [{"kind": "cat", "lives": None}, {"kind": "dog", "lives": None}]) == [
         {"kind": "cat"}, {"kind": "dog", "lives": None},
     ]  # fmt: skip
 
 
-def test_one_of_is_any_of_where_nothing_can_be_two_of_them() -> None:
+def test_rewrite_one_of_with_disjoint_types_is_not_left_out() -> None:
     assert SchemaRules().rewrite({"oneOf": [{"type": "string"}, {"type": "null"}]}).left_out == ()
     assert SchemaRules().rewrite({"oneOf": [{"type": "integer"}, {"type": "number"}]}).left_out == ("oneOf",)
 
 
-def test_any_object_at_all() -> None:
+def test_rewrite_any_object_is_supported_only_with_any_object() -> None:
     assert OPENAI.rewrite({"type": "object"}).schema == {"type": "object"}
     with pytest.raises(UnsupportedSchema):
         BEDROCK.rewrite({"type": "object"})
 
 
-def test_rules_are_declared_as_capabilities_and_saved() -> None:
+def test_schema_rules_in_capabilities_round_trip_through_json() -> None:
     declared = Capabilities(schema_rules=OPENAI)
     assert Capabilities(**json.loads(json.dumps(declared.to_dict()))).schema_rules == OPENAI
-    with pytest.raises(InvalidRequest, match="'keyword' is no rule"):
+    with pytest.raises(InvalidRequest, match="'keyword' is not a rule"):
         Capabilities(schema_rules={"keyword": ["pattern"]})  # type: ignore[arg-type]
 
-
-# --- anything at all --------------------------------------------------------------------------------------------------
 
 LEAVES = st.sampled_from([
     {"type": "string"}, {"type": "string", "minLength": 2}, {"type": "integer", "minimum": 1}, {"type": "null"},
@@ -187,9 +189,9 @@ LEAVES = st.sampled_from([
 def _objects(parts: Any) -> Any:
     names = st.lists(st.sampled_from("abc"), unique=True, min_size=1)
 
-    def make(names: list[str], drawn: list[Any], need: list[bool]) -> dict[str, Any]:
-        needed = [name for name, needs in zip(names, need, strict=False) if needs]
-        return {"type": "object", "properties": dict(zip(names, drawn, strict=False)), "required": needed}
+    def make(names: list[str], parts: list[Any], flags: list[bool]) -> dict[str, Any]:
+        required = [name for name, is_required in zip(names, flags, strict=False) if is_required]
+        return {"type": "object", "properties": dict(zip(names, parts, strict=False)), "required": required}
 
     return st.builds(make, names, st.lists(parts, min_size=3, max_size=3), st.lists(st.booleans(), min_size=3))
 
@@ -206,56 +208,56 @@ SCHEMAS = st.recursive(
 
 
 def value_of(schema: dict[str, Any], draw: Any) -> Any:
-    """A value of a fitted schema, without regard to what a service enforces beside its structure."""
+    """Return a random value of a rewritten schema, which has only the structure and no other keywords."""
     if "anyOf" in schema:
         return value_of(draw(st.sampled_from(schema["anyOf"])), draw)
     if "enum" in schema:
         return draw(st.sampled_from(schema["enum"]))
     if "const" in schema:
         return schema["const"]
-    kinds = schema["type"]
-    kind = kinds if isinstance(kinds, str) else draw(st.sampled_from(kinds))
-    if kind == "object":
-        needed = [n for n in schema["properties"] if n in schema["required"] or draw(st.booleans())]
-        return {name: value_of(schema["properties"][name], draw) for name in needed}
-    if kind == "array":
+    types = schema["type"]
+    json_type = types if isinstance(types, str) else draw(st.sampled_from(types))
+    if json_type == "object":
+        names = [n for n in schema["properties"] if n in schema["required"] or draw(st.booleans())]
+        return {name: value_of(schema["properties"][name], draw) for name in names}
+    if json_type == "array":
         return [value_of(schema["items"], draw) for _ in range(draw(st.integers(0, 2)))]
-    return {"string": "2026-01-31", "integer": 3, "boolean": True, "null": None}[kind]
+    return {"string": "2026-01-31", "integer": 3, "boolean": True, "null": None}[json_type]
 
 
 @given(SCHEMAS, st.sampled_from([OPENAI, AZURE, BEDROCK]), st.data())
-def test_every_value_of_the_fitted_schema_is_one_of_the_original(schema: Any, rules: SchemaRules, data: Any) -> None:
-    whole = {"type": "object", "properties": {"it": schema}, "required": ["it"]}
-    fitted = rules.rewrite(whole)
-    Draft202012Validator.check_schema(fitted.schema)
-    assert not rules.all_required or is_strict(fitted.schema)
-    assert set(fitted.left_out) <= CONSTRAINTS | {"oneOf"}
-    value = value_of(fitted.schema, data.draw)
-    assert mismatch(fitted.schema, value) is None
-    assert mismatch(whole, cleaned(whole, value) if rules.all_required else value) is None
+def test_rewrite_values_of_rewritten_schema_are_valid_for_original(schema: Any, rules: SchemaRules, data: Any) -> None:
+    original = {"type": "object", "properties": {"it": schema}, "required": ["it"]}
+    rewritten = rules.rewrite(original)
+    Draft202012Validator.check_schema(rewritten.schema)
+    assert not rules.all_required or is_strict(rewritten.schema)
+    assert set(rewritten.left_out) <= CONSTRAINTS | {"oneOf"}
+    value = value_of(rewritten.schema, data.draw)
+    assert mismatch(rewritten.schema, value) is None
+    assert mismatch(original, without_optional_nulls(original, value) if rules.all_required else value) is None
 
 
-def test_what_is_told_of_keywords_that_are_left_out_is_true() -> None:
-    """Each keyword that is said to be checked makes the check refuse something, and no other does."""
+def test_rewrite_warnings_name_what_is_checked_and_what_is_not() -> None:
+    """A keyword that a warning calls checked makes validation fail for some value; the other keywords never do."""
     texts = {
         "a": {"type": "string", "format": "date", "maxLength": 20},
         "b": {"type": "string", "format": "iri", "contentEncoding": "base64"},
         "c": {"type": "string", "contentMediaType": "application/json"},
     }
     schema = {"type": "object", "properties": texts, "required": [*"abc"]}
-    fitted = SchemaRules().rewrite(schema)
-    assert fitted.left_out == ("contentEncoding", "contentMediaType", "format", "format='iri'", "maxLength")
-    assert fitted.warnings == (
+    rewritten = SchemaRules().rewrite(schema)
+    assert rewritten.left_out == ("contentEncoding", "contentMediaType", "format", "format='iri'", "maxLength")
+    assert rewritten.warnings == (
         "format, maxLength of the schema were checked, not enforced",
         "contentEncoding, contentMediaType, format='iri' of the schema were neither enforced nor checked",
     )
-    right = {"a": "2024-01-01", "b": "nope nope", "c": "{"}
-    assert mismatch(schema, right) is None
-    assert mismatch(schema, {**right, "a": "banana"}) == "at $.a: 'banana' is not a 'date'"
+    valid = {"a": "2024-01-01", "b": "nope nope", "c": "{"}
+    assert mismatch(schema, valid) is None
+    assert mismatch(schema, {**valid, "a": "banana"}) == "at $.a: 'banana' is not a 'date'"
     assert SchemaRules(formats=frozenset({"date", "iri"})).rewrite(
         {**schema, "properties": {"a": texts["a"]}, "required": []}
     ).warnings == ("maxLength of the schema were checked, not enforced",)
     assert SchemaRules().rewrite({"type": "integer"}).warnings == ()
-    follows = {"type": "integer", "dependencies": {"a": ["b"]}}
-    assert SchemaRules().rewrite(follows).unchecked == ("dependencies",)
+    dependent = {"type": "integer", "dependencies": {"a": ["b"]}}
+    assert SchemaRules().rewrite(dependent).unchecked == ("dependencies",)
     assert mismatch({"dependencies": {"a": ["b"]}}, {"a": 1}) is None

@@ -1,6 +1,6 @@
-"""A sample of schemas of the kinds that people send: what JSONSchemaBench collects, written anew.
+"""A sample of schemas like those that people send, written for this project on the model of JSONSchemaBench.
 
-See https://github.com/guidance-ai/jsonschemabench. Deterministic: the same schemas in the same order, always.
+See https://github.com/guidance-ai/jsonschemabench. The sample always has the same schemas in the same order.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ KINDS: dict[str, dict[str, dict[str, Any]]] = {
 
 
 @dataclass(frozen=True, eq=False)
-class Sampled:
+class SampleSchema:
     """One schema of the sample."""
 
     kind: str
@@ -31,4 +31,4 @@ class Sampled:
         return f"{self.kind}: {self.name}"
 
 
-SAMPLE = [Sampled(kind, name, schema) for kind, schemas in KINDS.items() for name, schema in schemas.items()]
+SAMPLE = [SampleSchema(kind, name, schema) for kind, schemas in KINDS.items() for name, schema in schemas.items()]

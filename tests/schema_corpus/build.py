@@ -1,4 +1,4 @@
-"""Words to write schemas with."""
+"""Functions that build JSON schemas in short notation."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ Schema = dict[str, Any]
 TEXT: Schema = {"type": "string"}
 INTEGER: Schema = {"type": "integer"}
 NUMBER: Schema = {"type": "number"}
-FLAG: Schema = {"type": "boolean"}
+BOOLEAN: Schema = {"type": "boolean"}
 NULL: Schema = {"type": "null"}
 
 
@@ -18,8 +18,8 @@ def text(pattern: str | None = None, **more: Any) -> Schema:
     return {"type": "string", **({"pattern": pattern} if pattern else {}), **more}
 
 
-def of(form: str) -> Schema:
-    return {"type": "string", "format": form}
+def string_of(format_name: str) -> Schema:
+    return {"type": "string", "format": format_name}
 
 
 def integer(low: int | None = None, high: int | None = None, **more: Any) -> Schema:
@@ -31,73 +31,89 @@ def number(low: float | None = None, high: float | None = None, **more: Any) -> 
     return {**integer(low, high), "type": "number", **more}  # type: ignore[arg-type]
 
 
-def one(*values: Any) -> Schema:
+def enum(*values: Any) -> Schema:
     return {"enum": list(values)}
 
 
-def word(*values: str) -> Schema:
+def string_enum(*values: str) -> Schema:
     return {"type": "string", "enum": list(values)}
 
 
-def several(items: Schema, low: int | None = None, high: int | None = None, **more: Any) -> Schema:
+def array(items: Schema, low: int | None = None, high: int | None = None, **more: Any) -> Schema:
     bounds = {"minItems": low, "maxItems": high}
     return {"type": "array", "items": items, **{k: v for k, v in bounds.items() if v is not None}, **more}
 
 
-def table(values: Schema | bool = True, **more: Any) -> Schema:
-    """An object with any keys."""
+def map_of(values: Schema | bool = True, **more: Any) -> Schema:
+    """Return the schema of an object with any keys."""
     return {"type": "object", "additionalProperties": values, **more}
 
 
-def named(pattern: str, values: Schema, **more: Any) -> Schema:
-    """An object whose keys follow a pattern."""
+def pattern_map(pattern: str, values: Schema, **more: Any) -> Schema:
+    """Return the schema of an object whose keys match a pattern."""
     return {"type": "object", "patternProperties": {pattern: values}, "additionalProperties": False, **more}
 
 
-def ref(name: str, place: str = "$defs") -> Schema:
-    return {"$ref": f"#/{place}/{name}"}
+def ref(name: str, keyword: str = "$defs") -> Schema:
+    return {"$ref": f"#/{keyword}/{name}"}
 
 
-def either(*schemas: Schema) -> Schema:
+def any_of(*schemas: Schema) -> Schema:
     return {"anyOf": list(schemas)}
 
 
 def obj(properties: Mapping[str, Any], **more: Any) -> Schema:
-    """An object; a name that ends in `?` is that of an optional property."""
+    """Return the schema of an object. A name that ends in `?` stands for an optional property."""
     required = [name for name in properties if not name.endswith("?")]
-    listed = {name.removesuffix("?"): schema for name, schema in properties.items()}
-    return {"type": "object", "properties": listed, **({"required": required} if required else {}), **more}
+    properties_by_name = {name.removesuffix("?"): schema for name, schema in properties.items()}
+    return {"type": "object", "properties": properties_by_name, **({"required": required} if required else {}), **more}
 
 
-def closed(properties: Mapping[str, Any], **more: Any) -> Schema:
+def closed_obj(properties: Mapping[str, Any], **more: Any) -> Schema:
     return obj(properties, additionalProperties=False, **more)
 
 
-def strict(schema: Any) -> Any:
-    """Every object closed, its properties required and those that were optional nullable: a service's strict mode."""
+def to_strict(schema: Any) -> Any:
+    """Return the schema in the strict subset of services: closed objects, all required, optional ones nullable."""
     if isinstance(schema, list):
-        return [strict(item) for item in schema]
+        return [to_strict(item) for item in schema]
     if not isinstance(schema, dict):
         return schema
     if "properties" not in schema:
-        return {key: value if key in ("enum", "const") else strict(value) for key, value in schema.items()}
-    needed = schema.get("required", [])
-    listed = {
-        name: strict(part) if name in needed else {"anyOf": [strict(part), NULL]}
+        return {key: value if key in ("enum", "const") else to_strict(value) for key, value in schema.items()}
+    required = schema.get("required", [])
+    properties = {
+        name: to_strict(part) if name in required else {"anyOf": [to_strict(part), NULL]}
         for name, part in schema["properties"].items()
     }
-    return {**schema, "properties": listed, "required": list(listed), "additionalProperties": False}
+    return {**schema, "properties": properties, "required": list(properties), "additionalProperties": False}
 
 
-def all_closed(schema: Any) -> Any:
-    """Every object that lists its properties closed."""
+_SCHEMA_MAPS = ("properties", "$defs", "definitions")
+
+
+def with_closed_objects(schema: Any) -> Any:
+    """Return the schema with `additionalProperties: false` in each object that lists its properties."""
     if isinstance(schema, list):
-        return [all_closed(item) for item in schema]
+        return [with_closed_objects(item) for item in schema]
     if not isinstance(schema, dict):
         return schema
     parts = {
-        key: {name: all_closed(part) for name, part in value.items()} if key in ("properties", "$defs", "definitions")
-        else value if key in ("enum", "const") else all_closed(value)
+        key: {name: with_closed_objects(part) for name, part in value.items()} if key in _SCHEMA_MAPS
+        else value if key in ("enum", "const") else with_closed_objects(value)
         for key, value in schema.items()
     }  # fmt: skip
     return {**parts, "additionalProperties": False} if "properties" in schema and "type" in schema else parts
+
+
+def with_definitions(schema: Schema, parts: Mapping[str, Schema]) -> Schema:
+    """Return the schema with the definitions of the parts to which it refers, directly or through other parts."""
+    definitions: dict[str, Schema] = {}
+    unread = [schema]
+    while unread:
+        text_of_schema = str(unread.pop())
+        for name, part in parts.items():
+            if f"'#/$defs/{name}'" in text_of_schema and name not in definitions:
+                definitions[name] = part
+                unread.append(part)
+    return {**schema, **({"$defs": definitions} if definitions else {})}

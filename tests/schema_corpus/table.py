@@ -1,9 +1,9 @@
-"""The table in docs/schemas.md: how many schemas of the sample each engine answers, and how many it refuses.
+"""The table in docs/schemas.md: for how many schemas of the sample each engine gives valid output or refuses.
 
     python -m tests.schema_corpus.table
 
-Which are refused is known before anything is computed; tests/local/test_schemas.py holds every engine to just that:
-what is not refused is answered, and validly.
+Which schemas are refused is known before anything is computed. tests/local/test_schemas.py checks for every engine that
+these schemas are refused, and that the output is valid for all others.
 """
 
 from __future__ import annotations
@@ -16,31 +16,33 @@ from modelport import InvalidRequest, JSONSchema, UnsupportedFeature
 from modelport.constrained.lark import as_lark
 from modelport.inputs.output_types import grammar_from
 from modelport.local.grammar_matching import check_grammar
-from tests.schema_corpus import KINDS, SAMPLE, Sampled
+from tests.schema_corpus import KINDS, SAMPLE, SampleSchema
 
 PAGE = Path(__file__).parents[2] / "docs" / "schemas.md"
 BEGIN, END = "<!-- table: python -m tests.schema_corpus.table -->", "<!-- end of the table -->"
-#: Whose llguidance is built in takes the grammar in an older form.
+#: Each engine, with whether it needs grammars for an older llguidance.
 ENGINES = {"llama.cpp": True, "transformers": False, "MLX": False, "vLLM": False}
 
 
 @cache
-def refusals(old: bool = False) -> dict[Sampled, str]:
-    """Which schemas are refused, and what is told."""
+def refusals(old_llguidance: bool = False) -> dict[SampleSchema, str]:
+    """Return the schemas that are refused, each with the message of the refusal."""
     found = {}
-    for sampled in SAMPLE:
+    for sample in SAMPLE:
         try:
-            check_grammar(as_lark(grammar_from(JSONSchema(sampled.schema)), old=old), "transformers")
+            check_grammar(
+                as_lark(grammar_from(JSONSchema(sample.schema)), old_llguidance=old_llguidance), "transformers"
+            )
         except (UnsupportedFeature, InvalidRequest) as error:
-            found[sampled] = error.message
+            found[sample] = error.message
     return found
 
 
 def table() -> str:
-    """In Markdown."""
+    """Return the table in Markdown."""
     lines = [f"| kind | schemas | {' | '.join(ENGINES)} |", "| --- " * (len(ENGINES) + 2) + "|"]
     totals = {kind: len(schemas) for kind, schemas in KINDS.items()}
-    refused = {engine: Counter(s.kind for s in refusals(old)) for engine, old in ENGINES.items()}
+    refused = {engine: Counter(sample.kind for sample in refusals(old)) for engine, old in ENGINES.items()}
     for kind in [*totals, "all"]:
         total = totals.get(kind, len(SAMPLE))
         counts = [refused[engine][kind] if kind in totals else refused[engine].total() for engine in ENGINES]
@@ -49,7 +51,7 @@ def table() -> str:
 
 
 def page(text: str) -> str:
-    """The page with the table as it is now."""
+    """Return the page with the current table."""
     before, _, rest = text.partition(BEGIN)
     return f"{before}{BEGIN}\n{table()}\n{END}{rest.partition(END)[2]}"
 

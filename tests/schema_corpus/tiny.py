@@ -1,4 +1,4 @@
-"""Tiny models of random weights with SmolLM2's tokenizer: chance writes, so that only the mask gives form."""
+"""Tiny models with random weights and SmolLM2's tokenizer. Without constrained decoding their output is random text."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ WIDTH, LAYERS, HEADS, HIDDEN, CONTEXT = 64, 1, 2, 64, 2048
 
 
 def tiny_folder(folder: Path) -> Path:
-    """As transformers, MLX and vLLM load it."""
+    """Write the model as transformers, MLX and vLLM load it."""
     import torch
     from transformers import AutoConfig, LlamaForCausalLM
 
@@ -31,7 +31,7 @@ def tiny_folder(folder: Path) -> Path:
 
 
 def tiny_gguf(path: Path) -> Path:
-    """As llama.cpp loads it."""
+    """Write the model as llama.cpp loads it."""
     import gguf
     import numpy as np
 
@@ -49,21 +49,21 @@ def tiny_gguf(path: Path) -> Path:
         kind = field.types[0]
         inner = field.types[1] if kind is gguf.GGUFValueType.ARRAY else None
         writer.add_key_value(field.name, sizes.get(field.name, field.contents()), kind, inner)
-    words = len(source.fields["tokenizer.ggml.tokens"].data)
+    vocabulary_size = len(source.fields["tokenizer.ggml.tokens"].data)
 
-    def add(name: str, *shape: int) -> None:
+    def add_random_tensor(name: str, *shape: int) -> None:
         writer.add_tensor(f"{name}.weight", (random.standard_normal(shape) * 0.02).astype(np.float32))
 
-    add("token_embd", words, WIDTH)
+    add_random_tensor("token_embd", vocabulary_size, WIDTH)
     writer.add_tensor("output_norm.weight", np.ones(WIDTH, np.float32))
     for block in (f"blk.{layer}" for layer in range(LAYERS)):
         for norm in ("attn_norm", "ffn_norm"):
             writer.add_tensor(f"{block}.{norm}.weight", np.ones(WIDTH, np.float32))
         for name in ("attn_q", "attn_k", "attn_v", "attn_output"):
-            add(f"{block}.{name}", WIDTH, WIDTH)
-        add(f"{block}.ffn_up", HIDDEN, WIDTH)
-        add(f"{block}.ffn_gate", HIDDEN, WIDTH)
-        add(f"{block}.ffn_down", WIDTH, HIDDEN)
+            add_random_tensor(f"{block}.{name}", WIDTH, WIDTH)
+        add_random_tensor(f"{block}.ffn_up", HIDDEN, WIDTH)
+        add_random_tensor(f"{block}.ffn_gate", HIDDEN, WIDTH)
+        add_random_tensor(f"{block}.ffn_down", WIDTH, HIDDEN)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

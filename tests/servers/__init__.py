@@ -1,1 +1,1 @@
-"""Servers to test against, each on a free port of the loopback interface. See README.md."""
+"""Servers for tests, each on a free port of the loopback interface. README.md lists them."""

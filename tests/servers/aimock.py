@@ -1,6 +1,6 @@
-"""The npm package @copilotkit/aimock: an OpenAI-compatible and Azure OpenAI server that answers from a fixture file.
+"""The npm package @copilotkit/aimock: an OpenAI and Azure OpenAI server that responds from a fixture file.
 
-What it does and does not is in README.md.
+README.md says what it covers.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import platformdirs
 
 from .process import HOST, ServerProcess, request_json, serve
 
-#: Its version, in package.json, and its hash, in package-lock.json. `nox -s lock` renews the second.
+#: The folder with the package's version (package.json) and hash (package-lock.json, which `nox -s lock` updates).
 LOCK = Path(__file__).parents[2] / "locks" / "npm"
 FIXTURES = Path(__file__).with_name("fixtures")
 _PACKAGE = "@copilotkit/aimock"
@@ -31,22 +31,26 @@ _INSTALL_TIMEOUT_S = 300.0
 
 @dataclass(frozen=True)
 class AimockServer:
-    """A running aimock."""
+    """A running aimock server."""
 
     process: ServerProcess
     api_key: str
 
     @property
     def url(self) -> str:
-        """Also Azure's endpoint: it serves /openai/deployments/NAME/chat/completions and /openai/v1."""
+        """The URL of the server, which is also an Azure endpoint.
+
+        It serves /openai/deployments/NAME/chat/completions and /openai/v1.
+        """
         return self.process.url
 
     @property
     def base_url(self) -> str:
+        """The base URL for clients of OpenAI's API."""
         return f"{self.url}/v1"
 
     def requests(self) -> list[dict[str, Any]]:
-        """What reached it, oldest first: method, path, headers (the key is redacted), body, response.status.
+        """Return the requests, oldest first: method, path, headers (the key is redacted), body, response.status.
 
         A body above 64 KB is replaced by a marker.
         """
@@ -54,6 +58,7 @@ class AimockServer:
         return entries
 
     def clear_requests(self) -> None:
+        """Delete the recorded requests."""
         self._admin("POST", "/reset/journal")
 
     def _admin(self, method: str, path: str) -> Any:
@@ -70,10 +75,19 @@ def aimock(
     latency_ms: int = 20,
     deadline_s: float = 30.0,
 ) -> Iterator[AimockServer]:
-    """Serve a fixture file: a path, or the name of one in tests/servers/fixtures.
+    """Serve a fixture file.
 
-    Streams come in pieces of `chunk_size` characters, `latency_ms` apart. A request that no fixture matches is answered
-    by 404 "no_fixture_match", a wrong key by 401.
+    A request that no fixture matches gets status 404 "no_fixture_match", a wrong key 401.
+
+    Args:
+        fixtures: The path of the file, or the name of a file in tests/servers/fixtures.
+        api_key: The key that requests must have.
+        chunk_size: The number of characters in each event of a stream.
+        latency_ms: The milliseconds between two events.
+        deadline_s: The seconds in which the server must start.
+
+    Yields:
+        The running server.
     """
     path = fixtures if isinstance(fixtures, Path) else FIXTURES / f"{fixtures}.json"
     node, package = _node(), install()
@@ -89,7 +103,7 @@ def aimock(
 
 
 def install() -> Path:
-    """The package's folder, installed into the user's cache on first use."""
+    """Install the package into the user's cache on first use, and return its folder."""
     cache = platformdirs.user_cache_path("modelport-tests", ensure_exists=True)
     target = cache / f"aimock-{VERSION}"
     with (cache / f"aimock-{VERSION}.lock").open("w") as lock:
@@ -99,7 +113,7 @@ def install() -> Path:
             with tempfile.TemporaryDirectory(dir=cache) as folder:
                 _npm_install(Path(folder))
                 Path(folder).rename(target)
-                Path(folder).mkdir()  # for TemporaryDirectory to remove
+                Path(folder).mkdir()  # TemporaryDirectory removes this folder.
     return target / "node_modules" / _PACKAGE
 
 
@@ -118,7 +132,7 @@ def _npm_install(folder: Path) -> None:
     for name in ("package.json", "package-lock.json"):
         shutil.copy(LOCK / name, folder)
     command = [npm, "ci", "--prefix", str(folder), "--no-audit", "--no-fund", "--ignore-scripts", "--loglevel=error"]
-    # In that folder: npm would otherwise read a package.json of whatever folder the tests run in.
+    # npm runs in that folder, because it would also read a package.json of the current folder.
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=_INSTALL_TIMEOUT_S, check=False)
     if done.returncode or not _is_installed(folder):
         raise RuntimeError(f"could not install {_PACKAGE} {VERSION} by npm:\n{done.stdout}{done.stderr}")

@@ -1,7 +1,7 @@
-"""A server in front of another one: it looks at each request, and answers it itself or passes it on to another path.
+"""A server in front of another one, which responds to a request itself or forwards it to another path.
 
-For services whose paths and keys no server with real weights has: Azure's deployments (`azure`), and Hugging Face's
-router with the Hub's own answer to where a provider has a model (`hub`).
+It imitates services whose paths and keys no server with real weights has: Azure's deployments (`azure`), and Hugging
+Face's router with the Hub's lookup of the providers of a model (`hub`).
 """
 
 from __future__ import annotations
@@ -22,34 +22,35 @@ from .process import HOST
 
 
 @dataclass(frozen=True)
-class Seen:
-    """A request as it came."""
+class ReceivedRequest:
+    """A request as it arrived."""
 
     method: str
     path: str
     query: Mapping[str, str]
     headers: Mapping[str, str]
-    """Names in lower case."""
+    """By their names in lower case."""
     body: bytes
 
     @cached_property
     def json(self) -> Any:
+        """The body, parsed."""
         return json.loads(self.body)
 
 
 @dataclass(frozen=True)
-class PassOn:
-    """To this path of the other server, with these headers instead of the request's; its answer goes back as it is."""
+class Forward:
+    """Forward the request to a path of the other server, with other headers; its response is returned unchanged."""
 
     path: str
     headers: Mapping[str, str] = field(default_factory=dict)
     first_event: bytes = b""
-    """Put before a stream's own events."""
+    """An event that is sent before those of a stream."""
 
 
 @dataclass(frozen=True)
-class Answer:
-    """An answer of this server's own."""
+class Respond:
+    """Respond without asking the other server."""
 
     status: int
     json: Any
@@ -60,14 +61,22 @@ class Front:
     """A running server."""
 
     url: str
-    requests: list[Seen]
-    """What came, oldest first."""
+    requests: list[ReceivedRequest]
+    """The requests that arrived, oldest first."""
 
 
 @contextlib.contextmanager
-def front(upstream: str, decide: Callable[[Seen], PassOn | Answer]) -> Iterator[Front]:
-    """Serve in front of `upstream`, a URL."""
-    requests: list[Seen] = []
+def front(upstream: str, decide: Callable[[ReceivedRequest], Forward | Respond]) -> Iterator[Front]:
+    """Serve in front of another server.
+
+    Args:
+        upstream: The URL of the other server.
+        decide: Decides for each request whether to forward it or to respond.
+
+    Yields:
+        The running server.
+    """
+    requests: list[ReceivedRequest] = []
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -81,14 +90,14 @@ def front(upstream: str, decide: Callable[[Seen], PassOn | Answer]) -> Iterator[
             query = {name: values[-1] for name, values in parse_qs(parts.query).items()}
             headers = {name.lower(): value for name, value in self.headers.items()}
             body = self.rfile.read(int(headers.get("content-length", "0")))
-            seen = Seen(self.command, unquote(parts.path), query, headers, body)
-            requests.append(seen)
-            decided = decide(seen)
-            if isinstance(decided, PassOn):
-                _pass_on(self.connection, upstream, seen, decided)
+            request = ReceivedRequest(self.command, unquote(parts.path), query, headers, body)
+            requests.append(request)
+            decision = decide(request)
+            if isinstance(decision, Forward):
+                _forward(self.connection, upstream, request, decision)
                 return
-            content = json.dumps(decided.json).encode()
-            self.send_response(decided.status)
+            content = json.dumps(decision.json).encode()
+            self.send_response(decision.status)
             self.send_header("Content-Type", "application/json")
             self.send_header("Content-Length", str(len(content)))
             self.send_header("Connection", "close")
@@ -110,30 +119,35 @@ def front(upstream: str, decide: Callable[[Seen], PassOn | Answer]) -> Iterator[
         thread.join()
 
 
-def _pass_on(client: socket.socket, upstream: str, seen: Seen, to: PassOn) -> None:
-    """One request on a connection of its own, whose bytes go back as they come, until either side has enough."""
+def _forward(client: socket.socket, upstream: str, request: ReceivedRequest, forward: Forward) -> None:
+    """Forward a request on a new connection, and return the bytes of the response until either side closes."""
     parts = urlsplit(upstream)
-    headers = {**to.headers, "Host": parts.netloc, "Connection": "close", "Content-Length": str(len(seen.body))}
-    lines = [f"{seen.method} {to.path} HTTP/1.1", *(f"{name}: {value}" for name, value in headers.items()), "", ""]
+    headers = {**forward.headers, "Host": parts.netloc, "Connection": "close", "Content-Length": str(len(request.body))}
+    lines = [
+        f"{request.method} {forward.path} HTTP/1.1",
+        *(f"{name}: {value}" for name, value in headers.items()),
+        "",
+        "",
+    ]
     with (
         contextlib.suppress(ConnectionError),
         socket.create_connection((parts.hostname or "", parts.port or 80)) as server,
     ):
-        server.sendall("\r\n".join(lines).encode("latin-1") + seen.body)
-        held = b""
-        head_sent = not to.first_event
+        server.sendall("\r\n".join(lines).encode("latin-1") + request.body)
+        buffered = b""
+        head_sent = not forward.first_event
         while True:
             ready, _, _ = select.select([client, server], [], [])
-            if client in ready:  # It has nothing more to say: it has left, and so must we.
+            if client in ready:  # A client sends nothing after its request: it has closed the connection.
                 return
             data = server.recv(65536)
             if not head_sent:
-                held, data = held + data, b""
-                head, end, rest = held.partition(b"\r\n\r\n")
+                buffered, data = buffered + data, b""
+                head, end, rest = buffered.partition(b"\r\n\r\n")
                 if end:
-                    head_sent, data = True, held
+                    head_sent, data = True, buffered
                     if b"text/event-stream" in head:
-                        event = b"%x\r\n%s\r\n" % (len(to.first_event), to.first_event)
+                        event = b"%x\r\n%s\r\n" % (len(forward.first_event), forward.first_event)
                         data = head + end + event + rest
                     client.sendall(data)
                     continue
@@ -153,34 +167,44 @@ FIRST_CHUNK = {
 
 @contextlib.contextmanager
 def azure(upstream: str, upstream_key: str, *, deployment: str, api_key: str, token: str = "") -> Iterator[Front]:
-    """An Azure OpenAI resource with one deployment, in front of a server that speaks chat completions.
+    """Serve an Azure OpenAI resource with one deployment, in front of a server of the chat completions API.
 
-    It takes its key as `api-key` (with the v1 API as a bearer token too, as Azure does) and Entra's tokens as a bearer
-    token, wants an `api-version` on the deployments paths and no dated one on the v1 API, and knows no other
-    deployment. A stream begins with a chunk without choices.
+    As in Azure, the key is accepted as `api-key`, and by the v1 API also as a bearer token; Entra's tokens are accepted
+    as bearer tokens. The deployments paths require an `api-version`, and the v1 API accepts none with a date. A stream
+    begins with a chunk without choices.
+
+    Args:
+        upstream: The URL of the other server.
+        upstream_key: The key of the other server.
+        deployment: The name of the deployment.
+        api_key: The key of the resource.
+        token: The Entra token that is accepted, if any.
+
+    Yields:
+        The running server.
     """
 
-    def refusal(status: int, code: str, message: str) -> Answer:
-        return Answer(status, {"error": {"code": code, "message": message}})
+    def refusal(status: int, code: str, message: str) -> Respond:
+        return Respond(status, {"error": {"code": code, "message": message}})
 
-    def decide(seen: Seen) -> PassOn | Answer:
-        is_v1 = seen.path.startswith("/openai/v1/")
+    def decide(request: ReceivedRequest) -> Forward | Respond:
+        is_v1 = request.path.startswith("/openai/v1/")
         bearers = {f"Bearer {key}" for key in (token, api_key if is_v1 else "") if key}
-        if seen.headers.get("api-key") != api_key and seen.headers.get("authorization") not in bearers:
+        if request.headers.get("api-key") != api_key and request.headers.get("authorization") not in bearers:
             return refusal(401, "401", "Access denied due to invalid subscription key or wrong API endpoint.")
-        version = seen.query.get("api-version", "")
+        version = request.query.get("api-version", "")
         if is_v1:
-            name, known = seen.json["model"], version in ("", "v1", "preview")
-            known = known and seen.path == "/openai/v1/chat/completions"
+            name, known = request.json["model"], version in ("", "v1", "preview")
+            known = known and request.path == "/openai/v1/chat/completions"
         else:
-            name = seen.path.removeprefix("/openai/deployments/").removesuffix("/chat/completions")
-            known = version[:1].isdigit() and seen.path == f"/openai/deployments/{name}/chat/completions"
+            name = request.path.removeprefix("/openai/deployments/").removesuffix("/chat/completions")
+            known = version[:1].isdigit() and request.path == f"/openai/deployments/{name}/chat/completions"
         if not known:
             return refusal(404, "404", "Resource not found")
         if name != deployment:
             return refusal(404, "DeploymentNotFound", "The API deployment for this resource does not exist.")
         headers = {"Authorization": f"Bearer {upstream_key}", "Content-Type": "application/json"}
-        return PassOn("/v1/chat/completions", headers, f"data: {json.dumps(FIRST_CHUNK)}\n\n".encode())
+        return Forward("/v1/chat/completions", headers, f"data: {json.dumps(FIRST_CHUNK)}\n\n".encode())
 
     with front(upstream, decide) as running:
         yield running
@@ -191,30 +215,33 @@ def azure(upstream: str, upstream_key: str, *, deployment: str, api_key: str, to
 
 @contextlib.contextmanager
 def hub(upstream: str, upstream_key: str, *, token: str, providers: Mapping[str, str]) -> Iterator[Front]:
-    """The Hub (`HF_ENDPOINT`) and its router, in front of a server that speaks chat completions.
+    """Serve the Hub (`HF_ENDPOINT`) and its router, in front of a server of the chat completions API.
 
     Args:
-        upstream: The other server's URL.
-        upstream_key: Its key.
-        token: The user's.
-        providers: The path of each provider's chat completions.
+        upstream: The URL of the other server.
+        upstream_key: The key of the other server.
+        token: The token of the user.
+        providers: The path of chat completions for each provider.
+
+    Yields:
+        The running server.
     """
 
-    def decide(seen: Seen) -> PassOn | Answer:
-        if seen.path.startswith("/api/models/"):
-            if seen.path.endswith("nonesuch"):
-                return Answer(404, {"error": "Repository not found"})
+    def decide(request: ReceivedRequest) -> Forward | Respond:
+        if request.path.startswith("/api/models/"):
+            if request.path.endswith("nonesuch"):
+                return Respond(404, {"error": "Repository not found"})
             mapping = {
                 name: {"providerId": f"{name}/the-model", "status": "live", "task": "conversational"}
                 for name in providers
             }
-            return Answer(200, {"id": seen.path.removeprefix("/api/models/"), "inferenceProviderMapping": mapping})
-        if seen.headers.get("authorization") != f"Bearer {token}":
-            return Answer(401, {"error": "Invalid username or password."})
-        if seen.path != "/v1/chat/completions" and seen.path not in providers.values():
-            return Answer(404, {"error": "Not Found"})
+            return Respond(200, {"id": request.path.removeprefix("/api/models/"), "inferenceProviderMapping": mapping})
+        if request.headers.get("authorization") != f"Bearer {token}":
+            return Respond(401, {"error": "Invalid username or password."})
+        if request.path != "/v1/chat/completions" and request.path not in providers.values():
+            return Respond(404, {"error": "Not Found"})
         headers = {"Authorization": f"Bearer {upstream_key}", "Content-Type": "application/json"}
-        return PassOn("/v1/chat/completions", headers)
+        return Forward("/v1/chat/completions", headers)
 
     with front(upstream, decide) as running:
         yield running

@@ -1,4 +1,4 @@
-"""xllamacpp's own HTTP server on real weights: an OpenAI-compatible server of somebody else's making."""
+"""xllamacpp's own HTTP server on real weights: an OpenAI-compatible server that modelport's authors did not write."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _MAIN = Path(__file__).with_name("llamacpp_main.py")
 
 
 def model_file() -> Path:
-    """The file named by MODELPORT_TEST_GGUF, else the weights that the library downloads and caches."""
+    """Return the file that MODELPORT_TEST_GGUF names, else the default weights, which modelport downloads once."""
     named = os.environ.get(WEIGHTS_VARIABLE)
     if named:
         return Path(named)
@@ -49,11 +49,11 @@ class LlamaServer:
         return {"Authorization": f"Bearer {self.api_key}"}
 
     def chat(self, messages: Sequence[Mapping[str, Any]], **fields: Any) -> Any:
-        """One plain chat completion, to compare with what a client makes of it."""
+        """Request one plain chat completion, to compare it with a client's output."""
         return self._post("/v1/chat/completions", {"messages": list(messages), **fields})
 
     def prompt(self, messages: Sequence[Mapping[str, Any]], **fields: Any) -> str:
-        """The text that the chat template makes of `messages` (and `tools=`)."""
+        """Return the prompt that the chat template renders from `messages` (and `tools=`)."""
         text: str = self._post("/apply-template", {"messages": list(messages), **fields})["prompt"]
         return text
 
@@ -63,7 +63,7 @@ class LlamaServer:
         return tokens
 
     def count_prompt_tokens(self, messages: Sequence[Mapping[str, Any]], **fields: Any) -> int:
-        """What usage.prompt_tokens must be. An image counts as the tokens of `tiny_mmproj`'s projector."""
+        """Return what usage.prompt_tokens must be. An image has as many tokens as `tiny_mmproj`'s projector makes."""
         marker = self.props()["media_marker"]
         first, *rest = self.prompt(messages, **fields).split(marker)
         texts = len(self.tokenize(first)) + sum(len(self.tokenize(text, special=False)) for text in rest if text)
@@ -80,7 +80,7 @@ class LlamaServer:
         return sum(bool(slot["is_processing"]) for slot in self.slots())
 
     def wait_until_idle(self, timeout_s: float = 10.0) -> float:
-        """Wait until no slot generates (a caller that left must stop it); the seconds that took."""
+        """Wait until no slot is busy, because a client that leaves must end its request; return the seconds."""
         started = time.monotonic()
         while self.busy_slots():
             if time.monotonic() - started > timeout_s:
@@ -89,7 +89,7 @@ class LlamaServer:
         return time.monotonic() - started
 
     def metrics(self) -> dict[str, float]:
-        """The server's counters, such as prompt_tokens_total (the cached ones not among them)."""
+        """Return the server's counters, such as prompt_tokens_total, which does not include cached tokens."""
         lines = request_text(f"{self.url}/metrics", headers=self.headers).splitlines()
         pairs = (line.rsplit(" ", 1) for line in lines if line and not line.startswith("#"))
         return {name.removeprefix("llamacpp:"): float(value) for name, value in pairs}
@@ -107,17 +107,22 @@ def llama_server(
     deadline_s: float = 120.0,
     **params: Any,
 ) -> Iterator[LlamaServer]:
-    """Serve `model_path` (by default `model_file()`) with four slots of 4096 tokens; `api_key=None` for no key.
+    """Serve a model with four slots of 4096 tokens.
 
-    `params` are fields of xllamacpp's CommonParams; a double underscore goes into a nested one (sampling__temp=0.0).
+    Args:
+        model_path: The GGUF file; by default `model_file()`.
+        api_key: The key that the server requires; `None` for no key.
+        mmproj: The GGUF file of a projector for images.
+        deadline_s: How long the start may take, in seconds.
+        **params: Fields of xllamacpp's CommonParams. A double underscore separates nested fields (sampling__temp=0.0).
     """
     path = Path(model_path) if model_path is not None else model_file()
     settings: dict[str, Any] = {
         "n_parallel": 4,
         "n_ctx": 4 * 4096,
         "verbosity": 0,
-        # Two threads wait for each other by spinning: beside one busy process on a machine of two cores, generating
-        # became up to a hundred times slower. One thread decodes as fast.
+        # Two threads wait for each other by spinning: with one other busy process on a machine of two cores, decoding
+        # became up to a hundred times slower. One thread is as fast.
         "cpuparams.n_threads": 1,
         "cpuparams_batch.n_threads": 1,
         "endpoint_metrics": True,

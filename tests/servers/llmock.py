@@ -1,6 +1,6 @@
-"""The PyPI package llmock: a chaos server that is told over its admin API what to do with the next requests.
+"""The PyPI package llmock: a server whose admin API sets the faults of the next requests.
 
-What it does and does not is in README.md.
+README.md says what it covers.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ ToolFault = Literal["malformed_arguments", "unknown_tool"]
 
 @dataclass(frozen=True)
 class Fault:
-    """One behaviour of the server. It hits the next `times` requests that it fits (None: all until `reset`).
+    """A behaviour of the server. It applies to the next `times` matching requests (None: to all until `reset`).
 
-    One of each type may hit the same request, except that `fail` stands alone. Stream faults and `slow_first_token`
-    wait for a request with "stream": true, tool faults for one that offers tools; the rest take any.
+    Faults of different types may apply to the same request, except `fail`, which applies alone. Stream faults and
+    `slow_first_token` match requests with "stream": true, tool faults match requests with tools; the others match any.
     """
 
     type: str
@@ -31,33 +31,38 @@ class Fault:
 
     @classmethod
     def fail(cls, status: int, *, retry_after: float | None = None, times: int | None = 1) -> Fault:
-        """An HTTP error, 400 to 599. Without `retry_after`, 429, 503, 504 and 529 say Retry-After: 1.
+        """Send an HTTP error, 400 to 599. Without `retry_after`, 429, 503, 504 and 529 have Retry-After: 1.
 
-        It is sent as Retry-After (rounded up to seconds) and as retry-after-ms (exact).
+        `retry_after` is sent as Retry-After (rounded up to seconds) and as retry-after-ms (exact).
         """
         return cls("fail", {"status": status} | ({} if retry_after is None else {"retry_after": retry_after}), times)
 
     @classmethod
     def rate_limit(cls, retry_after: float = 1.0, *, times: int | None = 1) -> Fault:
+        """Send status 429."""
         return cls.fail(429, retry_after=retry_after, times=times)
 
     @classmethod
     def delay(cls, seconds: float, *, times: int | None = 1) -> Fault:
-        """A wait before the status line."""
+        """Wait before the status line."""
         return cls("delay", {"seconds": seconds}, times)
 
     @classmethod
     def slow_first_token(cls, seconds: float, *, times: int | None = 1) -> Fault:
-        """A wait between a stream's headers and its first event."""
+        """Wait between the headers of a stream and its first event."""
         return cls("slow_first_token", {"seconds": seconds}, times)
 
     @classmethod
     def stream(cls, kind: StreamFault, *, after_chunks: int = 1, stall_s: float = 30.0, times: int | None = 1) -> Fault:
-        """Break a stream after `after_chunks` events, the first of which carries the role only.
+        """Break a stream after `after_chunks` events, of which the first has only the role.
 
-        disconnect: the connection ends in the middle of the chunked body (FIN, no RST). truncate: the body ends in
-        order, without finish_reason and [DONE]. stall: nothing for `stall_s`, then the rest. malformed: half of an
-        event's JSON, then the rest of the stream.
+        Args:
+            kind: `disconnect`: the connection ends within the chunked body (FIN, no RST). `truncate`: the body ends
+                with complete framing, without finish_reason and [DONE]. `stall`: nothing for `stall_s`, then the rest.
+                `malformed`: half of the JSON of an event, then the rest of the stream.
+            after_chunks: The number of events before the fault.
+            stall_s: The seconds of a stall.
+            times: The number of requests.
         """
         return cls("stream_fault", {"kind": kind, "after_chunks": after_chunks, "stall_seconds": stall_s}, times)
 
@@ -79,24 +84,24 @@ class Fault:
 
     @classmethod
     def broken_tool(cls, kind: ToolFault = "malformed_arguments", *, times: int | None = 1) -> Fault:
-        """Arguments cut in half, or a call of a tool that was never offered."""
+        """Send truncated arguments, or call a tool that the request did not offer."""
         return cls("tool_fault", {"kind": kind}, times)
 
     @classmethod
     def reply(cls, text: str, *, finish_reason: str | None = None, times: int | None = 1) -> Fault:
-        """Not a fault: the text of an answer (streamed word by word)."""
+        """Send this text (word by word in a stream); this is no fault."""
         return cls("reply", {"text": text, "finish_reason": finish_reason}, times)
 
     @classmethod
     def call(cls, calls: Sequence[tuple[str, Mapping[str, Any]]], *, times: int | None = 1) -> Fault:
-        """Not a fault: an answer that calls tools, several in parallel if need be."""
+        """Call these tools, in parallel if there are several; this is no fault."""
         tool_calls = [{"name": name, "arguments": dict(arguments)} for name, arguments in calls]
         return cls("reply", {"tool_calls": tool_calls}, times)
 
 
 @dataclass(frozen=True)
 class Recorded:
-    """One request that reached the server, and what became of it. Times are of the server's monotonic clock."""
+    """A request that reached the server, and its outcome. Times are those of the server's monotonic clock."""
 
     path: str
     status: int
@@ -112,35 +117,38 @@ class Recorded:
 
 @dataclass(frozen=True)
 class LlmockServer:
-    """A running llmock. It takes any key, or none."""
+    """A running llmock server. It accepts any key, or none."""
 
     process: ServerProcess
     api_key: str = "test-key"
 
     @property
     def url(self) -> str:
+        """The URL of the server, without a path."""
         return self.process.url
 
     @property
     def base_url(self) -> str:
+        """The base URL for clients of OpenAI's API."""
         return f"{self.url}/v1"
 
     def inject(self, *faults: Fault) -> None:
+        """Add faults for the next requests."""
         behaviors = [{"type": fault.type, "times": fault.times, **fault.fields} for fault in faults]
         self._admin("POST", "/scenario", {"behaviors": behaviors})
 
     def pending(self) -> int:
-        """How many injected faults still wait for a request."""
+        """Return the number of injected faults that no request has met yet."""
         return len(self._admin("GET", "/scenario")["pending"])
 
     def requests(self) -> list[Recorded]:
-        """The requests that have ended, oldest first. Waits up to 2 s for the ones under way."""
+        """Return the requests that have ended, oldest first; wait up to 2 s for those that are running."""
         names = Recorded.__dataclass_fields__
         entries = self._admin("GET", "/requests")["requests"]
         return [Recorded(**{name: entry[name] for name in names}) for entry in entries]
 
     def reset(self) -> None:
-        """Forget requests and faults."""
+        """Delete all requests and faults."""
         self._admin("POST", "/reset")
 
     def _admin(self, method: str, path: str, body: object = None) -> Any:
@@ -154,13 +162,22 @@ def llmock(
     tool_mode: Literal["auto", "off"] = "auto",
     deadline_s: float = 30.0,
 ) -> Iterator[LlmockServer]:
-    """Serve OpenAI chat completions, in good order until told otherwise by `inject`."""
+    """Serve OpenAI chat completions, correctly until `inject` adds a fault.
+
+    Args:
+        response_style: The text of responses; see llmock.
+        tool_mode: Whether the server calls a tool that a request offers.
+        deadline_s: The seconds in which the server must start.
+
+    Yields:
+        The running server.
+    """
 
     def command(port: int) -> list[str]:
         options = ["--host", HOST, "--port", str(port), "--log-level", "warning"]
         style = ["--response-style", response_style, "--tool-mode", tool_mode]
         return [sys.executable, "-m", "llmock.cli", "serve", *options, *style]
 
-    # It waits for open connections when told to stop, stalled ones too: hence the short grace.
+    # At SIGTERM the server waits for open connections, including stalled ones. So the wait before SIGKILL is short.
     with serve(command, ready_path="/health", deadline_s=deadline_s, grace_s=0.5) as process:
         yield LlmockServer(process)

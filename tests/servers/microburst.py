@@ -1,4 +1,4 @@
-"""The package microburst: a proxy that makes an AWS service fail, in frames and errors that others encode."""
+"""Runs the package microburst: a proxy that makes an AWS service fail, with its own encoding of frames and errors."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .process import HOST, ServerProcess, request_json, serve
 
 @dataclass(frozen=True)
 class Microburst:
-    """A running proxy."""
+    """A running proxy in front of an AWS service."""
 
     process: ServerProcess
 
@@ -21,19 +21,24 @@ class Microburst:
     def url(self) -> str:
         return self.process.url
 
-    def break_by(self, *rules: dict[str, Any]) -> None:
-        """What to do with requests from now on, such as `{"error": {"code": "ThrottlingException"}, "times": 1}`."""
-        every = [{"service": "*", **rule} for rule in rules]
-        request_json("POST", f"{self.url}/_microburst/rules", every)
+    def set_rules(self, *rules: dict[str, Any]) -> None:
+        """Replace the rules for further requests, such as `{"error": {"code": "ThrottlingException"}, "times": 1}`."""
+        for_all_services = [{"service": "*", **rule} for rule in rules]
+        request_json("POST", f"{self.url}/_microburst/rules", for_all_services)
 
-    def requests(self) -> int:
-        """How many requests it has seen."""
+    def request_count(self) -> int:
+        """How many requests the proxy has received."""
         return int(request_json("GET", f"{self.url}/_microburst/stats")["requests"]["total"])
 
 
 @contextlib.contextmanager
 def microburst(upstream: str, *, deadline_s: float = 60.0) -> Iterator[Microburst]:
-    """Stand in front of an AWS service, by its URL."""
+    """Run a proxy.
+
+    Args:
+        upstream: The URL of the AWS service.
+        deadline_s: How many seconds the proxy has to start.
+    """
 
     def command(port: int) -> list[str]:
         options = ["--upstream", upstream, "--port", str(port), "--host", HOST, "--no-resign"]

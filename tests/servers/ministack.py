@@ -1,4 +1,4 @@
-"""The package ministack: a local AWS whose Bedrock hands each call on to an OpenAI-compatible server."""
+"""Runs the package ministack: a local AWS whose Bedrock forwards each call to an OpenAI-compatible server."""
 
 from __future__ import annotations
 
@@ -8,16 +8,21 @@ from collections.abc import Iterator
 
 from .process import HOST, ServerProcess, serve
 
-#: What it answers by itself, without a word, when its upstream fails.
+#: How the text starts that ministack makes up, without an error, when its upstream fails.
 MOCKED = "[ministack mock"
 
 
 @contextlib.contextmanager
 def ministack(upstream: str, *, deadline_s: float = 60.0) -> Iterator[ServerProcess]:
-    """Serve Bedrock, with the model behind `upstream` (a URL without `/v1`, and without a key)."""
+    """Serve Bedrock on an upstream server.
+
+    Args:
+        upstream: The URL of an OpenAI-compatible server that needs no key, without `/v1`.
+        deadline_s: How many seconds ministack has to start.
+    """
 
     def command(port: int) -> list[str]:
-        # The port is known only here, and ministack takes it from the environment alone.
+        # ministack reads the port from the environment only, and the port is known only here.
         lines = ["import os, runpy", f"os.environ['GATEWAY_PORT'] = '{port}'"]
         return [sys.executable, "-c", "; ".join([*lines, "runpy.run_module('ministack', run_name='__main__')"])]
 

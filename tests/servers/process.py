@@ -1,8 +1,9 @@
-"""Start a server in a process of its own, wait until it answers, and stop it whatever happens.
+"""Servers in processes of their own: start one, wait until it responds, and stop it in any case.
 
-A server is stopped by its own pid: SIGTERM, a wait, then SIGKILL. It runs in a session of its own, so that Ctrl-C in a
-terminal reaches the tests only, which then stop it, and whatever it started itself goes with it. Should the test
-process die without cleaning up (SIGKILL, a crash), a watchdog that holds the other end of a pipe kills it.
+A server is stopped by its pid: SIGTERM, a wait, then SIGKILL. It runs in a session of its own, for two reasons: Ctrl-C
+in a terminal reaches only the tests, which then stop the server; and the processes that the server started are killed
+with it. If the test process dies without cleaning up (SIGKILL, a crash), a watchdog process at the other end of a pipe
+kills the server.
 """
 
 from __future__ import annotations
@@ -23,17 +24,18 @@ from typing import IO, Any
 HOST = "127.0.0.1"
 _POLL_S = 0.03
 _TAIL_CHARS = 4000
-# Blocks on its standard input. A line means "stopped in order"; end of file means that the tests died.
+#: The watchdog reads its standard input. A line means that the server was stopped; the end of the file means that the
+#: tests died.
 _WATCHDOG = 'read -r line || kill -KILL "-$1" 2>/dev/null || kill -KILL "$1"'
 
 
 class ServerError(RuntimeError):
-    """The server did not start. The message ends with the tail of what it printed."""
+    """The server did not start. The message ends with the last part of its output."""
 
 
 @dataclass(frozen=True)
 class ServerProcess:
-    """A server that runs and answers."""
+    """A server that runs and responds."""
 
     port: int
     pid: int
@@ -41,15 +43,16 @@ class ServerProcess:
 
     @property
     def url(self) -> str:
+        """The URL of the server, without a path."""
         return f"http://{HOST}:{self.port}"
 
     def output(self) -> str:
-        """Everything the server has printed so far."""
+        """Return everything that the server has printed so far."""
         return _read(self._output)
 
 
 def free_port() -> int:
-    """A port of the loopback interface that nothing listens on at the moment."""
+    """Return a port of the loopback interface on which nothing listens at the moment."""
     with socket.socket() as probe:
         probe.bind((HOST, 0))
         port: int = probe.getsockname()[1]
@@ -68,11 +71,27 @@ def serve(
     cwd: str | os.PathLike[str] | None = None,
     attempts: int = 3,
 ) -> Iterator[ServerProcess]:
-    """Run `command(port)` on a free port, yield once it answers, stop it at the end.
+    """Run a server on a free port, and stop it at the end.
 
-    It is ready when a GET of `ready_path` is answered by a status below 500; with None, when the port accepts a
-    connection. `env` is added to this process's environment. A server that ends while it starts because another process
-    took its port meanwhile is started again on another one.
+    A server that ends while it starts, because another process took its port meanwhile, is started again on another
+    port.
+
+    Args:
+        command: Returns the command for a port.
+        ready_path: The path of a GET request; the server is ready when it responds with a status below 500. `None`
+            means that the server is ready when it accepts a connection.
+        ready_headers: The headers of that request.
+        deadline_s: The seconds in which the server must be ready.
+        grace_s: The seconds between SIGTERM and SIGKILL.
+        env: Environment variables that are added to those of this process.
+        cwd: The working directory of the server.
+        attempts: The number of ports to try.
+
+    Yields:
+        The server, once it is ready.
+
+    Raises:
+        ServerError: The server did not start.
     """
     for attempt in range(1, attempts + 1):
         port = free_port()
@@ -95,7 +114,7 @@ def request_json(
     headers: Mapping[str, str] | None = None,
     timeout_s: float = 30.0,
 ) -> Any:
-    """One plain HTTP request with a JSON answer, for a server's own admin endpoints."""
+    """Send an HTTP request and return the JSON of the response, for the admin endpoints of servers."""
     status, text = _request(method, url, body, headers or {}, timeout_s)
     if not 200 <= status < 300:
         raise RuntimeError(f"{method} {url} answered {status}: {text[:_TAIL_CHARS]}")
@@ -103,7 +122,7 @@ def request_json(
 
 
 def request_text(url: str, *, headers: Mapping[str, str] | None = None, timeout_s: float = 30.0) -> str:
-    """One plain GET."""
+    """Send a GET request and return the text of the response."""
     status, text = _request("GET", url, None, headers or {}, timeout_s)
     if not 200 <= status < 300:
         raise RuntimeError(f"GET {url} answered {status}: {text[:_TAIL_CHARS]}")

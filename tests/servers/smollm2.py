@@ -1,4 +1,4 @@
-"""SmolLM2's weights as the f32 folder that transformers, MLX and vLLM load; made once from the GGUF file and cached."""
+"""Makes the f32 folder of SmolLM2's weights that transformers, MLX and vLLM load, once, from the GGUF file."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-# Raise it when what `convert` makes changes.
+# Increase this number when `_convert` makes other files.
 _RECIPE = 1
 OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "DO_NOT_TRACK": "1"}
 
 
 def smollm2_folder(gguf: Path | None = None, python: str = sys.executable) -> Path:
-    """A folder with config.json, model.safetensors (f32), the tokenizer and the model's own chat template.
+    """Return a folder with config.json, model.safetensors (f32), the tokenizer and the model's own chat template.
 
     Args:
-        gguf: The weights' file, by default that of the servers.
-        python: Of an environment with transformers and torch, which makes the folder.
+        gguf: The file of the weights; by default that of the servers.
+        python: The interpreter that makes the folder; its environment has transformers and torch.
     """
     if gguf is None:
         from .llamacpp import model_file
@@ -36,8 +36,8 @@ def smollm2_folder(gguf: Path | None = None, python: str = sys.executable) -> Pa
     with locked(target):
         if not target.exists():
             part = target.with_name(f"{target.name}.part")
-            shutil.rmtree(part, ignore_errors=True)  # of a run that was killed
-            # -P: beside this file lie modules that must not hide packages of their names.
+            shutil.rmtree(part, ignore_errors=True)  # A run that was killed left it.
+            # -P keeps the modules next to this file from hiding packages with the same names.
             command = [python, "-P", __file__, str(gguf.resolve()), str(part)]
             environment = os.environ | {"PYTHONDONTWRITEBYTECODE": "", "PYTHONPATH": ""} | OFFLINE
             subprocess.run(command, stdin=subprocess.DEVNULL, env=environment, timeout=900, check=True)
@@ -46,17 +46,17 @@ def smollm2_folder(gguf: Path | None = None, python: str = sys.executable) -> Pa
 
 
 def as_hub_cache(root: Path, model_id: str) -> Path:
-    """A cache of the Hub that holds the weights under this name, for `HF_HUB_CACHE` with `HF_HUB_OFFLINE=1`."""
-    place = root / f"models--{model_id.replace('/', '--')}"
-    (place / "refs").mkdir(parents=True)
-    (place / "refs" / "main").write_text("0" * 40)
-    (place / "snapshots").mkdir()
-    (place / "snapshots" / ("0" * 40)).symlink_to(smollm2_folder())
+    """Make a cache of the Hub with the weights under this name, for `HF_HUB_CACHE` with `HF_HUB_OFFLINE=1`."""
+    folder = root / f"models--{model_id.replace('/', '--')}"
+    (folder / "refs").mkdir(parents=True)
+    (folder / "refs" / "main").write_text("0" * 40)
+    (folder / "snapshots").mkdir()
+    (folder / "snapshots" / ("0" * 40)).symlink_to(smollm2_folder())
     return root
 
 
 def cache() -> Path:
-    """Where the tests keep what is made once."""
+    """Return the folder for files that the tests make once."""
     import platformdirs
 
     return platformdirs.user_cache_path("modelport-tests", ensure_exists=True)
@@ -64,7 +64,7 @@ def cache() -> Path:
 
 @contextmanager
 def locked(target: Path) -> Iterator[None]:
-    """Alone among all test runs."""
+    """Keep other test runs from making this file or folder at the same time."""
     with target.with_name(f"{target.name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
@@ -75,13 +75,13 @@ def _convert(gguf: Path, target: Path) -> None:
     transformers: Any = importlib.import_module("transformers")
     source = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name}
     loaded = transformers.AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32)
-    # save_pretrained refuses a model that was read from GGUF, so its weights go into one that never was.
+    # save_pretrained refuses a model that was loaded from GGUF, so its weights are copied into a new model.
     config = loaded.config
     if hasattr(config, "quantization_config"):
         del config.quantization_config
-    plain = transformers.LlamaForCausalLM(config)
-    plain.load_state_dict(loaded.state_dict())
-    plain.save_pretrained(target)
+    copy = transformers.LlamaForCausalLM(config)
+    copy.load_state_dict(loaded.state_dict())
+    copy.save_pretrained(target)
     transformers.AutoTokenizer.from_pretrained(**source).save_pretrained(target)
 
 

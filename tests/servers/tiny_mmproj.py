@@ -1,9 +1,9 @@
 """A tiny random vision projector that llama.cpp accepts for SmolLM2-135M.
 
 It is a LLaVA-style CLIP ("mlp" projector): one 64 x 64 tile, 16 patches, one transformer layer that runs, and a
-two-layer MLP into the text model's embedding width. It knows nothing, but pixels reach the model through it: two
-different images give different logits. The "idefics3" projector of SmolVLM is no good here: its loader looks up the
-tokens ``<fake_token_around_image>`` and ``<global-img>``, which SmolLM2's vocabulary does not have.
+two-layer MLP into the text model's embedding width. Its weights are random, but pixels reach the model through it: two
+different images give different logits. The "idefics3" projector of SmolVLM can't be used: its loader needs the tokens
+``<fake_token_around_image>`` and ``<global-img>``, which SmolLM2's vocabulary does not have.
 
 The weights depend on the seed only.
 """
@@ -24,7 +24,7 @@ SMOLLM2_135M_WIDTH = 576
 _HIDDEN = 32
 _HEADS = 2
 _FEED_FORWARD = 64
-_LAYERS = 2  # llava reads the last layer but one: a file of two layers runs one
+_LAYERS = 2  # LLaVA uses the output of the second-to-last layer: of two layers, one runs.
 _EPSILON = 1e-5
 
 

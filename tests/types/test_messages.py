@@ -1,4 +1,4 @@
-"""Messages and their deltas: deltas add up to the same message, however it was split into them."""
+"""Messages, and the deltas from which they are accumulated: the message does not depend on how it was split."""
 
 from __future__ import annotations
 
@@ -18,7 +18,6 @@ from modelport.types.content import Image, Text
 from modelport.types.deltas import (
     ChatMessageStreamDelta,
     ChatMessageToolCallStreamDelta,
-    MessageBuilder,
     accumulate,
     as_delta,
 )
@@ -44,7 +43,7 @@ NAMES = st.text(min_size=1, max_size=8)
 CALLS = st.builds(
     ChatMessageToolCall, st.builds(ChatMessageToolCallFunction, OBJECTS, NAMES), st.text(min_size=1, max_size=8)
 )
-ANSWERS = st.builds(
+MESSAGES = st.builds(
     ChatMessage,
     st.just(MessageRole.ASSISTANT),
     content=st.text(max_size=20),
@@ -63,79 +62,75 @@ ANSWERS = st.builds(
 )
 
 
-def call_piece(index: int | None, arguments: Any, name: str = "", identifier: str | None = None) -> Delta:
+def call_delta(index: int | None, arguments: Any, name: str = "", identifier: str | None = None) -> Delta:
     function = ChatMessageToolCallFunction(arguments, name)
     return Delta(tool_calls=[ChatMessageToolCallStreamDelta(index, identifier, None, function)])
 
 
-def pieces_of(draw: st.DrawFn, text: str) -> list[str]:
-    cuts = sorted(draw(st.lists(st.integers(0, len(text)), max_size=4)))
-    return [text[a:b] for a, b in pairwise([0, *cuts, len(text)])]
+def split(draw: st.DrawFn, text: str) -> list[str]:
+    positions = sorted(draw(st.lists(st.integers(0, len(text)), max_size=4)))
+    return [text[a:b] for a, b in pairwise([0, *positions, len(text)])]
 
 
 @st.composite
-def messages_with_deltas(draw: st.DrawFn) -> tuple[ChatMessage, list[Delta]]:
-    """Return a message, and deltas that add up to it: text, reasoning and arguments are each split anywhere."""
-    message = draw(ANSWERS)
-    strands = [
-        [Delta(reasoning=piece) for piece in pieces_of(draw, message.reasoning or "")],
-        [Delta(content=piece) for piece in pieces_of(draw, message.content)],
-        [Delta(logprobs=[one]) for one in message.logprobs or ()],
-        [Delta(reasoning_details=[one]) for one in message.reasoning_details or ()],
+def messages_in_deltas(draw: st.DrawFn) -> tuple[ChatMessage, list[Delta]]:
+    """Return a message and deltas with the same content: text, reasoning and arguments are split anywhere."""
+    message = draw(MESSAGES)
+    sequences = [
+        [Delta(reasoning=part) for part in split(draw, message.reasoning or "")],
+        [Delta(content=part) for part in split(draw, message.content)],
+        [Delta(logprobs=[entry]) for entry in message.logprobs or ()],
+        [Delta(reasoning_details=[detail]) for detail in message.reasoning_details or ()],
     ]
     deltas = []
-    for index, call in enumerate(message.tool_calls or ()):  # Calls begin in order; then they may come interleaved.
-        deltas.append(call_piece(index, "", call.function.name, call.id))
-        strands.append([call_piece(index, piece) for piece in pieces_of(draw, call.function.arguments_json())])
-    while strands := [strand for strand in strands if strand]:
-        deltas.append(draw(st.sampled_from(strands)).pop(0))
-    closing = ("token_usage", "finish_reason", "stop_sequence", "parsed", "enforcement", "model_id")
-    last = {name: getattr(message, name) for name in closing}
+    for index, call in enumerate(message.tool_calls or ()):
+        # Calls begin in order; their arguments may then come interleaved.
+        deltas.append(call_delta(index, "", call.function.name, call.id))
+        sequences.append([call_delta(index, part) for part in split(draw, call.function.arguments_json())])
+    while sequences := [sequence for sequence in sequences if sequence]:
+        deltas.append(draw(st.sampled_from(sequences)).pop(0))
+    last_fields = ("token_usage", "finish_reason", "stop_sequence", "parsed", "enforcement", "model_id")
+    last = {name: getattr(message, name) for name in last_fields}
     return message, [*deltas, Delta(**last, warnings=message.warnings or None)]
 
 
 @settings(max_examples=200, derandomize=True, deadline=None)
-@given(messages_with_deltas())
-def test_accumulate_returns_the_message_however_it_was_split_into_deltas(
-    message_and_deltas: tuple[ChatMessage, list[Delta]],
-) -> None:
+@given(messages_in_deltas())
+def test_accumulate_message_in_any_deltas_returns_message(message_and_deltas: tuple[ChatMessage, list[Delta]]) -> None:
     message, deltas = message_and_deltas
     before = copy.deepcopy(deltas)
     expected = copy.copy(message)
     expected.content = message.content or (None if message.tool_calls else "")
     assert accumulate(deltas) == expected
     assert accumulate(deltas).logprobs == message.logprobs
-    assert deltas == before, "accumulate changed its deltas"
+    assert deltas == before, "accumulate changed its argument"
 
 
 @settings(max_examples=200, derandomize=True, deadline=None)
-@given(ANSWERS)
-def test_accumulate_of_a_message_as_one_delta_returns_the_message(message: ChatMessage) -> None:
-    message_again = accumulate([as_delta(message)])
+@given(MESSAGES)
+def test_accumulate_message_as_one_delta_returns_message(message: ChatMessage) -> None:
+    accumulated = accumulate([as_delta(message)])
     expected = copy.copy(message)
     expected.content = message.content or (None if message.tool_calls else "")
-    assert message_again == expected
+    assert accumulated == expected
 
 
 @settings(max_examples=200, derandomize=True, deadline=None)
-@given(ANSWERS, st.sampled_from(list(MessageRole)), NAMES | st.none())
-def test_a_message_comes_back_from_its_dict(message: ChatMessage, role: MessageRole, name: str | None) -> None:
+@given(MESSAGES, st.sampled_from(list(MessageRole)), NAMES | st.none())
+def test_message_dict_round_trips(message: ChatMessage, role: MessageRole, name: str | None) -> None:
     message.role, message.name, message.tool_call_id = role, name, name or "c1"
     written = json.loads(message.model_dump_json())
     assert written == message.to_dict() == message.dict()
     assert ChatMessage.from_dict(written) == message
-    assert normalise_messages([written]), "what to_dict writes can be sent"
+    assert normalise_messages([written]), "the result of to_dict can't be sent"
 
 
-# --- accumulate -------------------------------------------------------------------------------------------------------
-
-
-def test_accumulate_without_content_returns_empty_text() -> None:
+def test_accumulate_without_content_gives_empty_text() -> None:
     assert accumulate([]) == accumulate([Delta()]) == ChatMessage(MessageRole.ASSISTANT, "")
 
 
-def test_accumulate_of_tool_calls_alone_returns_no_text() -> None:
-    assert accumulate([call_piece(0, "{}", "f", "c1")]).content is None
+def test_accumulate_calls_without_text_gives_no_content() -> None:
+    assert accumulate([call_delta(0, "{}", "f", "c1")]).content is None
 
 
 @pytest.mark.parametrize(
@@ -149,72 +144,41 @@ def test_accumulate_of_tool_calls_alone_returns_no_text() -> None:
         ("[" * 99_999, "[" * 99_999),
     ],
 )
-def test_accumulate_parses_tool_arguments_that_are_json(text: str, arguments: Any) -> None:
-    (call,) = accumulate([call_piece(0, text, "f", "c1")]).tool_calls
+def test_accumulate_parses_arguments_that_are_json(text: str, arguments: Any) -> None:
+    (call,) = accumulate([call_delta(0, text, "f", "c1")]).tool_calls
     assert call.function.arguments == arguments
 
 
-def test_accumulate_accepts_parsed_tool_arguments() -> None:
-    (call,) = accumulate([call_piece(0, {"a": 1}, "f", "c1")]).tool_calls
+def test_accumulate_arguments_given_as_object_are_kept() -> None:
+    (call,) = accumulate([call_delta(0, {"a": 1}, "f", "c1")]).tool_calls
     assert call.function.arguments == {"a": 1}
 
 
-def test_tool_call_pieces_without_index_are_separate_calls() -> None:
-    message = accumulate([call_piece(None, "{}", "f", "c1"), call_piece(None, "{}", "g", "c2")])
+def test_accumulate_calls_without_index_are_separate_calls() -> None:
+    message = accumulate([call_delta(None, "{}", "f", "c1"), call_delta(None, "{}", "g", "c2")])
     assert [(call.function.name, call.id) for call in message.tool_calls or ()] == [("f", "c1"), ("g", "c2")]
 
 
-def test_model_id_of_a_delta_overrides_the_called_model() -> None:
-    assert accumulate([Delta(content="a")], "asked").model_id == "asked"
-    assert accumulate([Delta(model_id="answering")], "asked").model_id == "answering"
+def test_accumulate_model_id_of_delta_takes_precedence() -> None:
+    assert accumulate([Delta(content="a")], "requested").model_id == "requested"
+    assert accumulate([Delta(model_id="responding")], "requested").model_id == "responding"
 
 
-def test_raw_is_stored_but_neither_printed_nor_compared() -> None:
+def test_accumulate_raw_is_kept_but_not_printed_or_compared() -> None:
     message = accumulate([Delta(content="a", raw={"secret": 1})])
     assert message.raw == {"secret": 1}
     assert "secret" not in repr(message)
     assert message == accumulate([Delta(content="a")])
 
 
-def test_delta_is_empty_without_any_field() -> None:
-    assert Delta().is_empty
-    for delta in (Delta(content=""), Delta(raw={}), Delta(model_id="m"), Delta(restart=True), Delta(parsed=0)):
-        assert not delta.is_empty
-
-
-def test_restart_discards_the_response_before_it() -> None:
-    before = [Delta(content="a", reasoning="b", logprobs=[{}], reasoning_details=[{}], warnings=["w"])]
-    message = accumulate([*before, call_piece(0, "{}", "f", "c1"), Delta(content="new", restart=True)])
-    assert (message.content, message.reasoning, message.tool_calls) == ("new", None, None)
-    assert (message.logprobs, message.reasoning_details, message.warnings) == (None, None, ["w"])
-
-
-def test_builder_returns_independent_messages_while_deltas_arrive() -> None:
-    builder = MessageBuilder("m")
-    builder.add(Delta(warnings=["first"], logprobs=[{"token": "a"}]))
-    assert not builder.delivered
-    early = builder.message()
-    for delta in (Delta(content="a", warnings=["second"]), call_piece(0, '{"a": 1}', "f", "c1")):
-        builder.add(delta)
-    assert builder.delivered
-    assert (early.content, early.warnings, early.tool_calls, early.model_id) == ("", ["first"], None, "m")
-    assert builder.message().warnings == ["first", "second"]
-    raw = builder.message(parse_arguments=False)
-    assert [call.function.arguments for call in raw.tool_calls] == ['{"a": 1}']
-    assert [call.function.arguments for call in builder.message().tool_calls] == [{"a": 1}]
-
-
-def test_delta_with_a_part_of_the_response_delivers() -> None:
-    for delta in (Delta(content="a"), Delta(reasoning="a"), call_piece(0, "", "f"), Delta(reasoning_details=[{}])):
+def test_delta_delivers_is_true_for_content_only() -> None:
+    for delta in (Delta(content="a"), Delta(reasoning="a"), call_delta(0, "", "f"), Delta(reasoning_details=[{}])):
         assert delta.delivers
-    for silent in ({}, {"content": ""}, {"finish_reason": "stop"}, {"token_usage": TokenUsage(1)}, {"model_id": "m"}):
-        assert not Delta(**silent).delivers
+    for other in ({}, {"content": ""}, {"finish_reason": "stop"}, {"token_usage": TokenUsage(1)}, {"model_id": "m"}):
+        assert not Delta(**other).delivers
 
 
-# --- how messages show themselves -------------------------------------------------------------------------------------
-
-
-def test_print_shows_the_text(capsys: pytest.CaptureFixture[str]) -> None:
+def test_message_str_is_its_text(capsys: pytest.CaptureFixture[str]) -> None:
     print(ChatMessage("assistant", "Paris"))
     print(ChatMessage("user", [{"type": "text", "text": "a"}, {"type": "image", "url": "u"}, Text("b")]))
     print(ChatMessage("assistant", None))
@@ -222,7 +186,7 @@ def test_print_shows_the_text(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize("make", [list, tuple])
-def test_a_repr_shows_no_signature(make: Any) -> None:
+def test_message_repr_hides_signed_urls(make: Any) -> None:
     signed = "https://user:S1GN@h.example/S1GN?sig=S1GN"
     parts = [
         {"type": "image_url", "image_url": {"url": signed, "detail": "low"}}, {"type": "image", "url": signed},
@@ -230,39 +194,39 @@ def test_a_repr_shows_no_signature(make: Any) -> None:
         {"type": "text", "text": "see https://a.example"}, Image(url=signed),
     ]  # fmt: skip
     message = ChatMessage("user", make(parts))
-    shown = repr(message)
-    assert "S1GN" not in shown and shown.count("'https://h.example/…'") == 3 and "see https://a.example" in shown
+    text = repr(message)
+    assert "S1GN" not in text and text.count("'https://h.example/…'") == 3 and "see https://a.example" in text
     assert message.content == make(parts) and repr(ChatMessage("user", "https://a/b")).count("https://a/b") == 1
     assert repr(ChatMessage("user", "a")).startswith("ChatMessage(role='user', content='a', tool_calls=None, token")
 
 
-def test_a_dict_of_a_message_holds_plain_strings() -> None:
-    """What is written down is meant to be: YAML and the like refuse other types."""
+def test_to_dict_url_is_plain_str() -> None:
+    """YAML writers refuse subclasses of `str`."""
     (image,) = ChatMessage("user", [Image(url="https://h.example/a?sig=1")]).to_dict()["content"]
     assert type(image["image_url"]["url"]) is str
 
 
-def test_print_shows_calls_too() -> None:
+def test_message_str_includes_calls() -> None:
     call = ChatMessageToolCall(ChatMessageToolCallFunction({"city": "Paris"}, "weather"), "c1")
-    shown = "Call: c1: Calling weather with arguments: {'city': 'Paris'}"
-    assert str(ChatMessage("assistant", "Let me see.", [call])) == f"Let me see.\n{shown}"
-    assert str(ChatMessage("assistant", None, [call])) == shown
+    call_text = "Call: c1: Calling weather with arguments: {'city': 'Paris'}"
+    assert str(ChatMessage("assistant", "Let me see.", [call])) == f"Let me see.\n{call_text}"
+    assert str(ChatMessage("assistant", None, [call])) == call_text
 
 
-def test_markdown_shows_calls_as_json() -> None:
+def test_render_as_markdown_writes_calls_as_json() -> None:
     call = ChatMessageToolCall(ChatMessageToolCallFunction({"city": "Paris"}, "weather"), "c1")
     assert ChatMessage("assistant", "So:", [call]).render_as_markdown() == (
         'So:\n{"tool": "weather", "arguments": {"city": "Paris"}}'
     )
 
 
-def test_roles_are_strings() -> None:
+def test_message_roles_are_strings() -> None:
     assert MessageRole.USER == "user"
     assert str(MessageRole.TOOL_CALL) == "tool-call"
     assert MessageRole.roles() == ["user", "assistant", "system", "tool", "tool-call", "tool-response"]
 
 
-def test_an_unknown_total_is_unknown() -> None:
+def test_token_usage_total_is_unknown_if_a_count_is() -> None:
     assert TokenUsage(3, 4).total_tokens == 7
     assert TokenUsage(3, None).total_tokens is None
     assert TokenUsage(0, 0).total_tokens == 0
@@ -271,14 +235,11 @@ def test_an_unknown_total_is_unknown() -> None:
     }  # fmt: skip
 
 
-# --- dicts ------------------------------------------------------------------------------------------------------------
-
-
-def test_a_dict_holds_only_what_is_set() -> None:
+def test_to_dict_leaves_out_unset_fields() -> None:
     assert ChatMessage(MessageRole.USER, "a", raw=object()).to_dict() == {"role": "user", "content": "a"}
 
 
-def test_parts_objects_and_models_are_written_as_json_can_hold_them() -> None:
+def test_to_dict_converts_parts_and_objects_to_json_types() -> None:
     @dataclass
     class Pair:
         a: int
@@ -295,36 +256,33 @@ def test_parts_objects_and_models_are_written_as_json_can_hold_them() -> None:
     assert again.content == (Text("a"), image)
 
 
-def test_raw_and_usage_can_be_given_apart() -> None:
+def test_from_dict_takes_raw_and_token_usage_as_arguments() -> None:
     usage, raw = TokenUsage(1, 2), object()
     message = ChatMessage.from_dict({"role": "assistant", "content": "a"}, raw=raw, token_usage=usage)
     assert (message.raw, message.token_usage) == (raw, usage)
 
 
 @pytest.mark.parametrize("data", [{"role": "user", "contents": "a"}, {"role": "nobody", "content": "a"}])
-def test_a_dict_that_is_no_message_is_an_error(data: dict[str, Any]) -> None:
+def test_from_dict_invalid_dict_raises(data: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"contents|nobody"):
         ChatMessage.from_dict(data)
 
 
-# --- other libraries' objects -----------------------------------------------------------------------------------------
-
-
-def test_as_delta_accepts_any_object_with_content() -> None:
+def test_as_delta_any_object_with_content_is_accepted() -> None:
     function = SimpleNamespace(name="f", arguments='{"a": 1}')
-    answer = SimpleNamespace(content="hi", tool_calls=[SimpleNamespace(id="c1", function=function)])
-    message = accumulate([as_delta(answer)])
+    response = SimpleNamespace(content="hi", tool_calls=[SimpleNamespace(id="c1", function=function)])
+    message = accumulate([as_delta(response)])
     assert message.content == "hi"
     assert message.tool_calls == [ChatMessageToolCall(ChatMessageToolCallFunction({"a": 1}, "f"), "c1")]
 
 
-def test_as_delta_of_an_object_without_content_raises() -> None:
+def test_as_delta_object_without_content_raises() -> None:
     with pytest.raises(AttributeError):
         as_delta(object())
 
 
 @pytest.mark.parametrize(
-    ("call", "says"),
+    ("call", "error_text"),
     [
         ({}, "needs a 'function'"),
         ({"function": {}}, "needs a 'name'"),
@@ -334,25 +292,25 @@ def test_as_delta_of_an_object_without_content_raises() -> None:
         ("weather", "needs a 'function'"),
     ],
 )
-def test_a_call_that_is_none_is_named(call: Any, says: str) -> None:
-    with pytest.raises(ValueError, match=says):
+def test_tool_call_from_invalid_call_raises(call: Any, error_text: str) -> None:
+    with pytest.raises(ValueError, match=error_text):
         tool_call_from(call)
 
 
-def test_a_call_without_arguments_has_none() -> None:
+def test_tool_call_from_call_without_arguments_has_empty_dict() -> None:
     assert tool_call_from({"function": {"name": "f"}}).function.arguments == {}
     assert tool_call_from({"function": {"name": "f", "arguments": None}}).function.arguments == {}
 
 
-def test_parsed_tool_arguments_are_replaced_by_later_pieces() -> None:
-    """Some services send arguments parsed, and then an empty piece, or the same call twice. The last value counts."""
-    pieces = [{"city": "Paris"}, "", '{"city": ', '"Oslo"}', {"city": "Rome"}]
-    for count, expected in enumerate([{"city": "Paris"}] * 2 + ['{"city": ', {"city": "Oslo"}, {"city": "Rome"}], 1):
+def test_accumulate_parsed_arguments_are_replaced_not_concatenated() -> None:
+    """Some services send parsed arguments and then an empty string, or the same call twice."""
+    arguments = [{"city": "Paris"}, "", '{"city": "Oslo"}']
+    for count, expected in ((1, {"city": "Paris"}), (2, {"city": "Paris"}), (3, {"city": "Oslo"})):
         deltas = [
             ChatMessageStreamDelta(
-                tool_calls=[ChatMessageToolCallStreamDelta(0, "c", "function", ChatMessageToolCallFunction(piece, "f"))]
+                tool_calls=[ChatMessageToolCallStreamDelta(0, "c", "function", ChatMessageToolCallFunction(value, "f"))]
             )
-            for piece in pieces[:count]
+            for value in arguments[:count]
         ]
         (call,) = accumulate(deltas).tool_calls
         assert call.function.arguments == expected

@@ -1,6 +1,7 @@
-"""A user's program, held to the types that the installed package ships: `nox -s release` runs mypy --strict on it.
+"""A user's program, which `nox -s release` checks with mypy --strict against the types of the installed package.
 
-Each `type: ignore` is a mistake that mypy must see; were the package's types `Any`, it would be unused: an error.
+Each `type: ignore` marks a mistake that mypy must report. If the types of the package were `Any`, the comment would be
+unused, which is an error too.
 """
 
 import asyncio
@@ -28,7 +29,7 @@ from modelport import (
 from modelport.testing import CHECKS, ScriptedModel, Subject, run_check
 
 
-def calls(model: Model) -> str:
+def synchronous(model: Model) -> str:
     message = model.generate("Hello", stop_sequences=["\n"], temperature=0, grammar=Choice("yes", "no"))
     assert_type(message, ChatMessage)
     assert_type(model("Hello", ["\n"], temperature=0), ChatMessage)
@@ -51,7 +52,7 @@ async def asynchronous(model: Model) -> None:
             print(delta.content or "", end="")
 
 
-class Own(Model):
+class StreamingModel(Model):
     declared_capabilities = Capabilities(grammars=frozenset({JSONSchema}), usage=True)
 
     async def deltas(self, request: Request) -> AsyncGenerator[ChatMessageStreamDelta, None]:
@@ -59,7 +60,7 @@ class Own(Model):
         yield ChatMessageStreamDelta(content="Hello", finish_reason="stop")
 
 
-class Simple(Model):
+class BlockingModel(Model):
     def generate(self, messages: object, stop_sequences: object = None, **options: object) -> ChatMessage:
         return ChatMessage("assistant", "Hello")
 
@@ -68,18 +69,18 @@ def construction() -> list[Model]:
     LlamaCppModel(parallel="4")  # type: ignore[arg-type]
     RetryPolicy(attempts=None)  # type: ignore[arg-type]
     remote = OpenAIServerModel("gpt-4o", api_base="http://127.0.0.1:1/v1", api_key="k", temperature=0.2)
-    return [remote, Own("own"), Simple(), load_model("llamacpp"), ScriptedModel("Paris")]
+    return [remote, StreamingModel("mine"), BlockingModel(), load_model("llamacpp"), ScriptedModel("Paris")]
 
 
-def tested(model: Own) -> None:
-    for row in CHECKS:
-        assert_type(run_check(Subject(make=lambda: model), row).status, str)
+def conformance(model: StreamingModel) -> None:
+    for check in CHECKS:
+        assert_type(run_check(Subject(make=lambda: model), check).status, str)
 
 
 def main() -> None:
     for model in construction():
         try:
-            print(calls(model))
+            print(synchronous(model))
             asyncio.run(asynchronous(model))
         except ModelError as error:
             assert_type(error.retry_after, float | None)

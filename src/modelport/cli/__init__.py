@@ -1,4 +1,9 @@
-"""The command line: `modelport "What is the capital of France?"`."""
+"""The command line: `modelport "What is the capital of France?"`.
+
+`main` runs click's commands (`commands.py`), which read the options (`options.py`), load a model by its name and print
+its messages (`terminal.py`, `chat.py`) or tables (`tables.py`, `report.py`). This module imports little, because it is
+also imported for `--help`.
+"""
 
 from __future__ import annotations
 
@@ -6,29 +11,31 @@ import signal
 import sys
 from typing import Any, Never
 
-INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+#: The exit status after Ctrl-C: 128 + SIGINT, by the convention of shells.
+INTERRUPTED = 130
 
 
 def main() -> Never:
-    """Runs the command line on the arguments of this process, and ends it."""
+    """Run the command line on the arguments of this process, and end the process."""
     status: Any = INTERRUPTED
     try:
         import warnings
 
         from modelport.cli.commands import cli
-        from modelport.cli.terminal import drop_output, lenient_output, note
+        from modelport.cli.terminal import discard_output, print_note, replace_unencodable_characters
 
-        warnings.showwarning = lambda message, *args, **kwargs: note(str(message))
-        lenient_output()
+        warnings.showwarning = lambda message, *args, **kwargs: print_note(str(message))
+        replace_unencodable_characters()
         cli(prog_name="modelport")
     except KeyboardInterrupt:
         pass
     except SystemExit as end:
         status = end.code
-    except OSError as error:  # while click printed its help
-        drop_output()
-        note(f"can't write to standard output: {error.strerror or error}")
+    except OSError as error:  # click's help could not be written.
+        discard_output()
+        print_note(f"can't write to standard output: {error.strerror or error}")
         status = 1
     if status == INTERRUPTED:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)  # a second Ctrl-C ends it at once, however engines are closing
+        # A second Ctrl-C must end the process at once, even while engines are closing.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
     sys.exit(status)

@@ -1,4 +1,4 @@
-"""`python -m modelport.cli`."""
+"""Entry point of `python -m modelport.cli`."""
 
 from modelport.cli import main
 

@@ -1,4 +1,9 @@
-"""A conversation in the terminal."""
+"""A conversation in the terminal: `modelport chat`.
+
+A line of input is either a command, which begins with "/", or a message to the model. The model's text goes to standard
+output, everything else to standard error. Where the input is a terminal, an error is shown and the chat goes on; where
+it is a pipe, an error ends the chat.
+"""
 
 from __future__ import annotations
 
@@ -10,16 +15,16 @@ from pathlib import Path
 from typing import Any
 
 from modelport.cli.terminal import (
-    Answer,
-    Failure,
+    CommandError,
+    MessagePrinter,
     OutputClosed,
-    decoded,
-    explain,
+    decode_input,
+    describe_error,
     is_terminal,
-    remark,
-    report,
-    wrapped,
-    write_aside,
+    print_error,
+    print_to_stderr,
+    print_warnings,
+    wrap_for_terminal,
 )
 from modelport.errors import StreamInterrupted
 from modelport.model import Model
@@ -29,13 +34,13 @@ PROMPT = "you> "
 
 
 class Chat:
-    """A conversation: its history, its model, and the commands that change them.
+    """A conversation: its messages, its model, and the commands that change them.
 
     Args:
-        spec: The model to begin with.
-        connect: Gives a model for a spec, closed at its context's end.
-        system: What the model is told before everything else.
-        call: The arguments of each call.
+        spec: The name of the first model.
+        connect: Takes the name of a model and returns a context manager that yields the model and closes it.
+        system: The text of the system message, if there is one.
+        options: The options of each call.
         debug: Whether to show tracebacks.
     """
 
@@ -44,182 +49,191 @@ class Chat:
         spec: str,
         connect: Callable[[str], AbstractContextManager[Model]],
         system: str | None,
-        call: dict[str, Any],
+        options: dict[str, Any],
         debug: bool,
     ) -> None:
         self._spec = spec
         self._connect = connect
         self._system = system
-        self._call = call
+        self._options = options
         self._debug = debug
-        self._turns: list[ChatMessage] = []
-        self._answers: list[ChatMessage] = []  # all of them, also those that /reset has forgotten
+        self._history: list[ChatMessage] = []
+        #: Every response, also those before a /reset, for /usage.
+        self._responses: list[ChatMessage] = []
         self._interactive = is_terminal(sys.stdin)
         self._running = True
-        self._held = ExitStack()
+        self._open_model = ExitStack()
         self._commands: dict[str, tuple[str, str, Callable[[str], None]]] = {
             "/help": ("", "list these commands", self._help),
             "/reset": ("", "forget the conversation", self._reset),
             "/system": (
                 "[TEXT|-]",
-                "tell the model this first; - for nothing any more; without TEXT, show it",
-                self._tell,
+                "set the system message; - removes it; without TEXT, show it",
+                self._set_system,
             ),
-            "/model": ("[SPEC]", "go on with another model; without SPEC, show this one", self._switch),
+            "/model": ("[SPEC]", "continue with another model; without SPEC, show this one", self._switch_model),
             "/save": ("FILE", "save the conversation as JSON", self._save),
             "/usage": ("", "show the tokens used so far", self._usage),
             "/exit": ("", "leave (or Ctrl-D)", self._exit),
         }
 
     def run(self) -> None:
-        """Talks until the user leaves or the input ends.
+        """Run the conversation until the user leaves or the input ends.
 
         Raises:
-            Exception: What went wrong, where the input is no terminal; to a user it is shown, and the chat goes on.
+            Exception: An error, where the input is not a terminal.
         """
         try:
             self._load(self._spec)
             if self._interactive:
                 self._greet()
             while self._running and (line := self._next_line()) is not None:
-                self._take(line)
+                self._handle(line)
         finally:
-            self._held.close()
+            self._open_model.close()
 
     def _load(self, spec: str) -> None:
         with ExitStack() as stack:
             model = stack.enter_context(self._connect(spec))
-            self._held.close()
-            self._held, self._model, self._spec = stack.pop_all(), model, spec
+            self._open_model.close()
+            self._open_model, self._model, self._spec = stack.pop_all(), model, spec
 
     def _greet(self) -> None:
         try:
-            import readline  # noqa: F401 - gives input() its line editing and history
+            import readline  # noqa: F401  # Importing it gives input() line editing and a history.
         except ImportError:
             pass
-        _say(f"Talking with {self._spec}. /help lists the commands, Ctrl-C stops an answer, Ctrl-D leaves.")
+        _print_status(
+            f"Talking with {self._spec}. /help lists the commands, Ctrl-C stops a response, Ctrl-D leaves the chat."
+        )
 
     def _next_line(self) -> str | None:
-        """What the user says next; `None` at the end."""
+        """Return the next line of input; `None` at its end."""
         if not self._interactive:
             data = sys.stdin.buffer.readline() if sys.stdin is not None else b""
-            return decoded(data) if data else None
+            return decode_input(data) if data else None
         while True:
             try:
                 if is_terminal(sys.stdout):
                     return input(PROMPT)
-                write_aside(PROMPT)
+                print_to_stderr(PROMPT)
                 return input()
             except EOFError:
-                _say("")
+                _print_status("")
                 return None
             except KeyboardInterrupt:
-                _say("\n/exit or Ctrl-D leaves the chat.")
+                _print_status("\n/exit or Ctrl-D leaves the chat.")
             except UnicodeDecodeError:
-                _say("That is not UTF-8 text.")
+                _print_status("That is not UTF-8 text.")
 
-    def _take(self, line: str) -> None:
+    def _handle(self, line: str) -> None:
         try:
             if line.startswith("/"):
-                self._obey(line)
-            elif text := decoded(line.encode(errors="surrogateescape")).strip():
-                self._answer(text)
+                self._run_command(line)
+            elif text := decode_input(line.encode(errors="surrogateescape")).strip():
+                self._send(text)
         except OutputClosed:
             raise
         except Exception as error:
             if not self._interactive:
                 raise
-            report(error, self._debug)
+            print_error(error, self._debug)
         except KeyboardInterrupt:
             if not self._interactive:
                 raise
-            _say("(stopped)")
+            _print_status("(stopped)")
 
-    def _obey(self, line: str) -> None:
-        name, _, rest = line.strip().partition(" ")
+    def _run_command(self, line: str) -> None:
+        name, _, argument = line.strip().partition(" ")
         if name not in self._commands:
-            raise Failure(f"{name} is no command; /help lists them. A space before the line sends it to the model.")
-        self._commands[name][2](rest.strip())
+            raise CommandError(
+                f"{name} is no command; /help lists them. To send the line to the model, put a space before it."
+            )
+        self._commands[name][2](argument.strip())
 
-    def _answer(self, text: str) -> None:
-        """One turn; it is remembered if the model said anything, be it broken off."""
+    def _send(self, text: str) -> None:
+        """Send a message and print the response.
+
+        Both are added to the history if the response has any text, even if it was interrupted.
+        """
         question = ChatMessage(MessageRole.USER, text)
         system = [ChatMessage(MessageRole.SYSTEM, self._system)] if self._system else []
-        stream = self._model.generate_stream([*system, *self._turns, question], **self._call)
-        keep = False
+        stream = self._model.generate_stream([*system, *self._history, question], **self._options)
+        remember = False
         try:
-            with Answer() as answer, stream:
+            with MessagePrinter() as printer, stream:
                 for delta in stream:
-                    answer.show(delta.content, delta.reasoning)
-            keep = True
-            remark(stream.message, limited=self._call.get("max_tokens") is not None)
+                    printer.print(delta.content, delta.reasoning)
+            remember = True
+            print_warnings(stream.message, limited=self._options.get("max_tokens") is not None)
         except (KeyboardInterrupt, StreamInterrupted):
-            keep = True
+            remember = True
             raise
         finally:
             message = stream.message
             if message.text or message.token_usage:
-                self._answers.append(message)
-            if keep and message.text:
-                self._turns += [question, message]
+                self._responses.append(message)
+            if remember and message.text:
+                self._history += [question, message]
 
     # --- commands -----------------------------------------------------------------------------------------------------
 
-    def _help(self, rest: str) -> None:
-        width = max(len(f"{name} {argument}") for name, (argument, *_) in self._commands.items())
-        for name, (argument, does, *_) in self._commands.items():
-            _say(f"{f'{name} {argument}':{width}}  {does}", " " * (width + 2))
+    def _help(self, argument: str) -> None:
+        usages = {f"{name} {usage}": description for name, (usage, description, _) in self._commands.items()}
+        width = max(map(len, usages))
+        for usage, description in usages.items():
+            _print_status(f"{usage:{width}}  {description}", " " * (width + 2))
 
-    def _reset(self, rest: str) -> None:
-        self._turns.clear()
-        _say("Forgotten.")
+    def _reset(self, argument: str) -> None:
+        self._history.clear()
+        _print_status("The conversation is forgotten.")
 
-    def _tell(self, text: str) -> None:
+    def _set_system(self, text: str) -> None:
         self._system = None if text == "-" else text or self._system
-        _say(f"System: {self._system}" if self._system else "There is no system message.")
+        _print_status(f"System: {self._system}" if self._system else "There is no system message.")
 
-    def _switch(self, spec: str) -> None:
+    def _switch_model(self, spec: str) -> None:
         if spec:
             try:
                 self._load(spec)
             except Exception as error:
                 if not self._interactive:
                     raise
-                raise Failure(f"{explain(error)} You are still talking with {self._spec}.") from error
-        _say(f"Talking with {self._spec}.")
+                raise CommandError(f"{describe_error(error)} You are still talking with {self._spec}.") from error
+        _print_status(f"Talking with {self._spec}.")
 
     def _save(self, name: str) -> None:
         if not name:
-            raise Failure("/save needs the name of a file")
+            raise CommandError("/save needs the name of a file")
         messages = [{"role": "system", "content": self._system}] if self._system else []
-        messages += [turn.to_dict() for turn in self._turns]
+        messages += [message.to_dict() for message in self._history]
         try:
             path = Path(name).expanduser()
             path.write_text(json.dumps(messages, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        except (OSError, RuntimeError) as error:  # a RuntimeError where "~name" is nobody's home
-            raise Failure(f"can't save to {name}: {getattr(error, 'strerror', None) or error}") from error
-        _say(f"Saved {len(messages)} messages to {path}.")
+        except (OSError, RuntimeError) as error:  # RuntimeError: "~name" is not the home of any user.
+            raise CommandError(f"can't save to {name}: {getattr(error, 'strerror', None) or error}") from error
+        _print_status(f"Saved {len(messages)} messages to {path}.")
 
-    def _usage(self, rest: str) -> None:
-        known = [usage for message in self._answers if (usage := message.token_usage) is not None]
-        read, cached, written = (
-            sum(getattr(usage, name) or 0 for usage in known)
+    def _usage(self, argument: str) -> None:
+        usages = [usage for message in self._responses if (usage := message.token_usage) is not None]
+        read, cached, generated = (
+            sum(getattr(usage, name) or 0 for usage in usages)
             for name in ("input_tokens", "cached_input_tokens", "output_tokens")
         )
-        silent = len(self._answers) - len(known)
-        _say(
-            f"{_answers(len(self._answers))}: {read:,} tokens read ({cached:,} of them from the cache), "
-            f"{written:,} written" + (f"; {_answers(silent)} came without a count" if silent else "")
+        uncounted = len(self._responses) - len(usages)
+        _print_status(
+            f"{_count_responses(len(self._responses))}: {read:,} tokens read ({cached:,} of them from the cache), "
+            f"{generated:,} generated" + (f"; {_count_responses(uncounted)} came without a count" if uncounted else "")
         )
 
-    def _exit(self, rest: str) -> None:
+    def _exit(self, argument: str) -> None:
         self._running = False
 
 
-def _answers(count: int) -> str:
-    return f"{count} answer{'' if count == 1 else 's'}"
+def _count_responses(count: int) -> str:
+    return f"{count} response{'' if count == 1 else 's'}"
 
 
-def _say(text: str, indent: str = "") -> None:
-    """Speaks to the user, beside the conversation on standard output; `indent` stands before a broken line's rest."""
-    write_aside("\n".join(wrapped(line, indent) for line in text.split("\n")) + "\n")
+def _print_status(text: str, indent: str = "") -> None:
+    """Write lines about the chat to standard error; `indent` precedes the further lines of a wrapped line."""
+    print_to_stderr("\n".join(wrap_for_terminal(line, indent) for line in text.split("\n")) + "\n")

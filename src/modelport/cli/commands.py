@@ -1,4 +1,4 @@
-"""The commands of the command line."""
+"""The commands of the command line: `ask`, `chat`, `check` and `models`."""
 
 from __future__ import annotations
 
@@ -11,20 +11,29 @@ import click
 
 from modelport import __version__
 from modelport.cli import INTERRUPTED
-from modelport.cli.options import CALL, CONSTRUCTION, DEBUG, DEBUGGING, MODEL, opened, options, text
-from modelport.cli.terminal import Answer, Failure, OutputClosed, piped_text, remark, report, write_json
+from modelport.cli.options import CALL, CONSTRUCTION, DEBUG, DEBUGGING, MODEL, add_options, open_model, utf8_text
+from modelport.cli.terminal import (
+    CommandError,
+    MessagePrinter,
+    OutputClosed,
+    print_error,
+    print_json,
+    print_warnings,
+    read_piped_input,
+)
 
 if TYPE_CHECKING:
     from modelport.model import Model
     from modelport.types.output_types import Grammar
 
-_PIPE_CLOSED = 141  # 128 + SIGPIPE, as shells have it
-#: How alike a mistyped word and a name must be, so that the name is suggested.
-_CLOSE = 0.7
+#: The exit status after the reader of standard output is gone: 128 + SIGPIPE, by the convention of shells.
+_PIPE_CLOSED = 141
+#: How similar a mistyped word and a name must be, from 0 to 1, so that the name is suggested.
+_SIMILARITY = 0.7
 
 
 class _Command(click.Command):
-    """A command that suggests an option only where one is meant; click finds any two words alike."""
+    """A command that suggests an option only where the names are similar; click suggests almost any name."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         try:
@@ -32,12 +41,12 @@ class _Command(click.Command):
         except click.NoSuchOption as error:
             from difflib import get_close_matches
 
-            close = get_close_matches(error.option_name, error.possibilities or (), cutoff=_CLOSE)
+            close = get_close_matches(error.option_name, error.possibilities or (), cutoff=_SIMILARITY)
             raise click.NoSuchOption(error.option_name, possibilities=close, ctx=error.ctx) from None
 
 
 class _Group(click.Group):
-    """A group whose first word is a prompt where it names no command; options may stand before it."""
+    """A group that runs "ask" where the first word is not the name of a command; options may precede that word."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         if not (args and args[0] in (*self.commands, "-h", "--help", "--version")):
@@ -45,16 +54,16 @@ class _Group(click.Group):
         return super().parse_args(ctx, args)
 
     def _with_command(self, ctx: click.Context, args: list[str]) -> list[str]:
-        known = [param for param in self.commands["ask"].get_params(ctx) if isinstance(param, click.Option)]
-        parser = click.Command(None, params=list(known), add_help_option=False).make_parser(ctx)
+        options = [param for param in self.commands["ask"].get_params(ctx) if isinstance(param, click.Option)]
+        parser = click.Command(None, params=list(options), add_help_option=False).make_parser(ctx)
         parser.allow_interspersed_args = False
         try:
             words = parser.parse_args(list(args))[1]
-        except click.UsageError:  # "ask" will say it, with its own name
+        except click.UsageError:  # The command "ask" raises it again, under its own name.
             words = []
-        place = len(args) - len(words)
-        if words and words[0] in self.commands and args[place - 1] != "--":
-            return [words[0], *args[:place], *words[1:]]
+        index = len(args) - len(words)
+        if words and words[0] in self.commands and args[index - 1] != "--":
+            return [words[0], *args[:index], *words[1:]]
         return ["ask", *args]
 
     def invoke(self, ctx: click.Context) -> Any:
@@ -67,7 +76,7 @@ class _Group(click.Group):
         except OutputClosed:
             ctx.exit(_PIPE_CLOSED)
         except Exception as error:
-            report(error, ctx.meta.get(DEBUG, False))
+            print_error(error, ctx.meta.get(DEBUG, False))
             ctx.exit(1)
 
     def format_usage(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -75,17 +84,17 @@ class _Group(click.Group):
         formatter.write_usage(ctx.command_path, "COMMAND [OPTIONS] ...", prefix="       ")
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        both = (*self.commands["ask"].params, *self.get_params(ctx))
-        params = [param for param in both if isinstance(param, click.Option)]
+        params = (*self.commands["ask"].params, *self.get_params(ctx))
+        options = [param for param in params if isinstance(param, click.Option)]
         with formatter.section("Options"):
-            formatter.write_dl([record for param in params if (record := param.get_help_record(ctx))])
+            formatter.write_dl([record for option in options if (record := option.get_help_record(ctx))])
         self.format_commands(ctx, formatter)
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]}, invoke_without_command=True)
 @click.version_option(__version__, prog_name="modelport", message="%(prog)s %(version)s")
 def cli() -> None:
-    """Ask a language model, in this process or behind an API.
+    """Ask a language model, local or remote.
 
     \b
     Examples:
@@ -99,29 +108,31 @@ def cli() -> None:
       modelport chat -m openai/gpt-4o
       modelport check llamacpp
 
-    Without -m, a small model answers in this process; its weights (93 MB) are downloaded once. Standard input that is a
-    pipe or a file is the prompt, or comes before the prompt that is given. A prompt that is a command's name: modelport
-    ask chat.
+    Without -m, a small local model is used; its weights (93 MB) are downloaded once. Standard input that is a pipe or a
+    file is the prompt, or precedes the prompt in the arguments. To send a prompt that is the name of a command, write
+    the command ask before it: modelport ask chat.
     """
 
 
 @cli.command(cls=_Command)
-@click.argument("words", metavar="[PROMPT]", nargs=-1, type=text)
-@options(
+@click.argument("words", metavar="[PROMPT]", nargs=-1, type=utf8_text)
+@add_options(
     MODEL,
     *CALL,
     click.option(
-        "--image", "images", type=text, multiple=True, metavar="FILE|URL", help="Show it to the model. Repeatable."
+        "--image", "images", type=utf8_text, multiple=True, metavar="FILE|URL",
+        help="An image for the model. Repeatable.",
     ),
     click.option(
         "--schema", type=click.Path(exists=True, dir_okay=False, path_type=Path), metavar="FILE",
-        help="Answer in JSON of the JSON schema in this file.",
+        help="Structured output: the JSON schema in this file.",
     ),
-    click.option("--regex", type=text, metavar="PATTERN", help="Answer in the form of this regular expression."),
-    click.option("--choice", "choices", type=text, multiple=True, metavar="TEXT",
-                 help="Answer with one of these. Repeatable."),
+    click.option("--regex", type=utf8_text, metavar="PATTERN",
+                 help="Structured output: text that matches this regular expression."),
+    click.option("--choice", "choices", type=utf8_text, multiple=True, metavar="TEXT",
+                 help="Structured output: one of these texts. Repeatable."),
     click.option("--json", "as_json", is_flag=True, help="Print the whole message as JSON."),
-    click.option("--stream/--no-stream", default=True, help="Print the answer as it comes; by default so."),
+    click.option("--stream/--no-stream", default=True, help="Print the response while it arrives (default)."),
     *CONSTRUCTION,
     DEBUGGING,
 )  # fmt: skip
@@ -143,9 +154,9 @@ def ask(
     stream: bool,
     **parameters: Any,
 ) -> None:
-    """Ask once; the word "ask" can be left out.
+    """Send one prompt; the word "ask" can be left out.
 
-    The answer comes on standard output, the model's reasoning on standard error.
+    The model's text goes to standard output, its reasoning to standard error.
 
     \b
     Examples:
@@ -154,40 +165,42 @@ def ask(
       modelport ask --stop $'\\n' -- "-5 + 3 ="
     """
     if len(words) > 1:
-        raise click.UsageError(f"The prompt must be one argument: put quotes around it.{_meant(ctx, words[0])}", ctx)
-    prompt = _prompt(ctx, words)
-    form = _form(schema, regex, choices)
-    content = _content(prompt, images)
+        suggestion = _suggest_command(ctx, words[0])
+        raise click.UsageError(f"The prompt must be one argument: put quotes around it.{suggestion}", ctx)
+    prompt = _read_prompt(ctx, words)
+    grammar = _parse_output_type(schema, regex, choices)
+    content = _build_content(prompt, images)
     messages = [{"role": "system", "content": system}] if system is not None else []
     messages.append({"role": "user", "content": content})
-    call = {"stop_sequences": list(stop) or None, "grammar": form, **parameters}
-    with Answer() as answer, opened(model, settings, api_base) as port:
-        if stream and form is None and not as_json:
-            with port.generate_stream(messages, **call) as deltas:
+    options = {"stop_sequences": list(stop) or None, "grammar": grammar, **parameters}
+    with MessagePrinter() as printer, open_model(model, settings, api_base) as loaded:
+        if stream and grammar is None and not as_json:
+            with loaded.generate_stream(messages, **options) as deltas:
                 for delta in deltas:
-                    answer.show(delta.content, delta.reasoning)
+                    printer.print(delta.content, delta.reasoning)
             message = deltas.message
-        else:  # an answer with a form is checked, and asked for again, before anyone sees it
-            message = port.generate(messages, **call)
+        else:
+            # Structured output is validated, and requested again where it is invalid, before anything is printed.
+            message = loaded.generate(messages, **options)
             if as_json:
-                write_json(message.to_dict())
+                print_json(message.to_dict())
                 return
-            answer.show(str(message), message.reasoning)
-        answer.end()
-    remark(message, limited=parameters["max_tokens"] is not None)
+            printer.print(str(message), message.reasoning)
+        printer.end_line()
+    print_warnings(message, limited=parameters["max_tokens"] is not None)
 
 
-def _meant(ctx: click.Context, word: str) -> str:
-    """A question, where a word looks like a command's name."""
+def _suggest_command(ctx: click.Context, word: str) -> str:
+    """Return a question, where a word is similar to the name of a command; otherwise an empty text."""
     from difflib import get_close_matches
 
     group = ctx.parent and ctx.parent.command
-    close = get_close_matches(word, group.commands, 1, cutoff=_CLOSE) if isinstance(group, click.Group) else []
+    close = get_close_matches(word, group.commands, 1, cutoff=_SIMILARITY) if isinstance(group, click.Group) else []
     return f" Did you mean the command {close[0]!r}?" if close else ""
 
 
-def _prompt(ctx: click.Context, words: tuple[str, ...]) -> str:
-    prompt = "\n\n".join(filter(None, (piped_text(), *words)))
+def _read_prompt(ctx: click.Context, words: tuple[str, ...]) -> str:
+    prompt = "\n\n".join(filter(None, (read_piped_input(), *words)))
     if prompt.strip():
         return prompt
     if not words and sys.stdin is not None and sys.stdin.isatty():
@@ -196,11 +209,11 @@ def _prompt(ctx: click.Context, words: tuple[str, ...]) -> str:
     raise click.UsageError("There is no prompt: give one, or pipe one in.", ctx)
 
 
-def _form(schema: Path | None, regex: str | None, choices: tuple[str, ...]) -> Grammar | None:
+def _parse_output_type(schema: Path | None, regex: str | None, choices: tuple[str, ...]) -> Grammar | None:
     if sum((schema is not None, regex is not None, bool(choices))) > 1:
-        raise click.UsageError("--schema, --regex and --choice are three forms of an answer: give one.")
+        raise click.UsageError("--schema, --regex and --choice each define the structured output: give one.")
     if schema is not None:
-        return _schema(schema)
+        return _read_schema(schema)
     if regex is not None or choices:
         from modelport.types.output_types import Choice, Regex
 
@@ -208,7 +221,7 @@ def _form(schema: Path | None, regex: str | None, choices: tuple[str, ...]) -> G
     return None
 
 
-def _schema(path: Path) -> Grammar:
+def _read_schema(path: Path) -> Grammar:
     import json
 
     from modelport.errors import InvalidRequest
@@ -217,34 +230,34 @@ def _schema(path: Path) -> Grammar:
     try:
         schema = json.loads(path.read_bytes())
         if not isinstance(schema, dict):
-            raise Failure(f'--schema {path}: a JSON schema is an object, as {{"type": …}}')
+            raise CommandError(f'--schema {path}: a JSON schema is an object, for example {{"type": …}}')
         return grammar_from(schema)
     except OSError as error:
-        raise Failure(f"--schema {path}: {error.strerror}") from error
+        raise CommandError(f"--schema {path}: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
-        raise Failure(f"--schema {path} holds no JSON: {error}") from error
+        raise CommandError(f"--schema {path} is not JSON: {error}") from error
     except InvalidRequest as error:
-        raise Failure(f"--schema {path}: {error}") from error
+        raise CommandError(f"--schema {path}: {error}") from error
 
 
-def _content(prompt: str, images: tuple[str, ...]) -> Any:
+def _build_content(prompt: str, images: tuple[str, ...]) -> Any:
     if not images:
         return prompt
     from modelport.inputs.parts import image_from
     from modelport.types.content import Text
 
-    return [*(image_from(image, f"--image {_shown(image)}") for image in images), Text(prompt)]
+    return [*(image_from(image, f"--image {_describe_image(image)}") for image in images), Text(prompt)]
 
 
-def _shown(image: str) -> str:
-    """A file's name, or the beginning of a URL, whose rest may be a signature."""
-    from modelport.secrets import url_start
+def _describe_image(image: str) -> str:
+    """Return the name of a file, or the beginning of a URL, whose query may contain a signature."""
+    from modelport.secrets import redact_url
 
-    return url_start(image) if ":" in image and not Path(image).exists() else image
+    return redact_url(image) if ":" in image and not Path(image).exists() else image
 
 
 @cli.command(cls=_Command)
-@options(MODEL, *CALL, *CONSTRUCTION, DEBUGGING)
+@add_options(MODEL, *CALL, *CONSTRUCTION, DEBUGGING)
 @click.pass_context
 def chat(
     ctx: click.Context,
@@ -258,7 +271,7 @@ def chat(
 ) -> None:
     """Talk with a model, line by line.
 
-    Ctrl-C stops an answer, Ctrl-D ends the chat, /help lists its commands. Lines that are piped in are a turn each.
+    Ctrl-C stops a response, Ctrl-D ends the chat, /help lists its commands. Each line of piped input is a message.
 
     \b
     Examples:
@@ -269,60 +282,61 @@ def chat(
 
     def connect(spec: str) -> AbstractContextManager[Model]:
         if spec.partition("/")[0] == model.partition("/")[0]:
-            return opened(spec, settings, api_base)
-        return opened(spec, {})  # what was set for one backend means nothing to another
+            return open_model(spec, settings, api_base)
+        return open_model(spec, {})  # The settings of one backend mean nothing to another.
 
-    call = {"stop_sequences": list(stop) or None, **parameters}
-    Chat(model, connect, system, call, ctx.meta[DEBUG]).run()
+    options = {"stop_sequences": list(stop) or None, **parameters}
+    Chat(model, connect, system, options, ctx.meta[DEBUG]).run()
 
 
 @cli.command(cls=_Command)
-@click.argument("model", type=text)
-@options(
-    click.option("--row", "rows", type=text, multiple=True, metavar="NAME", help="Only this promise. Repeatable."),
+@click.argument("model", type=utf8_text)
+@add_options(
+    click.option("--only", "names", type=utf8_text, multiple=True, metavar="NAME",
+                 help="Run only this check. Repeatable."),
     click.option("--json", "as_json", is_flag=True, help="Print everything as JSON."),
     click.option("--report", "as_report", is_flag=True, help="Print a text to paste into a bug report: versions, "
-                 "capabilities, what does not work. It holds no key and no setting's value."),
+                 "capabilities, what does not work. It contains no key and no setting's value."),
     *CONSTRUCTION,
     DEBUGGING,
 )  # fmt: skip
 def check(
     model: str,
-    rows: tuple[str, ...],
+    names: tuple[str, ...],
     as_json: bool,
     as_report: bool,
     settings: dict[str, Any],
     api_base: str | None,
 ) -> None:
-    """Find out what MODEL can do, by trying it.
+    """Run modelport's conformance checks on MODEL.
 
-    Holds the model to modelport's contract: what it offers must work, and what it does not offer must be refused. That
-    takes about a hundred requests, which a paid service charges for. The exit status is 1 where a promise is broken.
+    A feature that the model supports must work; a feature that it does not support must be refused. The checks send
+    about a hundred requests, which a paid service charges for. The exit status is 1 if a check fails.
 
     \b
     Examples:
       modelport check llamacpp
       modelport check openai/gpt-4o --set max_concurrency=2
-      modelport check openai/gpt-4o --row "JSON schema" --row "image input"
-      modelport check llamacpp --json | jq '.outcomes[] | select(.status == "broken")'
+      modelport check openai/gpt-4o --only "JSON schema" --only "image input"
+      modelport check llamacpp --json | jq '.outcomes[] | select(.status == "failed")'
       modelport check openai/gpt-4o --report > report.md
     """
     from modelport.cli.tables import check_model
 
     if as_json and as_report:
-        raise click.UsageError("--json and --report are two forms of the outcome: give one.")
-    form = "json" if as_json else "report" if as_report else "table"
-    with opened(model, settings, api_base) as port:
-        given = [*settings, *(["api_base"] if api_base else [])]
-        kept = check_model(port, model, rows, form, given)
-    if not kept:
+        raise click.UsageError("--json and --report are two formats of the output: give one.")
+    output_format = "json" if as_json else "report" if as_report else "table"
+    with open_model(model, settings, api_base) as loaded:
+        setting_names = [*settings, *(["api_base"] if api_base else [])]
+        passed = check_model(loaded, model, names, output_format, setting_names)
+    if not passed:
         sys.exit(1)
 
 
 @cli.command(cls=_Command)
-@options(click.option("--json", "as_json", is_flag=True, help="Print the backends as JSON."), DEBUGGING)
+@add_options(click.option("--json", "as_json", is_flag=True, help="Print the backends as JSON."), DEBUGGING)
 def models(as_json: bool) -> None:
     """List the backends, and what each still needs."""
-    from modelport.cli.tables import list_backends
+    from modelport.cli.tables import print_backends
 
-    list_backends(as_json)
+    print_backends(as_json)

@@ -1,4 +1,4 @@
-"""The options that several commands share."""
+"""The options that several commands share, and the model that they describe."""
 
 from __future__ import annotations
 
@@ -15,15 +15,16 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+#: The key of click's context under which a command finds whether to show tracebacks.
 DEBUG = "modelport.debug"
-_SECRET = re.compile(r"api_?key|access_key|secret|password|(^|_)token$", re.IGNORECASE)
+_SECRET_NAME = re.compile(r"api_?key|access_key|secret|password|(^|_)token$", re.IGNORECASE)
 
 
-def text(value: str) -> str:
-    """An argument that can be sent: one that is not UTF-8 reaches Python as lone surrogates.
+def utf8_text(value: str) -> str:
+    """Return an argument that is UTF-8; one that is not reaches Python with lone surrogates.
 
     Raises:
-        click.BadParameter: It is such a one.
+        click.BadParameter: The argument is not UTF-8.
     """
     try:
         value.encode()
@@ -32,66 +33,67 @@ def text(value: str) -> str:
     return value
 
 
-def setting(pair: str) -> tuple[str, Any]:
-    """The key and the value of `key=value`, the value as JSON where it is JSON.
+def parse_setting(pair: str) -> tuple[str, Any]:
+    """Return the key and the value of `key=value`; a value that is JSON is parsed.
 
     Raises:
-        click.BadParameter: It is no such pair, or holds a secret.
+        click.BadParameter: The argument is no such pair, or its key is the name of a secret.
     """
     key, equals, value = pair.partition("=")
-    if _SECRET.search(key):  # the value is not repeated, since this may end up in a log
+    if _SECRET_NAME.search(key):  # The message does not repeat the value, because it may be written to a log.
         raise click.BadParameter(
             f"{key}: a key on the command line can be read by every user of this machine; put it into the environment "
             "variable of its service, such as OPENAI_API_KEY"
         )
     if not (equals and key.isidentifier()):
-        raise click.BadParameter("write key=value, as --set dialect=llama.cpp")
+        raise click.BadParameter("write key=value, for example --set dialect=llama.cpp")
     try:
         return key, json.loads(value)
     except ValueError:
         if value[:1] in ("{", "[", '"'):
             raise click.BadParameter(f"{key}: the value looks like JSON and is not valid JSON") from None
-        return key, text(value)
+        return key, utf8_text(value)
 
 
-def _settings(ctx: click.Context, param: click.Parameter, pairs: tuple[tuple[str, Any], ...]) -> dict[str, Any]:
+def _collect_settings(ctx: click.Context, param: click.Parameter, pairs: tuple[tuple[str, Any], ...]) -> dict[str, Any]:
     return dict(pairs)
 
 
-def _debug(ctx: click.Context, param: click.Parameter, value: bool) -> None:
+def _store_debug(ctx: click.Context, param: click.Parameter, value: bool) -> None:
     ctx.meta[DEBUG] = value
 
 
 MODEL = click.option(
-    "-m", "--model", type=text, metavar="BACKEND/ID", envvar="MODELPORT_MODEL", default="llamacpp", show_default=True,
-    show_envvar=True, help="The model, as openai/gpt-4o; 'modelport models' lists the backends.",
+    "-m", "--model", type=utf8_text, metavar="BACKEND/ID", envvar="MODELPORT_MODEL", default="llamacpp",
+    show_default=True, show_envvar=True,
+    help="The model, for example openai/gpt-4o; 'modelport models' lists the backends.",
 )  # fmt: skip
 CONSTRUCTION = (
-    click.option("--api-base", type=text, metavar="URL", help="The base URL of the service."),
+    click.option("--api-base", type=utf8_text, metavar="URL", help="The base URL of the service."),
     click.option(
-        "--set", "settings", type=setting, multiple=True, callback=_settings, metavar="KEY=VALUE",
-        help="A further setting of the model, as dialect=llama.cpp or timeout=30; JSON where it is JSON. Repeatable. "
-        "Keys go into the environment (OPENAI_API_KEY).",
+        "--set", "settings", type=parse_setting, multiple=True, callback=_collect_settings, metavar="KEY=VALUE",
+        help="A further setting of the model, for example dialect=llama.cpp or timeout=30; a value may be JSON. "
+        "Repeatable. Keys go into the environment (OPENAI_API_KEY).",
     ),
 )  # fmt: skip
 CALL = (
-    click.option("-s", "--system", type=text, metavar="TEXT", help="What the model is told before everything else."),
-    click.option("--stop", type=text, multiple=True, metavar="TEXT", help="End before this text. Repeatable."),
-    click.option("-t", "--temperature", type=float, metavar="NUMBER", help="0 for the likeliest answer."),
-    click.option("--max-tokens", type=int, metavar="NUMBER", help="The longest answer, in tokens."),
+    click.option("-s", "--system", type=utf8_text, metavar="TEXT", help="The system message."),
+    click.option("--stop", type=utf8_text, multiple=True, metavar="TEXT", help="A stop sequence. Repeatable."),
+    click.option("-t", "--temperature", type=float, metavar="NUMBER", help="Sampling temperature; 0 is greedy."),
+    click.option("--max-tokens", type=int, metavar="NUMBER", help="The most tokens to generate."),
     click.option("--seed", type=int, metavar="NUMBER", help="Makes sampling repeatable."),
 )
 DEBUGGING = click.option(
-    "--debug", is_flag=True, envvar="MODELPORT_DEBUG", show_envvar=True, expose_value=False, callback=_debug,
+    "--debug", is_flag=True, envvar="MODELPORT_DEBUG", show_envvar=True, expose_value=False, callback=_store_debug,
     help="Show tracebacks.",
 )  # fmt: skip
 
 
-def options(*given: Callable[[F], F]) -> Callable[[F], F]:
-    """These options on a command, in this order in its help."""
+def add_options(*options: Callable[[F], F]) -> Callable[[F], F]:
+    """Return a decorator that adds these options to a command, in this order in its help."""
 
     def decorate(command: F) -> F:
-        for option in reversed(given):
+        for option in reversed(options):
             command = option(command)
         return command
 
@@ -99,8 +101,17 @@ def options(*given: Callable[[F], F]) -> Callable[[F], F]:
 
 
 @contextmanager
-def opened(spec: str, settings: dict[str, Any], api_base: str | None = None) -> Iterator[Model]:
-    """The model that the options name, closed at the end."""
+def open_model(spec: str, settings: dict[str, Any], api_base: str | None = None) -> Iterator[Model]:
+    """Load the model that the options describe, and close it at the end.
+
+    Args:
+        spec: The name of the model, as `load_model` takes it.
+        settings: Settings for the model's constructor.
+        api_base: The base URL of the service, if given.
+
+    Yields:
+        The model.
+    """
     from modelport.registry import load_model
 
     model = load_model(spec, **settings, **({"api_base": api_base} if api_base else {}))

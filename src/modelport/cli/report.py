@@ -1,4 +1,7 @@
-"""What came of a check, for machines and for a bug report: versions, capabilities, outcomes, and no secret."""
+"""The outcome of `modelport check` for machines (JSON) and for bug reports (Markdown).
+
+A report holds versions, capabilities and outcomes. It holds no key and no value of a setting.
+"""
 
 from __future__ import annotations
 
@@ -13,29 +16,29 @@ from modelport import __version__
 
 if TYPE_CHECKING:
     from modelport.model import Model
-    from modelport.testing.conformance import Outcome
+    from modelport.testing import Outcome
 
 _USER_IN_URL = re.compile(r"(?<=://)[^/@\s]+@")
-_NAME = re.compile(r"[A-Za-z0-9._-]+")
+_PACKAGE_NAME = re.compile(r"[A-Za-z0-9._-]+")
 
 
-def facts(
+def build_report(
     model: Model,
     spec: str,
     extra: str | None,
     settings: Iterable[str],
     outcomes: Sequence[Outcome],
-    hidden: Iterable[str],
+    secrets: Iterable[str],
 ) -> dict[str, Any]:
-    """All that a report says, as JSON can hold it.
+    """Return the report as a dict that JSON can represent.
 
     Args:
         model: The model that was checked.
-        spec: What the user calls it.
-        extra: Of this package, that the backend needs.
-        settings: The names of what the user set; values may be private.
-        outcomes: Of the rows.
-        hidden: Keys that must not be in it, wherever they come from.
+        spec: The name by which the user loaded it.
+        extra: The extra of modelport that the backend needs.
+        settings: The names of the settings that the user gave; their values may be private.
+        outcomes: The outcomes of the checks.
+        secrets: Keys that are redacted in the report, wherever they come from.
     """
     report = {
         "model": spec,
@@ -44,18 +47,18 @@ def facts(
         "modelport": __version__,
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "packages": _versions(extra),
+        "packages": _installed_versions(extra),
         "capabilities": model.capabilities.to_dict(),
         "counts": dict(Counter(outcome.status for outcome in outcomes)),
         "outcomes": [{**asdict(outcome), "seconds": round(outcome.seconds, 3)} for outcome in outcomes],
     }
-    cleaned = _cleaned(report, [key for key in hidden if key])
-    assert isinstance(cleaned, dict)
-    return cleaned
+    redacted = _redact(report, [secret for secret in secrets if secret])
+    assert isinstance(redacted, dict)
+    return redacted
 
 
-def markdown(report: Mapping[str, Any]) -> str:
-    """The report as an issue's text; what works is not listed."""
+def render_markdown(report: Mapping[str, Any]) -> str:
+    """Return the report as the text of an issue; checks that passed are not listed."""
     import json
 
     counts = ", ".join(f"{status} {count}" for status, count in report["counts"].items())
@@ -68,11 +71,11 @@ def markdown(report: Mapping[str, Any]) -> str:
         f"- packages: {packages or 'none'}",
         f"- {counts}",
     ]
-    rest = [outcome for outcome in report["outcomes"] if outcome["status"] != "works"]
-    if rest:
-        lines += ["", "| promise | outcome | detail |", "| --- | --- | --- |"]
-        lines += [f"| {o['row']} | {o['status']} | {_cell(o['detail'])} |" for o in rest]
-    declared = ",\n".join(
+    listed = [outcome for outcome in report["outcomes"] if outcome["status"] != "passed"]
+    if listed:
+        lines += ["", "| check | outcome | detail |", "| --- | --- | --- |"]
+        lines += [f"| {o['check']} | {o['status']} | {_table_cell(o['detail'])} |" for o in listed]
+    capabilities = ",\n".join(
         f"  {json.dumps(name)}: {json.dumps(value)}" for name, value in report["capabilities"].items()
     )
     lines += [
@@ -81,7 +84,7 @@ def markdown(report: Mapping[str, Any]) -> str:
         "",
         "```json",
         "{",
-        declared,
+        capabilities,
         "}",
         "```",
         "",
@@ -90,37 +93,37 @@ def markdown(report: Mapping[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _versions(extra: str | None) -> dict[str, str]:
-    """The versions of what is installed of this package's own requirements and the extra's."""
+def _installed_versions(extra: str | None) -> dict[str, str]:
+    """Return the installed versions of modelport's own requirements and of those of the extra."""
     from importlib.metadata import PackageNotFoundError, requires, version
 
     try:
-        wanted = requires("modelport") or []
-    except PackageNotFoundError:  # the sources alone
+        requirements = requires("modelport") or []
+    except PackageNotFoundError:  # modelport runs from its sources, without being installed.
         return {}
-    found: dict[str, str] = {}
-    for requirement in wanted:
+    versions: dict[str, str] = {}
+    for requirement in requirements:
         name, _, marker = requirement.partition(";")
         if "extra" in marker and (extra is None or not re.search(rf"extra == ['\"]{re.escape(extra)}['\"]", marker)):
             continue
-        matched = _NAME.match(name.strip())
+        matched = _PACKAGE_NAME.match(name.strip())
         try:
             if matched and matched[0] != "modelport":
-                found[matched[0]] = version(matched[0])
+                versions[matched[0]] = version(matched[0])
         except PackageNotFoundError:
             continue
-    return dict(sorted(found.items()))
+    return dict(sorted(versions.items()))
 
 
-def _cleaned(value: Any, hidden: Sequence[str]) -> Any:
+def _redact(value: Any, secrets: Sequence[str]) -> Any:
     if isinstance(value, str):
-        for key in hidden:
-            value = value.replace(key, "[a key]")
+        for secret in secrets:
+            value = value.replace(secret, "[a key]")
         return _USER_IN_URL.sub("", value)
     if isinstance(value, Mapping):
-        return {key: _cleaned(item, hidden) for key, item in value.items()}
-    return [_cleaned(item, hidden) for item in value] if isinstance(value, list) else value
+        return {key: _redact(item, secrets) for key, item in value.items()}
+    return [_redact(item, secrets) for item in value] if isinstance(value, list) else value
 
 
-def _cell(text: str) -> str:
+def _table_cell(text: str) -> str:
     return " ".join(text.split()).replace("|", "\\|")

@@ -1,4 +1,4 @@
-"""The tables: what backends there are, and what a model can do."""
+"""The tables of the command line: the backends (`modelport models`) and the outcomes of `modelport check`."""
 
 from __future__ import annotations
 
@@ -9,22 +9,30 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from modelport.cli.terminal import Failure, fits, is_terminal, is_utf8, rendered, write, write_json
+from modelport.cli.terminal import (
+    CommandError,
+    fits_terminal,
+    is_terminal,
+    is_utf8,
+    print_json,
+    print_output,
+    render_table,
+)
 
 if TYPE_CHECKING:
     from rich.table import Table
 
     from modelport.model import Model
-    from modelport.testing.conformance import Check, Outcome
+    from modelport.testing import Check, Outcome
 
 
 @dataclass(frozen=True)
-class Client:
+class Requirements:
     """What a backend needs to be installed.
 
     Args:
-        modules: Top-level modules; they are looked for and not imported.
-        extra: Of this package, which brings them.
+        modules: Top-level modules. They are searched for, but not imported.
+        extra: The extra of modelport that installs them.
         example: A model of the backend, as `-m` takes it.
     """
 
@@ -33,191 +41,225 @@ class Client:
     example: str
 
 
-#: By backend; those of other packages need only themselves.
-CLIENTS = {
-    "azure": Client(("aiohttp", "orjson"), "openai", "azure/my-deployment"),
-    "huggingface": Client(("huggingface_hub", "aiohttp", "orjson"), "huggingface", "huggingface/openai/gpt-oss-20b"),
-    "bedrock": Client(("boto3",), "bedrock", "bedrock/us.amazon.nova-pro-v1:0"),
-    "litellm": Client(("litellm",), "litellm", "litellm/groq/llama-3.3-70b-versatile"),
-    "litellm-router": Client(("litellm",), "litellm", "litellm-router/…"),
-    "llamacpp": Client(("xllamacpp", "llguidance", "filelock"), "llamacpp", "llamacpp"),
-    "transformers": Client(
+#: The requirements of each backend. A backend of another package needs only that package.
+REQUIREMENTS = {
+    "azure": Requirements(("aiohttp", "orjson"), "openai", "azure/my-deployment"),
+    "huggingface": Requirements(
+        ("huggingface_hub", "aiohttp", "orjson"), "huggingface", "huggingface/openai/gpt-oss-20b"
+    ),
+    "bedrock": Requirements(("boto3",), "bedrock", "bedrock/us.amazon.nova-pro-v1:0"),
+    "litellm": Requirements(("litellm",), "litellm", "litellm/groq/llama-3.3-70b-versatile"),
+    "litellm-router": Requirements(("litellm",), "litellm", "litellm-router/…"),
+    "llamacpp": Requirements(("xllamacpp", "llguidance", "filelock"), "llamacpp", "llamacpp"),
+    "transformers": Requirements(
         ("transformers", "torch", "llguidance"), "transformers", "transformers/HuggingFaceTB/SmolLM2-135M-Instruct"
     ),
-    "mlx": Client(("mlx", "mlx_lm", "llguidance"), "mlx-lm", "mlx/mlx-community/Qwen3-4B-4bit"),
-    "openai": Client(("aiohttp", "orjson"), "openai", "openai/gpt-4o"),
-    "vllm": Client(("vllm",), "vllm", "vllm/HuggingFaceTB/SmolLM2-135M-Instruct"),
+    "mlx": Requirements(("mlx", "mlx_lm", "llguidance"), "mlx-lm", "mlx/mlx-community/Qwen3-4B-4bit"),
+    "openai": Requirements(("aiohttp", "orjson"), "openai", "openai/gpt-4o"),
+    "vllm": Requirements(("vllm",), "vllm", "vllm/HuggingFaceTB/SmolLM2-135M-Instruct"),
 }
-#: Status of an outcome: its symbol, the symbol where the terminal has only ASCII, its style.
-SYMBOLS = {
-    "works": ("✓", "+", "green"),
-    "unsupported": ("–", "-", "dim"),
-    "not checked": ("?", "?", "yellow"),
-    "broken": ("✗", "x", "bold red"),
+
+
+@dataclass(frozen=True)
+class _Symbol:
+    """How the table shows the status of an outcome."""
+
+    utf8: str
+    ascii: str
+    style: str
+
+
+#: The symbol of each status, in the order in which the counts are printed.
+_SYMBOLS = {
+    "passed": _Symbol("✓", "+", "green"),
+    "unsupported": _Symbol("–", "-", "dim"),
+    "not checked": _Symbol("?", "?", "yellow"),
+    "failed": _Symbol("✗", "x", "bold red"),
 }
-#: What a status means, for those that are not plain.
-MEANINGS = {
-    "unsupported": "the model says that it can't, and refuses a request for it",
-    "not checked": "this model alone can't show it",
+#: Explanations of statuses, printed below the table.
+_EXPLANATIONS = {
+    "unsupported": "the model declares that it lacks the feature, and refuses a request for it",
+    "not checked": "the check needs more than this model alone",
 }
-#: Where the first row ends in one of these, so would all others.
-_OUT_OF_REACH = ("AuthenticationError:", "NotFoundError:", "ConnectionFailed:", "MissingDependency:")
+#: If the first check fails with one of these errors, every other check would fail with it too.
+_UNREACHABLE = ("AuthenticationError:", "NotFoundError:", "ConnectionFailed:", "MissingDependency:")
 
 
-def _client(name: str, where: str) -> Client:
-    return CLIENTS.get(name) or Client((where.partition(".")[0].partition(":")[0],), None, f"{name}/…")
+# --- backends ---------------------------------------------------------------------------------------------------------
 
 
-def backend_rows() -> list[dict[str, Any]]:
-    """Every backend: its name and class, whether its client is installed, how to install it, and an example."""
+def requirements_of(backend: str, entry_point: str) -> Requirements:
+    """Return the requirements of a backend.
+
+    Args:
+        backend: The name of the backend.
+        entry_point: `package.module:Class` of the backend.
+    """
+    package = entry_point.partition(".")[0].partition(":")[0]
+    return REQUIREMENTS.get(backend) or Requirements((package,), None, f"{backend}/…")
+
+
+def list_backends() -> list[dict[str, Any]]:
+    """Return every backend: name and class, whether its packages are installed, how to install them, an example."""
     from modelport.registry import backends
 
-    rows = []
-    for name, where in sorted(backends().items()):
-        client = _client(name, where)
-        missing = [module for module in client.modules if find_spec(module) is None]
-        rows.append(
+    entries = []
+    for name, entry_point in sorted(backends().items()):
+        needed = requirements_of(name, entry_point)
+        missing = [module for module in needed.modules if find_spec(module) is None]
+        entries.append(
             {
                 "name": name,
-                "class": where.partition(":")[2],
+                "class": entry_point.partition(":")[2],
                 "installed": not missing,
                 "missing": missing,
-                "install": f"pip install 'modelport[{client.extra}]'" if missing and client.extra else None,
-                "example": client.example,
+                "install": f"pip install 'modelport[{needed.extra}]'" if missing and needed.extra else None,
+                "example": needed.example,
             }
         )
-    return rows
+    return entries
 
 
-def list_backends(as_json: bool) -> None:
-    """Prints the backends."""
-    rows = backend_rows()
+def print_backends(as_json: bool) -> None:
+    """Print the backends as a table, or as JSON."""
+    entries = list_backends()
     if as_json:
-        write_json(rows)
+        print_json(entries)
         return
     table = _table("Backend", "Class", "Installed", "Example")
     lines = []
-    for row in rows:
-        found = "yes" if row["installed"] else f"no: {', '.join(row['missing'])}"
-        table.add_row(row["name"], row["class"], found, f"-m {row['example']}")
-        lines.append(f"{row['name']}: {row['class']}, installed: {found}\n  -m {row['example']}\n")
-    if fits(table):
-        write(rendered(table), styled=True)
-    else:  # its cells would break in the middle of what is meant to be copied
-        write("".join(lines))
-    for row in rows:  # not in the table, which would break the line that is meant to be copied
-        if row["install"]:
-            write(f"For {row['name']}: {row['install']}\n")
+    for entry in entries:
+        installed = "yes" if entry["installed"] else f"no: {', '.join(entry['missing'])}"
+        table.add_row(entry["name"], entry["class"], installed, f"-m {entry['example']}")
+        lines.append(f"{entry['name']}: {entry['class']}, installed: {installed}\n  -m {entry['example']}\n")
+    if fits_terminal(table):
+        print_output(render_table(table), styled=True)
+    else:  # A narrow table would break its examples, which are meant to be copied.
+        print_output("".join(lines))
+    for entry in entries:  # The commands stand below the table, which would break them.
+        if entry["install"]:
+            print_output(f"For {entry['name']}: {entry['install']}\n")
 
 
-def check_model(model: Model, spec: str, names: Sequence[str], form: str, settings: Iterable[str] = ()) -> bool:
-    """Holds a model to the contract and prints what came of it, also where it is broken off.
+# --- conformance checks -----------------------------------------------------------------------------------------------
+
+
+def check_model(
+    model: Model, spec: str, names: Sequence[str], output_format: str, settings: Iterable[str] = ()
+) -> bool:
+    """Run conformance checks on a model and print the outcomes, also those before an interruption.
 
     Args:
         model: The model.
-        spec: What the user calls it.
-        names: Of the rows to check; none for all.
-        form: `table`, `json` or `report`.
-        settings: The names of what the user set, for a report.
+        spec: The name by which the user loaded it.
+        names: The names of the checks to run; all where it is empty.
+        output_format: `table`, `json` or `report`.
+        settings: The names of the settings that the user gave, for a report.
 
     Returns:
-        Whether it broke no promise.
+        Whether no check failed.
 
     Raises:
-        Failure: The model can't be asked at all.
+        CommandError: A name is unknown, or the model can't be called at all.
     """
     from modelport.secrets import Secret
 
-    rows = _rows(names)
+    checks = _select_checks(names)
     values = (getattr(model, name, None) for name in model.secret_settings)
-    keys = tuple(key.reveal() for key in values if isinstance(key, Secret) and key)
+    secrets = tuple(key.reveal() for key in values if isinstance(key, Secret) and key)
     outcomes: list[Outcome] = []
     try:
-        for outcome in _watched(model, spec, rows, keys):
+        for outcome in _run_with_progress(model, spec, checks, secrets):
             outcomes.append(outcome)
-            if len(outcomes) == 1 and outcome.detail.startswith(_OUT_OF_REACH):
-                raise Failure(f"{spec} can't be asked. {outcome.detail}")
+            if len(outcomes) == 1 and outcome.detail.startswith(_UNREACHABLE):
+                raise CommandError(f"{spec} can't be called. {outcome.detail}")
     finally:
-        if outcomes and not outcomes[0].detail.startswith(_OUT_OF_REACH):
-            _print_outcomes(model, spec, rows, form, settings, outcomes, keys)
-    return all(outcome.status != "broken" for outcome in outcomes)
+        if outcomes and not outcomes[0].detail.startswith(_UNREACHABLE):
+            if output_format == "table":
+                _print_outcomes(spec, checks, outcomes)
+            else:
+                _print_report(model, spec, output_format, settings, outcomes, secrets)
+    return all(outcome.status != "failed" for outcome in outcomes)
 
 
-def _print_outcomes(
-    model: Model, spec: str, rows: Sequence[Check], form: str, settings: Iterable[str], outcomes: list[Outcome],
-    keys: tuple[str, ...],
-) -> None:  # fmt: skip
-    from modelport.cli.report import facts, markdown
-    from modelport.registry import backends
+def _select_checks(names: Sequence[str]) -> tuple[Check, ...]:
+    from modelport.testing import CHECKS
 
-    if form != "table":
-        backend = spec.partition("/")[0]
-        client = _client(backend, backends().get(backend, ""))
-        report = facts(model, spec, client.extra, settings, outcomes, keys)
-        if form == "json":
-            write_json(report)
-        else:
-            write(markdown(report))
-        return
-    write(rendered(_outcome_table(outcomes)), styled=True)
-    promises = {row.name: row.promise for row in rows}
-    for outcome in outcomes:
-        if outcome.status == "broken":
-            write(f"\nBroken: {outcome.check}. {promises[outcome.check]}\n  {outcome.detail}\n")
-    seen = {outcome.status for outcome in outcomes}
-    if notes := [f"{status}: {meaning}" for status, meaning in MEANINGS.items() if status in seen]:
-        write("\n".join(["", *notes]) + "\n")
-    counts = Counter(outcome.status for outcome in outcomes)
-    of = "" if len(outcomes) == len(rows) else f" ({len(outcomes)} of {len(rows)} rows)"
-    write(f"{spec}: " + ", ".join(f"{status} {counts[status]}" for status in SYMBOLS if counts[status]) + f"{of}\n")
-
-
-def _rows(names: Sequence[str]) -> tuple[Check, ...]:
-    from modelport.testing.conformance import CHECKS
-
-    known = {row.name: row for row in CHECKS}
+    known = {check.name: check for check in CHECKS}
     if unknown := [name for name in names if name not in known]:
-        raise Failure(f"--row {unknown[0]!r} is no row of the contract; there are {', '.join(known)}")
+        raise CommandError(f"--only {unknown[0]!r} is not the name of a check; there are {', '.join(known)}")
     return tuple(known[name] for name in dict.fromkeys(names)) or CHECKS
 
 
-def _watched(model: Model, spec: str, rows: tuple[Check, ...], keys: tuple[str, ...]) -> Iterable[Outcome]:
-    """The outcomes as they come, with a line on standard error that says how far it is."""
-    from modelport.testing.conformance import Subject, run_checks
+def _run_with_progress(
+    model: Model, spec: str, checks: tuple[Check, ...], secrets: tuple[str, ...]
+) -> Iterable[Outcome]:
+    """Yield the outcomes; where standard error is a terminal, it shows which check is running."""
+    from modelport.testing import Subject, run_checks
 
-    outcomes = run_checks(Subject(make=lambda: model, secrets=keys), rows)
+    outcomes = run_checks(Subject(make=lambda: model, secrets=secrets), checks)
     if not is_terminal(sys.stderr):
         yield from outcomes
         return
     from rich.console import Console
 
     with Console(stderr=True).status("") as status:
-        for number, row in enumerate(rows, 1):
-            status.update(f"{spec}: {row.name} ({number} of {len(rows)})")
+        for number, check in enumerate(checks, 1):
+            status.update(f"{spec}: {check.name} ({number} of {len(checks)})")
             yield next(outcomes)
+
+
+def _print_report(
+    model: Model, spec: str, output_format: str, settings: Iterable[str], outcomes: Sequence[Outcome],
+    secrets: tuple[str, ...],
+) -> None:  # fmt: skip
+    from modelport.cli.report import build_report, render_markdown
+    from modelport.registry import backends
+
+    backend = spec.partition("/")[0]
+    extra = requirements_of(backend, backends().get(backend, "")).extra
+    report = build_report(model, spec, extra, settings, outcomes, secrets)
+    if output_format == "json":
+        print_json(report)
+    else:
+        print_output(render_markdown(report))
+
+
+def _print_outcomes(spec: str, checks: Sequence[Check], outcomes: Sequence[Outcome]) -> None:
+    print_output(render_table(_outcome_table(outcomes)), styled=True)
+    descriptions = {check.name: check.description for check in checks}
+    for outcome in outcomes:
+        if outcome.status == "failed":
+            print_output(f"\nFailed: {outcome.check}. {descriptions[outcome.check]}\n  {outcome.detail}\n")
+    counts = Counter(outcome.status for outcome in outcomes)
+    if explanations := [f"{status}: {text}" for status, text in _EXPLANATIONS.items() if counts[status]]:
+        print_output("\n".join(["", *explanations]) + "\n")
+    of_all = "" if len(outcomes) == len(checks) else f" ({len(outcomes)} of {len(checks)} checks)"
+    summary = ", ".join(f"{status} {counts[status]}" for status in _SYMBOLS if counts[status])
+    print_output(f"{spec}: {summary}{of_all}\n")
 
 
 def _outcome_table(outcomes: Iterable[Outcome]) -> Table:
     from rich.text import Text
 
-    table = _table("", "Promise", "Outcome", "Seconds", "Detail")
+    table = _table("", "Check", "Outcome", "Seconds", "Detail")
     for outcome in outcomes:
-        symbol, ascii_symbol, style = SYMBOLS.get(outcome.status, ("?", "?", ""))
+        symbol = _SYMBOLS.get(outcome.status, _Symbol("?", "?", ""))
         table.add_row(
-            Text(symbol if is_utf8(sys.stdout) else ascii_symbol, style),
+            Text(symbol.utf8 if is_utf8(sys.stdout) else symbol.ascii, symbol.style),
             Text(outcome.check),
-            Text(outcome.status, style),
+            Text(outcome.status, symbol.style),
             Text(f"{outcome.seconds:.1f}"),
             Text(" ".join(outcome.detail.split())),
         )
     return table
 
 
-def _table(*columns: str) -> Table:
+def _table(*headers: str) -> Table:
     from rich.box import ASCII, HEAVY_HEAD
     from rich.table import Table
 
     table = Table(header_style="bold", box=HEAVY_HEAD if is_utf8(sys.stdout) else ASCII)
-    for column in columns:
-        table.add_column(column, overflow="fold", justify="right" if column == "Seconds" else "left")
+    for header in headers:
+        table.add_column(header, overflow="fold", justify="right" if header == "Seconds" else "left")
     return table

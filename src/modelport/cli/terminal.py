@@ -1,14 +1,17 @@
-"""What the command line prints, and how it ends when it can't go on."""
+"""Input and output of the command line.
+
+Standard output gets what the user asked for: the model's text, JSON, tables. Standard error gets everything else:
+reasoning, warnings, errors. Where a stream is a terminal, control characters are removed from texts that may come from
+a model, and long lines are wrapped; where it is not, a text is written as it is, one message per line.
+"""
 
 from __future__ import annotations
 
 import io
 import json
 import os
-import re
 import stat
 import sys
-from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -20,269 +23,266 @@ if TYPE_CHECKING:
 
     from modelport.types.messages import ChatMessage
 
-#: Control characters, which a model could use to take over the terminal; tabs and newlines stay.
-_CONTROLS = dict.fromkeys([*range(9), *range(11, 32), *range(127, 160)])
-_DIM, _PLAIN = "\x1b[2m", "\x1b[0m"
-#: The width of tables that no terminal shows, so that each row is one line for `grep`.
-_WIDE = 240
+#: Control characters, with which a model could take over the terminal; tabs and newlines stay.
+_CONTROL_CHARACTERS = dict.fromkeys([*range(9), *range(11, 32), *range(127, 160)])
+_DIM, _RESET = "\x1b[2m", "\x1b[0m"
+#: The width of tables that are not written to a terminal. It is large, so that each row is one line for `grep`.
+_WIDTH_WITHOUT_TERMINAL = 240
 
 
-class Failure(Exception):
-    """What the user reads in one line before the command ends with status 1."""
+class CommandError(Exception):
+    """An error that is printed in one line, before the command ends with status 1."""
 
 
 class OutputClosed(Exception):
-    """Nobody reads standard output any more, as in `modelport … | head -c1`."""
+    """The reader of standard output is gone, as in `modelport … | head -c1`."""
 
 
 def is_terminal(stream: TextIO | None) -> bool:
-    """Whether a person looks at this stream."""
+    """Return whether this stream is a terminal."""
     try:
         return stream is not None and stream.isatty()
-    except ValueError:  # it is closed
+    except ValueError:  # The stream is closed.
         return False
 
 
-def lenient_output() -> None:
-    """Has standard output show "?" for what its encoding lacks."""
+def is_utf8(stream: TextIO | None) -> bool:
+    """Return whether this stream can encode every character."""
+    return (getattr(stream, "encoding", None) or "utf-8").lower().startswith("utf")
+
+
+def replace_unencodable_characters() -> None:
+    """Make standard output write "?" for characters that its encoding lacks."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")
 
 
-def write(text: str, *, styled: bool = False) -> None:
-    """Puts text on standard output at once.
+# --- output -----------------------------------------------------------------------------------------------------------
+
+
+def print_output(text: str, *, styled: bool = False) -> None:
+    """Write text to standard output at once.
 
     Args:
-        text: On a terminal its control characters are left out.
-        styled: Whether they are ours and not a model's, and stay.
+        text: The text. On a terminal its control characters are removed.
+        styled: Whether the control characters are this program's own, and stay.
 
     Raises:
-        OutputClosed: The reader has gone.
-        Failure: It can't be written, to a full disk for instance.
+        OutputClosed: The reader is gone.
+        CommandError: The text can't be written, for instance to a full disk.
     """
     stream = sys.stdout
     if stream is None:
         return
     try:
-        stream.write(text.translate(_CONTROLS) if is_terminal(stream) and not styled else text)
+        stream.write(text.translate(_CONTROL_CHARACTERS) if is_terminal(stream) and not styled else text)
         stream.flush()
     except BrokenPipeError:
-        drop_output()
+        discard_output()
         raise OutputClosed from None
     except OSError as error:
-        drop_output()
-        raise Failure(f"can't write to standard output: {error.strerror or error}") from None
+        discard_output()
+        raise CommandError(f"can't write to standard output: {error.strerror or error}") from None
 
 
-def drop_output() -> None:
-    """Gives standard output up: what is buffered would fail again when the interpreter flushes it at its end."""
+def discard_output() -> None:
+    """Redirect standard output to the null device.
+
+    Otherwise the interpreter, when it flushes the buffer at its end, would fail again.
+    """
     with suppress(OSError, ValueError):
         null = os.open(os.devnull, os.O_WRONLY)
         os.dup2(null, sys.stdout.fileno())
         os.close(null)
 
 
-def write_json(value: Any) -> None:
-    """Puts a value on standard output as JSON."""
-    write(json.dumps(value, indent=2, ensure_ascii=not is_utf8(sys.stdout)) + "\n")
+def print_json(value: Any) -> None:
+    """Write a value to standard output as JSON."""
+    print_output(json.dumps(value, indent=2, ensure_ascii=not is_utf8(sys.stdout)) + "\n")
 
 
-def write_aside(text: str, *, dim: bool = False) -> None:
-    """Puts text on standard error; that nobody reads it is no failure.
+def print_to_stderr(text: str, *, dim: bool = False) -> None:
+    """Write text to standard error, and ignore that nobody reads it.
 
     Args:
-        text: Its control characters are left out on a terminal.
-        dim: Whether to show it paler than an answer, where that is possible.
+        text: The text. On a terminal its control characters are removed.
+        dim: Whether to show the text paler than a response, where the terminal can.
     """
     stream = sys.stderr
     if stream is None:
         return
     if is_terminal(stream):
-        text = text.translate(_CONTROLS)
+        text = text.translate(_CONTROL_CHARACTERS)
         if dim and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb":
-            text = f"{_DIM}{text}{_PLAIN}"
+            text = f"{_DIM}{text}{_RESET}"
     with suppress(OSError, ValueError):
         stream.write(text)
         stream.flush()
 
 
-def note(text: str) -> None:
-    """Says something on standard error: in one line, which a terminal breaks between words."""
-    write_aside(wrapped(f"modelport: {' '.join(text.split())}") + "\n")
+def print_note(text: str) -> None:
+    """Write a message to standard error, as one line that begins with "modelport:"."""
+    print_to_stderr(wrap_for_terminal(f"modelport: {' '.join(text.split())}") + "\n")
 
 
-def wrapped(text: str, indent: str = "") -> str:
-    """A line as a terminal on standard error is to show it: broken between words; anywhere else it stays one.
+def wrap_for_terminal(text: str, indent: str = "") -> str:
+    """Wrap a line between words where standard error is a terminal; elsewhere return the line as it is.
 
     Args:
-        text: Of one line.
-        indent: Before each of its lines but the first.
+        text: One line.
+        indent: What precedes each further line.
     """
     if not is_terminal(sys.stderr):
         return text
     import shutil
     import textwrap
 
-    try:  # where standard output is a pipe too
+    try:  # The size is that of standard error, since standard output may be a pipe.
         columns = int(os.environ.get("COLUMNS") or 0) or os.get_terminal_size(sys.stderr.fileno()).columns
     except (ValueError, OSError):
         columns = shutil.get_terminal_size().columns
-    # A path or a command is longer than the line at times, and must stay whole to be copied.
+    # A path or a command may be longer than a line; it must stay in one piece, so that it can be copied.
     return textwrap.fill(
         text, max(columns, 20), subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
     )
 
 
-def report(error: BaseException, debug: bool) -> None:
-    """Says what went wrong, in one line; with `debug`, after the traceback."""
+def print_error(error: BaseException, debug: bool) -> None:
+    """Write an error to standard error in one line; with `debug`, after its traceback."""
     if debug:
         import traceback
 
-        write_aside("".join(traceback.format_exception(error)))
-    note(explain(error))
+        print_to_stderr("".join(traceback.format_exception(error)))
+    print_note(describe_error(error))
 
 
-def explain(error: BaseException) -> str:
-    """An error in words for someone who sees no traceback."""
+def describe_error(error: BaseException) -> str:
+    """Return the text of an error, with its hint, for a reader who sees no traceback."""
     if isinstance(error, StreamInterrupted) and isinstance(error.__cause__, ModelError):
-        return f"the answer broke off: {_for_a_shell(str(error.__cause__))}"
-    if isinstance(error, ModelError | Failure):
-        return _for_a_shell(str(error))
+        return f"the response was interrupted: {describe_error(error.__cause__)}"
+    if isinstance(error, ModelError) and error.hint:
+        text = str(error)
+        return f"{text}{'' if text.endswith(('.', '?')) else '.'} {error.hint}"
+    if isinstance(error, ModelError | CommandError):
+        return str(error)
     return f"{type(error).__name__}: {error} (--debug shows where)"
 
 
-#: What errors say to someone who writes Python, and what that is in a shell.
-_IN_PYTHON: tuple[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]], ...] = (
-    (re.compile(r"Pass \w+=[^\n]*?,? (?:or )?set the environment variable"), "Set the environment variable"),
-    (re.compile(r", as (\w+)\(['\"]([^'\"]+)['\"]\)"), lambda found: _as_option(found[1], found[2])),
-    (re.compile(r"\(api_base\)"), "(--api-base)"),
-    (re.compile(r"\bapi_base=(?=['\"])"), "--api-base "),
-    (re.compile(r"\bretry=False\b"), "--set retry=false"),
-    (re.compile(r"\bcontext_length=…"), "--set context_length=…"),
-    (re.compile(r"\blower max_tokens\b"), "lower --max-tokens"),
-)
+# --- a model's messages -----------------------------------------------------------------------------------------------
 
 
-def _for_a_shell(text: str) -> str:
-    """An error's text with a command line's names for what a program passes."""
-    for pattern, replacement in _IN_PYTHON:
-        text = pattern.sub(replacement, text)
-    return text
+class MessagePrinter:
+    """Prints a message while it arrives: its text on standard output, its reasoning on standard error.
 
-
-def _as_option(cls: str, model_id: str) -> str:
-    from modelport.registry import CLASSES
-
-    return f", as -m {CLASSES[cls]}/{model_id}" if cls in CLASSES else f", as {cls}({model_id!r})"
-
-
-class Answer:
-    """Prints an answer as it comes: its text on standard output, its reasoning on standard error.
-
-    A context manager: the cursor stands at the beginning of a line at its end, also after a Ctrl-C.
+    A context manager. At its end the cursor is at the beginning of a line, also after a Ctrl-C.
     """
 
     def __init__(self) -> None:
-        self._line_is_open = False
-        self._thought_is_open = False
+        self._text_line_is_open = False
+        self._reasoning_line_is_open = False
 
-    def __enter__(self) -> Answer:
+    def __enter__(self) -> MessagePrinter:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is KeyboardInterrupt and not self._line_is_open and is_terminal(sys.stderr):
-            write_aside("\n")  # the terminal has written ^C
-        self.end()
+        if kind is KeyboardInterrupt and not self._text_line_is_open and is_terminal(sys.stderr):
+            print_to_stderr("\n")  # The terminal has written ^C.
+        self.end_line()
 
-    def show(self, text: str | None, reasoning: str | None = None) -> None:
-        """Prints the next piece."""
+    def print(self, text: str | None, reasoning: str | None = None) -> None:
+        """Print the next part of the message."""
         if reasoning:
-            self._thought_is_open = not reasoning.endswith("\n")  # noted first: a Ctrl-C may come while it is written
-            write_aside(reasoning, dim=True)
+            # The state is set first, because a Ctrl-C may come while the reasoning is written.
+            self._reasoning_line_is_open = not reasoning.endswith("\n")
+            print_to_stderr(reasoning, dim=True)
         if text:
-            self._end_thought()
-            self._line_is_open = not text.endswith("\n")
-            write(text)
+            self._end_reasoning_line()
+            self._text_line_is_open = not text.endswith("\n")
+            print_output(text)
 
-    def end(self) -> None:
-        """Ends the last line, if there is one."""
-        self._end_thought()
-        if self._line_is_open:
-            self._line_is_open = False
-            write("\n")
+    def end_line(self) -> None:
+        """End the last line, if there is one."""
+        self._end_reasoning_line()
+        if self._text_line_is_open:
+            self._text_line_is_open = False
+            print_output("\n")
 
-    def _end_thought(self) -> None:
-        if self._thought_is_open:
-            self._thought_is_open = False
-            write_aside("\n")
+    def _end_reasoning_line(self) -> None:
+        if self._reasoning_line_is_open:
+            self._reasoning_line_is_open = False
+            print_to_stderr("\n")
 
 
-def remark(message: ChatMessage, *, limited: bool) -> None:
-    """Says on standard error what the reader of an answer can't see in it.
+def print_warnings(message: ChatMessage, *, limited: bool) -> None:
+    """Write to standard error what the text of a message does not show: warnings, and why it ended early.
 
     Args:
-        message: The answer.
-        limited: Whether the user set its length.
+        message: The message.
+        limited: Whether the user limited its length.
     """
     for warning in message.warnings:
-        note(warning)
+        print_note(warning)
     if message.finish_reason == "content_filter":
-        note("the service's policy cut the answer off")
+        print_note("the service's content policy ended the response early")
     elif message.finish_reason == "length" and not limited:
-        note("the answer was cut off: it reached the model's limit")
+        print_note("the response was truncated: it reached the model's limit")
     elif not message.text and not message.tool_calls:
-        note("the answer is empty")
+        print_note("the response is empty")
 
 
-def piped_text() -> str | None:
-    """What was piped into standard input, or `None`; a terminal, a device or an inherited socket is not waited for.
+# --- input ------------------------------------------------------------------------------------------------------------
+
+
+def read_piped_input() -> str | None:
+    """Return the text that was piped into standard input, or `None`.
+
+    A terminal, a device and an inherited socket are not read, because the read might never end.
 
     Raises:
-        Failure: It is no text.
+        CommandError: The input is not text.
     """
     stream = sys.stdin
     if stream is None or is_terminal(stream):
         return None
-    with suppress(OSError, ValueError):  # a stream in memory has no descriptor, and can be read
+    with suppress(OSError, ValueError):  # A stream in memory has no descriptor, and can be read.
         mode = os.fstat(stream.fileno()).st_mode
         if not (stat.S_ISFIFO(mode) or stat.S_ISREG(mode)):
             return None
-    return decoded(stream.buffer.read()).strip("\r\n") or None
+    return decode_input(stream.buffer.read()).strip("\r\n") or None
 
 
-def decoded(data: bytes) -> str:
-    """Bytes of standard input as text.
+def decode_input(data: bytes) -> str:
+    """Decode bytes of standard input.
 
     Raises:
-        Failure: They are not UTF-8.
+        CommandError: The bytes are not UTF-8.
     """
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError:
-        raise Failure("standard input is not UTF-8 text; pass an image with --image") from None
+        raise CommandError("standard input is not UTF-8 text; pass an image with --image") from None
 
 
-def is_utf8(stream: TextIO | None) -> bool:
-    """Whether this stream takes every character."""
-    return (getattr(stream, "encoding", None) or "utf-8").lower().startswith("utf")
+# --- tables -----------------------------------------------------------------------------------------------------------
 
 
-def rendered(table: Table) -> str:
-    """A table as text for standard output, as wide as the terminal."""
+def render_table(table: Table) -> str:
+    """Return a table as text for standard output, as wide as the terminal."""
     console = _console(text := io.StringIO())
     console.print(table)
     return text.getvalue()
 
 
-def fits(table: Table) -> bool:
-    """Whether no cell of a table would be broken in the terminal."""
+def fits_terminal(table: Table) -> bool:
+    """Return whether the terminal shows every cell of a table in one line."""
     console = _console(io.StringIO())
-    return console.measure(table, options=console.options.update(max_width=_WIDE)).maximum <= console.width
+    widest = console.options.update(max_width=_WIDTH_WITHOUT_TERMINAL)
+    return console.measure(table, options=widest).maximum <= console.width
 
 
 def _console(file: io.StringIO) -> Console:
     from rich.console import Console
 
-    seen = is_terminal(sys.stdout)
-    width = None if seen or "COLUMNS" in os.environ else _WIDE
-    return Console(file=file, force_terminal=seen, width=width, highlight=False, emoji=False)
+    to_terminal = is_terminal(sys.stdout)
+    width = None if to_terminal or "COLUMNS" in os.environ else _WIDTH_WITHOUT_TERMINAL
+    return Console(file=file, force_terminal=to_terminal, width=width, highlight=False, emoji=False)

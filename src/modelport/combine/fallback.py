@@ -19,7 +19,7 @@ from modelport.layers.base import Layer
 from modelport.layers.limit.layer import Limit
 from modelport.layers.retry import Retry
 from modelport.model import Model
-from modelport.types.capabilities import Capabilities, any_of
+from modelport.types.capabilities import Capabilities, union_of
 from modelport.types.deltas import ChatMessageStreamDelta
 from modelport.types.request import Request, Timeouts
 
@@ -140,7 +140,7 @@ class FallbackModel(Model):
     @property
     def capabilities(self) -> Capabilities:
         """What at least one of the models can do. A request is sent to those that can do what it needs."""
-        return any_of([model.capabilities for model in self.models])
+        return union_of([model.capabilities for model in self.models])
 
     def close(self) -> None:
         """Close every model."""

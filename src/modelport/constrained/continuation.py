@@ -9,23 +9,27 @@ from modelport.errors import UnsupportedFeature
 from modelport.types.output_types import Choice, Grammar, JSONSchema, Lark
 
 
-def may_go_on(grammar: Grammar, text: str, stop: str = "") -> bool:
-    """Whether an answer that was cut may be the beginning of a longer one, though it has the form itself.
+def could_continue(grammar: Grammar, text: str, stop: str = "") -> bool:
+    """Return whether truncated output could be the beginning of longer output, although it is valid itself.
 
     Args:
-        grammar: The form.
-        text: An answer that has it.
-        stop: The stop sequence that cut it, and so came next: one that the form has no place for ended it instead.
+        grammar: The output type.
+        text: Truncated output that is valid for the output type.
+        stop: The stop sequence at which the output was truncated, or an empty string if `max_tokens` truncated it. The
+            model wrote the stop sequence next. If it can't follow in the output type, the output was complete.
 
     Returns:
-        For a `Regex` the truth where llguidance is there, which knows what may follow; for a `Lark` that was stopped
-        whether the stop sequence was not its end; for one that was not, `True`.
+        For a `Choice` and a `JSONSchema`, whether longer output exists. For a `Regex` the same if llguidance is
+        installed, which knows what may follow; otherwise whether there is no stop sequence. For a `Lark` without a stop
+        sequence always `True`; with one, whether the grammar does not accept the stop sequence as the end of the
+        output.
     """
-    whole = text + stop
+    continued = text + stop
     if isinstance(grammar, Choice):
-        return any(option != text and option.startswith(whole) for option in grammar.options)
-    if isinstance(grammar, JSONSchema):  # only a bare number has no end of its own
-        return _NUMBER.fullmatch(whole.lstrip()) is not None
+        return any(option != text and option.startswith(continued) for option in grammar.options)
+    if isinstance(grammar, JSONSchema):
+        # Every JSON value except a bare number has an end that can be recognised.
+        return _NUMBER_START.fullmatch(continued.lstrip()) is not None
     if isinstance(grammar, Lark) and not stop:
         return True
     try:
@@ -34,7 +38,7 @@ def may_go_on(grammar: Grammar, text: str, stop: str = "") -> bool:
         matcher = LLMatcher(LLTokenizer("byte"), as_lark(grammar), log_level=0)
     except (ImportError, UnsupportedFeature):
         return not stop
-    data = list(whole.encode())
+    data = list(continued.encode())
     if matcher.try_consume_tokens(data) < len(data):
         return not stop
     if isinstance(grammar, Lark):
@@ -42,5 +46,5 @@ def may_go_on(grammar: Grammar, text: str, stop: str = "") -> bool:
     return bool(stop) or not matcher.is_stopped()
 
 
-#: What a JSON number may begin with.
-_NUMBER = re.compile(r"-?[0-9]+(\.[0-9]*)?([eE][+-]?[0-9]*)?")
+#: Matches the start of a JSON number, and a complete number.
+_NUMBER_START = re.compile(r"-?[0-9]+(\.[0-9]*)?([eE][+-]?[0-9]*)?")

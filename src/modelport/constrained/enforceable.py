@@ -1,17 +1,18 @@
-r"""A JSON schema as the engines' masks can hold an answer to it, no looser than a validator reads it.
+r"""Rewrites a JSON schema so that an engine enforces it as strictly as a validator checks it.
 
-llguidance refuses most keywords that it does not know by name, which is what we want. What it takes and holds less
-tightly than a validator does is put right here, or refused with the keyword named. Each was seen to let an answer
-through that the `jsonschema` package calls invalid:
+Engines enforce schemas through llguidance, which refuses most keywords that it does not know and names them. A few
+keywords it enforces less strictly than a validator. This module rewrites or refuses those keywords. With each of them
+an engine was seen to write output that the `jsonschema` package calls invalid:
 
-- `date` and `date-time` with a 29 February in any year, a year 0, a second 60: said as patterns.
-- `hostname` of any length: bounded.
-- `uri`, which the llguidance built into llama.cpp does not know (it then ignores the whole grammar): said as a pattern.
-- `multipleOf` with a fraction such as 0.01, of which validators, who divide floats, call 9.77 no multiple: refused.
-- `minProperties`, towards which it counts a key that comes twice: refused beyond what `required` makes sure of.
-- `x-guidance`, its own keyword, by which a schema can ask for less: refused.
+- `date` and `date-time` allowed a 29 February in any year, a year 0 and a second 60: rewritten as patterns.
+- `hostname` allowed any length: its length is limited.
+- `uri` is unknown to the llguidance that is built into llama.cpp, which then ignores the whole grammar: rewritten as a
+  pattern.
+- `multipleOf` with a fraction such as 0.01: validators divide floats, so that 9.77 is not a multiple for them: refused.
+- `minProperties` counted a key that occurs twice: refused beyond what `required` guarantees.
+- `x-guidance` is llguidance's own keyword, by which a schema can relax other keywords: refused.
 
-A key spelt `"\u0061"` passed for another than `"a"`; `as_lark` asks for strings without such escapes.
+A key written as `"\u0061"` was taken for another key than `"a"`; `as_lark` therefore forbids such escapes.
 """
 
 from __future__ import annotations
@@ -23,114 +24,120 @@ from modelport.errors import UnsupportedFeature
 
 Schema = dict[str, Any]
 
-_MAPS = {"properties", "patternProperties", "$defs", "definitions", "dependentSchemas"}
-_LISTS = {"anyOf", "oneOf", "allOf", "prefixItems"}
-_SINGLE = {"items", "additionalProperties", "not", "if", "then", "else", "contains", "propertyNames"}
+#: Keywords whose value is a dict of schemas, a list of schemas, or one schema.
+_SCHEMA_MAPS = {"properties", "patternProperties", "$defs", "definitions", "dependentSchemas"}
+_SCHEMA_LISTS = {"anyOf", "oneOf", "allOf", "prefixItems"}
+_SINGLE_SCHEMAS = {"items", "additionalProperties", "not", "if", "then", "else", "contains", "propertyNames"}
 
 _YEAR = "([1-9][0-9]{3}|0[1-9][0-9]{2}|00[1-9][0-9]|000[1-9])"
 _LEAP_YEAR = "([0-9]{2}(0[48]|[2468][048]|[13579][26])|(0[48]|[2468][048]|[13579][26])00)"
-_LONG, _SHORT = "(0[13578]|1[02])-(0[1-9]|[12][0-9]|3[01])", "(0[469]|11)-(0[1-9]|[12][0-9]|30)"
-_DATE = f"({_YEAR}-({_LONG}|{_SHORT}|02-(0[1-9]|1[0-9]|2[0-8]))|{_LEAP_YEAR}-02-29)"
+_MONTHS_OF_31_DAYS = "(0[13578]|1[02])-(0[1-9]|[12][0-9]|3[01])"
+_MONTHS_OF_30_DAYS = "(0[469]|11)-(0[1-9]|[12][0-9]|30)"
+_FEBRUARY = "02-(0[1-9]|1[0-9]|2[0-8])"
+_DATE = f"({_YEAR}-({_MONTHS_OF_31_DAYS}|{_MONTHS_OF_30_DAYS}|{_FEBRUARY})|{_LEAP_YEAR}-02-29)"
 _HOUR = "([01][0-9]|2[0-3]):[0-5][0-9]"
 _TIME = f"{_HOUR}:[0-5][0-9](\\.[0-9]{{1,9}})?(Z|[+-]{_HOUR})"
 _PCHAR = "([A-Za-z0-9._~!$&'()*+,;=:@-]|%[0-9A-Fa-f]{2})"
 _AUTHORITY = "([A-Za-z0-9._~-]+@)?[A-Za-z0-9._~-]+(:[0-9]{1,5})?"
 _PATH = f"(//({_AUTHORITY}(/{_PCHAR}*)*|(/{_PCHAR}+)+)|/?{_PCHAR}+(/{_PCHAR}*)*)"
 _URI = f"[A-Za-z][A-Za-z0-9+.-]*:{_PATH}(\\?({_PCHAR}|[/?])*)?(#({_PCHAR}|[/?])*)?"
-#: Formats said by other keywords.
-_SPELT: dict[str, Schema] = {
+#: Formats that are rewritten as other keywords.
+_FORMAT_PATTERNS: dict[str, Schema] = {
     "date": {"pattern": f"^{_DATE}$"},
     "time": {"pattern": f"^{_TIME}$"},
     "date-time": {"pattern": f"^{_DATE}T{_TIME}$"},
     "uri": {"pattern": f"^{_URI}$"},
 }
-_HELD = {"duration", "email", "hostname", "ipv4", "ipv6", "uuid"}
-#: Of the standard, and not held by the mask. To a format that the standard does not know no answer is held by anyone.
-_NOT_HELD = {
+_ENFORCED_FORMATS = {"duration", "email", "hostname", "ipv4", "ipv6", "uuid"}
+#: Formats of the standard that engines can't enforce. Formats that the standard does not know are ignored, as
+#: validators ignore them.
+_UNENFORCEABLE_FORMATS = {
     "idn-email", "idn-hostname", "iri", "iri-reference", "json-pointer", "regex", "relative-json-pointer",
     "uri-reference", "uri-template", "color",
 }  # fmt: skip
 
 
-def enforceable(schema: Schema) -> Schema:
-    """The schema for the mask; it is not changed itself.
+def enforceable_schema(schema: Schema) -> Schema:
+    """Return a schema that an engine enforces as strictly as a validator checks the original schema.
 
     Args:
-        schema: A JSON schema.
+        schema: A JSON schema. It is not changed.
 
     Raises:
-        UnsupportedFeature: It has a keyword to which the mask can't hold an answer; the message names it.
+        UnsupportedFeature: The schema has a keyword that engines can't enforce; the message names it.
     """
-    # A schema means what draft 2020-12 says, to the mask as to the check of the answer, whatever it calls itself.
-    result: Schema = _each({key: value for key, value in schema.items() if key != "$schema"}, _tightened)
+    # Engines and the check of the output read every schema by draft 2020-12, even one that names another draft.
+    without_draft = {key: value for key, value in schema.items() if key != "$schema"}
+    result: Schema = _change_subschemas(without_draft, _make_enforceable)
     return result
 
 
-def _each(schema: Any, change: Callable[[Schema], Schema]) -> Any:
-    """Every schema in the schema changed, those inside first."""
+def _change_subschemas(schema: Any, change: Callable[[Schema], Schema]) -> Any:
+    """Return the schema with `change` applied to it and to every schema inside, the innermost first."""
     if not isinstance(schema, dict):
         return schema
     parts: Schema = {}
     for key, value in schema.items():
-        if key in _MAPS and isinstance(value, dict):
-            value = {name: _each(part, change) for name, part in value.items()}
-        elif key in _LISTS and isinstance(value, list):
-            value = [_each(part, change) for part in value]
-        elif key in _SINGLE:
-            value = _each(value, change)
+        if key in _SCHEMA_MAPS and isinstance(value, dict):
+            value = {name: _change_subschemas(part, change) for name, part in value.items()}
+        elif key in _SCHEMA_LISTS and isinstance(value, list):
+            value = [_change_subschemas(part, change) for part in value]
+        elif key in _SINGLE_SCHEMAS:
+            value = _change_subschemas(value, change)
         parts[key] = value
     return change(parts)
 
 
-def _tightened(schema: Schema) -> Schema:
+def _make_enforceable(schema: Schema) -> Schema:
     if "x-guidance" in schema:
-        raise _refused("x-guidance", "it changes what the other keywords mean")
-    if not _exact(schema.get("multipleOf", 1)):
-        raise _refused(
-            f"multipleOf={schema['multipleOf']}", "validators divide floats, and call some of its multiples none"
+        raise _unenforceable("x-guidance", "it changes what the other keywords mean")
+    if not _is_exact_float(schema.get("multipleOf", 1)):
+        raise _unenforceable(
+            f"multipleOf={schema['multipleOf']}", "validators divide floats, so that they refuse some of its multiples"
         )
-    changed = _without_counted_keys(schema)
+    changed = _without_redundant_min_properties(schema)
     if changed.get("uniqueItems") is False or (changed.get("uniqueItems") and changed.get("maxItems", 2) < 2):
         changed = {key: value for key, value in changed.items() if key != "uniqueItems"}
-    return _with_format(changed) if isinstance(changed.get("format"), str) else changed
+    return _with_enforceable_format(changed) if isinstance(changed.get("format"), str) else changed
 
 
-def _exact(number: Any) -> bool:
-    """Whether floats hold the number, so that dividing by it is exact."""
+def _is_exact_float(number: Any) -> bool:
+    """Return whether a float represents the number exactly, so that dividing by it is exact."""
     from fractions import Fraction
 
-    below = Fraction(str(number)).denominator
-    return below & (below - 1) == 0
+    denominator = Fraction(str(number)).denominator
+    return denominator & (denominator - 1) == 0
 
 
-def _without_counted_keys(schema: Schema) -> Schema:
-    least = schema.get("minProperties")
-    if least is None:
+def _without_redundant_min_properties(schema: Schema) -> Schema:
+    minimum = schema.get("minProperties")
+    if minimum is None:
         return schema
-    sure = len(set(schema.get("required", ())))
-    if least > sure + 1:
-        raise _refused(f"minProperties={least}", "a key that comes twice would count twice")
-    # One more than those that are required needs no counting: whatever comes is another.
-    return schema if least > sure else {key: value for key, value in schema.items() if key != "minProperties"}
+    required = len(set(schema.get("required", ())))
+    if minimum > required + 1:
+        raise _unenforceable(f"minProperties={minimum}", "a key that occurs twice would count twice")
+    # One property more than the required ones can be enforced: any further key is a new one.
+    return schema if minimum > required else {key: value for key, value in schema.items() if key != "minProperties"}
 
 
-def _with_format(schema: Schema) -> Schema:
-    form = schema["format"]
-    if form in _NOT_HELD:
-        raise _refused(f"format={form!r}", "no mask knows it")
-    rest = {key: value for key, value in schema.items() if key != "format"}
-    if form == "hostname":
+def _with_enforceable_format(schema: Schema) -> Schema:
+    name = schema["format"]
+    if name in _UNENFORCEABLE_FORMATS:
+        raise _unenforceable(f"format={name!r}", "engines don't support it")
+    without_format = {key: value for key, value in schema.items() if key != "format"}
+    if name == "hostname":
         return {**schema, "maxLength": min(schema.get("maxLength", 253), 253)}
-    if form in _SPELT:
-        # Beside a pattern of the schema's own both hold.
-        return (
-            {**rest, "allOf": [*rest.get("allOf", ()), _SPELT[form]]} if "pattern" in rest else {**rest, **_SPELT[form]}
-        )
-    return schema if form in _HELD else rest
+    if name in _FORMAT_PATTERNS:
+        pattern = _FORMAT_PATTERNS[name]
+        if "pattern" not in without_format:
+            return {**without_format, **pattern}
+        # The schema has a pattern of its own: `allOf` enforces both.
+        return {**without_format, "allOf": [*without_format.get("allOf", ()), pattern]}
+    return schema if name in _ENFORCED_FORMATS else without_format
 
 
-def _refused(keyword: str, why: str) -> UnsupportedFeature:
+def _unenforceable(keyword: str, reason: str) -> UnsupportedFeature:
     return UnsupportedFeature(
-        f"grammar: no mask can hold an answer to the schema's {keyword}: {why}. Leave it out, and check it yourself",
+        f"grammar: engines can't enforce the schema's {keyword}: {reason}. Leave it out, and check it yourself",
         parameter="grammar",
     )

@@ -1,36 +1,38 @@
-"""Output types in llguidance's Lark dialect."""
+"""Output types in llguidance's Lark dialect, which all engines here read."""
 
 from __future__ import annotations
 
 import json
 from typing import Any
 
-from modelport.constrained.enforceable import enforceable
+from modelport.constrained.enforceable import enforceable_schema
 from modelport.types.output_types import Choice, Grammar, Lark, Regex
 
 
-def as_lark(grammar: Grammar, *, old: bool = False) -> str:
-    """The grammar in llguidance's Lark, which llama.cpp, vLLM and every mask of ours read.
+def as_lark(grammar: Grammar, *, old_llguidance: bool = False) -> str:
+    """Return the output type as a grammar in llguidance's Lark dialect.
 
-    JSON is written with single spaces, so that a weak model can't fill its budget with white space, and without escapes
-    by number, behind which a key could hide that the schema has a say in.
+    The grammar allows JSON with single spaces only, so that a weak model can't use up `max_tokens` with white space. It
+    allows no numeric escapes in strings: an escaped key would not be recognised as the key that the schema restricts.
 
     Args:
-        grammar: What the answer must be.
-        old: For the llguidance that is built into llama.cpp: it can't be told of escapes, and would ignore the grammar.
+        grammar: The output type.
+        old_llguidance: Whether the grammar is for the older llguidance that is built into llama.cpp. It has no option
+            for escapes, and ignores a whole grammar with an option that it does not know.
 
     Raises:
-        UnsupportedFeature: No mask can hold an answer to something in it; see `maskable` and `regexes`.
+        UnsupportedFeature: Engines can't enforce a part of the output type; see `enforceable` and `schema.regexes`.
     """
     if isinstance(grammar, Lark):
         return grammar.grammar
     if isinstance(grammar, Choice):
         options = (json.dumps(option, ensure_ascii=False).replace("\x7f", r"\u007f") for option in grammar.options)
-        # As a terminal: the engines' parser takes no more than 2000 alternatives of a rule, their lexer any number.
+        # The options are alternatives of a terminal, because llguidance's parser accepts no more than 2000 alternatives
+        # of a rule; its lexer accepts any number.
         return "start: OPTION\nOPTION: " + " | ".join(options)
     if isinstance(grammar, Regex):
         return f"start: /{grammar.for_engines()}/"
     style: dict[str, Any] = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
-    if not old:
+    if not old_llguidance:
         style["json_allowed_escapes"] = 'nrtbf\\"'
-    return "start: %json " + json.dumps({"x-guidance": style, **enforceable(grammar.schema)})
+    return "start: %json " + json.dumps({"x-guidance": style, **enforceable_schema(grammar.schema)})

@@ -1,4 +1,4 @@
-"""Tool calls that a model wrote as text, for agents whose backend gives them no other way."""
+"""Reads tool calls that a model wrote as text, for agents that don't use the tool calls of a backend."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from modelport.schema.json_text import read_json
 from modelport.types.messages import ChatMessage, ChatMessageToolCall, ChatMessageToolCallFunction
 
 
-def call_in_text(message: ChatMessage, name_key: str, arguments_key: str) -> ChatMessageToolCall:
-    """The first JSON object in the message's text that names a tool.
+def find_tool_call(message: ChatMessage, name_key: str, arguments_key: str) -> ChatMessageToolCall:
+    """Return the first JSON object in the message's text that names a tool, as a tool call.
 
     Args:
-        message: Its text may hold anything around the object.
+        message: The message. Its text may have other text before and after the object.
         name_key: The object's key for the tool's name.
         arguments_key: The object's key for the arguments.
 
     Raises:
-        InvalidToolCall: There is none.
+        InvalidToolCall: The text has no such object.
     """
     text, decoder, start = message.text, json.JSONDecoder(), 0
     while (start := text.find("{", start)) >= 0:
@@ -30,7 +30,7 @@ def call_in_text(message: ChatMessage, name_key: str, arguments_key: str) -> Cha
             start += 1
             continue
         if isinstance(value, dict) and isinstance(value.get(name_key), str):
-            function = ChatMessageToolCallFunction(parsed_arguments(value.get(arguments_key)), value[name_key])
+            function = ChatMessageToolCallFunction(parse_arguments(value.get(arguments_key)), value[name_key])
             return ChatMessageToolCall(function, f"call_{uuid.uuid4().hex[:24]}")
         start = end
     raise InvalidToolCall(
@@ -40,8 +40,8 @@ def call_in_text(message: ChatMessage, name_key: str, arguments_key: str) -> Cha
     )
 
 
-def parsed_arguments(arguments: Any) -> Any:
-    """The arguments as an object where they are JSON text; else as they are."""
+def parse_arguments(arguments: Any) -> Any:
+    """Return the value of arguments that are JSON text, and other arguments unchanged."""
     if isinstance(arguments, str):
         try:
             return read_json(arguments)

@@ -1,87 +1,98 @@
-"""What a docstring says of a function and of its arguments, in the styles of Google, NumPy and reST. Pure functions."""
+"""Reads the descriptions of a function and of its arguments from its docstring, in the Google, NumPy or reST style.
+
+Pure functions.
+"""
 
 from __future__ import annotations
 
 import re
 
-_ARGUMENTS = {"Args", "Arguments", "Params", "Parameters", "Keyword Args", "Keyword Arguments", "Other Parameters"}
-_SECTIONS = _ARGUMENTS | {"Return", "Returns", "Yield", "Yields", "Raises", "Attributes"}
+_ARGUMENT_SECTIONS = {
+    "Args", "Arguments", "Params", "Parameters", "Keyword Args", "Keyword Arguments", "Other Parameters",
+}  # fmt: skip
+_SECTIONS = _ARGUMENT_SECTIONS | {"Return", "Returns", "Yield", "Yields", "Raises", "Attributes"}
 _UNDERLINE = re.compile(r"\s*-{3,}\s*")
 _FIELD = re.compile(
-    r":(?P<kind>param|parameter|arg|argument|key|keyword|type|returns?|rtype|raises?|yields?)\b(?P<what>[^:]*):(?P<text>.*)"
+    r":(?P<field>param|parameter|arg|argument|key|keyword|type|returns?|rtype|raises?|yields?)\b"
+    r"(?P<names>[^:]*):(?P<text>.*)"
 )
 
 
 def read_docstring(doc: str) -> tuple[str, dict[str, str]]:
-    """The text before the first section, and what the sections say of arguments, by name.
+    """Return the description of a function, and the descriptions of its arguments by name.
 
     Args:
-        doc: Without the indentation that all of its lines share, as `inspect.cleandoc` leaves it.
+        doc: The docstring without the indentation that all of its lines share, as `inspect.cleandoc` returns it.
+
+    Returns:
+        The text before the first section, and a dict of the descriptions in the sections about arguments.
     """
     lines = doc.splitlines()
-    start = next((place for place in range(len(lines)) if _begins_section(lines, place)), len(lines))
-    described = _google(lines[start:]) | _numpy(lines[start:]) | _fields(lines[start:])
-    return "\n".join(lines[:start]).strip(), {name: text.strip() for name, text in described.items()}
+    start = next((index for index in range(len(lines)) if _starts_section(lines, index)), len(lines))
+    sections = lines[start:]
+    descriptions = _read_google(sections) | _read_numpy(sections) | _read_rest(sections)
+    return "\n".join(lines[:start]).strip(), {name: text.strip() for name, text in descriptions.items()}
 
 
-def _begins_section(lines: list[str], place: int) -> bool:
-    line = lines[place].strip()
-    underlined = place + 1 < len(lines) and _UNDERLINE.fullmatch(lines[place + 1]) is not None
-    return (line if underlined else line.removesuffix(":") if line.endswith(":") else "") in _SECTIONS or (
-        _FIELD.match(line) is not None
-    )
+def _starts_section(lines: list[str], index: int) -> bool:
+    line = lines[index].strip()
+    underlined = index + 1 < len(lines) and _UNDERLINE.fullmatch(lines[index + 1]) is not None
+    title = line if underlined else line.removesuffix(":") if line.endswith(":") else ""
+    return title in _SECTIONS or _FIELD.match(line) is not None
 
 
-def _google(lines: list[str]) -> dict[str, str]:
-    rest = iter(lines)
-    if not any(line.strip().endswith(":") and line.strip()[:-1] in _ARGUMENTS for line in rest):
+def _read_google(sections: list[str]) -> dict[str, str]:
+    lines = iter(sections)
+    # `any` stops behind the title of the section about arguments; the loop below reads on from there.
+    if not any(line.strip().endswith(":") and line.strip()[:-1] in _ARGUMENT_SECTIONS for line in lines):
         return {}
-    described: dict[str, str] = {}
-    current, margin = "", None
-    for line in rest:
+    descriptions: dict[str, str] = {}
+    name, margin = "", None
+    for line in lines:
         if not line.strip():
             continue
-        depth = len(line) - len(line.lstrip())
-        margin = depth if margin is None else margin
-        if depth < margin:
+        indent = len(line) - len(line.lstrip())
+        margin = indent if margin is None else margin
+        if indent < margin:
             break
         head, colon, text = line.strip().partition(":")
-        if depth == margin and colon:
-            current = head.split("(")[0].strip(" *`")
-            described[current] = text.strip()
-        elif current:
-            described[current] += " " + line.strip()
-    return described
+        if indent == margin and colon:
+            name = head.split("(")[0].strip(" *`")
+            descriptions[name] = text.strip()
+        elif name:
+            descriptions[name] += " " + line.strip()
+    return descriptions
 
 
-def _numpy(lines: list[str]) -> dict[str, str]:
-    described: dict[str, str] = {}
+def _read_numpy(sections: list[str]) -> dict[str, str]:
+    descriptions: dict[str, str] = {}
     names: list[str] = []
-    section = ""
-    for place, line in enumerate(lines):
+    title = ""
+    for index, line in enumerate(sections):
         if _UNDERLINE.fullmatch(line):
-            section, names = lines[place - 1].strip() if place else "", []
-        elif section not in _ARGUMENTS or not line.strip():
+            title, names = sections[index - 1].strip() if index else "", []
+        elif title not in _ARGUMENT_SECTIONS or not line.strip():
             continue
-        elif not line[0].isspace():  # `a, b : int`, or the name of the next section
+        elif not line[0].isspace():
+            # The line is `a, b : int`, or the title of the next section.
             names = [name.strip(" *`") for name in line.partition(":")[0].split(",")]
         else:
             for name in names:
-                described[name] = f"{described.get(name, '')} {line.strip()}"
-    return described
+                descriptions[name] = f"{descriptions.get(name, '')} {line.strip()}"
+    return descriptions
 
 
-def _fields(lines: list[str]) -> dict[str, str]:
-    described: dict[str, str] = {}
-    current = ""
-    for line in lines:
+def _read_rest(sections: list[str]) -> dict[str, str]:
+    descriptions: dict[str, str] = {}
+    name = ""
+    for line in sections:
         if field := _FIELD.match(line.strip()):
-            # `:param int a: …` has the type before the name.
-            current = (field["what"].split() or [""])[-1].strip("*`") if field["kind"][0] in "pak" else ""
-            if current:
-                described[current] = field["text"].strip()
-        elif current and line.strip():
-            described[current] += " " + line.strip()
+            # `:param int a: …` has the type before the name. Only fields about arguments start with p, a or k.
+            name = (field["names"].split() or [""])[-1].strip("*`") if field["field"][0] in "pak" else ""
+            if name:
+                descriptions[name] = field["text"].strip()
+        elif name and line.strip():
+            descriptions[name] += " " + line.strip()
         else:
-            current = ""
-    return described
+            name = ""
+    return descriptions

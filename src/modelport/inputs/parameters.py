@@ -1,129 +1,201 @@
-"""The parameters of a call: one table with each parameter's name, other names, check and capability."""
+"""The parameters of a call: one table with everything that modelport knows about each of them.
+
+`PARAMETERS` holds a `Parameter` for each option of a call, including those that become a field of `Request` of their
+own, such as `tools`. Everything else here is derived from the table. A new parameter is added there and nowhere else.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 from modelport.errors import InvalidRequest
+from modelport.inputs.messages import role_conversions_from
+from modelport.inputs.output_types import grammar_from, grammar_from_response_format
 from modelport.inputs.settings import check_kind
+from modelport.inputs.tool_choice import tool_choice_from
+
+#: Takes the caller's value and the name under which the caller gave it, and returns the value in normal form. Raises
+#: `InvalidRequest` if the value is wrong.
+Reader = Callable[[Any, str], Any]
 
 
-def _number(
-    low: float, high: float = math.inf, *, whole: bool = False, above: bool = False
-) -> Callable[[Any], str | None]:
-    kind = "a whole number" if whole else "a number"
-    span = f"{'above' if above else 'of at least'} {low:g}" + (f" and at most {high:g}" if high < math.inf else "")
+@dataclass(frozen=True)
+class Parameter:
+    """What modelport knows about one parameter of a call.
 
-    def problem(value: Any) -> str | None:
-        right_type = isinstance(value, int if whole else (int, float)) and not isinstance(value, bool)
-        if right_type and (value > low if above else value >= low) and value <= high and value != math.inf:
-            return None
-        return f"must be {kind} {span}"
+    Args:
+        name: The parameter's name in normal form.
+        read: Checks a caller's value and returns it in normal form.
+        other_names: Other names under which callers can give the parameter.
+        destination: Where the value goes:
 
-    return problem
-
-
-def _flag(value: Any) -> str | None:
-    return None if isinstance(value, bool) else "must be True or False"
-
-
-def _one(value: Any) -> str | None:
-    return None if value == 1 else "must be 1: a call returns one message; call again for another"
-
-
-def _whole(value: Any) -> str | None:
-    return None if value is False else "is not for a parameter to say: call generate_stream for a stream"
-
-
-#: What `reasoning_effort` may be, from no thinking at all to as much as the model can.
-EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
-
-
-def _effort(value: Any) -> str | None:
-    return None if value in EFFORTS else f"must be one of {', '.join(EFFORTS)}"
-
-
-#: Seconds; a loop's clock can't hold just any number.
-_LONGEST = 1e9
-
-
-_CHECKS: dict[str, Callable[[Any], str | None]] = {
-    "max_tokens": _number(1, whole=True),
-    "temperature": _number(0),
-    "top_p": _number(0, 1, above=True),
-    "min_p": _number(0, 1),
-    "top_k": _number(0, whole=True),
-    "seed": _number(-(2**63), 2**64, whole=True),
-    "presence_penalty": _number(-2, 2),
-    "frequency_penalty": _number(-2, 2),
-    "repetition_penalty": _number(0, above=True),
-    "logprobs": _flag,
-    "top_logprobs": _number(0, 20, whole=True),
-    "parallel_tool_calls": _flag,
-    "reasoning_effort": _effort,
-    "reasoning_budget": _number(1, whole=True),
-    "n": _one,
-    "stream": _whole,
-    "timeout": _number(0, _LONGEST, above=True),
-    "first_token_timeout": _number(0, _LONGEST, above=True),
-    "idle_timeout": _number(0, _LONGEST, above=True),
-}
-
-
-_OTHER_NAMES = {"max_new_tokens": "max_tokens", "max_completion_tokens": "max_tokens"}
-
-
-#: The parameters that the port itself knows; all others belong to a backend.
-KNOWN_PARAMETERS = frozenset(_CHECKS)
-
-
-#: What some backends take beside them; each is a dict.
-_EXTRAS = frozenset({"extra_body", "extra_headers", "extra_query"})
-
-
-def normalise_parameters(given: Mapping[str, Any]) -> dict[str, Any]:
-    """The parameters under one name each, checked; `None` means "not given".
-
-    Raises:
-        InvalidRequest: A value is out of its range, or one parameter was given under two names.
+            - `parameters`: `Request.parameters`, which all backends know;
+            - `timeouts`: `Request.timeouts`;
+            - `request`: another field of `Request`, or the conversion of the messages;
+            - `backend`: `Request.parameters`, but only some backends support it (`Capabilities.extra_parameters`);
+            - `nowhere`: it is checked and then dropped, because it can have only one value.
+        capability: The field of `Capabilities` that a model needs for this parameter. Without it a request with the
+            parameter is refused. `None` if the parameter needs no capability, or if the layers can replace a missing
+            capability, as a reasoning budget replaces an effort.
+        excludes: The name of a parameter that can't be given in the same call, because both set the same thing.
     """
-    result: dict[str, Any] = {}
-    for key, value in given.items():
-        if value is None:
-            continue
-        if key in _EXTRAS:
-            check_kind(Mapping, **{key: value})
-        name = _OTHER_NAMES.get(key, key)
-        check = _CHECKS.get(name)
-        if check is not None and (problem := check(value)) is not None:
-            raise InvalidRequest(f"{key}={value!r}: {problem}", parameter=key)
-        if name in result and result[name] != value:
-            raise InvalidRequest(
-                f"{key}={value!r} and {name}={result[name]!r} are two names of one parameter: give one"
-            )
-        result[name] = value
-    if result.get("top_logprobs") and not result.setdefault("logprobs", True):
-        raise InvalidRequest("top_logprobs needs logprobs=True")
-    if "reasoning_effort" in result and "reasoning_budget" in result:
-        raise InvalidRequest("reasoning_effort and reasoning_budget both say how much to think: give one")
-    for name in ("n", "stream"):
-        result.pop(name, None)
-    return result
+
+    name: str
+    read: Reader
+    other_names: tuple[str, ...] = ()
+    destination: Literal["parameters", "timeouts", "request", "backend", "nowhere"] = "parameters"
+    capability: str | None = None
+    excludes: str | None = None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All names under which callers can give the parameter."""
+        return (self.name, *self.other_names)
 
 
-def normalise_stop(value: Any) -> tuple[str, ...]:
-    """The stop sequences: each once, in order.
+def _number(low: float, high: float = math.inf, *, integer: bool = False, exclusive: bool = False) -> Reader:
+    """Return a reader of numbers from `low` to `high`; with `exclusive`, of numbers above `low`."""
+    kind = "a whole number" if integer else "a number"
+    bounds = f"{'above' if exclusive else 'of at least'} {low:g}" + (
+        f" and at most {high:g}" if high < math.inf else ""
+    )
+
+    def read(value: Any, name: str) -> Any:
+        right_type = isinstance(value, int if integer else (int, float)) and not isinstance(value, bool)
+        if right_type and (value > low if exclusive else value >= low) and value <= high and value != math.inf:
+            return value
+        raise _invalid(value, name, f"must be {kind} {bounds}")
+
+    return read
+
+
+def _flag(value: Any, name: str) -> bool:
+    if isinstance(value, bool):
+        return value
+    raise _invalid(value, name, "must be True or False")
+
+
+def _dict(value: Any, name: str) -> Any:
+    check_kind(Mapping, **{name: value})  # Its error does not show the value, which may hold a key.
+    return value
+
+
+def _number_of_messages(value: Any, name: str) -> Any:
+    if value == 1:
+        return value
+    raise _invalid(value, name, "must be 1: a call returns one message; call again for another")
+
+
+def _stream(value: Any, name: str) -> Any:
+    if value is False:
+        return value
+    raise _invalid(value, name, "can't be set by a parameter: call generate_stream for a stream")
+
+
+#: The values of `reasoning_effort`, from no reasoning to as much as the model can do.
+REASONING_EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
+
+
+def _reasoning_effort(value: Any, name: str) -> Any:
+    if value in REASONING_EFFORTS:
+        return value
+    raise _invalid(value, name, f"must be one of {', '.join(REASONING_EFFORTS)}")
+
+
+def stop_sequences_from(value: Any, name: str = "stop_sequences") -> tuple[str, ...]:
+    """Return the stop sequences in the caller's order, without repetitions.
 
     Raises:
-        InvalidRequest: It is no string or list of strings, or one is empty.
+        InvalidRequest: `value` is not a string or a list of strings, or a string is empty.
     """
     values = [value] if isinstance(value, str) else () if value is None else value
     if not isinstance(values, Iterable) or isinstance(values, bytes):
-        raise InvalidRequest(f"stop_sequences must be a list of strings, not {type(value).__name__}")
+        raise InvalidRequest(f"{name} must be a list of strings, not {type(value).__name__}")
     values = tuple(values)
-    for place, stop in enumerate(values):
+    for index, stop in enumerate(values):
         if not isinstance(stop, str) or not stop:
-            raise InvalidRequest(f"stop_sequences[{place}]={stop!r}: must be a string that is not empty")
+            raise InvalidRequest(f"{name}[{index}]={stop!r}: must be a string that is not empty")
     return tuple(dict.fromkeys(values))
+
+
+def _tools(value: Any, name: str) -> Any:
+    # Many calls have no tools, so modelport's import does not load the module.
+    from modelport.inputs.tools import tools_from
+
+    return tools_from(value)
+
+
+def _grammar(value: Any, name: str) -> Any:
+    return grammar_from_response_format(value) if name == "response_format" else grammar_from(value)
+
+
+def _invalid(value: Any, name: str, problem: str) -> InvalidRequest:
+    return InvalidRequest(f"{name}={value!r}: {problem}", parameter=name)
+
+
+#: The longest timeout in seconds. The clock of an event loop can't represent every larger number.
+_MAX_TIMEOUT = 1e9
+_timeout = _number(0, _MAX_TIMEOUT, exclusive=True)
+
+PARAMETERS: Mapping[str, Parameter] = {
+    parameter.name: parameter
+    for parameter in (
+        Parameter("stop_sequences", stop_sequences_from, other_names=("stop",), destination="request"),
+        Parameter("grammar", _grammar, other_names=("response_format",), destination="request"),
+        Parameter("strict", _flag, destination="request"),
+        Parameter("tools", _tools, other_names=("tools_to_call_from",), destination="request"),
+        Parameter("tool_choice", lambda value, name: tool_choice_from(value), destination="request"),
+        Parameter("custom_role_conversions", lambda value, name: role_conversions_from(value), destination="request"),
+        Parameter("flatten_messages_as_text", _flag, destination="request"),
+        Parameter("max_tokens", _number(1, integer=True), other_names=("max_new_tokens", "max_completion_tokens")),
+        Parameter("temperature", _number(0)),
+        Parameter("top_p", _number(0, 1, exclusive=True)),
+        Parameter("min_p", _number(0, 1)),
+        Parameter("top_k", _number(0, integer=True)),
+        Parameter("seed", _number(-(2**63), 2**64, integer=True), capability="seed"),
+        Parameter("presence_penalty", _number(-2, 2)),
+        Parameter("frequency_penalty", _number(-2, 2)),
+        Parameter("repetition_penalty", _number(0, exclusive=True)),
+        Parameter("logprobs", _flag, capability="logprobs"),
+        Parameter("top_logprobs", _number(0, 20, integer=True), capability="logprobs"),
+        Parameter("parallel_tool_calls", _flag),
+        Parameter("reasoning_effort", _reasoning_effort, excludes="reasoning_budget"),
+        Parameter("reasoning_budget", _number(1, integer=True), excludes="reasoning_effort"),
+        Parameter("timeout", _timeout, destination="timeouts"),
+        Parameter("first_token_timeout", _timeout, destination="timeouts"),
+        Parameter("idle_timeout", _timeout, destination="timeouts"),
+        Parameter("extra_body", _dict, destination="backend"),
+        Parameter("extra_headers", _dict, destination="backend"),
+        Parameter("extra_query", _dict, destination="backend"),
+        Parameter("n", _number_of_messages, destination="nowhere"),
+        Parameter("stream", _stream, destination="nowhere"),
+    )
+}
+
+#: Each parameter under each of its names.
+BY_ANY_NAME: Mapping[str, Parameter] = {
+    name: parameter for parameter in PARAMETERS.values() for name in parameter.names
+}
+
+
+def _with_destination(*destinations: str) -> frozenset[str]:
+    return frozenset(name for name, parameter in PARAMETERS.items() if parameter.destination in destinations)
+
+
+#: The names in `Request.parameters` that modelport knows. All other names there belong to a backend.
+KNOWN_PARAMETERS = _with_destination("parameters")
+#: All options of a call that every backend supports.
+CALL_OPTIONS = _with_destination("parameters", "timeouts", "request", "nowhere")
+#: The parameters that become a field of `Request.timeouts`.
+TIMEOUTS = _with_destination("timeouts")
+#: Parameters of which a call can have only one: each with the parameter that it excludes.
+EXCLUSIVE: Mapping[str, str] = {
+    name: parameter.excludes for name, parameter in PARAMETERS.items() if parameter.excludes is not None
+}
+#: Parameters that need a capability, each with the name of that capability.
+NEEDED_CAPABILITIES: Mapping[str, str] = {
+    name: parameter.capability for name, parameter in PARAMETERS.items() if parameter.capability is not None
+}

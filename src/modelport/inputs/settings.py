@@ -1,4 +1,4 @@
-"""Checks the types of constructors' settings."""
+"""Checks the types of the settings that callers pass to constructors."""
 
 from __future__ import annotations
 
@@ -8,31 +8,31 @@ from typing import Any
 
 from modelport.errors import InvalidRequest
 
-_KINDS = {str: "a string", bool: "True or False", Mapping: "a dict whose keys are strings"}
+_TYPE_NAMES = {str: "a string", bool: "True or False", Mapping: "a dict whose keys are strings"}
 
 
 def check_kind(kind: Any, **given: Any) -> None:
-    """Looks at the types of settings; `None` means "not given". Their values are not shown: they may hold keys.
+    """Check the types of settings. `None` means "not given". Errors don't show the values, which may hold keys.
 
     Args:
-        kind: `str`, `bool` or `Mapping`.
+        kind: The expected type: `str`, `bool` or `Mapping`.
         **given: The settings by their names.
 
     Raises:
-        InvalidRequest: One is of another type.
+        InvalidRequest: A setting has another type, or a mapping has a key that is not a string.
     """
     for name, value in given.items():
-        odd = [key for key in value if not isinstance(key, str)] if isinstance(value, Mapping) else []
-        if odd or not (value is None or isinstance(value, kind)):
-            found = f"a key that is {odd[0]!r}" if odd else type(value).__name__
-            raise InvalidRequest(f"{name} must be {_KINDS[kind]}, not {found}", parameter=name)
+        wrong_keys = [key for key in value if not isinstance(key, str)] if isinstance(value, Mapping) else []
+        if wrong_keys or not (value is None or isinstance(value, kind)):
+            found = f"a key that is {wrong_keys[0]!r}" if wrong_keys else type(value).__name__
+            raise InvalidRequest(f"{name} must be {_TYPE_NAMES[kind]}, not {found}", parameter=name)
 
 
 def name_or_path(model_id: Any) -> str:
-    """A model's name, or the path of its files as text.
+    """Return the name of a model, or the path of its files, as text.
 
     Raises:
-        InvalidRequest: It is neither.
+        InvalidRequest: `model_id` is neither a string nor a path.
     """
     if not isinstance(model_id, str | os.PathLike):
         raise InvalidRequest(f"model_id must be a name or a path, not {type(model_id).__name__}")

@@ -1,4 +1,4 @@
-"""Callers' spellings of `tool_choice`."""
+"""Translates the argument `tool_choice` to a `ToolChoice`."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from modelport.types.tools import NamedToolChoice, Tool, ToolChoice
 
 
 def tool_choice_from(value: Any, tools: tuple[Tool, ...] | None = None) -> ToolChoice:
-    """The tool choice that a caller's argument means.
+    """Return the tool choice from a caller's argument.
 
     Args:
-        value: `auto`, `none`, `required` (also `any`), a tool's name, or OpenAI's
+        value: `auto`, `none`, `required` (also `any`), a tool's name, or the chat completions format
             `{"type": "function", "function": {"name": …}}`.
-        tools: The tools of the request; `None` where they are not known yet.
+        tools: The tools of the request, or `None` if they are not known yet.
 
     Raises:
-        InvalidRequest: It is none of these, or names a tool that is not there.
+        InvalidRequest: `value` is none of these, or names a tool that the request does not have.
     """
     if value in ("auto", "none", "required"):
         if value == "required" and tools == ():
@@ -33,9 +33,9 @@ def tool_choice_from(value: Any, tools: tuple[Tool, ...] | None = None) -> ToolC
         name = function.get("name") if isinstance(function, dict) else value.get("name")
     names = None if tools is None else [tool.name for tool in tools]
     if not isinstance(name, str) or (names is not None and name not in names):
-        shown = value.name if isinstance(value, NamedToolChoice) else value
+        given = value.name if isinstance(value, NamedToolChoice) else value
         known = "" if names is None else f" ({', '.join(map(repr, names)) or 'there are none'})"
         raise InvalidRequest(
-            f"tool_choice={shown!r} is unknown; it must be 'auto', 'none', 'required' or the name of a tool{known}"
+            f"tool_choice={given!r} is unknown; it must be 'auto', 'none', 'required' or the name of a tool{known}"
         )
     return NamedToolChoice(name)

@@ -86,7 +86,10 @@ class RetryPolicy:
         if not isinstance(value, int):
             raise InvalidRequest(f"retry={value!r}: must be True, False, a number of attempts or a RetryPolicy")
         if value is not False and value < 1:
-            raise InvalidRequest(f"retry={value!r}: must be at least 1 attempt; for no retry write retry=False")
+            raise InvalidRequest(
+                f"retry={value!r}: must be at least 1 attempt; for no retry write retry=False",
+                hint="The option --set retry=false turns retries off.",
+            )
         return cls(attempts=1 if value is False else value)
 
     def wait_after(self, error: ModelError, attempt: int) -> float | None:

@@ -1,4 +1,9 @@
-"""A model's chat template: conversations rendered to prompts, and what the template can do, found by rendering."""
+"""A model's chat template: renders conversations to prompts, and detects which features the template supports.
+
+Support for system messages, for consecutive messages of one role, and for tools is detected by rendering probe
+conversations: a template supports tools, for instance, if the name of a probe tool appears in the rendered prompt.
+Support for reasoning is detected in the template's source.
+"""
 
 from __future__ import annotations
 
@@ -15,85 +20,85 @@ from modelport.types.tools import Tool
 
 
 @dataclass(frozen=True)
-class CallFormat:
-    """How a model writes a call.
+class ToolCallFormat:
+    """How a model writes a tool call as text.
 
     Args:
-        begin: The mark before it.
-        end: The mark after it; empty where a call goes on to the next or to the end of the answer.
-        read: A library's parser for what stands between them, called with the text and the tools as OpenAI writes them;
-            gives dicts with `name` and `arguments`, one or a list. `None` for JSON.
+        begin: The mark before a call.
+        end: The mark after a call; empty where a call ends at the next call or at the end of the output.
+        parse: A library's parser for the text between the marks. It takes that text and the tools in OpenAI's format,
+            and returns a dict with `name` and `arguments`, or a list of such dicts. `None` for JSON.
     """
 
     begin: str
     end: str
-    read: Callable[[str, list[dict[str, Any]]], Any] | None = None
+    parse: Callable[[str, list[dict[str, Any]]], Any] | None = None
 
 
-#: The formats that open models use whose calls are JSON.
-JSON_CALLS = (
-    CallFormat("<tool_call>", "</tool_call>"),
-    CallFormat("[TOOL_CALLS]", ""),
-    CallFormat("<|python_tag|>", ""),
+#: The formats of open models whose calls are JSON.
+JSON_TOOL_CALL_FORMATS = (
+    ToolCallFormat("<tool_call>", "</tool_call>"),
+    ToolCallFormat("[TOOL_CALLS]", ""),
+    ToolCallFormat("<|python_tag|>", ""),
 )
 
 _USER = {"role": "user", "content": "probe-user"}
 _TOOL = Tool("probe_tool", "A probe.", {"type": "object", "properties": {"x": {"type": "string"}}, "required": ["x"]})
 _CALL = {"id": "call00000", "type": "function", "function": {"name": "probe_tool", "arguments": {"x": "probe-x"}}}
-_CALLING = {"role": "assistant", "content": "", "tool_calls": [_CALL]}
-_RESULT = {"role": "tool", "content": "probe-result", "tool_call_id": "call00000", "name": "probe_tool"}
+_ASSISTANT_CALL = {"role": "assistant", "content": "", "tool_calls": [_CALL]}
+_TOOL_RESULT = {"role": "tool", "content": "probe-result", "tool_call_id": "call00000", "name": "probe_tool"}
 
 
-class Template:
+class ChatTemplate:
     """A chat template.
 
     Args:
         apply: `apply_chat_template` of a tokenizer or processor.
-        source: The template's own text.
-        settings: Variables for every rendering, as `{"enable_thinking": False}`.
-        parts: Whether contents are lists of parts, as the templates of vision-language models want them.
-        calls: How the model writes calls, where the engine's library knows; else it is found in what the template
-            writes.
+        source: The template's source text.
+        variables: Variables for every rendering, as `{"enable_thinking": False}`.
+        content_parts: Whether contents are lists of parts, as the templates of vision-language models expect them.
+        tool_call_format: How the model writes tool calls, where the engine's library knows it; else the format is
+            detected in what the template renders.
     """
 
     def __init__(
         self,
         apply: Callable[..., Any],
         source: str,
-        settings: Mapping[str, Any] | None = None,
-        parts: bool = False,
-        calls: CallFormat | None = None,
+        variables: Mapping[str, Any] | None = None,
+        content_parts: bool = False,
+        tool_call_format: ToolCallFormat | None = None,
     ) -> None:
         self._apply = apply
-        self._settings = dict(settings or {})
-        self._parts = parts
-        self.thinks = THINK_OPEN in source or THINK_CLOSE in source
-        self.efforts = {"none"} if "enable_thinking" in source else set()
-        self.efforts |= {"low", "medium", "high"} if "reasoning_effort" in source else set()
-        self.calls = self._find_calls(calls)
+        self._variables = dict(variables or {})
+        self._content_parts = content_parts
+        self.supports_reasoning = THINK_OPEN in source or THINK_CLOSE in source
+        self.reasoning_efforts = {"none"} if "enable_thinking" in source else set()
+        self.reasoning_efforts |= {"low", "medium", "high"} if "reasoning_effort" in source else set()
+        self.tool_call_format = self._detect_tool_call_format(tool_call_format)
 
     def render(self, messages: Sequence[ChatMessage], tools: Sequence[Tool] = (), **variables: Any) -> str:
-        """The prompt for a conversation, up to where the model's answer begins.
+        """Render the prompt of a conversation, up to where the model's output begins.
 
         Raises:
             InvalidRequest: The template refuses the conversation.
         """
         try:
-            prompt = self._render([_plain(message) for message in messages], tools, **variables)
-            prompt.encode()  # A half of a surrogate pair may be written as an escape in a call's arguments.
+            prompt = self._render([_template_message(message) for message in messages], tools, **variables)
+            prompt.encode()  # A call's arguments may contain half of a surrogate pair, which has no UTF-8 encoding.
             return prompt
-        except Exception as error:  # Templates raise what they like, jinja2's errors among it.
+        except Exception as error:  # Templates raise exceptions of any kind, among them those of jinja2.
             raise InvalidRequest(f"the model's chat template refuses this conversation: {error}") from None
 
     def _render(self, messages: list[dict[str, Any]], tools: Sequence[Tool] = (), **variables: Any) -> str:
-        if self._parts:
+        if self._content_parts:
             messages = [{**m, "content": _as_parts(m["content"])} for m in messages]
         rendered = self._apply(
             messages,
             **{
                 "tools": [tool.to_dict() for tool in tools] or None,
                 "add_generation_prompt": True,
-                **self._settings,
+                **self._variables,
                 **variables,
                 "tokenize": False,
             },
@@ -101,53 +106,51 @@ class Template:
         return str(rendered)
 
     def capabilities(self) -> dict[str, Any]:
-        """What the template can do, as changes of `Capabilities`."""
-        system = [{"role": "system", "content": "probe-system"}, _USER]
-        twice = [_USER, {"role": "user", "content": "probe-again"}]
+        """Return what the template supports, as changes of `Capabilities`."""
+        system_message = [{"role": "system", "content": "probe-system"}, _USER]
+        two_user_messages = [_USER, {"role": "user", "content": "probe-again"}]
         return {
-            "system_role": self._shows(system, "probe-system"),
-            "consecutive_roles": self._shows(twice, "probe-user", "probe-again"),
-            "tools": self.calls is not None,
-            "reasoning": self.thinks,
-            "reasoning_efforts": self.efforts,
+            "system_role": self._renders(system_message, "probe-system"),
+            "consecutive_roles": self._renders(two_user_messages, "probe-user", "probe-again"),
+            "tools": self.tool_call_format is not None,
+            "reasoning": self.supports_reasoning,
+            "reasoning_efforts": self.reasoning_efforts,
         }
 
-    def _shows(self, messages: list[dict[str, Any]], *words: str, tools: Sequence[Tool] = ()) -> bool:
+    def _renders(self, messages: list[dict[str, Any]], *words: str, tools: Sequence[Tool] = ()) -> bool:
+        """Return whether the template accepts these messages, and all the words appear in the prompt."""
         try:
             rendered = self._render(messages, tools)
         except Exception:
             return False
         return all(word in rendered for word in words)
 
-    def _find_calls(self, known: CallFormat | None) -> CallFormat | None:
-        """The format of a call, where the template takes tools, calls and results, and writes calls in a known one.
+    def _detect_tool_call_format(self, known: ToolCallFormat | None) -> ToolCallFormat | None:
+        """Return the format of a tool call, where the template renders tools, calls and results in a known format.
 
-        An unknown format is left to the port, which puts tools into the prompt itself.
+        With `None`, modelport describes the tools in the prompt itself.
         """
-        if not self._shows([_USER], "probe_tool", tools=[_TOOL]):
+        if not self._renders([_USER], "probe_tool", tools=[_TOOL]):
             return None
-        if not self._shows([_USER, _CALLING, _RESULT], "probe-x", "probe-result", tools=[_TOOL]):
+        if not self._renders([_USER, _ASSISTANT_CALL, _TOOL_RESULT], "probe-x", "probe-result", tools=[_TOOL]):
             return None
         if known is not None:
             return known
         before = self._render([_USER], [_TOOL])
-        written = self._render([_USER, _CALLING, _RESULT], [_TOOL])[len(before) - len(_common_end(before)) :]
-        for calls in JSON_CALLS:
-            if calls.begin in written:
-                return calls
+        after = self._render([_USER, _ASSISTANT_CALL, _TOOL_RESULT], [_TOOL])
+        # Templates may end a prompt differently when an assistant message follows: compare from its last line.
+        rendered_call = after[before.rfind("\n") + 1 :]
+        for call_format in JSON_TOOL_CALL_FORMATS:
+            if call_format.begin in rendered_call:
+                return call_format
         return None
 
 
-def _common_end(text: str) -> str:
-    """The last line of a prompt, where the answer begins: templates may end it differently without an answer."""
-    return text[text.rfind("\n") + 1 :]
-
-
-def _plain(message: ChatMessage) -> dict[str, Any]:
-    """A message as chat templates want it: arguments as objects, no `None`."""
+def _template_message(message: ChatMessage) -> dict[str, Any]:
+    """Return a message as chat templates expect it: arguments as objects, and no `None`."""
     content: Any = message.content
     if isinstance(content, tuple):
-        content = [_part(part) for part in content]
+        content = [_template_part(part) for part in content]
         if all(part["type"] == "text" for part in content):
             content = "\n".join(part["text"] for part in content)
     result: dict[str, Any] = {"role": str(message.role), "content": content or ""}
@@ -174,7 +177,7 @@ def _arguments(call: Any) -> Any:
     return arguments
 
 
-def _part(part: Any) -> dict[str, Any]:
+def _template_part(part: Any) -> dict[str, Any]:
     if isinstance(part, Text):
         return {"type": "text", "text": part.text}
     return {"type": "image"} if isinstance(part, Image) else {"type": part.kind}

@@ -1,4 +1,8 @@
-"""Holds an answer to a grammar on every local engine: which tokens may come next, and which must."""
+"""Constrained decoding on every local engine: which tokens a grammar allows next, and which tokens it forces.
+
+A grammar in llguidance's Lark is first checked (`check_grammar`). `TokenMasks` compiles it for one tokenizer, and makes
+a `GrammarMatcher` for each output. `TextMatcher` checks text that an engine generates under its own constraint.
+"""
 
 from __future__ import annotations
 
@@ -10,136 +14,144 @@ from modelport.errors import InvalidRequest, MissingDependency, ServerError, Uns
 if TYPE_CHECKING:
     import numpy as np
 
-#: How many grammars are kept compiled.
-KEPT = 64
-#: What llguidance says of a schema that is right, but of which it does not know all.
-_CANT = ("nimplemented", "not supported", "only supported", "not disjoint", "Unknown format")
+#: How many compiled grammars are cached.
+GRAMMAR_CACHE_SIZE = 64
+#: Parts of llguidance's messages about a schema that is valid but has a keyword that llguidance does not support.
+_UNSUPPORTED = ("nimplemented", "not supported", "only supported", "not disjoint", "Unknown format")
+#: The keywords that some of llguidance's messages mean without naming them.
 _KEYWORDS = {"Resource '": "$ref", "patternProperty": "patternProperties", "regex": "pattern"}
 
 
 def check_grammar(lark: str, extra: str) -> None:
-    """Refuses a grammar that can't be enforced, before anything is computed.
+    """Refuse a grammar that can't be enforced, before anything is computed.
 
     Args:
-        lark: In llguidance's Lark.
-        extra: The extra of this package that brings llguidance, for the error where it is missing.
+        lark: The grammar, in llguidance's Lark.
+        extra: The extra of this package that installs llguidance, for the error where llguidance is missing.
 
     Raises:
         UnsupportedFeature: The schema has a keyword that can't be enforced.
         InvalidRequest: The grammar is wrong.
+        MissingDependency: llguidance is not installed.
     """
     try:
-        problem = _problem(lark)
+        problem = _grammar_problem(lark)
     except ImportError:
         raise MissingDependency("llguidance", extra) from None
     if problem:
-        kind = UnsupportedFeature if any(word in problem for word in _CANT) else InvalidRequest
+        kind = UnsupportedFeature if any(phrase in problem for phrase in _UNSUPPORTED) else InvalidRequest
         lines = problem.splitlines()
-        told = " ".join([lines[0], *(line for line in lines[1:] if line.startswith("error:"))])
-        if "JSON schema" in told:  # whose keyword it does not always name
-            told = next((f"{keyword}: {told}" for word, keyword in _KEYWORDS.items() if word in told), told)
-        raise kind(f"grammar: the engine can't hold an answer to it: {told}")
+        reason = " ".join([lines[0], *(line for line in lines[1:] if line.startswith("error:"))])
+        if "JSON schema" in reason:
+            reason = next((f"{keyword}: {reason}" for word, keyword in _KEYWORDS.items() if word in reason), reason)
+        raise kind(f"grammar: the engine can't enforce it: {reason}")
 
 
-@lru_cache(KEPT)
-def _problem(lark: str) -> str:
+@lru_cache(GRAMMAR_CACHE_SIZE)
+def _grammar_problem(lark: str) -> str:
     from llguidance import LLMatcher
 
     return str(LLMatcher.validate_grammar(lark))
 
 
 class TokenMasks:
-    """Makes matchers for one tokenizer.
+    """Compiles grammars for one tokenizer.
 
     Args:
         tokenizer: A fast tokenizer of transformers.
-        vocab_size: The length of the model's logits, which may exceed the tokenizer's vocabulary.
-        eos: The tokens that end an answer.
+        vocab_size: The length of the model's logits, which may be more than the tokenizer's vocabulary.
+        eos: The token ids that end an output.
     """
 
     def __init__(self, tokenizer: Any, vocab_size: int, eos: list[int]) -> None:
         self._tokenizer, self._vocab_size, self._eos = tokenizer, vocab_size, eos
-        self._ours: Any = None
-        self._compiled = lru_cache(KEPT)(self._compile)
+        self._llguidance_tokenizer: Any = None
+        self._compiled = lru_cache(GRAMMAR_CACHE_SIZE)(self._compile)
 
-    def matcher(self, lark: str) -> Matcher:
-        """A matcher at the beginning of an answer; a grammar is compiled once.
+    def matcher(self, lark: str) -> GrammarMatcher:
+        """Return a matcher for a new output. Each grammar is compiled once.
 
         Raises:
             InvalidRequest: The grammar is wrong.
         """
-        return Matcher(self._compiled(lark).deep_copy(), self._vocab_size)
+        return GrammarMatcher(self._compiled(lark).deep_copy(), self._vocab_size)
 
     def _compile(self, lark: str) -> Any:
         from llguidance import LLMatcher
         from llguidance.hf import from_tokenizer
 
-        if self._ours is None:  # takes up to a second, so not before the first grammar
-            self._ours = from_tokenizer(self._tokenizer, n_vocab=self._vocab_size, eos_token=self._eos)
-        matcher = LLMatcher(self._ours, lark)
+        if self._llguidance_tokenizer is None:  # This takes up to a second, so it is deferred to the first grammar.
+            self._llguidance_tokenizer = from_tokenizer(self._tokenizer, n_vocab=self._vocab_size, eos_token=self._eos)
+        matcher = LLMatcher(self._llguidance_tokenizer, lark)
         if matcher.is_error():
-            raise InvalidRequest(f"grammar: the engine can't hold an answer to it: {matcher.get_error()}")
+            raise InvalidRequest(f"grammar: the engine can't enforce it: {matcher.get_error()}")
         return matcher
 
 
-class Matcher:
-    """Follows one answer through its grammar."""
+class GrammarMatcher:
+    """The state of one output within its grammar."""
 
     def __init__(self, matcher: Any, vocab_size: int) -> None:
         self._matcher, self._vocab_size = matcher, vocab_size
 
-    def allowed(self) -> np.ndarray:
-        """Which tokens may come next.
+    def allowed_tokens(self) -> np.ndarray:
+        """Return which tokens may come next.
 
         Returns:
-            An array of bool, one for each logit.
+            An array of bool, with one element for each logit.
 
         Raises:
-            ServerError: The matcher has failed, or allows nothing.
+            ServerError: The matcher has failed, or allows no token.
         """
         import numpy as np
 
-        bits = self._bits()
+        bits = self._bitmask()
         if not bits.any():
-            raise ServerError("the grammar's matcher allows no token of this tokenizer's here", retryable=False)
+            raise ServerError("the grammar allows none of the tokenizer's tokens next", retryable=False)
         return np.unpackbits(bits, count=self._vocab_size, bitorder="little").view(np.bool_)
 
-    def _bits(self) -> np.ndarray:
+    def _bitmask(self) -> np.ndarray:
         import numpy as np
 
         bits = np.frombuffer(self._matcher.compute_bitmask(), np.uint8)
         self._check()
         return bits
 
-    def advance(self, token: int) -> None:
-        """Takes the token that came.
+    def consume(self, token: int) -> None:
+        """Advance by a token that was generated.
 
         Raises:
-            ServerError: The grammar does not allow it.
+            ServerError: The grammar does not allow the token.
         """
         self._matcher.consume_token(token)
         self._check()
 
-    def takes(self, token: int) -> bool:
-        """Takes the token if the grammar allows it: far cheaper than to ask which tokens it allows.
+    def try_consume(self, token: int) -> bool:
+        """Advance by a token if the grammar allows it. This is much cheaper than `allowed_tokens`.
+
+        Returns:
+            Whether the grammar allows the token.
 
         Raises:
             ServerError: The matcher has failed.
         """
-        taken: int = self._matcher.try_consume_tokens([token])
+        count: int = self._matcher.try_consume_tokens([token])
         self._check()
-        return taken == 1
+        return count == 1
 
-    def forced(self) -> list[int]:
-        """The tokens that must come next, already taken: they need no choice, and no forward pass each."""
+    def consume_forced_tokens(self) -> list[int]:
+        """Advance by the tokens that must come next, and return them.
+
+        Such tokens need neither sampling nor a forward pass of their own.
+        """
         tokens: list[int] = self._matcher.compute_ff_tokens()
         for token in tokens:
-            self.advance(token)
+            self.consume(token)
         return tokens
 
     @property
-    def ended(self) -> bool:
-        """Whether nothing may follow."""
+    def is_complete(self) -> bool:
+        """Whether the grammar allows nothing to follow."""
         return bool(self._matcher.is_stopped())
 
     def _check(self) -> None:
@@ -147,24 +159,24 @@ class Matcher:
             raise ServerError(f"the grammar's matcher failed: {self._matcher.get_error()}", retryable=False)
 
 
-class Follower:
-    """Follows the text of an answer that an engine of another's holds to a grammar, or says that it does.
+class TextMatcher:
+    """Checks the text of an output against its grammar, where the engine itself is to enforce the grammar.
 
     Args:
-        lark: The grammar. One that speaks of tokens, not of text, can't be followed.
+        lark: The grammar. A grammar that refers to tokens, and not to text, can't be checked.
     """
 
     def __init__(self, lark: str) -> None:
-        self._matcher = _by_bytes(lark).deep_copy()
+        self._matcher = _compile_for_bytes(lark).deep_copy()
 
-    def follows(self, text: str) -> bool:
-        """Whether the grammar allows this text to come next."""
+    def try_consume(self, text: str) -> bool:
+        """Return whether the grammar allows this text next, and advance by it."""
         data = list(text.encode())
         return bool(self._matcher.is_error() or self._matcher.try_consume_tokens(data) == len(data))
 
 
-@lru_cache(KEPT)
-def _by_bytes(lark: str) -> Any:
+@lru_cache(GRAMMAR_CACHE_SIZE)
+def _compile_for_bytes(lark: str) -> Any:
     from llguidance import LLMatcher, LLTokenizer
 
     return LLMatcher(LLTokenizer("byte"), lark, log_level=0)

@@ -1,4 +1,18 @@
-"""Server-sent events, from bytes as they arrive. See https://html.spec.whatwg.org/multipage/server-sent-events.html"""
+"""A parser of server-sent events.
+
+The parser receives bytes in chunks of any size and returns the events that each chunk completes. It follows
+https://html.spec.whatwg.org/multipage/server-sent-events.html in these rules:
+
+- A line ends with LF, CRLF or CR. A CR at the end of a chunk may be the first half of a CRLF, so the parser waits for
+  the next byte before it ends the line.
+- An empty line ends an event. An event without a `data` field is dropped.
+- Several `data` fields of one event are joined with a line break. One space after the colon is not part of the value.
+- A byte order mark at the beginning of the stream is ignored.
+- The stream may end without an empty line; the event that it leaves unfinished is dropped.
+
+The parser deviates in one point: an event may not be larger than a given size, so that a stream without event ends
+cannot fill the memory.
+"""
 
 from __future__ import annotations
 
@@ -6,61 +20,71 @@ from modelport.errors import MalformedResponse
 
 
 class EventParser:
-    """Splits a byte stream into events; every way of splitting the bytes gives the same events.
+    """Splits a byte stream into server-sent events. The result does not depend on how the bytes were split into chunks.
 
     Args:
-        largest: Bytes that one event may have.
+        max_event_size: The largest size of one event, in bytes.
     """
 
-    def __init__(self, largest: int) -> None:
-        self._largest, self._size = largest, 0
-        self._rest = b""
-        self._first = True
-        #: What has come of an event before `_rest`, which holds no end of one; joined once, when the event is complete.
-        self._pieces: list[bytes] = []
+    def __init__(self, max_event_size: int) -> None:
+        self._max_event_size = max_event_size
+        self._is_first_event = True
+        #: The bytes after the last event, without those in `_buffered_parts`.
+        self._remainder = b""
+        #: The beginning of an unfinished event, in parts. The parts are joined once, when the event is complete.
+        self._buffered_parts: list[bytes] = []
+        self._buffered_size = 0
 
     def feed(self, chunk: bytes) -> list[tuple[bytes, bytes]]:
-        """Takes the next bytes.
+        """Receive the next bytes of the stream.
+
+        Args:
+            chunk: The next bytes.
 
         Returns:
-            The events that are now complete: the event's kind (empty for the default) and its data.
+            The events that this chunk completes, each as its type (empty for the default type) and its data.
 
         Raises:
-            MalformedResponse: An event does not end.
+            MalformedResponse: An event is larger than `max_event_size`.
         """
-        text = self._rest + chunk
+        text = self._remainder + chunk
         if b"\r" in text:
-            # A lone CR ends a line too. One at the very end may be half of a CRLF: it waits.
-            held = text.endswith(b"\r")
-            text = (text[:-1] if held else text).replace(b"\r\n", b"\n").replace(b"\r", b"\n") + b"\r" * held
-        *blocks, self._rest = text.split(b"\n\n")
-        if blocks and self._pieces:
-            blocks[0] = b"".join((*self._pieces, blocks[0]))
-            self._pieces, self._size = [], 0
-        if len(self._rest) > 2:  # All but what the next bytes may make an end of: not looked through again with each.
-            self._pieces.append(self._rest[:-2])
-            self._rest = self._rest[-2:]
-            self._size += len(self._pieces[-1])
-            if self._size > self._largest:
-                raise MalformedResponse(f"An event of the service's stream is larger than {self._largest >> 20} MiB.")
-        if blocks and self._first:
-            self._first = False
+            ends_with_cr = text.endswith(b"\r")
+            complete = text[:-1] if ends_with_cr else text
+            text = complete.replace(b"\r\n", b"\n").replace(b"\r", b"\n") + b"\r" * ends_with_cr
+        *blocks, self._remainder = text.split(b"\n\n")
+        if blocks and self._buffered_parts:
+            blocks[0] = b"".join((*self._buffered_parts, blocks[0]))
+            self._buffered_parts, self._buffered_size = [], 0
+        if len(self._remainder) > 2:
+            # Only the last two bytes can be the beginning of an event's end. The others are set aside, so that a long
+            # event is not searched again with each chunk.
+            self._buffered_parts.append(self._remainder[:-2])
+            self._remainder = self._remainder[-2:]
+            self._buffered_size += len(self._buffered_parts[-1])
+            if self._buffered_size > self._max_event_size:
+                raise MalformedResponse(
+                    f"An event of the service's stream is larger than {self._max_event_size >> 20} MiB."
+                )
+        if blocks and self._is_first_event:
+            self._is_first_event = False
             blocks[0] = blocks[0].removeprefix(b"\xef\xbb\xbf")
         events = []
         for block in blocks:
-            if block[:6] == b"data: " and b"\n" not in block:  # as nearly all are
+            if block[:6] == b"data: " and b"\n" not in block:  # Nearly all events consist of one data field.
                 events.append((b"", block[6:]))
-            elif (event := _event(block.split(b"\n"))) is not None:
+            elif (event := _parse_event(block.split(b"\n"))) is not None:
                 events.append(event)
         return events
 
 
-def _event(lines: list[bytes]) -> tuple[bytes, bytes] | None:
-    data, kind = [], b""
+def _parse_event(lines: list[bytes]) -> tuple[bytes, bytes] | None:
+    """Return an event's type and data, or `None` if the event has no data."""
+    data, event_type = [], b""
     for line in lines:
-        name, _, value = line.partition(b":")  # a field without a colon is one without a value
+        name, _, value = line.partition(b":")  # A line without a colon is a field with an empty value.
         if name == b"data":
             data.append(value.removeprefix(b" "))
         elif name == b"event":
-            kind = value.removeprefix(b" ")
-    return (kind, b"\n".join(data)) if data else None
+            event_type = value.removeprefix(b" ")
+    return (event_type, b"\n".join(data)) if data else None

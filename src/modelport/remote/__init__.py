@@ -1,5 +1,6 @@
 """Backends for remote services.
 
-Each package is one kind of service. They share the HTTP transport in `http`, and `chat_model`, which holds what all
-backends with chat completions have in common.
+Each package implements one kind of service. A backend with chat completions derives from `chat_model`, whose requests
+go through a transport (`http`, or a vendor's client). `profiles` and `schema_subsets` are data about models and
+services.
 """

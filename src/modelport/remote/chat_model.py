@@ -1,4 +1,12 @@
-"""A model behind any service that speaks chat completions, whatever its client."""
+"""The model class that all backends with chat completions share, whatever client sends the requests.
+
+A call becomes a body (`protocols.chat_completions.request`), goes through the backend's transport, and its response
+becomes deltas (`protocols.chat_completions.response`).
+
+If the service rejects a parameter, the model remembers that for its lifetime: the parameter is left out of later
+requests, or its capability is off. The error is then raised with `profile_updated`, so that `Model` runs the call once
+more from the start, with the new capabilities.
+"""
 
 from __future__ import annotations
 
@@ -8,53 +16,35 @@ from contextlib import aclosing
 from dataclasses import replace
 from typing import Any, ClassVar
 
-from modelport.errors import InvalidRequest, ModelError
-from modelport.inputs.parameters import EFFORTS
+from modelport.errors import InvalidRequest, NotFoundError
+from modelport.inputs.parameters import REASONING_EFFORTS
 from modelport.inputs.settings import check_kind
 from modelport.model import Model
+from modelport.protocols.chat_completions.dialects import DIALECTS, OPENAI_API, Dialect
 from modelport.protocols.chat_completions.request import body_from
 from modelport.protocols.chat_completions.response import ChatResponseReader
-from modelport.remote.free_reasoning import PATH, grammar_after_thought
-from modelport.remote.http.redaction import hidden
+from modelport.remote.http.redaction import hide
 from modelport.remote.http.transport import ServiceCall, Transport
 from modelport.remote.profiles import PROFILES
 from modelport.remote.schema_subsets import OPENAI
+from modelport.remote.unconstrained_reasoning import RENDER_PATH, grammar_after_reasoning
 from modelport.types.capabilities import Capabilities
 from modelport.types.deltas import ChatMessageStreamDelta
-from modelport.types.output_types import Choice, JSONSchema, Lark, Regex
+from modelport.types.output_types import JSONSchema
 from modelport.types.request import Request
-
-_ALL_GRAMMARS = frozenset({JSONSchema, Regex, Choice, Lark})
-#: Most models' templates can only switch thinking off; an effort goes as a budget.
-_ON_OR_OFF = frozenset({"none"})
-
-#: What servers do beyond OpenAI's own API, by the `dialect` that a user names.
-DIALECTS: dict[str, dict[str, Any]] = {
-    "llama.cpp": {
-        "grammars": _ALL_GRAMMARS, "grammar_with_tools": False, "max_stop_sequences": None,
-        "tool_choices": frozenset({"auto", "none", "required"}), "image_urls": False, "schema_rules": None,
-        "reasoning_efforts": _ON_OR_OFF, "reasoning_budget": True,
-        "renamed": {"reasoning_budget": "thinking_budget_tokens"},
-    },
-    "vllm": {
-        "grammars": _ALL_GRAMMARS, "schema_rules": None, "reasoning_efforts": _ON_OR_OFF, "reasoning_budget": True,
-        "renamed": {"reasoning_budget": "thinking_token_budget"},
-    },
-    "tgi": {
-        "grammars": _ALL_GRAMMARS - {Lark}, "grammar_with_tools": False, "schema_rules": None,
-        "reasoning_efforts": frozenset(),
-    },
-}  # fmt: skip
 
 
 class ChatCompletionsModel(Model):
-    """What all such services share; a backend writes `_make_transport`, and sets what that needs before `__init__`.
+    """The base of all backends with chat completions.
+
+    A backend implements `_make_transport`, and sets the attributes that this method needs before it calls `__init__`.
 
     Args:
         model_id: The service's name for the model.
-        dialect: One of `DIALECTS`, for what a server takes beyond OpenAI's API; by default that API alone.
+        dialect: One of the class's `dialects`, for what a server accepts beyond OpenAI's API. By default requests use
+            OpenAI's API alone.
         accept_missing_finish: Whether a stream without a finish reason is complete (some servers, such as Ollama, send
-            none); by default it counts as cut short.
+            none). By default such a stream counts as truncated.
         **settings: See `Model`.
     """
 
@@ -69,15 +59,17 @@ class ChatCompletionsModel(Model):
         logprobs=True,
         seed=True,
         reasoning=True,
-        reasoning_efforts=frozenset(EFFORTS),
+        reasoning_efforts=frozenset(REASONING_EFFORTS),
         usage=True,
         cached_tokens=True,
     )
-    #: Whose dialects a user may name.
+    #: The dialects that a user may name.
     dialects: ClassVar[frozenset[str]] = frozenset({"llama.cpp", "vllm"})
     client: Any = None
+    #: The capabilities after the rejections of the service; `None` before the first of them.
     _observed: Capabilities | None = None
-    _dropped: frozenset[str] = frozenset()
+    #: The parameters that the service rejected, and that are left out of requests.
+    _rejected_parameters: frozenset[str] = frozenset()
 
     def __init__(
         self,
@@ -89,7 +81,7 @@ class ChatCompletionsModel(Model):
     ) -> None:
         if dialect is not None and not (isinstance(dialect, str) and dialect in self.dialects):
             raise InvalidRequest(
-                f"dialect={dialect!r} is unknown; there are {', '.join(sorted(self.dialects))}, or None"
+                f"dialect={dialect!r} is unknown; known dialects are {', '.join(sorted(self.dialects))}, or None"
             )
         check_kind(bool, accept_missing_finish=accept_missing_finish)
         super().__init__(model_id, **settings)
@@ -98,108 +90,135 @@ class ChatCompletionsModel(Model):
         self._transport = self._make_transport()
 
     def _make_transport(self) -> Transport:
+        """Return the transport that sends the requests of this model."""
         raise NotImplementedError
 
     @property
-    def _name_on_the_wire(self) -> str | None:
+    def _remote_model_id(self) -> str | None:
+        """The name that is sent to the service; `None` to send no name."""
         return self.model_id
+
+    def _not_found_advice(self) -> str:
+        """Return what the caller can do if the service does not know the model; empty if there is no special advice."""
+        return ""
 
     def __getstate__(self) -> dict[str, Any]:
         if self.client is not None:
-            raise TypeError(f"{self!r} holds a client of yours, which can't be pickled")
+            raise TypeError(f"{self!r} uses a client that you passed, which can't be pickled")
         return {key: value for key, value in super().__getstate__().items() if key != "_transport"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self._transport = self._make_transport()
 
+    @property
+    def _dialect(self) -> Dialect:
+        return OPENAI_API if self.dialect is None else DIALECTS[self.dialect]
+
     def _declare(self) -> Capabilities:
-        declared = self.declared_capabilities.replace(**DIALECTS.get(self.dialect or "", {}))
-        return declared.profiled(self.model_id, PROFILES)
+        declared = self.declared_capabilities.replace(**self._dialect.capabilities)
+        return declared.with_profiles(self.model_id, PROFILES)
 
     @property
     def capabilities(self) -> Capabilities:
-        """See `Model.capabilities`; what the service's refusals have taught included."""
+        """See `Model.capabilities`. Rejections of the service update the capabilities."""
         return self._observed or super().capabilities
 
     async def deltas(self, request: Request) -> AsyncGenerator[ChatMessageStreamDelta, None]:
-        """Answers a request; see `Model.deltas`."""
-        if self.dialect == "llama.cpp":
-            # Its server works on for a caller of a whole answer who has left; one who streams frees the slot at once.
+        """Send a request and yield the deltas of its response; see `Model.deltas`."""
+        dialect = self._dialect
+        if dialect.streams_always:
             request = request.replace(stream=True)
-        known = (self.capabilities, self._dropped)
-        call = await self._with_free_thought(self._call(request), request)
+        left_out = self._rejected_parameters
+        call = self._service_call(request, left_out)
+        if dialect.constrains_reasoning and request.grammar is not None:
+            call = await self._with_unconstrained_reasoning(call, request)
         reader = ChatResponseReader(self.accept_missing_finish)
         try:
-            if not request.stream:
-                delta = reader.whole(await self._transport.call(call))
-                delta.warnings = self._warnings(request)
-                yield delta
-                return
-            async with aclosing(self._transport.stream(call)) as events:
-                async for event in events:
-                    if (piece := reader.chunk(event)) is not None:
-                        yield piece
-            closing = reader.end()
-            closing.warnings = self._warnings(request)
-            yield closing
+            if request.stream:
+                async with aclosing(self._transport.stream(call)) as events:
+                    async for event in events:
+                        if (delta := reader.read_chunk(event)) is not None:
+                            yield delta
+                last = reader.finish()
+            else:
+                last = reader.read_response(await self._transport.call(call))
+            last.warnings = self._left_out_warnings(request, left_out)
+            yield last
         except InvalidRequest as error:
-            # It, or a refusal of another call meanwhile, has taught something that may help this request.
-            error.profile_updated = known != (self.capabilities, self._dropped) or self._observe_rejection(
-                error, request
-            )
+            error.profile_updated = self._observe_rejection(error, request, left_out)
+            raise
+        except NotFoundError as error:
+            if advice := self._not_found_advice():
+                error.args = (f"{error.message} {advice}",)
             raise
 
-    def _call(self, request: Request) -> ServiceCall:
-        parameters = {k: v for k, v in request.parameters.items() if k not in self._dropped}
-        headers, query, extra = [parameters.pop(name, {}) for name in ("extra_headers", "extra_query", "extra_body")]
+    def _service_call(self, request: Request, left_out: frozenset[str]) -> ServiceCall:
+        parameters = {name: value for name, value in request.parameters.items() if name not in left_out}
+        headers, query, extra_body = [
+            parameters.pop(name, {}) for name in ("extra_headers", "extra_query", "extra_body")
+        ]
         if parameters != request.parameters:
             request = request.replace(parameters=parameters)
-        if "tool_choice" in self._dropped:
+        if "tool_choice" in left_out:
             request = request.replace(tool_choice="auto")
-        body = body_from(request, self._name_on_the_wire, self.capabilities, self.dialect)
-        shown = [{name: hidden(value) for name, value in layer.items()} for layer in (headers, query)]
-        return ServiceCall("chat/completions", {**body, **extra}, *shown)
+        body = body_from(request, self._remote_model_id, request.capabilities, self.dialect)
+        headers, query = [{name: hide(value) for name, value in layer.items()} for layer in (headers, query)]
+        return ServiceCall("chat/completions", {**body, **extra_body}, headers, query)
 
-    async def _with_free_thought(self, call: ServiceCall, request: Request) -> ServiceCall:
-        if self.dialect != "llama.cpp":
-            return call
-        grammar = await grammar_after_thought(
-            call.body, request, lambda body: self._transport.call(replace(call, path=PATH, body=body))
+    async def _with_unconstrained_reasoning(self, call: ServiceCall, request: Request) -> ServiceCall:
+        """Return the call with a grammar that leaves the reasoning unconstrained, if the model may reason."""
+        grammar = await grammar_after_reasoning(
+            call.body, request, lambda body: self._transport.call(replace(call, path=RENDER_PATH, body=body))
         )
         return replace(call, body={**call.body, "grammar": grammar}) if grammar else call
 
-    def _warnings(self, request: Request) -> list[str] | None:
-        left_out = sorted(self._dropped & {*request.parameters, "tool_choice" if request.tools else ""})
-        return [f"{name} was left out: {self.model_id} does not take it" for name in left_out] or None
+    def _left_out_warnings(self, request: Request, left_out: frozenset[str]) -> list[str] | None:
+        """Return a warning for each requested parameter that was left out, or `None`."""
+        requested = left_out & {*request.parameters, "tool_choice" if request.tools else ""}
+        return [f"{name} was left out: {self.model_id} does not accept it" for name in sorted(requested)] or None
 
-    def _observe_rejection(self, error: ModelError, request: Request) -> bool:
-        """Takes a refusal of a parameter as this model's profile, for its lifetime; whether there was one to take."""
-        name, taught = (error.parameter or "").partition(".")[0], True
-        known = self.capabilities
-        if name == "stop" and known.stop:
+    def _observe_rejection(self, error: InvalidRequest, request: Request, left_out: frozenset[str]) -> bool:
+        """Update the profile of this model after the service rejected a parameter.
+
+        Of several calls at the same time, only the first rejection changes the profile. The others were planned with
+        the old profile as well, so they too can be run again.
+
+        Args:
+            error: The rejection; its `parameter` names what the service rejected.
+            request: The rejected request.
+            left_out: The parameters that were left out of the request.
+
+        Returns:
+            Whether the profile now differs, in the rejected parameter, from the profile that the request was planned
+            with. Another run of the call will then be planned without the parameter.
+        """
+        name = (error.parameter or "").partition(".")[0]
+        planned, known = request.capabilities, self.capabilities
+        before = known, self._rejected_parameters
+        if name == "stop" and planned.stop:
             self._observed = known.replace(stop=False)
-        elif name == "max_tokens" and "max_tokens" not in known.renamed:
+        elif name == "max_tokens" and "max_tokens" not in planned.renamed:
             self._observed = known.replace(renamed={**known.renamed, "max_tokens": "max_completion_tokens"})
-        elif name == "stream_options" and name not in known.refused:
+        elif name == "stream_options" and name not in planned.refused:
             self._observed = known.replace(refused=known.refused | {name})
-        elif name == "response_format" and JSONSchema in known.grammars:
+        elif name == "response_format" and request.grammar is not None and JSONSchema in planned.grammars:
             self._observed = known.replace(grammars=known.grammars - {JSONSchema})
-            taught = False  # nothing that would help this request: the port puts it in another way
-        elif (name in request.parameters or (name == "tool_choice" and request.tools)) and name not in self._dropped:
-            self._dropped |= {name}
+        elif (name in request.parameters or (name == "tool_choice" and request.tools)) and name not in left_out:
+            self._rejected_parameters |= {name}
         else:
             return False
-        warnings.warn(f"{self.model_id} refuses {name!r}; from now on it is sent without", stacklevel=2)
-        return taught
+        if (self.capabilities, self._rejected_parameters) != before:
+            warnings.warn(f"{self.model_id} rejects {name!r}; later requests do not send it", stacklevel=2)
+        return True
 
     def close(self) -> None:
-        """Closes the connections of synchronous calls."""
+        """Close the connections of synchronous calls."""
         from modelport.runtime.portal import run
 
         run(self._transport.aclose())
 
     async def aclose(self) -> None:
-        """Closes the connections of the running loop, and those of synchronous calls."""
+        """Close the connections of the running event loop, and those of synchronous calls."""
         await self._transport.aclose()
         await super().aclose()

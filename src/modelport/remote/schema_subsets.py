@@ -1,4 +1,4 @@
-"""The subsets of JSON Schema that services enforce: data, each with the page that it comes from."""
+"""The subsets of JSON Schema that services enforce, as data. Each names the page that documents it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ OPENAI = SchemaRules(
     max_enum=1000,
 )
 
-#: https://learn.microsoft.com/azure/foundry/openai/how-to/structured-outputs: fewer keywords, and smaller schemas.
+#: Azure enforces fewer keywords than OpenAI, and accepts smaller schemas; see
+#: https://learn.microsoft.com/azure/foundry/openai/how-to/structured-outputs
 AZURE = replace(OPENAI, keywords=frozenset(), formats=frozenset(), max_properties=100, max_depth=5, max_enum=500)
 
 #: "JSON Schema support" of https://docs.aws.amazon.com/bedrock/latest/userguide/structured-output.html

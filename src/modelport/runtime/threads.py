@@ -19,14 +19,23 @@ import weakref
 from collections import deque
 from collections.abc import AsyncGenerator, Callable
 from queue import Empty, SimpleQueue
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from modelport.errors import ConnectionFailed
 from modelport.runtime import lifecycle, slots
 
 T = TypeVar("T")
+T_contra = TypeVar("T_contra", contravariant=True)
 
 _END = object()
+
+
+class Emit(Protocol[T_contra]):
+    """Passes items from a thread to the event loop."""
+
+    def __call__(self, *items: T_contra) -> bool:
+        """Emit the items, if any, and return True if nobody reads any more."""
+        ...
 
 
 class ThreadPool:
@@ -132,13 +141,11 @@ async def in_thread(work: Callable[[], T]) -> T:
     return await result
 
 
-async def iterate_in_thread(
-    source: Callable[[Callable[[T], bool]], None], *, patience: float = 0.0
-) -> AsyncGenerator[T, None]:
+async def iterate_in_thread(source: Callable[[Emit[T]], None], *, patience: float = 0.0) -> AsyncGenerator[T, None]:
     """Yield the items that a blocking function emits, in a thread of its own and in a copy of the caller's context.
 
     Args:
-        source: Is called with `emit`, which takes an item. `emit` returns True if nobody reads any more: `source` must
+        source: Is called with `emit`, which takes items. `emit` returns True if nobody reads any more: `source` must
             then return soon.
         patience: How long closing, and interpreter exit, wait for `source` to return, in seconds.
 
@@ -153,16 +160,16 @@ async def iterate_in_thread(
     ended = asyncio.Event()
     context, slot = contextvars.copy_context(), slots.retain(slots.current.get())
 
-    def put(item: Any) -> bool:
+    def put(*new: Any) -> bool:
         nonlocal notified
-        items.append(item)
-        if notified:
+        items.extend(new)
+        if notified or not new:
             return not loop.is_closed()
         notified = True
         return _call_on_loop(loop, arrived.set)
 
-    def emit(item: T) -> bool:
-        return abandoned.is_set() or not put(item)
+    def emit(*new: T) -> bool:
+        return abandoned.is_set() or not put(*new)
 
     def target() -> None:
         error: BaseException | None = None

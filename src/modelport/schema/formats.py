@@ -1,7 +1,8 @@
-"""The values of a schema's `format` that answers are checked for: a fixed set, whatever packages are installed.
+"""The values of a schema's `format` that modelport validates: a fixed set, whatever packages are installed.
 
-They are checked as draft 2020-12 and the standards that it names have them, but for what models write and Python's
-types take: a time may lack its zone, and the seconds of a duration have decimals. A mask lets through no more.
+Each format is validated as draft 2020-12 and the standards that it names define it. There are two exceptions, which
+models write and Python's types accept: a time may lack its time zone, and the seconds of a duration may have decimals.
+An engine that enforces a format allows no more than is valid here.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ _TIME = re.compile(
 _LABEL = "[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
 _URI_PART = r"(?:[A-Za-z0-9._~:/?@!$&'()*+,;=\[\]-]|%[0-9A-Fa-f]{2})*"
 _POINTER = "(?:/(?:[^~/]|~[01])*)*"
-#: Of RFC 3339, appendix A: what is smaller follows only what is next to it.
+#: Parts of a duration by RFC 3339, appendix A: a unit can be followed only by the next smaller unit.
 _DAYS = r"(?:\d+Y(?:\d+M(?:\d+D)?)?|\d+M(?:\d+D)?|\d+D)"
 _SECONDS = r"\d+(?:\.\d+)?S"
 _HOURS = rf"T(?:\d+H(?:\d+M(?:{_SECONDS})?)?|\d+M(?:{_SECONDS})?|{_SECONDS})"
@@ -32,9 +33,9 @@ def _is_date(text: str) -> bool:
 def _is_time(text: str) -> bool:
     if (match := _TIME.fullmatch(text)) is None:
         return False
-    hour, minute, second, sign, ahead, minutes = match.groups()
-    offset = (int(ahead) * 60 + int(minutes)) * (-1 if sign == "-" else 1) if sign else 0
-    # A leap second ends a day of UTC.
+    hour, minute, second, sign, offset_hours, offset_minutes = match.groups()
+    offset = (int(offset_hours) * 60 + int(offset_minutes)) * (-1 if sign == "-" else 1) if sign else 0
+    # Leap seconds occur only at the end of a day in UTC.
     return second != "60" or (int(hour) * 60 + int(minute) - offset) % 1440 == 1439
 
 
@@ -42,42 +43,42 @@ def _is_ipv6(text: str) -> bool:
     return "%" not in text and bool(ipaddress.IPv6Address(text))
 
 
-def _like(pattern: str) -> Callable[[str], bool]:
+def _matches(pattern: str) -> Callable[[str], bool]:
     compiled = re.compile(pattern, re.ASCII)
     return lambda text: compiled.fullmatch(text) is not None
 
 
-#: Each tells whether a string has the format, by `False` or a `ValueError` where it has not.
+#: Each function checks a string: it returns `False` or raises `ValueError` if the string does not have the format.
 _CHECKS: dict[str, Callable[[str], bool]] = {
     "date": _is_date,
     "time": _is_time,
     "date-time": lambda text: text[10:11] in ("T", "t", " ") and _is_date(text[:10]) and _is_time(text[11:]),
-    "duration": _like(rf"P(?:{_DAYS}(?:{_HOURS})?|{_HOURS}|\d+W)"),
+    "duration": _matches(rf"P(?:{_DAYS}(?:{_HOURS})?|{_HOURS}|\d+W)"),
     "email": lambda text: "@" in text,
     "idn-email": lambda text: "@" in text,
-    "hostname": _like(rf"(?=.{{1,253}}\Z){_LABEL}(?:\.{_LABEL})*"),
+    "hostname": _matches(rf"(?=.{{1,253}}\Z){_LABEL}(?:\.{_LABEL})*"),
     "ipv4": lambda text: bool(ipaddress.IPv4Address(text)),
     "ipv6": _is_ipv6,
-    "uuid": _like("[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}"),
-    "uri": _like(rf"[A-Za-z][A-Za-z0-9+.-]*:{_URI_PART}(?:#{_URI_PART})?"),
-    "uri-reference": _like(rf"{_URI_PART}(?:#{_URI_PART})?"),
-    "json-pointer": _like(_POINTER),
-    "relative-json-pointer": _like(rf"(?:0|[1-9]\d*)(?:#|{_POINTER})"),
+    "uuid": _matches("[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}"),
+    "uri": _matches(rf"[A-Za-z][A-Za-z0-9+.-]*:{_URI_PART}(?:#{_URI_PART})?"),
+    "uri-reference": _matches(rf"{_URI_PART}(?:#{_URI_PART})?"),
+    "json-pointer": _matches(_POINTER),
+    "relative-json-pointer": _matches(rf"(?:0|[1-9]\d*)(?:#|{_POINTER})"),
     "regex": lambda text: bool(re.compile(text)),
 }
-CHECKED = frozenset(_CHECKS)
+CHECKED_FORMATS = frozenset(_CHECKS)
 
 
 @cache
 def format_checker() -> Any:
-    """The checks as the `jsonschema` package takes them; to every other format any value conforms."""
+    """Return the checks as a `FormatChecker` of the `jsonschema` package. Values of other formats are not checked."""
     from jsonschema import FormatChecker
 
     checker = FormatChecker(formats=())
     for name, check in _CHECKS.items():
-        checker.checks(name, raises=(ValueError, re.error, RecursionError, OverflowError))(_of_strings(check))
+        checker.checks(name, raises=(ValueError, re.error, RecursionError, OverflowError))(_accept_non_strings(check))
     return checker
 
 
-def _of_strings(check: Callable[[str], bool]) -> Callable[[object], bool]:
+def _accept_non_strings(check: Callable[[str], bool]) -> Callable[[object], bool]:
     return lambda value: not isinstance(value, str) or check(value)

@@ -1,4 +1,4 @@
-"""Strict JSON: no constants that Python accepts and JSON does not have."""
+"""Reads strict JSON: without the constants `NaN` and `Infinity`, which Python's `json` module accepts."""
 
 from __future__ import annotations
 
@@ -8,26 +8,26 @@ from typing import Any
 
 
 def read_json(text: str) -> Any:
-    """The JSON value, without the constants that Python takes and JSON does not have.
+    """Parse JSON text.
 
     Raises:
-        ValueError: It is no JSON, or holds a number that Python would make an infinity of.
+        ValueError: The text is not JSON, or it has a number so large that Python would read it as an infinity.
     """
     try:
-        return _JSON_READER.decode(text)
+        return _DECODER.decode(text)
     except RecursionError:
         raise ValueError("the JSON is nested too deeply") from None
 
 
-def _refuse(constant: str) -> Any:
-    raise ValueError(f"{constant} is no JSON")
+def _refuse_constant(constant: str) -> Any:
+    raise ValueError(f"{constant} is not valid JSON")
 
 
-def _float(digits: str) -> float:
+def _parse_float(digits: str) -> float:
     value = float(digits)
     if math.isinf(value):
         raise ValueError(f"the number {digits[:40]} is too large")
     return value
 
 
-_JSON_READER = json.JSONDecoder(parse_constant=_refuse, parse_float=_float)
+_DECODER = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=_parse_float)

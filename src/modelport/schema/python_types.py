@@ -1,180 +1,143 @@
-"""Python types as forms: the schema of a type's JSON, and the value that a JSON text is to the type."""
+"""Python types as output types: the JSON schema of a type, and the parsing of JSON text to a value of the type.
+
+pydantic does both. Its schemas are made stricter here, because an engine or a service that enforces a schema would
+otherwise let the model write what the type then refuses: see `schema_generator` and `close_objects`.
+"""
 
 from __future__ import annotations
 
 import re
-import sys
-import types
-import typing
-from functools import cache, reduce
-from operator import or_
+from functools import cache
 from typing import Any
 
 from modelport.errors import InvalidRequest
 
 
-def schema_of(kind: Any) -> tuple[dict[str, Any], str]:
-    """The JSON schema of a type, and a name for it that services take.
+def schema_from_type(python_type: Any) -> tuple[dict[str, Any], str]:
+    """Return the JSON schema of a Python type, and the schema's name.
 
     Raises:
-        InvalidRequest: It is no type that pydantic can describe.
+        InvalidRequest: pydantic can't describe the type.
     """
     try:
-        schema = type_adapter(kind).json_schema(schema_generator=tight())
-    except Exception as error:  # pydantic raises several kinds for what it can't describe.
+        schema = type_adapter(python_type).json_schema(schema_generator=schema_generator())
+    except Exception as error:  # pydantic raises several exception types for a type that it can't describe.
         if getattr(error, "code", "") == "typed-dict-version":
             raise InvalidRequest(
-                f"grammar={kind!r}: before Python 3.12 a TypedDict that is generic, or within a dataclass, must be "
-                "typing_extensions.TypedDict, not typing.TypedDict"
+                f"grammar={python_type!r}: before Python 3.12 use typing_extensions.TypedDict, not typing.TypedDict"
             ) from None
         raise InvalidRequest(
-            f"grammar={kind!r} is no form known here: pass a JSON schema, a pydantic model, dataclass, TypedDict, "
-            f"Enum or Literal, or Regex, Choice, JSONSchema, Lark ({str(error).splitlines()[0].partition('. ')[0]})"
+            f"grammar={python_type!r} is not an output type: pass a JSON schema, a pydantic model, dataclass, "
+            "TypedDict, Enum or Literal, or Regex, Choice, JSONSchema, Lark "
+            f"({str(error).splitlines()[0].partition('. ')[0]})"
         ) from None
-    return closed(schema), service_name(getattr(kind, "__name__", "answer"))
+    return close_objects(schema), to_schema_name(getattr(python_type, "__name__", "answer"))
 
 
-def service_name(name: str) -> str:
-    """The name as services take it: letters, digits, `_` and `-`, up to 64."""
+def to_schema_name(name: str) -> str:
+    """Return the name as services accept it for a schema: up to 64 letters, digits, `_` and `-`."""
     return re.sub(r"[^a-zA-Z0-9_-]", "_", name)[:64] or "answer"
 
 
-def parsed(kind: Any, text: str) -> Any:
-    """The value of the type that the JSON text holds.
+def parse_json_as(python_type: Any, text: str) -> Any:
+    """Parse JSON text to a value of a Python type.
 
     Raises:
-        ValueError: It holds none; the message says where. What a validator of the type's own raised is its cause.
+        ValueError: The text is not a value of the type; the message says where. If one of the type's own validators
+            raised another exception, that exception is the cause.
     """
     from pydantic import ValidationError
 
     try:
-        return type_adapter(kind).validate_json(text)
-    except ValidationError as error:  # whose own text has many lines and an address
-        found = [(_path(item["loc"]), item["msg"]) for item in error.errors(include_url=False)]
-        raise ValueError("; ".join(f"at {path}: {problem}" for path, problem in found)) from None
-    except Exception as error:  # pydantic passes on what is neither a ValueError nor an AssertionError
-        says = " ".join(str(error).split())
-        raise ValueError(f"a validator of {_name(kind)} failed on it: {type(error).__name__}: {says}") from error
+        return type_adapter(python_type).validate_json(text)
+    except ValidationError as error:
+        # The error's own text has several lines and a URL.
+        problems = [(_json_path(item["loc"]), item["msg"]) for item in error.errors(include_url=False)]
+        raise ValueError("; ".join(f"at {path}: {problem}" for path, problem in problems)) from None
+    except Exception as error:
+        # pydantic does not wrap what a validator raises, unless it is a ValueError or an AssertionError.
+        message = " ".join(str(error).split())
+        name = getattr(python_type, "__name__", python_type)
+        raise ValueError(f"a validator of {name} failed on it: {type(error).__name__}: {message}") from error
 
 
-def _name(kind: Any) -> str:
-    return str(getattr(kind, "__name__", kind))
-
-
-def _path(keys: tuple[str | int, ...]) -> str:
+def _json_path(keys: tuple[str | int, ...]) -> str:
     return "$" + "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in keys)
 
 
-def type_adapter(kind: Any) -> Any:
-    """What pydantic knows of a type."""
+def type_adapter(python_type: Any) -> Any:
+    """Return pydantic's `TypeAdapter` of a type. The function delays the import of pydantic until it is needed."""
     from pydantic import TypeAdapter
 
-    return TypeAdapter(_portable(kind, {}) if sys.version_info < (3, 12) else kind)
+    return TypeAdapter(python_type)
 
 
 _OCTET = "(25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])"
 _LABEL = "[A-Za-z0-9]+(-[A-Za-z0-9]+)*"
 _HOST = f"(({_LABEL}\\.)*[A-Za-z][A-Za-z0-9]*(-[A-Za-z0-9]+)*|{_OCTET}(\\.{_OCTET}){{3}})"
-_REST = "[A-Za-z0-9._~!$&'()*+,;=:@-]|%[0-9A-Fa-f]{2}"
-_URL = f"{_HOST}(:[1-9][0-9]{{0,3}})?(/({_REST})*)*(\\?({_REST}|[/?])*)?(#({_REST}|[/?])*)?"
-_SPAN = "T([0-9]{1,6}H([0-9]{1,6}M([0-9]{1,6}S)?)?|[0-9]{1,6}M([0-9]{1,6}S)?|[0-9]{1,6}S)"
-_DURATION = f"^P([0-9]{{1,6}}D({_SPAN})?|{_SPAN}|[0-9]{{1,5}}W)$"
+_URL_CHARACTER = "[A-Za-z0-9._~!$&'()*+,;=:@-]|%[0-9A-Fa-f]{2}"
+_URL = f"{_HOST}(:[1-9][0-9]{{0,3}})?(/({_URL_CHARACTER})*)*(\\?({_URL_CHARACTER}|[/?])*)?(#({_URL_CHARACTER}|[/?])*)?"
+_DURATION_TIME = "T([0-9]{1,6}H([0-9]{1,6}M([0-9]{1,6}S)?)?|[0-9]{1,6}M([0-9]{1,6}S)?|[0-9]{1,6}S)"
+_DURATION = f"^P([0-9]{{1,6}}D({_DURATION_TIME})?|{_DURATION_TIME}|[0-9]{{1,5}}W)$"
 _FLOAT = "(0|[1-9][0-9]{0,15})(\\.[0-9]{1,16})?"
 
 
 @cache
-def tight() -> Any:
-    """pydantic's generator of schemas, where its own are looser than the types.
+def schema_generator() -> Any:
+    """Return pydantic's class that generates JSON schemas, changed where its schemas allow more than the types do.
 
-    A mask would let through what the type then does not take, and services would write it.
+    An engine that enforces such a schema would let the model write a value that the type then refuses, and a model
+    behind a service would write one.
     """
     from pydantic.json_schema import GenerateJsonSchema
 
-    class Tight(GenerateJsonSchema):
+    class StrictSchemaGenerator(GenerateJsonSchema):
         def decimal_schema(self, schema: Any) -> Any:
-            # Its own takes any string beside the number. How many digits there may be no keyword says.
-            whole = super().decimal_schema(schema)
-            return next((part for part in whole.get("anyOf", ()) if part.get("type") == "number"), whole)
+            # pydantic's schema allows any string besides a number. No keyword can limit the number of digits.
+            result = super().decimal_schema(schema)
+            return next((part for part in result.get("anyOf", ()) if part.get("type") == "number"), result)
 
         def url_schema(self, schema: Any) -> Any:
-            whole, schemes = super().url_schema(schema), schema.get("allowed_schemes")
+            result, schemes = super().url_schema(schema), schema.get("allowed_schemes")
             if schemes:
-                whole["pattern"] = f"^({'|'.join(map(re.escape, schemes))})://{_URL}$"
-            return whole
+                result["pattern"] = f"^({'|'.join(map(re.escape, schemes))})://{_URL}$"
+            return result
 
         def dict_schema(self, schema: Any) -> Any:
-            whole = super().dict_schema(schema)
+            result = super().dict_schema(schema)
             if schema.get("keys_schema", {}).get("type") == "int":
-                whole["patternProperties"] = {"^(0|-?[1-9][0-9]{0,17})$": whole["additionalProperties"]}
-                whole["additionalProperties"] = False
-            return whole
+                result["patternProperties"] = {"^(0|-?[1-9][0-9]{0,17})$": result["additionalProperties"]}
+                result["additionalProperties"] = False
+            return result
 
         def timedelta_schema(self, schema: Any) -> Any:
-            whole = super().timedelta_schema(schema)
-            return {**whole, "pattern": _DURATION} if whole.get("format") == "duration" else whole
+            result = super().timedelta_schema(schema)
+            return {**result, "pattern": _DURATION} if result.get("format") == "duration" else result
 
         def complex_schema(self, schema: Any) -> Any:
             return {**super().complex_schema(schema), "pattern": f"^-?{_FLOAT}([+-]{_FLOAT}j)?$"}
 
-    return Tight
+    return StrictSchemaGenerator
 
 
-_MAPS = ("properties", "patternProperties", "$defs")
+_SCHEMA_MAPS = ("properties", "patternProperties", "$defs")
 
 
-def closed(schema: Any) -> Any:
-    """The schema of a Python type with its objects closed, unless they say that they take more.
+def close_objects(schema: Any) -> Any:
+    """Return the schema of a Python type with `additionalProperties: false` in each object that does not set it.
 
-    The type would drop what it does not know, and a weak model that may go on with properties of its own does.
+    The type would drop unknown properties, but a weak model that may add properties of its own does add them.
     """
     if isinstance(schema, list):
-        return [closed(item) for item in schema]
+        return [close_objects(item) for item in schema]
     if not isinstance(schema, dict):
         return schema
     result = {
-        key: {name: closed(item) for name, item in value.items()} if key in _MAPS
+        key: {name: close_objects(item) for name, item in value.items()} if key in _SCHEMA_MAPS
         else value if key in ("const", "enum", "default", "examples")
-        else closed(value)
+        else close_objects(value)
         for key, value in schema.items()
     }  # fmt: skip
     if schema.get("type") == "object" and "properties" in schema:
         result.setdefault("additionalProperties", False)
     return result
-
-
-def _portable(kind: Any, made: dict[Any, Any]) -> Any:
-    """The type with every TypedDict in it made by typing_extensions, as pydantic wants it before Python 3.12.
-
-    Args:
-        kind: The type.
-        made: Those that were made: a TypedDict may hold itself.
-    """
-    if typing.is_typeddict(kind) and type(kind).__module__ == "typing":
-        import typing_extensions
-
-        if kind in made:
-            return made[kind]
-        make: Any = typing_extensions.TypedDict
-        new = made[kind] = make(kind.__name__, {})
-        required = set()
-        for key, hint in typing.get_type_hints(kind, include_extras=True).items():
-            needed = key in kind.__required_keys__
-            if (own := typing.get_origin(hint)) in (typing.Required, typing.NotRequired):
-                # Which `__required_keys__` misses where it is a string.
-                needed, hint = own is typing.Required, typing.get_args(hint)[0]
-            new.__annotations__[key] = _portable(hint, made)
-            if needed:
-                required.add(key)
-        new.__required_keys__ = frozenset(required)
-        new.__optional_keys__ = frozenset(new.__annotations__) - required
-        new.__doc__, new.__module__ = kind.__doc__, kind.__module__
-        return new
-    arguments = typing.get_args(kind)
-    # What a Literal or an Annotated holds beside types is left as it is.
-    changed = tuple(_portable(argument, made) for argument in arguments)
-    if all(a is b for a, b in zip(arguments, changed, strict=True)):
-        return kind
-    origin = typing.get_origin(kind)
-    if origin is types.UnionType:
-        return reduce(or_, changed)
-    return kind.copy_with(changed[:1]) if origin is typing.Annotated else origin[changed]

@@ -1,4 +1,4 @@
-"""The references in a JSON schema: whether they lead anywhere, and how they read from another place. Pure functions."""
+"""The references (`$ref`, `$dynamicRef`) in a JSON schema. Pure functions that find, change or replace references."""
 
 from __future__ import annotations
 
@@ -7,33 +7,34 @@ from typing import Any
 
 Schema = dict[str, Any]
 
-_REFERENCES = ("$ref", "$dynamicRef")
-_MAPS = {"properties", "patternProperties", "$defs", "definitions", "dependentSchemas"}
-_DATA = {"const", "enum", "default", "examples"}
+_REFERENCE_KEYWORDS = ("$ref", "$dynamicRef")
+_SCHEMA_MAPS = {"properties", "patternProperties", "$defs", "definitions", "dependentSchemas"}
+_DATA_KEYWORDS = {"const", "enum", "default", "examples"}
 
 
-def moved(schema: Schema, place: str) -> Schema:
-    """The schema as it reads as a part of another one, with its own definitions in it.
+def relocate(schema: Schema, path: str) -> Schema:
+    """Return the schema with its references changed so that it can be placed inside another schema.
 
     Args:
-        schema: Whose references begin at its own root.
-        place: The JSON pointer to where it is put.
+        schema: A complete schema, whose references start at its own root. Its definitions stay inside it.
+        path: The JSON pointer to the place in the other schema where it will be put.
     """
-    own = schema.get("$id", "")
+    schema_id = schema.get("$id", "")
 
-    def anew(reference: str) -> str:
-        inside = reference.removeprefix(own) or "#"
-        return f"#{place}{inside[1:]}" if inside == "#" or inside.startswith("#/") else reference
+    def relocate_reference(reference: str) -> str:
+        pointer = reference.removeprefix(schema_id) or "#"
+        return f"#{path}{pointer[1:]}" if pointer == "#" or pointer.startswith("#/") else reference
 
-    # A part that calls itself a document would have its references begin there.
-    result: Schema = _referring({key: value for key, value in schema.items() if key not in ("$id", "$schema")}, anew)
+    # With an `$id` the schema would stay a document of its own, and its references would start at its own root.
+    content = {key: value for key, value in schema.items() if key not in ("$id", "$schema")}
+    result: Schema = _change_references(content, relocate_reference)
     return result
 
 
-def rooted(schema: Schema) -> Schema:
-    """The schema with its definition in the place of a reference that is all of it.
+def inline_root_reference(schema: Schema) -> Schema:
+    """Return the schema with its root replaced by the definition to which the root refers, if it does.
 
-    pydantic writes models that hold themselves so, and services look for the root's `type`.
+    pydantic writes a model that refers to itself as such a reference, but services need a `type` at the root.
     """
     reference = schema.get("$ref")
     for key in ("$defs", "definitions"):
@@ -44,15 +45,15 @@ def rooted(schema: Schema) -> Schema:
     return schema
 
 
-def unresolved(schema: Schema) -> str | None:
-    """The first reference that leads nowhere within the schema; nothing is fetched."""
+def find_unresolved_reference(schema: Schema) -> str | None:
+    """Return the first reference whose target is not in the schema, or `None`; nothing is fetched."""
     from referencing import Registry, Resource
     from referencing.exceptions import Unresolvable
     from referencing.jsonschema import DRAFT202012
 
-    def first(resource: Resource[Any], resolver: Any) -> str | None:
+    def find_first(resource: Resource[Any], resolver: Any) -> str | None:
         contents = resource.contents
-        for key in _REFERENCES:
+        for key in _REFERENCE_KEYWORDS:
             reference = contents.get(key) if isinstance(contents, dict) else None
             if reference is None:
                 continue
@@ -60,23 +61,24 @@ def unresolved(schema: Schema) -> str | None:
                 resolver.lookup(reference)
             except Unresolvable:
                 return str(reference)
-        found = (first(part, resolver.in_subresource(part)) for part in resource.subresources())
+        found = (find_first(part, resolver.in_subresource(part)) for part in resource.subresources())
         return next((reference for reference in found if reference is not None), None)
 
-    whole = DRAFT202012.create_resource(schema)
-    return first(whole, Registry().resolver_with_root(whole))
+    root = DRAFT202012.create_resource(schema)
+    return find_first(root, Registry().resolver_with_root(root))
 
 
-def _referring(part: Any, anew: Callable[[str], str]) -> Any:
-    """The part with each of its references changed."""
+def _change_references(part: Any, change: Callable[[str], str]) -> Any:
+    """Return a part of a schema with `change` applied to each reference."""
     if isinstance(part, list):
-        return [_referring(item, anew) for item in part]
+        return [_change_references(item, change) for item in part]
     if not isinstance(part, dict) or "$id" in part:
         return part
     return {
-        key: {name: _referring(item, anew) for name, item in value.items()} if key in _MAPS and isinstance(value, dict)
-        else anew(value) if key in _REFERENCES and isinstance(value, str)
-        else value if key in _DATA
-        else _referring(value, anew)
+        key: {name: _change_references(item, change) for name, item in value.items()}
+        if key in _SCHEMA_MAPS and isinstance(value, dict)
+        else change(value) if key in _REFERENCE_KEYWORDS and isinstance(value, str)
+        else value if key in _DATA_KEYWORDS
+        else _change_references(value, change)
         for key, value in part.items()
     }  # fmt: skip

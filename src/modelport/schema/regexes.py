@@ -1,14 +1,17 @@
-r"""Python's regular expressions as the engines' masks read them, and as answers are held against them.
+r"""Translates Python's regular expressions for engines that enforce them, and matches output against them.
 
-The two agree. `\d`, `\w`, `\s` and `\b` are spelt out as ASCII, as people mean them: to the engines `\d` is any of
-Unicode's 760 digits, and a model at high temperature will write them. `(?i)` goes by Unicode's cases, as it does in the
-engines; Python's `re.ASCII` would change that along with the classes. (To Python `ı` and `İ` are cases of `i`, to the
-engines they are not: the check takes what the mask does, but for those two in a negated class under `(?i)`.)
+Rules:
 
-Answers are matched by Rust's engine, which comes with pydantic and takes linear time: Python's own would go on for ever
-at `(a+)+b` and a row of `a`, and hold the GIL meanwhile, so that no time limit could end it. What Rust's engine lacks
-(look-around, back references, possessive quantifiers) or finds too large is left to Python's, for as long as it can't
-take many steps.
+- A pattern means the same to the engine that enforces it and to the check of the output.
+- `\d`, `\w`, `\s` and `\b` are written out as ASCII classes, because that is what people mean by them. To the engines
+  `\d` is any of Unicode's 760 digits, and a model at high temperature writes them.
+- `(?i)` follows Unicode's case rules, as in the engines. Python's `re.ASCII` would change the case rules along with the
+  classes, so it is not used. Python counts `ı` and `İ` as cases of `i`; the engines don't. The check accepts what the
+  engines allow, except for these two characters in a negated class under `(?i)`.
+- Matching takes bounded time. Rust's regex engine, which is part of pydantic, takes linear time. Python's engine takes
+  exponential time for `(a+)+b` and a long run of `a`, and holds the GIL meanwhile, so that no time limit can end it.
+- Rust's engine lacks look-around, back references and possessive quantifiers, and refuses large patterns. Such patterns
+  are matched by Python's engine, if an upper bound of its steps, computed from the parsed pattern, is small enough.
 """
 
 from __future__ import annotations
@@ -21,284 +24,326 @@ from typing import Any
 
 from modelport.errors import InvalidRequest, UnsupportedFeature
 
-_NAMED = r"N\{[^}]*\}|x[0-9a-fA-F]{2}|u[0-9a-fA-F]{4}|U[0-9a-fA-F]{8}"
+_CHARACTER_CODE = r"N\{[^}]*\}|x[0-9a-fA-F]{2}|u[0-9a-fA-F]{4}|U[0-9a-fA-F]{8}"
 _COUNT = r"\{(?=[\d,])\d*(?:,\d*)?\}"
 _TOKEN = rf"""
     \[(?P<not>\^?)(?P<class>\]?(?:\\[\s\S]|[^\]\\])*)\]
-    | (?P<escape>\\(?:{_NAMED}|0[0-7]{{0,2}}|[0-3][0-7]{{2}}|[\s\S]))
+    | (?P<escape>\\(?:{_CHARACTER_CODE}|0[0-7]{{0,2}}|[0-3][0-7]{{2}}|[\s\S]))
     | (?P<comment>\(\?\#[^)]*\))
     | \(\?(?P<set>[aimsux]*)(?P<unset>(?:-[imsx]+)?)(?P<end>[:)])
-    | (?P<refused>\(\?[>(]|\(\?P=|(?:[*+?]|{_COUNT})\+)
+    | (?P<unsupported>\(\?[>(]|\(\?P=|(?:[*+?]|{_COUNT})\+)
     | (?P<count>{_COUNT})
     | (?P<literal>[/\n{{])
 """
-_PLAIN = re.compile(_TOKEN, re.VERBOSE)
-_VERBOSE = re.compile(rf"(?P<skipped>\#[^\n]*|[ \t\n\r\f\v])|{_TOKEN}", re.VERBOSE)
-_ITEM = rf"\\(?:{_NAMED}|[0-7]{{1,3}}|[\s\S])|[\s\S]"
-_IN_CLASS = re.compile(rf"({_ITEM})(?:-({_ITEM}))?")
-_SPELT = {r"\d": "0-9", r"\w": "A-Za-z0-9_", r"\s": r" \t\n\r\f\v"}
-_WORD = f"[{_SPELT[chr(92) + 'w']}]"
-_EDGES = {
+#: The tokens of a pattern that a translation may change. Everything else in a pattern stays as it is.
+_TOKENS = re.compile(_TOKEN, re.VERBOSE)
+#: The same for a pattern with the flag `(?x)`, in which white space and comments are skipped.
+_VERBOSE_TOKENS = re.compile(rf"(?P<skipped>\#[^\n]*|[ \t\n\r\f\v])|{_TOKEN}", re.VERBOSE)
+_ITEM = rf"\\(?:{_CHARACTER_CODE}|[0-7]{{1,3}}|[\s\S])|[\s\S]"
+#: An item of a character class, or a range of two items.
+_CLASS_ITEMS = re.compile(rf"({_ITEM})(?:-({_ITEM}))?")
+_ASCII_CLASSES = {r"\d": "0-9", r"\w": "A-Za-z0-9_", r"\s": r" \t\n\r\f\v"}
+_WORD = f"[{_ASCII_CLASSES[chr(92) + 'w']}]"
+_ASCII_BOUNDARIES = {
     r"\b": f"(?:(?<={_WORD})(?!{_WORD})|(?<!{_WORD})(?={_WORD}))",
     r"\B": f"(?:(?<={_WORD})(?={_WORD})|(?<!{_WORD})(?!{_WORD}))",
 }
-#: The shorthands as Python has them in Rust, and the edges of words as Rust has them in ASCII.
-_UNICODE = {r"\d": r"\d", r"\w": r"\p{L}\p{N}_", r"\s": r"\s\x1c-\x1f"}
-_ASCII_EDGES = {r"\b": r"(?-u:\b)", r"\B": r"(?-u:\B)"}
-_NO_MASK = {"(?>": "an atomic group", "(?(": "a conditional", "(?P=": "a back reference"}
+#: The same classes as Python matches them in Unicode text, in Rust's syntax; and Rust's syntax for ASCII boundaries.
+_UNICODE_CLASSES = {r"\d": r"\d", r"\w": r"\p{L}\p{N}_", r"\s": r"\s\x1c-\x1f"}
+_RUST_ASCII_BOUNDARIES = {r"\b": r"(?-u:\b)", r"\B": r"(?-u:\B)"}
+_UNSUPPORTED_CONSTRUCTS = {"(?>": "an atomic group", "(?(": "a conditional", "(?P=": "a back reference"}
 
 
 @lru_cache(256)
 def for_python(pattern: str) -> str:
-    """The pattern to match answers with, without flags."""
+    """Return the pattern with which Python's engine matches output as `Regex` defines it, without flags."""
 
-    def token(match: re.Match[str]) -> str:
+    def translate_token(match: re.Match[str]) -> str:
         if match["class"] is not None:
             return _python_class(match["class"], match["not"])
         if (escape := match["escape"]) is not None:
-            return _shorthand(escape) or _EDGES.get(escape, escape)
-        return match[0] if match["end"] is None else _flags(match, re.sub("[au]", "", match["set"]))
+            return _expand_class_escape(escape) or _ASCII_BOUNDARIES.get(escape, escape)
+        return match[0] if match["end"] is None else _flag_group(match, re.sub("[au]", "", match["set"]))
 
-    return _tokens(pattern).sub(token, pattern)
+    return _tokens_of(pattern).sub(translate_token, pattern)
 
 
 @lru_cache(256)
 def for_engines(pattern: str) -> str:
-    """The pattern in the dialect of the engines' masks (Rust's), fit to stand between slashes.
+    """Return the pattern in the dialect that engines enforce (Rust's), escaped to stand between slashes.
 
     Raises:
-        UnsupportedFeature: It has a construct to which no mask can hold an answer.
+        UnsupportedFeature: The pattern has a construct that engines can't enforce.
     """
-    return _for_rust(pattern, _SPELT, {})
+    return _for_rust(pattern, _ASCII_CLASSES, {})
 
 
-def _for_rust(pattern: str, spelt: Mapping[str, str], edges: Mapping[str, str]) -> str:
-    def token(match: re.Match[str]) -> str:
+def _for_rust(pattern: str, classes: Mapping[str, str], boundaries: Mapping[str, str]) -> str:
+    r"""Translate a pattern to Rust's syntax.
+
+    Args:
+        pattern: A pattern in Python's syntax.
+        classes: The content of the character classes for `\d`, `\w` and `\s`.
+        boundaries: What replaces `\b` and `\B`; an empty mapping leaves them as they are.
+
+    Raises:
+        UnsupportedFeature: The pattern has a construct that Rust's engine lacks.
+    """
+
+    def translate_token(match: re.Match[str]) -> str:
         if match["class"] is not None:
-            return f"[{match['not']}{_IN_CLASS.sub(item, match['class'])}]"
+            return f"[{match['not']}{_CLASS_ITEMS.sub(translate_item, match['class'])}]"
         if (escape := match["escape"]) is not None:
-            return _shorthand(escape, spelt) or edges.get(escape) or {r"\Z": r"\z"}.get(escape) or _character(escape)
+            return (
+                _expand_class_escape(escape, classes)
+                or boundaries.get(escape)
+                or {r"\Z": r"\z"}.get(escape)
+                or _rust_escape(escape)
+            )
         if match["end"] is not None:
             if "x" in match["unset"] or ("x" in match["set"] and match["end"] == ":"):
-                raise _refused(pattern, f"{match[0]!r}, a verbose group")
-            if "a" in match["set"] and spelt is not _SPELT:
-                raise _refused(pattern, f"{match[0]!r}, a flag that Rust does not know")
-            return _flags(match, re.sub("[aux]", "", match["set"]))  # What is verbose is taken out here.
-        if (refused := match["refused"]) is not None:
-            what = _NO_MASK.get(refused, "a possessive quantifier")  # which the mask would take for one more `+`
-            raise _refused(pattern, f"{refused!r}, {what}")
+                raise _unsupported(pattern, f"{match[0]!r}, a verbose group")
+            if "a" in match["set"] and classes is not _ASCII_CLASSES:
+                raise _unsupported(pattern, f"{match[0]!r}, a flag that Rust does not know")
+            # `x` is left out because the translation removes the white space and comments of a verbose pattern.
+            return _flag_group(match, re.sub("[aux]", "", match["set"]))
+        if (construct := match["unsupported"]) is not None:
+            # An engine would read the `+` of a possessive quantifier as one more repetition.
+            what = _UNSUPPORTED_CONSTRUCTS.get(construct, "a possessive quantifier")
+            raise _unsupported(pattern, f"{construct!r}, {what}")
         if (count := match["count"]) is not None:
             return count.replace("{,", "{0,")
         return {"/": r"\/", "\n": r"\n", "{": r"\{"}[match[0]] if match["literal"] else ""
 
-    def item(match: re.Match[str]) -> str:
+    def translate_item(match: re.Match[str]) -> str:
         first, last = match[1], match[2]
         if last is not None:
-            return f"{_in_class(first)}-{_in_class(last)}"
-        if first.lower() in _SPELT:
-            return spelt.get(first) or f"[^{spelt[first.lower()]}]"
-        return _in_class(first)
+            return f"{_rust_class_item(first)}-{_rust_class_item(last)}"
+        if first.lower() in _ASCII_CLASSES:
+            return classes.get(first) or f"[^{classes[first.lower()]}]"
+        return _rust_class_item(first)
 
-    return _tokens(pattern).sub(token, pattern)
+    return _tokens_of(pattern).sub(translate_token, pattern)
 
 
 def fullmatch(pattern: str, text: str) -> bool:
-    """Whether the pattern matches all of the text, with the meaning that `Regex` gives it.
+    """Return whether the pattern matches the complete text, as `Regex` defines the pattern's meaning.
 
     Raises:
-        InvalidRequest: Matching it could take too long.
+        InvalidRequest: Matching could take too long.
     """
     return _matches(pattern, text, True)
 
 
 def search(pattern: str, text: str) -> bool:
-    """Whether the pattern matches somewhere in the text, with the meaning that Python gives it.
+    """Return whether the pattern matches somewhere in the text, as Python defines the pattern's meaning.
 
-    `$` is the end of the text, as JSON schemas have it, and not also the place before a last newline.
+    There is one exception: `$` matches only at the end of the text, as in JSON Schema, and not before a last newline.
 
     Raises:
-        InvalidRequest: Matching it could take too long.
-        re.error: It is no regular expression.
+        InvalidRequest: Matching could take too long.
+        re.error: The pattern is not a regular expression.
     """
     return _matches(pattern, text, False)
 
 
-def _matches(pattern: str, text: str, whole: bool) -> bool:
-    size, parts = _in_rust(pattern, whole)
-    if size * max(1, len(text)) <= _MOST_STEPS_IN_RUST:
-        # Half a surrogate pair, which JSON can spell, is no character to Rust.
-        text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace") if _HALF.search(text) else text
-        return all(matches(text) is wanted for wanted, matches in parts)
-    if _steps(pattern, len(text), whole) <= _MOST_STEPS:
-        return (re.fullmatch(for_python(pattern), text) if whole else re.search(pattern, text)) is not None
+def _matches(pattern: str, text: str, full: bool) -> bool:
+    state_count, matchers = _rust_matchers(pattern, full)
+    if state_count * max(1, len(text)) <= _MAX_RUST_STEPS:
+        if _SURROGATE.search(text):
+            # JSON text can hold half a surrogate pair, which is not a character to Rust.
+            text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+        return all(matches(text) is expected for expected, matches in matchers)
+    if _max_python_steps(pattern, len(text), full) <= _MAX_PYTHON_STEPS:
+        return (re.fullmatch(for_python(pattern), text) if full else re.search(pattern, text)) is not None
     raise InvalidRequest(
-        f"matching {pattern[:200]!r} with {len(text)} characters could take too long: say it without look-around, back "
-        "references and possessive quantifiers, and with smaller counts"
+        f"matching {pattern[:200]!r} with {len(text)} characters could take too long: write it without look-around, "
+        "back references and possessive quantifiers, and with smaller counts"
     )
 
 
-_HALF = re.compile("[\ud800-\udfff]")
-#: What takes about a second.
-_MOST_STEPS, _MOST_STEPS_IN_RUST = 10**7, 10**8
+_SURROGATE = re.compile("[\ud800-\udfff]")
+#: The numbers of steps that take about a second.
+_MAX_PYTHON_STEPS, _MAX_RUST_STEPS = 10**7, 10**8
 
 
 @lru_cache(256)
-def _in_rust(pattern: str, whole: bool) -> tuple[float, list[tuple[bool, Callable[[str], bool]]]]:
-    """What matches in linear time, each with what it must say of a text; before them the most steps for a character.
+def _rust_matchers(pattern: str, full: bool) -> tuple[float, list[tuple[bool, Callable[[str], bool]]]]:
+    """Return matchers that take linear time and together decide whether the pattern matches.
 
-    That many are without an end where Rust's engine can't.
+    There is one matcher, or one for each look-ahead at the start of the pattern and one for the remaining pattern.
+
+    Returns:
+        The most steps that the matchers take for one character, or infinity if Rust's engine can't match the pattern;
+        and pairs of the result that the matcher must give and the matcher.
     """
     from pydantic_core import SchemaError, SchemaValidator
 
-    spelt, edges = (_SPELT, _ASCII_EDGES) if whole else (_UNICODE, {})
+    classes, boundaries = (_ASCII_CLASSES, _RUST_ASCII_BOUNDARIES) if full else (_UNICODE_CLASSES, {})
 
-    def rust(part: str, form: str) -> Callable[[str], bool]:
+    def compile_in_rust(part: str, template: str) -> Callable[[str], bool]:
         schema: Any = {"type": "str", "regex_engine": "rust-regex", "strict": True}
-        schema["pattern"] = form.format(_for_rust(part, spelt, edges))
+        schema["pattern"] = template.format(_for_rust(part, classes, boundaries))
         return SchemaValidator(schema).isinstance_python
 
-    size = _size(_tree(pattern))
+    state_count = _state_count(_parse(pattern))
     try:
-        return size, [(True, rust(pattern, r"\A(?:{})\z" if whole else "{}"))]
+        return state_count, [(True, compile_in_rust(pattern, r"\A(?:{})\z" if full else "{}"))]
     except (SchemaError, UnsupportedFeature):
         pass
-    ahead, rest = _looking_ahead(pattern, whole)
+    lookaheads, remainder = _split_lookaheads(pattern, full)
     try:
-        found = [(wanted, rust(part, r"\A(?:{})")) for wanted, part in ahead]
-        found.append((True, rust(rest, r"\A(?:{})\z" if whole else r"\A(?:{})")))
-        return size if ahead else math.inf, found
-    except (SchemaError, UnsupportedFeature, re.error):  # one that is whole only beside the others
+        matchers = [(expected, compile_in_rust(part, r"\A(?:{})")) for expected, part in lookaheads]
+        matchers.append((True, compile_in_rust(remainder, r"\A(?:{})\z" if full else r"\A(?:{})")))
+        return state_count if lookaheads else math.inf, matchers
+    except (SchemaError, UnsupportedFeature, re.error):
+        # `re.error`: a part can be invalid alone, such as a back reference to a group that is in another part.
         return math.inf, []
 
 
-_MARKS = re.compile(r"\\[\s\S]|\[\^?\]?(?:\\[\s\S]|[^\]\\])*\]|([()|])")
+#: An escape, a character class, or (as group 1) a parenthesis or a bar.
+_STRUCTURE = re.compile(r"\\[\s\S]|\[\^?\]?(?:\\[\s\S]|[^\]\\])*\]|([()|])")
 
 
-def _looking_ahead(pattern: str, whole: bool) -> tuple[list[tuple[bool, str]], str]:
-    """What a pattern looks ahead for at the text's beginning, each with whether it is wanted there; and the rest."""
-    begin = re.match(r"\^|\\A", pattern)
-    rest = pattern[begin.end() :] if begin else pattern
-    found: list[tuple[bool, str]] = []
-    while (begin or whole) and rest.startswith(("(?=", "(?!")):
-        depth, end = 0, len(rest)
-        for mark in _MARKS.finditer(rest):
+def _split_lookaheads(pattern: str, full: bool) -> tuple[list[tuple[bool, str]], str]:
+    """Split a pattern into the look-aheads at its start and the remaining pattern.
+
+    Returns:
+        Pairs of whether the look-ahead must match and its pattern; and the remaining pattern.
+    """
+    anchor = re.match(r"\^|\\A", pattern)
+    remainder = pattern[anchor.end() :] if anchor else pattern
+    lookaheads: list[tuple[bool, str]] = []
+    while (anchor or full) and remainder.startswith(("(?=", "(?!")):
+        depth, end = 0, len(remainder)
+        for mark in _STRUCTURE.finditer(remainder):
             depth += {"(": 1, ")": -1}.get(mark[1], 0)
             if depth == 0:
                 end = mark.end()
                 break
-        found.append((rest[2] == "=", rest[3 : end - 1]))
-        rest = rest[end:]
+        lookaheads.append((remainder[2] == "=", remainder[3 : end - 1]))
+        remainder = remainder[end:]
     depth = 0
-    for mark in _MARKS.finditer(rest):
+    for mark in _STRUCTURE.finditer(remainder):
         depth += {"(": 1, ")": -1}.get(mark[1], 0)
-        # What it looks for is then only the first alternative's.
+        # With alternatives at the top level the look-aheads belong to the first alternative only.
         if depth == 0 and mark[1] == "|":
             return [], pattern
-    return found, rest
+    return lookaheads, remainder
 
 
 @lru_cache(256)
-def _tree(pattern: str) -> Any:
+def _parse(pattern: str) -> Any:
+    """Return the syntax tree that Python's `re` makes of a pattern: a list of pairs of an opcode and its argument."""
     from re import _parser  # type: ignore[attr-defined]
 
     return _parser.parse(pattern)
 
 
-def _size(tree: Any) -> float:
-    """How many states Rust's engine may be in at a time."""
-    size = 0.0
-    for kind, of in tree:
-        name = str(kind)
+def _state_count(tree: Any) -> float:
+    """Return an upper bound of the states in which Rust's engine can be at the same time."""
+    count = 0.0
+    for opcode, argument in tree:
+        name = str(opcode)
         if name == "SUBPATTERN":
-            size += _size(of[3])
+            count += _state_count(argument[3])
         elif name in ("ASSERT", "ASSERT_NOT"):
-            size += _size(of[1])
+            count += _state_count(argument[1])
         elif name == "BRANCH":
-            size += sum(map(_size, of[1]))
+            count += sum(map(_state_count, argument[1]))
         elif name.endswith("_REPEAT"):
-            size += _size(of[2]) * min(max(of[0] + 1, of[1] if of[1] < _WITHOUT_END else 0), 10**9)
+            low, high, repeated = argument
+            count += _state_count(repeated) * min(max(low + 1, high if high < _UNBOUNDED else 0), 10**9)
         else:
-            size += 1
-    return size
+            count += 1
+    return count
 
 
-_WITHOUT_END = 2**31 - 1  # or more: the greatest count differs between Pythons
+#: The smallest count that means "without an upper bound"; the exact number differs between versions of Python.
+_UNBOUNDED = 2**31 - 1
 
 
-def _steps(pattern: str, length: int, whole: bool) -> float:
-    """The most that Python's engine may take for a text of this length."""
-    tree = _tree(pattern)
-    anchored = whole or (str(next(iter(tree), [0, 0])[1]) in _BEGINNING and not tree.state.flags & re.MULTILINE)
-    return _ways(tree, length)[1] * (1 if anchored else length + 1)
+def _max_python_steps(pattern: str, length: int, full: bool) -> float:
+    """Return an upper bound of the steps that Python's engine takes for a text of this length."""
+    tree = _parse(pattern)
+    anchored = full or (str(next(iter(tree), [0, 0])[1]) in _TEXT_STARTS and not tree.state.flags & re.MULTILINE)
+    return _count_matches(tree, length)[1] * (1 if anchored else length + 1)
 
 
-_BEGINNING = {"AT_BEGINNING", "AT_BEGINNING_STRING"}
+_TEXT_STARTS = {"AT_BEGINNING", "AT_BEGINNING_STRING"}
 
 
-def _ways(tree: Any, length: int) -> tuple[float, float]:
-    """In how many ways it may match from one place, and the most steps of trying them all."""
-    ways, steps = 1.0, 0.0
-    for kind, of in tree:
-        name, w, s = str(kind), 1.0, 1.0
+def _count_matches(tree: Any, length: int) -> tuple[float, float]:
+    """Return upper bounds of the ways in which a pattern can match at one position and of the steps to try all."""
+    total_ways, total_steps = 1.0, 0.0
+    for opcode, argument in tree:
+        name, ways, steps = str(opcode), 1.0, 1.0
         if name == "SUBPATTERN":
-            w, s = _ways(of[3], length)
+            ways, steps = _count_matches(argument[3], length)
         elif name in ("ASSERT", "ASSERT_NOT"):
-            s += _ways(of[1], length)[1]
+            steps += _count_matches(argument[1], length)[1]
         elif name == "ATOMIC_GROUP":
-            s += _ways(of, length)[1]
+            steps += _count_matches(argument, length)[1]
         elif name in ("BRANCH", "GROUPREF_EXISTS"):
-            each = [_ways(part, length) for part in of[1:] for part in (part if name == "BRANCH" else [part or []])]
-            w, s = sum(one[0] for one in each), 1 + sum(one[1] for one in each)
+            branches = argument[1] if name == "BRANCH" else [branch or [] for branch in argument[1:]]
+            counts = [_count_matches(branch, length) for branch in branches]
+            ways, steps = sum(count[0] for count in counts), 1 + sum(count[1] for count in counts)
         elif name.endswith("_REPEAT"):
-            least, most = of[0], max(of[0], min(of[1], length))
-            w, s = _ways(of[2], length)
-            if w > 1:
-                w = 2 ** min(200.0, (most + 1) * math.log2(w))
-                s = w * (s + 1)
+            low, high, repeated = argument
+            high = max(low, min(high, length))
+            ways, steps = _count_matches(repeated, length)
+            if ways > 1:
+                ways = 2 ** min(200.0, (high + 1) * math.log2(ways))
+                steps = ways * (steps + 1)
             else:
-                w, s = most - least + 1.0, most * s + 1
-            w = 1 if name.startswith("POSSESSIVE") else w
+                ways, steps = high - low + 1.0, high * steps + 1
+            ways = 1 if name.startswith("POSSESSIVE") else ways
         elif name == "GROUPREF":
-            s = length + 1.0
-        steps += ways * s
-        ways = min(ways * w, 2.0**400)
-    return ways, steps
+            steps = length + 1.0
+        total_steps += total_ways * steps
+        total_ways = min(total_ways * ways, 2.0**400)
+    return total_ways, total_steps
 
 
-def _tokens(pattern: str) -> re.Pattern[str]:
-    return _VERBOSE if re.compile(pattern).flags & re.VERBOSE else _PLAIN
+def _tokens_of(pattern: str) -> re.Pattern[str]:
+    return _VERBOSE_TOKENS if re.compile(pattern).flags & re.VERBOSE else _TOKENS
 
 
-def _flags(match: re.Match[str], kept: str) -> str:
-    whole = f"(?{kept}{match['unset']}{match['end']}"
-    return "" if whole == "(?)" else whole
+def _flag_group(match: re.Match[str], flags: str) -> str:
+    """Return the group `(?flags…` with other flags; a group without flags is left out."""
+    group = f"(?{flags}{match['unset']}{match['end']}"
+    return "" if group == "(?)" else group
 
 
-def _shorthand(escape: str, spelt: Mapping[str, str] = _SPELT) -> str:
-    if escape.lower() not in spelt:
+def _expand_class_escape(escape: str, classes: Mapping[str, str] = _ASCII_CLASSES) -> str:
+    r"""Return the character class for an escape such as `\d` or `\D`, or an empty string for any other escape."""
+    if escape.lower() not in classes:
         return ""
-    return f"[{'' if escape in spelt else '^'}{spelt[escape.lower()]}]"
+    return f"[{'' if escape in classes else '^'}{classes[escape.lower()]}]"
 
 
 def _python_class(items: str, negated: str) -> str:
-    r"""The class; Python has none within a class, so that `[\W_]` becomes a choice of two."""
-    others: list[str] = []
+    r"""Return a character class for Python's engine.
 
-    def item(match: re.Match[str]) -> str:
-        if match[2] is None and match[1].lower() in _SPELT and match[1] not in _SPELT:
-            others.append(_shorthand(match[1]))
+    Python has no class within a class, so `[\W_]` becomes a choice between two classes.
+    """
+    negated_classes: list[str] = []
+
+    def translate_item(match: re.Match[str]) -> str:
+        if match[2] is None and match[1].lower() in _ASCII_CLASSES and match[1] not in _ASCII_CLASSES:
+            negated_classes.append(_expand_class_escape(match[1]))
             return ""
-        return match[0] if match[2] else _SPELT.get(match[1], match[1])
+        return match[0] if match[2] else _ASCII_CLASSES.get(match[1], match[1])
 
-    plain = _IN_CLASS.sub(item, items)
-    if not others:
+    plain = _CLASS_ITEMS.sub(translate_item, items)
+    if not negated_classes:
         return f"[{negated}{plain}]"
-    any_of = "|".join([*others, *([f"[{plain}]"] if plain else ())])
-    return f"(?:(?!{any_of})[\\x00-\\U0010ffff])" if negated else f"(?:{any_of})"
+    choice = "|".join([*negated_classes, *([f"[{plain}]"] if plain else ())])
+    return f"(?:(?!{choice})[\\x00-\\U0010ffff])" if negated else f"(?:{choice})"
 
 
-def _character(escape: str) -> str:
-    """An escape that stands for one character or a place, as Rust writes it."""
+def _rust_escape(escape: str) -> str:
+    """Return an escape of Python's, for one character or a position, in Rust's syntax."""
     rest = escape[1:]
     if rest.startswith("N{"):
         import unicodedata
@@ -310,20 +355,21 @@ def _character(escape: str) -> str:
         return f"\\x{int(rest, 8):02x}"
     if rest == "\n":
         return r"\n"
-    # Of these Rust makes the edges of words, or nothing.
+    # Rust reads an escaped `<` or `>` as the edge of a word, and does not know an escape of a non-ASCII character.
     return rest if rest in "<>" or not rest.isascii() else escape
 
 
-def _in_class(item: str) -> str:
+def _rust_class_item(item: str) -> str:
+    """Return an item of a character class in Rust's syntax."""
     if item == r"\b":
         return r"\x08"
     if item[0] == "\\":
-        return f"\\x{int(item[1:], 8):02x}" if item[1:].isdigit() else _character(item)
-    # To Rust some are operators on classes, or begin one within.
+        return f"\\x{int(item[1:], 8):02x}" if item[1:].isdigit() else _rust_escape(item)
+    # Within a class Rust reads some of these characters as operators, and `[` as the start of a nested class.
     return {"\n": r"\n"}.get(item) or (f"\\{item}" if item in "[]&~-^/" else item)
 
 
-def _refused(pattern: str, what: str) -> UnsupportedFeature:
+def _unsupported(pattern: str, construct: str) -> UnsupportedFeature:
     return UnsupportedFeature(
-        f"grammar: no mask can hold an answer to Regex({pattern!r}): it has {what}. Say it without", parameter="grammar"
+        f"grammar: engines can't enforce Regex({pattern!r}): it has {construct}. Write it without", parameter="grammar"
     )

@@ -1,17 +1,22 @@
-"""Fits a JSON schema to the subset that a service enforces. Pure functions.
+"""Rewrites a JSON schema to the subset that a service enforces. Pure functions.
 
-Every answer of the fitted schema is one of the original, but for the keywords that had to be left out and for nulls in
-the place of optional properties, which `without_nulls` takes out again. The port checks the original in any case.
+Every value of the rewritten schema is a value of the original schema, with two exceptions:
+
+- Keywords that the service does not support are left out. They are written into descriptions instead.
+- Where the service requires all properties, optional properties become nullable. `remove_optional_nulls` removes these
+  nulls from the output.
+
+modelport validates the output against the original schema in any case.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-#: Keywords that hold a value to something. A service enforces some; the others are left out and put into words.
+#: Keywords that restrict a value. A service enforces some of them; the others are written into descriptions.
 CONSTRAINTS = frozenset(
     """
     pattern format minLength maxLength minimum maximum exclusiveMinimum exclusiveMaximum multipleOf minItems maxItems
@@ -19,29 +24,30 @@ CONSTRAINTS = frozenset(
     propertyNames dependentRequired dependentSchemas dependencies not if then else contentEncoding contentMediaType
     """.split()  # noqa: SIM905
 )
-#: Those of them that the port's own check passes over, as draft 2020-12 has it.
+#: Keywords of `CONSTRAINTS` that modelport does not check either, because they are not assertions in draft 2020-12.
 _UNCHECKED = frozenset({"contentEncoding", "contentMediaType", "dependencies"})
-_KINDS = {str: "string", bool: "boolean", int: "integer", float: "number", list: "array", dict: "object"}
+_ANY_VALUE = "a value may be anything"
+_JSON_TYPES = {str: "string", bool: "boolean", int: "integer", float: "number", list: "array", dict: "object"}
 
 
 class UnsupportedSchema(ValueError):
-    """The schema can't be said in the subset; the message says what stands in the way."""
+    """The schema can't be rewritten to the subset; the message says why."""
 
 
 @dataclass(frozen=True)
 class SchemaRules:
-    """The subset of JSON Schema that a service enforces by itself. Objects are always closed in it.
+    """The subset of JSON Schema that a service enforces by itself. Its objects never allow additional properties.
 
     Args:
-        keywords: Those of `CONSTRAINTS` that it enforces, and `allOf`.
+        keywords: The keywords of `CONSTRAINTS` that it enforces, and `allOf` if it does.
         formats: The values of `format` that it enforces.
-        all_required: Every property must be required; one that is optional is written as nullable.
+        all_required: Every property must be required. Optional properties are rewritten as nullable.
         recursive: A schema may refer to itself.
-        object_root: The whole answer must be an object.
-        any_object: It has a mode for "any JSON object", as which `{"type": "object"}` alone goes.
-        max_properties: Of all objects together.
-        max_depth: How deep objects may be nested.
-        max_enum: Of all enums together.
+        object_root: The root of the schema must be an object.
+        any_object: The service has a mode for "any JSON object", which is used for `{"type": "object"}`.
+        max_properties: The most properties of all objects together; `None` for no limit.
+        max_depth: How deep objects may be nested; `None` for no limit.
+        max_enum: The most values of all enums together; `None` for no limit.
     """
 
     keywords: frozenset[str] = frozenset()
@@ -56,10 +62,10 @@ class SchemaRules:
 
     @classmethod
     def from_value(cls, value: SchemaRules | Mapping[str, Any] | None) -> SchemaRules | None:
-        """The rules that a dict of `to_dict` tells of.
+        """Return the rules themselves, or the rules from a dict that `to_dict` returned.
 
         Raises:
-            ValueError: A name is no rule.
+            ValueError: The value is something else, or a key is not the name of a rule.
         """
         if value is None or isinstance(value, SchemaRules):
             return value
@@ -67,39 +73,39 @@ class SchemaRules:
             raise ValueError(f"must be SchemaRules or a dict, not {type(value).__name__}")
         known = {item.name for item in fields(cls)}
         if unknown := sorted(set(value) - known):
-            raise ValueError(f"{unknown[0]!r} is no rule; there are {', '.join(sorted(known))}")
+            raise ValueError(f"{unknown[0]!r} is not a rule; known are {', '.join(sorted(known))}")
         sets = {name: frozenset(value[name]) for name in ("keywords", "formats") if name in value}
         return cls(**{**value, **sets})
 
     def to_dict(self) -> dict[str, Any]:
-        """All of it, as JSON can hold it."""
+        """Return all values as JSON types."""
         return {key: sorted(v) if isinstance(v, frozenset) else v for key, v in asdict(self).items()}
 
     def rewrite(self, schema: Mapping[str, Any]) -> RewrittenSchema:
-        """The schema in the subset.
+        """Rewrite a schema to the subset.
 
         Raises:
-            UnsupportedSchema: It can't be said there.
+            UnsupportedSchema: The schema can't be rewritten.
         """
         if self.any_object and is_any_object(schema):
             return RewrittenSchema({"type": "object"}, ())
-        return _Fitting(self, schema).result()
+        return _Rewriter(self, schema).result()
 
 
 def is_any_object(schema: Mapping[str, Any]) -> bool:
-    """Whether the schema says no more than "a JSON object"."""
-    says = {key: value for key, value in schema.items() if key not in ("title", "description", "$schema")}
-    return says in ({"type": "object"}, {"type": "object", "additionalProperties": True})
+    """Return whether the schema allows any JSON object and nothing else."""
+    keywords = {key: value for key, value in schema.items() if key not in ("title", "description", "$schema")}
+    return keywords in ({"type": "object"}, {"type": "object", "additionalProperties": True})
 
 
 @dataclass(frozen=True)
 class RewrittenSchema:
-    """A schema in a service's subset.
+    """A schema that was rewritten to a service's subset.
 
     Args:
-        schema: What is sent.
-        left_out: The keywords that the service can't enforce; they stand in descriptions instead.
-        unchecked: Those of them to which the port can't hold an answer either.
+        schema: The schema to send.
+        left_out: The keywords that the service does not enforce. They were written into descriptions.
+        unchecked: The keywords of `left_out` that modelport does not check either.
     """
 
     schema: dict[str, Any]
@@ -108,14 +114,14 @@ class RewrittenSchema:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What the caller is told of the keywords that were left out."""
+        """Warnings for the caller about the keywords that were left out."""
         checked = [keyword for keyword in self.left_out if keyword not in self.unchecked]
-        says = ((checked, "checked, not enforced"), (self.unchecked, "neither enforced nor checked"))
-        return tuple(f"{', '.join(keywords)} of the schema were {what}" for keywords, what in says if keywords)
+        groups = ((checked, "checked, not enforced"), (self.unchecked, "neither enforced nor checked"))
+        return tuple(f"{', '.join(keywords)} of the schema were {what}" for keywords, what in groups if keywords)
 
 
-class _Fitting:
-    """One schema on its way through the rules."""
+class _Rewriter:
+    """Rewrites one schema, and counts its properties and enum values."""
 
     def __init__(self, rules: SchemaRules, root: Mapping[str, Any]) -> None:
         self._rules, self._root = rules, root
@@ -126,35 +132,35 @@ class _Fitting:
     def result(self) -> RewrittenSchema:
         rules = self._rules
         if not rules.recursive:
-            self._refuse_loops(self._root, frozenset())
-        whole = self._part(self._root, 0)
-        if rules.object_root and (whole.get("type") != "object" or "anyOf" in whole):
-            raise UnsupportedSchema("the whole answer must be an object")
-        for count, most, what in (
+            self._refuse_recursion(self._root, frozenset())
+        root = self._rewrite_part(self._root, 0)
+        if rules.object_root and (root.get("type") != "object" or "anyOf" in root):
+            raise UnsupportedSchema("its root must be an object")
+        for count, limit, what in (
             (self._properties, rules.max_properties, "properties"),
             (self._enums, rules.max_enum, "enum values"),
         ):
-            if most is not None and count > most:
-                raise UnsupportedSchema(f"it has {count} {what}; at most {most} are taken")
-        return RewrittenSchema(whole, tuple(sorted(self._left_out | self._unchecked)), tuple(sorted(self._unchecked)))
+            if limit is not None and count > limit:
+                raise UnsupportedSchema(f"it has {count} {what}; at most {limit} are supported")
+        return RewrittenSchema(root, tuple(sorted(self._left_out | self._unchecked)), tuple(sorted(self._unchecked)))
 
-    def _part(self, schema: Any, depth: int) -> dict[str, Any]:
+    def _rewrite_part(self, schema: Any, depth: int) -> dict[str, Any]:
         if not isinstance(schema, Mapping):
-            raise UnsupportedSchema("a value may be just anything")
+            raise UnsupportedSchema(_ANY_VALUE)
         result: dict[str, Any] = {k: schema[k] for k in ("title", "description") if isinstance(schema.get(k), str)}
-        spoken: dict[str, Any] = {}
+        left_out: dict[str, Any] = {}
         for key, value in schema.items():
             if key in ("$defs", "definitions"):
-                result[key] = {name: self._part(part, depth) for name, part in value.items()}
+                result[key] = {name: self._rewrite_part(part, depth) for name, part in value.items()}
             elif key == "$ref":
-                _resolved(self._root, value)
+                _resolve(self._root, value)
                 result[key] = value
             elif key in ("anyOf", "oneOf"):
-                if key == "oneOf" and "discriminator" not in schema and not _apart(value):
+                if key == "oneOf" and "discriminator" not in schema and not _have_disjoint_types(value):
                     self._left_out.add(key)
-                result["anyOf"] = [self._part(part, depth) for part in value]
+                result["anyOf"] = [self._rewrite_part(part, depth) for part in value]
             elif key == "allOf":
-                self._all_of(value, result, depth)
+                self._rewrite_all_of(value, result, depth)
             elif key == "enum":
                 self._enums += len(value)
                 result[key] = list(value)
@@ -162,48 +168,49 @@ class _Fitting:
                 result[key] = value
             elif key in CONSTRAINTS:
                 enforced = value in self._rules.formats if key == "format" else key in self._rules.keywords
-                (result if enforced else spoken)[key] = value
-        kinds = _kinds(schema)
-        if "object" in kinds:
-            self._object(schema, result, depth + 1)
-        if "array" in kinds:
+                (result if enforced else left_out)[key] = value
+        types = _json_types(schema)
+        if "object" in types:
+            self._rewrite_object(schema, result, depth + 1)
+        if "array" in types:
             if not isinstance(schema.get("items"), Mapping) or schema.get("prefixItems"):
-                raise UnsupportedSchema("the items of an array may be just anything, or each is of its own kind")
-            result["items"] = self._part(schema["items"], depth)
-        if kinds and "type" not in result:
-            result["type"] = kinds[0] if len(kinds) == 1 else kinds
+                raise UnsupportedSchema("the items of an array may be any value, or have a schema each")
+            result["items"] = self._rewrite_part(schema["items"], depth)
+        if types and "type" not in result:
+            result["type"] = types[0] if len(types) == 1 else types
         if not {"type", "anyOf", "allOf", "$ref"} & set(result):
-            raise UnsupportedSchema("a value may be just anything")
-        if spoken:
-            self._leave_out(spoken)
-            result["description"] = " ".join(filter(None, (result.get("description"), json.dumps(spoken))))
-        return self._alone(result)
+            raise UnsupportedSchema(_ANY_VALUE)
+        if left_out:
+            self._record_left_out(left_out)
+            result["description"] = " ".join(filter(None, (result.get("description"), json.dumps(left_out))))
+        return self._isolate_reference(result)
 
-    def _leave_out(self, spoken: Mapping[str, Any]) -> None:
-        from modelport.schema.formats import CHECKED  # and what checks them, which few programs need
+    def _record_left_out(self, keywords: Mapping[str, Any]) -> None:
+        # Few programs validate formats, so modelport's import does not load the module.
+        from modelport.schema.formats import CHECKED_FORMATS
 
-        for key, value in spoken.items():
-            if key == "format" and value not in CHECKED:
+        for key, value in keywords.items():
+            if key == "format" and value not in CHECKED_FORMATS:
                 self._unchecked.add(f"format={value!r}")
             else:
                 (self._unchecked if key in _UNCHECKED else self._left_out).add(key)
 
-    def _all_of(self, parts: list[Any], result: dict[str, Any], depth: int) -> None:
+    def _rewrite_all_of(self, parts: list[Any], result: dict[str, Any], depth: int) -> None:
         if "allOf" in self._rules.keywords:
-            result["allOf"] = [self._part(part, depth) for part in parts]
+            result["allOf"] = [self._rewrite_part(part, depth) for part in parts]
         elif len(parts) == 1:
-            result |= self._part(parts[0], depth)
+            result |= self._rewrite_part(parts[0], depth)
         else:
-            raise UnsupportedSchema("allOf is not taken")
+            raise UnsupportedSchema("allOf is not supported")
 
-    def _alone(self, part: dict[str, Any]) -> dict[str, Any]:
-        """A reference stands alone, or services refuse what is beside it."""
+    def _isolate_reference(self, part: dict[str, Any]) -> dict[str, Any]:
+        """Move a `$ref` into an `anyOf`, because services refuse a `$ref` with other keywords beside it."""
         if "$ref" not in part or len(part) == 1:
             return part
         beside = {k: v for k, v in part.items() if k not in ("$ref", "title")}
         return {"anyOf": [{"$ref": part["$ref"]}], **beside} if beside else {"$ref": part["$ref"]}
 
-    def _object(self, schema: Mapping[str, Any], result: dict[str, Any], depth: int) -> None:
+    def _rewrite_object(self, schema: Mapping[str, Any], result: dict[str, Any], depth: int) -> None:
         rules, properties = self._rules, schema.get("properties", {})
         extra = schema.get("additionalProperties")
         if extra not in (None, False) or schema.get("patternProperties") or not (properties or extra is False):
@@ -215,34 +222,34 @@ class _Fitting:
         if unknown := sorted(set(required) - set(properties)):
             raise UnsupportedSchema(f"{unknown[0]!r} is required and not listed")
         result["properties"] = {
-            name: _nullable(fitted) if rules.all_required and name not in required else fitted
-            for name, fitted in ((name, self._part(part, depth)) for name, part in properties.items())
+            name: _nullable(part) if rules.all_required and name not in required else part
+            for name, part in ((name, self._rewrite_part(part, depth)) for name, part in properties.items())
         }
         result["required"] = [*properties] if rules.all_required else [*required]
         result["additionalProperties"] = False
 
-    def _refuse_loops(self, schema: Any, above: frozenset[str]) -> None:
+    def _refuse_recursion(self, schema: Any, followed: frozenset[str]) -> None:
         if isinstance(schema, list):
             for part in schema:
-                self._refuse_loops(part, above)
+                self._refuse_recursion(part, followed)
         if not isinstance(schema, Mapping):
             return
         if isinstance(reference := schema.get("$ref"), str):
-            if reference in above:
+            if reference in followed:
                 raise UnsupportedSchema("it refers to itself")
-            self._refuse_loops(_resolved(self._root, reference), above | {reference})
+            self._refuse_recursion(_resolve(self._root, reference), followed | {reference})
         for key, value in schema.items():
             if key in ("properties", "patternProperties"):
-                self._refuse_loops([*value.values()], above)
+                self._refuse_recursion([*value.values()], followed)
             elif key in ("items", "anyOf", "oneOf", "allOf", "additionalProperties"):
-                self._refuse_loops(value, above)
+                self._refuse_recursion(value, followed)
 
 
-def _resolved(root: Mapping[str, Any], reference: Any) -> Any:
-    """What a reference within the schema points to.
+def _resolve(root: Mapping[str, Any], reference: Any) -> Any:
+    """Return the part of the schema to which a reference points.
 
     Raises:
-        UnsupportedSchema: It points elsewhere.
+        UnsupportedSchema: The reference points out of the schema, or to nothing.
     """
     target: Any = root
     path = str(reference)
@@ -252,12 +259,12 @@ def _resolved(root: Mapping[str, Any], reference: Any) -> Any:
         key = key.replace("~1", "/").replace("~0", "~")
         target = target.get(key) if isinstance(target, Mapping) else None
     if not isinstance(target, Mapping):
-        raise UnsupportedSchema(f"it refers to {path!r}, which it does not have")
+        raise UnsupportedSchema(f"it refers to {path!r}, which is not part of it")
     return target
 
 
-def _kinds(schema: Mapping[str, Any]) -> list[str]:
-    """The JSON types that the schema names, or shows by its other keywords."""
+def _json_types(schema: Mapping[str, Any]) -> list[str]:
+    """Return the JSON types that the schema names, or that follow from its other keywords."""
     given = schema.get("type")
     if given is not None:
         return [given] if isinstance(given, str) else list(given)
@@ -266,13 +273,13 @@ def _kinds(schema: Mapping[str, Any]) -> list[str]:
     if "items" in schema:
         return ["array"]
     values = schema["enum"] if "enum" in schema else [schema["const"]] if "const" in schema else []
-    return sorted({_KINDS.get(type(value), "null") for value in values})
+    return sorted({_JSON_TYPES.get(type(value), "null") for value in values})
 
 
-def _apart(parts: list[Any]) -> bool:
-    """Whether no value can be of two of these schemas, by their types."""
-    kinds = [kind for part in parts for kind in (_kinds(part) if isinstance(part, Mapping) else ()) or ("?",)]
-    return "?" not in kinds and len({*kinds}) == len(kinds) and not {"integer", "number"} <= {*kinds}
+def _have_disjoint_types(parts: list[Any]) -> bool:
+    """Return whether the types of these schemas exclude a value that is valid against two of them."""
+    types = [name for part in parts for name in (_json_types(part) if isinstance(part, Mapping) else ()) or ("?",)]
+    return "?" not in types and len({*types}) == len(types) and not {"integer", "number"} <= {*types}
 
 
 def _nullable(schema: dict[str, Any]) -> dict[str, Any]:
@@ -286,45 +293,47 @@ def _nullable(schema: dict[str, Any]) -> dict[str, Any]:
 def _accepts_null(schema: dict[str, Any]) -> bool:
     if "enum" in schema:
         return None in schema["enum"]
-    kinds = schema.get("type", ())
-    return "null" in ([kinds] if isinstance(kinds, str) else kinds) or any(
+    types = schema.get("type", ())
+    return "null" in ([types] if isinstance(types, str) else types) or any(
         isinstance(part, dict) and _accepts_null(part) for part in schema.get("anyOf", ())
     )
 
 
-def without_nulls(schema: Mapping[str, Any], value: Any, fits: Any, root: Mapping[str, Any] | None = None) -> Any:
-    """The value without the nulls that stand in the place of optional properties.
+def remove_optional_nulls(
+    schema: Mapping[str, Any], value: Any, is_valid: Callable[[Any, Any], bool], root: Mapping[str, Any] | None = None
+) -> Any:
+    """Return the value without the nulls that the rewritten schema allows in place of optional properties.
 
     Args:
-        schema: The original one, or a part of it.
-        value: Of the fitted one.
-        fits: A function of a schema and a value: whether they go together.
-        root: The whole schema.
+        schema: The original schema, or a part of it.
+        value: A value of the rewritten schema, or of its part.
+        is_valid: Returns whether a value (second argument) is valid against a schema (first argument).
+        root: The complete original schema if `schema` is a part of it; `None` if `schema` is complete.
     """
     root = schema if root is None else root
     if not isinstance(schema, Mapping):
         return value
 
-    def valid(part: Any, candidate: Any) -> bool:
+    def is_valid_part(part: Any, candidate: Any) -> bool:
         definitions = {key: root[key] for key in ("$defs", "definitions") if key in root}
-        return bool(fits({"allOf": [part], **definitions}, candidate))
+        return is_valid({"allOf": [part], **definitions}, candidate)
 
     if isinstance(reference := schema.get("$ref"), str):
-        value = without_nulls(_resolved(root, reference), value, fits, root)
+        value = remove_optional_nulls(_resolve(root, reference), value, is_valid, root)
     for key in ("anyOf", "oneOf"):
         for part in schema.get(key, ()):
-            if valid(part, cleaned := without_nulls(part, value, fits, root)):
+            if is_valid_part(part, cleaned := remove_optional_nulls(part, value, is_valid, root)):
                 value = cleaned
                 break
     for part in schema.get("allOf", ()):
-        value = without_nulls(part, value, fits, root)
+        value = remove_optional_nulls(part, value, is_valid, root)
     if isinstance(value, dict) and "properties" in schema:
         known, required = schema["properties"], schema.get("required", ())
         value = {
-            name: without_nulls(known[name], item, fits, root) if name in known else item
+            name: remove_optional_nulls(known[name], item, is_valid, root) if name in known else item
             for name, item in value.items()
-            if item is not None or name in required or name not in known or valid(known[name], None)
+            if item is not None or name in required or name not in known or is_valid_part(known[name], None)
         }
     if isinstance(value, list) and isinstance(schema.get("items"), Mapping):
-        value = [without_nulls(schema["items"], item, fits, root) for item in value]
+        value = [remove_optional_nulls(schema["items"], item, is_valid, root) for item in value]
     return value

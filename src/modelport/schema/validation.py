@@ -1,4 +1,4 @@
-"""Checks a schema, and a value against a schema."""
+"""Checks that a JSON schema is valid, and that a value is valid against a schema."""
 
 from __future__ import annotations
 
@@ -9,19 +9,24 @@ from typing import Any
 from modelport.errors import InvalidRequest
 
 
-def _checked(schema: Any) -> dict[str, Any]:
+def checked_schema(schema: Any) -> dict[str, Any]:
+    """Return the schema unchanged if it is a valid JSON schema.
+
+    Raises:
+        InvalidRequest: The schema is not a dict, not JSON, or not valid; the message says where.
+    """
     if not isinstance(schema, dict):
         raise InvalidRequest(f"a JSON schema must be a dict, not {type(schema).__name__}")
     try:
         problem = _problem_of_schema(json.dumps(schema))
     except (TypeError, ValueError, RecursionError) as error:
-        raise InvalidRequest(f"the JSON schema is no JSON: {error}") from None
+        raise InvalidRequest(f"the JSON schema is not valid JSON: {error}") from None
     if problem is not None:
         raise InvalidRequest(problem)
     return schema
 
 
-@lru_cache(64)  # it takes milliseconds, and an agent sends the same schemas with each call
+@lru_cache(64)  # The check takes milliseconds, and an agent sends the same schemas with each call.
 def _problem_of_schema(text: str) -> str | None:
     from jsonschema import Draft202012Validator
     from jsonschema.exceptions import SchemaError, best_match
@@ -29,49 +34,50 @@ def _problem_of_schema(text: str) -> str | None:
     try:
         Draft202012Validator.check_schema(json.loads(text))
     except SchemaError as error:
-        # Of what may stand there the nearest: "not one of 'array', 'boolean', …" instead of "none of the schemas".
-        near = best_match(error.context) if error.context else error
-        return f"the JSON schema is invalid at {error.json_path}: {_short(near.message)}"
-    except (RecursionError, OverflowError) as error:  # of reading a `pattern`
+        # The best match says "not one of 'array', 'boolean', …"; the error itself "not valid under any of the schemas".
+        nearest = best_match(error.context) if error.context else error
+        return f"the JSON schema is invalid at {error.json_path}: {_shorten(nearest.message)}"
+    except (RecursionError, OverflowError) as error:  # Parsing a `pattern` can raise these.
         return f"the JSON schema can't be used: {error}"
     return None
 
 
 def mismatch(schema: dict[str, Any], value: Any) -> str | None:
-    """Where the value does not fit the JSON schema, in words; `None` where it does.
+    """Return where and why the value is not valid against the JSON schema, or `None` if it is valid.
 
-    Formats are checked too: those of `formats.CHECKED`.
+    The formats in `formats.CHECKED_FORMATS` are checked too.
 
     Raises:
-        InvalidRequest: The schema itself is broken.
+        InvalidRequest: The schema itself is not valid, or checking the value takes too long.
     """
     from jsonschema.exceptions import best_match
     from referencing import Registry
 
     from modelport.schema.formats import format_checker
-    from modelport.schema.validators import in_time, validator_class
+    from modelport.schema.validators import time_limit, validator_class
 
     try:
-        # With a registry of its own, the library does not fetch the addresses that a schema names.
+        # With an empty registry the library does not fetch the URLs that a schema names.
         validator = validator_class()(schema, registry=Registry(), format_checker=format_checker())
-        with in_time():
+        with time_limit():
             error = best_match(validator.iter_errors(value))
     except RecursionError:
-        if _depth(value) > _DEEP:
+        if _depth(value) > _SAFE_DEPTH:
             return "at $: it is nested too deeply to be checked"
         raise InvalidRequest("the JSON schema can't be used: it refers to itself without an end") from None
-    except Exception as broken:  # Of many kinds: an unknown type, a `$ref` to nowhere, a `pattern` that is none.
+    except Exception as broken:
+        # An invalid schema raises one of many exceptions: for an unknown type, an unresolved `$ref`, a bad `pattern`.
         raise InvalidRequest(f"the JSON schema can't be used: {str(broken).splitlines()[0]}") from None
-    return None if error is None else f"at {error.json_path}: {_short(error.message)}"
+    return None if error is None else f"at {error.json_path}: {_shorten(error.message)}"
 
 
-def _short(message: str) -> str:
-    """Without the middle: values stand in it as a whole, and a model may be told it."""
+def _shorten(message: str) -> str:
+    """Remove the middle of a long message. It quotes the whole value, and may be sent to a model as feedback."""
     return message if len(message) <= 2000 else f"{message[:1000]} … {message[-1000:]}"
 
 
-#: A value that is not nested deeper can be checked.
-_DEEP = 20
+#: A value that is nested this deep or less can be checked within Python's recursion limit.
+_SAFE_DEPTH = 20
 
 
 def _depth(value: Any) -> int:

@@ -1,4 +1,13 @@
-"""The `jsonschema` package's validator, made fit for the schemas of strangers and the answers of models."""
+"""The `jsonschema` package's validator, made safe for schemas and values from untrusted sources.
+
+The package's own validator can be made to run almost without end: by a regular expression that backtracks, by a schema
+whose references double the work, or by a long list in which it compares all items with each other. `validator_class`
+returns a variant of the package's class:
+
+- Regular expressions are matched by `modelport.schema.regexes`, which takes linear time.
+- Each part of a schema checks the deadline that `time_limit` sets.
+- Keywords that compare lists use sets; `multipleOf` computes with fractions.
+"""
 
 from __future__ import annotations
 
@@ -14,57 +23,60 @@ from typing import Any
 from modelport.errors import InvalidRequest
 from modelport.schema import regexes
 
-#: Seconds that checking one value may take: usual ones take milliseconds. Schemas can be written whose parts, or whose
-#: references, double the work of those before.
-LONGEST = 5.0
-_ends: ContextVar[float] = ContextVar("modelport_validation_ends", default=float("inf"))
+#: How long the validation of one value may take, in seconds. Most take milliseconds. A schema can be written in which
+#: each part, or each reference, doubles the work of the part before.
+VALIDATION_TIMEOUT = 5.0
+_deadline: ContextVar[float] = ContextVar("modelport_validation_deadline", default=float("inf"))
 
 
 @contextmanager
-def in_time() -> Iterator[None]:
-    """All checking inside takes no longer than `LONGEST`.
+def time_limit() -> Iterator[None]:
+    """Limit the time of all validation inside the `with` block to `VALIDATION_TIMEOUT`.
 
     Raises:
-        InvalidRequest: It does.
+        InvalidRequest: The validation took longer.
     """
-    token = _ends.set(time.monotonic() + LONGEST)
+    token = _deadline.set(time.monotonic() + VALIDATION_TIMEOUT)
     try:
         yield
     finally:
-        _ends.reset(token)
+        _deadline.reset(token)
 
 
-def _look_at_the_clock() -> None:
-    if time.monotonic() > _ends.get():
-        raise InvalidRequest(f"checking a value against it takes more than {LONGEST:g} s: write it more simply")
+def _check_deadline() -> None:
+    if time.monotonic() > _deadline.get():
+        raise InvalidRequest(
+            f"checking a value against it takes more than {VALIDATION_TIMEOUT:g} s: write it more simply"
+        )
 
 
 @cache
 def validator_class() -> Any:
-    """The class for draft 2020-12 that takes no longer than it may, for patterns and lists only as long as they are.
+    """Return the validator class for draft 2020-12.
 
-    A part that names another draft in its `$schema` is read as this one too: its own class would have none of that.
+    A part of a schema that names another draft in its `$schema` is validated by this class too, because the class of
+    that draft has none of the safeguards.
     """
-    import attrs  # on which the package itself stands
+    import attrs  # A dependency of `jsonschema`.
     from jsonschema import Draft202012Validator
     from jsonschema.validators import extend
 
     def evolve(self: Any, **changes: Any) -> Any:
-        _look_at_the_clock()  # Every part of a schema, and every reference, is gone into through here.
+        _check_deadline()  # `jsonschema` calls this method for every part of a schema and for every reference.
         return attrs.evolve(self, **changes)
 
     keywords = {
         "pattern": _pattern, "patternProperties": _pattern_properties, "additionalProperties": _additional_properties,
-        "multipleOf": _multiple_of, "uniqueItems": _unique_items, **_unevaluated(),
+        "multipleOf": _multiple_of, "uniqueItems": _unique_items, **_unevaluated_keywords(),
     }  # fmt: skip
-    extended: Any = extend
-    made = extended(Draft202012Validator, keywords)
-    made.evolve = evolve
-    return made
+    untyped_extend: Any = extend
+    validator = untyped_extend(Draft202012Validator, keywords)
+    validator.evolve = evolve
+    return validator
 
 
 def _search(pattern: str, text: str) -> bool:
-    _look_at_the_clock()
+    _check_deadline()
     return regexes.search(pattern, text)
 
 
@@ -81,53 +93,54 @@ def _pattern_properties(validator: Any, patterns: dict[str, Any], instance: Any,
                     yield from validator.descend(value, part, path=name, schema_path=pattern)
 
 
-def _additional_properties(validator: Any, wanted: Any, instance: Any, schema: Any) -> Iterator[Any]:
+def _additional_properties(validator: Any, additional: Any, instance: Any, schema: Any) -> Iterator[Any]:
     if not validator.is_type(instance, "object"):
         return
     extras = [name for name in instance if name not in schema.get("properties", {})]
     for pattern in schema.get("patternProperties", {}):
         extras = [name for name in extras if not _search(pattern, name)]
-    if validator.is_type(wanted, "object"):
+    if validator.is_type(additional, "object"):
         for name in extras:
-            yield from validator.descend(instance[name], wanted, path=name)
-    elif not wanted and extras:
+            yield from validator.descend(instance[name], additional, path=name)
+    elif not additional and extras:
         what = f"{', '.join(map(repr, extras))} {'was' if len(extras) == 1 else 'were'} unexpected"
         yield _error(f"Additional properties are not allowed ({what})")
 
 
 def _multiple_of(validator: Any, factor: Any, instance: Any, schema: Any) -> Iterator[Any]:
-    """In decimals, as both are written: to Python 0.3 is no multiple of 0.1."""
-    if validator.is_type(instance, "number") and _exact(instance) % _exact(factor):
+    """Check `multipleOf` with exact decimals. With Python's floats 0.3 is not a multiple of 0.1."""
+    if validator.is_type(instance, "number") and _to_fraction(instance) % _to_fraction(factor):
         yield _error(f"{instance!r} is not a multiple of {factor}")
 
 
-def _exact(number: Any) -> Fraction:
+def _to_fraction(number: Any) -> Fraction:
     return Fraction(number if isinstance(number, int) else repr(number))
 
 
-def _unique_items(validator: Any, wanted: Any, instance: Any, schema: Any) -> Iterator[Any]:
-    if wanted and validator.is_type(instance, "array") and len({*map(_hashable, instance)}) < len(instance):
+def _unique_items(validator: Any, unique: Any, instance: Any, schema: Any) -> Iterator[Any]:
+    if unique and validator.is_type(instance, "array") and len({*map(_to_hashable, instance)}) < len(instance):
         yield _error(f"{instance!r} has non-unique elements")
 
 
-def _hashable(value: Any) -> Any:
-    """Equal for what JSON schemas call equal: `1` and `1.0`, but not `1` and `true`.
+def _to_hashable(value: Any) -> Any:
+    """Return a hashable value that is equal for values that JSON Schema calls equal: `1` and `1.0`, not `1` and `true`.
 
-    Numbers are text: an answer could be written whose numbers all have one hash.
+    Numbers become text, because the model could write a list of numbers that all have the same hash.
     """
     if isinstance(value, dict):
-        return dict, frozenset((key, _hashable(part)) for key, part in value.items())
+        return dict, frozenset((key, _to_hashable(part)) for key, part in value.items())
     if isinstance(value, list | tuple):
-        return list, tuple(map(_hashable, value))
+        return list, tuple(map(_to_hashable, value))
     if isinstance(value, int | float) and not isinstance(value, bool):
         return "number", hex(int(value)) if value == value // 1 else repr(value)
     return type(value).__name__, value
 
 
-def _unevaluated() -> dict[str, Any]:
-    """The package's own functions for the two keywords that follow references, with another `re` and sets for lists.
+def _unevaluated_keywords() -> dict[str, Any]:
+    """Return safe copies of the package's functions for `unevaluatedProperties` and `unevaluatedItems`.
 
-    A version of the package that keeps them elsewhere is used as it is.
+    In the copies `re` is replaced by `_search`, and the helpers return sets instead of lists. A version of the package
+    that has these functions under other names is used unchanged.
     """
     from jsonschema import _keywords, _utils
 
@@ -135,13 +148,13 @@ def _unevaluated() -> dict[str, Any]:
     keywords = ("unevaluatedProperties", "unevaluatedItems")
     if not all(hasattr(_utils, name) for name in finders) or not all(hasattr(_keywords, name) for name in keywords):
         return {}
-    inner: dict[str, Any] = {**vars(_utils), "re": SimpleNamespace(search=_search)}
-    inner.update({name: FunctionType(getattr(_utils, name).__code__, inner) for name in finders})
-    outer = {**vars(_keywords), **{name: _as_set(inner[name]) for name in finders}}
-    return {name: FunctionType(getattr(_keywords, name).__code__, outer) for name in keywords}
+    finder_globals: dict[str, Any] = {**vars(_utils), "re": SimpleNamespace(search=_search)}
+    finder_globals.update({name: FunctionType(getattr(_utils, name).__code__, finder_globals) for name in finders})
+    keyword_globals = {**vars(_keywords), **{name: _returning_set(finder_globals[name]) for name in finders}}
+    return {name: FunctionType(getattr(_keywords, name).__code__, keyword_globals) for name in keywords}
 
 
-def _as_set(find: Any) -> Any:
+def _returning_set(find: Any) -> Any:
     return lambda *arguments: set(find(*arguments))
 
 

@@ -1,4 +1,4 @@
-"""A model that answers from a queue, for tests of what is built on models."""
+"""A model that returns prepared responses, for tests of code that is built on models."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator, Callable, Iterable
 from typing import Any, ClassVar
 
 from modelport.errors import ModelError
-from modelport.inputs.parameters import EFFORTS
+from modelport.inputs.parameters import REASONING_EFFORTS
 from modelport.model import Model
 from modelport.types.capabilities import Capabilities
 from modelport.types.deltas import ChatMessageStreamDelta, as_delta
@@ -19,19 +19,19 @@ from modelport.types.request import Request
 
 
 class ScriptedModel(Model):
-    """Answers each call with the next answer of its script, through all layers of a real model.
+    """A model that responds to each call with the next entry of its script, through all layers of a real model.
 
     Args:
-        *answers: Each a text, a `ChatMessage`, a list of deltas (or texts) to stream as they are, an exception to
-            raise, a number of seconds to wait before the next answer, or a function of the `Request` that returns one
-            of these.
-        repeat: Whether to begin again at the end of the script; by default a call too many is an error.
+        *answers: The script. Each entry is a text, a `ChatMessage`, a list of deltas (or texts) to stream as they are,
+            an exception to raise, a number of seconds to wait before the next entry, or a function that takes the
+            `Request` and returns one of these.
+        repeat: Whether the script starts again after its last entry; by default a further call raises `ModelError`.
         **settings: See `Model`.
 
     Attributes:
         requests: The requests that reached the model, in order.
 
-    Example:
+    Examples:
         >>> model = ScriptedModel("Paris", "Rome")
         >>> print(model("The capital of France?"))
         Paris
@@ -46,7 +46,7 @@ class ScriptedModel(Model):
         logprobs=True,
         seed=True,
         reasoning=True,
-        reasoning_efforts=frozenset(EFFORTS),
+        reasoning_efforts=frozenset(REASONING_EFFORTS),
         reasoning_budget=True,
         usage=True,
         cached_tokens=True,
@@ -59,36 +59,36 @@ class ScriptedModel(Model):
         self.requests: list[Request] = []
 
     async def deltas(self, request: Request) -> AsyncGenerator[ChatMessageStreamDelta, None]:
-        """Answers a request; see `Model.deltas`."""
+        """Respond to a request with the next entry of the script; see `Model.deltas`."""
         self.requests.append(request)
-        answer = self._next(request)
-        while isinstance(answer, int | float):
-            await asyncio.sleep(answer)
-            answer = self._next(request)
-        if isinstance(answer, BaseException):
-            raise answer
-        for piece in _pieces(answer, request.stream):
-            yield piece
+        entry = self._next_entry(request)
+        while isinstance(entry, int | float):
+            await asyncio.sleep(entry)
+            entry = self._next_entry(request)
+        if isinstance(entry, BaseException):
+            raise entry
+        for delta in _deltas_from(entry, request.stream):
+            yield delta
             await asyncio.sleep(0)
 
-    def _next(self, request: Request) -> Any:
+    def _next_entry(self, request: Request) -> Any:
         if not self.answers:
             raise ModelError(f"the script of this model has no answer left for call {len(self.requests)}")
-        answer = self.answers.popleft()
+        entry = self.answers.popleft()
         if self.repeat:
-            self.answers.append(answer)
-        return answer(request) if isinstance(answer, Callable) else answer  # type: ignore[arg-type]
+            self.answers.append(entry)
+        return entry(request) if isinstance(entry, Callable) else entry  # type: ignore[arg-type]
 
 
-def _pieces(answer: Any, stream: bool) -> Iterable[ChatMessageStreamDelta]:
-    if isinstance(answer, str):
-        words = re.findall(r"\S*\s*", answer) if stream else [answer]
+def _deltas_from(entry: Any, stream: bool) -> Iterable[ChatMessageStreamDelta]:
+    if isinstance(entry, str):
+        words = re.findall(r"\S*\s*", entry) if stream else [entry]
         yield from (ChatMessageStreamDelta(content=word) for word in words if word)
         yield ChatMessageStreamDelta(finish_reason="stop")
-    elif isinstance(answer, ChatMessage):
-        delta = as_delta(answer)
+    elif isinstance(entry, ChatMessage):
+        delta = as_delta(entry)
         delta.finish_reason = delta.finish_reason or ("tool_calls" if delta.tool_calls else "stop")
         yield delta
     else:
-        for piece in answer:
-            yield ChatMessageStreamDelta(content=piece) if isinstance(piece, str) else piece
+        for delta in entry:
+            yield ChatMessageStreamDelta(content=delta) if isinstance(delta, str) else delta

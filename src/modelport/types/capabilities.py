@@ -1,4 +1,8 @@
-"""What a backend and its model can do: declared, never tried out on the service."""
+"""What a backend and its model can do. Capabilities are declared; modelport never sends a request to find them out.
+
+A backend declares `Capabilities`; the profiles that match the model's name change them, then the caller's
+`capabilities=` argument does. The layers read the result to pass a request on, to adapt it or to refuse it.
+"""
 
 from __future__ import annotations
 
@@ -11,38 +15,43 @@ from modelport.errors import InvalidRequest
 from modelport.schema.rules import SchemaRules
 from modelport.types.output_types import Choice, JSONSchema, Lark, Regex
 
-_GRAMMARS = {"json_schema": JSONSchema, "regex": Regex, "choice": Choice, "lark": Lark}
+_OUTPUT_TYPES = {"json_schema": JSONSchema, "regex": Regex, "choice": Choice, "lark": Lark}
 
 
 @dataclass(frozen=True)
 class Capabilities:
-    """What a backend honours by itself; the layers make up for the rest or refuse it.
+    """What a backend does by itself. modelport's layers do the rest in another way, or refuse it.
 
     Args:
-        stop: It takes stop sequences. Where not, the port cuts the answer.
-        max_stop_sequences: How many it takes; `None` for any number. The port cuts at the others.
-        tools: It takes tools. Where not, tools are put into the prompt and calls read from the answer.
-        tool_choices: Which of `auto`, `none`, `required` and `named` it takes.
-        parallel_tool_calls: It may make several calls in one answer.
-        grammars: The kinds of grammar that it enforces by itself.
-        schema_rules: The subset of JSON Schema that it enforces; `None` for any schema. The port rewrites a schema to
-            it, and secures one that can't be said there another way.
-        grammar_with_tools: It takes a grammar and tools in one request.
-        inputs: The kinds of parts it takes: `text`, `image`, `audio`, `file`.
-        image_urls: It fetches images by URL; where not, the port does and sends their bytes.
-        logprobs: It gives log probabilities.
-        seed: It takes a seed.
-        reasoning: It gives the model's thinking apart from the answer.
-        reasoning_efforts: Which values of `reasoning_effort` it takes.
-        reasoning_budget: It takes a `reasoning_budget`, as which an effort goes too that it does not take by name.
-        sends_reasoning: It wants earlier thinking sent back.
+        stop: It supports stop sequences. If not, modelport truncates the output at the stop sequence.
+        max_stop_sequences: How many stop sequences it takes in one request; `None` for any number. modelport truncates
+            the output at the others.
+        tools: It supports tools. If not, modelport describes the tools in the prompt and reads the calls from the
+            output.
+        tool_choices: Which of `auto`, `none`, `required` and `named` it supports.
+        parallel_tool_calls: It can make several calls in one message.
+        grammars: The output types that it enforces, as classes or as the names `json_schema`, `regex`, `choice` and
+            `lark`.
+        schema_rules: The subset of JSON Schema that it enforces; `None` for any schema. modelport rewrites a schema to
+            this subset, and enforces or checks a schema that can't be rewritten in another way.
+        grammar_with_tools: It supports an output type and tools in one request.
+        inputs: The kinds of content parts that it takes: `text`, `image`, `audio`, `file`.
+        image_urls: It fetches images by URL. If not, modelport fetches them and sends their bytes.
+        logprobs: It returns log probabilities.
+        seed: It supports a seed.
+        reasoning: It returns the model's reasoning apart from the output.
+        reasoning_efforts: The values of `reasoning_effort` that it supports.
+        reasoning_budget: It supports `reasoning_budget`. An effort that is not in `reasoning_efforts` is then sent as a
+            budget.
+        sends_reasoning: It wants the reasoning of earlier turns sent back.
         usage: It reports token usage.
-        cached_tokens: It reports how much of the prompt came from a cache.
-        system_role: It takes a system message. Where not, its text goes in front of the first user message.
-        consecutive_roles: It takes two messages of one role in a row. Where not, they are merged.
-        renamed: Parameters it knows by another name, as `{"max_tokens": "max_completion_tokens"}`.
-        refused: Parameters it does not take; a request that holds one is refused.
-        extra_parameters: Those it takes beside the ones the port knows; `None` where any is passed on.
+        cached_tokens: It reports how many tokens of the prompt were read from a cache.
+        system_role: It supports system messages. If not, their text is put before the first user message.
+        consecutive_roles: It supports two messages of the same role in a row. If not, they are merged.
+        renamed: Parameters that it knows under another name, as `{"max_tokens": "max_completion_tokens"}`.
+        refused: Parameters that it does not support. A request with one of them is refused.
+        extra_parameters: Parameters that it supports besides those that modelport knows; `None` if every parameter is
+            passed on.
     """
 
     stop: bool = True
@@ -72,27 +81,27 @@ class Capabilities:
     def __post_init__(self) -> None:
         for item in fields(self):
             name, value = item.name, getattr(self, item.name)
-            kind, _, optional = str(item.type).partition(" | ")
+            annotation, _, optional = str(item.type).partition(" | ")
             if optional and value is None:
                 continue
-            if kind.startswith("frozenset"):
-                object.__setattr__(self, name, _set(name, value))
-            elif kind == "bool" and not isinstance(value, bool):
-                raise _wrong(name, value, "True or False")
-            elif kind == "int" and (type(value) is not int or value < 0):
-                raise _wrong(name, value, "a whole number, or None for any")
-            elif kind.startswith("Mapping") and not isinstance(value, Mapping):
-                raise _wrong(name, value, "a dict of names")
+            if annotation.startswith("frozenset"):
+                object.__setattr__(self, name, _to_frozenset(name, value))
+            elif annotation == "bool" and not isinstance(value, bool):
+                raise _invalid(name, value, "True or False")
+            elif annotation == "int" and (type(value) is not int or value < 0):
+                raise _invalid(name, value, "a whole number, or None for any number")
+            elif annotation.startswith("Mapping") and not isinstance(value, Mapping):
+                raise _invalid(name, value, "a dict of names")
         try:
             object.__setattr__(self, "schema_rules", SchemaRules.from_value(self.schema_rules))
         except ValueError as error:
             raise InvalidRequest(f"capabilities: schema_rules: {error}") from None
 
     def replace(self, **changes: Any) -> Capabilities:
-        """The same with some values changed.
+        """Return a copy with some values changed.
 
         Raises:
-            InvalidRequest: A name is no capability.
+            InvalidRequest: A name is not that of a capability.
         """
         known = {item.name for item in fields(self)}
         if unknown := sorted(set(changes) - known):
@@ -100,8 +109,8 @@ class Capabilities:
         return replace(self, **changes)
 
     def to_dict(self) -> dict[str, Any]:
-        """All of it, as JSON can hold it; `overlaid` takes it."""
-        names = {kind: name for name, kind in _GRAMMARS.items()}
+        """Return all values as JSON types. `merged_with` accepts the result."""
+        names = {output_type: name for name, output_type in _OUTPUT_TYPES.items()}
         values = {item.name: getattr(self, item.name) for item in fields(self)}
         return {
             key: sorted(names.get(v, v) for v in value) if isinstance(value, frozenset)
@@ -111,7 +120,14 @@ class Capabilities:
         }  # fmt: skip
 
     def merged_with(self, given: Capabilities | Mapping[str, Any] | None) -> Capabilities:
-        """The same with the caller's own word laid over it."""
+        """Return a copy in which the caller's values take precedence.
+
+        Args:
+            given: The caller's `capabilities` argument: complete `Capabilities`, or a dict of the values that differ.
+
+        Raises:
+            InvalidRequest: `given` is something else, or names an unknown capability.
+        """
         if given is None:
             return self
         if isinstance(given, Capabilities):
@@ -120,12 +136,12 @@ class Capabilities:
             raise InvalidRequest(f"capabilities={given!r}: must be Capabilities, or a dict of what differs")
         return self.replace(**given)
 
-    def profiled(self, model_id: str | None, profiles: Iterable[tuple[str, Mapping[str, Any]]]) -> Capabilities:
-        """The same with every profile laid over it whose pattern the model's name matches, in order.
+    def with_profiles(self, model_id: str | None, profiles: Iterable[tuple[str, Mapping[str, Any]]]) -> Capabilities:
+        """Return a copy changed by every profile whose pattern matches the model's name, in order.
 
         Args:
-            model_id: Its last part counts: `openai/o3` is `o3`.
-            profiles: Pairs of a shell pattern (`gpt-5*`) and the changes.
+            model_id: The model's name. Only its last part is matched: `openai/o3` counts as `o3`.
+            profiles: Pairs of a shell pattern (`gpt-5*`) and the values to change.
         """
         name = (model_id or "").rsplit("/", 1)[-1].lower()
         result = self
@@ -135,31 +151,32 @@ class Capabilities:
         return result
 
 
-def _set(name: str, value: Any) -> frozenset[Any]:
-    """What a capability names; grammars may go by their names."""
-    told, kind = ("a list of names", str) if name != "grammars" else (f"a list of {', '.join(_GRAMMARS)}", type)
+def _to_frozenset(name: str, value: Any) -> frozenset[Any]:
+    """Return the items of a capability that is a set. Output types may be given by their names."""
+    holds_types = name == "grammars"
+    expected = f"a list of {', '.join(_OUTPUT_TYPES)}" if holds_types else "a list of names"
     if isinstance(value, str | bytes) or not isinstance(value, Iterable):
-        raise _wrong(name, value, told)
-    items = [_GRAMMARS.get(item, item) if kind is type and isinstance(item, str) else item for item in value]
-    if not all(isinstance(item, kind) for item in items):
-        raise _wrong(name, value, told)
+        raise _invalid(name, value, expected)
+    items = [_OUTPUT_TYPES.get(item, item) if holds_types and isinstance(item, str) else item for item in value]
+    if not all(isinstance(item, type if holds_types else str) for item in items):
+        raise _invalid(name, value, expected)
     return frozenset(items)
 
 
-def _wrong(name: str, value: Any, told: str) -> InvalidRequest:
-    return InvalidRequest(f"capabilities: {name}={value!r}: must be {told}")
+def _invalid(name: str, value: Any, expected: str) -> InvalidRequest:
+    return InvalidRequest(f"capabilities: {name}={value!r}: must be {expected}")
 
 
-def any_of(every: Sequence[Capabilities]) -> Capabilities:
-    """What at least one of them can do."""
+def union_of(all_capabilities: Sequence[Capabilities]) -> Capabilities:
+    """Return what at least one of several models can do."""
     result: dict[str, Any] = {}
     for item in fields(Capabilities):
-        values = [getattr(capabilities, item.name) for capabilities in every]
+        values = [getattr(capabilities, item.name) for capabilities in all_capabilities]
         if item.name == "renamed":
-            continue  # which is each one's own affair
+            continue  # Each model renames its own parameters.
         if item.name == "refused":
             result[item.name] = frozenset.intersection(*values)
-        elif None in values:  # no bound
+        elif None in values:  # None means that one of the models has no limit.
             result[item.name] = None
         elif item.name == "schema_rules":
             # No one subset describes two services that differ, so no rules are stated for them.

@@ -1,4 +1,4 @@
-"""The parts a message can be made of: text, images, audio and files."""
+"""The parts of a message's content: text, images, audio and files, and their dicts in the chat completions format."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ if TYPE_CHECKING:
 
     CacheControl = Mapping[str, Any]
 
-#: Bytes of one image that is read from a file or fetched.
+#: The largest image, in bytes, that is read from a file or fetched.
 MAX_IMAGE_BYTES = 20 * 2**20
 
-_MAGIC = (
+_IMAGE_SIGNATURES = (
     (b"\x89PNG\r\n\x1a\n", "image/png"),
     (b"\xff\xd8\xff", "image/jpeg"),
     (b"GIF8", "image/gif"),
@@ -25,35 +25,35 @@ _MAGIC = (
 
 
 def sniff_image(data: bytes) -> str | None:
-    """The media type of an image's bytes, or `None` where they are no image that models take."""
+    """Return the media type of an image's bytes, or `None` if they are not an image in a supported format."""
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         return "image/webp"
-    return next((media_type for magic, media_type in _MAGIC if data.startswith(magic)), None)
+    return next((media_type for signature, media_type in _IMAGE_SIGNATURES if data.startswith(signature)), None)
 
 
 def split_data_url(url: str) -> tuple[str, bytes]:
-    """The media type and the bytes of a base64 `data:` URL.
+    """Return the media type and the bytes of a base64 `data:` URL.
 
     Raises:
-        ValueError: It is no such URL.
+        ValueError: `url` is not a base64 `data:` URL.
     """
     head, comma, payload = url.partition(",")
     if not (comma and head.startswith("data:") and head.endswith(";base64")):
         raise ValueError("a data URL looks like 'data:image/png;base64,…'")
     try:
         return head[len("data:") : -len(";base64")], base64.b64decode(payload, validate=True)
-    except ValueError as error:  # binascii.Error is one; another is for what is not ASCII
+    except ValueError as error:  # Includes binascii.Error. A payload that is not ASCII raises a plain ValueError.
         raise ValueError(f"the data URL's payload is not base64: {error}") from None
 
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """A piece of text.
+    """A text part.
 
     Args:
         text: The text.
-        cache_control: A wish to cache the prompt up to here, `{"type": "ephemeral"}` with perhaps a `ttl` of `5m` or
-            `1h`, for services that want to be asked. See
+        cache_control: Asks the service to cache the prompt up to and including this part:
+            `{"type": "ephemeral"}`, optionally with a `ttl` of `5m` or `1h`. Some services cache only on request. See
             https://docs.claude.com/en/docs/build-with-claude/prompt-caching
     """
 
@@ -63,19 +63,19 @@ class Text:
     kind = "text"
 
     def to_dict(self) -> dict[str, Any]:
-        """The part in OpenAI's form."""
-        return _with_cache({"type": "text", "text": self.text}, self.cache_control)
+        """Return the part as a dict in the chat completions format."""
+        return _with_cache_control({"type": "text", "text": self.text}, self.cache_control)
 
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Image:
-    """An image, as bytes or as the URL where the service finds it.
+    """An image, as bytes or as a URL from which the service fetches it.
 
     Args:
         data: The file's bytes (PNG, JPEG, GIF, WebP or BMP).
-        media_type: Such as `image/png`.
-        url: An http(s) URL; `None` where `data` is given.
-        detail: OpenAI's `low`, `high` or `auto`.
+        media_type: The media type of `data`, such as `image/png`.
+        url: An http(s) URL; `None` if `data` is given.
+        detail: The resolution at which the model sees the image: `low`, `high` or `auto`.
         cache_control: See `Text`.
     """
 
@@ -88,24 +88,25 @@ class Image:
     kind = "image"
 
     def __post_init__(self) -> None:
-        if isinstance(self.url, str):  # which the bodies that are made of it, and the locals around them, then hide
+        # A `Url` has a short repr: a signed URL must not appear in a log of a body, or in a traceback with locals.
+        if isinstance(self.url, str):
             object.__setattr__(self, "url", Url(self.url))
 
     def as_url(self) -> str:
-        """The URL, or the bytes as a `data:` URL."""
+        """Return the URL, or the bytes as a `data:` URL."""
         if self.data is None:
             return self.url or ""
         return f"data:{self.media_type};base64,{base64.b64encode(self.data).decode()}"
 
     def to_dict(self) -> dict[str, Any]:
-        """The part in OpenAI's form."""
+        """Return the part as a dict in the chat completions format."""
         image_url = {"url": self.as_url()}
         if self.detail:
             image_url["detail"] = self.detail
-        return _with_cache({"type": "image_url", "image_url": image_url}, self.cache_control)
+        return _with_cache_control({"type": "image_url", "image_url": image_url}, self.cache_control)
 
     def __repr__(self) -> str:
-        # Neither a megabyte of bytes nor a signed URL belongs in a log.
+        # The repr appears in logs: it shows neither the bytes nor the URL, which may be signed.
         return f"Image({self.media_type or 'by URL'}{f', {len(self.data)} bytes' if self.data else ''})"
 
 
@@ -116,8 +117,8 @@ class Attachment:
     Args:
         kind: `audio` or `file`.
         data: The bytes.
-        format: For audio `wav` or `mp3`; for a file its media type, such as `application/pdf`.
-        name: The file's name, if it has one.
+        format: For audio, `wav` or `mp3`; for a file, its media type, such as `application/pdf`.
+        name: The name of a file, if known.
         cache_control: See `Text`.
     """
 
@@ -128,13 +129,13 @@ class Attachment:
     cache_control: CacheControl | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """The part in OpenAI's form."""
+        """Return the part as a dict in the chat completions format."""
         encoded = base64.b64encode(self.data).decode()
         if self.kind == "audio":
             audio = {"type": "input_audio", "input_audio": {"data": encoded, "format": self.format}}
-            return _with_cache(audio, self.cache_control)
+            return _with_cache_control(audio, self.cache_control)
         file = {"filename": self.name or "file", "file_data": f"data:{self.format};base64,{encoded}"}
-        return _with_cache({"type": "file", "file": file}, self.cache_control)
+        return _with_cache_control({"type": "file", "file": file}, self.cache_control)
 
     def __repr__(self) -> str:
         return f"Attachment({self.kind}, {self.format}, {len(self.data)} bytes)"
@@ -143,32 +144,34 @@ class Attachment:
 Part = Text | Image | Attachment
 
 
-def _with_cache(part: dict[str, Any], control: CacheControl | None) -> dict[str, Any]:
-    return part if control is None else {**part, "cache_control": dict(control)}
+def _with_cache_control(part: dict[str, Any], cache_control: CacheControl | None) -> dict[str, Any]:
+    return part if cache_control is None else {**part, "cache_control": dict(cache_control)}
 
 
 def text_of(content: str | Sequence[Any] | None) -> str:
-    """The text of a message's content, other parts left out; parts may be `Part`s or dicts."""
+    """Return the text of a message's content without its other parts; parts may be `Part`s or dicts."""
     if isinstance(content, str):
         return content
-    texts = (p.get("text") if isinstance(p, dict) else getattr(p, "text", None) for p in content or ())
-    return "\n".join(t for t in texts if isinstance(t, str))
+    texts = (part.get("text") if isinstance(part, dict) else getattr(part, "text", None) for part in content or ())
+    return "\n".join(text for text in texts if isinstance(text, str))
 
 
 def repr_without_urls(message: Any) -> str:
-    """The `repr` of a message, whose parts show no more of their URLs than the host: they may be signed."""
-    shown = {item.name: getattr(message, item.name) for item in fields(message) if item.repr}
-    if not isinstance(shown["content"], str):
-        shown["content"] = _without_urls(shown["content"], 3)  # a list of parts, which are dicts, which hold a dict
-    return f"{type(message).__name__}({', '.join(f'{name}={value!r}' for name, value in shown.items())})"
+    """Return the `repr` of a message in which each URL, which may be signed, is shortened to its scheme and host."""
+    values = {item.name: getattr(message, item.name) for item in fields(message) if item.repr}
+    if not isinstance(values["content"], str):
+        # A URL is at most three levels deep: in a dict, which is in a part, which is in the list of parts.
+        values["content"] = _with_short_urls(values["content"], 3)
+    return f"{type(message).__name__}({', '.join(f'{name}={value!r}' for name, value in values.items())})"
 
 
-def _without_urls(content: Any, depth: int) -> Any:
+def _with_short_urls(content: Any, depth: int) -> Any:
+    """Return the content with each URL as a `Url`, whose `repr` is short; `depth` levels of lists and dicts deep."""
     if isinstance(content, str):
         return Url(content) if "://" in content or content[:5].lower() == "data:" else content
     if isinstance(content, dict) and depth:
-        return {key: value if key == "text" else _without_urls(value, depth - 1) for key, value in content.items()}
+        return {key: value if key == "text" else _with_short_urls(value, depth - 1) for key, value in content.items()}
     if isinstance(content, (list, tuple)) and depth:
-        shown = [_without_urls(part, depth - 1) for part in content]
-        return tuple(shown) if isinstance(content, tuple) else shown
+        parts = [_with_short_urls(part, depth - 1) for part in content]
+        return tuple(parts) if isinstance(content, tuple) else parts
     return content

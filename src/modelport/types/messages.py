@@ -1,4 +1,8 @@
-"""What goes in and comes out: messages, their tool calls, and the deltas they are folded from."""
+"""Messages and tool calls: the input and the output of every call.
+
+`modelport.inputs.messages` makes these from what callers write; `modelport.types.deltas` accumulates stream deltas to a
+`ChatMessage`.
+"""
 
 from __future__ import annotations
 
@@ -12,11 +16,12 @@ from modelport.secrets import Url
 from modelport.types.content import repr_without_urls, text_of
 from modelport.types.usage import TokenUsage
 
-_JSON = dict[str, Any]  # under a name of its own, since two classes here have a method `dict`
+#: A JSON object. `ChatMessage` has a method named `dict`, so its annotations can't use that name.
+_JSON = dict[str, Any]
 
 
 class MessageRole(StrEnum):
-    """Who speaks. `tool-call` and `tool-response` are the agents' names for a call and its result."""
+    """The author of a message. Agents use `tool-call` and `tool-response` for a tool call and its result."""
 
     USER = "user"
     ASSISTANT = "assistant"
@@ -27,7 +32,7 @@ class MessageRole(StrEnum):
 
     @classmethod
     def roles(cls) -> list[str]:
-        """All roles, as strings."""
+        """Return all roles as strings."""
         return [role.value for role in cls]
 
 
@@ -36,9 +41,10 @@ class ChatMessageToolCallFunction:
     """The function that a tool call names.
 
     Args:
-        arguments: Parsed (a dict) on a whole message; the raw text on a delta, and where it is no valid JSON.
+        arguments: On a message, the parsed arguments (a dict), or the raw text if it is not valid JSON; on a delta, a
+            part of the raw text.
         name: The tool's name.
-        description: Carried for callers; models are never sent it.
+        description: For the caller's own use; it is never sent to a model.
     """
 
     arguments: Any
@@ -46,13 +52,13 @@ class ChatMessageToolCallFunction:
     description: str | None = None
 
     def arguments_json(self) -> str:
-        """The arguments as JSON text, as services want them back."""
+        """Return the arguments as JSON text, which is how services expect them in a later request."""
         return self.arguments if isinstance(self.arguments, str) else json.dumps(self.arguments)
 
 
 @dataclass(slots=True)
 class ChatMessageToolCall:
-    """A call that the model makes."""
+    """A tool call that the model makes."""
 
     function: ChatMessageToolCallFunction
     id: str
@@ -64,13 +70,12 @@ class ChatMessageToolCall:
 
 @dataclass(slots=True)
 class Attempt:
-    """One model of several that was asked for an answer.
+    """One of the models to which a request was sent; see `FallbackModel`.
 
     Args:
-        model_id: Its name.
-        error: Why the answer is not its own: the type of its error and what that said; `None` for the one that
-            answered.
-        seconds: How long it took.
+        model_id: The model's name.
+        error: The type and the message of the error with which the model failed; `None` for the model that responded.
+        seconds: How long the attempt took.
     """
 
     model_id: str | None = None
@@ -84,24 +89,25 @@ class ChatMessage:
 
     Args:
         role: One of `MessageRole`.
-        content: The text, or a list of parts (dicts as OpenAI and transformers write them, or `Part`s).
+        content: The text, or a list of parts: `Part`s, or dicts as chat completions and transformers write them.
         tool_calls: The calls that an assistant makes.
-        raw: The service's own answer (of a stream: its closing event), for what is not modelled here.
-        token_usage: What the call cost.
-        reasoning: The model's thinking, apart from its answer.
+        raw: The service's unchanged response (of a stream, its last event), for fields that modelport does not model.
+        token_usage: The token counts of the call.
+        reasoning: The model's reasoning, apart from its output.
         finish_reason: `stop`, `length`, `tool_calls` or `content_filter`.
-        stop_sequence: The stop sequence that ended the answer, where known.
-        parsed: The answer in the form that `grammar` asked for.
-        enforcement: How that form was secured: `enforced` (the engine's or service's own constraint),
-            `forced_tool`, or `validated` (checked after the fact, with re-asks).
+        stop_sequence: The stop sequence that ended the output, if known.
+        parsed: The output as an object of the requested output type (`grammar`).
+        enforcement: How the output type was enforced: `enforced` (constrained decoding by the engine or the service),
+            `forced_tool` (the arguments of a tool that the model had to call), or `validated` (checked afterwards, and
+            retried with feedback).
         logprobs: A dict for each token: `token`, `logprob`, `bytes` and `top_logprobs`.
-        model_id: The model that answered.
-        warnings: What was honoured another way than asked, in words.
-        tool_call_id: On a `tool` message, the call that it answers.
-        name: The speaker's or the tool's name, where a service wants one.
-        reasoning_details: What the service wants back along with the thinking: its signature, or thoughts that only the
-            service can read. Each is a dict in that service's own form, which means nothing to another.
-        attempts: The models that were asked for this answer, where there were several to ask (`FallbackModel`).
+        model_id: The model that responded.
+        warnings: Sentences that say what was done in another way than requested.
+        tool_call_id: On a `tool` message, the ID of the call whose result it is.
+        name: The author's or the tool's name, for services that take one.
+        reasoning_details: Data that the service wants back with the reasoning, such as its signature or encrypted
+            reasoning. Each item is a dict in that service's own format; other services can't use it.
+        attempts: The models to which the request was sent, if there were several (`FallbackModel`).
     """
 
     role: MessageRole | str
@@ -124,7 +130,7 @@ class ChatMessage:
 
     @property
     def text(self) -> str:
-        """The text of the content, parts joined by newlines."""
+        """The text of the content; the texts of several parts are joined by newlines."""
         return text_of(self.content)
 
     def __str__(self) -> str:
@@ -135,31 +141,34 @@ class ChatMessage:
         return repr_without_urls(self)
 
     def to_dict(self) -> _JSON:
-        """A dict that JSON can hold and that `from_dict` and `generate` take; unset fields and `raw` are left out."""
-        result: _JSON = {"role": str(self.role), "content": _plain(self.content)}
+        """Return a dict of JSON types, which `from_dict` and `generate` accept. Unset fields and `raw` are left out."""
+        result: _JSON = {"role": str(self.role), "content": _to_json(self.content)}
         for item in fields(self):
             value = getattr(self, item.name)
             if item.name in ("role", "content", "raw") or value is None or value == []:
                 continue
-            result[item.name] = _plain(value)
+            result[item.name] = _to_json(value)
         return result
 
     def dict(self) -> _JSON:
-        """Another name of `to_dict`."""
+        """Return the same as `to_dict()`."""
         return self.to_dict()
 
     def model_dump_json(self) -> str:
-        """`to_dict` as JSON text."""
+        """Return `to_dict()` as JSON text."""
         return json.dumps(self.to_dict())
 
     @classmethod
     def from_dict(cls, data: _JSON, raw: Any = None, token_usage: Any = None) -> ChatMessage:
-        """The message that `to_dict` wrote.
+        """Return the message from the dict that `to_dict` returned.
 
         Args:
-            data: A dict with at least a `role`; unknown keys are an error.
-            raw: Taken over as it is.
-            token_usage: Instead of the one in `data`.
+            data: A dict with at least a `role`.
+            raw: The value of `raw`.
+            token_usage: The value of `token_usage`; `None` for the one in `data`.
+
+        Raises:
+            ValueError: `data` has an unknown key or role.
         """
         known = {item.name for item in fields(cls)}
         if unknown := sorted(set(data) - known):
@@ -178,19 +187,19 @@ class ChatMessage:
         return cls(**values)
 
     def render_as_markdown(self) -> str:
-        """The text, then each tool call as JSON."""
+        """Return the text, followed by each tool call as JSON."""
         calls = (
-            json.dumps({"tool": call.function.name, "arguments": _plain(call.function.arguments)})
+            json.dumps({"tool": call.function.name, "arguments": _to_json(call.function.arguments)})
             for call in self.tool_calls or ()
         )
         return "\n".join(filter(None, (self.text, *calls)))
 
 
 def tool_call_from(call: Any) -> ChatMessageToolCall:
-    """A tool call of ours, from a dict or an object of OpenAI's form.
+    """Return the tool call from a dict or an object in the chat completions format.
 
     Raises:
-        ValueError: It lacks a function, or the function a name.
+        ValueError: The call has no function, the function has no name, or the ID is not a string.
     """
     if isinstance(call, ChatMessageToolCall):
         return call
@@ -209,18 +218,18 @@ def tool_call_from(call: Any) -> ChatMessageToolCall:
     )
 
 
-def _plain(value: Any) -> Any:
-    """The value as JSON can hold it."""
+def _to_json(value: Any) -> Any:
+    """Return the value as JSON types."""
     if value is None or isinstance(value, (bool, int, float, str)):
         return str(value) if isinstance(value, (StrEnum, Url)) else value
     if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): _to_json(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
+        return [_to_json(item) for item in value]
     if hasattr(value, "to_dict"):
-        return _plain(value.to_dict())
+        return _to_json(value.to_dict())
     if hasattr(value, "model_dump"):
         return value.model_dump(mode="json")
     if hasattr(value, "__dataclass_fields__"):
-        return {item.name: _plain(v) for item in fields(value) if (v := getattr(value, item.name)) is not None}
+        return {item.name: _to_json(v) for item in fields(value) if (v := getattr(value, item.name)) is not None}
     return str(value)

@@ -1,4 +1,8 @@
-"""The forms that a caller may ask an answer to have: a small language, apart from the engines that enforce it."""
+"""The output types that a caller can request: JSON of a schema, a regular expression, a choice, a context-free grammar.
+
+An output type parses and checks the text that a model wrote. How it is enforced while the model writes is the matter of
+`modelport.constrained`, of the protocols and of the layers.
+"""
 
 from __future__ import annotations
 
@@ -9,18 +13,18 @@ from typing import Any
 
 from modelport.errors import InvalidRequest
 from modelport.schema.json_text import read_json
-from modelport.schema.python_types import parsed, service_name
+from modelport.schema.python_types import parse_json_as, to_schema_name
 from modelport.schema.validation import mismatch
 
 
 @dataclass(frozen=True)
 class JSONSchema:
-    """An answer that is JSON of this schema.
+    """Output that is JSON and valid against a schema.
 
     Args:
         schema: A JSON schema (draft 2020-12).
-        name: What services call it: letters, digits, `_` and `-`, up to 64. What else is in it becomes `_`.
-        type: The Python type that `parse` builds, or `None` for plain dicts and lists.
+        name: The schema's name in requests: up to 64 letters, digits, `_` and `-`. Other characters become `_`.
+        type: The Python type of the objects that `parse` returns, or `None` for plain dicts and lists.
     """
 
     schema: dict[str, Any]
@@ -29,37 +33,38 @@ class JSONSchema:
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str):
-            raise InvalidRequest(f"JSONSchema's name is a string, not {type(self.name).__name__}")
-        object.__setattr__(self, "name", service_name(self.name))
+            raise InvalidRequest(f"JSONSchema's name must be a string, not {type(self.name).__name__}")
+        object.__setattr__(self, "name", to_schema_name(self.name))
 
     def parse(self, text: str) -> Any:
-        """The object that `text` holds.
+        """Parse and validate the text.
 
         Raises:
-            ValueError: It is no JSON, or not of this schema; the message says where.
+            ValueError: The text is not JSON, or not valid against the schema; the message says where.
         """
         if self.type is not None:
-            if _NOT_FINITE.search(text):  # which pydantic takes
+            # pydantic accepts NaN and infinities, which JSON does not have; `read_json` refuses them.
+            if _NOT_FINITE.search(text):
                 read_json(text)
-            return parsed(self.type, text)
+            return parse_json_as(self.type, text)
         value = read_json(text)
         if (problem := mismatch(self.schema, value)) is not None:
             raise ValueError(problem)
         return value
 
     def describe(self) -> str:
-        """The form in words that a model can follow."""
+        """Describe the output type to a model."""
         return f"JSON that is valid against this JSON schema, and nothing else:\n{json.dumps(self.schema)}"
 
 
 @dataclass(frozen=True)
 class Regex:
-    r"""An answer that this regular expression matches as a whole.
+    r"""Output that a regular expression matches completely.
 
     Args:
-        pattern: Python's syntax without look-around and back-references; `\d`, `\w` and `\s` are ASCII, the cases of
-            letters (under `(?i)`) Unicode's. With look-around and back-references an answer can be checked, though no
-            engine is held to it, for as long as that can't take long.
+        pattern: The regular expression in Python's syntax. `\d`, `\w` and `\s` match ASCII characters only; `(?i)`
+            follows Unicode's case rules. Look-around and back-references can't be enforced by an engine. Output can
+            still be validated against such a pattern, unless that could take too long.
     """
 
     pattern: str
@@ -70,42 +75,43 @@ class Regex:
         try:
             re.compile(self.pattern)
         except (re.error, RecursionError, OverflowError) as error:
-            raise InvalidRequest(f"Regex({self.pattern!r}) is no valid regular expression: {error}") from None
+            raise InvalidRequest(f"Regex({self.pattern!r}) is not a valid regular expression: {error}") from None
 
     def parse(self, text: str) -> str:
-        """The text itself.
+        """Return the text if the expression matches it.
 
         Raises:
-            ValueError: The expression does not match it.
-            InvalidRequest: Finding out could take too long; see `regexes`.
+            ValueError: The expression does not match the text.
+            InvalidRequest: Matching could take too long; see `modelport.schema.regexes`.
         """
-        from modelport.schema import regexes  # Few programs have any.
+        # Few programs use regular expressions, so modelport's import does not load the module.
+        from modelport.schema import regexes
 
         if not regexes.fullmatch(self.pattern, text):
             raise ValueError(f"{text!r} does not match {self.pattern!r}")
         return text
 
     def for_engines(self) -> str:
-        """The pattern in the dialect of the engines' masks (Rust's), fit to stand between slashes.
+        """Return the pattern in the dialect that engines enforce (Rust's), escaped to stand between slashes.
 
         Raises:
-            UnsupportedFeature: It has a construct to which no mask can hold an answer.
+            UnsupportedFeature: The pattern has a construct that engines can't enforce.
         """
         from modelport.schema import regexes
 
         return regexes.for_engines(self.pattern)
 
     def describe(self) -> str:
-        """The form in words that a model can follow."""
+        """Describe the output type to a model."""
         return f"text that this regular expression matches as a whole, and nothing else: {self.pattern}"
 
 
 @dataclass(frozen=True)
 class Choice:
-    """An answer that is one of these strings.
+    """Output that is one of several strings.
 
     Args:
-        *options: The strings, or lists of them; none is empty.
+        *options: The strings, or lists of strings. A string must not be empty.
     """
 
     options: tuple[str, ...]
@@ -117,41 +123,42 @@ class Choice:
         object.__setattr__(self, "options", flat)
 
     def parse(self, text: str) -> str:
-        """The text itself.
+        """Return the text if it is one of the options.
 
         Raises:
-            ValueError: It is none of the options.
+            ValueError: The text is not one of the options.
         """
         if text not in self.options:
             raise ValueError(f"{text!r} is none of {', '.join(map(repr, self.options))}")
         return text
 
     def describe(self) -> str:
-        """The form in words that a model can follow."""
+        """Describe the output type to a model."""
         return f"exactly one of these, and nothing else: {json.dumps(self.options)}"
 
 
 @dataclass(frozen=True)
 class Lark:
-    """An answer of this context-free grammar.
+    """Output that follows a context-free grammar.
 
     Args:
-        grammar: In llguidance's dialect of Lark; the start symbol is `start`.
+        grammar: The grammar in llguidance's dialect of Lark; the start symbol is `start`.
             See https://github.com/guidance-ai/llguidance/blob/main/docs/syntax.md
     """
 
     grammar: str
 
     def parse(self, text: str) -> str:
-        """The text itself; only an engine's mask can check a context-free grammar."""
+        """Return the text unchecked: only an engine that enforces the grammar can check it."""
         return text
 
     def describe(self) -> str:
-        """The form in words that a model can follow."""
+        """Describe the output type to a model."""
         return f"text of this Lark grammar, and nothing else:\n{self.grammar}"
 
 
-#: What there is in JSON text that holds an infinity or no number at all to Python; a string may hold it too.
+#: Matches every JSON text with a number that Python reads as an infinity or as NaN. It also matches some other texts,
+#: such as those with these words in a string.
 _NOT_FINITE = re.compile(r"NaN|Infinity|[0-9.]{300}|[eE]\+?0*[1-9][0-9]{2}")
 
 Grammar = JSONSchema | Regex | Choice | Lark

@@ -1,4 +1,4 @@
-"""Tools that a model may call, which of them it is to call, and whether its calls are right."""
+"""Tools that a model may call, the tool choice, and the check of the calls that the model makes."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from modelport.types.messages import ChatMessage, ChatMessageToolCallFunction
 
 @dataclass(frozen=True)
 class Tool:
-    """A tool as models are told of it.
+    """The definition of a tool, as it is sent to a model.
 
     Args:
-        name: Letters, digits, `_` and `-`, up to 64 of which all services take.
-        description: What it does and when to use it.
+        name: The tool's name. All services accept up to 64 letters, digits, `_` and `-`.
+        description: What the tool does and when to use it.
         parameters: A JSON schema of type `object`.
-        strict: OpenAI's word for a service that is to hold calls to the schema; sent where chat completions are spoken.
-            Whatever is sent, a call is held against the schema before it is handed out.
+        strict: Asks the service to enforce the schema; sent in the chat completions format only. With or without it,
+            modelport validates the arguments of each call against the schema.
     """
 
     name: str
@@ -30,16 +30,18 @@ class Tool:
     strict: bool | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """The tool in OpenAI's form."""
-        told = {"name": self.name, "description": self.description, "parameters": self.parameters}
-        return {"type": "function", "function": told if self.strict is None else {**told, "strict": self.strict}}
+        """Return the tool as a dict in the chat completions format."""
+        function: dict[str, Any] = {"name": self.name, "description": self.description, "parameters": self.parameters}
+        if self.strict is not None:
+            function["strict"] = self.strict
+        return {"type": "function", "function": function}
 
     def check(self, arguments: Any) -> None:
-        """Holds a call's arguments against the schema.
+        """Validate a call's arguments against the schema.
 
         Raises:
-            ValueError: They don't fit; the message says where.
-            InvalidRequest: The schema itself is broken.
+            ValueError: The arguments are not valid; the message says where.
+            InvalidRequest: The schema itself is not valid.
         """
         if (problem := mismatch(self.parameters, arguments)) is not None:
             raise ValueError(problem)
@@ -47,7 +49,7 @@ class Tool:
 
 @dataclass(frozen=True)
 class NamedToolChoice:
-    """The tool choice "call this tool"."""
+    """A tool choice: the model must call the tool with this name."""
 
     name: str
 
@@ -61,52 +63,55 @@ def check_calls(
     choice: ToolChoice = "auto",
     response: MessageBuilder | None = None,
 ) -> None:
-    """Holds a message's tool calls against the tools of the request, and against its tool choice.
+    """Validate a message's tool calls against the tools and the tool choice of the request.
 
     Args:
-        message: The answer.
-        tools: Those that the caller gave.
-        choice: Which of them the caller wants called.
-        response: The builder of the message, for the text of the arguments as the model wrote it.
+        message: The model's message.
+        tools: The tools of the request.
+        choice: The tool choice of the request.
+        response: The builder of the message. It holds the text of the arguments as the model wrote it.
 
     Raises:
-        InvalidToolCall: One is broken, or was not asked for; the error keeps its raw text and the whole message.
+        InvalidToolCall: A call is not valid or not allowed. The error holds the raw text of its arguments and the
+            message.
     """
-    for place, call in enumerate(message.tool_calls or ()):
+    for index, call in enumerate(message.tool_calls or ()):
         if (problem := _problem_of(call.function, tools, choice)) is None:
             continue
         calls = (response.message(parse_arguments=False) if response is not None else message).tool_calls or ()
-        written = calls[place].function.arguments_json() or "{}"
-        if problem == _NO_OBJECT and not _is_json(written):
-            problem = "its arguments are no valid JSON"
-        cut = "; max_tokens cut the answer off" if message.finish_reason == "length" else ""
+        raw_arguments = calls[index].function.arguments_json() or "{}"
+        if problem == _NOT_AN_OBJECT and not _is_json(raw_arguments):
+            problem = "its arguments contain no valid JSON"
+        truncated = "; the output was truncated by max_tokens" if message.finish_reason == "length" else ""
         raise InvalidToolCall(
-            f"The model's tool call {place} ({call.function.name!r}) can't be used: {problem}{cut}",
-            text=written,
+            f"The model's tool call {index} ({call.function.name!r}) can't be used: {problem}{truncated}",
+            text=raw_arguments,
             partial=message,
             model_id=message.model_id,
         )
 
 
-_NO_OBJECT = "its arguments are a JSON string, and must be an object"
+_NOT_AN_OBJECT = "its arguments are a JSON string, and must be an object"
 
 
 def _problem_of(call: ChatMessageToolCallFunction, tools: tuple[Tool, ...], choice: ToolChoice) -> str | None:
-    """Why the call can't be used, in words; `None` where it can."""
+    """Return why the call can't be used, or `None` if it can."""
     by_name = {tool.name: tool for tool in tools}
     if choice == "none":
-        return "tool_choice='none' asks for no call"
+        return "tool_choice='none' does not allow a call"
     if isinstance(call.arguments, str):
-        return _NO_OBJECT
+        return _NOT_AN_OBJECT
     if call.name not in by_name:
         return f"there is no such tool; there are {', '.join(map(repr, by_name)) or 'none'}"
     if isinstance(choice, NamedToolChoice) and call.name != choice.name:
-        return f"tool_choice asks for a call of {choice.name!r}"
+        return f"tool_choice allows only a call of {choice.name!r}"
     try:
         by_name[call.name].check(call.arguments)
     except ValueError as error:
         return f"its arguments don't fit the tool's schema {error}"
-    except InvalidRequest as error:  # A definition that is but itself; it is not to count as an interruption.
+    except InvalidRequest as error:
+        # The schema can't be used, which is not the model's mistake. If this error passed through, it would count as an
+        # interruption of the stream.
         return error.message
     return None
 

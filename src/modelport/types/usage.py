@@ -8,12 +8,12 @@ from typing import Any
 
 @dataclass(slots=True)
 class TokenUsage:
-    """Tokens that a call cost. `None` means unknown, never zero.
+    """The token counts of a call. `None` means that a count is unknown, never zero.
 
     Args:
-        input_tokens: Tokens of the prompt, those read from a cache included.
-        output_tokens: Tokens of the answer, reasoning included.
-        cached_input_tokens: How many of `input_tokens` were not computed again.
+        input_tokens: Tokens of the prompt, including those that were read from a cache.
+        output_tokens: Tokens of the output, including reasoning.
+        cached_input_tokens: How many of `input_tokens` were read from a cache.
         reasoning_tokens: How many of `output_tokens` were reasoning.
     """
 
@@ -24,22 +24,26 @@ class TokenUsage:
 
     @property
     def total_tokens(self) -> int | None:
-        """Input and output together, or `None` where either is unknown."""
+        """The sum of input and output tokens, or `None` if one of them is unknown."""
         if self.input_tokens is None or self.output_tokens is None:
             return None
         return self.input_tokens + self.output_tokens
 
     def dict(self) -> dict[str, int | None]:
-        """All counts by name, the total included."""
+        """Return all counts by name, including the total."""
         return {**asdict(self), "total_tokens": self.total_tokens}
 
 
-#: More tokens than any answer has; a larger count is a mistake, and would make a rate limit of tokens wait for ever.
-_MOST_TOKENS = 10**9
+#: No response has more tokens. A larger count is a mistake of the service, and a limit of tokens per minute would wait
+#: for ever because of it.
+_MAX_TOKEN_COUNT = 10**9
 
 
-def count_from(value: Any) -> int | None:
-    """A count of tokens; what is no whole number is unknown, since sums and limits are made of it."""
+def token_count_from(value: Any) -> int | None:
+    """Return the token count that a service reported, or `None` if it is not a usable whole number.
+
+    Totals and rate limits are computed from token counts, so a malformed count must not reach them.
+    """
     if isinstance(value, float) and value.is_integer():
         value = int(value)
-    return value if type(value) is int and 0 <= value <= _MOST_TOKENS else None
+    return value if type(value) is int and 0 <= value <= _MAX_TOKEN_COUNT else None

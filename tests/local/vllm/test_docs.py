@@ -1,24 +1,26 @@
-"""What pages and docstrings show with vLLM, which has an environment of its own; see tests/test_docs.py."""
+"""The code blocks of pages and docstrings that use vLLM, which has its own environment; see tests/test_docs.py."""
 
 from __future__ import annotations
 
 import pytest
-from tests.docs import Block, World, examples, python_blocks
+from tests.docs import Block, DocsEnvironment, docstring_examples, python_blocks
 from tests.servers.smollm2 import as_hub_cache
 from tests.servers.vllm_env import vllm_environment
 
-pytestmark = pytest.mark.timeout(200)  # each loads an engine in a process of its own
+pytestmark = [pytest.mark.engine, pytest.mark.timeout(200)]  # Each block loads an engine in its own process.
 
 
 @pytest.fixture(scope="module")
-def here(tmp_path_factory: pytest.TempPathFactory) -> World:
+def docs_environment(tmp_path_factory: pytest.TempPathFactory) -> DocsEnvironment:
     folder = tmp_path_factory.mktemp("blocks")
     as_hub_cache(folder / "hub", "HuggingFaceTB/SmolLM2-135M-Instruct")
     variables = vllm_environment().variables | {"HF_HUB_CACHE": str(folder / "hub"), "HF_HOME": str(folder)}
-    del variables["VLLM_CPU_KVCACHE_SPACE"]  # as a newcomer's machine is: the port sees to room for keys and values
-    return World(folder, variables, {}, {})
+    del variables[
+        "VLLM_CPU_KVCACHE_SPACE"
+    ]  # A newcomer has not set it; modelport then sets the memory for keys and values.
+    return DocsEnvironment(folder, variables, {}, {})
 
 
-@pytest.mark.parametrize("block", [*python_blocks("vllm"), *examples("vllm")], ids=str)
-def test_block_runs(block: Block, here: World) -> None:
-    here.run(block)
+@pytest.mark.parametrize("block", [*python_blocks("vllm"), *docstring_examples("vllm")], ids=str)
+def test_code_block_runs(block: Block, docs_environment: DocsEnvironment) -> None:
+    docs_environment.run(block)

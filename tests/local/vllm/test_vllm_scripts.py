@@ -1,4 +1,4 @@
-"""VLLMModel in programs of its own: how they begin and end. They run at the same time, since each loads an engine."""
+"""How programs with a `VLLMModel` start and end. The programs run at the same time, because each loads an engine."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from pathlib import Path
 import pytest
 from tests.servers.smollm2 import as_hub_cache
 from tests.servers.vllm_env import ENGINE, use_variables, vllm_environment
-from tests.test_examples import SWITCHED, run
+from tests.test_examples import SWITCH_OUTPUT, run_example
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.engine, pytest.mark.timeout(300)]
 
-#: The page of smolagents' reference, with the import changed: a script, without `if __name__ == "__main__"`.
-REFERENCE = """
+#: The code of smolagents' reference page, with another import. The script has no `if __name__ == "__main__"`.
+REFERENCE_SCRIPT = """
 from modelport import VLLMModel
 
 model = VLLMModel(model_id="HuggingFaceTB/SmolLM-135M-Instruct")
@@ -26,10 +26,10 @@ model = VLLMModel(model_id="HuggingFaceTB/SmolLM-135M-Instruct")
 print(model([{"role": "user", "content": "Ok!"}], stop_sequences=["great"]))
 """
 
-#: What is added to it: a Ctrl-C that the terminal sends to all, a forked child that ends, another call; then the end.
-GOES_ON = """
+#: The rest of that script: a Ctrl-C that the terminal sends to every process, a forked child that ends, another call.
+SURVIVE_CTRL_C_AND_FORK = """
 import os, signal, sys
-for process in model._engine().core.processes:
+for process in model._engine().shared.processes:
     os.kill(process.pid, signal.SIGINT)
     print("process", process.pid)
 child = os.fork()
@@ -41,7 +41,7 @@ stream = model.generate_stream("Write a long story.")
 next(stream)
 """
 
-CRASHES = """
+CRASH_ENGINE = """
 import os, signal, subprocess, threading, time
 from modelport import ModelError, ServerError, StreamInterrupted, VLLMModel
 
@@ -58,7 +58,7 @@ thread = threading.Thread(target=wait)
 thread.start()
 with model.generate_stream("Write a long story.", ignore_eos=True) as stream:
     next(stream)
-    (process,) = model._engine().core.processes
+    (process,) = model._engine().shared.processes
     begin = time.monotonic()
     os.kill(process.pid, signal.SIGKILL)
     try:
@@ -67,7 +67,7 @@ with model.generate_stream("Write a long story.", ignore_eos=True) as stream:
         assert isinstance(error.__cause__, ServerError) and "died" in str(error.__cause__), error
         assert error.partial.text
     else:
-        raise AssertionError("it went on")
+        raise AssertionError("no error was raised")
 thread.join()
 assert "died" in str(waiting[0]), waiting
 assert time.monotonic() - begin < 10
@@ -76,24 +76,24 @@ try:
 except ServerError as error:
     assert "died" in str(error) and not error.retryable
 else:
-    raise AssertionError("it went on")
+    raise AssertionError("no error was raised")
 model.close()
 print("process", process.pid)
 """
 
-#: Is killed while it has an engine, as a notebook's kernel is.
-IS_KILLED = """
+#: The program is killed while it has an engine, as happens to the kernel of a notebook.
+KILL_PROGRAM = """
 import os, signal
 from modelport import VLLMModel
 
 model = VLLMModel({path!r}, **{engine!r})
-for process in model._engine().core.processes:
+for process in model._engine().shared.processes:
     print("process", process.pid, flush=True)
 os.kill(os.getpid(), signal.SIGKILL)
 """
 
-#: Ctrl-C while it loads: within a second or so, and nothing is left.
-IS_INTERRUPTED = """
+#: Ctrl-C while the model is being loaded.
+INTERRUPT_LOADING = """
 import multiprocessing, os, signal, threading, time
 from modelport import VLLMModel
 
@@ -104,7 +104,7 @@ def interrupt():
     print("process", multiprocessing.active_children()[0].pid, flush=True)
     os.kill(os.getpid(), signal.SIGINT)
 
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs are begun without
+signal.signal(signal.SIGINT, signal.default_int_handler)  # A shell starts background jobs without it.
 threading.Thread(target=interrupt, daemon=True).start()
 try:
     VLLMModel({path!r}, **{engine!r})
@@ -115,7 +115,7 @@ except KeyboardInterrupt:
 
 
 class Script:
-    """A program that runs."""
+    """A running program."""
 
     def __init__(self, folder: Path, name: str, code: str, **variables: str) -> None:
         self.path = folder / f"{name}.py"
@@ -126,7 +126,7 @@ class Script:
         )  # fmt: skip
 
     def end(self) -> tuple[int, list[str], str]:
-        """Its status, the lines it said and what it said on standard error."""
+        """Wait for its end, and return its exit status, its output lines, and its standard error."""
         out, error = self.process.communicate(timeout=240)
         return self.process.returncode, out.splitlines(), error
 
@@ -137,14 +137,16 @@ def scripts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Scri
     environment = vllm_environment()
     use_variables(environment)
     cache = as_hub_cache(folder / "hub", "HuggingFaceTB/SmolLM-135M-Instruct")
-    # The page's snippet has no enforce_eager, and torch would compile the model for a minute.
-    compiled_not = {"VLLM_USE_AOT_COMPILE": "0", "TORCHDYNAMO_DISABLE": "1"}
+    # The script does not set enforce_eager: without these variables, torch would compile the model for a minute.
+    no_compilation = {"VLLM_USE_AOT_COMPILE": "0", "TORCHDYNAMO_DISABLE": "1"}
     settings = {"path": str(environment.model), "engine": ENGINE}
     running = {
-        "reference": Script(folder, "reference", REFERENCE + GOES_ON, **compiled_not, HF_HUB_CACHE=str(cache)),
-        "crashes": Script(folder, "crashes", CRASHES.format(**settings)),
-        "is_killed": Script(folder, "is_killed", IS_KILLED.format(**settings)),
-        "is_interrupted": Script(folder, "is_interrupted", IS_INTERRUPTED.format(**settings)),
+        "reference": Script(
+            folder, "reference", REFERENCE_SCRIPT + SURVIVE_CTRL_C_AND_FORK, **no_compilation, HF_HUB_CACHE=str(cache)
+        ),
+        "crash": Script(folder, "crash", CRASH_ENGINE.format(**settings)),
+        "kill": Script(folder, "kill", KILL_PROGRAM.format(**settings)),
+        "interrupt": Script(folder, "interrupt", INTERRUPT_LOADING.format(**settings)),
     }
     yield running
     for script in running.values():
@@ -152,9 +154,9 @@ def scripts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Scri
         script.process.wait()
 
 
-def ends(told: list[str], seconds: float) -> bool:
-    """Whether the processes that a program named have ended, or do within some seconds."""
-    (pid,) = (int(line.split()[1]) for line in told if line.startswith("process "))
+def process_ends(lines: list[str], seconds: float) -> bool:
+    """Return whether the engine's process, which a program named in its output, ends within some seconds."""
+    (pid,) = (int(line.split()[1]) for line in lines if line.startswith("process "))
     end = time.monotonic() + seconds
     while os.path.exists(f"/proc/{pid}"):
         if "\nState:\tZ" in Path(f"/proc/{pid}/status").read_text():
@@ -165,36 +167,38 @@ def ends(told: list[str], seconds: float) -> bool:
     return True
 
 
-def test_the_page_of_the_reference(scripts: dict[str, Script]) -> None:
-    """As a script without a guard; it survives Ctrl-C and a fork, and at its end it is quiet and leaves nothing."""
-    status, told, error = scripts["reference"].end()
+def test_reference_page_script_survives_ctrl_c_and_fork_and_ends_silently(scripts: dict[str, Script]) -> None:
+    status, lines, error = scripts["reference"].end()
     assert status == 0 and error == "", error
-    assert told[0] and "great" not in told[0]
-    assert told[-1] == "The capital of France is Paris."
-    assert ends(told, 1)
+    assert lines[0] and "great" not in lines[0]
+    assert lines[-1] == "The capital of France is Paris."
+    assert process_ends(lines, 1)
 
 
-def test_a_crash_of_the_engine(scripts: dict[str, Script]) -> None:
-    status, told, error = scripts["crashes"].end()
+def test_crash_of_engine_ends_calls_with_server_error(scripts: dict[str, Script]) -> None:
+    status, lines, error = scripts["crash"].end()
     assert status == 0, error
-    assert ends(told, 1)
+    assert process_ends(lines, 1)
 
 
-def test_the_engine_ends_with_a_program_that_is_killed(scripts: dict[str, Script]) -> None:
-    status, told, error = scripts["is_killed"].end()
+def test_killed_program_leaves_no_engine_process(scripts: dict[str, Script]) -> None:
+    status, lines, error = scripts["kill"].end()
     assert status == -9, error
-    assert ends(told, 30)
+    assert process_ends(lines, 30)
 
 
-def test_ctrl_c_while_it_loads(scripts: dict[str, Script]) -> None:
-    status, told, error = scripts["is_interrupted"].end()
-    assert status == 0 and told[-1] == "interrupted", error
-    assert ends(told, 1)
+def test_ctrl_c_while_loading_leaves_no_engine_process(scripts: dict[str, Script]) -> None:
+    status, lines, error = scripts["interrupt"].end()
+    assert status == 0 and lines[-1] == "interrupted", error
+    assert process_ends(lines, 1)
 
 
-def test_the_program_that_switches_backends(scripts: dict[str, Script]) -> None:
-    """After those above have ended: five engines at once are too many for a small machine."""
+def test_switch_example_runs(scripts: dict[str, Script]) -> None:
+    """The programs above must have ended first: five engines at once are too many for a small machine."""
     for script in scripts.values():
         script.process.wait(timeout=150)
     environment = vllm_environment()
-    assert run("switch.py", f"vllm/{environment.model}", json.dumps(ENGINE), **environment.variables) == SWITCHED
+    assert (
+        run_example("switch.py", f"vllm/{environment.model}", json.dumps(ENGINE), **environment.variables)
+        == SWITCH_OUTPUT
+    )

@@ -1,4 +1,4 @@
-"""What pages show with LiteLLM, which has an environment of its own; see tests/test_docs.py."""
+"""The code of documentation pages and docstrings that needs LiteLLM; see tests/test_docs.py for all other code."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.docs import Block, World, examples, python_blocks, world
+from tests.docs import Block, DocsEnvironment, docs_environment, docstring_examples, python_blocks
 
 
 @pytest.fixture(scope="module")
-def here(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    with world(tmp_path_factory.mktemp("blocks")) as here:
-        yield here
+def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DocsEnvironment]:
+    with docs_environment(tmp_path_factory.mktemp("blocks")) as environment:
+        yield environment
 
 
-@pytest.mark.parametrize("block", [*python_blocks("litellm"), *examples("litellm")], ids=str)
-def test_block_runs(block: Block, here: World) -> None:
-    here.run(block)
+@pytest.mark.parametrize("block", [*python_blocks("litellm"), *docstring_examples("litellm")], ids=str)
+def test_code_block_runs_without_error(block: Block, environment: DocsEnvironment) -> None:
+    environment.run(block)

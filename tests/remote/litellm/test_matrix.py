@@ -1,4 +1,4 @@
-"""The fault matrix on LiteLLM: through the openai package, through its Router, and through its own HTTP client."""
+"""The fault matrix on LiteLLM: through the openai package, the Router, and LiteLLM's own HTTP client."""
 
 from __future__ import annotations
 
@@ -6,31 +6,22 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.remote.litellm.helpers import warm_up
 from tests.remote.matrix import COLUMNS, Row, cells
-from tests.remote.playing import ask, model_for, play
+from tests.remote.matrix_runner import run_cell
 from tests.servers.faults import FaultServer
 
 CELLS = cells(litellm=True)
 
 
 @pytest.fixture(scope="module")
-def running() -> Iterator[FaultServer]:
+def shared_server() -> Iterator[FaultServer]:
     with FaultServer() as server:
-        # What the first calls of a process import takes seconds, which belong to no time limit below.
-        for column in (name for name, what in COLUMNS.items() if what.litellm):
-            for way in ("sync", "async streamed"):
-                ask(model_for(server, column), way)
+        warm_up(server, (name for name, column in COLUMNS.items() if column.litellm))
         yield server
-
-
-@pytest.fixture
-def server(running: FaultServer) -> Iterator[FaultServer]:
-    running.settle()
-    yield running
-    running.start_listening()
 
 
 @pytest.mark.timeout(90)
 @pytest.mark.parametrize(("column", "row", "way"), CELLS, ids=[f"{c}: {row.name} - {way}" for c, row, way in CELLS])
-def test_cell(server: FaultServer, column: str, row: Row, way: str) -> None:
-    play(server, column, row, way)
+def test_fault_has_the_result_of_the_matrix(server: FaultServer, column: str, row: Row, way: str) -> None:
+    run_cell(server, column, row, way)

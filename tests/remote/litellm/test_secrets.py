@@ -1,4 +1,4 @@
-"""No key shows through LiteLLM, whatever fails."""
+"""No error, log or representation of a model on LiteLLM shows a key, whatever fails."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import pytest
 
 from modelport.errors import ModelError
 from tests.remote.leaking import everything, leaks
-from tests.remote.playing import KEY, ask, model_for
+from tests.remote.litellm.helpers import warm_up
+from tests.remote.matrix_runner import KEY, model_for
 from tests.servers.faults import Fault, FaultServer, sse
 
 ECHO = f"Incorrect API key provided: {KEY}. You sent 'Bearer {KEY}'."
@@ -20,35 +21,36 @@ LEAKS["an error in a 200"] = lambda f: f.error_frame(message=f"Incorrect API key
 
 
 @pytest.fixture(scope="module")
-def running() -> Iterator[FaultServer]:
+def shared_server() -> Iterator[FaultServer]:
     with FaultServer() as server:
-        for column in ("litellm", "litellm-router", "litellm-http"):
-            ask(model_for(server, column), "async streamed")
+        warm_up(server, BACKENDS)
         yield server
 
 
-CELLS = [
-    (column, name, way)
-    for column in ("litellm", "litellm-router", "litellm-http")
+BACKENDS = ("litellm", "litellm-router", "litellm-http")
+CASES = [
+    (backend, name, way)
+    for backend in BACKENDS
     for name in LEAKS
     for way in ("sync", "streamed", "async")
-    if (column, name, way) != ("litellm-http", "no JSON", "streamed")  # which it passes over
+    # LiteLLM's own HTTP client ignores an event that is not JSON, so this call does not fail.
+    if (backend, name, way) != ("litellm-http", "no JSON", "streamed")
 ]
 
 
-@pytest.mark.parametrize(("column", "name", "way"), CELLS)
-def test_no_failure_shows_the_key(
-    running: FaultServer, column: str, name: str, way: str, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize(("backend", "name", "way"), CASES)
+def test_failed_call_shows_no_key(
+    shared_server: FaultServer, backend: str, name: str, way: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    running.clear()
-    running.script(then=LEAKS[name](Fault))
+    shared_server.clear()
+    shared_server.script(then=LEAKS[name](Fault))
     caplog.set_level(logging.DEBUG)
-    with model_for(running, column, retry=False, first_token_timeout=1.0) as model:
-        with pytest.raises(ModelError) as caught:
+    with model_for(shared_server, backend, retry=False, first_token_timeout=1.0) as model:
+        with pytest.raises(ModelError) as raised:
             if way == "sync":
                 model.generate("hello")
             elif way == "async":
                 asyncio.run(model.agenerate("hello"))
             else:
                 list(model.generate_stream("hello"))
-        assert KEY not in everything(caught.value, model, caplog.records, __file__)
+        assert KEY not in everything(raised.value, model, caplog.records, __file__)

@@ -1,4 +1,8 @@
-"""Rewrites a request to what a backend declares, or refuses it before anything is sent. Pure functions."""
+"""Rewrites a request to what its backend supports, or refuses it before anything is sent.
+
+`adapt_to_capabilities` checks parameters and content parts, translates the reasoning effort, and merges messages whose
+roles the backend does not accept. Its functions are pure.
+"""
 
 from __future__ import annotations
 
@@ -6,93 +10,97 @@ import itertools
 from difflib import get_close_matches
 
 from modelport.errors import UnsupportedFeature
-from modelport.inputs.parameters import EFFORTS, KNOWN_PARAMETERS
+from modelport.inputs.parameters import KNOWN_PARAMETERS, REASONING_EFFORTS
 from modelport.types.capabilities import Capabilities
 from modelport.types.content import Image, Text
 from modelport.types.messages import ChatMessage, MessageRole
 from modelport.types.request import Request
 
+#: The capability that a parameter needs. A parameter that is not listed here needs none.
+NEEDED_CAPABILITIES = {"logprobs": "logprobs", "top_logprobs": "logprobs", "seed": "seed"}
+#: The reasoning budget, in tokens, that an effort stands for, for models that accept only budgets.
+REASONING_BUDGETS = {"minimal": 1024, "low": 2048, "medium": 8192, "high": 16384, "xhigh": 24576, "max": 32768}
+
 
 def adapt_to_capabilities(request: Request, capabilities: Capabilities) -> Request:
-    """The request as the backend can take it; the same object where nothing had to change.
+    """Return the request as the backend accepts it; the same object if nothing had to change.
 
     Raises:
-        UnsupportedFeature: It asks for what the backend can't do and the port can't make up for.
+        UnsupportedFeature: The backend does not support something in the request, and modelport cannot make up for it.
     """
     _check_parameters(request, capabilities)
-    _check_inputs(request, capabilities)
-    request = _with_effort(request, capabilities)
+    _check_content(request, capabilities)
+    request = _adapt_reasoning(request, capabilities)
     messages = request.messages
     if not capabilities.system_role:
-        messages = without_system(messages)
+        messages = merge_system_messages(messages)
     if not capabilities.consecutive_roles:
-        messages = merged(messages)
+        messages = merge_consecutive_roles(messages)
     return request if messages is request.messages else request.replace(messages=messages)
 
 
 def _check_parameters(request: Request, capabilities: Capabilities) -> None:
-    for name in request.parameters:
-        declared = {"logprobs": capabilities.logprobs, "top_logprobs": capabilities.logprobs, "seed": capabilities.seed}
-        if name in capabilities.refused or (not declared.get(name, True) and request.parameters[name] is not False):
+    for name, value in request.parameters.items():
+        needed = NEEDED_CAPABILITIES.get(name)
+        # `False` asks for nothing that the backend lacks.
+        unsupported = needed is not None and not getattr(capabilities, needed) and value is not False
+        if unsupported or name in capabilities.refused:
             raise UnsupportedFeature(
-                f"this model does not take {name!r}; leave it out, or overlay the capabilities if you know better",
+                f"this model does not accept {name!r}; leave it out, or override the capabilities if the model does "
+                "accept it",
                 parameter=name,
             )
         extra = capabilities.extra_parameters
         if extra is not None and name not in KNOWN_PARAMETERS | extra:
             close = get_close_matches(name, KNOWN_PARAMETERS | extra, 1)
             hint = f"; did you mean {close[0]!r}?" if close else ""
-            raise UnsupportedFeature(f"{name!r} is no parameter of this backend{hint}", parameter=name)
+            raise UnsupportedFeature(f"{name!r} is not a parameter of this backend{hint}", parameter=name)
 
 
-#: What an effort means in tokens, for models that are told how many they may think.
-BUDGETS = {"minimal": 1024, "low": 2048, "medium": 8192, "high": 16384, "xhigh": 24576, "max": 32768}
-
-
-def _with_effort(request: Request, capabilities: Capabilities) -> Request:
-    """The request with its effort of thinking as the model takes it.
+def _adapt_reasoning(request: Request, capabilities: Capabilities) -> Request:
+    """Return the request with its reasoning effort as the model accepts it: by name, as a budget, or left out.
 
     Raises:
-        UnsupportedFeature: It can't be told.
+        UnsupportedFeature: The model accepts neither the effort nor the budget.
     """
     parameters = request.parameters
-    effort, taken = parameters.get("reasoning_effort"), capabilities.reasoning_efforts
+    effort, accepted = parameters.get("reasoning_effort"), capabilities.reasoning_efforts
     if "reasoning_budget" in parameters and not capabilities.reasoning_budget:
-        offers = f"; it takes reasoning_effort: {_listed(taken)}" if taken else ""
+        alternative = f"; it accepts reasoning_effort: {_list_efforts(accepted)}" if accepted else ""
         raise UnsupportedFeature(
-            f"this model can't be told how many tokens to think{offers}", parameter="reasoning_budget"
+            f"this model does not accept a reasoning_budget{alternative}", parameter="reasoning_budget"
         )
-    if effort is None or effort in taken:
+    if effort is None or effort in accepted:
         return request
     others = {name: value for name, value in parameters.items() if name != "reasoning_effort"}
     if effort == "none" and not capabilities.reasoning:
         return request.replace(parameters=others)
-    if effort in BUDGETS and capabilities.reasoning_budget:
-        return request.replace(parameters={**others, "reasoning_budget": BUDGETS[effort]})
-    offers = f"it takes {_listed(taken)}" if taken else "it can't be told how much to think"
+    if effort in REASONING_BUDGETS and capabilities.reasoning_budget:
+        return request.replace(parameters={**others, "reasoning_budget": REASONING_BUDGETS[effort]})
+    alternative = f"it accepts {_list_efforts(accepted)}" if accepted else "its reasoning effort cannot be set"
     raise UnsupportedFeature(
-        f"reasoning_effort={effort!r}: this model does not take it; {offers}", parameter="reasoning_effort"
+        f"reasoning_effort={effort!r}: this model does not accept it; {alternative}", parameter="reasoning_effort"
     )
 
 
-def _listed(efforts: frozenset[str]) -> str:
-    return ", ".join(effort for effort in EFFORTS if effort in efforts)
+def _list_efforts(efforts: frozenset[str]) -> str:
+    return ", ".join(effort for effort in REASONING_EFFORTS if effort in efforts)
 
 
-def _check_inputs(request: Request, capabilities: Capabilities) -> None:
+def _check_content(request: Request, capabilities: Capabilities) -> None:
     for i, message in enumerate(request.messages):
         if isinstance(message.content, str):
             continue
         for j, part in enumerate(message.content or ()):
-            place = f"messages[{i}]['content'][{j}]"
             if part.kind not in capabilities.inputs:
                 raise UnsupportedFeature(
-                    f"{place}: this model takes {', '.join(sorted(capabilities.inputs))}, not {part.kind}"
+                    f"messages[{i}]['content'][{j}]: this model accepts {', '.join(sorted(capabilities.inputs))}, "
+                    f"not {part.kind}"
                 )
 
 
-def holds_image_urls(messages: tuple[ChatMessage, ...]) -> bool:
-    """Whether an image of the conversation is given by URL."""
+def has_image_urls(messages: tuple[ChatMessage, ...]) -> bool:
+    """Return whether an image of the conversation is given by URL."""
     return any(
         isinstance(part, Image) and part.data is None
         for message in messages
@@ -101,60 +109,67 @@ def holds_image_urls(messages: tuple[ChatMessage, ...]) -> bool:
     )
 
 
-def without_system(messages: tuple[ChatMessage, ...]) -> tuple[ChatMessage, ...]:
-    """System messages folded into the user message that follows, for templates that have no such role."""
+def merge_system_messages(messages: tuple[ChatMessage, ...]) -> tuple[ChatMessage, ...]:
+    """Merge each system message into the user message that follows it.
+
+    Some chat templates have no system role. A system message that no user message follows becomes a user message.
+    """
     if all(m.role != MessageRole.SYSTEM for m in messages):
         return messages
     result: list[ChatMessage] = []
-    held: list[ChatMessage] = []
+    pending: list[ChatMessage] = []
     for message in messages:
         if message.role == MessageRole.SYSTEM:
-            held.append(ChatMessage(MessageRole.USER, message.content))
+            pending.append(ChatMessage(MessageRole.USER, message.content))
             continue
-        if held and message.role == MessageRole.USER:
-            message = _join([*held, message])
-        elif held:
-            result.append(_join(held))
-        held = []
+        if pending and message.role == MessageRole.USER:
+            message = _merge([*pending, message])
+        elif pending:
+            result.append(_merge(pending))
+        pending = []
         result.append(message)
-    return (*result, _join(held)) if held else tuple(result)
+    return (*result, _merge(pending)) if pending else tuple(result)
 
 
-def merged(messages: tuple[ChatMessage, ...]) -> tuple[ChatMessage, ...]:
-    """Neighbours of one role made into one message, for templates that want turns to alternate."""
-    joinable = (MessageRole.USER, MessageRole.SYSTEM, MessageRole.ASSISTANT)
+def merge_consecutive_roles(messages: tuple[ChatMessage, ...]) -> tuple[ChatMessage, ...]:
+    """Merge consecutive messages of one role, because some chat templates require the roles to alternate.
+
+    Tool messages are not merged: each is the result of one tool call.
+    """
+    mergeable = (MessageRole.USER, MessageRole.SYSTEM, MessageRole.ASSISTANT)
     pairs = itertools.pairwise(messages)
-    if not any(a.role == b.role and a.role in joinable for a, b in pairs):
+    if not any(a.role == b.role and a.role in mergeable for a, b in pairs):
         return messages
     result: list[ChatMessage] = []
     for message in messages:
-        if result and result[-1].role == message.role and message.role in joinable:
-            result[-1] = _join([result[-1], message])
+        if result and result[-1].role == message.role and message.role in mergeable:
+            result[-1] = _merge([result[-1], message])
         else:
             result.append(message)
     return tuple(result)
 
 
-def _join(messages: list[ChatMessage]) -> ChatMessage:
+def append_to_system_message(messages: tuple[ChatMessage, ...], text: str) -> tuple[ChatMessage, ...]:
+    """Append the text to the system message at the beginning of a conversation, or add such a message."""
+    if messages[0].role == MessageRole.SYSTEM:
+        return (_merge([messages[0], ChatMessage(MessageRole.SYSTEM, text)]), *messages[1:])
+    return (ChatMessage(MessageRole.SYSTEM, text), *messages)
+
+
+def _merge(messages: list[ChatMessage]) -> ChatMessage:
+    """Merge messages into one that has the role of the first."""
     contents = [m.content for m in messages if m.content]
     calls = [call for m in messages for call in m.tool_calls or ()]
-    joined: str | tuple[object, ...]
-    if all(isinstance(content, str) for content in contents):
-        joined = "\n".join(str(content) for content in contents)
+    content: str | tuple[object, ...]
+    if all(isinstance(c, str) for c in contents):
+        content = "\n".join(str(c) for c in contents)
     else:
-        joined = tuple(p for c in contents for p in ((Text(c),) if isinstance(c, str) else c))
+        content = tuple(part for c in contents for part in ((Text(c),) if isinstance(c, str) else c))
     return ChatMessage(
         messages[0].role,
-        joined,
+        content,
         tool_calls=calls or None,
         reasoning="\n".join(m.reasoning for m in messages if m.reasoning) or None,
         name=next((m.name for m in messages if m.name), None),
         reasoning_details=[detail for m in messages for detail in m.reasoning_details or ()] or None,
     )
-
-
-def with_system_text(messages: tuple[ChatMessage, ...], text: str) -> tuple[ChatMessage, ...]:
-    """The conversation with `text` at the end of its first system message, or in a new one."""
-    if messages[0].role == MessageRole.SYSTEM:
-        return (_join([messages[0], ChatMessage(MessageRole.SYSTEM, text)]), *messages[1:])
-    return (ChatMessage(MessageRole.SYSTEM, text), *messages)

@@ -1,8 +1,13 @@
 """Fetches images that are given by URL, for backends that need their bytes.
 
-Whoever writes the URL (a user of the caller's, a web page that an agent reads) must not thereby reach what only this
-machine can reach: addresses are looked up once, checked, and connected to as they were checked, at each redirect anew.
-The text is read once too, by the type that connects: two readers of a URL may find two hosts in it.
+The URL may have been written by somebody who must not reach this machine's network: a user of the caller's, or a web
+page that an agent reads. So these rules hold:
+
+- A host name is looked up once, all its addresses are checked, and the connection goes to a checked address. This
+  happens again at each redirect.
+- The address of the connection is checked a second time before the request is sent.
+- The URL is parsed once, by the type that also connects. Two parsers of one URL may find two different hosts in it.
+- Errors show the host alone, because the rest of the URL may contain a signature.
 """
 
 from __future__ import annotations
@@ -23,34 +28,34 @@ from modelport.types.request import Request, Timeouts
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-#: Bytes of one image.
+#: The most bytes of one image.
 MAX_BYTES = MAX_IMAGE_BYTES
 #: Seconds for one image, redirects included.
 TIMEOUT = 20.0
 MAX_REDIRECTS = 3
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
-#: All of IPv6 that has been given out for the open internet. What is outside it is nobody's, or wraps addresses in ways
-#: that a router here may undo (`::127.0.0.1`, `64:ff9b:1::/48`).
+#: The part of IPv6 that is assigned for the public internet. An address outside of it is unassigned, or contains
+#: another address that a router may extract (`::127.0.0.1`, `64:ff9b:1::/48`).
 _UNICAST = ipaddress.ip_network("2000::/3")
-#: Special ranges that Python's `is_global` takes for public, or took in versions that we run on.
+#: Special ranges that Python's `is_global` counts as public, or did in versions that modelport supports.
 _SPECIAL = tuple(
     map(ipaddress.ip_network, ("192.0.0.0/24", "192.88.99.0/24", "2001::/23", "2001:db8::/32", "3fff::/20"))
 )
 
 
-async def with_bytes(request: Request, *, allow_private: bool = False) -> Request:
-    """The request with the bytes of its images in the place of their URLs; each URL is fetched once.
+async def with_image_bytes(request: Request, *, allow_private: bool = False) -> Request:
+    """Return the request with the bytes of its images instead of their URLs. Each URL is fetched once.
 
     Args:
-        request: In normal form.
-        allow_private: Whether addresses of this machine and its network may be fetched from.
+        request: The request.
+        allow_private: Whether images may be fetched from addresses of this machine and its network.
 
     Raises:
-        InvalidRequest: A URL is not allowed, there is nothing, or what is there is no image.
-        ConnectionFailed: A server can't be reached, or is too slow.
-        DeadlineExceeded: The call's time ran out.
+        InvalidRequest: A URL is not allowed, does not exist, or is not that of an image.
+        ConnectionFailed: A server cannot be reached, or is too slow.
+        DeadlineExceeded: The deadline of the call has passed.
     """
-    known: dict[str, Image] = {}
+    fetched: dict[str, Image] = {}
     messages = []
     for i, message in enumerate(request.messages):
         if isinstance(message.content, str) or not message.content:
@@ -60,11 +65,11 @@ async def with_bytes(request: Request, *, allow_private: bool = False) -> Reques
         for j, part in enumerate(message.content):
             if isinstance(part, Image) and part.data is None:
                 url = part.url or ""
-                if url not in known:
-                    place = f"messages[{i}]['content'][{j}]"
-                    known[url] = await _in_time(request.timeouts, url, place, allow_private)
-                found = known[url]
-                part = Image(found.data, found.media_type, detail=part.detail)
+                if url not in fetched:
+                    location = f"messages[{i}]['content'][{j}]"
+                    fetched[url] = await _fetch_before_deadline(request.timeouts, url, location, allow_private)
+                image = fetched[url]
+                part = Image(image.data, image.media_type, detail=part.detail)
             parts.append(part)
         changed = ChatMessage(**{name: getattr(message, name) for name in ChatMessage.__slots__})
         changed.content = tuple(parts)
@@ -72,50 +77,50 @@ async def with_bytes(request: Request, *, allow_private: bool = False) -> Reques
     return request.replace(messages=tuple(messages))
 
 
-async def _in_time(limits: Timeouts, url: str, place: str, allow_private: bool) -> Image:
-    """An image within what is left of the call's time."""
-    if limits.deadline is None or limits.timeout is None:
-        return await fetch_image(url, place, allow_private=allow_private)
+async def _fetch_before_deadline(timeouts: Timeouts, url: str, location: str, allow_private: bool) -> Image:
+    """Fetch an image in the time that is left of the call."""
+    if timeouts.deadline is None or timeouts.timeout is None:
+        return await fetch_image(url, location, allow_private=allow_private)
     now = asyncio.get_running_loop().time
-    if (left := limits.deadline - now()) > 0:
+    if (seconds_left := timeouts.deadline - now()) > 0:
         try:
-            return await fetch_image(url, place, allow_private=allow_private, timeout=min(TIMEOUT, left))
+            return await fetch_image(url, location, allow_private=allow_private, timeout=min(TIMEOUT, seconds_left))
         except ConnectionFailed:
-            if now() < limits.deadline - 0.001:  # a loop's clock may ring a little early
+            if now() < timeouts.deadline - 0.001:  # The timer of a loop may fire slightly early.
                 raise
-    raise DeadlineExceeded(f"timeout={limits.timeout:g} s ran out before {place} was fetched from {_host(url)}.")
+    raise DeadlineExceeded(f"timeout={timeouts.timeout:g} s ran out before {location} was fetched from {_host(url)}.")
 
 
 async def fetch_image(
-    url: str, place: str = "image", *, allow_private: bool = False, timeout: float = TIMEOUT
+    url: str, location: str = "image", *, allow_private: bool = False, timeout: float = TIMEOUT
 ) -> Image:
-    """An image by its URL.
+    """Fetch an image.
 
     Args:
-        url: http or https. Errors name its host alone: the rest may be a signature.
-        place: What errors call it.
-        allow_private: As for `with_bytes`.
-        timeout: Seconds, redirects included.
+        url: An http or https URL.
+        location: The name of the image in errors.
+        allow_private: Whether the image may be fetched from an address of this machine or its network.
+        timeout: The limit in seconds, redirects included.
 
     Raises:
-        InvalidRequest: The URL is not allowed, there is nothing, or what is there is no image.
-        ConnectionFailed: The server can't be reached, or is too slow.
+        InvalidRequest: The URL is not allowed, does not exist, or is not that of an image.
+        ConnectionFailed: The server cannot be reached, or is too slow.
     """
     url = Url(url)
-    got = await _fetched(url, place, allow_private, timeout)
-    if isinstance(got, bytes):
-        media_type = sniff_image(got[:16])
+    result = await _fetch_bytes(url, location, allow_private, timeout)
+    if isinstance(result, bytes):
+        media_type = sniff_image(result[:16])
         if media_type is None:
-            raise InvalidRequest(f"{place}: what {_host(url)} gave is no PNG, JPEG, GIF, WebP or BMP image")
-        return Image(got, media_type)
+            raise InvalidRequest(f"{location}: {_host(url)} did not return a PNG, JPEG, GIF, WebP or BMP image")
+        return Image(result, media_type)
     try:
-        raise got
+        raise result
     finally:
-        del got  # or the error would hold the frame that holds it
+        del result  # Otherwise the error would refer to this frame, and the frame to the error.
 
 
-async def _fetched(url: str, place: str, allow_private: bool, timeout: float) -> bytes | ModelError:
-    """The bytes, or the error to raise, without the frames and causes of aiohttp's, which hold the whole URL."""
+async def _fetch_bytes(url: str, location: str, allow_private: bool, timeout: float) -> bytes | ModelError:
+    """Return the bytes, or the error to raise. It has none of aiohttp's frames and causes, which hold the whole URL."""
     aiohttp = _aiohttp()
     connector = aiohttp.TCPConnector(resolver=_resolver(allow_private), use_dns_cache=False, force_close=True)
     try:
@@ -124,134 +129,145 @@ async def _fetched(url: str, place: str, allow_private: bool, timeout: float) ->
             aiohttp.ClientSession(
                 connector=connector,
                 cookie_jar=aiohttp.DummyCookieJar(),
-                auto_decompress=False,  # a small body must not become a large one
+                auto_decompress=False,  # Otherwise a small body could become a very large one.
                 headers={"Accept": "image/*", "Accept-Encoding": "identity"},
-                trust_env=False,  # a proxy would look addresses up by itself
+                trust_env=False,  # A proxy would look up the address itself.
                 request_class=_request_class(allow_private),
             ) as session,
         ):
-            return await _body(session, url, place, allow_private)
+            return await _read_body(session, url, location, allow_private)
     except ModelError as error:
         error.__cause__ = error.__context__ = None
         return error.with_traceback(None)
     except TimeoutError:
-        return ConnectionFailed(f"{place}: {_host(url)} did not give the image within {timeout:g} s.")
+        return ConnectionFailed(f"{location}: {_host(url)} did not return the image within {timeout:g} s.")
     except (aiohttp.InvalidURL, UnicodeError):
-        return InvalidRequest(f"{place}: the image's URL is not valid")
+        return InvalidRequest(f"{location}: the image's URL is not valid")
     except aiohttp.ClientError as error:
-        refused = _refusal_in(error)
-        if refused is not None:
-            return InvalidRequest(f"{place}: {refused}")
-        return ConnectionFailed(f"{place}: no image from {_host(url)} ({type(error).__name__}).")
+        refusal = _find_refusal(error)
+        if refusal is not None:
+            return InvalidRequest(f"{location}: {refusal}")
+        return ConnectionFailed(f"{location}: {_host(url)} returned no image ({type(error).__name__}).")
 
 
-async def _body(session: Any, url: str, place: str, allow_private: bool) -> bytes:
+async def _read_body(session: Any, url: str, location: str, allow_private: bool) -> bytes:
+    """Return the body of the response, after any redirects."""
     for _ in range(MAX_REDIRECTS + 1):
-        async with session.get(_checked(url, place, allow_private), allow_redirects=False) as response:
-            if response.status in (301, 302, 303, 307, 308) and (location := response.headers.get("Location")):
+        async with session.get(_check_url(url, location, allow_private), allow_redirects=False) as response:
+            if response.status in (301, 302, 303, 307, 308) and (redirect := response.headers.get("Location")):
                 try:
-                    url = Url(urljoin(url, location))
+                    url = Url(urljoin(url, redirect))
                 except ValueError:
-                    raise InvalidRequest(f"{place}: {_host(url)} redirects to what is no valid URL") from None
+                    raise InvalidRequest(f"{location}: {_host(url)} redirects to a URL that is not valid") from None
                 continue
             if response.status != 200:
                 kind = ConnectionFailed if response.status >= 500 or response.status == 429 else InvalidRequest
-                raise kind(f"{place}: {_host(url)} gave no image (HTTP {response.status})", status=response.status)
-            return await _limited(response.content.iter_any(), place, url)
-    raise InvalidRequest(f"{place}: {_host(url)} redirects more than {MAX_REDIRECTS} times")
+                raise kind(
+                    f"{location}: {_host(url)} returned no image (HTTP {response.status})", status=response.status
+                )
+            return await _read_limited(response.content.iter_any(), location, url)
+    raise InvalidRequest(f"{location}: {_host(url)} redirects more than {MAX_REDIRECTS} times")
 
 
-async def _limited(chunks: AsyncIterator[bytes], place: str, url: str) -> bytes:
+async def _read_limited(chunks: AsyncIterator[bytes], location: str, url: str) -> bytes:
     data = bytearray()
     async for chunk in chunks:
         data += chunk
         if len(data) > MAX_BYTES:
-            raise InvalidRequest(f"{place}: the image at {_host(url)} is larger than {MAX_BYTES // 2**20} MiB")
+            raise InvalidRequest(f"{location}: the image at {_host(url)} is larger than {MAX_BYTES // 2**20} MiB")
     return bytes(data)
 
 
-def _checked(url: str, place: str, allow_private: bool) -> Any:
-    """The URL as aiohttp is to take it; what its host's name stands for is checked when it is looked up.
+def _check_url(url: str, location: str, allow_private: bool) -> Any:
+    """Return the URL as the type that aiohttp connects with. If its host is a name, the resolver checks its addresses.
 
     Raises:
-        InvalidRequest: It is of another kind, holds a password, or an address that is not public.
+        InvalidRequest: The URL has another scheme, contains a password, or has an address that is not public.
     """
-    import yarl  # which aiohttp is built on
+    import yarl  # aiohttp depends on it.
 
     try:
         target = yarl.URL(url)
-        # As it is connected to: yarl has made ASCII of it, and of `１２７。０。０。１` an address.
-        host, named = target.raw_host or "", target.raw_user or target.raw_password
+        # The host to which aiohttp connects: yarl has translated it to ASCII, and `１２７。０。０。１` to an address.
+        host, credentials = target.raw_host or "", target.raw_user or target.raw_password
     except ValueError:
-        raise InvalidRequest(f"{place}: the image's URL is not valid") from None
+        raise InvalidRequest(f"{location}: the image's URL is not valid") from None
     if target.scheme not in ("http", "https") or not host:
-        raise InvalidRequest(f"{place}: an image is fetched by http or https alone, from a URL with a host")
-    if named:
-        raise InvalidRequest(f"{place}: a URL with a user or a password in it is not fetched")
+        raise InvalidRequest(f"{location}: an image is fetched only by http or https, from a URL with a host")
+    if credentials:
+        raise InvalidRequest(f"{location}: a URL that contains a user or a password is not fetched")
     try:
         address = ipaddress.ip_address(host.partition("%")[0])
     except ValueError:
-        # What aiohttp takes for an address it does not look up, and systems read `127.1` and `2130706433` as one.
+        # aiohttp does not look up a host that looks like an address, and systems read `127.1` and `2130706433` as one.
         if ":" in host or host.replace(".", "").isdigit():
-            raise InvalidRequest(f"{place}: {host} is neither a name nor an address as it is usually written") from None
+            raise InvalidRequest(
+                f"{location}: {host} is neither a host name nor an address in the usual notation"
+            ) from None
         return target
     if not allow_private and not is_public(address):
-        raise InvalidRequest(f"{place}: {_private(host)}")
+        raise InvalidRequest(f"{location}: {_not_public(host)}")
     return target
 
 
 def is_public(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
-    """Whether an address belongs to the open internet, also where it wraps another one."""
+    """Return whether an address, and any address that it contains, belongs to the public internet."""
     if isinstance(address, ipaddress.IPv6Address):
-        wrapped = address.ipv4_mapped or address.sixtofour
-        if wrapped is None and address.teredo:
-            wrapped = address.teredo[1]
-        if wrapped is None and address in _NAT64:
-            wrapped = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
-        if wrapped is not None:
-            return is_public(wrapped)
+        contained = address.ipv4_mapped or address.sixtofour
+        if contained is None and address.teredo:
+            contained = address.teredo[1]
+        if contained is None and address in _NAT64:
+            contained = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
+        if contained is not None:
+            return is_public(contained)
         if address not in _UNICAST:
             return False
     special = any(address in network for network in _SPECIAL)
     return address.is_global and not address.is_multicast and not special
 
 
-def _private(host: str) -> str:
+def _not_public(host: str) -> str:
     return (
-        f"{host} is no public address, and is not fetched from; make the model with allow_private_urls=True if you "
-        "trust who writes the URLs"
+        f"{host} is not a public address, so nothing is fetched from it; create the model with allow_private_urls=True "
+        "if you trust the authors of the URLs"
     )
 
 
-class _Refused(OSError):
-    """What a resolver or a request may raise, with words for the caller."""
+class _RefusedAddress(OSError):
+    """The address is not public. It is an `OSError` because aiohttp's resolvers and requests may raise that.
+
+    Its message is meant for the caller.
+    """
 
 
-def _refusal_in(error: BaseException | None) -> str | None:
+def _find_refusal(error: BaseException | None) -> str | None:
+    """Return the message of a `_RefusedAddress` among the causes of an error."""
     while error is not None:
-        if isinstance(error, _Refused):
+        if isinstance(error, _RefusedAddress):
             return str(error)
         error = error.__cause__ or error.__context__
     return None
 
 
 def _resolver(allow_private: bool) -> Any:
-    """Gives aiohttp the addresses to connect to, after they were checked."""
+    """Return a resolver that passes only checked addresses to aiohttp."""
     aiohttp = _aiohttp()
 
-    class Checked(aiohttp.abc.AbstractResolver):  # type: ignore[name-defined,misc]
+    class CheckingResolver(aiohttp.abc.AbstractResolver):  # type: ignore[name-defined,misc]
         async def resolve(self, host: str, port: int = 0, family: int = socket.AF_UNSPEC) -> list[dict[str, Any]]:
             try:
                 found = await in_thread(lambda: socket.getaddrinfo(host, port, family, socket.SOCK_STREAM))
-            except UnicodeError:  # an empty label, or one of more than 63 characters
-                raise _Refused(f"{host[:80]} is not a valid name of a host") from None
+            except UnicodeError:  # A label of the name is empty, or has more than 63 characters.
+                raise _RefusedAddress(f"{host[:80]} is not a valid host name") from None
             results = []
-            for kind, _, protocol, _, where in found:
-                address = ipaddress.ip_address(str(where[0]).partition("%")[0])
+            for address_family, _, protocol, _, socket_address in found:
+                address = ipaddress.ip_address(str(socket_address[0]).partition("%")[0])
+                # One private address is enough to refuse the name: a name with both kinds is most likely an attack.
                 if not allow_private and not is_public(address):
-                    raise _Refused(_private(host))  # one is enough: a name that stands for both is a trick
+                    raise _RefusedAddress(_not_public(host))
                 results.append({
-                    "hostname": host, "host": str(address), "port": where[1], "family": kind, "proto": protocol,
+                    "hostname": host, "host": str(address), "port": socket_address[1], "family": address_family,
+                    "proto": protocol,
                     "flags": socket.AI_NUMERICHOST,
                 })  # fmt: skip
             return results
@@ -259,27 +275,27 @@ def _resolver(allow_private: bool) -> Any:
         async def close(self) -> None:
             pass
 
-    return Checked()
+    return CheckingResolver()
 
 
 def _request_class(allow_private: bool) -> Any:
-    """A request that is sent to public addresses alone, whichever way its connection came about.
+    """Return a request class that checks the address of its connection before it sends anything.
 
-    The second guard: it holds also where aiohttp connects to what neither `_checked` nor the resolver saw.
+    This second check also covers connections to addresses that neither `_check_url` nor the resolver has checked.
     """
     aiohttp = _aiohttp()
 
-    class Guarded(aiohttp.ClientRequest):  # type: ignore[name-defined,misc]
+    class CheckingRequest(aiohttp.ClientRequest):  # type: ignore[name-defined,misc]
         async def send(self, conn: Any) -> Any:
             peer = conn.transport and conn.transport.get_extra_info("peername")
             if not peer:
-                raise aiohttp.ClientConnectionError("closed before the request was sent")
-            where = str(peer[0]).partition("%")[0]
-            if not allow_private and not is_public(ipaddress.ip_address(where)):
-                raise _Refused(_private(where))
+                raise aiohttp.ClientConnectionError("the connection was closed before the request was sent")
+            address = str(peer[0]).partition("%")[0]
+            if not allow_private and not is_public(ipaddress.ip_address(address)):
+                raise _RefusedAddress(_not_public(address))
             return await super().send(conn)
 
-    return Guarded
+    return CheckingRequest
 
 
 def _host(url: str) -> str:

@@ -1,4 +1,4 @@
-"""An answer that comes as the arguments of a tool which the model was made to call."""
+"""Output that arrives as the arguments of a tool which the model was forced to call."""
 
 from __future__ import annotations
 
@@ -11,36 +11,45 @@ from modelport.layers.base import Deltas
 from modelport.types.deltas import ChatMessageStreamDelta, ChatMessageToolCallStreamDelta
 
 
-async def tool_as_text(deltas: Deltas, name: str) -> Deltas:
-    """The arguments of the tool's first call as the answer's text.
+async def arguments_as_text(deltas: Deltas, tool_name: str) -> Deltas:
+    """Turn the arguments of the first call of a tool into the text of the message.
 
-    What some models say beside it is no part of the answer; where they have not called it, it is all there is.
+    Text that the model adds to the call is dropped. If the model did not call the tool, the text is all that there is,
+    and is emitted at the end.
+
+    Args:
+        deltas: The deltas of the backend.
+        tool_name: The tool that the model was forced to call.
+
+    Yields:
+        The same deltas without tool calls.
     """
-    said: list[str] = []
-    answer: Any = None  # which of the calls it is
-    others: set[Any] = set()
+    texts: list[str] = []
+    forced_call: Any = None  # The index of the call whose arguments are the output.
+    other_calls: set[Any] = set()
     async with aclosing(deltas):
         async for delta in deltas:
-            said.append(delta.content or "")
-            text = ""
+            texts.append(delta.content or "")
+            arguments = ""
             for call in delta.tool_calls or ():
-                which = object() if call.index is None else call.index  # without an index it is a call of its own
-                if answer is None and call.function is not None and call.function.name == name:
-                    answer = which
-                if which == answer:
-                    text += _arguments(call)
+                # Parts without an index are complete calls, so each gets a value of its own.
+                index = object() if call.index is None else call.index
+                if forced_call is None and call.function is not None and call.function.name == tool_name:
+                    forced_call = index
+                if index == forced_call:
+                    arguments += _arguments_text(call)
                 else:
-                    others.add(which)
+                    other_calls.add(index)
             reason = "stop" if delta.finish_reason == "tool_calls" else delta.finish_reason
-            if reason is not None and answer is None and any(said):
-                yield ChatMessageStreamDelta(content="".join(said))
-            delta = replace(delta, content=text or None, tool_calls=None, finish_reason=reason)
-            if reason is not None and others and answer is not None:
-                says = f"the model made {len(others) + 1} calls for its answer: the first was taken"
-                delta.warnings = [*(delta.warnings or ()), says]
+            if reason is not None and forced_call is None and any(texts):
+                yield ChatMessageStreamDelta(content="".join(texts))
+            delta = replace(delta, content=arguments or None, tool_calls=None, finish_reason=reason)
+            if reason is not None and other_calls and forced_call is not None:
+                warning = f"the model made {len(other_calls) + 1} calls for its output: the first was used"
+                delta.warnings = [*(delta.warnings or ()), warning]
             yield delta
 
 
-def _arguments(call: ChatMessageToolCallStreamDelta) -> str:
+def _arguments_text(call: ChatMessageToolCallStreamDelta) -> str:
     arguments = call.function.arguments if call.function else None
     return arguments if isinstance(arguments, str) else json.dumps(arguments) if arguments is not None else ""

@@ -1,7 +1,14 @@
-"""Tools for models whose backend has none: described in the prompt, called by text, read back into tool calls.
+"""Tools for models whose backend supports none: described in the prompt, called in text, parsed into tool calls.
 
-The form is the one that most open models have seen: `<tool_call>{"name": …, "arguments": {…}}</tool_call>`. A forced
-call is bare JSON, held to a schema by the backend's grammar where it has one.
+The rules of this format:
+
+- Tools are listed in the system message, each as JSON with its name, description and the JSON schema of its arguments.
+- If the model may call a tool, a call is text of the form `<tool_call>{"name": …, "arguments": {…}}</tool_call>`, which
+  most open models have seen in training. Text before the first call is the message's text.
+- If the model must call a tool, the whole output is one call as bare JSON, or a list of calls if parallel calls are
+  allowed. The backend's constrained decoding enforces its schema, if the backend has it.
+- Tool calls and tool results of earlier turns are written into the conversation in the same format.
+- A call that cannot be parsed keeps its text as its arguments, so that the error can show it.
 """
 
 from __future__ import annotations
@@ -15,10 +22,10 @@ from dataclasses import replace
 from typing import Any
 
 from modelport.errors import ModelError
-from modelport.layers.adapt.capabilities import with_system_text
+from modelport.layers.adapt.capabilities import append_to_system_message
 from modelport.layers.base import Deltas
 from modelport.layers.stop import StopScanner
-from modelport.schema.references import moved
+from modelport.schema.references import relocate
 from modelport.types.capabilities import Capabilities
 from modelport.types.content import Text, text_of
 from modelport.types.deltas import ChatMessageStreamDelta, ChatMessageToolCallStreamDelta
@@ -30,12 +37,12 @@ from modelport.types.tools import NamedToolChoice, Tool
 OPEN, CLOSE = "<tool_call>", "</tool_call>"
 
 
-def prompted(request: Request, capabilities: Capabilities) -> tuple[Request, bool]:
-    """The request with its tools in the prompt, and whether the whole answer is to be a call.
+def put_tools_into_prompt(request: Request, capabilities: Capabilities) -> tuple[Request, bool]:
+    """Return the request with its tools in the prompt, and whether the whole output must be a call.
 
     Args:
-        request: Holds tools, or messages with tool calls in them.
-        capabilities: Of the backend, whose grammar holds a forced call to its schema.
+        request: A request with tools, or with tool calls in its messages.
+        capabilities: What the backend supports. Its constrained decoding enforces a forced call's schema.
     """
     messages = tuple(_as_text(message) for message in request.messages)
     tools = request.tools
@@ -45,46 +52,47 @@ def prompted(request: Request, capabilities: Capabilities) -> tuple[Request, boo
     if not tools or request.tool_choice == "none":
         return request.replace(messages=messages, tools=(), tool_choice="auto", parameters=parameters), False
     forced = request.tool_choice != "auto"
-    many = bool(request.parameters.get("parallel_tool_calls"))
-    messages = with_system_text(messages, _instructions(tools, forced, many))
+    parallel = bool(request.parameters.get("parallel_tool_calls"))
+    messages = append_to_system_message(messages, _instructions(tools, forced, parallel))
     grammar: Any = request.grammar
     if forced:
-        # Where a backend takes a subset of schemas, tools' own are not made to fit it.
-        holds = JSONSchema in capabilities.grammars and capabilities.schema_rules is None
-        grammar = JSONSchema(call_schema(tools, many), name="tool_call") if holds else None
+        # The schemas of tools are not rewritten to a subset of JSON Schema, so a backend with one cannot enforce them.
+        enforceable = JSONSchema in capabilities.grammars and capabilities.schema_rules is None
+        grammar = JSONSchema(call_schema(tools, parallel), name="tool_call") if enforceable else None
     return (
         request.replace(
             messages=messages, tools=(), tool_choice="auto", grammar=grammar, parameters=parameters,
-            # Stop sequences are for text; a call's JSON may hold them.
+            # Stop sequences are meant for text, and the JSON of a call may contain them.
             stop_sequences=() if forced else request.stop_sequences,
         ),
         forced,
     )  # fmt: skip
 
 
-def _instructions(tools: tuple[Tool, ...], forced: bool, many: bool) -> str:
-    # Without `strict`, which is a word to services.
+def _instructions(tools: tuple[Tool, ...], forced: bool, parallel: bool) -> str:
+    """Return the text that describes the tools and how to call them."""
+    # Without `strict`, which is meant for a service and not for the model.
     listed = "\n".join(json.dumps(replace(tool, strict=None).to_dict()["function"]) for tool in tools)
     call = '{"name": <name of the tool>, "arguments": <its arguments>}'
     if forced:
-        how = (
-            f"Answer with {'a JSON list of calls, each' if many else 'one call'} of this form, and nothing else: {call}"
-        )
+        calls = "a JSON list of calls, each" if parallel else "one call"
+        how = f"Answer with {calls} of this form, and nothing else: {call}"
     else:
         how = f"To call one, answer with {OPEN}{call}{CLOSE}; otherwise answer as usual."
     return f"You can call these tools, given with the JSON schema of their arguments:\n{listed}\n{how}"
 
 
-def call_schema(tools: tuple[Tool, ...], many: bool) -> dict[str, Any]:
-    """The JSON schema of one call of these tools, or of a list of calls."""
+def call_schema(tools: tuple[Tool, ...], parallel: bool) -> dict[str, Any]:
+    """Return the JSON schema of one call of these tools, or of a list of calls if parallel calls are allowed."""
     definitions: dict[str, Any] = {}
     calls = []
-    for place, tool in enumerate(tools):
-        arguments = moved(tool.parameters, f"/$defs/tool{place}")
+    for index, tool in enumerate(tools):
+        arguments = relocate(tool.parameters, f"/$defs/tool{index}")
         if arguments != tool.parameters:
-            # It refers to itself, or to definitions, whose names another tool may use too: all of it stays together.
-            definitions[f"tool{place}"] = arguments
-            arguments = {"$ref": f"#/$defs/tool{place}"}
+            # The schema refers to itself or to its definitions, whose names another tool may use too. So each such
+            # schema becomes one definition, with its own definitions inside.
+            definitions[f"tool{index}"] = arguments
+            arguments = {"$ref": f"#/$defs/tool{index}"}
         calls.append(
             {
                 "type": "object",
@@ -94,27 +102,27 @@ def call_schema(tools: tuple[Tool, ...], many: bool) -> dict[str, Any]:
             }
         )
     schema: dict[str, Any] = calls[0] if len(calls) == 1 else {"anyOf": calls}
-    if many:
+    if parallel:
         schema = {"type": "array", "items": schema, "minItems": 1, "maxItems": 8}
     return {**schema, "$defs": definitions} if definitions else schema
 
 
 def _as_text(message: ChatMessage) -> ChatMessage:
-    """A message of the history with its calls, or its tool result, written as text."""
+    """Return a message of the history with its tool calls, or its tool result, written as text."""
     if message.role == MessageRole.TOOL:
         head, tail = "<tool_response>\n", "\n</tool_response>"
-        if isinstance(message.content, tuple):  # which may hold images
+        if isinstance(message.content, tuple):  # The parts may be images, so they are not joined into one text.
             return ChatMessage(MessageRole.USER, (Text(head), *message.content, Text(tail)))
         return ChatMessage(MessageRole.USER, f"{head}{text_of(message.content)}{tail}")
     if not message.tool_calls:
         return message
     functions = [call.function for call in message.tool_calls]
-    written = [
-        # Arguments that are JSON text already stay the object that they are.
-        f'{OPEN}{{"name": {json.dumps(f.name)}, "arguments": {f.arguments_json() or "{}"}}}{CLOSE}'
-        for f in functions
+    calls = [
+        # `arguments_json` does not encode arguments that are a JSON text already.
+        f'{OPEN}{{"name": {json.dumps(function.name)}, "arguments": {function.arguments_json() or "{}"}}}{CLOSE}'
+        for function in functions
     ]
-    content = "\n".join([*filter(None, [text_of(message.content)]), *written])
+    content = "\n".join([*filter(None, [text_of(message.content)]), *calls])
     return replace(message, content=content, tool_calls=None)
 
 
@@ -122,67 +130,71 @@ async def read_calls(
     deltas: Deltas,
     forced: bool,
     marks: tuple[str, str] = (OPEN, CLOSE),
-    read: Callable[[str], Any] | None = None,
+    parse: Callable[[str], Any] | None = None,
 ) -> Deltas:
-    """Turns the text of calls in these deltas into tool calls.
-
-    Text before the first call passes on as it comes; calls are given out whole, when the answer has ended.
+    """Turn the calls in the text of these deltas into tool calls.
 
     Args:
-        deltas: Of the backend.
+        deltas: The deltas of the backend.
         forced: Whether the whole text is a call, or a list of calls.
-        marks: What a call begins and ends with; a call without an end mark goes on to the end of the answer.
-        read: Makes a dict with `name` and `arguments`, or a list of them, of the text between the marks; `None` where
-            it can't. By default the text is JSON, as that of a forced call always is.
+        marks: The texts with which a call begins and ends. If the second is empty, a call goes on to the end of the
+            output.
+        parse: Parses the text between the marks into a dict with `name` and `arguments`, or a list of such dicts; it
+            returns `None` if it cannot. By default the text is parsed as JSON, and that of a forced call always is.
+
+    Yields:
+        Text before the first call as soon as it arrives, and the calls at the end of the output.
     """
     scanner = StopScanner([marks[0]])
-    calling = forced
-    written = ""
+    in_call = forced
+    call_text = ""
     closing = ChatMessageStreamDelta()
     async with aclosing(deltas):
         try:
             async for delta in deltas:
                 text = delta.content or ""
-                if not calling and text:
-                    whole = scanner.buffered + text
+                if not in_call and text:
+                    complete = scanner.buffered + text
                     text, found = scanner.feed(text)
                     if found:
-                        calling, written = True, whole[len(text) :]
-                elif calling:
-                    written += text
+                        in_call, call_text = True, complete[len(text) :]
+                elif in_call:
+                    call_text += text
                     text = ""
-                ends = delta.finish_reason is not None or delta.token_usage is not None
-                if ends:
+                is_last = delta.finish_reason is not None or delta.token_usage is not None
+                if is_last:
                     closing = replace(delta, content=None)
-                rest = ChatMessageStreamDelta(content=text or None) if ends else replace(delta, content=text or None)
-                if not rest.is_empty:
-                    yield rest
+                emitted = (
+                    ChatMessageStreamDelta(content=text or None) if is_last else replace(delta, content=text or None)
+                )
+                if not emitted.is_empty:
+                    yield emitted
         except ModelError:
-            if left := written or scanner.flush():  # Nothing is lost: half a call goes out as the text that it is.
-                yield ChatMessageStreamDelta(content=left)
+            if rest := call_text or scanner.flush():  # An incomplete call is emitted as text, so that nothing is lost.
+                yield ChatMessageStreamDelta(content=rest)
             raise
-    calls = _calls(written, forced, marks, read)
-    left = scanner.flush() if calls else scanner.flush() + written
-    if calls or left:
-        yield ChatMessageStreamDelta(content=left or None, tool_calls=calls or None)
+    calls = _parse_calls(call_text, forced, marks, parse)
+    rest = scanner.flush() if calls else scanner.flush() + call_text
+    if calls or rest:
+        yield ChatMessageStreamDelta(content=rest or None, tool_calls=calls or None)
     if calls and closing.finish_reason == "stop":
         closing = replace(closing, finish_reason="tool_calls")
     yield closing
 
 
-def _calls(
-    written: str, forced: bool, marks: tuple[str, str], read: Callable[[str], Any] | None
+def _parse_calls(
+    text: str, forced: bool, marks: tuple[str, str], parse: Callable[[str], Any] | None
 ) -> list[ChatMessageToolCallStreamDelta]:
-    """The calls in this text; one that can't be read keeps its raw text as its arguments."""
+    """Return the calls in this text. A call that cannot be parsed has no name, and its text as its arguments."""
     if forced:
-        pieces = [written]
+        texts = [text]
     else:
         begin, end = (re.escape(mark) for mark in marks)
-        pieces = [m[1] for m in re.finditer(f"{begin}(.*?)(?:{end or begin}|$)", written, re.DOTALL)]
+        texts = [m[1] for m in re.finditer(f"{begin}(.*?)(?:{end or begin}|$)", text, re.DOTALL)]
     found: list[tuple[str, Any]] = []
-    for piece in filter(str.strip, pieces):
+    for call_text in filter(str.strip, texts):
         try:
-            value = json.loads(piece) if forced or read is None else read(piece)
+            value = json.loads(call_text) if forced or parse is None else parse(call_text)
         except (ValueError, RecursionError):
             value = None
         for call in value if isinstance(value, list) else [value]:
@@ -190,11 +202,12 @@ def _calls(
                 key = "arguments" if "arguments" in call else "parameters"
                 arguments = call.get(key, {})
                 if not isinstance(arguments, str):
-                    is_all = call is value and (forced or read is None)
-                    arguments = (_as_written(piece, key) if is_all else None) or json.dumps(arguments)
+                    is_one_json_object = call is value and (forced or parse is None)
+                    original = _original_json(call_text, key) if is_one_json_object else None
+                    arguments = original or json.dumps(arguments)
                 found.append((call["name"], arguments))
             else:
-                found.append(("", piece))
+                found.append(("", call_text))
     return [
         ChatMessageToolCallStreamDelta(
             i, f"call_{uuid.uuid4().hex[:24]}", "function", ChatMessageToolCallFunction(arguments, name)
@@ -206,11 +219,11 @@ def _calls(
 _KEY = re.compile(r'[\s{,]*("(?:[^"\\]|\\.)*")\s*:\s*')
 
 
-def _as_written(text: str, key: str) -> str | None:
-    """The JSON text of the key's value in the text of an object; `None` where it has no such key."""
-    found, place, decoder = None, 0, json.JSONDecoder()
-    while head := _KEY.match(text, place):
-        _, place = decoder.raw_decode(text, head.end())
+def _original_json(text: str, key: str) -> str | None:
+    """Return the value of a key as the text of a JSON object spells it, or `None` if the object lacks the key."""
+    found, position, decoder = None, 0, json.JSONDecoder()
+    while head := _KEY.match(text, position):
+        _, position = decoder.raw_decode(text, head.end())
         if json.loads(head[1]) == key:
-            found = text[head.end() : place]
+            found = text[head.end() : position]
     return found

@@ -1,4 +1,4 @@
-"""Holds an answer to one tool call, whatever the backend makes of `parallel_tool_calls=False`."""
+"""Limits a message to one tool call, also where the backend ignores `parallel_tool_calls=False`."""
 
 from __future__ import annotations
 
@@ -7,27 +7,31 @@ from dataclasses import replace
 
 from modelport.layers.base import Deltas
 
+_CALLS_DROPPED = (
+    "the model made several tool calls: all but the first were dropped, as parallel_tool_calls=False requires"
+)
 
-async def first_call(deltas: Deltas) -> Deltas:
-    """The deltas without the calls after the first; a warning says that there were some."""
-    places: list[int] = []
+
+async def keep_first_call(deltas: Deltas) -> Deltas:
+    """Drop all tool calls after the first, and add a warning if there were any."""
+    indices: list[int] = []
     warned = False
     async with aclosing(deltas):
         async for delta in deltas:
             if not delta.tool_calls:
                 yield delta
                 continue
-            kept = []
-            for piece in delta.tool_calls:
-                place = piece.index if piece.index is not None else len(places)  # As `accumulate` counts them.
-                if place not in places:
-                    places.append(place)
-                if place == places[0]:
-                    kept.append(piece)
-            rest = replace(delta, tool_calls=kept or None)
-            if len(places) > 1 and not warned:
+            first_call_parts = []
+            for part in delta.tool_calls:
+                # `accumulate` numbers parts without an index in the same way.
+                index = part.index if part.index is not None else len(indices)
+                if index not in indices:
+                    indices.append(index)
+                if index == indices[0]:
+                    first_call_parts.append(part)
+            shortened = replace(delta, tool_calls=first_call_parts or None)
+            if len(indices) > 1 and not warned:
                 warned = True
-                says = "the model made several tool calls; the first was kept, as parallel_tool_calls=False asks"
-                rest.warnings = [*(delta.warnings or ()), says]
-            if not rest.is_empty:
-                yield rest
+                shortened.warnings = [*(delta.warnings or ()), _CALLS_DROPPED]
+            if not shortened.is_empty:
+                yield shortened

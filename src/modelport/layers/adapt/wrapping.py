@@ -1,4 +1,8 @@
-"""Forms that are no JSON object, where only objects are taken: the answer as the one property of one."""
+"""Output types that are not JSON objects, for backends that accept only objects.
+
+The output type becomes the one property `answer` of an object. From the object that the model writes, the text of that
+property is extracted while it arrives.
+"""
 
 from __future__ import annotations
 
@@ -20,47 +24,54 @@ _HEAD = re.compile(rf'\s*\{{\s*"{KEY}"\s*:\s*(?=\S)')
 _TAIL = string.whitespace + "}"
 
 
-def wrap_in_object(form: JSONSchema | Choice) -> JSONSchema | None:
-    """The form as the property of an object; `None` where its schema refers to itself as a whole."""
-    schema: dict[str, Any] = {"enum": list(form.options)} if isinstance(form, Choice) else dict(form.schema)
+def wrap_in_object(grammar: JSONSchema | Choice) -> JSONSchema | None:
+    """Return a schema of an object whose one property has this output type.
+
+    Returns:
+        The schema, or `None` if the given schema refers to itself by `#`, which would then mean the object.
+    """
+    schema: dict[str, Any] = {"enum": list(grammar.options)} if isinstance(grammar, Choice) else dict(grammar.schema)
     if '"$ref": "#"' in json.dumps(schema):
         return None
     definitions: dict[str, Any] = {key: schema.pop(key) for key in ("$defs", "definitions") if key in schema}
-    whole: dict[str, Any] = {
+    wrapper: dict[str, Any] = {
         "type": "object", "properties": {KEY: schema}, "required": [KEY], "additionalProperties": False, **definitions,
     }  # fmt: skip
-    return JSONSchema(whole, name=form.name if isinstance(form, JSONSchema) else KEY)
+    return JSONSchema(wrapper, name=grammar.name if isinstance(grammar, JSONSchema) else KEY)
 
 
 class _Unwrapper:
-    """Takes the object's text in pieces and gives the property's.
+    """Receives the text of the object in pieces, and returns the text of the property.
 
     Args:
-        text: Whether the property is a string that is the answer itself, and not JSON.
+        is_text: Whether the property is a string whose value is the output. Otherwise its JSON text is the output.
     """
 
-    def __init__(self, text: bool) -> None:
-        self._text = text
-        self._held = ""
-        self._inside = False
+    def __init__(self, is_text: bool) -> None:
+        self._is_text = is_text
+        self._buffered = ""
+        self._in_property = False
 
     def feed(self, piece: str) -> str:
-        self._held += piece
-        if not self._inside:
-            if (head := _HEAD.match(self._held)) is None:
+        """Return the text that can be emitted now."""
+        self._buffered += piece
+        if not self._in_property:
+            if (head := _HEAD.match(self._buffered)) is None:
                 return ""
-            self._inside, self._held = True, self._held[head.end() :]
-        if self._text:
+            self._in_property, self._buffered = True, self._buffered[head.end() :]
+        if self._is_text:
             return ""
-        cut = len(self._held.rstrip(_TAIL))
-        said, self._held = self._held[:cut], self._held[cut:]
-        return said
+        # Spaces and braces at the end may belong to the object, so they are buffered.
+        end = len(self._buffered.rstrip(_TAIL))
+        text, self._buffered = self._buffered[:end], self._buffered[end:]
+        return text
 
     def end(self) -> str:
-        rest, self._held = self._held, ""
-        if self._inside and (whole := rest.rstrip()).endswith("}"):
-            rest = whole[:-1].rstrip()
-        if self._text and self._inside:
+        """Return the rest of the text, when no piece follows."""
+        rest, self._buffered = self._buffered, ""
+        if self._in_property and (stripped := rest.rstrip()).endswith("}"):
+            rest = stripped[:-1].rstrip()
+        if self._is_text and self._in_property:
             try:
                 value = read_json(rest)
                 return value if isinstance(value, str) else rest
@@ -69,18 +80,26 @@ class _Unwrapper:
         return rest
 
 
-async def unwrap_object(deltas: Deltas, text: bool) -> Deltas:
-    """The deltas with the text of the property alone; what is no such object passes as it is, at the end."""
-    reader = _Unwrapper(text)
+async def unwrap_object(deltas: Deltas, is_text: bool) -> Deltas:
+    """Replace the text of the object in these deltas by the text of its property.
+
+    Args:
+        deltas: The deltas of the backend.
+        is_text: Whether the property is a string whose value is the output. Otherwise its JSON text is the output.
+
+    Yields:
+        The same deltas with the property's text. Text that is not such an object is emitted unchanged at the end.
+    """
+    unwrapper = _Unwrapper(is_text)
     async with aclosing(deltas):
         try:
             async for delta in deltas:
-                said = reader.feed(delta.content or "")
+                text = unwrapper.feed(delta.content or "")
                 if delta.finish_reason is not None or delta.token_usage is not None:
-                    said += reader.end()
-                if not (delta := replace(delta, content=said or None)).is_empty:
+                    text += unwrapper.end()
+                if not (delta := replace(delta, content=text or None)).is_empty:
                     yield delta
         except ModelError:
-            if left := reader.end():
-                yield ChatMessageStreamDelta(content=left)
+            if rest := unwrapper.end():
+                yield ChatMessageStreamDelta(content=rest)
             raise

@@ -1,5 +1,5 @@
-"""The layer that keeps rate limits and the limit of concurrent requests.
+"""The layer that enforces rate limits and the limit of concurrent requests.
 
-`window` counts requests and tokens of the last 60 seconds, `queue` orders the waiting calls fairly across threads and
-event loops, and `layer` connects both to a call.
+`layer` connects a call to its parts: `estimate` estimates the tokens of the request, `queue` decides which waiting call
+is next, and `window` counts the requests and tokens of the last 60 seconds.
 """

@@ -1,8 +1,18 @@
-"""Rate limits: requests per minute, tokens per minute, concurrent requests.
+"""The layer that enforces rate limits: requests per minute, tokens per minute, concurrent requests.
 
-Every window of 60 seconds holds at most the limit; a burst up to it goes through at once. Waiters go in the order in
-which they came, whichever threads and loops they belong to, and can be cancelled. One whose loop stands still is passed
-over until it moves again.
+Theory of operation:
+
+- A call is admitted if a concurrency slot is free, the window has room for it, and no other call waits before it. All
+  three are checked under one lock, so that two threads cannot take the same last slot.
+- Otherwise the call joins the queue. It checks again when it is woken, when the window may have room, or when it polls.
+- A call that leaves the queue, finishes, or turns out to cost fewer tokens than estimated wakes the first waiter.
+- A concurrency slot is released when the call and every thread that it started have finished. A thread cannot be
+  stopped: if the caller leaves or a time limit ends, the thread works on, and so does the engine or the connection.
+- With `shared`, several processes count in one window. The first waiter of each process asks there for admission;
+  those behind it wait for their turn. The process also counts its admitted requests in its own window, which takes over
+  while the shared window cannot be reached, if the caller has chosen that.
+- After a fork, the child starts with an empty window, an empty queue and free slots: the calls of the parent go on in
+  the parent alone, and a lock that another of its threads had taken would never be released in the child.
 """
 
 from __future__ import annotations
@@ -12,63 +22,74 @@ import threading
 import time
 import uuid
 import weakref
-from collections import deque
+from collections.abc import Callable
 from contextlib import aclosing
 from dataclasses import replace
 from typing import Any, Protocol
 
 from modelport.errors import AuthenticationError, InvalidRequest, ModelError
 from modelport.layers.base import Deltas, Next
-from modelport.layers.limit.estimate import json_size
+from modelport.layers.limit.estimate import estimate_tokens
+from modelport.layers.limit.queue import Waiter, WaiterQueue
+from modelport.layers.limit.window import WINDOW_SECONDS, RateWindow, WindowEntry
 from modelport.runtime import slots
 from modelport.types.deltas import ChatMessageStreamDelta
 from modelport.types.request import Request
 from modelport.types.usage import TokenUsage
 
-WINDOW = 60.0
-#: Tokens set aside for an answer of unknown length before any has been seen.
-_FIRST_GUESS = 1024
-#: Seconds after which a place that is shared is asked for again, since others' answers may have cost less than thought.
-_POLL = 1.0
-#: Seconds for which a shared window that could not be reached is left alone.
-_ALONE = 5.0
-#: Seconds by which a waiter may be late before its loop is taken to stand still.
-_LATE = 1.0
-#: How often waiters look by themselves, for what nobody wakes them for: each once in so many seconds, and all of them
-#: together no more than so many times a second.
-_LOOK, _LOOKS = 1.0, 100
-#: Seconds that those who share a window may take to answer.
-_ASKING = 10.0
+#: Seconds after which a shared window is asked again at the latest: the requests of other processes may have cost fewer
+#: tokens than estimated.
+SHARED_POLL_SECONDS = 1.0
+#: Seconds for which a shared window is not asked after it could not be reached.
+SHARED_PAUSE_SECONDS = 5.0
+#: Seconds that a shared window may take to respond before the waiter that asked it counts as late.
+SHARED_RESPONSE_SECONDS = 10.0
+_NOT_SHARED = "the rate limits were enforced by this process alone: the shared limits could not be reached"
 
 
 class SharedWindow(Protocol):
-    """A window that several processes keep together; see `RedisLimits`, which is one."""
+    """A window in which several processes count together, such as `RedisLimits`.
+
+    Attributes:
+        on_unavailable: `error` if calls fail while the window cannot be reached; `local` if each process then enforces
+            the limits alone.
+    """
 
     on_unavailable: str
 
-    async def take(
-        self, of: str, entry: str, window: float, requests: float | None, tokens: float | None, wanted: int
+    async def acquire(
+        self, name: str, request_id: str, seconds: float, requests: float | None, tokens: float | None, wanted: int
     ) -> float:
-        """Seconds to wait before asking again; 0 where the request has a place."""
+        """Admit a request, or return the seconds to wait before asking again; 0 means that it is admitted."""
         ...
 
-    async def correct(self, of: str, entry: str, tokens: int) -> None:
-        """Puts what a request cost in the place of its estimate."""
+    async def correct(self, name: str, request_id: str, tokens: int) -> None:
+        """Replace the estimated tokens of an admitted request by those that it used."""
         ...
 
 
-class _Entry:
-    """A request that the window counts: when it went, its tokens, and whether it is still in there."""
+class _Admission:
+    """A call that wants to be sent, and what it holds once it is admitted.
 
-    __slots__ = ("at", "tokens", "counts", "shared")
+    Attributes:
+        tokens: The estimate of its tokens.
+        entry: Its entry in this process's window.
+        slot: Its concurrency slot, or `None` if `max_concurrency` is not set.
+        shared_id: Its identifier in the shared window, or `None` if it is not counted there.
+    """
+
+    __slots__ = ("tokens", "entry", "slot", "shared_id")
+
+    entry: WindowEntry
 
     def __init__(self, tokens: int) -> None:
-        self.at, self.tokens, self.counts = 0.0, tokens, True
-        self.shared: str | None = None  # its name in the window that it shares with other processes
+        self.tokens = tokens
+        self.slot: _ConcurrencySlot | None = None
+        self.shared_id: str | None = None
 
 
-class _Slot:
-    """One of those under way at once; free once all who hold it have let it go, or are no more."""
+class _ConcurrencySlot:
+    """One of the slots of `max_concurrency`. It is free once every holder has released it or has been collected."""
 
     def __init__(self, limit: Limit) -> None:
         self._limit, self._holders = limit, 1
@@ -82,67 +103,37 @@ class _Slot:
         with self._limit._lock:
             self._holders -= 1
             if not self._holders:
-                self._limit._running.discard(self)
+                self._limit._slots.discard(self)
                 self._limit._wake_first()
 
     async def read(self, deltas: Deltas) -> ChatMessageStreamDelta | None:
-        """The next delta; whatever works for it can hold the place."""
+        """Read the next delta, in a context in which threads that work for the call can retain this slot."""
         token = slots.current.set(self)
         try:
             return await anext(deltas, None)
         finally:
             try:
                 slots.current.reset(token)
-            except ValueError:  # Nobody reads any more: this is the garbage collector, in a context of its own.
+            except ValueError:  # The garbage collector closes the call, in a context of its own.
                 pass
-
-
-class _Waiter:
-    """A call in the queue; `wake` works from any thread."""
-
-    def __init__(self) -> None:
-        import asyncio  # not before the first call
-
-        self._loop = asyncio.get_running_loop()
-        self._event = asyncio.Event()
-        self.due = float("inf")  # when it looks by itself at the latest, if its loop runs
-
-    def wake(self, now: float) -> bool:
-        """False where its loop has ended, and with it the call."""
-        try:
-            self._loop.call_soon_threadsafe(self._event.set)
-        except RuntimeError:
-            return False
-        self.due = min(self.due, now)
-        return True
-
-    @property
-    def gone(self) -> bool:
-        return self._loop.is_closed()
-
-    async def wait(self, seconds: float) -> None:
-        import asyncio
-
-        self._event.clear()
-        try:
-            async with asyncio.timeout(seconds):
-                await self._event.wait()
-        except TimeoutError:
-            pass
 
 
 class Limit:
     """The layer.
 
     Args:
-        requests_per_minute: Requests begun in any 60 seconds.
-        tokens_per_minute: Tokens, in and out, of the requests begun in any 60 seconds. A request counts as an estimate
-            (a token for every 2 bytes of prompt, and `max_tokens` or the longest answer seen so far) until its usage
-            is known.
-        max_concurrency: Requests under way at once; one that was left counts until its thread, if it has one, is done.
-        clock: Seconds, never going back.
-        shared: Where several processes keep the two limits per minute together.
-        name: What is limited, to those who share it.
+        requests_per_minute: The most requests that are sent in any 60 seconds.
+        tokens_per_minute: The most tokens, input and output, of the requests that are sent in any 60 seconds. Until its
+            usage is known, a request counts as an estimate: one token for every 2 bytes of the prompt, and
+            `max_tokens` or the longest output so far.
+        max_concurrency: The most requests at the same time. A request that the caller has left counts until its
+            thread, if it has one, has finished.
+        clock: A function that returns the time in seconds, and never goes back.
+        shared: The window in which several processes count the two limits per minute together.
+        name: The name of the limit in the shared window.
+
+    Raises:
+        InvalidRequest: A limit is not a number of at least 1, or `shared` is of no use.
     """
 
     def __init__(
@@ -150,26 +141,19 @@ class Limit:
         requests_per_minute: float | None = None,
         tokens_per_minute: float | None = None,
         max_concurrency: int | None = None,
-        clock: Any = time.monotonic,
+        clock: Callable[[], float] = time.monotonic,
         shared: SharedWindow | None = None,
         name: str | None = None,
     ) -> None:
-        if shared is not None and not hasattr(shared, "take"):
+        if shared is not None and not hasattr(shared, "acquire"):
             raise InvalidRequest(f"shared_limits must be RedisLimits(…), not {type(shared).__name__}")
         if shared is not None and requests_per_minute is tokens_per_minute is None:
             raise InvalidRequest(
                 "shared_limits: there is nothing to share; give requests_per_minute or tokens_per_minute"
             )
-        given = {
-            "requests_per_minute": requests_per_minute,
-            "tokens_per_minute": tokens_per_minute,
-            "max_concurrency": max_concurrency,
-        }
-        for key, value in given.items():
-            kinds, kind = ((int,), "whole number") if key == "max_concurrency" else ((int, float), "number")
-            right = isinstance(value, kinds) and not isinstance(value, bool) and 1 <= value < float("inf")
-            if value is not None and not right:
-                raise InvalidRequest(f"{key}={value!r}: must be a {kind} of at least 1, or None for no limit")
+        _check_limit("requests_per_minute", requests_per_minute)
+        _check_limit("tokens_per_minute", tokens_per_minute)
+        _check_limit("max_concurrency", max_concurrency, whole=True)
         self.requests_per_minute = requests_per_minute
         self.tokens_per_minute = tokens_per_minute
         self.max_concurrency = max_concurrency
@@ -179,14 +163,15 @@ class Limit:
 
     def _reset(self) -> None:
         _limits.add(self)
-        # The garbage collector may close a waiting call at any moment, also in a thread that has the lock.
+        # Reentrant, because the garbage collector may close a waiting call at any time, also in a thread that has
+        # taken the lock.
         self._lock = threading.RLock()
-        self._window: deque[_Entry] = deque()
-        self._tokens = 0  # of the window; adding them up at each call would cost as much as the window is long
-        self._queue: deque[_Waiter] = deque()
-        self._running: weakref.WeakSet[_Slot] = weakref.WeakSet()  # A call that nobody closes is forgotten some time.
-        self._longest_answer = 0
-        self._alone_until = float("-inf")
+        self._window = RateWindow(self.requests_per_minute, self.tokens_per_minute, WINDOW_SECONDS)
+        self._queue = WaiterQueue()
+        # Weak, so that the slot of a call that nobody closes becomes free when the call is collected.
+        self._slots: weakref.WeakSet[_ConcurrencySlot] = weakref.WeakSet()
+        self._longest_output = 0
+        self._shared_paused_until = float("-inf")
 
     def __getstate__(self) -> dict[str, Any]:
         names = ("requests_per_minute", "tokens_per_minute", "max_concurrency", "_clock", "shared", "name")
@@ -197,179 +182,143 @@ class Limit:
         self._reset()
 
     def __call__(self, request: Request, next: Next) -> Deltas:
-        """Waits for a place, then passes the request on."""
+        """Wait until the request is admitted, then pass it on."""
         if self.requests_per_minute is self.tokens_per_minute is self.max_concurrency is None:
             return next(request)
         return self._limited(request, next)
 
     async def _limited(self, request: Request, next: Next) -> Deltas:
-        entry, place = await self._enter(self._estimate(request))
-        usage: TokenUsage | None = None
+        limit = self.tokens_per_minute
+        tokens = 0 if limit is None else estimate_tokens(request, limit, self._longest_output)
+        admission = await self._admit(tokens)
+        slot, usage = admission.slot, None
         try:
             if request.on_sent is not None:
                 request.on_sent()
             deltas = next(request)
             async with aclosing(deltas):
-                while (delta := await (place.read(deltas) if place else anext(deltas, None))) is not None:
+                while (delta := await (slot.read(deltas) if slot else anext(deltas, None))) is not None:
                     usage = delta.token_usage or usage
-                    if self.shared is not None and entry.shared is None and delta.finish_reason is not None:
-                        alone = "the rate limits were kept by this process alone: those who share them were not reached"
-                        delta = replace(delta, warnings=[*(delta.warnings or ()), alone])
+                    if self.shared is not None and admission.shared_id is None and delta.finish_reason is not None:
+                        delta = replace(delta, warnings=[*(delta.warnings or ()), _NOT_SHARED])
                     yield delta
         finally:
-            self._leave(entry, usage, place)
-            await self._tell(entry, usage)
+            self._finish(admission, usage)
+            await self._correct_shared(admission, usage)
 
-    def _estimate(self, request: Request) -> int:
-        limit = self.tokens_per_minute
-        if limit is None:
-            return 0
-        asked = request.parameters.get("max_tokens")
-        if asked is not None and asked > limit:
-            raise InvalidRequest(
-                f"max_tokens={asked} is above tokens_per_minute={limit:g}, so the request could never be sent: "
-                "lower the one or raise the other"
-            )
-        prompt = sum(map(json_size, request.messages)) // 2 + 1
-        # One request larger than the limit by estimate still goes, alone in its window.
-        return int(min(prompt + (asked or self._longest_answer or _FIRST_GUESS), limit))
-
-    async def _enter(self, tokens: int) -> tuple[_Entry, _Slot | None]:
-        entry = _Entry(tokens)
-        waiter: _Waiter | None = None
+    async def _admit(self, tokens: int) -> _Admission:
+        """Wait until a request of so many tokens is admitted."""
+        admission = _Admission(tokens)
+        waiter: Waiter | None = None
         try:
             while True:
                 with self._lock:
-                    now, full = self._clock(), self._full
+                    now, full = self._clock(), self._is_full
                     if waiter is not None:
-                        waiter.due = now  # However late it is, its loop runs now.
-                    first = not self._queue or self._first(now) is waiter
-                    shared = self.shared is not None and now >= self._alone_until
-                    # `None` is for "when another has left".
-                    delay = None if full or shared or not first else self._delay(tokens)
-                    if delay == 0:  # Under the same lock, or two threads could take the last place.
-                        return self._acquire(entry, waiter)
-                    if not first and not full:  # Whose turn it is may have come up behind one whose loop stands still.
-                        self._wake_first()
+                        waiter.due = now  # This loop runs now, however late it is.
+                    # A new call may overtake waiters if the loops of all of them stand still.
+                    first = not self._queue or self._queue.first(now) is waiter
+                    shared = self.shared is not None and now >= self._shared_paused_until
+                    # `None`: the delay is unknown. It depends on the calls before this one, or on other processes.
+                    delay = None if full or shared or not first else self._window.delay(now, tokens)
+                    if delay == 0:
+                        return self._enter(admission, waiter, now)
+                    if not first and not full:  # The loop of the waiter before this one may have come to a halt.
+                        self._queue.wake_first(now)
                     if waiter is None:
-                        waiter = _Waiter()
+                        waiter = Waiter()
                         self._queue.append(waiter)
-                    asks = shared and first and not full
-                    waiter.due = now + (_ASKING if asks else self._until_next_look(delay))
-                if asks:  # The first of this process's queue asks for all of them.
-                    delay = await self._ask(entry)
+                    asks_shared = shared and first and not full
+                    waiter.due = now + (SHARED_RESPONSE_SECONDS if asks_shared else self._until_next_check(delay))
+                if asks_shared:
+                    delay = await self._ask_shared(admission)
                     with self._lock:
-                        if delay == 0 and not self._full:  # unless one came in meanwhile, since asking took so long
-                            return self._acquire(entry, waiter)
-                        waiter.due = self._clock() + self._until_next_look(delay or None)
-                await waiter.wait(self._until_next_look(delay or None))
+                        now = self._clock()
+                        # The slot may have been taken while this waited for the response.
+                        if delay == 0 and not self._is_full:
+                            return self._enter(admission, waiter, now)
+                        waiter.due = now + self._until_next_check(delay or None)
+                await waiter.wait(self._until_next_check(delay or None))
         finally:
             if waiter is not None:
                 with self._lock:
-                    if waiter in self._queue:  # cancelled while it waited
+                    if waiter in self._queue:  # It was cancelled while it waited.
                         self._queue.remove(waiter)
                         self._wake_first()
 
-    def _until_next_look(self, delay: float | None) -> float:
-        return max(_LOOK, len(self._queue) / _LOOKS) if delay is None else delay
-
-    def _first(self, now: float) -> _Waiter | None:
-        """Whose turn it is: of those whose loop runs, who came first; under the lock."""
-        while self._queue and self._queue[0].gone:
-            self._queue.popleft()
-        return next((waiter for waiter in list(self._queue) if now <= waiter.due + _LATE and not waiter.gone), None)
+    def _until_next_check(self, delay: float | None) -> float:
+        return self._queue.poll_interval() if delay is None else delay
 
     @property
-    def _full(self) -> bool:
-        return self.max_concurrency is not None and len(self._running) >= self.max_concurrency
+    def _is_full(self) -> bool:
+        return self.max_concurrency is not None and len(self._slots) >= self.max_concurrency
 
-    def _acquire(self, entry: _Entry, waiter: _Waiter | None) -> tuple[_Entry, _Slot | None]:
-        """Gives a request its place; under the lock."""
+    def _enter(self, admission: _Admission, waiter: Waiter | None, now: float) -> _Admission:
+        """Count an admitted call, and wake the next waiter; under the lock."""
         if waiter is not None:
             self._queue.remove(waiter)
-        entry.at = self._clock()
-        self._forget(entry.at)
-        self._window.append(entry)
-        self._tokens += entry.tokens
-        place = None
+        admission.entry = self._window.add(now, admission.tokens)
         if self.max_concurrency is not None:
-            self._running.add(place := _Slot(self))
+            admission.slot = _ConcurrencySlot(self)
+            self._slots.add(admission.slot)
         self._wake_first()
-        return entry, place
+        return admission
 
-    async def _ask(self, entry: _Entry) -> float:
-        """Seconds until those who share the window are asked again; 0 where the request has a place in it."""
-        assert self.shared is not None
-        name = entry.shared or uuid.uuid4().hex
-        try:
-            limits = self.requests_per_minute, self.tokens_per_minute
-            wait = await self.shared.take(self.name, name, WINDOW, *limits, entry.tokens)
-        except ModelError as error:
-            if self.shared.on_unavailable == "error" or isinstance(error, AuthenticationError | InvalidRequest):
-                raise
-            self._alone_until, entry.shared = self._clock() + _ALONE, None
-            return 0.001  # and then by this process's own window
-        entry.shared = name
-        return min(wait, _POLL)
-
-    async def _tell(self, entry: _Entry, usage: TokenUsage | None) -> None:
-        """Tells those who share the window what a request cost; where they can't be told, the estimate stands."""
-        total = None if usage is None else usage.total_tokens
-        if self.shared is None or entry.shared is None or total is None or self.tokens_per_minute is None:
-            return
-        try:
-            await self.shared.correct(self.name, entry.shared, total)
-        except ModelError:
-            pass
-
-    def _forget(self, now: float) -> None:
-        while self._window and self._window[0].at <= now - WINDOW:
-            left = self._window.popleft()
-            self._tokens -= left.tokens
-            left.counts = False
-
-    def _delay(self, tokens: int) -> float:
-        """Seconds until the request may go; 0 for now."""
-        now: float = self._clock()
-        self._forget(now)
-        free_requests = (self.requests_per_minute or float("inf")) - len(self._window)
-        free_tokens = (self.tokens_per_minute or float("inf")) - self._tokens - tokens
-        if free_requests >= 1 and free_tokens >= 0:
-            return 0
-        for entry in self._window:
-            free_requests += 1
-            free_tokens += entry.tokens
-            if free_requests >= 1 and free_tokens >= 0:
-                return max(entry.at + WINDOW - now, 0.001)
-        return 0
-
-    def _leave(self, entry: _Entry, usage: TokenUsage | None, place: _Slot | None) -> None:
+    def _finish(self, admission: _Admission, usage: TokenUsage | None) -> None:
+        """Correct the estimate, and release the call's own hold of its slot."""
         with self._lock:
             if usage is not None and usage.total_tokens is not None:
-                if entry.counts:
-                    self._tokens += usage.total_tokens - entry.tokens
-                    entry.tokens = usage.total_tokens
-                self._longest_answer = max(self._longest_answer, usage.output_tokens or 0)
-            if place is not None:
-                place.release()
-            if self.tokens_per_minute is not None:  # It may have cost less than was thought.
+                self._window.correct(admission.entry, usage.total_tokens)
+                self._longest_output = max(self._longest_output, usage.output_tokens or 0)
+            if admission.slot is not None:
+                admission.slot.release()
+            if self.tokens_per_minute is not None:  # The call may have cost fewer tokens than estimated.
                 self._wake_first()
 
     def _wake_first(self) -> None:
-        if not self._queue:
+        if self._queue:
+            self._queue.wake_first(self._clock())
+
+    async def _ask_shared(self, admission: _Admission) -> float:
+        """Return the seconds after which the shared window is asked again; 0 if it has admitted the request."""
+        assert self.shared is not None
+        request_id = admission.shared_id or uuid.uuid4().hex
+        try:
+            limits = self.requests_per_minute, self.tokens_per_minute
+            delay = await self.shared.acquire(self.name, request_id, self._window.seconds, *limits, admission.tokens)
+        except ModelError as error:
+            if self.shared.on_unavailable == "error" or isinstance(error, AuthenticationError | InvalidRequest):
+                raise
+            self._shared_paused_until, admission.shared_id = self._clock() + SHARED_PAUSE_SECONDS, None
+            return 0.001  # The next check then uses this process's own window.
+        admission.shared_id = request_id
+        return min(delay, SHARED_POLL_SECONDS)
+
+    async def _correct_shared(self, admission: _Admission, usage: TokenUsage | None) -> None:
+        """Report the tokens that a request used to the shared window. If that fails, the estimate stays."""
+        total = None if usage is None else usage.total_tokens
+        if self.shared is None or admission.shared_id is None or total is None or self.tokens_per_minute is None:
             return
-        now = self._clock()
-        while (first := self._first(now)) is not None and not first.wake(now):
-            self._queue.remove(first)
+        try:
+            await self.shared.correct(self.name, admission.shared_id, total)
+        except ModelError:
+            pass
+
+
+def _check_limit(name: str, value: Any, *, whole: bool = False) -> None:
+    """Raise `InvalidRequest` unless the value is `None` or a finite number of at least 1."""
+    kinds, kind = ((int,), "whole number") if whole else ((int, float), "number")
+    valid = isinstance(value, kinds) and not isinstance(value, bool) and 1 <= value < float("inf")
+    if value is not None and not valid:
+        raise InvalidRequest(f"{name}={value!r}: must be a {kind} of at least 1, or None for no limit")
 
 
 _limits: weakref.WeakSet[Limit] = weakref.WeakSet()
 
 
-def _forget_after_fork() -> None:
-    # What the parent's threads were doing at the fork, a held lock included, goes on in the parent alone.
+def _reset_after_fork() -> None:
     for limit in list(_limits):
         limit._reset()
 
 
-os.register_at_fork(after_in_child=_forget_after_fork)
+os.register_at_fork(after_in_child=_reset_after_fork)

@@ -1,4 +1,5 @@
 """llama.cpp in this process, through the `xllamacpp` package.
 
-`weights` finds or downloads the default model's weights, and `model` sends chat-completions bodies to the engine.
+`weights` finds or downloads the weights, `model` sends chat-completions bodies to the engine, and `events` turns the
+engine's events into deltas.
 """

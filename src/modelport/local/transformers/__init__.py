@@ -1,4 +1,6 @@
-"""Models of the transformers library in this process.
+"""transformers in this process.
 
-One thread computes all responses. Requests share packed forward passes, and prefixes of earlier prompts are reused.
+`model` translates settings, `loading` loads the model, and `engine` computes its requests in one thread. Each request
+is a row (`rows`) with its own sampling (`sampling`); rows share packed forward passes (`packing`), and the prefix cache
+(`prefixes`) keeps the keys and values (`caches`) of earlier rows.
 """

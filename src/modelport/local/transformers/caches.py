@@ -1,4 +1,4 @@
-"""The keys and values of one sequence: what was computed of it, so that it is not computed again."""
+"""The keys and values of one sequence, cached so that they are not computed again."""
 
 from __future__ import annotations
 
@@ -15,66 +15,66 @@ class Cache(Protocol):
 
     @property
     def nbytes(self) -> int:
-        """The memory that it holds."""
+        """The memory that the cache occupies."""
         ...
 
     def fork(self, length: int) -> Cache | None:
-        """A copy of the first `length` tokens; `None` where this kind can't be cut there."""
+        """Return a copy of the first `length` tokens; `None` if this kind of cache can't be truncated there."""
         ...
 
-    def cut(self, length: int) -> bool:
-        """Forgets all but the first `length` tokens; whether this kind can be cut there."""
+    def truncate(self, length: int) -> bool:
+        """Drop all but the first `length` tokens; return False if this kind of cache can't be truncated there."""
         ...
 
 
 class PackedCache:
-    """Keys and values of one sequence in tensors of its own, a pair for each layer, with room to grow.
+    """Keys and values of one sequence in its own tensors, one pair for each layer, with spare capacity.
 
     Args:
-        room: How many tokens to make room for at first.
+        capacity: For how many tokens to reserve memory at first.
     """
 
-    def __init__(self, room: int = 0) -> None:
+    def __init__(self, capacity: int = 0) -> None:
         self.length = 0
-        self._room = room
+        self._capacity = capacity
         self._layers: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
 
     @property
     def nbytes(self) -> int:
-        """The memory that it holds, room to grow included."""
+        """The memory that the cache occupies, including its spare capacity."""
         return sum(k.nbytes + v.nbytes for k, v in self._layers.values())
 
     def extend(self, layer: int, keys: torch.Tensor, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Writes a layer's keys and values behind those of the first `length` tokens.
+        """Write a layer's keys and values after those of the first `length` tokens.
 
         Args:
             layer: The layer's number.
             keys: Of shape (heads, tokens, dimension).
-            values: Likewise.
+            values: Of the same shape.
 
         Returns:
-            All keys and all values of the layer, these included.
+            All keys and all values of the layer, including the new ones.
         """
         end = self.length + keys.shape[1]
         pair = self._layers.get(layer)
         if pair is None or pair[0].shape[1] < end:
-            pair = self._layers[layer] = self._grown(pair, keys, values, end)
+            pair = self._layers[layer] = self._grow(pair, keys, values, end)
         k, v = pair
         k[:, self.length : end] = keys
         v[:, self.length : end] = values
         return k[:, :end], v[:, :end]
 
-    def _grown(
+    def _grow(
         self, pair: tuple[torch.Tensor, torch.Tensor] | None, keys: torch.Tensor, values: torch.Tensor, end: int
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        room = max(self._room, end + end // 4 + 32)
-        grown = []
+        capacity = max(self._capacity, end + end // 4 + 32)
+        larger = []
         for i, new in enumerate((keys, values)):
-            tensor = new.new_empty(new.shape[0], room, new.shape[2])
+            tensor = new.new_empty(new.shape[0], capacity, new.shape[2])
             if pair is not None:
                 tensor[:, : self.length] = pair[i][:, : self.length]
-            grown.append(tensor)
-        return grown[0], grown[1]
+            larger.append(tensor)
+        return larger[0], larger[1]
 
     def fork(self, length: int) -> PackedCache:
         """See `Cache.fork`."""
@@ -84,13 +84,13 @@ class PackedCache:
         other.length = length
         return other
 
-    def cut(self, length: int) -> bool:
-        """See `Cache.cut`."""
+    def truncate(self, length: int) -> bool:
+        """See `Cache.truncate`."""
         self.length = length
         return True
 
 
-class OwnCache:
+class LibraryCache:
     """The library's own cache object, for models that must compute one sequence at a time."""
 
     def __init__(self, inner: Any) -> None:
@@ -99,29 +99,29 @@ class OwnCache:
 
     @property
     def nbytes(self) -> int:
-        """The memory that it holds."""
+        """The memory that the cache occupies."""
         return sum(t.nbytes for layer in self.inner.layers for t in vars(layer).values() if isinstance(t, torch.Tensor))
 
     @property
-    def _cuttable(self) -> bool:
+    def _can_be_truncated(self) -> bool:
         from transformers.cache_utils import DynamicLayer
 
         return all(type(layer) is DynamicLayer for layer in self.inner.layers)
 
-    def fork(self, length: int) -> OwnCache | None:
-        """See `Cache.fork`. Sliding windows and linear attention have forgotten what a cut would need."""
-        if length != self.length and not self._cuttable:
+    def fork(self, length: int) -> LibraryCache | None:
+        """See `Cache.fork`. Sliding windows and linear attention have discarded what a shorter cache would need."""
+        if length != self.length and not self._can_be_truncated:
             return None
-        other = OwnCache(copy.deepcopy(self.inner))
+        other = LibraryCache(copy.deepcopy(self.inner))
         other.length = self.length
-        other.cut(length)
+        other.truncate(length)
         return other
 
-    def cut(self, length: int) -> bool:
-        """See `Cache.cut`."""
+    def truncate(self, length: int) -> bool:
+        """See `Cache.truncate`."""
         if length == self.length:
             return True
-        if not self._cuttable:
+        if not self._can_be_truncated:
             return False
         for layer in self.inner.layers:
             if (extra := layer.get_seq_length() - length) > 0:

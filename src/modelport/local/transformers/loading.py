@@ -1,4 +1,4 @@
-"""Finds and loads a model of the transformers library, with its tokenizer or processor."""
+"""Loads a model of the transformers library, with its tokenizer or processor, and the facts that the engine needs."""
 
 from __future__ import annotations
 
@@ -11,34 +11,35 @@ from importlib.util import find_spec
 from typing import Any
 
 from modelport.errors import ConnectionFailed, InvalidRequest, MissingDependency, ModelError, NotFoundError, ServerError
-from modelport.local.chat_template import Template
+from modelport.local.chat_template import ChatTemplate
+from modelport.local.transformers.parameters import GENERATION_PARAMETERS
 
 
 @dataclass
 class LoadedModel:
-    """A model, ready to compute.
+    """A model that is ready to compute.
 
     Args:
-        model: A causal language model, or one that takes images too.
-        tokenizer: Its fast tokenizer.
-        processor: What prepares images; `None` for a model of text.
-        template: Its chat template.
-        context_length: Tokens of prompt and answer that one request may hold.
-        eos: The tokens that end an answer.
-        defaults: The model's own generation settings.
+        model: A causal language model, which may also accept images.
+        tokenizer: The model's fast tokenizer.
+        processor: Prepares images; `None` for a model that accepts only text.
+        template: The model's chat template.
+        context_length: The most tokens of prompt and output in one request.
+        eos: The token ids that end an output.
+        defaults: The generation settings that the model's authors recommend.
     """
 
     model: Any
     tokenizer: Any
     processor: Any
-    template: Template
+    template: ChatTemplate
     context_length: int
     eos: list[int]
     defaults: Mapping[str, Any]
 
     @property
     def device(self) -> Any:
-        """Where the model's inputs and logits are."""
+        """The device of the model's inputs and logits."""
         return self.model.device
 
     @property
@@ -57,32 +58,34 @@ def load(
     trust_remote_code: bool = False,
     chat_template: str | None = None,
     context_length: int | None = None,
-    template_settings: Mapping[str, Any] | None = None,
+    template_variables: Mapping[str, Any] | None = None,
     progress: bool = False,
     model_kwargs: Mapping[str, Any] | None = None,
 ) -> LoadedModel:
-    """Loads a model, or takes one that is loaded; the arguments are `TransformersModel`'s.
+    """Load a model, or use one that is already loaded. The arguments are those of `TransformersModel`.
 
     Raises:
         NotFoundError: There is no such model.
-        InvalidRequest: It is no chat model, or a setting is wrong.
+        InvalidRequest: The model is not a chat model, or a setting is wrong.
         MissingDependency: A package is missing.
     """
     source, gguf = _source(model_id)
-    more: dict[str, Any] = {"trust_remote_code": trust_remote_code, **gguf}
+    options: dict[str, Any] = {"trust_remote_code": trust_remote_code, **gguf}
     for name in ("revision", "token", "cache_dir", "local_files_only", "subfolder"):
         if name in (model_kwargs or {}):
-            more[name] = (model_kwargs or {})[name]
-    with _quiet(progress), _explained(model_id):
+            options[name] = (model_kwargs or {})[name]
+    with _library_output(progress), _translated_errors(model_id):
         if model is None:
-            model = _load_model(source, more, device_map, dtype, dict(model_kwargs or {}))
-        processor = _load_processor(source, more, model, tokenizer)
+            model = _load_model(source, options, device_map, dtype, dict(model_kwargs or {}))
+        processor = _load_processor(source, options, model, tokenizer)
         if tokenizer is None:
-            tokenizer = processor.tokenizer if processor is not None else _load_tokenizer(source, more)
+            tokenizer = processor.tokenizer if processor is not None else _load_tokenizer(source, options)
         elif hasattr(tokenizer, "tokenizer"):
             tokenizer = tokenizer.tokenizer
     if not getattr(tokenizer, "is_fast", False):
-        raise InvalidRequest(f"{model_id}: its tokenizer is a slow one; a fast one (tokenizer.json) is needed")
+        raise InvalidRequest(
+            f"{model_id}: its tokenizer is slow (written in Python); a fast one (tokenizer.json) is needed"
+        )
     model.eval()
     renderer = processor if processor is not None and getattr(processor, "chat_template", None) else tokenizer
     if chat_template is not None:
@@ -90,14 +93,16 @@ def load(
     template = renderer.chat_template
     if not template:
         raise InvalidRequest(
-            f"{model_id} has no chat template, so it is no chat model: pass chat_template=…, a Jinja template "
+            f"{model_id} has no chat template, so it is not a chat model: pass chat_template=…, a Jinja template "
             "(see https://huggingface.co/docs/transformers/chat_templating)"
         )
-    if isinstance(template, dict):  # several by name
+    if isinstance(template, dict):  # The tokenizer has several templates, by name.
         template = template.get("default") or next(iter(template.values()))
     return LoadedModel(
         model, tokenizer, processor,
-        Template(renderer.apply_chat_template, template, template_settings, parts=processor is not None),
+        ChatTemplate(
+            renderer.apply_chat_template, template, template_variables, content_parts=processor is not None
+        ),
         _context_length(model, tokenizer, context_length),
         _eos(model, tokenizer),
         _defaults(model),
@@ -105,7 +110,7 @@ def load(
 
 
 def _source(model_id: str) -> tuple[str, dict[str, Any]]:
-    """What the library calls the place, and the GGUF file in it."""
+    """Return the name or folder to load from, and the option that names the GGUF file in it."""
     if model_id.endswith(".gguf"):
         if not os.path.isfile(model_id):
             raise NotFoundError(f"there is no file {model_id!r}", retryable=False)
@@ -113,22 +118,22 @@ def _source(model_id: str) -> tuple[str, dict[str, Any]]:
             raise MissingDependency("gguf", "transformers")
         return os.path.dirname(os.path.abspath(model_id)), {"gguf_file": os.path.basename(model_id)}
     if os.path.isdir(model_id) and not os.path.isfile(os.path.join(model_id, "config.json")):
-        raise NotFoundError(f"the folder {model_id!r} holds no model: it has no config.json")
+        raise NotFoundError(f"the folder {model_id!r} contains no model: it has no config.json")
     if os.path.isabs(model_id) and not os.path.exists(model_id):
         raise NotFoundError(f"there is no folder {model_id!r}")
     return model_id, {}
 
 
-def _load_model(source: str, more: dict[str, Any], device_map: Any, dtype: Any, kwargs: dict[str, Any]) -> Any:
+def _load_model(source: str, options: dict[str, Any], device_map: Any, dtype: Any, model_kwargs: dict[str, Any]) -> Any:
     import torch
     import transformers
 
     if device_map is not None and find_spec("accelerate") is None:
         raise MissingDependency("accelerate", "transformers")
-    config = transformers.AutoConfig.from_pretrained(source, **more)
-    sees = type(config) in transformers.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
-    auto = transformers.AutoModelForImageTextToText if sees else transformers.AutoModelForCausalLM
-    settings = {"dtype": _dtype(dtype, config, device_map), **more, **kwargs}
+    config = transformers.AutoConfig.from_pretrained(source, **options)
+    accepts_images = type(config) in transformers.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+    auto = transformers.AutoModelForImageTextToText if accepts_images else transformers.AutoModelForCausalLM
+    settings = {"dtype": _dtype(dtype, config, device_map), **options, **model_kwargs}
     if device_map is not None:
         settings["device_map"] = device_map
     model = auto.from_pretrained(source, **settings)
@@ -141,22 +146,24 @@ def _load_model(source: str, more: dict[str, Any], device_map: Any, dtype: Any, 
 
 
 def _dtype(given: Any, config: Any, device_map: Any) -> Any:
-    """The dtype asked for; else the checkpoint's, but f32 on a CPU that computes in 16 bits more slowly."""
+    """Return the requested dtype; by default the checkpoint's, but f32 on a CPU that is slower in 16 bits."""
     import torch
 
     if isinstance(given, str) and given != "auto":
         if not isinstance(dtype := getattr(torch, given.removeprefix("torch."), None), torch.dtype):
-            raise InvalidRequest(f"dtype={given!r} is none of torch's; for example 'bfloat16', 'float32' or 'auto'")
+            raise InvalidRequest(
+                f"dtype={given!r} is not a dtype of torch; use for example 'bfloat16', 'float32' or 'auto'"
+            )
         return dtype
     if given is not None:
         return given
     on_cpu = device_map in (None, "cpu", "auto") and not torch.cuda.is_available()
     on_cpu = on_cpu and not torch.backends.mps.is_available()
-    return "auto" if not on_cpu or _gains_by_bf16(config) else torch.float32
+    return "auto" if not on_cpu or _is_bf16_on_bf16_cpu(config) else torch.float32
 
 
-def _gains_by_bf16(config: Any) -> bool:
-    """Whether this CPU has bf16 arithmetic, and the checkpoint is bf16."""
+def _is_bf16_on_bf16_cpu(config: Any) -> bool:
+    """Return whether the checkpoint is bf16, and this CPU has bf16 arithmetic."""
     import torch
 
     try:
@@ -166,31 +173,31 @@ def _gains_by_bf16(config: Any) -> bool:
     return capable and getattr(config, "dtype", None) in (torch.bfloat16, "bfloat16")
 
 
-def _load_processor(source: str, more: dict[str, Any], model: Any, given: Any) -> Any:
+def _load_processor(source: str, options: dict[str, Any], model: Any, given: Any) -> Any:
     if hasattr(given, "tokenizer"):
         return given
     import transformers
 
     if given is not None or type(model.config) not in transformers.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
         return None
-    return transformers.AutoProcessor.from_pretrained(source, **more)
+    return transformers.AutoProcessor.from_pretrained(source, **options)
 
 
-def _load_tokenizer(source: str, more: dict[str, Any]) -> Any:
+def _load_tokenizer(source: str, options: dict[str, Any]) -> Any:
     import transformers
 
     try:
-        return transformers.AutoTokenizer.from_pretrained(source, **more)
-    except (OSError, ValueError, TypeError) as error:  # the weights were found, so it is not the network
+        return transformers.AutoTokenizer.from_pretrained(source, **options)
+    except (OSError, ValueError, TypeError) as error:  # The weights were found, so the network is not the cause.
         raise InvalidRequest(
-            f"{source}: the model's tokenizer can't be loaded ({_first(error).rstrip('.:')}): put its tokenizer.json "
-            "beside the weights, or pass tokenizer=…"
+            f"{source}: the model's tokenizer can't be loaded ({_first_line(error).rstrip('.:')}): put its "
+            "tokenizer.json next to the weights, or pass tokenizer=…"
         ) from None
 
 
 def _context_length(model: Any, tokenizer: Any, given: int | None) -> int:
     own = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    # A tokenizer that does not know says a number of thirty digits.
+    # A tokenizer without a limit reports a number of thirty digits.
     sizes = [size for size in (given, own or tokenizer.model_max_length) if size is not None and size < 10**9]
     return min(sizes, default=10**9)
 
@@ -204,20 +211,20 @@ def _eos(model: Any, tokenizer: Any) -> list[int]:
 
 
 def _defaults(model: Any) -> dict[str, Any]:
-    """The settings that the model's makers chose, where they differ from the library's."""
-    from modelport.local.transformers.model import GENERATION
-
+    """Return the settings that the model's authors chose, where they differ from the library's defaults."""
     own = model.generation_config.to_diff_dict() if model.generation_config is not None else {}
     sampling = {"temperature", "top_k", "top_p", "min_p", "repetition_penalty"}
-    return {name: value for name, value in own.items() if name in GENERATION | sampling and value is not None}
+    return {
+        name: value for name, value in own.items() if name in GENERATION_PARAMETERS | sampling and value is not None
+    }
 
 
 @contextmanager
-def _quiet(progress: bool) -> Any:
-    """The library's bars only where asked for, and its warnings only where they say something to the user."""
+def _library_output(progress: bool) -> Any:
+    """Show the library's progress bars only if requested, and none of its warnings."""
     from transformers.utils import logging
 
-    shown, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
+    bars_enabled, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
     (logging.enable_progress_bar if progress else logging.disable_progress_bar)()
     logging.set_verbosity_error()
     try:
@@ -225,13 +232,13 @@ def _quiet(progress: bool) -> Any:
             warnings.simplefilter("ignore")
             yield
     finally:
-        (logging.enable_progress_bar if shown else logging.disable_progress_bar)()
+        (logging.enable_progress_bar if bars_enabled else logging.disable_progress_bar)()
         logging.set_verbosity(level)
 
 
 @contextmanager
-def _explained(model_id: str) -> Any:
-    """The library's errors as ours; of many kinds, with much text."""
+def _translated_errors(model_id: str) -> Any:
+    """Raise modelport's errors for the library's exceptions, which have many types and long texts."""
     import torch
 
     try:
@@ -239,30 +246,30 @@ def _explained(model_id: str) -> Any:
     except ModelError:
         raise
     except ImportError as error:
-        raise InvalidRequest(f"{model_id} needs a package that is missing: {_first(error)}") from None
+        raise InvalidRequest(f"{model_id} needs a package that is missing: {_first_line(error)}") from None
     except (OSError, KeyError) as error:
-        if out_of_reach(error):
+        if _is_connection_failure(error):
             raise ConnectionFailed(
-                f"{model_id!r} could not be loaded: the Hugging Face hub can't be reached, and its cache has not got "
-                "the model. Check the network, HF_ENDPOINT and HF_HUB_OFFLINE, or pass a folder",
+                f"{model_id!r} could not be loaded: the Hugging Face hub can't be reached, and the model is not in its "
+                "cache. Check the network, HF_ENDPOINT and HF_HUB_OFFLINE, or pass a folder",
                 retryable=False,
             ) from None
         raise NotFoundError(
-            f"{model_id!r} could not be loaded: {_first(error)} It must be a folder, a .gguf file, or a model on the "
-            "Hugging Face Hub (for a gated one log in with `hf auth login`)",
+            f"{model_id!r} could not be loaded: {_first_line(error)} It must be a folder, a .gguf file, or a model on "
+            "the Hugging Face Hub (for a gated one log in with `hf auth login`)",
         ) from None
     except (MemoryError, torch.OutOfMemoryError) as error:
-        raise ServerError(f"{model_id} does not fit the memory: {_first(error)}", retryable=False) from None
+        raise ServerError(f"there is not enough memory for {model_id}: {_first_line(error)}", retryable=False) from None
     except (ValueError, TypeError, RuntimeError) as error:
         if "trust_remote_code" in str(error):
             raise InvalidRequest(
-                f"{model_id} brings code of its own, which runs only with trust_remote_code=True: read it first"
+                f"{model_id} contains its own code, which runs only with trust_remote_code=True: read the code first"
             ) from None
-        raise InvalidRequest(f"{model_id} could not be loaded: {_first(error)}") from None
+        raise InvalidRequest(f"{model_id} could not be loaded: {_first_line(error)}") from None
 
 
-def out_of_reach(error: BaseException | None) -> bool:
-    """Whether the library failed because it could not ask the Hub."""
+def _is_connection_failure(error: BaseException | None) -> bool:
+    """Return whether the library failed because it could not reach the Hub."""
     from huggingface_hub.errors import LocalEntryNotFoundError
 
     while error is not None:
@@ -272,7 +279,7 @@ def out_of_reach(error: BaseException | None) -> bool:
     return False
 
 
-def _first(error: BaseException) -> str:
+def _first_line(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     text = lines[0] if lines else type(error).__name__
     return text if text.endswith(".") else f"{text}."

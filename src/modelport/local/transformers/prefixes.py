@@ -1,4 +1,8 @@
-"""What was computed before, kept for requests that begin with the same tokens."""
+"""The prefix cache: keys and values of earlier sequences, for requests that begin with the same tokens.
+
+A conversation that continues takes over the cached sequence without a copy. A branch, and a prompt that begins like a
+running one, gets a copy of the common part.
+"""
 
 from __future__ import annotations
 
@@ -10,107 +14,121 @@ import numpy as np
 
 from modelport.local.transformers.caches import Cache
 
-Keys = np.ndarray[Any, np.dtype[np.int64]]
+#: A number for each token of a sequence: its id, or for an image's token a hash of the pixels.
+TokenKeys = np.ndarray[Any, np.dtype[np.int64]]
 
 
 @dataclass(eq=False)
 class CachedPrefix:
-    """The cache of a sequence that is not being worked on.
+    """The cache of a sequence that no row is using.
 
     Args:
-        keys: A number for each token that `cache` holds: its id, or for an image's token a hash of the pixels.
-        cache: Its keys and values.
+        token_keys: A number for each token that `cache` contains.
+        cache: The keys and values.
     """
 
-    keys: Keys
+    token_keys: TokenKeys
     cache: Cache
 
 
-class Prefixes:
-    """Caches of sequences, least recently used out first. Used by the engine's thread alone.
+class PrefixCache:
+    """Caches of sequences; the least recently used is evicted first. Only the engine's thread uses this class.
 
     Args:
-        limit: Bytes that these caches and those of running rows may hold together; 0 keeps nothing.
+        limit: The most bytes that these caches and those of running rows may occupy together; 0 disables the cache.
     """
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
-        self._kept: list[CachedPrefix] = []  # the least recently used first
+        self.entries: list[CachedPrefix] = []  # The least recently used entry comes first.
 
     @property
     def nbytes(self) -> int:
-        """What is kept, in bytes."""
-        return sum(kept.cache.nbytes for kept in self._kept)
+        """The memory of all entries, in bytes."""
+        return sum(entry.cache.nbytes for entry in self.entries)
 
-    def take(self, keys: Keys, running: Iterable[tuple[Keys, Cache]], cuts: Sequence[int] = ()) -> Cache | None:
-        """The cache of the longest beginning of this sequence that is known; its `length` says how long.
+    def acquire(
+        self, token_keys: TokenKeys, running: Iterable[tuple[TokenKeys, Cache]], image_span: Sequence[int] = ()
+    ) -> Cache | None:
+        """Return the cache of the longest known beginning of this sequence; its `length` says how long that is.
 
-        A kept sequence that goes on in this one is handed over; of one that branches off, and of a running row, the
-        common part is copied.
+        An entry that this sequence continues is removed and returned. Of an entry that this sequence branches off from,
+        and of a running row, the common part is copied.
 
         Args:
-            keys: Of the sequence; its last token is always left to compute.
-            running: What rows under way have computed.
-            cuts: Where the beginning must not end: between these two positions lie images, which are computed whole.
+            token_keys: Of the sequence. Its last token always remains to be computed.
+            running: The token keys and caches of the rows in progress.
+            image_span: The first and the last position of images, between which the beginning must not end, because
+                images are computed as a whole.
         """
         if not self.limit:
             return None
         best: tuple[int, CachedPrefix | None, Cache] | None = None
-        sources: list[tuple[Keys, CachedPrefix | None, Cache]] = [(kept.keys, kept, kept.cache) for kept in self._kept]
+        sources: list[tuple[TokenKeys, CachedPrefix | None, Cache]] = [
+            (entry.token_keys, entry, entry.cache) for entry in self.entries
+        ]
         sources += [(row_keys, None, cache) for row_keys, cache in running]
-        for known, kept, cache in sources:
-            common = _allowed(min(_common(known[: cache.length], keys), len(keys) - 1), cuts)
+        for known, entry, cache in sources:
+            common = _common_length(known[: cache.length], token_keys)
+            common = _outside_images(min(common, len(token_keys) - 1), image_span)
             if common > 0 and (best is None or common > best[0]):
-                best = common, kept, cache
+                best = common, entry, cache
         if best is None:
             return None
-        common, kept, cache = best
-        if kept is not None:
-            self._kept.remove(kept)
-            # All of it is in the new sequence but for the last token, which is computed for its logits.
-            if common >= cache.length - 1 and cache.cut(common):
+        common, entry, cache = best
+        if entry is not None:
+            self.entries.remove(entry)
+            # The new sequence contains the whole entry, except perhaps the last token, whose logits are needed.
+            if common >= cache.length - 1 and cache.truncate(common):
                 return cache
-            self._kept.append(kept)  # used just now
+            self.entries.append(entry)  # It was used just now, so it is evicted last.
         return cache.fork(common)
 
-    def keep(self, keys: Keys, cache: Cache, running: int) -> None:
-        """Keeps a row's cache, and forgets what is older than the limit allows.
+    def store(self, token_keys: TokenKeys, cache: Cache, running: int) -> None:
+        """Store a row's cache, and evict older entries that exceed the limit.
 
         Args:
-            keys: Of the tokens that `cache` holds; never more.
-            cache: Is not used by its row any more.
-            running: The bytes of rows under way.
+            token_keys: Of the tokens that `cache` contains, and perhaps of more tokens.
+            cache: The cache, which its row does not use any more.
+            running: The bytes of the rows in progress.
         """
         if not self.limit or not cache.length:
             return
-        keys = keys[: cache.length]
-        if any(_common(kept.keys, keys) == len(keys) for kept in self._kept):
+        token_keys = token_keys[: cache.length]
+        if any(_common_length(entry.token_keys, token_keys) == len(token_keys) for entry in self.entries):
             return
-        self._kept = [kept for kept in self._kept if _common(kept.keys, keys) < len(kept.keys)]
-        self._kept.append(CachedPrefix(keys, cache))
+        self.entries = [
+            entry for entry in self.entries if _common_length(entry.token_keys, token_keys) < len(entry.token_keys)
+        ]
+        self.entries.append(CachedPrefix(token_keys, cache))
         self.evict(running)
 
     def evict(self, running: int) -> None:
-        """Forgets the least recently used until all fits the limit beside the rows under way."""
-        sizes = [kept.cache.nbytes for kept in self._kept]
+        """Remove the least recently used entries until all caches fit the limit.
+
+        Args:
+            running: The bytes of the rows in progress.
+        """
+        sizes = [entry.cache.nbytes for entry in self.entries]
         total = sum(sizes) + running
-        while self._kept and total > self.limit:
+        while self.entries and total > self.limit:
             total -= sizes.pop(0)
-            self._kept.pop(0)
+            self.entries.pop(0)
 
     def clear(self) -> None:
-        """Forgets everything."""
-        self._kept.clear()
+        """Remove all entries."""
+        self.entries.clear()
 
 
-def _common(a: Keys, b: Keys) -> int:
-    """How many numbers the two begin with alike."""
+def _common_length(a: TokenKeys, b: TokenKeys) -> int:
+    """Return the length of the longest common beginning."""
     length = min(len(a), len(b))
     different = a[:length] != b[:length]
     return int(different.argmax()) if different.any() else length
 
 
-def _allowed(common: int, cuts: Sequence[int]) -> int:
-    if len(cuts) == 2 and cuts[0] < common < cuts[1]:
-        return cuts[0]
-    return common
+def _outside_images(length: int, image_span: Sequence[int]) -> int:
+    """Return the length of a beginning, shortened so that it does not end between images."""
+    if len(image_span) == 2 and image_span[0] < length < image_span[1]:
+        return image_span[0]
+    return length

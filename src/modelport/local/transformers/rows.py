@@ -1,4 +1,4 @@
-"""One answer under way on the engine."""
+"""One row of the engine's batch: one output that is being generated."""
 
 from __future__ import annotations
 
@@ -8,162 +8,163 @@ from typing import Any
 import numpy as np
 import torch
 
-from modelport.local.grammar_matching import Matcher
-from modelport.local.text import token_text
-from modelport.local.token_model import EngineRequest, TokenBatch
+from modelport.local.detokenizer import logprob_entry
+from modelport.local.grammar_matching import GrammarMatcher
+from modelport.local.token_engine import EngineRequest, TokenBatch
 from modelport.local.transformers.caches import Cache
 from modelport.local.transformers.packing import PrefillChunk
-from modelport.local.transformers.prefixes import Keys
-from modelport.local.transformers.sampling import Sampler, likeliest, logprobs_of
-
-#: Steps that are told at once where nobody waits for each: waking the caller's loop costs as much as a grammar's mask.
-AT_ONCE = 4
+from modelport.local.transformers.prefixes import TokenKeys
+from modelport.local.transformers.sampling import Sampler, best_allowed_token, logprobs_of
 
 
 class BatchRow:
-    """One answer: its tokens, how many of them are computed, and who is told.
+    """One output: its tokens, how many of them are computed, and the caller to notify.
 
     Args:
-        job: What to compute.
-        sampler: Chooses its tokens.
-        matcher: Of its grammar.
-        tokenizer: Names tokens in log probabilities.
-        eos: The tokens that end it.
-        tell: Takes each `TokenBatch`, or the error that ended it; called from the engine's thread.
+        request: What to generate.
+        sampler: Chooses the tokens of this row.
+        matcher: The state of the row's grammar; `None` for free text.
+        tokenizer: Gives the text of tokens in log probabilities.
+        eos: The token ids that end the output.
+        notify: Receives each `TokenBatch`, or the error that ended the row. The engine's thread calls it.
     """
 
     cache: Cache
-    cached = 0
+    cached_tokens = 0
 
     def __init__(
         self,
-        job: EngineRequest,
+        request: EngineRequest,
         sampler: Sampler,
-        matcher: Matcher | None,
+        matcher: GrammarMatcher | None,
         tokenizer: Any,
         eos: list[int],
-        tell: Callable[[TokenBatch | BaseException], None],
+        notify: Callable[[TokenBatch | BaseException], None],
     ) -> None:
-        self.sampler, self.matcher, self._tell = sampler, matcher, tell
+        self.sampler, self.matcher, self._notify = sampler, matcher, notify
         self._tokenizer, self._eos = tokenizer, eos
-        self.tokens = list(job.prompt.tokens)
-        self._prompt = len(self.tokens)
-        self._end = self._prompt + job.max_tokens
-        self._inputs = dict(job.prompt.inputs)
-        given = self._inputs.pop("keys", None)
-        self._keys: Keys = np.array(self.tokens if given is None else given, dtype=np.int64)
-        #: From where to where images lie in the prompt; empty for text.
-        self.images: tuple[int, ...] = tuple(self._inputs.pop("span", ()))
+        self.tokens = list(request.prompt.tokens)
+        self._prompt_length = len(self.tokens)
+        self._end = self._prompt_length + request.max_tokens
+        self._inputs = dict(request.prompt.inputs)
+        prompt_keys = self._inputs.pop("token_keys", None)
+        self._prompt_keys: TokenKeys = np.array(self.tokens if prompt_keys is None else prompt_keys, dtype=np.int64)
+        #: The first position of the prompt's images, and the position after the last; empty for text.
+        self.image_span: tuple[int, ...] = tuple(self._inputs.pop("image_span", ()))
+        #: Whether the caller has left.
         self.abandoned = False
-        self._most = AT_ONCE if job.whole else 1
-        self._untold: list[TokenBatch] = []
+        self._tokens_per_notification = request.tokens_per_notification
+        self._pending: list[TokenBatch] = []
 
-    def keys(self) -> Keys:
-        """A number for each token so far; see `CachedPrefix.keys`."""
-        return np.concatenate([self._keys, np.array(self.tokens[self._prompt :], dtype=np.int64)])
+    def token_keys(self) -> TokenKeys:
+        """Return a number for each token so far; see `CachedPrefix.token_keys`."""
+        return np.concatenate([self._prompt_keys, np.array(self.tokens[self._prompt_length :], dtype=np.int64)])
 
-    def started_from(self, cache: Cache, cached: int) -> None:
-        """Begins behind what is known already."""
-        self.cache, self.cached = cache, cached
+    def start_from(self, cache: Cache, cached_tokens: int) -> None:
+        """Set the row's cache, which already contains so many tokens."""
+        self.cache, self.cached_tokens = cache, cached_tokens
 
     @property
-    def left(self) -> int:
-        """How many tokens wait to be computed."""
+    def uncomputed(self) -> int:
+        """How many tokens are not computed yet."""
         return len(self.tokens) - self.cache.length
 
     @property
-    def reading(self) -> bool:
-        """Whether the prompt is not computed yet."""
-        return self.cache.length < self._prompt
+    def in_prefill(self) -> bool:
+        """Whether a part of the prompt is not computed yet."""
+        return self.cache.length < self._prompt_length
 
-    def piece(self, most: int) -> PrefillChunk:
-        """The next tokens to compute: at most so many, but images whole."""
+    def next_chunk(self, limit: int) -> PrefillChunk:
+        """Return the next tokens to compute: at most `limit`, but images always as a whole."""
         start = self.cache.length
-        stop = start + min(self.left, most)
-        with_images = bool(self.images) and start <= self.images[0] < stop
+        stop = start + min(self.uncomputed, limit)
+        with_images = bool(self.image_span) and start <= self.image_span[0] < stop
         if with_images:
-            stop = max(stop, self.images[1])
+            stop = max(stop, self.image_span[1])
         inputs = {}
         for name, value in self._inputs.items():
-            if value.ndim == 2 and value.shape[1] == self._prompt:  # something about each token
+            if value.ndim == 2 and value.shape[1] == self._prompt_length:  # It has one element for each token.
                 inputs[name] = _padded(value, stop)[:, start:stop]
             elif with_images:
                 inputs[name] = value
         return PrefillChunk(self.cache, self.tokens[start:stop], inputs)
 
     def advance(self, logits: torch.Tensor, greedy: int) -> bool:
-        """Takes the logits behind its last token: chooses the next, and tells.
+        """Choose the next token from the logits after the last one, and notify the caller.
 
-        Tokens that its grammar forces then come along without a pass of their own; their keys and values are computed
-        in the next one. They were not chosen and have no log probability, so where those are asked for, each token is
-        computed like any other.
+        Tokens that the grammar forces are appended without a pass of their own; their keys and values are computed in
+        the next pass. They were not sampled and have no log probability. So where log probabilities are requested, each
+        token is computed like any other.
 
         Args:
             logits: Of shape (vocabulary,), in f32.
             greedy: The most probable token.
 
         Returns:
-            Whether the answer has ended.
+            Whether the output has ended.
         """
         token = self._choose(logits, greedy)
         logprobs = None
         if self.sampler.top_logprobs is not None:
-            logprobs = [self._logprob(logits, token, self.sampler.top_logprobs)]
+            logprobs = [self._logprobs(logits, token, self.sampler.top_logprobs)]
         new = [token]
         if self.matcher is not None and logprobs is None and token not in self._eos:
-            new += self.matcher.forced()
-        left = self._end - len(self.tokens)
-        whole = len(new) <= left
-        new = new[:left]
+            new += self.matcher.consume_forced_tokens()
+        remaining = self._end - len(self.tokens)
+        all_fit = len(new) <= remaining
+        new = new[:remaining]
         if ends := [i for i, t in enumerate(new) if t in self._eos]:
             new = new[: ends[0] + 1]
-        finish = "stop" if ends or (whole and self.matcher is not None and self.matcher.ended) else None
+        is_complete = all_fit and self.matcher is not None and self.matcher.is_complete
+        finish_reason = "stop" if ends or is_complete else None
         self.tokens += new
-        if finish is None and len(self.tokens) >= self._end:
-            finish = "length"
-        cached = self.cached if len(self.tokens) - len(new) == self._prompt else None
-        self._untold.append(TokenBatch(new, logprobs, cached, finish))
-        if finish is not None or len(self._untold) >= self._most:
-            self._tell_all()
-        return finish is not None
+        if finish_reason is None and len(self.tokens) >= self._end:
+            finish_reason = "length"
+        is_first = len(self.tokens) - len(new) == self._prompt_length
+        self._pending.append(TokenBatch(new, logprobs, self.cached_tokens if is_first else None, finish_reason))
+        if finish_reason is not None or len(self._pending) >= self._tokens_per_notification:
+            self._flush()
+        return finish_reason is not None
 
     def fail(self, error: BaseException) -> None:
-        """Ends the answer with this error, after what there is of it."""
-        self._tell_all()
-        self._tell(error)
+        """End the output with this error, after the tokens that were generated."""
+        self._flush()
+        self._notify(error)
 
-    def _tell_all(self) -> None:
-        steps, self._untold = self._untold, []
-        if not steps:
+    def _flush(self) -> None:
+        """Notify the caller of all pending tokens, as one batch."""
+        batches, self._pending = self._pending, []
+        if not batches:
             return
-        first, *others = steps
-        for step in others:
-            first.tokens += step.tokens
-            first.finish = step.finish
+        first, *others = batches
+        for batch in others:
+            first.tokens += batch.tokens
+            first.finish_reason = batch.finish_reason
             if first.logprobs is not None:
-                first.logprobs += step.logprobs or []
-        self._tell(first)
+                first.logprobs += batch.logprobs or []
+        self._notify(first)
 
     def _choose(self, logits: torch.Tensor, greedy: int) -> int:
-        """The next token; the grammar has taken it."""
-        # Where the likeliest of all tokens is allowed, it is the likeliest of those allowed: mostly no mask is needed.
-        if self.sampler.plain and (self.matcher is None or self.matcher.takes(greedy)):
+        """Return the next token, and advance the grammar by it."""
+        # If the most probable token of all is allowed, it is also the most probable allowed token: mostly no mask is
+        # needed.
+        if self.sampler.is_greedy and (self.matcher is None or self.matcher.try_consume(greedy)):
             return greedy
-        if self.sampler.plain and self.matcher is not None:
-            token = likeliest(logits, self.matcher)
+        if self.sampler.is_greedy and self.matcher is not None:
+            token = best_allowed_token(logits, self.matcher)
         else:
             token = self.sampler.choose(logits, self.tokens, self.matcher)
         if self.matcher is not None and token not in self._eos:
-            self.matcher.advance(token)
+            self.matcher.consume(token)
         return token
 
-    def _logprob(self, logits: torch.Tensor, token: int, top: int) -> dict[str, Any]:
+    def _logprobs(self, logits: torch.Tensor, token: int, top: int) -> dict[str, Any]:
         value, best = logprobs_of(logits, token, top)
-        alternatives = [{**token_text(self._tokenizer, t), "logprob": v} for t, v in best]
-        return {**token_text(self._tokenizer, token), "logprob": value, "top_logprobs": alternatives}
+        alternatives = [logprob_entry(self._tokenizer, t, v) for t, v in best]
+        return {**logprob_entry(self._tokenizer, token, value), "top_logprobs": alternatives}
 
 
 def _padded(value: torch.Tensor, length: int) -> torch.Tensor:
-    """A value for each token of the prompt, with zeros for those of the answer."""
+    """Return a value for each token, with zeros for the tokens of the output."""
     missing = length - value.shape[1]
     return torch.nn.functional.pad(value, (0, missing)) if missing > 0 else value

@@ -1,5 +1,5 @@
 """vLLM in this process and in the processes that it starts.
 
-`loading` makes the engine, `core` runs it on an event loop of its own, and `model` translates requests into its
-parameters.
+`loading` makes vLLM's engine, `processes` and `process_main` control how its processes start and end, `shared_engine`
+runs it on its own event loop, and `model` translates requests into vLLM's parameters.
 """

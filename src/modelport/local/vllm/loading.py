@@ -1,4 +1,4 @@
-"""From a `VLLMModel`'s settings to an engine of vLLM's."""
+"""Makes vLLM's engine from the settings of a `VLLMModel`."""
 
 from __future__ import annotations
 
@@ -12,19 +12,24 @@ from pathlib import Path
 from typing import Any
 
 from modelport.errors import InvalidRequest, MissingDependency, NotFoundError, ServerError
-from modelport.local.vllm.core import Core
-from modelport.local.vllm.starting import begins_apart
+from modelport.local.progress import shows_progress
+from modelport.local.vllm.processes import needs_caller_script
+from modelport.local.vllm.shared_engine import SharedEngine
 
-#: Bytes of keys and values on a CPU; a quarter of its memory where that is less.
-CPU_CACHE = 4 * 2**30
+#: The default memory for keys and values on a CPU, in bytes; a quarter of the machine's memory where that is less.
+CPU_CACHE_BYTES = 4 * 2**30
 
-_WEIGHTS = ("*.safetensors", "*.bin", "*.pt", "*.pth", "*.gguf", "*.npz", "*.tensors")
+_WEIGHT_FILES = ("*.safetensors", "*.bin", "*.pt", "*.pth", "*.gguf", "*.npz", "*.tensors")
 
 
 def import_vllm() -> None:
-    """Imports vLLM, its log kept to errors on standard error where the user has not said otherwise."""
+    """Import vLLM. Its log is limited to errors on standard error, unless the user has configured it.
+
+    Raises:
+        MissingDependency: vLLM is not installed.
+    """
     if "vllm" not in sys.modules:
-        # Read at import, and by the processes that vLLM starts. By default it logs to standard output.
+        # vLLM reads these variables when it is imported, also in its processes. By default it logs to standard output.
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
         os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")
     try:
@@ -36,25 +41,29 @@ def import_vllm() -> None:
 
 
 def engine_args(model: Any) -> dict[str, Any]:
-    """The fields of `AsyncEngineArgs`, those of `model_kwargs` checked by name."""
+    """Return the fields of vLLM's `AsyncEngineArgs` for a `VLLMModel`.
+
+    Raises:
+        InvalidRequest: A name in `model_kwargs` is unknown or is set twice, or a value is not supported.
+    """
     from vllm.engine.arg_utils import AsyncEngineArgs
 
     given = dict(model.model_kwargs or {})
     known = {field.name for field in dataclasses.fields(AsyncEngineArgs)}
-    own = {"model": "model_id", "max_model_len": "context_length", "trust_remote_code": "trust_remote_code"}
+    settings = {"model": "model_id", "max_model_len": "context_length", "trust_remote_code": "trust_remote_code"}
     for name in given:
         if name not in known:
             close = get_close_matches(name, known, 1)
             hint = f"; did you mean {close[0]!r}?" if close else ""
-            raise InvalidRequest(f"model_kwargs: {name!r} is no field of vLLM's AsyncEngineArgs{hint}")
-        if name in own and getattr(model, own[name]) not in (None, False, given[name]):
-            raise InvalidRequest(f"model_kwargs: {name!r} is given twice, also as {own[name]}")
+            raise InvalidRequest(f"model_kwargs: vLLM's AsyncEngineArgs has no field {name!r}{hint}")
+        if name in settings and getattr(model, settings[name]) not in (None, False, given[name]):
+            raise InvalidRequest(f"model_kwargs: {name!r} is set twice, also as {settings[name]}")
     decoding = given.get("structured_outputs_config") or {}
     if isinstance(decoding, Mapping):
         if decoding.get("backend", "guidance") != "guidance":
             raise InvalidRequest(
-                "model_kwargs: structured_outputs_config['backend'] must be 'guidance', whose dialect every grammar "
-                f"of this package is written in; not {decoding['backend']!r}"
+                "model_kwargs: structured_outputs_config['backend'] must be 'guidance', because modelport writes every "
+                f"grammar in its dialect; not {decoding['backend']!r}"
             )
         given["structured_outputs_config"] = {**decoding, "backend": "guidance"}
     if model.context_length is not None:
@@ -65,30 +74,37 @@ def engine_args(model: Any) -> dict[str, Any]:
 
 
 def _cpu_memory(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Room for keys and values on a CPU, where nobody has said how much.
+    """Return the memory for keys and values on a CPU, where the user has not set it.
 
-    vLLM by itself takes 92 % of the machine's memory, and does not start where less than that is free.
+    By default vLLM takes 92 % of the machine's memory, and does not start where less than that is free.
     """
-    import psutil  # which vLLM needs too
+    import psutil  # vLLM depends on it.
     from vllm.platforms import current_platform
 
-    said = {"gpu_memory_utilization", "kv_cache_memory_bytes"} & given.keys() or "VLLM_CPU_KVCACHE_SPACE" in os.environ
-    if said or not current_platform.is_cpu():
+    names = {"gpu_memory_utilization", "kv_cache_memory_bytes"}
+    is_set = bool(names & given.keys()) or "VLLM_CPU_KVCACHE_SPACE" in os.environ
+    if is_set or not current_platform.is_cpu():
         return {}
-    return {"kv_cache_memory_bytes": min(CPU_CACHE, psutil.virtual_memory().total // 4)}
+    return {"kv_cache_memory_bytes": min(CPU_CACHE_BYTES, psutil.virtual_memory().total // 4)}
 
 
-def make_core(model: Any, given: dict[str, Any]) -> Core:
-    """Starts the engine.
+def start_engine(model: Any, given: dict[str, Any]) -> SharedEngine:
+    """Start vLLM's engine.
+
+    Args:
+        model: The `VLLMModel`.
+        given: See `engine_args`.
 
     Raises:
         NotFoundError: There is no such model, or it has no weights or no tokenizer.
-        InvalidRequest: vLLM can't load it with these settings.
+        InvalidRequest: vLLM can't load the model with these settings.
         ServerError: The engine could not start.
     """
     folder = Path(given["model"])
-    if folder.is_dir() and given.get("load_format") != "dummy" and not any(any(folder.glob(p)) for p in _WEIGHTS):
-        raise NotFoundError(f"{str(folder)!r} holds no weights ({', '.join(_WEIGHTS)})", model_id=model.model_id)
+    if folder.is_dir() and given.get("load_format") != "dummy" and not any(any(folder.glob(p)) for p in _WEIGHT_FILES):
+        raise NotFoundError(
+            f"{str(folder)!r} contains no weights ({', '.join(_WEIGHT_FILES)})", model_id=model.model_id
+        )
     from huggingface_hub.errors import HFValidationError
     from vllm.engine.arg_utils import AsyncEngineArgs
     from vllm.v1.engine.async_llm import AsyncLLM
@@ -96,18 +112,24 @@ def make_core(model: Any, given: dict[str, Any]) -> Core:
     try:
         args = AsyncEngineArgs(**given)
         config = args.create_engine_config()
-    except (OSError, HFValidationError) as error:  # transformers' word for a model that is not there, and the Hub's
+    except (OSError, HFValidationError) as error:  # Raised by transformers or the Hub if there is no such model.
         raise NotFoundError(f"vLLM finds no model {given['model']!r}: {error}", model_id=model.model_id) from None
     except Exception as error:
-        raise InvalidRequest(f"vLLM can't load {given['model']!r} so: {error}", model_id=model.model_id) from error
-    load_tokenizer(config.model_config, model.chat_template)  # found here, not after a minute of loading
+        raise InvalidRequest(
+            f"vLLM can't load {given['model']!r} with these settings: {error}", model_id=model.model_id
+        ) from error
+    load_tokenizer(
+        config.model_config, model.chat_template
+    )  # A problem is found now, and not after a minute of loading.
     options = {"disable_log_stats": args.disable_log_stats, "enable_log_requests": args.enable_log_requests}
     try:
-        return Core(config, lambda: AsyncLLM.from_vllm_config(config, **options), begins_apart(given))
+        return SharedEngine(
+            config, lambda: AsyncLLM.from_vllm_config(config, **options), with_caller_script=needs_caller_script(given)
+        )
     except Exception as error:
         raise ServerError(
-            f"vLLM could not load {given['model']!r}: {error}\n(Its log is on standard error. Where memory is short, "
-            "lower context_length, or on a GPU model_kwargs['gpu_memory_utilization']; a longer context on a CPU needs "
+            f"vLLM could not load {given['model']!r}: {error}\n(Its log is on standard error. If memory is short, "
+            "lower context_length, or on a GPU model_kwargs['gpu_memory_utilization']. A longer context on a CPU needs "
             "more model_kwargs['kv_cache_memory_bytes'].)",
             model_id=model.model_id,
             retryable=False,
@@ -115,15 +137,15 @@ def make_core(model: Any, given: dict[str, Any]) -> Core:
 
 
 def load_tokenizer(config: Any, chat_template: str | None = None) -> tuple[Any, str]:
-    """The model's tokenizer, as transformers loads it, and its chat template.
+    """Return the model's tokenizer, as transformers loads it, and the source of its chat template.
 
     Args:
         config: vLLM's `ModelConfig`.
-        chat_template: Goes before the tokenizer's own.
+        chat_template: Overrides the tokenizer's own template.
 
     Raises:
         NotFoundError: There is no tokenizer.
-        InvalidRequest: It does not serve conversations.
+        InvalidRequest: The tokenizer is slow, or has no chat template.
     """
     from transformers import AutoTokenizer
 
@@ -139,15 +161,14 @@ def load_tokenizer(config: Any, chat_template: str | None = None) -> tuple[Any, 
         return tokenizer, tokenizer.get_chat_template(chat_template)
     except ValueError:
         raise InvalidRequest(
-            f"{config.tokenizer!r} has no chat template, so it may not be made for conversations; give one as "
-            "chat_template"
+            f"{config.tokenizer!r} has no chat template, so it may not be a chat model; pass chat_template=…"
         ) from None
 
 
 @contextlib.contextmanager
-def shown(model: Any) -> Iterator[None]:
-    """Shows that a model is being loaded, which takes vLLM half a minute or more."""
-    if not (model.progress or (model.progress is None and sys.stderr is not None and sys.stderr.isatty())):
+def loading_indicator(model: Any) -> Iterator[None]:
+    """Show on standard error that a model is being loaded, which takes vLLM half a minute or more."""
+    if not shows_progress(model.progress):
         yield
         return
     from rich.console import Console

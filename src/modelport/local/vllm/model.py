@@ -1,4 +1,4 @@
-"""`VLLMModel`: what it takes, and how a request becomes vLLM's."""
+"""`VLLMModel`: a model on vLLM, and how a request becomes vLLM's."""
 
 from __future__ import annotations
 
@@ -12,59 +12,62 @@ from typing import Any, ClassVar
 
 from modelport.errors import InvalidRequest, ModelError, ServerError
 from modelport.inputs.settings import name_or_path
-from modelport.local.chat_template import Template
-from modelport.local.text import token_text
-from modelport.local.token_model import EngineRequest, LocalModel, Prompt, TokenBatch
-from modelport.local.vllm.core import Core, release_core, shared_core
-from modelport.local.vllm.loading import engine_args, import_vllm, load_tokenizer, make_core, shown
+from modelport.local.chat_template import ChatTemplate
+from modelport.local.detokenizer import logprob_entry
+from modelport.local.engine import check_integers
+from modelport.local.token_engine import EngineRequest, Prompt, TokenBatch
+from modelport.local.token_engine_model import TokenEngineModel
+from modelport.local.vllm.loading import engine_args, import_vllm, load_tokenizer, loading_indicator, start_engine
+from modelport.local.vllm.shared_engine import SharedEngine, acquire_shared_engine, release_shared_engine
 from modelport.types.capabilities import Capabilities
 from modelport.types.content import Image
 
-#: Fields of vLLM's SamplingParams that are the port's own business, or whose result a message has no place for.
-NOT_FOR_CALLERS = frozenset(
+#: The fields of vLLM's SamplingParams that modelport sets itself, or whose result has no field in a message.
+RESERVED_PARAMETERS = frozenset(
     """
     n stop max_tokens logprobs prompt_logprobs prompt_logprob_token_ids prompt_logprob_start logprob_token_ids
     flat_logprobs detokenize skip_special_tokens spaces_between_special_tokens include_stop_str_in_output output_kind
     skip_clone output_text_buffer_length structured_outputs guided_decoding routed_experts_prompt_start
     """.split()  # noqa: SIM905
 )
-#: Who names one of these, the caller or the model's generation_config.json, wants more than the likeliest token.
-_SAMPLES = frozenset({"temperature", "top_p", "top_k", "min_p", "seed"})
-_FINISH = {"stop": "stop", "length": "length", "repetition": "stop"}
+#: A call or a generation_config.json that sets one of these requests sampling instead of greedy decoding.
+_SAMPLING_PARAMETERS = frozenset({"temperature", "top_p", "top_k", "min_p", "seed"})
+_FINISH_REASONS = {"stop": "stop", "length": "length", "repetition": "stop"}
 
 
-class VLLMModel(LocalModel["_Engine"]):
+class VLLMModel(TokenEngineModel["_VLLMEngine"]):
     """A model on vLLM.
 
-    Requests share the engine and its prefix cache: an agent's next turn costs its new tokens, reported as
-    `cached_input_tokens`. Models of equal `model_id`, `model_kwargs`, `context_length` and `trust_remote_code` in one
-    process share one engine, which is freed when the last of them is closed.
+    Requests share the engine and its prefix cache: an agent's next turn computes only its new tokens; the others are
+    reported as `cached_input_tokens`. Models of equal `model_id`, `model_kwargs`, `context_length` and
+    `trust_remote_code` in one process share one engine, which is freed when the last of them is closed.
 
-    Where neither the call nor the constructor nor the model's generation_config.json names a temperature or another
-    sampling parameter, the likeliest token is taken.
+    If neither the call, nor the constructor, nor the model's generation_config.json sets a temperature or another
+    sampling parameter, the most probable token is chosen.
 
-    vLLM's own log is off, but for errors, which go to standard error; set `VLLM_LOGGING_LEVEL` to have it.
+    vLLM's own log is limited to errors, on standard error; set `VLLM_LOGGING_LEVEL` to see more.
 
     Args:
         model_id: A folder, or `owner/repo` on the Hugging Face Hub.
         model_kwargs: Further fields of vLLM's `AsyncEngineArgs`, as `{"tensor_parallel_size": 2, "dtype": "bfloat16",
             "distributed_executor_backend": "ray"}`.
             See https://docs.vllm.ai/en/latest/configuration/engine_args.html
-        apply_chat_template_kwargs: Variables for the chat template, as `{"enable_thinking": False}`; a call's win.
-        context_length: Tokens of prompt and answer that one request may hold (vLLM's `max_model_len`); by default the
-            model's own.
+        apply_chat_template_kwargs: Variables for the chat template, as `{"enable_thinking": False}`. The variables of a
+            call take precedence.
+        context_length: The most tokens of prompt and output in one request (vLLM's `max_model_len`); by default the
+            model's own limit.
         chat_template: A Jinja template instead of the model's own.
-        trust_remote_code: Whether to run Python code that comes with the model.
+        trust_remote_code: Whether Python code from the model's repository may run.
         progress: Whether to show on standard error that the model is being loaded; by default where that is a terminal.
-        **settings: See `Model`; and vLLM's `SamplingParams`, as `min_tokens`, `logit_bias`, `bad_words`.
+        **settings: See `Model`; also vLLM's `SamplingParams`, as `min_tokens`, `logit_bias`, `bad_words`.
             See https://docs.vllm.ai/en/latest/api/vllm/sampling_params.html
 
     Raises:
         InvalidRequest: A setting is wrong.
-        NotFoundError: There is no such model, or it holds no weights.
-        ServerError: vLLM could not load it; the memory may not suffice.
+        NotFoundError: There is no such model, or it contains no weights.
+        ServerError: vLLM could not load the model; there may not be enough memory.
 
-    Example:
+    Examples:
         >>> model = VLLMModel("HuggingFaceTB/SmolLM2-135M-Instruct")
         >>> print(model("What is the capital of France? Answer in one sentence.", temperature=0))
         The capital of France is Paris.
@@ -92,8 +95,7 @@ class VLLMModel(LocalModel["_Engine"]):
         **settings: Any,
     ) -> None:
         super().__init__(name_or_path(model_id), **settings)
-        if context_length is not None and (not isinstance(context_length, int) or context_length < 1):
-            raise InvalidRequest(f"context_length={context_length!r}: must be a whole number of at least 1")
+        check_integers(1, context_length=context_length)
         for name, value in (("model_kwargs", model_kwargs), ("apply_chat_template_kwargs", apply_chat_template_kwargs)):
             if value is not None and not isinstance(value, Mapping):
                 raise InvalidRequest(f"{name} must be a dict, not {type(value).__name__}")
@@ -105,11 +107,11 @@ class VLLMModel(LocalModel["_Engine"]):
         self.progress = progress
         self._engine()
 
-    def _load(self) -> _Engine:
-        return _Engine(self)
+    def _load_engine(self) -> _VLLMEngine:
+        return _VLLMEngine(self)
 
     def _check_parameters(self) -> None:
-        """Not here: which parameters vLLM takes is known when it has been imported, and each call checks them."""
+        """Do nothing: vLLM's parameters are known only after vLLM has been imported, so each call checks them."""
 
     def _declare(self) -> Capabilities:
         names = self._engine().parameters
@@ -117,112 +119,114 @@ class VLLMModel(LocalModel["_Engine"]):
         return super()._declare().replace(extra_parameters=extra | names)
 
 
-class _Engine:
-    """What one model needs: its template, its tokenizer and its share in an engine."""
+class _VLLMEngine:
+    """The engine of one model: its own tokenizer and chat template, and an engine that it shares with other models."""
 
     def __init__(self, model: VLLMModel) -> None:
         if getattr(multiprocessing.current_process(), "_inheriting", False):
             raise ModelError(
-                "this script is being imported by a process that it has started: with classes of the script's own in "
-                'model_kwargs, what loads the model must stand under `if __name__ == "__main__":`'
+                "this script is being imported by a process that it has started: if model_kwargs contains classes of "
+                'the script, the code that loads the model must be under `if __name__ == "__main__":`'
             )
         import_vllm()
         from vllm import SamplingParams
 
         self.pid = os.getpid()
         given = engine_args(model)
-        with shown(model):
-            self.core = shared_core(repr(sorted(given.items())), lambda: make_core(model, given))
-        self._give_back = weakref.finalize(self, _give_back_later, self.core)
-        self._give_back.atexit = False  # `close` comes at exit
+        with loading_indicator(model):
+            self.shared = acquire_shared_engine(repr(sorted(given.items())), lambda: start_engine(model, given))
+        self._finalizer = weakref.finalize(self, _release_in_thread, self.shared)
+        self._finalizer.atexit = False  # At exit, `close` is called.
         try:
-            self._read(model)
+            self._read_config(model)
         except BaseException:
             self.close()
             raise
         names = SamplingParams.__struct_fields__
-        self.parameters = frozenset(name for name in names if name[0] != "_") - NOT_FOR_CALLERS
+        #: The parameters that callers may pass.
+        self.parameters = frozenset(name for name in names if name[0] != "_") - RESERVED_PARAMETERS
 
-    def _read(self, model: VLLMModel) -> None:
-        config = self.core.config.model_config
+    def _read_config(self, model: VLLMModel) -> None:
+        config = self.shared.config.model_config
         self.tokenizer, source = load_tokenizer(config, model.chat_template)
         self.context_length: int = config.max_model_len
         variables = {**(model.apply_chat_template_kwargs or {})}
         if model.chat_template is not None:
             variables["chat_template"] = model.chat_template
-        self.template = Template(self.tokenizer.apply_chat_template, source, variables)
+        self.template = ChatTemplate(self.tokenizer.apply_chat_template, source, variables)
         generation = config.try_get_generation_config()
-        ends = generation.get("eos_token_id") or []
-        ends = [ends] if isinstance(ends, int) else list(ends)
-        self.eos: list[int] = list({*ends, *filter(None, [self.tokenizer.eos_token_id])})
+        eos = generation.get("eos_token_id") or []
+        eos = [eos] if isinstance(eos, int) else list(eos)
+        self.eos: list[int] = list({*eos, *filter(None, [self.tokenizer.eos_token_id])})
         self._defaults: dict[str, Any] = config.get_diff_sampling_param()
 
-    def prompt(self, text: str, images: list[Image]) -> Prompt:
-        """The prompt for a rendered conversation."""
+    def encode_prompt(self, text: str, images: list[Image]) -> Prompt:
+        """See `TokenEngine.encode_prompt`."""
         return Prompt(self.tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).ids)
 
-    async def run(self, job: EngineRequest) -> AsyncGenerator[TokenBatch, None]:
-        """Computes an answer; closing the generator stops it within a token."""
-        params = self._sampling(job)
-        cached: int | None = 0
-        async with aclosing(self.core.outputs({"prompt_token_ids": job.prompt.tokens}, params)) as outputs:
+    async def run(self, request: EngineRequest) -> AsyncGenerator[TokenBatch, None]:
+        """See `TokenEngine.run`."""
+        params = self._sampling_params(request)
+        top = request.parameters.get("top_logprobs") or 0
+        is_first = True
+        async with aclosing(self.shared.outputs({"prompt_token_ids": request.prompt.tokens}, params)) as outputs:
             async for output in outputs:
-                answer = output.outputs[0]
-                if answer.finish_reason not in (None, *_FINISH):
-                    raise ServerError(f"vLLM ended the answer with {answer.finish_reason!r}")
+                completion = output.outputs[0]
+                if completion.finish_reason not in (None, *_FINISH_REASONS):
+                    raise ServerError(f"vLLM ended the output with {completion.finish_reason!r}")
                 yield TokenBatch(
-                    list(answer.token_ids),
-                    self._logprobs(answer, job.parameters.get("top_logprobs") or 0) if answer.logprobs else None,
-                    output.num_cached_tokens if cached is not None else None,
-                    _FINISH.get(answer.finish_reason or ""),
+                    list(completion.token_ids),
+                    self._logprobs(completion, top) if completion.logprobs else None,
+                    output.num_cached_tokens if is_first else None,
+                    _FINISH_REASONS.get(completion.finish_reason or ""),
                 )
-                cached = None
+                is_first = False
 
-    def _sampling(self, job: EngineRequest) -> Any:
+    def _sampling_params(self, request: EngineRequest) -> Any:
         import msgspec
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
 
-        given = {**self._defaults, **job.parameters, "max_tokens": job.max_tokens, "detokenize": False}
-        if not _SAMPLES & given.keys():
-            given["temperature"] = 0  # as transformers does where nobody asks for anything else; vLLM's default is 1
-        asked, top = given.pop("logprobs", False), given.pop("top_logprobs", 0)
-        if asked:
+        given = {**self._defaults, **request.parameters, "max_tokens": request.max_tokens, "detokenize": False}
+        if not _SAMPLING_PARAMETERS & given.keys():
+            given["temperature"] = 0  # As in transformers; vLLM's own default is 1.
+        logprobs, top = given.pop("logprobs", False), given.pop("top_logprobs", 0)
+        if logprobs:
             given["logprobs"] = top or 0
         if "seed" in given:
-            given["seed"] &= 2**63 - 1  # vLLM takes -1 for "none"
+            given["seed"] &= 2**63 - 1  # For vLLM, -1 means that there is no seed.
         try:
             params = msgspec.convert(given, SamplingParams, str_keys=True)
-        except Exception as error:  # of msgspec where a type is wrong, of vLLM where a value is
+        except Exception as error:  # msgspec raises its own type for a wrong type, and vLLM others for a wrong value.
             raise InvalidRequest(f"vLLM's SamplingParams: {error}") from None
         params.output_kind = RequestOutputKind.DELTA
-        if job.lark is not None:
-            params.structured_outputs = StructuredOutputsParams(grammar=job.lark)
+        if request.lark is not None:
+            params.structured_outputs = StructuredOutputsParams(grammar=request.lark)
         return params
 
-    def _logprobs(self, answer: Any, top: int) -> list[dict[str, Any]]:
+    def _logprobs(self, completion: Any, top: int) -> list[dict[str, Any]]:
         def entry(token: int, logprob: float) -> dict[str, Any]:
-            # What a mask has made impossible is -inf, which JSON can't hold; -9999 is what services say.
-            return {**token_text(self.tokenizer, token), "logprob": max(logprob, -9999.0)}
+            # The mask sets forbidden tokens to -inf, which JSON can't represent; services write -9999.
+            return logprob_entry(self.tokenizer, token, max(logprob, -9999.0))
 
-        found = []
-        for token, known in zip(answer.token_ids, answer.logprobs, strict=True):
+        entries = []
+        for token, known in zip(completion.token_ids, completion.logprobs, strict=True):
             best = sorted((item.rank, other, item.logprob) for other, item in known.items())[:top]
             alternatives = [entry(other, logprob) for _, other, logprob in best]
-            found.append({**entry(token, known[token].logprob), "top_logprobs": alternatives})
-        return found
+            entries.append({**entry(token, known[token].logprob), "top_logprobs": alternatives})
+        return entries
 
     def detach_after_fork(self) -> None:
-        """Keeps the engine of the parent process from ever being destroyed in this one."""
-        self._give_back.detach()
-        self.core.detach_after_fork()
+        """Ensure that this process, a fork, never destroys the engine of its parent process."""
+        self._finalizer.detach()
+        self.shared.detach_after_fork()
 
     def close(self) -> None:
-        """Gives the engine back; requests under way end with an error where nobody else uses it."""
-        if self._give_back.detach() is not None and self.pid == os.getpid():
-            release_core(self.core)
+        """Release the shared engine; if no other model uses it, requests in progress end with an error."""
+        if self._finalizer.detach() is not None and self.pid == os.getpid():
+            release_shared_engine(self.shared)
 
 
-def _give_back_later(core: Core) -> None:
-    # The garbage collector may run anywhere, on the engine's own loop too.
-    threading.Thread(target=release_core, args=(core,), name="modelport-close", daemon=True).start()
+def _release_in_thread(engine: SharedEngine) -> None:
+    # The garbage collector may run in any thread, also in the thread of the engine's own loop.
+    threading.Thread(target=release_shared_engine, args=(engine,), name="modelport-close", daemon=True).start()

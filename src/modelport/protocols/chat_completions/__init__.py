@@ -1,5 +1,8 @@
-"""OpenAI's chat completions, which many services and servers speak.
+"""OpenAI's chat completions, which many services and servers implement.
 
-`request` writes the body of a request, `response` reads responses and chunks into deltas, and `errors` classifies
-refusals. `output_format` says how a body asks for structured output.
+`request` turns a request into a JSON body. `response` turns a response or its chunks into deltas. `errors` classifies
+error responses by status and error code, and by the phrases in `error_phrases`. `output_format` writes the fields that
+request structured output, and `dialects` holds what single servers accept beyond OpenAI's API.
+
+See https://platform.openai.com/docs/api-reference/chat
 """

@@ -1,68 +1,58 @@
-"""How a chat completion asks for the form of its answer: as OpenAI has it, or a server's dialect. Pure functions."""
+"""Writes the fields of a body that request structured output.
+
+OpenAI's API takes a JSON schema as `response_format`, and every other grammar as the input format of a custom tool that
+the model must call. A server's dialect may request an output type by other fields (see `dialects`).
+"""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
 from typing import Any
 
 from modelport.constrained.lark import as_lark
+from modelport.protocols.chat_completions.dialects import Dialect
 from modelport.schema.rules import is_any_object
-from modelport.types.output_types import Choice, Grammar, JSONSchema, Lark, Regex
+from modelport.types.output_types import Grammar, JSONSchema, Regex
 
-#: The custom tool whose input is an answer in its grammar.
-ANSWER_TOOL = "answer_in_its_form"
-
-
-def llama_grammar(lark: str) -> str:
-    """llguidance's Lark as llama.cpp takes it."""
-    return f"%llguidance {{}}\n{lark}"
+#: The name of the custom tool whose input is the output in its grammar.
+OUTPUT_TOOL = "give_answer"
 
 
-def grammar_fields(grammar: Grammar, dialect: str | None) -> dict[str, Any]:
-    """The fields of a body that ask for this form."""
-    if dialect == "llama.cpp":
-        # Its own converter of schemas passes over keywords in silence; llguidance knows them or refuses.
-        return {"grammar": llama_grammar(as_lark(grammar, old=True))}
-    if dialect == "tgi" and not isinstance(grammar, Lark):
-        return {"response_format": _tgi_format(grammar)}
-    if isinstance(grammar, JSONSchema):
-        if is_any_object(grammar.schema):  # which a schema enforces nowhere that takes only closed objects
-            return {"response_format": {"type": "json_object"}}
-        inner = {"name": grammar.name, "schema": grammar.schema, "strict": is_strict(grammar.schema)}
-        return {"response_format": {"type": "json_schema", "json_schema": inner}}
-    if dialect == "vllm":
-        key, value = (
-            ("regex", grammar.for_engines()) if isinstance(grammar, Regex)
-            else ("choice", list(grammar.options)) if isinstance(grammar, Choice)
-            else ("grammar", grammar.grammar)
-        )  # fmt: skip
-        return {"structured_outputs": {key: value}}
-    # OpenAI holds the input of a custom tool to a grammar, in the dialects that the engines' library reads. See
-    # https://developers.openai.com/api/docs/guides/function-calling#context-free-grammars
+def output_fields(grammar: Grammar, dialect: Dialect) -> dict[str, Any]:
+    """Return the fields of a body that request this output type."""
+    if dialect.output_fields is not None and (fields := dialect.output_fields(grammar)) is not None:
+        return fields
+    return _schema_fields(grammar) if isinstance(grammar, JSONSchema) else _custom_tool_fields(grammar)
+
+
+def _schema_fields(grammar: JSONSchema) -> dict[str, Any]:
+    if is_any_object(grammar.schema):
+        # Services that accept only closed objects enforce no schema for "any object"; they have this mode instead.
+        return {"response_format": {"type": "json_object"}}
+    schema = {"name": grammar.name, "schema": grammar.schema, "strict": is_strict(grammar.schema)}
+    return {"response_format": {"type": "json_schema", "json_schema": schema}}
+
+
+def _custom_tool_fields(grammar: Grammar) -> dict[str, Any]:
+    """OpenAI constrains the input of a custom tool to a grammar, in the syntaxes that llguidance reads.
+
+    See https://developers.openai.com/api/docs/guides/function-calling#context-free-grammars
+    """
     syntax, definition = ("regex", grammar.for_engines()) if isinstance(grammar, Regex) else ("lark", as_lark(grammar))
-    form = {"type": "grammar", "grammar": {"syntax": syntax, "definition": definition}}
-    custom = {"name": ANSWER_TOOL, "description": "Give the answer through this tool.", "format": form}
+    input_format = {"type": "grammar", "grammar": {"syntax": syntax, "definition": definition}}
+    custom = {"name": OUTPUT_TOOL, "description": "Give the answer through this tool.", "format": input_format}
     return {
         "tools": [{"type": "custom", "custom": custom}],
-        "tool_choice": {"type": "custom", "custom": {"name": ANSWER_TOOL}},
+        "tool_choice": {"type": "custom", "custom": {"name": OUTPUT_TOOL}},
     }
 
 
-def _tgi_format(grammar: Grammar) -> dict[str, Any]:
-    """See https://huggingface.co/docs/text-generation-inference/conceptual/guidance"""
-    if isinstance(grammar, JSONSchema):
-        return {"type": "json", "value": grammar.schema}
-    if isinstance(grammar, Choice):
-        grammar = Regex("|".join(map(re.escape, grammar.options)))
-    assert isinstance(grammar, Regex)
-    return {"type": "regex", "value": grammar.for_engines()}
-
-
 def is_strict(schema: Any) -> bool:
-    """Whether OpenAI's strict mode takes the schema: every object closed, and every property required.
+    """Return whether OpenAI's strict mode accepts the schema: every object is closed, and every property required.
 
     See https://platform.openai.com/docs/guides/structured-outputs#supported-schemas
+
+    Args:
+        schema: A JSON schema, or any value inside one.
     """
     if isinstance(schema, list):
         return all(map(is_strict, schema))
@@ -74,9 +64,3 @@ def is_strict(schema: Any) -> bool:
             return False
         return all(map(is_strict, properties.values())) and is_strict(schema.get("$defs", {}))
     return all(is_strict(value) for key, value in schema.items() if key not in ("const", "enum", "default", "examples"))
-
-
-def effort_variables(effort: str, given: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """An effort of thinking as chat templates know it; the caller's own variables go before it."""
-    names = {"enable_thinking": effort != "none"}
-    return {**names, **({} if effort == "none" else {"reasoning_effort": effort}), **(given or {})}

@@ -1,57 +1,60 @@
-"""The wire format of OpenAI's chat completions, which many servers and engines speak. Pure functions.
+"""Turns a request into the JSON body of a chat completion. All functions are pure.
 
-Requests become a JSON body; answers, whole or in chunks, become deltas. What a service refuses is in `chat_errors`.
-See https://platform.openai.com/docs/api-reference/chat
+See https://platform.openai.com/docs/api-reference/chat/create
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from modelport.protocols.chat_completions.output_format import effort_variables, grammar_fields
+from modelport.protocols.chat_completions.dialects import DIALECTS, OPENAI_API, effort_variables
+from modelport.protocols.chat_completions.output_format import output_fields
 from modelport.types.capabilities import Capabilities
-from modelport.types.messages import (
-    ChatMessage,
-)
+from modelport.types.messages import ChatMessage
 from modelport.types.request import Request
-from modelport.types.tools import NamedToolChoice, Tool
-
-# --- requests ---------------------------------------------------------------------------------------------------------
+from modelport.types.tools import NamedToolChoice
 
 
 def body_from(
     request: Request, model_id: str | None, capabilities: Capabilities, dialect: str | None = None
 ) -> dict[str, Any]:
-    """The JSON body of a request.
+    """Return the JSON body of a request.
 
     Args:
-        request: In normal form, fitted to the capabilities.
-        model_id: The service's name for the model; `None` to leave it out.
-        capabilities: Say which parameters go by another name, and whether stop sequences are taken.
-        dialect: Whose extra fields carry a grammar: `llama.cpp`, `vllm`, `tgi`, or `None` for OpenAI's own alone.
+        request: The request, already adapted to the capabilities.
+        model_id: The service's name for the model; `None` to leave the name out.
+        capabilities: They say which parameters the service knows by another name, and whether it takes stop sequences.
+        dialect: One of `DIALECTS`, or `None` for OpenAI's API.
     """
+    server = OPENAI_API if dialect is None else DIALECTS[dialect]
     body: dict[str, Any] = {} if model_id is None else {"model": model_id}
     body["messages"] = [_message(message, capabilities) for message in request.messages]
     if request.stop_sequences and capabilities.stop:
-        # Those beyond the service's maximum are cut by the port.
+        # The layer `stop` ends the output at the sequences that exceed the service's maximum.
         body["stop"] = list(request.stop_sequences[: capabilities.max_stop_sequences])
     if request.tools:
-        body["tools"] = [_tool(tool, dialect) for tool in request.tools]
+        body["tools"] = tools = [tool.to_dict() for tool in request.tools]
+        if server.strict_tools:
+            for tool in tools:
+                tool["function"].setdefault("strict", True)
         choice = request.tool_choice
         if isinstance(choice, NamedToolChoice):
             body["tool_choice"] = {"type": "function", "function": {"name": choice.name}}
-        elif choice != "auto":  # which is every service's default, and refused by some
+        elif choice != "auto":  # "auto" is every service's default, and some services reject it.
             body["tool_choice"] = choice
     if request.grammar is not None:
-        fields = grammar_fields(request.grammar, dialect)
-        if request.tools and "tools" in fields:  # Either one of the caller's is called or that of the answer.
+        fields = output_fields(request.grammar, server)
+        if request.tools and "tools" in fields:
+            # The model must call one of the caller's tools, or the tool that takes the output.
             fields = {"tools": [*body["tools"], *fields["tools"]], "tool_choice": "required"}
         body |= fields
     for name, value in request.parameters.items():
         body[capabilities.renamed.get(name, name)] = value
-    if "tools" not in body:  # as where the answer is asked for apart; OpenAI refuses it then, and it says nothing
+    if "tools" not in body:
+        # OpenAI rejects this parameter in a request without tools, such as the second request of a call with tools and
+        # an output type.
         body.pop("parallel_tool_calls", None)
-    if dialect == "llama.cpp" and "reasoning_effort" in body:  # which its server passes over
+    if server.effort_in_template and "reasoning_effort" in body:
         body["chat_template_kwargs"] = effort_variables(body.pop("reasoning_effort"), body.get("chat_template_kwargs"))
     if request.stream:
         body["stream"] = True
@@ -67,19 +70,11 @@ def _message(message: ChatMessage, capabilities: Capabilities) -> dict[str, Any]
     return result
 
 
-def _tool(tool: Tool, dialect: str | None) -> dict[str, Any]:
-    result = tool.to_dict()
-    if dialect == "vllm":
-        # Without it vLLM holds a forced call to its name alone, and arguments may come as a JSON string.
-        result["function"].setdefault("strict", True)
-    return result
-
-
-# --- answers ----------------------------------------------------------------------------------------------------------
-
-
 def plain_dict(message: ChatMessage) -> dict[str, Any]:
-    """A normalised message as a dict of OpenAI's form: strings where there is only text, arguments as JSON text."""
+    """Return a normalised message as a dict in OpenAI's format.
+
+    Content that consists of text alone is a string, and the arguments of tool calls are JSON text.
+    """
     content: Any = message.content
     if isinstance(content, tuple):
         content = [part.to_dict() for part in content]
@@ -87,11 +82,11 @@ def plain_dict(message: ChatMessage) -> dict[str, Any]:
     if message.tool_calls:
         result["tool_calls"] = [
             {
-                "id": c.id,
+                "id": call.id,
                 "type": "function",
-                "function": {"name": c.function.name, "arguments": c.function.arguments_json()},
+                "function": {"name": call.function.name, "arguments": call.function.arguments_json()},
             }
-            for c in message.tool_calls
+            for call in message.tool_calls
         ]
     if message.tool_call_id:
         result["tool_call_id"] = message.tool_call_id

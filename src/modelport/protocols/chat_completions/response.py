@@ -1,4 +1,15 @@
-"""Reads chat-completions responses, whole or in chunks, into deltas."""
+"""Reads chat-completions responses and the chunks of streams into deltas.
+
+The reader follows OpenAI's format, and accepts how other services deviate from it:
+
+- Token usage may come in its own chunk without choices, in the last chunk, or in every chunk. It is emitted once, with
+  the finish reason, in the delta that `finish` returns.
+- A service may answer a streaming request with one complete message.
+- Content may be a list of parts, of which the text counts. Reasoning may be called `reasoning_content` or `reasoning`.
+- Parallel tool calls may all have index 0, or no index at all. They are distinguished by their ids and names.
+- An error may come inside a response with status 200, or as an event of a stream.
+- A stream that ends without a finish reason may have been truncated. It is an error unless the caller accepts it.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +18,13 @@ from typing import Any
 
 from modelport.errors import MalformedResponse
 from modelport.protocols.chat_completions.errors import error_from
-from modelport.protocols.chat_completions.output_format import ANSWER_TOOL
+from modelport.protocols.chat_completions.output_format import OUTPUT_TOOL
 from modelport.types.deltas import ChatMessageStreamDelta, ChatMessageToolCallStreamDelta
 from modelport.types.messages import ChatMessageToolCallFunction
-from modelport.types.usage import TokenUsage, count_from
+from modelport.types.usage import TokenUsage, token_count_from
 
-_FINISH = {
+#: Finish reasons of services -> finish reasons of modelport.
+_FINISH_REASONS = {
     "stop": "stop", "eos": "stop", "end_turn": "stop", "stop_sequence": "stop", "abort": "stop",
     "length": "length", "max_tokens": "length", "model_length": "length",
     "tool_calls": "tool_calls", "function_call": "tool_calls", "tool_use": "tool_calls",
@@ -21,170 +33,186 @@ _FINISH = {
 
 
 class ChatResponseReader:
-    """Reads one answer, whole or in chunks, into deltas.
+    """Reads one response, non-streaming or in chunks, into deltas.
 
     Args:
-        accept_missing_finish: Whether a stream that ends without a finish reason is complete; some servers send none.
+        accept_missing_finish: Whether a stream without a finish reason is complete; some servers send none.
     """
 
     def __init__(self, accept_missing_finish: bool = False) -> None:
         self._accept_missing_finish = accept_missing_finish
-        self._closing = ChatMessageStreamDelta()
-        self._ids: dict[int, str | None] = {}  # our index of a call -> its id
-        self._slots: dict[int, int] = {}  # the service's index -> ours
-        self._refused = False
-        self._answers: set[Any] = set()  # the service's indices of the calls that are the answer itself
+        self._last_delta = ChatMessageStreamDelta()
+        #: Index of a tool call in modelport's deltas -> the call's id.
+        self._call_ids: dict[int, str | None] = {}
+        #: Index of a tool call in the service's chunks -> its index in modelport's deltas.
+        self._call_indices: dict[int, int] = {}
+        #: The service's indices of calls of `OUTPUT_TOOL`.
+        self._output_indices: set[Any] = set()
+        self._has_refusal = False
 
-    def whole(self, data: Any) -> ChatMessageStreamDelta:
-        """The one delta of an answer that was not streamed.
+    def read_response(self, data: Any) -> ChatMessageStreamDelta:
+        """Return the one delta of a non-streaming response.
+
+        Args:
+            data: The parsed body.
 
         Raises:
-            MalformedResponse: It is none.
-            ModelError: It is the service's error.
+            MalformedResponse: The body is not a chat completion.
+            ModelError: The body is the service's error.
         """
-        self._accept_missing_finish = True  # A JSON text that parses is not cut short.
+        self._accept_missing_finish = True  # JSON that parses is not truncated.
         delta = self._read(data, "message")
         if delta is None:
-            raise MalformedResponse(f"The service's answer holds no choices: {_shown(data)}.")
-        closing = self.end()
-        for name in ("token_usage", "finish_reason", "stop_sequence", "model_id", "raw"):
-            setattr(delta, name, getattr(closing, name))
+            raise MalformedResponse(f"The service's response holds no choices: {_excerpt(data)}.")
+        last = self.finish()
+        delta.token_usage, delta.finish_reason, delta.stop_sequence = (
+            last.token_usage, last.finish_reason, last.stop_sequence,
+        )  # fmt: skip
+        delta.model_id, delta.raw = last.model_id, last.raw
         return delta
 
-    def chunk(self, data: Any) -> ChatMessageStreamDelta | None:
-        """The delta that a chunk of a stream holds, or `None` for one that delivers nothing.
+    def read_chunk(self, data: Any) -> ChatMessageStreamDelta | None:
+        """Return the delta of a chunk, or `None` for a chunk that delivers nothing.
+
+        Args:
+            data: The parsed chunk.
 
         Raises:
-            MalformedResponse: It is no chunk.
-            ModelError: It is the service's error.
+            MalformedResponse: The data is not a chunk of a chat completion.
+            ModelError: The data is the service's error.
         """
         return self._read(data, "delta")
 
-    def end(self) -> ChatMessageStreamDelta:
-        """The closing delta: usage and finish reason, once.
+    def finish(self) -> ChatMessageStreamDelta:
+        """Return the last delta, which holds token usage and finish reason.
 
         Raises:
-            MalformedResponse: The stream ended before its answer did.
+            MalformedResponse: The stream ended without a finish reason.
         """
-        closing = self._closing
-        if closing.finish_reason is None:
+        last = self._last_delta
+        if last.finish_reason is None:
             if not self._accept_missing_finish:
                 raise MalformedResponse(
-                    "The stream ended without a finish reason, so the answer may be cut short. If this server never "
-                    "sends one, pass accept_missing_finish=True."
+                    "The stream ended without a finish reason, so the response may be truncated. If this server never "
+                    "sends a finish reason, pass accept_missing_finish=True."
                 )
-            closing.finish_reason = "tool_calls" if self._ids else "stop"
-        elif self._refused:
-            closing.finish_reason = "content_filter"
-        elif self._answers and not self._ids and closing.finish_reason == "tool_calls":
-            closing.finish_reason = "stop"
-        elif self._ids and closing.finish_reason == "stop":
-            closing.finish_reason = "tool_calls"
-        return closing
+            last.finish_reason = "tool_calls" if self._call_ids else "stop"
+        elif self._has_refusal:
+            last.finish_reason = "content_filter"
+        elif self._output_indices and not self._call_ids and last.finish_reason == "tool_calls":
+            last.finish_reason = "stop"
+        elif self._call_ids and last.finish_reason == "stop":
+            last.finish_reason = "tool_calls"
+        return last
 
     def _read(self, data: Any, key: str) -> ChatMessageStreamDelta | None:
         try:
             error = data.get("error")
             if error or ("choices" not in data and isinstance(data.get("message"), str)):
-                error = error or data  # some gateways send it bare
+                error = error or data  # Some gateways send the error's fields without the key "error".
                 raise error_from(error.get("code") if isinstance(error, dict) else None, {"error": error})
             if usage := data.get("usage"):
-                self._closing.token_usage = usage_from(usage)
-                self._closing.raw = data
+                self._last_delta.token_usage = usage_from(usage)
+                self._last_delta.raw = data
             choices = data.get("choices")
             if not choices:
-                return None  # the first chunk of Azure, the last of many
+                return None  # This is Azure's first chunk, or the chunk with the usage.
             choice = choices[0]
             if reason := choice.get("finish_reason"):
-                self._closing.finish_reason = _FINISH.get(reason, "stop")
-                self._closing.raw = data
+                self._last_delta.finish_reason = _FINISH_REASONS.get(reason, "stop")
+                self._last_delta.raw = data
                 if isinstance(stop := choice.get("stop_reason"), str):
-                    self._closing.stop_sequence = stop
-            # A service that does not stream answers a request for a stream with the whole message.
-            return self._piece(choice, choice.get(key) or choice.get("message") or {}, data)
+                    self._last_delta.stop_sequence = stop
+            return self._delta_of(choice, choice.get(key) or choice.get("message") or {}, data)
         except (AttributeError, TypeError, KeyError, IndexError, ValueError) as error:
             raise MalformedResponse(
-                f"The service sent what is no chat completion ({type(error).__name__}: {error}): {_shown(data)}."
+                f"The service's response is not a chat completion ({type(error).__name__}: {error}): {_excerpt(data)}."
             ) from None
 
-    def _piece(self, choice: Any, message: Any, data: Any) -> ChatMessageStreamDelta | None:
+    def _delta_of(self, choice: Any, message: Any, data: Any) -> ChatMessageStreamDelta | None:
         content = message.get("content")
-        if isinstance(content, list):  # Mistral's thinking models
+        if isinstance(content, list):  # Mistral's reasoning models
             content = "".join(part.get("text", "") for part in content if part.get("type") == "text")
         if refusal := message.get("refusal"):
-            content, self._refused = (content or "") + refusal, True
+            content, self._has_refusal = (content or "") + refusal, True
         reasoning = message.get("reasoning_content") or message.get("reasoning")
         if content is not None and not isinstance(content, str):
             raise TypeError(f"content is {type(content).__name__}, not a string")
         if reasoning is not None and not isinstance(reasoning, str):
             raise TypeError(f"reasoning is {type(reasoning).__name__}, not a string")
         calls: list[ChatMessageToolCallStreamDelta] = []
-        if given := message.get("tool_calls"):
-            if answers := [call["custom"]["input"] for call in given if self._is_answer(call)]:
-                content = (content or "") + "".join(answers)
-            calls = [self._call(call) for call in given if not self._is_answer(call)]
+        if received := message.get("tool_calls"):
+            if outputs := [call["custom"]["input"] for call in received if self._is_output(call)]:
+                content = (content or "") + "".join(outputs)
+            calls = [self._call_delta(call) for call in received if not self._is_output(call)]
         if logprobs := choice.get("logprobs"):
             logprobs = logprobs.get("content") or None
         if logprobs and not (isinstance(logprobs, list) and all(isinstance(item, dict) for item in logprobs)):
-            raise TypeError("logprobs are no list of objects")
-        if self._closing.model_id is None:
-            named = data.get("model")
-            self._closing.model_id = named if isinstance(named, str) else None
+            raise TypeError("logprobs is not a list of objects")
+        if self._last_delta.model_id is None:
+            model_id = data.get("model")
+            self._last_delta.model_id = model_id if isinstance(model_id, str) else None
         if not (content or reasoning or calls or logprobs):
             return ChatMessageStreamDelta() if "message" in choice else None
         return ChatMessageStreamDelta(content or None, calls or None, None, reasoning, logprobs=logprobs or None)
 
-    def _is_answer(self, call: Any) -> bool:
-        """Whether the call is that of the tool through which the answer in its grammar comes."""
+    def _is_output(self, call: Any) -> bool:
+        """Return whether a tool call is, or continues, a call of the tool that takes the output in its grammar."""
         custom = call.get("custom")
         if not isinstance(custom, dict):
             return False
-        if custom.get("name") == ANSWER_TOOL:
-            self._answers.add(call.get("index"))
-        return call.get("index") in self._answers
+        if custom.get("name") == OUTPUT_TOOL:
+            self._output_indices.add(call.get("index"))
+        return call.get("index") in self._output_indices
 
-    def _call(self, call: Any) -> ChatMessageToolCallStreamDelta:
+    def _call_delta(self, call: Any) -> ChatMessageToolCallStreamDelta:
         function = call.get("function") or {}
-        identifier, name, arguments = call.get("id"), function.get("name"), function.get("arguments")
-        for what, value in (("id", identifier), ("name", name)):
+        call_id, name, arguments = call.get("id"), function.get("name"), function.get("arguments")
+        for field, value in (("id", call_id), ("name", name)):
             if not isinstance(value, str | None):
-                raise TypeError(f"a call's {what} is {type(value).__name__}, not a string")
+                raise TypeError(f"a call's {field} is {type(value).__name__}, not a string")
         return ChatMessageToolCallStreamDelta(
-            self._index(call.get("index"), identifier, name),
-            identifier,
+            self._index_of(call.get("index"), call_id, name),
+            call_id,
             kind if isinstance(kind := call.get("type"), str) and kind else "function",
             ChatMessageToolCallFunction(arguments if arguments is not None else "", name or ""),
         )
 
-    def _index(self, given: int | None, identifier: str | None, name: str | None) -> int:
-        """Our index of a call: some servers reuse index 0 for parallel calls, some send null."""
-        known = self._slots.get(given) if given is not None else (len(self._ids) - 1 if self._ids else None)
-        starts = bool(identifier) and known is not None and self._ids[known] not in (None, identifier)
-        starts = starts or (given is None and bool(name) and not identifier)
-        if known is None or starts:
-            known = len(self._ids)
-            self._ids[known] = None
-        if given is not None:
-            self._slots[given] = known
-        self._ids[known] = identifier or self._ids[known]
-        return known
+    def _index_of(self, service_index: int | None, call_id: str | None, name: str | None) -> int:
+        """Return the index in modelport's deltas of the call that a fragment belongs to.
+
+        Some servers give every parallel call the index 0, and some send no index.
+        """
+        if service_index is not None:
+            index = self._call_indices.get(service_index)
+        else:
+            index = len(self._call_ids) - 1 if self._call_ids else None
+        has_new_id = bool(call_id) and index is not None and self._call_ids[index] not in (None, call_id)
+        has_only_name = service_index is None and bool(name) and not call_id
+        if index is None or has_new_id or has_only_name:
+            index = len(self._call_ids)
+            self._call_ids[index] = None
+        if service_index is not None:
+            self._call_indices[service_index] = index
+        self._call_ids[index] = call_id or self._call_ids[index]
+        return index
 
 
 def usage_from(usage: Mapping[str, Any]) -> TokenUsage:
-    """Token usage; what the service does not say is unknown, not zero."""
+    """Return the token usage of a response. A count that the service does not send is unknown, not zero."""
     prompt = usage.get("prompt_tokens_details") or {}
     completion = usage.get("completion_tokens_details") or {}
     return TokenUsage(
-        count_from(usage.get("prompt_tokens")),
-        count_from(usage.get("completion_tokens")),
-        count_from(prompt.get("cached_tokens", usage.get("prompt_cache_hit_tokens"))),
-        count_from(completion.get("reasoning_tokens")),
+        token_count_from(usage.get("prompt_tokens")),
+        token_count_from(usage.get("completion_tokens")),
+        token_count_from(prompt.get("cached_tokens", usage.get("prompt_cache_hit_tokens"))),
+        token_count_from(completion.get("reasoning_tokens")),
     )
 
 
-def _shown(data: Any) -> str:
+def _excerpt(data: Any) -> str:
     try:
-        shown = repr(data)
+        text = repr(data)
     except RecursionError:
         return f"{type(data).__name__}, nested too deep to be shown"
-    return shown if len(shown) <= 200 else shown[:200] + "…"
+    return text if len(text) <= 200 else text[:200] + "…"

@@ -1,4 +1,18 @@
-"""The blocks of a Converse message: text, images, files, thinking, tool calls and their results. Pure functions.
+"""Content blocks of Converse messages: text, images, documents, reasoning, tool calls and tool results.
+
+The functions are pure. They translate the parts of a message into blocks, and raise `InvalidRequest` before sending
+where AWS would refuse the block. These are the rules that this module enforces:
+
+- Text must not be blank. Blank text is left out, and a tool result without content becomes `EMPTY_RESULT_TEXT`.
+- An image is a PNG, JPEG, GIF or WebP file of at most 3.75 MB.
+- A document has one of the types in `_DOCUMENT_FORMATS`, is not empty, and has at most 4.5 MB.
+- A document's name consists of letters, digits, single spaces, hyphens, parentheses and square brackets, and no two
+  documents of a request have the same name. Other names are rewritten.
+- Images and documents stand in user messages only.
+- The id of a tool call consists of 1 to 64 letters, digits, `_`, `.`, `:` and `-`. Other ids are replaced by a hash.
+- The name of a tool consists of 1 to 64 letters, digits, `_` and `-`.
+- The input of a tool call is a JSON object.
+- Reasoning goes back to the service unchanged, with its signature.
 
 See https://docs.aws.amazon.com/bedrock/latest/APIReference/API_runtime_ContentBlock.html
 """
@@ -14,137 +28,188 @@ from typing import Any
 
 from modelport.errors import InvalidRequest
 from modelport.schema.json_text import read_json
-from modelport.types.capabilities import Capabilities
 from modelport.types.content import Attachment, Image, Part, Text
 from modelport.types.messages import ChatMessage, ChatMessageToolCall
 from modelport.types.output_types import Grammar, JSONSchema
 
 Block = dict[str, Any]
 
-_IMAGES = {"image/png": "png", "image/jpeg": "jpeg", "image/gif": "gif", "image/webp": "webp"}
-_DOCUMENTS = {
+_IMAGE_FORMATS = {"image/png": "png", "image/jpeg": "jpeg", "image/gif": "gif", "image/webp": "webp"}
+_DOCUMENT_FORMATS = {
     "application/pdf": "pdf", "text/csv": "csv", "text/html": "html", "text/plain": "txt", "text/markdown": "md",
     "application/msword": "doc", "application/vnd.ms-excel": "xls",
     "application/vnd.openxmlformats-officedocument.wordprocessingml.document": "docx",
     "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet": "xlsx",
 }  # fmt: skip
 MAX_IMAGE_BYTES, MAX_DOCUMENT_BYTES = 3_932_160, 4_718_592  # 3.75 MB and 4.5 MB
-_CALL_ID = re.compile(r"[a-zA-Z0-9_.:-]{1,64}")
+_TOOL_USE_ID = re.compile(r"[a-zA-Z0-9_.:-]{1,64}")
 TOOL_NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
-#: A tool that gave nothing back: AWS refuses blank text.
-NOTHING = "(no output)"
+#: The text of a tool result that has no content, because AWS refuses blank text.
+EMPTY_RESULT_TEXT = "(no output)"
 
 
-def blocks_from(message: ChatMessage, place: str, names: set[str], capabilities: Capabilities) -> list[Block]:
-    """The blocks of a message: thinking first, then what it says, then its calls. Blank text is left out.
+def blocks_from(
+    message: ChatMessage, location: str, document_names: set[str], sends_unsigned_reasoning: bool
+) -> list[Block]:
+    """The blocks of a message: reasoning first, then the content, then the tool calls.
 
     Args:
-        message: Of any role but `tool`.
-        place: How an error names it.
-        names: Of the files so far, which must differ.
-        capabilities: Say whether thinking without a signature is sent back.
+        message: A message of any role but `tool`.
+        location: Where the message is in the request, for error messages.
+        document_names: The names of the documents so far; the names of this message's documents are added.
+        sends_unsigned_reasoning: Whether reasoning without a signature is sent back.
+
+    Raises:
+        InvalidRequest: A part or a tool call breaks a rule of this module.
     """
-    blocks = _thinking(message, place, capabilities) if message.role == "assistant" else []
-    for part, where in _parts(message, place):
+    blocks = _reasoning_blocks(message, location, sends_unsigned_reasoning) if message.role == "assistant" else []
+    for part, part_location in _located_parts(message, location):
         if message.role == "assistant" and not isinstance(part, Text):
-            raise InvalidRequest(f"{where}: Bedrock takes {part.kind}s from the user only; move it to a user message")
-        blocks += [*_part(part, where, names), *_cache_point(part)]
-    return [*blocks, *(_call(call, place) for call in message.tool_calls or ())]
+            raise InvalidRequest(
+                f"{part_location}: Bedrock accepts {part.kind}s in user messages only; move it to a user message"
+            )
+        blocks += [*_part_blocks(part, part_location, document_names), *_cache_points_after(part)]
+    return [*blocks, *(_tool_use_block(call, location) for call in message.tool_calls or ())]
 
 
-def tool_result(message: ChatMessage, place: str, names: set[str]) -> list[Block]:
-    """The block of a `tool` message, and the cache point behind it where one of its parts asks for that."""
-    parts = _parts(message, place)
-    blocks = [block for part, where in parts for block in _part(part, where, names)]
-    result = {"toolUseId": call_id(message.tool_call_id or ""), "content": blocks or [{"text": NOTHING}]}
-    return [{"toolResult": result}, *[point for part, _ in parts for point in _cache_point(part)][-1:]]
+def tool_result_blocks(message: ChatMessage, location: str, document_names: set[str]) -> list[Block]:
+    """The block of a `tool` message, followed by a cache point if one of the message's parts asks for caching.
+
+    Args:
+        message: A message of the role `tool`.
+        location: Where the message is in the request, for error messages.
+        document_names: The names of the documents so far; the names of this message's documents are added.
+
+    Raises:
+        InvalidRequest: A part breaks a rule of this module.
+    """
+    parts = _located_parts(message, location)
+    blocks = [block for part, part_location in parts for block in _part_blocks(part, part_location, document_names)]
+    result = {"toolUseId": tool_use_id(message.tool_call_id or ""), "content": blocks or [{"text": EMPTY_RESULT_TEXT}]}
+    return [{"toolResult": result}, *[point for part, _ in parts for point in _cache_points_after(part)][-1:]]
 
 
 def cache_point(ttl: str | None) -> Block:
-    """Asks to cache the prompt up to here. See https://docs.aws.amazon.com/bedrock/latest/userguide/prompt-caching.html
+    """A block that asks the service to cache the prompt up to this block.
+
+    See https://docs.aws.amazon.com/bedrock/latest/userguide/prompt-caching.html
 
     Args:
-        ttl: For how long, `5m` or `1h`; by default as the model has it.
+        ttl: How long the prompt is cached, `5m` or `1h`; by default the model's own duration.
     """
     return {"cachePoint": {"type": "default", **({"ttl": ttl} if ttl else {})}}
 
 
-def _cache_point(part: Part) -> list[Block]:
+def tool_use_id(call_id: str) -> str:
+    """An id for a tool call that AWS accepts; ids of other services may be longer or have other characters.
+
+    Args:
+        call_id: The id in the message. Equal ids give equal results, so that a result still refers to its call.
+    """
+    if _TOOL_USE_ID.fullmatch(call_id):
+        return call_id
+    return "call_" + hashlib.sha256(call_id.encode("utf-8", "surrogatepass")).hexdigest()[:24]
+
+
+def text_format(grammar: Grammar) -> dict[str, Any]:
+    """The `outputConfig.textFormat` for a JSON schema that has already been rewritten to the service's subset.
+
+    See https://docs.aws.amazon.com/bedrock/latest/userguide/structured-output.html
+
+    Raises:
+        InvalidRequest: The grammar is not a JSON schema.
+    """
+    if not isinstance(grammar, JSONSchema):
+        raise InvalidRequest(f"{type(grammar).__name__}: Bedrock enforces JSON schemas only")
+    name = re.sub(r"[^a-zA-Z0-9_-]", "_", grammar.name)[:64] or "answer"
+    structure = {"jsonSchema": {"schema": json.dumps(grammar.schema), "name": name}}
+    return {"type": "json_schema", "structure": structure}
+
+
+def _cache_points_after(part: Part) -> list[Block]:
     control = part.cache_control
     return [] if control is None else [cache_point(control.get("ttl"))]
 
 
-def call_id(given: str) -> str:
-    """The id of a call as AWS takes it; those of other services may be longer or hold other characters."""
-    if _CALL_ID.fullmatch(given):
-        return given
-    return "call_" + hashlib.sha256(given.encode("utf-8", "surrogatepass")).hexdigest()[:24]
-
-
-def _parts(message: ChatMessage, place: str) -> list[tuple[Part, str]]:
+def _located_parts(message: ChatMessage, location: str) -> list[tuple[Part, str]]:
+    """The parts of a message, each with its location for error messages."""
     if isinstance(message.content, str):
-        return [(Text(message.content), f"{place}['content']")]
-    return [(part, f"{place}['content'][{i}]") for i, part in enumerate(message.content or ())]
+        return [(Text(message.content), f"{location}['content']")]
+    return [(part, f"{location}['content'][{i}]") for i, part in enumerate(message.content or ())]
 
 
-def _part(part: Part, where: str, names: set[str]) -> list[Block]:
+def _part_blocks(part: Part, location: str, document_names: set[str]) -> list[Block]:
     if isinstance(part, Text):
         return [{"text": part.text}] if part.text.strip() else []
     if isinstance(part, Image):
-        kind = _IMAGES.get(part.media_type or "")
+        kind = _IMAGE_FORMATS.get(part.media_type or "")
         if kind is None or not part.data:
-            raise InvalidRequest(f"{where}: it is {part.media_type}; Bedrock takes PNG, JPEG, GIF and WebP: convert it")
-        _check_size(part.data, MAX_IMAGE_BYTES, where)
+            raise InvalidRequest(
+                f"{location}: the image's type is {part.media_type}; Bedrock accepts PNG, JPEG, GIF and WebP: convert "
+                "the image"
+            )
+        _check_size(part.data, MAX_IMAGE_BYTES, location)
         return [{"image": {"format": kind, "source": {"bytes": part.data}}}]
     if part.kind == "audio":
         return [{"audio": {"format": part.format, "source": {"bytes": part.data}}}]
-    return [_document(part, where, names)]
+    return [_document_block(part, location, document_names)]
 
 
-def _document(part: Attachment, where: str, names: set[str]) -> Block:
-    kind = _DOCUMENTS.get(part.format.partition(";")[0].strip().lower())
+def _document_block(part: Attachment, location: str, document_names: set[str]) -> Block:
+    kind = _DOCUMENT_FORMATS.get(part.format.partition(";")[0].strip().lower())
     if kind is None:
-        raise InvalidRequest(f"{where}: it is {part.format}; Bedrock takes {', '.join(_DOCUMENTS.values())} files")
+        accepted = ", ".join(_DOCUMENT_FORMATS.values())
+        raise InvalidRequest(f"{location}: the file's type is {part.format}; Bedrock accepts {accepted} files")
     if not part.data:
-        raise InvalidRequest(f"{where}: the file is empty")
-    _check_size(part.data, MAX_DOCUMENT_BYTES, where)
-    # AWS takes letters, digits, single spaces, hyphens and brackets alone, and no name twice.
-    stem = (part.name or "file").rpartition("/")[2]
-    stem = stem[: -len(kind) - 1] if stem.lower().endswith(f".{kind}") else stem
-    base = re.sub(r" {2,}", " ", re.sub(r"[^a-zA-Z0-9 ()\[\]-]", "-", stem)).strip()[:190] or "file"
-    name, count = base, 1
-    while name in names:
-        count += 1
-        name = f"{base} {count}"
-    names.add(name)
+        raise InvalidRequest(f"{location}: the file is empty")
+    _check_size(part.data, MAX_DOCUMENT_BYTES, location)
+    name = _document_name(part.name or "file", kind, document_names)
+    document_names.add(name)
     return {"document": {"format": kind, "name": name, "source": {"bytes": part.data}}}
 
 
-def _check_size(data: bytes, most: int, where: str) -> None:
-    if len(data) > most:
-        raise InvalidRequest(f"{where}: it has {len(data):,} bytes; Bedrock takes {most:,}: make it smaller")
+def _document_name(file_name: str, extension: str, document_names: set[str]) -> str:
+    """A name that AWS accepts and that no other document of the request has."""
+    stem = file_name.rpartition("/")[2]
+    stem = stem[: -len(extension) - 1] if stem.lower().endswith(f".{extension}") else stem
+    base = re.sub(r" {2,}", " ", re.sub(r"[^a-zA-Z0-9 ()\[\]-]", "-", stem)).strip()[:190] or "file"
+    name, count = base, 1
+    while name in document_names:
+        count += 1
+        name = f"{base} {count}"
+    return name
 
 
-def _thinking(message: ChatMessage, place: str, capabilities: Capabilities) -> list[Block]:
-    """Earlier thinking, as the service gave it; that of another service means nothing to this one."""
+def _check_size(data: bytes, max_bytes: int, location: str) -> None:
+    if len(data) > max_bytes:
+        raise InvalidRequest(
+            f"{location}: the data has {len(data):,} bytes; Bedrock accepts {max_bytes:,}: make it smaller"
+        )
+
+
+def _reasoning_blocks(message: ChatMessage, location: str, sends_unsigned_reasoning: bool) -> list[Block]:
+    """The reasoning of an earlier turn, exactly as this service returned it.
+
+    Details that have another service's format are left out, because this service can't verify them.
+    """
     blocks: list[Block] = []
     for i, detail in enumerate(message.reasoning_details or ()):
-        if isinstance(sealed := detail.get("redactedContent"), str):
+        if isinstance(redacted := detail.get("redactedContent"), str):
             try:
-                blocks.append({"reasoningContent": {"redactedContent": base64.b64decode(sealed, validate=True)}})
+                blocks.append({"reasoningContent": {"redactedContent": base64.b64decode(redacted, validate=True)}})
             except binascii.Error:
-                raise InvalidRequest(f"{place}['reasoning_details'][{i}]: 'redactedContent' is not base64") from None
+                raise InvalidRequest(f"{location}['reasoning_details'][{i}]: 'redactedContent' is not base64") from None
         elif isinstance(text := detail.get("reasoningText"), dict):
             if not all(isinstance(text.get(key, ""), str) for key in ("text", "signature")) or "text" not in text:
-                raise InvalidRequest(f"{place}['reasoning_details'][{i}]: 'reasoningText' needs a 'text'")
-            kept = {key: text[key] for key in ("text", "signature") if key in text}
-            blocks.append({"reasoningContent": {"reasoningText": kept}})
-    if not blocks and capabilities.sends_reasoning and (message.reasoning or "").strip():
+                raise InvalidRequest(f"{location}['reasoning_details'][{i}]: 'reasoningText' needs a 'text'")
+            known = {key: text[key] for key in ("text", "signature") if key in text}
+            blocks.append({"reasoningContent": {"reasoningText": known}})
+    if not blocks and sends_unsigned_reasoning and (message.reasoning or "").strip():
         blocks.append({"reasoningContent": {"reasoningText": {"text": message.reasoning}}})
     return blocks
 
 
-def _call(call: ChatMessageToolCall, place: str) -> Block:
+def _tool_use_block(call: ChatMessageToolCall, location: str) -> Block:
     name, arguments = call.function.name, call.function.arguments
     if isinstance(arguments, str):
         try:
@@ -153,24 +218,12 @@ def _call(call: ChatMessageToolCall, place: str) -> Block:
             arguments = None
     if not isinstance(arguments, dict):
         raise InvalidRequest(
-            f"{place}['tool_calls']: the arguments of {name!r} are no JSON object, which Bedrock refuses; mend them or "
-            "leave the call out"
+            f"{location}['tool_calls']: the arguments of {name!r} are not a JSON object, as Bedrock requires; correct "
+            "them or remove the call"
         )
     if not TOOL_NAME.fullmatch(name):
-        raise InvalidRequest(f"{place}['tool_calls']: {name!r} is no tool name that Bedrock takes")
-    return {"toolUse": {"toolUseId": call_id(call.id), "name": name, "input": arguments}}
-
-
-# --- the form of an answer --------------------------------------------------------------------------------------------
-
-
-def written(grammar: Grammar) -> dict[str, Any]:
-    """The `textFormat` that asks for a schema, which has been fitted to what the service takes.
-
-    See https://docs.aws.amazon.com/bedrock/latest/userguide/structured-output.html
-    """
-    if not isinstance(grammar, JSONSchema):
-        raise InvalidRequest(f"{type(grammar).__name__}: Bedrock enforces JSON schemas alone")
-    name = re.sub(r"[^a-zA-Z0-9_-]", "_", grammar.name)[:64] or "answer"
-    structure = {"jsonSchema": {"schema": json.dumps(grammar.schema), "name": name}}
-    return {"type": "json_schema", "structure": structure}
+        raise InvalidRequest(
+            f"{location}['tool_calls']: Bedrock does not accept the tool name {name!r}; a name has up to 64 letters, "
+            "digits, '_' and '-'"
+        )
+    return {"toolUse": {"toolUseId": tool_use_id(call.id), "name": name, "input": arguments}}

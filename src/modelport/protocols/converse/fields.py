@@ -1,4 +1,16 @@
-"""A request's parameters as fields of the Converse API: where they go, guardrails, cache points. Pure functions."""
+"""Fields of a Converse request other than messages and tools: parameters, guardrail, cache points.
+
+`fields_from` writes each parameter of a request to its field. `merge_guardrail` and `add_cache_points` complete the
+arguments. The functions are pure, and enforce these rules before anything is sent:
+
+- `temperature` is between 0 and 1.
+- A reasoning budget has at least `MIN_REASONING_BUDGET` tokens, and fewer than `max_tokens`, which includes the
+  reasoning.
+- A guardrail has an identifier and a version. `streamProcessingMode` is sent with streams only.
+- A request has at most `MAX_CACHE_POINTS` cache points. A cache point needs content before it, so none is added to a
+  section that is empty.
+- The Converse API can't forbid parallel tool calls.
+"""
 
 from __future__ import annotations
 
@@ -10,84 +22,83 @@ from modelport.errors import InvalidRequest, UnsupportedFeature
 from modelport.protocols.converse.content import cache_point
 from modelport.types.request import Request
 
-#: The places of the port's parameters; a profile's `renamed` adds those of one model family.
-PLACES = {"max_tokens": "inferenceConfig.maxTokens", "temperature": "inferenceConfig.temperature",
-          "top_p": "inferenceConfig.topP"}  # fmt: skip
-#: The service's own fields, which may be written in snake case too.
-FIELDS = frozenset({
+#: The path of the field for each of modelport's parameters. The `renamed` of a model's profile adds further paths.
+FIELD_PATHS = {"max_tokens": "inferenceConfig.maxTokens", "temperature": "inferenceConfig.temperature",
+               "top_p": "inferenceConfig.topP"}  # fmt: skip
+#: The service's own fields. Callers may write these names in snake case too.
+SERVICE_FIELDS = frozenset({
     "inferenceConfig", "toolConfig", "guardrailConfig", "additionalModelRequestFields", "promptVariables",
     "additionalModelResponseFieldPaths", "requestMetadata", "performanceConfig", "serviceTier", "outputConfig",
     "guardrailIdentifier", "guardrailVersion", "cachePoints",
 })  # fmt: skip
-#: What else is said where how much to think is said.
-BESIDE = {
+#: Fields that the service requires beside the field of a reasoning parameter.
+_COMPANION_FIELDS = {
     "additionalModelRequestFields.thinking.budget_tokens": {"type": "enabled"},
     "additionalModelRequestFields.reasoningConfig.maxReasoningEffort": {"type": "enabled"},
 }
-ADAPTIVE = "additionalModelRequestFields.output_config.effort"
-MIN_BUDGET = 1024
+#: The field of models that choose by themselves how much to reason. These need `thinking` to be switched on too.
+_ADAPTIVE_EFFORT_PATH = "additionalModelRequestFields.output_config.effort"
+MIN_REASONING_BUDGET = 1024
 MAX_CACHE_POINTS = 4
-CACHE_PLACES = ("tools", "system", "messages")
+CACHE_SECTIONS = ("tools", "system", "messages")
 
 
-def fields_from(request: Request, places: Mapping[str, str]) -> dict[str, Any]:
-    """The parameters as fields of the API; the port's own names go before the same thing in the API's."""
+def fields_from(request: Request, field_paths: Mapping[str, str]) -> dict[str, Any]:
+    """The parameters of a request as fields of the Converse API.
+
+    modelport's own parameter names take precedence over the same setting under the service's name.
+
+    Args:
+        request: The parameters are read from this request.
+        field_paths: The path of the field for each parameter that is not passed through under its own name.
+
+    Raises:
+        InvalidRequest: A parameter has a wrong value.
+        UnsupportedFeature: The Converse API has no such setting.
+    """
     fields: dict[str, Any] = {}
-    own: list[tuple[str, Any]] = []
+    values_at_paths: list[tuple[str, Any]] = []
     for name, value in request.parameters.items():
-        camel = re.sub("_([a-z])", lambda match: match[1].upper(), name)
+        camel_case = re.sub("_([a-z])", lambda match: match[1].upper(), name)
         if name == "parallel_tool_calls":
             if not value:
-                raise UnsupportedFeature("parallel_tool_calls=False: the Converse API can't ask for it; leave it out")
+                raise UnsupportedFeature(
+                    "parallel_tool_calls=False: the Converse API has no such setting; leave it out"
+                )
         elif name == "reasoning_effort" and value == "none":
-            pass  # for models that think only where they are told to
-        elif name in places:
-            own.append((places[name], value))
+            pass  # Models on Bedrock that accept "none" do not reason unless the request asks for reasoning.
+        elif name in field_paths:
+            values_at_paths.append((field_paths[name], value))
         elif name in ("messages", "system", "modelId"):
-            raise InvalidRequest(f"{name!r} is no parameter here: give messages, system messages and model_id instead")
+            raise InvalidRequest(
+                f"{name!r} is not a parameter: pass messages, with system messages among them, and model_id instead"
+            )
         elif value is not False or name not in ("logprobs", "top_logprobs"):
-            name = camel if camel in FIELDS else name
-            # What is added to these must not change the caller's own.
-            fields[name] = {k: _copied(v) for k, v in value.items()} if isinstance(value, Mapping) else value
-    for place, value in own:
-        *path, last = place.split(".")
-        inner = fields
-        for key in path:
-            inner = inner.setdefault(key, {})
-            if not isinstance(inner, dict):
-                raise InvalidRequest(f"{key} must be a dict, not {type(inner).__name__}")
-        inner.update({last: value, **BESIDE.get(place, {})})
-        if place == ADAPTIVE:
-            fields["additionalModelRequestFields"].setdefault("thinking", {"type": "adaptive"})
-    _check_budget(request)
+            name = camel_case if camel_case in SERVICE_FIELDS else name
+            # Keys are added below, which must not change the caller's own mapping.
+            fields[name] = {k: _copy_mappings(v) for k, v in value.items()} if isinstance(value, Mapping) else value
+    for path, value in values_at_paths:
+        _set_at_path(fields, path, value)
+    _check_reasoning_budget(request)
     for key in ("inferenceConfig", "outputConfig", "toolConfig", "guardrailConfig"):
         if not isinstance(fields.get(key, {}), dict):
             raise InvalidRequest(f"{key}={fields[key]!r}: must be a dict")
     temperature = fields.get("inferenceConfig", {}).get("temperature")
     if isinstance(temperature, int | float) and temperature > 1:
-        raise InvalidRequest(f"temperature={temperature!r}: Bedrock takes 0 to 1", parameter="temperature")
+        raise InvalidRequest(f"temperature={temperature!r}: Bedrock accepts 0 to 1", parameter="temperature")
     return fields
 
 
-def _check_budget(request: Request) -> None:
-    budget, most = (request.parameters.get(name) for name in ("reasoning_budget", "max_tokens"))
-    if budget is not None and budget < MIN_BUDGET:
-        raise InvalidRequest(
-            f"reasoning_budget={budget}: this model takes at least {MIN_BUDGET}", parameter="reasoning_budget"
-        )
-    if budget is not None and most is not None and most <= budget:
-        raise InvalidRequest(
-            f"max_tokens={most} counts the thinking too, for which {budget} tokens were given: raise it above them",
-            parameter="max_tokens",
-        )
+def merge_guardrail(fields: dict[str, Any], stream: bool) -> dict[str, Any]:
+    """The fields with all settings of the guardrail in `guardrailConfig`.
 
+    Args:
+        fields: The fields of a request; changed in place.
+        stream: Whether the response is streamed. Settings that apply to streams only are removed otherwise.
 
-def _copied(value: Any) -> Any:
-    return {k: _copied(v) for k, v in value.items()} if isinstance(value, Mapping) else value
-
-
-def guarded(fields: dict[str, Any], stream: bool) -> dict[str, Any]:
-    """The fields with their guardrail under one name, and without what only streams take."""
+    Raises:
+        InvalidRequest: The guardrail's version is missing.
+    """
     guardrail = fields.get("guardrailConfig", {})
     for name in ("guardrailIdentifier", "guardrailVersion"):
         if name in fields:
@@ -101,27 +112,70 @@ def guarded(fields: dict[str, Any], stream: bool) -> dict[str, Any]:
     return fields
 
 
-def place_cache_points(arguments: dict[str, Any], points: Any) -> None:
-    """Puts a cache point at the end of each place that `points` names: a list, or a dict of time-to-live by place."""
-    if isinstance(points, str) or not isinstance(points, Mapping | Sequence | frozenset | set):
-        raise InvalidRequest(f"cache_points={points!r}: must be a list of {', '.join(CACHE_PLACES)}")
-    for place in points:
-        if place not in CACHE_PLACES:
-            raise InvalidRequest(f"cache_points: {place!r} is no place; there are {', '.join(CACHE_PLACES)}")
-        ttl = points[place] if isinstance(points, Mapping) else None
+def add_cache_points(arguments: dict[str, Any], sections: Any) -> None:
+    """Adds a cache point at the end of each of the sections.
+
+    Args:
+        arguments: The arguments of the call; changed in place.
+        sections: Names from `CACHE_SECTIONS`, as a list, or as a dict with the time-to-live of each section (`5m`,
+            `1h` or `None` for the model's own).
+
+    Raises:
+        InvalidRequest: A section or a time-to-live is unknown, or the request has too many cache points.
+    """
+    if isinstance(sections, str) or not isinstance(sections, Mapping | Sequence | frozenset | set):
+        raise InvalidRequest(f"cache_points={sections!r}: must be a list of {', '.join(CACHE_SECTIONS)}")
+    for section in sections:
+        if section not in CACHE_SECTIONS:
+            raise InvalidRequest(f"cache_points: {section!r} is unknown; there are {', '.join(CACHE_SECTIONS)}")
+        ttl = sections[section] if isinstance(sections, Mapping) else None
         if ttl not in (None, "5m", "1h"):
-            raise InvalidRequest(f"cache_points[{place!r}]={ttl!r}: must be '5m', '1h' or None")
+            raise InvalidRequest(f"cache_points[{section!r}]={ttl!r}: must be '5m', '1h' or None")
         point = cache_point(ttl)
-        if place == "messages":
+        if section == "messages":
             turn = next(turn for turn in reversed(arguments["messages"]) if turn["role"] == "user")
             turn["content"].append(point)
-        elif place == "system" and "system" in arguments:
+        elif section == "system" and "system" in arguments:
             arguments["system"].append(point)
-        elif place == "tools" and "toolConfig" in arguments:
+        elif section == "tools" and "toolConfig" in arguments:
             arguments["toolConfig"]["tools"].append(point)
     tools = arguments.get("toolConfig", {}).get("tools", ())
     count = sum(isinstance(b, Mapping) and "cachePoint" in b
                 for blocks in (tools, arguments.get("system", ()), *(t["content"] for t in arguments["messages"]))
                 for b in blocks)  # fmt: skip
     if count > MAX_CACHE_POINTS:
-        raise InvalidRequest(f"there are {count} cache points; Bedrock takes at most {MAX_CACHE_POINTS}: drop some")
+        raise InvalidRequest(
+            f"the request has {count} cache points; Bedrock accepts at most {MAX_CACHE_POINTS}: remove some"
+        )
+
+
+def _set_at_path(fields: dict[str, Any], path: str, value: Any) -> None:
+    """Sets the field at a dotted path, together with the fields that the service requires beside it."""
+    *parents, last = path.split(".")
+    parent = fields
+    for key in parents:
+        parent = parent.setdefault(key, {})
+        if not isinstance(parent, dict):
+            raise InvalidRequest(f"{key} must be a dict, not {type(parent).__name__}")
+    parent.update({last: value, **_COMPANION_FIELDS.get(path, {})})
+    if path == _ADAPTIVE_EFFORT_PATH:
+        fields["additionalModelRequestFields"].setdefault("thinking", {"type": "adaptive"})
+
+
+def _check_reasoning_budget(request: Request) -> None:
+    budget, max_tokens = (request.parameters.get(name) for name in ("reasoning_budget", "max_tokens"))
+    if budget is not None and budget < MIN_REASONING_BUDGET:
+        raise InvalidRequest(
+            f"reasoning_budget={budget}: this model requires at least {MIN_REASONING_BUDGET}",
+            parameter="reasoning_budget",
+        )
+    if budget is not None and max_tokens is not None and max_tokens <= budget:
+        raise InvalidRequest(
+            f"max_tokens={max_tokens} includes the reasoning, whose budget is {budget} tokens: raise max_tokens above "
+            "the budget",
+            parameter="max_tokens",
+        )
+
+
+def _copy_mappings(value: Any) -> Any:
+    return {k: _copy_mappings(v) for k, v in value.items()} if isinstance(value, Mapping) else value

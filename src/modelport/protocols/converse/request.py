@@ -1,4 +1,21 @@
-"""Requests in the form of Bedrock's Converse API. Pure functions; what AWS would refuse is found here.
+"""Translation of requests into the arguments of Bedrock's `converse` and `converse_stream`.
+
+The functions are pure. `converse_call_from` translates the messages into system blocks and turns, adds the tools, the
+parameters and the cache points, and raises an error before anything is sent where AWS would refuse the request. These
+are the rules that this module enforces; `content` and `fields` state those of blocks and parameters.
+
+- The conversation starts with a user message, and user and assistant turns alternate. Consecutive messages of one role
+  are joined to one turn. The adapt layer can't do that, because AWS has no tool role: tool results become part of the
+  user's turn.
+- System messages are separate from the turns and hold text only. A later system message is moved to the beginning,
+  with a warning.
+- A user message must not be blank. A blank assistant message is left out.
+- Tool results stand at the beginning of the turn that follows their calls. Each call has exactly one result there, and
+  each result has its call in the turn before. The ids of one turn's calls differ.
+- `toolConfig` is mandatory as long as the history has tool calls, even if the request offers no tools. Without tools of
+  the request it is made from the names in the history, with a warning.
+- A model that reasons can't be forced to call a tool.
+- A turn has at most 20 images and 5 documents. A turn with a document has text too.
 
 See https://docs.aws.amazon.com/bedrock/latest/APIReference/API_runtime_Converse.html
 """
@@ -10,8 +27,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from modelport.errors import InvalidRequest, UnsupportedFeature
-from modelport.protocols.converse.content import TOOL_NAME, Block, blocks_from, tool_result, written
-from modelport.protocols.converse.fields import PLACES, fields_from, guarded, place_cache_points
+from modelport.protocols.converse.content import TOOL_NAME, Block, blocks_from, text_format, tool_result_blocks
+from modelport.protocols.converse.fields import FIELD_PATHS, add_cache_points, fields_from, merge_guardrail
 from modelport.types.capabilities import Capabilities
 from modelport.types.messages import ChatMessage
 from modelport.types.request import Request
@@ -22,182 +39,184 @@ MAX_IMAGES, MAX_DOCUMENTS = 20, 5
 
 @dataclass(frozen=True)
 class ConverseCall:
-    """What is sent, and what was honoured another way.
+    """The arguments of a call, and what its reader needs to know.
 
     Args:
-        arguments: Of `converse` and `converse_stream`.
-        may_call: Whether an answer may hold tool calls.
-        warnings: In words.
+        arguments: The arguments of `converse` and `converse_stream`.
+        allows_tool_calls: Whether the response may contain tool calls.
+        warnings: What was honoured in another way than requested.
     """
 
     arguments: dict[str, Any]
-    may_call: bool
+    allows_tool_calls: bool
     warnings: tuple[str, ...] = ()
 
 
-def call_from(request: Request, model_id: str | None, capabilities: Capabilities) -> ConverseCall:
+def converse_call_from(request: Request, model_id: str | None) -> ConverseCall:
     """The arguments of the client's call.
 
     Args:
-        request: In normal form, fitted to the capabilities.
-        model_id: A model's id, an inference profile's, or an ARN.
-        capabilities: Say where further parameters go, and how many stop sequences are taken.
+        request: A request that has been adapted to its `capabilities`. These give the paths of further parameters, the
+            number of stop sequences, and whether reasoning without a signature is sent back.
+        model_id: The id of a model or of an inference profile, or an ARN.
 
     Raises:
-        InvalidRequest: AWS would refuse it; the message names the place and the fix.
-        UnsupportedFeature: The API can't do it.
+        InvalidRequest: AWS would refuse the request; the message names the location and the fix.
+        UnsupportedFeature: The API has no such feature.
     """
-    given = fields_from(request, {**PLACES, **capabilities.renamed})
-    points = given.pop("cachePoints", ())
-    system, turns, warnings = _turns(request.messages, capabilities)
+    capabilities = request.capabilities
+    fields = fields_from(request, {**FIELD_PATHS, **capabilities.renamed})
+    cache_sections = fields.pop("cachePoints", ())
+    system, turns, warnings = _system_and_turns(request.messages, capabilities)
     arguments: dict[str, Any] = {"modelId": model_id, "messages": turns}
     if system:
         arguments["system"] = system
-    _check_calls(turns)
-    own_tools = given.pop("toolConfig", None)
-    tools, may_call = _tool_config(request, turns, own_tools)
-    if tools:
-        arguments["toolConfig"] = tools
-        if not may_call:
-            warnings.append("toolConfig was sent though no tool may be called: the history holds calls, so it must be")
-    stops = [stop for stop in request.stop_sequences if stop.strip()]  # a blank one is refused; the port cuts at it
-    if stops and capabilities.stop:
-        given.setdefault("inferenceConfig", {})["stopSequences"] = stops[: capabilities.max_stop_sequences]
+    _check_tool_results(turns)
+    tool_config, allows_tool_calls = _tool_config(request, turns, fields.pop("toolConfig", None))
+    if tool_config:
+        arguments["toolConfig"] = tool_config
+        if not allows_tool_calls:
+            warnings.append(
+                "toolConfig was sent although no tool may be called: Bedrock requires it because the history contains "
+                "tool calls"
+            )
+    # Bedrock refuses blank stop sequences. modelport's stop layer applies these itself.
+    stop_sequences = [stop for stop in request.stop_sequences if stop.strip()]
+    if stop_sequences and capabilities.stop:
+        inference_config = fields.setdefault("inferenceConfig", {})
+        inference_config["stopSequences"] = stop_sequences[: capabilities.max_stop_sequences]
     if request.grammar is not None:
-        given.setdefault("outputConfig", {})["textFormat"] = written(request.grammar)
-    thinks = (given.get("additionalModelRequestFields") or {}).get("thinking")
-    if thinks and {"any", "tool"} & {*(tools.get("toolChoice") or ())}:
+        fields.setdefault("outputConfig", {})["textFormat"] = text_format(request.grammar)
+    reasons = (fields.get("additionalModelRequestFields") or {}).get("thinking")
+    if reasons and {"any", "tool"} & {*(tool_config.get("toolChoice") or ())}:
         raise UnsupportedFeature(
-            "this model can't be made to call a tool while it thinks, nor to answer through one: leave "
-            "reasoning_effort and reasoning_budget out, or tool_choice at 'auto' and the grammar out"
+            "this model can't be forced to call a tool while it reasons, nor to return structured output through a "
+            "tool: leave reasoning_effort and reasoning_budget out, or tool_choice at 'auto' and the grammar out"
         )
-    arguments |= guarded(given, request.stream)
-    place_cache_points(arguments, points)
-    return ConverseCall(arguments, may_call, tuple(warnings))
+    arguments |= merge_guardrail(fields, request.stream)
+    add_cache_points(arguments, cache_sections)
+    return ConverseCall(arguments, allows_tool_calls, tuple(warnings))
 
 
 # --- messages ---------------------------------------------------------------------------------------------------------
 
 
-def _turns(
+def _system_and_turns(
     messages: Sequence[ChatMessage], capabilities: Capabilities
 ) -> tuple[list[Block], list[dict[str, Any]], list[str]]:
     """System blocks, alternating turns, and warnings."""
     system: list[Block] = []
     turns: list[dict[str, Any]] = []
     warnings: list[str] = []
-    names: set[str] = set()
+    document_names: set[str] = set()
     for i, message in enumerate(messages):
-        place = f"messages[{i}]"
+        location = f"messages[{i}]"
+        if message.role == "tool":
+            blocks = tool_result_blocks(message, location, document_names)
+        else:
+            blocks = blocks_from(message, location, document_names, capabilities.sends_reasoning)
         if message.role == "system":
-            blocks = blocks_from(message, place, names, capabilities)
             if any("text" not in block and "cachePoint" not in block for block in blocks):
                 raise InvalidRequest(
-                    f"{place}: a system message holds text alone on Bedrock; put the rest into a user's"
+                    f"{location}: a system message on Bedrock contains text only; move the rest to a user message"
                 )
             if turns and blocks:
-                warnings.append(f"{place}: Bedrock takes system messages at the beginning only; it was moved there")
+                warnings.append(
+                    f"{location}: the system message was moved to the beginning, because Bedrock accepts system "
+                    "messages only there"
+                )
             system += blocks
             continue
         role = "assistant" if message.role == "assistant" else "user"
-        if message.role == "tool":
-            blocks = tool_result(message, place, names)
-        else:
-            blocks = blocks_from(message, place, names, capabilities)
         if not blocks:
             if role == "user":
                 raise InvalidRequest(
-                    f"{place}: its text is blank, which Bedrock refuses; say something or leave it out"
+                    f"{location}: the text is blank, which Bedrock refuses; write some text or leave the message out"
                 )
-            continue  # an assistant that said nothing
+            continue
         if not turns and role != "user":
             raise InvalidRequest(
-                f"{place}: the conversation begins with the assistant's turn; Bedrock wants the user's first"
+                f"{location}: the conversation starts with an assistant message; Bedrock requires a user message first"
             )
         if turns and turns[-1]["role"] == role:
             turns[-1]["content"] += blocks
         else:
             turns.append({"role": role, "content": blocks})
     if not turns:
-        raise InvalidRequest("messages holds no user message, which Bedrock needs: add one")
+        raise InvalidRequest("messages contains no user message, which Bedrock requires: add one")
     for turn in turns:
         if all("text" in block for block in turn["content"]):
-            continue  # as nearly all are
-        _check_turn(turn["content"])
-        # Results of calls stand at the beginning of the turn after them.
+            continue  # Most turns have text only, and need neither a check nor sorting.
+        _check_media(turn["content"])
         turn["content"].sort(key=lambda block: "toolResult" not in block)
     return system, turns, warnings
 
 
-def _check_turn(blocks: list[Block]) -> None:
-    everything = [*blocks, *(inner for b in blocks for inner in b.get("toolResult", {}).get("content", ()))]
-    images, documents = (sum(kind in block for block in everything) for kind in ("image", "document"))
+def _check_media(blocks: list[Block]) -> None:
+    """Checks the number of images and documents of a turn, and that a document comes with text."""
+    result_blocks = [inner for block in blocks for inner in block.get("toolResult", {}).get("content", ())]
+    images, documents = (sum(kind in block for block in [*blocks, *result_blocks]) for kind in ("image", "document"))
     if images > MAX_IMAGES or documents > MAX_DOCUMENTS:
         raise InvalidRequest(
-            f"one turn holds {images} images and {documents} files; Bedrock takes {MAX_IMAGES} and {MAX_DOCUMENTS}"
+            f"one turn has {images} images and {documents} files; Bedrock accepts {MAX_IMAGES} and {MAX_DOCUMENTS}"
         )
     if any("document" in block for block in blocks) and not any("text" in block for block in blocks):
-        raise InvalidRequest("a turn with a file needs text too on Bedrock: say what to do with the file")
+        raise InvalidRequest("a turn with a file needs text too on Bedrock: write what the model should do with it")
 
 
-def _check_calls(turns: list[dict[str, Any]]) -> None:
-    """Every call has its result in the turn after it, and every result its call in the turn before."""
-    made: list[str] = []
+def _check_tool_results(turns: list[dict[str, Any]]) -> None:
+    """Checks that every call has its result in the turn after it, and every result its call in the turn before."""
+    call_ids: list[str] = []
     for turn in [*turns, {"content": ()}]:
-        answered = [block["toolResult"]["toolUseId"] for block in turn["content"] if "toolResult" in block]
-        if missing := [call for call in made if call not in answered]:
+        result_ids = [block["toolResult"]["toolUseId"] for block in turn["content"] if "toolResult" in block]
+        if missing := [call_id for call_id in call_ids if call_id not in result_ids]:
             raise InvalidRequest(
                 f"the tool call {missing[0]!r} has no result: add a 'tool' message for it right after it"
             )
-        if extra := [call for call in answered if call not in made or answered.count(call) > 1]:
+        if extra := [one for one in result_ids if one not in call_ids or result_ids.count(one) > 1]:
             raise InvalidRequest(
                 f"the 'tool' message for {extra[0]!r} must be the only one, and right after the message with that call"
             )
-        made = [block["toolUse"]["toolUseId"] for block in turn["content"] if "toolUse" in block]
-        if not made:
-            continue
-        if twice := [call for call in made if made.count(call) > 1]:
-            raise InvalidRequest(f"two tool calls of one turn have the id {twice[0]!r}; ids must differ")
+        call_ids = [block["toolUse"]["toolUseId"] for block in turn["content"] if "toolUse" in block]
+        if duplicates := [call_id for call_id in call_ids if call_ids.count(call_id) > 1]:
+            raise InvalidRequest(f"two tool calls of one turn have the id {duplicates[0]!r}; ids must differ")
 
 
 # --- tools ------------------------------------------------------------------------------------------------------------
 
 
 def _tool_config(
-    request: Request, turns: list[dict[str, Any]], given: dict[str, Any] | None
+    request: Request, turns: list[dict[str, Any]], callers_config: dict[str, Any] | None
 ) -> tuple[dict[str, Any], bool]:
-    """The tool configuration, empty where there is none, and whether an answer may hold calls.
-
-    It is needed as long as the history holds calls, even where the request gives no tools.
-    """
-    uses = [block["toolUse"] for turn in turns for block in turn["content"] if "toolUse" in block]
-    own = (given or {}).get("tools", ())
-    if not isinstance(own, Sequence):
-        raise InvalidRequest(f"toolConfig['tools'] must be a list, not {type(own).__name__}")
-    tools: list[Any] = [*own, *map(_tool_spec, request.tools)]
-    may_call = bool(tools) and request.tool_choice != "none"
-    if not may_call and not uses:
+    """The tool configuration (empty if none is needed), and whether the response may contain tool calls."""
+    history = [block["toolUse"] for turn in turns for block in turn["content"] if "toolUse" in block]
+    callers_tools = (callers_config or {}).get("tools", ())
+    if not isinstance(callers_tools, Sequence):
+        raise InvalidRequest(f"toolConfig['tools'] must be a list, not {type(callers_tools).__name__}")
+    tools: list[Any] = [*callers_tools, *map(_tool_spec, request.tools)]
+    allows_tool_calls = bool(tools) and request.tool_choice != "none"
+    if not allows_tool_calls and not history:
         return {}, False
     if not tools:
-        names = dict.fromkeys(use["name"] for use in uses)
+        names = dict.fromkeys(use["name"] for use in history)
         tools = [_tool_spec(Tool(name, "", {"type": "object"})) for name in names]
-    config = {**(given or {}), "tools": tools}
+    config = {**(callers_config or {}), "tools": tools}
     if request.tool_choice == "required":
         config["toolChoice"] = {"any": {}}
     elif isinstance(request.tool_choice, NamedToolChoice):
         config["toolChoice"] = {"tool": {"name": request.tool_choice.name}}
-    elif not may_call:
+    elif not allows_tool_calls:
         config.pop("toolChoice", None)
-    return config, may_call
+    return config, allows_tool_calls
 
 
 def _tool_spec(tool: Tool) -> dict[str, Any]:
     if not TOOL_NAME.fullmatch(tool.name):
         raise InvalidRequest(
-            f"tool {tool.name!r}: Bedrock takes names of up to 64 letters, digits, '_' and '-'; rename it"
+            f"tool {tool.name!r}: Bedrock accepts names of up to 64 letters, digits, '_' and '-'; rename the tool"
         )
     if tool.parameters.get("type", "object") != "object":
-        raise InvalidRequest(f"tool {tool.name!r}: its parameters must be a JSON schema of type 'object'")
+        raise InvalidRequest(f"tool {tool.name!r}: the parameters must be a JSON schema of type 'object'")
     spec: dict[str, Any] = {"name": tool.name, "inputSchema": {"json": {"type": "object", **tool.parameters}}}
     if tool.description.strip():
         spec["description"] = tool.description

@@ -1,4 +1,12 @@
-"""Answers of Bedrock's Converse API, whole and in events.
+"""Translation of Converse responses and stream events into deltas.
+
+`ConverseResponseReader` reads one response. `read_response` returns the one delta of a non-streaming response.
+`read_event` returns the delta of each stream event that carries content, and records stop reason and usage; `finish`
+returns the last delta. Parts of a response that modelport has no field for are left out with a warning; they are in
+`message.raw`.
+
+The text of reasoning is emitted as it arrives. Its signature, or its encrypted content, is collected per block and
+emitted in `reasoning_details` when the block ends, because it must go back to the service complete.
 
 See https://docs.aws.amazon.com/bedrock/latest/APIReference/API_runtime_ConverseStreamOutput.html
 """
@@ -14,9 +22,9 @@ from modelport.errors import InvalidToolCall, MalformedResponse
 from modelport.protocols.converse.request import ConverseCall
 from modelport.types.deltas import ChatMessageStreamDelta, ChatMessageToolCallStreamDelta
 from modelport.types.messages import ChatMessageToolCallFunction
-from modelport.types.usage import TokenUsage, count_from
+from modelport.types.usage import TokenUsage, token_count_from
 
-_FINISH = {
+_FINISH_REASONS = {
     "end_turn": "stop", "stop_sequence": "stop", "tool_use": "tool_calls", "malformed_tool_use": "tool_calls",
     "max_tokens": "length", "model_context_window_exceeded": "length",
     "guardrail_intervened": "content_filter", "content_filtered": "content_filter",
@@ -24,111 +32,117 @@ _FINISH = {
 
 
 class ConverseResponseReader:
-    """Reads one answer, whole or event by event, into deltas.
+    """Reads one response, non-streaming or event by event, into deltas.
 
     Args:
-        call: What was asked.
+        call: The call that is answered.
     """
 
     def __init__(self, call: ConverseCall) -> None:
         self._call = call
-        self._closing = ChatMessageStreamDelta()
+        self._last_delta = ChatMessageStreamDelta()
         self._raw: dict[str, Any] = {}
-        self._calls: dict[int, int] = {}  # the service's index of a block -> ours of a call
-        self._thoughts: dict[int, dict[str, Any]] = {}  # index of a block -> its text and signature
+        #: The index of a tool call in the message, by the index of its block in the response.
+        self._call_indices: dict[int, int] = {}
+        #: The text and the signature, or the redacted bytes, of each unfinished reasoning block, by its index.
+        self._reasoning: dict[int, dict[str, Any]] = {}
         self._left_out: set[str] = set()
 
     @property
-    def finished(self) -> bool:
-        """Whether the service has said how the answer ended."""
-        return self._closing.finish_reason is not None
+    def has_stop_reason(self) -> bool:
+        """Whether the service has sent its stop reason."""
+        return self._last_delta.finish_reason is not None
 
-    def whole(self, response: Any) -> ChatMessageStreamDelta:
-        """The one delta of an answer that was not streamed.
+    def read_response(self, response: Any) -> ChatMessageStreamDelta:
+        """The one delta of a non-streaming response.
 
         Raises:
-            MalformedResponse: It is none.
+            MalformedResponse: The response does not have the structure that the API documents.
+            InvalidToolCall: The response has a tool call although none was allowed, or a malformed one.
         """
         try:
             content = response["output"]["message"]["content"]
             delta = ChatMessageStreamDelta()
-            pieces = [self._block(index, block) for index, block in enumerate(content)]
-            delta.content = "".join(piece.content or "" for piece in pieces) or None
-            delta.reasoning = "".join(piece.reasoning or "" for piece in pieces) or None
-            delta.tool_calls = [call for piece in pieces for call in piece.tool_calls or ()] or None
-            delta.reasoning_details = [detail for piece in pieces for detail in piece.reasoning_details or ()] or None
-            self._stopped(response)
-            self._counted(response)
+            blocks = [self._read_block(index, block) for index, block in enumerate(content)]
+            delta.content = "".join(block.content or "" for block in blocks) or None
+            delta.reasoning = "".join(block.reasoning or "" for block in blocks) or None
+            delta.tool_calls = [call for block in blocks for call in block.tool_calls or ()] or None
+            delta.reasoning_details = [detail for block in blocks for detail in block.reasoning_details or ()] or None
+            self._record_stop(response)
+            self._record_usage(response)
         except (AttributeError, TypeError, KeyError, IndexError, ValueError) as error:
-            raise _malformed(error, response) from None
+            raise _malformed_response(error, response) from None
         self._raw = response
-        closing = self.end()
+        last_delta = self.finish()
         for name in ("token_usage", "finish_reason", "stop_sequence", "model_id", "warnings", "raw"):
-            setattr(delta, name, getattr(closing, name))
+            setattr(delta, name, getattr(last_delta, name))
         return delta
 
-    def event(self, event: Any) -> ChatMessageStreamDelta | None:
-        """The delta that an event of a stream holds, or `None` for one that delivers nothing.
+    def read_event(self, event: Any) -> ChatMessageStreamDelta | None:
+        """The delta of a stream event, or `None` for an event that carries no content.
 
         Raises:
-            MalformedResponse: It is no event of this API.
+            MalformedResponse: The event does not have the structure that the API documents.
+            InvalidToolCall: The event starts a tool call although none was allowed.
         """
         try:
             ((kind, data),) = event.items()
             if kind == "contentBlockStart":
-                return self._start(data["contentBlockIndex"], data["start"])
+                return self._read_start(data["contentBlockIndex"], data["start"])
             if kind == "contentBlockDelta":
-                return self._piece(data["contentBlockIndex"], data["delta"])
+                return self._read_delta(data["contentBlockIndex"], data["delta"])
             if kind == "contentBlockStop":
-                return self._thought(data["contentBlockIndex"])
+                return self._finish_reasoning(data["contentBlockIndex"])
             if kind == "messageStop":
-                self._stopped(data)
+                self._record_stop(data)
             elif kind == "metadata":
-                self._counted(data)
+                self._record_usage(data)
             if kind in ("messageStop", "metadata"):
                 self._raw[kind] = data
         except (AttributeError, TypeError, KeyError, ValueError) as error:
-            raise _malformed(error, event) from None
+            raise _malformed_response(error, event) from None
         return None
 
-    def end(self) -> ChatMessageStreamDelta:
-        """The closing delta: usage and finish reason, once.
+    def finish(self) -> ChatMessageStreamDelta:
+        """The last delta, with token usage and finish reason. Called once, after the last event.
 
         Raises:
-            MalformedResponse: The stream ended before its answer did.
+            MalformedResponse: The stream ended before the service sent its stop reason.
         """
-        closing = self._closing
-        if closing.finish_reason is None:
-            raise MalformedResponse("The stream ended without a messageStop event, so the answer is cut short.")
-        if self._calls and closing.finish_reason == "stop":
-            closing.finish_reason = "tool_calls"
-        left_out = sorted(f"{kind} is only in the answer's raw form, if at all" for kind in self._left_out)
-        closing.warnings = [*self._call.warnings, *left_out] or None
-        closing.raw = self._raw
-        return closing
+        last_delta = self._last_delta
+        if last_delta.finish_reason is None:
+            raise MalformedResponse("The stream ended without a messageStop event, so the response is incomplete.")
+        if self._call_indices and last_delta.finish_reason == "stop":
+            last_delta.finish_reason = "tool_calls"
+        left_out = sorted(
+            f"the response's {kind} can only be read from message.raw, if at all" for kind in self._left_out
+        )
+        last_delta.warnings = [*self._call.warnings, *left_out] or None
+        last_delta.raw = self._raw
+        return last_delta
 
-    # --- blocks of a whole answer -------------------------------------------------------------------------------------
+    # --- blocks of a non-streaming response ---------------------------------------------------------------------------
 
-    def _block(self, index: int, block: Mapping[str, Any]) -> ChatMessageStreamDelta:
+    def _read_block(self, index: int, block: Mapping[str, Any]) -> ChatMessageStreamDelta:
         if "text" in block:
-            return ChatMessageStreamDelta(content=_text(block["text"]))
+            return ChatMessageStreamDelta(content=_require_text(block["text"]))
         if "reasoningContent" in block:
-            inner = block["reasoningContent"]
-            thought = inner.get("reasoningText", {})
-            if thought:
-                self._thoughts[index] = dict(thought)
-            elif "redactedContent" in inner:
-                self._thoughts[index] = {"sealed": inner["redactedContent"]}
-            delta = self._thought(index) or ChatMessageStreamDelta()
-            delta.reasoning = _text(thought.get("text", "")) or None
+            reasoning = block["reasoningContent"]
+            text = reasoning.get("reasoningText", {})
+            if text:
+                self._reasoning[index] = dict(text)
+            elif "redactedContent" in reasoning:
+                self._reasoning[index] = {"redacted": reasoning["redactedContent"]}
+            delta = self._finish_reasoning(index) or ChatMessageStreamDelta()
+            delta.reasoning = _require_text(text.get("text", "")) or None
             return delta
         if "toolUse" in block:
             use = block["toolUse"]
-            delta = self._start(index, {"toolUse": use}) or ChatMessageStreamDelta()
+            delta = self._read_start(index, {"toolUse": use}) or ChatMessageStreamDelta()
             for call in delta.tool_calls or ():
-                given = use["input"]
+                arguments = use["input"]
                 assert call.function is not None
-                call.function.arguments = given if isinstance(given, str) else json.dumps(given)
+                call.function.arguments = arguments if isinstance(arguments, str) else json.dumps(arguments)
             return delta
         if "citationsContent" in block:
             self._left_out.add("citations")
@@ -137,95 +151,107 @@ class ConverseResponseReader:
         self._left_out |= set(block)
         return ChatMessageStreamDelta()
 
-    # --- pieces of a stream -------------------------------------------------------------------------------------------
+    # --- events of a stream -------------------------------------------------------------------------------------------
 
-    def _start(self, index: int, start: Mapping[str, Any]) -> ChatMessageStreamDelta | None:
+    def _read_start(self, index: int, start: Mapping[str, Any]) -> ChatMessageStreamDelta | None:
+        """The delta for the start of a block: the id and the name of a tool call."""
         use = start.get("toolUse")
-        if use is None or use.get("type") == "server_tool_use":  # which the service itself carries out
-            self._left_out |= set(start) if use is None else {"the service's own tool use"}
+        if use is None or use.get("type") == "server_tool_use":  # The service itself executes such a call.
+            self._left_out |= set(start) if use is None else {"server-side tool use"}
             return None
-        if not self._call.may_call:
+        if not self._call.allows_tool_calls:
             raise InvalidToolCall(
-                f"The model called {use['name']!r} though it was not to; Bedrock had to be told of tools, since the "
-                "history holds calls",
+                f"The model called {use['name']!r} although no tool call was allowed. Bedrock requires toolConfig "
+                "because the history contains tool calls.",
                 text=json.dumps(use.get("input", "")),
             )
-        number = self._calls[index] = len(self._calls)
-        function = ChatMessageToolCallFunction("", _text(use["name"]))
-        piece = ChatMessageToolCallStreamDelta(number, _text(use["toolUseId"]), "function", function)
-        return ChatMessageStreamDelta(tool_calls=[piece])
+        call_index = self._call_indices[index] = len(self._call_indices)
+        function = ChatMessageToolCallFunction("", _require_text(use["name"]))
+        call = ChatMessageToolCallStreamDelta(call_index, _require_text(use["toolUseId"]), "function", function)
+        return ChatMessageStreamDelta(tool_calls=[call])
 
-    def _piece(self, index: int, delta: Mapping[str, Any]) -> ChatMessageStreamDelta | None:
+    def _read_delta(self, index: int, delta: Mapping[str, Any]) -> ChatMessageStreamDelta | None:
         if "text" in delta:
-            return ChatMessageStreamDelta(content=delta["text"]) if _text(delta["text"]) else None
+            return ChatMessageStreamDelta(content=delta["text"]) if _require_text(delta["text"]) else None
         if "toolUse" in delta:
-            if index not in self._calls:
-                return None  # of the service's own tool
-            function = ChatMessageToolCallFunction(_text(delta["toolUse"]["input"]), "")
+            if index not in self._call_indices:
+                return None  # A part of a call that the service itself executes.
+            function = ChatMessageToolCallFunction(_require_text(delta["toolUse"]["input"]), "")
             return ChatMessageStreamDelta(
-                tool_calls=[ChatMessageToolCallStreamDelta(self._calls[index], None, None, function)]
+                tool_calls=[ChatMessageToolCallStreamDelta(self._call_indices[index], None, None, function)]
             )
         if "reasoningContent" in delta:
-            inner, thought = delta["reasoningContent"], self._thoughts.setdefault(index, {})
-            if "redactedContent" in inner:
-                thought["sealed"] = thought.get("sealed", b"") + inner["redactedContent"]
+            part, reasoning = delta["reasoningContent"], self._reasoning.setdefault(index, {})
+            if "redactedContent" in part:
+                reasoning["redacted"] = reasoning.get("redacted", b"") + part["redactedContent"]
             for key in ("text", "signature"):
-                if key in inner:
-                    thought[key] = thought.get(key, "") + inner[key]
-            return ChatMessageStreamDelta(reasoning=inner["text"]) if inner.get("text") else None
+                if key in part:
+                    reasoning[key] = reasoning.get(key, "") + part[key]
+            return ChatMessageStreamDelta(reasoning=part["text"]) if part.get("text") else None
         self._left_out |= set(delta)
         return None
 
-    def _thought(self, index: int) -> ChatMessageStreamDelta | None:
-        """What goes back to the service of a thought that has ended; nothing where it is neither signed nor sealed."""
-        thought = self._thoughts.pop(index, {})
-        if "sealed" in thought:
-            detail: dict[str, Any] = {"redactedContent": base64.b64encode(thought["sealed"]).decode()}
-        elif thought.get("signature"):
-            detail = {"reasoningText": {"text": thought.get("text", ""), "signature": thought["signature"]}}
+    def _finish_reasoning(self, index: int) -> ChatMessageStreamDelta | None:
+        """The details of a reasoning block that has ended, which go back to the service in the next turn.
+
+        Reasoning that is neither signed nor redacted has no details.
+        """
+        reasoning = self._reasoning.pop(index, {})
+        if "redacted" in reasoning:
+            detail: dict[str, Any] = {"redactedContent": base64.b64encode(reasoning["redacted"]).decode()}
+        elif reasoning.get("signature"):
+            detail = {"reasoningText": {"text": reasoning.get("text", ""), "signature": reasoning["signature"]}}
         else:
             return None
         return ChatMessageStreamDelta(reasoning_details=[detail])
 
-    # --- the end ------------------------------------------------------------------------------------------------------
+    # --- stop reason and usage ----------------------------------------------------------------------------------------
 
-    def _stopped(self, data: Mapping[str, Any]) -> None:
-        reason = _text(data["stopReason"])
+    def _record_stop(self, data: Mapping[str, Any]) -> None:
+        reason = _require_text(data["stopReason"])
         if reason == "malformed_model_output":
-            raise MalformedResponse("The service says that the model's output was malformed.")
-        if reason == "malformed_tool_use" and not self._calls:
-            raise InvalidToolCall("The service says that the model's tool call was malformed, and gives nothing of it.")
-        self._closing.finish_reason = _FINISH.get(reason, "stop")
-        stops = self._call.arguments.get("inferenceConfig", {}).get("stopSequences", ())
-        if reason == "stop_sequence" and len(stops) == 1:
-            self._closing.stop_sequence = stops[0]
+            raise MalformedResponse("The service reports that the model's output was malformed.")
+        if reason == "malformed_tool_use" and not self._call_indices:
+            raise InvalidToolCall(
+                "The service reports that the model's tool call was malformed, and returns no part of it."
+            )
+        self._last_delta.finish_reason = _FINISH_REASONS.get(reason, "stop")
+        stop_sequences = self._call.arguments.get("inferenceConfig", {}).get("stopSequences", ())
+        if reason == "stop_sequence" and len(stop_sequences) == 1:
+            self._last_delta.stop_sequence = stop_sequences[0]
 
-    def _counted(self, data: Mapping[str, Any]) -> None:
+    def _record_usage(self, data: Mapping[str, Any]) -> None:
         if (usage := data.get("usage")) is not None:
-            self._closing.token_usage = usage_from(usage)
-        self._closing.model_id = data.get("trace", {}).get("promptRouter", {}).get("invokedModelId")
+            self._last_delta.token_usage = usage_from(usage)
+        self._last_delta.model_id = data.get("trace", {}).get("promptRouter", {}).get("invokedModelId")
 
 
 def usage_from(usage: Mapping[str, Any]) -> TokenUsage:
-    """Token usage; the service counts what it reads from and writes to the cache apart from the other input."""
-    cached = count_from(usage.get("cacheReadInputTokens"))
-    given = count_from(usage.get("inputTokens"))
-    if given is not None:
-        given += (cached or 0) + (count_from(usage.get("cacheWriteInputTokens")) or 0)
-    return TokenUsage(given, count_from(usage.get("outputTokens")), cached)
+    """The token usage of a response.
+
+    Bedrock counts the tokens that are read from and written to the cache separately from the other input tokens.
+    modelport's input tokens include both.
+    """
+    cached = token_count_from(usage.get("cacheReadInputTokens"))
+    input_tokens = token_count_from(usage.get("inputTokens"))
+    if input_tokens is not None:
+        input_tokens += (cached or 0) + (token_count_from(usage.get("cacheWriteInputTokens")) or 0)
+    return TokenUsage(input_tokens, token_count_from(usage.get("outputTokens")), cached)
 
 
-def _text(value: Any) -> str:
+def _require_text(value: Any) -> str:
     if not isinstance(value, str):
         raise TypeError(f"{type(value).__name__} where text was expected")
     return value
 
 
-def _malformed(error: Exception, data: Any) -> MalformedResponse:
+def _malformed_response(error: Exception, data: Any) -> MalformedResponse:
     if isinstance(data, dict):
         data = {key: value for key, value in data.items() if key != "ResponseMetadata"}
     try:
-        shown = repr(data)[:200]
+        excerpt = repr(data)[:200]
     except RecursionError:
-        shown = "nested too deep to be shown"
-    return MalformedResponse(f"The service sent what is no answer ({type(error).__name__}: {error}): {shown}.")
+        excerpt = "nested too deeply to be shown"
+    return MalformedResponse(
+        f"The service sent something that is not a Converse response ({type(error).__name__}: {error}): {excerpt}."
+    )

@@ -1,4 +1,4 @@
-"""How a boto3 client for Bedrock is made, and what one of a user's own must be."""
+"""Creates the boto3 client for Bedrock, and checks a client that the caller passes in."""
 
 from __future__ import annotations
 
@@ -10,76 +10,78 @@ from typing import Any
 
 from modelport import __version__
 from modelport.errors import AuthenticationError, InvalidRequest, MissingDependency
-from modelport.remote.bedrock.errors import NO_CREDENTIALS, translated
-from modelport.remote.bedrock.log_filter import keep_out_of_the_log
-from modelport.remote.http.redaction import Hidden
-from modelport.remote.http.transport import CONNECT_TIMEOUT
+from modelport.remote.bedrock.errors import NO_CREDENTIALS, model_error_from
+from modelport.remote.bedrock.log_filter import redact_in_logs
+from modelport.remote.http.connections import CONNECT_TIMEOUT
+from modelport.remote.http.redaction import HiddenStr
 from modelport.secrets import Secret
 
-#: Connections that are kept; how many are used is for max_concurrency to say.
-CONNECTIONS = 100
+#: How many idle connections the client keeps. The number of concurrent requests is limited by `max_concurrency`.
+MAX_POOL_CONNECTIONS = 100
 
 
 def make_client(
     region: str | None, profile: str | None, endpoint: str | None, api_key: Secret | None, settings: Mapping[str, Any]
 ) -> Any:
-    """A client of `bedrock-runtime`, its own retries switched off.
+    """A client of `bedrock-runtime` that does not retry.
 
     Args:
-        region: By default what boto3 finds.
-        profile: Of the user's AWS configuration.
-        endpoint: By default the region's.
+        region: The AWS region; by default the one that boto3 finds.
+        profile: A profile of the AWS configuration.
+        endpoint: The URL of the service; by default the region's.
         api_key: A Bedrock API key; by default boto3's chain of credentials.
-        settings: For `boto3.Session.client`; keys in them are `Secret`s.
+        settings: Arguments for `boto3.Session.client`, in which keys are `Secret`s.
 
     Raises:
         MissingDependency: boto3 is not installed.
         InvalidRequest: The region or a setting is wrong.
         AuthenticationError: There are no credentials.
     """
-    boto3, botocore = boto_package()
+    boto3, botocore = boto_packages()
     secrets = [api_key, *(value for value in settings.values() if isinstance(value, Secret))]
-    keep_out_of_the_log(secret.reveal() for secret in secrets if secret)
-    given = {name: Hidden(value.reveal()) if isinstance(value, Secret) else value for name, value in settings.items()}
-    own: dict[str, Any] = {
+    redact_in_logs(secret.reveal() for secret in secrets if secret)
+    arguments = {
+        name: HiddenStr(value.reveal()) if isinstance(value, Secret) else value for name, value in settings.items()
+    }
+    defaults: dict[str, Any] = {
         "connect_timeout": CONNECT_TIMEOUT, "read_timeout": None, "tcp_keepalive": True,
-        "max_pool_connections": CONNECTIONS, "user_agent_extra": f"modelport/{__version__}",
+        "max_pool_connections": MAX_POOL_CONNECTIONS, "user_agent_extra": f"modelport/{__version__}",
     }  # fmt: skip
     if api_key is not None:
-        own["signature_version"] = "bearer"
-    config = botocore.config.Config(**own)
-    if given.get("config") is not None:
-        config = config.merge(given["config"])
-    # Merged last: the one retry loop is the port's.
-    given["config"] = config.merge(botocore.config.Config(retries={"total_max_attempts": 1}))
+        defaults["signature_version"] = "bearer"
+    config = botocore.config.Config(**defaults)
+    if arguments.get("config") is not None:
+        config = config.merge(arguments["config"])
+    # This setting is merged last, because only modelport's retry layer retries.
+    arguments["config"] = config.merge(botocore.config.Config(retries={"total_max_attempts": 1}))
     if endpoint is not None:
-        given.setdefault("endpoint_url", endpoint)
+        arguments.setdefault("endpoint_url", endpoint)
     try:
         core = botocore.session.Session()
         if api_key is not None:
-            core.register_component("token_provider", _Bearer(api_key))
+            core.register_component("token_provider", _BearerTokenProvider(api_key))
         session = boto3.Session(botocore_session=core, profile_name=profile, region_name=region)
-        # boto3 does not read AWS_REGION, which AWS's other SDKs do and its own machines set.
+        # boto3 does not read AWS_REGION, although AWS's other SDKs do and AWS sets it on its own machines.
         if region := region or session.region_name or os.environ.get("AWS_REGION"):
-            given.setdefault("region_name", region)
-        client = session.client("bedrock-runtime", **given)
+            arguments.setdefault("region_name", region)
+        client = session.client("bedrock-runtime", **arguments)
         signed = client.meta.config.signature_version is not botocore.UNSIGNED
         bearer = api_key is not None or os.environ.get("AWS_BEARER_TOKEN_BEDROCK")
-        if signed and not bearer and "aws_access_key_id" not in given and session.get_credentials() is None:
+        if signed and not bearer and "aws_access_key_id" not in arguments and session.get_credentials() is None:
             raise AuthenticationError(NO_CREDENTIALS)
-        if given.get("endpoint_url") is None:
+        if arguments.get("endpoint_url") is None:
             _check_region(session, client.meta.region_name, client.meta.endpoint_url)
     except TypeError as error:
-        raise InvalidRequest(f"client_kwargs: boto3 refuses them: {error}") from None
+        raise InvalidRequest(f"client_kwargs: boto3 rejects them: {error}") from None
     except ValueError as error:
-        raise translated(error) or InvalidRequest(f"boto3 refuses its settings: {error}") from None
+        raise model_error_from(error) or InvalidRequest(f"boto3 rejects its settings: {error}") from None
     except Exception as error:
-        raise translated(error) or error from None
+        raise model_error_from(error) or error from None
     return client
 
 
-def boto_package() -> tuple[Any, Any]:
-    """boto3 and botocore.
+def boto_packages() -> tuple[Any, Any]:
+    """The packages boto3 and botocore.
 
     Raises:
         MissingDependency: They are not installed.
@@ -96,44 +98,45 @@ def boto_package() -> tuple[Any, Any]:
 
 
 def check_client(client: Any) -> None:
-    """Whether a client of the user's can be used.
+    """Checks that a client of the caller's can be used.
 
     Raises:
-        InvalidRequest: It is for another service, too old or asynchronous.
+        InvalidRequest: The client is for another service, too old, or asynchronous.
     """
     if not (hasattr(client, "converse") and hasattr(client, "converse_stream")):
         raise InvalidRequest(
-            f"client: {type(client).__name__} has no 'converse'; make it as boto3.client('bedrock-runtime'), of boto3 "
-            "1.34.116 or newer"
+            f"client: {type(client).__name__} has no 'converse'; create it by boto3.client('bedrock-runtime'), with "
+            "boto3 1.34.116 or newer"
         )
     if inspect.iscoroutinefunction(client.converse) or type(client).__module__.startswith("aiobotocore"):
-        raise InvalidRequest("client: must be one of boto3, which is run in threads, not of aiobotocore")
+        raise InvalidRequest("client: must be a client of boto3, which modelport runs in threads, not of aiobotocore")
 
 
-def attempts_of(client: Any) -> int:
-    """How often a client of the user's sends a request by itself, at most."""
+def max_attempts_of(client: Any) -> int:
+    """How often a client of the caller's sends one request at most, including its own retries."""
     retries = getattr(client.meta.config, "retries", None) or {}
     return int(retries.get("total_max_attempts", retries.get("max_attempts", 4) + 1))
 
 
-class _Bearer:
-    """Gives boto3 the user's Bedrock API key."""
+class _BearerTokenProvider:
+    """Gives boto3 the caller's Bedrock API key, by botocore's interface for token providers."""
 
     def __init__(self, key: Secret) -> None:
         self._key = key
 
     def load_token(self, **kwargs: Any) -> Any:
-        return boto_package()[1].tokens.FrozenAuthToken(Hidden(self._key.reveal()))
+        return boto_packages()[1].tokens.FrozenAuthToken(HiddenStr(self._key.reveal()))
 
 
 def _check_region(session: Any, region: str, endpoint: str) -> None:
-    """A region that does not exist would only show as an address that can't be found."""
+    """Checks that the region exists. Otherwise the first call would fail because its host name can't be resolved."""
     known = {name for p in session.get_available_partitions() for name in session.get_available_regions("ec2", p)}
     if region in known or f".{region}.amazonaws.com" not in endpoint:
         return
     close = get_close_matches(region, sorted(known), 2)
     hint = f"did you mean {' or '.join(map(repr, close))}? " if close else ""
     raise InvalidRequest(
-        f"region_name={region!r}: boto3 knows no such AWS region; {hint}For one that is newer than your boto3, update "
-        "boto3 or pass api_base='https://bedrock-runtime.REGION.amazonaws.com'"
+        f"region_name={region!r}: boto3 knows no such AWS region; {hint}For a region that is newer than your boto3, "
+        "update boto3 or pass api_base='https://bedrock-runtime.REGION.amazonaws.com'",
+        hint="The option --api-base sets the address.",
     )

@@ -1,4 +1,8 @@
-"""What the errors of boto3 mean: those that AWS gives, and those that never reached it."""
+"""Classification of boto3's exceptions as modelport's errors.
+
+`model_error_from` handles errors that AWS returned, which `error_from` classifies by AWS's code or else by the HTTP
+status, and errors of requests that did not reach AWS or whose response could not be read.
+"""
 
 from __future__ import annotations
 
@@ -19,8 +23,8 @@ from modelport.errors import (
 )
 from modelport.protocols.chat_completions.errors import retry_after
 
-#: AWS gives no code of its own for these.
-_CONTEXT_WORDS = re.compile(
+#: AWS has no code for prompts that are too long; they are recognised by these phrases.
+_PROMPT_TOO_LONG = re.compile(
     r"(?:input|prompt) is too long|too many (?:input )?tokens|context (?:length|window|limit)|maximum (?:input|context)"
     r"|exceeds? the maximum (?:number of )?(?:input )?tokens",
     re.I,
@@ -36,7 +40,7 @@ _BY_CODE: dict[str, type[ModelError]] = {
     "serviceunavailableexception": ServerError, "modelstreamerrorexception": ServerError,
     "modelnotreadyexception": ServerError,
 }  # fmt: skip
-_SAID = {
+_SUMMARIES = {
     RateLimited: "Too many requests",
     InvalidRequest: "The service refused the request",
     ServerError: "The service failed",
@@ -46,21 +50,21 @@ _SAID = {
 
 
 def error_from(code: str, text: str, status: int | None, headers: Mapping[str, str]) -> ModelError:
-    """The error that a service's answer means, by its code, else by its status.
+    """The error for an error response of AWS.
 
     Args:
-        code: AWS's name of the exception, as an error or as an event of a stream.
-        text: What the service says.
+        code: AWS's name of the exception, from an error response or from an event of a stream.
+        text: AWS's message.
         status: The HTTP status; `None` for an event of a stream.
-        headers: With names in lower case.
+        headers: The response's headers, with names in lower case.
     """
     kind = _BY_CODE.get(code.lower()) or _by_status(status)
     details: dict[str, Any] = {"status": status, "retry_after": retry_after(headers)}
-    # A refused signature is followed by the request as it should have been signed, keys included.
+    # After the first line, AWS's message about a wrong signature quotes the whole request, including its keys.
     text = text.strip().partition("\n")[0][:600].rstrip(".") or "no reason given"
-    if kind is InvalidRequest and _CONTEXT_WORDS.search(text):
+    if kind is InvalidRequest and _PROMPT_TOO_LONG.search(text):
         return ContextWindowExceeded(f"The prompt does not fit the model's context: {text} ({code}).", **details)
-    return kind(f"{_SAID[kind]}: {text} ({code}).", **details)
+    return kind(f"{_SUMMARIES[kind]}: {text} ({code}).", **details)
 
 
 def _by_status(status: int | None) -> type[ModelError]:
@@ -82,8 +86,8 @@ NO_CREDENTIALS = (
 _NO_REGION = "No AWS region was given. Pass region_name='us-east-1', or set AWS_REGION."
 
 
-def translated(error: Exception) -> ModelError | None:
-    """Our error for one of boto3, or of the HTTP library under it; `None` for any other."""
+def model_error_from(error: Exception) -> ModelError | None:
+    """The error for an exception of boto3 or of its HTTP library; `None` for an exception of any other origin."""
     import botocore.eventstream
     import botocore.exceptions as boto
     import botocore.parsers
@@ -92,9 +96,9 @@ def translated(error: Exception) -> ModelError | None:
     if isinstance(error, ModelError):
         return error
     if isinstance(error, boto.ClientError):
-        said, about = error.response.get("Error", {}), error.response.get("ResponseMetadata", {})
-        text, status = str(said.get("Message") or ""), about.get("HTTPStatusCode")
-        return error_from(str(said.get("Code", "")), text, status, about.get("HTTPHeaders", {}))
+        details, metadata = error.response.get("Error", {}), error.response.get("ResponseMetadata", {})
+        text, status = str(details.get("Message") or ""), metadata.get("HTTPStatusCode")
+        return error_from(str(details.get("Code", "")), text, status, metadata.get("HTTPHeaders", {}))
     if isinstance(error, boto.NoCredentialsError | boto.NoAuthTokenError):
         return AuthenticationError(NO_CREDENTIALS)
     credentials = (
@@ -102,51 +106,54 @@ def translated(error: Exception) -> ModelError | None:
         boto.UnknownCredentialError, boto.MetadataRetrievalError, boto.RefreshWithMFAUnsupportedError,
     )  # fmt: skip
     if isinstance(error, credentials) or type(error).__name__.startswith("Login"):
-        return AuthenticationError(f"The AWS credentials can't be used: {_connection(error)}. {NO_CREDENTIALS}")
+        return AuthenticationError(f"The AWS credentials can't be used: {_on_one_line(error)}. {NO_CREDENTIALS}")
     if isinstance(error, boto.NoRegionError):
-        return InvalidRequest(_NO_REGION)
+        return InvalidRequest(_NO_REGION, hint="The option --set region_name=us-east-1 names the region.")
     if isinstance(error, boto.ParamValidationError):
-        return InvalidRequest(f"The Converse API has no such request: {_connection(error, 600)}.")
+        return InvalidRequest(f"The Converse API does not accept this request: {_on_one_line(error, 600)}.")
     if isinstance(error, boto.SSLError):
-        return ConnectionFailed(f"The service's certificate was not accepted: {_connection(error)}.", retryable=False)
+        return ConnectionFailed(f"The service's certificate was not accepted: {_on_one_line(error)}.", retryable=False)
     if isinstance(error, boto.ReadTimeoutError | http.ReadTimeoutError):
-        return ConnectionFailed("The service did not answer within the client's time-out.")
+        return ConnectionFailed("The service did not respond within the client's time-out.")
     if isinstance(error, boto.EndpointConnectionError | boto.ConnectTimeoutError | boto.ProxyConnectionError):
-        return ConnectionFailed(f"{_connection(error)}. Is the region right?")
+        return ConnectionFailed(f"{_on_one_line(error)}. Is the region right?")
     if isinstance(error, boto.HTTPClientError):
-        return _broken(error.kwargs.get("error"))
+        return _broken_connection(error.kwargs.get("error"))
     if isinstance(error, http.HTTPError):
-        return _broken(error)
+        return _broken_connection(error)
     if isinstance(error, botocore.eventstream.ParserError):
-        return MalformedResponse(f"The service's event stream is damaged: {_connection(error)}.")
-    unread = isinstance(error, botocore.parsers.ResponseParserError | boto.IncompleteReadError | UnicodeDecodeError)
-    if unread or (_of_parsing(error) and not isinstance(error, boto.BotoCoreError)):
-        return MalformedResponse(f"The service's answer can't be read: {_connection(error)}.")
+        return MalformedResponse(f"The service's event stream is damaged: {_on_one_line(error)}.")
+    unreadable = isinstance(error, botocore.parsers.ResponseParserError | boto.IncompleteReadError | UnicodeDecodeError)
+    if unreadable or (_is_raised_by_parser(error) and not isinstance(error, boto.BotoCoreError)):
+        return MalformedResponse(f"The service's response can't be read: {_on_one_line(error)}.")
     if isinstance(error, boto.BotoCoreError):
-        return InvalidRequest(f"boto3 can't make this call: {_connection(error)}.")
+        return InvalidRequest(f"boto3 can't make this call: {_on_one_line(error)}.")
     return None
 
 
-def _broken(error: Any) -> ModelError:
-    """What a fault of a connection means: an answer that just ends was cut by something that thinks it is whole."""
+def _broken_connection(error: Any) -> ModelError:
+    """The error for a connection that ended during a call.
+
+    If no `OSError` is behind it, the peer closed the connection in good order: it sent a shorter body than announced.
+    """
     import urllib3.exceptions as http
 
     causes = [error, *getattr(error, "args", ()), getattr(error, "__cause__", None)]
     names = [type(cause).__name__ for cause in causes if isinstance(cause, OSError)]
     if not names and isinstance(error, http.ProtocolError):
-        return MalformedResponse("The service's answer was cut short: its body ended before its length said so.")
+        return MalformedResponse("The service's response was truncated: its body is shorter than its announced length.")
     return ConnectionFailed(f"The connection to the service broke ({(names or [type(error).__name__])[0]}).")
 
 
-def _of_parsing(error: BaseException) -> bool:
-    """Whether the error is one that botocore never meant to raise, of an answer of another form than its model's."""
+def _is_raised_by_parser(error: BaseException) -> bool:
+    """Whether botocore's parser failed with an ordinary Python error, because the response is not as its model says."""
     if not isinstance(error, TypeError | AttributeError | LookupError | ValueError | RecursionError):
         return False
-    at = error.__traceback__
-    while at is not None and at.tb_next is not None:
-        at = at.tb_next
-    return at is not None and str(at.tb_frame.f_globals.get("__name__")).startswith(("botocore.", "json"))
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return trace is not None and str(trace.tb_frame.f_globals.get("__name__")).startswith(("botocore.", "json"))
 
 
-def _connection(error: Exception, most: int = 300) -> str:
-    return " ".join(str(error).split())[:most].rstrip(".")
+def _on_one_line(error: Exception, max_length: int = 300) -> str:
+    return " ".join(str(error).split())[:max_length].rstrip(".")

@@ -1,4 +1,7 @@
-"""What botocore logs at DEBUG, without keys: the headers that it sends, what it signs, and what a service quotes."""
+"""A filter that redacts keys in what botocore logs at DEBUG level.
+
+botocore logs the headers that it sends, the text that it signs, and the bodies in which a service may quote a key.
+"""
 
 from __future__ import annotations
 
@@ -6,35 +9,35 @@ import logging
 import re
 from collections.abc import Iterable
 
-from modelport.remote.http.redaction import Hidden
+from modelport.remote.http.redaction import HiddenStr
 
-#: Those of botocore's loggers that write headers, canonical requests and bodies.
+#: The loggers of botocore that log headers, canonical requests and bodies.
 LOGGERS = ("botocore.endpoint", "botocore.auth", "botocore.parsers")
-_FIELDS = re.compile(r"(?i)((?:authorization|x-amz-security-token)['\"]?\s*[:=]\s*b?['\"]?)[^'\"\n}]+")
+_SECRET_HEADERS = re.compile(r"(?i)((?:authorization|x-amz-security-token)['\"]?\s*[:=]\s*b?['\"]?)[^'\"\n}]+")
 
 
-class _Redacted(logging.Filter):
-    """Keeps all records, and takes keys out of their text."""
+class _RedactingFilter(logging.Filter):
+    """Lets all records pass, and redacts keys in their messages."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.keys: set[Hidden] = set()
+        self.keys: set[HiddenStr] = set()
 
     def filter(self, record: logging.LogRecord) -> bool:
-        said = record.getMessage()
-        shown = _FIELDS.sub(r"\1***", said)
+        message = record.getMessage()
+        redacted = _SECRET_HEADERS.sub(r"\1***", message)
         for key in list(self.keys):
-            shown = shown.replace(key, "***")
-        if shown != said:
-            record.msg, record.args = shown, ()
+            redacted = redacted.replace(key, "***")
+        if redacted != message:
+            record.msg, record.args = redacted, ()
         return True
 
 
-_redacted = _Redacted()
+_redacting_filter = _RedactingFilter()
 
 
-def keep_out_of_the_log(keys: Iterable[str]) -> None:
-    """From now on botocore's loggers don't show these, nor the headers that hold keys."""
-    _redacted.keys |= {Hidden(key) for key in keys if key}
+def redact_in_logs(keys: Iterable[str]) -> None:
+    """Redacts these keys, and the headers that hold keys, in everything that botocore logs from now on."""
+    _redacting_filter.keys |= {HiddenStr(key) for key in keys if key}
     for name in LOGGERS:
-        logging.getLogger(name).addFilter(_redacted)  # which does nothing where it is there already
+        logging.getLogger(name).addFilter(_redacting_filter)  # A logger ignores a filter that it already has.

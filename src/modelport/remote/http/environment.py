@@ -1,4 +1,4 @@
-"""What the environment says of the way to a service: certificates and proxies."""
+"""Reads the certificates and proxies that the environment sets for the way to a service."""
 
 from __future__ import annotations
 
@@ -14,12 +14,17 @@ from modelport.errors import InvalidRequest
 
 @functools.lru_cache
 def environment_tls(cafile: str | None, capath: str | None) -> ssl.SSLContext | bool:
-    """Checks certificates as OpenAI's SDK does: against one file, else one folder, else the system's store.
+    """Return what verifies certificates, as in OpenAI's SDK: one file, or one folder, or the system's store.
 
-    The last is True: aiohttp has read that store at its import; to do so again would take a tenth of a cold start.
+    For the system's store the result is `True`, because aiohttp has read that store at its import. Reading it again
+    would take a tenth of a cold start.
+
+    Args:
+        cafile: The value of `SSL_CERT_FILE`.
+        capath: The value of `SSL_CERT_DIR`.
 
     Raises:
-        InvalidRequest: There is no such file, or it holds no certificates.
+        InvalidRequest: The file does not exist, or holds no certificates.
     """
     try:
         if cafile or capath:
@@ -27,7 +32,7 @@ def environment_tls(cafile: str | None, capath: str | None) -> ssl.SSLContext | 
     except OSError as error:
         raise InvalidRequest(f"SSL_CERT_FILE={cafile!r}: {error.strerror or error}") from None
     if sys.platform in ("darwin", "win32"):
-        try:  # OpenSSL itself can't read the store of these systems; the SDK brings this package along.
+        try:  # OpenSSL can't read the store of these systems. OpenAI's SDK installs this package for the same reason.
             return import_module("truststore").SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # type: ignore[no-any-return]
         except ImportError:
             pass
@@ -35,10 +40,15 @@ def environment_tls(cafile: str | None, capath: str | None) -> ssl.SSLContext | 
 
 
 def environment_proxy(url: str) -> str | None:
-    """The proxy for a URL by the environment (`HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY`, `NO_PROXY`), or `None`.
+    """Return the proxy that the environment sets for a URL, or `None`.
+
+    The variables are `HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY` and `NO_PROXY`.
+
+    Args:
+        url: The address of the service.
 
     Raises:
-        InvalidRequest: It is of a kind that only the SDK can use.
+        InvalidRequest: The proxy is of a kind that only OpenAI's SDK can use.
     """
     parts, proxies = urlsplit(url), urllib.request.getproxies()
     proxy = proxies.get(parts.scheme) or proxies.get("all")
@@ -48,6 +58,7 @@ def environment_proxy(url: str) -> str | None:
     if not proxy.startswith(("http://", "https://")):
         kind = proxy.partition("://")[0]
         raise InvalidRequest(
-            f"a {kind} proxy is set in the environment; pass client_kwargs={{…}} to go through the SDK"
+            f"a {kind} proxy is set in the environment; pass client_kwargs={{…}} to send requests through the openai "
+            "package"
         )
     return proxy

@@ -1,65 +1,101 @@
-"""What refusals, redirects and faults of HTTP libraries mean."""
+"""Turns error responses, redirects and the exceptions of HTTP libraries into modelport's errors.
+
+A redirect is never followed: the prompt and the key would be sent to an address that the caller did not choose. The
+message shows where the redirect leads, without the query, which may quote a key.
+"""
 
 from __future__ import annotations
 
 import re
 import ssl
 from collections.abc import Collection, Mapping
+from typing import TYPE_CHECKING
 
 from modelport.errors import ConnectionFailed, InvalidRequest, MalformedResponse, ModelError
 from modelport.protocols.chat_completions.errors import error_from
-from modelport.remote.http.outgoing import orjson_package
-from modelport.remote.http.redaction import without_secrets
+from modelport.remote.http.packages import aiohttp_package, orjson_package
+from modelport.remote.http.redaction import redact
 
-#: What to do where nobody answers.
-CHECK_THE_WAY = "Check the address (api_base), the proxy, and that the server runs."
+if TYPE_CHECKING:
+    import aiohttp
+
+#: The advice if no server can be reached.
+_CHECK_ADDRESS = "Check the address (api_base), the proxy, and that the server runs."
+_ADDRESS_HINT = "The option --api-base sets the address."
+_TRUNCATED = "The service's response was truncated: its body ended before the announced length."
 
 
-def service_error(status: int, headers: Mapping[str, str], body: bytes, secrets: Collection[str]) -> ModelError:
-    """The error that an answer with a status of 300 or more means.
+def error_from_response(status: int, headers: Mapping[str, str], body: bytes, secrets: Collection[str]) -> ModelError:
+    """Return the error for a response with a status of 300 or more.
 
     Args:
-        status: Of HTTP.
-        headers: Of the answer.
-        body: Of the answer.
-        secrets: Of the request: `secrets_in`.
+        status: The HTTP status.
+        headers: The headers of the response.
+        body: The body of the response.
+        secrets: The secrets of the request; see `secrets_in`.
     """
-    if status < 400:  # Following it would send the key to where the caller did not mean it to go.
-        return redirected(status, headers, secrets)
+    if status < 400:
+        return redirect_error(status, headers, secrets)
     try:
         payload = orjson_package().loads(body)
     except ValueError:
         payload = body.decode("utf-8", "replace")
-    payload = without_secrets(payload, secrets)
+    payload = redact(payload, secrets)
     return error_from(status, payload, {name.lower(): value for name, value in headers.items()})
 
 
-def redirected(status: int, headers: Mapping[str, str], secrets: Collection[str]) -> ModelError:
-    """The error that a redirect means. Its query is not shown: it may quote a key."""
-    where = re.split(r"[?#]", headers.get("Location", ""))[0] or "elsewhere"
-    where = without_secrets(where, secrets)
-    return InvalidRequest(f"The service redirects to {where}; give that address instead.", status=status)
+def redirect_error(status: int, headers: Mapping[str, str], secrets: Collection[str]) -> ModelError:
+    """Return the error for a redirect.
+
+    Args:
+        status: The HTTP status.
+        headers: The headers of the response.
+        secrets: The secrets of the request; see `secrets_in`.
+    """
+    target = re.split(r"[?#]", headers.get("Location", ""))[0] or "another address"
+    target = redact(target, secrets)
+    return InvalidRequest(f"The service redirects to {target}; pass that address instead.", status=status)
 
 
-def is_unsendable(error: BaseException) -> bool:
-    """Whether it is Python's word on a request that can't be made bytes."""
-    return isinstance(error, UnicodeEncodeError) or (
-        isinstance(error, TypeError | ValueError) and str(error).endswith(("JSON serializable", "JSON compliant"))
-    )
+def error_from_aiohttp(error: aiohttp.ClientError) -> ModelError:
+    """Return the error for an exception of aiohttp."""
+    aiohttp = aiohttp_package()
+    if isinstance(error, aiohttp.ClientConnectorCertificateError | aiohttp.ClientSSLError):
+        return ConnectionFailed(f"The service's certificate was not accepted: {error}.", retryable=False)
+    if isinstance(error, aiohttp.ClientHttpProxyError):
+        return ConnectionFailed(f"The proxy refused to connect (HTTP {error.status}).", retryable=error.status >= 500)
+    if isinstance(error, aiohttp.ClientConnectorError):
+        reason = error.os_error.strerror or error.os_error
+        return ConnectionFailed(
+            f"No connection to {error.host}:{error.port}: {reason}. {_CHECK_ADDRESS}", hint=_ADDRESS_HINT
+        )
+    if isinstance(error, aiohttp.ServerTimeoutError):
+        return ConnectionFailed(f"The service did not answer within the client's timeout ({type(error).__name__}).")
+    if isinstance(error, aiohttp.InvalidURL):
+        return InvalidRequest("api_base is not a valid URL.")
+    if isinstance(error, aiohttp.ClientPayloadError):
+        # If the connection broke, aiohttp appends its exception to the text, behind the cause. Otherwise the connection
+        # was closed in good order: the sender took a truncated body for complete. Nothing else tells the cases apart.
+        if error.__cause__ is None or str(error).endswith(repr(error.__cause__)):
+            return MalformedResponse(_TRUNCATED)
+        return ConnectionFailed("The connection broke while the response was read.")
+    if isinstance(error, aiohttp.ClientResponseError):
+        return MalformedResponse(f"The service's response is not valid HTTP: {error.message}.")
+    return ConnectionFailed(f"The connection to the service broke ({type(error).__name__}).")
 
 
-def is_of_httpx(error: BaseException) -> bool:
-    """Whether it is an exception of httpx, httpx2 or their core."""
+def is_httpx_exception(error: BaseException) -> bool:
+    """Return whether an exception comes from httpx, httpx2 or their core."""
     return type(error).__module__.startswith(("httpx", "httpcore"))
 
 
-def httpx_error(error: BaseException) -> ModelError:
-    """What a fault of httpx or httpx2 means."""
+def error_from_httpx(error: BaseException) -> ModelError:
+    """Return the error for an exception of httpx or httpx2."""
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, ssl.SSLCertVerificationError):
-            why = cause.verify_message
-            return ConnectionFailed(f"The service's certificate was not accepted: {why}.", retryable=False)
+            reason = cause.verify_message
+            return ConnectionFailed(f"The service's certificate was not accepted: {reason}.", retryable=False)
         cause = cause.__cause__ or cause.__context__
     kind = type(error).__name__
     if kind == "LocalProtocolError":
@@ -67,9 +103,16 @@ def httpx_error(error: BaseException) -> ModelError:
     if kind in ("InvalidURL", "UnsupportedProtocol"):
         return InvalidRequest("The request can't be sent: its URL is not valid.")
     if kind.endswith("Timeout"):
-        return ConnectionFailed(f"The service did not answer within the client's time-out ({kind}).")
-    # One class for two faults: an answer that was cut short, and none at all.
+        return ConnectionFailed(f"The service did not answer within the client's timeout ({kind}).")
+    # httpx has one class for a truncated response and for no response at all.
     if kind == "RemoteProtocolError" and "complete message body" in str(error):
-        return MalformedResponse("The service's answer was cut short: its body ended before its length said so.")
-    advice = f" {CHECK_THE_WAY}" if kind == "ConnectError" else ""
-    return ConnectionFailed(f"The connection to the service failed ({kind}).{advice}")
+        return MalformedResponse(_TRUNCATED)
+    advice, hint = (f" {_CHECK_ADDRESS}", _ADDRESS_HINT) if kind == "ConnectError" else ("", None)
+    return ConnectionFailed(f"The connection to the service failed ({kind}).{advice}", hint=hint)
+
+
+def is_encoding_error(error: BaseException) -> bool:
+    """Return whether an exception of Python says that a request can't be encoded as bytes."""
+    return isinstance(error, UnicodeEncodeError) or (
+        isinstance(error, TypeError | ValueError) and str(error).endswith(("JSON serializable", "JSON compliant"))
+    )

@@ -1,4 +1,15 @@
-"""Removes the secrets of a request from what a service quotes."""
+"""Keeps the secrets of a request out of errors, logs and tracebacks.
+
+The rules:
+
+- The secrets of a request are the values of its headers and query parameters, except those of harmless names such as
+  `Accept`. Shorter values than eight characters are not secrets. Of a header that holds a key by its name, each part is
+  a secret too: the key after `Bearer`, each cookie, the password of `Basic`.
+- A text that a service sent is redacted before an error quotes it, because some services quote the key that they
+  refuse. A secret is also found in the escapes of JSON, C, URLs and HTML, and where the text ends within the secret.
+- The output of the model is not changed, even if it contains a secret.
+- Headers and query parameters are `HiddenStr`s, which a traceback with local variables or a log shows as `'***'`.
+"""
 
 from __future__ import annotations
 
@@ -11,14 +22,18 @@ from typing import Any
 
 from modelport.secrets import names_secret
 
-#: Headers and parameters whose values are no secrets, and say what is wrong where a service quotes them.
-_OPEN = re.compile(
+#: Headers and parameters whose values are not secrets. If a service quotes such a value, it helps to find the error.
+_HARMLESS_NAME = re.compile(
     r"accept.*|content-.*|user-agent|host|connection|x-stainless-.*|openai-(organization|project)|api-version", re.I
 )
+_MIN_SECRET_LENGTH = 8
+
+_ESCAPE = re.compile(r"[\\%&]")
+_UNFINISHED_ESCAPE = re.compile(r"(?:\\+\w{0,3}|%\w{0,3}|&#?\w{0,3})?")
 
 
-class Hidden(str):
-    """A header's value that a traceback with locals, or a log of headers, does not show."""
+class HiddenStr(str):
+    """A string whose `repr` does not show it, for tracebacks with local variables and for logs of headers."""
 
     __slots__ = ()
 
@@ -26,25 +41,29 @@ class Hidden(str):
         return "'***'"
 
 
-def hidden(value: Any) -> Any:
-    """The value, hidden where it is text."""
-    return Hidden(value) if isinstance(value, str) else value
+def hide(value: Any) -> Any:
+    """Return a string as a `HiddenStr`, and any other value unchanged."""
+    return HiddenStr(value) if isinstance(value, str) else value
 
 
 def secrets_in(*layers: Mapping[str, Any]) -> tuple[str, ...]:
-    """What a service was sent in headers and parameters and is not to be quoted, the longest first."""
+    """Return the secrets in headers and query parameters, the longest first.
+
+    Args:
+        *layers: Headers or query parameters, by name.
+    """
     found: set[str] = set()
     for layer in layers:
         for name, value in layer.items():
-            if isinstance(value, str) and not _OPEN.fullmatch(str(name)):
-                found.add(Hidden(value))
+            if isinstance(value, str) and not _HARMLESS_NAME.fullmatch(str(name)):
+                found.add(HiddenStr(value))
                 if names_secret(str(name)):
-                    found.update(map(Hidden, _parts(value)))
-    return tuple(sorted((Hidden(one) for one in found if len(one) >= 8), key=len, reverse=True))
+                    found.update(map(HiddenStr, _parts(value)))
+    return tuple(sorted((secret for secret in found if len(secret) >= _MIN_SECRET_LENGTH), key=len, reverse=True))
 
 
 def _parts(value: str) -> Iterator[str]:
-    """What of a header may be quoted alone: the key after a scheme such as Bearer, one of many cookies, a password."""
+    """Yield the parts of a header's value that a service may quote alone."""
     for part in re.split(r"[\s;,]+", value):
         yield part
         yield part.partition("=")[2]
@@ -53,56 +72,59 @@ def _parts(value: str) -> Iterator[str]:
             yield base64.b64decode(value[6:]).decode().partition(":")[2]
 
 
-def without_secrets(said: Any, secrets: Collection[str]) -> Any:
-    """What a service says, parsed, without what it was sent in secret: some quote the key that they refuse."""
+def redact(value: Any, secrets: Collection[str]) -> Any:
+    """Replace secrets by `***` in all strings of a parsed response.
+
+    Args:
+        value: A string, or lists and dicts of strings.
+        secrets: The secrets of the request; see `secrets_in`.
+    """
     try:
-        return _blotted(said, secrets)
+        return _redact(value, secrets)
     except RecursionError:
         return "something nested too deep to be shown"
 
 
-def _blotted(said: Any, secrets: Collection[str]) -> Any:
-    if isinstance(said, str):
+def _redact(value: Any, secrets: Collection[str]) -> Any:
+    if isinstance(value, str):
         for secret in secrets:
-            said = said.replace(secret, "***")
-            if _ESCAPES.search(said):  # what a gateway quotes of another may be escaped still
-                said = re.sub("".join(map(_escaped, secret)), "***", said)
-            said = _without_beginning(said, secret)
-        return said
-    if isinstance(said, list):
-        return [_blotted(item, secrets) for item in said]
-    if isinstance(said, dict):
-        return {_blotted(key, secrets): _blotted(item, secrets) for key, item in said.items()}
-    return said
+            value = value.replace(secret, "***")
+            if _ESCAPE.search(value):  # A gateway may quote another service's response with its escapes.
+                value = re.sub("".join(map(_escaped, secret)), "***", value)
+            value = _redact_truncated(value, secret)
+        return value
+    if isinstance(value, list):
+        return [_redact(item, secrets) for item in value]
+    if isinstance(value, dict):
+        return {_redact(key, secrets): _redact(item, secrets) for key, item in value.items()}
+    return value
 
 
-def _without_beginning(said: str, secret: str) -> str:
-    """The text without the secret's beginning at its end, where it was cut off."""
-    if not (found := list(re.finditer("".join(map(_escaped, secret[:8])), said))):
-        return said
-    at = found[-1].end()
-    for character in secret[8:]:
-        if (more := re.compile(_escaped(character)).match(said, at)) is None:
+def _redact_truncated(text: str, secret: str) -> str:
+    """Replace the beginning of a secret at the end of a text, where the service truncated the text."""
+    if not (found := list(re.finditer("".join(map(_escaped, secret[:_MIN_SECRET_LENGTH])), text))):
+        return text
+    end = found[-1].end()
+    for character in secret[_MIN_SECRET_LENGTH:]:
+        if (match := re.compile(_escaped(character)).match(text, end)) is None:
             break
-        at = more.end()
-    return f"{said[: found[-1].start()]}***" if _HALF_ESCAPE.fullmatch(said, at) else said
-
-
-_ESCAPES = re.compile(r"[\\%&]")
-
-
-_HALF_ESCAPE = re.compile(r"(?:\\+\w{0,3}|%\w{0,3}|&#?\w{0,3})?")
+        end = match.end()
+    return f"{text[: found[-1].start()]}***" if _UNFINISHED_ESCAPE.fullmatch(text, end) else text
 
 
 def _escaped(character: str) -> str:
-    """A pattern for a character as it is, and in the escapes of JSON, C, URLs and HTML."""
+    """Return a pattern that matches a character as it is, and in the escapes of JSON, C, URLs and HTML."""
     code, utf8 = ord(character), "".join(f"%(?:25){{0,3}}{byte:02x}" for byte in character.encode("utf-8", "replace"))
-    # Bounded, or a text of backslashes would take its length squared.
-    ways = [
+    # No two spellings match the same text: otherwise the time for a text that ends within the secret would double with
+    # each character of the secret. The repetitions of a backslash are bounded: otherwise the time for a text of
+    # backslashes would grow with the square of its length.
+    spellings = [
         rf"\\{{0,9}}{re.escape(character)}", rf"\\{{1,9}}(?:u\{{?|x|U)0*{code:x}\}}?", rf"\\{{1,9}}0?{code:o}", utf8,
-        f"&#x0*{code:x};", f"&#0*{code};", re.escape(html.escape(character)),
+        f"&#x0*{code:x};", f"&#0*{code};",
     ]  # fmt: skip
+    if (entity := html.escape(character)) != character:
+        spellings.append(re.escape(entity))
     if code > 0xFFFF:
         pair = character.encode("utf-16-be").hex()
-        ways.append(rf"\\{{1,9}}u{pair[:4]}\\{{1,9}}u{pair[4:]}")
-    return f"(?:{ways[0]}|(?i:{'|'.join(ways[1:])}))"
+        spellings.append(rf"\\{{1,9}}u{pair[:4]}\\{{1,9}}u{pair[4:]}")
+    return f"(?:{spellings[0]}|(?i:{'|'.join(spellings[1:])}))"

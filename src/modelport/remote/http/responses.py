@@ -1,4 +1,8 @@
-"""Parses responses and events."""
+"""Parses the bodies of successful responses, and the events of streams.
+
+A parsed body goes to the protocol unchanged if it is a chat completion. Everything else will be quoted by an error, so
+the secrets of the request are redacted in it here.
+"""
 
 from __future__ import annotations
 
@@ -8,91 +12,96 @@ from typing import Any
 from modelport.errors import MalformedResponse, ModelError
 from modelport.protocols.chat_completions.response import ChatResponseReader
 from modelport.protocols.sse import EventParser
-from modelport.remote.http.outgoing import orjson_package
-from modelport.remote.http.redaction import without_secrets
-
-#: Bytes of a whole answer, or of one event, unpacked: far more than any has, images and speech included.
-ANSWER_SIZE = 2**26
+from modelport.remote.http.bodies import MAX_RESPONSE_SIZE
+from modelport.remote.http.packages import orjson_package
+from modelport.remote.http.redaction import redact
 
 
-def parsed(data: bytes, secrets: Collection[str]) -> Any:
-    """JSON that a service sent; cleaned of keys where it is no answer, and so about to be quoted.
+def parse_json(data: bytes, secrets: Collection[str]) -> Any:
+    """Parse JSON that a service sent. Secrets are redacted unless the result is a chat completion.
 
     Args:
-        data: The bytes.
-        secrets: Of the request: `secrets_in`.
+        data: The body, or the data of an event.
+        secrets: The secrets of the request; see `secrets_in`.
 
     Raises:
-        MalformedResponse: It is no JSON.
+        MalformedResponse: The data is not JSON.
     """
     orjson = orjson_package()
     try:
         result = orjson.loads(data)
     except ValueError as error:
-        shown = without_secrets(data.decode("utf-8", "replace"), secrets)[:120]
-        data = b""  # or a traceback with locals would show a key that the service quotes
-        if shown.lstrip().startswith("<"):
+        excerpt = redact(data.decode("utf-8", "replace"), secrets)[:120]
+        data = b""  # Otherwise a traceback with local variables would show a key that the service quotes.
+        if excerpt.lstrip().startswith("<"):
             raise MalformedResponse(
-                f"The service sent a web page and no answer; is this the address of its API? {shown!r}."
+                f"The service sent a web page instead of JSON; is this the address of its API? {excerpt!r}."
             ) from None
-        raise MalformedResponse(f"The service sent broken JSON ({error}): {shown!r}.") from None
-    if not is_answer(result):
-        return without_secrets(result, secrets)
-    if b"\\u" not in data and b"\\/" not in data:  # as in nearly all
+        raise MalformedResponse(f"The service sent broken JSON ({error}): {excerpt!r}.") from None
+    if not looks_like_completion(result):
+        return redact(result, secrets)
+    if b"\\u" not in data and b"\\/" not in data:  # Nearly all bodies hold no such escape.
         for secret in secrets:
             if secret.encode() in data:
                 break
         else:
             return result
-    return result if is_readable(result) else without_secrets(result, secrets)
+    return result if is_readable_completion(result) else redact(result, secrets)
 
 
-def is_answer(data: Any) -> bool:
-    """Whether it looks like an answer, whose own words are not changed."""
+def looks_like_completion(data: Any) -> bool:
+    """Return whether parsed JSON has the outline of a chat completion: choices, and no error."""
     return isinstance(data, dict) and bool(data.get("choices")) and not data.get("error")
 
 
-def is_readable(answer: Any) -> bool:
-    """Whether it is one; what is not will be quoted by an error."""
+def is_readable_completion(data: Any) -> bool:
+    """Return whether parsed JSON can be read as a chat completion. What can't be read will be quoted by an error."""
     try:
-        return ChatResponseReader().chunk(answer) is not None
+        return ChatResponseReader().read_chunk(data) is not None
     except ModelError:
         return False
 
 
 class EventReader:
-    """Parsed events of a streamed answer, from bytes as they arrive.
+    """Turns the bytes of a stream into parsed events.
 
     Args:
-        secrets: Of the request: `secrets_in`.
+        secrets: The secrets of the request; see `secrets_in`.
     """
 
     def __init__(self, secrets: Collection[str]) -> None:
         self._secrets = secrets
-        self._parser = EventParser(ANSWER_SIZE)
-        self._waiting: list[tuple[bytes, bytes]] = []
-        #: Whether the terminator has come.
+        self._parser = EventParser(MAX_RESPONSE_SIZE)
+        self._unparsed: list[tuple[bytes, bytes]] = []
+        #: Whether the event `[DONE]` has arrived, which ends the stream.
         self.done = False
 
     def feed(self, chunk: bytes) -> None:
-        """Takes the next bytes."""
-        self._waiting = self._parser.feed(chunk)
+        """Receive the next bytes of the stream.
 
-    def events(self) -> Iterator[Any]:
-        """The events that the bytes have completed.
+        Args:
+            chunk: The next bytes.
 
         Raises:
-            MalformedResponse: One is no JSON.
+            MalformedResponse: An event is larger than `MAX_RESPONSE_SIZE`.
         """
-        for kind, data in self._waiting:
+        self._unparsed = self._parser.feed(chunk)
+
+    def events(self) -> Iterator[Any]:
+        """Yield the events that the last chunk completed.
+
+        Raises:
+            MalformedResponse: The data of an event is not JSON.
+        """
+        for event_type, data in self._unparsed:
             if data == b"[DONE]":
                 self.done = True
                 return
             try:
-                event = parsed(data, self._secrets)
+                event = parse_json(data, self._secrets)
             except MalformedResponse:
-                data = b""  # or a traceback with locals would show a key that the service quotes
+                data = b""  # Otherwise a traceback with local variables would show a key that the service quotes.
                 raise
-            if kind == b"error" and isinstance(event, dict):
+            if event_type == b"error" and isinstance(event, dict):
                 event = {"error": event.get("error", event)}
             yield event

@@ -1,4 +1,7 @@
-"""Hugging Face's Inference Providers, dedicated endpoints, and any server by its URL, by huggingface_hub's routes."""
+"""A model on Hugging Face's Inference Providers, on a dedicated endpoint, or on any server by its URL.
+
+The `huggingface_hub` package decides where a request goes and what its body looks like (see `transport`).
+"""
 
 from __future__ import annotations
 
@@ -10,35 +13,38 @@ from modelport.errors import InvalidRequest
 from modelport.inputs.settings import check_kind
 from modelport.remote.chat_model import ChatCompletionsModel
 from modelport.remote.http.transport import Transport
-from modelport.remote.huggingface.transport import URL, HubTransport, hub_package, provider_helper
+from modelport.remote.huggingface.transport import URL_SCHEMES, HubTransport, hub_package, provider_helper
 from modelport.secrets import Secret
 
-#: What the agents' package asks for where nobody names a model.
+#: The model if the caller names none, as in the `smolagents` package.
 DEFAULT_MODEL = "Qwen/Qwen3-Next-80B-A3B-Thinking"
 
 
 class InferenceClientModel(ChatCompletionsModel):
-    """A model behind Hugging Face's Inference Providers, a dedicated endpoint, or any server with chat completions.
+    """A model on Hugging Face's Inference Providers, on a dedicated endpoint, or on any server with chat completions.
 
-    Providers, routes, each provider's own form of a JSON schema, tokens and billing are those of
-    `huggingface_hub.AsyncInferenceClient`; what it makes is sent by a fast HTTP library, so a client factory that was
-    set in huggingface_hub plays no part. Proxies and certificates are found as by `OpenAIServerModel`. See https://huggingface.co/docs/huggingface_hub/guides/inference
+    Providers, routes, each provider's own format of a JSON schema, tokens and billing are those of
+    `huggingface_hub.AsyncInferenceClient`. Requests are sent by a fast HTTP library, so a client factory that was set
+    in huggingface_hub is not used. Proxies and certificates are found as by `OpenAIServerModel`.
+    See https://huggingface.co/docs/huggingface_hub/guides/inference
 
     Args:
-        model_id: On the Hub; or the URL of a server. With `base_url`, the server's name for the model.
-        provider: Such as `novita`, or `auto`: Hugging Face's router chooses, and its choice may change.
-        token: By default that of `HF_TOKEN`, else of `huggingface_hub.login`. One that does not begin with `hf_` is
-            taken for the provider's own key, and the provider is asked directly.
+        model_id: A model on the Hub, or the URL of a server. With `base_url`, the server's name for the model.
+        provider: A provider such as `novita`. With `auto`, Hugging Face's router chooses a provider, and may choose
+            another one for each request.
+        token: The token; by default `HF_TOKEN`, else that of `huggingface_hub.login`. A token that does not begin with
+            `hf_` is taken for the provider's own key, and requests go directly to the provider.
         api_key: Another name of `token`.
         bill_to: The organisation that pays.
-        base_url: A server's or a dedicated endpoint's address, with or without `/v1`; `provider` does not go with it.
-        client_kwargs: More settings of the client, as `{"headers": {…}, "cookies": {…}, "timeout": 20}`; the last are
-            seconds to connect, and between two reads.
-        dialect: `tgi`, `llama.cpp` or `vllm`, for the grammars that a server at a URL takes beyond OpenAI's API.
-        **settings: See `Model` and `ChatCompletionsModel`; everything that they do not know goes into the request's
-            body, as do `extra_body`, `extra_headers` and `extra_query`.
+        base_url: The address of a server or of a dedicated endpoint, with or without `/v1`; not together with
+            `provider`.
+        client_kwargs: More settings of the client, as `{"headers": {…}, "cookies": {…}, "timeout": 20}`. The timeout is
+            in seconds, to connect and between two reads.
+        dialect: `tgi`, `llama.cpp` or `vllm`, for the grammars that a server at a URL accepts beyond OpenAI's API.
+        **settings: See `Model` and `ChatCompletionsModel`. Settings that they do not know go into the request's body,
+            as do `extra_body`, `extra_headers` and `extra_query`.
 
-    Example:
+    Examples:
         >>> model = InferenceClientModel("openai/gpt-oss-20b", provider="novita", requests_per_minute=60)
     """
 
@@ -60,10 +66,10 @@ class InferenceClientModel(ChatCompletionsModel):
         check_kind(Mapping, client_kwargs=client_kwargs)
         check_kind(str, model_id=model_id, provider=provider, bill_to=bill_to, base_url=base_url)
         if token is not None and api_key is not None:
-            raise InvalidRequest("token and api_key are two names of one setting: give one")
-        own = {"model", "provider", "token", "api_key", "bill_to", "base_url"}
-        if twice := sorted(own & {*(client_kwargs or {})}):
-            raise InvalidRequest(f"{twice[0]} is a setting of its own: give it beside client_kwargs, not in it")
+            raise InvalidRequest("token and api_key are two names of one setting: pass one of them")
+        own_settings = {"model", "provider", "token", "api_key", "bill_to", "base_url"}
+        if misplaced := sorted(own_settings & {*(client_kwargs or {})}):
+            raise InvalidRequest(f"{misplaced[0]} is a setting of its own: pass it beside client_kwargs, not in it")
         self.provider = provider
         self.token = Secret.from_value(api_key if token is None else token, "HF_TOKEN")
         self.bill_to = bill_to
@@ -73,28 +79,32 @@ class InferenceClientModel(ChatCompletionsModel):
 
     @property
     def _url(self) -> str | None:
-        """The server's, where it is no provider that is asked."""
-        by_name = self.model_id if (self.model_id or "").startswith(URL) else None
-        return self.base_url or by_name
+        """The address of the server; `None` if requests go to a provider."""
+        model_url = self.model_id if (self.model_id or "").startswith(URL_SCHEMES) else None
+        return self.base_url or model_url
 
     @property
-    def _name_on_the_wire(self) -> str | None:
-        return None if (self.model_id or "").startswith(URL) else self.model_id
+    def _remote_model_id(self) -> str | None:
+        return None if (self.model_id or "").startswith(URL_SCHEMES) else self.model_id
 
     def _make_transport(self) -> Transport:
         if (self.base_url is not None or self._url) and not _is_url(self._url):
             name = "base_url" if self.base_url is not None else "model_id"
             raise InvalidRequest(f"{name}={self._url!r}: must be a URL such as 'http://localhost:8080'")
-        if self.base_url is not None and self._name_on_the_wire != self.model_id:
-            raise InvalidRequest("model_id and base_url are both URLs: give one, and the model's name as model_id")
+        if self.base_url is not None and self._remote_model_id != self.model_id:
+            raise InvalidRequest("model_id and base_url are both URLs: pass one URL, and the model's name as model_id")
         if self._url is not None and self.provider is not None:
-            raise InvalidRequest(f"provider={self.provider!r} does not go with a URL, which is asked itself: give one")
+            raise InvalidRequest(
+                f"provider={self.provider!r} and a URL exclude each other: requests to a URL go to no provider"
+            )
         if self._url is None and self.dialect is not None:
-            raise InvalidRequest(f"dialect={self.dialect!r} is for a server at a URL; those of providers are known")
+            raise InvalidRequest(
+                f"dialect={self.dialect!r} is for a server at a URL; the dialects of providers are known"
+            )
         hub = hub_package()
-        own = {"model": self._url or self.model_id, "provider": self.provider, "bill_to": self.bill_to}
+        settings = {"model": self._url or self.model_id, "provider": self.provider, "bill_to": self.bill_to}
         try:
-            client = hub.AsyncInferenceClient(**own, **(self.client_kwargs or {}))
+            client = hub.AsyncInferenceClient(**settings, **(self.client_kwargs or {}))
             if self._url is None:
                 provider_helper(client)
         except (TypeError, ValueError) as error:

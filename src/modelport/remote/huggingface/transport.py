@@ -1,4 +1,18 @@
-"""The way to the wire by huggingface_hub's addresses, headers and forms."""
+"""Sends requests whose addresses, headers and bodies the `huggingface_hub` package makes.
+
+The package has a helper for each provider, which makes URL, headers and body of a request. modelport's HTTP transport
+sends the result. The package's own `chat_completion` is not used: it looks models up on the running event loop, keeps
+the connection of every stream until the client is closed, replaces broken UTF-8, and re-types each chunk.
+
+The rules for tokens and lookups:
+
+- The first request of a model is prepared in a thread. The package may ask the Hub for the provider's name of the
+  model, or renew the user's token; both are blocking requests, and the package caches what it got.
+- For 60 seconds after that, requests use the same token and are prepared on the event loop. After a 401 the token is
+  looked up again.
+- For a server at a URL the package writes a JSON schema in the format of one kind of server, which others ignore
+  silently. There the body is modelport's own.
+"""
 
 from __future__ import annotations
 
@@ -11,35 +25,35 @@ from urllib.parse import urljoin
 
 from modelport.errors import AuthenticationError, ConnectionFailed, InvalidRequest, NotFoundError
 from modelport.protocols.chat_completions.errors import error_from
-from modelport.remote.http.errors import httpx_error, is_of_httpx
-from modelport.remote.http.redaction import Hidden
-from modelport.remote.http.transport import HTTPTransport, ServiceCall, require
+from modelport.remote.http.errors import error_from_httpx, is_httpx_exception
+from modelport.remote.http.packages import require
+from modelport.remote.http.redaction import HiddenStr
+from modelport.remote.http.transport import HTTPTransport, ServiceCall
 from modelport.runtime.threads import in_thread
 from modelport.secrets import Secret
 
-#: Seconds for which a token that huggingface_hub has found is used without asking it again; it renews them far earlier.
-FRESH = 60.0
-#: How the name of a model begins that is a server's address.
-URL = ("http://", "https://")
+#: Seconds for which a token is used before huggingface_hub is asked again. The package renews tokens much earlier than
+#: they expire.
+TOKEN_LIFETIME = 60.0
+#: The beginnings of a model's name that is the address of a server.
+URL_SCHEMES = ("http://", "https://")
 
 
 class HubTransport(HTTPTransport):
-    """The wire through aiohttp, with the addresses, headers and forms that huggingface_hub makes.
-
-    The package's own `chat_completion` looks models up on the running loop, keeps every stream's connection until the
-    client is closed, replaces broken UTF-8, and re-types each chunk.
+    """Sends requests with aiohttp, as the `huggingface_hub` package makes them.
 
     Args:
         client: A `huggingface_hub.AsyncInferenceClient`, without a token.
-        token: Of the user; where there is none, huggingface_hub looks for one.
+        token: The token of the user. If there is none, huggingface_hub looks for one.
     """
 
     def __init__(self, client: Any, token: Secret) -> None:
         self._client, self._token = client, token
-        self._at_url = client.model.startswith(URL)
-        self._found: tuple[Hidden, float] | None = None  # the token, and until when
-        base = client.model if self._at_url else hub_package().constants.INFERENCE_PROXY_TEMPLATE
-        super().__init__(base, self._no_headers, timeout=client.timeout)
+        self._is_url = client.model.startswith(URL_SCHEMES)
+        #: The token, and the time on the monotonic clock until which it is used.
+        self._known_token: tuple[HiddenStr, float] | None = None
+        base_url = client.model if self._is_url else hub_package().constants.INFERENCE_PROXY_TEMPLATE
+        super().__init__(base_url, self._no_headers, timeout=client.timeout)
 
     async def _no_headers(self) -> dict[str, str]:
         return {}
@@ -47,46 +61,36 @@ class HubTransport(HTTPTransport):
     async def _request(self, call: ServiceCall) -> tuple[str, Mapping[str, Any], dict[str, str]]:
         if hub_package().constants.is_offline_mode():
             raise ConnectionFailed("HF_HUB_OFFLINE is set, so nothing is sent.", retryable=False)
-        found = self._found
-        if found is not None and time.monotonic() < found[1]:
-            return self._prepared(call, found[0])
-        # It may ask the Hub where the provider has the model, or renew the user's token; it keeps what it got.
-        with _faults():
-            return await in_thread(lambda: self._first_prepared(call))
+        known = self._known_token
+        if known is not None and time.monotonic() < known[1]:
+            return self._prepare(call, known[0])
+        with _httpx_errors():
+            return await in_thread(lambda: self._prepare_first(call))
 
-    async def _open(self, *what: Any) -> Any:
+    async def _send(self, *args: Any) -> Any:
         try:
-            return await super()._open(*what)
+            return await super()._send(*args)
         except AuthenticationError as error:
             if error.status == 401:
-                self._found = None
+                self._known_token = None
             raise
 
-    def _first_prepared(self, call: ServiceCall) -> tuple[str, Mapping[str, Any], dict[str, str]]:
-        token = Hidden((self._token.reveal() if self._token else hub_package().get_token()) or "")
+    def _prepare_first(self, call: ServiceCall) -> tuple[str, Mapping[str, Any], dict[str, str]]:
+        """Look the token up, and return URL, body and headers of a request. This may block."""
+        token = HiddenStr((self._token.reveal() if self._token else hub_package().get_token()) or "")
         if not token.isascii():
-            raise InvalidRequest("a header's value must be of ASCII characters (is that the key?)")
-        prepared = self._prepared(call, token)
-        self.base_url = prepared[0]  # whose proxy it is that the environment names
-        self._found = token, time.monotonic() + FRESH
+            raise InvalidRequest("a header's value must consist of ASCII characters (is that the key?)")
+        prepared = self._prepare(call, token)
+        self.base_url = prepared[0]  # The proxy of the environment depends on this address.
+        self._known_token = token, time.monotonic() + TOKEN_LIFETIME
         return prepared
 
-    def _prepared(self, call: ServiceCall, token: Hidden) -> tuple[str, Mapping[str, Any], dict[str, str]]:
-        """URL, body and headers, as huggingface_hub makes them for the provider."""
+    def _prepare(self, call: ServiceCall, token: HiddenStr) -> tuple[str, Mapping[str, Any], dict[str, str]]:
+        """Return URL, body and headers of a request, as huggingface_hub makes them for the provider."""
         client, body = self._client, dict(call.body)
-        if client.provider in (None, "auto") and not self._at_url and token and not token.startswith("hf_"):
-            raise AuthenticationError(
-                "Hugging Face's router takes a token that begins with 'hf_'. With a provider's own key, name the "
-                "provider: provider='novita'."
-            )
-        if not token and not self._at_url and client.provider != "hf-inference":
-            raise AuthenticationError(
-                "No token was given. Pass token=…, set the environment variable HF_TOKEN, or run: hf auth login"
-            )
-        if token and not token.startswith("hf_") and not self._at_url and "X-HF-Bill-To" in client.headers:
-            raise InvalidRequest("bill_to goes with a token of Hugging Face; this key's bills are the provider's own.")
-        with _mapping_faults(client.model):
-            made = provider_helper(client).prepare_request(
+        self._check_token(token)
+        with _mapping_errors(client.model):
+            prepared = provider_helper(client).prepare_request(
                 inputs=body["messages"],
                 parameters={name: value for name, value in body.items() if name != "messages"},
                 headers=client.headers,
@@ -94,35 +98,63 @@ class HubTransport(HTTPTransport):
                 api_key=token or None,
             )
         cookies = "; ".join(f"{name}={value}" for name, value in (client.cookies or {}).items())
-        url, form = made.url, made.json
-        headers = self._joined({"Cookie": cookies} if cookies else {}, made.headers, call.headers)
-        del made  # or a traceback with locals would show its headers
-        if self._at_url:
-            # For a URL it writes a JSON schema in one kind of server's form, which others pass over in silence.
-            form = {**form, **call.body}
+        url, prepared_body = prepared.url, prepared.json
+        headers = self._merge_headers({"Cookie": cookies} if cookies else {}, prepared.headers, call.headers)
+        del prepared  # Otherwise a traceback with local variables would show its headers.
+        if self._is_url:
+            prepared_body = {**prepared_body, **call.body}
         if call.path[0] == "/":
-            url, form = urljoin(url, call.path), call.body
-        return url, form, headers
+            url, prepared_body = urljoin(url, call.path), call.body
+        return url, prepared_body, headers
+
+    def _check_token(self, token: HiddenStr) -> None:
+        """Check that the provider can take this token.
+
+        Raises:
+            AuthenticationError: There is no token, or the token is not one of Hugging Face.
+            InvalidRequest: The token does not allow for `bill_to`.
+        """
+        client = self._client
+        if self._is_url:
+            return
+        is_own_token = token.startswith("hf_")
+        if client.provider in (None, "auto") and token and not is_own_token:
+            raise AuthenticationError(
+                "Hugging Face's router takes a token that begins with 'hf_'. With a provider's own key, name the "
+                "provider: provider='novita'."
+            )
+        if not token and client.provider != "hf-inference":
+            raise AuthenticationError(
+                "No token was given. Pass token=…, set the environment variable HF_TOKEN, or run: hf auth login",
+                hint="The command line takes tokens from the environment only: export HF_TOKEN=…",
+            )
+        if token and not is_own_token and "X-HF-Bill-To" in client.headers:
+            raise InvalidRequest(
+                "bill_to needs a token of Hugging Face; with its own key, the provider sends the bill."
+            )
 
 
 @functools.cache
 def hub_package() -> Any:
-    """The `huggingface_hub` package.
+    """Return the `huggingface_hub` package.
 
     Raises:
-        MissingDependency: It, or what the transport needs beside it, is not installed.
+        MissingDependency: The package, or a package that the transport needs, is not installed.
     """
-    require("huggingface", "huggingface_hub", "aiohttp", "orjson")  # the transport would name another extra
+    require("huggingface", "huggingface_hub", "aiohttp", "orjson")  # The transport would name another extra.
     import huggingface_hub
 
     return huggingface_hub
 
 
 def provider_helper(client: Any) -> Any:
-    """What knows a provider's address and its forms.
+    """Return the object of huggingface_hub that makes the requests for a provider.
+
+    Args:
+        client: A `huggingface_hub.AsyncInferenceClient`.
 
     Raises:
-        ValueError: There is no such provider, or it has no chat.
+        ValueError: There is no such provider, or the provider has no chat completions.
     """
     from huggingface_hub.inference._providers import get_provider_helper
 
@@ -130,19 +162,19 @@ def provider_helper(client: Any) -> Any:
 
 
 @contextmanager
-def _faults() -> Iterator[None]:
-    """Errors of huggingface_hub's own HTTP library, by which it asks the Hub, become ours."""
+def _httpx_errors() -> Iterator[None]:
+    """Turn exceptions of the HTTP library that sends requests to the Hub into modelport's errors."""
     try:
         yield
     except Exception as error:
-        if is_of_httpx(error):
-            raise httpx_error(error) from None
+        if is_httpx_exception(error):
+            raise error_from_httpx(error) from None
         raise
 
 
 @contextmanager
-def _mapping_faults(model: str) -> Iterator[None]:
-    """What can go wrong when the Hub is asked where a provider has the model."""
+def _mapping_errors(model: str) -> Iterator[None]:
+    """Turn exceptions of the lookup of a provider's name for the model into modelport's errors."""
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
 
     try:
@@ -150,7 +182,7 @@ def _mapping_faults(model: str) -> Iterator[None]:
     except HfHubHTTPError as error:
         status = error.response.status_code
         if isinstance(error, GatedRepoError):
-            raise AuthenticationError(f"{model} is gated: ask for access on the Hub.", status=status) from None
+            raise AuthenticationError(f"{model} is gated: request access on the Hub.", status=status) from None
         if isinstance(error, RepositoryNotFoundError):
             raise NotFoundError(f"The Hub has no model {model!r} that your token may see.", status=status) from None
         raise error_from(status, error.server_message, dict(error.response.headers)) from None

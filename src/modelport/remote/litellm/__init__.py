@@ -1,5 +1,7 @@
-"""LiteLLM and its Router, in the process.
+"""Models behind the package LiteLLM and its Router, which run in this process.
 
-Bodies and responses are chat completions. `errors` classifies LiteLLM's exceptions, and `isolation` keeps the HTTP
-clients that LiteLLM caches for the whole process separate for each model and event loop.
+`model` and `router` translate a request to a chat completion and call LiteLLM. `responses` reads LiteLLM's responses,
+`errors` classifies its exceptions, `capabilities` looks models up in its tables, and `secrets` finds the keys in its
+parameters. `package` imports LiteLLM, and `isolation` separates what LiteLLM shares within a process (HTTP clients and
+callbacks) for each model and event loop.
 """

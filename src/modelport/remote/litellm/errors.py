@@ -1,7 +1,9 @@
-"""What LiteLLM's exceptions mean.
+"""Classification of LiteLLM's exceptions as modelport's errors.
 
-LiteLLM makes exceptions of its own of everything, with a status of its own where the service gave none (500 for a
-connection that broke). What happened is in what they were made from.
+LiteLLM turns everything into exceptions of its own, with a status of its own where the service sent none (500 for a
+connection that broke). So `model_error_from` looks at the exceptions that led to LiteLLM's, the nearest first: a
+response of the service, a fault of the connection, or an error of modelport's own. LiteLLM's own classification counts
+only if there is none of these.
 """
 
 from __future__ import annotations
@@ -25,114 +27,118 @@ from modelport.errors import (
     UnsupportedFeature,
 )
 from modelport.protocols.chat_completions.errors import error_from
-from modelport.remote.http.errors import httpx_error, is_unsendable
-from modelport.remote.http.redaction import secrets_in, without_secrets
-from modelport.remote.http.transport import fault_of
+from modelport.remote.http.errors import error_from_aiohttp, error_from_httpx, is_encoding_error
+from modelport.remote.http.redaction import redact, secrets_in
 from modelport.remote.litellm.package import litellm_package
 from modelport.secrets import names_secret
 
-_PREFIX = re.compile(r"^(?:litellm\.)?\w+(?:Error|Exception|Timeout)?(?: - |: )(?=\S)")
+#: The class names with which LiteLLM's messages begin.
+_CLASS_NAME = re.compile(r"^(?:litellm\.)?\w+(?:Error|Exception|Timeout)?(?: - |: )(?=\S)")
 
 
-def error_of(error: Exception, secrets: Iterable[str]) -> ModelError:
-    """What an exception of LiteLLM's means; its text without these secrets, or any that the environment holds."""
-    ours = _meaning(error)
-    known = secrets_in({name: value for name, value in os.environ.items() if names_secret(name)})
-    ours.args = (without_secrets(ours.message, {*secrets, *known}),)
-    return ours
+def model_error_from(error: Exception, secrets: Iterable[str]) -> ModelError:
+    """The error for an exception of LiteLLM's.
+
+    Args:
+        error: The exception.
+        secrets: Values that are redacted in the message, in addition to the keys in the environment.
+    """
+    result = _classify(error)
+    in_environment = secrets_in({name: value for name, value in os.environ.items() if names_secret(name)})
+    result.args = (redact(result.message, {*secrets, *in_environment}),)
+    return result
 
 
-def _meaning(error: Exception) -> ModelError:
+def _classify(error: Exception) -> ModelError:
     import aiohttp
     import httpx
     import openai
 
-    litellm = litellm_package()
-    links = list(_links(error))
-    for link in links:
-        if isinstance(link, ModelError):  # of our own `guard`
-            return link.with_traceback(None)  # whose frames hold the headers
-        if isinstance(link, aiohttp.ClientError):
-            return fault_of(link)
-        if isinstance(link, httpx.TransportError) and not isinstance(_origin(link), aiohttp.ClientError):
-            return httpx_error(link)
-        if is_unsendable(link):
-            return InvalidRequest(f"The request holds what can't be sent ({type(link).__name__}: {link}).")
-        if isinstance(link, json.JSONDecodeError | UnicodeDecodeError):
-            return MalformedResponse(f"The service sent broken JSON ({type(link).__name__}).")
-        if isinstance(link, ImportError):
-            return InvalidRequest(f"LiteLLM lacks a package for this provider: {link}")
-        response = getattr(link, "response", None)
+    causes = list(_chain_of(error))
+    for cause in causes:
+        if isinstance(cause, ModelError):  # The guard of the HTTP client raised this error.
+            return cause.with_traceback(None)  # The traceback's frames hold the headers.
+        if isinstance(cause, aiohttp.ClientError):
+            return error_from_aiohttp(cause)
+        if isinstance(cause, httpx.TransportError) and not isinstance(_cause_of(cause), aiohttp.ClientError):
+            return error_from_httpx(cause)
+        if is_encoding_error(cause):
+            return InvalidRequest(f"The request has a value that can't be sent ({type(cause).__name__}: {cause}).")
+        if isinstance(cause, json.JSONDecodeError | UnicodeDecodeError):
+            return MalformedResponse(f"The service sent broken JSON ({type(cause).__name__}).")
+        if isinstance(cause, ImportError):
+            return InvalidRequest(f"LiteLLM needs another package for this provider: {cause}")
+        response = getattr(cause, "response", None)
         if isinstance(response, httpx.Response) and response.headers and response.status_code >= 300:
-            return _refined(error_from(response.status_code, _payload(links, response), response.headers), error)
-        if type(link) is openai.APIError and link.body:  # an error frame inside a stream
-            return error_from(getattr(link, "code", None), {"error": link.body})
-        if type(link) is openai.OpenAIError:  # which is what that package says where no key is set
-            return AuthenticationError(f"No key was given: {link}")
-        if type(link) is Exception and hasattr(link, "status_code"):  # an error in the place of an answer
-            inner = {"message": getattr(link, "message", ""), "code": link.status_code}
-            return error_from(link.status_code, {"error": inner})
-    return _without_response(error, litellm)
+            return _refine(error_from(response.status_code, _payload(causes, response), response.headers), error)
+        if type(cause) is openai.APIError and cause.body:  # An error event of a stream.
+            return error_from(getattr(cause, "code", None), {"error": cause.body})
+        if type(cause) is openai.OpenAIError:  # The openai package raises this class itself only if there is no key.
+            return AuthenticationError(f"No key was given: {cause}")
+        if type(cause) is Exception and hasattr(cause, "status_code"):  # An error in a body with status 200.
+            body = {"message": getattr(cause, "message", ""), "code": cause.status_code}
+            return error_from(cause.status_code, {"error": body})
+    return _from_litellms_class(error, litellm_package().exceptions)
 
 
-def _without_response(error: Exception, litellm: Any) -> ModelError:
-    """What LiteLLM's own judgement means, where no service and no connection is behind it."""
+def _from_litellms_class(error: Exception, exceptions: Any) -> ModelError:
+    """The error for an exception that neither a service nor a connection caused."""
     text, status = _text(error), getattr(error, "status_code", None)
-    if (wait := getattr(error, "cooldown_time", None)) is not None:  # the Router's
+    if (wait := getattr(error, "cooldown_time", None)) is not None:  # The Router's exception.
         return RateLimited(f"No deployment is available at the moment: {text}", retry_after=float(wait))
-    if isinstance(error, litellm.exceptions.UnsupportedParamsError):
+    if isinstance(error, exceptions.UnsupportedParamsError):
         return UnsupportedFeature(text)
-    if isinstance(error, litellm.exceptions.BudgetExceededError):
+    if isinstance(error, exceptions.BudgetExceededError):
         return RateLimited(text, retryable=False)
-    if isinstance(error, litellm.exceptions.Timeout):
-        return ConnectionFailed("The service did not answer within LiteLLM's time-out.")
-    if isinstance(error, litellm.exceptions.MidStreamFallbackError):
+    if isinstance(error, exceptions.Timeout):
+        return ConnectionFailed("The service did not respond within LiteLLM's time-out.")
+    if isinstance(error, exceptions.MidStreamFallbackError):
         return ServerError(f"The service failed: {text}", status=status)
     if isinstance(status, int) and 400 <= status < 500:
-        return _refined(error_from(status, text), error)
+        return _refine(error_from(status, text), error)
     if isinstance(status, int):
-        return MalformedResponse(f"LiteLLM can't make an answer of what the service sent: {text}")
+        return MalformedResponse(f"LiteLLM can't read the service's response: {text}")
     return InvalidRequest(f"LiteLLM can't carry out the request ({type(error).__name__}): {text}")
 
 
-def _refined(ours: ModelError, error: Exception) -> ModelError:
-    """Ours, where LiteLLM knows from a service's own words what its status does not say."""
+def _refine(result: ModelError, error: Exception) -> ModelError:
+    """The error with the more precise class that LiteLLM derives from a service's own message."""
     exceptions = litellm_package().exceptions
-    for theirs, kind in (
+    for litellms, kind in (
         (exceptions.ContextWindowExceededError, ContextWindowExceeded),
         (exceptions.ContentPolicyViolationError, ContentFiltered),
     ):
-        if isinstance(error, theirs) and not isinstance(ours, kind):
-            return kind(ours.message, status=ours.status, retry_after=ours.retry_after)
-    return ours
+        if isinstance(error, litellms) and not isinstance(result, kind):
+            return kind(result.message, status=result.status, retry_after=result.retry_after)
+    return result
 
 
-def _links(error: BaseException) -> Iterator[Any]:
-    """The exception and those it was made from, the nearest first."""
-    waiting: list[BaseException | None] = [error]
-    seen: set[int] = set()
-    while waiting:
-        link = waiting.pop()
-        if link is None or id(link) in seen:
+def _chain_of(error: BaseException) -> Iterator[Any]:
+    """The exception and those that led to it, the nearest first."""
+    pending: list[BaseException | None] = [error]
+    visited: set[int] = set()
+    while pending:
+        cause = pending.pop()
+        if cause is None or id(cause) in visited:
             continue
-        seen.add(id(link))
-        yield link
-        waiting += [link.__context__, link.__cause__, getattr(link, "original_exception", None)]
+        visited.add(id(cause))
+        yield cause
+        pending += [cause.__context__, cause.__cause__, getattr(cause, "original_exception", None)]
 
 
-def _origin(error: BaseException) -> BaseException | None:
+def _cause_of(error: BaseException) -> BaseException | None:
     return error.__cause__ or error.__context__
 
 
-def _payload(links: list[Any], response: Any) -> Any:
-    """What the service said."""
-    for link in links:
-        if isinstance(getattr(link, "body", None), Mapping):
-            return {"error": link.body.get("error", link.body)}
+def _payload(causes: list[Any], response: Any) -> Any:
+    """The body of the service's response, parsed if it is JSON."""
+    for cause in causes:
+        if isinstance(getattr(cause, "body", None), Mapping):
+            return {"error": cause.body.get("error", cause.body)}
     try:
         text = response.text
-    except Exception:  # a streamed response that nobody has read
-        text = str(getattr(links[min(1, len(links) - 1)], "message", ""))
+    except Exception:  # Nobody has read the body of this streamed response.
+        text = str(getattr(causes[min(1, len(causes) - 1)], "message", ""))
     try:
         return json.loads(text)
     except ValueError:
@@ -140,8 +146,8 @@ def _payload(links: list[Any], response: Any) -> Any:
 
 
 def _text(error: Exception) -> str:
-    """LiteLLM's words without its names of classes."""
+    """The first line of LiteLLM's message, without the class names at its beginning."""
     text = str(getattr(error, "message", None) or error)
-    while (shorter := _PREFIX.sub("", text, count=1)) != text:
+    while (shorter := _CLASS_NAME.sub("", text, count=1)) != text:
         text = shorter
     return text.partition("\n")[0][:600]

@@ -1,9 +1,19 @@
-"""What LiteLLM keeps of calls, kept apart for each model and loop: HTTP clients, and callbacks that still run.
+"""Separates, for each model and event loop, what LiteLLM shares within the process: HTTP clients and callbacks.
 
-LiteLLM keeps them once for the process: models share connections, which stay when one is closed; its one client of
-Anthropic's streams goes from loop to loop and closes what another loop still reads; and its task that calls callbacks
-fails, or stays behind, at each change of loops. So a call of ours says in a context variable whose it is, and LiteLLM
-is made to ask there. For calls that the user makes of LiteLLM itself all is as it was.
+LiteLLM keeps both once per process. Models therefore share connections, which stay open when one of the models is
+closed. Its one client for Anthropic's streams moves from loop to loop, and closes what another loop still reads. Its
+one task that runs callbacks fails, or is left behind, when the loop changes.
+
+How the separation works:
+
+1. A `ClientIsolation` holds the clients and callbacks of one model on one event loop.
+2. `ClientIsolation.run` awaits a call of LiteLLM with a context variable set to that call. The variable is never set
+   while control is with modelport's caller.
+3. `isolate_clients` replaces four functions of LiteLLM. The replacements read the context variable: for a call of
+   modelport's they use its `ClientIsolation`, and for LiteLLM calls of the user's they do what they did before.
+
+LiteLLM's own parameters do not help: `client` has a different type for each provider, and `shared_session` reaches only
+clients that are not cached yet.
 """
 
 from __future__ import annotations
@@ -17,34 +27,35 @@ from inspect import CORO_CREATED, getcoroutinestate
 from typing import Any, TypeVar
 from weakref import WeakSet
 
-from modelport.remote.http.vendor_clients import guard
+from modelport.remote.http.httpx_clients import install_response_hook
 from modelport.runtime.portal import context_without_caller
 
 T = TypeVar("T")
-_call: ContextVar[_IsolatedCall | None] = ContextVar("modelport_litellm_call", default=None)
+_current_call: ContextVar[_IsolatedCall | None] = ContextVar("modelport_litellm_call", default=None)
 
 
 class ClientIsolation:
-    """One model's clients and callbacks on one loop."""
+    """The HTTP clients and running callbacks of one model on one event loop."""
 
     def __init__(self) -> None:
-        self._clients: WeakSet[Any] = WeakSet()  # also those that the cache replaces by itself, after an hour
+        #: All clients. They include those that LiteLLM's cache has replaced, which it does after an hour.
+        self._clients: WeakSet[Any] = WeakSet()
         self.loop = asyncio.get_running_loop()
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._waiting: set[Coroutine[Any, Any, Any]] = set()
+        self._callback_tasks: set[asyncio.Task[None]] = set()
+        self._callbacks_not_started: set[Coroutine[Any, Any, Any]] = set()
 
-    async def during(self, call: Awaitable[T]) -> T:
-        """Awaits a call of LiteLLM's, whose clients and callbacks these are."""
-        ours = _IsolatedCall(self)
-        before = _call.set(ours)
+    async def run(self, call: Awaitable[T]) -> T:
+        """Awaits a call of LiteLLM with these clients and callbacks."""
+        current = _IsolatedCall(self)
+        previous = _current_call.set(current)
         try:
             return await call
         except asyncio.CancelledError:
-            ours.leave()
+            current.cancel()
             raise
         finally:
-            with suppress(ValueError):  # ended from outside of its own context
-                _call.reset(before)
+            with suppress(ValueError):  # The call was ended from another context.
+                _current_call.reset(previous)
 
     @cached_property
     def _cache(self) -> Any:
@@ -53,126 +64,130 @@ class ClientIsolation:
         return LLMClientCache()
 
     def get_cache(self, *args: Any, **kwargs: Any) -> Any:
-        """As LiteLLM's cache of clients."""
+        """Replaces the method of LiteLLM's client cache."""
         return self._cache.get_cache(*args, **kwargs)
 
     def set_cache(self, key: str, value: Any, *args: Any, **kwargs: Any) -> Any:
-        """As LiteLLM's cache of clients."""
-        pool = getattr(value, "connection_pool", None)  # a Redis client's, which leaves it open
-        if pool or kwargs.get("litellm_owned_client", True):  # else it is the user's: `litellm.aclient_session`
-            with suppress(TypeError):  # no client
+        """Replaces the method of LiteLLM's client cache."""
+        # Closing a Redis client leaves its pool open, so the pool is closed instead.
+        pool = getattr(value, "connection_pool", None)
+        # LiteLLM does not own the user's `litellm.aclient_session`, which must stay open.
+        if pool or kwargs.get("litellm_owned_client", True):
+            with suppress(TypeError):  # The value is not a client.
                 self._clients.add(pool or value)
-            _guard(value)
+            _guard_http_clients(value)
         return self._cache.set_cache(key, value, *args, **kwargs)
 
-    def call_back(self, callback: Coroutine[Any, Any, Any]) -> None:
-        """Runs a callback beside the call."""
-        self._waiting.add(callback)
-        task = self.loop.create_task(self._run(callback), context=context_without_caller())
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+    def start_callback(self, callback: Coroutine[Any, Any, Any]) -> None:
+        """Runs a callback of LiteLLM's concurrently with the call."""
+        self._callbacks_not_started.add(callback)
+        task = self.loop.create_task(self._run_callback(callback), context=context_without_caller())
+        self._callback_tasks.add(task)
+        task.add_done_callback(self._callback_tasks.discard)
 
-    async def _run(self, callback: Coroutine[Any, Any, Any]) -> None:
-        if callback not in self._waiting:
+    async def _run_callback(self, callback: Coroutine[Any, Any, Any]) -> None:
+        if callback not in self._callbacks_not_started:
             return
-        self._waiting.discard(callback)
-        with suppress(Exception):  # as LiteLLM does; it has logged it
-            await self.during(asyncio.wait_for(callback, _worker().timeout))
+        self._callbacks_not_started.discard(callback)
+        with suppress(Exception):  # LiteLLM ignores exceptions of callbacks too, after it has logged them.
+            await self.run(asyncio.wait_for(callback, _logging_worker().timeout))
 
     async def aclose(self) -> None:
-        """Waits for the callbacks, which LiteLLM gives some seconds each, and closes the clients."""
-        while self._waiting:  # a loop that ends has cancelled their tasks before those began
-            await self._run(next(iter(self._waiting)))
-        if running := self._tasks - {asyncio.current_task()}:
+        """Waits for the callbacks, for each of which LiteLLM allows some seconds, and closes the clients."""
+        while self._callbacks_not_started:  # A loop that ends has cancelled their tasks before they started.
+            await self._run_callback(next(iter(self._callbacks_not_started)))
+        if running := self._callback_tasks - {asyncio.current_task()}:
             await asyncio.wait(running)
         clients = list(self._clients)
         self.__dict__.pop("_cache", None)
         for client in clients:
-            # The last is that of a pool of redis before 5.1.
+            # Pools of redis before 5.1 have only `disconnect`.
             names = ("aclose", "close", "disconnect")
             close = next((found for name in names if (found := getattr(client, name, None))), None)
             if close is None:
                 continue
-            with suppress(Exception):  # It is going anyway.
+            with suppress(Exception):  # A client that can't be closed is not used again either.
                 closing = close()
                 if asyncio.iscoroutine(closing):
                     await closing
 
 
-def _guard(client: Any) -> None:
-    """Guards the HTTP client within one of LiteLLM's or of the openai package's."""
-    https: tuple[Any, Any] = getattr(client, "client", None), getattr(client, "_client", None)
-    for http in https:
-        if hasattr(http, "event_hooks") and hasattr(http, "aclose"):
-            guard(http)
-            if hasattr(client, "event_hooks"):  # what LiteLLM gives one that it makes after a lost connection
-                client.event_hooks = http.event_hooks
+def _guard_http_clients(client: Any) -> None:
+    """Guards the HTTP client inside a client of LiteLLM's or of the openai package's."""
+    inner: tuple[Any, Any] = getattr(client, "client", None), getattr(client, "_client", None)
+    for http_client in inner:
+        if hasattr(http_client, "event_hooks") and hasattr(http_client, "aclose"):
+            install_response_hook(http_client)
+            if hasattr(client, "event_hooks"):
+                # LiteLLM passes these hooks to the HTTP client that it makes after a lost connection.
+                client.event_hooks = http_client.event_hooks
 
 
 class _IsolatedCall:
-    """A call, and the requests that LiteLLM has made for it in a thread, which are coroutines until they are sent."""
+    """A call, and the requests that LiteLLM prepares for it in a thread; they are coroutines until they are sent."""
 
-    def __init__(self, kept: ClientIsolation) -> None:
-        self.kept = kept
+    def __init__(self, isolation: ClientIsolation) -> None:
+        self.isolation = isolation
         self._requests: list[Coroutine[Any, Any, Any]] = []
-        self._left = False
+        self._is_cancelled = False
 
-    def begin(self, request: Coroutine[Any, Any, Any]) -> None:
-        """Notes a request; from a thread."""
+    def add_request(self, request: Coroutine[Any, Any, Any]) -> None:
+        """Adds a request. Called in a thread of LiteLLM's."""
         self._requests.append(request)
-        if self._left:
+        if self._is_cancelled:
             request.close()
 
-    def leave(self) -> None:
-        """Drops what nobody will send: Python would complain that it was never awaited."""
-        self._left = True
+    def cancel(self) -> None:
+        """Closes requests that will never be sent. Otherwise Python warns that they were never awaited."""
+        self._is_cancelled = True
         for request in self._requests:
             if getcoroutinestate(request) == CORO_CREATED:
                 request.close()
 
 
-def keep_apart(litellm: Any) -> None:
-    """Has LiteLLM ask for clients, call its callbacks and make its requests through the call that wants them.
+def isolate_clients(litellm: Any) -> None:
+    """Replaces the functions of LiteLLM that use its clients, its callbacks and its requests in threads.
 
     Raises:
-        AttributeError: This version of LiteLLM keeps them elsewhere.
-        ImportError: Likewise.
+        AttributeError: This version of LiteLLM has other internals.
+        ImportError: This version of LiteLLM has other internals.
     """
-    cache, worker = litellm.in_memory_llm_clients_cache, _worker()
-    shared, complete = litellm.module_level_aclient, litellm.main.completion
-    cache.get_cache, cache.set_cache = _of_the_call(cache, "get_cache"), _of_the_call(cache, "set_cache")
-    call_back = worker.ensure_initialized_and_enqueue
+    cache, worker = litellm.in_memory_llm_clients_cache, _logging_worker()
+    shared_client, completion = litellm.module_level_aclient, litellm.main.completion
+    enqueue = worker.ensure_initialized_and_enqueue
 
-    @wraps(call_back)
-    def called_back(async_coroutine: Coroutine[Any, Any, Any]) -> None:
-        call = _call.get()
-        ours = call is not None and call.kept.loop is asyncio.get_running_loop()
-        (call.kept.call_back if call and ours else call_back)(async_coroutine)
+    @wraps(enqueue)
+    def isolated_enqueue(async_coroutine: Coroutine[Any, Any, Any]) -> None:
+        call = _current_call.get()
+        on_its_loop = call is not None and call.isolation.loop is asyncio.get_running_loop()
+        (call.isolation.start_callback if call and on_its_loop else enqueue)(async_coroutine)
 
-    @wraps(complete)
-    def begun(*args: Any, **kwargs: Any) -> Any:
-        request, call = complete(*args, **kwargs), _call.get()
+    @wraps(completion)
+    def isolated_completion(*args: Any, **kwargs: Any) -> Any:
+        request, call = completion(*args, **kwargs), _current_call.get()
         if call and asyncio.iscoroutine(request):
-            call.begin(request)
+            call.add_request(request)
         return request
 
-    worker.ensure_initialized_and_enqueue, litellm.main.completion = called_back, begun
-    litellm.module_level_aclient = _ModuleClient(shared)
+    cache.get_cache, cache.set_cache = _isolated_method(cache, "get_cache"), _isolated_method(cache, "set_cache")
+    worker.ensure_initialized_and_enqueue, litellm.main.completion = isolated_enqueue, isolated_completion
+    litellm.module_level_aclient = _ModuleLevelClient(shared_client)
 
 
-def _of_the_call(cache: Any, name: str) -> Any:
+def _isolated_method(cache: Any, name: str) -> Any:
+    """A method of LiteLLM's client cache that uses the current call's cache, if there is a current call."""
     method = getattr(cache, name)
 
     @wraps(method)
-    def of_the_call(*args: Any, **kwargs: Any) -> Any:
-        call = _call.get()
-        return (getattr(call.kept, name) if call else method)(*args, **kwargs)
+    def isolated(*args: Any, **kwargs: Any) -> Any:
+        call = _current_call.get()
+        return (getattr(call.isolation, name) if call else method)(*args, **kwargs)
 
-    return of_the_call
+    return isolated
 
 
-class _ModuleClient:
-    """LiteLLM's one client for some services (streams of Anthropic's): for a call of ours, one of its own."""
+class _ModuleLevelClient:
+    """Replaces LiteLLM's one client for some services, such as Anthropic's streams, by a client per isolated call."""
 
     def __init__(self, shared: Any) -> None:
         self._shared = shared
@@ -180,11 +195,11 @@ class _ModuleClient:
     def __getattr__(self, name: str) -> Any:
         from litellm.llms.custom_httpx.http_handler import get_async_httpx_client
 
-        of_the_call = _call.get() and get_async_httpx_client("modelport", {"timeout": self._shared.timeout})
-        return getattr(of_the_call or self._shared, name)
+        isolated = _current_call.get() and get_async_httpx_client("modelport", {"timeout": self._shared.timeout})
+        return getattr(isolated or self._shared, name)
 
 
-def _worker() -> Any:
+def _logging_worker() -> Any:
     from litellm.litellm_core_utils.logging_worker import GLOBAL_LOGGING_WORKER
 
     return GLOBAL_LOGGING_WORKER

@@ -1,4 +1,4 @@
-"""Everything that LiteLLM reaches."""
+"""The model class for every provider that LiteLLM supports."""
 
 from __future__ import annotations
 
@@ -6,31 +6,21 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Any, ClassVar
 
 from modelport.errors import AuthenticationError, InvalidRequest, MalformedResponse, ModelError
-from modelport.inputs.parameters import EFFORTS
+from modelport.inputs.parameters import REASONING_EFFORTS
 from modelport.inputs.settings import check_kind
 from modelport.layers.retry import RetryPolicy
 from modelport.model import Model
 from modelport.protocols.chat_completions.request import body_from
 from modelport.protocols.chat_completions.response import ChatResponseReader
-from modelport.remote.chat_model import DIALECTS
-from modelport.remote.free_reasoning import PATH, grammar_after_thought
-from modelport.remote.http.outgoing import check_headers
-from modelport.remote.http.redaction import Hidden
-from modelport.remote.http.transport import CONNECT_TIMEOUT, ServiceCall
-from modelport.remote.litellm.errors import error_of
+from modelport.remote.http.connections import CONNECT_TIMEOUT
+from modelport.remote.http.redaction import HiddenStr
+from modelport.remote.http.requests import check_headers
+from modelport.remote.litellm.capabilities import RETRY_PARAMETERS, common_capabilities, known_capabilities
+from modelport.remote.litellm.errors import model_error_from
 from modelport.remote.litellm.isolation import ClientIsolation
-from modelport.remote.litellm.package import (
-    RETRIES,
-    ResponseStream,
-    as_dict,
-    in_common,
-    known_capabilities,
-    litellm_package,
-    require_litellm,
-    secret_of,
-    secrets_of,
-)
-from modelport.remote.litellm.servers import Servers
+from modelport.remote.litellm.package import litellm_package, require_litellm
+from modelport.remote.litellm.responses import ResponseStream, response_dict
+from modelport.remote.litellm.secrets import secret_from, secrets_in_parameters
 from modelport.remote.schema_subsets import OPENAI
 from modelport.runtime.per_loop import PerLoop
 from modelport.secrets import Secret
@@ -40,44 +30,39 @@ from modelport.types.output_types import JSONSchema
 from modelport.types.request import Request
 
 DEFAULT_MODEL = "anthropic/claude-3-5-sonnet-20240620"
-#: Whose API takes a message's text only as a string.
-FLATTENED = ("ollama", "groq", "cerebras")
-#: Seconds that LiteLLM is to wait; the port keeps the caller's own limits.
-_A_DAY = 86400.0
-#: Fields of a dialect's, which are no parameters of LiteLLM's.
-_FOR_THE_BODY = (
-    "grammar", "structured_outputs", "chat_template_kwargs", "thinking_budget_tokens", "thinking_token_budget",
-)  # fmt: skip
+#: Providers whose API accepts the text of a message only as a string.
+TEXT_ONLY_PROVIDERS = ("ollama", "groq", "cerebras")
+#: Seconds. It is longer than any call, because modelport's own layers enforce the caller's timeouts.
+_LITELLM_TIMEOUT = 86400.0
 
 
 class LiteLLMModel(Model):
-    """A model of any provider that LiteLLM knows.
+    """A model of any provider that LiteLLM supports.
 
-    LiteLLM is imported at the first call, or the first look at `capabilities`, which takes seconds. It fetches nothing
-    then, and does not retry: this model's `retry` does. Callbacks that you register with `litellm` are called.
+    LiteLLM is imported at the first call, or when `capabilities` is first read, which takes seconds. The import fetches
+    nothing. LiteLLM does not retry; this model's `retry` does. Callbacks that you register with `litellm` are called.
 
-    What LiteLLM does not tell, this class can't. An error event whose data has no `error` only shows as an answer that
-    was cut. With providers that LiteLLM serves through its own HTTP client (`hosted_vllm/…` is one, `openai/…` is not)
-    it passes over broken events of a stream in silence, takes `[DONE]` for a finish reason, and sends a request once
-    more by itself where the connection was reset before the answer began.
+    Some faults can't be detected through LiteLLM. An error event whose data has no `error` appears as an interrupted
+    stream. For providers that LiteLLM serves through its own HTTP client (`hosted_vllm/…` is one, `openai/…` is not),
+    LiteLLM ignores broken events of a stream, takes `[DONE]` for a finish reason, and sends a request once more by
+    itself if the connection was reset before the response started.
 
     Args:
         model_id: LiteLLM's name for the model, `provider/model`; by default `anthropic/claude-3-5-sonnet-20240620`.
             See https://docs.litellm.ai/docs/providers
-        api_base: The base URL; by default the provider's own, or what its environment variable says.
+        api_base: The base URL; by default the provider's own, or that of its environment variable.
         api_key: The key; by default LiteLLM reads the provider's environment variable, such as `ANTHROPIC_API_KEY`.
         custom_role_conversions: See `Model`.
-        flatten_messages_as_text: See `Model`; by default so for `ollama…`, `groq…` and `cerebras…`.
-        dialect: `llama.cpp` or `vllm`, for what those servers take beyond OpenAI's API (any grammar); by default
-            OpenAI's API alone.
-        accept_missing_finish: Whether a stream without a finish reason is complete; by default it counts as cut short.
-        **settings: See `Model`; everything that it does not know is passed to `litellm.acompletion`. `num_retries` or
-            `max_retries` becomes this model's `retry`.
+        flatten_messages_as_text: See `Model`; by default true for `ollama…`, `groq…` and `cerebras…`.
+        accept_missing_finish: Whether a stream without a finish reason is complete; by default it counts as
+            interrupted.
+        **settings: See `Model`. Every other setting is passed to `litellm.acompletion`. `num_retries` or `max_retries`
+            becomes this model's `retry`.
 
     Raises:
         MissingDependency: LiteLLM is not installed.
 
-    Example:
+    Examples:
         >>> model = LiteLLMModel("groq/llama-3.3-70b-versatile", temperature=0.2, requests_per_minute=60)
     """
 
@@ -85,20 +70,19 @@ class LiteLLMModel(Model):
         max_stop_sequences=4,
         tools=True,
         grammars=frozenset({JSONSchema}),
-        schema_rules=OPENAI,  # the form in which it takes schemas; it rewrites them for other services
+        schema_rules=OPENAI,  # LiteLLM accepts schemas in OpenAI's subset, and rewrites them for other services.
         grammar_with_tools=True,
         inputs=frozenset({"text", "image", "audio", "file"}),
         image_urls=True,
         logprobs=True,
         seed=True,
         reasoning=True,
-        reasoning_efforts=frozenset(EFFORTS),
+        reasoning_efforts=frozenset(REASONING_EFFORTS),
         usage=True,
         cached_tokens=True,
     )
     secret_settings: ClassVar[frozenset[str]] = frozenset({"api_key"})
     api_key: Secret | None = None
-    _servers: Servers | None = None
 
     def __init__(
         self,
@@ -108,25 +92,25 @@ class LiteLLMModel(Model):
         custom_role_conversions: Mapping[str, str] | None = None,
         flatten_messages_as_text: bool | None = None,
         *,
-        dialect: str | None = None,
         accept_missing_finish: bool = False,
         **settings: Any,
     ) -> None:
         require_litellm()
-        check_kind(str, model_id=model_id, api_base=api_base, dialect=dialect)
+        check_kind(str, model_id=model_id, api_base=api_base)
         check_kind(bool, accept_missing_finish=accept_missing_finish)
         model_id = model_id or DEFAULT_MODEL
-        if dialect is not None and dialect not in DIALECTS:
-            raise InvalidRequest(f"dialect={dialect!r} is unknown; there are {', '.join(DIALECTS)}, or None")
         if api_base is not None and not api_base.startswith(("http://", "https://")):
-            raise InvalidRequest(f"api_base={api_base!r}: must be a URL such as 'http://localhost:8000/v1'")
-        for name in RETRIES:
-            if (again := settings.pop(name, None)) is not None:
-                if not isinstance(again, int):
-                    raise InvalidRequest(f"{name}={again!r}: must be a whole number")
-                settings.setdefault("retry", RetryPolicy(attempts=again + 1))
+            raise InvalidRequest(
+                f"api_base={api_base!r}: must be a URL such as 'http://localhost:8000/v1'",
+                hint="The option --api-base sets the address.",
+            )
+        for name in RETRY_PARAMETERS:
+            if (retries := settings.pop(name, None)) is not None:
+                if not isinstance(retries, int):
+                    raise InvalidRequest(f"{name}={retries!r}: must be a whole number")
+                settings.setdefault("retry", RetryPolicy(attempts=retries + 1))
         if flatten_messages_as_text is None:
-            flatten_messages_as_text = model_id.startswith(FLATTENED)
+            flatten_messages_as_text = model_id.startswith(TEXT_ONLY_PROVIDERS)
         super().__init__(
             model_id,
             custom_role_conversions=custom_role_conversions,
@@ -134,22 +118,19 @@ class LiteLLMModel(Model):
             **settings,
         )
         self.api_base = api_base
-        self.api_key = secret_of(api_key, model_id) if api_key is not None else None
-        self.dialect = dialect
+        self.api_key = secret_from(api_key, model_id) if api_key is not None else None
         self.accept_missing_finish = accept_missing_finish
-        self._kept: PerLoop[ClientIsolation] = PerLoop(ClientIsolation.aclose)
+        self._isolations: PerLoop[ClientIsolation] = PerLoop(ClientIsolation.aclose)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {key: value for key, value in super().__getstate__().items() if key not in ("_kept", "_servers")}
+        return {key: value for key, value in super().__getstate__().items() if key != "_isolations"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self._kept = PerLoop(ClientIsolation.aclose)
+        self._isolations = PerLoop(ClientIsolation.aclose)
 
     def _declare(self) -> Capabilities:
-        # LiteLLM keeps OpenAI's maximum of stop sequences.
-        dialect = {k: v for k, v in DIALECTS.get(self.dialect or "", {}).items() if k != "max_stop_sequences"}
-        known = (
+        return common_capabilities(
             known_capabilities(
                 self.declared_capabilities,
                 parameters["model"],
@@ -158,115 +139,93 @@ class LiteLLMModel(Model):
             )
             for parameters in self._deployments()
         )
-        return in_common(known).replace(**dialect)
 
     def _deployments(self) -> Sequence[Mapping[str, Any]]:
-        """Where the model is served, as LiteLLM's parameters."""
+        """The deployments of the model, each as LiteLLM's parameters."""
         return [{**self.kwargs, "model": self.model_id, "api_base": self.api_base, "api_key": self.api_key}]
 
     async def deltas(self, request: Request) -> AsyncGenerator[ChatMessageStreamDelta, None]:
-        """Answers a request; see `Model.deltas`."""
-        if self.dialect == "llama.cpp":
-            # Its server works on for a caller of a whole answer who has left; one who streams frees the slot at once.
-            request = request.replace(stream=True)
+        """Runs one request; see `Model.deltas`."""
         litellm_package()
-        kept = await self._kept.get(ClientIsolation)
+        isolation = await self._isolations.get(ClientIsolation)
         reader = ChatResponseReader(self.accept_missing_finish)
         arguments = self._arguments(request)
-        if self.dialect == "llama.cpp":
-            await self._free_thought(arguments, request)
-        stream: Any = None
-        # The error is raised where LiteLLM's is no more: a traceback with locals would show what that quotes.
+        stream: ResponseStream | None = None
+        has_content = False
+        # The error is raised after the `except` block, so that LiteLLM's exception is not its context. A traceback with
+        # local variables would show the keys that LiteLLM's exception quotes.
         failure: ModelError | None = None
         try:
-            answer = await kept.during(self._complete(arguments))
+            response = await isolation.run(self._complete(arguments))
             if not request.stream:
-                yield reader.whole(as_dict(answer))
+                yield reader.read_response(response_dict(response))
                 return
-            stream, empty = ResponseStream(answer, kept), True
+            stream = ResponseStream(response, isolation)
             async for chunk in stream.chunks():
-                if (piece := reader.chunk(chunk)) is not None:
-                    empty = empty and not piece.delivers
-                    yield piece
+                if (delta := reader.read_chunk(chunk)) is not None:
+                    has_content = has_content or delta.delivers
+                    yield delta
         except ModelError:
             raise
         except Exception as error:
-            failure = self._error(error, arguments)
+            failure = self._model_error(error, arguments)
         finally:
             if stream is not None:
                 await stream.close()
         if failure is not None:
             raise failure
-        if empty and stream.is_bare():
-            raise MalformedResponse("The service sent no stream, or one without any part of an answer.")
-        reader.chunk(stream.ending())
-        yield reader.end()
+        assert stream is not None
+        if not has_content and stream.has_only_ending():
+            raise MalformedResponse("The service sent no stream, or a stream without any part of a response.")
+        reader.read_chunk(stream.ending())
+        yield reader.finish()
 
     def _arguments(self, request: Request) -> dict[str, Any]:
-        """What LiteLLM is called with."""
+        """The arguments of `litellm.acompletion`."""
         import httpx
 
         arguments = self._body(request) | {
-            **dict.fromkeys(RETRIES, 0),
-            "timeout": httpx.Timeout(_A_DAY, connect=CONNECT_TIMEOUT),
+            **dict.fromkeys(RETRY_PARAMETERS, 0),
+            "timeout": httpx.Timeout(_LITELLM_TIMEOUT, connect=CONNECT_TIMEOUT),
         }
         if self.api_base is not None:
             arguments["api_base"] = self.api_base
         if self.api_key is not None:
-            arguments["api_key"] = Hidden(self.api_key.reveal())
+            arguments["api_key"] = HiddenStr(self.api_key.reveal())
         return arguments
 
     def _body(self, request: Request) -> dict[str, Any]:
+        """The arguments that come from the request alone."""
         for name in ("extra_headers", "headers"):
             check_kind(Mapping, **{name: request.parameters.get(name)})
             check_headers(request.parameters.get(name) or {})
-        body = body_from(request, self.model_id, self.capabilities, self.dialect)
+        body = body_from(request, self.model_id, request.capabilities)
         if (budget := body.pop("reasoning_budget", None)) is not None:
             body["thinking"] = {"type": "enabled", "budget_tokens": budget}
-        extra = {name: body.pop(name) for name in _FOR_THE_BODY if name in body}
-        if extra:
-            body["extra_body"] = {**extra, **(body.get("extra_body") or {})}
         if "tools" in body:
-            # All of them are functions. Looking for tools of its MCP gateway, LiteLLM 1.106 wants a package that it
-            # does not require, and other versions import their proxy.
+            # LiteLLM would look for tools of its MCP gateway, although all tools here are functions. For that, LiteLLM
+            # 1.106 needs a package that it does not require, and other versions import their proxy.
             body["_skip_mcp_handler"] = True
         return body
-
-    async def _free_thought(self, arguments: dict[str, Any], request: Request) -> None:
-        """Makes the grammar of a call begin where its thought ends."""
-        if self._servers is None:
-            self._servers = Servers(self._deployments())
-        servers, extra = self._servers, arguments.get("extra_body") or {}
-        headers = arguments.get("extra_headers") or {}
-        grammar = await grammar_after_thought(
-            {**arguments, **extra}, request, lambda body: servers.call(ServiceCall(PATH, body, headers))
-        )
-        if grammar:
-            arguments["extra_body"] = {**extra, "grammar": grammar}
 
     async def _complete(self, arguments: dict[str, Any]) -> Any:
         return await litellm_package().acompletion(**arguments)
 
-    def _error(self, error: Exception, arguments: Mapping[str, Any]) -> ModelError:
-        ours = error_of(error, secrets_of(arguments))
-        if isinstance(ours, AuthenticationError) and not self.api_key:
+    def _model_error(self, error: Exception, arguments: Mapping[str, Any]) -> ModelError:
+        result = model_error_from(error, secrets_in_parameters(arguments))
+        if isinstance(result, AuthenticationError) and not self.api_key:
             missing = litellm_package().validate_environment(self.model_id).get("missing_keys") or ()
             if missing:
-                ours.args = (f"No key was given. Pass api_key=…, or set {' and '.join(missing)}. {ours.message}",)
-        return ours
+                result.args = (f"No key was given. Pass api_key=…, or set {' and '.join(missing)}. {result.message}",)
+        return result
 
     def close(self) -> None:
-        """Closes the connections of synchronous calls, once their callbacks have ended."""
+        """Closes the connections of synchronous calls, once their callbacks have finished."""
         from modelport.runtime.portal import run
 
-        run(self._close_clients())
+        run(self._isolations.aclose())
 
     async def aclose(self) -> None:
-        """Closes those of the running loop, and of synchronous calls."""
-        await self._close_clients()
+        """Closes the connections of the running loop, and those of synchronous calls."""
+        await self._isolations.aclose()
         await super().aclose()
-
-    async def _close_clients(self) -> None:
-        await self._kept.aclose()
-        if self._servers is not None:
-            await self._servers.aclose()

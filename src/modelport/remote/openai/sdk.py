@@ -1,6 +1,10 @@
-"""The way to the wire through a client of the `openai` package: the user's own, or one made from `client_kwargs`.
+"""Sends requests through a client of the `openai` package: the caller's own, or one made from `client_kwargs`.
 
-It goes through the client's generic `post`, which skips the re-typing of every message and chunk.
+Requests go through the client's generic `post`, which skips the package's re-typing of every message and chunk. The
+client's own retries are switched off.
+
+The frames of the package's exceptions hold what was sent. Therefore modelport's error is raised where the package's
+exception is not its context any more. Texts that a service sent are redacted before an error quotes them.
 """
 
 from __future__ import annotations
@@ -13,21 +17,21 @@ from typing import Any
 
 from modelport.errors import ConnectionFailed, InvalidRequest, MalformedResponse, MissingDependency, ModelError
 from modelport.protocols.chat_completions.errors import error_from
-from modelport.remote.http.errors import httpx_error, is_of_httpx, is_unsendable, redirected
-from modelport.remote.http.outgoing import check_headers, pairs
-from modelport.remote.http.redaction import Hidden, hidden, secrets_in, without_secrets
-from modelport.remote.http.responses import is_answer, is_readable
+from modelport.remote.http.errors import error_from_httpx, is_encoding_error, is_httpx_exception, redirect_error
+from modelport.remote.http.httpx_clients import install_response_hook
+from modelport.remote.http.redaction import HiddenStr, hide, redact, secrets_in
+from modelport.remote.http.requests import check_headers, query_pairs
+from modelport.remote.http.responses import is_readable_completion, looks_like_completion
 from modelport.remote.http.transport import HeaderSource, ServiceCall
-from modelport.remote.http.vendor_clients import guard
 from modelport.runtime.per_loop import PerLoop
 from modelport.runtime.threads import in_thread, iterate_in_thread
 
 
 def openai_package() -> Any:
-    """The `openai` package.
+    """Return the `openai` package.
 
     Raises:
-        MissingDependency: It is not installed.
+        MissingDependency: The package is not installed.
     """
     try:
         import openai
@@ -37,18 +41,18 @@ def openai_package() -> Any:
 
 
 class SDKTransport:
-    """The wire through an SDK client, its own retries switched off.
+    """Sends requests through clients of the `openai` package.
 
     Args:
-        client: A client of the user's, synchronous or asynchronous; an asynchronous one is used on every loop that
-            makes calls, as it is.
-        make: Makes an asynchronous client, one for each loop, where there is no `client`.
-        headers: Gives the headers of each call, where a function of the user's gives the key: not every version of the
-            SDK takes one, and none shows what it gave.
+        client: A client of the caller, synchronous or asynchronous. An asynchronous client is used on every event loop
+            that makes calls.
+        make_client: Returns an asynchronous client, if the caller passed none. It is called once for each event loop.
+        headers: Returns the headers of a call, if a function of the caller returns the key. Not every version of the
+            package accepts such a function, and no version gives access to the key that it returned.
     """
 
     def __init__(
-        self, client: Any = None, make: Callable[[], Any] | None = None, headers: HeaderSource | None = None
+        self, client: Any = None, make_client: Callable[[], Any] | None = None, headers: HeaderSource | None = None
     ) -> None:
         self._openai = openai_package()
         if client is not None and not (hasattr(client, "with_options") and hasattr(client, "post")):
@@ -56,154 +60,177 @@ class SDKTransport:
                 f"client must be an OpenAI or AsyncOpenAI of the openai package, not {type(client).__name__}"
             )
         self._client: Any = None if client is None else client.with_options(max_retries=0)
-        self._sync = client is not None and not inspect.iscoroutinefunction(client.post)
-        self._make = make
+        self._is_sync = client is not None and not inspect.iscoroutinefunction(client.post)
+        self._make_client = make_client
         self._headers = headers
-        self._clients: PerLoop[Any] = PerLoop(lambda made: made.close())
+        self._clients: PerLoop[Any] = PerLoop(lambda client: client.close())
 
     async def call(self, call: ServiceCall) -> Any:
         """See `Transport.call`."""
-        client, call = await self._client_here(), await self._keyed(call)
-        sent: dict[str, str] = {}
-        raw = {"X-Stainless-Raw-Response": "true"} if self._make is None else {}  # shows what the client sent
+        client, call = await self._client_of_loop(), await self._with_headers(call)
+        sent_headers: dict[str, str] = {}
+        # The raw response gives access to the headers that the caller's client sent.
+        raw_headers = {"X-Stainless-Raw-Response": "true"} if self._make_client is None else {}
         try:
-            if self._sync:
-                answer = await in_thread(lambda: self._post(client, call, raw))
+            if self._is_sync:
+                response = await in_thread(lambda: self._post(client, call, raw_headers))
             else:
-                answer = await self._post(client, call, raw)
-            if raw:
-                _note(sent, answer.http_request)
-                answer = answer.parse()
-            return self._shown(answer, client, call, sent)
+                response = await self._post(client, call, raw_headers)
+            if raw_headers:
+                _note_headers(sent_headers, response.http_request)
+                response = response.parse()
+            return self._redact_unless_completion(response, client, call, sent_headers)
         except Exception as error:
-            if (ours := self._translated(error, client, call)) is None:
+            if (model_error := self._model_error(error, client, call)) is None:
                 raise
-        raise ours  # here, where the SDK's error is no more: the locals of its frames show what was sent
+        raise model_error  # Raised outside of the `except` block, so that the package's exception is not its context.
 
     async def stream(self, call: ServiceCall) -> AsyncGenerator[Any, None]:
         """See `Transport.stream`."""
-        client, call = await self._client_here(), await self._keyed(call)
-        sent: dict[str, str] = {}
-        if self._sync:
-            events: AsyncGenerator[Any, None] = iterate_in_thread(lambda emit: self._read(client, call, emit, sent))
+        client, call = await self._client_of_loop(), await self._with_headers(call)
+        sent_headers: dict[str, str] = {}
+        if self._is_sync:
+            events: AsyncGenerator[Any, None] = iterate_in_thread(
+                lambda emit: self._read_events(client, call, emit, sent_headers)
+            )
         else:
-            events = self._events(client, call, sent)
+            events = self._events(client, call, sent_headers)
         try:
             async with aclosing(events):
                 async for event in events:
-                    yield self._shown(event, client, call, sent)
+                    yield self._redact_unless_completion(event, client, call, sent_headers)
             return
         except Exception as error:
-            if (ours := self._translated(error, client, call)) is None:
+            if (model_error := self._model_error(error, client, call)) is None:
                 raise
-        raise ours  # as above
+        raise model_error  # Raised outside of the `except` block, as in `call`.
 
     async def aclose(self) -> None:
-        """See `Transport.aclose`; a client of the user's is left open."""
+        """See `Transport.aclose`. A client of the caller is left open."""
         await self._clients.aclose()
 
-    async def _client_here(self) -> Any:
-        if self._make is None:
+    async def _client_of_loop(self) -> Any:
+        """Return the client for the running event loop.
+
+        Raises:
+            InvalidRequest: The package refuses the settings of the client.
+        """
+        if self._make_client is None:
             return self._client
         try:
-            return await self._clients.get(self._made)
+            return await self._clients.get(self._new_client)
         except (self._openai.OpenAIError, TypeError) as error:
             raise InvalidRequest(f"the openai package refuses its settings: {error}") from None
 
-    def _made(self) -> Any:
-        assert self._make is not None
-        client = self._make()
-        if hasattr(wire := getattr(client, "_client", None), "event_hooks"):
-            guard(wire)
+    def _new_client(self) -> Any:
+        assert self._make_client is not None
+        client = self._make_client()
+        if hasattr(httpx_client := getattr(client, "_client", None), "event_hooks"):
+            install_response_hook(httpx_client)
         return client
 
-    async def _keyed(self, call: ServiceCall) -> ServiceCall:
+    async def _with_headers(self, call: ServiceCall) -> ServiceCall:
+        """Return the call with the headers of `HeaderSource`, which those of the call override.
+
+        Raises:
+            InvalidRequest: A header can't be sent.
+        """
         if self._headers is not None:
-            given = (await self._headers()).items()
-            call = replace(call, headers={**{name: hidden(value) for name, value in given}, **call.headers})
+            headers = (await self._headers()).items()
+            call = replace(call, headers={**{name: hide(value) for name, value in headers}, **call.headers})
         check_headers(call.headers)
         return call
 
-    def _post(self, client: Any, call: ServiceCall, headers: Mapping[str, str] | None = None, **how: Any) -> Any:
-        # Versions of the SDK that don't know this option follow, but for a client that is made here.
+    def _post(
+        self, client: Any, call: ServiceCall, headers: Mapping[str, str] | None = None, **stream_options: Any
+    ) -> Any:
+        # Some versions of the package ignore this option. A client that modelport made has a hook for redirects.
         options: dict[str, Any] = {"follow_redirects": False}
         if call.headers or headers:
             options["headers"] = {**call.headers, **(headers or {})}
         if call.query:
             options["params"] = dict(call.query)
         path = str(client.base_url.join(call.path)) if call.path[0] == "/" else f"/{call.path}"
-        return client.post(path, body=call.body, cast_to=object, options=options, **how)
+        return client.post(path, body=call.body, cast_to=object, options=options, **stream_options)
 
-    async def _events(self, client: Any, call: ServiceCall, sent: dict[str, str]) -> AsyncGenerator[Any, None]:
+    async def _events(self, client: Any, call: ServiceCall, sent_headers: dict[str, str]) -> AsyncGenerator[Any, None]:
+        """Yield the events of an asynchronous client's stream."""
         stream = await self._post(client, call, stream=True, stream_cls=self._openai.AsyncStream[object])
-        _note(sent, stream.response.request)
+        _note_headers(sent_headers, stream.response.request)
         events = aiter(stream)
         try:
             async for event in events:
                 yield event
         finally:
             await stream.close()
-            with suppress(Exception):  # ends the client's generators in order; Python would in any, and may complain
+            # Reading on ends the client's nested generators in order. The garbage collector would end them in any
+            # order, and Python may warn about that.
+            with suppress(Exception):
                 async for _ in events:
                     pass
 
-    def _read(self, client: Any, call: ServiceCall, emit: Callable[[Any], bool], sent: dict[str, str]) -> None:
+    def _read_events(
+        self, client: Any, call: ServiceCall, emit: Callable[[Any], bool], sent_headers: dict[str, str]
+    ) -> None:
+        """Emit the events of a synchronous client's stream, until `emit` returns that the reader has left."""
         with self._post(client, call, stream=True, stream_cls=self._openai.Stream[object]) as stream:
-            _note(sent, stream.response.request)
+            _note_headers(sent_headers, stream.response.request)
             for event in stream:
                 if emit(event):
                     return
 
-    def _translated(self, error: Exception, client: Any, call: ServiceCall) -> ModelError | None:
-        """What an error of the SDK means; `None` for one that is not the SDK's."""
+    def _model_error(self, error: Exception, client: Any, call: ServiceCall) -> ModelError | None:
+        """Return modelport's error for an exception of the package, or `None` for any other exception."""
         openai = self._openai
-        for ours in (error, error.__cause__):
-            if isinstance(ours, ModelError):  # of our own `guard`
-                return ours.with_traceback(None)  # whose frames hold what was sent
-        if (found := _without_body(error)) is not None:
-            return error_from(found.status_code, "its reason did not come whole", found.headers)
+        for own_error in (error, error.__cause__):
+            if isinstance(own_error, ModelError):  # The response hook raised it.
+                return own_error.with_traceback(None)  # The frames of the traceback hold what was sent.
+        if (response := _response_without_body(error)) is not None:
+            return error_from(response.status_code, "the reason did not arrive completely", response.headers)
         if isinstance(error, openai.APIStatusError) and error.status_code < 400:
             secrets = self._secrets(client, call, error.request.headers)
-            return redirected(error.status_code, error.response.headers, secrets)
+            return redirect_error(error.status_code, error.response.headers, secrets)
         if isinstance(error, openai.APIStatusError):
             payload = error.body if error.body is not None else error.response.text
-            return error_from(
-                error.status_code, self._clean(payload, client, call, error.request.headers), error.response.headers
-            )
+            payload = redact(payload, self._secrets(client, call, error.request.headers))
+            return error_from(error.status_code, payload, error.response.headers)
         if isinstance(error, openai.APITimeoutError):
-            return ConnectionFailed("The service did not answer within the client's time-out.")
+            return ConnectionFailed("The service did not answer within the client's timeout.")
         if isinstance(error, openai.APIConnectionError):
-            return httpx_error(error.__cause__ or error)
-        if isinstance(error, openai.APIError):  # an error frame inside a stream
-            sent = getattr(getattr(error, "request", None), "headers", None)
-            return error_from(getattr(error, "code", None), self._clean(error.body or str(error), client, call, sent))
-        if isinstance(error, TypeError) or is_unsendable(error):
-            return InvalidRequest(f"The request holds what can't be sent ({type(error).__name__}: {error}).")
+            return error_from_httpx(error.__cause__ or error)
+        if isinstance(error, openai.APIError):  # An error event inside a stream.
+            sent_headers = getattr(getattr(error, "request", None), "headers", None)
+            payload = redact(error.body or str(error), self._secrets(client, call, sent_headers))
+            return error_from(getattr(error, "code", None), payload)
+        if isinstance(error, TypeError) or is_encoding_error(error):
+            return InvalidRequest(f"The request holds a value that can't be sent ({type(error).__name__}: {error}).")
         if isinstance(error, ValueError | RecursionError):
             return MalformedResponse(f"The service sent broken JSON ({type(error).__name__}).")
-        # Faults in the middle of a stream come as the HTTP library's own in some versions of the SDK.
-        if is_of_httpx(error):
-            return httpx_error(error)
+        # In some versions of the package, an error in mid-stream is an exception of the HTTP library.
+        if is_httpx_exception(error):
+            return error_from_httpx(error)
         return None
 
-    def _secrets(self, client: Any, call: ServiceCall, sent: Mapping[str, str] | None = None) -> tuple[str, ...]:
-        """What a call was sent with and no error may show."""
+    def _secrets(
+        self, client: Any, call: ServiceCall, sent_headers: Mapping[str, str] | None = None
+    ) -> tuple[str, ...]:
+        """Return the secrets of a call, which no error may show."""
         query = {**getattr(client, "default_query", {}), **call.query}
         key = {"authorization": getattr(client, "api_key", "")}
-        return secrets_in(key, client.default_headers, call.headers, sent or {}, dict(pairs(query)))
+        return secrets_in(key, client.default_headers, call.headers, sent_headers or {}, dict(query_pairs(query)))
 
-    def _clean(self, payload: Any, client: Any, call: ServiceCall, headers: Mapping[str, str] | None = None) -> Any:
-        """What the service says, without the keys that it was sent."""
-        return without_secrets(payload, self._secrets(client, call, headers))
+    def _redact_unless_completion(
+        self, data: Any, client: Any, call: ServiceCall, sent_headers: Mapping[str, str]
+    ) -> Any:
+        """Return a chat completion unchanged, and anything else redacted, because an error will quote it."""
+        if looks_like_completion(data) and is_readable_completion(data):
+            return data
+        return redact(data, self._secrets(client, call, sent_headers))
 
-    def _shown(self, event: Any, client: Any, call: ServiceCall, sent: Mapping[str, str]) -> Any:
-        """The event; cleaned where it is no part of an answer, and so about to be quoted."""
-        return event if is_answer(event) and is_readable(event) else self._clean(event, client, call, sent)
 
-
-def _without_body(error: BaseException) -> Any:
-    """The response with an error's status whose body could not be read, if that is what failed in a user's client."""
-    cause: BaseException | None = error if is_of_httpx(error) else None
+def _response_without_body(error: BaseException) -> Any:
+    """Return an error response whose body could not be read, if that is what failed in the caller's client."""
+    cause: BaseException | None = error if is_httpx_exception(error) else None
     while cause is not None:
         if type(cause).__name__ == "HTTPStatusError":
             return getattr(cause, "response", None)
@@ -211,6 +238,6 @@ def _without_body(error: BaseException) -> Any:
     return None
 
 
-def _note(sent: dict[str, str], request: Any) -> None:
-    """Keeps the headers of a request: a client of the user's may have got its token from a function."""
-    sent.update({name: Hidden(value) for name, value in request.headers.items()})
+def _note_headers(sent_headers: dict[str, str], request: Any) -> None:
+    """Add the headers of a request. A client of the caller may have got its token from a function."""
+    sent_headers.update({name: HiddenStr(value) for name, value in request.headers.items()})

@@ -1,8 +1,10 @@
-"""Rows about how calls run: errors, many at once, loops, threads, fork; secrets and saving."""
+"""Conformance checks of how calls run: errors, concurrency, event loops, fork; secrets and saving."""
 
 from __future__ import annotations
 
 import asyncio
+import functools
+import json
 import os
 import pickle
 import threading
@@ -21,49 +23,51 @@ from modelport.errors import (
     ServerError,
 )
 from modelport.model import Model
-from modelport.testing.conformance import Check, NotChecked, Subject
+from modelport.testing.check import Check, NotChecked
+from modelport.testing.subject import Subject
 
+#: The expected type of error for each fault of a subject.
 _EXPECTED: dict[str, type[ModelError]] = {
     "401": AuthenticationError,
     "404": NotFoundError,
     "429": RateLimited,
     "500": ServerError,
-    "time-out": DeadlineExceeded,
+    "timeout": DeadlineExceeded,
     "refused": ConnectionFailed,
 }
-_COUNT = 8
+_CALLS = 8
 
 
 def errors(subject: Subject, model: Model) -> str:
-    """Each fault is an error of its own type, sync and async, streamed and not."""
+    """Each fault raises an error of its own type; sync and async, streamed and not."""
     if not subject.faults:
-        raise NotChecked("its service can't be made to fail on purpose from here")
+        raise NotChecked("no way is known to make this model's service fail")
     for name, make in subject.faults.items():
-        for way in (_whole, _streamed, _async_whole, _async_streamed):
+        for call in (_generate, _generate_stream, _agenerate, _agenerate_stream):
             try:
-                way(make(), subject.prompt("plain"))
+                call(make(), subject.prompt("plain"))
             except _EXPECTED[name] as error:
                 assert error.model_id, f"{name}: the error does not name the model"
                 continue
             except ModelError as error:
-                raise AssertionError(f"{name}: it was {type(error).__name__}: {error}") from error
-            raise AssertionError(f"{name}: there was no error")
+                raise AssertionError(f"{name}: it raised {type(error).__name__}: {error}") from error
+            raise AssertionError(f"{name}: it raised no error")
     return ", ".join(subject.faults)
 
 
-def _whole(model: Model, prompt: str) -> None:
+def _generate(model: Model, prompt: str) -> None:
     model.generate(prompt, max_tokens=8)
 
 
-def _streamed(model: Model, prompt: str) -> None:
+def _generate_stream(model: Model, prompt: str) -> None:
     list(model.generate_stream(prompt, max_tokens=8))
 
 
-def _async_whole(model: Model, prompt: str) -> None:
+def _agenerate(model: Model, prompt: str) -> None:
     asyncio.run(model.agenerate(prompt, max_tokens=8))
 
 
-def _async_streamed(model: Model, prompt: str) -> None:
+def _agenerate_stream(model: Model, prompt: str) -> None:
     async def read() -> None:
         async for _ in model.agenerate_stream(prompt, max_tokens=8):
             pass
@@ -71,70 +75,67 @@ def _async_streamed(model: Model, prompt: str) -> None:
     asyncio.run(read())
 
 
-def deadline(subject: Subject, model: Model) -> None:
-    """`timeout` ends a call, and the model still answers afterwards."""
+def timeout(subject: Subject, model: Model) -> None:
+    """`timeout` ends a call, and the next call works."""
     begin = time.monotonic()
     try:
         model.generate(subject.prompt("long"), max_tokens=2000, timeout=0.001)
     except DeadlineExceeded:
-        assert time.monotonic() - begin < 10, "the call ran on after its time-out"
+        assert time.monotonic() - begin < 10, "the call ran on after its timeout"
         assert model.generate(subject.prompt("plain"), max_tokens=8).text
         return
     raise AssertionError("there was no DeadlineExceeded")
 
 
-def _questions(subject: Subject) -> list[str]:
-    return [subject.prompt("numbered").replace("{n}", str(n + 1)) for n in range(_COUNT)]
-
-
-def at_once(subject: Subject, model: Model) -> str:
-    """Eight calls at once, by tasks and by threads, each give the answer that it gives alone."""
+def concurrent_calls(subject: Subject, model: Model) -> str:
+    """Eight concurrent calls, from tasks and from threads, each return what they return alone."""
     options: dict[str, Any] = {"temperature": 0, "max_tokens": 12}
-    questions = _questions(subject)
+    questions = [subject.prompt("numbered").replace("{n}", str(n + 1)) for n in range(_CALLS)]
     alone = [model.generate(question, **options).text for question in questions]
 
-    async def tasks() -> list[str]:
-        answers = await asyncio.gather(*(model.agenerate(question, **options) for question in questions))
-        return [answer.text for answer in answers]
+    async def call_in_tasks() -> list[str]:
+        messages = await asyncio.gather(*(model.agenerate(question, **options) for question in questions))
+        return [message.text for message in messages]
 
-    by_tasks = asyncio.run(tasks())
-    by_threads: list[str] = [""] * _COUNT
+    from_tasks = asyncio.run(call_in_tasks())
+    from_threads: list[str] = [""] * _CALLS
 
-    def work(n: int) -> None:
+    def call_in_thread(n: int) -> None:
         with model.generate_stream(questions[n], **options) as stream:
             for _ in stream:
                 pass
-        by_threads[n] = stream.message.text
+        from_threads[n] = stream.message.text
 
-    threads = [threading.Thread(target=work, args=(n,)) for n in range(_COUNT)]
+    _run_threads(*(functools.partial(call_in_thread, n) for n in range(_CALLS)))
+    for name, texts in (("tasks", from_tasks), ("threads", from_threads)):
+        assert all(texts), f"from {name}: {texts}"
+        if subject.deterministic:
+            assert texts == alone, f"from {name}: {texts} are not {alone}"
+    return f"{len(set(alone))} texts"
+
+
+def _run_threads(*targets: Callable[[], object]) -> None:
+    threads = [threading.Thread(target=target) for target in targets]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    for name, answers in (("tasks", by_tasks), ("threads", by_threads)):
-        assert all(answers), f"by {name}: {answers}"
-        if subject.strict_text:
-            assert answers == alone, f"by {name}: {answers} are not {alone}"
-    return f"{len(set(alone))} answers"
 
 
-def loops(subject: Subject, model: Model) -> None:
-    """One model serves one event loop after another, two at once, and calls from within a running loop."""
+def event_loops(subject: Subject, model: Model) -> None:
+    """One model serves one event loop after another, two at once, and synchronous calls inside a running loop."""
+    options: dict[str, Any] = {"temperature": 0, "max_tokens": 12}
 
-    async def ask() -> str:
-        return (await model.agenerate(subject.prompt("plain"), temperature=0, max_tokens=12)).text
+    async def call() -> str:
+        return (await model.agenerate(subject.prompt("plain"), **options)).text
 
-    async def ask_blocking() -> str:
-        return model.generate(subject.prompt("plain"), temperature=0, max_tokens=12).text
+    async def call_synchronously() -> str:
+        return model.generate(subject.prompt("plain"), **options).text
 
-    answers = [asyncio.run(ask()) for _ in range(3)]
-    answers.append(asyncio.run(ask_blocking()))
-    threads = [threading.Thread(target=lambda: answers.append(asyncio.run(ask()))) for _ in range(2)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len(answers) == 6 and all(answers), f"{answers}"
+    texts = [asyncio.run(call()) for _ in range(3)]
+    texts.append(asyncio.run(call_synchronously()))
+    _run_threads(*[lambda: texts.append(asyncio.run(call()))] * 2)
+    assert len(texts) == 6 and all(texts), f"{texts}"
 
 
 def fork(subject: Subject, model: Model) -> None:
@@ -144,26 +145,27 @@ def fork(subject: Subject, model: Model) -> None:
     model.generate(subject.prompt("plain"), max_tokens=4)
     reading, writing = os.pipe()
     child = os.fork()
-    if child == 0:  # nothing here may raise: the child must not run on into the caller's program
+    if child == 0:  # No exception may leave this block: the child must not go on with the caller's program.
         try:
-            answer = model.generate(subject.prompt("plain"), max_tokens=4).text
-            os.write(writing, answer.encode()[:2000])
+            text = model.generate(subject.prompt("plain"), max_tokens=4).text
+            os.write(writing, text.encode()[:2000])
         except BaseException:
             os.write(writing, b"!" + traceback.format_exc().encode()[-2000:])
         finally:
             os._exit(0)
     os.close(writing)
-    told = _read_within(reading, child, 150.0)  # an engine of the child's own may take half a minute to load
-    assert told and not told.startswith("!"), f"the child said {told!r}"
+    # A child that loads an engine of its own may need half a minute.
+    output = _read_from_child(reading, child, 150.0)
+    assert output and not output.startswith("!"), f"the child wrote {output!r}"
     assert model.generate(subject.prompt("plain"), max_tokens=4).text
 
 
-def _read_within(reading: int, child: int, seconds: float) -> str:
+def _read_from_child(reading: int, child: int, seconds: float) -> str:
     timer = threading.Timer(seconds, lambda: os.kill(child, 9))
     timer.start()
     try:
-        pieces = iter(lambda: os.read(reading, 4096), b"")
-        return b"".join(pieces).decode()
+        chunks = iter(lambda: os.read(reading, 4096), b"")
+        return b"".join(chunks).decode()
     finally:
         timer.cancel()
         os.close(reading)
@@ -171,52 +173,50 @@ def _read_within(reading: int, child: int, seconds: float) -> str:
 
 
 def secrets(subject: Subject, model: Model) -> None:
-    """No key in repr, to_dict, pickle or an error's traceback with its locals."""
+    """No key appears in repr, to_dict, pickle or in the traceback of an error with its local variables."""
     if not subject.secrets:
-        raise NotChecked("no key is known here that could show up")
-    shown: list[str] = [repr(model), str(model), repr(vars(model)), repr(model.to_dict()), repr(pickle.dumps(model))]
+        raise NotChecked("no key of this model is known")
+    texts: list[str] = [repr(model), str(model), repr(vars(model)), repr(model.to_dict()), repr(pickle.dumps(model))]
     for make in subject.faults.values():
         faulty = make()
         try:
             faulty.generate(subject.prompt("plain"), max_tokens=4)
         except ModelError as error:
-            # From the model's own frames on: this one names the secrets that it looks for.
+            # The frame of this function is left out, because its local variables name the secrets.
             error.__traceback__ = error.__traceback__ and error.__traceback__.tb_next
             lines = traceback.TracebackException.from_exception(error, capture_locals=True).format()
-            shown += [str(error), repr(error), repr(pickle.dumps(error)), *lines]
+            texts += [str(error), repr(error), repr(pickle.dumps(error)), *lines]
     for secret in subject.secrets:
-        for text in shown:
-            assert secret not in text, f"a key shows in {text[:300]!r}"
+        for text in texts:
+            assert secret not in text, f"a key appears in {text[:300]!r}"
 
 
-def saved(subject: Subject, model: Model) -> None:
-    """to_dict holds what from_dict needs, as JSON; pickle too."""
-    import json
-
+def saving(subject: Subject, model: Model) -> None:
+    """A model can be restored by from_dict from the JSON of to_dict, and from a pickle."""
     try:
         data = json.loads(json.dumps(model.to_dict()))
     except TypeError as error:
         raise NotChecked(str(error)) from None
-    restored: list[Callable[[], Model]] = [
+    restore: list[Callable[[], Model]] = [
         lambda: type(model).from_dict(data),
         lambda: pickle.loads(pickle.dumps(model)),
     ]
-    for make in restored:
+    for make in restore:
         try:
             twin = make()
             assert type(twin) is type(model) and twin.to_dict() == data, f"{twin.to_dict()} is not {data}"
             assert twin.generate(subject.prompt("plain"), max_tokens=4).text
         except AuthenticationError as error:
-            raise NotChecked(f"a saved model finds its key in the environment: {error}") from None
+            raise NotChecked(f"a restored model reads its key from the environment: {error}") from None
         twin.close()
 
 
 CHECKS = (
-    Check("errors", "Each fault is an error of its own type", errors),
-    Check("time-out", "timeout ends a call", deadline),
-    Check("eight at once", "Each gives its serial answer", at_once),
-    Check("event loops", "Loops one after another, two at once, and nested calls", loops),
-    Check("fork", "A forked child can call", fork),
-    Check("secrets", "No key shows anywhere", secrets),
-    Check("saving", "to_dict and from_dict", saved),
+    Check("errors", "Each fault raises an error of its own type.", errors),
+    Check("timeout", "`timeout` ends a call.", timeout),
+    Check("concurrent calls", "Each of eight concurrent calls returns what it returns alone.", concurrent_calls),
+    Check("event loops", "Loops one after another, two at once, and nested calls work.", event_loops),
+    Check("fork", "A forked child can call the model.", fork),
+    Check("secrets", "No key appears anywhere.", secrets),
+    Check("saving", "to_dict, from_dict and pickle restore the model.", saving),
 )

@@ -1,4 +1,4 @@
-"""Rows about plain answers: whole and streamed, stop sequences, limits, usage, log probabilities."""
+"""Conformance checks of text: streams, stop sequences, cancellation, limits, usage, log probabilities, messages."""
 
 from __future__ import annotations
 
@@ -9,21 +9,22 @@ from typing import Any
 
 from modelport.errors import ContextWindowExceeded, InvalidRequest
 from modelport.model import Model
-from modelport.testing.conformance import Check, NotChecked, Subject
+from modelport.testing.check import Check, NotChecked
+from modelport.testing.subject import Subject
 from modelport.types.deltas import ChatMessageStreamDelta, accumulate
 from modelport.types.messages import ChatMessage, MessageRole
 
 FINISH_REASONS = ("stop", "length", "tool_calls", "content_filter")
 
 
-def same_text(subject: Subject, a: ChatMessage, b: ChatMessage) -> None:
-    """Two answers to one request at temperature 0."""
-    if subject.strict_text:
-        assert a.content == b.content, f"{a.content!r} is not {b.content!r}"
+def assert_same_text(subject: Subject, first: ChatMessage, second: ChatMessage) -> None:
+    """Assert that two responses to one request at temperature 0 are equal, where the subject is deterministic."""
+    if subject.deterministic:
+        assert first.content == second.content, f"{first.content!r} is not {second.content!r}"
 
 
-def well_ended(deltas: list[ChatMessageStreamDelta]) -> None:
-    """Usage and finish reason come once, last."""
+def assert_ends_once(deltas: list[ChatMessageStreamDelta]) -> None:
+    """Assert that usage and finish reason come once, in the last delta."""
     reasons = [i for i, delta in enumerate(deltas) if delta.finish_reason is not None]
     usages = [i for i, delta in enumerate(deltas) if delta.token_usage is not None]
     assert reasons == [len(deltas) - 1], f"the finish reason came in deltas {reasons} of {len(deltas)}"
@@ -31,7 +32,7 @@ def well_ended(deltas: list[ChatMessageStreamDelta]) -> None:
 
 
 def generate(subject: Subject, model: Model) -> None:
-    """An answer has text, a role, a finish reason and the model's name."""
+    """A message has text, a role, a finish reason and the model's name."""
     message = model.generate(subject.prompt("plain"), temperature=0, max_tokens=60)
     assert message.content and isinstance(message.content, str), f"content is {message.content!r}"
     assert message.role == MessageRole.ASSISTANT
@@ -41,66 +42,68 @@ def generate(subject: Subject, model: Model) -> None:
 
 
 def stream(subject: Subject, model: Model) -> str:
-    """The deltas of a stream, many of them, accumulate to what generate answers."""
-    whole = model.generate(subject.prompt("plain"), temperature=0, max_tokens=60)
+    """A stream has several deltas, and they accumulate to the message that generate returns."""
+    complete = model.generate(subject.prompt("plain"), temperature=0, max_tokens=60)
     with model.generate_stream(subject.prompt("plain"), temperature=0, max_tokens=60) as stream:
         deltas = list(stream)
-    well_ended(deltas)
+    assert_ends_once(deltas)
     texts = [delta.content for delta in deltas if delta.content]
-    assert len(texts) > 1, "the whole answer came in one delta"
-    same_text(subject, stream.message, whole)
+    assert len(texts) > 1, "all of the text came in one delta"
+    assert_same_text(subject, stream.message, complete)
     assert stream.message == accumulate(deltas, model.model_id)
-    assert stream.message.finish_reason == whole.finish_reason
+    assert stream.message.finish_reason == complete.finish_reason
     return f"{len(texts)} deltas"
 
 
 def asynchronous(subject: Subject, model: Model) -> None:
-    """agenerate and agenerate_stream answer as their synchronous twins."""
+    """agenerate and agenerate_stream return what their synchronous counterparts return."""
     options: dict[str, Any] = {"temperature": 0, "max_tokens": 60}
-    whole = model.generate(subject.prompt("plain"), **options)
+    expected = model.generate(subject.prompt("plain"), **options)
 
-    async def both() -> tuple[ChatMessage, list[ChatMessageStreamDelta]]:
+    async def call_both() -> tuple[ChatMessage, list[ChatMessageStreamDelta]]:
         message = await model.agenerate(subject.prompt("plain"), **options)
         async with model.agenerate_stream(subject.prompt("plain"), **options) as deltas:
             return message, [delta async for delta in deltas]
 
-    message, deltas = asyncio.run(both())
-    same_text(subject, message, whole)
-    same_text(subject, accumulate(deltas), whole)
-    well_ended(deltas)
+    message, deltas = asyncio.run(call_both())
+    assert_same_text(subject, message, expected)
+    assert_same_text(subject, accumulate(deltas), expected)
+    assert_ends_once(deltas)
 
 
-def stop(subject: Subject, model: Model) -> None:
-    """The answer ends before the first stop sequence to complete; none of it gets out, whole or streamed."""
+def stop_sequences(subject: Subject, model: Model) -> None:
+    """The text ends before the first stop sequence that is completed, and contains no part of it; streamed and not."""
     options: dict[str, Any] = {"temperature": 0, "max_tokens": 60}
     text = model.generate(subject.prompt("plain"), **options).text
     middle = len(text) // 2
     single, later = text[middle : middle + 3], text[middle + 2 : middle + 9]
-    assert single and later, f"the answer is too short to cut: {text!r}"
+    assert single and later, f"the text is too short for a stop sequence: {text!r}"
     for stops in ([single], [later, single], ["never to be seen ⊥", later]):
         end = min(text.index(s) + len(s) for s in stops if s in text)
-        cut = max((s for s in stops if text[:end].endswith(s)), key=len)
-        expected = text[: end - len(cut)]
-        whole = model.generate(subject.prompt("plain"), stop_sequences=stops, **options)
+        matched = max((s for s in stops if text[:end].endswith(s)), key=len)
+        expected = text[: end - len(matched)]
+        complete = model.generate(subject.prompt("plain"), stop_sequences=stops, **options)
         with model.generate_stream(subject.prompt("plain"), stop_sequences=stops, **options) as stream:
             deltas = list(stream)
-        well_ended(deltas)
-        for message in (whole, stream.message):
+        assert_ends_once(deltas)
+        for message in (complete, stream.message):
             assert message.finish_reason == "stop", f"finish_reason is {message.finish_reason!r}"
-            assert message.stop_sequence in (cut, None), f"stop_sequence is {message.stop_sequence!r}, not {cut!r}"
-            assert not any(s in message.text for s in stops), f"{message.text!r} holds a stop sequence"
-            if subject.strict_text:
+            assert message.stop_sequence in (matched, None), (
+                f"stop_sequence is {message.stop_sequence!r}, not {matched!r}"
+            )
+            assert not any(s in message.text for s in stops), f"{message.text!r} contains a stop sequence"
+            if subject.deterministic:
                 assert message.text == expected, f"{message.text!r} is not {expected!r}"
 
 
-def early_close(subject: Subject, model: Model) -> None:
-    """Closing a stream frees the engine at once; the next call works."""
+def cancellation(subject: Subject, model: Model) -> None:
+    """Closing a stream and cancelling a task free the engine at once; the next call works."""
     with model.generate_stream(subject.prompt("long"), max_tokens=400) as stream:
         next(stream), next(stream)
     assert list(stream) == [], "a closed stream went on"
-    _idle(subject)
+    _assert_idle_soon(subject)
 
-    async def leave() -> None:
+    async def leave_and_cancel() -> None:
         async with model.agenerate_stream(subject.prompt("long"), max_tokens=400) as deltas:
             async for _ in deltas:
                 break
@@ -113,12 +116,12 @@ def early_close(subject: Subject, model: Model) -> None:
             return
         assert not subject.busy, "a cancelled call went on to its end"
 
-    asyncio.run(leave())
-    _idle(subject)
+    asyncio.run(leave_and_cancel())
+    _assert_idle_soon(subject)
     assert model.generate(subject.prompt("plain"), max_tokens=20).text
 
 
-def _idle(subject: Subject, seconds: float = 3.0) -> None:
+def _assert_idle_soon(subject: Subject, seconds: float = 3.0) -> None:
     if subject.busy is None:
         return
     end = time.monotonic() + seconds
@@ -128,58 +131,60 @@ def _idle(subject: Subject, seconds: float = 3.0) -> None:
 
 
 def max_tokens(subject: Subject, model: Model) -> None:
-    """max_tokens cuts the answer, and the finish reason says so."""
+    """max_tokens truncates the output, and the finish reason says so."""
     message = model.generate(subject.prompt("long"), max_tokens=5, temperature=0)
     assert message.finish_reason == "length", f"finish_reason is {message.finish_reason!r}"
     usage = message.token_usage
-    assert usage is None or usage.output_tokens is None or usage.output_tokens <= 5, f"it cost {usage}"
+    assert usage is None or usage.output_tokens is None or usage.output_tokens <= 5, f"usage is {usage}"
 
 
 def deterministic(subject: Subject, model: Model) -> None:
-    """At temperature 0 one request has one answer."""
-    if not subject.strict_text:
-        raise NotChecked("its engine's batches may change the text")
+    """At temperature 0, equal requests return equal text."""
+    if not subject.deterministic:
+        raise NotChecked("the engine's batching may change the text")
     first = model.generate(subject.prompt("long"), temperature=0, max_tokens=24)
     second = model.generate(subject.prompt("long"), temperature=0, max_tokens=24)
-    same_text(subject, first, second)
+    assert_same_text(subject, first, second)
 
 
-def seeded(subject: Subject, model: Model) -> None:
-    """One seed gives one answer, at any temperature."""
+def seed(subject: Subject, model: Model) -> None:
+    """Equal requests with equal seeds return equal text, at any temperature."""
     first = model.generate(subject.prompt("long"), temperature=1.2, seed=7, max_tokens=16)
     second = model.generate(subject.prompt("long"), temperature=1.2, seed=7, max_tokens=16)
-    same_text(subject, first, second)
+    assert_same_text(subject, first, second)
 
 
 def usage(subject: Subject, model: Model) -> None:
-    """Tokens are counted as the model's tokenizer counts them, streamed and not, also where a stop sequence cuts."""
+    """Token counts equal those of the model's tokenizer, streamed and not, also where a stop sequence ends the text."""
     messages = [{"role": "system", "content": "You are terse."}, {"role": "user", "content": subject.prompt("plain")}]
-    whole = model.generate(messages, temperature=0, max_tokens=30)
+    complete = model.generate(messages, temperature=0, max_tokens=30)
     with model.generate_stream(messages, temperature=0, max_tokens=30) as stream:
         list(stream)
-    for message in (whole, stream.message):
+    for message in (complete, stream.message):
         counts = message.token_usage
         assert counts is not None and counts.input_tokens and counts.output_tokens, f"usage is {counts}"
         if subject.count_tokens is not None:
             expected = subject.count_tokens(messages)
-            assert counts.input_tokens == expected, f"{counts.input_tokens} input tokens; the tokenizer says {expected}"
-    assert whole.token_usage and stream.message.token_usage
-    if subject.strict_text:
-        assert whole.token_usage.output_tokens == stream.message.token_usage.output_tokens
-    cut = model.generate(messages, stop_sequences=[whole.text[2:5]], temperature=0, max_tokens=30)
-    # A service that was cut off in mid-stream can't count: unknown, but never a made-up number.
-    counts = cut.token_usage
+            assert counts.input_tokens == expected, (
+                f"{counts.input_tokens} input tokens; the tokenizer counts {expected}"
+            )
+    assert complete.token_usage and stream.message.token_usage
+    if subject.deterministic:
+        assert complete.token_usage.output_tokens == stream.message.token_usage.output_tokens
+    stopped = model.generate(messages, stop_sequences=[complete.text[2:5]], temperature=0, max_tokens=30)
+    # A service whose stream is closed early can't report a count. The count may be missing, but never made up.
+    counts = stopped.token_usage
     assert counts is None or counts.output_tokens is None or 0 < counts.output_tokens <= 30, f"usage is {counts}"
 
 
-def cached(subject: Subject, model: Model) -> str:
-    """A prompt that begins like an earlier one is reported as cached where it was not computed again."""
+def cached_tokens(subject: Subject, model: Model) -> str:
+    """Where a prompt begins like an earlier one, the tokens that were read from the cache are reported."""
     story = "Once upon a time there was a fox. " * 20
     model.generate(f"{story} What animal is it?", max_tokens=2, temperature=0)
     usage = model.generate(f"{story} Who was there?", max_tokens=2, temperature=0).token_usage
     assert usage is not None and usage.input_tokens is not None
     if usage.cached_input_tokens is None:
-        raise NotChecked("this answer did not say how much was cached")
+        raise NotChecked("the response did not say how many tokens were cached")
     assert 0 <= usage.cached_input_tokens <= usage.input_tokens, f"usage is {usage}"
     return f"{usage.cached_input_tokens} of {usage.input_tokens} tokens"
 
@@ -191,12 +196,12 @@ def logprobs(subject: Subject, model: Model) -> None:
     for entry in message.logprobs:
         assert isinstance(entry["token"], str) and entry["logprob"] <= 0, f"a token's entry is {entry}"
         assert 1 <= len(entry["top_logprobs"]) <= 2, f"a token's entry is {entry}"
-    told = "".join(entry["token"] for entry in message.logprobs)
-    assert told.startswith(message.text), f"the tokens {told!r} are not the text {message.text!r}"
+    tokens = "".join(entry["token"] for entry in message.logprobs)
+    assert tokens.startswith(message.text), f"the tokens {tokens!r} are not the text {message.text!r}"
 
 
 def roles(subject: Subject, model: Model) -> None:
-    """A system message and two turns of one role are taken, whatever the model's template says."""
+    """System messages and consecutive messages of one role are accepted, whatever the model's template supports."""
     mark = {"cache_control": {"type": "ephemeral"}}
     conversations: list[list[dict[str, Any]]] = [
         [{"role": "user", "content": [{"type": "text", "text": subject.prompt("plain"), **mark}]}],
@@ -218,10 +223,10 @@ def roles(subject: Subject, model: Model) -> None:
         assert messages == before, "the caller's messages were changed"
 
 
-def too_long(subject: Subject, model: Model) -> None:
-    """A prompt beyond the context is `ContextWindowExceeded`, and the model still answers afterwards."""
+def context_window_exceeded(subject: Subject, model: Model) -> None:
+    """A prompt beyond the context window raises `ContextWindowExceeded`, and the next call works."""
     if "too long" not in subject.prompts:
-        raise NotChecked("no prompt is known here that is too long for it")
+        raise NotChecked("no prompt is known that exceeds this model's context window")
     for streamed in (False, True):
         try:
             if streamed:
@@ -230,12 +235,12 @@ def too_long(subject: Subject, model: Model) -> None:
                 model.generate(subject.prompt("too long"), max_tokens=4)
         except ContextWindowExceeded:
             continue
-        raise AssertionError("it was answered")
+        raise AssertionError("the model responded")
     assert model.generate(subject.prompt("plain"), max_tokens=8).text
 
 
-def bad_input(subject: Subject, model: Model) -> None:
-    """A mistake is named by its place before anything is sent."""
+def invalid_input(subject: Subject, model: Model) -> None:
+    """A mistake in the input raises an error that names its location, before anything is sent."""
     mistakes: list[tuple[Any, dict[str, Any], str]] = [
         ([{"role": "wizard", "content": "hi"}], {}, "messages[0]"),
         ([{"role": "user", "content": [{"text": "hi"}]}], {}, "messages[0]['content'][0]"),
@@ -243,8 +248,8 @@ def bad_input(subject: Subject, model: Model) -> None:
         ([{"role": "user", "content": [{"type": "image", "path": "/no/such.png"}]}], {}, "/no/such.png"),
         ([], {}, "messages"),
         ("\ud800", {}, "messages: holds '\\ud800'"),
-        ([_calling({"on": {1}})], {}, "messages[0]['tool_calls'][0]['function']['arguments']"),
-        ([_calling({"x": float("nan")})], {}, "messages[0]['tool_calls'][0]['function']['arguments']"),
+        ([_calling_message({"on": {1}})], {}, "messages[0]['tool_calls'][0]['function']['arguments']"),
+        ([_calling_message({"x": float("nan")})], {}, "messages[0]['tool_calls'][0]['function']['arguments']"),
         ("hi", {"stream": True}, "stream=True"),
         ("hi", {"custom_role_conversions": {"system": "nobody"}}, "custom_role_conversions"),
         ("hi", {"max_tokens": -1}, "max_tokens=-1"),
@@ -253,39 +258,39 @@ def bad_input(subject: Subject, model: Model) -> None:
         ("hi", {"stop_sequences": [""]}, "stop_sequences[0]"),
         ("hi", {"grammar": "a+"}, "grammar='a+'"),
     ]
-    for messages, options, place in mistakes:
+    for messages, options, location in mistakes:
         try:
-            model.generate_stream(messages, **options)  # not even begun
+            model.generate_stream(messages, **options)  # The error must come before the stream is read.
         except InvalidRequest as error:
-            assert place in str(error), f"{error} does not name {place}"
+            assert location in str(error), f"{error} does not name {location}"
             continue
         raise AssertionError(f"{options or messages} was accepted")
 
 
-def _calling(arguments: dict[str, Any]) -> dict[str, Any]:
+def _calling_message(arguments: dict[str, Any]) -> dict[str, Any]:
     call = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": arguments}}
     return {"role": "assistant", "content": None, "tool_calls": [call]}
 
 
 CHECKS = (
-    Check("generate", "An answer has text, role, finish reason and the model's name", generate),
-    Check("stream", "Deltas accumulate to what generate answers", stream),
-    Check("async", "The async methods answer as the sync ones", asynchronous),
-    Check("stop sequences", "The text ends exactly before the first stop sequence to complete", stop),
-    Check("early close", "Closing a stream or cancelling a task frees the engine", early_close),
-    Check("max_tokens", "A cut answer says finish_reason='length'", max_tokens),
-    Check("deterministic", "Temperature 0 gives one answer", deterministic),
+    Check("generate", "A message has text, role, finish reason and the model's name.", generate),
+    Check("stream", "The deltas accumulate to the message that generate returns.", stream),
+    Check("async", "The async methods return what the sync methods return.", asynchronous),
+    Check("stop sequences", "The text ends exactly before the first stop sequence.", stop_sequences),
+    Check("cancellation", "Closing a stream or cancelling a task frees the engine.", cancellation),
+    Check("max_tokens", "Truncated output has finish_reason='length'.", max_tokens),
+    Check("deterministic", "At temperature 0, equal requests return equal text.", deterministic),
     Check(
-        "seed", "One seed gives one answer", seeded, lambda c: c.seed,
+        "seed", "Equal seeds return equal text.", seed, lambda c: c.seed,
         lambda subject, model: model.generate(subject.prompt("plain"), seed=7),
     ),
-    Check("usage", "Tokens are counted as the tokenizer counts", usage, lambda c: c.usage),
-    Check("cached tokens", "What a cache saved is reported", cached, lambda c: c.cached_tokens),
+    Check("usage", "Token counts equal those of the model's tokenizer.", usage, lambda c: c.usage),
+    Check("cached tokens", "Tokens read from a cache are reported.", cached_tokens, lambda c: c.cached_tokens),
     Check(
-        "logprobs", "Tokens come with their log probabilities", logprobs, lambda c: c.logprobs,
+        "logprobs", "Tokens have their log probabilities.", logprobs, lambda c: c.logprobs,
         lambda subject, model: model.generate(subject.prompt("plain"), logprobs=True),
     ),
-    Check("roles", "System messages and consecutive turns of one role are taken", roles),
-    Check("too long a prompt", "It is ContextWindowExceeded", too_long),
-    Check("bad input", "It is named by its place before anything is sent", bad_input),
+    Check("roles", "System messages and consecutive messages of one role are accepted.", roles),
+    Check("context window exceeded", "Too long a prompt raises `ContextWindowExceeded`.", context_window_exceeded),
+    Check("invalid input", "The error names the location of the mistake before anything is sent.", invalid_input),
 )  # fmt: skip

@@ -1,0 +1,228 @@
+"""Decides how a request is carried out on a backend with given capabilities. Pure functions.
+
+Theory of operation:
+
+Everything is decided before anything is sent. A request is sent as it is, or it is rewritten and the message says so
+(`warnings`, `enforcement`), or it is refused with `UnsupportedFeature`. First it is adapted to the capabilities
+(`adapt_to_capabilities`). Then two parts are planned, the tools and the output type (`grammar`):
+
+1. Tools, if the backend supports them, are sent. A `tool_choice` that the backend does not support is replaced:
+
+   - `none`: no tools are sent. The same holds if the backend does not accept tools next to an output type.
+   - a named tool: only that tool is sent, with `required`.
+   - `required`: `auto` is sent. A warning says that the choice is checked, not enforced.
+
+   In any case the response is validated against the caller's own `tool_choice`.
+2. Tools, if the backend does not support them, are put into the prompt, with a warning. Calls are read from the text.
+   Tool calls and tool results of earlier turns are written as text, also if the request has no tools.
+3. An output type is enforced in the first of these ways that the backend offers:
+
+   - `enforced`: by constrained decoding, or by the service's schema mode. A JSON schema is rewritten to the subset of
+     `schema_rules`. What the subset lacks is put into descriptions, and a warning says so. A schema that is not an
+     object, and a `Choice`, may become the one property of an object, because some services accept only objects.
+   - `forced_tool`: the schema becomes the parameters of a tool that the model must call. That needs a backend with
+     tools and a `tool_choice` of `named` or `required`, and a request without tools of its own. Stop sequences are not
+     sent, because they could truncate the JSON of the call; a warning says so.
+   - `validated`: the output type is described in an additional message, and the output is validated.
+
+   With `strict` only the first way counts, and the subset must lack nothing. A Lark grammar cannot be validated, so it
+   is enforced or refused.
+4. An output type and tools together:
+
+   - With a `tool_choice` of `required` or of a named tool, the output would always be a tool call: this is refused.
+   - One request is sent if the output type is only validated, or if the backend enforces it next to tools.
+   - Otherwise two requests are planned. The first offers the tools alone. If the model calls none, its text is
+     discarded, and the second asks for the output type without tools.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from modelport.errors import UnsupportedFeature
+from modelport.layers.adapt.capabilities import adapt_to_capabilities, has_image_urls
+from modelport.layers.adapt.prompted_tools import put_tools_into_prompt
+from modelport.layers.adapt.wrapping import wrap_in_object
+from modelport.schema.rules import UnsupportedSchema, is_any_object
+from modelport.types.capabilities import Capabilities
+from modelport.types.messages import ChatMessage, MessageRole
+from modelport.types.output_types import Choice, Grammar, JSONSchema, Lark
+from modelport.types.request import Request
+from modelport.types.tools import NamedToolChoice, Tool
+
+JSON_HINT = "Answer with a JSON object."
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a request is carried out.
+
+    Args:
+        original: The caller's request. The response is validated against its tools, tool choice and output type.
+        sent: The request that the backend receives.
+        enforcement: How the output type is enforced: `enforced`, `forced_tool` or `validated`; `None` without one.
+        forced_tool: The name of the tool whose arguments are the output.
+        is_wrapped: Whether the output is the one property of an object.
+        nulls_for_optional: Whether the output has nulls in place of optional properties that are missing.
+        text_calls: How tool calls are written in the text: `tagged` between marks, or `bare` if the whole output is a
+            call. `None` if the backend supports tools, or no call is expected.
+        fetches_images: Whether the images that are given by URL have to be fetched first.
+        warnings: What the message says about this plan.
+        second: The plan of a second request, which is sent if the response to the first has no tool call.
+    """
+
+    original: Request
+    sent: Request
+    enforcement: Literal["enforced", "forced_tool", "validated"] | None = None
+    forced_tool: str | None = None
+    is_wrapped: bool = False
+    nulls_for_optional: bool = False
+    text_calls: Literal["tagged", "bare"] | None = None
+    fetches_images: bool = False
+    warnings: tuple[str, ...] = ()
+    second: Plan | None = None
+
+    @property
+    def keeps_one_call(self) -> bool:
+        """Whether tool calls after the first are dropped, whatever the backend makes of the parameter."""
+        return bool(self.original.tools) and self.original.parameters.get("parallel_tool_calls") is False
+
+
+def needs_plan(request: Request, capabilities: Capabilities) -> bool:
+    """Return whether more has to be done for this request than `adapt_to_capabilities` does."""
+    if request.grammar is not None or request.tools:
+        return True
+    if not capabilities.tools and any(m.tool_calls or m.role == MessageRole.TOOL for m in request.messages):
+        return True
+    return not capabilities.image_urls and has_image_urls(request.messages)
+
+
+def plan_for(request: Request, capabilities: Capabilities) -> Plan:
+    """Return how the request is carried out.
+
+    Raises:
+        UnsupportedFeature: It cannot be carried out.
+    """
+    plan = _plan(adapt_to_capabilities(request, capabilities), capabilities)
+    fetches_images = not capabilities.image_urls and has_image_urls(request.messages)
+    return replace(plan, fetches_images=True) if fetches_images else plan
+
+
+def _plan(request: Request, capabilities: Capabilities) -> Plan:
+    grammar = request.grammar
+    if grammar is not None and request.tools and request.tool_choice != "none":
+        if request.tool_choice != "auto":
+            raise UnsupportedFeature(
+                f"grammar and tool_choice={request.tool_choice!r} together: the output would always be a tool call and "
+                "never match the grammar; give one of them"
+            )
+        alone = _plan(request.replace(tools=()), capabilities)
+        together = capabilities.grammar_with_tools and capabilities.tools
+        if alone.enforcement != "validated" and not (together and alone.enforcement == "enforced"):
+            return replace(_plan_tools(request.replace(grammar=None), capabilities), second=alone)
+    has_tool_part = request.tools or not capabilities.tools  # Earlier turns may have tool calls, which become text.
+    plan = _plan_tools(request, capabilities) if has_tool_part else Plan(request, request)
+    return plan if grammar is None else _plan_output_type(plan, grammar, capabilities)
+
+
+def _plan_tools(request: Request, capabilities: Capabilities) -> Plan:
+    if not capabilities.tools:
+        return _plan_prompted_tools(request, capabilities)
+    choice, tools = request.tool_choice, request.tools
+    warnings: tuple[str, ...] = ()
+    conflicts = request.grammar is not None and not capabilities.grammar_with_tools
+    if choice == "none" and (conflicts or "none" not in capabilities.tool_choices):
+        return Plan(request, request.replace(tools=(), tool_choice="auto"))
+    if isinstance(choice, NamedToolChoice) and "named" not in capabilities.tool_choices:
+        tools, choice = tuple(tool for tool in tools if tool.name == choice.name), "required"
+    if choice == "required" and "required" not in capabilities.tool_choices:
+        choice, warnings = "auto", ("tool_choice was checked, not enforced: the backend supports only 'auto'",)
+    return Plan(request, request.replace(tools=tools, tool_choice=choice), warnings=warnings)
+
+
+def _plan_prompted_tools(request: Request, capabilities: Capabilities) -> Plan:
+    rewritten, forced = put_tools_into_prompt(request, capabilities)
+    # The tools may have been put into a new system message, which the backend may not accept.
+    sent = adapt_to_capabilities(rewritten, capabilities)
+    if not request.tools or request.tool_choice == "none":
+        return Plan(request, sent)
+    warning = "tools were put into the prompt, because the backend does not support tools"
+    return Plan(request, sent, text_calls="bare" if forced else "tagged", warnings=(warning,))
+
+
+def _plan_output_type(plan: Plan, grammar: Grammar, capabilities: Capabilities) -> Plan:
+    request = plan.sent
+    if type(grammar) in capabilities.grammars and not isinstance(grammar, JSONSchema):
+        return replace(plan, enforcement="enforced")
+    is_object = isinstance(grammar, JSONSchema) and grammar.schema.get("type") == "object"
+    wrapper = wrap_in_object(grammar) if isinstance(grammar, JSONSchema | Choice) and not is_object else None
+    reason = ""
+    if JSONSchema in capabilities.grammars:
+        for schema in (grammar, wrapper):
+            try:
+                if isinstance(schema, JSONSchema):
+                    return replace(_plan_schema(plan, schema, capabilities), is_wrapped=schema is wrapper)
+            except UnsupportedSchema as error:
+                reason = reason or f" ({error})"
+    if request.strict:
+        raise UnsupportedFeature(
+            f"strict=True: this backend does not enforce this {type(grammar).__name__}{reason}; without strict, the "
+            "output comes as a tool call or is validated, if that is possible"
+        )
+    if isinstance(grammar, Lark):
+        raise UnsupportedFeature(
+            "this backend cannot enforce a context-free grammar (Lark), and modelport cannot validate one"
+        )
+    can_force = capabilities.tools and not request.tools and capabilities.tool_choices & {"named", "required"}
+    document = grammar if is_object else wrapper
+    if isinstance(document, JSONSchema) and can_force:
+        plan = _plan_forced_tool(plan, document, capabilities)
+        return replace(plan, is_wrapped=not is_object)
+    may_call = bool(plan.original.tools) and plan.original.tool_choice != "none"
+    instruction = f"{'Call a tool, or answer with' if may_call else 'Answer with'} {grammar.describe()}"
+    messages = (*request.messages, ChatMessage(MessageRole.USER, instruction))
+    sent = adapt_to_capabilities(request.replace(grammar=None, messages=messages), capabilities)
+    return replace(plan, sent=sent, enforcement="validated")
+
+
+def _plan_schema(plan: Plan, grammar: JSONSchema, capabilities: Capabilities) -> Plan:
+    """Return the plan with the schema in the subset that the backend enforces.
+
+    Raises:
+        UnsupportedSchema: The schema cannot be expressed in the subset.
+        UnsupportedFeature: The subset lacks a keyword of the schema, and the request is `strict`.
+    """
+    rules = capabilities.schema_rules
+    if rules is None:
+        return replace(plan, sent=plan.sent.replace(grammar=grammar), enforcement="enforced")
+    rewritten = rules.rewrite(grammar.schema)
+    if rewritten.left_out and plan.original.strict:
+        raise UnsupportedFeature(
+            f"strict=True: this backend does not enforce {', '.join(rewritten.left_out)} of the schema; "
+            f"without strict: {'; '.join(rewritten.warnings)}"
+        )
+    warnings = (*plan.warnings, *rewritten.warnings)
+    sent = plan.sent.replace(grammar=replace(grammar, schema=rewritten.schema))
+    # A mode for any JSON object (`SchemaRules.any_object`) is refused unless a message mentions JSON.
+    if rules.any_object and is_any_object(rewritten.schema) and not _mentions_json(sent):
+        sent = sent.replace(messages=(*sent.messages, ChatMessage(MessageRole.USER, JSON_HINT)))
+        warnings = (
+            *warnings, f"{JSON_HINT!r} was added to the messages, because the service requires that they mention JSON",
+        )  # fmt: skip
+    return replace(plan, sent=sent, enforcement="enforced", warnings=warnings, nulls_for_optional=rules.all_required)
+
+
+def _mentions_json(request: Request) -> bool:
+    return any("json" in message.text.lower() for message in request.messages)
+
+
+def _plan_forced_tool(plan: Plan, document: JSONSchema, capabilities: Capabilities) -> Plan:
+    """Return the plan with the schema of an object as the parameters of a tool that the model must call."""
+    tool = Tool(document.name, "Give the answer through this tool.", document.schema)
+    choice = NamedToolChoice(tool.name) if "named" in capabilities.tool_choices else "required"
+    warnings = plan.warnings
+    if plan.sent.stop_sequences:
+        warnings = (*warnings, "stop sequences were not sent, because the output comes as a tool call")
+    sent = plan.sent.replace(grammar=None, tools=(tool,), tool_choice=choice, stop_sequences=())
+    return replace(plan, sent=sent, enforcement="forced_tool", forced_tool=tool.name, warnings=warnings)

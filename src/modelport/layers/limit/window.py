@@ -1,0 +1,93 @@
+"""Counts the requests and tokens of the last 60 seconds, and computes how long the next request has to wait.
+
+Theory of operation:
+
+- The window slides. At any time it holds the requests that were admitted in the last 60 seconds. A counter that is
+  reset every minute would admit twice the limit around a reset.
+- A request counts from the time at which it is admitted, with an estimate of its tokens. `correct` replaces the
+  estimate as soon as the usage is known. A request that has already left the window is not corrected.
+- A request is admitted if the window then holds at most the limit of requests and at most the limit of tokens. So a
+  burst up to the limit is admitted at once.
+- Otherwise the request waits until enough of the oldest requests have left the window. A request that is above the
+  limit by itself waits until the window is empty.
+- This module reads no clock and takes no lock. The caller passes the time in seconds, which never goes back, and makes
+  sure that only one thread uses a window at a time.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+WINDOW_SECONDS = 60.0
+#: The shortest wait. Without it, a rounding error of the clock could make a caller check again at once.
+_SHORTEST_DELAY = 0.001
+
+
+class WindowEntry:
+    """One admitted request.
+
+    Attributes:
+        admitted_at: The time at which the request was admitted.
+        tokens: The tokens that it counts as.
+        in_window: Whether the window still counts it.
+    """
+
+    __slots__ = ("admitted_at", "tokens", "in_window")
+
+    def __init__(self, admitted_at: float, tokens: int) -> None:
+        self.admitted_at, self.tokens, self.in_window = admitted_at, tokens, True
+
+
+class RateWindow:
+    """A sliding window with a limit of requests and a limit of tokens.
+
+    Args:
+        requests: The most requests in one window, or `None` for no limit.
+        tokens: The most tokens in one window, or `None` for no limit.
+        seconds: The length of the window.
+    """
+
+    def __init__(self, requests: float | None, tokens: float | None, seconds: float = WINDOW_SECONDS) -> None:
+        self._max_requests = float("inf") if requests is None else requests
+        self._max_tokens = float("inf") if tokens is None else tokens
+        self.seconds = seconds
+        self._entries: deque[WindowEntry] = deque()
+        # Adding up the tokens of all entries for each request would cost time in proportion to the window's length.
+        self._tokens = 0
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def delay(self, now: float, tokens: int) -> float:
+        """Return the seconds until a request of so many tokens can be admitted; 0 if it can be admitted now."""
+        self._drop_expired(now)
+        free_requests = self._max_requests - len(self._entries)
+        free_tokens = self._max_tokens - self._tokens - tokens
+        if (free_requests >= 1 and free_tokens >= 0) or not self._entries:
+            return 0
+        for entry in self._entries:
+            free_requests += 1
+            free_tokens += entry.tokens
+            if free_requests >= 1 and free_tokens >= 0:
+                break
+        return max(entry.admitted_at + self.seconds - now, _SHORTEST_DELAY)
+
+    def add(self, now: float, tokens: int) -> WindowEntry:
+        """Count a request that is admitted now, whether or not it fits."""
+        self._drop_expired(now)
+        entry = WindowEntry(now, tokens)
+        self._entries.append(entry)
+        self._tokens += tokens
+        return entry
+
+    def correct(self, entry: WindowEntry, tokens: int) -> None:
+        """Replace the estimated tokens of a request by those that it used."""
+        if entry.in_window:
+            self._tokens += tokens - entry.tokens
+            entry.tokens = tokens
+
+    def _drop_expired(self, now: float) -> None:
+        while self._entries and self._entries[0].admitted_at <= now - self.seconds:
+            expired = self._entries.popleft()
+            self._tokens -= expired.tokens
+            expired.in_window = False

@@ -1,0 +1,41 @@
+"""Turns generated token ids into text, and single tokens into entries of log probabilities."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+
+class Detokenizer:
+    """Decodes tokens as they are generated. Bytes of an incomplete character wait until the character is complete.
+
+    Args:
+        tokenizer: A fast tokenizer of transformers.
+        hidden: Token ids that are never part of the text, such as those that end the output.
+        special: Whether other special tokens are part of the text. This is needed where such tokens mark a tool call.
+    """
+
+    def __init__(self, tokenizer: Any, hidden: Collection[int], special: bool = False) -> None:
+        from tokenizers.decoders import DecodeStream
+
+        self._tokenizer = tokenizer.backend_tokenizer
+        self._hidden = hidden
+        self._stream = DecodeStream(skip_special_tokens=not special)
+
+    def decode(self, tokens: list[int]) -> str:
+        """Return the text that these tokens complete."""
+        parts = (self._stream.step(self._tokenizer, token) for token in tokens if token not in self._hidden)
+        return "".join(part for part in parts if part)
+
+
+def logprob_entry(tokenizer: Any, token: int, logprob: float) -> dict[str, Any]:
+    """Return a token's entry in `ChatMessage.logprobs`: its text, its bytes where they are known, and its probability.
+
+    Args:
+        tokenizer: A fast tokenizer of transformers.
+        token: The token's id.
+        logprob: Its natural log probability.
+    """
+    text = tokenizer.decode([token], skip_special_tokens=False)
+    # A token that is part of a character decodes to U+FFFD. Only byte-level vocabularies know its bytes.
+    return {"token": text, "bytes": None if "�" in text else list(text.encode()), "logprob": logprob}

@@ -1,0 +1,122 @@
+"""Turns the events of llama.cpp's engine into deltas, in the thread that runs the request.
+
+The engine calls `EventHandler.on_event` with a chunk of a chat completion for each token, and with the progress of the
+prompt. A true return value ends the request.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from modelport.errors import UnsupportedFeature
+from modelport.local.grammar_matching import TextMatcher
+from modelport.protocols.chat_completions.errors import error_from
+from modelport.protocols.chat_completions.response import ChatResponseReader
+from modelport.runtime.threads import Emit
+from modelport.types.deltas import ChatMessageStreamDelta
+from modelport.types.usage import TokenUsage
+
+
+class EventReader(ChatResponseReader):
+    """Reads the events of one response."""
+
+    #: Whether to drop the line breaks between reasoning and content, which the engine counts as content.
+    strip_leading_breaks = False
+    _matcher: TextMatcher | None = None
+    _is_json = False
+
+    def check_against(self, lark: str) -> None:
+        """Check the content against a grammar, because the engine ignores a grammar that it can't read."""
+        self._matcher = TextMatcher(lark)
+        self._is_json = "%json" in lark
+
+    def read(self, event: dict[str, Any]) -> ChatMessageStreamDelta | None:
+        """Return the delta of an event; `None` for an event without output, such as the progress of the prompt.
+
+        Raises:
+            UnsupportedFeature: The content does not match the grammar.
+            ModelError: The event is an error of the engine.
+        """
+        if "error" in event:
+            raise error_from(event["error"].get("code"), event, engine=True)
+        delta = self.read_chunk(event)
+        if delta is None:
+            return None
+        if delta.content and self.strip_leading_breaks:
+            delta.content = delta.content.lstrip("\n") or None
+            self.strip_leading_breaks = delta.content is None
+        if delta.content and self._matcher is not None:
+            self._check(delta.content)
+        timings = event.get("timings")
+        if timings and "predicted_n" in timings:
+            cached = timings["cache_n"]
+            delta.token_usage = TokenUsage(cached + timings["prompt_n"], timings["predicted_n"], cached)
+        return delta
+
+    def _check(self, content: str) -> None:
+        if self._matcher is not None and not self._matcher.try_consume(content):
+            raise UnsupportedFeature(
+                "grammar: llama.cpp did not enforce it. llama.cpp contains an older version of llguidance, and ignores "
+                "a grammar that this version can't read: write the grammar in simpler terms",
+                parameter="grammar",
+            )
+        if self._is_json:
+            # The two versions of llguidance allow different spellings of JSON, so only the beginning is checked here.
+            # The output is validated as JSON at its end.
+            self._matcher = None
+
+
+class EventHandler:
+    """Passes the deltas of one response to the event loop, several tokens at a time.
+
+    Args:
+        reader: Turns events into deltas.
+        emit: Passes deltas to the event loop, and returns True once nobody reads them. Without a delta it only returns
+            this.
+        tokens_at_once: How many deltas to join into one.
+    """
+
+    def __init__(self, reader: EventReader, emit: Emit[ChatMessageStreamDelta], tokens_at_once: int) -> None:
+        self._reader, self._emit, self._tokens_at_once = reader, emit, tokens_at_once
+        self._joined: ChatMessageStreamDelta | None = None
+        self._count = 0
+        self._error: Exception | None = None
+
+    def on_event(self, event: dict[str, Any]) -> bool:
+        """Handle an event; return True to end the request."""
+        try:
+            delta = self._reader.read(event)
+        except Exception as error:  # `finish` raises the error: no exception may pass through the engine's own code.
+            self._error = error
+            return True
+        if delta is not None:
+            self._joined = delta if self._joined is None else _join(self._joined, delta)
+            self._count += 1
+        if self._count < self._tokens_at_once:
+            return self._emit()
+        return self._flush()
+
+    def finish(self) -> None:
+        """Emit the last deltas.
+
+        Raises:
+            ModelError: The request has failed.
+        """
+        self._flush()
+        if self._error is not None:
+            raise self._error
+
+    def _flush(self) -> bool:
+        delta, self._joined, self._count = self._joined, None, 0
+        return self._emit() if delta is None else self._emit(delta)
+
+
+def _join(first: ChatMessageStreamDelta, second: ChatMessageStreamDelta) -> ChatMessageStreamDelta:
+    """Return one delta with the output of both, and with the latest token usage."""
+    return ChatMessageStreamDelta(
+        content=(first.content or "") + (second.content or "") or None,
+        reasoning=(first.reasoning or "") + (second.reasoning or "") or None,
+        tool_calls=[*(first.tool_calls or ()), *(second.tool_calls or ())] or None,
+        logprobs=[*(first.logprobs or ()), *(second.logprobs or ())] or None,
+        token_usage=second.token_usage or first.token_usage,
+    )

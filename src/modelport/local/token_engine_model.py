@@ -1,0 +1,186 @@
+"""The base class of backends whose engine exchanges token ids: from a request to tokens, and from tokens to deltas.
+
+`TokenEngineModel.deltas` renders the conversation with the chat template, encodes it, and compiles the output type to a
+grammar. Then it runs the engine, and turns the tokens into text, reasoning, tool calls, and token usage.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import aclosing
+from functools import partial
+from typing import Any, ClassVar, TypeVar
+
+from modelport.constrained.lark import as_lark
+from modelport.constrained.reasoning import allow_reasoning, ends_inside_reasoning
+from modelport.errors import ContextWindowExceeded
+from modelport.layers.adapt.prompted_tools import call_schema, read_calls
+from modelport.layers.base import Deltas
+from modelport.local.chat_template import ToolCallFormat
+from modelport.local.detokenizer import Detokenizer
+from modelport.local.engine import EngineModel, tokens_per_notification
+from modelport.local.grammar_matching import check_grammar
+from modelport.local.reasoning_parser import ReasoningParser
+from modelport.local.token_engine import EngineRequest, Prompt, TokenBatch, TokenEngine
+from modelport.protocols.chat_completions.dialects import effort_variables
+from modelport.runtime.threads import in_thread
+from modelport.types.capabilities import Capabilities
+from modelport.types.deltas import ChatMessageStreamDelta
+from modelport.types.output_types import Choice, Grammar, JSONSchema, Lark, Regex
+from modelport.types.request import Request
+from modelport.types.tools import NamedToolChoice
+from modelport.types.usage import TokenUsage
+
+E = TypeVar("E", bound=TokenEngine)
+
+
+class TokenEngineModel(EngineModel[E]):
+    """A model whose engine exchanges token ids.
+
+    This class handles the chat template, constrained decoding, tool calls, and reasoning.
+    """
+
+    declared_capabilities: ClassVar[Capabilities] = Capabilities(
+        grammars=frozenset({JSONSchema, Regex, Choice, Lark}),
+        logprobs=True,
+        seed=True,
+        usage=True,
+        cached_tokens=True,
+        extra_parameters=frozenset({"apply_chat_template_kwargs"}),
+    )
+    #: The extra of this package that installs the backend.
+    extra: ClassVar[str]
+
+    #: Settings of transformers, which these engines use to load models or tokenizers: code of a repository, kernels of
+    #: the Hub, and weights that are pickles.
+    code_settings: ClassVar[Mapping[str, Callable[[Any], bool]]] = {
+        "*custom_generate": bool,
+        "*use_kernels": bool,
+        "attn_implementation": lambda value: "/" in str(value),
+        "weights_only": lambda value: value is False,
+    }
+
+    def _declare(self) -> Capabilities:
+        return self.declared_capabilities.replace(**self._engine().template.capabilities())
+
+    def count_tokens(self, text: str) -> int:
+        """Return how many tokens the model's tokenizer makes of a text.
+
+        Args:
+            text: The text to encode, without a chat template around it.
+        """
+        return len(self._engine().encode_prompt(text, []).tokens)
+
+    async def deltas(self, request: Request) -> AsyncGenerator[ChatMessageStreamDelta, None]:
+        """Run a request; see `Model.deltas`."""
+        engine = self._engine()
+        is_forced = bool(request.tools) and request.tool_choice not in ("auto", "none")
+        # Rendering and encoding a long conversation takes milliseconds, during which other calls use the event loop.
+        engine_request = await in_thread(lambda: self._engine_request(engine, request, is_forced))
+        deltas = self._generate_deltas(engine, engine_request, one_by_one=bool(request.stop_sequences))
+        if request.tools and request.tool_choice != "none":
+            call_format = engine.template.tool_call_format or ToolCallFormat("", "")
+            parse = None
+            if call_format.parse is not None:
+                parse = partial(_parse_call_text, call_format.parse, [tool.to_dict() for tool in request.tools])
+            deltas = read_calls(deltas, is_forced, (call_format.begin, call_format.end), parse)
+        async with aclosing(deltas):
+            async for delta in deltas:
+                yield delta
+
+    def _engine_request(self, engine: E, request: Request, is_forced: bool) -> EngineRequest:
+        parameters = dict(request.parameters)
+        parallel_calls = bool(parameters.pop("parallel_tool_calls", False))
+        tools = request.tools if request.tool_choice != "none" else ()
+        grammar: Grammar | None = request.grammar
+        if is_forced:
+            if isinstance(choice := request.tool_choice, NamedToolChoice):
+                tools = tuple(tool for tool in tools if tool.name == choice.name)
+            grammar = JSONSchema(call_schema(tools, parallel_calls))
+        variables = parameters.pop("apply_chat_template_kwargs", {})
+        if (effort := parameters.pop("reasoning_effort", None)) is not None:
+            variables = effort_variables(effort, variables)
+        template = engine.template
+        text = template.render(request.messages, tools, **variables)
+        starts_in_reasoning = template.supports_reasoning and ends_inside_reasoning(text)
+        images = [p for m in request.messages if isinstance(m.content, tuple) for p in m.content if p.kind == "image"]
+        prompt = engine.encode_prompt(text, images)
+        most_tokens = engine.context_length - len(prompt.tokens)
+        if most_tokens < 1:
+            raise ContextWindowExceeded(
+                f"the prompt has {len(prompt.tokens)} tokens, and the model's context holds {engine.context_length} "
+                "tokens of prompt and output: shorten the conversation, or load the model with a larger context_length",
+                hint="The option --set context_length=… makes the context larger.",
+            )
+        lark = None
+        if grammar is not None:
+            lark = as_lark(grammar)
+            if template.supports_reasoning:
+                lark = allow_reasoning(lark, starts_in_reasoning)
+            check_grammar(lark, self.extra)
+        return EngineRequest(
+            Prompt(prompt.tokens, prompt.inputs, starts_in_reasoning),
+            min(parameters.pop("max_tokens", most_tokens), most_tokens),
+            parameters,
+            lark,
+            # The ends of a tool call and of the reasoning must be seen as soon as they are generated.
+            1 if tools or template.supports_reasoning else tokens_per_notification(request),
+        )
+
+    async def _generate_deltas(self, engine: E, request: EngineRequest, one_by_one: bool) -> Deltas:
+        call_format = engine.template.tool_call_format
+        # The mark of a tool call is one special token, or several ordinary tokens.
+        special = call_format is not None and any(t in call_format.begin for t in engine.tokenizer.all_special_tokens)
+        detokenizer = Detokenizer(engine.tokenizer, engine.eos, special)
+        parser = ReasoningParser(request.prompt.starts_in_reasoning) if engine.template.supports_reasoning else None
+        usage = TokenUsage(len(request.prompt.tokens), 0, 0)
+        usage.reasoning_tokens = 0 if parser else None
+        async with aclosing(engine.run(request)) as generated:
+            # One token at a time, so that tokens after a stop sequence are not counted.
+            batches = _split_into_tokens(generated) if one_by_one else generated
+            async for batch in batches:
+                text = detokenizer.decode(batch.tokens)
+                reasoning, content = parser.feed(text) if parser else ("", text)
+                if parser and batch.finish_reason:
+                    last_reasoning, last_content = parser.finish()
+                    reasoning, content = reasoning + last_reasoning, content + last_content
+                usage = _add_usage(usage, batch, in_reasoning=bool(parser and parser.in_reasoning))
+                yield ChatMessageStreamDelta(
+                    content=content or None,
+                    reasoning=reasoning or None,
+                    logprobs=batch.logprobs,
+                    token_usage=usage,
+                    finish_reason=batch.finish_reason,
+                    model_id=self.model_id if batch.finish_reason else None,
+                )
+
+
+async def _split_into_tokens(batches: AsyncGenerator[TokenBatch, None]) -> AsyncGenerator[TokenBatch, None]:
+    """Yield a batch for each token."""
+    async for batch in batches:
+        last = len(batch.tokens) - 1
+        for i, token in enumerate(batch.tokens):
+            logprobs = batch.logprobs and [batch.logprobs[i]]
+            cached_tokens = None if i else batch.cached_tokens
+            yield TokenBatch([token], logprobs, cached_tokens, batch.finish_reason if i == last else None)
+        if last < 0:
+            yield batch
+
+
+def _add_usage(usage: TokenUsage, batch: TokenBatch, in_reasoning: bool) -> TokenUsage:
+    """Return the usage with a batch's tokens added."""
+    reasoning_tokens = usage.reasoning_tokens
+    return TokenUsage(
+        usage.input_tokens,
+        (usage.output_tokens or 0) + len(batch.tokens),
+        usage.cached_input_tokens if batch.cached_tokens is None else batch.cached_tokens,
+        reasoning_tokens if reasoning_tokens is None else reasoning_tokens + len(batch.tokens) * in_reasoning,
+    )
+
+
+def _parse_call_text(parse: Callable[[str, list[dict[str, Any]]], Any], tools: list[dict[str, Any]], text: str) -> Any:
+    """Parse the text of a tool call with a library's parser; return `None` where the parser fails."""
+    try:
+        return parse(text, tools)
+    except Exception:  # Such parsers raise exceptions of any kind.
+        return None

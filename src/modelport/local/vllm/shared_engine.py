@@ -1,0 +1,271 @@
+"""One engine of vLLM, which models with equal settings share.
+
+vLLM's `AsyncLLM` belongs to one event loop, so each engine has a thread with its own loop. `SharedEngine.outputs` runs
+a request there, and passes the outputs to the event loop of the caller. Models acquire an engine with
+`acquire_shared_engine`; when the last model releases it, the engine and its processes end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ctypes
+import multiprocessing
+import os
+import threading
+import uuid
+from collections.abc import AsyncGenerator, Callable, Mapping
+from concurrent.futures import Future
+from contextlib import aclosing
+from typing import Any
+
+from modelport.errors import InvalidRequest, ModelError, RateLimited, ServerError
+from modelport.local.engine import model_closed
+from modelport.local.vllm import process_main
+from modelport.local.vllm.processes import (
+    engine_processes,
+    quiet,
+    reported_errors,
+    without_caller_script,
+    without_interrupts,
+)
+from modelport.runtime.lifecycle import CLOSE_TIMEOUT
+
+#: How long vLLM's processes may take to end by themselves before they are killed, in seconds: they take 3 s alone on a
+#: machine, and 10 s on a busy one. Processes that are killed leave shared memory behind.
+SHUTDOWN_TIMEOUT = 20.0
+
+_END = object()
+_engines: dict[str, SharedEngine] = {}
+_engines_lock = threading.RLock()
+#: The thread in which an engine is being loaded. There is at most one, because loading holds `_engines_lock`.
+_loading_thread: int | None = None
+
+
+class SharedEngine:
+    """One `AsyncLLM` on the event loop of its own thread, in the process that made it.
+
+    Models with equal settings share it, because a GPU seldom has memory for the same weights twice.
+
+    Args:
+        config: A `VllmConfig`.
+        make: Makes the `AsyncLLM`; called on the loop.
+        with_caller_script: Whether the engine's processes import the caller's script.
+    """
+
+    def __init__(self, config: Any, make: Callable[[], Any], with_caller_script: bool = False) -> None:
+        self.pid = os.getpid()
+        self.config = config
+        self.users = 0
+        self.loop = asyncio.new_event_loop()
+        self.llm: Any = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._closed = False
+        self._detached = False
+        before = engine_processes()
+        ready: Future[Any] = Future()
+        self._thread = threading.Thread(
+            target=self._serve, args=(make, with_caller_script, ready), name="modelport-vllm", daemon=True
+        )
+        self._thread.start()
+        try:
+            self.llm = ready.result()
+        except BaseException:  # Also Ctrl-C. Without its processes, `make` fails and the thread ends.
+            for process in engine_processes() - before:
+                process.kill()
+            self._thread.join(SHUTDOWN_TIMEOUT)
+            raise
+        self.processes = engine_processes() - before
+
+    def _serve(self, make: Callable[[], Any], with_caller_script: bool, ready: Future[Any]) -> None:
+        global _loading_thread
+        asyncio.set_event_loop(self.loop)
+        _loading_thread = threading.get_ident()
+
+        async def load() -> Any:
+            return make()
+
+        try:
+            script = contextlib.nullcontext() if with_caller_script else without_caller_script()
+            with reported_errors(), quiet(), without_interrupts(), script:
+                llm = self.loop.run_until_complete(load())
+        except BaseException as error:
+            self.loop.close()
+            ready.set_exception(error)
+            return
+        finally:
+            _loading_thread = None
+        ready.set_result(llm)
+        del llm
+        self.loop.run_forever()
+        self.loop.close()
+
+    async def outputs(self, prompt: Mapping[str, Any], params: Any) -> AsyncGenerator[Any, None]:
+        """Yield vLLM's outputs for one prompt, on the caller's event loop. Closing the generator stops the request.
+
+        Raises:
+            InvalidRequest: vLLM refuses the request.
+            ServerError: The engine has failed.
+        """
+        if self._closed:
+            raise model_closed()
+        loop = asyncio.get_running_loop()
+        items: asyncio.Queue[Any] = asyncio.Queue()
+        ended = asyncio.Event()
+        task: asyncio.Task[None] | None = None
+
+        def notify(callback: Callable[..., Any], *args: Any) -> None:
+            try:
+                loop.call_soon_threadsafe(callback, *args)
+            except RuntimeError:  # The caller's event loop has ended.
+                if task is not None:
+                    task.cancel()
+
+        async def forward_outputs() -> None:
+            llm, request_id = self.llm, uuid.uuid4().hex
+            error: ModelError | None = None
+            try:
+                async with aclosing(llm.generate(prompt, params, request_id)) as outputs:
+                    async for output in outputs:
+                        notify(items.put_nowait, output)
+            except asyncio.CancelledError:
+                # A request that is cancelled before it has reached vLLM's process is not aborted by vLLM itself.
+                with contextlib.suppress(Exception):
+                    await llm.abort(request_id)
+                error = model_closed()
+            except Exception as raised:
+                error = engine_error(raised)
+            notify(items.put_nowait, (_END, error))
+
+        def end(task: asyncio.Task[None]) -> None:
+            self._tasks.discard(task)
+            if task.cancelled():  # It was cancelled before its first step, so `forward_outputs` did not run at all.
+                notify(items.put_nowait, (_END, model_closed()))
+            notify(ended.set)
+
+        def start() -> None:
+            nonlocal task
+            task = self.loop.create_task(forward_outputs())
+            self._tasks.add(task)
+            task.add_done_callback(end)
+
+        def stop() -> None:
+            if task is not None:
+                task.cancel()
+
+        try:
+            self.loop.call_soon_threadsafe(start)
+        except RuntimeError:
+            raise model_closed() from None
+        try:
+            while True:
+                item = await items.get()
+                if type(item) is tuple and item[0] is _END:
+                    if item[1] is not None:
+                        raise item[1]
+                    return
+                yield item
+        finally:
+            with contextlib.suppress(RuntimeError):  # The engine's loop has ended, and the request with it.
+                self.loop.call_soon_threadsafe(stop)
+            # A loop that ends closes all its generators at once; see `runtime.threads.iterate_in_thread`.
+            if not getattr(loop, "_asyncgens_shutdown_called", False):
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(CLOSE_TIMEOUT):
+                        await ended.wait()
+
+    def close(self) -> None:
+        """End the engine and its processes; requests in progress end with an error."""
+        if self._closed or self._detached or self.pid != os.getpid():
+            return
+        self._closed = True
+        self.loop.call_soon_threadsafe(lambda: self.loop.create_task(self._shut_down()))
+        self._thread.join(SHUTDOWN_TIMEOUT + 5)
+        for process in self.processes:
+            if process.is_alive():
+                process.kill()
+                process.join(1)
+
+    async def _shut_down(self) -> None:
+        llm, self.llm = self.llm, None  # Released now, because its destructor fails while the interpreter exits.
+        # First the requests in progress, then vLLM's own tasks, which would report that their engine has died.
+        for tasks in (set(self._tasks), asyncio.all_tasks() - {asyncio.current_task()}):
+            for task in tasks:
+                task.cancel()
+            if tasks:
+                await asyncio.wait(tasks, timeout=1)
+        try:
+            llm.shutdown(timeout=SHUTDOWN_TIMEOUT)
+        finally:
+            await self.loop.shutdown_asyncgens()
+            self.loop.stop()
+
+    def detach_after_fork(self) -> None:
+        """Ensure that this process, a fork, never shuts down its parent's engine, whose processes are the parent's."""
+        if self._detached:
+            return
+        self._detached = True
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(self))
+        # When this process ends, Python would wait for the engine's processes, and vLLM's finalisers would end them.
+        multiprocessing.process._children.difference_update(self.processes)  # type: ignore[attr-defined]
+        client = getattr(self.llm, "engine_core", None)
+        for holder in (client, getattr(getattr(client, "resources", None), "engine_manager", None)):
+            if (finalizer := getattr(holder, "_finalizer", None)) is not None:
+                finalizer.detach()
+
+
+def acquire_shared_engine(key: str, make: Callable[[], SharedEngine]) -> SharedEngine:
+    """Return the engine that models with these settings share, and make it if it does not exist yet.
+
+    Args:
+        key: Identifies the settings.
+        make: Makes the engine.
+    """
+    with _engines_lock:
+        engine = _engines.get(key)
+        if engine is None or engine.pid != os.getpid():
+            engine = _engines[key] = make()
+        engine.users += 1
+        return engine
+
+
+def release_shared_engine(engine: SharedEngine) -> None:
+    """Release an engine that was acquired; it ends when its last user releases it."""
+    with _engines_lock:
+        engine.users -= 1
+        if engine.users:
+            return
+        for key in [key for key, other in _engines.items() if other is engine]:
+            del _engines[key]
+    engine.close()
+
+
+def _after_fork() -> None:
+    global _engines_lock, _loading_thread
+    if threading.get_ident() == _loading_thread:  # This is vLLM's own process, where vLLM forks and does not spawn.
+        process_main.prepare_process()
+    _engines_lock, _loading_thread = threading.RLock(), None
+
+
+os.register_at_fork(after_in_child=_after_fork)
+
+
+def engine_error(error: Exception) -> ModelError:
+    """Return modelport's error for an exception of vLLM."""
+    from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
+
+    if isinstance(error, ModelError):
+        return error
+    if isinstance(error, EngineDeadError):
+        failure: ModelError = ServerError(
+            "vLLM's engine process has died: its log, on standard error, says why; make a new model",
+            retryable=False,
+        )
+    elif isinstance(error, EngineGenerateError):
+        failure = ServerError(f"vLLM failed: {error.__cause__ or error}")
+    elif type(error).__name__ in ("QueueOverflowError", "MaxQueuedTokensError"):
+        failure = RateLimited(f"vLLM's queue is full: {error}")
+    else:  # vLLM raises its own checks' exceptions unchanged, and all others as EngineGenerateError.
+        failure = InvalidRequest(f"vLLM refused the request: {error}")
+    failure.__cause__ = error
+    return failure

@@ -1,0 +1,84 @@
+"""The phrases by which services report an error for which they send no error code.
+
+This table is the only place where modelport interprets the text of a chat-completions error. Status and error code are
+used wherever a service sends them; see `errors`.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class KnownPhrase:
+    """A phrase in the error texts of one or several services.
+
+    Args:
+        pattern: A regular expression that is searched for, ignoring case. A group holds the name of a parameter.
+        services: The services whose error texts contain the phrase.
+    """
+
+    pattern: str
+    services: str
+
+
+#: The prompt, or the prompt and the requested output together, exceed the context window.
+CONTEXT_EXCEEDED = (
+    KnownPhrase(r"maximum context length", "OpenAI and others"),
+    KnownPhrase(r"context (?:length|window|size)", "several"),
+    KnownPhrase(r"max_model_len", "vLLM"),
+    KnownPhrase(r"too many tokens", "several"),
+    KnownPhrase(r"`inputs` (?:tokens \+ `max_new_tokens` must be|must have less than)", "TGI"),
+)
+
+_KIND = r"(?:parameter|argument|field|property)s?"
+_NAME = r"['\"`]?([a-z_]+)"
+#: The service does not accept a parameter, and the phrase names the parameter.
+UNSUPPORTED_PARAMETER = (
+    KnownPhrase(
+        rf"(?:unsupported|unknown|unrecognized) (?:request )?{_KIND}(?: supplied)?[:\s]+{_NAME}", "OpenAI and others"
+    ),
+    KnownPhrase(rf"argument not supported on this model:\s*{_NAME}", "xAI"),
+    KnownPhrase(rf"does not support (?:the )?(?:parameter|argument|field)s?[:\s]+{_NAME}", "xAI"),
+    KnownPhrase(rf"extra inputs are not permitted, field:\s*{_NAME}", "Fireworks"),
+    KnownPhrase(r"['\"`]([a-z_]+)['\"`] is (?:unsupported|not (?:supported|permitted|allowed))", "Groq"),
+    KnownPhrase(r" ([a-z_]+) type is unavailable", "DeepSeek"),
+)
+
+#: The field `param` of the error names a parameter that the service does not accept.
+PARAM_IS_UNSUPPORTED = (KnownPhrase(r"unsupported|not support", "OpenAI, Groq"),)
+
+#: The service rejects the JSON schema inside a parameter, and not the parameter.
+INVALID_SCHEMA = (KnownPhrase(r"\AInvalid schema", "OpenAI"),)
+
+
+def _compile(phrases: tuple[KnownPhrase, ...]) -> re.Pattern[str]:
+    return re.compile("|".join(phrase.pattern for phrase in phrases), re.IGNORECASE)
+
+
+_CONTEXT_EXCEEDED = _compile(CONTEXT_EXCEEDED)
+_UNSUPPORTED_PARAMETER = _compile(UNSUPPORTED_PARAMETER)
+_PARAM_IS_UNSUPPORTED = _compile(PARAM_IS_UNSUPPORTED)
+_INVALID_SCHEMA = _compile(INVALID_SCHEMA)
+
+
+def means_context_exceeded(text: str) -> bool:
+    """Return whether an error text says that the context window is exceeded."""
+    return _CONTEXT_EXCEEDED.search(text) is not None
+
+
+def means_param_is_unsupported(text: str) -> bool:
+    """Return whether an error text says that the parameter in the error's field `param` is not accepted."""
+    return _PARAM_IS_UNSUPPORTED.search(text) is not None
+
+
+def means_invalid_schema(text: str) -> bool:
+    """Return whether an error text rejects a JSON schema."""
+    return _INVALID_SCHEMA.match(text) is not None
+
+
+def unsupported_parameter_in(text: str) -> str | None:
+    """Return the parameter that an error text names as not accepted, or `None`."""
+    found = _UNSUPPORTED_PARAMETER.search(text)
+    return next(filter(None, found.groups()), None) if found else None

@@ -1,0 +1,86 @@
+"""Reads the bodies of HTTP responses, within limits of size and time.
+
+The rules:
+
+- A body, or one event of a stream, may have 64 MiB after decompression. That is far more than any response, images and
+  speech included. A larger body is not read to its end, because a megabyte on the wire can decompress to any size.
+- Of an error's body at most 64 KiB are read, for at most 2 seconds. A body that is truncated, broken or stalled is used
+  as far as it arrived: it never hides the error's status.
+- A stream is read to the end of the HTTP response, which may come after the last event. Only then can its connection
+  be used again. The wait for that end is at most 0.5 seconds, and nothing that happens in it is an error, because the
+  response is complete.
+
+Between two reads no time limit applies here: the layer `retry` enforces the time limits of the caller.
+"""
+
+from __future__ import annotations
+
+import io
+from typing import TYPE_CHECKING
+
+from modelport.errors import MalformedResponse
+from modelport.remote.http.packages import aiohttp_package
+
+if TYPE_CHECKING:
+    import aiohttp
+
+#: Bytes of a non-streaming response, or of one event of a stream, after decompression.
+MAX_RESPONSE_SIZE = 2**26
+#: Bytes of an error's body, and the seconds for which the body is read.
+MAX_ERROR_BODY_SIZE, ERROR_BODY_TIMEOUT = 2**16, 2.0
+#: Seconds to wait for the end of the HTTP response after the last event of a stream.
+DRAIN_TIMEOUT = 0.5
+
+
+async def read_body(response: aiohttp.ClientResponse) -> bytes:
+    """Read the body of a successful response.
+
+    Args:
+        response: The response, whose body has not been read.
+
+    Raises:
+        MalformedResponse: The body is larger than `MAX_RESPONSE_SIZE`.
+    """
+    body, size = io.BytesIO(), 0
+    async for chunk in response.content.iter_any():
+        size += body.write(chunk)
+        del chunk  # Otherwise a traceback with local variables would show a key that the service quotes.
+        if size > MAX_RESPONSE_SIZE:
+            raise MalformedResponse(f"The service's response is larger than {MAX_RESPONSE_SIZE >> 20} MiB.")
+    return body.getvalue()
+
+
+async def read_error_body(response: aiohttp.ClientResponse) -> bytes:
+    """Read the body of an error response, as far as it arrives.
+
+    Args:
+        response: The response, whose body has not been read.
+    """
+    import asyncio
+
+    aiohttp = aiohttp_package()
+    body = io.BytesIO()  # A traceback with local variables does not show its content, which may quote a key.
+    try:
+        async with asyncio.timeout(ERROR_BODY_TIMEOUT):
+            while body.tell() < MAX_ERROR_BODY_SIZE and not response.content.at_eof():
+                body.write(await response.content.readany())
+    except (aiohttp.ClientError, TimeoutError):
+        pass
+    return body.getvalue()[:MAX_ERROR_BODY_SIZE]
+
+
+async def drain(response: aiohttp.ClientResponse) -> None:
+    """Read a response to its end after its last event, so that its connection can be used again.
+
+    Args:
+        response: The response, whose last event has been read.
+    """
+    import asyncio
+
+    aiohttp = aiohttp_package()
+    try:
+        async with asyncio.timeout(DRAIN_TIMEOUT):
+            async for _ in response.content.iter_any():
+                pass
+    except (aiohttp.ClientError, TimeoutError):
+        pass

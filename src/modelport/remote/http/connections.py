@@ -1,0 +1,129 @@
+"""Opens connections with aiohttp, and sends requests over them.
+
+The rules:
+
+- Connections belong to the event loop that opened them. A transport has one aiohttp session for each event loop. The
+  session is closed with its loop, or when the transport is closed or garbage-collected (see `PerLoop`).
+- A session opens up to 1000 connections, as many as OpenAI's SDK. `max_concurrency` decides how many are in use.
+- A server may close an idle connection at any time, also in the moment in which the next request is sent. If a request
+  fails on a connection that had served a request before, and no byte of a response arrived, the request is sent once
+  more, on a new connection. That attempt does not count for the retry policy.
+- A request is sent at most twice in this way, however many idle connections there are. Otherwise a server that reads
+  each request and then closes the connection would receive the request once for each of them. Idle connections that
+  are found on the way to a new one are closed, because they are as old as the one that failed.
+- A failure on a new connection is not retried here.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import ssl
+import weakref
+from collections.abc import Mapping
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any
+
+from modelport.remote.http.environment import environment_proxy, environment_tls
+from modelport.remote.http.packages import aiohttp_package
+
+if TYPE_CHECKING:
+    import aiohttp
+
+#: Seconds to connect, as in OpenAI's SDK.
+CONNECT_TIMEOUT = 5.0
+#: As in OpenAI's SDK.
+_MAX_CONNECTIONS = 1000
+
+#: Whether the request of the running task was sent on a connection that had served a request before.
+_was_reused: ContextVar[bool] = ContextVar("modelport_connection_was_reused", default=False)
+#: Whether the request of the running task must be sent on a new connection.
+_needs_new: ContextVar[bool] = ContextVar("modelport_needs_new_connection", default=False)
+
+
+def open_session(base_url: str, verify: ssl.SSLContext | bool, timeout: float | None) -> aiohttp.ClientSession:
+    """Open a session on the running event loop, with the proxy and the certificates of the environment.
+
+    Args:
+        base_url: The address of the service.
+        verify: Whether certificates are verified, or the context that verifies them.
+        timeout: Seconds to connect, and between two reads. `None` sets no limit but `CONNECT_TIMEOUT`.
+    """
+    aiohttp = aiohttp_package()
+    if verify is True and base_url.startswith("https"):
+        verify = environment_tls(os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR"))
+    return aiohttp.ClientSession(  # type: ignore[no-any-return]
+        response_class=_response_class(),
+        connector=_connector_class()(limit=_MAX_CONNECTIONS, ssl=verify),
+        timeout=aiohttp.ClientTimeout(total=None, sock_connect=timeout or CONNECT_TIMEOUT, sock_read=timeout),
+        cookie_jar=aiohttp.DummyCookieJar(),
+        proxy=environment_proxy(base_url),
+        read_bufsize=2**18,
+    )
+
+
+async def post(
+    session: aiohttp.ClientSession,
+    url: str,
+    query: list[tuple[str, str]] | None,
+    payload: bytes,
+    headers: Mapping[str, str],
+) -> aiohttp.ClientResponse:
+    """Send a request, and return its response when the headers have arrived. Redirects are not followed.
+
+    Args:
+        session: A session of the running event loop.
+        url: The whole URL, without the query.
+        query: The query parameters.
+        payload: The body.
+        headers: All headers.
+
+    Raises:
+        aiohttp.ClientError: The request failed.
+    """
+    aiohttp = aiohttp_package()
+    _needs_new.set(False)
+    while True:
+        _was_reused.set(False)
+        try:
+            return await session.post(url, data=payload, headers=headers, params=query, allow_redirects=False)
+        except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
+            if not _was_reused.get() or isinstance(error, aiohttp.ClientConnectorError):
+                raise
+            _needs_new.set(True)
+
+
+@functools.cache
+def _connector_class() -> Any:
+    """Return a connector that notes whether a connection had served a request before.
+
+    aiohttp's tracing would tell that too, but costs a fifth of a call.
+    """
+    aiohttp = aiohttp_package()
+
+    class Connector(aiohttp.TCPConnector):  # type: ignore[misc,name-defined]
+        def __init__(self, **settings: Any) -> None:
+            super().__init__(**settings)
+            self._used: weakref.WeakSet[Any] = weakref.WeakSet()
+
+        async def connect(self, *args: Any, **kwargs: Any) -> Any:
+            connection = await super().connect(*args, **kwargs)
+            while _needs_new.get() and connection.protocol in self._used:
+                connection.close()
+                connection = await super().connect(*args, **kwargs)
+            _was_reused.set(connection.protocol in self._used)
+            self._used.add(connection.protocol)
+            return connection
+
+    return Connector
+
+
+@functools.cache
+def _response_class() -> Any:
+    """Return a response class whose `repr` does not show URL and headers, which may hold keys."""
+
+    class Response(aiohttp_package().ClientResponse):  # type: ignore[misc]
+        def __repr__(self) -> str:
+            return f"<Response {self.status}>"
+
+    return Response

@@ -1,0 +1,140 @@
+"""Checks and encodes what a request consists of: URL, headers, query and body.
+
+Everything is checked before a connection is opened, so that no error of the HTTP library has to be interpreted. An
+error names the header or the query parameter, but never its value, which may be a key.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+from urllib.parse import urlsplit
+
+from modelport.errors import InvalidRequest
+from modelport.remote.http.packages import orjson_package
+from modelport.remote.http.redaction import hide
+
+_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_NOT_IN_HEADER_VALUE = re.compile(r"[\r\n\0\ud800-\udfff]")
+_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
+#: These headers say where the body ends. Only the HTTP library knows that.
+_FRAMING_HEADERS = frozenset({"content-length", "transfer-encoding", "expect", "trailer", "upgrade"})
+#: An example URL for each setting that holds the address of a service.
+_URL_EXAMPLES = {
+    "api_base": "https://api.openai.com/v1",
+    "azure_endpoint": "https://RESOURCE.openai.azure.com",
+}
+
+
+def to_json(body: Mapping[str, Any]) -> bytes:
+    """Encode a request's body as JSON.
+
+    Args:
+        body: The body. Keys that are not strings are converted to strings.
+
+    Raises:
+        InvalidRequest: The body holds a value that JSON has no type for.
+    """
+    orjson = orjson_package()
+    try:
+        return orjson.dumps(body, option=orjson.OPT_NON_STR_KEYS)  # type: ignore[no-any-return]
+    except TypeError as error:
+        raise InvalidRequest(f"the request can't be written as JSON: {error}") from None
+
+
+def query_pairs(query: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield query parameters as name and text, written as in OpenAI's SDK: `a[]=1&a[]=2&b[c]=d&e=true`.
+
+    Args:
+        query: Query parameters by name. A parameter with the value `None` is left out.
+
+    Raises:
+        InvalidRequest: A parameter is not text that can be encoded.
+    """
+    for name, value in query.items():
+        if isinstance(value, Mapping):
+            yield from query_pairs({f"{name}[{key}]": item for key, item in value.items()})
+        elif isinstance(value, list | tuple):
+            for item in value:
+                yield from query_pairs({f"{name}[]": item})
+        elif value is not None:
+            text = str(value).lower() if isinstance(value, bool) else str(value)
+            if _LONE_SURROGATE.search(f"{name}{text}"):
+                raise InvalidRequest(f"query parameter {name!r}: it holds half a character (a lone surrogate)")
+            yield str(name), text
+
+
+def check_url(value: Any, name: str = "api_base") -> str:
+    """Return the address of a service, after a check.
+
+    Args:
+        value: The address that the caller passed.
+        name: The setting that holds the address.
+
+    Raises:
+        InvalidRequest: The value is not an HTTP URL. Or the URL holds a password, which the message does not show.
+    """
+    try:
+        parts = urlsplit(value)
+        host, _ = parts.hostname or "", parts.port  # The attribute `port` raises ValueError for an invalid port.
+        host.encode("idna")
+        is_url = parts.scheme in ("http", "https") and bool(host) and not re.search(r"\s", host)
+    except (ValueError, AttributeError, TypeError):
+        is_url, parts = False, urlsplit("")
+    if is_url and isinstance(value, str) and "@" not in parts.netloc:
+        return value
+    if "@" in str(value):
+        raise InvalidRequest(
+            f"{name}: a user or a password in the URL is not sent, and errors would show it; leave it out, and pass "
+            "default_headers={'Authorization': …}"
+        )
+    option = "--api-base" if name == "api_base" else f"--set {name}=…"
+    raise InvalidRequest(
+        f"{name}={value!r}: must be a URL such as {_URL_EXAMPLES.get(name, _URL_EXAMPLES['api_base'])!r}",
+        hint=f"The option {option} sets the address.",
+    )
+
+
+def check_headers(headers: Mapping[Any, Any]) -> None:
+    """Check that headers can be sent.
+
+    Args:
+        headers: Headers by name. The SDK's `Omit` as a value removes a header, and is allowed.
+
+    Raises:
+        InvalidRequest: A header can't be sent.
+    """
+    for name, value in headers.items():
+        if not isinstance(name, str) or not _HEADER_NAME.fullmatch(name):
+            raise InvalidRequest(f"header {name!r}: a header's name consists of letters, digits and hyphens")
+        if name.lower() in _FRAMING_HEADERS:
+            raise InvalidRequest(f"header {name!r}: the HTTP library sets it, because it knows the body; leave it out")
+        if _removes_header(value):
+            continue
+        if not isinstance(value, str):
+            raise InvalidRequest(f"header {name!r}: its value must be text, not {type(value).__name__}")
+        if _NOT_IN_HEADER_VALUE.search(value):
+            raise InvalidRequest(
+                f"header {name!r}: its value must be one line of text (does the key end in a newline?)"
+            )
+
+
+def merge_headers(*layers: Mapping[str, Any]) -> dict[str, str]:
+    """Return the headers of all layers. A header overrides one of the same name in an earlier layer, in any case.
+
+    Args:
+        *layers: Headers by name.
+    """
+    merged: dict[str, tuple[str, Any]] = {}
+    for layer in layers:
+        for name, value in layer.items():
+            merged.pop(name.lower(), None)
+            if not _removes_header(value):
+                merged[name.lower()] = (name, hide(value))
+    return dict(merged.values())
+
+
+def _removes_header(value: Any) -> bool:
+    """Return whether a header's value is the SDK's `Omit`, which removes the header."""
+    return type(value).__name__ == "Omit"

@@ -1,0 +1,101 @@
+"""What models can do, by LiteLLM's own tables. The service is not asked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import fields
+from typing import Any
+
+from modelport.errors import InvalidRequest
+from modelport.inputs.parameters import KNOWN_PARAMETERS
+from modelport.remote.litellm.package import litellm_package
+from modelport.remote.profiles import PROFILES
+from modelport.types.capabilities import Capabilities
+from modelport.types.output_types import JSONSchema
+
+#: The parameters that make LiteLLM retry. They are refused in a call, because modelport's own retry layer retries.
+RETRY_PARAMETERS = ("num_retries", "max_retries")
+_TIMEOUT_PARAMETERS = {"timeout", "first_token_timeout", "idle_timeout"}
+
+
+def known_capabilities(base: Capabilities, model_id: str, provider: str | None, api_base: str | None) -> Capabilities:
+    """What a model can do, by LiteLLM's tables.
+
+    A model that the tables do not have, such as one on a server of the user's, gets the capabilities of its provider.
+
+    Args:
+        base: The declared capabilities, which the tables restrict.
+        model_id: LiteLLM's name of the model.
+        provider: LiteLLM's name of the provider, if the model's name does not have it.
+        api_base: The base URL.
+
+    Raises:
+        InvalidRequest: LiteLLM knows no such provider.
+    """
+    litellm = litellm_package()
+    try:
+        model, provider, *_ = litellm.get_llm_provider(model_id, custom_llm_provider=provider, api_base=api_base)
+    except Exception:
+        raise InvalidRequest(
+            f"model_id={model_id!r}: LiteLLM knows no such provider or model. Write 'provider/model', as "
+            "'anthropic/claude-sonnet-4-5'; 'openai/NAME' with api_base for a compatible server. See "
+            "https://docs.litellm.ai/docs/providers"
+        ) from None
+    accepted = set(litellm.get_supported_openai_params(model, custom_llm_provider=provider) or ())
+    if not accepted:
+        result = base.replace(refused=frozenset(RETRY_PARAMETERS)).with_profiles(model_id, PROFILES)
+        return result.replace(grammars=base.grammars)
+    rows = [row for name in (model_id, f"{provider}/{model}", model) if (row := litellm.model_cost.get(name))]
+    known = next((row for row in rows if row.get("litellm_provider") == provider and _has_support_flags(row)), None)
+
+    def supports(feature: str) -> bool:
+        return known is None or bool(known.get(f"supports_{feature}"))
+
+    input_features = {"image": "vision", "audio": "audio_input", "file": "pdf_input"}
+    has_schemas = "response_format" in accepted and supports("response_schema")
+    # LiteLLM refuses further parameters that the provider does not accept by itself, but drops `user`.
+    refused = ((KNOWN_PARAMETERS & set(litellm.OPENAI_CHAT_COMPLETION_PARAMS)) | {"user"}) - accepted
+    changes: dict[str, Any] = {
+        "stop": "stop" in accepted,
+        "tools": "tools" in accepted,
+        "tool_choices": base.tool_choices if "tool_choice" in accepted else frozenset({"auto", "none"}),
+        "grammars": frozenset({JSONSchema}) if has_schemas else frozenset(),
+        "inputs": frozenset({"text", *(kind for kind, feature in input_features.items() if supports(feature))}),
+        "logprobs": "logprobs" in accepted,
+        "seed": "seed" in accepted,
+        "reasoning": supports("reasoning"),
+        "reasoning_efforts": base.reasoning_efforts if "reasoning_effort" in accepted else frozenset(),
+        "reasoning_budget": "thinking" in accepted,
+        "system_role": known is None or known.get("supports_system_messages") is not False,
+        "refused": refused - _TIMEOUT_PARAMETERS | {*RETRY_PARAMETERS},
+    }
+    # A profile must not add features that LiteLLM does not pass on, such as OpenAI's custom tools for grammars.
+    result = base.replace(**changes).with_profiles(model_id, PROFILES).replace(grammars=changes["grammars"])
+    return result if "max_completion_tokens" in accepted else result.replace(renamed={})
+
+
+def _has_support_flags(row: Mapping[str, Any]) -> bool:
+    """Whether a row of LiteLLM's table says what the model can do.
+
+    The Router adds a row for each of its deployments, which says nothing if LiteLLM does not know the model.
+    """
+    return any(name.startswith("supports_") and value is not None for name, value in row.items())
+
+
+def common_capabilities(capabilities: Iterable[Capabilities]) -> Capabilities:
+    """What each of several models can do."""
+    result, *others = capabilities
+    for other in others:
+        changes: dict[str, Any] = {}
+        for field in fields(Capabilities):
+            a, b = getattr(result, field.name), getattr(other, field.name)
+            if field.name == "refused":
+                changes[field.name] = a | b
+            elif isinstance(a, bool):
+                changes[field.name] = a and b
+            elif isinstance(a, frozenset) and isinstance(b, frozenset):
+                changes[field.name] = a & b
+            elif field.name == "renamed":
+                changes[field.name] = a if a == b else {}
+        result = result.replace(**changes)
+    return result

@@ -1,0 +1,1 @@
+"""Tests of the Converse protocol: translation of requests and responses."""

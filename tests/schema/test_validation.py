@@ -1,0 +1,212 @@
+"""Validation of values against JSON schemas: what is found, and how long it may take."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from modelport.errors import InvalidOutput, InvalidRequest, InvalidToolCall
+from modelport.inputs.output_types import grammar_from
+from modelport.schema.validation import mismatch
+from modelport.testing import ScriptedModel
+from modelport.types.messages import ChatMessage
+from modelport.types.output_types import JSONSchema
+from modelport.types.tools import Tool
+
+
+def test_mismatch_returns_path_and_reason() -> None:
+    schema = {"$defs": {"a": {"type": "integer"}}, "items": {"$ref": "#/$defs/a"}}
+    assert mismatch(schema, [1, 2]) is None
+    assert mismatch(schema, [1, "x"]) == "at $[1]: 'x' is not of type 'integer'"
+
+
+@pytest.mark.parametrize("schema", [{"$ref": "#/nowhere"}, {"type": "image"}, {"pattern": "("}, {"type": 5}])
+def test_mismatch_invalid_schema_raises_invalid_request(schema: dict[str, Any]) -> None:
+    with pytest.raises(InvalidRequest, match="schema can't be used") as raised:
+        mismatch(schema, "a")
+    assert "\n" not in str(raised.value)
+
+
+def test_mismatch_deep_value_is_invalid_output_not_invalid_schema() -> None:
+    schema = {"type": "object", "properties": {"k": {"$ref": "#"}}}
+    deep = '{"k": ' * 400 + "{}" + "}" * 400
+    with pytest.raises(ValueError, match="nested too deeply"):
+        JSONSchema(schema).parse(deep)
+    with pytest.raises(InvalidOutput, match="nested too deeply") as raised:
+        ScriptedModel(deep).generate("?", grammar=schema)
+    assert raised.value.text == deep
+    with pytest.raises(InvalidRequest, match="refers to itself without an end"):
+        mismatch({"$ref": "#/$defs/a", "$defs": {"a": {"$ref": "#/$defs/a"}}}, {})
+
+
+HUGE = "9" * 400
+
+
+@pytest.mark.parametrize(
+    ("schema", "number", "error_text"),
+    [
+        ({"type": "number", "multipleOf": 0.4}, HUGE, "is not a multiple of 0.4"),
+        ({"type": "number", "multipleOf": 0.1}, "1e999", "the number 1e999 is too large"),
+        ({"type": "number"}, "1e400", "the number 1e400 is too large"),
+        ({"type": "number"}, "-1E+0400", "the number -1E[+]0400 is too large"),
+        ({"type": "number"}, "1" + "0" * 309 + ".5", "the number 10* is too large"),
+        ({"type": "integer", "multipleOf": 3}, "1e999", "too large"),
+        ({"type": "integer", "multipleOf": 3}, "1" * 401, "is not a multiple of 3"),
+        ({"type": "integer"}, "9" * 5000, "4300 digits"),
+        ({"type": "number"}, "NaN", "NaN is not valid JSON|no valid JSON"),
+        ({"type": "number"}, "-Infinity", "-Infinity is not valid JSON|no valid JSON"),
+        (float, "1e400", "the number 1e400 is too large"),
+        (float, "NaN", "NaN is not valid JSON"),
+    ],
+)
+def test_number_out_of_range_is_invalid_output_not_invalid_schema(schema: Any, number: str, error_text: str) -> None:
+    object_schema = {"type": "object", "properties": {"x": schema}}
+    grammar, text = (list[float], f"[{number}]") if schema is float else (object_schema, f'{{"x": {number}}}')
+    with pytest.raises(ValueError, match=error_text):
+        grammar_from(grammar).parse(text)
+    with pytest.raises(InvalidOutput, match=error_text) as raised:
+        ScriptedModel(text, repeat=True).generate("?", grammar=grammar)
+    assert raised.value.text == text
+    if schema is not float:
+        call = {"id": "1", "function": {"name": "f", "arguments": text}}
+        model = ScriptedModel(ChatMessage("assistant", None, [call]))  # type: ignore[list-item]
+        with pytest.raises(InvalidToolCall, match=f"{error_text}|no valid JSON") as refused:
+            model.generate("?", tools=[Tool("f", "", object_schema)])
+        assert refused.value.text == text
+
+
+def test_parse_large_numbers_within_range_are_accepted() -> None:
+    assert JSONSchema({"type": "integer", "multipleOf": 3}).parse(HUGE) == int(HUGE)
+    assert JSONSchema({"type": "number", "multipleOf": 0.1}).parse(HUGE) == int(HUGE)
+    assert JSONSchema({"type": "number", "multipleOf": 0.01}).parse("19.99") == 19.99
+    assert grammar_from(list[int]).parse(f"[{HUGE}]") == [int(HUGE)]
+    assert grammar_from(list[float]).parse("[1e308, 1e-999]") == [1e308, 0.0]
+
+
+def test_mismatch_schema_with_url_reference_fetches_nothing() -> None:
+    """The schema of a tool may come from an untrusted server."""
+    import http.server
+    import threading
+
+    requested_paths = []
+
+    class Listener(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            requested_paths.append(self.path)
+            self.send_error(404)
+
+        def log_message(self, *args: Any) -> None:
+            pass
+
+    with http.server.HTTPServer(("127.0.0.1", 0), Listener) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        with pytest.raises(InvalidRequest):
+            mismatch({"$ref": f"http://127.0.0.1:{server.server_port}/schema.json"}, 5)
+        server.shutdown()
+    assert requested_paths == []
+
+
+#: A pattern and a text for which Python's engine takes exponential time.
+SLOW, LONG = "(a+)+b", "a" * 5000
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        f"raises_mismatch(Regex({SLOW!r}).parse, LONG)",
+        f"assert mismatch({{'pattern': {SLOW!r}}}, LONG)",
+        f"assert not mismatch({{'patternProperties': {{{SLOW!r}: False}}}}, {{LONG: 1}})",
+        f"assert not mismatch({{'propertyNames': {{'not': {{'pattern': {SLOW!r}}}}}}}, {{LONG: 1}})",
+        f"assert mismatch({{'patternProperties': {{{SLOW!r}: {{}}}}, 'additionalProperties': False}}, {{LONG: 1}})",
+        f"assert mismatch({{'allOf': [{{'patternProperties': {{{SLOW!r}: {{}}}}}}], 'unevaluatedProperties': False}}, "
+        "{LONG: 1})",
+        # A part that names another draft is not validated by the class of that draft.
+        "DRAFT = 'http://json-schema.org/draft-07/schema#'\n"
+        f"assert mismatch({{'items': {{'$schema': DRAFT, 'pattern': {SLOW!r}}}}}, [LONG])",
+        f"raises_mismatch(Tool('t', '', {{'properties': {{'a': {{'pattern': {SLOW!r}}}}}}}).check, {{'a': LONG}})",
+        f"assert mismatch({{'pattern': '^(?!b)(?=a){SLOW}$'}}, LONG)",
+        # Patterns that only Python's engine could match, or that are too large for Rust's engine.
+        f"raises_refusal(Regex('(?=a){SLOW}|(c)').parse, LONG)",
+        f"raises_refusal(mismatch, {{'pattern': '(?<!b){SLOW}'}}, LONG)",
+        r"raises_refusal(mismatch, {'pattern': r'(a*)*\1b'}, LONG)",
+        "raises_refusal(mismatch, {'pattern': '.*.*.*(?<=b)x'}, LONG)",
+        "raises_refusal(mismatch, {'pattern': 'a*(?<=b)x'}, LONG)",
+        "raises_refusal(mismatch, {'pattern': '(?:(?:a{1,1000}){1,1000}){1,1000}b'}, LONG)",
+        "raises_refusal(mismatch, {'pattern': '(?:a{0,1000}){60}x'}, LONG * 20)",
+        "two = lambda i: {'allOf': [{'$ref': f'#/$defs/{i}'}] * 2}\n"
+        "times_out(mismatch, {'$defs': {str(i): two(i + 1) for i in range(60)} | {'60': {}}, '$ref': '#/$defs/0'}, 1)",
+        "two = lambda i: {'$dynamicAnchor': f'a{i}', 'allOf': [{'$dynamicRef': f'#a{i + 1}'}] * 2}\n"
+        "last = {'$dynamicAnchor': 'a60'}\n"
+        "times_out(mismatch, {'$defs': {str(i): two(i) for i in range(60)} | {'60': last}, '$dynamicRef': '#a0'}, 1)",
+        "schema = {'properties': {'a': {}}}\n"
+        "for _ in range(30): schema = {'allOf': [schema], 'unevaluatedProperties': False}\n"
+        "times_out(mismatch, schema, {'a': 1})",
+        "patterns = {f'^x{i}(a|b)*$': {} for i in range(600)}\n"
+        "value = {f'y{i}': 1 for i in range(50)}\n"
+        "assert mismatch({'patternProperties': patterns, 'additionalProperties': False}, value)",
+        "raises_refusal(mismatch, {'pattern': '(' * 40 + 'a' + '){1,9}' * 40}, 'a' * 5000)",
+        "assert not mismatch({'$defs': {'a': {}}, 'items': {'$ref': '#/$defs/a'}}, [1] * 20_000)",
+        "assert not mismatch({'uniqueItems': True}, [i * (2**61 - 1) for i in range(50_000)])",
+        "assert not mismatch({'uniqueItems': True}, [{'a': i} for i in range(50_000)])",
+        "assert not mismatch({'contains': {}, 'unevaluatedItems': False}, [1] * 200_000)",
+        "assert not mismatch({'patternProperties': {'a': {}}, 'unevaluatedProperties': False}, {f'a{i}': i for i in "
+        "range(150_000)})",
+        "assert _Unwrapper(False).feed('{\"answer\": [' + ' ' * 300_000 + 'x')",
+    ],
+)
+def test_validation_of_hostile_patterns_and_lists_takes_bounded_time(code: str) -> None:
+    """Run the code in another process, because a match of Python's engine can't be cancelled."""
+    program = f"""
+from modelport import InvalidRequest, Regex
+from modelport.types.output_types import mismatch
+from modelport.layers.adapt.wrapping import _Unwrapper
+from modelport.types.tools import Tool
+
+LONG = {LONG!r}
+
+def raises(error_type, text, call, *arguments):
+    try:
+        call(*arguments)
+    except error_type as error:
+        assert text in str(error), error
+    else:
+        raise AssertionError("it raised nothing")
+
+def raises_mismatch(call, *arguments):
+    raises(ValueError, "does not match", call, *arguments)
+
+def times_out(call, *arguments):
+    raises(InvalidRequest, "takes more than 5 s", call, *arguments)
+
+def raises_refusal(call, *arguments):
+    raises(InvalidRequest, "could take too long", call, *arguments)
+
+{code}
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@settings(max_examples=300, derandomize=True, deadline=None)
+@given(st.lists(st.recursive(
+    st.sampled_from([None, True, False, 0, 1, 1.0, 1.5, "1", ""]),
+    lambda parts: st.lists(parts, max_size=2) | st.dictionaries(st.sampled_from("ab"), parts, max_size=2),
+), max_size=4))  # fmt: skip
+@example([1, True])
+@example([[0], [False]])
+@example([{"a": [1]}, {"a": [1.0]}])
+def test_unique_items_agrees_with_jsonschema(items: list[Any]) -> None:
+    from jsonschema import Draft202012Validator
+
+    schema = {"uniqueItems": True}
+    assert (mismatch(schema, items) is None) is Draft202012Validator(schema).is_valid(items)
+
+
+def test_mismatch_long_value_is_shortened_in_message() -> None:
+    problem = str(mismatch({"type": "integer"}, "a" * 100_000))
+    assert len(problem) < 2100 and problem.startswith("at $: 'aaa") and problem.endswith("is not of type 'integer'")
