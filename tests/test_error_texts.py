@@ -207,8 +207,8 @@ MISTAKES: list[tuple[type[Exception], Callable[[], Any], str]] = [
     ),
     (errors.InvalidRequest, lambda: scripted()("x", grammar=object()), r"pass a JSON schema, a pydantic model.*\)$"),
     (errors.InvalidRequest, lambda: ScriptedModel("x", retry="twice"), r"retry='twice': must be True, False, a number"),
-    (errors.InvalidRequest, lambda: RetryPolicy(attempts=0), r"attempts=0: must be an integer of at least 1"),
-    (errors.InvalidRequest, lambda: Model.from_dict({}), r"has no 'class', the name of a model's class"),
+    (errors.InvalidRequest, lambda: RetryPolicy(attempts=0), r"attempts=0: must be a whole number of at least 1"),
+    (errors.InvalidRequest, lambda: Model.from_dict({}), r"has no 'class', the name of a model class"),
     (
         errors.InvalidRequest,
         lambda: OpenAIServerModel("m", api_base="localhost:80", api_key="k"),
