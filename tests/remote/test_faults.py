@@ -98,7 +98,7 @@ def test_usage_in_any_chunk_is_emitted_once(server: FaultServer, transport: str,
 @pytest.mark.parametrize("way", ["sync", "sync streamed"])
 @pytest.mark.parametrize("whole_calls", [True, False], ids=["complete calls", "in fragments"])
 @pytest.mark.parametrize("tool_index", ["count", "zero", "null", "absent"])
-def test_tool_calls_with_any_index_are_told_apart(
+def test_tool_calls_with_any_index_are_distinguished(
     server: FaultServer, transport: str, tool_index: Any, whole_calls: bool, way: str
 ) -> None:
     server.script([Fault.tools(tool_index=tool_index, whole_calls=whole_calls)])
