@@ -1,10 +1,11 @@
-"""An agent's conversation on the CPU: what each turn costs on `TransformersModel`, beside others.
+"""Measures the turns of an agent's conversation on the CPU with `TransformersModel`, compared with other libraries.
 
     python benchmarks/agent_loop.py
+    python benchmarks/agent_loop.py --turns 4
 
-A growing conversation of 12 turns: about 250 new tokens each, 16 generated (the observation of a tool, and a short
-answer). In one run, turn by turn: `smolagents.TransformersModel`, plain transformers with one kept cache, and ours. The
-weights are the same (SmolLM2-135M-Instruct, f32), and so must the texts be.
+The conversation grows for 12 turns. Each turn has about 250 new tokens (the observation of a tool), and 16 tokens are
+generated. Each turn runs on `smolagents.TransformersModel`, on plain transformers with one cache, and on modelport. The
+weights are the same (SmolLM2-135M-Instruct, f32), and the texts must be the same too.
 """
 
 from __future__ import annotations
@@ -36,8 +37,8 @@ def observation(turn: int) -> str:
     return OBSERVATION.format(turn=turn) * 4 + "What do you want to look at next?"
 
 
-class KeptCache:
-    """Plain transformers with one cache kept between turns, as a careful user would write it."""
+class CachedTransformers:
+    """Plain transformers with one cache for all turns, as a careful user would write it."""
 
     def __init__(self, folder: Path) -> None:
         self._model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
@@ -63,35 +64,35 @@ class KeptCache:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--turns", type=int, default=12)
+    parser.add_argument("--turns", type=int, default=12, help="turns of the conversation, by default 12")
     turns = parser.parse_args().turns
     import smolagents
 
     folder = smollm2_folder()
-    ours = TransformersModel(folder, max_tokens=NEW, min_new_tokens=NEW, temperature=0)
-    theirs: Any = smolagents.TransformersModel(
+    modelport = TransformersModel(folder, max_tokens=NEW, min_new_tokens=NEW, temperature=0)
+    smol: Any = smolagents.TransformersModel(
         str(folder), torch_dtype="float32", max_new_tokens=NEW, min_new_tokens=NEW, do_sample=False
     )
     as_parts = lambda ms: [{**m, "content": [{"type": "text", "text": m["content"]}]} for m in ms]  # noqa: E731
-    ways = {
-        "smolagents": lambda messages: theirs(as_parts(messages)).content,
-        "one kept cache": KeptCache(folder),
-        "modelport": lambda messages: ours(messages).content,
+    libraries = {
+        "smolagents": lambda messages: smol(as_parts(messages)).content,
+        "transformers, one cache": CachedTransformers(folder),
+        "modelport": lambda messages: modelport(messages).content,
     }
-    for way in ways.values():
-        way([{"role": "user", "content": "Hello"}])
+    for generate in libraries.values():
+        generate([{"role": "user", "content": "Hello"}])
     messages = [{"role": "system", "content": "You are an agent that explores a town, one step at a time."}]
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    seconds: dict[str, list[float]] = {name: [] for name in libraries}
     different = 0
     for turn in range(1, turns + 1):
         messages.append({"role": "user", "content": observation(turn)})
-        answers = {}
-        for name, way in ways.items():
+        texts = {}
+        for name, generate in libraries.items():
             begin = time.perf_counter()
-            answers[name] = way(messages)
+            texts[name] = generate(messages)
             seconds[name].append(time.perf_counter() - begin)
-        different += len({answer.strip() for answer in answers.values()}) > 1
-        messages.append({"role": "assistant", "content": answers["one kept cache"]})
+        different += len({text.strip() for text in texts.values()}) > 1
+        messages.append({"role": "assistant", "content": texts["transformers, one cache"]})
     length = len(AutoTokenizer.from_pretrained(folder)(str(messages)).input_ids)
     print(
         f"{turns} turns, about {length} tokens at the end, {NEW} new tokens each; {different} turns with different text"
@@ -100,10 +101,10 @@ def main() -> None:
         total = sum(times)
         ratio, growth = total / sum(seconds["modelport"]), times[-1] / times[0]
         print(
-            f"{name:16} {total:6.1f} s in all, {ratio:.2f} times modelport's; first turn {times[0]:5.2f} s, "
+            f"{name:24} {total:6.1f} s in all, {ratio:.2f} times modelport's; first turn {times[0]:5.2f} s, "
             f"last {times[-1]:5.2f} s, {growth:.1f} times the first"
         )
-    ours.close()
+    modelport.close()
 
 
 if __name__ == "__main__":

@@ -1,11 +1,12 @@
-"""Eight prompts at once on one `TransformersModel`, beside plain transformers.
+"""Measures eight concurrent prompts on one `TransformersModel`, compared with plain transformers.
 
     python benchmarks/concurrency.py
+    python benchmarks/concurrency.py --runs 1
 
-In one run, interleaved: `generate` for one prompt after another, one padded batch, and ours with eight threads. The
-weights are the same (SmolLM2-135M-Instruct, f32), as are prompts and lengths (64 new tokens each, greedy). It prints
-the medians, the ratios, and how often the texts differ: linear layers give other last bits at other batch sizes, so a
-token may change where the two best logits are closer than the epsilon printed.
+Three ways run in turn: `generate` for one prompt after another, `generate` for one padded batch, and modelport with
+eight threads. The weights are the same (SmolLM2-135M-Instruct, f32), and so are the prompts and the lengths (64 new
+tokens each, greedy). The output contains medians, ratios, and how many texts differ. Linear layers round differently at
+other batch sizes, so a token may differ where the two best logits are closer than the epsilon that is printed.
 """
 
 from __future__ import annotations
@@ -40,12 +41,12 @@ PROMPT = (
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--runs", type=int, default=3, help="how often each way runs, by default 3")
     runs = parser.parse_args().runs
     folder = smollm2_folder()
     tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left")
     plain = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
-    ours = TransformersModel(folder, prefix_cache_bytes=0)
+    model = TransformersModel(folder, prefix_cache_bytes=0)
     chats = [[{"role": "user", "content": PROMPT.format(topic=topic)}] for topic in TOPICS]
     prompts = [tokenizer.apply_chat_template(c, tokenize=False, add_generation_prompt=True) for c in chats]
     options: dict[str, Any] = {
@@ -68,12 +69,12 @@ def main() -> None:
         inputs = tokenizer(prompts, return_tensors="pt", add_special_tokens=False, padding=True)
         return [text(row[inputs.input_ids.shape[1] :]) for row in plain.generate(**inputs, **options)]
 
-    def at_once() -> list[str]:
+    def concurrent() -> list[str]:
         with ThreadPoolExecutor(len(chats)) as pool:
-            ask = lambda chat: ours.generate(chat, max_tokens=NEW, min_new_tokens=NEW, temperature=0).content  # noqa: E731
-            return list(pool.map(ask, chats))
+            generate = lambda chat: model.generate(chat, max_tokens=NEW, min_new_tokens=NEW, temperature=0).content  # noqa: E731
+            return list(pool.map(generate, chats))
 
-    ways = {"generate, one after another": serial, "one padded batch": padded, "modelport, eight threads": at_once}
+    ways = {"generate, one after another": serial, "one padded batch": padded, "modelport, eight threads": concurrent}
     for way in ways.values():
         way()
     seconds: dict[str, list[float]] = {name: [] for name in ways}
@@ -104,12 +105,12 @@ def main() -> None:
             f"{name}: {len(different)} of {len(chats)} texts differ, {close} of them where the two best logits are "
             f"closer than {EPSILON:g} (gaps: {', '.join(f'{gap:.1e}' for gap in gaps) or 'none'})"
         )
-    ours.close()
+    model.close()
 
 
 @torch.inference_mode()
 def gap_at_split(plain: Any, tokenizer: Any, prompt: str, a: str, b: str) -> float:
-    """How far the two best logits lie apart where two answers part."""
+    """Return the difference of the two best logits at the first token that differs between two texts."""
     start = tokenizer(prompt, add_special_tokens=False).input_ids
     x, y = (tokenizer(text, add_special_tokens=False).input_ids for text in (a, b))
     same = next((i for i, (p, q) in enumerate(zip(x, y, strict=False)) if p != q), min(len(x), len(y)))

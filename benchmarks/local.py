@@ -1,10 +1,10 @@
-"""What the port adds to an engine in this process: to each token, and to a cold start of the command line.
+"""Measures what modelport adds to a local engine: to each token, and to a cold start of the command line.
 
     python benchmarks/local.py
 
-llama.cpp's own server object, driven by hand, and `LlamaCppModel` on the same weights, in turn. A token's cost is the
-processor time of the threads that Python runs (the engine computes in others), so that the model's own work does not
-count. A cold start is the time to the first character, beside the time in which a process loads the weights and ends.
+llama.cpp's own server object, called directly, and `LlamaCppModel` run in turn on the same weights. The cost of a token
+is the processor time of Python's threads: the engine computes in other threads, so the model's own work does not count.
+A cold start is the time to the first character. It is compared with a process that only loads the weights and ends.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ import os; os._exit(0)
 """
 
 
-def spent() -> dict[int, int]:
-    """Nanoseconds of processor time of each thread."""
+def thread_times() -> dict[int, int]:
+    """Return the processor time of each thread, in nanoseconds."""
     result = {}
     for thread in os.listdir("/proc/self/task"):
         try:
@@ -51,12 +51,12 @@ def spent() -> dict[int, int]:
     return result
 
 
-class Spending:
-    """The processor time of Python's threads in a block; those that begin and end within it are asked as they end."""
+class ProcessorTime:
+    """The processor time of Python's threads in a block. Threads that end within the block report it when they end."""
 
-    def __enter__(self) -> Spending:
+    def __enter__(self) -> ProcessorTime:
         self._ended: list[int] = []
-        self._before, self._run = spent(), threading.Thread.run
+        self._before, self._run = thread_times(), threading.Thread.run
 
         def run(thread: threading.Thread) -> None:
             try:
@@ -69,7 +69,7 @@ class Spending:
 
     def __exit__(self, *_: Any) -> None:
         threading.Thread.run = self._run  # type: ignore[method-assign]
-        now = spent()
+        now = thread_times()
         python = {thread.native_id for thread in threading.enumerate()}
         alive = sum(now[t] - self._before[t] for t in now.keys() & self._before.keys() if t in python)
         self.nanoseconds = alive + sum(self._ended)
@@ -82,20 +82,20 @@ def per_token(path: str) -> None:
     with LlamaCppModel(path) as model:
         server = model._engine()._server
 
-        def bare() -> int:
-            seen = 0
+        def engine() -> int:
+            tokens = 0
 
-            def take(event: Any) -> bool:
-                nonlocal seen
-                seen += bool(event["choices"] and event["choices"][0]["delta"].get("content"))
+            def on_event(event: Any) -> bool:
+                nonlocal tokens
+                tokens += bool(event["choices"] and event["choices"][0]["delta"].get("content"))
                 return False
 
-            server.handle_chat_completions(body, take)
-            return seen
+            server.handle_chat_completions(body, on_event)
+            return tokens
 
-        def primitive() -> int:
+        def deltas() -> int:
             request = model._prepare(PROMPT, None, {**options, "ignore_eos": True}, stream=True)
-            return asyncio.run(count(model.deltas(request)))
+            return asyncio.run(count(model.deltas(request.replace(capabilities=model.capabilities))))
 
         def asynchronous() -> int:
             return asyncio.run(count(model.agenerate_stream(PROMPT, ["Observation:"], ignore_eos=True, **options)))
@@ -105,8 +105,8 @@ def per_token(path: str) -> None:
             return sum(1 for delta in stream if delta.content)
 
         ways = {
-            "the engine by hand": bare,
-            "its deltas": primitive,
+            "engine": engine,
+            "deltas": deltas,
             "agenerate_stream": asynchronous,
             "generate_stream": synchronous,
         }
@@ -115,9 +115,9 @@ def per_token(path: str) -> None:
             way()
         for _ in range(ROUNDS):
             for name, way in ways.items():
-                with Spending() as spending:
+                with ProcessorTime() as processor_time:
                     tokens = way()
-                costs[name].append(spending.nanoseconds / tokens / 1e3)
+                costs[name].append(processor_time.nanoseconds / tokens / 1e3)
     before: list[float] | None = None
     for name, values in costs.items():
         line = f"{name:20} {statistics.median(values):6.1f} µs a token in Python's threads ({spread(values)})"
@@ -137,7 +137,7 @@ async def count(deltas: Any) -> int:
 
 
 def first_byte(command: list[str]) -> float:
-    """Seconds until a process writes, or ends."""
+    """Return the seconds until a process writes its first byte, or ends."""
     begin = time.perf_counter()
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as child:
         assert child.stdout is not None
@@ -149,7 +149,7 @@ def first_byte(command: list[str]) -> float:
 
 def cold_start(path: str) -> None:
     ways = {
-        "loading the weights": [sys.executable, "-c", LOAD.format(context=4 * DEFAULT_CONTEXT_LENGTH), path],
+        "load the weights": [sys.executable, "-c", LOAD.format(context=4 * DEFAULT_CONTEXT_LENGTH), path],
         "modelport \"…\"": [sys.executable, "-m", "modelport", "--max-tokens", "8", "Hello"],
     }  # fmt: skip
     seconds: dict[str, list[float]] = {name: [] for name in ways}

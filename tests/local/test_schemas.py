@@ -1,7 +1,7 @@
-"""No answer is invalid: every schema of the sample through every local engine, answered validly or refused by name.
+"""Constrained decoding: every schema of the corpus, on every local engine, gives valid output or is refused by name.
 
-The weights are random, so that nothing but the mask gives an answer its form; a part is asked of real ones. vLLM's test
-is in vllm/.
+The weights are random, so only the mask makes the output valid. Some schemas are generated with real weights too. The
+test of vLLM is in vllm/.
 """
 
 from __future__ import annotations
@@ -26,57 +26,59 @@ from modelport.local.grammar_matching import TokenMasks
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(600)]
 ENGINE: dict[str, Any] = {"context_length": 2048, "parallel": 8, "retry": False}
-MADE: dict[str, Callable[[Path], Model]] = {
+TINY_MODELS: dict[str, Callable[[Path], Model]] = {
     "llamacpp": lambda folder: LlamaCppModel(tiny_gguf(folder / "tiny.gguf"), threads=1, **ENGINE),
     "transformers": lambda folder: TransformersModel(tiny_folder(folder), **ENGINE),
     "mlx": lambda folder: MLXModel(tiny_folder(folder), **ENGINE),
 }
-REAL: dict[str, Callable[[], Model]] = {
+REAL_MODELS: dict[str, Callable[[], Model]] = {
     "llamacpp": lambda: LlamaCppModel(model_file(), threads=1, **ENGINE),
     "transformers": lambda: TransformersModel(smollm2_folder(), **ENGINE),
 }
 
 
-@pytest.mark.parametrize("engine", MADE)
-def test_every_schema_is_answered_validly_or_refused(engine: str, tmp_path: Path) -> None:
-    with MADE[engine](tmp_path) as model:
+@pytest.mark.parametrize("engine", TINY_MODELS)
+def test_every_schema_gives_valid_output_or_is_refused(engine: str, tmp_path: Path) -> None:
+    with TINY_MODELS[engine](tmp_path) as model:
         check_outcomes(generate_all(model, SAMPLE), refusals(old_llguidance=engine == "llamacpp"))
 
 
-@pytest.mark.parametrize("engine", REAL)
-def test_real_weights_answer_validly(engine: str) -> None:
-    with REAL[engine]() as model:
-        outcomes = generate_all(model, [s for s in SAMPLE if s not in refusals()][::60], random=False, max_attempts=1)
+@pytest.mark.parametrize("engine", REAL_MODELS)
+def test_real_weights_give_valid_output(engine: str) -> None:
+    with REAL_MODELS[engine]() as model:
+        outcomes = generate_all(
+            model, [s for s in SAMPLE if s not in refusals()][::60], random=False, max_attempts=1, max_tokens=200
+        )
     assert not [str(outcome) for outcome in outcomes if outcome.kind not in ("valid", "truncated")]
-    # So small a model fills up some of the longer ones; none of them is wrong, and some come to an end.
+    # This small model does not end some of the longer outputs. None of them is invalid, and some are complete.
     assert sum(outcome.kind == "valid" for outcome in outcomes) >= 2
 
 
-def test_a_grammar_that_llamacpp_passes_over_is_told(tmp_path: Path) -> None:
-    with MADE["llamacpp"](tmp_path) as model:
-        with pytest.raises(UnsupportedFeature, match="did not hold its answer"):
+def test_grammar_that_llamacpp_ignores_raises_unsupported_feature(tmp_path: Path) -> None:
+    with TINY_MODELS["llamacpp"](tmp_path) as model:
+        with pytest.raises(UnsupportedFeature, match="did not enforce it"):
             model("Hi", grammar=Lark('start: %json {"type": "string", "format": "uri"}'), max_tokens=20)
         assert model("Hi", grammar=Lark('start: "  as " "it" " is \\n"'), max_tokens=20).text == "  as it is \n"
 
 
-def test_a_refusal_names_the_keyword_and_nothing_is_computed(tmp_path: Path) -> None:
-    for sampled, told in refusals().items():
+def test_refused_schema_names_keyword_and_nothing_is_computed(tmp_path: Path) -> None:
+    for sampled, message in refusals().items():
         keywords = set(re.findall(r"'([$\w-]+)':", str(sampled.schema)))
-        assert any(keyword in told for keyword in keywords), f"{sampled}: {told}"
+        assert any(keyword in message for keyword in keywords), f"{sampled}: {message}"
     with TransformersModel(tiny_folder(tmp_path), **ENGINE) as model:
         model._engine().forward.run = None  # type: ignore[assignment]
         outcomes = generate_all(model, refusals())
         assert {outcome.kind for outcome in outcomes} == {"refused"}
 
 
-def test_the_sample_and_the_table() -> None:
+def test_corpus_has_enough_schemas_and_its_page_is_current() -> None:
     assert len(SAMPLE) >= 300
     assert len({str(sampled.schema) for sampled in SAMPLE}) == len(SAMPLE)
     assert all(len(schemas) >= 50 for schemas in KINDS.values())
     assert page(PAGE.read_text()) == PAGE.read_text(), "docs/schemas.md is stale: python -m tests.schema_corpus.table"
 
 
-# --- what llguidance alone would let through --------------------------------------------------------------------------
+# --- what llguidance alone would allow --------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -111,9 +113,9 @@ OPEN = {"type": "object", "properties": {"a": {"type": "integer"}}}
     ],
     ids=str,
 )
-def test_what_validators_call_invalid_is_masked(masks: TokenMasks, schema: dict[str, Any], text: str) -> None:
+def test_invalid_text_is_not_allowed_by_mask(masks: TokenMasks, schema: dict[str, Any], text: str) -> None:
     schema = {"type": "string", **schema}
-    assert find_problem(schema, text), "it is valid: the test is wrong"
+    assert find_problem(schema, text), "the text is valid: the test is wrong"
     assert not allows(masks, schema, text)
 
 
@@ -135,21 +137,21 @@ def test_what_validators_call_invalid_is_masked(masks: TokenMasks, schema: dict[
     ],
     ids=str,
 )
-def test_what_is_valid_is_not(masks: TokenMasks, schema: dict[str, Any], text: str) -> None:
+def test_valid_text_is_allowed_by_mask(masks: TokenMasks, schema: dict[str, Any], text: str) -> None:
     schema = {"type": "string", **schema}
     assert not find_problem(schema, text)
     assert allows(masks, schema, text)
 
 
-def test_a_schema_is_compiled_once_and_fast(masks: TokenMasks) -> None:
+def test_schema_is_compiled_once_and_fast(masks: TokenMasks) -> None:
     kinds: list[dict[str, Any]] = [{"type": "string"}, {"type": "integer"}, {"enum": ["a", "b"]}, {"type": "boolean"}]
     properties = {f"field_{i}": kinds[i % 4] for i in range(20)}
     lark = as_lark(JSONSchema({"type": "object", "properties": properties, "required": list(properties)}))
-    masks.matcher('start: "x"')  # makes the tokenizer's trie, once
+    masks.matcher('start: "x"')  # The first grammar also builds the tokenizer's trie.
     begin = time.process_time()
     masks.matcher(lark)
-    assert time.process_time() - begin < 0.05  # 2 ms on an idle machine
+    assert time.process_time() - begin < 0.05  # It takes 2 ms on an idle machine.
     before = masks._compiled.cache_info().misses
     assert masks.matcher(lark).try_consume(masks._tokenizer.encode("{")[0])
-    assert masks.matcher(lark).consume_forced_tokens(), "a copy begins where its original began"
+    assert masks.matcher(lark).consume_forced_tokens(), "a copied matcher must start at the beginning"
     assert masks._compiled.cache_info().misses == before

@@ -57,7 +57,12 @@ class Outcome:
 
 
 def generate_all(
-    model: Model, samples: Iterable[SampleSchema], *, random: bool = True, max_attempts: int = MAX_ATTEMPTS
+    model: Model,
+    samples: Iterable[SampleSchema],
+    *,
+    random: bool = True,
+    max_attempts: int = MAX_ATTEMPTS,
+    max_tokens: int = MAX_TOKENS,
 ) -> list[Outcome]:
     """Generate output for all schemas, eight at once.
 
@@ -67,20 +72,25 @@ def generate_all(
         random: Whether the model's weights are random. Then tokens are sampled, and tokens that end the output are
             preferred.
         max_attempts: How often a truncated output is generated again; each time, ends of the output are preferred more.
+        max_tokens: The most tokens of one output.
     """
     with ThreadPoolExecutor(8) as pool:
         futures = [
-            pool.submit(_generate, model, sample, seed, random, max_attempts) for seed, sample in enumerate(samples)
+            pool.submit(_generate, model, sample, seed, random, max_attempts, max_tokens)
+            for seed, sample in enumerate(samples)
         ]
         return [future.result() for future in futures]
 
 
-def _generate(model: Model, sample: SampleSchema, seed: int, random: bool, max_attempts: int) -> Outcome:
+def _generate(
+    model: Model, sample: SampleSchema, seed: int, random: bool, max_attempts: int, max_tokens: int
+) -> Outcome:
     outcome = Outcome(sample, "truncated", "")
     for attempt in range(max_attempts):
         options: dict[str, Any] = {"temperature": 0.0}
         if random or attempt:
             options = {"temperature": 1.0, "seed": seed + 1000 * attempt}
+        options["max_tokens"] = max_tokens
         if random:
             options["logit_bias"] = {token: bias * (1 + attempt / 4) for token, bias in _logit_bias().items()}
         outcome = _generate_once(model, sample, options)
@@ -91,9 +101,7 @@ def _generate(model: Model, sample: SampleSchema, seed: int, random: bool, max_a
 
 def _generate_once(model: Model, sample: SampleSchema, options: dict[str, Any]) -> Outcome:
     try:
-        message = model.generate(
-            f"Give an example for {sample.name}.", grammar=sample.schema, max_tokens=MAX_TOKENS, **options
-        )
+        message = model.generate(f"Give an example for {sample.name}.", grammar=sample.schema, **options)
     except (UnsupportedFeature, InvalidRequest) as error:
         return Outcome(sample, "refused", error.message)
     except StreamInterrupted as error:  # The engine's output did not follow the grammar.

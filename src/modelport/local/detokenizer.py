@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from typing import Any
 
 
@@ -28,14 +28,20 @@ class Detokenizer:
         return "".join(part for part in parts if part)
 
 
-def logprob_entry(tokenizer: Any, token: int, logprob: float) -> dict[str, Any]:
-    """Return a token's entry in `ChatMessage.logprobs`: its text, its bytes where they are known, and its probability.
+def logprobs_entry(tokenizer: Any, token: int, logprob: float, best: Iterable[tuple[int, float]]) -> dict[str, Any]:
+    """Return the entry of a token in `ChatMessage.logprobs`.
 
     Args:
         tokenizer: A fast tokenizer of transformers.
         token: The token's id.
         logprob: Its natural log probability.
+        best: The most probable tokens with their log probabilities.
     """
+    alternatives = [_token_entry(tokenizer, other, value) for other, value in best]
+    return {**_token_entry(tokenizer, token, logprob), "top_logprobs": alternatives}
+
+
+def _token_entry(tokenizer: Any, token: int, logprob: float) -> dict[str, Any]:
     text = tokenizer.decode([token], skip_special_tokens=False)
     # A token that is part of a character decodes to U+FFFD. Only byte-level vocabularies know its bytes.
     return {"token": text, "bytes": None if "�" in text else list(text.encode()), "logprob": logprob}

@@ -6,6 +6,7 @@ first use, because an engine's threads exist only in the process that started th
 
 from __future__ import annotations
 
+import ctypes
 import os
 import threading
 from difflib import get_close_matches
@@ -119,6 +120,11 @@ class EngineModel(Model, Generic[E]):
 def model_closed(model_id: str | None = None) -> ModelError:
     """Return the error of a call on a model that has been closed."""
     return ModelError("this model has been closed; make a new one", model_id=model_id)
+
+
+def never_destroy(thing: object) -> None:
+    """Add a reference to an object that is never released, so that its destructor never runs."""
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(thing))
 
 
 def check_integers(minimum: int, **settings: Any) -> None:

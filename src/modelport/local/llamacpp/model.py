@@ -11,7 +11,6 @@ sequence it found.
 
 from __future__ import annotations
 
-import ctypes
 import http.client
 import json
 import os
@@ -25,7 +24,7 @@ from modelport.constrained.lark import as_lark
 from modelport.constrained.reasoning import allow_reasoning, ends_inside_reasoning
 from modelport.errors import InvalidRequest, MissingDependency, ServerError
 from modelport.inputs.settings import name_or_path
-from modelport.local.engine import EngineModel, check_integers, model_closed, tokens_per_notification
+from modelport.local.engine import EngineModel, check_integers, model_closed, never_destroy, tokens_per_notification
 from modelport.local.grammar_matching import check_grammar
 from modelport.local.llamacpp.events import EventHandler, EventReader
 from modelport.local.llamacpp.weights import resolve_weights
@@ -38,8 +37,8 @@ from modelport.types.deltas import ChatMessageStreamDelta
 from modelport.types.output_types import Choice, JSONSchema, Lark, Regex
 from modelport.types.request import Request
 
-#: The parameters of the engine's sampler, beside those that every backend knows. The engine ignores unknown names
-#: silently. See https://github.com/ggml-org/llama.cpp/blob/master/tools/server/README.md
+#: The parameters of the engine's sampler, in addition to those that every backend knows. The engine ignores unknown
+#: names silently. See https://github.com/ggml-org/llama.cpp/blob/master/tools/server/README.md
 SAMPLING_PARAMETERS = frozenset(
     """
     typical_p dynatemp_range dynatemp_exponent top_n_sigma min_keep repeat_penalty repeat_last_n dry_multiplier dry_base
@@ -290,7 +289,7 @@ class _LlamaCppEngine:
 
     def detach_after_fork(self) -> None:
         """Ensure that this process, a fork, never destroys the engine of its parent process."""
-        ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._server))
+        never_destroy(self._server)
 
     def close(self) -> None:
         """Release the engine; it is destroyed when the last request in progress has ended."""

@@ -12,8 +12,8 @@ from typing import Any, ClassVar
 from modelport.errors import ModelError
 from modelport.inputs.settings import name_or_path
 from modelport.local.chat_template import ChatTemplate
-from modelport.local.detokenizer import logprob_entry
-from modelport.local.engine import check_integers, model_closed
+from modelport.local.detokenizer import logprobs_entry
+from modelport.local.engine import check_integers, model_closed, never_destroy
 from modelport.local.grammar_matching import TokenMasks
 from modelport.local.mlx.batch import Batch
 from modelport.local.mlx.loading import load
@@ -187,16 +187,12 @@ class _MLXEngine:
     def _token_batch(self, sampled: SampledToken) -> TokenBatch:
         logprobs = None
         if sampled.logprob is not None:
-            alternatives = [logprob_entry(self.tokenizer, token, value) for token, value in sampled.best or ()]
-            entry = logprob_entry(self.tokenizer, sampled.token, sampled.logprob)
-            logprobs = [{**entry, "top_logprobs": alternatives}]
+            logprobs = [logprobs_entry(self.tokenizer, sampled.token, sampled.logprob, sampled.best or ())]
         return TokenBatch([sampled.token], logprobs, sampled.cached_tokens, sampled.finish_reason)
 
     def detach_after_fork(self) -> None:
         """Ensure that this process, a fork, never destroys the engine of its parent process."""
-        import ctypes
-
-        ctypes.pythonapi.Py_IncRef(ctypes.py_object(self))
+        never_destroy(self)
 
     def close(self) -> None:
         """End every request with an error, and free the model."""

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from modelport.local.common_prefix import common_prefix_length
+
 if TYPE_CHECKING:
     import numpy as np
 
@@ -59,7 +61,7 @@ class PrefixCache:
         best: CachedPrefix | None = None
         length = shared = 0
         for entry in reversed(self.entries):
-            common = _common_length(entry.tokens, beginning)
+            common = common_prefix_length(entry.tokens, beginning)
             shared = max(shared, common)
             if common > length and (common == len(entry.tokens) or can_trim_prompt_cache(entry.cache)):
                 best, length = entry, common
@@ -89,7 +91,7 @@ class PrefixCache:
         new_tokens = np.asarray(tokens, np.int64)
         can_be_trimmed = can_trim_prompt_cache(cache)
         for entry in list(self.entries):
-            common = _common_length(entry.tokens, new_tokens)
+            common = common_prefix_length(entry.tokens, new_tokens)
             if common == len(new_tokens) and (common == len(entry.tokens) or can_trim_prompt_cache(entry.cache)):
                 self._mark_used(entry)
                 return
@@ -121,10 +123,3 @@ class PrefixCache:
     def _remove(self, entry: CachedPrefix) -> None:
         self.entries = [other for other in self.entries if other is not entry]
         self.nbytes -= entry.nbytes
-
-
-def _common_length(a: np.ndarray, b: np.ndarray) -> int:
-    """Return the length of the longest common beginning."""
-    shorter = min(len(a), len(b))
-    same = a[:shorter] == b[:shorter]
-    return shorter if same.all() else int(same.argmin())

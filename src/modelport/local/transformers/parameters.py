@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-#: Parameters beside those that every backend knows; `sampling.Sampler` applies them.
+#: Parameters in addition to those that every backend knows; `sampling.Sampler` applies them.
 #: See https://huggingface.co/docs/transformers/main_classes/text_generation
 GENERATION_PARAMETERS = frozenset(
     """

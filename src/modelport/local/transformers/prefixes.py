@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from modelport.local.common_prefix import common_prefix_length
 from modelport.local.transformers.caches import Cache
 
 #: A number for each token of a sequence: its id, or for an image's token a hash of the pixels.
@@ -69,7 +70,7 @@ class PrefixCache:
         ]
         sources += [(row_keys, None, cache) for row_keys, cache in running]
         for known, entry, cache in sources:
-            common = _common_length(known[: cache.length], token_keys)
+            common = common_prefix_length(known[: cache.length], token_keys)
             common = _outside_images(min(common, len(token_keys) - 1), image_span)
             if common > 0 and (best is None or common > best[0]):
                 best = common, entry, cache
@@ -95,10 +96,12 @@ class PrefixCache:
         if not self.limit or not cache.length:
             return
         token_keys = token_keys[: cache.length]
-        if any(_common_length(entry.token_keys, token_keys) == len(token_keys) for entry in self.entries):
+        if any(common_prefix_length(entry.token_keys, token_keys) == len(token_keys) for entry in self.entries):
             return
         self.entries = [
-            entry for entry in self.entries if _common_length(entry.token_keys, token_keys) < len(entry.token_keys)
+            entry
+            for entry in self.entries
+            if common_prefix_length(entry.token_keys, token_keys) < len(entry.token_keys)
         ]
         self.entries.append(CachedPrefix(token_keys, cache))
         self.evict(running)
@@ -118,13 +121,6 @@ class PrefixCache:
     def clear(self) -> None:
         """Remove all entries."""
         self.entries.clear()
-
-
-def _common_length(a: TokenKeys, b: TokenKeys) -> int:
-    """Return the length of the longest common beginning."""
-    length = min(len(a), len(b))
-    different = a[:length] != b[:length]
-    return int(different.argmax()) if different.any() else length
 
 
 def _outside_images(length: int, image_span: Sequence[int]) -> int:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from modelport.local.detokenizer import logprob_entry
+from modelport.local.detokenizer import logprobs_entry
 from modelport.local.grammar_matching import GrammarMatcher
 from modelport.local.token_engine import EngineRequest, TokenBatch
 from modelport.local.transformers.caches import Cache
@@ -160,8 +160,7 @@ class BatchRow:
 
     def _logprobs(self, logits: torch.Tensor, token: int, top: int) -> dict[str, Any]:
         value, best = logprobs_of(logits, token, top)
-        alternatives = [logprob_entry(self._tokenizer, t, v) for t, v in best]
-        return {**logprob_entry(self._tokenizer, token, value), "top_logprobs": alternatives}
+        return logprobs_entry(self._tokenizer, token, value, best)
 
 
 def _padded(value: torch.Tensor, length: int) -> torch.Tensor:

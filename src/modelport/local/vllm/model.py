@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 from modelport.errors import InvalidRequest, ModelError, ServerError
 from modelport.inputs.settings import name_or_path
 from modelport.local.chat_template import ChatTemplate
-from modelport.local.detokenizer import logprob_entry
+from modelport.local.detokenizer import logprobs_entry
 from modelport.local.engine import check_integers
 from modelport.local.token_engine import EngineRequest, Prompt, TokenBatch
 from modelport.local.token_engine_model import TokenEngineModel
@@ -205,15 +205,12 @@ class _VLLMEngine:
         return params
 
     def _logprobs(self, completion: Any, top: int) -> list[dict[str, Any]]:
-        def entry(token: int, logprob: float) -> dict[str, Any]:
-            # The mask sets forbidden tokens to -inf, which JSON can't represent; services write -9999.
-            return logprob_entry(self.tokenizer, token, max(logprob, -9999.0))
-
         entries = []
         for token, known in zip(completion.token_ids, completion.logprobs, strict=True):
-            best = sorted((item.rank, other, item.logprob) for other, item in known.items())[:top]
-            alternatives = [entry(other, logprob) for _, other, logprob in best]
-            entries.append({**entry(token, known[token].logprob), "top_logprobs": alternatives})
+            # The mask sets forbidden tokens to -inf, which JSON can't represent; services write -9999.
+            values = {other: max(item.logprob, -9999.0) for other, item in known.items()}
+            best = sorted(known, key=lambda other: (known[other].rank, other))[:top]
+            entries.append(logprobs_entry(self.tokenizer, token, values[token], [(o, values[o]) for o in best]))
         return entries
 
     def detach_after_fork(self) -> None:

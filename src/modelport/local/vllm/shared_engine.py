@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ctypes
 import multiprocessing
 import os
 import threading
@@ -20,7 +19,7 @@ from contextlib import aclosing
 from typing import Any
 
 from modelport.errors import InvalidRequest, ModelError, RateLimited, ServerError
-from modelport.local.engine import model_closed
+from modelport.local.engine import model_closed, never_destroy
 from modelport.local.vllm import process_main
 from modelport.local.vllm.processes import (
     engine_processes,
@@ -205,7 +204,7 @@ class SharedEngine:
         if self._detached:
             return
         self._detached = True
-        ctypes.pythonapi.Py_IncRef(ctypes.py_object(self))
+        never_destroy(self)
         # When this process ends, Python would wait for the engine's processes, and vLLM's finalisers would end them.
         multiprocessing.process._children.difference_update(self.processes)  # type: ignore[attr-defined]
         client = getattr(self.llm, "engine_core", None)

@@ -1,0 +1,15 @@
+"""The longest common beginning of two token sequences."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+def common_prefix_length(a: np.ndarray, b: np.ndarray) -> int:
+    """Return how many numbers two sequences have in common, from their beginning on."""
+    length = min(len(a), len(b))
+    different = a[:length] != b[:length]
+    return int(different.argmax()) if different.any() else length
