@@ -289,7 +289,7 @@ def test_invalid_call_is_an_error_with_its_raw_arguments(name: str, arguments: s
 
 def test_error_of_a_truncated_call_mentions_max_tokens() -> None:
     response = [tool_call("weather", '{"city": "Par')[0], Delta(finish_reason="length")]
-    with pytest.raises(InvalidToolCall, match="no valid JSON; max_tokens cut the answer off"):
+    with pytest.raises(InvalidToolCall, match="no valid JSON; the output was truncated by max_tokens"):
         ScriptedBackend(response, capabilities=TOOLS).generate("?", tools=[WEATHER])
 
 
@@ -323,7 +323,7 @@ def call(model: Model, streamed: bool, **options: Any) -> ChatMessage:
 @pytest.mark.parametrize("supported", [{"auto"}, ALL_CHOICES], ids=["auto", "all"])
 @pytest.mark.parametrize(
     ("choice", "problem"),
-    [("none", "tool_choice='none' asks for no call"), ("time", "tool_choice asks for a call of 'time'")],
+    [("none", "tool_choice='none' does not allow a call"), ("time", "tool_choice allows only a call of 'time'")],
 )
 def test_call_that_tool_choice_does_not_allow_is_an_error(
     streamed: bool, supported: set[str], choice: str, problem: str

@@ -58,7 +58,7 @@ class Parameter:
 
 def _number(low: float, high: float = math.inf, *, integer: bool = False, exclusive: bool = False) -> Reader:
     """Return a reader of numbers from `low` to `high`; with `exclusive`, of numbers above `low`."""
-    kind = "a whole number" if integer else "a number"
+    kind = "an integer" if integer else "a number"
     bounds = f"{'above' if exclusive else 'of at least'} {low:g}" + (
         f" and at most {high:g}" if high < math.inf else ""
     )

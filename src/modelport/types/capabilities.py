@@ -89,7 +89,7 @@ class Capabilities:
             elif annotation == "bool" and not isinstance(value, bool):
                 raise _invalid(name, value, "True or False")
             elif annotation == "int" and (type(value) is not int or value < 0):
-                raise _invalid(name, value, "a whole number, or None for any number")
+                raise _invalid(name, value, "an integer, or None for any number")
             elif annotation.startswith("Mapping") and not isinstance(value, Mapping):
                 raise _invalid(name, value, "a dict of names")
         try:

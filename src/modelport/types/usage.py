@@ -40,7 +40,7 @@ _MAX_TOKEN_COUNT = 10**9
 
 
 def token_count_from(value: Any) -> int | None:
-    """Return the token count that a service reported, or `None` if it is not a usable whole number.
+    """Return the token count that a service reported, or `None` if it is not a usable integer.
 
     Totals and rate limits are computed from token counts, so a malformed count must not reach them.
     """
