@@ -85,10 +85,10 @@ SUBJECTS: dict[str, Callable[[Path], AbstractContextManager[Subject]]] = {
     "litellm-router": lambda folder: real_weights(folder, router_model, server_count=2),
     "litellm-router-mocked": lambda folder: fixed_responses(router_model),
     # LiteLLM requires version 2 of the openai package.
-    "openai-sdk-2": lambda folder: subjects.served(folder, client_kwargs={"timeout": 60}),
+    "openai-sdk-2": lambda folder: subjects.on_llamacpp_server(folder, client_kwargs={"timeout": 60}),
 }
 _NO_REASONING = dict.fromkeys(
-    ("reasoning", "a form after thinking"), "SmolLM2 does not reason; the backends with fixed responses do"
+    ("reasoning", "structured output after reasoning"), "SmolLM2 does not reason; the backends with fixed responses do"
 )
 _NO_REGEX = {"regex": "LiteLLM does not enforce regular expressions, and SmolLM2's output does not match by itself"}
 #: The checks that a backend can't be checked by, and why.
