@@ -182,7 +182,7 @@ MISTAKES: list[tuple[type[Exception], Callable[[], Any], str]] = [
     (
         errors.UnsupportedFeature,
         lambda: LlamaCppModel("/no/such.gguf", frob=3),
-        r"^LlamaCppModel\(frob=…\): 'frob' is no setting of LlamaCppModel and no parameter of its engine$",
+        r"^LlamaCppModel\(frob=…\): 'frob' is neither a setting of LlamaCppModel nor a parameter of its engine$",
     ),
     (
         errors.UnsupportedFeature,
@@ -207,7 +207,7 @@ MISTAKES: list[tuple[type[Exception], Callable[[], Any], str]] = [
     ),
     (errors.InvalidRequest, lambda: scripted()("x", grammar=object()), r"pass a JSON schema, a pydantic model.*\)$"),
     (errors.InvalidRequest, lambda: ScriptedModel("x", retry="twice"), r"retry='twice': must be True, False, a number"),
-    (errors.InvalidRequest, lambda: RetryPolicy(attempts=0), r"attempts=0: must be a whole number of at least 1"),
+    (errors.InvalidRequest, lambda: RetryPolicy(attempts=0), r"attempts=0: must be an integer of at least 1"),
     (errors.InvalidRequest, lambda: Model.from_dict({}), r"has no 'class', the name of a model class"),
     (
         errors.InvalidRequest,

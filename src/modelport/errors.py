@@ -46,8 +46,8 @@ class ModelError(Exception):
         retryable: Whether the same request may succeed later; `None` takes the class's default.
         parameter: The parameter that the service rejected, if the service named one.
         hint: What a user of the command line can do about the error, in terms of options and environment variables;
-            `None` where the message says all. The command line prints the hint after the message. It is no part of
-            `str(error)`.
+            `None` where the message suffices. The command line prints the hint after the message. The hint is not part
+            of `str(error)`.
 
     Attributes:
         attempts: The models that were tried, where there were several (`FallbackModel`).

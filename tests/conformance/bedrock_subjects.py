@@ -81,7 +81,7 @@ def strict_server(model_id: str = CLAUDE) -> Iterator[Subject]:
             busy=lambda: sum(not (request.done or request.client_left) for request in server.requests),
             faults={
                 **{name: partial(make, url, retry=False) for name, url in statuses.items()},
-                "time-out": partial(make, failing_server(ConverseFault.silence()), timeout=0.2),
+                "timeout": partial(make, failing_server(ConverseFault.silence()), timeout=0.2),
                 "refused": partial(make, refused.url, retry=False),
             },
             secrets=(KEY,),

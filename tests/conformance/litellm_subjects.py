@@ -88,7 +88,7 @@ SUBJECTS: dict[str, Callable[[Path], AbstractContextManager[Subject]]] = {
     "openai-sdk-2": lambda folder: subjects.on_llamacpp_server(folder, client_kwargs={"timeout": 60}),
 }
 _NO_REASONING = dict.fromkeys(
-    ("reasoning", "a form after thinking"), "SmolLM2 does not reason; the backends with fixed responses do"
+    ("reasoning", "structured output after reasoning"), "SmolLM2 does not reason; the backends with fixed responses do"
 )
 _NO_REGEX = {"regex": "LiteLLM does not enforce regular expressions, and SmolLM2's output does not match by itself"}
 #: The checks that a backend can't be checked by, and why.

@@ -51,9 +51,9 @@ def local_llamacpp(**settings: Any) -> Iterator[Subject]:
             make=lambda: model,
             prompts={"too long": TOO_LONG},
             count_tokens=lambda messages: model.count_tokens(
-                engine().ask("/apply-template", {"messages": messages})["prompt"]
+                engine().query("/apply-template", {"messages": messages})["prompt"]
             ),
-            busy=lambda: sum(slot["is_processing"] for slot in engine().ask("/slots")),
+            busy=lambda: sum(slot["is_processing"] for slot in engine().query("/slots")),
         )
 
 

@@ -166,8 +166,8 @@ def _forced_tool_call(entry: Entry) -> str:
 
 def _structured_output_with_tools(entry: Entry) -> str:
     plan = plan_for(Request(_MESSAGES, grammar=JSONSchema(SCHEMA), tools=(TOOL,)), entry.capabilities)
-    last = plan.then or plan
-    return f"{LABELS[str(last.enforcement)]}, {'two requests' if plan.then else 'one request'}"
+    last = plan.second or plan
+    return f"{LABELS[str(last.enforcement)]}, {'two requests' if plan.second else 'one request'}"
 
 
 def _reasoning(entry: Entry) -> str:

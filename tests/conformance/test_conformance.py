@@ -102,9 +102,9 @@ SUBJECTS: dict[str, OpenSubject] = {
     "azure-mocked": lambda folder: subjects.on_mock_server(subjects.azure_model),
     "huggingface": lambda folder: subjects.on_llamacpp_server(folder, subjects.huggingface_model),
     "huggingface-mocked": lambda folder: subjects.on_mock_server(subjects.huggingface_model),
-    "bedrock": lambda folder: bedrock.on_real_weights(),
-    "bedrock-strict": lambda folder: bedrock.strict(),
-    "bedrock-forced": lambda folder: bedrock.strict(bedrock.NOVA),
+    "bedrock": lambda folder: bedrock.real_weights(),
+    "bedrock-strict": lambda folder: bedrock.strict_server(),
+    "bedrock-forced": lambda folder: bedrock.strict_server(bedrock.NOVA),
 }
 #: Backends whose packages can't be installed beside the others. Each belongs to a nox session with an environment of
 #: its own, which names the backend by `--backends`; the session `tests` runs all the others.
