@@ -65,7 +65,7 @@ def test_chat_in_terminal_goes_on_after_errors() -> None:
     failing = "__import__('modelport').NotFoundError('gone')"
     chat = start_in_terminal(f"['A1', {failing}, lambda r: 'saw ' + ' '.join(m.text for m in r.messages)]", "chat")
     steps = (
-        ("One", "A1"), ("Two", "modelport: gone"), ("Three", "saw One A1 Three"), ("/what", "no command"),
+        ("One", "A1"), ("Two", "modelport: gone"), ("Three", "saw One A1 Three"), ("/what", "not a command"),
         ("/system S", "System: S"), ("/system", "System: S"), ("/system -", "no system message"),
         ("/save", "name of a file"), ("/model", "llamacpp"), ("/usage", "2 responses: .*; 2 responses came without"),
     )  # fmt: skip

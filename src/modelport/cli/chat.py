@@ -147,7 +147,7 @@ class Chat:
         name, _, argument = line.strip().partition(" ")
         if name not in self._commands:
             raise CommandError(
-                f"{name} is no command; /help lists them. To send the line to the model, put a space before it."
+                f"{name} is not a command; /help lists them. To send the line to the model, put a space before it."
             )
         self._commands[name][2](argument.strip())
 

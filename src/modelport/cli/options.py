@@ -37,7 +37,7 @@ def parse_setting(pair: str) -> tuple[str, Any]:
     """Return the key and the value of `key=value`; a value that is JSON is parsed.
 
     Raises:
-        click.BadParameter: The argument is no such pair, or its key is the name of a secret.
+        click.BadParameter: The argument is not such a pair, or its key is the name of a secret.
     """
     key, equals, value = pair.partition("=")
     if _SECRET_NAME.search(key):  # The message does not repeat the value, because it may be written to a log.

@@ -184,7 +184,7 @@ def choice(subject: Subject, model: Model) -> str:
     options = ("positive", "negative", "neutral / other")
     prompt = "The mood of 'I love it': positive or negative?"
     for message in generate_both_ways(subject, model, prompt, grammar=Choice(*options)):
-        assert message.text in options, f"{message.text!r} is no option"
+        assert message.text in options, f"{message.text!r} is not an option"
         assert message.parsed == message.text
     return str(message.enforcement)
 
