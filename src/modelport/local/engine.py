@@ -14,13 +14,11 @@ from inspect import signature
 from typing import Any, Generic, Protocol, TypeVar
 
 from modelport.errors import InvalidRequest, ModelError, UnsupportedFeature
-from modelport.inputs.parameters import KNOWN_PARAMETERS
+from modelport.inputs.parameters import CALL_OPTIONS
 from modelport.model import Model
 from modelport.runtime.lifecycle import close_at_exit
 from modelport.types.request import Request
 
-#: The options of a call that are not parameters.
-_CALL_OPTIONS = frozenset({"stop_sequences", "tools", "tool_choice", "grammar", "strict"})
 #: A call that does not stream notifies its caller every four tokens, because waking the event loop costs 55 µs, as much
 #: as one token mask.
 TOKENS_PER_NOTIFICATION = 4
@@ -63,7 +61,7 @@ class EngineModel(Model, Generic[E]):
         extra = self.declared_capabilities.merged_with(self._given_capabilities).extra_parameters
         if extra is None:
             return
-        known = KNOWN_PARAMETERS | _CALL_OPTIONS | extra
+        known = CALL_OPTIONS | extra
         for name in self._options or ():
             if name not in known:
                 settings = {*signature(type(self)).parameters, *signature(Model).parameters}
