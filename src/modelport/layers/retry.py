@@ -63,7 +63,7 @@ class RetryPolicy:
             if name == "budget" and value is None:
                 continue
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise InvalidRequest(f"{name}={value!r}: must be a whole number of at least {least}")
+                raise InvalidRequest(f"{name}={value!r}: must be an integer of at least {least}")
         for name in ("base", "cap", "max_retry_after"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int | float) or not value >= 0:
