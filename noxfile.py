@@ -22,8 +22,8 @@ PROJECT = nox.project.load_toml("pyproject.toml")
 #: What each lock pins besides the package's own dependencies: groups and extras of pyproject.toml.
 LOCKS = {
     "core": ["--group", "core"],
-    "unit": ["--group", "unit", "--extra", "llamacpp", "--extra", "openai", "--extra", "huggingface",
-             "--extra", "bedrock", "--extra", "redis", "--extra", "images"],
+    "unit": ["-c", "locks/tests.txt", "--group", "unit", "--extra", "llamacpp", "--extra", "openai",
+             "--extra", "huggingface", "--extra", "bedrock", "--extra", "redis", "--extra", "images"],
     "lint": ["--group", "lint", "--extra", "llamacpp", "--extra", "openai", "--extra", "huggingface",
              "--extra", "bedrock"],
     "docs": ["--group", "docs"],

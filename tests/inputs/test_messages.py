@@ -67,6 +67,7 @@ def test_normalise_messages_openai_objects_are_accepted() -> None:
         assert (result.role, result.content, result.tool_calls) == ("assistant", None, [expected])
 
 
+@pytest.mark.server
 def test_normalise_messages_smolagents_objects_are_accepted() -> None:
     from smolagents.models import ChatMessage as AgentsMessage
     from smolagents.models import ChatMessageToolCall as AgentsCall
@@ -99,6 +100,7 @@ def test_role_conversions_replace_roles(conversions: Any) -> None:
     assert normalise_one({"role": "assistant", "content": "a"}, role_conversions=conversions).role == "assistant"
 
 
+@pytest.mark.server
 def test_role_conversions_accept_unknown_roles_and_enums() -> None:
     from smolagents.models import MessageRole as AgentsRole
 

@@ -103,6 +103,7 @@ def test_tools_from_langchain_model_as_args_schema() -> None:
 
 
 @pytest.mark.filterwarnings("ignore:Function 'weather' has decorators")
+@pytest.mark.server
 def test_tools_from_smolagents_optional_choice_accepts_null() -> None:
     import smolagents
 
@@ -124,6 +125,7 @@ def test_tools_from_smolagents_optional_choice_accepts_null() -> None:
 
 
 @pytest.mark.filterwarnings("ignore:Function 'weather' has decorators")
+@pytest.mark.server
 def test_tools_from_smolagents_decorator_reads_inputs() -> None:
     import smolagents
 
@@ -152,6 +154,7 @@ def test_tools_from_smolagents_decorator_reads_inputs() -> None:
     assert "nullable" in weather.inputs["days"], "the agent's own tool was changed"
 
 
+@pytest.mark.server
 def test_tools_from_smolagents_types_outside_json_accept_any_value() -> None:
     """Agents pass an image as the name of a variable, so the schema must accept any value."""
     import smolagents

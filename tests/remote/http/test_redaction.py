@@ -29,7 +29,7 @@ from tests.remote.http.models import KEY, LIMITS, MODELS_BY_KEY_PATH, TRANSPORTS
 from tests.remote.secret_leaks import text_of_error
 from tests.servers.faults import Fault, FaultServer, sse
 
-pytestmark = pytest.mark.timeout(60)
+pytestmark = [pytest.mark.server, pytest.mark.timeout(60)]
 
 
 def options_for(leak: str) -> dict[str, Any]:
