@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import shlex
 import shutil
@@ -95,7 +96,8 @@ def unit(session: nox.Session) -> None:
     """Unit tests in a light environment, in parallel, with coverage: under two minutes on two cores."""
     install(session, "unit")
     selection = [] if session.posargs else ["tests", "-m", f"not ({MARKED})", "--cov", "--cov-report=term:skip-covered"]
-    pytest(session, "-n", "auto", "--dist", "worksteal", *selection, env={"HYPOTHESIS_PROFILE": "dev"})
+    profile = {} if os.environ.get("CI") else {"HYPOTHESIS_PROFILE": "dev"}
+    pytest(session, "-n", "auto", "--dist", "worksteal", *selection, env=profile)
 
 
 @nox.session

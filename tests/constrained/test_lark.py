@@ -7,7 +7,7 @@ import warnings
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from modelport.constrained.continuation import could_continue
@@ -16,6 +16,7 @@ from modelport.errors import UnsupportedFeature
 from modelport.inputs.output_types import grammar_from
 from modelport.types.output_types import Choice, Lark, Regex
 from tests.constrained.matching import accepts, llguidance
+from tests.properties import examples
 from tests.schema.patterns import PATTERNS
 from tests.types.examples import Colour, Movie, Person, Point
 
@@ -148,7 +149,7 @@ def test_as_lark_unenforceable_regex_raises_but_parse_checks(pattern: str, const
     assert could_continue(Regex(pattern), "")
 
 
-@settings(max_examples=300, derandomize=True, deadline=None)
+@examples(300)
 @given(PATTERNS, st.text(st.sampled_from("abcéx1٣_- /\\.[]&~{'\"#\n\t\u00a0"), max_size=6))
 def test_as_lark_generated_regex_matches_same_texts_as_python(atoms: list[tuple[str, str]], text: str) -> None:
     pattern = "".join(atom + count for atom, count in atoms)
@@ -157,7 +158,7 @@ def test_as_lark_generated_regex_matches_same_texts_as_python(atoms: list[tuple[
         assert accepts(Regex(pattern), text) == bool(re.fullmatch(pattern, text, re.ASCII)) == matches(pattern, text)
 
 
-@settings(max_examples=150, derandomize=True, deadline=None)
+@examples(150)
 @given(st.lists(st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=5), min_size=1, max_size=4))
 def test_as_lark_choice_of_generated_strings_accepts_each(options: list[str]) -> None:
     for option in options:

@@ -14,6 +14,7 @@ from modelport.inputs.parameters import BY_ANY_NAME
 from modelport.model import Model
 from modelport.types.deltas import ChatMessageStreamDelta
 from modelport.types.request import Request
+from tests.properties import examples
 
 
 class AcceptingModel(Model):
@@ -52,7 +53,7 @@ OPTIONS = st.dictionaries(
 )  # fmt: skip
 
 
-@settings(max_examples=700, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(examples(700), suppress_health_check=list(HealthCheck))
 @given(MESSAGES | ANY_VALUE, OPTIONS)
 def test_random_call_is_accepted_or_raises_invalid_request(messages: Any, options: dict[str, Any]) -> None:
     everything = {"text", "image", "audio", "file"}
@@ -66,7 +67,7 @@ def test_random_call_is_accepted_or_raises_invalid_request(messages: Any, option
     assert repr((messages, options)) == repr(before), "the caller's arguments were changed"
 
 
-@settings(max_examples=300, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(examples(300), suppress_health_check=list(HealthCheck))
 @given(OPTIONS)
 def test_random_options_are_accepted_or_raise_model_error(options: dict[str, Any]) -> None:
     try:

@@ -7,13 +7,14 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from modelport.layers.limit.layer import Limit
 from modelport.layers.limit.window import WINDOW_SECONDS, RateWindow, WindowEntry
 from modelport.types.request import Request
 from modelport.types.usage import TokenUsage
+from tests.properties import examples
 
 from .clock import run_with_fake_clock
 from .limit_backend import Backend, BackendModel, call_from_threads_and_loops, most_in_a_window, request, send
@@ -98,7 +99,7 @@ _OPERATIONS = st.lists(
 )
 
 
-@settings(max_examples=300, derandomize=True, deadline=None)
+@examples(300)
 @given(st.none() | st.integers(1, 4), st.none() | st.integers(60, 120), _OPERATIONS)
 @example(1, 60, [("request", 0, 60), ("correct", 0, 90), ("request", 1, 60), ("request", 40, 1)])
 def test_rate_window_agrees_with_a_model_that_keeps_every_request(
@@ -132,7 +133,7 @@ def test_rate_window_agrees_with_a_model_that_keeps_every_request(
 # --- requests per minute ----------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=150, derandomize=True, deadline=None)
+@examples(150)
 @given(st.integers(1, 5), st.lists(st.floats(0, 200, allow_nan=False), min_size=1, max_size=25))
 @example(3, [0.0] * 12)
 @example(2, [0.0, 30.0, 59.999, 60.0, 60.001, 119.0])  # A counter that is reset each minute admits 4 of these.

@@ -10,7 +10,7 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from modelport.constrained.lark import as_lark
@@ -26,6 +26,7 @@ from modelport.types.output_types import JSONSchema
 from modelport.types.request import Request
 from modelport.types.tools import NamedToolChoice, Tool
 from modelport.types.usage import TokenUsage
+from tests.properties import examples
 
 Delta = ChatMessageStreamDelta
 CITY = {
@@ -77,7 +78,7 @@ def read(pieces: list[str], forced: bool = False, reason: str | None = "stop") -
     return accumulate(deltas), deltas
 
 
-@settings(max_examples=300, derandomize=True, deadline=None)
+@examples(300)
 @given(
     st.text(st.sampled_from("<tol_ca>ab"), max_size=12).filter(lambda text: OPEN not in text),
     st.sampled_from(["", CALL, f"{CALL}\n{CALL}", f"{OPEN}\n{PARIS}\n{CLOSE} so", f"{OPEN}{PARIS}", f"{OPEN}no"]),

@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, Sequence
 from itertools import pairwise
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from modelport.errors import ConnectionFailed
@@ -16,6 +16,7 @@ from modelport.types.deltas import ChatMessageStreamDelta, ChatMessageToolCallSt
 from modelport.types.messages import ChatMessage, ChatMessageToolCallFunction, MessageRole
 from modelport.types.request import Request
 from modelport.types.usage import TokenUsage
+from tests.properties import examples
 
 Delta = ChatMessageStreamDelta
 QUESTION = (ChatMessage(MessageRole.USER, "?"),)
@@ -78,7 +79,7 @@ def split_texts(draw: st.DrawFn) -> list[str]:
     return [text[a:b] for a, b in pairwise([0, *cuts, len(text)])]
 
 
-@settings(max_examples=1000, derandomize=True, deadline=None)
+@examples(1000)
 @given(split_texts(), STOPS)
 @example(["a", "a", "b"], ["aab", "ab", "b"])  # All end at the same character: the longest counts.
 @example(["aab", "aa"], ["aaba", "ab"])  # The shorter one is completed first, inside of the longer one.
@@ -97,7 +98,7 @@ def test_scanner_with_split_text_stops_where_the_whole_text_stops(pieces: list[s
     assert (emitted, found) == expected_result("".join(pieces), stops)
 
 
-@settings(max_examples=500, derandomize=True, deadline=None)
+@examples(500)
 @given(split_texts(), STOPS)
 def test_layer_with_split_text_stops_where_the_whole_text_stops(pieces: list[str], stops: list[str]) -> None:
     backend = Backend(*pieces, Delta(finish_reason="length", token_usage=TokenUsage(3, 4)))
@@ -116,7 +117,7 @@ def test_layer_with_split_text_stops_where_the_whole_text_stops(pieces: list[str
     assert backend.log.count("closed") == 1
 
 
-@settings(max_examples=200, derandomize=True, deadline=None)
+@examples(200)
 @given(split_texts(), STOPS)
 def test_scanner_buffers_only_the_beginning_of_a_stop_sequence(pieces: list[str], stops: list[str]) -> None:
     """A reader gets everything except what may still become a stop sequence."""

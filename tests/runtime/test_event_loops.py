@@ -16,7 +16,7 @@ from tests.runtime.calls import RESPONSE, SOON, text_of
 from tests.runtime.scripts import Script
 from tests.servers.faults import OK, Fault, FaultServer
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = [pytest.mark.server, pytest.mark.timeout(120)]
 
 
 @pytest.mark.parametrize(

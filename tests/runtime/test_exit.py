@@ -12,7 +12,7 @@ from tests.runtime.calls import SOON
 from tests.runtime.scripts import Script
 from tests.servers.faults import OK, Fault, FaultServer
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = [pytest.mark.server, pytest.mark.timeout(120)]
 
 
 PROGRAMS = {

@@ -10,7 +10,7 @@ from tests.runtime.calls import RESPONSE
 from tests.runtime.scripts import Script
 from tests.servers.faults import OK, FaultServer
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = [pytest.mark.server, pytest.mark.timeout(120)]
 
 
 FORKING_PROGRAM = """

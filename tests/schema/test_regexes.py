@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from modelport.errors import InvalidRequest
@@ -15,6 +15,7 @@ from modelport.inputs.output_types import grammar_from
 from modelport.schema import regexes
 from modelport.schema.validation import mismatch
 from modelport.types.output_types import Regex
+from tests.properties import examples
 from tests.schema.patterns import ATOMS
 
 
@@ -45,7 +46,7 @@ QUANTIFIED_PARTS = st.tuples(
 )
 
 
-@settings(max_examples=600, derandomize=True, deadline=None)
+@examples(600)
 @given(
     st.sampled_from(["", "", "^", "(?i)", "(?s)", "(?m)", "(?a)"]), st.lists(QUANTIFIED_PARTS, min_size=1, max_size=5),
     st.text(st.sampled_from("abBcéÉx1٣_- /\\.[]&~{'\"#\n\t\u00a0\u2003\x1c\ud800"), max_size=6),

@@ -7,7 +7,7 @@ import sys
 from typing import Any
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from modelport.errors import InvalidOutput, InvalidRequest, InvalidToolCall
@@ -17,6 +17,7 @@ from modelport.testing import ScriptedModel
 from modelport.types.messages import ChatMessage
 from modelport.types.output_types import JSONSchema
 from modelport.types.tools import Tool
+from tests.properties import examples
 
 
 def test_mismatch_returns_path_and_reason() -> None:
@@ -202,7 +203,7 @@ def raises_refusal(call, *arguments):
     assert done.returncode == 0, done.stderr
 
 
-@settings(max_examples=300, derandomize=True, deadline=None)
+@examples(300)
 @given(st.lists(st.recursive(
     st.sampled_from([None, True, False, 0, 1, 1.0, 1.5, "1", ""]),
     lambda parts: st.lists(parts, max_size=2) | st.dictionaries(st.sampled_from("ab"), parts, max_size=2),

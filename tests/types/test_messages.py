@@ -10,7 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from modelport.inputs.messages import normalise_messages
@@ -29,6 +29,7 @@ from modelport.types.messages import (
     tool_call_from,
 )
 from modelport.types.usage import TokenUsage
+from tests.properties import examples
 
 Delta = ChatMessageStreamDelta
 JSON = st.recursive(
@@ -94,7 +95,7 @@ def messages_in_deltas(draw: st.DrawFn) -> tuple[ChatMessage, list[Delta]]:
     return message, [*deltas, Delta(**last, warnings=message.warnings or None)]
 
 
-@settings(max_examples=200, derandomize=True, deadline=None)
+@examples(200)
 @given(messages_in_deltas())
 def test_accumulate_message_in_any_deltas_returns_message(message_and_deltas: tuple[ChatMessage, list[Delta]]) -> None:
     message, deltas = message_and_deltas
@@ -106,7 +107,7 @@ def test_accumulate_message_in_any_deltas_returns_message(message_and_deltas: tu
     assert deltas == before, "accumulate changed its argument"
 
 
-@settings(max_examples=200, derandomize=True, deadline=None)
+@examples(200)
 @given(MESSAGES)
 def test_accumulate_message_as_one_delta_returns_message(message: ChatMessage) -> None:
     accumulated = accumulate([as_delta(message)])
@@ -115,7 +116,7 @@ def test_accumulate_message_as_one_delta_returns_message(message: ChatMessage) -
     assert accumulated == expected
 
 
-@settings(max_examples=200, derandomize=True, deadline=None)
+@examples(200)
 @given(MESSAGES, st.sampled_from(list(MessageRole)), NAMES | st.none())
 def test_message_dict_round_trips(message: ChatMessage, role: MessageRole, name: str | None) -> None:
     message.role, message.name, message.tool_call_id = role, name, name or "c1"
