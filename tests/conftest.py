@@ -23,4 +23,4 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
         return None
     declared = re.search(r"^pytestmark = (.+)$", collection_path.read_text(), re.M)
     marks = set(re.findall(r"pytest\.mark\.(\w+)", declared[1])) if declared else set()
-    return True if marks and not Expression.compile(expression).evaluate(lambda name, **_: name in marks) else None
+    return True if marks and not Expression.compile(expression).evaluate(lambda name, /, **_: name in marks) else None

@@ -358,7 +358,7 @@ def call_part(index: int | None, arguments: str, name: str = "") -> ChatMessageT
 def test_parallel_tool_calls_false_keeps_only_the_first_call(streamed: bool, response: list[Delta]) -> None:
     model = ScriptedBackend(response, copy.deepcopy(response), capabilities=TOOLS)
     message = call(model, streamed, tools=[TIME], parallel_tool_calls=False)
-    (kept,) = message.tool_calls or ()
+    (kept,) = message.tool_calls
     assert (kept.function.name, kept.function.arguments) == ("time", {})
     assert [warning for warning in message.warnings if "several tool calls" in warning] == message.warnings != []
     assert len(call(model, streamed, tools=[TIME]).tool_calls or ()) == 2

@@ -197,6 +197,6 @@ def test_messages_of_the_caller_are_not_changed() -> None:
         message("assistant", "a", tool_calls=[CALL]), message("assistant", "b"),
     )  # fmt: skip
     before = copy.deepcopy(messages)
-    capabilities = Capabilities(system_role=False, consecutive_roles=False, inputs={"text", "image"})
+    capabilities = Capabilities(system_role=False, consecutive_roles=False, inputs=frozenset({"text", "image"}))
     assert adapt_to_capabilities(Request(messages), capabilities).messages != messages
     assert messages == before

@@ -28,7 +28,7 @@ def test_max_concurrency_holds_across_threads_and_tasks() -> None:
 
 
 @pytest.mark.parametrize("limits", [{"max_concurrency": 1}, {"requests_per_minute": 1}], ids=["slot", "window"])
-def test_last_slot_is_acquired_once(limits: dict[str, int]) -> None:
+def test_last_slot_is_acquired_once(limits: dict[str, Any]) -> None:
     """A thread may be suspended at any time: here, a second thread comes in as soon as the first has left the lock."""
     limit, backend = Limit(**limits), Backend(seconds=0.4)
     lock, others = limit._lock, [threading.Thread(target=lambda: asyncio.run(send_briefly()), daemon=True)]

@@ -101,7 +101,7 @@ async def test_limit_keeps_the_order_across_event_loops() -> None:
         sending = send(limit, backend, request(str(n)))
         threads.append(threading.Thread(target=asyncio.run, args=(sending,), daemon=True))
         threads[-1].start()
-        await wait_until(lambda n=n: len(limit._queue) == n + 1)
+        await wait_until(lambda n=n: len(limit._queue) == n + 1)  # type: ignore[misc]
     late = asyncio.create_task(send(limit, backend, request("late")))
     await asyncio.sleep(0)
     await first.aclose()

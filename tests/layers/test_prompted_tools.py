@@ -223,7 +223,7 @@ def test_tool_choice_none_leaves_the_tools_out_of_the_prompt() -> None:
 def test_definitions_of_a_tool_resolve_in_the_schema_of_a_forced_call() -> None:
     inner = {"$defs": {"Place": CITY}, "type": "object", "properties": {"at": {"$ref": "#/$defs/Place"}}}
     request = Request((ChatMessage("user", "?"),), tools=(Tool("go", "", inner), TIME), tool_choice="required")
-    rewritten, forced = put_tools_into_prompt(request, Capabilities(grammars={JSONSchema}))
+    rewritten, forced = put_tools_into_prompt(request, Capabilities(grammars=frozenset({JSONSchema})))
     assert forced
     assert rewritten.grammar is not None
     assert rewritten.grammar.parse('{"name": "go", "arguments": {"at": {"city": "Rome"}}}')
@@ -235,7 +235,7 @@ def forced_call_grammar(*schemas: dict[str, Any]) -> JSONSchema:
     """Return the grammar of a forced call of tools with these schemas, which are named `a`, `b` and so on."""
     tools = tuple(Tool(name, "", schema) for name, schema in zip("ab", schemas, strict=False))
     request = Request((ChatMessage("user", "?"),), tools=tools, tool_choice="required")
-    grammar = put_tools_into_prompt(request, Capabilities(grammars={JSONSchema}))[0].grammar
+    grammar = put_tools_into_prompt(request, Capabilities(grammars=frozenset({JSONSchema})))[0].grammar
     assert isinstance(grammar, JSONSchema)
     check_grammar(as_lark(grammar), "any")
     return grammar

@@ -63,7 +63,7 @@ def test_request_that_asks_twice_is_counted_once(redis: RedisServer) -> None:
 
 
 def test_delay_lasts_until_enough_requests_have_left(redis: RedisServer) -> None:
-    first = [("a", 60, None, 100, 50), 0.3, ("b", 60, None, 100, 40), 0.3]
+    first: list[Any] = [("a", 60, None, 100, 50), 0.3, ("b", 60, None, 100, 40), 0.3]
     delays = acquire(
         RedisLimits(redis.url), *first, ("c", 60, None, 100, 10), ("d", 60, None, 100, 20), ("e", 60, None, 100, 95)
     )
@@ -207,7 +207,7 @@ def test_saved_limits_hold_the_name_of_the_environment_variable(
         data = json.loads(json.dumps(model.to_dict()))
         assert data["shared_limits"]["url"] == {"env": "REDIS_URL"}
         for restored in (Model.from_dict(data), pickle.loads(pickle.dumps(model))):
-            assert restored.to_dict() == data and restored.shared_limits.name == "account"
+            assert restored.to_dict() == data and restored.shared_limits.name == "account"  # type: ignore[union-attr]
             assert restored.generate("?").content == "ok"
     assert redis.command("ZCARD", "modelport:{account}:entries") == 2
 

@@ -64,4 +64,4 @@ def code_words(tree: ast.Module) -> Iterator[tuple[str, int]]:
         elif isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docstrings:
             text = re.sub(r"https?://\S+", "", node.value)
         if VENDORS.search(text):
-            yield text, node.lineno
+            yield text, getattr(node, "lineno", 0)

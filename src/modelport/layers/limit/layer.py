@@ -55,7 +55,10 @@ class SharedWindow(Protocol):
             the limits alone.
     """
 
-    on_unavailable: str
+    @property
+    def on_unavailable(self) -> str:
+        """What happens while the window cannot be reached: `error` or `local`."""
+        ...
 
     async def acquire(
         self, name: str, request_id: str, seconds: float, requests: float | None, tokens: float | None, wanted: int
