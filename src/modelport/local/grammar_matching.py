@@ -17,8 +17,9 @@ if TYPE_CHECKING:
 #: How many compiled grammars are cached.
 GRAMMAR_CACHE_SIZE = 64
 #: Parts of llguidance's messages about a schema that is valid but has a keyword that llguidance does not support.
+#: "nimplemented" is "unimplemented" without its first letter, whose case varies.
 _UNSUPPORTED = ("nimplemented", "not supported", "only supported", "not disjoint", "Unknown format")
-#: The keywords that some of llguidance's messages mean without naming them.
+#: Words in llguidance's messages, and the keyword of JSON Schema that a message with this word is about.
 _KEYWORDS = {"Resource '": "$ref", "patternProperty": "patternProperties", "regex": "pattern"}
 
 
@@ -27,7 +28,7 @@ def check_grammar(lark: str, extra: str) -> None:
 
     Args:
         lark: The grammar, in llguidance's Lark.
-        extra: The extra of this package that installs llguidance, for the error where llguidance is missing.
+        extra: modelport's extra that installs llguidance. The error names it if llguidance is missing.
 
     Raises:
         UnsupportedFeature: The schema has a keyword that can't be enforced.
@@ -160,7 +161,7 @@ class GrammarMatcher:
 
 
 class TextMatcher:
-    """Checks the text of an output against its grammar, where the engine itself is to enforce the grammar.
+    """Checks the text of an output against its grammar, to detect an engine that ignores the grammar.
 
     Args:
         lark: The grammar. A grammar that refers to tokens, and not to text, can't be checked.
@@ -170,7 +171,10 @@ class TextMatcher:
         self._matcher = _compile_for_bytes(lark).deep_copy()
 
     def try_consume(self, text: str) -> bool:
-        """Return whether the grammar allows this text next, and advance by it."""
+        """Return whether the grammar allows this text next, and advance by it.
+
+        The result is always true if the grammar can't be checked.
+        """
         data = list(text.encode())
         return bool(self._matcher.is_error() or self._matcher.try_consume_tokens(data) == len(data))
 

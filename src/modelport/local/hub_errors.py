@@ -1,4 +1,4 @@
-"""Turns failures of the Hugging Face hub's client into modelport's errors, and keeps tokens out of their texts."""
+"""Turns failures of the Hugging Face hub's client into modelport's errors, removing access tokens from their text."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from modelport.errors import (
 
 
 def redact_text(text: str) -> str:
-    """Remove what may be secret from a text: tokens, and credentials and queries in URLs."""
+    """Remove what may be secret from a text: access tokens, and credentials and queries in URLs."""
     text = re.sub(r"(\w://)[^\s'\"<>]*@", r"\1", text)
     text = re.sub(r"(\w://[^\s'\"<>?]*)\?[^\s'\"<>]*", r"\1", text)
     return re.sub(r"\bhf_\w+|(?<=Bearer )[^\s'\"]+", "***", text)
@@ -26,7 +26,7 @@ def redact_text(text: str) -> str:
 
 @contextlib.contextmanager
 def silence_logger(name: str) -> Iterator[None]:
-    """Keep a package's log from the terminal. Its retries would fill several lines; modelport's error says it once."""
+    """Keep a package's log from the terminal. Its retry messages would repeat what modelport's error says."""
     import logging
 
     logger = logging.getLogger(name)
@@ -68,6 +68,7 @@ def error_from_hub(error: Exception, repo: str, file: str) -> ModelError:
     reason = f"{type(error).__name__}: {redact_text(str(error))}"
     if isinstance(error, errors.HFValidationError):
         return InvalidRequest(f"{repo!r} can't be a repository on the Hugging Face hub ({reason}).")
+    # The file system's errors have an errno. Network errors are excluded by their type, or have no errno.
     if isinstance(error, OSError) and error.errno and not isinstance(error, ConnectionError | TimeoutError):
         return ServerError(f"Can't store {what} in the hub's cache ({reason}).", retryable=False)
     return ConnectionFailed(

@@ -52,7 +52,8 @@ class TokenEngineModel(EngineModel[E]):
     extra: ClassVar[str]
 
     #: Settings of transformers, which these engines use to load models or tokenizers: code of a repository, kernels of
-    #: the Hub, and weights that are pickles.
+    #: the Hub, and weights that are pickles. Each key is a pattern of a setting's name, in which `*`
+    #: matches any text. Its function returns True if the setting's value may make the engine run code.
     code_settings: ClassVar[Mapping[str, Callable[[Any], bool]]] = {
         "*custom_generate": bool,
         "*use_kernels": bool,
@@ -75,10 +76,11 @@ class TokenEngineModel(EngineModel[E]):
         """Run a request; see `Model.deltas`."""
         engine = self._engine()
         is_forced = bool(request.tools) and request.tool_choice not in ("auto", "none")
-        # Rendering and encoding a long conversation takes milliseconds, during which other calls use the event loop.
+        # Rendering and encoding a long conversation takes milliseconds, so it must not block the event loop.
         engine_request = await in_thread(lambda: self._engine_request(engine, request, is_forced))
         deltas = self._generate_deltas(engine, engine_request, one_by_one=bool(request.stop_sequences))
         if request.tools and request.tool_choice != "none":
+            # Without a known format, the text of a forced call is read as JSON without marks.
             call_format = engine.template.tool_call_format or ToolCallFormat("", "")
             parse = None
             if call_format.parse is not None:
@@ -123,13 +125,14 @@ class TokenEngineModel(EngineModel[E]):
             min(parameters.pop("max_tokens", most_tokens), most_tokens),
             parameters,
             lark,
-            # The ends of a tool call and of the reasoning must be seen as soon as they are generated.
+            # With tools or reasoning, each batch has one token. Reasoning tokens are counted by batch, so a batch must
+            # not contain tokens from both before and after the end of the reasoning.
             1 if tools or template.supports_reasoning else tokens_per_notification(request),
         )
 
     async def _generate_deltas(self, engine: E, request: EngineRequest, one_by_one: bool) -> Deltas:
         call_format = engine.template.tool_call_format
-        # The mark of a tool call is one special token, or several ordinary tokens.
+        # Special tokens stay in the text if one of them begins a tool call.
         special = call_format is not None and any(t in call_format.begin for t in engine.tokenizer.all_special_tokens)
         detokenizer = Detokenizer(engine.tokenizer, engine.eos, special)
         parser = ReasoningParser(request.prompt.starts_in_reasoning) if engine.template.supports_reasoning else None
@@ -163,7 +166,7 @@ async def _split_into_tokens(batches: AsyncGenerator[TokenBatch, None]) -> Async
             logprobs = batch.logprobs and [batch.logprobs[i]]
             cached_tokens = None if i else batch.cached_tokens
             yield TokenBatch([token], logprobs, cached_tokens, batch.finish_reason if i == last else None)
-        if last < 0:
+        if last < 0:  # A batch without tokens may hold the finish reason.
             yield batch
 
 

@@ -43,5 +43,6 @@ async def grammar_after_reasoning(
         is_open = False
     effort = request.parameters.get("reasoning_effort", "none")
     if not is_open and effort == "none" and not request.parameters.get("reasoning_budget"):
-        return None
+        return None  # The grammar then also constrains any reasoning that the caller did not request.
+    # The server counts line breaks after the reasoning as output, so the grammar allows none there.
     return llama_grammar(allow_reasoning(as_lark(request.grammar, old_llguidance=True), is_open, line_breaks=False))

@@ -166,7 +166,7 @@ def repr_without_urls(message: Any) -> str:
 
 
 def _with_short_urls(content: Any, depth: int) -> Any:
-    """Return the content with each URL as a `Url`, whose `repr` is short; `depth` levels of lists and dicts deep."""
+    """Return the content with each URL as a `Url`, whose `repr` is short; searches `depth` levels of nesting."""
     if isinstance(content, str):
         return Url(content) if "://" in content or content[:5].lower() == "data:" else content
     if isinstance(content, dict) and depth:

@@ -1,7 +1,8 @@
 """Output types that are not JSON objects, for backends that accept only objects.
 
 The output type becomes the one property `answer` of an object. From the object that the model writes, the text of that
-property is extracted while it arrives.
+property is extracted while it arrives. The value of a `Choice` is extracted only once it is
+complete.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ def wrap_in_object(grammar: JSONSchema | Choice) -> JSONSchema | None:
     """Return a schema of an object whose one property has this output type.
 
     Returns:
-        The schema, or `None` if the given schema refers to itself by `#`, which would then mean the object.
+        The schema, or `None` if the given schema refers to itself by `#`, which would then mean
+            the wrapping object.
     """
     schema: dict[str, Any] = {"enum": list(grammar.options)} if isinstance(grammar, Choice) else dict(grammar.schema)
     if '"$ref": "#"' in json.dumps(schema):
@@ -95,8 +97,11 @@ async def unwrap_object(deltas: Deltas, is_text: bool) -> Deltas:
         try:
             async for delta in deltas:
                 text = unwrapper.feed(delta.content or "")
+                # Services whose output needs unwrapping send the token usage once, at the end of the output.
+                # The delta with the usage may lack a finish reason.
                 if delta.finish_reason is not None or delta.token_usage is not None:
                     text += unwrapper.end()
+                # `replace` costs time for each delta, but only in calls whose output is wrapped; see decision 009.
                 if not (delta := replace(delta, content=text or None)).is_empty:
                     yield delta
         except ModelError:

@@ -30,14 +30,15 @@ from modelport.local.vllm.processes import (
 )
 from modelport.runtime.lifecycle import CLOSE_TIMEOUT
 
-#: How long vLLM's processes may take to end by themselves before they are killed, in seconds: they take 3 s alone on a
-#: machine, and 10 s on a busy one. Processes that are killed leave shared memory behind.
+#: How long vLLM's processes may take to end by themselves before they are killed, in seconds: they take 3 s on an
+#: idle machine, and 10 s on a busy one. Processes that are killed leave shared memory behind.
 SHUTDOWN_TIMEOUT = 20.0
 
 _END = object()
 _engines: dict[str, SharedEngine] = {}
 _engines_lock = threading.RLock()
-#: The thread in which an engine is being loaded. There is at most one, because loading holds `_engines_lock`.
+#: The thread in which an engine is being loaded. There is at most one, because loading holds `_engines_lock`. By its id
+#: `_after_fork` recognises a process that vLLM forks while it loads.
 _loading_thread: int | None = None
 
 
@@ -49,7 +50,8 @@ class SharedEngine:
     Args:
         config: A `VllmConfig`.
         make: Makes the `AsyncLLM`; called on the loop.
-        with_caller_script: Whether the engine's processes import the caller's script.
+        with_caller_script: Whether the engine's processes import the caller's script, as multiprocessing's `spawn`
+            has them do.
     """
 
     def __init__(self, config: Any, make: Callable[[], Any], with_caller_script: bool = False) -> None:
@@ -69,7 +71,8 @@ class SharedEngine:
         self._thread.start()
         try:
             self.llm = ready.result()
-        except BaseException:  # Also Ctrl-C. Without its processes, `make` fails and the thread ends.
+        except BaseException:
+            # `BaseException` includes Ctrl-C. Killing the processes makes `make` fail, which ends the thread.
             for process in engine_processes() - before:
                 process.kill()
             self._thread.join(SHUTDOWN_TIMEOUT)
@@ -105,6 +108,8 @@ class SharedEngine:
         Raises:
             InvalidRequest: vLLM refuses the request.
             ServerError: The engine has failed.
+            RateLimited: vLLM's queue is full.
+            ModelError: The engine has been closed.
         """
         if self._closed:
             raise model_closed()
@@ -167,7 +172,8 @@ class SharedEngine:
         finally:
             with contextlib.suppress(RuntimeError):  # The engine's loop has ended, and the request with it.
                 self.loop.call_soon_threadsafe(stop)
-            # A loop that ends closes all its generators at once; see `runtime.threads.iterate_in_thread`.
+            # A loop that shuts down closes all its generators at once. If this one waited for the engine, the
+            # generators that read it could not be closed; see `runtime.threads.iterate_in_thread`.
             if not getattr(loop, "_asyncgens_shutdown_called", False):
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(CLOSE_TIMEOUT):
@@ -200,7 +206,10 @@ class SharedEngine:
             self.loop.stop()
 
     def detach_after_fork(self) -> None:
-        """Ensure that this process, a fork, never shuts down its parent's engine, whose processes are the parent's."""
+        """Ensure that this process, a fork, never shuts down its parent's engine, whose processes are the parent's.
+
+        After a fork, `runtime.lifecycle` calls this through the engine of each model that shares this one.
+        """
         if self._detached:
             return
         self._detached = True
@@ -241,7 +250,8 @@ def release_shared_engine(engine: SharedEngine) -> None:
 
 def _after_fork() -> None:
     global _engines_lock, _loading_thread
-    if threading.get_ident() == _loading_thread:  # This is vLLM's own process, where vLLM forks and does not spawn.
+    # If the loading thread forked, this child is an engine process that vLLM starts.
+    if threading.get_ident() == _loading_thread:
         process_main.prepare_process()
     _engines_lock, _loading_thread = threading.RLock(), None
 
@@ -264,7 +274,7 @@ def engine_error(error: Exception) -> ModelError:
         failure = ServerError(f"vLLM failed: {error.__cause__ or error}")
     elif type(error).__name__ in ("QueueOverflowError", "MaxQueuedTokensError"):
         failure = RateLimited(f"vLLM's queue is full: {error}")
-    else:  # vLLM raises its own checks' exceptions unchanged, and all others as EngineGenerateError.
+    else:  # Errors from vLLM's validation arrive unchanged; all others arrive as EngineGenerateError.
         failure = InvalidRequest(f"vLLM refused the request: {error}")
     failure.__cause__ = error
     return failure

@@ -1,4 +1,4 @@
-"""What single servers accept beyond OpenAI's chat-completions API.
+"""What particular servers accept beyond OpenAI's chat-completions API.
 
 A user names one of `DIALECTS` for a server; without a name, the server gets `OPENAI_API`. Everything that differs
 between servers is data in this module, or a small function that the data names.
@@ -76,7 +76,10 @@ def _vllm_output_fields(grammar: Grammar) -> dict[str, Any] | None:
 
 
 def _tgi_output_fields(grammar: Grammar) -> dict[str, Any] | None:
-    """See https://huggingface.co/docs/text-generation-inference/conceptual/guidance"""
+    """Return the fields for TGI, which takes a JSON schema or a regular expression.
+
+    See https://huggingface.co/docs/text-generation-inference/conceptual/guidance
+    """
     if isinstance(grammar, Lark):
         return None
     if isinstance(grammar, JSONSchema):
@@ -89,7 +92,8 @@ def _tgi_output_fields(grammar: Grammar) -> dict[str, Any] | None:
 #: OpenAI's API itself, for a server without a named dialect.
 OPENAI_API = Dialect()
 
-#: By the name that a user passes as `dialect`.
+#: By the name that a user passes as `dialect`. As `schema_rules`, `None` means that the server takes any JSON schema.
+#: As `max_stop_sequences`, `None` means that the server takes any number.
 DIALECTS: dict[str, Dialect] = {
     "llama.cpp": Dialect(
         capabilities={
@@ -120,7 +124,8 @@ DIALECTS: dict[str, Dialect] = {
             "renamed": {"reasoning_budget": "thinking_token_budget"},
         },
         output_fields=_vllm_output_fields,
-        # Without `strict` vLLM constrains only the name of a forced tool call, and the arguments may be a JSON string.
+        # Without `strict`, vLLM constrains only the name of a forced tool call. The arguments may then be a string
+        # instead of an object.
         strict_tools=True,
     ),
     "tgi": Dialect(

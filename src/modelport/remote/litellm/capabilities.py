@@ -1,4 +1,4 @@
-"""What models can do, by LiteLLM's own tables. The service is not asked."""
+"""What models can do, according to LiteLLM's own tables. No request is sent to the service."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ _TIMEOUT_PARAMETERS = {"timeout", "first_token_timeout", "idle_timeout"}
 
 
 def known_capabilities(base: Capabilities, model_id: str, provider: str | None, api_base: str | None) -> Capabilities:
-    """What a model can do, by LiteLLM's tables.
+    """What a model can do, according to LiteLLM's tables.
 
-    A model that the tables do not have, such as one on a server of the user's, gets the capabilities of its provider.
+    A model that the tables do not have, such as one on the user's own server, gets the capabilities of its provider.
 
     Args:
         base: The declared capabilities, which the tables restrict.
         model_id: LiteLLM's name of the model.
-        provider: LiteLLM's name of the provider, if the model's name does not have it.
+        provider: LiteLLM's name of the provider, if the model's name does not include it.
         api_base: The base URL.
 
     Raises:
@@ -42,7 +42,7 @@ def known_capabilities(base: Capabilities, model_id: str, provider: str | None, 
             "https://docs.litellm.ai/docs/providers"
         ) from None
     accepted = set(litellm.get_supported_openai_params(model, custom_llm_provider=provider) or ())
-    if not accepted:
+    if not accepted:  # LiteLLM does not know what the provider accepts, so the declared capabilities apply.
         result = base.replace(refused=frozenset(RETRY_PARAMETERS)).with_profiles(model_id, PROFILES)
         return result.replace(grammars=base.grammars)
     rows = [row for name in (model_id, f"{provider}/{model}", model) if (row := litellm.model_cost.get(name))]
@@ -53,7 +53,8 @@ def known_capabilities(base: Capabilities, model_id: str, provider: str | None, 
 
     input_features = {"image": "vision", "audio": "audio_input", "file": "pdf_input"}
     has_schemas = "response_format" in accepted and supports("response_schema")
-    # LiteLLM refuses further parameters that the provider does not accept by itself, but drops `user`.
+    # LiteLLM itself refuses all other parameters that the provider does not accept. It drops only `user` silently, so
+    # modelport refuses `user`.
     refused = ((KNOWN_PARAMETERS & set(litellm.OPENAI_CHAT_COMPLETION_PARAMS)) | {"user"}) - accepted
     changes: dict[str, Any] = {
         "stop": "stop" in accepted,
@@ -67,23 +68,28 @@ def known_capabilities(base: Capabilities, model_id: str, provider: str | None, 
         "reasoning_efforts": base.reasoning_efforts if "reasoning_effort" in accepted else frozenset(),
         "reasoning_budget": "thinking" in accepted,
         "system_role": known is None or known.get("supports_system_messages") is not False,
+        # modelport applies the time limits itself, so they work with every provider.
         "refused": refused - _TIMEOUT_PARAMETERS | {*RETRY_PARAMETERS},
     }
     # A profile must not add features that LiteLLM does not pass on, such as OpenAI's custom tools for grammars.
     result = base.replace(**changes).with_profiles(model_id, PROFILES).replace(grammars=changes["grammars"])
+    # A profile may rename `max_tokens` to `max_completion_tokens`, which not every provider accepts through LiteLLM.
     return result if "max_completion_tokens" in accepted else result.replace(renamed={})
 
 
 def _has_support_flags(row: Mapping[str, Any]) -> bool:
     """Whether a row of LiteLLM's table says what the model can do.
 
-    The Router adds a row for each of its deployments, which says nothing if LiteLLM does not know the model.
+    `litellm.Router` adds a row for each of its deployments. That row has no flags if LiteLLM does not know the model.
     """
     return any(name.startswith("supports_") and value is not None for name, value in row.items())
 
 
 def common_capabilities(capabilities: Iterable[Capabilities]) -> Capabilities:
-    """What each of several models can do."""
+    """What all of these models can do.
+
+    Capabilities that are not combined here, such as `schema_rules`, are those of the first model.
+    """
     result, *others = capabilities
     for other in others:
         changes: dict[str, Any] = {}
