@@ -54,6 +54,11 @@ class _Group(click.Group):
         return super().parse_args(ctx, args)
 
     def _with_command(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Return the arguments with the name of a command at the beginning.
+
+        If the first word after the options is the name of a command, it is moved to the beginning. Otherwise "ask" is
+        inserted.
+        """
         options = [param for param in self.commands["ask"].get_params(ctx) if isinstance(param, click.Option)]
         parser = click.Command(None, params=list(options), add_help_option=False).make_parser(ctx)
         parser.allow_interspersed_args = False
@@ -108,9 +113,9 @@ def cli() -> None:
       modelport chat -m openai/gpt-4o
       modelport check llamacpp
 
-    Without -m, a small local model is used; its weights (93 MB) are downloaded once. Standard input that is a pipe or a
-    file is the prompt, or precedes the prompt in the arguments. To send a prompt that is the name of a command, write
-    the command ask before it: modelport ask chat.
+    Without -m, a small local model is used; its weights (93 MB) are downloaded once. Input from a pipe or a
+    file is the prompt, or is put before the prompt in the arguments. To send a prompt that is the name of a command,
+    write the command ask before it: modelport ask chat.
     """
 
 
@@ -191,7 +196,7 @@ def ask(
 
 
 def _suggest_command(ctx: click.Context, word: str) -> str:
-    """Return a question, where a word is similar to the name of a command; otherwise an empty text."""
+    """Return "Did you mean ...?" if a word is similar to the name of a command; otherwise an empty text."""
     from difflib import get_close_matches
 
     group = ctx.parent and ctx.parent.command
@@ -250,7 +255,7 @@ def _build_content(prompt: str, images: tuple[str, ...]) -> Any:
 
 
 def _describe_image(image: str) -> str:
-    """Return the name of a file, or the beginning of a URL, whose query may contain a signature."""
+    """Return a file's name, or only the scheme and the host of a URL, because the rest may contain a signature."""
     from modelport.secrets import redact_url
 
     return redact_url(image) if ":" in image and not Path(image).exists() else image
@@ -283,7 +288,7 @@ def chat(
     def connect(spec: str) -> AbstractContextManager[Model]:
         if spec.partition("/")[0] == model.partition("/")[0]:
             return open_model(spec, settings, api_base)
-        return open_model(spec, {})  # The settings of one backend mean nothing to another.
+        return open_model(spec, {})  # Another backend has other settings, so it does not get these.
 
     options = {"stop_sequences": list(stop) or None, **parameters}
     Chat(model, connect, system, options, ctx.meta[DEBUG]).run()
@@ -336,7 +341,7 @@ def check(
 @cli.command(cls=_Command)
 @add_options(click.option("--json", "as_json", is_flag=True, help="Print the backends as JSON."), DEBUGGING)
 def models(as_json: bool) -> None:
-    """List the backends, and what each still needs."""
+    """List the backends, and what must be installed or set to use each."""
     from modelport.cli.tables import print_backends
 
     print_backends(as_json)

@@ -12,7 +12,7 @@ from modelport.types.messages import ChatMessage, ChatMessageToolCall, ChatMessa
 
 
 def find_tool_call(message: ChatMessage, name_key: str, arguments_key: str) -> ChatMessageToolCall:
-    """Return the first JSON object in the message's text that names a tool, as a tool call.
+    """Return the first JSON object in the message's text that has a string under `name_key`, as a tool call.
 
     Args:
         message: The message. Its text may have other text before and after the object.
@@ -41,7 +41,7 @@ def find_tool_call(message: ChatMessage, name_key: str, arguments_key: str) -> C
 
 
 def parse_arguments(arguments: Any) -> Any:
-    """Return the value of arguments that are JSON text, and other arguments unchanged."""
+    """Return the value of JSON text, an empty dict for `None`, and anything else unchanged."""
     if isinstance(arguments, str):
         try:
             return read_json(arguments)

@@ -43,7 +43,7 @@ def _starts_section(lines: list[str], index: int) -> bool:
 
 def _read_google(sections: list[str]) -> dict[str, str]:
     lines = iter(sections)
-    # `any` stops behind the title of the section about arguments; the loop below reads on from there.
+    # `any` stops after the title of the section about arguments; the loop below continues with the next line.
     if not any(line.strip().endswith(":") and line.strip()[:-1] in _ARGUMENT_SECTIONS for line in lines):
         return {}
     descriptions: dict[str, str] = {}
@@ -74,7 +74,7 @@ def _read_numpy(sections: list[str]) -> dict[str, str]:
         elif title not in _ARGUMENT_SECTIONS or not line.strip():
             continue
         elif not line[0].isspace():
-            # The line is `a, b : int`, or the title of the next section.
+            # The line is `a, b : int`, or the title of the next section, whose underline then resets `names`.
             names = [name.strip(" *`") for name in line.partition(":")[0].split(",")]
         else:
             for name in names:

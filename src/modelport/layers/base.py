@@ -18,7 +18,7 @@ Next = Callable[[Request], Deltas]
 
 
 class Layer(Protocol):
-    """One layer; a picklable callable."""
+    """One layer: a callable that can be pickled."""
 
     def __call__(self, request: Request, next: Next) -> Deltas:
         """Pass the request on to `next`, and the deltas back to the caller."""

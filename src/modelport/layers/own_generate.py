@@ -1,6 +1,6 @@
 """The end of the chain for a model whose author implemented `generate` instead of `deltas`.
 
-The request becomes the documented arguments of `generate`: messages as plain dicts, `stop_sequences`, and parameters by
+The request is converted to the arguments of `generate`: messages as plain dicts, `stop_sequences`, and parameters by
 name. `generate` blocks, so it runs in a thread. What it returns becomes one delta.
 """
 
@@ -32,17 +32,20 @@ async def run_generate(generate: Callable[..., Any], request: Request, class_nam
         The complete response.
 
     Raises:
-        MalformedResponse: The method returned something that is no response.
+        MalformedResponse: The method returned something that is not a response.
     """
     arguments = _arguments_from(request)
 
     def work() -> Any:
         return generate(**arguments)
 
+    # `in_callers_thread` returns `None` if no synchronous caller waits for this call.
     response = await (in_callers_thread(work) or in_thread(work))
     if isinstance(response, str):
         response = ChatMessage(MessageRole.ASSISTANT, response)
     if inspect.iscoroutine(response):
+        # The author wrote an `async def generate`: close its coroutine, so that Python does not warn that it was never
+        # awaited. The error below names the type.
         response.close()
     if not hasattr(response, "content"):
         raise MalformedResponse(

@@ -43,5 +43,5 @@ def logprobs_entry(tokenizer: Any, token: int, logprob: float, best: Iterable[tu
 
 def _token_entry(tokenizer: Any, token: int, logprob: float) -> dict[str, Any]:
     text = tokenizer.decode([token], skip_special_tokens=False)
-    # A token that is part of a character decodes to U+FFFD. Only byte-level vocabularies know its bytes.
+    # A token that is only a part of a character decodes to U+FFFD, from which its bytes cannot be recovered.
     return {"token": text, "bytes": None if "�" in text else list(text.encode()), "logprob": logprob}

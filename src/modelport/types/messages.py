@@ -1,7 +1,7 @@
 """Messages and tool calls: the input and the output of every call.
 
-`modelport.inputs.messages` makes these from what callers write; `modelport.types.deltas` accumulates stream deltas to a
-`ChatMessage`.
+`modelport.inputs.messages` converts the messages that callers pass into these classes. `modelport.types.deltas`
+accumulates the deltas of a stream into a `ChatMessage`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,11 @@ _JSON = dict[str, Any]
 
 
 class MessageRole(StrEnum):
-    """The author of a message. Agents use `tool-call` and `tool-response` for a tool call and its result."""
+    """The author of a message.
+
+    Some agent frameworks use `tool-call` for the message that calls a tool, and `tool-response` for its result. Both
+    are accepted in a conversation, and become `assistant`, and `tool` or `user`.
+    """
 
     USER = "user"
     ASSISTANT = "assistant"
@@ -70,7 +74,7 @@ class ChatMessageToolCall:
 
 @dataclass(slots=True)
 class Attempt:
-    """One of the models to which a request was sent; see `FallbackModel`.
+    """What happened when `FallbackModel` sent the request to one model.
 
     Args:
         model_id: The model's name.
@@ -91,7 +95,7 @@ class ChatMessage:
         role: One of `MessageRole`.
         content: The text, or a list of parts: `Part`s, or dicts as chat completions and transformers write them.
         tool_calls: The calls that an assistant makes.
-        raw: The service's unchanged response (of a stream, its last event), for fields that modelport does not model.
+        raw: The service's unchanged response, or the last event of its stream, for fields that this class lacks.
         token_usage: The token counts of the call.
         reasoning: The model's reasoning, apart from its output.
         finish_reason: `stop`, `length`, `tool_calls` or `content_filter`.
@@ -219,7 +223,7 @@ def tool_call_from(call: Any) -> ChatMessageToolCall:
 
 
 def _to_json(value: Any) -> Any:
-    """Return the value as JSON types."""
+    """Return the value as JSON types: objects become dicts, and an unknown object becomes its `str`."""
     if value is None or isinstance(value, (bool, int, float, str)):
         return str(value) if isinstance(value, (StrEnum, Url)) else value
     if isinstance(value, dict):

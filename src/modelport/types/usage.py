@@ -34,8 +34,8 @@ class TokenUsage:
         return {**asdict(self), "total_tokens": self.total_tokens}
 
 
-#: No response has more tokens. A larger count is a mistake of the service, and a limit of tokens per minute would wait
-#: for ever because of it.
+#: No response has more tokens. A larger count is a mistake of the service, and would make a tokens-per-minute limit
+#: wait for ever.
 _MAX_TOKEN_COUNT = 10**9
 
 

@@ -1,6 +1,6 @@
 """Rewrites a request to what its backend supports, or refuses it before anything is sent.
 
-`adapt_to_capabilities` checks parameters and content parts, translates the reasoning effort, and merges messages whose
+`adapt_to_capabilities` checks parameters and content parts, converts the reasoning effort, and merges messages whose
 roles the backend does not accept. Its functions are pure.
 """
 
@@ -23,10 +23,10 @@ REASONING_BUDGETS = {"minimal": 1024, "low": 2048, "medium": 8192, "high": 16384
 
 
 def adapt_to_capabilities(request: Request, capabilities: Capabilities) -> Request:
-    """Return the request as the backend accepts it; the same object if nothing had to change.
+    """Return a request that the backend accepts; the same object if nothing had to change.
 
     Raises:
-        UnsupportedFeature: The backend does not support something in the request, and modelport cannot make up for it.
+        UnsupportedFeature: The backend does not support something in the request, and there is no substitute for it.
     """
     _check_parameters(request, capabilities)
     _check_content(request, capabilities)
@@ -42,15 +42,16 @@ def adapt_to_capabilities(request: Request, capabilities: Capabilities) -> Reque
 def _check_parameters(request: Request, capabilities: Capabilities) -> None:
     for name, value in request.parameters.items():
         needed = NEEDED_CAPABILITIES.get(name)
-        # `False` asks for nothing that the backend lacks.
+        # `logprobs=False` requests no log probabilities, so it needs no capability.
         unsupported = needed is not None and not getattr(capabilities, needed) and value is not False
+        # `refused` names single parameters, whichever capability they need.
         if unsupported or name in capabilities.refused:
             raise UnsupportedFeature(
                 f"this model does not accept {name!r}; leave it out, or override the capabilities if the model does "
                 "accept it",
                 parameter=name,
             )
-        extra = capabilities.extra_parameters
+        extra = capabilities.extra_parameters  # `None`: every parameter is passed on, known or not.
         if extra is not None and name not in KNOWN_PARAMETERS | extra:
             close = get_close_matches(name, KNOWN_PARAMETERS | extra, 1)
             hint = f"; did you mean {close[0]!r}?" if close else ""

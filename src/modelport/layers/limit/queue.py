@@ -5,12 +5,12 @@ Theory of operation:
 - Calls are served in the order in which they joined, whichever thread and event loop they run on.
 - Only the first call is woken. It checks whether it can go. When it leaves the queue, the next call is woken.
 - A waiting call sleeps on its own event loop. Any thread can wake it.
-- An event loop may stand still while a call waits on it: a notebook between two cells, or code that blocks the loop.
-  Such a call must not hold up those behind it. So each waiter sets a time at which it checks again at the latest. If it
-  is late by more than a second, its loop is taken to stand still, and the waiter is skipped. It keeps its position,
-  and is served again as soon as its loop runs.
-- Nobody wakes the calls behind a loop that stands still. So every waiter checks from time to time whether it has become
-  the first: about once a second, and less often if so many wait that together they would check too often.
+- An event loop may stall while a call waits on it: a notebook's loop between two cells, or a loop that code blocks.
+  A stalled call must not delay those behind it. So each waiter sets a time at which it checks again at the latest. If
+  it is late by more than a second, its loop is assumed to be stalled, and the waiter is skipped. It keeps its
+  position, and is served again as soon as its loop runs.
+- A stalled call cannot wake the next one when it should leave the queue. So every waiter also checks by itself whether
+  it has become the first: about once a second, and less often if so many wait that together they would check too often.
 - A waiter whose loop has been closed never runs again. It is removed.
 - The queue takes no lock. The caller makes sure that only one thread uses it at a time.
 """
@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from collections import deque
 
-#: Seconds by which a waiter may be late before its event loop is taken to stand still.
+#: Seconds by which a waiter may be late before its event loop is assumed to be stalled.
 LATE_SECONDS = 1.0
 #: Seconds after which each waiter checks by itself whether it has become the first.
 POLL_SECONDS = 1.0
@@ -28,10 +28,11 @@ MAX_POLLS_PER_SECOND = 100
 
 
 class Waiter:
-    """A call in the queue, on the event loop that runs now.
+    """A call in the queue. It belongs to the event loop that is running when it is created.
 
     Attributes:
-        due: The time at which the waiter checks again at the latest, if its event loop runs.
+        due: The time at which the waiter checks again at the latest, if its event loop is not stalled. A waiter that
+            is late by more than `LATE_SECONDS` is skipped.
     """
 
     def __init__(self) -> None:
@@ -47,16 +48,16 @@ class Waiter:
         return self._loop.is_closed()
 
     def wake(self, now: float) -> bool:
-        """Have the call check again; any thread may call this.
+        """Wake the call, so that it checks again; any thread may call this.
 
         Returns:
-            Whether that was possible. It is not if the event loop has been closed.
+            Whether the call was woken. It cannot be woken if its event loop has been closed.
         """
         try:
             self._loop.call_soon_threadsafe(self._event.set)
         except RuntimeError:
             return False
-        self.due = min(self.due, now)
+        self.due = min(self.due, now)  # The call should check at once, and is late if it does not.
         return True
 
     async def wait(self, seconds: float) -> None:
@@ -72,7 +73,7 @@ class Waiter:
 
 
 class WaiterQueue(deque[Waiter]):
-    """The waiters, in the order in which they joined (`append`) and have not left (`remove`).
+    """The waiters that joined (`append`) and have not left (`remove`), in order of joining.
 
     This class inherits from `deque`, because every call checks whether the queue is empty, and a deque does that
     without a call of a Python function.
@@ -82,7 +83,8 @@ class WaiterQueue(deque[Waiter]):
         """Return the first waiter whose event loop runs, or `None` if there is none."""
         while self and self[0].is_lost:
             self.popleft()
-        # A copy, because the garbage collector may close a waiting call, and so change the queue, at any time.
+        # The list is a copy, because the garbage collector may change the queue at any time: a garbage-collected
+        # generator runs its `finally`, which removes its waiter from this queue.
         return next((waiter for waiter in list(self) if now <= waiter.due + LATE_SECONDS and not waiter.is_lost), None)
 
     def wake_first(self, now: float) -> None:

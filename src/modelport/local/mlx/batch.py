@@ -1,8 +1,9 @@
 """The batch of one model on mlx-lm's generator, in the one thread that loads the model and computes.
 
-Callers add and cancel rows through a queue of commands. Before each step the thread executes the commands, and moves
-waiting rows into the generator as far as slots and memory allow. A step gives each row that generates one token, and
-computes the next chunk of each prompt. The keys and values of finished rows go to the prefix cache.
+A row is one request in the batch. Callers add and cancel rows through a queue of commands. Before each step the thread
+executes the commands, and moves waiting rows into the generator as far as slots and memory allow. A step computes one
+token for each row that generates, and the next chunk of each prompt. The keys and values of finished rows go to the
+prefix cache.
 """
 
 from __future__ import annotations
@@ -42,8 +43,8 @@ class Batch:
         parallel: How many rows are in the batch; further rows wait, in order.
         queue: How many requests may wait; a further request is refused.
         prefill_step_size: How many tokens of prompts are computed in one step; `None` for the device's default.
-        prefix_cache_bytes: The most bytes of keys and values, of the rows in progress and of the prefix cache; 0
-            disables the prefix cache, and sets no limit.
+        prefix_cache_bytes: The most bytes of keys and values, of the rows in progress and of the prefix cache. 0
+            disables the prefix cache; then only MLX's memory limit applies to the rows in progress.
     """
 
     def __init__(
@@ -119,7 +120,7 @@ class Batch:
         """Stop, and wait until the model is freed.
 
         Args:
-            timeout: How long to wait, in seconds. The thread does not react during a step of a prompt.
+            timeout: How long to wait, in seconds. The thread can't stop until its current step ends.
         """
         self.stop()
         if self._pid == os.getpid():
@@ -143,7 +144,7 @@ class Batch:
             with mx.stream(self._generator.stream):
                 while self._run_step():
                     pass
-        except Exception as error:  # A mistake in modelport: no caller may wait for ever.
+        except Exception as error:  # A mistake in modelport: every caller must get an error.
             last_error = engine_error(error)
         self.stop()
         self._end_all(last_error)
@@ -211,6 +212,7 @@ class Batch:
         self._stay_within_memory()
         self.prefixes.evict(self._reserved_bytes())
         generator = self._generator
+        # A row has `cached_tokens` until its first token: until then, its prompt is being computed.
         # The prompts share one step, so that eight prompts delay the other rows no longer than one prompt does.
         prompts = sum(row.cached_tokens is not None for row in self._rows.values())
         generator.prefill_step_size = max(1, self._prefill_step_size // max(1, prompts))
@@ -228,9 +230,12 @@ class Batch:
         return int(self._generator.prompt_cache_nbytes)
 
     def _reserved_bytes(self, *more: BatchRow) -> int:
-        """Return the most bytes that the rows, and more, use until the next step ends.
+        """Return the most bytes that the rows in progress use until the next step ends.
 
-        In the generator, all rows are as long as the longest.
+        The generator pads every row to the length of the longest.
+
+        Args:
+            *more: Further rows to count, as if they were in progress.
         """
         assert self.loaded is not None
         rows = [*self._rows.values(), *more]
@@ -238,7 +243,7 @@ class Batch:
         return self.loaded.bytes_per_token * (longest + CACHE_STEP) * len(rows)
 
     def _has_memory_for(self, row: BatchRow) -> bool:
-        """Return whether there is memory for one more row. A row alone may always try."""
+        """Return whether there is memory for one more row. If no row is in progress, the first is always admitted."""
         if not self._rows:
             return True
         needed = self._reserved_bytes(row)
@@ -247,7 +252,10 @@ class Batch:
         return self._free_bytes() + self.prefixes.nbytes >= needed - self.running_bytes
 
     def _free_bytes(self) -> int:
-        """Return the bytes up to MLX's own limit. MLX itself may exceed it; on a CPU it crashes where memory ends."""
+        """Return the bytes that are left up to MLX's own limit, which MLX does not enforce.
+
+        On a CPU, exceeding the physical memory crashes the process.
+        """
         import mlx.core as mx
 
         return int(mx.get_memory_limit() - mx.get_active_memory())
@@ -271,12 +279,14 @@ class Batch:
             self.prefixes.clear()
         if self._free_bytes() < needed:
             raise MemoryError(f"a prompt of {len(tokens)} tokens needs {needed / 1e6:.0f} MB")
+        # `cache` contains the first `length` tokens of the prompt. Some entry begins with the first `shared` tokens,
+        # but can't be truncated to them if `shared` is greater than `length`.
         cache, length, shared = self.prefixes.find(tokens) if self.prefixes.limit else (None, 0, 0)
         row.cached_tokens = length
         row.processor = LogitsProcessor(parameters, row.bias, len(tokens), row.matcher, self.loaded.eos)
         uncached = tokens[length:]
-        # Where the prompt departs from an entry that can't be truncated, the generator stops between two segments, so
-        # that the shared part is stored for the next prompt.
+        # If the prompt shares only a beginning with a prefix-cache entry, and that entry can't be truncated to it, the
+        # prompt is split after the beginning. So `_step` can store the beginning for the next prompt.
         shared_length = max(shared, length) - length
         (row.uid,) = self._generator.insert_segments(
             [[uncached[:shared_length], uncached[shared_length:]]],
@@ -296,7 +306,7 @@ class Batch:
             return
         finish_reason = response.finish_reason or ("stop" if processor.is_complete else None)
         sampled = SampledToken(response.token, cached_tokens=row.cached_tokens, finish_reason=finish_reason)
-        row.cached_tokens = None
+        row.cached_tokens = None  # The prompt is complete, and the count is reported with the first token only.
         if row.request.parameters.get("logprobs"):
             logits = processor.logits.popleft() if processor.is_needed else response.logprobs
             top = row.request.parameters.get("top_logprobs", 0)
@@ -310,9 +320,10 @@ class Batch:
             self._remove(row)
 
     def _notify(self, row: BatchRow, item: SampledToken | ModelError) -> bool:
+        """Notify the row's caller, and return whether the caller still listens."""
         try:
             return row.notify(item)
-        except Exception:  # The caller's event loop may fail in any way.
+        except Exception:  # A failure in the caller's event loop must not end the batch's thread.
             return False
 
     def _remove(self, row: BatchRow) -> None:

@@ -32,7 +32,8 @@ DEFAULT_PREFIX_CACHE_BYTES = 2 * 2**30
 class MLXModel(TokenEngineModel["_MLXEngine"]):
     """A model in this process, on mlx-lm.
 
-    Concurrent requests run as one changing batch: each joins at any step, with its own sampling, output type and end.
+    Concurrent requests run as one changing batch: each may join or finish at any step, and has its own sampling and
+    output type.
     Keys and values of prompts and outputs are cached. So an agent's next turn, a conversation with the same system
     prompt, and another branch of a conversation compute only their new tokens; the others are reported as
     `cached_input_tokens`.
@@ -41,11 +42,11 @@ class MLXModel(TokenEngineModel["_MLXEngine"]):
 
     Args:
         model_id: A folder with `config.json`, `model*.safetensors` and a tokenizer, or `owner/repo` on the Hugging Face
-            Hub, as `mlx-community/Qwen3-4B-4bit`. Files in the Hub's cache are used without a request to the Hub.
+            Hub, such as `mlx-community/Qwen3-4B-4bit`. Files in the Hub's cache are used without a request to the Hub.
         trust_remote_code: Whether code from the model's repository may run.
         load_kwargs: For `mlx_lm.load`: `tokenizer_config`, `model_config`, `adapter_path`, `lazy`, `revision`.
-        apply_chat_template_kwargs: Variables for the chat template, as `{"enable_thinking": False}`. The variables of a
-            call take precedence.
+        apply_chat_template_kwargs: Variables for the chat template, such as `{"enable_thinking": False}`. The variables
+            of a call take precedence.
         chat_template: A Jinja template instead of the model's own.
         context_length: The most tokens of prompt and output in one request; by default the model's own limit.
         parallel: How many requests are in the batch, by default 16. Further requests wait, in order.
@@ -104,18 +105,18 @@ class MLXModel(TokenEngineModel["_MLXEngine"]):
         self.prefill_step_size = prefill_step_size
         self.prefix_cache_bytes = prefix_cache_bytes
         self.progress = progress
-        self._engine()
+        self._engine()  # The model is loaded now, so that errors appear when the model is created.
 
     def _load_engine(self) -> _MLXEngine:
         return _MLXEngine(self, self._loaded_engine)
 
 
 class _MLXEngine:
-    """A model in its batch, in the process that made it.
+    """The loaded model and the batch that runs its requests; it belongs to one process.
 
     Args:
-        settings: The model whose settings apply.
-        parent: In a forked process, the engine that the process has inherited.
+        settings: The `MLXModel` that creates this engine; its settings apply.
+        parent: In a forked process, the engine of the parent process; its loaded model is used again.
     """
 
     def __init__(self, settings: MLXModel, parent: _MLXEngine | None) -> None:
@@ -129,7 +130,8 @@ class _MLXEngine:
             settings.prefill_step_size,
             DEFAULT_PREFIX_CACHE_BYTES if settings.prefix_cache_bytes is None else settings.prefix_cache_bytes,
         )
-        # A model that nobody uses any more frees its memory too: the thread refers to the batch, not to this engine.
+        # If the engine is garbage-collected without `close`, stop its batch. This works because the batch's thread
+        # holds no reference to the engine. At exit nothing is done here: `runtime.lifecycle` closes all engines.
         weakref.finalize(self, self.batch.stop).atexit = False
         loaded = self.batch.loaded
         if loaded is None:
@@ -152,7 +154,8 @@ class _MLXEngine:
 
     def encode_prompt(self, text: str, images: list[Image]) -> Prompt:
         """See `TokenEngine.encode_prompt`."""
-        # Not through the tokenizer object: it changes its own settings meanwhile, and refuses a second thread.
+        # `tokenizer.encode` is not used: it sets truncation and padding on a shared object, and fails if two threads
+        # use that object at once.
         return Prompt(self.tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).ids)
 
     async def run(self, request: EngineRequest) -> AsyncGenerator[TokenBatch, None]:

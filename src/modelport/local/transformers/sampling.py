@@ -11,7 +11,7 @@ import torch
 from modelport.errors import InvalidRequest
 from modelport.local.grammar_matching import GrammarMatcher
 
-#: Parameters for which only one value is supported, which is how this engine works anyway.
+#: Parameters for which this engine supports only one value: the one that describes how it always works.
 _ONLY_VALUES = {"num_beams": 1, "num_return_sequences": 1, "use_cache": True}
 
 
@@ -64,7 +64,7 @@ class Sampler:
         self._generator: torch.Generator | None = None
         if self._samples and (seed := given.get("seed")) is not None:
             self._generator = torch.Generator(device).manual_seed(seed % 2**63)
-        #: Whether the most probable token that the grammar allows is always chosen.
+        #: Whether the most probable allowed token is chosen, and no log probabilities are requested.
         self.is_greedy = (
             not (self._samples or self._processors or self._bias or self._presence or self._frequency)
             and self.top_logprobs is None
@@ -98,8 +98,8 @@ class Sampler:
 def best_allowed_token(logits: torch.Tensor, matcher: GrammarMatcher) -> int:
     """Return the most probable token that the grammar allows.
 
-    numpy is used because it wakes no other threads on a CPU. Where a grammar does not allow the model's own choice, it
-    usually allows few tokens, and only these are compared.
+    numpy is used because it wakes no other threads on a CPU. This is called only if the grammar forbids the most
+    probable token. Then the grammar usually allows few tokens, and only these are compared.
     """
     allowed = np.flatnonzero(matcher.allowed_tokens())
     return int(allowed[logits.cpu().numpy()[allowed].argmax()])
@@ -109,14 +109,17 @@ def _with_mask(scores: torch.Tensor, matcher: GrammarMatcher | None) -> torch.Te
     if matcher is None:
         return scores
     forbidden = ~matcher.allowed_tokens()
-    if scores.device.type == "cpu":  # numpy needs a quarter of torch's time.
+    if scores.device.type == "cpu":  # numpy takes a quarter of the time that torch takes.
         np.copyto(scores[0].numpy(), -np.inf, where=forbidden)
         return scores
     return scores.masked_fill_(torch.from_numpy(forbidden).to(scores.device)[None], float("-inf"))
 
 
 def logprobs_of(logits: torch.Tensor, token: int, top: int) -> tuple[float, list[tuple[int, float]]]:
-    """Return the log probability of a token, and the most probable tokens with theirs, before any sampling setting."""
+    """Return the log probability of a token, and the `top` most probable tokens with theirs.
+
+    They are computed from the model's logits, on which sampling settings have no effect.
+    """
     values = torch.log_softmax(logits, dim=-1)
     best = torch.topk(values, top) if top else None
     pairs = list(zip(best.indices.tolist(), best.values.tolist(), strict=True)) if best is not None else []
@@ -127,7 +130,7 @@ _WARPERS = {"temperature", "top_k", "top_p", "min_p", "typical_p", "epsilon_cuto
 
 
 def _processors(settings: Mapping[str, Any], prompt_length: int, eos: list[int], device: Any) -> Any:
-    """Yield the library's logits processors for these settings; those of sampling come last."""
+    """Yield the library's logits processors for these settings, in the order of `factories`; sampling comes last."""
     import transformers.generation.logits_process as p
 
     eos_ids = torch.tensor(eos, device=device)
@@ -154,7 +157,8 @@ def _processors(settings: Mapping[str, Any], prompt_length: int, eos: list[int],
         "renormalize_logits": lambda v: p.LogitNormalization() if v else None,
     }
     for name, make in factories.items():
-        if name == "temperature":  # The caller's own processors come before those of sampling.
+        # In `factories`, `temperature` is the first setting of sampling. The caller's own processors run before it.
+        if name == "temperature":
             yield from settings.get("logits_processor") or ()
         if settings.get(name) is not None and (processor := make(settings[name])) is not None:
             yield processor

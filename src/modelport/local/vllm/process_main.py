@@ -1,4 +1,8 @@
-"""The module that vLLM's processes import when they start, instead of the caller's script."""
+"""The module that vLLM's processes import when they start, instead of the caller's script.
+
+`processes.without_caller_script` sets this module as the main module of the processes that multiprocessing spawns. A
+spawned process imports its main module under the name `__mp_main__`.
+"""
 
 from __future__ import annotations
 
@@ -11,14 +15,15 @@ from pathlib import Path
 
 #: The environment variable with the path of the file to which a process writes the error that ended it.
 REPORT_VARIABLE = "MODELPORT_VLLM_REPORT"
+#: The option of prctl(2) that sends a process a signal when its parent ends.
 _PR_SET_PDEATHSIG = 1
 
 
 def prepare_process() -> None:
-    """End this process when its parent ends, and report the error that ends this process.
+    """Arrange that this process ends with its parent, and that a fatal error is written to the report file.
 
-    Without this, a process whose parent was killed would hold its memory for ever. Only Linux supports it, see
-    prctl(2).
+    Otherwise a process whose parent was killed would never end, and never free its memory. Only Linux can end a process
+    with its parent; see prctl(2).
     """
     libc = ctypes.CDLL(None)
     if hasattr(libc, "prctl"):

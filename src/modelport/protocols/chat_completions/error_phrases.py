@@ -1,7 +1,7 @@
-"""The phrases by which services report an error for which they send no error code.
+"""Phrases that identify errors that services send without an error code.
 
 This table is the only place where modelport interprets the text of a chat-completions error. Status and error code are
-used wherever a service sends them; see `errors`.
+used wherever a service sends them; see `modelport.protocols.chat_completions.errors`.
 """
 
 from __future__ import annotations
@@ -43,10 +43,11 @@ UNSUPPORTED_PARAMETER = (
     KnownPhrase(rf"does not support (?:the )?(?:parameter|argument|field)s?[:\s]+{_NAME}", "xAI"),
     KnownPhrase(rf"extra inputs are not permitted, field:\s*{_NAME}", "Fireworks"),
     KnownPhrase(r"['\"`]([a-z_]+)['\"`] is (?:unsupported|not (?:supported|permitted|allowed))", "Groq"),
+    # The text is "This response_format type is unavailable now".
     KnownPhrase(r" ([a-z_]+) type is unavailable", "DeepSeek"),
 )
 
-#: The field `param` of the error names a parameter that the service does not accept.
+#: Says that the service does not accept a parameter, which the error names in its field `param` and not in its text.
 PARAM_IS_UNSUPPORTED = (KnownPhrase(r"unsupported|not support", "OpenAI, Groq"),)
 
 #: The service rejects the JSON schema inside a parameter, and not the parameter.

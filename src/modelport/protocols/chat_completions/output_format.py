@@ -13,7 +13,7 @@ from modelport.protocols.chat_completions.dialects import Dialect
 from modelport.schema.rules import is_any_object
 from modelport.types.output_types import Grammar, JSONSchema, Regex
 
-#: The name of the custom tool whose input is the output in its grammar.
+#: The name of the custom tool through which the model answers; the tool's input is the output.
 OUTPUT_TOOL = "give_answer"
 
 
@@ -26,7 +26,7 @@ def output_fields(grammar: Grammar, dialect: Dialect) -> dict[str, Any]:
 
 def _schema_fields(grammar: JSONSchema) -> dict[str, Any]:
     if is_any_object(grammar.schema):
-        # Services that accept only closed objects enforce no schema for "any object"; they have this mode instead.
+        # Strict mode requires closed objects, so it cannot express "any object"; JSON mode does.
         return {"response_format": {"type": "json_object"}}
     schema = {"name": grammar.name, "schema": grammar.schema, "strict": is_strict(grammar.schema)}
     return {"response_format": {"type": "json_schema", "json_schema": schema}}

@@ -5,10 +5,11 @@ where AWS would refuse the block. These are the rules that this module enforces:
 
 - Text must not be blank. Blank text is left out, and a tool result without content becomes `EMPTY_RESULT_TEXT`.
 - An image is a PNG, JPEG, GIF or WebP file of at most 3.75 MB.
-- A document has one of the types in `_DOCUMENT_FORMATS`, is not empty, and has at most 4.5 MB.
+- A document has one of the types in `_DOCUMENT_FORMATS`, is not empty, and is at most 4.5 MB in size.
 - A document's name consists of letters, digits, single spaces, hyphens, parentheses and square brackets, and no two
   documents of a request have the same name. Other names are rewritten.
-- Images and documents stand in user messages only.
+- Images, documents and audio are accepted in user messages and tool results, not in assistant messages.
+- Audio is passed on without a check of its format or size.
 - The id of a tool call consists of 1 to 64 letters, digits, `_`, `.`, `:` and `-`. Other ids are replaced by a hash.
 - The name of a tool consists of 1 to 64 letters, digits, `_` and `-`.
 - The input of a tool call is a JSON object.
@@ -150,6 +151,7 @@ def _part_blocks(part: Part, location: str, document_names: set[str]) -> list[Bl
             )
         _check_size(part.data, MAX_IMAGE_BYTES, location)
         return [{"image": {"format": kind, "source": {"bytes": part.data}}}]
+    # The `format` of audio is a name such as "wav"; that of a document is a media type.
     if part.kind == "audio":
         return [{"audio": {"format": part.format, "source": {"bytes": part.data}}}]
     return [_document_block(part, location, document_names)]

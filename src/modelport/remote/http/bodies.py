@@ -2,12 +2,13 @@
 
 The rules:
 
-- A body, or one event of a stream, may have 64 MiB after decompression. That is far more than any response, images and
-  speech included. A larger body is not read to its end, because a megabyte on the wire can decompress to any size.
-- Of an error's body at most 64 KiB are read, for at most 2 seconds. A body that is truncated, broken or stalled is used
-  as far as it arrived: it never hides the error's status.
+- A body, or one event of a stream, may be at most 64 MiB after decompression. `responses.EventReader` enforces the
+  limit for events. The limit is far more than any response, images and speech included. A larger body is not read to
+  its end, because a megabyte on the wire can decompress to any size.
+- Of an error's body, at most 64 KiB are read, for at most 2 seconds. If the body is truncated, broken or stalled, the
+  part that arrived is used, and the error's status is still reported.
 - A stream is read to the end of the HTTP response, which may come after the last event. Only then can its connection
-  be used again. The wait for that end is at most 0.5 seconds, and nothing that happens in it is an error, because the
+  be used again. The wait for that end is at most 0.5 seconds, and errors during that wait are ignored, because the
   response is complete.
 
 Between two reads no time limit applies here: the layer `retry` enforces the time limits of the caller.
@@ -44,7 +45,7 @@ async def read_body(response: aiohttp.ClientResponse) -> bytes:
     body, size = io.BytesIO(), 0
     async for chunk in response.content.iter_any():
         size += body.write(chunk)
-        del chunk  # Otherwise a traceback with local variables would show a key that the service quotes.
+        del chunk  # Otherwise a traceback with local variables would show an API key that the response repeats.
         if size > MAX_RESPONSE_SIZE:
             raise MalformedResponse(f"The service's response is larger than {MAX_RESPONSE_SIZE >> 20} MiB.")
     return body.getvalue()
@@ -59,7 +60,7 @@ async def read_error_body(response: aiohttp.ClientResponse) -> bytes:
     import asyncio
 
     aiohttp = aiohttp_package()
-    body = io.BytesIO()  # A traceback with local variables does not show its content, which may quote a key.
+    body = io.BytesIO()  # A traceback with local variables does not show an API key that the body repeats.
     try:
         async with asyncio.timeout(ERROR_BODY_TIMEOUT):
             while body.tell() < MAX_ERROR_BODY_SIZE and not response.content.at_eof():

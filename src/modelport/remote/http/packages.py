@@ -10,7 +10,9 @@ from modelport.errors import MissingDependency
 
 
 def require(extra: str, *packages: str) -> None:
-    """Check that packages are installed, without importing them. A constructor does so before it asks for a key.
+    """Check that packages are installed, without importing them.
+
+    Backends call this in their constructor, so that a missing package is reported before a missing API key.
 
     Args:
         extra: The extra of modelport that installs the packages.

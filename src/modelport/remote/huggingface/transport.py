@@ -1,17 +1,18 @@
-"""Sends requests whose addresses, headers and bodies the `huggingface_hub` package makes.
+"""Sends requests whose URLs, headers and bodies the `huggingface_hub` package builds.
 
-The package has a helper for each provider, which makes URL, headers and body of a request. modelport's HTTP transport
-sends the result. The package's own `chat_completion` is not used: it looks models up on the running event loop, keeps
-the connection of every stream until the client is closed, replaces broken UTF-8, and re-types each chunk.
+The package has a helper for each provider. It builds the URL, the headers and the body of a request, and modelport's
+HTTP transport sends them. The package's own `chat_completion` is not used: it looks models up on the running event
+loop, keeps the connection of every stream until the client is closed, replaces broken UTF-8, and parses each chunk into
+its own classes.
 
 The rules for tokens and lookups:
 
-- The first request of a model is prepared in a thread. The package may ask the Hub for the provider's name of the
-  model, or renew the user's token; both are blocking requests, and the package caches what it got.
-- For 60 seconds after that, requests use the same token and are prepared on the event loop. After a 401 the token is
-  looked up again.
-- For a server at a URL the package writes a JSON schema in the format of one kind of server, which others ignore
-  silently. There the body is modelport's own.
+- A request without a fresh token is prepared in a thread. The package may ask the Hub how the provider calls the model,
+  or renew the user's token. Both are blocking requests, and the package caches the results.
+- For 60 seconds after that, the token is fresh: requests use it, and are prepared on the event loop. A response with
+  status 401 ends this time early.
+- For a server at a URL, the package writes a JSON schema in the format of one kind of server. Other kinds of servers
+  ignore that schema without an error. So modelport's own fields override those of the package in such a request.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ from modelport.secrets import Secret
 #: Seconds for which a token is used before huggingface_hub is asked again. The package renews tokens much earlier than
 #: they expire.
 TOKEN_LIFETIME = 60.0
-#: The beginnings of a model's name that is the address of a server.
+#: A model name that starts with one of these is a server's URL.
 URL_SCHEMES = ("http://", "https://")
 
 
@@ -76,12 +77,12 @@ class HubTransport(HTTPTransport):
             raise
 
     def _prepare_first(self, call: ServiceCall) -> tuple[str, Mapping[str, Any], dict[str, str]]:
-        """Look the token up, and return URL, body and headers of a request. This may block."""
+        """Look up the token, and return URL, body and headers of a request. This may block, so it runs in a thread."""
         token = HiddenStr((self._token.reveal() if self._token else hub_package().get_token()) or "")
         if not token.isascii():
             raise InvalidRequest("a header's value must consist of ASCII characters (is that the key?)")
         prepared = self._prepare(call, token)
-        self.base_url = prepared[0]  # The proxy of the environment depends on this address.
+        self.base_url = prepared[0]  # Which proxy of the environment applies depends on this address.
         self._known_token = token, time.monotonic() + TOKEN_LIFETIME
         return prepared
 
@@ -101,9 +102,9 @@ class HubTransport(HTTPTransport):
         url, prepared_body = prepared.url, prepared.json
         headers = self._merge_headers({"Cookie": cookies} if cookies else {}, prepared.headers, call.headers)
         del prepared  # Otherwise a traceback with local variables would show its headers.
-        if self._is_url:
+        if self._is_url:  # The module's docstring says why modelport's own fields override the package's.
             prepared_body = {**prepared_body, **call.body}
-        if call.path[0] == "/":
+        if call.path[0] == "/":  # An absolute path is another endpoint of the server, and gets its own body unchanged.
             url, prepared_body = urljoin(url, call.path), call.body
         return url, prepared_body, headers
 
@@ -112,7 +113,7 @@ class HubTransport(HTTPTransport):
 
         Raises:
             AuthenticationError: There is no token, or the token is not one of Hugging Face.
-            InvalidRequest: The token does not allow for `bill_to`.
+            InvalidRequest: The token cannot be used with `bill_to`.
         """
         client = self._client
         if self._is_url:
@@ -174,7 +175,7 @@ def _httpx_errors() -> Iterator[None]:
 
 @contextmanager
 def _mapping_errors(model: str) -> Iterator[None]:
-    """Turn exceptions of the lookup of a provider's name for the model into modelport's errors."""
+    """Turn errors from looking up how the provider calls the model into modelport's errors."""
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
 
     try:
