@@ -103,7 +103,7 @@ print("done")
 
 
 def test_missing_litellm_raises_missing_dependency_at_construction(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("modelport.remote.http.transport.find_spec", lambda name: None)
+    monkeypatch.setattr("modelport.remote.http.packages.find_spec", lambda name: None)
     with pytest.raises(MissingDependency, match=r"pip install 'modelport\[litellm\]'"):
         LiteLLMModel("openai/m")
 
