@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from modelport.layers.retry import RetryPolicy
 
 #: Attributes that are computed from the settings, and not pickled.
-_DERIVED = ("_chain", "_capabilities", "_options")
+_DERIVED = ("_chain", "_options")
 
 
 class Model(Storable):
@@ -308,16 +308,16 @@ class Model(Storable):
         conversions = options.pop("custom_role_conversions", self.custom_role_conversions)
         flatten = options.pop("flatten_messages_as_text", self.flatten_messages_as_text)
         return Request(
-            messages=normalise_messages(messages, role_conversions=conversions, flatten=flatten),
             stop_sequences=options.pop("stop_sequences", ()),
             grammar=options.pop("grammar", None),
             strict=options.pop("strict", False),
             tools=tools,
-            tool_choice=tool_choice_from(tool_choice, tools),
+            tool_choice="auto" if tool_choice == "auto" else tool_choice_from(tool_choice, tools),
             timeouts=Timeouts(**{name: options.pop(name) for name in TIMEOUTS if name in options}),
-            parameters=options,
             stream=stream,
             capabilities=self.capabilities,
+            messages=normalise_messages(messages, role_conversions=conversions, flatten=flatten),
+            parameters=options,
         )
 
     def _layers(self) -> list[Layer]:
@@ -328,12 +328,10 @@ class Model(Storable):
         from modelport.layers.stop import Stop
 
         limits = self.requests_per_minute, self.tokens_per_minute, self.max_concurrency
-        return [
-            Adapt(self.allow_private_urls),
-            Retry(RetryPolicy.from_value(self.retry), queued=any(limit is not None for limit in limits)),
-            Limit(*limits, shared=self.shared_limits, name=self.model_id),
-            Stop(),
-        ]
+        is_limited = any(limit is not None for limit in (*limits, self.shared_limits))
+        limit = [Limit(*limits, shared=self.shared_limits, name=self.model_id)] if is_limited else []
+        retry = Retry(RetryPolicy.from_value(self.retry), queued=is_limited)
+        return [Adapt(self.allow_private_urls), retry, *limit, Stop()]
 
     def _run(self, request: Request) -> Deltas:
         """Check a request, and return the deltas of its response; reading the first delta sends the request."""
@@ -355,7 +353,10 @@ class Model(Storable):
         """
         from asyncio import get_running_loop
 
-        request.timeouts.start(get_running_loop().time())
+        timeouts = request.timeouts
+        if timeouts.timeout is not None:
+            deadline = get_running_loop().time() + timeouts.timeout
+            timeouts.deadline = deadline if timeouts.deadline is None else min(deadline, timeouts.deadline)
         delivered = False
         while True:
             try:
@@ -370,8 +371,8 @@ class Model(Storable):
             deltas = self._through_layers(request.replace(capabilities=self.capabilities))
 
     async def _generate(self, request: Request) -> ChatMessage:
-        response = MessageBuilder(self.model_id)
         deltas = self._run(request)
+        response = MessageBuilder(self.model_id)
         try:
             async for delta in deltas:
                 response.add(delta)

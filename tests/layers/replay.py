@@ -63,7 +63,8 @@ def request(**limits: float | None) -> Request:
 
 def start(request: Request, backend: Any, policy: RetryPolicy = WITHOUT_WAITS) -> AsyncGenerator[Delta, None]:
     """Start a call through the layer, as `Model` does: with the deadline set."""
-    request.timeouts.start(asyncio.get_running_loop().time())
+    if request.timeouts.timeout is not None:
+        request.timeouts.deadline = asyncio.get_running_loop().time() + request.timeouts.timeout
     return Retry(policy)(request, backend)
 
 

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from modelport.errors import UnsupportedFeature
-from modelport.layers.adapt.plan import Plan, needs_plan, plan_for
+from modelport.layers.adapt.capabilities import needs_plan
+from modelport.layers.adapt.plan import Plan, plan_for
 from modelport.types.capabilities import Capabilities
 from modelport.types.output_types import JSONSchema
 from modelport.types.request import Request

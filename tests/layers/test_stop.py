@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from itertools import pairwise
+from typing import Any
 
 import pytest
 from hypothesis import example, given
@@ -45,7 +46,7 @@ class Backend:
 async def run(backend: Backend, stops: Sequence[str]) -> list[Delta]:
     """Return all deltas that come through the layer. The backend's log has the order of events."""
     seen = []
-    async for delta in Stop()(Request(QUESTION, stop_sequences=tuple(stops)), backend):
+    async for delta in Stop()(Request(QUESTION, stop_sequences=tuple(stops), stream=True), backend):
         backend.log.append(delta.content or delta.finish_reason or "")
         seen.append(delta)
     return seen
@@ -176,6 +177,27 @@ def test_cumulative_usage_is_emitted_once_in_the_last_delta() -> None:
     counted = [Delta(content=letter, token_usage=TokenUsage(5, n)) for n, letter in enumerate("abc", 1)]
     deltas = deltas_through_layer(Backend(*counted, Delta(finish_reason="stop")), [])
     assert [d.token_usage for d in deltas] == [None, None, None, TokenUsage(5, 3)]
+
+
+@pytest.mark.parametrize(
+    ("options", "passes_through"),
+    [
+        ({}, True),
+        ({"stream": True}, False),
+        ({"stop_sequences": ("END",)}, False),
+        ({"needs_closing_delta": True}, False),
+    ],
+)
+def test_layer_passes_through_what_needs_neither_stop_nor_closing_delta(
+    options: dict[str, Any], passes_through: bool
+) -> None:
+    counted = Delta(content="a", token_usage=TokenUsage(5, 1), finish_reason="stop")
+    closing = Delta(token_usage=counted.token_usage, finish_reason="stop")
+
+    async def collect() -> list[Delta]:
+        return [delta async for delta in Stop()(Request(QUESTION, **options), Backend(counted))]
+
+    assert asyncio.run(collect()) == ([counted] if passes_through else [Delta(content="a"), closing])
 
 
 def test_stopped_response_has_the_usage_counted_so_far() -> None:

@@ -168,25 +168,30 @@ class Retry:
         loop, deadline = asyncio.get_running_loop(), request.timeouts.deadline
         queued = self.queued and request.timeouts.first_token_timeout is not None
         for attempt in count(1):
-            delivered = False
+            has_content = False
             buffered: list[ChatMessageStreamDelta] = []
             timer = AttemptTimer(request.timeouts, queued)
             try:
                 deltas = next(request.replace(on_sent=timer.start_first_token_clock) if queued else request)
                 async with aclosing(deltas):
-                    while (delta := await timer.read(deltas)) is not None:
-                        if not request.stream:
+                    while True:
+                        with timer:
+                            delta = await anext(deltas, None)
+                        if delta is None:
+                            break
+                        if not has_content and (delta.content or delta.delivers):
+                            has_content = True
+                            timer.content_arrived()
+                            if request.stream:
+                                self._budget.give_back(attempt > 1)
+                        if request.stream:
+                            yield delta
+                        else:
                             buffered.append(delta)
-                            continue
-                        if not delivered and delta.delivers:
-                            delivered = True
-                            self._budget.give_back(attempt > 1)
-                        yield delta
-                if not request.stream:
-                    self._budget.give_back(attempt > 1)
                 break
             except ModelError as error:
                 # After a rejection that updated the profile, `Model` plans the call anew.
+                delivered = has_content and request.stream
                 again = not delivered and not error.profile_updated
                 wait = self.policy.wait_after(error, attempt) if again else None
                 late = wait is not None and deadline is not None and loop.time() + wait >= deadline
@@ -197,6 +202,8 @@ class Retry:
             finally:
                 timer.stop()
             await asyncio.sleep(wait)
+        if not request.stream:
+            self._budget.give_back(attempt > 1)
         for delta in buffered:
             yield delta
 

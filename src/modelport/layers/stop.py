@@ -1,7 +1,8 @@
 """Ends a response before the first stop sequence that it completes, however the text is split into deltas.
 
-This layer runs for every backend and every call: a service's own stop may not exist, may take only four sequences, or
-may look only at whole tokens. It also makes sure that usage and finish reason come once, in the last delta.
+This layer runs for every backend, because a service's own stop may not exist, may take only four sequences, or may look
+only at whole tokens. It also makes sure that usage and finish reason come once, in a last delta of their own. A call
+that needs neither passes through: one that does not stream, without stop sequences.
 """
 
 from __future__ import annotations
@@ -74,6 +75,8 @@ class Stop:
 
     def __call__(self, request: Request, next: Next) -> Deltas:
         """Pass text on up to the first stop sequence, then close the backend."""
+        if not (request.stop_sequences or request.stream or request.needs_closing_delta):
+            return next(request)
         return _end_at_stop_sequence(next(request), request.stop_sequences)
 
 

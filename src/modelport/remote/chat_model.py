@@ -66,8 +66,6 @@ class ChatCompletionsModel(Model):
     #: The dialects that a user may name.
     dialects: ClassVar[frozenset[str]] = frozenset({"llama.cpp", "vllm"})
     client: Any = None
-    #: The capabilities after the rejections of the service; `None` before the first of them.
-    _observed: Capabilities | None = None
     #: The parameters that the service rejected, and that are left out of requests.
     _rejected_parameters: frozenset[str] = frozenset()
 
@@ -119,11 +117,6 @@ class ChatCompletionsModel(Model):
         declared = self.declared_capabilities.replace(**self._dialect.capabilities)
         return declared.with_profiles(self.model_id, PROFILES)
 
-    @property
-    def capabilities(self) -> Capabilities:
-        """See `Model.capabilities`. Rejections of the service update the capabilities."""
-        return self._observed or super().capabilities
-
     async def deltas(self, request: Request) -> AsyncGenerator[ChatMessageStreamDelta, None]:
         """Send a request and yield the deltas of its response; see `Model.deltas`."""
         dialect = self._dialect
@@ -143,7 +136,8 @@ class ChatCompletionsModel(Model):
                 last = reader.finish()
             else:
                 last = reader.read_response(await self._transport.call(call))
-            last.warnings = self._left_out_warnings(request, left_out)
+            if left_out:
+                last.warnings = self._left_out_warnings(request, left_out)
             yield last
         except InvalidRequest as error:
             error.profile_updated = self._observe_rejection(error, request, left_out)
@@ -162,8 +156,8 @@ class ChatCompletionsModel(Model):
             request = request.replace(parameters=parameters)
         if "tool_choice" in left_out:
             request = request.replace(tool_choice="auto")
-        body = body_from(request, self._remote_model_id, request.capabilities, self.dialect)
         headers, query = [{name: hide(value) for name, value in layer.items()} for layer in (headers, query)]
+        body = body_from(request, self._remote_model_id, request.capabilities, self.dialect)
         return ServiceCall("chat/completions", {**body, **extra_body}, headers, query)
 
     async def _with_unconstrained_reasoning(self, call: ServiceCall, request: Request) -> ServiceCall:
@@ -197,13 +191,13 @@ class ChatCompletionsModel(Model):
         planned, known = request.capabilities, self.capabilities
         before = known, self._rejected_parameters
         if name == "stop" and planned.stop:
-            self._observed = known.replace(stop=False)
+            self._capabilities = known.replace(stop=False)
         elif name == "max_tokens" and "max_tokens" not in planned.renamed:
-            self._observed = known.replace(renamed={**known.renamed, "max_tokens": "max_completion_tokens"})
+            self._capabilities = known.replace(renamed={**known.renamed, "max_tokens": "max_completion_tokens"})
         elif name == "stream_options" and name not in planned.refused:
-            self._observed = known.replace(refused=known.refused | {name})
+            self._capabilities = known.replace(refused=known.refused | {name})
         elif name == "response_format" and request.grammar is not None and JSONSchema in planned.grammars:
-            self._observed = known.replace(grammars=known.grammars - {JSONSchema})
+            self._capabilities = known.replace(grammars=known.grammars - {JSONSchema})
         elif (name in request.parameters or (name == "tool_choice" and request.tools)) and name not in left_out:
             self._rejected_parameters |= {name}
         else:

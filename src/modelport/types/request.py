@@ -34,15 +34,6 @@ class Timeouts:
     idle_timeout: float | None = None
     deadline: float | None = None
 
-    def start(self, now: float) -> None:
-        """Set the deadline of a call that starts now, unless an earlier deadline is set.
-
-        Args:
-            now: The time on the clock of the running event loop, in seconds.
-        """
-        if self.timeout is not None and (self.deadline is None or now + self.timeout < self.deadline):
-            self.deadline = now + self.timeout
-
 
 _DEFAULT_CAPABILITIES = Capabilities()
 
@@ -62,6 +53,8 @@ class Request:
         stream: Whether the caller wants each delta as soon as it arrives.
         timeouts: The time limits of the call.
         capabilities: What the model can do. `Model` looks them up once per call; layers and backends read them here.
+        needs_closing_delta: Whether usage and finish reason must come in a last delta of their own, even if the call
+            does not stream. The layer `adapt` sets it for responses that it rewrites or validates.
         on_sent: Called when the request leaves the queue of a rate limit, to start the clock of
             `first_token_timeout`. The retry layer sets it.
     """
@@ -76,6 +69,7 @@ class Request:
     stream: bool = False
     timeouts: Timeouts = field(default_factory=Timeouts)
     capabilities: Capabilities = _DEFAULT_CAPABILITIES
+    needs_closing_delta: bool = False
     on_sent: Callable[[], None] | None = None
 
     def replace(self, **changes: Any) -> Request:

@@ -1,5 +1,6 @@
 """Rewrites a request to what its backend supports, or refuses it before anything is sent.
 
+`needs_plan` tells whether that is all that has to be done, or whether `plan` has to decide more.
 `adapt_to_capabilities` checks parameters and content parts, converts the reasoning effort, and merges messages whose
 roles the backend does not accept. Its functions are pure.
 """
@@ -20,6 +21,15 @@ from modelport.types.request import Request
 NEEDED_CAPABILITIES = {"logprobs": "logprobs", "top_logprobs": "logprobs", "seed": "seed"}
 #: The reasoning budget, in tokens, that an effort stands for, for models that accept only budgets.
 REASONING_BUDGETS = {"minimal": 1024, "low": 2048, "medium": 8192, "high": 16384, "xhigh": 24576, "max": 32768}
+
+
+def needs_plan(request: Request, capabilities: Capabilities) -> bool:
+    """Return whether more has to be done for this request than `adapt_to_capabilities` does."""
+    if request.grammar is not None or request.tools:
+        return True
+    if not capabilities.tools and any(m.tool_calls or m.role == MessageRole.TOOL for m in request.messages):
+        return True
+    return not capabilities.image_urls and has_image_urls(request.messages)
 
 
 def adapt_to_capabilities(request: Request, capabilities: Capabilities) -> Request:

@@ -18,9 +18,9 @@ from typing import Any
 
 from modelport.constrained.continuation import could_continue
 from modelport.errors import InvalidOutput, InvalidToolCall
-from modelport.layers.adapt.capabilities import adapt_to_capabilities
+from modelport.layers.adapt.capabilities import adapt_to_capabilities, needs_plan
 from modelport.layers.adapt.forced_tool import arguments_as_text
-from modelport.layers.adapt.plan import Plan, needs_plan, plan_for
+from modelport.layers.adapt.plan import Plan, plan_for
 from modelport.layers.adapt.prompted_tools import read_calls
 from modelport.layers.adapt.single_call import keep_first_call
 from modelport.layers.adapt.wrapping import unwrap_object
@@ -109,7 +109,7 @@ async def _respond(plan: Plan, next: Next, usage: TokenUsage | None = None) -> D
     """
     buffers = plan.enforcement == "validated" and not plan.original.stream
     retries_left = MAX_FEEDBACK_RETRIES if buffers else 0
-    request = plan.sent
+    request = plan.sent.replace(needs_closing_delta=True)
     while True:
         buffered: list[ChatMessageStreamDelta] = []
         response = MessageBuilder()

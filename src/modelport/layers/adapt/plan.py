@@ -89,15 +89,6 @@ class Plan:
         return bool(self.original.tools) and self.original.parameters.get("parallel_tool_calls") is False
 
 
-def needs_plan(request: Request, capabilities: Capabilities) -> bool:
-    """Return whether more has to be done for this request than `adapt_to_capabilities` does."""
-    if request.grammar is not None or request.tools:
-        return True
-    if not capabilities.tools and any(m.tool_calls or m.role == MessageRole.TOOL for m in request.messages):
-        return True
-    return not capabilities.image_urls and has_image_urls(request.messages)
-
-
 def plan_for(request: Request, capabilities: Capabilities) -> Plan:
     """Return how the request is carried out.
 

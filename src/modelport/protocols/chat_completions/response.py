@@ -111,25 +111,24 @@ class ChatResponseReader:
             if error or ("choices" not in data and isinstance(data.get("message"), str)):
                 error = error or data  # Some gateways send the error's fields without the key "error".
                 raise error_from(error.get("code") if isinstance(error, dict) else None, {"error": error})
+            # Azure's first chunk, and the chunk with the usage, have no choices.
+            delta = self._read_choice(choices[0], key, data) if (choices := data.get("choices")) else None
             if usage := data.get("usage"):
                 self._last_delta.token_usage = usage_from(usage)
                 self._last_delta.raw = data
-            choices = data.get("choices")
-            if not choices:
-                return None  # This is Azure's first chunk, or the chunk with the usage.
-            choice = choices[0]
-            if reason := choice.get("finish_reason"):
-                self._last_delta.finish_reason = _FINISH_REASONS.get(reason, "stop")
-                self._last_delta.raw = data
-                if isinstance(stop := choice.get("stop_reason"), str):
-                    self._last_delta.stop_sequence = stop
-            return self._delta_of(choice, choice.get(key) or choice.get("message") or {}, data)
+            return delta
         except (AttributeError, TypeError, KeyError, IndexError, ValueError) as error:
             raise MalformedResponse(
                 f"The service's response is not a chat completion ({type(error).__name__}: {error}): {_excerpt(data)}."
             ) from None
 
-    def _delta_of(self, choice: Any, message: Any, data: Any) -> ChatMessageStreamDelta | None:
+    def _read_choice(self, choice: Any, key: str, data: Any) -> ChatMessageStreamDelta | None:
+        if reason := choice.get("finish_reason"):
+            self._last_delta.finish_reason = _FINISH_REASONS.get(reason, "stop")
+            self._last_delta.raw = data
+            if isinstance(stop := choice.get("stop_reason"), str):
+                self._last_delta.stop_sequence = stop
+        message = choice.get(key) or choice.get("message") or {}
         content = message.get("content")
         if isinstance(content, list):  # Mistral's reasoning models
             content = "".join(part.get("text", "") for part in content if part.get("type") == "text")

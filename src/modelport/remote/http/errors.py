@@ -57,9 +57,11 @@ def redirect_error(status: int, headers: Mapping[str, str], secrets: Collection[
     return InvalidRequest(f"The service redirects to {target}; pass that address instead.", status=status)
 
 
-def error_from_aiohttp(error: aiohttp.ClientError) -> ModelError:
+def error_from_aiohttp(error: aiohttp.ClientError | TimeoutError) -> ModelError:
     """Return the error for an exception of aiohttp."""
     aiohttp = aiohttp_package()
+    if not isinstance(error, aiohttp.ClientError):
+        return ConnectionFailed("The connection could not be made in time.")
     if isinstance(error, aiohttp.ClientConnectorCertificateError | aiohttp.ClientSSLError):
         return ConnectionFailed(f"The service's certificate was not accepted: {error}.", retryable=False)
     if isinstance(error, aiohttp.ClientHttpProxyError):

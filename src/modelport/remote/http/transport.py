@@ -15,14 +15,12 @@ Every exception of aiohttp becomes one of modelport's errors.
 from __future__ import annotations
 
 import ssl
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import urljoin
 
 from modelport import __version__
-from modelport.errors import ConnectionFailed
 from modelport.remote.http.bodies import drain, read_body, read_error_body
 from modelport.remote.http.connections import open_session, post
 from modelport.remote.http.errors import error_from_aiohttp, error_from_response
@@ -110,18 +108,20 @@ class HTTPTransport:
         """See `Transport.call`."""
         url, body, headers = await self._request(call)
         secrets = self._secrets(headers, call.query)
-        with _modelport_errors():
+        try:
             response = await self._send(url, body, headers, call.query, secrets)
             try:
                 return parse_json(await read_body(response), secrets)
             finally:
                 response.close()
+        except (aiohttp_package().ClientError, TimeoutError) as error:
+            raise error_from_aiohttp(error) from None
 
     async def stream(self, call: ServiceCall) -> AsyncGenerator[Any, None]:
         """See `Transport.stream`."""
         url, body, headers = await self._request(call)
         secrets = self._secrets(headers, call.query)
-        with _modelport_errors():
+        try:
             response = await self._send(url, body, headers, call.query, secrets)
             try:
                 if response.content_type == "application/json":  # The server does not stream.
@@ -139,6 +139,8 @@ class HTTPTransport:
             finally:
                 # Nothing may be awaited here. An event loop that ends closes all its generators at once, in any order.
                 response.close()
+        except (aiohttp_package().ClientError, TimeoutError) as error:
+            raise error_from_aiohttp(error) from None
 
     async def aclose(self) -> None:
         """See `Transport.aclose`."""
@@ -199,15 +201,3 @@ class HTTPTransport:
             del response  # Otherwise a traceback with local variables would show a key that a redirect quotes.
             raise error
         return response
-
-
-@contextmanager
-def _modelport_errors() -> Iterator[None]:
-    """Turn the exceptions of aiohttp into modelport's errors."""
-    aiohttp = aiohttp_package()
-    try:
-        yield
-    except aiohttp.ClientError as error:
-        raise error_from_aiohttp(error) from None
-    except TimeoutError:
-        raise ConnectionFailed("The connection could not be made in time.") from None
