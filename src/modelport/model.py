@@ -263,7 +263,7 @@ class Model(Storable):
         """
         if type(self).generate is Model.generate:
             raise TypeError(f"{type(self).__name__} must implement `deltas` (or just `generate`)")
-        from modelport.layers.own_generate import run_generate  # It imports asyncio.
+        from modelport.layers.generate_backend import run_generate  # It imports asyncio.
 
         yield await run_generate(self.generate, request, type(self).__name__)
 

@@ -22,7 +22,7 @@ from tests.servers.smollm2 import smollm2_folder
 
 from modelport import JSONSchema, Lark, LlamaCppModel, MLXModel, Model, TransformersModel, UnsupportedFeature
 from modelport.constrained.lark import as_lark
-from modelport.local.grammar_matching import TokenMasks
+from modelport.local.grammar_matching import GrammarCompiler
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(600)]
 ENGINE: dict[str, Any] = {"context_length": 2048, "parallel": 8, "retry": False}
@@ -82,13 +82,13 @@ def test_corpus_has_enough_schemas_and_its_page_is_current() -> None:
 
 
 @pytest.fixture(scope="module")
-def masks() -> Iterator[TokenMasks]:
+def masks() -> Iterator[GrammarCompiler]:
     from transformers import AutoTokenizer
 
-    yield TokenMasks(AutoTokenizer.from_pretrained(smollm2_folder()), 49152, [2])
+    yield GrammarCompiler(AutoTokenizer.from_pretrained(smollm2_folder()), 49152, [2])
 
 
-def allows(masks: TokenMasks, schema: dict[str, Any], text: str) -> bool:
+def allows(masks: GrammarCompiler, schema: dict[str, Any], text: str) -> bool:
     matcher = masks.matcher(as_lark(JSONSchema(schema)))
     tokens = masks._tokenizer.encode(text, add_special_tokens=False)
     return all(matcher.try_consume(token) for token in tokens) and (matcher.is_complete or matcher.try_consume(2))
@@ -113,7 +113,7 @@ OPEN = {"type": "object", "properties": {"a": {"type": "integer"}}}
     ],
     ids=str,
 )
-def test_invalid_text_is_not_allowed_by_mask(masks: TokenMasks, schema: dict[str, Any], text: str) -> None:
+def test_invalid_text_is_not_allowed_by_mask(masks: GrammarCompiler, schema: dict[str, Any], text: str) -> None:
     schema = {"type": "string", **schema}
     assert find_problem(schema, text), "the text is valid: the test is wrong"
     assert not allows(masks, schema, text)
@@ -137,13 +137,13 @@ def test_invalid_text_is_not_allowed_by_mask(masks: TokenMasks, schema: dict[str
     ],
     ids=str,
 )
-def test_valid_text_is_allowed_by_mask(masks: TokenMasks, schema: dict[str, Any], text: str) -> None:
+def test_valid_text_is_allowed_by_mask(masks: GrammarCompiler, schema: dict[str, Any], text: str) -> None:
     schema = {"type": "string", **schema}
     assert not find_problem(schema, text)
     assert allows(masks, schema, text)
 
 
-def test_schema_is_compiled_once_and_fast(masks: TokenMasks) -> None:
+def test_schema_is_compiled_once_and_fast(masks: GrammarCompiler) -> None:
     kinds: list[dict[str, Any]] = [{"type": "string"}, {"type": "integer"}, {"enum": ["a", "b"]}, {"type": "boolean"}]
     properties = {f"field_{i}": kinds[i % 4] for i in range(20)}
     lark = as_lark(JSONSchema({"type": "object", "properties": properties, "required": list(properties)}))

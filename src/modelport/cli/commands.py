@@ -11,7 +11,16 @@ import click
 
 from modelport import __version__
 from modelport.cli import INTERRUPTED
-from modelport.cli.options import CALL, CONSTRUCTION, DEBUG, DEBUGGING, MODEL, add_options, open_model, utf8_text
+from modelport.cli.options import (
+    CALL_OPTIONS,
+    DEBUG_KEY,
+    DEBUG_OPTION,
+    MODEL_OPTION,
+    MODEL_OPTIONS,
+    add_options,
+    open_model,
+    utf8_text,
+)
 from modelport.cli.terminal import (
     CommandError,
     MessagePrinter,
@@ -81,7 +90,7 @@ class _Group(click.Group):
         except OutputClosed:
             ctx.exit(_PIPE_CLOSED)
         except Exception as error:
-            print_error(error, ctx.meta.get(DEBUG, False))
+            print_error(error, ctx.meta.get(DEBUG_KEY, False))
             ctx.exit(1)
 
     def format_usage(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -122,8 +131,8 @@ def cli() -> None:
 @cli.command(cls=_Command)
 @click.argument("words", metavar="[PROMPT]", nargs=-1, type=utf8_text)
 @add_options(
-    MODEL,
-    *CALL,
+    MODEL_OPTION,
+    *CALL_OPTIONS,
     click.option(
         "--image", "images", type=utf8_text, multiple=True, metavar="FILE|URL",
         help="An image for the model. Repeatable.",
@@ -138,8 +147,8 @@ def cli() -> None:
                  help="Structured output: one of these texts. Repeatable."),
     click.option("--json", "as_json", is_flag=True, help="Print the whole message as JSON."),
     click.option("--stream/--no-stream", default=True, help="Print the response while it arrives (default)."),
-    *CONSTRUCTION,
-    DEBUGGING,
+    *MODEL_OPTIONS,
+    DEBUG_OPTION,
 )  # fmt: skip
 @click.pass_context
 def ask(
@@ -262,7 +271,7 @@ def _describe_image(image: str) -> str:
 
 
 @cli.command(cls=_Command)
-@add_options(MODEL, *CALL, *CONSTRUCTION, DEBUGGING)
+@add_options(MODEL_OPTION, *CALL_OPTIONS, *MODEL_OPTIONS, DEBUG_OPTION)
 @click.pass_context
 def chat(
     ctx: click.Context,
@@ -291,7 +300,7 @@ def chat(
         return open_model(spec, {})  # Another backend has other settings, so it does not get these.
 
     options = {"stop_sequences": list(stop) or None, **parameters}
-    Chat(model, connect, system, options, ctx.meta[DEBUG]).run()
+    Chat(model, connect, system, options, ctx.meta[DEBUG_KEY]).run()
 
 
 @cli.command(cls=_Command)
@@ -302,8 +311,8 @@ def chat(
     click.option("--json", "as_json", is_flag=True, help="Print everything as JSON."),
     click.option("--report", "as_report", is_flag=True, help="Print a text to paste into a bug report: versions, "
                  "capabilities, what does not work. It contains no key and no setting's value."),
-    *CONSTRUCTION,
-    DEBUGGING,
+    *MODEL_OPTIONS,
+    DEBUG_OPTION,
 )  # fmt: skip
 def check(
     model: str,
@@ -339,7 +348,7 @@ def check(
 
 
 @cli.command(cls=_Command)
-@add_options(click.option("--json", "as_json", is_flag=True, help="Print the backends as JSON."), DEBUGGING)
+@add_options(click.option("--json", "as_json", is_flag=True, help="Print the backends as JSON."), DEBUG_OPTION)
 def models(as_json: bool) -> None:
     """List the backends, and what must be installed or set to use each."""
     from modelport.cli.tables import print_backends

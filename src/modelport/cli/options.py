@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 
 #: The key of click's context under which a command finds whether to show tracebacks.
-DEBUG = "modelport.debug"
+DEBUG_KEY = "modelport.debug"
 _SECRET_NAME = re.compile(r"api_?key|access_key|secret|password|(^|_)token$", re.IGNORECASE)
 
 
@@ -60,15 +60,15 @@ def _collect_settings(ctx: click.Context, param: click.Parameter, pairs: tuple[t
 
 
 def _store_debug(ctx: click.Context, param: click.Parameter, value: bool) -> None:
-    ctx.meta[DEBUG] = value
+    ctx.meta[DEBUG_KEY] = value
 
 
-MODEL = click.option(
+MODEL_OPTION = click.option(
     "-m", "--model", type=utf8_text, metavar="BACKEND/ID", envvar="MODELPORT_MODEL", default="llamacpp",
     show_default=True, show_envvar=True,
     help="The model, for example openai/gpt-4o; 'modelport models' lists the backends.",
 )  # fmt: skip
-CONSTRUCTION = (
+MODEL_OPTIONS = (
     click.option("--api-base", type=utf8_text, metavar="URL", help="The base URL of the service."),
     click.option(
         "--set", "settings", type=parse_setting, multiple=True, callback=_collect_settings, metavar="KEY=VALUE",
@@ -76,14 +76,14 @@ CONSTRUCTION = (
         "Repeatable. Keys go into the environment (OPENAI_API_KEY).",
     ),
 )  # fmt: skip
-CALL = (
+CALL_OPTIONS = (
     click.option("-s", "--system", type=utf8_text, metavar="TEXT", help="The system message."),
     click.option("--stop", type=utf8_text, multiple=True, metavar="TEXT", help="A stop sequence. Repeatable."),
     click.option("-t", "--temperature", type=float, metavar="NUMBER", help="Sampling temperature; 0 is greedy."),
     click.option("--max-tokens", type=int, metavar="NUMBER", help="The most tokens to generate."),
     click.option("--seed", type=int, metavar="NUMBER", help="Makes sampling repeatable."),
 )
-DEBUGGING = click.option(
+DEBUG_OPTION = click.option(
     "--debug", is_flag=True, envvar="MODELPORT_DEBUG", show_envvar=True, expose_value=False, callback=_store_debug,
     help="Show tracebacks.",
 )  # fmt: skip

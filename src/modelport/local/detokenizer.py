@@ -12,15 +12,16 @@ class Detokenizer:
     Args:
         tokenizer: A fast tokenizer of transformers.
         hidden: Token ids that are never part of the text, such as those that end the output.
-        special: Whether other special tokens are part of the text. This is needed where such tokens mark a tool call.
+        keep_special_tokens: Whether other special tokens are part of the text. This is needed where such tokens mark a
+            tool call.
     """
 
-    def __init__(self, tokenizer: Any, hidden: Collection[int], special: bool = False) -> None:
+    def __init__(self, tokenizer: Any, hidden: Collection[int], keep_special_tokens: bool = False) -> None:
         from tokenizers.decoders import DecodeStream
 
         self._tokenizer = tokenizer.backend_tokenizer
         self._hidden = hidden
-        self._stream = DecodeStream(skip_special_tokens=not special)
+        self._stream = DecodeStream(skip_special_tokens=not keep_special_tokens)
 
     def decode(self, tokens: list[int]) -> str:
         """Return the text that these tokens complete."""

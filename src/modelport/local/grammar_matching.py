@@ -1,7 +1,7 @@
 """Constrained decoding on every local engine: which tokens a grammar allows next, and which tokens it forces.
 
-A grammar in llguidance's Lark is first checked (`check_grammar`). `TokenMasks` compiles it for one tokenizer, and makes
-a `GrammarMatcher` for each output. `TextMatcher` checks text that an engine generates under its own constraint.
+A grammar in llguidance's Lark is first checked (`check_grammar`). `GrammarCompiler` compiles it for one tokenizer, and
+makes a `GrammarMatcher` for each output. `TextMatcher` checks text that an engine generates under its own constraint.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def _grammar_problem(lark: str) -> str:
     return str(LLMatcher.validate_grammar(lark))
 
 
-class TokenMasks:
+class GrammarCompiler:
     """Compiles grammars for one tokenizer.
 
     Args:

@@ -75,9 +75,9 @@ class TokenEngineModel(EngineModel[E]):
     async def deltas(self, request: Request) -> AsyncGenerator[ChatMessageStreamDelta, None]:
         """Run a request; see `Model.deltas`."""
         engine = self._engine()
-        is_forced = bool(request.tools) and request.tool_choice not in ("auto", "none")
+        call_is_forced = bool(request.tools) and request.tool_choice not in ("auto", "none")
         # Rendering and encoding a long conversation takes milliseconds, so it must not block the event loop.
-        engine_request = await in_thread(lambda: self._engine_request(engine, request, is_forced))
+        engine_request = await in_thread(lambda: self._engine_request(engine, request, call_is_forced))
         deltas = self._generate_deltas(engine, engine_request, one_by_one=bool(request.stop_sequences))
         if request.tools and request.tool_choice != "none":
             # Without a known format, the text of a forced call is read as JSON without marks.
@@ -85,17 +85,17 @@ class TokenEngineModel(EngineModel[E]):
             parse = None
             if call_format.parse is not None:
                 parse = partial(_parse_call_text, call_format.parse, [tool.to_dict() for tool in request.tools])
-            deltas = read_calls(deltas, is_forced, (call_format.begin, call_format.end), parse)
+            deltas = read_calls(deltas, call_is_forced, (call_format.begin, call_format.end), parse)
         async with aclosing(deltas):
             async for delta in deltas:
                 yield delta
 
-    def _engine_request(self, engine: E, request: Request, is_forced: bool) -> EngineRequest:
+    def _engine_request(self, engine: E, request: Request, call_is_forced: bool) -> EngineRequest:
         parameters = dict(request.parameters)
         parallel_calls = bool(parameters.pop("parallel_tool_calls", False))
         tools = request.tools if request.tool_choice != "none" else ()
         grammar: Grammar | None = request.grammar
-        if is_forced:
+        if call_is_forced:
             if isinstance(choice := request.tool_choice, NamedToolChoice):
                 tools = tuple(tool for tool in tools if tool.name == choice.name)
             grammar = JSONSchema(call_schema(tools, parallel_calls))
@@ -133,8 +133,9 @@ class TokenEngineModel(EngineModel[E]):
     async def _generate_deltas(self, engine: E, request: EngineRequest, one_by_one: bool) -> Deltas:
         call_format = engine.template.tool_call_format
         # Special tokens stay in the text if one of them begins a tool call.
-        special = call_format is not None and any(t in call_format.begin for t in engine.tokenizer.all_special_tokens)
-        detokenizer = Detokenizer(engine.tokenizer, engine.eos, special)
+        special_tokens = engine.tokenizer.all_special_tokens
+        keep_special_tokens = call_format is not None and any(token in call_format.begin for token in special_tokens)
+        detokenizer = Detokenizer(engine.tokenizer, engine.eos, keep_special_tokens)
         parser = ReasoningParser(request.prompt.starts_in_reasoning) if engine.template.supports_reasoning else None
         usage = TokenUsage(len(request.prompt.tokens), 0, 0)
         usage.reasoning_tokens = 0 if parser else None

@@ -156,7 +156,7 @@ def text_of(content: str | Sequence[Any] | None) -> str:
     return "\n".join(text for text in texts if isinstance(text, str))
 
 
-def repr_without_urls(message: Any) -> str:
+def repr_with_urls_hidden(message: Any) -> str:
     """Return the `repr` of a message in which each URL, which may be signed, is shortened to its scheme and host."""
     values = {item.name: getattr(message, item.name) for item in fields(message) if item.repr}
     if not isinstance(values["content"], str):

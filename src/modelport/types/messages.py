@@ -13,7 +13,7 @@ from enum import StrEnum
 from typing import Any
 
 from modelport.secrets import Url
-from modelport.types.content import repr_without_urls, text_of
+from modelport.types.content import repr_with_urls_hidden, text_of
 from modelport.types.usage import TokenUsage
 
 #: A JSON object. `ChatMessage` has a method named `dict`, so its annotations can't use that name.
@@ -142,7 +142,7 @@ class ChatMessage:
         return self.text + ("\n" if self.text and calls else "") + calls
 
     def __repr__(self) -> str:
-        return repr_without_urls(self)
+        return repr_with_urls_hidden(self)
 
     def to_dict(self) -> _JSON:
         """Return a dict of JSON types, which `from_dict` and `generate` accept. Unset fields and `raw` are left out."""

@@ -14,7 +14,7 @@ from modelport.inputs.settings import name_or_path
 from modelport.local.chat_template import ChatTemplate
 from modelport.local.detokenizer import logprobs_entry
 from modelport.local.engine import check_integers, model_closed, never_destroy
-from modelport.local.grammar_matching import TokenMasks
+from modelport.local.grammar_matching import GrammarCompiler
 from modelport.local.mlx.batch import Batch
 from modelport.local.mlx.loading import load
 from modelport.local.mlx.rows import BatchRow, SampledToken
@@ -145,7 +145,7 @@ class _MLXEngine:
             tool_call_format=loaded.tool_call_format,
         )
         self._vocab_size, self._defaults = loaded.vocab_size, loaded.defaults
-        self._masks = TokenMasks(self.tokenizer, self._vocab_size, self.eos)
+        self._compiler = GrammarCompiler(self.tokenizer, self._vocab_size, self.eos)
 
     @property
     def busy(self) -> int:
@@ -163,7 +163,7 @@ class _MLXEngine:
         parameters = {**self._defaults, **request.parameters}
         bias = logit_bias_from(parameters, self._vocab_size)
         lark = request.lark
-        matcher = None if lark is None else await in_thread(lambda: self._masks.matcher(lark))
+        matcher = None if lark is None else await in_thread(lambda: self._compiler.matcher(lark))
         loop = asyncio.get_running_loop()
         received: asyncio.Queue[SampledToken | ModelError] = asyncio.Queue()
 

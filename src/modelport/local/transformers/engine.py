@@ -18,7 +18,7 @@ import torch
 
 from modelport.errors import ModelError, RateLimited, ServerError
 from modelport.local.engine import model_closed
-from modelport.local.grammar_matching import TokenMasks
+from modelport.local.grammar_matching import GrammarCompiler
 from modelport.local.token_engine import EngineRequest, Prompt, TokenBatch
 from modelport.local.transformers.images import prompt_with_images
 from modelport.local.transformers.loading import LoadedModel
@@ -52,7 +52,7 @@ class TransformersEngine:
         self.accepts_images = loaded.processor is not None
         self._loaded = loaded
         self.forward = forward
-        self._masks = TokenMasks(loaded.tokenizer, loaded.vocab_size, loaded.eos)
+        self._compiler = GrammarCompiler(loaded.tokenizer, loaded.vocab_size, loaded.eos)
         self._parallel, self._queue = parallel, queue
         self.prefixes = PrefixCache(prefix_cache_bytes)
         self._rows: list[BatchRow] = []
@@ -90,7 +90,7 @@ class TransformersEngine:
         parameters, device = request.parameters, self._loaded.device
         eos = [] if parameters.get("ignore_eos") else self._eos_of(request)
         sampler = Sampler(parameters, self._loaded.defaults, len(request.prompt.tokens), self.eos, device)
-        matcher = self._masks.matcher(request.lark) if request.lark is not None else None
+        matcher = self._compiler.matcher(request.lark) if request.lark is not None else None
         row = BatchRow(request, sampler, matcher, self.tokenizer, eos, notify)
         self._submit(row)
         try:

@@ -148,9 +148,9 @@ class BatchRow:
         """Return the next token, and advance the grammar by it."""
         # If the most probable token of all is allowed, it is also the most probable allowed token: mostly no mask is
         # needed.
-        if self.sampler.is_greedy and (self.matcher is None or self.matcher.try_consume(greedy)):
+        if self.sampler.takes_most_probable and (self.matcher is None or self.matcher.try_consume(greedy)):
             return greedy
-        if self.sampler.is_greedy and self.matcher is not None:
+        if self.sampler.takes_most_probable and self.matcher is not None:
             token = best_allowed_token(logits, self.matcher)
         else:
             token = self.sampler.choose(logits, self.tokens, self.matcher)

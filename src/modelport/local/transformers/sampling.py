@@ -65,7 +65,7 @@ class Sampler:
         if self._samples and (seed := given.get("seed")) is not None:
             self._generator = torch.Generator(device).manual_seed(seed % 2**63)
         #: Whether the most probable allowed token is chosen, and no log probabilities are requested.
-        self.is_greedy = (
+        self.takes_most_probable = (
             not (self._samples or self._processors or self._bias or self._presence or self._frequency)
             and self.top_logprobs is None
         )

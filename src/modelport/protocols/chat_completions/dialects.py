@@ -16,7 +16,7 @@ from modelport.types.output_types import Choice, Grammar, JSONSchema, Lark, Rege
 
 _ALL_GRAMMARS = frozenset({JSONSchema, Regex, Choice, Lark})
 #: The chat templates of most models can only switch reasoning off. Other efforts are sent as a reasoning budget.
-_ONLY_NONE = frozenset({"none"})
+_OFF_ONLY = frozenset({"none"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +103,7 @@ DIALECTS: dict[str, Dialect] = {
             "tool_choices": frozenset({"auto", "none", "required"}),
             "image_urls": False,
             "schema_rules": None,
-            "reasoning_efforts": _ONLY_NONE,
+            "reasoning_efforts": _OFF_ONLY,
             "reasoning_budget": True,
             "renamed": {"reasoning_budget": "thinking_budget_tokens"},
         },
@@ -119,7 +119,7 @@ DIALECTS: dict[str, Dialect] = {
         capabilities={
             "grammars": _ALL_GRAMMARS,
             "schema_rules": None,
-            "reasoning_efforts": _ONLY_NONE,
+            "reasoning_efforts": _OFF_ONLY,
             "reasoning_budget": True,
             "renamed": {"reasoning_budget": "thinking_token_budget"},
         },

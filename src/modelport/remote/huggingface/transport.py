@@ -66,7 +66,7 @@ class HubTransport(HTTPTransport):
         if known is not None and time.monotonic() < known[1]:
             return self._prepare(call, known[0])
         with _httpx_errors():
-            return await in_thread(lambda: self._prepare_first(call))
+            return await in_thread(lambda: self._prepare_with_new_token(call))
 
     async def _send(self, *args: Any) -> Any:
         try:
@@ -76,7 +76,7 @@ class HubTransport(HTTPTransport):
                 self._known_token = None
             raise
 
-    def _prepare_first(self, call: ServiceCall) -> tuple[str, Mapping[str, Any], dict[str, str]]:
+    def _prepare_with_new_token(self, call: ServiceCall) -> tuple[str, Mapping[str, Any], dict[str, str]]:
         """Look up the token, and return URL, body and headers of a request. This may block, so it runs in a thread."""
         token = HiddenStr((self._token.reveal() if self._token else hub_package().get_token()) or "")
         if not token.isascii():
@@ -90,7 +90,7 @@ class HubTransport(HTTPTransport):
         """Return URL, body and headers of a request, as huggingface_hub makes them for the provider."""
         client, body = self._client, dict(call.body)
         self._check_token(token)
-        with _mapping_errors(client.model):
+        with _modelport_errors(client.model):
             prepared = provider_helper(client).prepare_request(
                 inputs=body["messages"],
                 parameters={name: value for name, value in body.items() if name != "messages"},
@@ -174,7 +174,7 @@ def _httpx_errors() -> Iterator[None]:
 
 
 @contextmanager
-def _mapping_errors(model: str) -> Iterator[None]:
+def _modelport_errors(model: str) -> Iterator[None]:
     """Turn errors from looking up how the provider calls the model into modelport's errors."""
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
 
