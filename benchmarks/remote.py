@@ -3,6 +3,7 @@
     python benchmarks/remote.py                  # the table of the README: clients on one OpenAI-compatible server
     python benchmarks/remote.py --group vendors  # the other backends, each compared with its vendor's client
     python benchmarks/remote.py --write          # both, into docs/benchmarks.md, its plot and the README
+    python benchmarks/remote.py --before REF --only modelport   # this tree beside an earlier commit
 
 Each client ("peer") gets an environment of its own (made once, in the user's cache) and a process of its own. All use
 one fast loopback server (`server.py`), which runs on another core. Cases are interleaved: in every round each peer runs
@@ -69,6 +70,8 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "async call, 200 at once": ("1", {"what": "calls", "async": True, "width": 200}),
     "async chunk, 100 streams": ("50x0", {"what": "chunks", "async": True, "width": 100}),
 }
+#: What follows the name of a peer that is modelport of the commit that `--before` names.
+BEFORE = " before"
 #: Seconds within which 1,000 streams must start.
 STREAMS_TIMEOUT = 30
 #: The numbers of messages for which the cost of a call is measured.
@@ -95,8 +98,24 @@ def environment(name: str) -> Path:
     return python
 
 
+def add_peers_of(commit: str) -> None:
+    """Add modelport of an earlier commit to the peers of each group, in environments of its own."""
+    git = ["git", "-C", str(PROJECT)]
+    sha = subprocess.check_output([*git, "rev-parse", "--short", f"{commit}^{{commit}}"], text=True).strip()
+    tree = CACHE / f"tree-{sha}"
+    if not tree.exists():
+        subprocess.run([*git, "worktree", "prune"], check=True)
+        subprocess.run([*git, "worktree", "add", "--quiet", "--detach", str(tree), sha], check=True)
+    for group in GROUPS.values():
+        for peer, name in list(group.items()):
+            if "modelport" in peer:
+                requirements = [item.replace(str(PROJECT), str(tree)) for item in ENVIRONMENTS[name]]
+                ENVIRONMENTS[f"{name}-before"] = requirements
+                group[peer + BEFORE] = f"{name}-before"
+
+
 def command(peer: str, environment: Path, mode: str, *more: str) -> list[str]:
-    return [str(environment), str(HERE / "worker.py"), mode, peer, *more]
+    return [str(environment), str(HERE / "worker.py"), mode, peer.removesuffix(BEFORE), *more]
 
 
 def plain_environ() -> dict[str, str]:
@@ -168,14 +187,14 @@ def measure(group: str, rounds: int, only: list[str] | None, cases: list[str] | 
         for _ in range(rounds):
             for case, (shape, work) in selected.items():
                 for peer, worker in workers.items():
-                    kind = ALL[peer]
+                    kind = ALL[peer.removesuffix(BEFORE)]
                     possible = kind.asynchronous if work.get("async") else kind.synchronous
                     if possible or (work.get("width", 1) > 1 and kind is not PEERS["raw socket + json"]):
                         note(case, peer, worker.measure({"url": url(shape), **work}))
             if group != "peers":
                 continue
             if cases is None or "growth" in cases:
-                for peer in {"openai SDK", "modelport"} & workers.keys():
+                for peer in {"openai SDK", "modelport", "modelport" + BEFORE} & workers.keys():
                     for count in GROWTH:
                         work = {"what": "calls", "messages": count, "size": 1000}
                         note(f"growth {count}", peer, workers[peer].measure({"url": url("1"), **work}))
@@ -184,7 +203,8 @@ def measure(group: str, rounds: int, only: list[str] | None, cases: list[str] | 
                     note("cold process, ms", peer, processor_time(command(peer, python, "cold", url("1"))))
                 if cases is None or "import" in cases:
                     bare = processor_time([str(python), "-c", ""])
-                    note("import, ms", peer, processor_time([str(python), "-c", IMPORTS[peer]]) - bare)
+                    imported = [str(python), "-c", IMPORTS[peer.removesuffix(BEFORE)]]
+                    note("import, ms", peer, processor_time(imported) - bare)
                 if (cases is None or "memory" in cases) and peer != "raw socket + json":
                     arguments = command(peer, python, "memory", url("2x3600000"))
                     try:
@@ -227,9 +247,12 @@ def main() -> None:
         metavar="CASE",
         help="cases whose names contain one of these words; also cold, import, memory, growth",
     )
+    parser.add_argument("--before", metavar="REF", help="also measure modelport of an earlier commit, as another peer")
     parser.add_argument("--write", action="store_true", help="measure everything and write the figures into the pages")
     options = parser.parse_args()
     CACHE.mkdir(parents=True, exist_ok=True)
+    if options.before:
+        add_peers_of(options.before)
     begin = time.time()
     if options.write:
         results = {}
