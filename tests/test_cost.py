@@ -42,7 +42,7 @@ class ModelWithoutConnection(Model):
     declared_capabilities = Capabilities(tools=True, usage=True)
 
     async def deltas(self, request: Any) -> Any:
-        to_json(body_from(request, "m", request.capabilities))
+        to_json(body_from(request, "m"))
         reader = ChatResponseReader()
         if not request.stream:
             yield reader.read_response(COMPLETE_RESPONSE)

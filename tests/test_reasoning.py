@@ -38,8 +38,8 @@ def adapted_parameters(capabilities: dict[str, Any], **parameters: Any) -> dict[
 
 def body_parameters(model_id: str, dialect: str | None = None, **parameters: Any) -> dict[str, Any]:
     model = OpenAIServerModel(model_id, api_key="k", dialect=dialect)
-    request = adapt_to_capabilities(Request(MESSAGES, parameters=normalise_options(parameters)), model.capabilities)
-    body = body_from(request, model_id, model.capabilities, dialect)
+    request = Request(MESSAGES, parameters=normalise_options(parameters), capabilities=model.capabilities)
+    body = body_from(adapt_to_capabilities(request, model.capabilities), model_id, dialect)
     return {key: value for key, value in body.items() if key not in ("model", "messages")}
 
 

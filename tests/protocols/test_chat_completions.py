@@ -51,9 +51,14 @@ def test_grammar_is_sent_as_custom_tool_and_read_as_content(
     delta = reader.read_response(completion(output_call(text)))
     assert (delta.content, delta.tool_calls, delta.finish_reason) == (text, None, "stop")
     body = body_from(
-        Request((ChatMessage("user", "?"),), grammar=grammar, tools=tools_from(tools)),
-        "gpt-5", OpenAIServerModel("gpt-5", api_key="k").capabilities,
-    )  # fmt: skip
+        Request(
+            (ChatMessage("user", "?"),),
+            grammar=grammar,
+            tools=tools_from(tools),
+            capabilities=OpenAIServerModel("gpt-5", api_key="k").capabilities,
+        ),
+        "gpt-5",
+    )
     input_format = {"type": "grammar", "grammar": {"syntax": syntax, "definition": definition}}
     assert body["tools"][-1]["custom"]["format"] == input_format
     for tool in body["tools"]:  # The types of the openai package accept them.
@@ -69,7 +74,7 @@ def test_grammar_is_sent_as_custom_tool_and_read_as_content(
 def test_strict_of_tool_is_sent(dialect: Any, strict: bool | None, sent: bool | None) -> None:
     tools = tools_from([{"name": "f", "strict": strict}])
     capabilities = OpenAIServerModel("gpt-5", api_key="k").capabilities
-    body = body_from(Request((ChatMessage("user", "?"),), tools=tools), "gpt-5", capabilities, dialect)
+    body = body_from(Request((ChatMessage("user", "?"),), tools=tools, capabilities=capabilities), "gpt-5", dialect)
     assert body["tools"][0]["function"].get("strict") is sent
 
 

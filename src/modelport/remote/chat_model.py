@@ -157,7 +157,7 @@ class ChatCompletionsModel(Model):
         if "tool_choice" in left_out:
             request = request.replace(tool_choice="auto")
         headers, query = [{name: hide(value) for name, value in layer.items()} for layer in (headers, query)]
-        body = body_from(request, self._remote_model_id, request.capabilities, self.dialect)
+        body = body_from(request, self._remote_model_id, self.dialect)
         return ServiceCall("chat/completions", {**body, **extra_body}, headers, query)
 
     async def _with_unconstrained_reasoning(self, call: ServiceCall, request: Request) -> ServiceCall:

@@ -154,7 +154,7 @@ class LlamaCppModel(EngineModel["_LlamaCppEngine"]):
         """Run a request; see `Model.deltas`."""
         engine = self._engine()
         capabilities = request.capabilities
-        body = body_from(request.replace(stream=True, stop_sequences=()), None, capabilities, "llama.cpp")
+        body = body_from(request.replace(stream=True, stop_sequences=()), None, "llama.cpp")
         reader = EventReader()
         if request.grammar is not None:
             lark = as_lark(request.grammar, old_llguidance=True)

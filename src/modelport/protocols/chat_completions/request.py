@@ -15,17 +15,16 @@ from modelport.types.request import Request
 from modelport.types.tools import NamedToolChoice
 
 
-def body_from(
-    request: Request, model_id: str | None, capabilities: Capabilities, dialect: str | None = None
-) -> dict[str, Any]:
+def body_from(request: Request, model_id: str | None, dialect: str | None = None) -> dict[str, Any]:
     """Return the JSON body of a request.
 
     Args:
-        request: The request, already adapted to the capabilities.
+        request: A request that has been adapted to its `capabilities`. They also say which parameters the service knows
+            by another name, and whether it takes stop sequences.
         model_id: The service's name for the model; `None` to leave the name out.
-        capabilities: They say which parameters the service knows by another name, and whether it takes stop sequences.
         dialect: One of `DIALECTS`, or `None` for OpenAI's API.
     """
+    capabilities = request.capabilities
     server = OPENAI_API if dialect is None else DIALECTS[dialect]
     body: dict[str, Any] = {} if model_id is None else {"model": model_id}
     body["messages"] = [_message(message, capabilities) for message in request.messages]

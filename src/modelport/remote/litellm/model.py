@@ -199,7 +199,7 @@ class LiteLLMModel(Model):
         for name in ("extra_headers", "headers"):
             check_kind(Mapping, **{name: request.parameters.get(name)})
             check_headers(request.parameters.get(name) or {})
-        body = body_from(request, self.model_id, request.capabilities)
+        body = body_from(request, self.model_id)
         if (budget := body.pop("reasoning_budget", None)) is not None:
             body["thinking"] = {"type": "enabled", "budget_tokens": budget}
         if "tools" in body:
