@@ -36,7 +36,7 @@ CONNECT_TIMEOUT = 5.0
 #: The most connections of a session, as in OpenAI's SDK.
 _MAX_CONNECTIONS = 1000
 
-# The connector can't return these two values to `post`, because aiohttp calls it. So they are context variables.
+# aiohttp's code runs between `post` and the connector, so they pass these two values as context variables.
 #: Whether the request of the running task was sent on a connection that had served a request before.
 _was_reused: ContextVar[bool] = ContextVar("modelport_connection_was_reused", default=False)
 #: Whether the request of the running task must be sent on a new connection.

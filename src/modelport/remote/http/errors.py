@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 #: The advice in the error message if the server can't be reached.
 _CHECK_ADDRESS = "Check the address (api_base), the proxy, and that the server runs."
+#: The same advice for users of the command line.
 _ADDRESS_HINT = "The option --api-base sets the address."
 _TRUNCATED = "The service's response was truncated: its body ended before the announced length."
 
@@ -76,9 +77,9 @@ def error_from_aiohttp(error: aiohttp.ClientError | TimeoutError) -> ModelError:
     if isinstance(error, aiohttp.InvalidURL):
         return InvalidRequest("api_base is not a valid URL.")
     if isinstance(error, aiohttp.ClientPayloadError):
-        # aiohttp raises this error in two cases, which only the text distinguishes. It ends with the error's cause if
-        # the server closed the connection normally after a truncated body. If the connection broke, the exception of
-        # the connection follows after the cause.
+        # aiohttp raises this error in two cases, which only the text distinguishes. The text ends with the error's cause
+        # if the server closed the connection normally after a truncated body. If the connection broke, the text goes on
+        # with the connection's exception.
         if error.__cause__ is None or str(error).endswith(repr(error.__cause__)):
             return MalformedResponse(_TRUNCATED)
         return ConnectionFailed("The connection broke while the response was read.")

@@ -2,8 +2,8 @@
 
 The rules:
 
-- The values of a request's headers and query parameters are its secrets. Not among them are values with harmless names,
-  such as `Accept`, and values of less than eight characters.
+- The secrets of a request are the values of its headers and query parameters. Two kinds of values are not secrets:
+  those of harmless names, such as `Accept`, and those of less than eight characters.
 - If a name says that its value is a credential (`Authorization`, `Cookie`), each part of the value is a secret too: the
   key after `Bearer`, each cookie, the password that `Basic` encodes.
 - A text that a service sent is redacted before an error quotes it, because some services quote the key that they
@@ -119,7 +119,7 @@ def _redact_truncated(text: str, secret: str) -> str:
 def _character_pattern(character: str) -> str:
     """Return a pattern that matches a character as it is, and in the escapes of JSON, C, URLs and HTML."""
     code, utf8 = ord(character), character.encode("utf-8", "replace")
-    # In a URL inside of a URL, the percent sign is itself escaped, as %25.
+    # If a URL is a parameter of another URL, its percent signs are escaped too, as %25.
     percent_encoded = "".join(f"%(?:25){{0,3}}{byte:02x}" for byte in utf8)
     # No two spellings match the same text. Otherwise, where a text contains only the beginning of the secret, all
     # combinations of spellings would be tried, and each character of the secret would double the time. The repetitions

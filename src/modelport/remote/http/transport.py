@@ -11,7 +11,8 @@ aiohttp. A call passes through these steps:
 4. The body of any other response is read within limits of size (`bodies`) and parsed; a stream is parsed event by event
    (`responses`).
 
-Every exception of aiohttp becomes one of modelport's errors.
+Every exception of aiohttp becomes one of modelport's errors. Some tools show the local variables of each frame in a
+traceback. So no local variable shows an API key, except as a `HiddenStr`, whose `repr` is `'***'`.
 """
 
 from __future__ import annotations
@@ -126,21 +127,21 @@ class HTTPTransport:
         try:
             response = await self._send(url, body, headers, call.query, secrets)
             try:
-                if response.content_type == "application/json":  # The server does not support streaming.
+                if response.content_type == "application/json":  # The server answers without streaming.
                     yield parse_json(await read_body(response), secrets)
                     return
                 reader = EventReader(secrets)
                 async for chunk in response.content.iter_any():
                     reader.feed(chunk)
-                    del chunk  # Otherwise a traceback with local variables would show an API key that it repeats.
+                    del chunk  # Otherwise a traceback with local variables would show an API key in the chunk.
                     for event in reader.events():
                         yield event
                     if reader.done:
                         await drain(response)
                         return
             finally:
-                # Nothing may be awaited here. An event loop that ends closes all generators concurrently. A generator
-                # that reads this one would fail to close it while it is suspended here.
+                # Nothing may be awaited here. When an event loop ends, it closes all generators concurrently. If this
+                # one were suspended here, the generator that iterates over it could not close it and would raise.
                 response.close()
         except (aiohttp_package().ClientError, TimeoutError) as error:
             raise error_from_aiohttp(error) from None
@@ -181,7 +182,7 @@ class HTTPTransport:
         query: Mapping[str, Any],
         secrets: tuple[str, ...],
     ) -> aiohttp.ClientResponse:
-        """Send a request and return its response. If the response is read to its end, its connection is used again.
+        """Send a request and return its response. The connection is reused only if the response is read to its end.
 
         Raises:
             ModelError: The status is 300 or more.

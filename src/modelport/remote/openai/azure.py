@@ -198,7 +198,7 @@ class AzureOpenAIServerModel(OpenAIServerModel):
     async def _credential_for_sdk(self) -> dict[str, Any]:
         from modelport.remote.openai.sdk import openai_package
 
-        # In the header `Authorization`, some versions of the package would send the placeholder key, or a token from the
+        # In the header `Authorization`, some versions of the package would send the placeholder key, or a token of the
         # environment. `Omit` removes this header, unless `_credential` returns it.
         return {"Authorization": openai_package().Omit(), **await self._credential()}
 
