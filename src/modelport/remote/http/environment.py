@@ -14,7 +14,7 @@ from modelport.errors import InvalidRequest
 
 @functools.lru_cache
 def environment_tls(cafile: str | None, capath: str | None) -> ssl.SSLContext | bool:
-    """Return what verifies the certificates of servers, as in OpenAI's SDK.
+    """Return the value of aiohttp's parameter `ssl` with which it verifies certificates as OpenAI's SDK does.
 
     The trusted certificates are those of the file, else those of the folder, else those of the system's store. For the
     system's store the result is `True`, which stands for the context that aiohttp makes when it is imported. Another

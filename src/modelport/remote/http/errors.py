@@ -77,9 +77,9 @@ def error_from_aiohttp(error: aiohttp.ClientError | TimeoutError) -> ModelError:
     if isinstance(error, aiohttp.InvalidURL):
         return InvalidRequest("api_base is not a valid URL.")
     if isinstance(error, aiohttp.ClientPayloadError):
-        # aiohttp raises this error in two cases, which only the text distinguishes. The text ends with the error's cause
-        # if the server closed the connection normally after a truncated body. If the connection broke, the text goes on
-        # with the connection's exception.
+        # aiohttp raises this error in two cases, which only the text distinguishes. If the server closed the connection
+        # normally after a truncated body, the text ends with the error's cause. If the connection broke, the text goes
+        # on with the connection's exception.
         if error.__cause__ is None or str(error).endswith(repr(error.__cause__)):
             return MalformedResponse(_TRUNCATED)
         return ConnectionFailed("The connection broke while the response was read.")

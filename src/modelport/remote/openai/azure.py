@@ -46,7 +46,7 @@ class AzureOpenAIServerModel(OpenAIServerModel):
         api_version: A version such as `2024-10-21`; by default `OPENAI_API_VERSION`, else the v1 API.
         azure_deployment: The name of the deployment, if `model_id` is the name of the model itself. The model's name
             is used to look up its capabilities.
-        azure_ad_token: A token of Entra ID; by default `AZURE_OPENAI_AD_TOKEN`.
+        azure_ad_token: A token of Microsoft Entra ID; by default `AZURE_OPENAI_AD_TOKEN`.
         azure_ad_token_provider: A function that returns a token for each request, such as the function that
             `azure.identity.get_bearer_token_provider` makes. If it is not async, it runs in a thread.
         **settings: See `OpenAIServerModel`. The `client` is an `openai.AsyncAzureOpenAI` or `openai.AzureOpenAI`.

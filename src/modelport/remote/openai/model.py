@@ -129,7 +129,7 @@ class OpenAIServerModel(ChatCompletionsModel):
         """Return a client of the `openai` package."""
         from modelport.remote.openai.sdk import openai_package
 
-        key: str | None = "set for each call"  # A placeholder, for which each call substitutes the function's key.
+        key: str | None = "set for each call"  # A placeholder: each call sends the key that the function returns.
         if isinstance(self.api_key, Secret):
             key = self.api_key.reveal() if self.api_key else None
         settings = {
