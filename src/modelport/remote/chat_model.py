@@ -1,11 +1,11 @@
-"""The model class that all backends with chat completions share, whatever client sends the requests.
+"""The base class of all backends for OpenAI's chat-completions API, whatever client sends the requests.
 
-A call becomes a body (`protocols.chat_completions.request`), goes through the backend's transport, and its response
-becomes deltas (`protocols.chat_completions.response`).
+Its method `deltas` turns a request into a JSON body (`protocols.chat_completions.request`), sends it through the
+backend's transport, and turns the response into deltas (`protocols.chat_completions.response`).
 
-If the service rejects a parameter, the model remembers that for its lifetime: the parameter is left out of later
-requests, or its capability is off. The error is then raised with `profile_updated`, so that `Model` runs the call once
-more from the start, with the new capabilities.
+If the service rejects a parameter, the model object records that for its lifetime: later requests leave the parameter
+out, or the capability that the parameter needs is switched off. The error is raised with `profile_updated = True`, so
+that `Model` runs the call once more from the start, with the changed capabilities.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from modelport.model import Model
 from modelport.protocols.chat_completions.dialects import DIALECTS, OPENAI_API, Dialect
 from modelport.protocols.chat_completions.request import body_from
 from modelport.protocols.chat_completions.response import ChatResponseReader
-from modelport.remote.http.redaction import hide
+from modelport.remote.http.redaction import with_hidden_repr
 from modelport.remote.http.transport import ServiceCall, Transport
 from modelport.remote.profiles import PROFILES
 from modelport.remote.schema_subsets import OPENAI
@@ -35,14 +35,15 @@ from modelport.types.request import Request
 
 
 class ChatCompletionsModel(Model):
-    """The base of all backends with chat completions.
+    """The base class of all backends for the chat-completions API.
 
-    A backend implements `_make_transport`, and sets the attributes that this method needs before it calls `__init__`.
+    A backend implements `_make_transport`, which the constructor of this class calls. So a backend's own constructor
+    first sets the attributes that `_make_transport` reads, and then calls `super().__init__`.
 
     Args:
         model_id: The service's name for the model.
-        dialect: One of the class's `dialects`, for what a server accepts beyond OpenAI's API. By default requests use
-            OpenAI's API alone.
+        dialect: The kind of the server, one of the class's `dialects`. Requests then use what such servers accept
+            beyond OpenAI's API. By default they use OpenAI's API alone.
         accept_missing_finish: Whether a stream without a finish reason is complete (some servers, such as Ollama, send
             none). By default such a stream counts as truncated.
         **settings: See `Model`.
@@ -63,10 +64,11 @@ class ChatCompletionsModel(Model):
         usage=True,
         cached_tokens=True,
     )
-    #: The dialects that a user may name.
+    #: The values that the parameter `dialect` accepts.
     dialects: ClassVar[frozenset[str]] = frozenset({"llama.cpp", "vllm"})
+    #: The caller's own client, set by backends that accept one.
     client: Any = None
-    #: The parameters that the service rejected, and that are left out of requests.
+    #: The parameters that the service has rejected. Later requests leave them out.
     _rejected_parameters: frozenset[str] = frozenset()
 
     def __init__(
@@ -93,11 +95,11 @@ class ChatCompletionsModel(Model):
 
     @property
     def _remote_model_id(self) -> str | None:
-        """The name that is sent to the service; `None` to send no name."""
+        """The model's name that is sent to the service; `None` to send no name."""
         return self.model_id
 
     def _not_found_advice(self) -> str:
-        """Return what the caller can do if the service does not know the model; empty if there is no special advice."""
+        """Return what the caller can do if the service does not know the model; empty to add nothing to the error."""
         return ""
 
     def __getstate__(self) -> dict[str, Any]:
@@ -148,6 +150,7 @@ class ChatCompletionsModel(Model):
             raise
 
     def _service_call(self, request: Request, left_out: frozenset[str]) -> ServiceCall:
+        """Return the request as the transport takes it, without the parameters in `left_out`."""
         parameters = {name: value for name, value in request.parameters.items() if name not in left_out}
         headers, query, extra_body = [
             parameters.pop(name, {}) for name in ("extra_headers", "extra_query", "extra_body")
@@ -155,28 +158,30 @@ class ChatCompletionsModel(Model):
         if parameters != request.parameters:
             request = request.replace(parameters=parameters)
         if "tool_choice" in left_out:
-            request = request.replace(tool_choice="auto")
-        headers, query = [{name: hide(value) for name, value in layer.items()} for layer in (headers, query)]
+            request = request.replace(tool_choice="auto")  # This default is never sent.
+        headers, query = [
+            {name: with_hidden_repr(value) for name, value in values.items()} for values in (headers, query)
+        ]
         body = body_from(request, self._remote_model_id, self.dialect)
         return ServiceCall("chat/completions", {**body, **extra_body}, headers, query)
 
     async def _with_unconstrained_reasoning(self, call: ServiceCall, request: Request) -> ServiceCall:
-        """Return the call with a grammar that leaves the reasoning unconstrained, if the model may reason."""
+        """Return the call, with a grammar that does not constrain the reasoning if the model may reason."""
         grammar = await grammar_after_reasoning(
             call.body, request, lambda body: self._transport.call(replace(call, path=RENDER_PATH, body=body))
         )
         return replace(call, body={**call.body, "grammar": grammar}) if grammar else call
 
     def _left_out_warnings(self, request: Request, left_out: frozenset[str]) -> list[str] | None:
-        """Return a warning for each requested parameter that was left out, or `None`."""
+        """Return a warning for each parameter of the request that was left out, or `None` if there is none."""
         requested = left_out & {*request.parameters, "tool_choice" if request.tools else ""}
         return [f"{name} was left out: {self.model_id} does not accept it" for name in sorted(requested)] or None
 
     def _observe_rejection(self, error: InvalidRequest, request: Request, left_out: frozenset[str]) -> bool:
-        """Update the profile of this model after the service rejected a parameter.
+        """Record that the service rejected a parameter, in this model's capabilities or in `_rejected_parameters`.
 
-        Of several calls at the same time, only the first rejection changes the profile. The others were planned with
-        the old profile as well, so they too can be run again.
+        If the service rejects the parameter in several concurrent calls, only the first rejection changes anything. The
+        other requests were made before that change too, so the result is also `True` for them.
 
         Args:
             error: The rejection; its `parameter` names what the service rejected.
@@ -184,20 +189,20 @@ class ChatCompletionsModel(Model):
             left_out: The parameters that were left out of the request.
 
         Returns:
-            Whether the profile now differs, in the rejected parameter, from the profile that the request was planned
-            with. Another run of the call will then be planned without the parameter.
+            Whether another run of the call will send the parameter no more, or send it under another name.
         """
         name = (error.parameter or "").partition(".")[0]
-        planned, known = request.capabilities, self.capabilities
-        before = known, self._rejected_parameters
+        # The request was made for the capabilities `planned`. Another call may have changed the model's since then.
+        planned, current = request.capabilities, self.capabilities
+        before = current, self._rejected_parameters
         if name == "stop" and planned.stop:
-            self._capabilities = known.replace(stop=False)
+            self._capabilities = current.replace(stop=False)
         elif name == "max_tokens" and "max_tokens" not in planned.renamed:
-            self._capabilities = known.replace(renamed={**known.renamed, "max_tokens": "max_completion_tokens"})
+            self._capabilities = current.replace(renamed={**current.renamed, "max_tokens": "max_completion_tokens"})
         elif name == "stream_options" and name not in planned.refused:
-            self._capabilities = known.replace(refused=known.refused | {name})
+            self._capabilities = current.replace(refused=current.refused | {name})
         elif name == "response_format" and request.grammar is not None and JSONSchema in planned.grammars:
-            self._capabilities = known.replace(grammars=known.grammars - {JSONSchema})
+            self._capabilities = current.replace(grammars=current.grammars - {JSONSchema})
         elif (name in request.parameters or (name == "tool_choice" and request.tools)) and name not in left_out:
             self._rejected_parameters |= {name}
         else:
@@ -207,7 +212,7 @@ class ChatCompletionsModel(Model):
         return True
 
     def close(self) -> None:
-        """Close the connections of synchronous calls."""
+        """Close the connections of synchronous calls, which run on modelport's own event loop (the portal)."""
         from modelport.runtime.portal import run
 
         run(self._transport.aclose())

@@ -1,4 +1,4 @@
-"""The subsets of JSON Schema that services enforce, as data. Each names the page that documents it."""
+"""The subsets of JSON Schema that services enforce. A comment names the page that documents each subset."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from dataclasses import replace
 
 from modelport.schema.rules import SchemaRules
 
-_NUMBERS = frozenset({"multipleOf", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"})
+_NUMBER_KEYWORDS = frozenset({"multipleOf", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"})
 _FORMATS = frozenset({"date-time", "time", "date", "duration", "email", "hostname", "ipv4", "ipv6", "uuid"})
 
-#: "Supported schemas" of https://developers.openai.com/api/docs/guides/structured-outputs
+#: From the section "Supported schemas" of https://developers.openai.com/api/docs/guides/structured-outputs
 OPENAI = SchemaRules(
-    keywords=_NUMBERS | {"pattern", "minItems", "maxItems"},
+    keywords=_NUMBER_KEYWORDS | {"pattern", "minItems", "maxItems"},
     formats=_FORMATS,
     all_required=True,
     recursive=True,
@@ -26,5 +26,5 @@ OPENAI = SchemaRules(
 #: https://learn.microsoft.com/azure/foundry/openai/how-to/structured-outputs
 AZURE = replace(OPENAI, keywords=frozenset(), formats=frozenset(), max_properties=100, max_depth=5, max_enum=500)
 
-#: "JSON Schema support" of https://docs.aws.amazon.com/bedrock/latest/userguide/structured-output.html
+#: From "JSON Schema support" of https://docs.aws.amazon.com/bedrock/latest/userguide/structured-output.html
 BEDROCK = SchemaRules(keywords=frozenset({"allOf"}), formats=_FORMATS | {"uri"})

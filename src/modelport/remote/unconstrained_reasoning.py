@@ -1,9 +1,9 @@
-"""Structured output after unconstrained reasoning, on llama.cpp's server.
+"""Makes a grammar for llama.cpp's server that constrains the output, but not the reasoning before it.
 
-llama.cpp applies a grammar from the first token, so it would constrain the reasoning too. The grammar must therefore
-begin with unconstrained reasoning wherever the model reasons: if the prompt ends within an open reasoning block, or if
-the caller requested reasoning. How the prompt ends depends on the model's chat template, so the server is asked to
-render the prompt.
+llama.cpp applies a grammar from the first generated token, so a grammar for the output would constrain the reasoning
+too. If the model is going to reason, the grammar must therefore begin with a rule that allows any reasoning. The model
+is going to reason if the caller requested it, or if the prompt ends inside a reasoning block. How the prompt ends
+depends on the model's chat template, so modelport asks the server to render the prompt.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from modelport.errors import ModelError
 from modelport.protocols.chat_completions.dialects import llama_grammar
 from modelport.types.request import Request
 
-#: The path, below the server's root, that renders the prompt of a chat completion's body.
+#: A request to this path, below the server's root, returns the prompt that a chat completion's body leads to.
 RENDER_PATH = "/apply-template"
-#: The fields of the body on which the prompt depends.
+#: The fields of a chat completion's body on which the prompt depends.
 _RENDERED_FIELDS = ("messages", "tools", "chat_template_kwargs")
 
 
 async def grammar_after_reasoning(
     body: Mapping[str, Any], request: Request, render: Callable[[dict[str, Any]], Awaitable[Any]]
 ) -> str | None:
-    """Return a grammar that begins with unconstrained reasoning, or `None` if the body's grammar is right as it is.
+    """Return a grammar that begins with unconstrained reasoning, or `None` if the body needs no other grammar.
 
     Args:
         body: The body of the chat completion.
@@ -37,12 +37,14 @@ async def grammar_after_reasoning(
         return None
     try:
         rendered = await render({name: body[name] for name in _RENDERED_FIELDS if name in body})
-        is_open = ends_inside_reasoning(rendered["prompt"])
+        inside_reasoning = ends_inside_reasoning(rendered["prompt"])
     except (ModelError, LookupError, TypeError, AttributeError):
-        # A gateway may not offer this path. If the server itself fails, the chat completion fails too and reports it.
-        is_open = False
+        # A gateway may not offer this path. If the server itself fails, the chat completion will fail too and raise.
+        inside_reasoning = False
     effort = request.parameters.get("reasoning_effort", "none")
-    if not is_open and effort == "none" and not request.parameters.get("reasoning_budget"):
-        return None  # The grammar then also constrains any reasoning that the caller did not request.
+    if not inside_reasoning and effort == "none" and not request.parameters.get("reasoning_budget"):
+        return None  # No reasoning is expected, so the grammar may apply from the first token.
     # The server counts line breaks after the reasoning as output, so the grammar allows none there.
-    return llama_grammar(allow_reasoning(as_lark(request.grammar, old_llguidance=True), is_open, line_breaks=False))
+    return llama_grammar(
+        allow_reasoning(as_lark(request.grammar, old_llguidance=True), inside_reasoning, line_breaks=False)
+    )

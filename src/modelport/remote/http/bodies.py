@@ -3,15 +3,15 @@
 The rules:
 
 - A body, or one event of a stream, may be at most 64 MiB after decompression. `responses.EventReader` enforces the
-  limit for events. The limit is far more than any response, images and speech included. A larger body is not read to
-  its end, because a megabyte on the wire can decompress to any size.
-- Of an error's body, at most 64 KiB are read, for at most 2 seconds. If the body is truncated, broken or stalled, the
-  part that arrived is used, and the error's status is still reported.
+  limit for events. The limit is far larger than any usual response, images and speech included. A larger body is not
+  read to its end, because a small compressed body can fill the memory when it is decompressed.
+- Of an error response's body, at most 64 KiB are read, for at most 2 seconds. If the body is truncated or stalls, the
+  part that arrived is used, and the HTTP status is still reported.
 - A stream is read to the end of the HTTP response, which may come after the last event. Only then can its connection
-  be used again. The wait for that end is at most 0.5 seconds, and errors during that wait are ignored, because the
-  response is complete.
+  be used again. The wait for that end is at most 0.5 seconds, and errors during that wait are ignored, because all
+  events have arrived.
 
-Between two reads no time limit applies here: the layer `retry` enforces the time limits of the caller.
+Successful responses have no time limit here: the layer `retry` enforces the time limits of the caller.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from modelport.remote.http.packages import aiohttp_package
 if TYPE_CHECKING:
     import aiohttp
 
-#: Bytes of a non-streaming response, or of one event of a stream, after decompression.
+#: The most bytes of a non-streaming response, or of one event of a stream, after decompression.
 MAX_RESPONSE_SIZE = 2**26
-#: Bytes of an error's body, and the seconds for which the body is read.
+#: The most bytes of an error response's body that are read, and the most seconds for which they are read.
 MAX_ERROR_BODY_SIZE, ERROR_BODY_TIMEOUT = 2**16, 2.0
-#: Seconds to wait for the end of the HTTP response after the last event of a stream.
+#: The most seconds to wait for the end of the HTTP response after the last event of a stream.
 DRAIN_TIMEOUT = 0.5
 
 
@@ -60,7 +60,9 @@ async def read_error_body(response: aiohttp.ClientResponse) -> bytes:
     import asyncio
 
     aiohttp = aiohttp_package()
-    body = io.BytesIO()  # A traceback with local variables does not show an API key that the body repeats.
+    # Unlike bytes, a `BytesIO` has a `repr` without its content. The body may repeat an API key, which a traceback with
+    # local variables would show.
+    body = io.BytesIO()
     try:
         async with asyncio.timeout(ERROR_BODY_TIMEOUT):
             while body.tell() < MAX_ERROR_BODY_SIZE and not response.content.at_eof():

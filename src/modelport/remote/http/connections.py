@@ -3,15 +3,16 @@
 The rules:
 
 - Connections belong to the event loop that opened them. A transport has one aiohttp session for each event loop. The
-  session is closed with its loop, or when the transport is closed or garbage-collected (see `PerLoop`).
-- A session opens up to 1000 connections, as many as OpenAI's SDK. `max_concurrency` decides how many are in use.
-- A server may close an idle connection at any time, also in the moment in which the next request is sent. If a request
-  fails on a connection that had served a request before, and no byte of a response arrived, the request is sent once
-  more, on a new connection. That attempt does not count for the retry policy.
+  session is closed when its loop ends, or when the transport is closed or garbage-collected.
+- A session opens up to 1000 connections, as many as OpenAI's SDK. A model's `max_concurrency` may allow fewer calls.
+- A server may close an idle connection at any time, even just when the next request is sent on it. If a request fails
+  on a connection that had served a request before, and no byte of a response arrived, the request is sent once more,
+  on a new connection. The retry policy does not count this second attempt.
 - A request is sent at most twice in this way, however many idle connections there are. Otherwise a server that reads
-  each request and then closes the connection would receive the request once for each of them. Idle connections that
-  are found on the way to a new one are closed, because they are as old as the one that failed.
-- A failure on a new connection is not retried here.
+  each request and then closes the connection would receive the request once for each idle connection.
+- aiohttp opens a new connection only if no idle one is left. So the idle connections are closed first; the server may
+  have closed them too.
+- A failure on a new connection is not retried here, but by the layer `retry`.
 """
 
 from __future__ import annotations
@@ -32,9 +33,10 @@ if TYPE_CHECKING:
 
 #: Seconds to connect, as in OpenAI's SDK.
 CONNECT_TIMEOUT = 5.0
-#: As in OpenAI's SDK.
+#: The most connections of a session, as in OpenAI's SDK.
 _MAX_CONNECTIONS = 1000
 
+# aiohttp's code runs between `post` and the connector, so they pass these two values as context variables.
 #: Whether the request of the running task was sent on a connection that had served a request before.
 _was_reused: ContextVar[bool] = ContextVar("modelport_connection_was_reused", default=False)
 #: Whether the request of the running task must be sent on a new connection.
@@ -46,8 +48,9 @@ def open_session(base_url: str, verify: ssl.SSLContext | bool, timeout: float | 
 
     Args:
         base_url: The address of the service.
-        verify: Whether certificates are verified, or the context that verifies them.
-        timeout: Seconds to connect, and between two reads. `None` sets no limit but `CONNECT_TIMEOUT`.
+        verify: Whether the server's certificate is verified, or the context that verifies it.
+        timeout: The most seconds to connect, and between two reads. `None` limits only the time to connect, to
+            `CONNECT_TIMEOUT`.
     """
     aiohttp = aiohttp_package()
     if verify is True and base_url.startswith("https"):
@@ -73,10 +76,10 @@ async def post(
 
     Args:
         session: A session of the running event loop.
-        url: The whole URL, without the query.
-        query: The query parameters.
-        payload: The body.
-        headers: All headers.
+        url: The complete URL, without the query.
+        query: The query parameters, as pairs of name and text.
+        payload: The encoded body.
+        headers: The complete headers, merged and checked.
 
     Raises:
         aiohttp.ClientError: The request failed.
@@ -95,15 +98,16 @@ async def post(
 
 @functools.cache
 def _connector_class() -> Any:
-    """Return a connector that notes whether a connection had served a request before.
+    """Return the class of connectors that record in `_was_reused` whether a connection had served a request before.
 
-    aiohttp's tracing would tell that too, but costs a fifth of a call.
+    aiohttp's tracing would report that too, but takes a fifth of the time of a call.
     """
     aiohttp = aiohttp_package()
 
     class Connector(aiohttp.TCPConnector):  # type: ignore[misc,name-defined]
         def __init__(self, **settings: Any) -> None:
             super().__init__(**settings)
+            #: The protocol objects of connections that have been used. aiohttp has one for each connection.
             self._used: weakref.WeakSet[Any] = weakref.WeakSet()
 
         async def connect(self, *args: Any, **kwargs: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Reads the certificates and proxies that the environment sets for the way to a service."""
+"""Reads from environment variables which proxy is used, and which certificates are trusted."""
 
 from __future__ import annotations
 
@@ -14,17 +14,18 @@ from modelport.errors import InvalidRequest
 
 @functools.lru_cache
 def environment_tls(cafile: str | None, capath: str | None) -> ssl.SSLContext | bool:
-    """Return what verifies certificates, as in OpenAI's SDK: one file, or one folder, or the system's store.
+    """Return the value of aiohttp's parameter `ssl` with which it verifies certificates as OpenAI's SDK does.
 
-    For the system's store the result is `True`, because aiohttp has read that store at its import. Reading it again
-    would take a tenth of a cold start.
+    The trusted certificates are those of the file, else those of the folder, else those of the system's store. For the
+    system's store the result is `True`, which stands for the context that aiohttp makes when it is imported. Another
+    context would read the store once more, which takes a tenth of a cold start.
 
     Args:
         cafile: The value of `SSL_CERT_FILE`.
         capath: The value of `SSL_CERT_DIR`.
 
     Raises:
-        InvalidRequest: The file does not exist, or holds no certificates.
+        InvalidRequest: The file does not exist, or contains no certificates.
     """
     try:
         if cafile or capath:
@@ -32,7 +33,7 @@ def environment_tls(cafile: str | None, capath: str | None) -> ssl.SSLContext | 
     except OSError as error:
         raise InvalidRequest(f"SSL_CERT_FILE={cafile!r}: {error.strerror or error}") from None
     if sys.platform in ("darwin", "win32"):
-        try:  # OpenSSL can't read the store of these systems. OpenAI's SDK installs this package for the same reason.
+        try:  # OpenSSL can't read the store of these systems, but truststore can. OpenAI's SDK installs truststore.
             return import_module("truststore").SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # type: ignore[no-any-return]
         except ImportError:
             pass
@@ -48,7 +49,7 @@ def environment_proxy(url: str) -> str | None:
         url: The address of the service.
 
     Raises:
-        InvalidRequest: The proxy is of a kind that only OpenAI's SDK can use.
+        InvalidRequest: The proxy is of a kind that aiohttp can't use, such as SOCKS.
     """
     parts, proxies = urlsplit(url), urllib.request.getproxies()
     proxy = proxies.get(parts.scheme) or proxies.get("all")

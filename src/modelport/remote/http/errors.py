@@ -1,7 +1,7 @@
 """Turns error responses, redirects and the exceptions of HTTP libraries into modelport's errors.
 
-A redirect is never followed: the prompt and the key would be sent to an address that the caller did not choose. The
-message shows where the redirect leads, without the query, which may quote a key.
+A redirect is never followed: the prompt and the API key would be sent to an address that the caller did not choose. The
+error message shows the address without its query, which may contain the key.
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ from modelport.remote.http.redaction import redact
 if TYPE_CHECKING:
     import aiohttp
 
-#: The advice if no server can be reached.
+#: The advice in the error message if the server can't be reached.
 _CHECK_ADDRESS = "Check the address (api_base), the proxy, and that the server runs."
+#: The same advice for users of the command line.
 _ADDRESS_HINT = "The option --api-base sets the address."
 _TRUNCATED = "The service's response was truncated: its body ended before the announced length."
 
@@ -32,7 +33,7 @@ def error_from_response(status: int, headers: Mapping[str, str], body: bytes, se
         status: The HTTP status.
         headers: The headers of the response.
         body: The body of the response.
-        secrets: The secrets of the request; see `secrets_in`.
+        secrets: The secrets of the request, as `secrets_in` returns them.
     """
     if status < 400:
         return redirect_error(status, headers, secrets)
@@ -50,7 +51,7 @@ def redirect_error(status: int, headers: Mapping[str, str], secrets: Collection[
     Args:
         status: The HTTP status.
         headers: The headers of the response.
-        secrets: The secrets of the request; see `secrets_in`.
+        secrets: The secrets of the request, as `secrets_in` returns them.
     """
     target = re.split(r"[?#]", headers.get("Location", ""))[0] or "another address"
     target = redact(target, secrets)
@@ -76,8 +77,9 @@ def error_from_aiohttp(error: aiohttp.ClientError | TimeoutError) -> ModelError:
     if isinstance(error, aiohttp.InvalidURL):
         return InvalidRequest("api_base is not a valid URL.")
     if isinstance(error, aiohttp.ClientPayloadError):
-        # If the connection broke, aiohttp appends its exception to the text, behind the cause. Otherwise the connection
-        # was closed in good order: the sender took a truncated body for complete. Nothing else tells the cases apart.
+        # aiohttp raises this error in two cases, which only the text distinguishes. If the server closed the connection
+        # normally after a truncated body, the text ends with the error's cause. If the connection broke, the text goes
+        # on with the connection's exception.
         if error.__cause__ is None or str(error).endswith(repr(error.__cause__)):
             return MalformedResponse(_TRUNCATED)
         return ConnectionFailed("The connection broke while the response was read.")
@@ -87,7 +89,7 @@ def error_from_aiohttp(error: aiohttp.ClientError | TimeoutError) -> ModelError:
 
 
 def is_httpx_exception(error: BaseException) -> bool:
-    """Return whether an exception comes from httpx, httpx2 or their core."""
+    """Return whether an exception comes from httpx, httpx2, or the package `httpcore` that they use."""
     return type(error).__module__.startswith(("httpx", "httpcore"))
 
 
@@ -106,7 +108,7 @@ def error_from_httpx(error: BaseException) -> ModelError:
         return InvalidRequest("The request can't be sent: its URL is not valid.")
     if kind.endswith("Timeout"):
         return ConnectionFailed(f"The service did not answer within the client's timeout ({kind}).")
-    # httpx has one class for a truncated response and for no response at all.
+    # httpx raises this class both for a truncated response and for no response at all.
     if kind == "RemoteProtocolError" and "complete message body" in str(error):
         return MalformedResponse(_TRUNCATED)
     advice, hint = (f" {_CHECK_ADDRESS}", _ADDRESS_HINT) if kind == "ConnectError" else ("", None)
@@ -114,7 +116,7 @@ def error_from_httpx(error: BaseException) -> ModelError:
 
 
 def is_encoding_error(error: BaseException) -> bool:
-    """Return whether an exception of Python says that a request can't be encoded as bytes."""
+    """Return whether an exception of Python says that a request can't be encoded as JSON or as bytes."""
     return isinstance(error, UnicodeEncodeError) or (
         isinstance(error, TypeError | ValueError) and str(error).endswith(("JSON serializable", "JSON compliant"))
     )

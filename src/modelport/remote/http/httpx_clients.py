@@ -1,10 +1,12 @@
 """Makes clients of httpx and httpx2 follow modelport's rules for redirects and error bodies.
 
-Vendors' packages create such clients. Some of them follow redirects, and lose the status of an error whose body does
-not arrive completely. A hook of the client receives each response before the vendor's package does:
+Vendors' packages, such as `openai`, send requests with such clients. Some of these packages follow redirects. Some lose
+the HTTP status of an error response if its body does not arrive completely. So modelport adds a hook to the client. It
+receives each response before the package does:
 
-- A redirect is refused.
-- The body of an error is read as far as it arrives, within the limits of `bodies`, and is then the response's body.
+- It refuses a redirect.
+- It reads the body of an error response as far as it arrives, within the limits of `bodies`. The package then takes
+  this part for the complete body.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from modelport.remote.http.redaction import secrets_in
 
 
 def install_response_hook(client: Any) -> None:
-    """Add the hook to an asynchronous client, once.
+    """Add the hook to an asynchronous client, unless the client has it already.
 
     Args:
         client: An `AsyncClient` of httpx or httpx2.
@@ -28,7 +30,7 @@ def install_response_hook(client: Any) -> None:
 
 
 async def _check_response(response: Any) -> None:
-    """Refuse a redirect, and read the body of an error.
+    """Refuse a redirect, and read the body of an error response.
 
     Raises:
         InvalidRequest: The service redirects.
@@ -46,8 +48,8 @@ async def _check_response(response: Any) -> None:
                 body += chunk
                 if len(body) >= bodies.MAX_ERROR_BODY_SIZE:
                     break
-    except Exception:  # Whatever broke the body, the status is known.
+    except Exception:  # Whatever interrupted the body, the package can report the status.
         pass
-    # `aread` sets the same attribute, but raises if the body breaks, and drops what arrived before.
+    # httpx's own `aread` sets this attribute too. But if the body is interrupted, it raises and drops what has arrived.
     response._content = bytes(body[: bodies.MAX_ERROR_BODY_SIZE])
     await response.aclose()

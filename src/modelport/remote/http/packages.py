@@ -15,7 +15,7 @@ def require(extra: str, *packages: str) -> None:
     Backends call this in their constructor, so that a missing package is reported before a missing API key.
 
     Args:
-        extra: The extra of modelport that installs the packages.
+        extra: The extra of modelport that installs the packages, for the error message.
         *packages: The names of their top-level modules.
 
     Raises:

@@ -1,7 +1,7 @@
 """Checks and encodes what a request consists of: URL, headers, query and body.
 
-Everything is checked before a connection is opened, so that no error of the HTTP library has to be interpreted. An
-error names the header or the query parameter, but never its value, which may be a key.
+Everything is checked before a connection is opened, so that no error of the HTTP library has to be interpreted. The
+error messages name the header or the query parameter, but do not show its value, which may be a key.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from urllib.parse import urlsplit
 
 from modelport.errors import InvalidRequest
 from modelport.remote.http.packages import orjson_package
-from modelport.remote.http.redaction import hide
+from modelport.remote.http.redaction import with_hidden_repr
 
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _NOT_IN_HEADER_VALUE = re.compile(r"[\r\n\0\ud800-\udfff]")
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
-#: These headers say where the body ends. Only the HTTP library knows that.
+#: These headers say how the body is sent and where it ends. The HTTP library sets them.
 _FRAMING_HEADERS = frozenset({"content-length", "transfer-encoding", "expect", "trailer", "upgrade"})
 #: An example URL for each setting that holds the address of a service.
 _URL_EXAMPLES = {
@@ -44,13 +44,16 @@ def to_json(body: Mapping[str, Any]) -> bytes:
 
 
 def query_pairs(query: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Yield query parameters as name and text, written as in OpenAI's SDK: `a[]=1&a[]=2&b[c]=d&e=true`.
+    """Yield the names and texts of query parameters for a URL.
+
+    Lists, dicts and booleans are written as in OpenAI's SDK: `{"a": [1, 2], "b": {"c": "d"}, "e": True}` becomes
+    `a[]=1&a[]=2&b[c]=d&e=true`.
 
     Args:
         query: Query parameters by name. A parameter with the value `None` is left out.
 
     Raises:
-        InvalidRequest: A parameter is not text that can be encoded.
+        InvalidRequest: A name or a value has a lone surrogate, which can't be encoded.
     """
     for name, value in query.items():
         if isinstance(value, Mapping):
@@ -66,14 +69,15 @@ def query_pairs(query: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def check_url(value: Any, name: str = "api_base") -> str:
-    """Return the address of a service, after a check.
+    """Check the address of a service, and return it.
 
     Args:
         value: The address that the caller passed.
-        name: The setting that holds the address.
+        name: The name of the setting that holds the address, for the error message.
 
     Raises:
-        InvalidRequest: The value is not an HTTP URL. Or the URL holds a password, which the message does not show.
+        InvalidRequest: The value is not an HTTP URL, or it contains a user or a password, which the message does not
+            show.
     """
     try:
         parts = urlsplit(value)
@@ -100,7 +104,7 @@ def check_headers(headers: Mapping[Any, Any]) -> None:
     """Check that headers can be sent.
 
     Args:
-        headers: Headers by name. The SDK's `Omit` as a value removes a header, and is allowed.
+        headers: Headers by name. The value `Omit()` of the `openai` package, which removes a header, is allowed.
 
     Raises:
         InvalidRequest: A header can't be sent.
@@ -120,21 +124,21 @@ def check_headers(headers: Mapping[Any, Any]) -> None:
             )
 
 
-def merge_headers(*layers: Mapping[str, Any]) -> dict[str, str]:
-    """Return the headers of all layers. A header overrides one of the same name in an earlier layer, in any case.
+def merge_headers(*mappings: Mapping[str, Any]) -> dict[str, str]:
+    """Merge headers. A header overrides the header of the same name, in upper or lower case, in an earlier mapping.
 
     Args:
-        *layers: Headers by name.
+        *mappings: Headers by name.
     """
     merged: dict[str, tuple[str, Any]] = {}
-    for layer in layers:
-        for name, value in layer.items():
+    for mapping in mappings:
+        for name, value in mapping.items():
             merged.pop(name.lower(), None)
             if not _removes_header(value):
-                merged[name.lower()] = (name, hide(value))
+                merged[name.lower()] = (name, with_hidden_repr(value))
     return dict(merged.values())
 
 
 def _removes_header(value: Any) -> bool:
-    """Return whether a header's value is the SDK's `Omit`, which removes the header."""
+    """Return whether a header's value is an `Omit` of the `openai` package, which removes the header."""
     return type(value).__name__ == "Omit"

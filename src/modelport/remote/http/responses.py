@@ -1,7 +1,7 @@
 """Parses the bodies of successful responses, and the events of streams.
 
-A parsed body goes to the protocol unchanged if it is a chat completion. Everything else will be quoted by an error, so
-the secrets of the request are redacted in it here.
+A chat completion is returned unchanged. Any other JSON will be quoted by an error, so the secrets of the request are
+redacted in it here.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from modelport.remote.http.redaction import redact
 
 
 def parse_json(data: bytes, secrets: Collection[str]) -> Any:
-    """Parse JSON that a service sent. Secrets are redacted unless the result is a chat completion.
+    """Parse JSON that a service sent, and redact secrets in it unless it is a chat completion.
 
     Args:
         data: The body, or the data of an event.
-        secrets: The secrets of the request; see `secrets_in`.
+        secrets: The secrets of the request, as `secrets_in` returns them.
 
     Raises:
         MalformedResponse: The data is not JSON.
@@ -32,7 +32,7 @@ def parse_json(data: bytes, secrets: Collection[str]) -> Any:
         result = orjson.loads(data)
     except ValueError as error:
         excerpt = redact(data.decode("utf-8", "replace"), secrets)[:120]
-        data = b""  # Otherwise a traceback with local variables would show a key that the service quotes.
+        data = b""  # Otherwise a traceback with local variables would show an API key that the data repeats.
         if excerpt.lstrip().startswith("<"):
             raise MalformedResponse(
                 f"The service sent a web page instead of JSON; is this the address of its API? {excerpt!r}."
@@ -40,7 +40,8 @@ def parse_json(data: bytes, secrets: Collection[str]) -> Any:
         raise MalformedResponse(f"The service sent broken JSON ({error}): {excerpt!r}.") from None
     if not looks_like_completion(result):
         return redact(result, secrets)
-    if b"\\u" not in data and b"\\/" not in data:  # Nearly all bodies hold no such escape.
+    # Usually the bytes have no such escapes. If no secret is found in them then, the completion contains none.
+    if b"\\u" not in data and b"\\/" not in data:
         for secret in secrets:
             if secret.encode() in data:
                 break
@@ -50,12 +51,12 @@ def parse_json(data: bytes, secrets: Collection[str]) -> Any:
 
 
 def looks_like_completion(data: Any) -> bool:
-    """Return whether parsed JSON has the outline of a chat completion: choices, and no error."""
+    """Return whether parsed JSON has choices and no error, as chat completions do."""
     return isinstance(data, dict) and bool(data.get("choices")) and not data.get("error")
 
 
 def is_readable_completion(data: Any) -> bool:
-    """Return whether parsed JSON can be read as a chat completion. What can't be read will be quoted by an error."""
+    """Return whether `ChatResponseReader` accepts parsed JSON. If it does not, its error will quote the JSON."""
     try:
         return ChatResponseReader().read_chunk(data) is not None
     except ModelError:
@@ -66,18 +67,19 @@ class EventReader:
     """Turns the bytes of a stream into parsed events.
 
     Args:
-        secrets: The secrets of the request; see `secrets_in`.
+        secrets: The secrets of the request, as `secrets_in` returns them.
     """
 
     def __init__(self, secrets: Collection[str]) -> None:
         self._secrets = secrets
         self._parser = EventParser(MAX_RESPONSE_SIZE)
+        #: The events that the last chunk completed, each as its type and its data, which is JSON.
         self._unparsed: list[tuple[bytes, bytes]] = []
         #: Whether the event `[DONE]` has arrived, which ends the stream.
         self.done = False
 
     def feed(self, chunk: bytes) -> None:
-        """Receive the next bytes of the stream.
+        """Receive the next bytes of the stream; `events` then yields the events that they complete.
 
         Args:
             chunk: The next bytes.
@@ -100,8 +102,8 @@ class EventReader:
             try:
                 event = parse_json(data, self._secrets)
             except MalformedResponse:
-                data = b""  # Otherwise a traceback with local variables would show a key that the service quotes.
+                data = b""  # Otherwise a traceback with local variables would show an API key that the data repeats.
                 raise
-            if event_type == b"error" and isinstance(event, dict):
+            if event_type == b"error" and isinstance(event, dict):  # `ChatResponseReader` expects the key "error".
                 event = {"error": event.get("error", event)}
             yield event

@@ -3,13 +3,16 @@
 A `Transport` has three methods, so that the code above it does not depend on an HTTP library. `HTTPTransport` uses
 aiohttp. A call passes through these steps:
 
-1. The headers of the call are requested from the backend, merged and checked (`requests`). The secrets in headers and
-   query are collected (`redaction`).
+1. The backend returns the headers of the call, which are checked and merged with the default headers (`requests`). The
+   secrets in headers and query are collected (`redaction`).
 2. The body is encoded, and the request is sent over a connection of the running event loop (`connections`).
-3. A status of 300 or more becomes an error (`errors`), with what arrives of its body (`bodies`).
-4. A successful body is read within its limits (`bodies`) and parsed, event by event in a stream (`responses`).
+3. A response with a status of 300 or more becomes an error (`errors`), which quotes the part of its body that arrives
+   (`bodies`).
+4. The body of any other response is read within limits of size (`bodies`) and parsed; a stream is parsed event by event
+   (`responses`).
 
-Every exception of aiohttp becomes one of modelport's errors.
+Every exception of aiohttp becomes one of modelport's errors. Some tools show the local variables of each frame in a
+traceback. So no local variable shows an API key, except as a `HiddenStr`, whose `repr` is `'***'`.
 """
 
 from __future__ import annotations
@@ -25,7 +28,7 @@ from modelport.remote.http.bodies import drain, read_body, read_error_body
 from modelport.remote.http.connections import open_session, post
 from modelport.remote.http.errors import error_from_aiohttp, error_from_response
 from modelport.remote.http.packages import aiohttp_package
-from modelport.remote.http.redaction import hide, secrets_in
+from modelport.remote.http.redaction import secrets_in, with_hidden_repr
 from modelport.remote.http.requests import check_headers, check_url, merge_headers, query_pairs, to_json
 from modelport.remote.http.responses import EventReader, parse_json
 from modelport.runtime.per_loop import PerLoop
@@ -37,7 +40,7 @@ _DEFAULT_HEADERS = {
     "Accept": "application/json", "Content-Type": "application/json", "User-Agent": f"modelport/{__version__}",
 }  # fmt: skip
 
-#: Returns the headers of a call, keys included.
+#: A function that returns the headers of a call, including the API key.
 HeaderSource = Callable[[], Awaitable[Mapping[str, str]]]
 
 
@@ -66,7 +69,7 @@ class Transport(Protocol):
         ...
 
     def stream(self, call: ServiceCall) -> AsyncGenerator[Any, None]:
-        """Send a request and yield the parsed events of its response, which is read to its end."""
+        """Send a request and yield the parsed events of its response, until the response ends."""
         ...
 
     async def aclose(self) -> None:
@@ -79,11 +82,11 @@ class HTTPTransport:
 
     Args:
         base_url: The address of the service, such as `https://api.openai.com/v1`.
-        headers: Returns the headers of a call, keys included. It is called for each call.
+        headers: A function that returns the headers of a call, including the API key. It is called for each call.
         query: Query parameters for every call.
-        verify: Whether certificates are verified, or the context that verifies them.
-        timeout: Seconds to connect, and between two reads. By default connecting is limited to 5 seconds, and the layer
-            `retry` limits reading.
+        verify: Whether the server's certificate is verified, or the context that verifies it.
+        timeout: The most seconds to connect, and between two reads. By default connecting is limited to 5 seconds, and
+            reading only by the layer `retry`.
     """
 
     def __init__(
@@ -96,9 +99,9 @@ class HTTPTransport:
     ) -> None:
         self.base_url = check_url(base_url).rstrip("/")
         self._headers, self._verify, self._timeout = headers, verify, timeout
-        self._query = {name: hide(value) for name, value in (query or {}).items()}
-        #: Of the last call: the layers of headers, the merged headers, and the secrets in them.
-        self._last_headers: tuple[Any, dict[str, str], tuple[str, ...]] = None, {}, ()
+        self._query = {name: with_hidden_repr(value) for name, value in (query or {}).items()}
+        #: The last merge of headers: the mappings that were merged, the result, and the secrets in it and in the query.
+        self._last_merge: tuple[Any, dict[str, str], tuple[str, ...]] = None, {}, ()
         self._sessions: PerLoop[aiohttp.ClientSession] = PerLoop(lambda session: session.close())
 
     def _open_session(self) -> aiohttp.ClientSession:
@@ -124,20 +127,21 @@ class HTTPTransport:
         try:
             response = await self._send(url, body, headers, call.query, secrets)
             try:
-                if response.content_type == "application/json":  # The server does not stream.
+                if response.content_type == "application/json":  # The server answers without streaming.
                     yield parse_json(await read_body(response), secrets)
                     return
                 reader = EventReader(secrets)
                 async for chunk in response.content.iter_any():
                     reader.feed(chunk)
-                    del chunk  # Otherwise a traceback with local variables would show a key that the service quotes.
+                    del chunk  # Otherwise a traceback with local variables would show an API key in the chunk.
                     for event in reader.events():
                         yield event
                     if reader.done:
                         await drain(response)
                         return
             finally:
-                # Nothing may be awaited here. An event loop that ends closes all its generators at once, in any order.
+                # Nothing may be awaited here. When an event loop ends, it closes all generators concurrently. If this
+                # one were suspended here, the generator that iterates over it could not close it and would raise.
                 response.close()
         except (aiohttp_package().ClientError, TimeoutError) as error:
             raise error_from_aiohttp(error) from None
@@ -148,24 +152,24 @@ class HTTPTransport:
 
     async def _request(self, call: ServiceCall) -> tuple[str, Mapping[str, Any], dict[str, str]]:
         """Return URL, body and headers of a call."""
-        aiohttp_package()  # If the package is missing, that is the first error.
+        aiohttp_package()  # A missing package is reported before any other error.
         url = urljoin(self.base_url, call.path) if call.path[0] == "/" else f"{self.base_url}/{call.path}"
         return url, call.body, self._merge_headers(await self._headers(), call.headers)
 
-    def _merge_headers(self, *layers: Mapping[str, Any]) -> dict[str, str]:
-        """Return the headers of all layers, checked. Nearly always they are those of the last call."""
-        last_layers, headers, _ = self._last_headers
-        if layers != last_layers:
-            layers = tuple({name: hide(value) for name, value in layer.items()} for layer in layers)
-            for layer in layers:
-                check_headers(layer)
-            headers = merge_headers(_DEFAULT_HEADERS, *layers)
-            self._last_headers = layers, headers, secrets_in(headers, dict(query_pairs(self._query)))
+    def _merge_headers(self, *mappings: Mapping[str, Any]) -> dict[str, str]:
+        """Check and merge headers. If they are those of the last call, as nearly always, return its merged headers."""
+        last_mappings, headers, _ = self._last_merge
+        if mappings != last_mappings:
+            mappings = tuple({name: with_hidden_repr(value) for name, value in mapping.items()} for mapping in mappings)
+            for mapping in mappings:
+                check_headers(mapping)
+            headers = merge_headers(_DEFAULT_HEADERS, *mappings)
+            self._last_merge = mappings, headers, secrets_in(headers, dict(query_pairs(self._query)))
         return headers
 
     def _secrets(self, headers: Mapping[str, str], query: Mapping[str, Any]) -> tuple[str, ...]:
         """Return the secrets of a call, which no error may show."""
-        _, last_headers, secrets = self._last_headers
+        _, last_headers, secrets = self._last_merge
         if headers is last_headers and not query:
             return secrets
         return secrets_in(headers, dict(query_pairs({**self._query, **query})))
@@ -178,26 +182,26 @@ class HTTPTransport:
         query: Mapping[str, Any],
         secrets: tuple[str, ...],
     ) -> aiohttp.ClientResponse:
-        """Send a request and return its response. Closing the response keeps its connection if it was read to its end.
+        """Send a request and return its response. The connection is reused only if the response is read to its end.
 
         Raises:
             ModelError: The status is 300 or more.
         """
-        payload = to_json(body)  # Encoded in this frame, so that a stream does not keep the payload while it is read.
+        payload = to_json(body)  # Encoded here and not in `stream`, which would keep it in memory until its last event.
         session = await self._sessions.get(self._open_session)
-        # No local variable holds the query: a traceback with local variables would show a key in it.
+        # The encoded query is not assigned to a variable: a traceback with local variables would show a key in it.
         response = await post(
             session,
             url,
-            ([*query_pairs({**self._query, **query})] or None) if query or self._query else None,
-            payload,
-            headers,
+            query=([*query_pairs({**self._query, **query})] or None) if query or self._query else None,
+            payload=payload,
+            headers=headers,
         )
         if response.status >= 300:
             try:
                 error = error_from_response(response.status, response.headers, await read_error_body(response), secrets)
             finally:
                 response.close()
-            del response  # Otherwise a traceback with local variables would show a key that a redirect quotes.
+            del response  # Otherwise a traceback with local variables would show a key that a redirect repeats.
             raise error
         return response

@@ -1,6 +1,6 @@
 """A model on Hugging Face's Inference Providers, on a dedicated endpoint, or on any server by its URL.
 
-The `huggingface_hub` package decides where a request goes and what its body looks like (see `transport`).
+The `huggingface_hub` package decides where a request goes and what its body looks like; `transport` sends it.
 """
 
 from __future__ import annotations
@@ -16,33 +16,36 @@ from modelport.remote.http.transport import Transport
 from modelport.remote.huggingface.transport import URL_SCHEMES, HubTransport, hub_package, provider_helper
 from modelport.secrets import Secret
 
-#: The model if the caller names none, as in the `smolagents` package.
+#: The model if the caller names none: the default of the `smolagents` package.
 DEFAULT_MODEL = "Qwen/Qwen3-Next-80B-A3B-Thinking"
 
 
 class InferenceClientModel(ChatCompletionsModel):
     """A model on Hugging Face's Inference Providers, on a dedicated endpoint, or on any server with chat completions.
 
-    Providers, routes, each provider's own format of a JSON schema, tokens and billing are those of
-    `huggingface_hub.AsyncInferenceClient`. Requests are sent by a fast HTTP library, so a client factory that was set
-    in huggingface_hub is not used. Proxies and certificates are found as by `OpenAIServerModel`.
+    `huggingface_hub.AsyncInferenceClient` determines the provider's URL, the format of the body, the token and the
+    billing. aiohttp sends the requests, so an HTTP client that was set with `huggingface_hub.set_async_client_factory`
+    is not used. Proxies and certificates are read from the same environment variables as in `OpenAIServerModel`.
     See https://huggingface.co/docs/huggingface_hub/guides/inference
 
     Args:
         model_id: A model on the Hub, or the URL of a server. With `base_url`, the server's name for the model.
         provider: A provider such as `novita`. With `auto`, Hugging Face's router chooses a provider, and may choose
             another one for each request.
-        token: The token; by default `HF_TOKEN`, else that of `huggingface_hub.login`. A token that does not begin with
-            `hf_` is taken for the provider's own key, and requests go directly to the provider.
+        token: The token; by default the environment variable `HF_TOKEN`, else the token that `huggingface_hub.login`
+            saved. A token that does not begin with `hf_` is taken for the provider's own key, and requests go directly
+            to the provider.
         api_key: Another name of `token`.
         bill_to: The organisation that pays.
         base_url: The address of a server or of a dedicated endpoint, with or without `/v1`; not together with
             `provider`.
-        client_kwargs: More settings of the client, as `{"headers": {…}, "cookies": {…}, "timeout": 20}`. The timeout is
-            in seconds, to connect and between two reads.
-        dialect: `tgi`, `llama.cpp` or `vllm`, for the grammars that a server at a URL accepts beyond OpenAI's API.
-        **settings: See `Model` and `ChatCompletionsModel`. Settings that they do not know go into the request's body,
-            as do `extra_body`, `extra_headers` and `extra_query`.
+        client_kwargs: More settings of the `AsyncInferenceClient`, as
+            `{"headers": {…}, "cookies": {…}, "timeout": 20}`. The timeout is the most seconds to connect, and between
+            two reads.
+        dialect: The kind of the server at a URL: `tgi`, `llama.cpp` or `vllm`. Requests then use the grammars that such
+            servers accept beyond OpenAI's API.
+        **settings: See `Model` and `ChatCompletionsModel`. Settings that they do not know go into the request's body.
+            `extra_headers`, `extra_query` and `extra_body` work as in the `openai` package.
 
     Examples:
         >>> model = InferenceClientModel("openai/gpt-oss-20b", provider="novita", requests_per_minute=60)
@@ -67,8 +70,8 @@ class InferenceClientModel(ChatCompletionsModel):
         check_kind(str, model_id=model_id, provider=provider, bill_to=bill_to, base_url=base_url)
         if token is not None and api_key is not None:
             raise InvalidRequest("token and api_key are two names of one setting: pass one of them")
-        own_settings = {"model", "provider", "token", "api_key", "bill_to", "base_url"}
-        if misplaced := sorted(own_settings & {*(client_kwargs or {})}):
+        parameters_of_model = {"model", "provider", "token", "api_key", "bill_to", "base_url"}
+        if misplaced := sorted(parameters_of_model & {*(client_kwargs or {})}):
             raise InvalidRequest(f"{misplaced[0]} is a setting of its own: pass it beside client_kwargs, not in it")
         self.provider = provider
         self.token = Secret.from_value(api_key if token is None else token, "HF_TOKEN")
@@ -106,7 +109,7 @@ class InferenceClientModel(ChatCompletionsModel):
         try:
             client = hub.AsyncInferenceClient(**settings, **(self.client_kwargs or {}))
             if self._url is None:
-                provider_helper(client)
+                provider_helper(client)  # Raises `ValueError` if the client's provider is unknown.
         except (TypeError, ValueError) as error:
             raise InvalidRequest(f"huggingface_hub refuses its settings: {error}") from None
         return HubTransport(client, self.token)

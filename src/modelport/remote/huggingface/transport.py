@@ -1,16 +1,17 @@
 """Sends requests whose URLs, headers and bodies the `huggingface_hub` package builds.
 
-The package has a helper for each provider. It builds the URL, the headers and the body of a request, and modelport's
-HTTP transport sends them. The package's own `chat_completion` is not used: it looks models up on the running event
-loop, keeps the connection of every stream until the client is closed, replaces broken UTF-8, and parses each chunk into
-its own classes.
+The package has a helper object for each provider. The helper builds the URL, the headers and the body of a request, and
+modelport's HTTP transport sends them. The package's own `chat_completion` is not used: it blocks the running event loop
+while it looks a model up, keeps the connection of every stream until the client is closed, replaces invalid UTF-8, and
+parses each chunk into its own classes.
 
-The rules for tokens and lookups:
+The rules for these requests:
 
-- A request without a fresh token is prepared in a thread. The package may ask the Hub how the provider calls the model,
-  or renew the user's token. Both are blocking requests, and the package caches the results.
-- For 60 seconds after that, the token is fresh: requests use it, and are prepared on the event loop. A response with
-  status 401 ends this time early.
+- While a request is built, the package may send blocking requests of its own: to renew the user's token, and to ask the
+  Hub for the name by which the provider knows the model. The package caches the results. So the first request is built
+  in a thread.
+- For 60 seconds after that, requests use the same token, and are built on the event loop. After these 60 seconds, or
+  after a response with status 401, the next request is built in a thread, like the first.
 - For a server at a URL, the package writes a JSON schema in the format of one kind of server. Other kinds of servers
   ignore that schema without an error. So modelport's own fields override those of the package in such a request.
 """
@@ -33,30 +34,32 @@ from modelport.remote.http.transport import HTTPTransport, ServiceCall
 from modelport.runtime.threads import in_thread
 from modelport.secrets import Secret
 
-#: Seconds for which a token is used before huggingface_hub is asked again. The package renews tokens much earlier than
-#: they expire.
+#: Seconds for which a token is used before huggingface_hub is asked for it again. The package renews tokens long before
+#: they expire, so no token expires within this time.
 TOKEN_LIFETIME = 60.0
 #: A model name that starts with one of these is a server's URL.
 URL_SCHEMES = ("http://", "https://")
 
 
 class HubTransport(HTTPTransport):
-    """Sends requests with aiohttp, as the `huggingface_hub` package makes them.
+    """Sends requests with aiohttp that the `huggingface_hub` package has built.
 
     Args:
         client: A `huggingface_hub.AsyncInferenceClient`, without a token.
-        token: The token of the user. If there is none, huggingface_hub looks for one.
+        token: The token of the user. If it is empty, `huggingface_hub.get_token` is called instead.
     """
 
     def __init__(self, client: Any, token: Secret) -> None:
         self._client, self._token = client, token
-        self._is_url = client.model.startswith(URL_SCHEMES)
-        #: The token, and the time on the monotonic clock until which it is used.
+        #: Whether requests go to a server at a URL, and not to a provider.
+        self._sends_to_url = client.model.startswith(URL_SCHEMES)
+        #: The token, and the time on the monotonic clock until which it is used. `None` if it must be looked up.
         self._known_token: tuple[HiddenStr, float] | None = None
-        base_url = client.model if self._is_url else hub_package().constants.INFERENCE_PROXY_TEMPLATE
+        base_url = client.model if self._sends_to_url else hub_package().constants.INFERENCE_PROXY_TEMPLATE
         super().__init__(base_url, self._no_headers, timeout=client.timeout)
 
     async def _no_headers(self) -> dict[str, str]:
+        """Return no headers: `_prepare` adds those that the package builds."""
         return {}
 
     async def _request(self, call: ServiceCall) -> tuple[str, Mapping[str, Any], dict[str, str]]:
@@ -65,7 +68,7 @@ class HubTransport(HTTPTransport):
         known = self._known_token
         if known is not None and time.monotonic() < known[1]:
             return self._prepare(call, known[0])
-        with _httpx_errors():
+        with _translate_httpx_errors():
             return await in_thread(lambda: self._prepare_with_new_token(call))
 
     async def _send(self, *args: Any) -> Any:
@@ -80,17 +83,17 @@ class HubTransport(HTTPTransport):
         """Look up the token, and return URL, body and headers of a request. This may block, so it runs in a thread."""
         token = HiddenStr((self._token.reveal() if self._token else hub_package().get_token()) or "")
         if not token.isascii():
-            raise InvalidRequest("a header's value must consist of ASCII characters (is that the key?)")
+            raise InvalidRequest("token: must consist of ASCII characters; is this the complete token?")
         prepared = self._prepare(call, token)
-        self.base_url = prepared[0]  # Which proxy of the environment applies depends on this address.
+        self.base_url = prepared[0]  # `open_session` chooses the proxy by this address.
         self._known_token = token, time.monotonic() + TOKEN_LIFETIME
         return prepared
 
     def _prepare(self, call: ServiceCall, token: HiddenStr) -> tuple[str, Mapping[str, Any], dict[str, str]]:
-        """Return URL, body and headers of a request, as huggingface_hub makes them for the provider."""
+        """Return URL, body and headers of a request, as huggingface_hub builds them for the provider."""
         client, body = self._client, dict(call.body)
         self._check_token(token)
-        with _modelport_errors(client.model):
+        with _translate_hub_errors(client.model):
             prepared = provider_helper(client).prepare_request(
                 inputs=body["messages"],
                 parameters={name: value for name, value in body.items() if name != "messages"},
@@ -102,24 +105,24 @@ class HubTransport(HTTPTransport):
         url, prepared_body = prepared.url, prepared.json
         headers = self._merge_headers({"Cookie": cookies} if cookies else {}, prepared.headers, call.headers)
         del prepared  # Otherwise a traceback with local variables would show its headers.
-        if self._is_url:  # The module's docstring says why modelport's own fields override the package's.
+        if self._sends_to_url:  # The server may ignore a JSON schema in the format that the package writes.
             prepared_body = {**prepared_body, **call.body}
-        if call.path[0] == "/":  # An absolute path is another endpoint of the server, and gets its own body unchanged.
+        if call.path[0] == "/":  # Another endpoint of the server, for which the package has no format.
             url, prepared_body = urljoin(url, call.path), call.body
         return url, prepared_body, headers
 
     def _check_token(self, token: HiddenStr) -> None:
-        """Check that the provider can take this token.
+        """Check that the provider accepts this kind of token.
 
         Raises:
-            AuthenticationError: There is no token, or the token is not one of Hugging Face.
+            AuthenticationError: There is no token, or the request would send another provider's key to Hugging Face.
             InvalidRequest: The token cannot be used with `bill_to`.
         """
         client = self._client
-        if self._is_url:
+        if self._sends_to_url:
             return
-        is_own_token = token.startswith("hf_")
-        if client.provider in (None, "auto") and token and not is_own_token:
+        is_hub_token = token.startswith("hf_")
+        if client.provider in (None, "auto") and token and not is_hub_token:
             raise AuthenticationError(
                 "Hugging Face's router takes a token that begins with 'hf_'. With a provider's own key, name the "
                 "provider: provider='novita'."
@@ -129,7 +132,7 @@ class HubTransport(HTTPTransport):
                 "No token was given. Pass token=…, set the environment variable HF_TOKEN, or run: hf auth login",
                 hint="The command line takes tokens from the environment only: export HF_TOKEN=…",
             )
-        if token and not is_own_token and "X-HF-Bill-To" in client.headers:
+        if token and not is_hub_token and "X-HF-Bill-To" in client.headers:
             raise InvalidRequest(
                 "bill_to needs a token of Hugging Face; with its own key, the provider sends the bill."
             )
@@ -142,20 +145,20 @@ def hub_package() -> Any:
     Raises:
         MissingDependency: The package, or a package that the transport needs, is not installed.
     """
-    require("huggingface", "huggingface_hub", "aiohttp", "orjson")  # The transport would name another extra.
+    require("huggingface", "huggingface_hub", "aiohttp", "orjson")  # `HTTPTransport` would name another extra.
     import huggingface_hub
 
     return huggingface_hub
 
 
 def provider_helper(client: Any) -> Any:
-    """Return the object of huggingface_hub that makes the requests for a provider.
+    """Return the object of huggingface_hub that builds the requests for a client's provider.
 
     Args:
         client: A `huggingface_hub.AsyncInferenceClient`.
 
     Raises:
-        ValueError: There is no such provider, or the provider has no chat completions.
+        ValueError: There is no such provider, or the provider does not offer chat completions.
     """
     from huggingface_hub.inference._providers import get_provider_helper
 
@@ -163,8 +166,8 @@ def provider_helper(client: Any) -> Any:
 
 
 @contextmanager
-def _httpx_errors() -> Iterator[None]:
-    """Turn exceptions of the HTTP library that sends requests to the Hub into modelport's errors."""
+def _translate_httpx_errors() -> Iterator[None]:
+    """Turn exceptions of httpx, which huggingface_hub uses for its own requests, into modelport's errors."""
     try:
         yield
     except Exception as error:
@@ -174,8 +177,8 @@ def _httpx_errors() -> Iterator[None]:
 
 
 @contextmanager
-def _modelport_errors(model: str) -> Iterator[None]:
-    """Turn errors from looking up how the provider calls the model into modelport's errors."""
+def _translate_hub_errors(model: str) -> Iterator[None]:
+    """Turn errors of huggingface_hub's own requests, which look the model up on the Hub, into modelport's errors."""
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
 
     try:

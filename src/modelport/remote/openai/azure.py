@@ -1,8 +1,9 @@
 """A model on Azure OpenAI.
 
-Azure serves OpenAI's API at another address and with other credentials. With an `api_version` requests go to the path
-of the deployment; without one they go to the v1 API. The v1 API takes a key as a bearer token, because it is made for
-OpenAI's own client. The deployment's path takes a key in the header `api-key`.
+Azure serves OpenAI's API at two kinds of addresses:
+
+- If the `api_version` is a date, requests go to the path of the deployment, with the key in the header `api-key`.
+- Otherwise they go to the v1 API, with the key as a bearer token, because the v1 API is made for OpenAI's own client.
 """
 
 from __future__ import annotations
@@ -22,33 +23,34 @@ from modelport.secrets import Secret
 from modelport.types.capabilities import Capabilities
 
 _TOKEN_VARIABLE = "AZURE_OPENAI_AD_TOKEN"
-#: Values of `api_version` that mean the v1 API. Dates are versions of the API at the deployments' own paths.
+#: Values of `api_version` for which requests go to the v1 API. All others go to the path of the deployment.
 _V1_VERSIONS = (None, "v1", "latest", "preview")
-#: The key that a client of the `openai` package is created with. Each call sends its credentials as a header.
+#: A client of the `openai` package can't be created without a key. Each call passes the real credentials as a header.
 _PLACEHOLDER_KEY = "set for each call"
 
 
 class AzureOpenAIServerModel(OpenAIServerModel):
     """A model deployed on Azure OpenAI.
 
-    With an `api_version` requests go to the deployment's own path, as with `openai.AzureOpenAI`. Without one they go to
-    the v1 API (`/openai/v1/`), which needs no version. Pass one of three credentials. If none is passed,
-    `AZURE_OPENAI_AD_TOKEN` takes precedence over `AZURE_OPENAI_API_KEY`, as in the `openai` package.
+    With a date as `api_version`, requests go to the deployment's own path, as with `openai.AzureOpenAI`. Without one
+    they go to the v1 API (`/openai/v1/`). Pass at most one of `api_key`, `azure_ad_token` and
+    `azure_ad_token_provider`. If none is passed, the environment variable `AZURE_OPENAI_AD_TOKEN` takes precedence over
+    `AZURE_OPENAI_API_KEY`, as in the `openai` package.
     See https://learn.microsoft.com/azure/ai-foundry/openai/api-version-lifecycle
 
     Args:
         model_id: The name of the deployment.
-        azure_endpoint: The address of the resource, such as `https://RESOURCE.openai.azure.com`; by default
+        azure_endpoint: The address of the Azure resource, such as `https://RESOURCE.openai.azure.com`; by default
             `AZURE_OPENAI_ENDPOINT`.
         api_key: The key, or a function (also async) that returns the key; by default `AZURE_OPENAI_API_KEY`.
         api_version: A version such as `2024-10-21`; by default `OPENAI_API_VERSION`, else the v1 API.
-        azure_deployment: The name of the deployment, if `model_id` is the name of the model itself. Capabilities that
-            are known for models by name are looked up by `model_id`.
-        azure_ad_token: A token of Entra ID; by default `AZURE_OPENAI_AD_TOKEN`.
-        azure_ad_token_provider: A function (also async) that returns a token for each request, such as
-            `azure.identity.get_bearer_token_provider` returns. A function that blocks runs in a thread.
-        **settings: See `OpenAIServerModel`. `client` and `client_kwargs` are those of `openai.AsyncAzureOpenAI` (of
-            `openai.AsyncOpenAI` with the v1 API).
+        azure_deployment: The name of the deployment, if `model_id` is the name of the model itself. The model's name
+            is used to look up its capabilities.
+        azure_ad_token: A token of Microsoft Entra ID; by default `AZURE_OPENAI_AD_TOKEN`.
+        azure_ad_token_provider: A function that returns a token for each request, such as the function that
+            `azure.identity.get_bearer_token_provider` makes. If it is not async, it runs in a thread.
+        **settings: See `OpenAIServerModel`. The `client` is an `openai.AsyncAzureOpenAI` or `openai.AzureOpenAI`.
+            `client_kwargs` are settings of an `openai.AsyncAzureOpenAI`, or of an `openai.AsyncOpenAI` for the v1 API.
 
     Raises:
         MissingDependency: A package is missing; the message holds the command that installs it.
@@ -75,40 +77,40 @@ class AzureOpenAIServerModel(OpenAIServerModel):
         azure_ad_token_provider: Callable[[], str | Awaitable[str]] | None = None,
         **settings: Any,
     ) -> None:
-        own: dict[str, Any] = {
+        given: dict[str, Any] = {
             "azure_endpoint": azure_endpoint, "api_key": api_key, "api_version": api_version,
             "azure_deployment": azure_deployment, "azure_ad_token": azure_ad_token,
             "azure_ad_token_provider": azure_ad_token_provider,
         }  # fmt: skip
         check_kind(Mapping, client_kwargs=settings.get("client_kwargs"), default_query=settings.get("default_query"))
         client_kwargs = dict(settings.pop("client_kwargs", None) or {})
-        # Users of smolagents pass these settings in client_kwargs, because its model class has no names for them.
-        for name in own.keys() & client_kwargs.keys():
-            if own[name] is not None:
+        # Users of smolagents pass these settings in client_kwargs, because its model class has no parameters for them.
+        for name in given.keys() & client_kwargs.keys():
+            if given[name] is not None:
                 raise InvalidRequest(f"{name} is given twice: as a setting and in client_kwargs")
-            own[name] = client_kwargs.pop(name)
+            given[name] = client_kwargs.pop(name)
         if settings.get("api_base"):
             raise InvalidRequest(
                 "api_base is a setting of OpenAIServerModel; pass the resource's address as azure_endpoint"
             )
-        check_kind(str, **{name: own[name] for name in ("azure_endpoint", "api_version", "azure_deployment")})
-        if not callable(own["azure_ad_token_provider"]) and own["azure_ad_token_provider"] is not None:
+        check_kind(str, **{name: given[name] for name in ("azure_endpoint", "api_version", "azure_deployment")})
+        if not callable(given["azure_ad_token_provider"]) and given["azure_ad_token_provider"] is not None:
             raise InvalidRequest("azure_ad_token_provider must be a function that returns a token")
         credentials = ("api_key", "azure_ad_token", "azure_ad_token_provider")
-        if len(passed := [name for name in credentials if own[name] is not None]) > 1:
+        if len(passed := [name for name in credentials if given[name] is not None]) > 1:
             raise InvalidRequest(f"{' and '.join(passed)}: pass one of them")
         if not passed and os.environ.get(_TOKEN_VARIABLE):
-            own["azure_ad_token"] = Secret(env=_TOKEN_VARIABLE)
-        token = own["azure_ad_token"]
-        self.azure_endpoint, self.api_version = own["azure_endpoint"], own["api_version"]
-        self.azure_deployment = own["azure_deployment"]
+            given["azure_ad_token"] = Secret(env=_TOKEN_VARIABLE)
+        token = given["azure_ad_token"]
+        self.azure_endpoint, self.api_version = given["azure_endpoint"], given["api_version"]
+        self.azure_deployment = given["azure_deployment"]
         self.azure_ad_token = None if token is None else Secret.from_value(token, _TOKEN_VARIABLE)
-        self.azure_ad_token_provider = own["azure_ad_token_provider"]
+        self.azure_ad_token_provider = given["azure_ad_token_provider"]
         super().__init__(
-            model_id or self.azure_deployment, api_key=own["api_key"], client_kwargs=client_kwargs or None, **settings
+            model_id or self.azure_deployment, api_key=given["api_key"], client_kwargs=client_kwargs or None, **settings
         )
         if self._uses_token:
-            self.api_key = None  # Otherwise a saved model would be restored with a key and a token.
+            self.api_key = None  # Otherwise a saved model would have a key and a token, which the constructor refuses.
 
     @property
     def _uses_token(self) -> bool:
@@ -133,11 +135,11 @@ class AzureOpenAIServerModel(OpenAIServerModel):
         if self.client_kwargs:
             from modelport.remote.openai.sdk import SDKTransport
 
-            return SDKTransport(None, self._make_client, self._credential_for_sdk)
+            return SDKTransport(make_client=self._make_client, headers=self._credential_for_sdk)
         return HTTPTransport(base_url, self._headers, {**(self.default_query or {}), **query})
 
     def _version(self) -> str | None:
-        """Return the version of the API; `None` for the v1 API."""
+        """Return the version that the caller or the environment sets; `None` if neither does."""
         return self.api_version or os.environ.get("OPENAI_API_VERSION") or None
 
     def _base_url_and_query(self) -> tuple[str, dict[str, str]]:
@@ -190,13 +192,14 @@ class AzureOpenAIServerModel(OpenAIServerModel):
 
     async def _credential(self) -> dict[str, str]:
         secret = await (self._token() if self._uses_token else self._key())
-        is_key = not self._uses_token and self._version() not in _V1_VERSIONS
-        return {"api-key": secret} if is_key else {"Authorization": f"Bearer {secret}"}
+        uses_key_header = not self._uses_token and self._version() not in _V1_VERSIONS
+        return {"api-key": secret} if uses_key_header else {"Authorization": f"Bearer {secret}"}
 
     async def _credential_for_sdk(self) -> dict[str, Any]:
         from modelport.remote.openai.sdk import openai_package
 
-        # Some versions of the package send a key in both headers, or a token of the environment in addition.
+        # In the header `Authorization`, some versions of the package would send the placeholder key, or a token of the
+        # environment. `Omit` removes this header, unless `_credential` returns it.
         return {"Authorization": openai_package().Omit(), **await self._credential()}
 
     async def _token(self) -> str:
@@ -211,5 +214,5 @@ class AzureOpenAIServerModel(OpenAIServerModel):
         return f"Is there a deployment {name!r} at {resource}? Pass its name as model_id or azure_deployment."
 
 
-#: The short name.
+#: A shorter name of the same class.
 AzureOpenAIModel = AzureOpenAIServerModel

@@ -1,7 +1,7 @@
 """A model on OpenAI, or on any OpenAI-compatible server.
 
-Requests go through modelport's own HTTP transport. If the caller passes `client` or `client_kwargs`, they go through
-the `openai` package (`sdk`) instead. Both ways read the same environment variables.
+Requests go through modelport's own HTTP transport. If the caller passes `client` or `client_kwargs`, requests go
+through the `openai` package (`sdk`) instead. In both cases the same environment variables apply.
 """
 
 from __future__ import annotations
@@ -16,36 +16,36 @@ from modelport.inputs.settings import check_kind
 from modelport.layers.retry import RetryPolicy
 from modelport.remote.chat_model import ChatCompletionsModel
 from modelport.remote.http.packages import require
-from modelport.remote.http.redaction import hide
+from modelport.remote.http.redaction import with_hidden_repr
 from modelport.remote.http.requests import check_headers, check_url
 from modelport.remote.http.transport import HTTPTransport, Transport
 from modelport.runtime.threads import in_thread
 from modelport.secrets import Secret
 
-#: The advice for a server of the caller's own.
+#: Added to the error about a missing key if requests do not go to OpenAI's own address.
 _ANY_KEY_WILL_DO = " If your server needs no key, pass any text, such as 'none'."
 
 
 class OpenAIServerModel(ChatCompletionsModel):
     """A model on any server with OpenAI's chat completions.
 
-    By default requests are sent by a fast HTTP library. With `client` or `client_kwargs` they are sent by the `openai`
-    package. In both cases keys, `OPENAI_*` variables, proxies and TLS settings work as in that package.
+    By default aiohttp sends the requests. With `client` or `client_kwargs`, the `openai` package sends them. In both
+    cases keys, the environment variables `OPENAI_*`, proxies and TLS settings work as in the `openai` package.
 
     Args:
         model_id: The server's name for the model, such as `gpt-4o`.
-        api_base: The base URL; by default `OPENAI_BASE_URL`, else OpenAI's own address.
+        api_base: The base URL; by default the environment variable `OPENAI_BASE_URL`, else OpenAI's own address.
         api_key: The key, or a function (also async) that returns the key; by default `OPENAI_API_KEY`.
-        organization: The organization; by default `OPENAI_ORG_ID`.
-        project: The project; by default `OPENAI_PROJECT_ID`.
+        organization: The ID of the organization; by default `OPENAI_ORG_ID`.
+        project: The ID of the project; by default `OPENAI_PROJECT_ID`.
         client: An `openai.OpenAI` or `openai.AsyncOpenAI` that sends the requests.
         client_kwargs: Settings of an `openai.AsyncOpenAI` that modelport makes, as
-            `{"timeout": 20, "http_client": …}`. Its `max_retries` becomes this model's `retry`, because the package's
-            own retries are switched off.
+            `{"timeout": 20, "http_client": …}`. The package's own retries are switched off. If `max_retries` is among
+            the settings, modelport retries as often instead, unless `retry` is passed.
         default_headers: Headers of every request, in addition to those in `OPENAI_CUSTOM_HEADERS`.
         default_query: Query parameters of every request.
-        dialect: `llama.cpp` or `vllm`, for what those servers accept beyond OpenAI's API (any grammar, more
-            stop sequences); by default OpenAI's API alone.
+        dialect: The kind of the server: `llama.cpp` or `vllm`. Requests then use what such servers accept beyond
+            OpenAI's API, such as any grammar. By default they use OpenAI's API alone.
         accept_missing_finish: Whether a stream without a finish reason is complete (some servers, such as Ollama, send
             none). By default such a stream counts as truncated.
         **settings: See `Model`. Settings that `Model` does not know go into the request's body. `extra_headers`,
@@ -61,7 +61,7 @@ class OpenAIServerModel(ChatCompletionsModel):
     """
 
     secret_settings: ClassVar[frozenset[str]] = frozenset({"api_key"})
-    #: The environment variable with the key.
+    #: The environment variable from which the key is read if no `api_key` is passed.
     key_variable: ClassVar[str] = "OPENAI_API_KEY"
 
     def __init__(
@@ -119,9 +119,9 @@ class OpenAIServerModel(ChatCompletionsModel):
             if self.client is not None:
                 return SDKTransport(self.client)
             has_key_function = not isinstance(self.api_key, Secret)
-            return SDKTransport(None, self._make_client, self._credential if has_key_function else None)
+            return SDKTransport(make_client=self._make_client, headers=self._credential if has_key_function else None)
         base_url = self.api_base or os.environ.get("OPENAI_BASE_URL")
-        if isinstance(self.api_key, Secret):  # A missing key is found here, and not at the first call.
+        if isinstance(self.api_key, Secret):  # A missing key raises here, and not at the first call.
             self.api_key.reveal(_ANY_KEY_WILL_DO if base_url else "")
         return HTTPTransport(base_url or "https://api.openai.com/v1", self._headers, self.default_query)
 
@@ -129,7 +129,7 @@ class OpenAIServerModel(ChatCompletionsModel):
         """Return a client of the `openai` package."""
         from modelport.remote.openai.sdk import openai_package
 
-        key: str | None = "set for each call"
+        key: str | None = "set for each call"  # A placeholder: each call sends the key that the function returns.
         if isinstance(self.api_key, Secret):
             key = self.api_key.reveal() if self.api_key else None
         settings = {
@@ -152,7 +152,7 @@ class OpenAIServerModel(ChatCompletionsModel):
         return {"Authorization": f"Bearer {await self._key()}"}
 
     async def _headers(self) -> dict[str, str]:
-        """Return the headers of a call; see `HTTPTransport`."""
+        """Return the headers of a call: the key, and those that settings and environment variables add."""
         headers = await self._credential()
         for name, value in (
             ("OpenAI-Organization", self.organization or os.environ.get("OPENAI_ORG_ID")),
@@ -168,20 +168,24 @@ class OpenAIServerModel(ChatCompletionsModel):
 
 
 async def call_key_function(function: Callable[[], Any], setting: str) -> str:
-    """Return the key that a function of the caller returns now.
+    """Call a function of the caller that returns a key, and return the key.
 
     Args:
-        function: The function. It may be asynchronous; a synchronous function runs in a thread, because it may block.
+        function: The function. It may be asynchronous. A synchronous function runs in a thread, because it may block.
         setting: The name of the setting that holds the function.
 
     Raises:
-        AuthenticationError: The function raised an exception, which is the cause, or returned no key.
+        AuthenticationError: The function raised an exception, which is the error's `__cause__`, or returned no key.
     """
     try:
-        # The key is hidden inside the thread. If the call is cancelled in the moment in which the thread's future gets
-        # its result, the future stays in the frames of the error, and a traceback with local variables shows it.
-        key = function() if inspect.iscoroutinefunction(function) else await in_thread(lambda: hide(function()))
-        key = hide(await key) if inspect.isawaitable(key) else key
+        # The thread returns the key as a `HiddenStr`. If the call is cancelled just when the thread ends, the frames of
+        # the error refer to the thread's future. A traceback with local variables then shows the future's result.
+        key = (
+            function()
+            if inspect.iscoroutinefunction(function)
+            else await in_thread(lambda: with_hidden_repr(function()))
+        )
+        key = with_hidden_repr(await key) if inspect.isawaitable(key) else key
     except Exception as error:
         raise AuthenticationError(f"{setting}: the function failed with {type(error).__name__}.") from error
     if not isinstance(key, str) or not key:
@@ -189,5 +193,5 @@ async def call_key_function(function: Callable[[], Any], setting: str) -> str:
     return key
 
 
-#: The short name.
+#: A shorter name of the same class.
 OpenAIModel = OpenAIServerModel

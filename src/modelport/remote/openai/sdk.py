@@ -1,10 +1,11 @@
 """Sends requests through a client of the `openai` package: the caller's own, or one made from `client_kwargs`.
 
-Requests go through the client's generic `post`, which skips the package's re-typing of every message and chunk. The
-client's own retries are switched off.
+Requests go through the client's generic method `post`. The package's usual methods would convert every message and
+chunk into typed objects, which modelport does not need. The client's own retries are switched off.
 
-The frames of the package's exceptions hold what was sent. Therefore modelport's error is raised where the package's
-exception is not its context any more. Texts that a service sent are redacted before an error quotes them.
+The stack frames of the package's exceptions refer to the headers that were sent, and so to the API key. Therefore
+modelport's error is raised after the `except` block: inside the block, Python would store the package's exception as
+the error's `__context__`. Texts that a service sent are redacted before an error quotes them.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from modelport.errors import ConnectionFailed, InvalidRequest, MalformedResponse
 from modelport.protocols.chat_completions.errors import error_from
 from modelport.remote.http.errors import error_from_httpx, is_encoding_error, is_httpx_exception, redirect_error
 from modelport.remote.http.httpx_clients import install_response_hook
-from modelport.remote.http.redaction import HiddenStr, hide, redact, secrets_in
+from modelport.remote.http.redaction import HiddenStr, redact, secrets_in, with_hidden_repr
 from modelport.remote.http.requests import check_headers, query_pairs
 from modelport.remote.http.responses import is_readable_completion, looks_like_completion
 from modelport.remote.http.transport import HeaderSource, ServiceCall
@@ -46,9 +47,11 @@ class SDKTransport:
     Args:
         client: A client of the caller, synchronous or asynchronous. An asynchronous client is used on every event loop
             that makes calls.
-        make_client: Returns an asynchronous client, if the caller passed none. It is called once for each event loop.
-        headers: Returns the headers of a call, if a function of the caller returns the key. Not every version of the
-            package accepts such a function, and no version gives access to the key that it returned.
+        make_client: A function that returns an asynchronous client, if the caller passed none. It is called once for
+            each event loop.
+        headers: A function that returns the header with the key of a call; `None` if the client has the key itself. It
+            is needed where a function of the caller returns the key: not every version of the package accepts such a
+            function, and no version gives access to the returned key, which has to be redacted in errors.
     """
 
     def __init__(
@@ -69,21 +72,21 @@ class SDKTransport:
         """See `Transport.call`."""
         client, call = await self._client_of_loop(), await self._with_headers(call)
         sent_headers: dict[str, str] = {}
-        # The raw response gives access to the headers that the caller's client sent.
-        raw_headers = {"X-Stainless-Raw-Response": "true"} if self._make_client is None else {}
+        # This header makes `post` return the raw response, which shows the headers that the caller's client sent.
+        raw_response_header = {"X-Stainless-Raw-Response": "true"} if self._make_client is None else {}
         try:
             if self._is_sync:
-                response = await in_thread(lambda: self._post(client, call, raw_headers))
+                response = await in_thread(lambda: self._post(client, call, raw_response_header))
             else:
-                response = await self._post(client, call, raw_headers)
-            if raw_headers:
-                _note_headers(sent_headers, response.http_request)
+                response = await self._post(client, call, raw_response_header)
+            if raw_response_header:
+                _add_sent_headers(sent_headers, response.http_request)
                 response = response.parse()
             return self._redact_unless_completion(response, client, call, sent_headers)
         except Exception as error:
             if (model_error := self._model_error(error, client, call)) is None:
                 raise
-        raise model_error  # Raised outside of the `except` block, so that the package's exception is not its context.
+        raise model_error  # Raised outside of the `except` block, so that it has no `__context__`.
 
     async def stream(self, call: ServiceCall) -> AsyncGenerator[Any, None]:
         """See `Transport.stream`."""
@@ -130,41 +133,42 @@ class SDKTransport:
         return client
 
     async def _with_headers(self, call: ServiceCall) -> ServiceCall:
-        """Return the call with the headers of `HeaderSource`, which those of the call override.
+        """Return the call with the headers that the constructor's `headers` returns. The call's own take precedence.
 
         Raises:
             InvalidRequest: A header can't be sent.
         """
         if self._headers is not None:
             headers = (await self._headers()).items()
-            call = replace(call, headers={**{name: hide(value) for name, value in headers}, **call.headers})
+            call = replace(call, headers={**{name: with_hidden_repr(value) for name, value in headers}, **call.headers})
         check_headers(call.headers)
         return call
 
     def _post(
-        self, client: Any, call: ServiceCall, headers: Mapping[str, str] | None = None, **stream_options: Any
+        self, client: Any, call: ServiceCall, headers: Mapping[str, str] | None = None, **stream_arguments: Any
     ) -> Any:
-        # Some versions of the package ignore this option. A client that modelport made has a hook for redirects.
+        # Some versions of the package ignore this option. The clients that modelport makes have a hook for redirects.
         options: dict[str, Any] = {"follow_redirects": False}
         if call.headers or headers:
             options["headers"] = {**call.headers, **(headers or {})}
         if call.query:
             options["params"] = dict(call.query)
+        # The package appends a path to its base URL even if the path begins with a slash.
         path = str(client.base_url.join(call.path)) if call.path[0] == "/" else f"/{call.path}"
-        return client.post(path, body=call.body, cast_to=object, options=options, **stream_options)
+        return client.post(path, body=call.body, cast_to=object, options=options, **stream_arguments)
 
     async def _events(self, client: Any, call: ServiceCall, sent_headers: dict[str, str]) -> AsyncGenerator[Any, None]:
         """Yield the events of an asynchronous client's stream."""
         stream = await self._post(client, call, stream=True, stream_cls=self._openai.AsyncStream[object])
-        _note_headers(sent_headers, stream.response.request)
+        _add_sent_headers(sent_headers, stream.response.request)
         events = aiter(stream)
         try:
             async for event in events:
                 yield event
         finally:
             await stream.close()
-            # Reading on ends the client's nested generators in order. The garbage collector would end them in any
-            # order, and Python may warn about that.
+            # The stream consists of nested generators of the package. Reading on ends them one after the other. If the
+            # garbage collector ended them, in any order, Python could print warnings.
             with suppress(Exception):
                 async for _ in events:
                     pass
@@ -172,9 +176,9 @@ class SDKTransport:
     def _read_events(
         self, client: Any, call: ServiceCall, emit: Callable[[Any], bool], sent_headers: dict[str, str]
     ) -> None:
-        """Emit the events of a synchronous client's stream, until `emit` returns that the reader has left."""
+        """Emit the events of a synchronous client's stream. If `emit` returns `True`, nobody reads them any more."""
         with self._post(client, call, stream=True, stream_cls=self._openai.Stream[object]) as stream:
-            _note_headers(sent_headers, stream.response.request)
+            _add_sent_headers(sent_headers, stream.response.request)
             for event in stream:
                 if emit(event):
                     return
@@ -182,9 +186,9 @@ class SDKTransport:
     def _model_error(self, error: Exception, client: Any, call: ServiceCall) -> ModelError | None:
         """Return modelport's error for an exception of the package, or `None` for any other exception."""
         openai = self._openai
-        for own_error in (error, error.__cause__):
-            if isinstance(own_error, ModelError):  # The response hook raised it.
-                return own_error.with_traceback(None)  # The frames of the traceback hold what was sent.
+        for candidate in (error, error.__cause__):
+            if isinstance(candidate, ModelError):  # The hook of `install_response_hook` raised it.
+                return candidate.with_traceback(None)  # The frames of the traceback refer to what was sent.
         if (response := _response_without_body(error)) is not None:
             return error_from(response.status_code, "the reason did not arrive completely", response.headers)
         if isinstance(error, openai.APIStatusError) and error.status_code < 400:
@@ -206,7 +210,7 @@ class SDKTransport:
             return InvalidRequest(f"The request holds a value that can't be sent ({type(error).__name__}: {error}).")
         if isinstance(error, ValueError | RecursionError):
             return MalformedResponse(f"The service sent broken JSON ({type(error).__name__}).")
-        # In some versions of the package, an error in mid-stream is an exception of the HTTP library.
+        # In some versions of the package, an error in the middle of a stream is an exception of the HTTP library.
         if is_httpx_exception(error):
             return error_from_httpx(error)
         return None
@@ -216,8 +220,10 @@ class SDKTransport:
     ) -> tuple[str, ...]:
         """Return the secrets of a call, which no error may show."""
         query = {**getattr(client, "default_query", {}), **call.query}
-        key = {"authorization": getattr(client, "api_key", "")}
-        return secrets_in(key, client.default_headers, call.headers, sent_headers or {}, dict(query_pairs(query)))
+        credential = {"authorization": getattr(client, "api_key", "")}
+        return secrets_in(
+            credential, client.default_headers, call.headers, sent_headers or {}, dict(query_pairs(query))
+        )
 
     def _redact_unless_completion(
         self, data: Any, client: Any, call: ServiceCall, sent_headers: Mapping[str, str]
@@ -229,7 +235,10 @@ class SDKTransport:
 
 
 def _response_without_body(error: BaseException) -> Any:
-    """Return an error response whose body could not be read, if that is what failed in the caller's client."""
+    """Return the error response whose body the caller's client could not read, or `None` if something else failed.
+
+    The package reads the body while it handles `HTTPStatusError`. So this exception is the context of the failure.
+    """
     cause: BaseException | None = error if is_httpx_exception(error) else None
     while cause is not None:
         if type(cause).__name__ == "HTTPStatusError":
@@ -238,6 +247,6 @@ def _response_without_body(error: BaseException) -> Any:
     return None
 
 
-def _note_headers(sent_headers: dict[str, str], request: Any) -> None:
-    """Add the headers of a request. A client of the caller may have got its token from a function."""
+def _add_sent_headers(sent_headers: dict[str, str], request: Any) -> None:
+    """Add the headers of a request, for redaction: a client of the caller may have got its key from a function."""
     sent_headers.update({name: HiddenStr(value) for name, value in request.headers.items()})
