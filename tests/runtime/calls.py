@@ -31,18 +31,16 @@ def assert_free(model: Model, llama: LlamaServer) -> None:
     else:
         llama.wait_until_idle(SOON)
         assert "Paris" in model.generate(QUESTION, max_tokens=12, temperature=0).text
-    # Threads that wait for work may have served any test before.
-    waiting = {"modelport-mlx", "modelport-idle"}
-    wait_until(
-        lambda: (
-            not [
-                thread.name
-                for thread in threading.enumerate()
-                if thread.name.startswith("modelport-") and thread.name not in waiting
-            ]
-        )
-    )
+    wait_until(lambda: not any(map(works_for_a_call, threading.enumerate())))
     wait_until(lambda: not asyncio.all_tasks(portal._loop_thread().loop))
+
+
+def works_for_a_call(thread: threading.Thread) -> bool:
+    """Whether a thread of modelport works for a call.
+
+    Threads that wait for work may have served any test before, and each thread of an MLX engine lives as long as that.
+    """
+    return thread.name.startswith("modelport-") and not thread.name.endswith(("-idle", "-mlx"))
 
 
 def wait_until(condition: Any, timeout: float = SOON) -> None:
