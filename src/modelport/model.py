@@ -53,7 +53,8 @@ class Model(Storable):
         max_concurrency: The maximum number of requests in progress at once; `None` for no limit.
         shared_limits: `RedisLimits(…)` if several processes together must stay within the limits per minute; `None` if
             the limits count only the requests of this object.
-        retry: A `RetryPolicy`, the maximum number of attempts, or `False` to send no failed request again.
+        retry: `True` for the default `RetryPolicy()`, `False` for one attempt, the maximum number of attempts, or a
+            `RetryPolicy`.
         allow_private_urls: Whether modelport may fetch images from private addresses (of this machine and its network).
             It fetches an image that is given by URL only if the backend needs the bytes: up to 20 MiB in 20 s each.
             This needs `modelport[images]`.
@@ -177,9 +178,7 @@ class Model(Storable):
     def generate_stream(self, messages: Any, stop_sequences: Any = None, **options: Any) -> Stream:
         """Return the model's response as a stream of deltas. The arguments and errors are those of `generate`.
 
-        Returns:
-            An iterator over the deltas, which is also a context manager. The request is sent when the first delta is
-            read.
+        The stream is an iterator and a context manager. The request is sent when the first delta is read.
         """
         request = self._prepare(messages, stop_sequences, options, stream=True)
         return Stream(self._run(request), self.model_id)
@@ -262,9 +261,6 @@ class Model(Storable):
 
         If the caller closes the generator (`aclose()`), the backend must cancel the request. If `request.stream` is
         `False`, a remote backend requests the complete response at once and yields it as one delta.
-
-        Args:
-            request: The call. The layers have already adapted it to the capabilities of the model.
 
         Yields:
             The deltas of the response. The last one has `finish_reason` and `token_usage`.
