@@ -67,7 +67,7 @@ class Model(Storable):
     #: What the backend can do. Profiles (by the model's name) and the caller's `capabilities` override single values.
     declared_capabilities: ClassVar[Capabilities] = Capabilities()
 
-    # The defaults are set on the class too, so that a subclass whose `__init__` does not call `super().__init__()` works.
+    # These defaults are for a subclass whose `__init__` does not call `super().__init__()`.
     model_id: str | None = None
     flatten_messages_as_text: bool = False
     tool_name_key: str = "name"
@@ -351,8 +351,8 @@ class Model(Storable):
     def _through_layers(self, request: Request) -> Deltas:
         chain = self._chain
         if chain is None:
-            # Several threads may make the first call at the same time. `setdefault` makes all of them use one chain: with
-            # two chains, each would count the rate limits for itself.
+            # Several threads may make the first call at the same time. `setdefault` makes all of them use one chain,
+            # because each chain counts its own requests for the rate limits.
             chain = self.__dict__.setdefault("_chain", compose(self._layers(), self.deltas))
         return chain(request)
 

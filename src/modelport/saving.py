@@ -174,8 +174,8 @@ def _refuse_secret(model: Storable, path: str, value: Any, in_secret: bool = Fal
         if isinstance(value, str) and "@" in value:
             _refuse_password(model, path, value)
     elif isinstance(value, Mapping):
-        # `{"env": <name>}` is the stored form of a `Secret` and contains none. The properties of a schema are no secrets
-        # either, whatever their names.
+        # `{"env": <name>}` is how a `Secret` is stored; it contains no secret. Neither does a JSON schema, although a
+        # property in it may be named `token`.
         is_secret = is_secret and set(value) != {"env"} and _SCHEMA_SETTINGS.isdisjoint(re.split(r"[.\[]", path))
         for key, item in value.items():
             _refuse_secret(model, f"{path}.{key}", item, in_secret=is_secret)

@@ -49,7 +49,7 @@ class Secret:
 
     @classmethod
     def from_value(cls, value: Secret | str | None, env: str) -> Secret:
-        """Return the caller's key as a `Secret`; if `value` is `None`, one that reads the environment variable `env`."""
+        """Return a `Secret` with the caller's key; if `value` is `None`, it reads the environment variable `env`."""
         if isinstance(value, Secret):
             return value
         return cls(value, env)

@@ -54,8 +54,8 @@ def tool_from_dict(value: dict[str, Any], path: str) -> Tool:
     """
     given = {key: item for key, item in value.items() if item is not None}
     tool_type = given.pop("type", "function")
-    # Anthropic writes "custom" where OpenAI writes "function". OpenAI also has a type "custom", for tools that take free
-    # text instead of JSON; those are not supported. Only Anthropic's have an `input_schema`.
+    # Anthropic writes "custom" where OpenAI writes "function", and has the schema under `input_schema`. OpenAI's tools
+    # of type "custom" take free text and have no schema. They are not supported.
     if tool_type != "function" and not (tool_type == "custom" and "input_schema" in given):
         raise InvalidRequest(f"{path}: tools of type {tool_type!r} are not supported; a tool looks like {_example()}")
     function, keys_beside_function = given, set[str]()

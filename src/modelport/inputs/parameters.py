@@ -40,8 +40,8 @@ class Parameter:
               accept it;
             - `check_only`: nowhere. Only one value is allowed, so nothing but the check is needed.
         capability: The field of `Capabilities` that must be true for this parameter; otherwise the request is refused.
-            `None` if the parameter needs no capability, or if the layers have a substitute for it: an effort of
-            reasoning, for example, can be sent as a budget.
+            `None` if the parameter needs no capability, or if the layers have a substitute: they can send a
+            `reasoning_effort` as a `reasoning_budget`, for example.
         excludes: The name of a parameter that can't be in the same call, because both set the same thing.
     """
 

@@ -130,7 +130,7 @@ class _Argument:
             problem = str(error).splitlines()[0]
             raise InvalidRequest(f"{path}: {self.name!r} has a type without schema: {problem}") from None
 
-    def add_description(self, schema: dict[str, Any]) -> dict[str, Any]:
+    def add_description_and_default(self, schema: dict[str, Any]) -> dict[str, Any]:
         """Return the schema of the argument's type, with the description and the default of the argument added."""
         from pydantic_core import to_jsonable_python
 
@@ -141,8 +141,8 @@ class _Argument:
         try:
             return {**schema, "default": json.loads(json.dumps(to_jsonable_python(self.default), allow_nan=False))}
         except (TypeError, ValueError, RecursionError):
-            # The default has no JSON form, so the schema does not show it. The argument is still optional, because it is
-            # not in the list `required`.
+            # The default has no JSON form, so it is left out of the schema. The argument is still optional, because it
+            # is not in the list `required`.
             return schema
 
 
@@ -157,7 +157,7 @@ def _arguments_schema(arguments: list[_Argument]) -> dict[str, Any]:
     all_schemas = json.dumps([list(schemas.values()), definitions])
     properties: dict[str, Any] = {}
     for argument in arguments:
-        schema = argument.add_description(schemas[argument.name, "validation"])
+        schema = argument.add_description_and_default(schemas[argument.name, "validation"])
         reference = schema.get("$ref", "")
         if all_schemas.count(json.dumps(reference)) == 1:
             # This is the only reference to the definition, so the definition is put in its place.
