@@ -57,7 +57,7 @@ class ModelError(Exception):
     partial: ChatMessage | None = None
     attempts: Sequence[Attempt] = ()
     #: Whether this error is replaced with a `StreamInterrupted` if it is raised in mid-stream. It is `False` for the
-    #: error classes that say that the content of the response is wrong.
+    #: error classes that say that the content of the response is wrong or was rejected.
     interrupts = True
     #: Backends set this to `True` if the service rejected something, such as a parameter, and the backend removed it
     #: from the capabilities of the model. `Model` then sends the request again with the new capabilities.

@@ -278,7 +278,7 @@ class Model(Storable):
         """Return what the backend can do with this model. Backends override it if that depends on the model."""
         if type(self).deltas is not Model.deltas:
             return self.declared_capabilities
-        # The subclass implements only `generate`. Like a method without layers, it receives every parameter and part.
+        # The subclass implements only `generate`, which receives all parameters and content parts. None is refused.
         everything = {"text", "image", "audio", "file"}
         reasoning = {"reasoning_efforts": REASONING_EFFORTS, "reasoning_budget": True}
         return self.declared_capabilities.replace(

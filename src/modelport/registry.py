@@ -94,7 +94,7 @@ def _import_class(path: str) -> type[Model]:
 def class_named(name: str) -> type[Model]:
     """Return the model class with this name.
 
-    Only modules that the registry lists are imported, because the name may come from untrusted data (`from_dict`).
+    Only modules of registered backends are imported, because the name may come from untrusted data (`from_dict`).
 
     Raises:
         InvalidRequest: The registry has no class of this name.

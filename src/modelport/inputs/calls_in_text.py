@@ -42,7 +42,7 @@ def find_tool_call(message: ChatMessage, name_key: str, arguments_key: str) -> C
 
 
 def parse_arguments(arguments: Any) -> Any:
-    """Return the arguments as a dict: JSON text is parsed, and `None` becomes `{}`. Other values are not changed."""
+    """Return the value of JSON text, `{}` for `None`, and anything else (such as other text) unchanged."""
     if isinstance(arguments, str):
         try:
             return read_json(arguments)

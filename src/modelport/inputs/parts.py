@@ -131,9 +131,7 @@ def image_from(value: Any, path: str = "image", detail: str | None = None, *, al
         buffer = io.BytesIO()
         try:
             (value if value.mode in ("RGB", "RGBA", "L", "1", "P") else value.convert("RGB")).save(buffer, "PNG")
-        except (
-            Exception
-        ) as error:  # `save` reads the image's file, and raises many types of exceptions for a broken one.
+        except Exception as error:  # `save` reads the file of the image. A broken file raises many types of exceptions.
             refuse(path, f"the {type(value).__name__} can't be written as PNG: {error}")
         value = buffer.getvalue()
     if not isinstance(value, (bytes, bytearray)):
