@@ -53,8 +53,8 @@ class Model(Storable):
         max_concurrency: The maximum number of requests in progress at once; `None` for no limit.
         shared_limits: `RedisLimits(…)` if several processes together must stay within the limits per minute; `None` if
             the limits count only the requests of this object.
-        retry: `True` for the default `RetryPolicy()`, `False` for one attempt, the maximum number of attempts, or a
-            `RetryPolicy`.
+        retry: `True` for the default `RetryPolicy()`, `False` for a single attempt, a number (the maximum of attempts),
+            or a `RetryPolicy`.
         allow_private_urls: Whether modelport may fetch images from private addresses (of this machine and its network).
             It fetches an image that is given by URL only if the backend needs the bytes: up to 20 MiB in 20 s each.
             This needs `modelport[images]`.
@@ -140,7 +140,7 @@ class Model(Storable):
         """Return the model's response to a conversation.
 
         A subclass that implements `deltas` must not change the response in its own `generate`, because streams and
-        asynchronous calls would not call it.
+        asynchronous calls use only `deltas`.
 
         Args:
             messages: A string, or a list of `ChatMessage`s and dicts (in OpenAI's or transformers' format).
