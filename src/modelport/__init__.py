@@ -64,6 +64,7 @@ if TYPE_CHECKING:
     from modelport.types.tools import Tool as Tool
     from modelport.types.usage import TokenUsage as TokenUsage
 
+#: Modules of this package -> the names that are imported from them.
 _NAMES_OF_MODULES = {
     "combine.fallback": ["FallbackModel"],
     "errors": [
@@ -98,7 +99,7 @@ _NAMES_OF_MODULES = {
 }  # fmt: skip
 _MODULES = {name: module for module, names in _NAMES_OF_MODULES.items() for name in names}
 
-#: The same names as a literal list, because type checkers read nothing else.
+#: The names of `_NAMES_OF_MODULES`, repeated as a literal list, because type checkers understand only that.
 __all__ = [
     "AmazonBedrockModel", "AmazonBedrockServerModel", "AsyncStream", "Attachment", "Attempt", "AuthenticationError",
     "AzureOpenAIModel", "AzureOpenAIServerModel", "Capabilities", "ChatMessage", "ChatMessageStreamDelta",

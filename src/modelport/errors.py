@@ -1,8 +1,8 @@
 """The exceptions of modelport.
 
-Every failure of a call raises a `ModelError`. Its subclass says what happened, so that a caller catches a type and
-never searches a message for "429". An exception of a library or of an engine is turned into one of these and chained
-as the cause.
+Every failure of a call raises a subclass of `ModelError`. The class says what happened, so a caller never has to search
+an error message for "429". If another library or an engine raised an exception, it is the `__cause__` of the
+`ModelError`.
 
     ModelError
     ├── AuthenticationError
@@ -21,8 +21,8 @@ as the cause.
     ├── UnsupportedFeature
     └── MissingDependency           also an ImportError
 
-No message holds a secret: a backend quotes only what the service said, with secrets redacted, and what the caller can
-change.
+No error message contains a secret: what a service wrote is quoted with secrets redacted, and settings that may contain
+a key are not quoted at all.
 """
 
 from __future__ import annotations
@@ -42,26 +42,25 @@ class ModelError(Exception):
         message: What happened, where, and what the caller can do about it.
         model_id: The model that was called, if known.
         status: The HTTP status of the service's response, if there was one.
-        retry_after: Seconds to wait before the next attempt, if the service named a wait.
-        retryable: Whether the same request may succeed later; `None` takes the class's default.
+        retry_after: The seconds after which the service allows the next attempt, if it stated them.
+        retryable: Whether the same request may succeed later; `None` for the default of the class.
         parameter: The parameter that the service rejected, if the service named one.
-        hint: What a user of the command line can do about the error, in terms of options and environment variables;
-            `None` where the message suffices. The command line prints the hint after the message. The hint is not part
-            of `str(error)`.
+        hint: What a user of the command line can do about the error, such as the option to set; `None` if the message
+            says enough. Only the command line prints the hint, after the message: it is not part of `str(error)`.
 
     Attributes:
-        attempts: The models that were tried, where there were several (`FallbackModel`).
-        partial: The part of the response that had arrived, if any.
+        attempts: What happened with each model that `FallbackModel` called; empty for other models.
+        partial: The part of the response that had arrived before the error; `None` if nothing had arrived.
     """
 
     retryable = False
     partial: ChatMessage | None = None
     attempts: Sequence[Attempt] = ()
-    #: Whether this error, when it is raised in mid-stream, means that the stream was interrupted (and becomes a
-    #: `StreamInterrupted`). It is false for errors that judge the response that has arrived.
+    #: Whether this error is replaced with a `StreamInterrupted` if it is raised in mid-stream. It is `False` for the
+    #: error classes that say that the content of the response is wrong or was rejected.
     interrupts = True
-    #: Whether the backend updated its profile of the model after this rejection, for example because the service
-    #: rejected a parameter. `Model` then runs the request once more from the start, with the new capabilities.
+    #: Backends set this to `True` if the service rejected something, such as a parameter, and the backend removed it
+    #: from the capabilities of the model. `Model` then sends the request again with the new capabilities.
     profile_updated = False
 
     def __init__(
@@ -86,14 +85,14 @@ class ModelError(Exception):
 
     @property
     def message(self) -> str:
-        """The text of the error, without the model's name."""
+        """The text of the error. `str(error)` adds the model's name to it."""
         return str(self.args[0])
 
     def __str__(self) -> str:
         return f"{self.message} (model: {self.model_id})" if self.model_id else self.message
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # By default an exception pickles its positional arguments alone, which would lose every attribute.
+        # By default, unpickling calls the class with `args` only. Classes with other required arguments would fail.
         return (_rebuild, (type(self), self.args, self.__dict__.copy()))
 
 
@@ -105,7 +104,7 @@ def _rebuild(cls: type[ModelError], args: tuple[Any, ...], state: dict[str, Any]
 
 
 class AuthenticationError(ModelError):
-    """The key is missing, wrong, or lacks a permission (HTTP 401, 403)."""
+    """The API key is missing, wrong, or lacks a permission (HTTP 401, 403)."""
 
 
 class NotFoundError(ModelError):
@@ -113,7 +112,7 @@ class NotFoundError(ModelError):
 
 
 class InvalidRequest(ModelError):
-    """The request is wrong, and sending it again will not help (HTTP 400, 422, or found before anything is sent)."""
+    """The request is wrong. The service rejected it (HTTP 400, 422), or modelport did before anything was sent."""
 
 
 class ContextWindowExceeded(InvalidRequest):
@@ -127,7 +126,7 @@ class ContentFiltered(ModelError):
 
 
 class RateLimited(ModelError):
-    """Too many requests or tokens (HTTP 429); `retry_after` holds the wait in seconds if the service named one."""
+    """The service got too many requests or tokens (HTTP 429); see `retry_after` for the wait, if it stated one."""
 
     retryable = True
 
@@ -145,18 +144,18 @@ class ConnectionFailed(ModelError):
 
 
 class DeadlineExceeded(ModelError):
-    """A time limit of the caller ran out; the message says which one."""
+    """A time limit of the call ran out: `timeout`, `first_token_timeout` or `idle_timeout`; the message names it."""
 
 
 class MalformedResponse(ModelError):
-    """The service sent a response that can't be used: broken JSON, a truncated body, no choices."""
+    """The service sent a response that can't be read: invalid JSON, an incomplete body, or no message in it."""
 
 
 class StreamInterrupted(ModelError):
-    """A stream was interrupted after its first part had reached the caller.
+    """A stream failed after the caller had received the first output. The original error is the `__cause__`.
 
     Attributes:
-        partial: The message as far as it had arrived. The cause is chained as `__cause__`.
+        partial: The message as far as it had arrived.
     """
 
     partial: ChatMessage
@@ -167,7 +166,7 @@ class StreamInterrupted(ModelError):
 
 
 class _UnusableOutput(ModelError):
-    """A complete response arrived, but the model's output is not what the request asked for."""
+    """The response arrived, but the model's output is not what the request asked for."""
 
     interrupts = False
 
@@ -178,11 +177,14 @@ class _UnusableOutput(ModelError):
 
 
 class InvalidToolCall(_UnusableOutput):
-    """A tool call can't be used: broken JSON, an unknown tool, or a violation of the schema or of `tool_choice`.
+    """A tool call of the model can't be used.
+
+    Its arguments are not valid JSON or violate the schema, there is no such tool, or `tool_choice` does not allow the
+    call.
 
     Attributes:
-        text: The raw arguments, as the model wrote them.
-        partial: The whole message, if it had arrived.
+        text: The arguments as the model wrote them.
+        partial: The complete message; `None` if it had not arrived.
     """
 
 
@@ -191,7 +193,7 @@ class InvalidOutput(_UnusableOutput):
 
     Attributes:
         text: The output as the model wrote it.
-        partial: The whole message.
+        partial: The complete message.
     """
 
 
@@ -200,11 +202,11 @@ class UnsupportedFeature(ModelError):
 
 
 class MissingDependency(ModelError, ImportError):
-    """A package that the backend needs is not installed; the message holds the exact command that installs it.
+    """A Python package that is needed is not installed; the error message contains the command that installs it.
 
     Args:
         package: The missing package.
-        extra: The extra of modelport that installs the package.
+        extra: The optional dependency group of modelport (`modelport[extra]`) that includes the package.
         **details: See `ModelError`.
     """
 

@@ -1,7 +1,8 @@
 """`Model`, the base class of every model: what callers use, and what the author of a backend implements.
 
-A call becomes a `Request` in normal form (`_build_request`), which passes through the layers to the backend's `deltas`.
-The deltas come back the same way. `generate` accumulates them into a message, and a stream emits them one by one.
+The arguments of a call are checked and converted to a `Request`. The request passes through the layers to the backend's
+method `deltas`, and the deltas of the response pass back through the same layers. `generate` accumulates the deltas
+into a message, and `generate_stream` passes them on one by one.
 """
 
 from __future__ import annotations
@@ -29,41 +30,44 @@ if TYPE_CHECKING:
     from modelport.layers.limit.layer import SharedWindow
     from modelport.layers.retry import RetryPolicy
 
-#: Attributes that are computed from the settings, and not pickled.
+#: Attributes that are not pickled, because they are computed from the settings again.
 _DERIVED = ("_chain", "_options")
 
 
 class Model(Storable):
     """A language model, local or remote.
 
-    A backend implements `deltas` and declares its `declared_capabilities`; everything else is inherited. The simplest
-    backend implements only `generate(self, messages, stop_sequences=None, **kwargs)`, which returns an object with a
-    `content`. The methods for streams and for asynchronous code then call it.
+    A backend is a subclass that implements `deltas` and sets `declared_capabilities`; everything else is inherited. The
+    simplest backend implements only `generate(self, messages, stop_sequences=None, **kwargs)`, which returns an object
+    with a `content`. The methods for streams and for asynchronous code then use this `generate`.
 
     Args:
-        model_id: The model's name, as its backend knows it.
-        flatten_messages_as_text: Whether the parts of each message are sent as one text.
-        tool_name_key: The key of the tool's name in a tool call that the model writes as text (`parse_tool_calls`).
+        model_id: The name that the service or the engine has for the model.
+        flatten_messages_as_text: Whether the text parts of each message are joined and sent as one string.
+        tool_name_key: The key of the tool's name in a tool call that the model writes as JSON text. `parse_tool_calls`
+            reads such calls.
         tool_arguments_key: The key of the tool's arguments in such a call.
         custom_role_conversions: Roles that are replaced before a request is sent, as `{"system": "user"}`.
         requests_per_minute: The maximum number of requests in any 60 seconds; `None` for no limit.
         tokens_per_minute: The maximum number of tokens in any 60 seconds; `None` for no limit.
         max_concurrency: The maximum number of requests in progress at once; `None` for no limit.
-        shared_limits: `RedisLimits(…)` for limits per minute that several processes share; `None` for limits of this
-            model alone.
-        retry: A `RetryPolicy`, a number of attempts, or whether failed requests are sent again at all.
-        allow_private_urls: Whether images that are given by URL may be fetched from private addresses (of this machine
-            and its network). Images are fetched here only for a backend that needs their bytes: up to 20 MiB in 20 s
-            each, with `modelport[images]`.
-        capabilities: What the model can do, merged over what is declared for it.
-        **parameters: Defaults for every call: `temperature`, `max_tokens`, `tool_choice`, `timeout` (seconds, for the
-            whole call; 600 by default), `first_token_timeout`, `idle_timeout`, and whatever the backend takes.
+        shared_limits: `RedisLimits(…)` if several processes together must stay within the limits per minute; `None` if
+            the limits count only the requests of this object.
+        retry: `True` for the default `RetryPolicy()`, `False` for a single attempt, a number (the maximum of attempts),
+            or a `RetryPolicy`.
+        allow_private_urls: Whether modelport may fetch images from private addresses (of this machine and its network).
+            It fetches an image that is given by URL only if the backend needs the bytes: up to 20 MiB in 20 s each.
+            This needs `modelport[images]`.
+        capabilities: What the model can do, where that differs from what modelport assumes: a dict of the values that
+            differ, or complete `Capabilities`.
+        **parameters: Default options of every call: `temperature`, `max_tokens`, `tool_choice`, `timeout` (seconds, for
+            the whole call; 600 by default), `first_token_timeout`, `idle_timeout`, and parameters of the backend.
     """
 
-    #: What the backend can do, before the profile of the model and the `capabilities` of the caller are merged over it.
+    #: What the backend can do. Profiles (by the model's name) and the caller's `capabilities` override single values.
     declared_capabilities: ClassVar[Capabilities] = Capabilities()
 
-    # These defaults are set on the class, so that a subclass that does not call super().__init__() works.
+    # These defaults are for a subclass whose `__init__` does not call `super().__init__()`.
     model_id: str | None = None
     flatten_messages_as_text: bool = False
     tool_name_key: str = "name"
@@ -110,7 +114,7 @@ class Model(Storable):
         self.allow_private_urls = allow_private_urls
         self._given_capabilities = capabilities
         self.kwargs = parameters
-        # Wrong settings raise here, and not at the first call.
+        # The settings are checked here, so that a mistake raises in the constructor and not at the first call.
         self._options = normalise_options(parameters)
         normalise_options({
             "custom_role_conversions": custom_role_conversions,
@@ -135,31 +139,32 @@ class Model(Storable):
     def generate(self, messages: Any, stop_sequences: Any = None, **options: Any) -> ChatMessage:
         """Return the model's response to a conversation.
 
-        A subclass that overrides this method overrides this method alone: streams and async calls use `deltas`.
+        A subclass that implements `deltas` must not change the response in its own `generate`, because streams and
+        asynchronous calls use only `deltas`.
 
         Args:
             messages: A string, or a list of `ChatMessage`s and dicts (in OpenAI's or transformers' format).
             stop_sequences: The output ends before the first of these strings that appears in it.
             **options:
                 - `grammar` (or OpenAI's `response_format`): the output type, or `None` for free text.
-                - `strict`: whether an output type that neither the engine nor the service enforces is refused, instead
-                  of being requested through a tool or only validated.
-                - `tools` (or `tools_to_call_from`, for which `tool_choice` is `required` by default): the tools that
-                  the model may call.
+                - `strict`: whether the call is refused if neither the engine nor the service can enforce the output
+                  type. Otherwise modelport uses a tool call whose arguments are the output, or validates the output.
+                - `tools`: the tools that the model may call. Under the name `tools_to_call_from`, `tool_choice` is
+                  `required` by default.
                 - `tool_choice`: `auto`, `none`, `required` or the name of a tool.
                 - `reasoning_effort` (`none`, `minimal`, `low`, `medium`, `high`, `xhigh`, `max`), or `reasoning_budget`
-                  in tokens. An effort is sent as a budget if the model knows only budgets.
+                  in tokens. An effort is sent as a budget if the model supports only budgets.
                 - other parameters: `temperature`, `max_tokens`, `top_p`, `seed`, `logprobs`, `top_logprobs`, `timeout`…
 
-                An option of the call overrides the constructor's, and that overrides the backend's default.
+                An option of the call overrides the same option of the constructor.
 
         Returns:
             The message, with its token usage and finish reason.
 
         Raises:
             InvalidRequest: The call is wrong; nothing was sent.
-            UnsupportedFeature: This model can't do it; nothing was sent.
-            ModelError: The call failed; the subclass says how.
+            UnsupportedFeature: This model does not support an option or a part of the messages; nothing was sent.
+            ModelError: The call failed; the class of the error says what happened.
         """
         from modelport.runtime.portal import run
 
@@ -171,37 +176,39 @@ class Model(Storable):
         return run(self._generate(self._prepare(messages, stop_sequences, options, stream=False)))
 
     def generate_stream(self, messages: Any, stop_sequences: Any = None, **options: Any) -> Stream:
-        """Return the model's response as a stream of deltas; arguments and errors as for `generate`.
+        """Return the model's response as a stream of deltas. The arguments and errors are those of `generate`.
 
-        Returns:
-            An iterator over deltas, which is a context manager too. The request is sent at the first `next`.
+        The stream is an iterator and a context manager. The request is sent when the first delta is read.
         """
         request = self._prepare(messages, stop_sequences, options, stream=True)
         return Stream(self._run(request), self.model_id)
 
     async def agenerate(self, messages: Any, stop_sequences: Any = None, **options: Any) -> ChatMessage:
-        """`generate` for asynchronous code. Cancelling the task stops the engine."""
+        """Do the same as `generate` in asynchronous code. Cancelling the task cancels the request."""
         return await self._generate(self._prepare(messages, stop_sequences, options, stream=False))
 
     def agenerate_stream(self, messages: Any, stop_sequences: Any = None, **options: Any) -> AsyncStream:
-        """`generate_stream` for asynchronous code."""
+        """Do the same as `generate_stream` in asynchronous code."""
         request = self._prepare(messages, stop_sequences, options, stream=True)
         return AsyncStream(self._run(request), self.model_id)
 
     def __call__(self, messages: Any, stop_sequences: Any = None, **options: Any) -> ChatMessage:
-        """The same as `generate`."""
+        """Do the same as `generate`."""
         if stop_sequences is not None:
             options["stop_sequences"] = stop_sequences
         return self.generate(messages, **options)
 
     def parse_tool_calls(self, message: ChatMessage) -> ChatMessage:
-        """Read a tool call from the text of a message without tool calls: for agents whose model writes calls as text.
+        """Add the tool call in a message's text to its `tool_calls`, for agents whose models write tool calls as text.
 
         Args:
-            message: Is changed in place, as agents expect.
+            message: The message, which is changed in place. If it has `tool_calls`, only their arguments are parsed.
+
+        Returns:
+            The same message.
 
         Raises:
-            InvalidToolCall: The text holds no tool call.
+            InvalidToolCall: The message has no `tool_calls`, and its text contains no tool call.
         """
         from modelport.inputs.calls_in_text import find_tool_call, parse_arguments
 
@@ -214,16 +221,16 @@ class Model(Storable):
 
     @property
     def capabilities(self) -> Capabilities:
-        """What this model can do: what is declared for it, with the caller's `capabilities` merged over it."""
+        """What this model can do: the declared capabilities, with the values of the caller's `capabilities`."""
         if self._capabilities is None:
             self._capabilities = self._declare().merged_with(self._given_capabilities)
         return self._capabilities
 
     def close(self) -> None:
-        """Release the engine, or the connections of synchronous calls. The model can't be used afterwards."""
+        """Release the engine, or the connections of synchronous calls. Afterwards the model can't be used."""
 
     async def aclose(self) -> None:
-        """`close` for asynchronous code; releases the connections of the running loop too."""
+        """Do the same as `close`, and release the connections of the running event loop too."""
         from modelport.runtime.threads import in_thread
 
         await in_thread(self.close)
@@ -252,8 +259,8 @@ class Model(Storable):
     async def deltas(self, request: Request) -> AsyncGenerator[ChatMessageStreamDelta, None]:
         """Send one request to the model: the only method that a backend must implement.
 
-        Closing the generator (`aclose()`) cancels the request. If `request.stream` is False, a remote backend makes one
-        ordinary call and yields one delta.
+        If the caller closes the generator (`aclose()`), the backend must cancel the request. If `request.stream` is
+        `False`, a remote backend requests the complete response at once and yields it as one delta.
 
         Yields:
             The deltas of the response. The last one has `finish_reason` and `token_usage`.
@@ -263,15 +270,15 @@ class Model(Storable):
         """
         if type(self).generate is Model.generate:
             raise TypeError(f"{type(self).__name__} must implement `deltas` (or just `generate`)")
-        from modelport.layers.generate_backend import run_generate  # It imports asyncio.
+        from modelport.layers.generate_backend import run_generate  # It imports asyncio, which takes long.
 
         yield await run_generate(self.generate, request, type(self).__name__)
 
     def _declare(self) -> Capabilities:
-        """Return what the backend can do with this model; override it if that depends on the model."""
+        """Return what the backend can do with this model. Backends override it if that depends on the model."""
         if type(self).deltas is not Model.deltas:
             return self.declared_capabilities
-        # An author's own `generate` gets everything that its callers give, as if they had called it directly.
+        # The subclass implements only `generate`, which receives all parameters and content parts. None is refused.
         everything = {"text", "image", "audio", "file"}
         reasoning = {"reasoning_efforts": REASONING_EFFORTS, "reasoning_budget": True}
         return self.declared_capabilities.replace(
@@ -282,29 +289,29 @@ class Model(Storable):
 
     def _prepare(self, messages: Any, stop_sequences: Any, options: Mapping[str, Any], *, stream: bool) -> Request:
         """Check the arguments of a call, and return its request."""
-        called = normalise_options(
+        call_options = normalise_options(
             {"stop_sequences": stop_sequences, **options} if stop_sequences is not None else options
         )
-        return self._build_request(messages, called, stream)
+        return self._build_request(messages, call_options, stream)
 
-    def _build_request(self, messages: Any, called: Mapping[str, Any], stream: bool) -> Request:
-        """Return the request of a call, with the constructor's options where the call has none.
+    def _build_request(self, messages: Any, call_options: Mapping[str, Any], stream: bool) -> Request:
+        """Return the request of a call. Options that the call does not have are taken from the constructor.
 
         Args:
-            messages: The messages as the caller gave them.
-            called: The options of the call, in normal form.
+            messages: The messages as the caller wrote them.
+            call_options: The options of the call, as `normalise_options` returned them.
             stream: Whether the call streams.
         """
         if self._options is None:
             self._options = normalise_options(self.kwargs)
-        options = {**self._options, **called}
-        for name, other in EXCLUSIVE.items():
-            if name in called and other not in called:
-                options.pop(other, None)
+        options = {**self._options, **call_options}
+        for name, excluded in EXCLUSIVE.items():
+            if name in call_options and excluded not in call_options:
+                options.pop(excluded, None)
         tools = options.pop("tools", ())
         tool_choice = options.pop("tool_choice", "auto")
-        if not tools and "tool_choice" not in called:
-            tool_choice = "auto"  # The constructor's tool choice is for calls with tools.
+        if not tools and "tool_choice" not in call_options:
+            tool_choice = "auto"  # The tool choice of the constructor applies only to calls with tools.
         conversions = options.pop("custom_role_conversions", self.custom_role_conversions)
         flatten = options.pop("flatten_messages_as_text", self.flatten_messages_as_text)
         return Request(
@@ -334,22 +341,26 @@ class Model(Storable):
         return [Adapt(self.allow_private_urls), retry, *limit, Stop()]
 
     def _run(self, request: Request) -> Deltas:
-        """Check a request, and return the deltas of its response; reading the first delta sends the request."""
+        """Return the deltas of the response to a request. The request is sent when the first delta is read.
+
+        Raises:
+            UnsupportedFeature: The model does not support something in the request.
+        """
         return self._restart_after_update(request, self._through_layers(request))
 
     def _through_layers(self, request: Request) -> Deltas:
         chain = self._chain
         if chain is None:
-            # If several threads make the first call at once, only one of them sets the chain: two chains would be two
-            # sets of limits.
+            # Several threads may make the first call at the same time. `setdefault` makes all of them use one chain,
+            # because each chain counts its own requests for the rate limits.
             chain = self.__dict__.setdefault("_chain", compose(self._layers(), self.deltas))
         return chain(request)
 
     async def _restart_after_update(self, request: Request, deltas: Deltas) -> Deltas:
-        """Start the clock of the call, and pass its deltas on.
+        """Set the deadline of the call, and pass its deltas on.
 
-        After a rejection that updated the model's profile, the call starts again with the new capabilities, unless a
-        part of the response has been delivered.
+        If the backend updates the capabilities because the service rejected something, the request is sent again with
+        the new capabilities, unless the caller has already received output.
         """
         from asyncio import get_running_loop
 
@@ -357,16 +368,16 @@ class Model(Storable):
         if timeouts.timeout is not None:
             deadline = get_running_loop().time() + timeouts.timeout
             timeouts.deadline = deadline if timeouts.deadline is None else min(deadline, timeouts.deadline)
-        delivered = False
+        has_output = False
         while True:
             try:
                 async with aclosing(deltas):
                     async for delta in deltas:
-                        delivered = delivered or delta.delivers
+                        has_output = has_output or delta.has_output
                         yield delta
                 return
             except ModelError as error:
-                if delivered or not error.profile_updated:
+                if has_output or not error.profile_updated:
                     raise
             deltas = self._through_layers(request.replace(capabilities=self.capabilities))
 
@@ -382,7 +393,7 @@ class Model(Storable):
 
 
 def _restore_limits(settings: Mapping[str, Any]) -> Any:
-    """Return the shared limits that `to_dict` wrote."""
+    """Return the `RedisLimits` whose settings `to_dict` stored."""
     from modelport.layers.redis_limits import RedisLimits
 
     return RedisLimits(**settings)

@@ -1,6 +1,6 @@
-"""The backends by name. Each is imported when it is first used.
+"""The names of the backends and of their classes. A class is imported when it is first used.
 
-No other module knows the backends. Other packages add backends through entry points of the group `modelport.backends`.
+Other Python packages can add backends through entry points of the group `modelport.backends`.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from modelport.errors import InvalidRequest
 if TYPE_CHECKING:
     from modelport.model import Model
 
-#: Entry points of this group add the backends of other packages: `name = "package.module:ModelClass"`.
-GROUP = "modelport.backends"
+#: The entry points by which other packages add backends. Each is declared as `name = "package.module:ModelClass"`.
+ENTRY_POINT_GROUP = "modelport.backends"
 
-#: Backend name -> the module and name of its class.
+#: The name of a backend -> the module and the name of its class.
 BACKENDS = {
     "azure": "modelport.remote.openai.azure:AzureOpenAIServerModel",
     "huggingface": "modelport.remote.huggingface.model:InferenceClientModel",
@@ -32,8 +32,8 @@ BACKENDS = {
     "openai": "modelport.remote.openai.model:OpenAIServerModel",
     "vllm": "modelport.local.vllm.model:VLLMModel",
 }
-#: Names of the backends' classes -> the backend's name.
-CLASSES = {
+#: The name of a model class, or of an alias of it -> the name of its backend.
+BACKENDS_BY_CLASS = {
     "AmazonBedrockServerModel": "bedrock",
     "AmazonBedrockModel": "bedrock",
     "LiteLLMModel": "litellm",
@@ -48,18 +48,19 @@ CLASSES = {
     "InferenceClientModel": "huggingface",
     "VLLMModel": "vllm",
 }
-#: Patterns of model names -> the backend that serves such models: a hint for a user who leaves out the backend.
-_MODEL_FAMILIES = (
+#: Patterns of model names, each with the prefix that is missing. The error message suggests it to a user who wrote
+#: `gpt-4o` instead of `openai/gpt-4o`.
+_PREFIXES_BY_MODEL_NAME = (
     ("gpt-*", "openai"), ("o[1-9]*", "openai"), ("chatgpt-*", "openai"), ("claude-*", "litellm/anthropic"),
     ("gemini-*", "litellm/gemini"), ("*.gguf", "llamacpp"),
 )  # fmt: skip
-#: Models that are made of other models.
+#: Classes of models that combine other models -> the module and the name of the class. They are not backends.
 COMPOSED = {"FallbackModel": "modelport.combine.fallback:FallbackModel"}
 
 
 def backends() -> dict[str, str]:
-    """Return the name of every backend, also of other packages, with the module and name of its class."""
-    return {**{point.name: point.value for point in entry_points(group=GROUP)}, **BACKENDS}
+    """Return all backends, including those of other packages: name -> the module and the name of the class."""
+    return {**{point.name: point.value for point in entry_points(group=ENTRY_POINT_GROUP)}, **BACKENDS}
 
 
 def backend_class(name: str, spec: str = "") -> type[Model]:
@@ -67,7 +68,7 @@ def backend_class(name: str, spec: str = "") -> type[Model]:
 
     Args:
         name: The backend's name.
-        spec: What the user wrote, `backend/model id`; for the hint in the error.
+        spec: What the user wrote (`backend/model id`), from which the error message derives its suggestion.
 
     Raises:
         InvalidRequest: No backend has this name.
@@ -76,9 +77,9 @@ def backend_class(name: str, spec: str = "") -> type[Model]:
     known = backends()
     if name not in known:
         close = get_close_matches(name, known, 1, cutoff=0.7)
-        for_family = [backend for pattern, backend in _MODEL_FAMILIES if fnmatchcase(spec or name, pattern)]
-        if for_family:
-            hint = f"did you mean '{for_family[0]}/{spec or name}'? Write backend/model id, with a backend of"
+        prefixes = [prefix for pattern, prefix in _PREFIXES_BY_MODEL_NAME if fnmatchcase(spec or name, pattern)]
+        if prefixes:
+            hint = f"did you mean '{prefixes[0]}/{spec or name}'? Write backend/model id, with a backend of"
         else:
             hint = f"did you mean {close[0]!r}? There are" if close else "write backend/model id, with a backend of"
         raise InvalidRequest(f"backend {name!r} is unknown; {hint} {', '.join(sorted(known))}")
@@ -91,27 +92,29 @@ def _import_class(path: str) -> type[Model]:
 
 
 def class_named(name: str) -> type[Model]:
-    """Return the model class of this name. Nothing outside of the registry is imported.
+    """Return the model class with this name.
+
+    Only modules of registered backends are imported, because the name may come from untrusted data (`from_dict`).
 
     Raises:
         InvalidRequest: The registry has no class of this name.
     """
-    if name in CLASSES:
-        return backend_class(CLASSES[name])
+    if name in BACKENDS_BY_CLASS:
+        return backend_class(BACKENDS_BY_CLASS[name])
     if name in COMPOSED:
         return _import_class(COMPOSED[name])
     for backend, path in backends().items():
         if path.partition(":")[2] == name:
             return backend_class(backend)
-    raise InvalidRequest(f"model class {name!r} is unknown; there are {', '.join(sorted(CLASSES))}")
+    raise InvalidRequest(f"model class {name!r} is unknown; there are {', '.join(sorted(BACKENDS_BY_CLASS))}")
 
 
 def load_model(spec: str, **settings: Any) -> Model:
-    """Make a model by name.
+    """Return a new model of the backend that the name starts with.
 
     Args:
-        spec: `backend/model id`, split at the first "/", as `openai/gpt-4o`; or a backend alone for its default model,
-            as `llamacpp`.
+        spec: `backend/model id`, such as `openai/gpt-4o`: the backend is the part before the first slash. The name of a
+            backend alone, such as `llamacpp`, means the backend's default model.
         **settings: Settings for the constructor of the backend's class.
 
     Raises:

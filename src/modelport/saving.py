@@ -1,8 +1,8 @@
-"""How a model is written to a dict, and restored from it.
+"""`Storable`: converts a model to a dict of its settings, and restores a model from such a dict.
 
-`to_dict` writes the class of a model and those settings that differ from their defaults. `from_dict` checks such a
-dict, which may come from anybody, and passes the settings to the class that it names (`_restore`). No key is ever
-written, nothing that the data names is imported, and data that could make an engine run code is refused.
+`to_dict` returns the name of the model's class and the settings that differ from their defaults. API keys are never in
+this dict. `from_dict` calls the class with the settings. Since the dict may come from an untrusted source, `from_dict`
+imports nothing that the dict names, and refuses settings that could make an engine run code.
 """
 
 from __future__ import annotations
@@ -19,36 +19,39 @@ from modelport.errors import InvalidRequest
 from modelport.secrets import Secret, names_secret
 from modelport.types.capabilities import Capabilities
 
-#: Settings that hold JSON schemas. A property of a schema that is named `token` is not a secret.
+#: Settings that contain JSON schemas. In a schema, a name such as `token` is that of a property, not of a secret.
 _SCHEMA_SETTINGS = frozenset({"grammar", "response_format", "tools", "tools_to_call_from"})
-#: Settings that are stored in an attribute of another name.
+#: Constructor parameters -> the attribute with their value, where its name differs from the parameter's.
 _ATTRIBUTES = {"capabilities": "_given_capabilities"}
 
 
 class Storable:
-    """The part of `Model` that writes its settings and restores a model from them.
+    """The base class of `Model` with the methods that save a model's settings and restore a model from them.
 
-    The settings are the parameters of the constructor, each stored in an attribute of the same name, and the open
-    parameters, which are stored in `kwargs`.
+    The settings are the named parameters of the constructor, whose values are attributes of the same name, and all
+    other keyword arguments of the constructor, which are in `kwargs`.
     """
 
+    #: The constructor's keyword arguments (`**parameters`) that are not named parameters. `Model.__init__` sets it.
     kwargs: Mapping[str, Any] = {}
-    #: Settings that are keys. `to_dict` writes the name of an environment variable instead of a key.
+    #: The settings that are API keys. `to_dict` writes `{"env": <name of the environment variable>}` for them.
     secret_settings: ClassVar[frozenset[str]] = frozenset()
-    #: Settings, also inside of others, that may name code to run: a pattern of the name (as for `fnmatch`) -> whether a
-    #: value names code. `from_dict` refuses such data. The table of each class is added to those of its base classes.
+    #: Settings, at any depth, that may name code to run: a pattern of the setting's name (see `fnmatch`) -> a function
+    #: that returns whether a value names code. `from_dict` refuses such values. The patterns of a class are checked in
+    #: addition to those of its base classes.
     code_settings: ClassVar[Mapping[str, Callable[[Any], bool]]] = {
         "*_class": bool, "*_cls": bool, "*_module_path": bool, "*_plugin": bool, "*trust_remote_code": bool,
     }  # fmt: skip
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the model's class and settings as a dict from which `from_dict` restores the model.
+        """Return the name of the model's class and its settings as a dict of JSON types, for `from_dict`.
 
-        JSON can hold the dict. Settings that have their default are left out. Keys are written as the names of
-        environment variables.
+        Settings that have their default are left out. Instead of an API key, the dict has the name of the environment
+        variable that contains it.
 
         Raises:
-            TypeError: A setting can't be stored, such as a client object; the message names it.
+            TypeError: A setting can't be stored, because it is a secret or an object such as a client; the message
+                names it.
         """
         result: dict[str, Any] = {"class": type(self).__name__}
         for name, default in _constructor_parameters(type(self)).items():
@@ -61,18 +64,20 @@ class Storable:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any], *, trust_remote_code: bool = False) -> Self:
-        """Restore a model from the dict that `to_dict` wrote. Nothing that the data names is imported.
+        """Return a model with the settings in the dict that `to_dict` returned.
 
         Args:
-            data: The dict. Its `class` is the name of a class of the registry; without it, the model is of this class.
-                Whoever wrote the data chooses where your keys are sent (`api_base`), so read the data of others first.
-            trust_remote_code: Whether the data may make an engine run code, such as the code of a model's repository.
-                By default such data is refused.
+            data: The dict. Its `class` is the name of a model class that modelport or an installed backend has; without
+                `class`, the class is the one on which `from_dict` is called. Check a dict from another person before
+                you use it, because its `api_base` decides to which server your API key is sent.
+            trust_remote_code: Whether the dict may have settings that make an engine run code, such as the code in a
+                model's repository. By default such a dict is refused.
 
         Raises:
-            InvalidRequest: The data describes no model, or a model of another class, or would run code.
+            InvalidRequest: The dict does not describe a model of this class, or it has a setting that runs code and is
+                not trusted.
         """
-        from modelport.registry import class_named  # Few programs restore models.
+        from modelport.registry import class_named  # It is imported here, because few programs restore models.
 
         if not isinstance(data, Mapping) or not all(isinstance(key, str) for key in data):
             raise InvalidRequest(f"the data must be a dict that to_dict wrote, not {type(data).__name__}")
@@ -93,21 +98,21 @@ class Storable:
         try:
             return target._restore(settings, trust_remote_code)
         except (TypeError, ValueError, AttributeError, LookupError) as error:
-            why = error if isinstance(error, TypeError) else type(error).__name__  # Other errors may quote a key.
+            why = error if isinstance(error, TypeError) else type(error).__name__  # Other errors may quote an API key.
             raise InvalidRequest(f"the data does not describe a {name}: {why}") from error
 
     @classmethod
     def _restore(cls, settings: dict[str, Any], trust_remote_code: bool) -> Self:
-        """Return a model with these settings, which `from_dict` has checked."""
+        """Return a model with these settings, which `from_dict` has checked. Subclasses may override it."""
         return cls(**settings)
 
     def _refuse_secrets(self) -> None:
-        """Refuse to pickle settings that hold a key as plain text.
+        """Check that no setting contains a secret as plain text, before the model is pickled.
 
-        A `Secret` pickles as the name of its environment variable.
+        A `Secret` is allowed, because only the name of its environment variable is pickled.
 
         Raises:
-            TypeError: A setting holds a key.
+            TypeError: A setting contains a secret as plain text.
         """
         names = _constructor_parameters(type(self))
         settings = {name: getattr(self, _ATTRIBUTES.get(name, name), None) for name in names}
@@ -124,7 +129,12 @@ def _code_settings(cls: type[Storable]) -> dict[str, Callable[[Any], bool]]:
 
 
 def _refuse_code(value: Any, code_settings: Mapping[str, Callable[[Any], bool]], path: str = "") -> None:
-    """Refuse settings that name code to run, at any depth.
+    """Check that no setting, at any depth, names code to run.
+
+    Args:
+        value: The settings, or a value in them.
+        code_settings: See `Storable.code_settings`.
+        path: The path of `value` in the settings, for the error.
 
     Raises:
         InvalidRequest: A setting names code.
@@ -145,34 +155,38 @@ def _refuse_code(value: Any, code_settings: Mapping[str, Callable[[Any], bool]],
             _refuse_code(item, code_settings, f"{path}[{number}]")
 
 
-def _refuse_secret(model: Storable, path: str, value: Any, secret: bool = False) -> None:
-    """Refuse text under the name of a secret.
+def _refuse_secret(model: Storable, path: str, value: Any, in_secret: bool = False) -> None:
+    """Check that a value, at any depth, contains no secret as plain text. Secrets are recognised by their names.
 
     Args:
         model: The model, for the error.
-        path: The setting, and where in it the value is.
+        path: The name of the setting, followed by the path of the value in it.
         value: The value.
-        secret: Whether the value is in a dict or a list whose name is that of a secret.
+        in_secret: Whether the value is in a dict or a list that has the name of a secret.
+
+    Raises:
+        TypeError: The value contains a secret.
     """
-    secret = secret or names_secret(path.rpartition(".")[2])
+    is_secret = in_secret or names_secret(path.rpartition(".")[2])
     if isinstance(value, str | bytes):
-        if value and secret:
+        if value and is_secret:
             raise TypeError(f"{model!r}: {path} is a secret, and can't be stored; give it at run time")
         if isinstance(value, str) and "@" in value:
             _refuse_password(model, path, value)
     elif isinstance(value, Mapping):
-        # The name of an environment variable is no secret, and neither are the properties of a schema.
-        secret = secret and set(value) != {"env"} and _SCHEMA_SETTINGS.isdisjoint(re.split(r"[.\[]", path))
+        # `{"env": <name>}` is how a `Secret` is stored; it contains no secret. Neither does a JSON schema, although a
+        # property in it may be named `token`.
+        is_secret = is_secret and set(value) != {"env"} and _SCHEMA_SETTINGS.isdisjoint(re.split(r"[.\[]", path))
         for key, item in value.items():
-            _refuse_secret(model, f"{path}.{key}", item, secret)
+            _refuse_secret(model, f"{path}.{key}", item, in_secret=is_secret)
     elif isinstance(value, list | tuple):
         for number, item in enumerate(value):
-            _refuse_secret(model, f"{path}[{number}]", item, secret)
+            _refuse_secret(model, f"{path}[{number}]", item, in_secret=is_secret)
 
 
 def _refuse_password(model: Storable, path: str, value: str) -> None:
-    """Refuse a URL with a password."""
-    from urllib.parse import urlsplit  # Few programs save models.
+    """Raise `TypeError` if the value is a URL that contains a password."""
+    from urllib.parse import urlsplit  # It is imported here, because few programs save models.
 
     try:
         password = urlsplit(value).password
@@ -183,7 +197,10 @@ def _refuse_password(model: Storable, path: str, value: str) -> None:
 
 
 def _constructor_parameters(cls: type[Storable]) -> dict[str, Any]:
-    """Return the parameters of the constructor with their defaults, also of the base classes that get its **kwargs."""
+    """Return the named parameters of the constructor with their defaults.
+
+    If the constructor has `**kwargs`, it passes them to that of its base class, whose parameters are included.
+    """
     result: dict[str, Any] = {}
     for base in cls.__mro__:
         init = base.__dict__.get("__init__")
@@ -200,16 +217,21 @@ def _constructor_parameters(cls: type[Storable]) -> dict[str, Any]:
 
 
 def _as_json(model: Storable, path: str, value: Any) -> Any:
-    """Return a setting in a form that JSON can hold.
+    """Return the value of a setting as JSON types.
+
+    Args:
+        model: The model, for the error.
+        path: The name of the setting, followed by the path of the value in it.
+        value: The value.
 
     Raises:
-        TypeError: The setting holds a secret, or an object that can't be written.
+        TypeError: The value contains a secret, or an object that has no JSON form.
     """
     if isinstance(value, Secret):
         return {"env": value.env}
     _refuse_secret(model, path, value)
     if isinstance(value, Capabilities) or callable(getattr(value, "to_dict", None)):
-        return value.to_dict()  # Inner models have a `to_dict` too.
+        return value.to_dict()  # This includes the models of a `FallbackModel`.
     if isinstance(value, Mapping) and path == "capabilities":
         all_capabilities = Capabilities().replace(**value).to_dict()
         return {key: all_capabilities[key] for key in value}

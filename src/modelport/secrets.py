@@ -1,6 +1,6 @@
-"""Types for secrets: `Secret` for keys, which never shows its value, and `Url`, which shows only scheme and host.
+"""Types for secrets: `Secret` holds an API key and never shows it; the `repr` of a `Url` shows only scheme and host.
 
-`names_secret` decides by its name whether a header, a parameter or a setting holds a secret.
+`names_secret` decides by the name of a header, a parameter or a setting whether its value is a secret.
 """
 
 from __future__ import annotations
@@ -11,9 +11,11 @@ from typing import Any
 
 from modelport.errors import AuthenticationError, InvalidRequest
 
+#: Where a name is split into words: `X-Auth-Token`, `api_key` and `apiKey` have three, two and two words.
 _WORD_BREAK = re.compile(r"[^A-Za-z0-9]+|(?<=[a-z0-9])(?=[A-Z])")
-#: Matched against the lower-case words of a name. Names that only look similar don't match: an author, the ID of a key,
-#: a token of text.
+#: Searched in the words of a name, in lower case and separated by spaces. The look-arounds exclude names that only look
+#: like those of secrets: `author`, `key_id`, the setting `tool_name_key`, `cache_key`, `pad_token` and other tokens of
+#: text.
 _SECRET_WORDS = re.compile(
     r"auth(?!or\b|ors\b)|secret|cookie|passw|passphrase|credential(?! name)|signature|\bsig\b|\bpwd\b|\bjwt\b"
     r"|(?<!\bname )(?<!\barguments )(?<!\bcache )(?<!\bidempotency )\bkey\b(?! id\b)"
@@ -24,16 +26,17 @@ _SECRET_WORDS = re.compile(
 
 
 def names_secret(name: str) -> bool:
-    """Return whether a header, a parameter or a setting with this name holds a secret, as `X-Auth-Token` does."""
+    """Return whether the value of a header, a parameter or a setting with this name (`X-Auth-Token`) is a secret."""
     return bool(_SECRET_WORDS.search(_WORD_BREAK.sub(" ", name).lower()))
 
 
 class Secret:
-    """A key that is not printed, logged or pickled; only `reveal` returns it.
+    """An API key that is not printed, logged or pickled; only `reveal` returns it.
 
     Args:
-        value: The key itself, or `None` to read it from the environment when it is needed.
-        env: The environment variable that holds the key. A model that is restored from a file reads its key there.
+        value: The key; `None` to read it from the environment variable `env` each time it is needed.
+        env: The name of an environment variable that contains the key. A pickled or saved model stores only this name,
+            so a restored model reads its key from this variable.
     """
 
     __slots__ = ("_value", "env")
@@ -46,7 +49,7 @@ class Secret:
 
     @classmethod
     def from_value(cls, value: Secret | str | None, env: str) -> Secret:
-        """Return the caller's key; without one, a `Secret` that reads the environment variable `env`."""
+        """Return a `Secret` with the caller's key; if `value` is `None`, it reads the environment variable `env`."""
         if isinstance(value, Secret):
             return value
         return cls(value, env)
@@ -55,7 +58,7 @@ class Secret:
         """Return the key.
 
         Args:
-            advice: Text to add to the error message if there is no key.
+            advice: Text that is appended to the error message if there is no key.
 
         Raises:
             AuthenticationError: There is no key; the message names the variable to set.
@@ -82,7 +85,7 @@ class Secret:
         return hash((Secret, self.env))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # A pickle holds the name of the environment variable, never the key.
+        # Only the name of the environment variable is pickled, never the key.
         return (Secret, (None, self.env))
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Secret:
@@ -93,9 +96,10 @@ class Secret:
 
 
 class Url(str):
-    """A URL whose `repr` shows only scheme and host, in logs and in tracebacks with locals.
+    """A URL whose `repr` shows only scheme and host.
 
-    The other parts may be a signature, or the content of a file in a `data:` URL.
+    The rest of a URL may be a signature that grants access, or (in a `data:` URL) the content of a file. Neither may
+    appear in logs, or in tracebacks that show local variables.
     """
 
     __slots__ = ()
@@ -106,7 +110,7 @@ class Url(str):
 
 def redact_url(url: str) -> str:
     """Return the scheme and the host of a URL, which errors and logs may show."""
-    from urllib.parse import urlsplit  # Imported here, so that modelport's import does not load the module.
+    from urllib.parse import urlsplit  # It is imported here, because `import modelport` must be fast.
 
     try:
         parts = urlsplit(url)

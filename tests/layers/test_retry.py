@@ -81,7 +81,7 @@ async def test_error_of_another_type_is_not_retried() -> None:
 def test_failure_after_a_delivered_part_is_not_retried() -> None:
     for part in (Delta(content="Pa"), Delta(reasoning="hm"), Delta(tool_calls=[])):
         backend = Backend([part, ConnectionFailed("reset")], OK)
-        delivered = part.delivers
+        delivered = part.has_output
         assert isinstance(result_of(backend)[0], ConnectionFailed) == delivered
         assert len(backend.sent_at) == (1 if delivered else 2)
 

@@ -257,4 +257,4 @@ async def test_error_while_all_text_is_buffered_delivers_nothing() -> None:
     backend = Backend("EN", ConnectionFailed("reset"))
     with pytest.raises(ConnectionFailed):
         async for delta in Stop()(Request(QUESTION, stop_sequences=("END",)), backend):
-            assert not delta.delivers
+            assert not delta.has_output

@@ -36,11 +36,11 @@ def test_restart_discards_the_response_before_it() -> None:
 def test_builder_returns_independent_messages_while_deltas_arrive() -> None:
     builder = MessageBuilder("m")
     builder.add(Delta(warnings=["first"], logprobs=[{"token": "a"}]))
-    assert not builder.delivered
+    assert not builder.has_output
     early = builder.message()
     for delta in (Delta(content="a", warnings=["second"]), tool_call_delta('{"a": 1}')):
         builder.add(delta)
-    assert builder.delivered
+    assert builder.has_output
     assert (early.content, early.warnings, early.tool_calls, early.model_id) == ("", ["first"], None, "m")
     assert builder.message().warnings == ["first", "second"]
     unparsed = builder.message(parse_arguments=False)

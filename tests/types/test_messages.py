@@ -172,11 +172,11 @@ def test_accumulate_raw_is_kept_but_not_printed_or_compared() -> None:
     assert message == accumulate([Delta(content="a")])
 
 
-def test_delta_delivers_is_true_for_content_only() -> None:
+def test_delta_has_output_for_content_only() -> None:
     for delta in (Delta(content="a"), Delta(reasoning="a"), call_delta(0, "", "f"), Delta(reasoning_details=[{}])):
-        assert delta.delivers
+        assert delta.has_output
     for other in ({}, {"content": ""}, {"finish_reason": "stop"}, {"token_usage": TokenUsage(1)}, {"model_id": "m"}):
-        assert not Delta(**other).delivers
+        assert not Delta(**other).has_output
 
 
 def test_message_str_is_its_text(capsys: pytest.CaptureFixture[str]) -> None:

@@ -187,14 +187,14 @@ class FallbackModel(Model):
             error.attempts = call.attempts()  # type: ignore[union-attr]
             raise
 
-    def _build_request(self, messages: Any, called: Mapping[str, Any], stream: bool) -> Request:
+    def _build_request(self, messages: Any, call_options: Mapping[str, Any], stream: bool) -> Request:
         """Return the request of a call, with its options as `parameters`: each model merges them over its own.
 
         The request has no `capabilities`: looking them up would load the engine of every model, also of those that are
         not called.
         """
-        options = {**(self._options or {}), **called}
-        if "tools" not in options and "tool_choice" not in called:
+        options = {**(self._options or {}), **call_options}
+        if "tools" not in options and "tool_choice" not in call_options:
             options.pop("tool_choice", None)  # The constructor's tool choice is for calls with tools.
         elif "tool_choice" in options:
             tool_choice_from(options["tool_choice"], options.get("tools", ()))

@@ -92,7 +92,7 @@ class CandidateCall:
         """Read up to the first part of the response; with `complete`, read the complete response."""
         async for delta in self.deltas:
             self.received.append(delta)
-            if delta.delivers and not complete:
+            if delta.has_output and not complete:
                 return
 
     async def all_deltas(self) -> Deltas:
@@ -195,7 +195,7 @@ class FallbackCall:
         try:
             async with aclosing(model._run(self._request_for(model))) as deltas:
                 async for delta in deltas:
-                    if delta.delivers and not responding:
+                    if delta.has_output and not responding:
                         responding, candidate.cooling_until = True, 0.0
                         if stream:
                             candidate.response_times[stream].append(clock() - start)

@@ -1,5 +1,6 @@
-"""Translates what callers write into the types of `modelport.types`.
+"""Converts the arguments of callers to the types of `modelport.types`.
 
-Callers can pass OpenAI's dicts, transformers' parts, pydantic models, Python functions or objects of other libraries.
-Each mistake becomes an `InvalidRequest` that names the path of the wrong value, before anything is sent.
+Callers can pass messages and tools in the formats of OpenAI and transformers, pydantic models, Python functions, and
+objects of other libraries. A mistake raises `InvalidRequest` with the path of the wrong value, such as
+`messages[2]['content'][0]`, before anything is sent.
 """

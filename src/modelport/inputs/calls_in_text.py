@@ -1,4 +1,4 @@
-"""Reads tool calls that a model wrote as text, for agents that don't use the tool calls of a backend."""
+"""Reads tool calls that a model wrote as JSON text, for agents that describe their tools in the prompt."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from modelport.types.messages import ChatMessage, ChatMessageToolCall, ChatMessa
 
 
 def find_tool_call(message: ChatMessage, name_key: str, arguments_key: str) -> ChatMessageToolCall:
-    """Return the first JSON object in the message's text that has a string under `name_key`, as a tool call.
+    """Return the tool call that a message's text contains: the first JSON object with a string under `name_key`.
 
     Args:
-        message: The message. Its text may have other text before and after the object.
-        name_key: The object's key for the tool's name.
-        arguments_key: The object's key for the arguments.
+        message: The message. It may have other text before and after the object.
+        name_key: The key in the object under which the tool's name is.
+        arguments_key: The key in the object under which the arguments are.
 
     Raises:
-        InvalidToolCall: The text has no such object.
+        InvalidToolCall: The text contains no such object.
     """
     text, decoder, start = message.text, json.JSONDecoder(), 0
     while (start := text.find("{", start)) >= 0:
@@ -36,12 +36,13 @@ def find_tool_call(message: ChatMessage, name_key: str, arguments_key: str) -> C
     raise InvalidToolCall(
         f"The message holds no tool call: no JSON object with {name_key!r} in {text[:200]!r}",
         text=text,
+        # `partial` is documented as a `ChatMessage`, but agents may pass a message object of their own library.
         partial=message if isinstance(message, ChatMessage) else None,
     )
 
 
 def parse_arguments(arguments: Any) -> Any:
-    """Return the value of JSON text, an empty dict for `None`, and anything else unchanged."""
+    """Return the value of JSON text, `{}` for `None`, and anything else (such as other text) unchanged."""
     if isinstance(arguments, str):
         try:
             return read_json(arguments)

@@ -1,6 +1,6 @@
-"""Reads the descriptions of a function and of its arguments from its docstring, in the Google, NumPy or reST style.
+"""Reads the descriptions of a function and of its arguments from its docstring.
 
-Pure functions.
+The docstring can have the style of Google, of NumPy, or of Sphinx (reStructuredText fields such as `:param name:`).
 """
 
 from __future__ import annotations
@@ -11,7 +11,9 @@ _ARGUMENT_SECTIONS = {
     "Args", "Arguments", "Params", "Parameters", "Keyword Args", "Keyword Arguments", "Other Parameters",
 }  # fmt: skip
 _SECTIONS = _ARGUMENT_SECTIONS | {"Return", "Returns", "Yield", "Yields", "Raises", "Attributes"}
+#: The line below the title of a section in the NumPy style.
 _UNDERLINE = re.compile(r"\s*-{3,}\s*")
+#: A field in the reStructuredText style.
 _FIELD = re.compile(
     r":(?P<field>param|parameter|arg|argument|key|keyword|type|returns?|rtype|raises?|yields?)\b"
     r"(?P<names>[^:]*):(?P<text>.*)"
@@ -22,10 +24,10 @@ def read_docstring(doc: str) -> tuple[str, dict[str, str]]:
     """Return the description of a function, and the descriptions of its arguments by name.
 
     Args:
-        doc: The docstring without the indentation that all of its lines share, as `inspect.cleandoc` returns it.
+        doc: The docstring without its common indentation, as `inspect.cleandoc` returns it.
 
     Returns:
-        The text before the first section, and a dict of the descriptions in the sections about arguments.
+        The text before the first section or field, and a dict with the description of each documented argument.
     """
     lines = doc.splitlines()
     start = next((index for index in range(len(lines)) if _starts_section(lines, index)), len(lines))
@@ -47,7 +49,7 @@ def _read_google(sections: list[str]) -> dict[str, str]:
     if not any(line.strip().endswith(":") and line.strip()[:-1] in _ARGUMENT_SECTIONS for line in lines):
         return {}
     descriptions: dict[str, str] = {}
-    name, margin = "", None
+    name, margin = "", None  # `margin` is the indentation of the lines that begin with the name of an argument.
     for line in lines:
         if not line.strip():
             continue
@@ -74,7 +76,8 @@ def _read_numpy(sections: list[str]) -> dict[str, str]:
         elif title not in _ARGUMENT_SECTIONS or not line.strip():
             continue
         elif not line[0].isspace():
-            # The line is `a, b : int`, or the title of the next section, whose underline then resets `names`.
+            # The line names arguments (`a, b : int`). If it is the title of the next section instead, the underline in
+            # the next line resets `names`.
             names = [name.strip(" *`") for name in line.partition(":")[0].split(",")]
         else:
             for name in names:
@@ -87,7 +90,8 @@ def _read_rest(sections: list[str]) -> dict[str, str]:
     name = ""
     for line in sections:
         if field := _FIELD.match(line.strip()):
-            # `:param int a: …` has the type before the name. Only fields about arguments start with p, a or k.
+            # The name is the last word, because `:param int a: …` has the type before the name. The fields about
+            # arguments are those whose names start with p, a or k: param, parameter, arg, argument, key, keyword.
             name = (field["names"].split() or [""])[-1].strip("*`") if field["field"][0] in "pak" else ""
             if name:
                 descriptions[name] = field["text"].strip()

@@ -1,18 +1,18 @@
-"""The only module that knows the tool formats of services and other libraries.
+"""Converts tools in the formats of services and of other libraries to `Tool`s.
 
-`modelport.inputs.tools` passes each dict to `tool_from_dict`, and each object to `tool_from_object`. A new format is
-added here: a key for a dict, a function for an object.
+No other module knows these formats. To add one, add its key to `_SCHEMA_KEYS` if a tool is a dict, or a function to
+`tool_from_object` if a tool is an object.
 
-Dicts have a name, a description and a JSON schema of the arguments. The schema's key depends on the format:
+A dict has a name, a description and a JSON schema of the arguments. The key of the schema depends on the format:
 
 - OpenAI: `parameters`, in the dict itself or in `{"type": "function", "function": {…}}`;
 - Anthropic: `input_schema`, optionally with `"type": "custom"`;
 - MCP: `inputSchema`.
 
-Objects are recognised by an attribute, so that no other library is imported:
+An object is recognised by the attribute that describes its arguments, so that its library need not be imported:
 
-- the smolagents package: `inputs`, a dict of the arguments;
-- MCP: `inputSchema`, or `input_schema` since version 2 of its package;
+- smolagents: `inputs`, a dict with a description of each argument;
+- MCP: `inputSchema` (since version 2 of the `mcp` package: `input_schema`), a JSON schema;
 - LangChain: `args_schema`, a pydantic model or a JSON schema.
 """
 
@@ -34,27 +34,28 @@ _EXAMPLE = {
     "function": {"name": "get_weather", "description": "…", "parameters": {"type": "object"}},
 }
 _SCHEMA_KEYS = ("parameters", "input_schema", "inputSchema")
-_KEYS = {"name", "description", "strict", *_SCHEMA_KEYS}
-#: Keys of MCP, and of `get_json_schema` of transformers, that are meant for programs. They are not sent to a model.
+_KNOWN_KEYS = {"name", "description", "strict", *_SCHEMA_KEYS}
+#: Keys of MCP tools, and `return` of `transformers.utils.get_json_schema`. They have no meaning for a model and are
+#: dropped.
 _IGNORED_KEYS = {
     "title", "annotations", "outputSchema", "output_schema", "icons", "_meta", "meta", "execution", "return",
 }  # fmt: skip
 
 
 def tool_from_dict(value: dict[str, Any], path: str) -> Tool:
-    """Return the tool from a dict of one of the formats above.
+    """Return the tool that a dict in one of the supported formats describes.
 
     Args:
         value: The dict.
         path: The path of the dict in the caller's arguments, for error messages.
 
     Raises:
-        InvalidRequest: The dict has no name, an unknown key, an unknown type, or several schemas.
+        InvalidRequest: The dict has no name, an unknown key, an unknown type, or more than one schema.
     """
     given = {key: item for key, item in value.items() if item is not None}
     tool_type = given.pop("type", "function")
-    # Anthropic's type "custom" means what "function" means to OpenAI. OpenAI's type "custom" is a tool that takes free
-    # text, which is not supported; it has no `input_schema`.
+    # Anthropic writes "custom" where OpenAI writes "function", and has the schema under `input_schema`. OpenAI's tools
+    # of type "custom" take free text and have no schema. They are not supported.
     if tool_type != "function" and not (tool_type == "custom" and "input_schema" in given):
         raise InvalidRequest(f"{path}: tools of type {tool_type!r} are not supported; a tool looks like {_example()}")
     function, keys_beside_function = given, set[str]()
@@ -64,7 +65,7 @@ def tool_from_dict(value: dict[str, Any], path: str) -> Tool:
     if not isinstance(name, str) or not name:
         raise InvalidRequest(f"{path}: the tool has no name; a tool looks like {_example()}")
     function = {key: item for key, item in function.items() if item is not None}
-    if unknown := sorted(map(str, keys_beside_function | (set(function) - _KEYS - _IGNORED_KEYS))):
+    if unknown := sorted(map(str, keys_beside_function | (set(function) - _KNOWN_KEYS - _IGNORED_KEYS))):
         raise InvalidRequest(f"{path} ({name!r}): the key {unknown[0]!r} is unknown; a tool looks like {_example()}")
     schemas = [function[key] for key in _SCHEMA_KEYS if key in function]
     if len(schemas) > 1:
@@ -78,7 +79,7 @@ def _example() -> str:
 
 
 def tool_from_object(value: Any, path: str) -> Tool | None:
-    """Return the tool from a tool object of another library, or `None` if `value` is something else.
+    """Return the tool that an object of another library describes, or `None` if the object is not such a tool.
 
     Args:
         value: Any object.
@@ -97,10 +98,11 @@ _JSON_TYPES = {"string", "boolean", "integer", "number", "array", "object", "nul
 
 
 def _from_smolagents(value: Any, path: str) -> Tool | None:
-    """Read a tool of the smolagents package, whose `inputs` are nearly the `properties` of a JSON schema.
+    """Return the tool that an object of smolagents describes, or `None` for other objects.
 
-    They differ in two ways: the types "any", "image" and "audio" are not JSON types (for the last two, agents pass the
-    name of a variable), and `nullable` is not a keyword.
+    Its `inputs` are like the `properties` of a JSON schema, except for two things that JSON Schema does not have:
+    `nullable`, which makes an argument optional, and the types "any", "image" and "audio". An argument of these types
+    gets a schema without a type, because a model passes an image or audio as the name of a variable.
     """
     inputs, tool_name = getattr(value, "inputs", None), getattr(value, "name", None)
     if not isinstance(inputs, dict) or not isinstance(tool_name, str):
@@ -135,13 +137,16 @@ def _from_mcp(value: Any, path: str) -> Tool | None:
 
 
 def _from_langchain(value: Any, path: str) -> Tool | None:
-    """Read a tool of LangChain. Arguments that LangChain injects are not part of the schema."""
+    """Return the tool that an object of LangChain describes, or `None` for other objects.
+
+    Arguments that LangChain itself passes to the tool (injected arguments) are not part of the schema.
+    """
     name = getattr(value, "name", None)
     if not hasattr(value, "args_schema") or not isinstance(name, str):
         return None
     module = sys.modules.get("langchain_core.tools")
     if module is not None and isinstance(value, module.Tool) and not value.args_schema:
-        # The tool's function takes one text. LangChain's own converter gives the argument this name.
+        # The tool's function takes one string. Its name in the schema is the one that LangChain uses for such tools.
         argument = {"title": "__arg1", "type": "string"}
         one_text = {"type": "object", "properties": {"__arg1": argument}, "required": ["__arg1"]}
         return Tool(name, _description(value), one_text)

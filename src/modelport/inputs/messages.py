@@ -1,6 +1,6 @@
-"""Translates the messages that callers write to the normal form that `Request` holds.
+"""Converts the messages that callers write to `ChatMessage`s in the one form that `Request.messages` has.
 
-The functions are pure and never change their arguments. Every error names the path of the wrong value, such as
+The functions never change their arguments. Every error names the path of the wrong value, such as
 `messages[2]['content'][0]`.
 """
 
@@ -22,13 +22,13 @@ from modelport.types.messages import (
 )
 
 _ROLES = {role.value: role for role in MessageRole} | {"developer": MessageRole.SYSTEM}
-#: The keys and the roles of a message that needs no further checks if its content is a string.
+#: The keys and roles of simple messages: `_message_from` converts them in a faster way if the content is a string.
 _SIMPLE_KEYS = {"role", "content"}
 _SIMPLE_ROLES = {name: _ROLES[name] for name in ("system", "developer", "user", "assistant")}
 _INPUT_KEYS = {
     "role", "content", "tool_calls", "tool_call_id", "name", "reasoning", "reasoning_content", "reasoning_details",
 }  # fmt: skip
-#: Keys of responses. Callers send them back with the message, but they mean nothing to a model and are dropped.
+#: Keys that only responses have. Callers often send a response back as a message; these keys are then dropped.
 _OUTPUT_KEYS = {
     "refusal", "annotations", "audio", "function_call", "token_usage", "finish_reason", "stop_sequence", "parsed",
     "enforcement", "logprobs", "model_id", "warnings", "raw", "attempts",
@@ -38,13 +38,13 @@ _OUTPUT_KEYS = {
 def normalise_messages(
     messages: Any, *, role_conversions: Mapping[str, str] | None = None, flatten: bool = False
 ) -> tuple[ChatMessage, ...]:
-    """Return the conversation in normal form.
+    """Return the conversation as `ChatMessage`s whose contents and tool calls have been checked and converted.
 
     Args:
-        messages: A string, a message, or a list of messages. A message can be a `ChatMessage`, a dict in the format of
-            OpenAI or transformers, or a message object of another library; a list can hold all of them.
+        messages: A string (the text of one user message), a message, or a list of messages. A message can be a
+            `ChatMessage`, a dict in the format of OpenAI or transformers, or a message object of another library.
         role_conversions: Roles to replace, as `{"system": "user"}`.
-        flatten: Whether to join the text parts of each message to one text.
+        flatten: Whether the text parts of each message are joined into one string.
 
     Raises:
         InvalidRequest: A message is malformed; the error names its index and key.
@@ -65,7 +65,7 @@ def normalise_messages(
 
 def _message_from(message: Any, path: str, conversions: Mapping[str, str], flatten: bool) -> ChatMessage:
     if type(message) is dict and message.keys() == _SIMPLE_KEYS and not conversions:
-        # A shortcut for most messages: an agent sends its whole history, with many messages, in each call.
+        # Most messages are simple, and an agent sends its whole history with every call, so this saves much time.
         simple_role, text = message["role"], message["content"]
         if type(text) is str and type(simple_role) is str and simple_role in _SIMPLE_ROLES:
             _check_characters(text, f"{path}['content']")
@@ -93,7 +93,8 @@ def _message_from(message: Any, path: str, conversions: Mapping[str, str], flatt
     details = get("reasoning_details")
     if details is not None and not (isinstance(details, list | tuple) and all(isinstance(d, Mapping) for d in details)):
         refuse(f"{path}['reasoning_details']", "must be a list of dicts, as in the response")
-    # These two roles are used by agents. A tool result without a `tool_call_id` can only be sent as a user's message.
+    # Agents use these two roles, which services don't have. Services require that the result of a tool call has a
+    # `tool_call_id`, so a result without one is sent as a user message.
     if role == "tool-call":
         role = MessageRole.ASSISTANT
     elif role == "tool-response":
@@ -132,7 +133,7 @@ def role_conversions_from(value: Any) -> dict[str, str]:
 
 
 def _call_from(given: Any, path: str) -> ChatMessageToolCall:
-    """Return a tool call of the conversation with its arguments as JSON text, so that arguments must be valid JSON."""
+    """Return a tool call of the conversation with its arguments as JSON text."""
     try:
         call = tool_call_from(given)
     except ValueError as error:
@@ -181,5 +182,5 @@ def _content_from(content: Any, path: str, flatten: bool) -> str | tuple[Part, .
 
 
 def _enum_value(item: Any) -> Any:
-    """Return the plain value of an `Enum` member (of this library or another), or the item itself."""
+    """Return the value of a member of any `Enum`; anything else is returned unchanged."""
     return getattr(item, "value", item)

@@ -1,4 +1,4 @@
-"""Translates the options of a call, or of a constructor, to one name each and to normal form."""
+"""Checks the options of a call or of a constructor, and converts each to one name and one type."""
 
 from __future__ import annotations
 
@@ -10,31 +10,35 @@ from modelport.inputs.parameters import BY_ANY_NAME, EXCLUSIVE
 
 
 def normalise_options(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the options under one name each and in normal form, so that a call's can override a constructor's.
+    """Return the options, each under its main name and with a checked value.
+
+    The options of a call can then override those of the constructor, whichever names the caller used.
 
     Args:
         given: The options as the caller wrote them, under any of the names in `modelport.inputs.parameters`. `None`
-            means "not given". Options that are not in the table are passed on unchanged.
+            means "not given". Options that are not in that table are returned unchanged.
 
     Raises:
-        InvalidRequest: A value is wrong, one option was given under two names, or two options exclude each other.
+        InvalidRequest: A value is wrong, one option has different values under two names, or two options exclude each
+            other.
     """
     result: dict[str, Any] = {}
-    names: dict[str, str] = {}
+    first_names: dict[str, str] = {}  # The main name of an option -> the name under which it was found first.
     for name, value in given.items():
         if value is None:
             continue
         if (parameter := BY_ANY_NAME.get(name)) is None:
             result[name] = value
             continue
-        value = parameter.read(value, name)
-        first_name = names.setdefault(parameter.name, name)
-        # `tools` and `tools_to_call_from` imply different tool choices, so not even equal lists are allowed.
+        value = parameter.normalise(value, name)
+        first_name = first_names.setdefault(parameter.name, name)
+        # An option may have two names in one call if the values are equal. An exception is `tools`, because its other
+        # name, `tools_to_call_from`, also changes the default of `tool_choice` (see below).
         if first_name != name and (result[parameter.name] != value or parameter.name == "tools"):
             raise InvalidRequest(f"{first_name} and {name} are two names of one parameter: give one")
-        if parameter.destination != "nowhere":
+        if parameter.destination != "check_only":
             result[parameter.name] = value
-    # An agent that names the tools to call from wants one of them to be called.
+    # `tools_to_call_from` is the name that agents of smolagents use. They expect that the model calls one of the tools.
     if given.get("tools_to_call_from"):
         result.setdefault("tool_choice", "required")
     if result.get("top_logprobs") and not result.setdefault("logprobs", True):

@@ -1,4 +1,4 @@
-"""Translates the arguments `grammar` and `response_format` to output types."""
+"""Converts the arguments `grammar` and `response_format` to output types, such as `JSONSchema`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from modelport.schema.rules import CONSTRAINTS
 from modelport.schema.validation import checked_schema
 from modelport.types.output_types import Grammar, JSONSchema, Regex
 
-#: The keywords by which a dict is recognised as a JSON schema.
+#: A dict is a JSON schema if it has one of these keywords.
 _SCHEMA_KEYS = CONSTRAINTS | {
     "type", "properties", "required", "additionalProperties", "patternProperties", "items", "prefixItems", "enum",
     "const", "anyOf", "oneOf", "allOf", "$ref", "$dynamicRef", "$defs", "$schema",
@@ -51,7 +51,7 @@ def grammar_from_response_format(value: Any) -> Grammar | None:
             https://platform.openai.com/docs/guides/structured-outputs
 
     Raises:
-        InvalidRequest: `value` is none of these.
+        InvalidRequest: `value` is neither.
     """
     if isinstance(value, type):
         return _from_type(value)

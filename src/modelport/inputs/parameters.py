@@ -1,7 +1,7 @@
-"""The parameters of a call: one table with everything that modelport knows about each of them.
+"""The table of the parameters that a call can have: `PARAMETERS`.
 
-`PARAMETERS` holds a `Parameter` for each option of a call, including those that become a field of `Request` of their
-own, such as `tools`. Everything else here is derived from the table. A new parameter is added there and nowhere else.
+It has a `Parameter` for each option of a call that modelport knows, whether the option becomes an item of
+`Request.parameters` (`temperature`) or a field of `Request` (`tools`). The other constants are derived from the table.
 """
 
 from __future__ import annotations
@@ -17,9 +17,10 @@ from modelport.inputs.output_types import grammar_from, grammar_from_response_fo
 from modelport.inputs.settings import check_kind
 from modelport.inputs.tool_choice import tool_choice_from
 
-#: Takes the caller's value and the name under which the caller gave it, and returns the value in normal form. Raises
+#: A function that checks the value of a parameter and returns it as one type: a list of stop sequences, for example, as
+#: a tuple. Its arguments are the caller's value, and the name that the caller used for the parameter. It raises
 #: `InvalidRequest` if the value is wrong.
-Reader = Callable[[Any, str], Any]
+Normaliser = Callable[[Any, str], Any]
 
 
 @dataclass(frozen=True)
@@ -27,49 +28,50 @@ class Parameter:
     """What modelport knows about one parameter of a call.
 
     Args:
-        name: The parameter's name in normal form.
-        read: Checks a caller's value and returns it in normal form.
-        other_names: Other names under which callers can give the parameter.
-        destination: Where the value goes:
+        name: The parameter's main name, which layers and backends use.
+        normalise: Checks the caller's value and converts it to one type.
+        other_names: Other names that callers can use for the parameter.
+        destination: Where the value is put:
 
-            - `parameters`: `Request.parameters`, which all backends know;
-            - `timeouts`: `Request.timeouts`;
-            - `request`: another field of `Request`, or the conversion of the messages;
-            - `backend`: `Request.parameters`, but only some backends support it (`Capabilities.extra_parameters`);
-            - `nowhere`: it is checked and then dropped, because it can have only one value.
-        capability: The field of `Capabilities` that a model needs for this parameter. Without it a request with the
-            parameter is refused. `None` if the parameter needs no capability, or if the layers can replace a missing
-            capability, as a reasoning budget replaces an effort.
-        excludes: The name of a parameter that can't be given in the same call, because both set the same thing.
+            - `parameters`: into `Request.parameters`; every backend accepts the parameter or refuses it by name;
+            - `timeouts`: into `Request.timeouts`;
+            - `request`: into another field of `Request`, or it controls how the messages are converted;
+            - `backend`: into `Request.parameters`, but only backends that list it in `Capabilities.extra_parameters`
+              accept it;
+            - `check_only`: nowhere. Only one value is allowed, so nothing but the check is needed.
+        capability: The field of `Capabilities` that must be true for this parameter; otherwise the request is refused.
+            `None` if the parameter needs no capability, or if the layers have a substitute: they can send a
+            `reasoning_effort` as a `reasoning_budget`, for example.
+        excludes: The name of a parameter that can't be in the same call, because both set the same thing.
     """
 
     name: str
-    read: Reader
+    normalise: Normaliser
     other_names: tuple[str, ...] = ()
-    destination: Literal["parameters", "timeouts", "request", "backend", "nowhere"] = "parameters"
+    destination: Literal["parameters", "timeouts", "request", "backend", "check_only"] = "parameters"
     capability: str | None = None
     excludes: str | None = None
 
     @property
     def names(self) -> tuple[str, ...]:
-        """All names under which callers can give the parameter."""
+        """All names that callers can use for the parameter."""
         return (self.name, *self.other_names)
 
 
-def _number(low: float, high: float = math.inf, *, integer: bool = False, exclusive: bool = False) -> Reader:
-    """Return a reader of numbers from `low` to `high`; with `exclusive`, of numbers above `low`."""
+def _number(low: float, high: float = math.inf, *, integer: bool = False, exclusive: bool = False) -> Normaliser:
+    """Return a function that accepts numbers from `low` to `high`; with `exclusive`, `low` itself is not accepted."""
     kind = "an integer" if integer else "a number"
     bounds = f"{'above' if exclusive else 'of at least'} {low:g}" + (
         f" and at most {high:g}" if high < math.inf else ""
     )
 
-    def read(value: Any, name: str) -> Any:
+    def normalise(value: Any, name: str) -> Any:
         right_type = isinstance(value, int if integer else (int, float)) and not isinstance(value, bool)
         if right_type and (value > low if exclusive else value >= low) and value <= high and value != math.inf:
             return value
         raise _invalid(value, name, f"must be {kind} {bounds}")
 
-    return read
+    return normalise
 
 
 def _flag(value: Any, name: str) -> bool:
@@ -79,7 +81,7 @@ def _flag(value: Any, name: str) -> bool:
 
 
 def _dict(value: Any, name: str) -> Any:
-    check_kind(Mapping, **{name: value})  # Its error does not show the value, which may hold a key.
+    check_kind(Mapping, **{name: value})  # Unlike `_invalid`, it does not show the value, which may contain an API key.
     return value
 
 
@@ -122,7 +124,7 @@ def stop_sequences_from(value: Any, name: str = "stop_sequences") -> tuple[str, 
 
 
 def _tools(value: Any, name: str) -> Any:
-    # Many calls have no tools, so modelport's import does not load the module.
+    # The module is imported here because many programs use no tools, and `import modelport` must be fast.
     from modelport.inputs.tools import tools_from
 
     return tools_from(value)
@@ -170,12 +172,12 @@ PARAMETERS: Mapping[str, Parameter] = {
         Parameter("extra_body", _dict, destination="backend"),
         Parameter("extra_headers", _dict, destination="backend"),
         Parameter("extra_query", _dict, destination="backend"),
-        Parameter("n", _number_of_messages, destination="nowhere"),
-        Parameter("stream", _stream, destination="nowhere"),
+        Parameter("n", _number_of_messages, destination="check_only"),
+        Parameter("stream", _stream, destination="check_only"),
     )
 }
 
-#: Each parameter under each of its names.
+#: Every name of a parameter -> the parameter.
 BY_ANY_NAME: Mapping[str, Parameter] = {
     name: parameter for parameter in PARAMETERS.values() for name in parameter.names
 }
@@ -185,17 +187,17 @@ def _with_destination(*destinations: str) -> frozenset[str]:
     return frozenset(name for name, parameter in PARAMETERS.items() if parameter.destination in destinations)
 
 
-#: The names in `Request.parameters` that modelport knows. All other names there belong to a backend.
+#: The main names of the parameters in `Request.parameters` that are not specific to some backends.
 KNOWN_PARAMETERS = _with_destination("parameters")
-#: All options of a call that every backend supports.
-CALL_OPTIONS = _with_destination("parameters", "timeouts", "request", "nowhere")
+#: The main names of all options of a call that are not specific to some backends.
+CALL_OPTIONS = _with_destination("parameters", "timeouts", "request", "check_only")
 #: The parameters that become a field of `Request.timeouts`.
 TIMEOUTS = _with_destination("timeouts")
-#: Parameters of which a call can have only one: each with the parameter that it excludes.
+#: The name of a parameter -> the name of the parameter that a call can't have as well.
 EXCLUSIVE: Mapping[str, str] = {
     name: parameter.excludes for name, parameter in PARAMETERS.items() if parameter.excludes is not None
 }
-#: Parameters that need a capability, each with the name of that capability.
+#: The name of a parameter -> the field of `Capabilities` that must be true for it.
 NEEDED_CAPABILITIES: Mapping[str, str] = {
     name: parameter.capability for name, parameter in PARAMETERS.items() if parameter.capability is not None
 }

@@ -1,7 +1,7 @@
-"""Translates the parts of a message's content that callers write to `Part`s.
+"""Converts the content parts that callers write (text, images, audio, files) to `Part`s.
 
-The functions are pure, except that an image given as a file path is read. Every error names the path of the wrong value
-in the caller's messages, such as `messages[2]['content'][0]['image']`.
+In this module, `path` is the path of a value in the caller's messages, such as `messages[2]['content'][0]['image']`.
+Every error names it. The path of a file is `file_path`.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from modelport.types.content import MAX_IMAGE_BYTES, Attachment, Image, Part, Te
 
 
 def part_from(part: Any, path: str) -> Part:
-    """Return the part in normal form.
+    """Return the `Part` that a caller's content part describes.
 
     Args:
         part: A `Part`, or a dict in the format of OpenAI or transformers.
-        path: The part's path, for error messages.
+        path: The path of the part in the caller's messages, for error messages.
 
     Raises:
         InvalidRequest: The part is malformed, or has an unknown key.
@@ -62,7 +62,7 @@ def _check_cache_control(cache_control: Any, path: str) -> None:
 
 
 def _check_part(part: Part, path: str) -> None:
-    """Check the types of a `Part` that a caller made, since dataclasses don't check them."""
+    """Check the types of the fields of a `Part` that a caller made, because dataclasses don't check them."""
     if part.cache_control is not None:
         _check_cache_control(part.cache_control, path)
     if isinstance(part, Text):
@@ -97,19 +97,19 @@ def _read_image(part: Mapping[str, Any], path: str) -> Part:
         refuse(path, f"'detail' must be a string, not {type(detail).__name__}")
     if key == "base64" and isinstance(value, str):
         value = f"data:{part.get('media_type') or 'image/png'};base64,{value}"
-    # A URL often comes from an untrusted source, such as a web page or a user of the caller's service. It must not make
-    # this process read a file.
-    return image_from(value, path, detail, files=key in ("image", "path"))
+    # URLs often come from untrusted sources, such as web pages. Under the other keys a string is therefore never read
+    # as a file path: it could name any file of this machine.
+    return image_from(value, path, detail, allow_files=key in ("image", "path"))
 
 
-def image_from(value: Any, path: str = "image", detail: str | None = None, *, files: bool = True) -> Image:
+def image_from(value: Any, path: str = "image", detail: str | None = None, *, allow_files: bool = True) -> Image:
     """Return an `Image` from a caller's image.
 
     Args:
         value: A PIL image, bytes, a file path, an http(s) URL or a `data:` URL.
         path: The path of the value in the caller's messages, for error messages.
-        detail: See `Image`.
-        files: Whether a string may be a file path.
+        detail: The resolution at which the model sees the image (`Image.detail`).
+        allow_files: Whether a string may be a file path.
 
     Raises:
         InvalidRequest: The file can't be read, or the value is not an image in a supported format.
@@ -122,7 +122,7 @@ def image_from(value: Any, path: str = "image", detail: str | None = None, *, fi
             value = split_data_url(scheme + value[url.end(1) :])[1]
         except ValueError as error:
             refuse(path, str(error))
-    elif isinstance(value, str) and (not files or "://" in value):
+    elif isinstance(value, str) and (not allow_files or "://" in value):
         hint = f", not {redact_url(value)!r}" if "://" in value else "; give a file under 'path'"
         refuse(path, f"must be an http, https or data URL{hint}")
     elif isinstance(value, (str, os.PathLike)):
@@ -131,7 +131,7 @@ def image_from(value: Any, path: str = "image", detail: str | None = None, *, fi
         buffer = io.BytesIO()
         try:
             (value if value.mode in ("RGB", "RGBA", "L", "1", "P") else value.convert("RGB")).save(buffer, "PNG")
-        except Exception as error:  # PIL reads a file only now, and raises many types of exceptions for a broken file.
+        except Exception as error:  # `save` reads the file of the image. A broken file raises many types of exceptions.
             refuse(path, f"the {type(value).__name__} can't be written as PNG: {error}")
         value = buffer.getvalue()
     if not isinstance(value, (bytes, bytearray)):
@@ -146,7 +146,7 @@ def _read_file(file_path: str | os.PathLike[Any], path: str) -> bytes:
     quoted = repr(str(file_path)[:200])
     try:
         file_path = os.path.expanduser(file_path)
-        # The file is checked before it is opened, because opening a pipe would wait for a writer.
+        # This check comes before `open`, because opening a named pipe would block until another process writes to it.
         if not stat.S_ISREG(os.stat(file_path).st_mode):
             refuse(path, f"the image file {quoted} is not a regular file")
         with open(file_path, "rb") as file:
@@ -187,7 +187,7 @@ def _decode_data_url(url: str, path: str) -> tuple[str, bytes]:
         refuse(path, str(error))
 
 
-#: The URLs that an image can have: an http(s) URL with a host, or a `data:` URL.
+#: Matches the scheme of a URL that an image can have: an http(s) URL with a host, or a `data:` URL.
 _URL = re.compile(r"(https?(?=://[^/?#])|data(?=:))", re.I)
 _PART_READERS: dict[str, Callable[[Mapping[str, Any], str], Part]] = {
     "text": _read_text, "image": _read_image, "image_url": _read_image, "input_audio": _read_audio,

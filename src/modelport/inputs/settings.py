@@ -29,7 +29,7 @@ def check_kind(kind: Any, **given: Any) -> None:
 
 
 def name_or_path(model_id: Any) -> str:
-    """Return the name of a model, or the path of its files, as text.
+    """Return a caller's `model_id` as a string: the name of a model, or the path of its files.
 
     Raises:
         InvalidRequest: `model_id` is neither a string nor a path.

@@ -1,4 +1,4 @@
-"""Translates the argument `tool_choice` to a `ToolChoice`."""
+"""Converts the argument `tool_choice` to a `ToolChoice`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ def tool_choice_from(value: Any, tools: tuple[Tool, ...] | None = None) -> ToolC
     Args:
         value: `auto`, `none`, `required` (also `any`), a tool's name, or the chat completions format
             `{"type": "function", "function": {"name": …}}`.
-        tools: The tools of the request, or `None` if they are not known yet.
+        tools: The tools of the request, among which the named one must be; `None` if they are not known yet, as in a
+            constructor.
 
     Raises:
         InvalidRequest: `value` is none of these, or names a tool that the request does not have.

@@ -1,7 +1,7 @@
-"""Makes tools from Python functions and classes.
+"""Converts Python functions and classes to `Tool`s.
 
-The name, the description and the schema of the arguments come from a function's signature and docstring, or from the
-fields of a class.
+The schema of the arguments comes from the signature of a function or the fields of a class, and the descriptions come
+from the docstring.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from modelport.types.tools import Tool
 
 
 def tool_from_class(cls: type, path: str) -> Tool:
-    """Return the tool whose arguments are the fields of a pydantic model, dataclass or TypedDict.
+    """Return a tool whose arguments are the fields of a pydantic model, dataclass or TypedDict.
 
     Args:
         cls: The class.
         path: The path of the class in the caller's arguments, for error messages.
 
     Raises:
-        InvalidRequest: The class is none of these, or has a field that a JSON schema can't describe.
+        InvalidRequest: The class is of another kind, or has a field that a JSON schema can't describe.
     """
-    # The name of a generic model, such as `Box[int]`, has characters that services don't accept.
+    # Services don't accept brackets in names, which a generic pydantic model has (`Box[int]`).
     name = re.sub(r"[^a-zA-Z0-9_-]+", "_", cls.__name__).strip("_")[:64]
     try:
         json_schema = getattr(cls, "model_json_schema", None) or type_adapter(cls).json_schema
@@ -47,15 +47,15 @@ def tool_from_class(cls: type, path: str) -> Tool:
 
 
 def tool_from_function(function: Callable[..., Any], path: str) -> Tool:
-    """Return the tool from a function, a method, a `functools.partial` or a callable object.
+    """Return a tool for a function, a method, a `functools.partial` or an object with `__call__`.
 
     Args:
         function: The function.
         path: The path of the function in the caller's arguments, for error messages.
 
     Raises:
-        InvalidRequest: The function has no name, or an argument that a JSON schema can't describe or that can't be
-            passed by its name.
+        InvalidRequest: The function has no name, or it has an argument that a JSON schema can't describe or that can't
+            be passed by keyword.
     """
     import inspect
     import typing
@@ -71,7 +71,7 @@ def tool_from_function(function: Callable[..., Any], path: str) -> Tool:
     parameters = list(signature.parameters.values())
     if parameters and parameters[0].name == "self":
         raise InvalidRequest(f"{path} ({name}): a method needs its object; pass a bound method, as in obj.{name}")
-    # The arguments that a partial has set are not the model's to choose.
+    # The model must not choose the arguments that a `functools.partial` has already set.
     fixed = function.keywords if isinstance(function, partial) else {}
     parameters = [parameter for parameter in parameters if parameter.name not in fixed]
     for parameter in parameters:
@@ -90,7 +90,10 @@ def tool_from_function(function: Callable[..., Any], path: str) -> Tool:
 
 
 def _unwrap(function: Callable[..., Any]) -> tuple[str, Callable[..., Any], str]:
-    """Return the function's name, the function that has the annotations, and the docstring."""
+    """Return the function's name, the function with the annotations, and the docstring.
+
+    The function inside of a `functools.partial`, and the `__call__` of an object, have the annotations.
+    """
     import inspect
 
     if isinstance(function, partial):
@@ -107,7 +110,7 @@ class _Argument:
     Args:
         parameter: The argument's entry in the signature.
         hint: The argument's annotation.
-        description: The description in the docstring. A description in the annotation takes precedence.
+        description: The description in the docstring, which is used if the annotation has none (`Annotated[int, "…"]`).
         path: The path of the function in the caller's arguments, for error messages.
     """
 
@@ -115,7 +118,7 @@ class _Argument:
         from pydantic.fields import FieldInfo
 
         self.name, self.required, self.default = parameter.name, parameter.default is parameter.empty, parameter.default
-        if isinstance(self.default, FieldInfo):  # The signature has `x: int = Field(ge=1)`, as a pydantic model can.
+        if isinstance(self.default, FieldInfo):  # The signature has `x: int = Field(ge=1)`.
             hint, field = Annotated[hint, self.default], self.default
             self.required, self.default = field.is_required(), field.default
         notes = [note for note in getattr(hint, "__metadata__", ()) if isinstance(note, str)]
@@ -127,8 +130,8 @@ class _Argument:
             problem = str(error).splitlines()[0]
             raise InvalidRequest(f"{path}: {self.name!r} has a type without schema: {problem}") from None
 
-    def annotate(self, schema: dict[str, Any]) -> dict[str, Any]:
-        """Return the schema of the argument's type with the argument's description and default."""
+    def add_description_and_default(self, schema: dict[str, Any]) -> dict[str, Any]:
+        """Return the schema of the argument's type, with the description and the default of the argument added."""
         from pydantic_core import to_jsonable_python
 
         if self.description and "description" not in schema:
@@ -138,24 +141,26 @@ class _Argument:
         try:
             return {**schema, "default": json.loads(json.dumps(to_jsonable_python(self.default), allow_nan=False))}
         except (TypeError, ValueError, RecursionError):
-            # JSON can't hold the default. The argument is still optional, because it is not in `required`.
+            # The default has no JSON form, so it is left out of the schema. The argument is still optional, because it
+            # is not in the list `required`.
             return schema
 
 
 def _arguments_schema(arguments: list[_Argument]) -> dict[str, Any]:
     from pydantic import TypeAdapter
 
-    # pydantic generates all schemas in one call, so that two classes with the same name get a definition each.
+    # All schemas are generated in one call, because only then pydantic gives two different classes with the same name
+    # two different names in `$defs`.
     inputs: Any = [(argument.name, "validation", argument.adapter) for argument in arguments]
     schemas, shared = TypeAdapter.json_schemas(inputs, schema_generator=schema_generator()) if inputs else ({}, {})
     definitions: dict[str, Any] = dict(shared.get("$defs", {}))
     all_schemas = json.dumps([list(schemas.values()), definitions])
     properties: dict[str, Any] = {}
     for argument in arguments:
-        schema = argument.annotate(schemas[argument.name, "validation"])
+        schema = argument.add_description_and_default(schemas[argument.name, "validation"])
         reference = schema.get("$ref", "")
         if all_schemas.count(json.dumps(reference)) == 1:
-            # Nothing else refers to the definition, so it replaces the reference.
+            # This is the only reference to the definition, so the definition is put in its place.
             definition = definitions.pop(reference.removeprefix("#/$defs/"))
             schema = {**definition, **{key: value for key, value in schema.items() if key != "$ref"}}
         properties[argument.name] = schema

@@ -1,7 +1,7 @@
-"""Translates the argument `tools` to `Tool`s, and checks them before anything is sent.
+"""Converts the argument `tools` to `Tool`s, and checks their names and schemas before anything is sent.
 
-A tool comes from a `Tool`, from Python code (`tool_functions`) or from the format of a service or another library
-(`foreign_tools`). Whatever its source, `_checked_tool` then checks its name and its schema.
+`modelport.inputs.tool_functions` converts Python functions and classes, and `modelport.inputs.foreign_tools` converts
+tools in the formats of services and of other libraries.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def _tool_from(value: Any, path: str) -> Tool:
         return value
     if isinstance(value, dict):
         return tool_from_dict(value, path)
-    # Objects of other libraries come first, because some of them can be called like functions.
+    # This comes before the check for functions, because some tool objects of other libraries can be called too.
     if (tool := tool_from_object(value, path)) is not None:
         return tool
     from modelport.inputs.tool_functions import tool_from_class, tool_from_function
@@ -63,15 +63,15 @@ def _tool_from(value: Any, path: str) -> Tool:
 
 
 def _checked_tool(tool: Tool, path: str) -> Tool:
-    """Return the tool with a schema whose root is an object, as services need it.
+    """Check a tool, and return it with a schema of type `object`, which services require.
 
     Raises:
-        InvalidRequest: The tool can't be sent, or a call of it could not be validated against its schema.
+        InvalidRequest: The tool's name or schema is not valid.
     """
     if not isinstance(tool.name, str) or not tool.name:
         raise InvalidRequest(f"{path}: the tool has no name: {tool.name!r}")
-    # Each service has its own rule: OpenAI takes 64 letters, digits, `_` and `-`; MCP and Anthropic take 128
-    # characters, MCP dots too. This check refuses only names that no service takes.
+    # Services have different rules for names: OpenAI accepts up to 64 letters, digits, `_` and `-`; Anthropic accepts
+    # 128 of them, and MCP also allows dots. This check refuses only names that no service accepts.
     if len(tool.name) > 128 or not tool.name.isprintable() or " " in tool.name:
         raise InvalidRequest(
             f"{path}: {tool.name!r} can't be the name of a tool: a name has at most 128 characters and no spaces; "
@@ -98,6 +98,7 @@ def _checked_tool(tool: Tool, path: str) -> Tool:
 
 @lru_cache(256)  # An agent sends the same tools with each call.
 def _problem_of_schema(text: str) -> str | None:
+    """Return why a schema (as JSON text, which can be a key of the cache) is not valid, or `None` if it is."""
     schema = json.loads(text)
     try:
         checked_schema(schema)

@@ -179,7 +179,7 @@ class Retry:
                             delta = await anext(deltas, None)
                         if delta is None:
                             break
-                        if not has_content and (delta.content or delta.delivers):
+                        if not has_content and (delta.content or delta.has_output):
                             has_content = True
                             timer.content_arrived()
                             if request.stream:

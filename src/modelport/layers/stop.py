@@ -113,7 +113,7 @@ async def _end_at_stop_sequence(deltas: Deltas, stops: Sequence[str]) -> Deltas:
                     last.tool_calls = None
                     closing.finish_reason, closing.stop_sequence = "stop", found
                     break
-                if text or delta.delivers:  # Most deltas hold text, so `delivers` is seldom called.
+                if text or delta.has_output:  # Most deltas hold text, so `has_output` is seldom called.
                     delivered = True
                     yield delta
                 elif not delta.is_empty:

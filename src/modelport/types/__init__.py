@@ -1,4 +1,5 @@
-"""The values that every part of modelport shares: messages, content, output types, tools, capabilities, requests.
+"""The data types that all packages share: messages, content, deltas, output types, tools, capabilities, requests.
 
-Nothing here does I/O or depends on a service. `inputs` makes these values from what callers write; backends use them.
+None of these modules does I/O or depends on a service. `modelport.inputs` converts the arguments of callers to these
+types, and the layers and backends work with them only.
 """

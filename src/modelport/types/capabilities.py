@@ -1,7 +1,8 @@
-"""What a backend and its model can do. Capabilities are declared; modelport never sends a request to find them out.
+"""`Capabilities`: what a backend and its model can do. modelport never sends a request to find this out.
 
-A backend declares `Capabilities`; the profiles that match the model's name change them, then the caller's
-`capabilities=` argument does. The layers read the result to pass a request on, to adapt it or to refuse it.
+Each class of a backend declares `Capabilities`. Profiles change them for models with certain names, and the argument
+`capabilities=` of the constructor overrides both. The layers decide by the result whether a request is sent as it is,
+rewritten or refused.
 """
 
 from __future__ import annotations
@@ -20,38 +21,39 @@ _OUTPUT_TYPES = {"json_schema": JSONSchema, "regex": Regex, "choice": Choice, "l
 
 @dataclass(frozen=True)
 class Capabilities:
-    """What a backend does by itself. modelport's layers do the rest in another way, or refuse it.
+    """What a backend supports for one model. For the rest, modelport's layers use a substitute or refuse the request.
 
     Args:
-        stop: It supports stop sequences. If not, modelport truncates the output at the stop sequence.
-        max_stop_sequences: How many stop sequences it takes in one request; `None` for any number. modelport truncates
-            the output at the others.
-        tools: It supports tools. If not, modelport describes the tools in the prompt and reads the calls from the
-            output.
-        tool_choices: Which of `auto`, `none`, `required` and `named` it supports.
-        parallel_tool_calls: It can make several calls in one message.
-        grammars: The output types that it enforces, as classes or as the names `json_schema`, `regex`, `choice` and
-            `lark`.
-        schema_rules: The subset of JSON Schema that it enforces; `None` for any schema. modelport rewrites a schema to
-            this subset, and enforces or checks a schema that can't be rewritten in another way.
-        grammar_with_tools: It supports an output type and tools in one request.
-        inputs: The kinds of content parts that it takes: `text`, `image`, `audio`, `file`.
-        image_urls: It fetches images by URL. If not, modelport fetches them and sends their bytes.
-        logprobs: It returns log probabilities.
-        seed: It supports a seed.
-        reasoning: It returns the model's reasoning apart from the output.
-        reasoning_efforts: The values of `reasoning_effort` that it supports.
-        reasoning_budget: It supports `reasoning_budget`. An effort that is not in `reasoning_efforts` is then sent as a
-            budget.
-        sends_reasoning: It wants the reasoning of earlier turns sent back.
-        usage: It reports token usage.
-        cached_tokens: It reports how many tokens of the prompt were read from a cache.
-        system_role: It supports system messages. If not, their text is put before the first user message.
-        consecutive_roles: It supports two messages of the same role in a row. If not, they are merged.
-        renamed: Parameters that it knows under another name, as `{"max_tokens": "max_completion_tokens"}`.
-        refused: Parameters that it does not support. A request with one of them is refused.
-        extra_parameters: Parameters that it supports besides those that modelport knows; `None` if every parameter is
-            passed on.
+        stop: Whether the backend supports stop sequences. If not, modelport truncates the output at a stop sequence.
+        max_stop_sequences: How many stop sequences a request may have; `None` for any number. The others are not sent,
+            and modelport truncates the output at them.
+        tools: Whether the backend supports tools. If not, modelport describes the tools in the prompt and reads the
+            calls from the output.
+        tool_choices: Which of `auto`, `none`, `required` and `named` the backend supports.
+        parallel_tool_calls: Whether the model can make several calls in one message.
+        grammars: The output types that the backend enforces, as classes or as the names `json_schema`, `regex`,
+            `choice` and `lark`.
+        schema_rules: The subset of JSON Schema that the backend enforces; `None` if it enforces any schema. modelport
+            rewrites other schemas to this subset. If that is not possible, it requests the output as the arguments of a
+            tool call, or validates the finished output.
+        grammar_with_tools: Whether a request may have both an output type and tools.
+        inputs: The accepted kinds of content parts: `text`, `image`, `audio`, `file`.
+        image_urls: Whether the backend fetches images by URL. If not, modelport fetches them and sends their bytes.
+        logprobs: Whether the backend returns log probabilities.
+        seed: Whether the backend supports a seed.
+        reasoning: Whether the backend returns the model's reasoning separately from the output.
+        reasoning_efforts: The supported values of `reasoning_effort`.
+        reasoning_budget: Whether `reasoning_budget` is supported. If it is, a `reasoning_effort` that is not in
+            `reasoning_efforts` is sent as a budget.
+        sends_reasoning: Whether the reasoning of earlier messages is sent back to the backend.
+        usage: Whether the backend reports token usage.
+        cached_tokens: Whether the backend reports how many tokens of the prompt were read from a cache.
+        system_role: Whether system messages are supported. If not, each is merged into the user message after it.
+        consecutive_roles: Whether two messages of the same role may follow each other. If not, they are merged.
+        renamed: modelport's names of parameters -> the backend's names, as `{"max_tokens": "max_completion_tokens"}`.
+        refused: Parameters that are not supported. A request with one of them is refused.
+        extra_parameters: Supported parameters that are not in modelport's own table of parameters. `None` if every
+            parameter is passed on without a check.
     """
 
     stop: bool = True
@@ -120,10 +122,11 @@ class Capabilities:
         }  # fmt: skip
 
     def merged_with(self, given: Capabilities | Mapping[str, Any] | None) -> Capabilities:
-        """Return a copy in which the caller's values take precedence.
+        """Return a copy in which the caller's values replace the declared ones.
 
         Args:
-            given: The caller's `capabilities` argument: complete `Capabilities`, or a dict of the values that differ.
+            given: The caller's `capabilities` argument: complete `Capabilities`, which replace all values, or a dict of
+                the values that differ; `None` for no change.
 
         Raises:
             InvalidRequest: `given` is something else, or names an unknown capability.
@@ -140,8 +143,8 @@ class Capabilities:
         """Return a copy changed by every profile whose pattern matches the model's name, in order.
 
         Args:
-            model_id: The model's name. Only its last part is matched: `openai/o3` counts as `o3`.
-            profiles: Pairs of a shell pattern (`gpt-5*`) and the values to change.
+            model_id: The model's name. Only the part after the last slash is compared: `o3` of `openai/o3`.
+            profiles: Pairs of a pattern with wildcards (`gpt-5*`) and the values to change.
         """
         name = (model_id or "").rsplit("/", 1)[-1].lower()
         result = self
@@ -152,7 +155,7 @@ class Capabilities:
 
 
 def _to_frozenset(name: str, value: Any) -> frozenset[Any]:
-    """Return the items of a capability that is a set. Output types may be given by their names."""
+    """Return the value of a capability that is a set; in `grammars`, names become the classes of the output types."""
     holds_types = name == "grammars"
     expected = f"a list of {', '.join(_OUTPUT_TYPES)}" if holds_types else "a list of names"
     if isinstance(value, str | bytes) or not isinstance(value, Iterable):
@@ -168,18 +171,18 @@ def _invalid(name: str, value: Any, expected: str) -> InvalidRequest:
 
 
 def union_of(all_capabilities: Sequence[Capabilities]) -> Capabilities:
-    """Return what at least one of several models can do."""
+    """Return the capabilities that at least one of several models has."""
     result: dict[str, Any] = {}
     for item in fields(Capabilities):
         values = [getattr(capabilities, item.name) for capabilities in all_capabilities]
         if item.name == "renamed":
-            continue  # Each model renames its own parameters.
+            continue  # Every model renames the parameters itself, so the union renames none.
         if item.name == "refused":
             result[item.name] = frozenset.intersection(*values)
-        elif None in values:  # None means that one of the models has no limit.
+        elif None in values:  # For these fields, `None` means "no limit".
             result[item.name] = None
         elif item.name == "schema_rules":
-            # No one subset describes two services that differ, so no rules are stated for them.
+            # Two different subsets of JSON Schema can't be joined into one, so the union then has no rules.
             result[item.name] = values[0] if all(value == values[0] for value in values) else None
         elif isinstance(values[0], frozenset):
             result[item.name] = frozenset.union(*values)

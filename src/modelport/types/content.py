@@ -42,7 +42,7 @@ def split_data_url(url: str) -> tuple[str, bytes]:
         raise ValueError("a data URL looks like 'data:image/png;base64,…'")
     try:
         return head[len("data:") : -len(";base64")], base64.b64decode(payload, validate=True)
-    except ValueError as error:  # Includes binascii.Error. A payload that is not ASCII raises a plain ValueError.
+    except ValueError as error:  # `binascii.Error` is a `ValueError` too.
         raise ValueError(f"the data URL's payload is not base64: {error}") from None
 
 
@@ -52,8 +52,8 @@ class Text:
 
     Args:
         text: The text.
-        cache_control: Asks the service to cache the prompt up to and including this part:
-            `{"type": "ephemeral"}`, optionally with a `ttl` of `5m` or `1h`. Some services cache only on request. See
+        cache_control: `{"type": "ephemeral"}` asks the service to cache the prompt up to and including this part; a
+            `ttl` of `5m` or `1h` may be added. Some services cache nothing without it; others ignore it. See
             https://docs.claude.com/en/docs/build-with-claude/prompt-caching
     """
 
@@ -88,7 +88,8 @@ class Image:
     kind = "image"
 
     def __post_init__(self) -> None:
-        # A `Url` has a short repr: a signed URL must not appear in a log of a body, or in a traceback with locals.
+        # The query of a URL may be a signature that grants access. The `repr` of a `Url` does not show it, so it does
+        # not appear in logs of request bodies, nor in tracebacks that show local variables.
         if isinstance(self.url, str):
             object.__setattr__(self, "url", Url(self.url))
 
@@ -149,7 +150,7 @@ def _with_cache_control(part: dict[str, Any], cache_control: CacheControl | None
 
 
 def text_of(content: str | Sequence[Any] | None) -> str:
-    """Return the text of a message's content without its other parts; parts may be `Part`s or dicts."""
+    """Return the text of a message's content: the text parts, joined by newlines. Parts may be `Part`s or dicts."""
     if isinstance(content, str):
         return content
     texts = (part.get("text") if isinstance(part, dict) else getattr(part, "text", None) for part in content or ())
@@ -157,7 +158,10 @@ def text_of(content: str | Sequence[Any] | None) -> str:
 
 
 def repr_with_urls_hidden(message: Any) -> str:
-    """Return the `repr` of a message in which each URL, which may be signed, is shortened to its scheme and host."""
+    """Return the `repr` of a message with each URL in its content shortened to scheme and host.
+
+    The rest of a URL may be a signature that grants access.
+    """
     values = {item.name: getattr(message, item.name) for item in fields(message) if item.repr}
     if not isinstance(values["content"], str):
         # A URL is at most three levels deep: in a dict, which is in a part, which is in the list of parts.
@@ -166,7 +170,12 @@ def repr_with_urls_hidden(message: Any) -> str:
 
 
 def _with_short_urls(content: Any, depth: int) -> Any:
-    """Return the content with each URL as a `Url`, whose `repr` is short; searches `depth` levels of nesting."""
+    """Return the content with each URL as a `Url`, whose `repr` shows only scheme and host.
+
+    Args:
+        content: A message's content, or a value in it.
+        depth: How many levels of lists and dicts are searched.
+    """
     if isinstance(content, str):
         return Url(content) if "://" in content or content[:5].lower() == "data:" else content
     if isinstance(content, dict) and depth:

@@ -1,4 +1,4 @@
-"""Stream deltas, and how they add up to a message."""
+"""The deltas of a response (the pieces of a stream), and how they are accumulated into a message."""
 
 from __future__ import annotations
 
@@ -22,7 +22,14 @@ from modelport.types.usage import TokenUsage
 
 @dataclass(slots=True)
 class ChatMessageToolCallStreamDelta:
-    """A piece of a tool call; `index` is the position of the call in the response."""
+    """A piece of a tool call.
+
+    Args:
+        index: The position of the call among the calls of the response; `None` if the piece is a complete call.
+        id: The ID of the call. Usually only the first piece of a call has it.
+        type: `function`.
+        function: The tool's name, and a piece of the text of the arguments.
+    """
 
     index: int | None = None
     id: str | None = None
@@ -32,10 +39,13 @@ class ChatMessageToolCallStreamDelta:
 
 @dataclass(slots=True)
 class ChatMessageStreamDelta:
-    """A piece of a message. Text adds up. Token usage, finish reason and the fields that follow come once, at the end.
+    """A piece of a response; its fields have the meaning of the same fields of `ChatMessage`.
 
-    `restart` marks the first delta of a response that another model began anew: all earlier deltas of the response are
-    void (see `FallbackModel`).
+    `MessageBuilder` joins the texts and the lists of all deltas. Of every other field, the last value counts; it
+    usually comes with the last delta.
+
+    `restart` is true if a response starts anew with this delta, so that all earlier output must be discarded:
+    `FallbackModel` sets it where a model failed in mid-stream and another model was called.
     """
 
     content: str | None = None
@@ -55,13 +65,16 @@ class ChatMessageStreamDelta:
     restart: bool = False
 
     @property
-    def delivers(self) -> bool:
-        """Whether the delta holds a part of the response itself, which sending the request again would repeat."""
+    def has_output(self) -> bool:
+        """Whether the delta has output of the model: text, reasoning or a piece of a tool call.
+
+        A request is not retried after the caller has received output, because the caller would receive it twice.
+        """
         return bool(self.content or self.reasoning or self.tool_calls or self.reasoning_details)
 
     @property
     def is_empty(self) -> bool:
-        """Whether every field has its default."""
+        """Whether no field is set."""
         return self == _EMPTY and self.raw is None
 
 
@@ -75,64 +88,65 @@ def copy_delta(delta: ChatMessageStreamDelta) -> ChatMessageStreamDelta:
 
 
 class MessageBuilder:
-    """Adds deltas up to a message. Neither the deltas nor a message that was built is changed afterwards.
+    """Accumulates deltas into a message. It changes neither the deltas nor a message that it has returned.
 
     Args:
-        model_id: The model that was called; a delta may name another.
+        model_id: The name of the model that was called. If a delta has a `model_id`, that name is used instead.
 
     Attributes:
-        delivered: Whether a delta held a part of the response itself.
+        has_output: Whether any delta so far had output (`ChatMessageStreamDelta.has_output`).
     """
 
     __slots__ = (
-        "delivered",
+        "has_output",
         "_text",
         "_reasoning",
         "_calls",
         "_logprobs",
-        "_details",
+        "_reasoning_details",
         "_warnings",
         "_attempts",
         "_last_values",
     )
 
     def __init__(self, model_id: str | None = None) -> None:
-        self.delivered = False
+        self.has_output = False
         self._text: list[str] = []
         self._reasoning: list[str] = []
         self._calls: dict[int, _ToolCallBuilder] = {}
         self._logprobs: list[dict[str, Any]] = []
-        self._details: list[dict[str, Any]] = []
+        self._reasoning_details: list[dict[str, Any]] = []
         self._warnings: list[str] = []
         self._attempts: list[Attempt] = []
         self._last_values: dict[str, Any] = {"model_id": model_id}
 
     def add(self, delta: ChatMessageStreamDelta) -> None:
-        """Add the next delta; one with `restart` makes what was added of the response void."""
+        """Add the next delta. If it has `restart`, the output of all earlier deltas is discarded first."""
         if delta.restart:
-            for parts in (self._text, self._reasoning, self._calls, self._logprobs, self._details):
+            for parts in (self._text, self._reasoning, self._calls, self._logprobs, self._reasoning_details):
                 parts.clear()
         if delta.content:
-            self.delivered = True
+            self.has_output = True
             self._text.append(delta.content)
         if delta.reasoning:
-            self.delivered = True
+            self.has_output = True
             self._reasoning.append(delta.reasoning)
         if delta.tool_calls:
-            self.delivered = True
+            self.has_output = True
             for piece in delta.tool_calls:
                 index = len(self._calls) if piece.index is None else piece.index
                 self._calls.setdefault(index, _ToolCallBuilder()).add(piece)
         if delta.reasoning_details:
-            self.delivered = True
-            self._details += delta.reasoning_details
+            self.has_output = True
+            self._reasoning_details += delta.reasoning_details
         if delta.logprobs:
             self._logprobs += delta.logprobs
         if delta.warnings:
             self._warnings += delta.warnings
         if delta.attempts:
             self._attempts += delta.attempts
-        # The rest comes once, or the last value counts. Every chunk of a stream passes here, so no function is called.
+        # Of the other fields, the last value counts. These lines run for every delta, so they are written out: a loop
+        # with `getattr` would take longer.
         values = self._last_values
         if delta.token_usage is not None:
             values["token_usage"] = delta.token_usage
@@ -150,21 +164,20 @@ class MessageBuilder:
             values["raw"] = delta.raw
 
     def message(self, *, parse_arguments: bool = True) -> ChatMessage:
-        """Build the message that the deltas make up so far.
+        """Return the message that consists of the deltas added so far.
 
         Args:
-            parse_arguments: Whether the arguments of tool calls are parsed where they are valid JSON. They stay text
-                where they are not.
+            parse_arguments: Whether arguments of tool calls that are valid JSON are parsed. Other arguments stay text.
         """
         calls = [call.build(parse_arguments) for call in self._calls.values()]
         return ChatMessage(
             MessageRole.ASSISTANT,
-            # A message with neither text nor calls is an empty response. One that only calls tools has no text at all.
+            # Without text, the content of a message with tool calls is `None`, and that of an empty response is "".
             "".join(self._text) if self._text or not calls else None,
             calls or None,
             reasoning="".join(self._reasoning) or None,
             logprobs=list(self._logprobs) or None,
-            reasoning_details=list(self._details) or None,
+            reasoning_details=list(self._reasoning_details) or None,
             warnings=list(self._warnings),
             attempts=list(self._attempts),
             **self._last_values,
@@ -172,13 +185,14 @@ class MessageBuilder:
 
 
 class _ToolCallBuilder:
-    """Adds the pieces of one tool call up."""
+    """Accumulates the pieces of one tool call."""
 
     __slots__ = ("id", "type", "name", "arguments")
 
     def __init__(self) -> None:
         self.id, self.type, self.name = "", "function", ""
-        self.arguments: list[str] | tuple[Any] = [""]  # A list of pieces of text, or a tuple of parsed arguments.
+        # Either a list of the pieces of the arguments' text, or a tuple whose one item is the parsed arguments.
+        self.arguments: list[str] | tuple[Any] = [""]
 
     def add(self, piece: ChatMessageToolCallStreamDelta) -> None:
         self.id = piece.id or self.id
@@ -188,7 +202,8 @@ class _ToolCallBuilder:
             self._add_arguments(piece.function.arguments)
 
     def _add_arguments(self, arguments: Any) -> None:
-        # Some services send arguments parsed, and then an empty piece, or the same call twice: the last value counts.
+        # Some services send the arguments parsed instead of as text, and then an empty piece of text or the same
+        # arguments a second time. So pieces of text are joined, but parsed arguments are replaced.
         if not isinstance(arguments, str):
             if arguments is not None:
                 self.arguments = (arguments,)
@@ -205,14 +220,14 @@ class _ToolCallBuilder:
 
 
 def accumulate(deltas: Iterable[ChatMessageStreamDelta], model_id: str | None = None) -> ChatMessage:
-    """Return the message that these deltas make up.
+    """Return the message that consists of these deltas.
 
     Args:
         deltas: All deltas of a response, in order.
-        model_id: The model that was called; a delta may name another.
+        model_id: The name of the model that was called. If a delta has a `model_id`, that name is used instead.
 
     Returns:
-        The message. The arguments of its tool calls are parsed where they are valid JSON, and stay text where not.
+        The message. Arguments of its tool calls that are valid JSON are parsed. Other arguments stay text.
     """
     builder = MessageBuilder(model_id)
     for delta in deltas:
@@ -224,7 +239,7 @@ def _parse_arguments(arguments: Any) -> Any:
     if not isinstance(arguments, str):
         return arguments
     if not arguments.strip():
-        return {}  # Some services write a call without arguments as "", others as {}.
+        return {}  # If a call has no arguments, some services send "" instead of "{}".
     try:
         return read_json(arguments)
     except ValueError:
@@ -235,17 +250,17 @@ def as_delta(response: Any) -> ChatMessageStreamDelta:
     """Return a complete response as one delta.
 
     Args:
-        response: A `ChatMessage`, or an object of another library that has a `content`.
+        response: A `ChatMessage`, or any object that has a `content`. Its other fields are optional.
 
     Raises:
         AttributeError: The object has no `content`.
     """
     calls = [tool_call_from(call) for call in getattr(response, "tool_calls", None) or ()]
-    optional = (
+    optional_fields = (
         "reasoning", "finish_reason", "stop_sequence", "parsed", "enforcement", "logprobs", "model_id", "raw",
         "reasoning_details",
     )  # fmt: skip
-    values: dict[str, Any] = {name: getattr(response, name, None) for name in optional}
+    values: dict[str, Any] = {name: getattr(response, name, None) for name in optional_fields}
     return ChatMessageStreamDelta(
         content=None if response.content is None else text_of(response.content),
         tool_calls=[

@@ -16,15 +16,16 @@ from modelport.secrets import Url
 from modelport.types.content import repr_with_urls_hidden, text_of
 from modelport.types.usage import TokenUsage
 
-#: A JSON object. `ChatMessage` has a method named `dict`, so its annotations can't use that name.
+#: A JSON object. In the class `ChatMessage` the name `dict` denotes its method, so annotations can't use `dict[…]`.
 _JSON = dict[str, Any]
 
 
 class MessageRole(StrEnum):
     """The author of a message.
 
-    Some agent frameworks use `tool-call` for the message that calls a tool, and `tool-response` for its result. Both
-    are accepted in a conversation, and become `assistant`, and `tool` or `user`.
+    Some agent frameworks use `tool-call` for a message that calls a tool, and `tool-response` for the result of the
+    call. Both are accepted in a conversation. Before it is sent, `tool-call` becomes `assistant`; `tool-response`
+    becomes `tool`, or `user` if the message has no `tool_call_id`.
     """
 
     USER = "user"
@@ -45,8 +46,8 @@ class ChatMessageToolCallFunction:
     """The function that a tool call names.
 
     Args:
-        arguments: On a message, the parsed arguments (a dict), or the raw text if it is not valid JSON; on a delta, a
-            part of the raw text.
+        arguments: In a `ChatMessage`, the parsed arguments (a dict), or the model's text if it is not valid JSON. In a
+            delta, a piece of the model's text.
         name: The tool's name.
         description: For the caller's own use; it is never sent to a model.
     """
@@ -56,13 +57,19 @@ class ChatMessageToolCallFunction:
     description: str | None = None
 
     def arguments_json(self) -> str:
-        """Return the arguments as JSON text, which is how services expect them in a later request."""
+        """Return the arguments as JSON text: services expect text when the call is sent back in a later request."""
         return self.arguments if isinstance(self.arguments, str) else json.dumps(self.arguments)
 
 
 @dataclass(slots=True)
 class ChatMessageToolCall:
-    """A tool call that the model makes."""
+    """A tool call that the model makes.
+
+    Args:
+        function: The tool's name and the arguments.
+        id: The ID to which the `tool_call_id` of the message with the tool's result refers.
+        type: Always `function`.
+    """
 
     function: ChatMessageToolCallFunction
     id: str
@@ -78,8 +85,8 @@ class Attempt:
 
     Args:
         model_id: The model's name.
-        error: The type and the message of the error with which the model failed; `None` for the model that responded.
-        seconds: How long the attempt took.
+        error: The type and the text of the error with which the model failed; `None` for the model that responded.
+        seconds: How long the attempt took, in seconds.
     """
 
     model_id: str | None = None
@@ -95,23 +102,25 @@ class ChatMessage:
         role: One of `MessageRole`.
         content: The text, or a list of parts: `Part`s, or dicts as chat completions and transformers write them.
         tool_calls: The calls that an assistant makes.
-        raw: The service's unchanged response, or the last event of its stream, for fields that this class lacks.
+        raw: The unchanged response of the service (of a stream: its last event), for callers who need a field that
+            this class does not have.
         token_usage: The token counts of the call.
         reasoning: The model's reasoning, apart from its output.
         finish_reason: `stop`, `length`, `tool_calls` or `content_filter`.
-        stop_sequence: The stop sequence that ended the output, if known.
-        parsed: The output as an object of the requested output type (`grammar`).
+        stop_sequence: The stop sequence that ended the output; `None` if there was none or it is not known.
+        parsed: The output as an object of the requested output type (`grammar`), for example a pydantic model.
         enforcement: How the output type was enforced: `enforced` (constrained decoding by the engine or the service),
-            `forced_tool` (the arguments of a tool that the model had to call), or `validated` (checked afterwards, and
-            retried with feedback).
-        logprobs: A dict for each token: `token`, `logprob`, `bytes` and `top_logprobs`.
+            `forced_tool` (the model had to call a tool whose arguments are the output), or `validated` (the finished
+            output was checked, and the model was asked again if the output was not valid).
+        logprobs: For each token, a dict with the keys `token`, `logprob`, `bytes` and `top_logprobs`.
         model_id: The model that responded.
         warnings: Sentences that say what was done in another way than requested.
         tool_call_id: On a `tool` message, the ID of the call whose result it is.
-        name: The author's or the tool's name, for services that take one.
-        reasoning_details: Data that the service wants back with the reasoning, such as its signature or encrypted
-            reasoning. Each item is a dict in that service's own format; other services can't use it.
-        attempts: The models to which the request was sent, if there were several (`FallbackModel`).
+        name: The name of the author or of the tool, for services that accept one.
+        reasoning_details: Data that the service expects to be sent back in later requests, such as the signature of
+            the reasoning, or encrypted reasoning. Each item is a dict in the service's own format; other services
+            can't use it.
+        attempts: What happened with each model that `FallbackModel` called; empty for other models.
     """
 
     role: MessageRole | str
@@ -145,7 +154,10 @@ class ChatMessage:
         return repr_with_urls_hidden(self)
 
     def to_dict(self) -> _JSON:
-        """Return a dict of JSON types, which `from_dict` and `generate` accept. Unset fields and `raw` are left out."""
+        """Return the message as a dict of JSON types. `from_dict` and `generate` accept the dict.
+
+        The dict does not have `raw`, nor fields that are `None` or empty lists.
+        """
         result: _JSON = {"role": str(self.role), "content": _to_json(self.content)}
         for item in fields(self):
             value = getattr(self, item.name)
@@ -164,12 +176,12 @@ class ChatMessage:
 
     @classmethod
     def from_dict(cls, data: _JSON, raw: Any = None, token_usage: Any = None) -> ChatMessage:
-        """Return the message from the dict that `to_dict` returned.
+        """Return the message whose `to_dict` returned `data`.
 
         Args:
             data: A dict with at least a `role`.
-            raw: The value of `raw`.
-            token_usage: The value of `token_usage`; `None` for the one in `data`.
+            raw: The message's `raw`, which `data` does not have.
+            token_usage: The message's `token_usage`; `None` to take it from `data`.
 
         Raises:
             ValueError: `data` has an unknown key or role.

@@ -1,7 +1,7 @@
-"""The output types that a caller can request: JSON of a schema, a regular expression, a choice, a context-free grammar.
+"""The output types that a caller can request: `JSONSchema`, `Regex`, `Choice` and `Lark` (a context-free grammar).
 
-An output type parses and checks the text that a model wrote. How it is enforced while the model writes is the matter of
-`modelport.constrained`, of the protocols and of the layers.
+An output type parses and checks the text that a model has written. It does not constrain the model while it writes:
+`modelport.constrained` does that for local engines, and `modelport.protocols` requests it from services.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from modelport.schema.validation import mismatch
 
 @dataclass(frozen=True)
 class JSONSchema:
-    """Output that is JSON and valid against a schema.
+    """Output that is JSON text and valid against a schema.
 
     Args:
         schema: A JSON schema (draft 2020-12).
@@ -43,8 +43,8 @@ class JSONSchema:
             ValueError: The text is not JSON, or not valid against the schema; the message says where.
         """
         if self.type is not None:
-            # pydantic accepts NaN and infinities, which JSON does not have; `read_json` refuses them.
-            if _NOT_FINITE.search(text):
+            # pydantic accepts NaN and infinities, which are not JSON. `read_json` raises `ValueError` for them.
+            if _POSSIBLY_NOT_FINITE.search(text):
                 read_json(text)
             return parse_json_as(self.type, text)
         value = read_json(text)
@@ -53,13 +53,13 @@ class JSONSchema:
         return value
 
     def describe(self) -> str:
-        """Describe the output type to a model."""
+        """Return a description of the output type for a prompt."""
         return f"JSON that is valid against this JSON schema, and nothing else:\n{json.dumps(self.schema)}"
 
 
 @dataclass(frozen=True)
 class Regex:
-    r"""Output that a regular expression matches completely.
+    r"""Output that a regular expression matches from beginning to end.
 
     Args:
         pattern: The regular expression in Python's syntax. `\d`, `\w` and `\s` match ASCII characters only; `(?i)`
@@ -82,9 +82,9 @@ class Regex:
 
         Raises:
             ValueError: The expression does not match the text.
-            InvalidRequest: Matching could take too long; see `modelport.schema.regexes`.
+            InvalidRequest: Matching could take too long.
         """
-        # Few programs use regular expressions, so modelport's import does not load the module.
+        # The module is imported here because few programs need it, and `import modelport` must be fast.
         from modelport.schema import regexes
 
         if not regexes.fullmatch(self.pattern, text):
@@ -92,7 +92,7 @@ class Regex:
         return text
 
     def for_engines(self) -> str:
-        """Return the pattern in the dialect that engines enforce (Rust's), escaped to stand between slashes.
+        """Return the pattern in the syntax that engines read: that of Rust's `regex`, with slashes escaped.
 
         Raises:
             UnsupportedFeature: The pattern has a construct that engines can't enforce.
@@ -102,7 +102,7 @@ class Regex:
         return regexes.for_engines(self.pattern)
 
     def describe(self) -> str:
-        """Describe the output type to a model."""
+        """Return a description of the output type for a prompt."""
         return f"text that this regular expression matches as a whole, and nothing else: {self.pattern}"
 
 
@@ -133,7 +133,7 @@ class Choice:
         return text
 
     def describe(self) -> str:
-        """Describe the output type to a model."""
+        """Return a description of the output type for a prompt."""
         return f"exactly one of these, and nothing else: {json.dumps(self.options)}"
 
 
@@ -149,16 +149,16 @@ class Lark:
     grammar: str
 
     def parse(self, text: str) -> str:
-        """Return the text unchecked: only an engine that enforces the grammar can check it."""
+        """Return the text unchanged. modelport has no parser for Lark, so it can't check the text."""
         return text
 
     def describe(self) -> str:
-        """Describe the output type to a model."""
+        """Return a description of the output type for a prompt."""
         return f"text of this Lark grammar, and nothing else:\n{self.grammar}"
 
 
-#: Matches every JSON text with a number that Python reads as an infinity or as NaN. It also matches some other texts,
-#: such as those with these words in a string.
-_NOT_FINITE = re.compile(r"NaN|Infinity|[0-9.]{300}|[eE]\+?0*[1-9][0-9]{2}")
+#: Matches every text that may contain a number which Python reads as an infinity or as NaN: `NaN`, `Infinity`, or a
+#: number above the range of floats, such as `1e400`. It also matches some texts without one, such as `"NaN"`.
+_POSSIBLY_NOT_FINITE = re.compile(r"NaN|Infinity|[0-9.]{300}|[eE]\+?0*[1-9][0-9]{2}")
 
 Grammar = JSONSchema | Regex | Choice | Lark

@@ -1,4 +1,4 @@
-"""A call in normal form, as every layer and backend receives it."""
+"""`Request`: a call whose arguments have been checked and converted, as every layer and backend receives it."""
 
 from __future__ import annotations
 
@@ -17,16 +17,17 @@ from modelport.types.tools import Tool, ToolChoice
 class Timeouts:
     """The time limits of a call, in seconds; `None` for no limit.
 
-    All requests that the layers derive from one call share this object. A call is checked when it is made, but it
-    starts when its first delta is read; so `Model` sets the deadline here after the layers have received the request.
+    The object is mutable, and every request that the layers make from the request of a call refers to the same object.
+    A call starts when its first delta is read. `Model` then sets `deadline`, although the layers already have the
+    request.
 
     Args:
-        timeout: For the whole call: every attempt, every wait and the complete response.
-        first_token_timeout: For one attempt, up to its first delta (up to the complete response if the call does not
-            stream). The time that a request waits in this model's own rate limits does not count.
-        idle_timeout: Between two deltas.
-        deadline: The time at which `timeout` ends, on the clock of the running event loop; `None` until the call
-            starts, and for a call without `timeout`.
+        timeout: The limit for the whole call: every attempt, every wait and the complete response.
+        first_token_timeout: The limit for one attempt, up to its first delta (up to the complete response if the call
+            does not stream). The time that a request waits because of this model's own rate limits does not count.
+        idle_timeout: The limit for the time between two deltas.
+        deadline: The time at which `timeout` ends, in seconds on the clock of the running event loop
+            (`loop.time()`). `None` until the call starts, and for a call without `timeout`.
     """
 
     timeout: float | None = 600.0
@@ -40,23 +41,27 @@ _DEFAULT_CAPABILITIES = Capabilities()
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Request:
-    """A call in normal form.
+    """A call whose arguments have been checked and converted to one type each.
 
     Args:
-        messages: Roles are `system`, `user`, `assistant` and `tool`; content is a string or a tuple of `Part`s.
-        stop_sequences: Strings, none empty.
-        grammar: The output type, or `None` for free text.
-        strict: Whether an output type that neither the engine nor the service enforces is refused.
+        messages: The conversation. The roles are `system`, `user`, `assistant` and `tool`; the content of a message is
+            a string, a tuple of `Part`s or `None`.
+        stop_sequences: The output ends before the first of these strings; none of them is empty.
+        grammar: The output type, such as `JSONSchema`; `None` for free text.
+        strict: Whether the request is refused if neither the engine nor the service can enforce the output type.
         tools: The tools that the model may call.
         tool_choice: `auto`, `none`, `required` or a `NamedToolChoice`.
-        parameters: All other parameters (`temperature`, `max_tokens`, …). Those that modelport knows are checked.
+        parameters: All other parameters (`temperature`, `max_tokens`, …). The values of those in the table of
+            `modelport.inputs.parameters` have been checked; the others are passed on as they are.
         stream: Whether the caller wants each delta as soon as it arrives.
         timeouts: The time limits of the call.
-        capabilities: What the model can do. `Model` looks them up once per call; layers and backends read them here.
-        needs_closing_delta: Whether usage and finish reason must come in a last delta of their own, even if the call
-            does not stream. The layer `adapt` sets it for responses that it rewrites or validates.
-        on_sent: Called when the request leaves the queue of a rate limit, to start the clock of
-            `first_token_timeout`. The retry layer sets it.
+        capabilities: What the model can do. `Model` looks this up once per call, for the layers and the backend.
+        needs_closing_delta: Whether token usage and finish reason must come in a separate delta after all output, even
+            if the call does not stream. The layer `adapt` sets it to `True` for responses that it rewrites or
+            validates.
+        on_sent: A function that starts the clock of `first_token_timeout`. The retry layer sets it, and the limit
+            layer calls it when the request no longer waits for a rate limit. `None` if there is no such clock or no
+            rate limit.
     """
 
     messages: tuple[ChatMessage, ...]
@@ -77,10 +82,12 @@ class Request:
         return Request(**{**dict(zip(_NAMES, _values(self), strict=True)), **changes})
 
     def __repr__(self) -> str:
-        # Parameters may hold headers, messages anything: neither belongs in a traceback.
+        # Headers (in `parameters`) may contain keys, and messages may contain private data. Neither may appear in a
+        # traceback or a log.
         return f"Request({len(self.messages)} messages, {sorted(self.parameters)}, stream={self.stream})"
 
 
-# This takes half the time of `dataclasses.replace`, which inspects every field, and every call does it several times.
+# `Request.replace` uses these two, because `dataclasses.replace` takes twice as long, and every call replaces several
+# times.
 _NAMES = tuple(item.name for item in fields(Request))
 _values = attrgetter(*_NAMES)

@@ -1,4 +1,4 @@
-"""Tools that a model may call, the tool choice, and the check of the calls that the model makes."""
+"""The tools that a model may call, the tool choice, and the validation of the calls that the model makes."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ class Tool:
         name: The tool's name. All services accept up to 64 letters, digits, `_` and `-`.
         description: What the tool does and when to use it.
         parameters: A JSON schema of type `object`.
-        strict: Asks the service to enforce the schema; sent in the chat completions format only. With or without it,
-            modelport validates the arguments of each call against the schema.
+        strict: `True` asks the service to enforce the schema with constrained decoding. Only services with the chat
+            completions format receive this field. modelport always validates the arguments of a call itself.
     """
 
     name: str
@@ -69,11 +69,12 @@ def check_calls(
         message: The model's message.
         tools: The tools of the request.
         choice: The tool choice of the request.
-        response: The builder of the message. It holds the text of the arguments as the model wrote it.
+        response: The builder that accumulated the message, from which the unparsed text of the arguments is read.
+            `None` if there is none; `InvalidToolCall.text` is then the parsed arguments as JSON.
 
     Raises:
-        InvalidToolCall: A call is not valid or not allowed. The error holds the raw text of its arguments and the
-            message.
+        InvalidToolCall: A call is not valid or not allowed. The error has the text of the call's arguments (`text`)
+            and the message (`partial`).
     """
     for index, call in enumerate(message.tool_calls or ()):
         if (problem := _problem_of(call.function, tools, choice)) is None:
@@ -110,8 +111,8 @@ def _problem_of(call: ChatMessageToolCallFunction, tools: tuple[Tool, ...], choi
     except ValueError as error:
         return f"its arguments don't fit the tool's schema {error}"
     except InvalidRequest as error:
-        # The schema can't be used, which is not the model's mistake. If this error passed through, it would count as an
-        # interruption of the stream.
+        # The tool's schema is not valid, which is not the model's mistake. Still the caller gets an `InvalidToolCall`:
+        # an `InvalidRequest` raised in mid-stream would be reported as an interrupted stream (`ModelError.interrupts`).
         return error.message
     return None
 

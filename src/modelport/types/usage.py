@@ -34,15 +34,15 @@ class TokenUsage:
         return {**asdict(self), "total_tokens": self.total_tokens}
 
 
-#: No response has more tokens. A larger count is a mistake of the service, and would make a tokens-per-minute limit
-#: wait for ever.
+#: No response has more tokens than this. A service that reports more has made a mistake, and a tokens-per-minute limit
+#: that counted so many tokens would block all later requests.
 _MAX_TOKEN_COUNT = 10**9
 
 
 def token_count_from(value: Any) -> int | None:
     """Return the token count that a service reported, or `None` if it is not a usable integer.
 
-    Totals and rate limits are computed from token counts, so a malformed count must not reach them.
+    Token counts are added up and counted against rate limits, so they must be integers in a plausible range.
     """
     if isinstance(value, float) and value.is_integer():
         value = int(value)

@@ -163,7 +163,7 @@ class LiteLLMModel(Model):
             stream = ResponseStream(response, isolation)
             async for chunk in stream.chunks():
                 if (delta := reader.read_chunk(chunk)) is not None:
-                    has_content = has_content or delta.delivers
+                    has_content = has_content or delta.has_output
                     yield delta
         except ModelError:
             raise
