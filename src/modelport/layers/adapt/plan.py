@@ -63,14 +63,14 @@ class Plan:
     Args:
         original: The caller's request. The response is validated against its tools, tool choice and output type.
         sent: The request that the backend receives.
-        enforcement: How the output type is enforced: `enforced`, `forced_tool` or `validated`; `None` if the request has
-            no output type.
+        enforcement: How the output type is enforced: `enforced`, `forced_tool` or `validated`; `None` if the request
+            has no output type.
         forced_tool: The name of the tool whose arguments are the output; `None` unless `enforcement` is `forced_tool`.
         is_wrapped: Whether the model writes the output as the only property of an object.
         nulls_for_optional: Whether the model writes null for optional properties that are missing.
         text_calls: How the model writes tool calls in its text: `tagged` if each call stands between the marks
-            `<tool_call>` and `</tool_call>`, `bare` if the whole output is a call. `None` if the backend supports tools,
-            or if the model is not to call any.
+            `<tool_call>` and `</tool_call>`, `bare` if the whole output is a call. `None` if the backend supports
+            tools, or if the model must not call any.
         fetches_images: Whether the images that are given by URL have to be fetched before the request is sent.
         warnings: The warnings that the message receives because of this plan.
         second: The plan of a second request, which is sent if the response to the first has no tool call; `None` if
