@@ -24,9 +24,9 @@ from modelport.types.deltas import ChatMessageStreamDelta
 from modelport.types.request import Request, Timeouts
 
 #: Errors after which the next model is called by default. They mean that a model can't respond now, or not to this
-#: request. Not included are errors of an invalid request, which the next model would raise too, and errors of a response
-#: that was filtered or is invalid. `OSError` includes every connection error that a model class outside of modelport may
-#: raise: `ConnectionError`, `TimeoutError`, and the exceptions of the package `requests`.
+#: request. Not included are errors of an invalid request, which the next model would raise too, and errors of a
+#: response that was filtered or is invalid. `OSError` includes every connection error that a model class outside of
+#: modelport may raise: `ConnectionError`, `TimeoutError`, and the exceptions of the package `requests`.
 FALLBACK_ERRORS: tuple[type[Exception], ...] = (
     errors.AuthenticationError, errors.ConnectionFailed, errors.ContextWindowExceeded, errors.DeadlineExceeded,
     errors.MalformedResponse, errors.MissingDependency, errors.NotFoundError, errors.RateLimited, errors.ServerError,
@@ -46,8 +46,8 @@ class FallbackModel(Model):
     them are tried, in the order in which their cool-downs end.
 
     The message names the model that responded (`model_id`) and all models that were called (`attempts`). If no model
-    responds, the error of the first model that failed is raised, with the same two attributes. `token_usage` does not
-    include the tokens of failed attempts.
+    responds, the error of the first model that failed is raised; its `attempts` are all models that were called. The
+    `token_usage` of the message does not include the tokens of failed attempts.
 
     Args:
         models: The inner models, of any class, the preferred one first. Closing this model closes them too.
@@ -179,7 +179,7 @@ class FallbackModel(Model):
                         if self.on_interrupted == "raise" or not call.falls_back_after(error):
                             break
             final_error, deltas = (interruption, []) if interruption else call.failures[0]
-            for delta in deltas:  # They contain warnings, for example, but no part of the response.
+            for delta in deltas:  # `Model` puts what arrived before the error into `error.partial`.
                 yield delta
             raise final_error
         except (Exception, asyncio.CancelledError) as error:
@@ -227,10 +227,10 @@ def _restore_model(data: Mapping[str, Any], number: int, trust_remote_code: bool
     Args:
         data: The dict.
         number: The position of the model in `models`, for error messages.
-        trust_remote_code: Whether the dict may name code that is imported and run.
+        trust_remote_code: Whether the dict may make an engine run code, such as the code of a model's repository.
 
     Raises:
-        InvalidRequest: The dict does not describe a model, or it names code to run that is not trusted.
+        InvalidRequest: The dict does not describe a model, or it would run code that is not trusted.
     """
     try:
         return Model.from_dict(data, trust_remote_code=trust_remote_code)
