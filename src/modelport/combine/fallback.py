@@ -114,8 +114,10 @@ class FallbackModel(Model):
         self._set_up()
 
     def _set_up(self) -> None:
-        """Set the attributes that are derived from the settings, and are not pickled with them."""
-        self._candidates = [Candidate(model, isinstance(model, FallbackModel)) for model in self.models]
+        """Set the attributes that are not pickled."""
+        self._candidates = [
+            Candidate(model, reports_attempts=isinstance(model, FallbackModel)) for model in self.models
+        ]
         setting = self.fallback_on
         error_types = FALLBACK_ERRORS if setting is None or callable(setting) else tuple(map(_error_type, setting))
         self._fallback_errors = (*error_types, UnsupportedFeature)
@@ -199,7 +201,7 @@ class FallbackModel(Model):
         if "tools" not in options and "tool_choice" not in called:
             options.pop("tool_choice", None)  # The constructor's tool choice applies only to calls with tools.
         elif "tool_choice" in options:
-            tool_choice_from(options["tool_choice"], options.get("tools", ()))
+            tool_choice_from(options["tool_choice"], options.get("tools", ()))  # Raises an error if it is not valid.
         conversions = options.pop("custom_role_conversions", self.custom_role_conversions)
         flatten = options.pop("flatten_messages_as_text", self.flatten_messages_as_text)
         return Request(
@@ -267,11 +269,14 @@ def _error_type_or_name(given: type[Exception] | str) -> Any:
     known = getattr(errors, name, None) or getattr(builtins, name, None)
     error_type = known if isinstance(given, str) else given
     if not (isinstance(error_type, type) and issubclass(error_type, Exception)):
-        raise InvalidRequest(f"fallback_on: {given!r} is no error of modelport or Python, nor another error type")
+        raise InvalidRequest(
+            f"fallback_on: {given!r} is neither an error type nor the name of an error of modelport or Python"
+        )
     return name if error_type is known else given
 
 
 def _error_type(given: Any) -> type[Exception]:
+    """Return the error type of an item that `_error_type_or_name` returned."""
     error_type: type[Exception] = (
         getattr(errors, given, None) or getattr(builtins, given) if isinstance(given, str) else given
     )

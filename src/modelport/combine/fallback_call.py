@@ -135,7 +135,7 @@ class FallbackCall:
         if self._fallback.hedge is not None:
             return await self._next_response_hedged()
         while self._untried:
-            call = self._call(self._untried.pop(0))
+            call = self._create_call(self._untried.pop(0))
             try:
                 await call.receive_response(complete=not self._request.stream)
                 return call
@@ -153,12 +153,13 @@ class FallbackCall:
             while self._untried or racing:
                 if not racing or delay == 0:
                     candidate = self._untried.pop(0)
+                    # At most two models are called in parallel, so no third one is called after the second.
                     delay = None if delay == 0 or not self._untried else self._hedge_delay(candidate)
-                    call = self._call(candidate)
+                    call = self._create_call(candidate)
                     racing[_create_task(call.receive_response(complete=not self._request.stream))] = call
                 done, _ = await asyncio.wait(racing, timeout=delay, return_when=asyncio.FIRST_COMPLETED)
                 if not done:
-                    delay = 0
+                    delay = 0  # The model is slow, so the next one is called at once.
                 for task in sorted(done, key=_has_failed):  # If two calls end together, the response is used.
                     call = racing.pop(task)
                     try:
@@ -185,7 +186,8 @@ class FallbackCall:
         hedge = self._fallback.hedge
         return candidate.p95(self._request.stream) if hedge == "p95" else hedge
 
-    def _call(self, candidate: Candidate) -> CandidateCall:
+    def _create_call(self, candidate: Candidate) -> CandidateCall:
+        """Return the call of a model. The model is called when the first of its deltas is read."""
         now = self._fallback._clock()
         if 0 < candidate.cooling_until <= now:
             # The cool-down is over, and this call tries the model. The other calls still try it last.
@@ -235,6 +237,7 @@ class FallbackCall:
             raise
 
     def _record_error(self, call: CandidateCall, error: Exception, text: str, seconds: float) -> None:
+        """Record the error in the attempts of the call. An inner `FallbackModel` reports its own attempts instead."""
         call.record_failure(f"{type(error).__name__}: {text}", seconds)
         if call.candidate.reports_attempts:
             call.attempts[:] = getattr(error, "attempts", ()) or call.attempts

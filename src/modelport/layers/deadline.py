@@ -39,7 +39,7 @@ class AttemptTimer:
         self._sent_at = self._waiting_since = self._loop.time()
         self._has_content = False
         self._reader: asyncio.Task[Any] | None = None  # The task that reads a delta; `None` between two reads.
-        self._earlier_cancellations = 0
+        self._earlier_cancellations = 0  # The cancellations of that task before the read.
         self._expired: ModelError | None = None  # The error to raise, once a limit has ended.
         self._timer: asyncio.TimerHandle | None = None
         self._set_timer()
@@ -100,7 +100,7 @@ class AttemptTimer:
         if timeouts.first_token_timeout is not None and not self._has_content and not self._in_queue:
             limits.append((self._sent_at + timeouts.first_token_timeout, "first_token_timeout"))
         if timeouts.idle_timeout is not None and self._has_content:
-            # Between two reads the caller is busy, so the backend's idle time does not count.
+            # The time between two reads does not count: the caller is busy then, and does not wait for the backend.
             idle_since = self._loop.time() if self._reader is None else self._waiting_since
             limits.append((idle_since + timeouts.idle_timeout, "idle_timeout"))
         return min(limits, default=None)

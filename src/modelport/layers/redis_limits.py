@@ -3,12 +3,12 @@
 Theory of operation:
 
 - One Lua script on the Redis server admits a request or returns how long to wait. Redis runs a script without
-  interruption, so two processes cannot take the same room. The script reads the clock of the Redis server, so the
-  clocks of the callers' machines need not agree.
+  interruption, so two requests cannot both take the last free capacity. The script reads the clock of the Redis server,
+  so the clocks of the callers' machines need not agree.
 - A request counts for one window (60 seconds) from the time at which it is admitted, even if its process dies. A
   process that did not receive the response of the script asks for the same request again; it is counted only once.
 - Waiting requests are admitted in the order in which they first asked. Otherwise small requests would always take the
-  room that a large request waits for.
+  capacity that a large request waits for.
 - Each waiting request must ask again from time to time. A request that has not asked for `LEASE_MS` is dropped from
   the queue, so a process that died delays the others for no longer than that.
 """
@@ -279,7 +279,7 @@ class RedisLimits:
             # the object here does not open a connection.
             settings = client.connection_pool.connection_kwargs
             client.connection_pool.connection_class(**settings)
-            "".encode(settings.get("encoding", "utf-8"))
+            "".encode(settings.get("encoding", "utf-8"))  # Raises an error if the encoding is unknown.
         except Exception:  # The redis package raises errors of many types.
             return None
         return client
@@ -292,8 +292,7 @@ class RedisLimits:
             | redis_errors.NoPermissionError
             | redis_errors.AuthenticationWrongNumberOfArgsError
         )
-        # If the first command of a connection has several words, Redis 7 reports a missing password without an error
-        # code, and the redis package then raises a general `ResponseError`.
+        # Redis 7 reports a missing password without an error code if the first command has several words.
         if isinstance(error, refused) or str(error).startswith("Protocol error: unauthenticated"):
             return AuthenticationError(f"{server} refuses the credentials of its URL.")
         if isinstance(error, redis_errors.ResponseError):

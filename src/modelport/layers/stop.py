@@ -68,7 +68,7 @@ class StopScanner:
         return text.removesuffix(self.buffered), None
 
     def flush(self) -> str:
-        """Return the buffered text and empty the buffer. Call this at the end of the text."""
+        """Return the buffered text and empty the buffer. Call this if no text follows that could complete it."""
         buffered, self.buffered = self.buffered, ""
         return buffered
 
@@ -77,7 +77,7 @@ class Stop:
     """The layer that truncates the text at a stop sequence."""
 
     def __call__(self, request: Request, next: Next) -> Deltas:
-        """Return the deltas of the backend up to the first stop sequence, which closes the generator of the backend."""
+        """Return the deltas of the backend, truncated before the first stop sequence."""
         if not (request.stop_sequences or request.stream or request.needs_closing_delta):
             return next(request)
         return _end_at_stop_sequence(next(request), request.stop_sequences)
@@ -116,7 +116,7 @@ async def _end_at_stop_sequence(deltas: Deltas, stops: Sequence[str]) -> Deltas:
                     last_text.tool_calls = None
                     closing.finish_reason, closing.stop_sequence = "stop", found
                     break
-                if text or delta.delivers:  # Most deltas hold text, so `delivers` is seldom called.
+                if text or delta.delivers:  # Most deltas contain text, so `delivers` is seldom called.
                     delivered = True
                     yield delta
                 elif not delta.is_empty:

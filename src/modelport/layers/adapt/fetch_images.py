@@ -248,7 +248,7 @@ def _not_public_text(host: str) -> str:
 class _RefusedAddress(OSError):
     """A host name is not valid, or an address is not public. The message says which, and is shown to the caller.
 
-    This is an `OSError`, because aiohttp expects that its resolvers and requests raise no other errors.
+    This is an `OSError`, because aiohttp handles that class if a resolver or a request raises it.
     """
 
 

@@ -158,10 +158,10 @@ async def read_calls(
             async for delta in deltas:
                 text = delta.content or ""
                 if not in_call and text:
-                    complete = scanner.buffered + text
+                    not_emitted = scanner.buffered + text
                     text, found = scanner.feed(text)
                     if found:
-                        in_call, call_text = True, complete[len(text) :]
+                        in_call, call_text = True, not_emitted[len(text) :]
                 elif in_call:
                     call_text += text
                     text = ""
@@ -203,6 +203,7 @@ def _parse_calls(
             value = None
         for call in value if isinstance(value, list) else [value]:
             if isinstance(call, dict) and isinstance(call.get("name"), str):
+                # Some models write `parameters` instead of `arguments`.
                 key = "arguments" if "arguments" in call else "parameters"
                 arguments = call.get(key, {})
                 if not isinstance(arguments, str):

@@ -91,7 +91,8 @@ class _Admission:
         tokens: The estimate of its tokens.
         entry: Its entry in the window of this process. It is set when the request is admitted.
         slot: Its concurrency slot. `None` until the request is admitted, or if `max_concurrency` is not set.
-        shared_id: Its identifier in the shared window. `None` if the request is not counted there.
+        shared_id: Its identifier in the shared window. `None` if the shared window has not been asked, or could not be
+            reached.
     """
 
     __slots__ = ("tokens", "entry", "slot", "shared_id")
@@ -136,7 +137,7 @@ class _ConcurrencySlot:
         finally:
             try:
                 slots.current.reset(token)
-            except ValueError:  # The garbage collector closes the call in another context, which cannot be reset.
+            except ValueError:  # The garbage collector closes the call in another context, where `token` is invalid.
                 pass
 
 
@@ -261,7 +262,8 @@ class Limit:
                     delay = await self._ask_shared(admission)
                     with self._lock:
                         now = self._clock()
-                        # Another call may have taken the last slot while this one waited for the response.
+                        # Another call may have taken the last slot while this one waited for the response. The delay
+                        # until a slot is free is unknown, so a `delay` of 0 then becomes `None`.
                         if delay == 0 and not self._is_full:
                             return self._count_admitted(admission, waiter, now)
                         waiter.check_due = now + self._seconds_until_check(delay or None)
