@@ -1,8 +1,7 @@
 """Fetches images that are given by URL, for backends that need the bytes of the images.
 
-The URL may come from somebody who must not reach the network of this machine: a user of the caller's service, or the
-author of a web page that an agent reads. Such an attack is called server-side request forgery (SSRF). So these rules
-hold:
+The URL may come from an attacker who wants to reach the network of this machine through it: a user of the caller's
+service, or the author of a web page that an agent reads. These rules prevent such server-side request forgery (SSRF):
 
 - A host name is looked up once, all its addresses are checked, and the connection is made to one of them. If the name
   were looked up again for the connection, the second answer could be an address that was not checked.
@@ -30,7 +29,7 @@ from modelport.types.request import Request, Timeouts
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-#: The maximum size of one image.
+#: The maximum size of one image in bytes.
 MAX_BYTES = MAX_IMAGE_BYTES
 #: The seconds within which one image must be fetched, redirects included.
 TIMEOUT = 20.0

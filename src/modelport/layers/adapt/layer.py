@@ -233,7 +233,7 @@ def _parse(grammar: Grammar, text: str, nulls_for_optional: bool) -> Any:
     Args:
         grammar: The output type.
         text: The output.
-        nulls_for_optional: Whether the model wrote null for optional properties that are missing. Those nulls are
+        nulls_for_optional: Whether the model wrote null for optional properties that have no value. Those nulls are
             removed before the output is parsed.
 
     Raises:

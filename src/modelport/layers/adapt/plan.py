@@ -16,7 +16,7 @@ parameters, content and roles of the request. Then two parts are planned, the to
 2. If the backend does not support tools, they are described in the prompt, with a warning, and tool calls are read from
    the text of the response. Tool calls and tool results in earlier messages become text, even in a request without
    tools.
-3. An output type is enforced in the first of these ways that the backend supports:
+3. An output type is enforced or validated in the first of these ways that the backend supports:
 
    - `enforced`: by constrained decoding, or by the service's schema mode. A JSON schema is rewritten to the subset that
      the backend supports (`Capabilities.schema_rules`). Constraints outside of the subset are written into the
@@ -53,6 +53,7 @@ from modelport.types.output_types import Choice, Grammar, JSONSchema, Lark
 from modelport.types.request import Request
 from modelport.types.tools import NamedToolChoice, Tool
 
+#: A message that is added to a request if the service requires that a message mentions JSON.
 JSON_HINT = "Answer with a JSON object."
 
 
@@ -67,7 +68,8 @@ class Plan:
             has no output type.
         forced_tool: The name of the tool whose arguments are the output; `None` unless `enforcement` is `forced_tool`.
         is_wrapped: Whether the model writes the output as the only property of an object.
-        nulls_for_optional: Whether the model writes null for optional properties that are missing.
+        nulls_for_optional: Whether the model writes null for an optional property that has no value, because the
+            backend requires every property.
         text_calls: How the model writes tool calls in its text: `tagged` if each call stands between the marks
             `<tool_call>` and `</tool_call>`, `bare` if the whole output is a call. `None` if the backend supports
             tools, or if the model must not call any.
