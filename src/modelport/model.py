@@ -337,7 +337,7 @@ class Model(Storable):
         limits = self.requests_per_minute, self.tokens_per_minute, self.max_concurrency
         is_limited = any(limit is not None for limit in (*limits, self.shared_limits))
         limit = [Limit(*limits, shared=self.shared_limits, name=self.model_id)] if is_limited else []
-        retry = Retry(RetryPolicy.from_value(self.retry), queued=is_limited)
+        retry = Retry(RetryPolicy.from_value(self.retry), may_queue=is_limited)
         return [Adapt(self.allow_private_urls), retry, *limit, Stop()]
 
     def _run(self, request: Request) -> Deltas:

@@ -136,7 +136,7 @@ def test_close_closes_every_model(method: str) -> None:
         ({"fallback_on": ["NoSuchError"]}, "NoSuchError"),
         ({"fallback_on": ["print"]}, "print"),
         ({"fallback_on": [KeyboardInterrupt]}, "KeyboardInterrupt"),
-        ({"fallback_on": [3]}, "3 is no error"),
+        ({"fallback_on": [3]}, "3 is neither an error type"),
         ({"on_interrupted": "ignore"}, "on_interrupted"),
         ({"cooldown": -1}, "cooldown"),
         ({"cooldown": "p95"}, "cooldown"),

@@ -23,8 +23,8 @@ from .limit_backend import Backend, request, send, wait_until
 class FakeWaiter:
     """A waiter without an event loop."""
 
-    def __init__(self, due: float = 100.0, *, is_lost: bool = False, can_be_woken: bool = True) -> None:
-        self.due, self.is_lost, self.can_be_woken = due, is_lost, can_be_woken
+    def __init__(self, check_due: float = 100.0, *, is_loop_closed: bool = False, can_be_woken: bool = True) -> None:
+        self.check_due, self.is_loop_closed, self.can_be_woken = check_due, is_loop_closed, can_be_woken
         self.woken = 0
 
     def wake(self, now: float) -> bool:
@@ -44,8 +44,8 @@ def queue_of(*waiters: FakeWaiter) -> WaiterQueue:
         pytest.param([FakeWaiter(10), FakeWaiter(20)], 11, 0, id="a second late is not late"),
         pytest.param([FakeWaiter(10), FakeWaiter(20)], 11.1, 1, id="the loop of the first stands still"),
         pytest.param([FakeWaiter(10), FakeWaiter(10)], 12, None, id="all loops stand still"),
-        pytest.param([FakeWaiter(is_lost=True), FakeWaiter()], 0, 1, id="the loop of the first is closed"),
-        pytest.param([FakeWaiter(10), FakeWaiter(is_lost=True), FakeWaiter()], 20, 2, id="both"),
+        pytest.param([FakeWaiter(is_loop_closed=True), FakeWaiter()], 0, 1, id="the loop of the first is closed"),
+        pytest.param([FakeWaiter(10), FakeWaiter(is_loop_closed=True), FakeWaiter()], 20, 2, id="both"),
     ],
 )
 def test_queue_first_skips_waiters_whose_loop_does_not_run(
@@ -58,7 +58,7 @@ def test_queue_first_returns_a_late_waiter_again_when_its_loop_runs() -> None:
     late, other = FakeWaiter(10), FakeWaiter(100)
     waiting = queue_of(late, other)
     assert waiting.first(20) is other
-    late.due = 20
+    late.check_due = 20
     assert waiting.first(20) is late
 
 
@@ -71,7 +71,7 @@ def test_queue_wake_first_wakes_only_the_first() -> None:
 
 
 def test_queue_wake_first_removes_waiters_that_cannot_be_woken() -> None:
-    """The loop may be closed after `is_lost` was read."""
+    """The loop may be closed after `is_loop_closed` was read."""
     lost, next_one = FakeWaiter(can_be_woken=False), FakeWaiter()
     waiting = queue_of(lost, next_one)
     waiting.wake_first(0)

@@ -1,5 +1,5 @@
-"""Models that are made of other models.
+"""Models that call other models.
 
-`FallbackModel` sends each request to the first of its models that can respond. A request passes through the layers of
-`FallbackModel` (retry and limit) and then through all layers of the model that is called.
+`FallbackModel` has a list of models, and sends each request to the first of them that can respond. A request passes
+through the retry and limit layers of `FallbackModel`, and then through all layers of the model that is called.
 """

@@ -1,4 +1,4 @@
-"""`FallbackModel`: several models behind one. Each request goes to the first model that can respond."""
+"""`FallbackModel`, which sends each request to the first of several models that can respond."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from modelport.types.capabilities import Capabilities, union_of
 from modelport.types.deltas import ChatMessageStreamDelta
 from modelport.types.request import Request, Timeouts
 
-#: Errors after which the next model is called by default. They say that a model can't respond now, or not to this
-#: request. Errors that are left out say that the request is wrong, and would come again; or they come with a response,
-#: which was refused or does not match its schema. `OSError` includes every failure of a connection
-#: (`ConnectionError`, `TimeoutError`, those of requests) that an author's own model may raise.
+#: Errors after which the next model is called by default. They mean that a model can't respond now, or not to this
+#: request. Not included are errors of an invalid request, which the next model would raise too, and errors of a
+#: response that was filtered or is invalid. `OSError` includes every connection error that a model class outside of
+#: modelport may raise: `ConnectionError`, `TimeoutError`, and the exceptions of the package `requests`.
 FALLBACK_ERRORS: tuple[type[Exception], ...] = (
     errors.AuthenticationError, errors.ConnectionFailed, errors.ContextWindowExceeded, errors.DeadlineExceeded,
     errors.MalformedResponse, errors.MissingDependency, errors.NotFoundError, errors.RateLimited, errors.ServerError,
@@ -35,40 +35,41 @@ FALLBACK_ERRORS: tuple[type[Exception], ...] = (
 
 
 class FallbackModel(Model):
-    """Several models behind one: each request goes to the first model, and if that can't respond, to the next.
+    """Several models in one: each request goes to the first inner model and, if that can't respond, to the next.
 
-    Every model responds as it would alone: with its own defaults, retries and limits, and with what layers add to it.
-    An option of the call overrides the same option of this model, and that overrides the inner model's. `timeout` is
-    for the whole call; an inner model's own `timeout` is for its turn.
+    Every inner model responds as if it were called directly: with its own defaults, retries, limits and layers. An
+    option of the call overrides the same option of this model, which overrides that of the inner model. This model's
+    `timeout` limits the whole call. An inner model's own `timeout` limits only the time for which that model is called.
 
-    A model that failed cools down: it is tried last until its cool-down is over. Then one call tries it, while other
-    calls keep trying it last until it has responded. If every model is cooling down, all of them are tried, in the
-    order in which their cool-downs end.
+    A model that failed cools down: it is tried last until its cool-down is over. After that, a single call tries it in
+    its usual order, while other calls still try it last until it has responded. If every model is cooling down, all of
+    them are tried, in the order in which their cool-downs end.
 
-    The message names the model that responded (`model_id`) and all models that were called (`attempts`). So does the
-    error if no model could respond, which is the error of the first model that failed. `token_usage` does not include
-    the tokens of failed attempts.
+    The message names the model that responded (`model_id`) and all models that were called (`attempts`). If no model
+    responds, the error of the first model that failed is raised; its `attempts` are all models that were called. The
+    `token_usage` of the message does not include the tokens of failed attempts.
 
     Args:
-        models: Models of any kind, the preferred one first. They belong to this model from now on, and are closed with
-            it.
-        fallback_on: After which errors the next model is called: error types, their names, or a function that takes the
-            error. By default `FALLBACK_ERRORS`, and every error that is retryable. After `UnsupportedFeature` the next
-            model is always called. An author's own model may raise any `Exception`. To fall back after more of them,
-            pass `fallback_on=(*FALLBACK_ERRORS, httpx.HTTPError)`, or `fallback_on=(Exception,)`.
-        on_interrupted: What happens to a stream that is interrupted after its first part. `raise`: `StreamInterrupted`
-            is raised, with that part. `restart`: the next model starts the response anew, and its first delta is marked
-            with `restart`. A call that does not stream always goes on with the next model, because its caller has
-            received nothing.
-        cooldown: How long a model that failed is tried last, in seconds. If its error has a longer `retry_after`, that
-            counts.
-        hedge: Seconds after which the next model is called in parallel if a model has not started to respond (or has
-            not responded, if the call does not stream). The first response wins, and the other call is cancelled.
-            `"p95"` for the 95th percentile of the model's last 100 responses, once there are 20. `None` for no
-            hedging. See https://research.google/pubs/the-tail-at-scale/
-        model_id: A name; by default the names of the models.
-        retry: How often the whole list is tried; by default once, because each model has its own retries.
-        **settings: See `Model`. `capabilities` are those of the inner models.
+        models: The inner models, of any class, the preferred one first. Closing this model closes them too.
+        fallback_on: After which errors the next model is called: error types, their names, or a function that receives
+            the error and returns a bool. By default `FALLBACK_ERRORS`, and every error whose `retryable` is true. After
+            `UnsupportedFeature` the next model is always called. A model class outside of modelport may raise any
+            `Exception`. To fall back after further errors, pass `fallback_on=(*FALLBACK_ERRORS, httpx.HTTPError)`, or
+            `fallback_on=(Exception,)`.
+        on_interrupted: What happens if a stream is interrupted after the caller has received a part of the response.
+            `raise` raises `StreamInterrupted`, which contains that part. With `restart`, the next model starts the
+            response anew, and its first delta has `restart=True`. A non-streaming call always goes on with the next
+            model, because its caller has received nothing.
+        cooldown: The seconds for which a model that failed is tried last; the default is 30. If its error has a longer
+            `retry_after`, that time counts instead.
+        hedge: The seconds after which the next model is called in parallel if a model has not started to respond (or
+            has not finished, if the call does not stream). The first response is used, and the other call is cancelled.
+            `"p95"` means the 95th percentile of the response times of the model's last 100 responses, and no hedging
+            before there are 20. `None` for no hedging. See https://research.google/pubs/the-tail-at-scale/
+        model_id: A name for this model; by default the names of the inner models, joined by "or".
+        retry: How often the whole list of models is tried, or a `RetryPolicy`. By default it is tried once, because
+            each inner model has its own retries.
+        **settings: Further settings, as for `Model`. `capabilities` cannot be set: they come from the inner models.
 
     Examples:
         >>> model = FallbackModel([OpenAIServerModel("gpt-4o"), LlamaCppModel()])
@@ -89,7 +90,7 @@ class FallbackModel(Model):
         if isinstance(models, Model | Mapping | str) or not models:
             raise InvalidRequest("models must be a list of at least one model")
         if settings.get("capabilities") is not None:
-            raise InvalidRequest("capabilities: give them to the models themselves")
+            raise InvalidRequest("capabilities: FallbackModel takes them from its models, so pass them to those models")
         if on_interrupted not in ("raise", "restart"):
             raise InvalidRequest(f"on_interrupted={on_interrupted!r}: must be 'raise' or 'restart'")
         for name, value, other_values in (("cooldown", cooldown, ()), ("hedge", hedge, (None, "p95"))):
@@ -113,10 +114,12 @@ class FallbackModel(Model):
         self._set_up()
 
     def _set_up(self) -> None:
-        """Set what is derived from the settings, or not stored with them."""
-        self._candidates = [Candidate(model, isinstance(model, FallbackModel)) for model in self.models]
-        given = self.fallback_on
-        error_types = FALLBACK_ERRORS if given is None or callable(given) else tuple(map(_error_type, given))
+        """Set the attributes that are not pickled."""
+        self._candidates = [
+            Candidate(model, reports_attempts=isinstance(model, FallbackModel)) for model in self.models
+        ]
+        setting = self.fallback_on
+        error_types = FALLBACK_ERRORS if setting is None or callable(setting) else tuple(map(_error_type, setting))
         self._fallback_errors = (*error_types, UnsupportedFeature)
         self._clock = time.monotonic
 
@@ -139,33 +142,32 @@ class FallbackModel(Model):
 
     @property
     def capabilities(self) -> Capabilities:
-        """What at least one of the models can do. A request is sent to those that can do what it needs."""
+        """What at least one of the models supports. If a model does not support a request, the next model is called."""
         return union_of([model.capabilities for model in self.models])
 
     def close(self) -> None:
-        """Close every model."""
+        """Close every inner model."""
         with ExitStack() as stack:
             for model in self.models:
                 stack.callback(model.close)
 
     async def aclose(self) -> None:
-        """`close` for asynchronous code."""
+        """Close every inner model; this is `close` for asynchronous code."""
         async with AsyncExitStack() as stack:
             for model in self.models:
                 stack.push_async_callback(model.aclose)
 
     async def deltas(self, request: Request) -> AsyncGenerator[ChatMessageStreamDelta, None]:
-        """Send a request to the models, one after another, until one responds; see `Model.deltas`."""
+        """Send a request to the inner models, one after another, until one responds, and yield its deltas."""
         call = FallbackCall(self, request)
-        interruption: Exception | None = (
-            None  # The error that ended a response of which the caller has received a part.
-        )
+        # The error that interrupted the previous response; `None` once a delta of the next response is emitted.
+        interruption: Exception | None = None
         attempts_emitted = False
         try:
-            while (responding := await call.next_response()) is not None:
-                async with aclosing(responding.deltas):
+            while (response := await call.next_response()) is not None:
+                async with aclosing(response.deltas):
                     try:
-                        async for delta in responding.all_deltas():
+                        async for delta in response.all_deltas():
                             if delta.finish_reason is not None:
                                 delta, attempts_emitted = replace(delta, attempts=call.attempts()), True
                             yield replace(delta, restart=True) if interruption else delta
@@ -178,26 +180,28 @@ class FallbackModel(Model):
                         interruption = error
                         if self.on_interrupted == "raise" or not call.falls_back_after(error):
                             break
-            reason, received = (interruption, []) if interruption else call.failures[0]
-            for delta in received:
+            final_error, deltas = (interruption, []) if interruption else call.failures[0]
+            for delta in deltas:  # `Model` puts what arrived before the error into `error.partial`.
                 yield delta
-            raise reason
+            raise final_error
         except (Exception, asyncio.CancelledError) as error:
-            # A time limit cancels the call, and passes the attempts on to its own error.
+            # A `CancelledError` gets the attempts too: if a time limit cancelled the call, `AttemptTimer` copies them
+            # to the `DeadlineExceeded` that it raises.
             error.attempts = call.attempts()  # type: ignore[union-attr]
             raise
 
     def _build_request(self, messages: Any, call_options: Mapping[str, Any], stream: bool) -> Request:
-        """Return the request of a call, with its options as `parameters`: each model merges them over its own.
+        """Return the request of a call.
 
-        The request has no `capabilities`: looking them up would load the engine of every model, also of those that are
-        not called.
+        Its `parameters` are the options of the call as the caller wrote them. Each inner model builds its own request
+        from them, with its own settings as defaults. The request has no `capabilities`, because looking them up would
+        load the engine of every inner model, even of those that are not called.
         """
         options = {**(self._options or {}), **call_options}
         if "tools" not in options and "tool_choice" not in call_options:
-            options.pop("tool_choice", None)  # The constructor's tool choice is for calls with tools.
+            options.pop("tool_choice", None)  # The constructor's tool choice applies only to calls with tools.
         elif "tool_choice" in options:
-            tool_choice_from(options["tool_choice"], options.get("tools", ()))
+            tool_choice_from(options["tool_choice"], options.get("tools", ()))  # Raises an error if it is not valid.
         conversions = options.pop("custom_role_conversions", self.custom_role_conversions)
         flatten = options.pop("flatten_messages_as_text", self.flatten_messages_as_text)
         return Request(
@@ -208,11 +212,11 @@ class FallbackModel(Model):
         )
 
     def _layers(self) -> list[Layer]:
-        # Structured output, tools and stop sequences are handled by the layers of the inner models.
+        # The layers of the inner models handle structured output, tools and stop sequences.
         return [layer for layer in super()._layers() if isinstance(layer, Retry | Limit)]
 
     def _candidates_in_order(self) -> list[Candidate]:
-        """Return the models in the order in which a call tries them: those that are cooling down last."""
+        """Return the inner models in the order in which a call tries them. Those that are cooling down come last."""
         now = self._clock()
         return sorted(
             self._candidates, key=lambda candidate: candidate.cooling_until if candidate.cooling_until > now else 0.0
@@ -220,10 +224,15 @@ class FallbackModel(Model):
 
 
 def _restore_model(data: Mapping[str, Any], number: int, trust_remote_code: bool) -> Model:
-    """Return an inner model that `to_dict` wrote; `number` is its position in `models`.
+    """Return the inner model that a dict from `to_dict` describes.
+
+    Args:
+        data: The dict.
+        number: The position of the model in `models`, for error messages.
+        trust_remote_code: Whether the dict may make an engine run code, such as the code of a model's repository.
 
     Raises:
-        InvalidRequest: The data describes no model, or names code to run.
+        InvalidRequest: The dict does not describe a model, or it would run code that is not trusted.
     """
     try:
         return Model.from_dict(data, trust_remote_code=trust_remote_code)
@@ -232,10 +241,12 @@ def _restore_model(data: Mapping[str, Any], number: int, trust_remote_code: bool
 
 
 def _fallback_on_setting(given: Any) -> Any:
-    """Return the setting in a form that can be saved: `None`, a function, or error types, by name if they have one.
+    """Return `fallback_on` in a form that can be saved: `None`, a function, or a list of error types.
+
+    The error types of modelport and Python are replaced by their names.
 
     Raises:
-        InvalidRequest: The setting is none of these.
+        InvalidRequest: The setting is not `None`, a function, an error type, a name of one, or several of these.
     """
     if given is None or (callable(given) and not isinstance(given, type)):
         return given
@@ -249,20 +260,23 @@ def _fallback_on_setting(given: Any) -> Any:
 
 
 def _error_type_or_name(given: type[Exception] | str) -> Any:
-    """Return the name of an error type of modelport or Python, and any other error type as it is.
+    """Return an error type of modelport or Python as its name, and any other error type unchanged.
 
     Raises:
-        InvalidRequest: It is no error type, and not the name of one.
+        InvalidRequest: The value is not an error type or the name of one.
     """
     name = given if isinstance(given, str) else getattr(given, "__name__", "")
     known = getattr(errors, name, None) or getattr(builtins, name, None)
     error_type = known if isinstance(given, str) else given
     if not (isinstance(error_type, type) and issubclass(error_type, Exception)):
-        raise InvalidRequest(f"fallback_on: {given!r} is no error of modelport or Python, nor another error type")
+        raise InvalidRequest(
+            f"fallback_on: {given!r} is neither an error type nor the name of an error of modelport or Python"
+        )
     return name if error_type is known else given
 
 
 def _error_type(given: Any) -> type[Exception]:
+    """Return the error type of an item that `_error_type_or_name` returned."""
     error_type: type[Exception] = (
         getattr(errors, given, None) or getattr(builtins, given) if isinstance(given, str) else given
     )

@@ -1,17 +1,17 @@
-"""The time limits of one attempt.
+"""The time limits of one attempt to get a response.
 
-One timer runs per attempt. It is set to the limit that ends first:
+One timer runs per attempt. It is set to the time limit that ends first:
 
-- `timeout`: the deadline of the whole call, which `Model` has set;
-- `first_token_timeout`: from the moment at which the request is sent to the first delta that holds content;
-- `idle_timeout`: while the reader waits for the next delta, after the first one.
+- `timeout` limits the whole call, all attempts included. `Model` has computed the deadline when the call started.
+- `first_token_timeout` limits the time from sending the request to the first delta with content.
+- `idle_timeout` limits each wait for the next delta, once a delta with content has arrived.
 
-Each read is made in `with timer:`. When the timer fires during a read, it cancels the reader's task, and leaving the
-`with` block turns that cancellation into `DeadlineExceeded`. Between two reads, while the caller is busy, it only
-records that the limit has ended; the next read raises. So no task is ever cancelled while it runs the caller's own
-code.
+The retry layer reads each delta in a `with timer:` block. If the timer fires during such a read, it cancels the task
+that reads, and leaving the `with` block turns the cancellation into `DeadlineExceeded`. If the timer fires between two
+reads, it only records the error, and the next read raises it. So no task is ever cancelled while it runs the caller's
+own code.
 
-This module imports asyncio, so it is imported at the first call and not with the package.
+This module imports asyncio, which takes long. So it is imported at the first call and not with the package.
 """
 
 from __future__ import annotations
@@ -24,33 +24,33 @@ from modelport.types.request import Timeouts
 
 
 class AttemptTimer:
-    """Enforces the time limits of one attempt. As a context manager, it limits the wait for the next delta.
+    """Enforces the time limits of one attempt. Each read of a delta must run in a `with` block of this object.
 
     Args:
         timeouts: The time limits of the call.
-        queued: Whether the request may first wait for a rate limit. The clock of `first_token_timeout` then starts with
-            `start_first_token_clock`, and otherwise at once.
+        in_queue: Whether the request may first wait in the queue of the limit layer. If so, the clock of
+            `first_token_timeout` starts when `start_first_token_clock` is called; otherwise it starts at once.
     """
 
-    def __init__(self, timeouts: Timeouts, queued: bool = False) -> None:
+    def __init__(self, timeouts: Timeouts, in_queue: bool = False) -> None:
         self._loop = asyncio.get_running_loop()
         self._timeouts = timeouts
-        self._queued = queued
+        self._in_queue = in_queue
         self._sent_at = self._waiting_since = self._loop.time()
         self._has_content = False
-        self._reader: asyncio.Task[Any] | None = None
-        self._earlier_cancellations = 0
-        self._expired: ModelError | None = None
+        self._reader: asyncio.Task[Any] | None = None  # The task that reads a delta; `None` between two reads.
+        self._earlier_cancellations = 0  # The cancellations of that task before the read.
+        self._expired: ModelError | None = None  # The error to raise, once a limit has ended.
         self._timer: asyncio.TimerHandle | None = None
         self._set_timer()
 
     def start_first_token_clock(self) -> None:
-        """Start the clock of `first_token_timeout`: the request has left the queue of a rate limit."""
-        self._queued, self._sent_at = False, self._loop.time()
+        """Start the clock of `first_token_timeout`, because the request has left the queue of the limit layer."""
+        self._in_queue, self._sent_at = False, self._loop.time()
         self._set_timer()
 
     def content_arrived(self) -> None:
-        """Note that the first delta with content has arrived: from now on `idle_timeout` counts."""
+        """Enforce `idle_timeout` from now on, and no longer `first_token_timeout`, because content has arrived."""
         self._has_content = True
         if self._timeouts.idle_timeout is not None:
             self._set_timer()
@@ -59,7 +59,7 @@ class AttemptTimer:
         """Begin a read.
 
         Raises:
-            DeadlineExceeded: A limit has ended since the last read.
+            DeadlineExceeded: A limit ended between the last read and this one.
         """
         if self._expired is not None:
             raise self._expired
@@ -80,10 +80,10 @@ class AttemptTimer:
             return
         if error is None:
             reader.uncancel()  # The backend ignored the cancellation. Its delta is passed on, and the next read raises.
-        # The error may be the timer's cancellation, which the backend may have turned into another error, or somebody
-        # else's. Without the timer's request, the task has no more cancellation requests than before this read.
+        # `uncancel` takes back the timer's cancellation. If more cancellations remain than before this read, the caller
+        # cancelled the task too, and that cancellation must not be turned into `DeadlineExceeded`.
         elif isinstance(error, Exception | asyncio.CancelledError) and reader.uncancel() <= self._earlier_cancellations:
-            self._expired.attempts = getattr(error, "attempts", ())  # the models that a `FallbackModel` called
+            self._expired.attempts = getattr(error, "attempts", ())  # The models that a `FallbackModel` called.
             raise self._expired from None
 
     def stop(self) -> None:
@@ -97,10 +97,10 @@ class AttemptTimer:
         timeouts, limits = self._timeouts, []
         if timeouts.deadline is not None:
             limits.append((timeouts.deadline, "timeout"))
-        if timeouts.first_token_timeout is not None and not self._has_content and not self._queued:
+        if timeouts.first_token_timeout is not None and not self._has_content and not self._in_queue:
             limits.append((self._sent_at + timeouts.first_token_timeout, "first_token_timeout"))
         if timeouts.idle_timeout is not None and self._has_content:
-            # While nobody reads, the backend is not the one that is idle.
+            # The time between two reads does not count: the caller is busy then, and does not wait for the backend.
             idle_since = self._loop.time() if self._reader is None else self._waiting_since
             limits.append((idle_since + timeouts.idle_timeout, "idle_timeout"))
         return min(limits, default=None)
@@ -113,11 +113,11 @@ class AttemptTimer:
     def _fire(self) -> None:
         limit = self._next_limit()
         if limit is None or limit[0] > self._loop.time():
-            self._set_timer()
+            self._set_timer()  # The limit for which it was set has moved or no longer applies.
             return
         name = limit[1]
         seconds = getattr(self._timeouts, name)
-        # `timeout` ends the whole call. The other two end an attempt, and another attempt may be faster.
+        # `timeout` ends the whole call. The other two limits end only this attempt, and another one may be faster.
         self._expired = DeadlineExceeded(f"{name}={seconds:g} s ran out.", retryable=name != "timeout")
         if self._reader is not None:
             self._reader.cancel()

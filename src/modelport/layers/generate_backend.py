@@ -1,7 +1,8 @@
-"""The end of the chain for a model whose author implemented `generate` instead of `deltas`.
+"""Calls the `generate` of a model whose author implemented that method instead of `deltas`.
 
 The request is converted to the arguments of `generate`: messages as plain dicts, `stop_sequences`, and parameters by
-name. `generate` blocks, so it runs in a thread. What it returns becomes one delta.
+name. `generate` blocks, so it runs in a thread other than that of the event loop. The value that it returns becomes one
+delta.
 """
 
 from __future__ import annotations
@@ -21,15 +22,15 @@ from modelport.types.usage import TokenUsage
 
 
 async def run_generate(generate: Callable[..., Any], request: Request, class_name: str) -> ChatMessageStreamDelta:
-    """Run an author's `generate`: in the caller's thread for a synchronous call, otherwise in a thread of its own.
+    """Run an author's `generate`: in the caller's thread for a synchronous call, otherwise in a worker thread.
 
     Args:
-        generate: The method.
-        request: The call.
-        class_name: The class that implements the method, for errors.
+        generate: The author's method.
+        request: The request of the call.
+        class_name: The name of the class that implements the method. Error messages contain it.
 
     Returns:
-        The complete response.
+        The complete response as one delta.
 
     Raises:
         MalformedResponse: The method returned something that is not a response.
@@ -44,8 +45,8 @@ async def run_generate(generate: Callable[..., Any], request: Request, class_nam
     if isinstance(response, str):
         response = ChatMessage(MessageRole.ASSISTANT, response)
     if inspect.iscoroutine(response):
-        # The author wrote an `async def generate`: close its coroutine, so that Python does not warn that it was never
-        # awaited. The error below names the type.
+        # The author wrote an `async def generate`. The error below says that it returned a coroutine, which is closed
+        # so that Python does not warn that it was never awaited.
         response.close()
     if not hasattr(response, "content"):
         raise MalformedResponse(

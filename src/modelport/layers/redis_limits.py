@@ -1,14 +1,15 @@
-"""Rate limits that several processes share, counted in a Redis.
+"""Rate limits that several processes share, counted on a Redis server.
 
 Theory of operation:
 
-- One Lua script admits a request or returns how long to wait. Redis runs a script as one step, so no other process acts
-  in between. The script reads the time from Redis, so the clocks of the callers' machines don't matter.
-- A request counts from the time at which it is admitted, whatever happens to the process that sends it. Asking again
-  for a request that is already counted (because the first response was lost) changes nothing.
-- Waiting requests are admitted in the order in which they first asked. Otherwise a large request would never find room
-  among small ones.
-- Each waiting request has to ask again from time to time. A request that has not asked for `LEASE_MS` is dropped from
+- One Lua script on the Redis server admits a request or returns how long to wait. Redis runs a script without
+  interruption, so two requests cannot both take the last free capacity. The script reads the clock of the Redis server,
+  so the clocks of the callers' machines need not agree.
+- A request counts for one window (60 seconds) from the time at which it is admitted, even if its process dies. A
+  process that did not receive the response of the script asks for the same request again; it is counted only once.
+- Waiting requests are admitted in the order in which they first asked. Otherwise small requests would always take the
+  capacity that a large request waits for.
+- Each waiting request must ask again from time to time. A request that has not asked for `LEASE_MS` is dropped from
   the queue, so a process that died delays the others for no longer than that.
 """
 
@@ -22,11 +23,15 @@ from modelport.errors import AuthenticationError, ConnectionFailed, InvalidReque
 from modelport.runtime.per_loop import PerLoop
 from modelport.secrets import Secret
 
-#: Admits a request, or returns the milliseconds to wait. The second value that it returns is the time on Redis's clock.
+#: Admits a request and returns 0, or returns the milliseconds to wait; the second value is the Redis server's time.
 #:
-#: Keys: `entries` is a sorted set of admitted requests by their time; `tokens` is a hash with the tokens of each of
-#: them, and their `total`; `waiting` is a sorted set of waiting requests by the time at which they first asked;
-#: `last_asked` is a hash with the time at which each of them last asked.
+#: Keys: `entries` is a sorted set of the admitted requests, by the time at which they were admitted. `tokens` is a hash
+#: with the tokens of each admitted request, and their sum under `total`. `waiting` is a sorted set of the waiting
+#: requests, by the time at which they first asked. `last_asked` is a hash with the time at which each waiting request
+#: last asked.
+#:
+#: Arguments: the identifier of the request, the length of the window in milliseconds, `LEASE_MS`, the most requests and
+#: the most tokens in one window, the estimated tokens of this request, `TURN_WAIT_MS`.
 ACQUIRE_SCRIPT = """
 local entries, tokens, waiting, last_asked = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local id, window, lease = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
@@ -46,23 +51,24 @@ for _, old in ipairs(redis.call('ZRANGEBYSCORE', entries, '-inf', '(' .. now - w
   redis.call('HDEL', tokens, old)
   redis.call('ZREM', entries, old)
 end
--- If the clock was set back, requests lie in the future, and would stay in the window for too long.
+-- If the server's clock was set back, some requests were admitted in the future. They would stay in the window for too
+-- long, so they count from now.
 for _, future in ipairs(redis.call('ZRANGEBYSCORE', entries, '(' .. now, '+inf')) do
   redis.call('ZADD', entries, now, future)
 end
 
--- Drop the first waiting requests if they have not asked again in time.
+-- Drop requests from the front of the queue until the first one has asked again in time.
 local first = redis.call('ZRANGE', waiting, 0, 0)
 while first[1] and first[1] ~= id and now - tonumber(redis.call('HGET', last_asked, first[1]) or 0) > lease do
   redis.call('ZREM', waiting, first[1])
   redis.call('HDEL', last_asked, first[1])
   first = redis.call('ZRANGE', waiting, 0, 0)
 end
-local behind = first[1] and first[1] ~= id
+local others_first = first[1] and first[1] ~= id
 
 local count, total = redis.call('ZCARD', entries), tonumber(redis.call('HGET', tokens, 'total') or 0)
 local fits = count < max_requests and total + wanted <= max_tokens
-if fits and not behind then
+if fits and not others_first then
   redis.call('ZADD', entries, now, id)
   redis.call('HSET', tokens, id, wanted)
   redis.call('HINCRBY', tokens, 'total', wanted)
@@ -73,13 +79,13 @@ if fits and not behind then
   return {0, now}
 end
 
--- Wait in the queue. NX keeps the time at which the request first asked.
+-- Wait in the queue. If the request waits already, NX leaves the time at which it first asked unchanged.
 redis.call('ZADD', waiting, 'NX', now, id)
 redis.call('HSET', last_asked, id, now)
 redis.call('PEXPIRE', waiting, 2 * lease)
 redis.call('PEXPIRE', last_asked, 2 * lease)
 if fits then return {turn_wait, now} end
--- Find the request whose departure from the window makes enough room.
+-- Find the admitted request after whose departure from the window there is enough room, and wait until it leaves.
 local oldest = redis.call('ZRANGE', entries, 0, -1, 'WITHSCORES')
 for i = 1, #oldest, 2 do
   count, total = count - 1, total - tonumber(redis.call('HGET', tokens, oldest[i]) or 0)
@@ -89,7 +95,7 @@ for i = 1, #oldest, 2 do
 end
 return {1, now}
 """
-#: Replaces the estimated tokens of a request by those that it used, while it is in the window.
+#: Replaces the estimated tokens of a request by the tokens that it used, if the request is still in the window.
 CORRECT_SCRIPT = """
 local estimate = redis.call('HGET', KEYS[1], ARGV[1])
 if estimate then
@@ -97,27 +103,28 @@ if estimate then
   redis.call('HINCRBY', KEYS[1], 'total', ARGV[2] - estimate)
 end
 """
-#: Milliseconds after which a waiting request that has not asked again is dropped. Waiters ask every second.
+#: Milliseconds after which a waiting request that has not asked again is dropped. The limit layer asks every second.
 LEASE_MS = 3000
 #: Milliseconds after which a request asks again if there is room for it but other requests wait before it.
 TURN_WAIT_MS = 20
+#: A limit that no window reaches. The script compares numbers, so it cannot receive `None` for no limit.
 _NO_LIMIT = 10**15
 
 
 class RedisLimits:
-    """Have the models of several processes share `requests_per_minute` and `tokens_per_minute`.
+    """Make the models of several processes share `requests_per_minute` and `tokens_per_minute`.
 
-    `max_concurrency` remains a limit of each process.
+    `max_concurrency` is not shared: it still limits each process by itself.
 
     Args:
         url: `redis://[user:password@]host:port/db`, `rediss://…` or `unix://…`; by default the value of the environment
             variable `REDIS_URL`. The URL is treated as a secret: a saved model contains only the variable's name.
-        name: The name of the limit, such as that of an account. Models whose limits have the same name share one limit.
-            By default the model's id.
+        name: The name of the limit, for example the account that is charged. Models with limits of the same name share
+            one limit. The default is the model's `model_id`.
         on_unavailable: What happens to a call while Redis cannot be reached. `error`: it fails with `ConnectionFailed`.
-            `local`: each process enforces the whole limit alone, so that all processes together may exceed it; the
-            message's `warnings` say so.
-        timeout: Seconds within which Redis must respond; 1 by default.
+            `local`: each process enforces the whole limit for itself, so all processes together may exceed it. The
+            `warnings` of the message say so.
+        timeout: The seconds within which the Redis server must respond; the default is 1.
 
     Raises:
         InvalidRequest: An argument is not valid.
@@ -159,9 +166,9 @@ class RedisLimits:
         """Admit a request, or return the seconds to wait before asking again; 0 means that it is admitted.
 
         Args:
-            name: The name of the limit, if this object has no name of its own.
-            request_id: The identifier of the request, the same each time it asks.
-            seconds: The length of the window.
+            name: The name of the limit. The name that the constructor received, if any, overrides it.
+            request_id: The identifier of the request, which must be the same each time it asks.
+            seconds: The length of the window in seconds.
             requests: The most requests in one window; `None` for no limit.
             tokens: The most tokens in one window; `None` for no limit.
             wanted: The estimated tokens of this request.
@@ -174,10 +181,10 @@ class RedisLimits:
         return (await self._acquire(name, request_id, seconds, requests, tokens, wanted))[0]
 
     async def correct(self, name: str, request_id: str, tokens: int) -> None:
-        """Replace the estimated tokens of an admitted request by those that it used.
+        """Replace the estimated tokens of an admitted request by the tokens that it used.
 
         Args:
-            name: The name of the limit, if this object has no name of its own.
+            name: The name of the limit. The name that the constructor received, if any, overrides it.
             request_id: The identifier of the request.
             tokens: The tokens that the request used.
 
@@ -189,11 +196,14 @@ class RedisLimits:
         await self._run(CORRECT_SCRIPT, name, ("tokens",), request_id, tokens)
 
     async def aclose(self) -> None:
-        """Close the connections of the running event loop. A loop that ends closes its connections by itself."""
+        """Close the connections that belong to the running event loop.
+
+        Nobody has to call this: the connections of an event loop are also closed when the loop ends.
+        """
         await self._clients.aclose()
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the arguments of the constructor, with the name of an environment variable as the URL."""
+        """Return the arguments of the constructor. The URL is given as the name of its environment variable."""
         return {
             "url": {"env": self.url.env},
             "name": self.name,
@@ -216,7 +226,7 @@ class RedisLimits:
     async def _acquire(
         self, name: str, request_id: str, seconds: float, requests: float | None, tokens: float | None, wanted: int
     ) -> tuple[float, float]:
-        """Do what `acquire` does, and also return the time on Redis's clock."""
+        """Do what `acquire` does, and also return the Redis server's time in seconds."""
         limits = [_NO_LIMIT if limit is None else int(limit) for limit in (requests, tokens)]
         arguments = (request_id, round(seconds * 1000), LEASE_MS, *limits, wanted, TURN_WAIT_MS)
         keys = ("entries", "tokens", "waiting", "last_asked")
@@ -227,13 +237,13 @@ class RedisLimits:
         name = self.name or name
         try:
             client = await self._clients.get(self._make_client)
-            # The braces keep the keys of one name on one node of a cluster. Any string may be a name, also one that
-            # UTF-8 cannot encode.
+            # A Redis cluster stores keys with the same text in braces on the same node, which a script requires. The
+            # error handler is for names that UTF-8 cannot encode.
             full_keys = [f"modelport:{{{name}}}:{key}".encode(errors="backslashreplace") for key in keys]
             return await client.register_script(script)(full_keys, arguments)
         except (self._redis.RedisError, OSError, TimeoutError) as error:
             translated = self._translate(error)
-        raise translated  # Outside of `except`, so that the error does not refer to the frames of the client.
+        raise translated  # Outside of `except`: the original error, which may hold the password, is no cause.
 
     def _make_client(self) -> Any:
         if not self.url:
@@ -248,7 +258,8 @@ class RedisLimits:
     def _client_or_none(self) -> Any:
         """Return a client, or `None` if the URL is not valid.
 
-        It does not raise, because the errors of the redis package, and the local variables here, may hold the password.
+        This method does not raise: the errors of the redis package and the local variables of this method, which a
+        traceback refers to, may contain the password.
         """
         from redis.asyncio.retry import Retry
         from redis.backoff import NoBackoff
@@ -256,7 +267,7 @@ class RedisLimits:
         try:
             parts = urlsplit(self.url.reveal())
             if parts.scheme != "unix":
-                int(unquote(parts.path).strip("/") or 0)  # The redis package would read anything else as 0.
+                int(unquote(parts.path).strip("/") or 0)  # The redis package reads a path that is no number as 0.
             client = self._redis.asyncio.from_url(
                 self.url.reveal(),
                 socket_timeout=self.timeout,
@@ -264,22 +275,27 @@ class RedisLimits:
                 # One retry, on a new connection, because Redis may have been restarted since the last call.
                 retry=Retry(NoBackoff(), 1),
             )
-            # The parameters behind the "?" are checked when a connection object is created. That opens no connection.
+            # The redis package checks the parameters behind the "?" only when it creates a connection object. Creating
+            # the object here does not open a connection.
             settings = client.connection_pool.connection_kwargs
             client.connection_pool.connection_class(**settings)
-            "".encode(settings.get("encoding", "utf-8"))
+            "".encode(settings.get("encoding", "utf-8"))  # Raises an error if the encoding is unknown.
         except Exception:  # The redis package raises errors of many types.
             return None
         return client
 
     def _translate(self, error: Exception) -> ConnectionFailed | ServerError | AuthenticationError:
-        kinds = self._redis.exceptions
+        redis_errors = self._redis.exceptions
         server = f"The Redis server at {self._address()}, which counts the shared rate limits,"
-        refused = kinds.AuthenticationError | kinds.NoPermissionError | kinds.AuthenticationWrongNumberOfArgsError
-        # If a command of several words comes first, Redis 7 reports a missing password without an error code.
+        refused = (
+            redis_errors.AuthenticationError
+            | redis_errors.NoPermissionError
+            | redis_errors.AuthenticationWrongNumberOfArgsError
+        )
+        # Redis 7 reports a missing password without an error code if the first command has several words.
         if isinstance(error, refused) or str(error).startswith("Protocol error: unauthenticated"):
             return AuthenticationError(f"{server} refuses the credentials of its URL.")
-        if isinstance(error, kinds.ResponseError):
+        if isinstance(error, redis_errors.ResponseError):
             return ServerError(f"{server} responded with an error: {str(error)[:300]}")
         return ConnectionFailed(f"{server} cannot be reached ({type(error).__name__}).")
 

@@ -1,13 +1,14 @@
-"""Sends a request again after a failure that another attempt may mend.
+"""Sends a request again after an error that may not occur in another attempt.
 
 The rules:
 
 - A request is never sent again once a part of the response has reached the caller.
-- The error's `retryable` decides, or `RetryPolicy.retryable`. The wait is the service's Retry-After, or random below a
-  bound that doubles with each attempt.
-- A wait that would end after the call's deadline is not started: the error is raised at once.
+- `RetryPolicy.retryable`, if the caller has set it, decides whether an error is retried, and otherwise the error's own
+  `retryable`. The wait before the next attempt is the Retry-After of the service. If the service sent none, it is a
+  random time below a bound that doubles with each attempt.
+- If the wait would end after the call's deadline, the error is raised at once.
 - All calls of a model share a budget of retries, so that an outage does not multiply the load by `attempts`.
-- This is the only retry loop. The loops of vendors' clients are switched off.
+- This is the only retry loop. The retries of vendors' clients are switched off.
 
 The time limits of each attempt are enforced here too (see `deadline`).
 """
@@ -27,7 +28,7 @@ from modelport.layers.base import Deltas, Next
 from modelport.types.deltas import ChatMessageStreamDelta
 from modelport.types.request import Request
 
-#: After this many responses that needed no retry, the retry budget gets one retry back.
+#: For this many responses that needed no retry, one retry is added to the retry budget.
 RESPONSES_PER_RETRY = 5
 
 
@@ -39,15 +40,15 @@ class RetryPolicy:
         attempts: The maximum number of requests, the first one included; 1 for no retry. The default is 3.
         base: Upper bound of the first wait, in seconds; the default is 0.5. The bound doubles with each attempt ("full
             jitter", https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/).
-        cap: Upper bound of every wait, in seconds; the default is 8.
-        max_retry_after: The longest Retry-After that is waited for, in seconds; the default is 60. A longer one fails
-            at once, with `retry_after` on the error.
-        retryable: A function that decides whether the request is sent again after an error. By default the error's own
-            `retryable` decides.
-        budget: The retries that all calls of a model share, so that an outage is not multiplied by `attempts`; the
-            default is 100. Each retry takes one. A response after a retry gives one back, and so does every fifth
-            response that needed none. When none is left, calls fail with the error of their first attempt. `None` for
-            no limit.
+        cap: Upper bound of every random wait, in seconds; the default is 8.
+        max_retry_after: The longest Retry-After of a service that is waited for, in seconds; the default is 60. If a
+            service requires a longer wait, the call fails at once, with `retry_after` on the error.
+        retryable: A function that receives the error and returns whether the request is sent again. By default the
+            error's own `retryable` decides.
+        budget: The number of retries that all calls of a model share, so that an outage does not multiply the load by
+            `attempts`; the default is 100. Each retry uses up one. A response after a retry adds one, and so does every
+            fifth response that needed no retry. When none is left, an error is raised without a retry. `None` for no
+            limit.
     """
 
     attempts: int = 3
@@ -58,12 +59,12 @@ class RetryPolicy:
     budget: int | None = 100
 
     def __post_init__(self) -> None:
-        for name, least in (("attempts", 1), ("budget", 0)):
+        for name, minimum in (("attempts", 1), ("budget", 0)):
             value = getattr(self, name)
             if name == "budget" and value is None:
                 continue
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise InvalidRequest(f"{name}={value!r}: must be an integer of at least {least}")
+            if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
+                raise InvalidRequest(f"{name}={value!r}: must be an integer of at least {minimum}")
         for name in ("base", "cap", "max_retry_after"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int | float) or not value >= 0:
@@ -73,7 +74,12 @@ class RetryPolicy:
 
     @classmethod
     def from_value(cls, value: RetryPolicy | Mapping[str, Any] | int | bool | None) -> RetryPolicy:
-        """Return the policy for a `retry` argument: a policy, a number of attempts, or whether to retry at all."""
+        """Return the policy for the `retry` argument of a model.
+
+        Args:
+            value: A policy, a dict of its arguments, a number of attempts, whether to retry at all, or `None` for the
+                default policy.
+        """
         if isinstance(value, RetryPolicy):
             return value
         if isinstance(value, Mapping):
@@ -97,10 +103,10 @@ class RetryPolicy:
 
         Args:
             error: The error of the attempt.
-            attempt: The number of the attempt, from 1.
+            attempt: The number of the attempt that failed, counted from 1.
         """
-        again = error.retryable if self.retryable is None else self.retryable(error)
-        if not again or attempt >= self.attempts:
+        retryable = error.retryable if self.retryable is None else self.retryable(error)
+        if not retryable or attempt >= self.attempts:
             return None
         if error.retry_after is not None:
             return error.retry_after if error.retry_after <= self.max_retry_after else None
@@ -110,10 +116,11 @@ class RetryPolicy:
 class RetryBudget:
     """The retries that all calls of a model share.
 
-    They are items of a deque, whose operations are atomic: so there is no lock that a fork could leave locked.
+    They are counted as the items of a deque. The operations of a deque are atomic, so no lock is needed. A lock that
+    another thread has taken at the time of a fork would never be released in the child process.
 
     Args:
-        size: The number of retries at first, and at most; `None` for no limit.
+        size: The number of retries at the beginning, which is also the maximum; `None` for no limit.
     """
 
     def __init__(self, size: int | None) -> None:
@@ -121,14 +128,16 @@ class RetryBudget:
         self._calls_without_retry = count(1)
 
     def take(self) -> bool:
-        """Take one retry; return whether there was one."""
+        """Use up one retry. Return False if none was left."""
         try:
             return self._retries is None or self._retries.pop()
         except IndexError:
             return False
 
-    def give_back(self, retried: bool) -> None:
-        """Give a retry back after a response, or after every fifth response that needed no retry.
+    def count_response(self, *, retried: bool) -> None:
+        """Count a response, and add a retry if one is due.
+
+        A response that came after a retry adds one retry. Of the responses that needed no retry, every fifth adds one.
 
         Args:
             retried: Whether the response came after a retry.
@@ -138,19 +147,20 @@ class RetryBudget:
 
 
 class Retry:
-    """The layer.
+    """The layer that sends a request again and enforces the time limits of each attempt.
 
     Args:
         policy: How often and when a request is sent again.
-        queued: Whether the limit layer may hold requests in its queue; `first_token_timeout` does not count that time.
+        may_queue: Whether the limit layer may make requests wait in its queue. `first_token_timeout` does not include
+            that wait.
     """
 
-    def __init__(self, policy: RetryPolicy, queued: bool = False) -> None:
-        self.policy, self.queued = policy, queued
+    def __init__(self, policy: RetryPolicy, may_queue: bool = False) -> None:
+        self.policy, self.may_queue = policy, may_queue
         self._budget = RetryBudget(policy.budget)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"policy": self.policy, "queued": self.queued}
+        return {"policy": self.policy, "may_queue": self.may_queue}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(**state)  # type: ignore[misc]
@@ -158,21 +168,21 @@ class Retry:
     async def __call__(self, request: Request, next: Next) -> Deltas:
         """Pass the request on, as often as the policy, the retry budget and the deadline allow.
 
-        A non-streaming response is buffered until it is complete. An engine that streams inside can therefore be called
-        again after it failed halfway, because the caller has received nothing.
+        The deltas of a non-streaming response are buffered until the response is complete. So a request that fails
+        after some deltas can be sent again, because the caller has received none of them.
         """
-        import asyncio  # not before the first call
+        import asyncio  # Imported at the first call and not with the package, because the import takes long.
 
         from modelport.layers.deadline import AttemptTimer
 
         loop, deadline = asyncio.get_running_loop(), request.timeouts.deadline
-        queued = self.queued and request.timeouts.first_token_timeout is not None
+        in_queue = self.may_queue and request.timeouts.first_token_timeout is not None
         for attempt in count(1):
             has_content = False
             buffered: list[ChatMessageStreamDelta] = []
-            timer = AttemptTimer(request.timeouts, queued)
+            timer = AttemptTimer(request.timeouts, in_queue=in_queue)
             try:
-                deltas = next(request.replace(on_sent=timer.start_first_token_clock) if queued else request)
+                deltas = next(request.replace(on_sent=timer.start_first_token_clock) if in_queue else request)
                 async with aclosing(deltas):
                     while True:
                         with timer:
@@ -183,19 +193,20 @@ class Retry:
                             has_content = True
                             timer.content_arrived()
                             if request.stream:
-                                self._budget.give_back(attempt > 1)
+                                self._budget.count_response(retried=attempt > 1)
                         if request.stream:
                             yield delta
                         else:
                             buffered.append(delta)
                 break
             except ModelError as error:
-                # After a rejection that updated the profile, `Model` plans the call anew.
-                delivered = has_content and request.stream
-                again = not delivered and not error.profile_updated
-                wait = self.policy.wait_after(error, attempt) if again else None
-                late = wait is not None and deadline is not None and loop.time() + wait >= deadline
-                if wait is None or late or not self._take_retry(error):
+                caller_has_content = has_content and request.stream
+                # `profile_updated`: the service rejected a parameter, which is now known to be unsupported. `Model`
+                # then sends a changed request; the same request would be rejected again.
+                can_retry = not caller_has_content and not error.profile_updated
+                wait = self.policy.wait_after(error, attempt) if can_retry else None
+                too_late = wait is not None and deadline is not None and loop.time() + wait >= deadline
+                if wait is None or too_late or not self._take_retry(error):
                     for delta in buffered:
                         yield delta
                     raise
@@ -203,15 +214,16 @@ class Retry:
                 timer.stop()
             await asyncio.sleep(wait)
         if not request.stream:
-            self._budget.give_back(attempt > 1)
+            self._budget.count_response(retried=attempt > 1)
         for delta in buffered:
             yield delta
 
     def _take_retry(self, error: ModelError) -> bool:
+        """Use up one retry of the budget. If none is left, add a note to the error and return False."""
         taken = self._budget.take()
         if not taken:
             error.add_note(
                 f"The request was not sent again: the {self.policy.budget} retries that all calls of this model share "
-                "are used up. Responses refill them; RetryPolicy(budget=…) sets their number."
+                "are used up. Responses add new ones; RetryPolicy(budget=…) sets their number."
             )
         return taken

@@ -1,8 +1,8 @@
-"""Ends a response before the first stop sequence that it completes, however the text is split into deltas.
+"""Truncates the text of a response before its first stop sequence, however the text is split into deltas.
 
-This layer runs for every backend, because a service's own stop may not exist, may take only four sequences, or may look
-only at whole tokens. It also makes sure that usage and finish reason come once, in a last delta of their own. A call
-that needs neither passes through: one that does not stream, without stop sequences.
+This layer runs for every backend, because services differ: some have no stop sequences, some accept only four, and some
+compare them only with whole tokens. The layer also makes sure that token usage and finish reason come only once, in a
+last delta that contains nothing else. A non-streaming call without stop sequences needs neither, so it passes through.
 """
 
 from __future__ import annotations
@@ -21,22 +21,25 @@ from modelport.types.usage import TokenUsage
 
 @lru_cache
 def _proper_prefixes(stops: tuple[str, ...]) -> tuple[str, ...]:
-    """Return every beginning of every stop sequence, the longest first. Text that ends in one is buffered."""
+    """Return every incomplete beginning of every stop sequence, the longest first.
+
+    Text that ends in one of them is buffered, because the next piece may complete the stop sequence.
+    """
     prefixes = {stop[:n] for stop in stops for n in range(1, len(stop))}
     return tuple(sorted(prefixes, key=len, reverse=True))
 
 
 class StopScanner:
-    """Finds the first stop sequence that is completed in a text that arrives in pieces.
+    """Finds the stop sequence that ends first in a text that arrives in pieces.
 
-    If two stop sequences are completed at the same character, the longer one counts. So the result does not depend on
-    how the text is split.
+    If two stop sequences end at the same character, the longer one counts. So the result does not depend on how the
+    text is split.
 
     Args:
-        stops: The stop sequences, none empty.
+        stops: The stop sequences, none of them empty.
 
     Attributes:
-        buffered: Text at the end that may be the beginning of a stop sequence.
+        buffered: The end of the text so far, if it may be the beginning of a stop sequence; otherwise empty.
     """
 
     def __init__(self, stops: Sequence[str]) -> None:
@@ -48,7 +51,7 @@ class StopScanner:
         """Scan the next piece.
 
         Returns:
-            The text that can be emitted now, and the stop sequence that was completed, or `None`.
+            The text that can be emitted now, and the stop sequence that was found, or `None`.
         """
         text = self.buffered + piece
         end, found = sys.maxsize, ""
@@ -65,16 +68,16 @@ class StopScanner:
         return text.removesuffix(self.buffered), None
 
     def flush(self) -> str:
-        """Return the buffered text, when nothing can follow that would complete a stop sequence."""
+        """Return the buffered text and empty the buffer. Call this if no text follows that could complete it."""
         buffered, self.buffered = self.buffered, ""
         return buffered
 
 
 class Stop:
-    """The layer."""
+    """The layer that truncates the text at a stop sequence."""
 
     def __call__(self, request: Request, next: Next) -> Deltas:
-        """Pass text on up to the first stop sequence, then close the backend."""
+        """Return the deltas of the backend, truncated before the first stop sequence."""
         if not (request.stop_sequences or request.stream or request.needs_closing_delta):
             return next(request)
         return _end_at_stop_sequence(next(request), request.stop_sequences)
@@ -83,9 +86,9 @@ class Stop:
 async def _end_at_stop_sequence(deltas: Deltas, stops: Sequence[str]) -> Deltas:
     scanner = StopScanner(stops)
     usage: TokenUsage | None = None
-    closing = ChatMessageStreamDelta()
-    last: ChatMessageStreamDelta | None = None
-    delivered = False
+    closing = ChatMessageStreamDelta()  # The last delta, with token usage and finish reason.
+    last_text: ChatMessageStreamDelta | None = None  # The delta with the text before the stop sequence.
+    delivered = False  # Whether the caller has received a part of the response.
     async with aclosing(deltas):
         try:
             async for delta in deltas:
@@ -95,8 +98,8 @@ async def _end_at_stop_sequence(deltas: Deltas, stops: Sequence[str]) -> Deltas:
                 if (delta.tool_calls or delta.finish_reason) and not found:
                     text += scanner.flush()
                 if delta.token_usage or delta.finish_reason or delta.stop_sequence or delta.raw:
-                    # Some services report usage in every chunk, and a response that is stopped here never reaches its
-                    # last chunk. So the latest report is stored, and emitted once at the end.
+                    # Some services report the usage so far in every chunk. The latest report is stored, because a
+                    # response that is truncated at a stop sequence never reaches its last chunk.
                     usage = delta.token_usage or usage
                     closing.finish_reason = delta.finish_reason or closing.finish_reason
                     closing.stop_sequence = delta.stop_sequence or closing.stop_sequence
@@ -109,24 +112,26 @@ async def _end_at_stop_sequence(deltas: Deltas, stops: Sequence[str]) -> Deltas:
                 if found:
                     # If one delta holds both text and tool calls, the calls came after the text, so the stop sequence
                     # precedes them.
-                    last = copy_delta(delta)
-                    last.tool_calls = None
+                    last_text = copy_delta(delta)
+                    last_text.tool_calls = None
                     closing.finish_reason, closing.stop_sequence = "stop", found
                     break
-                if text or delta.has_output:  # Most deltas hold text, so `has_output` is seldom called.
+                if text or delta.has_output:  # Most deltas contain text, so `has_output` is seldom called.
                     delivered = True
                     yield delta
                 elif not delta.is_empty:
                     yield delta
         except ModelError:
-            # Buffered text had arrived too. If it is all that had arrived, the request can still be sent again.
+            # The buffered text belongs to the response. If the caller has received nothing yet, it is not emitted,
+            # so that the retry layer can still send the request again.
             if delivered and (buffered := scanner.flush()):
                 yield ChatMessageStreamDelta(content=buffered)
             raise
-    # The backend is closed here already, and not only once the caller has processed the last text.
-    if last is None and (buffered := scanner.flush()):
-        last = ChatMessageStreamDelta(content=buffered)
-    if last is not None and not last.is_empty:
-        yield last
+    # The last text is emitted only here, after `aclosing` has closed the backend. Otherwise the backend would go on
+    # generating until the caller reads the next delta.
+    if last_text is None and (buffered := scanner.flush()):
+        last_text = ChatMessageStreamDelta(content=buffered)
+    if last_text is not None and not last_text.is_empty:
+        yield last_text
     closing.token_usage = usage
     yield closing

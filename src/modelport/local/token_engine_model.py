@@ -98,7 +98,7 @@ class TokenEngineModel(EngineModel[E]):
         if call_is_forced:
             if isinstance(choice := request.tool_choice, NamedToolChoice):
                 tools = tuple(tool for tool in tools if tool.name == choice.name)
-            grammar = JSONSchema(call_schema(tools, parallel_calls))
+            grammar = JSONSchema(call_schema(tools, parallel=parallel_calls))
         variables = parameters.pop("apply_chat_template_kwargs", {})
         if (effort := parameters.pop("reasoning_effort", None)) is not None:
             variables = effort_variables(effort, variables)

@@ -1,5 +1,6 @@
 """The layer that adapts a request to what its backend supports, and validates the response.
 
-`plan` decides without I/O how a request is carried out, and `layer` carries the plan out. `capabilities` adapts what
-every request has. The other modules are the rewrites that a plan may need, of the request and of its deltas.
+The module `plan` decides how a request is sent, without I/O, and `layer` sends it that way. `capabilities` adapts the
+parameters, content and roles of every request. Each of the other modules contains one rewrite that a plan may need:
+they change the request before it is sent, the deltas of the response, or both.
 """

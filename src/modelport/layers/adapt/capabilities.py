@@ -1,8 +1,8 @@
 """Rewrites a request to what its backend supports, or refuses it before anything is sent.
 
-`needs_plan` tells whether that is all that has to be done, or whether `plan` has to decide more.
 `adapt_to_capabilities` checks parameters and content parts, converts the reasoning effort, and merges messages whose
-roles the backend does not accept. Its functions are pure.
+roles the backend does not accept. `needs_plan` says whether a request also needs the module `plan`, because it has
+tools, an output type or images by URL. The functions of this module are pure.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from modelport.types.content import Image, Text
 from modelport.types.messages import ChatMessage, MessageRole
 from modelport.types.request import Request
 
-#: The capability that a parameter needs. A parameter that is not listed here needs none.
+#: Parameter -> the field of `Capabilities` that must be true for it. Parameters that are not listed need none.
 NEEDED_CAPABILITIES = {"logprobs": "logprobs", "top_logprobs": "logprobs", "seed": "seed"}
-#: The reasoning budget, in tokens, that an effort stands for, for models that accept only budgets.
+#: Reasoning effort -> the reasoning budget in tokens that is sent to models which accept only budgets.
 REASONING_BUDGETS = {"minimal": 1024, "low": 2048, "medium": 8192, "high": 16384, "xhigh": 24576, "max": 32768}
 
 
 def needs_plan(request: Request, capabilities: Capabilities) -> bool:
-    """Return whether more has to be done for this request than `adapt_to_capabilities` does."""
+    """Return whether `plan` must decide how the request is sent, because `adapt_to_capabilities` does not suffice."""
     if request.grammar is not None or request.tools:
         return True
     if not capabilities.tools and any(m.tool_calls or m.role == MessageRole.TOOL for m in request.messages):
@@ -33,7 +33,7 @@ def needs_plan(request: Request, capabilities: Capabilities) -> bool:
 
 
 def adapt_to_capabilities(request: Request, capabilities: Capabilities) -> Request:
-    """Return a request that the backend accepts; the same object if nothing had to change.
+    """Return a request that the backend accepts. If nothing has to change, it is the given object.
 
     Raises:
         UnsupportedFeature: The backend does not support something in the request, and there is no substitute for it.
@@ -54,14 +54,14 @@ def _check_parameters(request: Request, capabilities: Capabilities) -> None:
         needed = NEEDED_CAPABILITIES.get(name)
         # `logprobs=False` requests no log probabilities, so it needs no capability.
         unsupported = needed is not None and not getattr(capabilities, needed) and value is not False
-        # `refused` names single parameters, whichever capability they need.
+        # A parameter in `refused` is not accepted, even if the capability that it needs is present.
         if unsupported or name in capabilities.refused:
             raise UnsupportedFeature(
                 f"this model does not accept {name!r}; leave it out, or override the capabilities if the model does "
                 "accept it",
                 parameter=name,
             )
-        extra = capabilities.extra_parameters  # `None`: every parameter is passed on, known or not.
+        extra = capabilities.extra_parameters  # `None` if the backend passes on parameters with any name.
         if extra is not None and name not in KNOWN_PARAMETERS | extra:
             close = get_close_matches(name, KNOWN_PARAMETERS | extra, 1)
             hint = f"; did you mean {close[0]!r}?" if close else ""
@@ -69,10 +69,10 @@ def _check_parameters(request: Request, capabilities: Capabilities) -> None:
 
 
 def _adapt_reasoning(request: Request, capabilities: Capabilities) -> Request:
-    """Return the request with its reasoning effort as the model accepts it: by name, as a budget, or left out.
+    """Return the request with its reasoning effort by name, as a budget, or left out, as the model requires.
 
     Raises:
-        UnsupportedFeature: The model accepts neither the effort nor the budget.
+        UnsupportedFeature: The model does not accept the effort or the budget of the request.
     """
     parameters = request.parameters
     effort, accepted = parameters.get("reasoning_effort"), capabilities.reasoning_efforts
@@ -111,7 +111,7 @@ def _check_content(request: Request, capabilities: Capabilities) -> None:
 
 
 def has_image_urls(messages: tuple[ChatMessage, ...]) -> bool:
-    """Return whether an image of the conversation is given by URL."""
+    """Return whether any image in the messages is given by URL and not as bytes."""
     return any(
         isinstance(part, Image) and part.data is None
         for message in messages
@@ -123,7 +123,8 @@ def has_image_urls(messages: tuple[ChatMessage, ...]) -> bool:
 def merge_system_messages(messages: tuple[ChatMessage, ...]) -> tuple[ChatMessage, ...]:
     """Merge each system message into the user message that follows it.
 
-    Some chat templates have no system role. A system message that no user message follows becomes a user message.
+    This is for chat templates without a system role. If the next message is not a user message, the system message
+    becomes a user message itself.
     """
     if all(m.role != MessageRole.SYSTEM for m in messages):
         return messages
@@ -143,7 +144,7 @@ def merge_system_messages(messages: tuple[ChatMessage, ...]) -> tuple[ChatMessag
 
 
 def merge_consecutive_roles(messages: tuple[ChatMessage, ...]) -> tuple[ChatMessage, ...]:
-    """Merge consecutive messages of one role, because some chat templates require the roles to alternate.
+    """Merge consecutive messages of the same role, because some chat templates require alternating roles.
 
     Tool messages are not merged: each is the result of one tool call.
     """
@@ -161,7 +162,7 @@ def merge_consecutive_roles(messages: tuple[ChatMessage, ...]) -> tuple[ChatMess
 
 
 def append_to_system_message(messages: tuple[ChatMessage, ...], text: str) -> tuple[ChatMessage, ...]:
-    """Append the text to the system message at the beginning of a conversation, or add such a message."""
+    """Append the text to the system message at the beginning of the conversation. If there is none, add one."""
     if messages[0].role == MessageRole.SYSTEM:
         return (_merge([messages[0], ChatMessage(MessageRole.SYSTEM, text)]), *messages[1:])
     return (ChatMessage(MessageRole.SYSTEM, text), *messages)

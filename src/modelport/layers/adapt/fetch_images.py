@@ -1,13 +1,14 @@
-"""Fetches images that are given by URL, for backends that need their bytes.
+"""Fetches images that are given by URL, for backends that need the bytes of the images.
 
-The URL may have been written by somebody who must not reach this machine's network: a user of the caller's, or a web
-page that an agent reads. So these rules hold:
+The URL may come from an attacker who wants to reach the network of this machine through it: a user of the caller's
+service, or the author of a web page that an agent reads. These rules prevent such server-side request forgery (SSRF):
 
-- A host name is looked up once, all its addresses are checked, and the connection goes to a checked address. This
-  happens again at each redirect.
-- The address of the connection is checked a second time before the request is sent.
-- The URL is parsed once, by the type that also connects. Two parsers of one URL may find two different hosts in it.
-- Errors show the host alone, because the rest of the URL may contain a signature.
+- A host name is looked up once, all its addresses are checked, and the connection is made to one of them. If the name
+  were looked up again for the connection, the second answer could be an address that was not checked.
+- Each redirect is checked in the same way.
+- The address of the connection is checked once more before the request is sent.
+- The URL is parsed once, and both the check and aiohttp use the result. A second parser could find another host in it.
+- Errors show only the host, because the rest of the URL may contain a signature that gives access to the image.
 """
 
 from __future__ import annotations
@@ -28,17 +29,18 @@ from modelport.types.request import Request, Timeouts
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-#: The most bytes of one image.
+#: The maximum size of one image in bytes.
 MAX_BYTES = MAX_IMAGE_BYTES
-#: Seconds for one image, redirects included.
+#: The seconds within which one image must be fetched, redirects included.
 TIMEOUT = 20.0
 MAX_REDIRECTS = 3
+#: IPv6 addresses that contain an IPv4 address in their last 32 bits, to which a NAT64 gateway connects.
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
-#: The part of IPv6 that is assigned for the public internet. An address outside of it is unassigned, or contains
-#: another address that a router may extract (`::127.0.0.1`, `64:ff9b:1::/48`).
-_UNICAST = ipaddress.ip_network("2000::/3")
-#: Special ranges that Python's `is_global` counts as public, or did in versions that modelport supports.
-_SPECIAL = tuple(
+#: The IPv6 addresses that are assigned for the public internet. An address outside of this range is unassigned, local,
+#: or contains another address to which a router may connect (`::127.0.0.1`, `64:ff9b:1::/48`).
+_GLOBAL_UNICAST = ipaddress.ip_network("2000::/3")
+#: Ranges that are not public, although `is_global` is true for them in some Python versions that modelport supports.
+_NOT_PUBLIC_RANGES = tuple(
     map(ipaddress.ip_network, ("192.0.0.0/24", "192.88.99.0/24", "2001::/23", "2001:db8::/32", "3fff::/20"))
 )
 
@@ -48,10 +50,10 @@ async def with_image_bytes(request: Request, *, allow_private: bool = False) -> 
 
     Args:
         request: The request.
-        allow_private: Whether images may be fetched from addresses of this machine and its network.
+        allow_private: Whether images may be fetched from addresses that are not public, such as this machine's.
 
     Raises:
-        InvalidRequest: A URL is not allowed, does not exist, or is not that of an image.
+        InvalidRequest: A URL is not allowed, does not exist, or does not return an image.
         ConnectionFailed: A server cannot be reached, or is too slow.
         DeadlineExceeded: The deadline of the call has passed.
     """
@@ -78,7 +80,7 @@ async def with_image_bytes(request: Request, *, allow_private: bool = False) -> 
 
 
 async def _fetch_before_deadline(timeouts: Timeouts, url: str, location: str, allow_private: bool) -> Image:
-    """Fetch an image in the time that is left of the call."""
+    """Fetch an image before the deadline of the call."""
     if timeouts.deadline is None or timeouts.timeout is None:
         return await fetch_image(url, location, allow_private=allow_private)
     now = asyncio.get_running_loop().time
@@ -86,7 +88,7 @@ async def _fetch_before_deadline(timeouts: Timeouts, url: str, location: str, al
         try:
             return await fetch_image(url, location, allow_private=allow_private, timeout=min(TIMEOUT, seconds_left))
         except ConnectionFailed:
-            if now() < timeouts.deadline - 0.001:  # The timer of a loop may fire slightly early.
+            if now() < timeouts.deadline - 0.001:  # An event loop's timers may fire slightly early.
                 raise
     raise DeadlineExceeded(f"timeout={timeouts.timeout:g} s ran out before {location} was fetched from {_host(url)}.")
 
@@ -98,12 +100,12 @@ async def fetch_image(
 
     Args:
         url: An http or https URL.
-        location: The name of the image in errors.
-        allow_private: Whether the image may be fetched from an address of this machine or its network.
-        timeout: The limit in seconds, redirects included.
+        location: Where the image is in the request, such as `messages[0]['content'][1]`, for error messages.
+        allow_private: Whether the image may be fetched from an address that is not public, such as this machine's.
+        timeout: The time limit in seconds, redirects included; the default is 20.
 
     Raises:
-        InvalidRequest: The URL is not allowed, does not exist, or is not that of an image.
+        InvalidRequest: The URL is not allowed, does not exist, or does not return an image.
         ConnectionFailed: The server cannot be reached, or is too slow.
     """
     url = Url(url)
@@ -116,23 +118,26 @@ async def fetch_image(
     try:
         raise result
     finally:
-        del result  # Otherwise the error would refer to this frame, and the frame to the error.
+        del result  # Otherwise the error and this frame would refer to each other and stay in memory.
 
 
 async def _fetch_bytes(url: str, location: str, allow_private: bool, timeout: float) -> bytes | ModelError:
-    """Return the bytes, or the error to raise. It has none of aiohttp's frames and causes, which hold the whole URL."""
-    aiohttp = _aiohttp()
-    connector = aiohttp.TCPConnector(resolver=_resolver(allow_private), use_dns_cache=False, force_close=True)
+    """Return the bytes of the image, or the error that the caller must raise.
+
+    The error is returned, because the frames and causes of an error that aiohttp raised contain the whole URL.
+    """
+    aiohttp = _import_aiohttp()
+    connector = aiohttp.TCPConnector(resolver=_make_resolver(allow_private), use_dns_cache=False, force_close=True)
     try:
         async with (
             asyncio.timeout(timeout),
             aiohttp.ClientSession(
                 connector=connector,
                 cookie_jar=aiohttp.DummyCookieJar(),
-                auto_decompress=False,  # Otherwise a small body could become a very large one.
+                auto_decompress=False,  # A small compressed body could expand to a very large one.
                 headers={"Accept": "image/*", "Accept-Encoding": "identity"},
-                trust_env=False,  # A proxy would look up the address itself.
-                request_class=_request_class(allow_private),
+                trust_env=False,  # A proxy would look up the host name itself, without the checks.
+                request_class=_make_request_class(allow_private),
             ) as session,
         ):
             return await _read_body(session, url, location, allow_private)
@@ -165,11 +170,11 @@ async def _read_body(session: Any, url: str, location: str, allow_private: bool)
                 raise kind(
                     f"{location}: {_host(url)} returned no image (HTTP {response.status})", status=response.status
                 )
-            return await _read_limited(response.content.iter_any(), location, url)
+            return await _read_up_to_limit(response.content.iter_any(), location, url)
     raise InvalidRequest(f"{location}: {_host(url)} redirects more than {MAX_REDIRECTS} times")
 
 
-async def _read_limited(chunks: AsyncIterator[bytes], location: str, url: str) -> bytes:
+async def _read_up_to_limit(chunks: AsyncIterator[bytes], location: str, url: str) -> bytes:
     data = bytearray()
     async for chunk in chunks:
         data += chunk
@@ -179,16 +184,18 @@ async def _read_limited(chunks: AsyncIterator[bytes], location: str, url: str) -
 
 
 def _check_url(url: str, location: str, allow_private: bool) -> Any:
-    """Return the URL as the type that aiohttp connects with. If its host is a name, the resolver checks its addresses.
+    """Return the URL as a `yarl.URL`, the type that aiohttp uses. If its host is a name, only the resolver checks it.
 
     Raises:
-        InvalidRequest: The URL has another scheme, contains a password, or has an address that is not public.
+        InvalidRequest: The scheme is not http or https, the URL contains a user or a password, or its host is an
+            address that is not public.
     """
-    import yarl  # aiohttp depends on it.
+    import yarl  # It is installed with aiohttp.
 
     try:
         target = yarl.URL(url)
-        # The host to which aiohttp connects: yarl has translated it to ASCII, and `１２７。０。０。１` to an address.
+        # `raw_host` is the host to which aiohttp connects. yarl has translated it to ASCII, so that a host like
+        # `１２７。０。０。１` (full-width characters) is checked as the address 127.0.0.1.
         host, credentials = target.raw_host or "", target.raw_user or target.raw_password
     except ValueError:
         raise InvalidRequest(f"{location}: the image's URL is not valid") from None
@@ -199,34 +206,38 @@ def _check_url(url: str, location: str, allow_private: bool) -> Any:
     try:
         address = ipaddress.ip_address(host.partition("%")[0])
     except ValueError:
-        # aiohttp does not look up a host that looks like an address, and systems read `127.1` and `2130706433` as one.
+        # aiohttp does not look up hosts such as `127.1` and `2130706433`, so the resolver would not check them. But the
+        # operating system reads both as 127.0.0.1.
         if ":" in host or host.replace(".", "").isdigit():
             raise InvalidRequest(
                 f"{location}: {host} is neither a host name nor an address in the usual notation"
             ) from None
         return target
     if not allow_private and not is_public(address):
-        raise InvalidRequest(f"{location}: {_not_public(host)}")
+        raise InvalidRequest(f"{location}: {_not_public_text(host)}")
     return target
 
 
 def is_public(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
-    """Return whether an address, and any address that it contains, belongs to the public internet."""
+    """Return whether an address belongs to the public internet.
+
+    Some IPv6 addresses contain an IPv4 address, to which a gateway connects. They are public if that address is.
+    """
     if isinstance(address, ipaddress.IPv6Address):
         contained = address.ipv4_mapped or address.sixtofour
         if contained is None and address.teredo:
-            contained = address.teredo[1]
+            contained = address.teredo[1]  # The client's address.
         if contained is None and address in _NAT64:
             contained = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
         if contained is not None:
             return is_public(contained)
-        if address not in _UNICAST:
+        if address not in _GLOBAL_UNICAST:
             return False
-    special = any(address in network for network in _SPECIAL)
-    return address.is_global and not address.is_multicast and not special
+    is_excluded = any(address in network for network in _NOT_PUBLIC_RANGES)
+    return address.is_global and not address.is_multicast and not is_excluded
 
 
-def _not_public(host: str) -> str:
+def _not_public_text(host: str) -> str:
     return (
         f"{host} is not a public address, so nothing is fetched from it; create the model with allow_private_urls=True "
         "if you trust the authors of the URLs"
@@ -234,14 +245,14 @@ def _not_public(host: str) -> str:
 
 
 class _RefusedAddress(OSError):
-    """The address is not public. It is an `OSError` because aiohttp's resolvers and requests may raise that.
+    """A host name is not valid, or an address is not public. The message says which, and is shown to the caller.
 
-    Its message is meant for the caller.
+    This is an `OSError`, because aiohttp handles that class if a resolver or a request raises it.
     """
 
 
 def _find_refusal(error: BaseException | None) -> str | None:
-    """Return the message of a `_RefusedAddress` among the causes of an error."""
+    """Return the message of the `_RefusedAddress` that caused an error, or `None` if there is none."""
     while error is not None:
         if isinstance(error, _RefusedAddress):
             return str(error)
@@ -249,22 +260,23 @@ def _find_refusal(error: BaseException | None) -> str | None:
     return None
 
 
-def _resolver(allow_private: bool) -> Any:
+def _make_resolver(allow_private: bool) -> Any:
     """Return a resolver that passes only checked addresses to aiohttp."""
-    aiohttp = _aiohttp()
+    aiohttp = _import_aiohttp()
 
     class CheckingResolver(aiohttp.abc.AbstractResolver):  # type: ignore[name-defined,misc]
         async def resolve(self, host: str, port: int = 0, family: int = socket.AF_UNSPEC) -> list[dict[str, Any]]:
             try:
                 found = await in_thread(lambda: socket.getaddrinfo(host, port, family, socket.SOCK_STREAM))
-            except UnicodeError:  # A label of the name is empty, or has more than 63 characters.
+            except UnicodeError:  # A part of the name between dots is empty, or has more than 63 characters.
                 raise _RefusedAddress(f"{host[:80]} is not a valid host name") from None
             results = []
             for address_family, _, protocol, _, socket_address in found:
                 address = ipaddress.ip_address(str(socket_address[0]).partition("%")[0])
-                # One private address is enough to refuse the name: a name with both kinds is most likely an attack.
+                # One private address is enough to refuse the name: a host name that has both public and private
+                # addresses is most likely an attack.
                 if not allow_private and not is_public(address):
-                    raise _RefusedAddress(_not_public(host))
+                    raise _RefusedAddress(_not_public_text(host))
                 results.append({
                     "hostname": host, "host": str(address), "port": socket_address[1], "family": address_family,
                     "proto": protocol,
@@ -278,12 +290,12 @@ def _resolver(allow_private: bool) -> Any:
     return CheckingResolver()
 
 
-def _request_class(allow_private: bool) -> Any:
+def _make_request_class(allow_private: bool) -> Any:
     """Return a request class that checks the address of its connection before it sends anything.
 
-    This second check also covers connections to addresses that neither `_check_url` nor the resolver has checked.
+    This second check finds connections to addresses that neither `_check_url` nor the resolver has checked.
     """
-    aiohttp = _aiohttp()
+    aiohttp = _import_aiohttp()
 
     class CheckingRequest(aiohttp.ClientRequest):  # type: ignore[name-defined,misc]
         async def send(self, conn: Any) -> Any:
@@ -292,7 +304,7 @@ def _request_class(allow_private: bool) -> Any:
                 raise aiohttp.ClientConnectionError("the connection was closed before the request was sent")
             address = str(peer[0]).partition("%")[0]
             if not allow_private and not is_public(ipaddress.ip_address(address)):
-                raise _RefusedAddress(_not_public(address))
+                raise _RefusedAddress(_not_public_text(address))
             return await super().send(conn)
 
     return CheckingRequest
@@ -305,7 +317,7 @@ def _host(url: str) -> str:
         return "the URL"
 
 
-def _aiohttp() -> Any:
+def _import_aiohttp() -> Any:
     try:
         import aiohttp
         import aiohttp.abc

@@ -1,4 +1,8 @@
-"""Output that arrives as the arguments of a tool which the model was forced to call."""
+"""Reads the output from the arguments of a tool call that the model was forced to make.
+
+Some backends do not enforce an output type, but can force the model to call a tool. modelport then sends the schema of
+the output type as the parameters of a tool, so the arguments of the call are the output.
+"""
 
 from __future__ import annotations
 
@@ -12,17 +16,17 @@ from modelport.types.deltas import ChatMessageStreamDelta, ChatMessageToolCallSt
 
 
 async def arguments_as_text(deltas: Deltas, tool_name: str) -> Deltas:
-    """Turn the arguments of the first call of a tool into the text of the message.
+    """Turn the arguments of the first call of the forced tool into the text of the message.
 
-    Text that the model adds to the call is dropped. If the model did not call the tool, the text is all that there is,
-    and is emitted at the end.
+    Text that the model writes beside the call is dropped. If the model did not call the tool, its text is emitted at
+    the end.
 
     Args:
         deltas: The deltas of the backend.
         tool_name: The tool that the model was forced to call.
 
     Yields:
-        The same deltas without tool calls.
+        The same deltas, with the arguments as their text and without tool calls.
     """
     texts: list[str] = []
     forced_call: Any = None  # The index of the call whose arguments are the output.
@@ -32,7 +36,7 @@ async def arguments_as_text(deltas: Deltas, tool_name: str) -> Deltas:
             texts.append(delta.content or "")
             arguments = ""
             for call in delta.tool_calls or ():
-                # Parts without an index are complete calls, so each gets a value of its own.
+                # A part without an index is a complete call. `object()` is a key that is equal to no other.
                 index = object() if call.index is None else call.index
                 if forced_call is None and call.function is not None and call.function.name == tool_name:
                     forced_call = index

@@ -1,12 +1,17 @@
-"""The layer that carries out the plan of a request, and validates the response.
+"""The layer that sends a request as its plan says, and validates the response.
 
-`Adapt` is the outermost layer: retry and limit come after it. So each request of a plan, a retry with feedback too, is
-retried and limited like any call.
+`Adapt` is the outermost layer. One call may need several requests: a second request of the plan, or a retry with
+feedback. The retry and limit layers are inside of `Adapt`, so they apply to each of these requests.
 
-Each delta passes through the rewrites that the plan needs, in this order: calls are read from the text, calls after the
-first are dropped, the arguments of the forced tool become text, and the property of the wrapping object is extracted.
-Deltas are emitted as they arrive, except where an invalid output may be replaced by a better one: if the output type is
-only validated and the caller does not stream, deltas are buffered until the output is valid.
+Each delta passes through the rewrites that the plan needs, in this order:
+
+1. Tool calls are read from the text.
+2. Tool calls after the first are dropped.
+3. The arguments of the forced tool become the text of the message.
+4. The output is extracted from the object in which its schema was wrapped.
+
+Deltas are emitted as they arrive, with one exception: if an output type is not enforced and the caller does not stream,
+they are buffered until the output is valid, because a retry with feedback may replace them.
 """
 
 from __future__ import annotations
@@ -35,26 +40,26 @@ from modelport.types.request import Request
 from modelport.types.tools import check_calls
 from modelport.types.usage import TokenUsage
 
-#: How often an output that does not match its output type is sent back to the model with the error, if nothing
-#: enforces the output type.
+#: How many retries with feedback one call may make: an output that does not match its output type is sent back to the
+#: model with the error. This happens only if neither the engine nor the service enforces the output type.
 MAX_FEEDBACK_RETRIES = 2
 
 
 class Adapt:
-    """The layer.
+    """The layer that adapts requests and validates responses.
 
     Args:
-        allow_private_urls: Whether images may be fetched from private addresses.
+        allow_private_urls: Whether images may be fetched from addresses that are not on the public internet.
     """
 
     def __init__(self, allow_private_urls: bool = False) -> None:
         self._allow_private_urls = allow_private_urls
 
     def __call__(self, request: Request, next: Next) -> Deltas:
-        """Send what the plan of the request says, and validate the response.
+        """Send the request as its plan says, and validate the response.
 
         Raises:
-            UnsupportedFeature: The request cannot be carried out; nothing has been sent.
+            UnsupportedFeature: The backend does not support something in the request. Nothing has been sent.
         """
         capabilities = request.capabilities
         if not needs_plan(request, capabilities):
@@ -65,8 +70,8 @@ class Adapt:
         return _respond(plan, next) if plan.second is None else _respond_in_two_requests(plan, plan.second, next)
 
     async def _with_fetched_images(self, request: Request, next: Next) -> Deltas:
-        """Fetch the images that are given by URL, then go on with their bytes."""
-        from modelport.layers.adapt.fetch_images import with_image_bytes  # It imports asyncio.
+        """Fetch the images that are given by URL, and send the request with their bytes instead."""
+        from modelport.layers.adapt.fetch_images import with_image_bytes  # Here, because it imports asyncio.
 
         fetched = await with_image_bytes(request, allow_private=self._allow_private_urls)
         async with aclosing(self(fetched, next)) as deltas:
@@ -75,12 +80,12 @@ class Adapt:
 
 
 async def _respond_in_two_requests(plan: Plan, second: Plan, next: Next) -> Deltas:
-    """Send a request with tools and, if the model calls none, a second one with the output type."""
+    """Send a request with the tools. If the model calls none, send a second request with the output type instead."""
     buffered: list[ChatMessageStreamDelta] = []
     has_calls = False
     async with aclosing(_respond(plan, next)) as deltas:
         async for delta in deltas:
-            # Text before a call may turn out to be a draft of the output, which the caller must not see.
+            # Text is buffered until the model calls a tool. If the model calls none, the text is discarded.
             has_calls = has_calls or bool(delta.tool_calls)
             buffered.append(delta)
             if has_calls:
@@ -100,15 +105,15 @@ async def _respond_in_two_requests(plan: Plan, second: Plan, next: Next) -> Delt
 
 
 async def _respond(plan: Plan, next: Next, usage: TokenUsage | None = None) -> Deltas:
-    """Send the request of a plan, and validate the response. Retry with feedback if the plan allows it.
+    """Send the request of a plan, and validate the response. Retry with feedback if the output may be replaced.
 
     Args:
         plan: The plan. Its `second` plan is ignored.
         next: The next layer.
-        usage: The token usage of earlier requests for the same call.
+        usage: The token usage of the requests that were sent before for the same call.
     """
-    buffers = plan.enforcement == "validated" and not plan.original.stream
-    retries_left = MAX_FEEDBACK_RETRIES if buffers else 0
+    buffers_deltas = plan.enforcement == "validated" and not plan.original.stream
+    retries_left = MAX_FEEDBACK_RETRIES if buffers_deltas else 0
     request = plan.sent.replace(needs_closing_delta=True)
     while True:
         buffered: list[ChatMessageStreamDelta] = []
@@ -119,7 +124,7 @@ async def _respond(plan: Plan, next: Next, usage: TokenUsage | None = None) -> D
                 response.add(delta)
                 if delta.finish_reason is not None or delta.token_usage is not None:
                     closing = delta
-                elif buffers:
+                elif buffers_deltas:
                     buffered.append(delta)
                 else:
                     yield delta
@@ -140,20 +145,20 @@ async def _respond(plan: Plan, next: Next, usage: TokenUsage | None = None) -> D
 
 
 def _rewritten_deltas(plan: Plan, deltas: Deltas) -> Deltas:
-    """Return the deltas after the rewrites that the plan needs."""
+    """Return the deltas, rewritten as the plan requires."""
     if plan.text_calls is not None:
-        deltas = read_calls(deltas, plan.text_calls == "bare")
+        deltas = read_calls(deltas, forced=plan.text_calls == "bare")
     if plan.keeps_one_call:
         deltas = keep_first_call(deltas)
     if plan.forced_tool is not None:
         deltas = arguments_as_text(deltas, plan.forced_tool)
     if plan.is_wrapped:
-        deltas = unwrap_object(deltas, isinstance(plan.original.grammar, Choice))
+        deltas = unwrap_object(deltas, is_choice=isinstance(plan.original.grammar, Choice))
     return deltas
 
 
 def _with_feedback(request: Request, message: ChatMessage, error: InvalidOutput) -> Request:
-    """Return the request with the invalid output and the error at the end of its messages."""
+    """Return the request with two more messages: the invalid output, and its error with a request to answer again."""
     return request.replace(
         messages=(
             *request.messages,
@@ -167,10 +172,10 @@ def _validated_closing(plan: Plan, response: MessageBuilder, closing: ChatMessag
     """Validate a complete response.
 
     Returns:
-        The closing delta with the parsed output, the enforcement and the warnings of the plan.
+        The closing delta, to which the parsed output, the enforcement and the warnings of the plan were added.
 
     Raises:
-        InvalidToolCall: A call is broken or was not allowed, or a required call is missing.
+        InvalidToolCall: A tool call is not valid or not allowed, or a required tool call is missing.
         InvalidOutput: The output does not match the output type.
     """
     request, message = plan.original, response.message()
@@ -196,15 +201,15 @@ def _validated_closing(plan: Plan, response: MessageBuilder, closing: ChatMessag
 def _validated_output(plan: Plan, grammar: Grammar, message: ChatMessage) -> Any:
     """Return the parsed output of a message.
 
-    If the output was truncated and could have continued, it is not valid, even if the truncated text matches.
+    If the output was truncated and could have continued, it is invalid, even if the truncated text matches the type.
 
     Raises:
         InvalidOutput: The output does not match the output type.
     """
-    truncated, stop = message.finish_reason == "length", message.stop_sequence or ""
+    truncated, stop_sequence = message.finish_reason == "length", message.stop_sequence or ""
     try:
         parsed = _parse(grammar, message.text, plan.nulls_for_optional)
-        if (truncated or stop) and could_continue(grammar, message.text, stop):
+        if (truncated or stop_sequence) and could_continue(grammar, message.text, stop_sequence):
             raise ValueError("it could have continued")
     except (ValueError, RecursionError) as error:
         problem = f"The output does not match the output type: {error}."
@@ -212,22 +217,24 @@ def _validated_output(plan: Plan, grammar: Grammar, message: ChatMessage) -> Any
             problem = (
                 f"The output was truncated by max_tokens before it matched the output type: {error}. Raise max_tokens."
             )
-        elif stop:
+        elif stop_sequence:
             problem = (
-                f"The output was truncated by the stop sequence {stop!r} before it matched the output type: {error}."
+                f"The output was truncated by the stop sequence {stop_sequence!r} before it matched the output type: "
+                f"{error}."
             )
-        # The cause, if there is one, is the error that a validator of the caller's own type raised.
+        # If a validator of the caller's own type raised an error, `error.__cause__` is that error.
         raise InvalidOutput(problem, text=message.text, partial=message) from error.__cause__
     return parsed
 
 
 def _parse(grammar: Grammar, text: str, nulls_for_optional: bool) -> Any:
-    """Return the output as its output type parses it.
+    """Return the parsed output.
 
     Args:
         grammar: The output type.
         text: The output.
-        nulls_for_optional: Whether nulls in place of optional properties are removed first.
+        nulls_for_optional: Whether the model wrote null for optional properties that have no value. Those nulls are
+            removed before the output is parsed.
 
     Raises:
         ValueError: The output does not match the output type.
@@ -241,7 +248,7 @@ def _parse(grammar: Grammar, text: str, nulls_for_optional: bool) -> Any:
 
 
 def _add_usage(a: TokenUsage | None, b: TokenUsage | None) -> TokenUsage | None:
-    """Return the token usage of two requests together. A count that one of them lacks is unknown."""
+    """Return the sum of two token usages. A count that is unknown (`None`) in one of them is unknown in the sum."""
     if a is None or b is None:
         return a or b
     pairs = {name: (getattr(a, name), getattr(b, name)) for name in TokenUsage.__slots__}

@@ -1,38 +1,40 @@
-"""Decides how a request is carried out on a backend with given capabilities. Pure functions.
+"""Decides how a request is sent to a backend with given capabilities. The functions are pure.
 
 Theory of operation:
 
 Everything is decided before anything is sent. A request is sent as it is, or it is rewritten and the message says so
-(`warnings`, `enforcement`), or it is refused with `UnsupportedFeature`. First it is adapted to the capabilities
-(`adapt_to_capabilities`). Then two parts are planned, the tools and the output type (`grammar`):
+(`warnings`, `enforcement`), or it is refused with `UnsupportedFeature`. First `adapt_to_capabilities` adapts the
+parameters, content and roles of the request. Then two parts are planned, the tools and the output type (`grammar`):
 
-1. Tools, if the backend supports them, are sent. A `tool_choice` that the backend does not support is replaced:
+1. If the backend supports tools, they are sent. A `tool_choice` that the backend does not support is replaced:
 
-   - `none`: no tools are sent. The same holds if the backend does not accept tools next to an output type.
+   - `none`: no tools are sent. This also applies if the backend does not accept tools together with an output type.
    - a named tool: only that tool is sent, with `required`.
    - `required`: `auto` is sent. A warning says that the choice is checked, not enforced.
 
-   In any case the response is validated against the caller's own `tool_choice`.
-2. Tools, if the backend does not support them, are put into the prompt, with a warning. Calls are read from the text.
-   Tool calls and tool results of earlier turns are written as text, also if the request has no tools.
-3. An output type is enforced in the first of these ways that the backend offers:
+   The response is always validated against the `tool_choice` that the caller gave.
+2. If the backend does not support tools, they are described in the prompt, with a warning, and tool calls are read from
+   the text of the response. Tool calls and tool results in earlier messages become text, even in a request without
+   tools.
+3. An output type is enforced or validated in the first of these ways that the backend supports:
 
-   - `enforced`: by constrained decoding, or by the service's schema mode. A JSON schema is rewritten to the subset of
-     `schema_rules`. What the subset lacks is put into descriptions, and a warning says so. A schema that is not an
-     object, and a `Choice`, may become the one property of an object, because some services accept only objects.
-   - `forced_tool`: the schema becomes the parameters of a tool that the model must call. That needs a backend with
-     tools and a `tool_choice` of `named` or `required`, and a request without tools of its own. Stop sequences are not
+   - `enforced`: by constrained decoding, or by the service's schema mode. A JSON schema is rewritten to the subset that
+     the backend supports (`Capabilities.schema_rules`). Constraints outside of the subset are written into the
+     descriptions of the schema, and a warning says so. A `Choice`, or a schema that is not an object, may be wrapped in
+     an object with one property, because some services accept only objects.
+   - `forced_tool`: the schema becomes the parameters of a tool that the model must call. The backend must support tools
+     and the `tool_choice` `named` or `required`, and the caller's request must have no tools. Stop sequences are not
      sent, because they could truncate the JSON of the call; a warning says so.
    - `validated`: the output type is described in an additional message, and the output is validated.
 
-   With `strict` only the first way counts, and the subset must lack nothing. A Lark grammar cannot be validated, so it
-   is enforced or refused.
-4. An output type and tools together:
+   With `strict`, a request is refused unless the first way is possible and the subset includes every constraint of the
+   schema. A Lark grammar is enforced or refused, because modelport cannot validate an output against it.
+4. If a request has an output type and tools:
 
-   - With a `tool_choice` of `required` or of a named tool, the output would always be a tool call: this is refused.
-   - One request is sent if the output type is only validated, or if the backend enforces it next to tools.
-   - Otherwise two requests are planned. The first offers the tools alone. If the model calls none, its text is
-     discarded, and the second asks for the output type without tools.
+   - A `tool_choice` of `required` or of a named tool is refused, because the output would always be a tool call.
+   - One request is sent if the output type is only validated, or if the backend can enforce it in a request with tools.
+   - Otherwise two requests are planned. The first has the tools and no output type. If the model calls no tool, its
+     text is discarded, and the second request has the output type and no tools.
 """
 
 from __future__ import annotations
@@ -51,25 +53,30 @@ from modelport.types.output_types import Choice, Grammar, JSONSchema, Lark
 from modelport.types.request import Request
 from modelport.types.tools import NamedToolChoice, Tool
 
+#: A message that is added to a request if the service requires that a message mentions JSON.
 JSON_HINT = "Answer with a JSON object."
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How a request is carried out.
+    """How a request is sent, and how its response is read.
 
     Args:
         original: The caller's request. The response is validated against its tools, tool choice and output type.
         sent: The request that the backend receives.
-        enforcement: How the output type is enforced: `enforced`, `forced_tool` or `validated`; `None` without one.
-        forced_tool: The name of the tool whose arguments are the output.
-        is_wrapped: Whether the output is the one property of an object.
-        nulls_for_optional: Whether the output has nulls in place of optional properties that are missing.
-        text_calls: How tool calls are written in the text: `tagged` between marks, or `bare` if the whole output is a
-            call. `None` if the backend supports tools, or no call is expected.
-        fetches_images: Whether the images that are given by URL have to be fetched first.
-        warnings: What the message says about this plan.
-        second: The plan of a second request, which is sent if the response to the first has no tool call.
+        enforcement: How the output type is enforced: `enforced`, `forced_tool` or `validated`; `None` if the request
+            has no output type.
+        forced_tool: The name of the tool whose arguments are the output; `None` unless `enforcement` is `forced_tool`.
+        is_wrapped: Whether the model writes the output as the only property of an object.
+        nulls_for_optional: Whether the model writes null for an optional property that has no value, because the
+            backend requires every property.
+        text_calls: How the model writes tool calls in its text: `tagged` if each call stands between the marks
+            `<tool_call>` and `</tool_call>`, `bare` if the whole output is a call. `None` if the backend supports
+            tools, or if the model must not call any.
+        fetches_images: Whether the images that are given by URL have to be fetched before the request is sent.
+        warnings: The warnings that the message receives because of this plan.
+        second: The plan of a second request, which is sent if the response to the first has no tool call; `None` if
+            there is no second request.
     """
 
     original: Request
@@ -85,15 +92,15 @@ class Plan:
 
     @property
     def keeps_one_call(self) -> bool:
-        """Whether tool calls after the first are dropped, whatever the backend makes of the parameter."""
+        """Whether tool calls after the first are dropped, because some backends ignore `parallel_tool_calls=False`."""
         return bool(self.original.tools) and self.original.parameters.get("parallel_tool_calls") is False
 
 
 def plan_for(request: Request, capabilities: Capabilities) -> Plan:
-    """Return how the request is carried out.
+    """Return the plan for a request.
 
     Raises:
-        UnsupportedFeature: It cannot be carried out.
+        UnsupportedFeature: The backend does not support something in the request, and there is no substitute for it.
     """
     plan = _plan(adapt_to_capabilities(request, capabilities), capabilities)
     fetches_images = not capabilities.image_urls and has_image_urls(request.messages)
@@ -108,12 +115,13 @@ def _plan(request: Request, capabilities: Capabilities) -> Plan:
                 f"grammar and tool_choice={request.tool_choice!r} together: the output would always be a tool call and "
                 "never match the grammar; give one of them"
             )
-        alone = _plan(request.replace(tools=()), capabilities)
-        together = capabilities.grammar_with_tools and capabilities.tools
-        if alone.enforcement != "validated" and not (together and alone.enforcement == "enforced"):
-            return replace(_plan_tools(request.replace(grammar=None), capabilities), second=alone)
-    has_tool_part = request.tools or not capabilities.tools  # Earlier turns may have tool calls, which become text.
-    plan = _plan_tools(request, capabilities) if has_tool_part else Plan(request, request)
+        without_tools = _plan(request.replace(tools=()), capabilities)
+        accepts_both = capabilities.grammar_with_tools and capabilities.tools
+        if without_tools.enforcement != "validated" and not (accepts_both and without_tools.enforcement == "enforced"):
+            return replace(_plan_tools(request.replace(grammar=None), capabilities), second=without_tools)
+    # Without support for tools, tool calls in earlier messages become text, even if the request has no tools.
+    needs_tool_plan = request.tools or not capabilities.tools
+    plan = _plan_tools(request, capabilities) if needs_tool_plan else Plan(original=request, sent=request)
     return plan if grammar is None else _plan_output_type(plan, grammar, capabilities)
 
 
@@ -122,24 +130,24 @@ def _plan_tools(request: Request, capabilities: Capabilities) -> Plan:
         return _plan_prompted_tools(request, capabilities)
     choice, tools = request.tool_choice, request.tools
     warnings: tuple[str, ...] = ()
-    conflicts = request.grammar is not None and not capabilities.grammar_with_tools
-    if choice == "none" and (conflicts or "none" not in capabilities.tool_choices):
-        return Plan(request, request.replace(tools=(), tool_choice="auto"))
+    grammar_excludes_tools = request.grammar is not None and not capabilities.grammar_with_tools
+    if choice == "none" and (grammar_excludes_tools or "none" not in capabilities.tool_choices):
+        return Plan(original=request, sent=request.replace(tools=(), tool_choice="auto"))
     if isinstance(choice, NamedToolChoice) and "named" not in capabilities.tool_choices:
         tools, choice = tuple(tool for tool in tools if tool.name == choice.name), "required"
     if choice == "required" and "required" not in capabilities.tool_choices:
         choice, warnings = "auto", ("tool_choice was checked, not enforced: the backend supports only 'auto'",)
-    return Plan(request, request.replace(tools=tools, tool_choice=choice), warnings=warnings)
+    return Plan(original=request, sent=request.replace(tools=tools, tool_choice=choice), warnings=warnings)
 
 
 def _plan_prompted_tools(request: Request, capabilities: Capabilities) -> Plan:
     rewritten, forced = put_tools_into_prompt(request, capabilities)
-    # The tools may have been put into a new system message, which the backend may not accept.
+    # Adapt the request once more: the tools may be described in a new system message, which the backend may not accept.
     sent = adapt_to_capabilities(rewritten, capabilities)
     if not request.tools or request.tool_choice == "none":
-        return Plan(request, sent)
+        return Plan(original=request, sent=sent)
     warning = "tools were put into the prompt, because the backend does not support tools"
-    return Plan(request, sent, text_calls="bare" if forced else "tagged", warnings=(warning,))
+    return Plan(original=request, sent=sent, text_calls="bare" if forced else "tagged", warnings=(warning,))
 
 
 def _plan_output_type(plan: Plan, grammar: Grammar, capabilities: Capabilities) -> Plan:
@@ -148,7 +156,7 @@ def _plan_output_type(plan: Plan, grammar: Grammar, capabilities: Capabilities) 
         return replace(plan, enforcement="enforced")
     is_object = isinstance(grammar, JSONSchema) and grammar.schema.get("type") == "object"
     wrapper = wrap_in_object(grammar) if isinstance(grammar, JSONSchema | Choice) and not is_object else None
-    reason = ""
+    reason = ""  # Why the schema itself cannot be enforced.
     if JSONSchema in capabilities.grammars:
         for schema in (grammar, wrapper):
             try:
@@ -166,9 +174,9 @@ def _plan_output_type(plan: Plan, grammar: Grammar, capabilities: Capabilities) 
             "this backend cannot enforce a context-free grammar (Lark), and modelport cannot validate one"
         )
     can_force = capabilities.tools and not request.tools and capabilities.tool_choices & {"named", "required"}
-    document = grammar if is_object else wrapper
-    if isinstance(document, JSONSchema) and can_force:
-        plan = _plan_forced_tool(plan, document, capabilities)
+    object_schema = grammar if is_object else wrapper
+    if isinstance(object_schema, JSONSchema) and can_force:
+        plan = _plan_forced_tool(plan, object_schema, capabilities)
         return replace(plan, is_wrapped=not is_object)
     may_call = bool(plan.original.tools) and plan.original.tool_choice != "none"
     instruction = f"{'Call a tool, or answer with' if may_call else 'Answer with'} {grammar.describe()}"
@@ -178,11 +186,11 @@ def _plan_output_type(plan: Plan, grammar: Grammar, capabilities: Capabilities) 
 
 
 def _plan_schema(plan: Plan, grammar: JSONSchema, capabilities: Capabilities) -> Plan:
-    """Return the plan with the schema in the subset that the backend enforces.
+    """Return the plan with the schema rewritten to the subset that the backend enforces.
 
     Raises:
         UnsupportedSchema: The schema cannot be expressed in the subset.
-        UnsupportedFeature: The subset lacks a keyword of the schema, and the request is `strict`.
+        UnsupportedFeature: The request is `strict`, and the schema has a keyword that the subset lacks.
     """
     rules = capabilities.schema_rules
     if rules is None:
@@ -195,7 +203,7 @@ def _plan_schema(plan: Plan, grammar: JSONSchema, capabilities: Capabilities) ->
         )
     warnings = (*plan.warnings, *rewritten.warnings)
     sent = plan.sent.replace(grammar=replace(grammar, schema=rewritten.schema))
-    # A mode for any JSON object (`SchemaRules.any_object`) is refused unless a message mentions JSON.
+    # Services with a mode for "any JSON object" (`any_object`) refuse it unless a message mentions JSON.
     if rules.any_object and is_any_object(rewritten.schema) and not _mentions_json(sent):
         sent = sent.replace(messages=(*sent.messages, ChatMessage(MessageRole.USER, JSON_HINT)))
         warnings = (
@@ -208,9 +216,9 @@ def _mentions_json(request: Request) -> bool:
     return any("json" in message.text.lower() for message in request.messages)
 
 
-def _plan_forced_tool(plan: Plan, document: JSONSchema, capabilities: Capabilities) -> Plan:
-    """Return the plan with the schema of an object as the parameters of a tool that the model must call."""
-    tool = Tool(document.name, "Give the answer through this tool.", document.schema)
+def _plan_forced_tool(plan: Plan, object_schema: JSONSchema, capabilities: Capabilities) -> Plan:
+    """Return the plan with a tool that the model must call, and that has the schema of an object as its parameters."""
+    tool = Tool(object_schema.name, "Give the answer through this tool.", object_schema.schema)
     choice = NamedToolChoice(tool.name) if "named" in capabilities.tool_choices else "required"
     warnings = plan.warnings
     if plan.sent.stop_sequences:

@@ -1,14 +1,15 @@
-"""Tools for models whose backend supports none: described in the prompt, called in text, parsed into tool calls.
+"""Tools for backends without support for tools: the prompt describes them, and the model calls them in its text.
 
 The rules of this format:
 
-- Tools are listed in the system message, each as JSON with its name, description and the JSON schema of its arguments.
-- If the model may call a tool, a call is text of the form `<tool_call>{"name": …, "arguments": {…}}</tool_call>`, which
-  most open models have seen in training. Text before the first call is the message's text.
-- If the model must call a tool, the whole output is one call as bare JSON, or a list of calls if parallel calls are
-  allowed. The backend's constrained decoding enforces its schema, if the backend has it.
-- Tool calls and tool results of earlier turns are written into the conversation in the same format.
-- A call that cannot be parsed keeps its text as its arguments, so that the error can show it.
+- The system message lists the tools, each as JSON with its name, its description and the JSON schema of its arguments.
+- If the model may call a tool, it writes a call as `<tool_call>{"name": …, "arguments": {…}}</tool_call>`, the format
+  in which most open models were trained. The text before the first call is the text of the message.
+- If the model must call a tool, its whole output is one call as JSON without the marks, or a list of calls if parallel
+  calls are allowed. If the backend has constrained decoding, it enforces the schema of this output.
+- Tool calls and tool results in earlier messages are written as text: calls in the format above, results between
+  `<tool_response>` and `</tool_response>`.
+- If a call cannot be parsed, its arguments are its whole text, so that the error can show it.
 """
 
 from __future__ import annotations
@@ -34,15 +35,16 @@ from modelport.types.output_types import JSONSchema
 from modelport.types.request import Request
 from modelport.types.tools import NamedToolChoice, Tool
 
+#: The marks around a tool call in the text.
 OPEN, CLOSE = "<tool_call>", "</tool_call>"
 
 
 def put_tools_into_prompt(request: Request, capabilities: Capabilities) -> tuple[Request, bool]:
-    """Return the request with its tools in the prompt, and whether the whole output must be a call.
+    """Return the request with its tools described in the prompt, and whether the whole output must be a tool call.
 
     Args:
         request: A request with tools, or with tool calls in its messages.
-        capabilities: What the backend supports. Its constrained decoding enforces a forced call's schema.
+        capabilities: What the backend supports. If it enforces JSON schemas, it enforces that of a required call.
     """
     messages = tuple(_as_text(message) for message in request.messages)
     tools = request.tools
@@ -51,27 +53,28 @@ def put_tools_into_prompt(request: Request, capabilities: Capabilities) -> tuple
     parameters = {key: value for key, value in request.parameters.items() if key != "parallel_tool_calls"}
     if not tools or request.tool_choice == "none":
         return request.replace(messages=messages, tools=(), tool_choice="auto", parameters=parameters), False
-    forced = request.tool_choice != "auto"
+    forced = request.tool_choice != "auto"  # The model must call a tool.
     parallel = bool(request.parameters.get("parallel_tool_calls"))
-    messages = append_to_system_message(messages, _instructions(tools, forced, parallel))
+    messages = append_to_system_message(messages, _instructions(tools, forced=forced, parallel=parallel))
     grammar: Any = request.grammar
     if forced:
-        # The schemas of tools are not rewritten to a subset of JSON Schema, so a backend with one cannot enforce them.
+        # `schema_rules` means that the backend enforces only a subset of JSON Schema. The schema of a call is not
+        # rewritten to the subset, so such a backend cannot enforce it.
         enforceable = JSONSchema in capabilities.grammars and capabilities.schema_rules is None
-        grammar = JSONSchema(call_schema(tools, parallel), name="tool_call") if enforceable else None
+        grammar = JSONSchema(call_schema(tools, parallel=parallel), name="tool_call") if enforceable else None
     return (
         request.replace(
             messages=messages, tools=(), tool_choice="auto", grammar=grammar, parameters=parameters,
-            # Stop sequences are meant for text, and the JSON of a call may contain them.
+            # A stop sequence could occur in the JSON of the call, and would truncate it.
             stop_sequences=() if forced else request.stop_sequences,
         ),
         forced,
     )  # fmt: skip
 
 
-def _instructions(tools: tuple[Tool, ...], forced: bool, parallel: bool) -> str:
+def _instructions(tools: tuple[Tool, ...], *, forced: bool, parallel: bool) -> str:
     """Return the text that describes the tools and how to call them."""
-    # Without `strict`, which is meant for a service and not for the model.
+    # `strict` is left out: it is an option for a service, and means nothing to the model.
     listed = "\n".join(json.dumps(replace(tool, strict=None).to_dict()["function"]) for tool in tools)
     call = '{"name": <name of the tool>, "arguments": <its arguments>}'
     if forced:
@@ -82,15 +85,15 @@ def _instructions(tools: tuple[Tool, ...], forced: bool, parallel: bool) -> str:
     return f"You can call these tools, given with the JSON schema of their arguments:\n{listed}\n{how}"
 
 
-def call_schema(tools: tuple[Tool, ...], parallel: bool) -> dict[str, Any]:
+def call_schema(tools: tuple[Tool, ...], *, parallel: bool) -> dict[str, Any]:
     """Return the JSON schema of one call of these tools, or of a list of calls if parallel calls are allowed."""
     definitions: dict[str, Any] = {}
     calls = []
     for index, tool in enumerate(tools):
         arguments = relocate(tool.parameters, f"/$defs/tool{index}")
         if arguments != tool.parameters:
-            # The schema refers to itself or to its definitions, whose names another tool may use too. So each such
-            # schema becomes one definition, with its own definitions inside.
+            # `relocate` has changed references, so the schema refers to its own root or to its own `$defs`. Other tools
+            # may use the same names in `$defs`. So the whole schema becomes a definition with a name of its own.
             definitions[f"tool{index}"] = arguments
             arguments = {"$ref": f"#/$defs/tool{index}"}
         calls.append(
@@ -108,17 +111,17 @@ def call_schema(tools: tuple[Tool, ...], parallel: bool) -> dict[str, Any]:
 
 
 def _as_text(message: ChatMessage) -> ChatMessage:
-    """Return a message of the history with its tool calls, or its tool result, written as text."""
+    """Return an earlier message with its tool calls or its tool result written as text."""
     if message.role == MessageRole.TOOL:
-        head, tail = "<tool_response>\n", "\n</tool_response>"
+        begin, end = "<tool_response>\n", "\n</tool_response>"
         if isinstance(message.content, tuple):  # The parts may be images, so they are not joined into one text.
-            return ChatMessage(MessageRole.USER, (Text(head), *message.content, Text(tail)))
-        return ChatMessage(MessageRole.USER, f"{head}{text_of(message.content)}{tail}")
+            return ChatMessage(MessageRole.USER, (Text(begin), *message.content, Text(end)))
+        return ChatMessage(MessageRole.USER, f"{begin}{text_of(message.content)}{end}")
     if not message.tool_calls:
         return message
     functions = [call.function for call in message.tool_calls]
     calls = [
-        # `arguments_json` does not encode arguments that are a JSON text already.
+        # `arguments_json` returns the arguments as JSON text; arguments that are JSON text already stay unchanged.
         f'{OPEN}{{"name": {json.dumps(function.name)}, "arguments": {function.arguments_json() or "{}"}}}{CLOSE}'
         for function in functions
     ]
@@ -132,18 +135,19 @@ async def read_calls(
     marks: tuple[str, str] = (OPEN, CLOSE),
     parse: Callable[[str], Any] | None = None,
 ) -> Deltas:
-    """Turn the calls in the text of these deltas into tool calls.
+    """Turn the tool calls in the text of these deltas into `tool_calls`.
 
     Args:
         deltas: The deltas of the backend.
-        forced: Whether the whole text is a call, or a list of calls.
-        marks: The texts with which a call begins and ends. If the second is empty, a call goes on to the end of the
-            output.
-        parse: Parses the text between the marks into a dict with `name` and `arguments`, or a list of such dicts; it
-            returns `None` if it cannot. By default the text is parsed as JSON, and that of a forced call always is.
+        forced: Whether the whole text is one call, or a list of calls.
+        marks: The texts at which a call begins and ends. If the second is empty, a call ends where the next call
+            begins, or at the end of the output.
+        parse: A function that parses the text between the marks into a dict with `name` and `arguments`, or into a list
+            of such dicts. It returns `None` if the text is not valid. By default, and always if `forced`, the text is
+            parsed as JSON.
 
     Yields:
-        Text before the first call as soon as it arrives, and the calls at the end of the output.
+        The text before the first call as soon as it arrives, and all calls at the end of the output.
     """
     scanner = StopScanner([marks[0]])
     in_call = forced
@@ -154,10 +158,10 @@ async def read_calls(
             async for delta in deltas:
                 text = delta.content or ""
                 if not in_call and text:
-                    complete = scanner.buffered + text
+                    not_emitted = scanner.buffered + text
                     text, found = scanner.feed(text)
                     if found:
-                        in_call, call_text = True, complete[len(text) :]
+                        in_call, call_text = True, not_emitted[len(text) :]
                 elif in_call:
                     call_text += text
                     text = ""
@@ -185,7 +189,7 @@ async def read_calls(
 def _parse_calls(
     text: str, forced: bool, marks: tuple[str, str], parse: Callable[[str], Any] | None
 ) -> list[ChatMessageToolCallStreamDelta]:
-    """Return the calls in this text. A call that cannot be parsed has no name, and its text as its arguments."""
+    """Return the calls in this text. A call that cannot be parsed has an empty name, and its text as its arguments."""
     if forced:
         texts = [text]
     else:
@@ -199,9 +203,12 @@ def _parse_calls(
             value = None
         for call in value if isinstance(value, list) else [value]:
             if isinstance(call, dict) and isinstance(call.get("name"), str):
+                # Some models write `parameters` instead of `arguments`.
                 key = "arguments" if "arguments" in call else "parameters"
                 arguments = call.get(key, {})
                 if not isinstance(arguments, str):
+                    # Arguments that the model wrote as JSON are returned as the same text. Encoding them again could
+                    # change them, for example the digits of a number.
                     is_one_json_object = call is value and (forced or parse is None)
                     original = _original_json(call_text, key) if is_one_json_object else None
                     arguments = original or json.dumps(arguments)
@@ -216,14 +223,17 @@ def _parse_calls(
     ]
 
 
-_KEY = re.compile(r'[\s{,]*("(?:[^"\\]|\\.)*")\s*:\s*')
+_OBJECT_KEY = re.compile(r'[\s{,]*("(?:[^"\\]|\\.)*")\s*:\s*')
 
 
 def _original_json(text: str, key: str) -> str | None:
-    """Return the value of a key as the text of a JSON object spells it, or `None` if the object lacks the key."""
-    found, position, decoder = None, 0, json.JSONDecoder()
-    while head := _KEY.match(text, position):
-        _, position = decoder.raw_decode(text, head.end())
-        if json.loads(head[1]) == key:
-            found = text[head.end() : position]
-    return found
+    """Return the text of the value that a key has in the text of a JSON object, or `None` if the object lacks the key.
+
+    If the key occurs several times, the last value counts, as in `json.loads`.
+    """
+    value_text, position, decoder = None, 0, json.JSONDecoder()
+    while match := _OBJECT_KEY.match(text, position):
+        _, position = decoder.raw_decode(text, match.end())
+        if json.loads(match[1]) == key:
+            value_text = text[match.end() : position]
+    return value_text

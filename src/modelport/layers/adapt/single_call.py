@@ -1,4 +1,4 @@
-"""Limits a message to one tool call, also where the backend ignores `parallel_tool_calls=False`."""
+"""Limits a message to one tool call, for backends that ignore `parallel_tool_calls=False`."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ _CALLS_DROPPED = (
 
 
 async def keep_first_call(deltas: Deltas) -> Deltas:
-    """Drop all tool calls after the first, and add a warning if there were any."""
-    indices: list[int] = []
+    """Drop all tool calls after the first, and add a warning if any were dropped."""
+    indices: list[int] = []  # The positions of the calls so far. The parts of one call have the same position.
     warned = False
     async with aclosing(deltas):
         async for delta in deltas:
@@ -23,7 +23,7 @@ async def keep_first_call(deltas: Deltas) -> Deltas:
                 continue
             first_call_parts = []
             for part in delta.tool_calls:
-                # `accumulate` numbers parts without an index in the same way.
+                # A part without an index is a complete call. `MessageBuilder` numbers such calls in the same way.
                 index = part.index if part.index is not None else len(indices)
                 if index not in indices:
                     indices.append(index)

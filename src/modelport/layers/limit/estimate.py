@@ -1,4 +1,4 @@
-"""Estimates how many tokens a request costs, before it is sent."""
+"""Estimates how many tokens a request will use, before it is sent."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from modelport.types.request import Request
 
 #: Tokens that are assumed for the output if `max_tokens` is not set and no output has been received yet.
 UNKNOWN_OUTPUT_TOKENS = 1024
-#: Bytes of text that are assumed for one token. Most tokenizers need more, so the estimate is on the safe side.
+#: Bytes of text that are assumed for one token. Most tokenizers put more bytes into a token, so the real number of
+#: tokens is usually smaller than the estimate.
 BYTES_PER_TOKEN = 2
 
 
@@ -17,9 +18,9 @@ def estimate_tokens(request: Request, limit: float, longest_output: int) -> int:
 
     Args:
         request: The request. `max_tokens`, if it is set, is the estimate of the output.
-        limit: The limit of tokens per minute. The estimate is never above it: a request that is larger than the limit
-            by estimate is still sent, alone in its window.
-        longest_output: Tokens of the longest output that has been received, or 0.
+        limit: The limit of tokens per minute. A larger estimate is reduced to this limit, because otherwise the request
+            could never be sent. It is then sent when no other request is in the window.
+        longest_output: The tokens of the longest output that has been received so far; 0 if none has been received.
 
     Raises:
         InvalidRequest: `max_tokens` is above the limit.
@@ -30,8 +31,8 @@ def estimate_tokens(request: Request, limit: float, longest_output: int) -> int:
             f"max_tokens={max_tokens} is above tokens_per_minute={limit:g}, so the request could never be sent: "
             "lower max_tokens or raise tokens_per_minute"
         )
-    prompt = sum(map(text_size, request.messages)) // BYTES_PER_TOKEN + 1
-    return int(min(prompt + (max_tokens or longest_output or UNKNOWN_OUTPUT_TOKENS), limit))
+    prompt_tokens = sum(map(text_size, request.messages)) // BYTES_PER_TOKEN + 1
+    return int(min(prompt_tokens + (max_tokens or longest_output or UNKNOWN_OUTPUT_TOKENS), limit))
 
 
 def text_size(message: ChatMessage) -> int:

@@ -2,17 +2,20 @@
 
 Theory of operation:
 
-- A call is admitted if a concurrency slot is free, the window has room for it, and no other call waits before it. All
-  three are checked under one lock, so that two threads cannot take the same last slot.
-- Otherwise the call joins the queue. It checks again when it is woken, when the window may have room, or when it polls.
-- A call that leaves the queue, finishes, or turns out to cost fewer tokens than estimated wakes the first waiter.
+- The requests and tokens of the last 60 seconds are counted in a window (`RateWindow`). A call is admitted if a
+  concurrency slot is free, the window has room for its request, and no other call waits before it. All three conditions
+  are checked under one lock, so that two threads cannot take the same last slot.
+- Otherwise the call joins the queue. It checks the conditions again when it is woken, when the window is expected to
+  have room, and at regular intervals.
+- A call wakes the first waiting call when it leaves the queue, when it finishes, and when its real number of tokens is
+  known, which may be smaller than the estimate.
 - A concurrency slot is released when the call and every thread that it started have finished. A thread cannot be
-  stopped: if the caller leaves or a time limit ends, the thread works on, and so does the engine or the connection.
-- With `shared`, several processes count in one window. The first waiter of each process asks there for admission;
-  those behind it wait for their turn. The process also counts its admitted requests in its own window, which takes over
-  while the shared window cannot be reached, if the caller has chosen that.
-- After a fork, the child starts with an empty window, an empty queue and free slots: the calls of the parent go on in
-  the parent alone, and a lock that another of its threads had taken would never be released in the child.
+  stopped: if the caller leaves or a time limit ends, the thread still uses the engine or the connection.
+- With `shared`, several processes count their requests in one shared window. In each process, only the first waiting
+  call asks the shared window for admission. The process also counts its admitted requests in its own window, and uses
+  that one while the shared window cannot be reached, if the caller has chosen `on_unavailable="local"`.
+- After a fork, the child process starts with a new lock, an empty window, an empty queue and free slots. The calls of
+  the parent do not exist in the child, and a lock that another thread had taken would never be released there.
 """
 
 from __future__ import annotations
@@ -37,12 +40,13 @@ from modelport.types.deltas import ChatMessageStreamDelta
 from modelport.types.request import Request
 from modelport.types.usage import TokenUsage
 
-#: Seconds after which a shared window is asked again at the latest: the requests of other processes may have cost fewer
-#: tokens than estimated.
+#: Seconds after which a waiting call asks the shared window again at the latest. It may have room earlier than it said,
+#: if requests of other processes used fewer tokens than estimated.
 SHARED_POLL_SECONDS = 1.0
 #: Seconds for which a shared window is not asked after it could not be reached.
 SHARED_PAUSE_SECONDS = 5.0
-#: Seconds that a shared window may take to respond before the waiter that asked it counts as late.
+#: Seconds for which a waiting call may wait for the shared window's response before its event loop is assumed to be
+#: stalled.
 SHARED_RESPONSE_SECONDS = 10.0
 _NOT_SHARED = "the rate limits were enforced by this process alone: the shared limits could not be reached"
 
@@ -52,7 +56,7 @@ class SharedWindow(Protocol):
 
     Attributes:
         on_unavailable: `error` if calls fail while the window cannot be reached; `local` if each process then enforces
-            the limits alone.
+            the limits in its own window.
     """
 
     @property
@@ -63,22 +67,32 @@ class SharedWindow(Protocol):
     async def acquire(
         self, name: str, request_id: str, seconds: float, requests: float | None, tokens: float | None, wanted: int
     ) -> float:
-        """Admit a request, or return the seconds to wait before asking again; 0 means that it is admitted."""
+        """Admit a request and return 0, or return the seconds to wait before asking again.
+
+        Args:
+            name: The name of the limit.
+            request_id: The identifier of the request, which must be the same each time it asks.
+            seconds: The length of the window in seconds.
+            requests: The most requests in one window; `None` for no limit.
+            tokens: The most tokens in one window; `None` for no limit.
+            wanted: The estimated tokens of this request.
+        """
         ...
 
     async def correct(self, name: str, request_id: str, tokens: int) -> None:
-        """Replace the estimated tokens of an admitted request by those that it used."""
+        """Replace the estimated tokens of an admitted request by the tokens that it used."""
         ...
 
 
 class _Admission:
-    """A call that wants to be sent, and what it holds once it is admitted.
+    """A request that waits for admission or has been admitted.
 
     Attributes:
         tokens: The estimate of its tokens.
-        entry: Its entry in this process's window.
-        slot: Its concurrency slot, or `None` if `max_concurrency` is not set.
-        shared_id: Its identifier in the shared window, or `None` if it is not counted there.
+        entry: Its entry in the window of this process. It is set when the request is admitted.
+        slot: Its concurrency slot. `None` until the request is admitted, or if `max_concurrency` is not set.
+        shared_id: Its identifier in the shared window. `None` if the shared window has not been asked, or could not be
+            reached.
     """
 
     __slots__ = ("tokens", "entry", "slot", "shared_id")
@@ -92,17 +106,23 @@ class _Admission:
 
 
 class _ConcurrencySlot:
-    """One of the slots of `max_concurrency`. It is free once every holder has released it or has been collected."""
+    """One of the slots of `max_concurrency`.
+
+    Its holders are the call and each thread that works for the call. The slot becomes free when every holder has
+    released it or has been garbage-collected.
+    """
 
     def __init__(self, limit: Limit) -> None:
         self._limit, self._holders = limit, 1
 
     def retain(self) -> bool:
+        """Add a holder. Return False, and add none, if the slot is free already because the call has ended."""
         with self._limit._lock:
             self._holders += self._holders > 0
             return self._holders > 0
 
     def release(self) -> None:
+        """Remove a holder. If it was the last, free the slot and wake the first waiting call."""
         with self._limit._lock:
             self._holders -= 1
             if not self._holders:
@@ -110,33 +130,34 @@ class _ConcurrencySlot:
                 self._limit._wake_first()
 
     async def read(self, deltas: Deltas) -> ChatMessageStreamDelta | None:
-        """Read the next delta, in a context in which threads that work for the call can retain this slot."""
+        """Read the next delta. Threads that are started meanwhile find this slot in `slots.current`, and retain it."""
         token = slots.current.set(self)
         try:
             return await anext(deltas, None)
         finally:
             try:
                 slots.current.reset(token)
-            except ValueError:  # The garbage collector closes the call, in a context of its own.
+            except ValueError:  # The garbage collector closes the call in another context, where `token` is invalid.
                 pass
 
 
 class Limit:
-    """The layer.
+    """The layer that enforces rate limits and the limit of concurrent requests.
 
     Args:
         requests_per_minute: The most requests that are sent in any 60 seconds.
-        tokens_per_minute: The most tokens, input and output, of the requests that are sent in any 60 seconds. Until its
-            usage is known, a request counts as an estimate: one token for every 2 bytes of the prompt, and
-            `max_tokens` or the longest output so far.
-        max_concurrency: The most requests at the same time. A request that the caller has left counts until its
-            thread, if it has one, has finished.
-        clock: A function that returns the time in seconds, and never goes back.
-        shared: The window in which several processes count the two limits per minute together.
-        name: The name of the limit in the shared window.
+        tokens_per_minute: The most tokens, input and output, of the requests that are sent in any 60 seconds. Until the
+            token usage of a request is known, an estimate counts: one token for every 2 bytes of the prompt, and for
+            the output `max_tokens` or the longest output so far.
+        max_concurrency: The most requests at the same time. A request that the caller has cancelled counts until every
+            thread that works for it has finished.
+        clock: A function that returns the time in seconds. The time must never go back.
+        shared: The shared window, if several processes share the two limits per minute.
+        name: The name of the limit in the shared window; `model` by default.
 
     Raises:
-        InvalidRequest: A limit is not a number of at least 1, or `shared` is of no use.
+        InvalidRequest: A limit is not a number of at least 1, `shared` is not a shared window, or there is no limit per
+            minute to share.
     """
 
     def __init__(
@@ -165,16 +186,16 @@ class Limit:
         self._reset()
 
     def _reset(self) -> None:
-        _limits.add(self)
-        # Reentrant, because the garbage collector may close a waiting call at any time, also in a thread that has
-        # taken the lock.
+        _all_limits.add(self)
+        # The lock is reentrant: while a thread has it, the garbage collector may run in that thread and close a waiting
+        # call, which takes the lock too.
         self._lock = threading.RLock()
         self._window = RateWindow(self.requests_per_minute, self.tokens_per_minute, WINDOW_SECONDS)
         self._queue = WaiterQueue()
-        # Weak, so that the slot of a call that nobody closes becomes free when the call is collected.
+        # The references are weak, so that the slot of a call that is garbage-collected but never closed becomes free.
         self._slots: weakref.WeakSet[_ConcurrencySlot] = weakref.WeakSet()
         self._longest_output = 0
-        self._shared_paused_until = float("-inf")
+        self._shared_paused_until = float("-inf")  # The shared window is not asked before this time.
 
     def __getstate__(self) -> dict[str, Any]:
         names = ("requests_per_minute", "tokens_per_minute", "max_concurrency", "_clock", "shared", "name")
@@ -210,54 +231,60 @@ class Limit:
             await self._correct_shared(admission, usage)
 
     async def _admit(self, tokens: int) -> _Admission:
-        """Wait until a request of so many tokens is admitted."""
+        """Wait until a request with this estimate of tokens is admitted."""
         admission = _Admission(tokens)
         waiter: Waiter | None = None
         try:
             while True:
                 with self._lock:
-                    now, full = self._clock(), self._is_full
+                    now, is_full = self._clock(), self._is_full
                     if waiter is not None:
-                        waiter.due = now  # This loop runs now, however late it is.
-                    # A new call may overtake waiters if the loops of all of them stand still.
-                    first = not self._queue or self._queue.first(now) is waiter
-                    shared = self.shared is not None and now >= self._shared_paused_until
+                        waiter.check_due = now  # The event loop of this call runs, so its waiter is not skipped.
+                    # If the event loops of all waiting calls are stalled, `first` returns `None`, and so a new call,
+                    # which has no waiter yet, is the first.
+                    is_first = not self._queue or self._queue.first(now) is waiter
+                    uses_shared = self.shared is not None and now >= self._shared_paused_until
                     # `None`: the delay is unknown. It depends on the calls before this one, or on other processes.
-                    delay = None if full or shared or not first else self._window.delay(now, tokens)
+                    delay = None if is_full or uses_shared or not is_first else self._window.delay(now, tokens)
                     if delay == 0:
-                        return self._enter(admission, waiter, now)
-                    if not first and not full:  # The loop of the waiter before this one may have come to a halt.
+                        return self._count_admitted(admission, waiter, now)
+                    if not is_first and not is_full:
+                        # The call that should have woken the first waiter may have a stalled event loop.
                         self._queue.wake_first(now)
                     if waiter is None:
                         waiter = Waiter()
                         self._queue.append(waiter)
-                    asks_shared = shared and first and not full
-                    waiter.due = now + (SHARED_RESPONSE_SECONDS if asks_shared else self._until_next_check(delay))
+                    asks_shared = uses_shared and is_first and not is_full
+                    waiter.check_due = now + (
+                        SHARED_RESPONSE_SECONDS if asks_shared else self._seconds_until_check(delay)
+                    )
                 if asks_shared:
                     delay = await self._ask_shared(admission)
                     with self._lock:
                         now = self._clock()
-                        # The slot may have been taken while this waited for the response.
+                        # Another call may have taken the last slot while this one waited for the response. The delay
+                        # until a slot is free is unknown, so a `delay` of 0 then becomes `None`.
                         if delay == 0 and not self._is_full:
-                            return self._enter(admission, waiter, now)
-                        waiter.due = now + self._until_next_check(delay or None)
-                await waiter.wait(self._until_next_check(delay or None))
+                            return self._count_admitted(admission, waiter, now)
+                        waiter.check_due = now + self._seconds_until_check(delay or None)
+                await waiter.wait(self._seconds_until_check(delay or None))
         finally:
             if waiter is not None:
                 with self._lock:
-                    if waiter in self._queue:  # It was cancelled while it waited.
+                    if waiter in self._queue:  # The call was cancelled, or failed, while it waited.
                         self._queue.remove(waiter)
                         self._wake_first()
 
-    def _until_next_check(self, delay: float | None) -> float:
+    def _seconds_until_check(self, delay: float | None) -> float:
+        """Return the seconds after which a waiting call checks again; `delay` is `None` if the delay is unknown."""
         return self._queue.poll_interval() if delay is None else delay
 
     @property
     def _is_full(self) -> bool:
         return self.max_concurrency is not None and len(self._slots) >= self.max_concurrency
 
-    def _enter(self, admission: _Admission, waiter: Waiter | None, now: float) -> _Admission:
-        """Count an admitted call, and wake the next waiter; under the lock."""
+    def _count_admitted(self, admission: _Admission, waiter: Waiter | None, now: float) -> _Admission:
+        """Count an admitted request, and wake the next waiting call. The caller must have taken the lock."""
         if waiter is not None:
             self._queue.remove(waiter)
         admission.entry = self._window.add(now, admission.tokens)
@@ -268,14 +295,14 @@ class Limit:
         return admission
 
     def _finish(self, admission: _Admission, usage: TokenUsage | None) -> None:
-        """Correct the estimate, and release the call's own hold of its slot."""
+        """Replace the estimated tokens by those that the request used, and release the slot for the call."""
         with self._lock:
             if usage is not None and usage.total_tokens is not None:
                 self._window.correct(admission.entry, usage.total_tokens)
                 self._longest_output = max(self._longest_output, usage.output_tokens or 0)
             if admission.slot is not None:
                 admission.slot.release()
-            if self.tokens_per_minute is not None:  # The call may have cost fewer tokens than estimated.
+            if self.tokens_per_minute is not None:  # The request may have used fewer tokens than estimated.
                 self._wake_first()
 
     def _wake_first(self) -> None:
@@ -283,7 +310,7 @@ class Limit:
             self._queue.wake_first(self._clock())
 
     async def _ask_shared(self, admission: _Admission) -> float:
-        """Return the seconds after which the shared window is asked again; 0 if it has admitted the request."""
+        """Ask the shared window for admission. Return 0 if it admits the request, and else the seconds to wait."""
         assert self.shared is not None
         request_id = admission.shared_id or uuid.uuid4().hex
         try:
@@ -293,12 +320,12 @@ class Limit:
             if self.shared.on_unavailable == "error" or isinstance(error, AuthenticationError | InvalidRequest):
                 raise
             self._shared_paused_until, admission.shared_id = self._clock() + SHARED_PAUSE_SECONDS, None
-            return 0.001  # The next check then uses this process's own window.
+            return 0.001  # Check again almost at once, now in the window of this process.
         admission.shared_id = request_id
         return min(delay, SHARED_POLL_SECONDS)
 
     async def _correct_shared(self, admission: _Admission, usage: TokenUsage | None) -> None:
-        """Report the tokens that a request used to the shared window. If that fails, the estimate stays."""
+        """Report to the shared window how many tokens a request used. If that fails, its estimate still counts."""
         total = None if usage is None else usage.total_tokens
         if self.shared is None or admission.shared_id is None or total is None or self.tokens_per_minute is None:
             return
@@ -316,11 +343,12 @@ def _check_limit(name: str, value: Any, *, whole: bool = False) -> None:
         raise InvalidRequest(f"{name}={value!r}: must be a {kind} of at least 1, or None for no limit")
 
 
-_limits: weakref.WeakSet[Limit] = weakref.WeakSet()
+#: All limits of this process, which must be reset after a fork.
+_all_limits: weakref.WeakSet[Limit] = weakref.WeakSet()
 
 
 def _reset_after_fork() -> None:
-    for limit in list(_limits):
+    for limit in list(_all_limits):
         limit._reset()
 
 

@@ -3,15 +3,16 @@
 Theory of operation:
 
 - Calls are served in the order in which they joined, whichever thread and event loop they run on.
-- Only the first call is woken. It checks whether it can go. When it leaves the queue, the next call is woken.
+- Only the first call is woken. It checks whether it may be sent. When it leaves the queue, it wakes the next call.
 - A waiting call sleeps on its own event loop. Any thread can wake it.
-- An event loop may stall while a call waits on it: a notebook's loop between two cells, or a loop that code blocks.
-  A stalled call must not delay those behind it. So each waiter sets a time at which it checks again at the latest. If
-  it is late by more than a second, its loop is assumed to be stalled, and the waiter is skipped. It keeps its
-  position, and is served again as soon as its loop runs.
-- A stalled call cannot wake the next one when it should leave the queue. So every waiter also checks by itself whether
-  it has become the first: about once a second, and less often if so many wait that together they would check too often.
-- A waiter whose loop has been closed never runs again. It is removed.
+- An event loop may stall while a call waits on it, for example a notebook's loop between two cells, or a loop that is
+  blocked by synchronous code. The calls behind it must not wait for it. So each waiter states when it will check again
+  at the latest. If more than a second has passed since that time, its loop is assumed to be stalled, and the waiter is
+  skipped. The waiter does not lose its position: it is the first again as soon as its loop runs.
+- A stalled call does not run, so it never leaves the queue and never wakes the call behind it. So every waiter also
+  wakes by itself and checks whether it has become the first. It does so about once a second. If many calls wait, each
+  of them checks less often, so that all together check at most 100 times a second.
+- A waiter whose event loop has been closed can never run again. It is removed.
 - The queue takes no lock. The caller makes sure that only one thread uses it at a time.
 """
 
@@ -19,11 +20,11 @@ from __future__ import annotations
 
 from collections import deque
 
-#: Seconds by which a waiter may be late before its event loop is assumed to be stalled.
+#: Seconds by which a waiter's check may be late before its event loop is assumed to be stalled.
 LATE_SECONDS = 1.0
-#: Seconds after which each waiter checks by itself whether it has become the first.
+#: Seconds after which a waiter that nobody has woken checks by itself whether it has become the first.
 POLL_SECONDS = 1.0
-#: How often all waiters together may check, per second.
+#: How often per second all waiters together may check by themselves.
 MAX_POLLS_PER_SECOND = 100
 
 
@@ -31,20 +32,20 @@ class Waiter:
     """A call in the queue. It belongs to the event loop that is running when it is created.
 
     Attributes:
-        due: The time at which the waiter checks again at the latest, if its event loop is not stalled. A waiter that
-            is late by more than `LATE_SECONDS` is skipped.
+        check_due: The time at which the waiter checks again at the latest, unless its event loop is stalled. The limit
+            layer sets it. A waiter that is late by more than `LATE_SECONDS` is skipped.
     """
 
     def __init__(self) -> None:
-        import asyncio  # It is imported at the first call and not with the package.
+        import asyncio  # Imported at the first call and not with the package, because the import takes long.
 
         self._loop = asyncio.get_running_loop()
         self._event = asyncio.Event()
-        self.due = float("inf")
+        self.check_due = float("inf")
 
     @property
-    def is_lost(self) -> bool:
-        """Whether the event loop is closed, so that the call can never go on."""
+    def is_loop_closed(self) -> bool:
+        """Whether the event loop of the call is closed, so that the call can never go on."""
         return self._loop.is_closed()
 
     def wake(self, now: float) -> bool:
@@ -57,11 +58,11 @@ class Waiter:
             self._loop.call_soon_threadsafe(self._event.set)
         except RuntimeError:
             return False
-        self.due = min(self.due, now)  # The call should check at once, and is late if it does not.
+        self.check_due = min(self.check_due, now)  # The call must check now. If it does not, its loop is stalled.
         return True
 
     async def wait(self, seconds: float) -> None:
-        """Sleep until somebody wakes this waiter, or until the time has passed."""
+        """Sleep until `wake` is called, but at most for this number of seconds."""
         import asyncio
 
         self._event.clear()
@@ -75,20 +76,23 @@ class Waiter:
 class WaiterQueue(deque[Waiter]):
     """The waiters that joined (`append`) and have not left (`remove`), in order of joining.
 
-    This class inherits from `deque`, because every call checks whether the queue is empty, and a deque does that
-    without a call of a Python function.
+    The class inherits from `deque`, because every call checks whether the queue is empty. On a subclass of `deque`,
+    that check does not call a Python function, so it takes less time.
     """
 
     def first(self, now: float) -> Waiter | None:
-        """Return the first waiter whose event loop runs, or `None` if there is none."""
-        while self and self[0].is_lost:
+        """Return the first waiter whose event loop is neither stalled nor closed, or `None` if there is none."""
+        while self and self[0].is_loop_closed:
             self.popleft()
-        # The list is a copy, because the garbage collector may change the queue at any time: a garbage-collected
-        # generator runs its `finally`, which removes its waiter from this queue.
-        return next((waiter for waiter in list(self) if now <= waiter.due + LATE_SECONDS and not waiter.is_lost), None)
+        # `list` makes a copy. If a waiting call is garbage-collected during the iteration, its `finally` block removes
+        # its waiter from this queue, and iterating over a changed deque raises an error.
+        return next(
+            (w for w in list(self) if now <= w.check_due + LATE_SECONDS and not w.is_loop_closed),
+            None,
+        )
 
     def wake_first(self, now: float) -> None:
-        """Wake the first waiter whose event loop runs, if there is one."""
+        """Wake the first waiter whose event loop is neither stalled nor closed, if there is one."""
         while (first := self.first(now)) is not None and not first.wake(now):
             self.remove(first)
 

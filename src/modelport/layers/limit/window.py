@@ -2,14 +2,14 @@
 
 Theory of operation:
 
-- The window slides. At any time it holds the requests that were admitted in the last 60 seconds. A counter that is
-  reset every minute would admit twice the limit around a reset.
+- The window slides. At any time it contains the requests that were admitted in the last 60 seconds. A counter that is
+  reset every minute would be simpler, but could admit twice the limit in the seconds around a reset.
 - A request counts from the time at which it is admitted, with an estimate of its tokens. `correct` replaces the
   estimate as soon as the usage is known. A request that has already left the window is not corrected.
-- A request is admitted if the window then holds at most the limit of requests and at most the limit of tokens. So a
-  burst up to the limit is admitted at once.
-- Otherwise the request waits until enough of the oldest requests have left the window. A request that is above the
-  limit by itself waits until the window is empty.
+- A request is admitted if the window, with this request, does not exceed the limit of requests or the limit of
+  tokens. Requests are not spread over the minute: as many as the limits allow are admitted at once.
+- Otherwise the request waits until enough of the oldest requests have left the window. A request whose tokens alone
+  exceed the limit waits until the window is empty, and is then admitted.
 - This module reads no clock and takes no lock. The caller passes the time in seconds, which never goes back, and makes
   sure that only one thread uses a window at a time.
 """
@@ -19,7 +19,7 @@ from __future__ import annotations
 from collections import deque
 
 WINDOW_SECONDS = 60.0
-#: The shortest wait. Without it, a rounding error of the clock could make a caller check again at once.
+#: The shortest wait in seconds. A wait that was rounded to 0 would make the caller check again without any pause.
 _SHORTEST_DELAY = 0.001
 
 
@@ -28,8 +28,8 @@ class WindowEntry:
 
     Attributes:
         admitted_at: The time at which the request was admitted.
-        tokens: The tokens that it counts as.
-        in_window: Whether the window still counts it.
+        tokens: The tokens with which the request counts: first the estimate, later the tokens that it used.
+        in_window: Whether the request is still in the window.
     """
 
     __slots__ = ("admitted_at", "tokens", "in_window")
@@ -44,7 +44,7 @@ class RateWindow:
     Args:
         requests: The most requests in one window, or `None` for no limit.
         tokens: The most tokens in one window, or `None` for no limit.
-        seconds: The length of the window.
+        seconds: The length of the window; 60 by default.
     """
 
     def __init__(self, requests: float | None, tokens: float | None, seconds: float = WINDOW_SECONDS) -> None:
@@ -52,14 +52,15 @@ class RateWindow:
         self._max_tokens = float("inf") if tokens is None else tokens
         self.seconds = seconds
         self._entries: deque[WindowEntry] = deque()
-        # Adding up the tokens of all entries for each request would cost time in proportion to the window's length.
+        # The sum of the entries' tokens. It is updated with each change, because adding up all entries for each request
+        # would be slow.
         self._tokens = 0
 
     def __len__(self) -> int:
         return len(self._entries)
 
     def delay(self, now: float, tokens: int) -> float:
-        """Return the seconds until a request of so many tokens can be admitted; 0 if it can be admitted now."""
+        """Return the seconds until a request with this number of tokens can be admitted; 0 if that is now."""
         self._drop_expired(now)
         free_requests = self._max_requests - len(self._entries)
         free_tokens = self._max_tokens - self._tokens - tokens
@@ -73,7 +74,7 @@ class RateWindow:
         return max(entry.admitted_at + self.seconds - now, _SHORTEST_DELAY)
 
     def add(self, now: float, tokens: int) -> WindowEntry:
-        """Count a request that is admitted now, whether or not it fits."""
+        """Count a request that is admitted now. This method does not check the limits."""
         self._drop_expired(now)
         entry = WindowEntry(now, tokens)
         self._entries.append(entry)
@@ -81,7 +82,7 @@ class RateWindow:
         return entry
 
     def correct(self, entry: WindowEntry, tokens: int) -> None:
-        """Replace the estimated tokens of a request by those that it used."""
+        """Replace the estimated tokens of a request by the tokens that it used."""
         if entry.in_window:
             self._tokens += tokens - entry.tokens
             entry.tokens = tokens
