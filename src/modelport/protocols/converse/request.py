@@ -175,7 +175,9 @@ def _check_tool_results(turns: list[dict[str, Any]]) -> None:
             raise InvalidRequest(
                 f"the tool call {missing[0]!r} has no result: add a 'tool' message for it right after it"
             )
-        if extra := [result_id for result_id in result_ids if result_id not in call_ids or result_ids.count(result_id) > 1]:
+        if extra := [
+            result_id for result_id in result_ids if result_id not in call_ids or result_ids.count(result_id) > 1
+        ]:
             raise InvalidRequest(
                 f"the 'tool' message for {extra[0]!r} must be the only one, and right after the message with that call"
             )
