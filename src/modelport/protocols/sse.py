@@ -57,8 +57,8 @@ class EventParser:
             blocks[0] = b"".join((*self._buffered_parts, blocks[0]))
             self._buffered_parts, self._buffered_size = [], 0
         if len(self._remainder) > 2:
-            # The empty line that ends the event may begin in the last two bytes. The bytes before them are set aside, so
-            # that a long event is not searched again with each chunk.
+            # The empty line that ends the event may begin in the last two bytes. The bytes before these are set aside,
+            # so that a long event is not searched again with each chunk.
             self._buffered_parts.append(self._remainder[:-2])
             self._remainder = self._remainder[-2:]
             self._buffered_size += len(self._buffered_parts[-1])

@@ -12,9 +12,9 @@ Daemon threads that still wait for an item of a stream receive neither an item n
 A fork copies no threads. So the child process does this:
 
 1. It counts the fork (`fork_count`). A call or stream of the parent finds that the count differs from the count at its
-   start. Asking for the process id instead would add a third to the time that a delta takes in this package.
-2. It detaches from its parent's engines, and never closes or destroys them: that would wait for threads which exist only
-   in the parent.
+   start. Asking for the process id instead would add a third to the time that a delta takes in modelport.
+2. It detaches from its parent's engines. It never closes or destroys them, because that would wait for threads which
+   exist only in the parent.
 3. If its parent had engines, it exits without the exit handlers of native libraries, which would also wait for these
    threads. Engines that such a child loads itself are not closed either.
 
@@ -114,7 +114,7 @@ def _after_fork_in_child() -> None:
 
 
 def _skip_native_exit_handlers() -> None:
-    """Make this process exit without the exit handlers of native libraries, which would wait for the parent's threads."""
+    """Make this process exit without the exit handlers of native libraries, which would wait for parent threads."""
     global _engines_can_be_closed
     _engines_can_be_closed = False
     libc = ctypes.CDLL(None)

@@ -11,8 +11,8 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
-#: Event loop -> its resource, and the generator that closes the resource. The loops have the type `Any`, because asyncio
-#: is not imported before the first call.
+#: Event loop -> its resource, and the generator that closes the resource. The loops have the type `Any`, because
+#: asyncio is not imported before the first call.
 _Entries = dict[Any, tuple[Any, AsyncGenerator[None, None]]]
 
 
@@ -26,7 +26,7 @@ class PerLoop(Generic[T]):
     def __init__(self, close: Callable[[T], Awaitable[Any]]) -> None:
         self._close = close
         self._entries: _Entries = {}
-        # The finaliser refers to the dict of resources and not to this object, which would then never be collected.
+        # The finaliser gets the dict and not this object: an object to which its finaliser refers is never collected.
         weakref.finalize(self, _close_all, self._entries).atexit = False
 
     async def get(self, make: Callable[[], T]) -> T:

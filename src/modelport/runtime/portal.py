@@ -154,7 +154,7 @@ class _LoopThread:
         self.loop.close()
 
     def stop(self) -> None:
-        """Cancel all tasks and end the loop within a second, at interpreter exit. Errors of the tasks are not logged."""
+        """Cancel all tasks and end the loop within a second, at interpreter exit. Errors of tasks are not logged."""
         self.stopping = True
 
         async def cancel_all() -> None:
@@ -351,7 +351,7 @@ class SyncIteration(Generic[T]):
             _abandon(self._mailbox, self._cancel)
 
     def drop(self) -> None:
-        """Stop the generator without waiting until it has stopped. A stream that is deleted before its end does this."""
+        """Stop the generator, and return at once. A stream that is deleted before its end calls this method."""
         if not self._ended and self._mailbox is not None and self._fork_count == lifecycle.fork_count:
             self._ended = True
             self._mailbox.is_open = False

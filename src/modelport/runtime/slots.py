@@ -1,4 +1,4 @@
-"""The concurrency slot of a call (`max_concurrency`), which becomes free when the call and all its threads have finished.
+"""The concurrency slot of a call (`max_concurrency`), which is released when the call and its threads have finished.
 
 The layer `limit` holds the slot, and so does each thread that does blocking work for the call. A thread can't be
 stopped from outside: if the call is cancelled or its timeout passes, the thread continues to work.
@@ -22,8 +22,8 @@ class Slot(Protocol):
         ...
 
 
-#: The slot of the call that runs in this context. It is set while a delta of the call is read and reset before the delta
-#: is yielded, because the consumer may resume the generator in another context.
+#: The slot of the call that runs in this context. It is set while a delta of the call is read, and reset before the
+#: delta is yielded, because the consumer may resume the generator in another context.
 current: ContextVar[Slot | None] = ContextVar("modelport_slot", default=None)
 
 

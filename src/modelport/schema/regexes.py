@@ -4,8 +4,8 @@ In this module, "engines" are those that constrain a model's output; the regex e
 These rules hold:
 
 - A pattern means the same to the engine that enforces it and to the validation of the output.
-- `\d`, `\w`, `\s` and `\b` are written out as ASCII classes, because that is what people mean by them. Otherwise engines
-  would allow any of Unicode's 760 digits for `\d`, and a model at high temperature would write them.
+- `\d`, `\w`, `\s` and `\b` are written out as ASCII classes, because that is what people mean by them. Otherwise
+  engines would allow any of Unicode's 760 digits for `\d`, and a model at high temperature would write them.
 - `(?i)` follows Unicode's case rules, as in the engines. Python's `re.ASCII` would change the case rules along with the
   classes, so it is not used. Python counts `ı` and `İ` as cases of `i`; the engines don't. Therefore the validation can
   reject output that an engine allows, but only for these two characters in a negated class under `(?i)`.
@@ -38,8 +38,8 @@ _TOKEN = rf"""
     | (?P<count>{_COUNT})
     | (?P<literal>[/\n{{])
 """
-#: The tokens of a pattern that a translation may change. Everything else in a pattern remains as it is. The groups `set`,
-#: `unset` and `end` are the parts of a group with flags such as `(?i-s:`.
+#: The tokens of a pattern that a translation may change. Everything else in a pattern remains as it is. In a construct
+#: with flags, such as `(?i-s:`, the group `set` matches `i`, `unset` matches `-s`, and `end` matches `:`.
 _TOKENS = re.compile(_TOKEN, re.VERBOSE)
 #: The same tokens for a pattern with the flag `(?x)`, in which white space and comments are skipped.
 _VERBOSE_TOKENS = re.compile(rf"(?P<skipped>\#[^\n]*|[ \t\n\r\f\v])|{_TOKEN}", re.VERBOSE)

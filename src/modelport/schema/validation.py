@@ -34,8 +34,8 @@ def _problem_of_schema(text: str) -> str | None:
     try:
         Draft202012Validator.check_schema(json.loads(text))
     except SchemaError as error:
-        # The error itself may only say "not valid under any of the given schemas". The best match of the errors that led
-        # to it is specific, such as "'text' is not one of 'array', 'boolean', …".
+        # The error itself may only say "not valid under any of the given schemas". The errors that led to it are
+        # specific, such as "'text' is not one of 'array', 'boolean', …".
         nearest = best_match(error.context) if error.context else error
         return f"the JSON schema is invalid at {error.json_path}: {_shorten(nearest.message)}"
     except (RecursionError, OverflowError) as error:  # Parsing a `pattern` can raise these.
@@ -77,8 +77,8 @@ def _shorten(message: str) -> str:
     return message if len(message) <= 2000 else f"{message[:1000]} … {message[-1000:]}"
 
 
-#: A value that is not nested deeper than this can be checked within Python's recursion limit, unless the schema refers to
-#: itself without end.
+#: A value that is not nested deeper than this can be checked within Python's recursion limit, unless the references of
+#: the schema form an endless loop.
 _SAFE_DEPTH = 20
 
 

@@ -27,7 +27,7 @@ class Dialect:
     Args:
         capabilities: The values of `Capabilities` in which the server differs.
         output_fields: A function that takes an output type and returns the fields of the body that request it, or
-            `None` if the server takes the same fields as OpenAI's API. By default, it takes the same for all types.
+            `None` if they are the same as in OpenAI's API. By default, they are the same for all output types.
         strict_tools: Whether a tool is sent with `strict: true` unless the caller set `strict`.
         effort_in_template: Whether `reasoning_effort` is sent as variables of the chat template, and not as a field.
         streams_always: Whether the server is asked for a stream even if the caller did not ask for one.
@@ -86,7 +86,7 @@ def _tgi_output_fields(grammar: Grammar) -> dict[str, Any] | None:
     See https://huggingface.co/docs/text-generation-inference/conceptual/guidance
     """
     if isinstance(grammar, Lark):
-        return None
+        return None  # The capabilities below exclude Lark, so no such request is sent.
     if isinstance(grammar, JSONSchema):
         return {"response_format": {"type": "json", "value": grammar.schema}}
     if isinstance(grammar, Choice):

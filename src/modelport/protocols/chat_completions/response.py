@@ -5,7 +5,8 @@
 - Token usage may come in its own chunk without choices, in the last chunk, or in every chunk. It is emitted once, with
   the finish reason, in the delta that `finish` returns.
 - A service may answer a streaming request with one complete message.
-- Content may be a list of parts, of which only the text is used. Reasoning may be called `reasoning_content` or `reasoning`.
+- Content may be a list of parts, of which only the text is used.
+- Reasoning may be called `reasoning_content` or `reasoning`.
 - Parallel tool calls may all have index 0, or no index at all. They are distinguished by their ids and names.
 - An error may come inside a response with status 200, or as a chunk of a stream.
 - A stream that ends without a finish reason may be incomplete. It is an error unless `accept_missing_finish` is set.

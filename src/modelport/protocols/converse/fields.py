@@ -1,7 +1,7 @@
 """Fields of a Converse request other than messages and tools: parameters, guardrail, cache points.
 
-`fields_from` writes each parameter of a request to its field. `complete_guardrail_config` and `add_cache_points` add the
-rest. No function does I/O. They enforce these rules before anything is sent:
+`fields_from` writes each parameter of a request to its field. `complete_guardrail_config` and `add_cache_points` then
+change the result in place. These functions enforce the following rules before anything is sent:
 
 - `temperature` is between 0 and 1.
 - A reasoning budget has at least `MIN_REASONING_BUDGET` tokens, and fewer than `max_tokens`, which includes the
@@ -22,12 +22,12 @@ from modelport.errors import InvalidRequest, UnsupportedFeature
 from modelport.protocols.converse.content import cache_point
 from modelport.types.request import Request
 
-#: modelport's parameter -> the path of its field in the arguments of `converse`: the keys from the outermost dict to the
-#: field, joined by dots. `Capabilities.renamed` has the paths of the parameters whose field depends on the model.
+#: modelport's parameter -> the path of its field in the arguments of `converse`: the keys of the nested dicts, joined by
+#: dots. `Capabilities.renamed` has the paths of the parameters whose field depends on the model.
 FIELD_PATHS = {"max_tokens": "inferenceConfig.maxTokens", "temperature": "inferenceConfig.temperature",
                "top_p": "inferenceConfig.topP"}  # fmt: skip
 #: Parameters that are named as in the service's documentation. Callers may write them in snake case too. The last three
-#: are no arguments of `converse`: `complete_guardrail_config` and `add_cache_points` write their values where they belong.
+#: are no arguments of `converse`: `complete_guardrail_config` and `add_cache_points` turn them into other fields.
 SERVICE_FIELDS = frozenset({
     "inferenceConfig", "toolConfig", "guardrailConfig", "additionalModelRequestFields", "promptVariables",
     "additionalModelResponseFieldPaths", "requestMetadata", "performanceConfig", "serviceTier", "outputConfig",
