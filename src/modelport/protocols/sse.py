@@ -47,12 +47,12 @@ class EventParser:
         Raises:
             MalformedResponse: An event is larger than `max_event_size`.
         """
-        text = self._remainder + chunk
-        if b"\r" in text:
-            ends_with_cr = text.endswith(b"\r")
-            complete = text[:-1] if ends_with_cr else text
-            text = complete.replace(b"\r\n", b"\n").replace(b"\r", b"\n") + b"\r" * ends_with_cr
-        *blocks, self._remainder = text.split(b"\n\n")
+        buffer = self._remainder + chunk
+        if b"\r" in buffer:
+            ends_with_cr = buffer.endswith(b"\r")
+            complete = buffer[:-1] if ends_with_cr else buffer
+            buffer = complete.replace(b"\r\n", b"\n").replace(b"\r", b"\n") + b"\r" * ends_with_cr
+        *blocks, self._remainder = buffer.split(b"\n\n")
         if blocks and self._buffered_parts:
             blocks[0] = b"".join((*self._buffered_parts, blocks[0]))
             self._buffered_parts, self._buffered_size = [], 0

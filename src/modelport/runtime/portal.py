@@ -6,7 +6,7 @@ Theory of operation:
   thread, which starts with the first call. So a synchronous call works in a notebook, whose own loop is running, in any
   thread, and after a fork.
 - `run(coroutine)` runs a coroutine as one task on the loop thread. `SyncIteration(generator)` reads an async generator
-  as one task on the loop thread. Both run in the caller's context.
+  as one task on the loop thread. Both run in a copy of the caller's context.
 - The task sends everything to its caller through one queue, the caller's mailbox: the items of a generator, work for
   the caller's own thread (`in_callers_thread`), and at last `_End`, which holds the result or the error. The caller
   waits for the mailbox and for nothing else.
@@ -73,7 +73,7 @@ class _CallerWork:
         elif isinstance(error, StopIteration):  # A future can't hold a StopIteration.
             self.result.set_exception(RuntimeError("generate() raised StopIteration"))
         else:
-            # `run` raises KeyboardInterrupt and SystemExit in the caller's thread; here they only cancel the task.
+            # KeyboardInterrupt and SystemExit are raised in the caller's thread. In the task they are a cancellation.
             self.result.set_exception(error if isinstance(error, Exception) else asyncio.CancelledError())
 
 
@@ -272,7 +272,7 @@ def _abandon(mailbox: _Mailbox, cancel: Callable[[], None], timeout: float = lif
         while type(item := mailbox.get(timeout=timeout)) is not _End:
             if type(item) is _CallerWork:
                 item.refuse()
-        mailbox.put(item)  # Another thread may still wait for the next item.
+        mailbox.put(item)  # Another thread may still wait for the next item, and must receive the end too.
     except Empty:
         pass
 
@@ -300,7 +300,7 @@ class SyncIteration(Generic[T]):
     """An async generator that is read from a thread.
 
     Args:
-        generator: One task on the loop thread reads the generator. The task does not wait until `next` is called.
+        generator: One task on the loop thread reads the generator ahead, without waiting for calls of `next`.
     """
 
     def __init__(self, generator: AsyncGenerator[T, None]) -> None:
@@ -316,7 +316,7 @@ class SyncIteration(Generic[T]):
 
         Raises:
             StopIteration: The generator has ended, or was closed.
-            RuntimeError: The stream was opened in another process.
+            RuntimeError: This object was made before a fork, and this is the child process.
         """
         if self._fork_count != lifecycle.fork_count:
             raise RuntimeError("this stream was opened before a fork and can only be read in the parent process")
@@ -334,7 +334,7 @@ class SyncIteration(Generic[T]):
             raise
         if type(item) is not _End:
             return item  # type: ignore[no-any-return]
-        if self._ended:  # Another thread has closed the stream, and may still wait for the end.
+        if self._ended:  # Another thread has closed the stream meanwhile, and may still wait for the end.
             self._mailbox.put(item)
             raise StopIteration
         self._ended = True

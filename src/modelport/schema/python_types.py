@@ -58,7 +58,7 @@ def parse_json_as(python_type: Any, text: str) -> Any:
         # pydantic does not wrap what a validator raises, unless it is a ValueError or an AssertionError.
         message = " ".join(str(error).split())
         name = getattr(python_type, "__name__", python_type)
-        raise ValueError(f"a validator of {name} failed on it: {type(error).__name__}: {message}") from error
+        raise ValueError(f"a validator of {name} raised {type(error).__name__}: {message}") from error
 
 
 def _json_path(keys: tuple[str | int, ...]) -> str:

@@ -49,7 +49,7 @@ def inline_root_reference(schema: Schema) -> Schema:
 
 
 def find_unresolved_reference(schema: Schema) -> str | None:
-    """Return the first reference whose target is not in the schema, or `None`; nothing is fetched."""
+    """Return the first reference whose target is not in the schema, or `None`. No URL is fetched."""
     from referencing import Registry, Resource
     from referencing.exceptions import Unresolvable
     from referencing.jsonschema import DRAFT202012

@@ -1,11 +1,11 @@
 r"""Translates Python's regular expressions for engines that enforce them, and matches output against them.
 
-In this module, "engines" are those that constrain a model's output; the regex engines of Python and Rust are named.
-These rules hold:
+In this module, "engines" are those that constrain a model's output. `fullmatch` validates output of the type `Regex`,
+and `search` validates a string against the `pattern` of a JSON schema. These rules hold:
 
-- A pattern means the same to the engine that enforces it and to the validation of the output.
-- `\d`, `\w`, `\s` and `\b` are written out as ASCII classes, because that is what people mean by them. Otherwise
-  engines would allow any of Unicode's 760 digits for `\d`, and a model at high temperature would write them.
+- A `Regex` means the same to the engine that enforces it and to the validation of the output.
+- In a `Regex`, `\d`, `\w`, `\s` and `\b` are written out as ASCII classes, because that is what people mean by them.
+  Otherwise engines would allow any of Unicode's 760 digits for `\d`, and a model at high temperature would write them.
 - `(?i)` follows Unicode's case rules, as in the engines. Python's `re.ASCII` would change the case rules along with the
   classes, so it is not used. Python counts `ı` and `İ` as cases of `i`; the engines don't. Therefore the validation can
   reject output that an engine allows, but only for these two characters in a negated class under `(?i)`.
@@ -14,6 +14,7 @@ These rules hold:
   it.
 - Rust's regex engine lacks look-around, back references and possessive quantifiers, and refuses large patterns. Such
   patterns are matched by Python's, if an upper bound of its steps, computed from the parsed pattern, is small enough.
+  Otherwise they are refused.
 """
 
 from __future__ import annotations
@@ -61,7 +62,7 @@ _UNSUPPORTED_CONSTRUCTS = {"(?>": "an atomic group", "(?(": "a conditional", "(?
 
 @lru_cache(256)
 def for_python(pattern: str) -> str:
-    """Translate a pattern so that Python's `re`, without flags, matches it with the meaning that `Regex` defines."""
+    """Translate a pattern so that Python's `re`, without flags, matches it with the meaning that a `Regex` has."""
 
     def translate_token(match: re.Match[str]) -> str:
         if match["class"] is not None:
@@ -132,7 +133,7 @@ def _for_rust(pattern: str, classes: Mapping[str, str], boundaries: Mapping[str,
 
 
 def fullmatch(pattern: str, text: str) -> bool:
-    """Return whether the pattern matches the complete text. The pattern has the meaning that `Regex` defines.
+    """Return whether the pattern matches the complete text. The pattern has the meaning of a `Regex`.
 
     Raises:
         InvalidRequest: Matching could take too long.
@@ -141,7 +142,7 @@ def fullmatch(pattern: str, text: str) -> bool:
 
 
 def search(pattern: str, text: str) -> bool:
-    """Return whether the pattern matches somewhere in the text. The pattern has the meaning that Python defines.
+    """Return whether the pattern matches somewhere in the text. The pattern has the meaning that it has in Python.
 
     There is one exception: `$` matches only at the end of the text, as in JSON Schema, and not before a newline there.
 

@@ -53,9 +53,9 @@ def error_from(
         engine: Whether the error comes from a local engine. The exception then shows no status, because no HTTP was
             involved.
     """
-    inner = payload.get("error", payload) if isinstance(payload, dict) else payload
-    fields: Mapping[str, Any] = inner if isinstance(inner, dict) else {}
-    text = _readable(str(fields.get("message") or fields.get("detail") or inner or "no reason given").strip())
+    error = payload.get("error", payload) if isinstance(payload, dict) else payload
+    fields: Mapping[str, Any] = error if isinstance(error, dict) else {}
+    text = _readable(str(fields.get("message") or fields.get("detail") or error or "no reason given").strip())
     status_text = str(status)
     status = int(status_text) if status_text.isascii() and status_text.isdecimal() and len(status_text) <= 4 else None
     codes = {str(fields.get("code")), str(fields.get("type"))}
@@ -116,8 +116,8 @@ def _rejected_parameter(fields: Mapping[str, Any], text: str) -> str | None:
     ):
         return param
     # Servers that validate with pydantic send pydantic's list of problems as `detail`. Mistral sends it in `message`.
-    inner = fields["message"] if isinstance(fields.get("message"), dict) else fields
-    for problem in inner["detail"] if isinstance(inner.get("detail"), list) else ():
+    holder = fields["message"] if isinstance(fields.get("message"), dict) else fields
+    for problem in holder["detail"] if isinstance(holder.get("detail"), list) else ():
         if isinstance(problem, dict) and problem.get("type") == "extra_forbidden":
             location = problem.get("loc")
             if isinstance(location, list) and location:

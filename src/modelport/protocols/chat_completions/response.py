@@ -187,7 +187,8 @@ class ChatResponseReader:
     def _index_of(self, service_index: int | None, call_id: str | None, name: str | None) -> int:
         """Return the index, in modelport's deltas, of the call to which a fragment belongs.
 
-        Some servers give every parallel call the index 0, and some send no index.
+        Some servers give every parallel call the index 0, and some send no index. So a fragment also starts a new call
+        if it has another id than the call so far, or if it has a name but neither an index nor an id.
         """
         if service_index is not None:
             index = self._call_indices.get(service_index)

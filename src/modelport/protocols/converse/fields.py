@@ -22,8 +22,8 @@ from modelport.errors import InvalidRequest, UnsupportedFeature
 from modelport.protocols.converse.content import cache_point
 from modelport.types.request import Request
 
-#: modelport's parameter -> the path of its field in the arguments of `converse`: the keys of the nested dicts, joined by
-#: dots. `Capabilities.renamed` has the paths of the parameters whose field depends on the model.
+#: modelport's parameter -> the path of its field in the arguments of `converse`: the keys of the nested dicts, joined
+#: by dots. `Capabilities.renamed` has the paths of the parameters whose field depends on the model.
 FIELD_PATHS = {"max_tokens": "inferenceConfig.maxTokens", "temperature": "inferenceConfig.temperature",
                "top_p": "inferenceConfig.topP"}  # fmt: skip
 #: Parameters that are named as in the service's documentation. Callers may write them in snake case too. The last three
@@ -59,7 +59,7 @@ def fields_from(request: Request, field_paths: Mapping[str, str]) -> dict[str, A
 
     Raises:
         InvalidRequest: A parameter has a wrong value.
-        UnsupportedFeature: The Converse API has no such setting.
+        UnsupportedFeature: A parameter asks for something that the Converse API can't do.
     """
     fields: dict[str, Any] = {}
     values_at_paths: list[tuple[str, Any]] = []
@@ -145,9 +145,9 @@ def add_cache_points(arguments: dict[str, Any], sections: Any) -> None:
         elif section == "tools" and "toolConfig" in arguments:
             arguments["toolConfig"]["tools"].append(point)
     tools = arguments.get("toolConfig", {}).get("tools", ())
-    sections_of_blocks = (tools, arguments.get("system", ()), *(turn["content"] for turn in arguments["messages"]))
+    block_lists = (tools, arguments.get("system", ()), *(turn["content"] for turn in arguments["messages"]))
     count = sum(isinstance(block, Mapping) and "cachePoint" in block
-                for blocks in sections_of_blocks
+                for blocks in block_lists
                 for block in blocks)  # fmt: skip
     if count > MAX_CACHE_POINTS:
         raise InvalidRequest(

@@ -12,8 +12,8 @@ module enforces the following rules; the modules `content` and `fields` list the
 - A user message must not be blank. A blank assistant message is left out.
 - Tool results stand at the beginning of the turn after the turn with their calls. Each call has exactly one result in
   that turn, and each result has its call in the turn before. The ids of the calls in one turn differ.
-- `toolConfig` is mandatory if the history has tool calls, even if the request has no tools. In that case it is made from
-  the names of the tools that were called, with a warning.
+- `toolConfig` is mandatory if the history has tool calls, even if the request has no tools. In that case it is made
+  from the names of the tools that were called, with a warning.
 - A model can't be forced to call a tool while it reasons.
 - A turn has at most 20 images and 5 documents. A turn with a document also has text.
 
@@ -42,7 +42,7 @@ class ConverseCall:
     """The arguments of a call, and what the code that reads the response needs to know.
 
     Args:
-        arguments: The arguments of `converse` and `converse_stream`.
+        arguments: The arguments of `converse` or `converse_stream`.
         allows_tool_calls: Whether the response may contain tool calls.
         warnings: What was sent in another way than the caller requested.
     """
