@@ -85,9 +85,9 @@ _FLOAT = "(0|[1-9][0-9]{0,15})(\\.[0-9]{1,16})?"
 
 @cache
 def schema_generator() -> Any:
-    """Return a subclass of pydantic's schema generator for the types whose schema allows values that the type refuses.
+    """Return a subclass of pydantic's schema generator that changes schemas which allow more than the type accepts.
 
-    With pydantic's own schema of such a type, a model may write one of these values, even if the schema is enforced.
+    With pydantic's own schema, a model could write a value that the type refuses, even if the schema is enforced.
     """
     from pydantic.json_schema import GenerateJsonSchema
 
