@@ -36,7 +36,7 @@ class UnsupportedSchema(ValueError):
 
 @dataclass(frozen=True)
 class SchemaRules:
-    """The subset of JSON Schema that a service enforces by itself. It never includes additional properties of objects.
+    """The subset of JSON Schema that a service enforces. In it, objects never allow additional properties.
 
     Args:
         keywords: The keywords of `CONSTRAINTS` that the service enforces, and `allOf` if the service supports it.
