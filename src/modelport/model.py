@@ -388,7 +388,7 @@ class Model(Storable):
             async for delta in deltas:
                 response.add(delta)
         except ModelError as error:
-            raise_with_partial(error, response, self.model_id, delivered=False)
+            raise_with_partial(error, response, self.model_id, streamed=False)
         return response.message()
 
 

@@ -350,9 +350,9 @@ def test_iteration_on_the_loop_thread_raises_each_time() -> None:
 def test_iteration_of_another_process_raises() -> None:
     iteration = SyncIteration(numbers(3))
     iteration.next()
-    iteration._forks -= 1
+    iteration._fork_count -= 1
     with pytest.raises(RuntimeError, match="fork"):
         iteration.next()
     iteration.close()  # There is nothing to close in this process.
-    iteration._forks += 1
+    iteration._fork_count += 1
     iteration.close()

@@ -41,7 +41,7 @@ def test_mismatch_deep_value_is_invalid_output_not_invalid_schema() -> None:
     with pytest.raises(InvalidOutput, match="nested too deeply") as raised:
         ScriptedModel(deep).generate("?", grammar=schema)
     assert raised.value.text == deep
-    with pytest.raises(InvalidRequest, match="refers to itself without an end"):
+    with pytest.raises(InvalidRequest, match="its references form an endless loop"):
         mismatch({"$ref": "#/$defs/a", "$defs": {"a": {"$ref": "#/$defs/a"}}}, {})
 
 

@@ -1,4 +1,5 @@
-"""Wire formats as pure functions; I/O stays in `remote` and `local`.
+"""Wire formats, without I/O: the packages `remote` and `local` send the requests and receive the responses.
 
-Each package implements one wire format. A request becomes a body, and a response or its events become deltas.
+Each package implements one wire format. It turns a request into a body, and a response or the events of a stream into
+deltas. The module `sse` splits a stream into server-sent events.
 """

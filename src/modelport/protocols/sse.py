@@ -1,17 +1,17 @@
 """A parser of server-sent events.
 
-The parser receives bytes in chunks of any size and returns the events that each chunk completes. It follows
-https://html.spec.whatwg.org/multipage/server-sent-events.html in these rules:
+The parser receives bytes in chunks of any size and returns the events that each chunk completes. It follows these rules
+of https://html.spec.whatwg.org/multipage/server-sent-events.html:
 
 - A line ends with LF, CRLF or CR. A CR at the end of a chunk may be the first half of a CRLF, so the parser waits for
   the next byte before it ends the line.
 - An empty line ends an event. An event without a `data` field is dropped.
 - Several `data` fields of one event are joined with a line break. One space after the colon is not part of the value.
 - A byte order mark at the beginning of the stream is ignored.
-- The stream may end without an empty line; the event that it leaves unfinished is dropped.
+- If the stream does not end with an empty line, its last event is unfinished and is dropped.
 
-The parser deviates in one point: an event may not be larger than a given size, so that a stream without event ends
-cannot fill the memory.
+The parser deviates from the standard in one point: an event larger than a given size is an error, so that a stream in
+which no event ends can't fill the memory.
 """
 
 from __future__ import annotations
@@ -47,18 +47,18 @@ class EventParser:
         Raises:
             MalformedResponse: An event is larger than `max_event_size`.
         """
-        text = self._remainder + chunk
-        if b"\r" in text:
-            ends_with_cr = text.endswith(b"\r")
-            complete = text[:-1] if ends_with_cr else text
-            text = complete.replace(b"\r\n", b"\n").replace(b"\r", b"\n") + b"\r" * ends_with_cr
-        *blocks, self._remainder = text.split(b"\n\n")
+        buffer = self._remainder + chunk
+        if b"\r" in buffer:
+            ends_with_cr = buffer.endswith(b"\r")
+            complete = buffer[:-1] if ends_with_cr else buffer
+            buffer = complete.replace(b"\r\n", b"\n").replace(b"\r", b"\n") + b"\r" * ends_with_cr
+        *blocks, self._remainder = buffer.split(b"\n\n")
         if blocks and self._buffered_parts:
             blocks[0] = b"".join((*self._buffered_parts, blocks[0]))
             self._buffered_parts, self._buffered_size = [], 0
         if len(self._remainder) > 2:
-            # Only the last two bytes can be the beginning of an event's end. The others are set aside, so that a long
-            # event is not searched again with each chunk.
+            # The empty line that ends the event may begin in the last two bytes. The bytes before these are set aside,
+            # so that a long event is not searched again with each chunk.
             self._buffered_parts.append(self._remainder[:-2])
             self._remainder = self._remainder[-2:]
             self._buffered_size += len(self._buffered_parts[-1])

@@ -1,6 +1,9 @@
-"""How calls run: the event-loop portal, threads, streams and concurrency slots.
+"""How calls run: on which event loop and in which threads.
 
-A synchronous call runs its coroutine on the portal's loop thread (`portal`) and reads its deltas through a stream
-(`streams`). Blocking work gets threads of its own (`threads`), and `per_loop` has one resource for each event loop.
-`lifecycle` says what happens to all of them at interpreter exit and after a fork.
+- `portal` runs synchronous calls on one event loop in a thread of modelport's own.
+- `streams` has the objects through which callers read the deltas of a response.
+- `threads` runs blocking work for calls.
+- `slots` counts who still works for a call with `max_concurrency`.
+- `per_loop` makes one resource, such as an HTTP session, for each event loop.
+- `lifecycle` ends calls, threads and engines at interpreter exit, and detaches a child process from them after a fork.
 """

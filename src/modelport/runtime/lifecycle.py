@@ -3,20 +3,20 @@
 When the interpreter exits, `_shut_down` runs before the exit handlers of the libraries that the engines import:
 
 1. The portal cancels its calls and ends its loop thread.
-2. Threads that still emit the items of a stream are asked to stop, and waited for. A thread that returned from native
-   code later would be ended by force, and would take the process with it.
+2. Threads that still emit the items of a stream are asked to stop, and waited for. Otherwise a thread could return from
+   native code while the interpreter exits. Python then ends the thread by force, which can crash the process.
 3. Every engine is closed.
 
-Readers that still wait in daemon threads get nothing: they vanish with the interpreter, without a message.
+Daemon threads that still wait for an item of a stream receive neither an item nor an error. They end with the process.
 
-A fork copies no threads. So the child process:
+A fork copies no threads. So the child process does this:
 
-1. counts the fork (`forks`). Calls and streams compare this count with the count at their start, because asking for the
-   process id would take a third of the time that a delta takes here;
-2. detaches the engines of its parent, which are never closed or destroyed here: that would wait for threads which
-   exist only in the parent;
-3. ends without the exit handlers of native libraries if its parent had engines, for the same reason. Engines that such
-   a child loads itself are not closed either.
+1. It counts the fork (`fork_count`). A call or stream of the parent finds that the count differs from the count at its
+   start. Asking for the process id instead would add a third to the time that a delta takes in modelport.
+2. It detaches from its parent's engines. It never closes or destroys them, because that would wait for threads which
+   exist only in the parent.
+3. If its parent had engines, it exits without the exit handlers of native libraries, which would also wait for these
+   threads. Engines that such a child loads itself are not closed either.
 
 The portal and the thread pools forget the parent's threads in fork handlers of their own.
 """
@@ -31,33 +31,34 @@ import weakref
 from collections.abc import Callable
 from typing import Any
 
-#: How long `close` waits for an engine or a connection to be released before it leaves that to the background, in
-#: seconds.
+#: How long closing a stream or an engine waits for its threads and connections to be released, in seconds. After this
+#: time, `close` returns and the release continues in the background.
 CLOSE_TIMEOUT = 10.0
 
 #: The number of forks between the first process and this one.
-forks = 0
+fork_count = 0
 #: Whether the interpreter is exiting, so that nothing may be emitted any more.
 exiting = False
 
 _stop_calls: Callable[[], None] | None = None
+#: Thread that emits the items of a stream -> the event that asks it to stop, and how long the exit waits for it.
 _emitting: dict[threading.Thread, tuple[threading.Event, float]] = {}
 _engines: weakref.WeakSet[Any] = weakref.WeakSet()
 _engines_can_be_closed = True  # False in the child of a process that had engines.
 
 
 def stop_calls_at_exit(stop: Callable[[], None]) -> None:
-    """Call `stop` at interpreter exit, before anything else is closed. The portal calls this once."""
+    """Have `stop` called at interpreter exit, before anything else is closed. The portal uses this function once."""
     global _stop_calls
     _stop_calls = stop
 
 
 def stop_emitting_at_exit(thread: threading.Thread, abandoned: threading.Event, patience: float) -> None:
-    """Ask a thread to stop at interpreter exit, and wait for it, unless `emitting_ended` was called for it before.
+    """Ask a thread to stop at interpreter exit, and wait for it, unless `emitting_ended` is called for it before.
 
     Args:
         thread: Emits the items of a stream.
-        abandoned: Is set to ask the thread to stop.
+        abandoned: Will be set to ask the thread to stop.
         patience: How long the exit waits for the thread, in seconds.
     """
     _emitting[thread] = abandoned, patience
@@ -69,18 +70,19 @@ def emitting_ended(thread: threading.Thread) -> None:
 
 
 def close_at_exit(engine: Any) -> None:
-    """Call `engine.close()` at interpreter exit, after every call has been cancelled.
+    """Have `engine.close()` called at interpreter exit, after every call has been cancelled.
 
-    In a child that is forked before that, call `engine.detach_after_fork()` instead, which ensures that the engine is
-    never destroyed there. In such a child, do so at once.
+    In a process that is forked later, `engine.detach_after_fork()` is called instead. It ensures that the child never
+    destroys the engine. If this process is itself the child of a process that had engines, this function calls
+    `engine.detach_after_fork()` at once.
     """
     if not _engines_can_be_closed:
         engine.detach_after_fork()
         return
     _engines.add(engine)
-    # Exit handlers run in reverse order. `_shut_down` is registered again to run before the handlers of the libraries
-    # that the engine has imported: multiprocessing's handler would wait for the engine's processes, or end them while
-    # the engine still uses them.
+    # Exit handlers run in the reverse order of their registration. `_shut_down` is registered again, so that it runs
+    # before the handlers of the libraries that the engine has imported: multiprocessing's handler would wait for the
+    # engine's processes, or end them while the engine still uses them.
     atexit.unregister(_shut_down)
     atexit.register(_shut_down)
 
@@ -101,22 +103,24 @@ def _shut_down() -> None:
 
 
 def _after_fork_in_child() -> None:
-    global forks
-    forks += 1
+    global fork_count
+    fork_count += 1
     _emitting.clear()
     if engines := list(_engines):
         for engine in engines:
             engine.detach_after_fork()
         _engines.clear()
-        _leave_without_destructors()
+        _skip_native_exit_handlers()
 
 
-def _leave_without_destructors() -> None:
-    """End this process without the exit handlers of native libraries, which would wait for the parent's threads."""
+def _skip_native_exit_handlers() -> None:
+    """Make this process exit without the exit handlers of native libraries, which would wait for parent threads."""
     global _engines_can_be_closed
     _engines_can_be_closed = False
     libc = ctypes.CDLL(None)
-    if hasattr(libc, "on_exit"):  # Linux has it. It passes the exit status on to `_exit`.
+    if hasattr(libc, "on_exit"):  # Only Linux has this function.
+        # Handlers run in the reverse order of their registration, so libc calls `_exit` with the exit status before the
+        # handlers that are registered already.
         libc.on_exit(libc._exit, None)
 
 

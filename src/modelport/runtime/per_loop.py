@@ -11,13 +11,13 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
-#: Event loop -> its resource, and the generator that closes the resource. Loops have no type here, because asyncio is
-#: not imported before the first call.
+#: Event loop -> its resource, and the generator that closes the resource. The loops have the type `Any`, because
+#: asyncio is not imported before the first call.
 _Entries = dict[Any, tuple[Any, AsyncGenerator[None, None]]]
 
 
 class PerLoop(Generic[T]):
-    """One resource for each event loop that uses this object; closed with the loop, or when this object is collected.
+    """One resource for each event loop that calls `get`. It is closed with its loop, or when this object is collected.
 
     Args:
         close: Closes a resource, on its loop.
@@ -26,19 +26,20 @@ class PerLoop(Generic[T]):
     def __init__(self, close: Callable[[T], Awaitable[Any]]) -> None:
         self._close = close
         self._entries: _Entries = {}
-        # The finaliser refers to the resources, so that they are still usable when this object is collected.
+        # The finaliser gets the dict and not this object: an object to which its finaliser refers is never collected.
         weakref.finalize(self, _close_all, self._entries).atexit = False
 
     async def get(self, make: Callable[[], T]) -> T:
-        """Return the resource of the running loop, which `make` makes at its first use."""
+        """Return the resource of the running loop. `make` makes it if the loop has none."""
         loop = _running_loop()
         entry = self._entries.get(loop)
         if entry is None:
-            for other in list(self._entries):  # This is a copy, because other threads add and remove their own loops.
+            for other in list(self._entries):  # `list` copies the keys: other threads add and remove their own loops.
                 if other.is_closed():
                     self._entries.pop(other, None)
             resource = make()
-            # When a loop ends, the only thing that it closes by itself is a suspended async generator.
+            # A loop that shuts down closes its suspended async generators and nothing else. So the resource is closed
+            # by a generator, which `anext` runs up to its `yield`.
             closer = _close_with_loop(self._entries, resource, self._close)
             entry = self._entries[loop] = (resource, closer)
             await anext(closer)
@@ -73,5 +74,5 @@ def _close_all(entries: _Entries) -> None:
         try:
             loop.call_soon_threadsafe(lambda loop=loop, closer=closer: loop.create_task(closer.aclose()))
         except RuntimeError:
-            pass  # The loop has ended.
+            pass  # The loop has ended, and has closed its resource.
     entries.clear()

@@ -6,18 +6,18 @@ Theory of operation:
   thread, which starts with the first call. So a synchronous call works in a notebook, whose own loop is running, in any
   thread, and after a fork.
 - `run(coroutine)` runs a coroutine as one task on the loop thread. `SyncIteration(generator)` reads an async generator
-  as one task on the loop thread. Both run in the caller's context.
-- Everything that the task has for its caller goes through the caller's mailbox: the items of a generator, work for the
-  caller's own thread (`in_callers_thread`), and at last `_End`, which holds the result or the error. The caller waits
-  for the mailbox and for nothing else.
+  as one task on the loop thread. Both run in a copy of the caller's context.
+- The task sends everything to its caller through one queue, the caller's mailbox: the items of a generator, work for
+  the caller's own thread (`in_callers_thread`), and at last `_End`, which holds the result or the error. The caller
+  waits for the mailbox and for nothing else.
 - A caller that stops waiting (`close`, Ctrl-C) cancels the task and waits until the task has ended, for
-  `CLOSE_TIMEOUT` at most. So engine and connection are free when the caller goes on. Work that the task hands back
-  meanwhile is refused.
-- A call on the loop thread itself would wait for itself, and is an error.
+  `CLOSE_TIMEOUT` at most. So the engine and the connection are released when the caller continues. If the task sends
+  work for the caller's thread meanwhile, the work is not done.
+- A synchronous call on the loop thread would wait for itself, and is an error.
 - After a fork, the child starts a loop thread of its own at its first call. A stream that was opened before the fork
-  goes on in the parent, and can't be read in the child. The loop of the parent is never closed in the child, because
-  both processes share one epoll object.
-- At interpreter exit the loop thread cancels all tasks, waits for them for half a second, and ends (see `lifecycle`).
+  continues in the parent, and can't be read in the child. The child never closes the parent's loop: both processes
+  share its epoll object, so that would disconnect the parent's loop from its own wake-up pipe.
+- At interpreter exit the portal cancels all tasks, waits for them for half a second, and ends the loop thread.
 
 This module imports asyncio, so it is imported at the first call and not with the package.
 """
@@ -39,7 +39,7 @@ T = TypeVar("T")
 
 
 class _CallerWork:
-    """Work that a task hands back to the thread of its caller."""
+    """Work of a task that the thread of the task's caller does."""
 
     def __init__(self, work: Callable[[], Any], loop: asyncio.AbstractEventLoop) -> None:
         self._work, self._loop = work, loop
@@ -50,7 +50,7 @@ class _CallerWork:
         """Do the work, in the caller's thread."""
         slot = slots.retain(self._slot)
         if slot is None and self.result.cancelled():
-            return  # The call ended before its work started.
+            return  # The call ended before this work started.
         try:
             value, error = self._work(), None
         except BaseException as raised:
@@ -59,10 +59,10 @@ class _CallerWork:
             slot.release()
         self._loop.call_soon_threadsafe(self._set_result, value, error)
         if error is not None and not isinstance(error, Exception):
-            raise error  # The caller's thread gets KeyboardInterrupt and SystemExit too.
+            raise error  # KeyboardInterrupt and SystemExit are raised in the caller's thread too.
 
     def refuse(self) -> None:
-        """Cancel the wait for the work, which the caller no longer does."""
+        """Cancel the task's wait for the work, because the caller will not do it."""
         self._loop.call_soon_threadsafe(self.result.cancel)
 
     def _set_result(self, value: Any, error: BaseException | None) -> None:
@@ -73,19 +73,27 @@ class _CallerWork:
         elif isinstance(error, StopIteration):  # A future can't hold a StopIteration.
             self.result.set_exception(RuntimeError("generate() raised StopIteration"))
         else:
+            # KeyboardInterrupt and SystemExit are raised in the caller's thread. In the task they are a cancellation.
             self.result.set_exception(error if isinstance(error, Exception) else asyncio.CancelledError())
 
 
 class _Mailbox:
-    """What a waiting caller receives: items, work for its thread, and at last `_End`."""
+    """A queue for a waiting caller: it receives items, work for the caller's thread, and at last `_End`.
 
-    __slots__ = ("put", "get", "open", "forks")
+    Attributes:
+        put: Puts something into the queue.
+        get: Waits for the next thing in the queue.
+        is_open: Whether the caller still waits, and would do work.
+        fork_count: The value of `lifecycle.fork_count` when the caller started to wait.
+    """
+
+    __slots__ = ("put", "get", "is_open", "fork_count")
 
     def __init__(self) -> None:
         queue: SimpleQueue[Any] = SimpleQueue()
         self.put, self.get = queue.put, queue.get
-        self.open = True
-        self.forks = lifecycle.forks
+        self.is_open = True
+        self.fork_count = lifecycle.fork_count
 
 
 class _End:
@@ -97,17 +105,18 @@ class _End:
         self.value, self.error = value, error
 
 
+#: The mailbox of the synchronous caller that waits for the current task; `None` if no caller waits.
 _callers_mailbox: contextvars.ContextVar[_Mailbox | None] = contextvars.ContextVar("modelport_caller", default=None)
 
 
 def in_callers_thread(work: Callable[[], T]) -> asyncio.Future[T] | None:
-    """Have `work` done by the thread that waits for this call.
+    """Have `work` done by the thread of the synchronous caller that waits for the current task.
 
     Returns:
-        A future for the result, or `None` if no thread waits for this call.
+        A future for the result, or `None` if no synchronous caller waits.
     """
     mailbox = _callers_mailbox.get()
-    if mailbox is None or not mailbox.open:
+    if mailbox is None or not mailbox.is_open:
         return None
     caller_work = _CallerWork(work, asyncio.get_running_loop())
     mailbox.put(caller_work)
@@ -115,9 +124,10 @@ def in_callers_thread(work: Callable[[], T]) -> asyncio.Future[T] | None:
 
 
 def context_without_caller() -> contextvars.Context:
-    """Return a copy of this context for a task beside the call. Blocking work of that task gets threads of its own.
+    """Return a copy of the current context in which no caller waits, for a second task of the same call.
 
-    The thread that waits for the call does one piece of work after another, so two models could not race in it.
+    Blocking work of that task then runs in threads of its own. The caller's thread could do the work of two tasks only
+    one after the other.
     """
     context = contextvars.copy_context()
     context.run(_callers_mailbox.set, None)
@@ -140,11 +150,11 @@ class _LoopThread:
                 self.loop.run_forever()
                 break
             except (SystemExit, KeyboardInterrupt):
-                pass  # A backend raised it. The caller, who waits for the task, gets it.
+                pass  # A task raised this. Its caller receives the exception from the task, and the loop continues.
         self.loop.close()
 
     def stop(self) -> None:
-        """Cancel all tasks and end the loop, without a message and within a second: at interpreter exit."""
+        """Cancel all tasks and end the loop within a second, at interpreter exit. Errors of tasks are not logged."""
         self.stopping = True
 
         async def cancel_all() -> None:
@@ -221,7 +231,7 @@ def _start(coroutine: Coroutine[Any, Any, Any], mailbox: _Mailbox) -> Callable[[
 
     def deliver_end(task: asyncio.Task[Any]) -> None:
         if thread.stopping:
-            return
+            return  # The interpreter exits.
         if task.cancelled():
             mailbox.put(_End(error=asyncio.CancelledError()))
         elif (error := task.exception()) is not None:
@@ -244,7 +254,7 @@ def _start(coroutine: Coroutine[Any, Any, Any], mailbox: _Mailbox) -> Callable[[
 
 
 def _next_item(mailbox: _Mailbox) -> Any:
-    """Wait for the next item or the end, and do the work for this thread that comes before it."""
+    """Wait for the next item or `_End` and return it. If work for this thread arrives before, do the work."""
     while True:
         item = mailbox.get()
         if type(item) is not _CallerWork:
@@ -254,15 +264,15 @@ def _next_item(mailbox: _Mailbox) -> Any:
 
 def _abandon(mailbox: _Mailbox, cancel: Callable[[], None], timeout: float = lifecycle.CLOSE_TIMEOUT) -> None:
     """Cancel the task, and wait until it has released its engine and its connection."""
-    mailbox.open = False
-    if mailbox.forks != lifecycle.forks:
-        return  # Work of the call has forked, and this is the child. The call goes on in the parent alone.
+    mailbox.is_open = False
+    if mailbox.fork_count != lifecycle.fork_count:
+        return  # Work in this thread has forked the process, and this is the child. The task runs only in the parent.
     cancel()
     try:
         while type(item := mailbox.get(timeout=timeout)) is not _End:
             if type(item) is _CallerWork:
                 item.refuse()
-        mailbox.put(item)  # Another thread may still wait for the next item.
+        mailbox.put(item)  # Another thread may still wait for the next item, and must receive the end too.
     except Empty:
         pass
 
@@ -280,7 +290,7 @@ def run(coroutine: Coroutine[Any, Any, T]) -> T:
     except BaseException:  # After Ctrl-C the call must not go on in the background.
         _abandon(mailbox, cancel)
         raise
-    mailbox.open = False
+    mailbox.is_open = False
     if end.error is not None:
         raise end.error
     return end.value  # type: ignore[no-any-return]
@@ -290,24 +300,25 @@ class SyncIteration(Generic[T]):
     """An async generator that is read from a thread.
 
     Args:
-        generator: One task on the loop thread reads it, without waiting for the reader of this object.
+        generator: One task on the loop thread reads the generator ahead, without waiting for calls of `next`.
     """
 
     def __init__(self, generator: AsyncGenerator[T, None]) -> None:
         self._generator = generator
         self._mailbox: _Mailbox | None = None
         self._cancel: Callable[[], None] = lambda: None
+        #: Whether the generator has ended or was closed.
         self._ended = False
-        self._forks = lifecycle.forks
+        self._fork_count = lifecycle.fork_count
 
     def next(self) -> T:
         """Return the next item. The first call starts the generator.
 
         Raises:
             StopIteration: The generator has ended, or was closed.
-            RuntimeError: The stream was opened in another process.
+            RuntimeError: This object was made before a fork, and this is the child process.
         """
-        if self._forks != lifecycle.forks:
+        if self._fork_count != lifecycle.fork_count:
             raise RuntimeError("this stream was opened before a fork and can only be read in the parent process")
         if self._ended:
             raise StopIteration
@@ -323,7 +334,7 @@ class SyncIteration(Generic[T]):
             raise
         if type(item) is not _End:
             return item  # type: ignore[no-any-return]
-        if self._ended:  # Another thread has closed the stream, and may still wait for the end.
+        if self._ended:  # Another thread has closed the stream meanwhile, and may still wait for the end.
             self._mailbox.put(item)
             raise StopIteration
         self._ended = True
@@ -333,17 +344,17 @@ class SyncIteration(Generic[T]):
 
     def close(self) -> None:
         """Stop the generator, and return when it has stopped. Nothing happens if it has ended or never started."""
-        if self._ended or self._forks != lifecycle.forks:
+        if self._ended or self._fork_count != lifecycle.fork_count:
             return
         self._ended = True
         if self._mailbox is not None:
             _abandon(self._mailbox, self._cancel)
 
     def drop(self) -> None:
-        """Stop the generator without waiting: for a stream that is deleted before its end."""
-        if not self._ended and self._mailbox is not None and self._forks == lifecycle.forks:
+        """Stop the generator, and return at once. A stream that is deleted before its end calls this method."""
+        if not self._ended and self._mailbox is not None and self._fork_count == lifecycle.fork_count:
             self._ended = True
-            self._mailbox.open = False
+            self._mailbox.is_open = False
             self._cancel()
 
 

@@ -16,24 +16,24 @@ if TYPE_CHECKING:
 
 
 def raise_with_partial(
-    error: ModelError, response: MessageBuilder, model_id: str | None, *, delivered: bool
+    error: ModelError, response: MessageBuilder, model_id: str | None, *, streamed: bool
 ) -> NoReturn:
-    """Raise the error of a call in the form that the caller gets, with what had arrived of the response.
+    """Raise the error that ended a call, with the part of the response that had arrived as `error.partial`.
 
     Args:
         error: The error that ended the call.
-        response: What had arrived.
+        response: The part of the response that had arrived.
         model_id: The model that was called.
-        delivered: Whether the caller has received what had arrived. The error is then raised as `StreamInterrupted`,
-            with the original error as its cause.
+        streamed: Whether the caller reads a stream, and so has read that part already. If there is such a part, the
+            exception is `StreamInterrupted`, with `error` as its cause.
     """
     error.model_id = error.model_id or model_id
     if error.__suppress_context__:
-        # The error was made from another library's exception, whose text and frames may hold a key.
+        # The error was made from another library's exception, whose text and frames may contain an API key.
         error.__context__ = None
     if not error.interrupts or isinstance(error, StreamInterrupted) or not response.has_output:
         raise error
-    if not delivered:
+    if not streamed:
         error.partial = response.message()
         raise error
     interrupted = StreamInterrupted(
@@ -62,15 +62,15 @@ class _ResponseStream:
 
     @property
     def message(self) -> ChatMessage:
-        """The message so far, as the caller has read it; the complete one once the stream has ended."""
+        """The message made of the deltas that were read so far; the complete message once the stream has ended."""
         return self._response.message()
 
     @property
     def partial(self) -> Any:
-        """The JSON of the response so far. Strings, lists and objects that are still open end where the text ends.
+        """The text so far, parsed as JSON. Strings, lists and objects that are incomplete end where the text ends.
 
-        The text is parsed at each access, and not validated; `message.parsed` is validated, at the end. `None` while
-        there is no JSON.
+        It is `None` while the text is not the beginning of JSON. The text is parsed at each access and not validated;
+        `message.parsed` holds the validated value at the end of the stream.
         """
         from pydantic_core import from_json
 
@@ -90,7 +90,7 @@ class Stream(_ResponseStream):
     """The deltas of a response, for synchronous code.
 
     The request is sent at the first `next`. `close()`, the end of a `with` block and the deletion of the stream each
-    stop the engine and return the connection.
+    stop the engine and release the connection.
     """
 
     _iteration: SyncIteration[ChatMessageStreamDelta] | None = None
@@ -109,7 +109,7 @@ class Stream(_ResponseStream):
         try:
             delta = self._iteration.next()
         except ModelError as error:
-            raise_with_partial(error, self._response, self._model_id, delivered=True)
+            raise_with_partial(error, self._response, self._model_id, streamed=True)
         self._response.add(delta)
         return delta
 
@@ -140,7 +140,7 @@ class AsyncStream(_ResponseStream):
         try:
             delta = await self._deltas.__anext__()
         except ModelError as error:
-            raise_with_partial(error, self._response, self._model_id, delivered=True)
+            raise_with_partial(error, self._response, self._model_id, streamed=True)
         self._response.add(delta)
         return delta
 

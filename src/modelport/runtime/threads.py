@@ -1,12 +1,12 @@
 """Blocking work for asynchronous callers, in threads.
 
-`in_thread` runs one function, and `iterate_in_thread` a function that emits items; both in a copy of the caller's
-context. A piece of work has a thread for itself. The default executor of the event loop is not used: models that call
-models would fill its few threads and wait for each other.
+`in_thread` runs a function that returns one result, and `iterate_in_thread` a function that emits items. Both run it in
+a copy of the caller's context, in a thread that does nothing else meanwhile. The default executor of the event loop is
+not used: models that call models would occupy its few threads and wait for each other without end.
 
-`ThreadPool` starts as many threads as there is work. A thread without work waits for the next piece for a while,
-because waking it delays a call less than starting a thread: on two busy cores a call of `in_thread` takes 100 µs
-instead of 420 µs.
+`ThreadPool` starts a thread for each function that finds no idle thread. A thread without work stays idle for a while,
+because waking it takes less time than starting one: on two busy cores a call of `in_thread` takes 100 µs instead of
+420 µs.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Emit(Protocol[T_contra]):
     """Passes items from a thread to the event loop."""
 
     def __call__(self, *items: T_contra) -> bool:
-        """Emit the items, if any, and return True if nobody reads any more."""
+        """Emit the items, if any. Return True if the items are no longer read, so that the thread should stop."""
         ...
 
 
@@ -49,8 +49,8 @@ class ThreadPool:
 
     def __init__(self, name: str, idle_name: str, idle_timeout: float | None) -> None:
         self.name, self.idle_name, self.idle_timeout = name, idle_name, idle_timeout
-        # The inboxes of the threads that wait. The operations of a deque are atomic: there is no lock that a fork could
-        # leave locked.
+        # The inboxes of the idle threads. The operations of a deque are atomic, so there is no lock that a fork could
+        # leave locked in the child.
         self.idle: deque[SimpleQueue[Callable[[], None]]] = deque()
         _pools.add(self)
 
@@ -84,7 +84,7 @@ class ThreadPool:
                     work = inbox.get()  # `start` has just taken the inbox, and is about to put the work into it.
             thread.name = self.name
             work()
-            del work  # and everything that it refers to, before the next wait
+            del work  # An idle thread must not keep alive the objects to which the work refers.
             self.idle.append(inbox)
 
 
@@ -94,7 +94,7 @@ _pool = ThreadPool("modelport-call", "modelport-idle", idle_timeout=5.0)
 
 def _after_fork_in_child() -> None:
     for pool in _pools:
-        pool.idle.clear()  # A fork copies no threads.
+        pool.idle.clear()  # A fork copies no threads, so the child has no idle ones.
 
 
 os.register_at_fork(after_in_child=_after_fork_in_child)
@@ -103,8 +103,8 @@ os.register_at_fork(after_in_child=_after_fork_in_child)
 async def in_thread(work: Callable[[], T]) -> T:
     """Run `work` in a thread, in a copy of the caller's context, and return its result.
 
-    A cancelled caller stops waiting. The thread then does its work to the end and holds the call's slot until then. The
-    result is dropped.
+    If the caller is cancelled, it stops waiting. The thread still completes the work, holds the call's concurrency slot
+    until then, and drops the result.
 
     Raises:
         ConnectionFailed: No thread can be started.
@@ -142,12 +142,12 @@ async def in_thread(work: Callable[[], T]) -> T:
 
 
 async def iterate_in_thread(source: Callable[[Emit[T]], None], *, patience: float = 0.0) -> AsyncGenerator[T, None]:
-    """Yield the items that a blocking function emits, in a thread of its own and in a copy of the caller's context.
+    """Run a blocking function in a thread of its own and in a copy of the caller's context; yield what it emits.
 
     Args:
-        source: Is called with `emit`, which takes items. `emit` returns True if nobody reads any more: `source` must
-            then return soon.
-        patience: How long closing, and interpreter exit, wait for `source` to return, in seconds.
+        source: Is called with a function `emit`, which takes items. `emit` returns True if the items are no longer
+            read; `source` must then return soon.
+        patience: How long `source` is waited for when this generator is closed and at interpreter exit, in seconds.
 
     Yields:
         The items, in order.
@@ -155,7 +155,9 @@ async def iterate_in_thread(source: Callable[[Emit[T]], None], *, patience: floa
     loop = asyncio.get_running_loop()
     items: deque[Any] = deque()
     arrived = asyncio.Event()
-    notified = False  # of items that the loop has not read yet. Once is enough: each time costs a write to a pipe.
+    # Whether the loop has been notified of the items in `items`. One notification is enough for all of them, and each
+    # costs a write to a pipe.
+    notified = False
     abandoned = threading.Event()
     ended = asyncio.Event()
     context, slot = contextvars.copy_context(), slots.retain(slots.current.get())
@@ -203,8 +205,8 @@ async def iterate_in_thread(source: Callable[[Emit[T]], None], *, patience: floa
             yield item
     finally:
         abandoned.set()
-        # A loop that ends closes all its generators at once. If this generator waited, the generators that read it
-        # could not be closed, and asyncio would complain about them.
+        # A loop that ends closes all its generators at the same time. While this generator waits here, a generator that
+        # iterates over it can't be closed: `aclose` would raise "asynchronous generator is already running".
         loop_ends = getattr(loop, "_asyncgens_shutdown_called", False)
         if patience and not ended.is_set() and not loop_ends:
             try:

@@ -1,8 +1,8 @@
-"""The values of a schema's `format` that modelport validates: a fixed set, whatever packages are installed.
+"""The values of a schema's `format` that modelport validates. The set does not depend on which packages are installed.
 
-Each format is validated as draft 2020-12 and the standards that it names define it. There are two exceptions, which
-models write and Python's types accept: a time may lack its time zone, and the seconds of a duration may have decimals.
-An engine that enforces a format allows no more than is valid here.
+Each format is defined by draft 2020-12 of JSON Schema and the standards that the draft names. In two cases modelport
+accepts more, because models write it and Python's types accept it: a time may lack its time zone, and the seconds of a
+duration may have decimals. Every string that an engine allows when it enforces a format is also valid in this module.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from typing import Any
 _TIME = re.compile(
     r"([01]\d|2[0-3]):([0-5]\d):([0-5]\d|60)(?:\.\d+)?(?:[Zz]|([+-])([01]\d|2[0-3]):([0-5]\d))?", re.ASCII
 )
-_LABEL = "[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
+_HOST_LABEL = "[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
 _URI_PART = r"(?:[A-Za-z0-9._~:/?@!$&'()*+,;=\[\]-]|%[0-9A-Fa-f]{2})*"
-_POINTER = "(?:/(?:[^~/]|~[01])*)*"
-#: Parts of a duration by RFC 3339, appendix A: a unit can be followed only by the next smaller unit.
-_DAYS = r"(?:\d+Y(?:\d+M(?:\d+D)?)?|\d+M(?:\d+D)?|\d+D)"
+_JSON_POINTER = "(?:/(?:[^~/]|~[01])*)*"
+#: The parts of a duration, after RFC 3339, appendix A. A unit can be followed only by the next smaller unit.
+_DURATION_DATE = r"(?:\d+Y(?:\d+M(?:\d+D)?)?|\d+M(?:\d+D)?|\d+D)"
 _SECONDS = r"\d+(?:\.\d+)?S"
-_HOURS = rf"T(?:\d+H(?:\d+M(?:{_SECONDS})?)?|\d+M(?:{_SECONDS})?|{_SECONDS})"
+_DURATION_TIME = rf"T(?:\d+H(?:\d+M(?:{_SECONDS})?)?|\d+M(?:{_SECONDS})?|{_SECONDS})"
 
 
 def _is_date(text: str) -> bool:
@@ -53,17 +53,17 @@ _CHECKS: dict[str, Callable[[str], bool]] = {
     "date": _is_date,
     "time": _is_time,
     "date-time": lambda text: text[10:11] in ("T", "t", " ") and _is_date(text[:10]) and _is_time(text[11:]),
-    "duration": _matches(rf"P(?:{_DAYS}(?:{_HOURS})?|{_HOURS}|\d+W)"),
+    "duration": _matches(rf"P(?:{_DURATION_DATE}(?:{_DURATION_TIME})?|{_DURATION_TIME}|\d+W)"),
     "email": lambda text: "@" in text,
     "idn-email": lambda text: "@" in text,
-    "hostname": _matches(rf"(?=.{{1,253}}\Z){_LABEL}(?:\.{_LABEL})*"),
+    "hostname": _matches(rf"(?=.{{1,253}}\Z){_HOST_LABEL}(?:\.{_HOST_LABEL})*"),
     "ipv4": lambda text: bool(ipaddress.IPv4Address(text)),
     "ipv6": _is_ipv6,
     "uuid": _matches("[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}"),
     "uri": _matches(rf"[A-Za-z][A-Za-z0-9+.-]*:{_URI_PART}(?:#{_URI_PART})?"),
     "uri-reference": _matches(rf"{_URI_PART}(?:#{_URI_PART})?"),
-    "json-pointer": _matches(_POINTER),
-    "relative-json-pointer": _matches(rf"(?:0|[1-9]\d*)(?:#|{_POINTER})"),
+    "json-pointer": _matches(_JSON_POINTER),
+    "relative-json-pointer": _matches(rf"(?:0|[1-9]\d*)(?:#|{_JSON_POINTER})"),
     "regex": lambda text: bool(re.compile(text)),
 }
 CHECKED_FORMATS = frozenset(_CHECKS)

@@ -1,7 +1,7 @@
 """Python types as output types: the JSON schema of a type, and the parsing of JSON text to a value of the type.
 
-pydantic does both. Its schemas are made stricter here, because an engine or a service that enforces a schema would
-otherwise let the model write what the type then refuses: see `schema_generator` and `close_objects`.
+pydantic does both. `schema_generator` and `close_objects` make pydantic's schemas stricter. Otherwise an engine or a
+service that enforces the schema would let the model write a value that the type then refuses.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def schema_from_type(python_type: Any) -> tuple[dict[str, Any], str]:
 
 
 def to_schema_name(name: str) -> str:
-    """Return the name as services accept it for a schema: up to 64 letters, digits, `_` and `-`."""
+    """Return the name in the form that services require for a schema: up to 64 letters, digits, `_` and `-`."""
     return re.sub(r"[^a-zA-Z0-9_-]", "_", name)[:64] or "answer"
 
 
@@ -58,7 +58,7 @@ def parse_json_as(python_type: Any, text: str) -> Any:
         # pydantic does not wrap what a validator raises, unless it is a ValueError or an AssertionError.
         message = " ".join(str(error).split())
         name = getattr(python_type, "__name__", python_type)
-        raise ValueError(f"a validator of {name} failed on it: {type(error).__name__}: {message}") from error
+        raise ValueError(f"a validator of {name} raised {type(error).__name__}: {message}") from error
 
 
 def _json_path(keys: tuple[str | int, ...]) -> str:
@@ -72,9 +72,10 @@ def type_adapter(python_type: Any) -> Any:
     return TypeAdapter(python_type)
 
 
+# Patterns that `StrictSchemaGenerator` writes into schemas, and their parts. `_URL` matches what follows "scheme://".
 _OCTET = "(25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])"
-_LABEL = "[A-Za-z0-9]+(-[A-Za-z0-9]+)*"
-_HOST = f"(({_LABEL}\\.)*[A-Za-z][A-Za-z0-9]*(-[A-Za-z0-9]+)*|{_OCTET}(\\.{_OCTET}){{3}})"
+_HOST_LABEL = "[A-Za-z0-9]+(-[A-Za-z0-9]+)*"
+_HOST = f"(({_HOST_LABEL}\\.)*[A-Za-z][A-Za-z0-9]*(-[A-Za-z0-9]+)*|{_OCTET}(\\.{_OCTET}){{3}})"
 _URL_CHARACTER = "[A-Za-z0-9._~!$&'()*+,;=:@-]|%[0-9A-Fa-f]{2}"
 _URL = f"{_HOST}(:[1-9][0-9]{{0,3}})?(/({_URL_CHARACTER})*)*(\\?({_URL_CHARACTER}|[/?])*)?(#({_URL_CHARACTER}|[/?])*)?"
 _DURATION_TIME = "T([0-9]{1,6}H([0-9]{1,6}M([0-9]{1,6}S)?)?|[0-9]{1,6}M([0-9]{1,6}S)?|[0-9]{1,6}S)"
@@ -84,16 +85,16 @@ _FLOAT = "(0|[1-9][0-9]{0,15})(\\.[0-9]{1,16})?"
 
 @cache
 def schema_generator() -> Any:
-    """Return pydantic's class that generates JSON schemas, changed where its schemas allow more than the types do.
+    """Return a subclass of pydantic's schema generator that changes schemas which allow more than the type accepts.
 
-    An engine that enforces such a schema would let the model write a value that the type then refuses, and a model
-    behind a service would write one.
+    With pydantic's own schema, a model could write a value that the type refuses, even if the schema is enforced.
     """
     from pydantic.json_schema import GenerateJsonSchema
 
     class StrictSchemaGenerator(GenerateJsonSchema):
         def decimal_schema(self, schema: Any) -> Any:
-            # pydantic's schema allows any string besides a number. No keyword can limit the number of digits.
+            # pydantic's schema allows any string besides a number; only the number is left. JSON Schema has no keyword
+            # for the type's `max_digits`.
             result = super().decimal_schema(schema)
             return next((part for part in result.get("anyOf", ()) if part.get("type") == "number"), result)
 
@@ -120,13 +121,14 @@ def schema_generator() -> Any:
     return StrictSchemaGenerator
 
 
+#: Keywords whose value is a dict of schemas by name.
 _SCHEMA_MAPS = ("properties", "patternProperties", "$defs")
 
 
 def close_objects(schema: Any) -> Any:
     """Return the schema of a Python type with `additionalProperties: false` in each object that does not set it.
 
-    The type would drop unknown properties, but a weak model that may add properties of its own does add them.
+    pydantic accepts and drops unknown properties. But if the schema allows them, weak models write them.
     """
     if isinstance(schema, list):
         return [close_objects(item) for item in schema]

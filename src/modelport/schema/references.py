@@ -1,4 +1,4 @@
-"""The references (`$ref`, `$dynamicRef`) in a JSON schema. Pure functions that find, change or replace references."""
+"""Pure functions that find, change or replace the references (`$ref`, `$dynamicRef`) in a JSON schema."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from typing import Any
 Schema = dict[str, Any]
 
 _REFERENCE_KEYWORDS = ("$ref", "$dynamicRef")
+#: Keywords whose value is a dict of schemas by name.
 _SCHEMA_MAPS = {"properties", "patternProperties", "$defs", "definitions", "dependentSchemas"}
+#: Keywords whose value is data, in which `$ref` is not a reference.
 _DATA_KEYWORDS = {"const", "enum", "default", "examples"}
 
 
@@ -17,7 +19,7 @@ def relocate(schema: Schema, path: str) -> Schema:
 
     Args:
         schema: A complete schema, whose references start at its own root. Its definitions stay inside it.
-        path: The JSON pointer to the place in the other schema where it will be put.
+        path: The JSON pointer to the location in the other schema where `schema` will be placed.
     """
     schema_id = schema.get("$id", "")
 
@@ -25,16 +27,17 @@ def relocate(schema: Schema, path: str) -> Schema:
         pointer = reference.removeprefix(schema_id) or "#"
         return f"#{path}{pointer[1:]}" if pointer == "#" or pointer.startswith("#/") else reference
 
-    # With an `$id` the schema would stay a document of its own, and its references would start at its own root.
+    # If the schema kept its `$id`, it would remain a separate document inside the other schema, and validators would
+    # resolve its references from its own root.
     content = {key: value for key, value in schema.items() if key not in ("$id", "$schema")}
     result: Schema = _change_references(content, relocate_reference)
     return result
 
 
 def inline_root_reference(schema: Schema) -> Schema:
-    """Return the schema with its root replaced by the definition to which the root refers, if it does.
+    """If the root of the schema is a reference to a definition, return the schema with that definition as its root.
 
-    pydantic writes a model that refers to itself as such a reference, but services need a `type` at the root.
+    For a class that refers to itself, pydantic generates such a reference. But services require a `type` at the root.
     """
     reference = schema.get("$ref")
     for key in ("$defs", "definitions"):
@@ -46,7 +49,7 @@ def inline_root_reference(schema: Schema) -> Schema:
 
 
 def find_unresolved_reference(schema: Schema) -> str | None:
-    """Return the first reference whose target is not in the schema, or `None`; nothing is fetched."""
+    """Return the first reference whose target is not in the schema, or `None`. No URL is fetched."""
     from referencing import Registry, Resource
     from referencing.exceptions import Unresolvable
     from referencing.jsonschema import DRAFT202012
@@ -69,7 +72,10 @@ def find_unresolved_reference(schema: Schema) -> str | None:
 
 
 def _change_references(part: Any, change: Callable[[str], str]) -> Any:
-    """Return a part of a schema with `change` applied to each reference."""
+    """Return a part of a schema with `change` applied to each reference.
+
+    A part with an `$id` is a separate document with references of its own, and is returned unchanged.
+    """
     if isinstance(part, list):
         return [_change_references(item, change) for item in part]
     if not isinstance(part, dict) or "$id" in part:

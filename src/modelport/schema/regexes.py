@@ -1,17 +1,20 @@
 r"""Translates Python's regular expressions for engines that enforce them, and matches output against them.
 
-Rules:
+In this module, "engines" are those that constrain a model's output. `fullmatch` validates output of the type `Regex`,
+and `search` validates a string against the `pattern` of a JSON schema. These rules hold:
 
-- A pattern means the same to the engine that enforces it and to the check of the output.
-- `\d`, `\w`, `\s` and `\b` are written out as ASCII classes, because that is what people mean by them. To the engines
-  `\d` is any of Unicode's 760 digits, and a model at high temperature writes them.
+- A `Regex` means the same to the engine that enforces it and to the validation of the output.
+- In a `Regex`, `\d`, `\w`, `\s` and `\b` are written out as ASCII classes, because that is what people mean by them.
+  Otherwise engines would allow any of Unicode's 760 digits for `\d`, and a model at high temperature would write them.
 - `(?i)` follows Unicode's case rules, as in the engines. Python's `re.ASCII` would change the case rules along with the
-  classes, so it is not used. Python counts `ı` and `İ` as cases of `i`; the engines don't. The check accepts what the
-  engines allow, except for these two characters in a negated class under `(?i)`.
-- Matching takes bounded time. Rust's regex engine, which is part of pydantic, takes linear time. Python's engine takes
-  exponential time for `(a+)+b` and a long run of `a`, and holds the GIL meanwhile, so that no time limit can end it.
-- Rust's engine lacks look-around, back references and possessive quantifiers, and refuses large patterns. Such patterns
-  are matched by Python's engine, if an upper bound of its steps, computed from the parsed pattern, is small enough.
+  classes, so it is not used. Python counts `ı` and `İ` as cases of `i`; the engines don't. Therefore the validation can
+  reject output that an engine allows, but only for these two characters in a negated class under `(?i)`.
+- Matching takes bounded time. Rust's regex engine, which is part of pydantic, takes linear time. Python's regex engine
+  takes exponential time for `(a+)+b` and a long run of `a`, and holds the GIL meanwhile, so that no time limit can stop
+  it.
+- Rust's regex engine lacks look-around, back references and possessive quantifiers, and refuses large patterns. Such
+  patterns are matched by Python's, if an upper bound of its steps, computed from the parsed pattern, is small enough.
+  Otherwise they are refused.
 """
 
 from __future__ import annotations
@@ -25,6 +28,7 @@ from typing import Any
 from modelport.errors import InvalidRequest, UnsupportedFeature
 
 _CHARACTER_CODE = r"N\{[^}]*\}|x[0-9a-fA-F]{2}|u[0-9a-fA-F]{4}|U[0-9a-fA-F]{8}"
+#: A count of repetitions, such as `{2,5}`.
 _COUNT = r"\{(?=[\d,])\d*(?:,\d*)?\}"
 _TOKEN = rf"""
     \[(?P<not>\^?)(?P<class>\]?(?:\\[\s\S]|[^\]\\])*)\]
@@ -35,28 +39,30 @@ _TOKEN = rf"""
     | (?P<count>{_COUNT})
     | (?P<literal>[/\n{{])
 """
-#: The tokens of a pattern that a translation may change. Everything else in a pattern stays as it is.
+#: The tokens of a pattern that a translation may change. Everything else in a pattern remains as it is. In a construct
+#: with flags, such as `(?i-s:`, the group `set` matches `i`, `unset` matches `-s`, and `end` matches `:`.
 _TOKENS = re.compile(_TOKEN, re.VERBOSE)
-#: The same for a pattern with the flag `(?x)`, in which white space and comments are skipped.
+#: The same tokens for a pattern with the flag `(?x)`, in which white space and comments are skipped.
 _VERBOSE_TOKENS = re.compile(rf"(?P<skipped>\#[^\n]*|[ \t\n\r\f\v])|{_TOKEN}", re.VERBOSE)
-_ITEM = rf"\\(?:{_CHARACTER_CODE}|[0-7]{{1,3}}|[\s\S])|[\s\S]"
-#: An item of a character class, or a range of two items.
-_CLASS_ITEMS = re.compile(rf"({_ITEM})(?:-({_ITEM}))?")
+_CLASS_CHARACTER = rf"\\(?:{_CHARACTER_CODE}|[0-7]{{1,3}}|[\s\S])|[\s\S]"
+#: An item of a character class: a character, an escape, or a range.
+_CLASS_ITEMS = re.compile(rf"({_CLASS_CHARACTER})(?:-({_CLASS_CHARACTER}))?")
 _ASCII_CLASSES = {r"\d": "0-9", r"\w": "A-Za-z0-9_", r"\s": r" \t\n\r\f\v"}
-_WORD = f"[{_ASCII_CLASSES[chr(92) + 'w']}]"
+_WORD = "[" + _ASCII_CLASSES[r"\w"] + "]"
 _ASCII_BOUNDARIES = {
     r"\b": f"(?:(?<={_WORD})(?!{_WORD})|(?<!{_WORD})(?={_WORD}))",
     r"\B": f"(?:(?<={_WORD})(?={_WORD})|(?<!{_WORD})(?!{_WORD}))",
 }
-#: The same classes as Python matches them in Unicode text, in Rust's syntax; and Rust's syntax for ASCII boundaries.
+#: What `\d`, `\w` and `\s` match in Python without the ASCII rule, in Rust's syntax.
 _UNICODE_CLASSES = {r"\d": r"\d", r"\w": r"\p{L}\p{N}_", r"\s": r"\s\x1c-\x1f"}
+#: `\b` and `\B` with the ASCII rule, in Rust's syntax.
 _RUST_ASCII_BOUNDARIES = {r"\b": r"(?-u:\b)", r"\B": r"(?-u:\B)"}
 _UNSUPPORTED_CONSTRUCTS = {"(?>": "an atomic group", "(?(": "a conditional", "(?P=": "a back reference"}
 
 
 @lru_cache(256)
 def for_python(pattern: str) -> str:
-    """Return the pattern with which Python's engine matches output as `Regex` defines it, without flags."""
+    """Translate a pattern so that Python's `re`, without flags, matches it with the meaning that a `Regex` has."""
 
     def translate_token(match: re.Match[str]) -> str:
         if match["class"] is not None:
@@ -70,7 +76,7 @@ def for_python(pattern: str) -> str:
 
 @lru_cache(256)
 def for_engines(pattern: str) -> str:
-    """Return the pattern in the dialect that engines enforce (Rust's), escaped to stand between slashes.
+    """Translate a pattern to the syntax that engines enforce: Rust's, with slashes escaped as in a Lark grammar.
 
     Raises:
         UnsupportedFeature: The pattern has a construct that engines can't enforce.
@@ -83,7 +89,7 @@ def _for_rust(pattern: str, classes: Mapping[str, str], boundaries: Mapping[str,
 
     Args:
         pattern: A pattern in Python's syntax.
-        classes: The content of the character classes for `\d`, `\w` and `\s`.
+        classes: What replaces `\d`, `\w` and `\s`, without the brackets of a character class.
         boundaries: What replaces `\b` and `\B`; an empty mapping leaves them as they are.
 
     Raises:
@@ -102,15 +108,15 @@ def _for_rust(pattern: str, classes: Mapping[str, str], boundaries: Mapping[str,
             )
         if match["end"] is not None:
             if "x" in match["unset"] or ("x" in match["set"] and match["end"] == ":"):
-                raise _unsupported(pattern, f"{match[0]!r}, a verbose group")
+                raise _unsupported(pattern, f"{match[0]!r}, a group with the verbose flag")
             if "a" in match["set"] and classes is not _ASCII_CLASSES:
                 raise _unsupported(pattern, f"{match[0]!r}, a flag that Rust does not know")
-            # `x` is left out because the translation removes the white space and comments of a verbose pattern.
+            # `x` is not needed, because the translation removes the white space and comments of a verbose pattern.
             return _flag_group(match, re.sub("[aux]", "", match["set"]))
         if (construct := match["unsupported"]) is not None:
-            # An engine would read the `+` of a possessive quantifier as one more repetition.
-            what = _UNSUPPORTED_CONSTRUCTS.get(construct, "a possessive quantifier")
-            raise _unsupported(pattern, f"{construct!r}, {what}")
+            # An engine would read the `+` of a possessive quantifier, such as `*+`, as one more repetition.
+            meaning = _UNSUPPORTED_CONSTRUCTS.get(construct, "a possessive quantifier")
+            raise _unsupported(pattern, f"{construct!r}, {meaning}")
         if (count := match["count"]) is not None:
             return count.replace("{,", "{0,")
         return {"/": r"\/", "\n": r"\n", "{": r"\{"}[match[0]] if match["literal"] else ""
@@ -127,31 +133,31 @@ def _for_rust(pattern: str, classes: Mapping[str, str], boundaries: Mapping[str,
 
 
 def fullmatch(pattern: str, text: str) -> bool:
-    """Return whether the pattern matches the complete text, as `Regex` defines the pattern's meaning.
+    """Return whether the pattern matches the complete text. The pattern has the meaning of a `Regex`.
 
     Raises:
         InvalidRequest: Matching could take too long.
     """
-    return _matches(pattern, text, True)
+    return _matches(pattern, text, full=True)
 
 
 def search(pattern: str, text: str) -> bool:
-    """Return whether the pattern matches somewhere in the text, as Python defines the pattern's meaning.
+    """Return whether the pattern matches somewhere in the text. The pattern has the meaning that it has in Python.
 
-    There is one exception: `$` matches only at the end of the text, as in JSON Schema, and not before a last newline.
+    There is one exception: `$` matches only at the end of the text, as in JSON Schema, and not before a newline there.
 
     Raises:
         InvalidRequest: Matching could take too long.
         re.error: The pattern is not a regular expression.
     """
-    return _matches(pattern, text, False)
+    return _matches(pattern, text, full=False)
 
 
-def _matches(pattern: str, text: str, full: bool) -> bool:
+def _matches(pattern: str, text: str, *, full: bool) -> bool:
     state_count, matchers = _rust_matchers(pattern, full)
     if state_count * max(1, len(text)) <= _MAX_RUST_STEPS:
         if _SURROGATE.search(text):
-            # JSON text can hold half a surrogate pair, which is not a character to Rust.
+            # A JSON string can contain half a surrogate pair, which Rust does not accept as a character.
             text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
         return all(matches(text) is expected for expected, matches in matchers)
     if _max_python_steps(pattern, len(text), full) <= _MAX_PYTHON_STEPS:
@@ -163,19 +169,20 @@ def _matches(pattern: str, text: str, full: bool) -> bool:
 
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
-#: The numbers of steps that take about a second.
+#: The numbers of steps that take the regex engines of Python and Rust about a second.
 _MAX_PYTHON_STEPS, _MAX_RUST_STEPS = 10**7, 10**8
 
 
 @lru_cache(256)
 def _rust_matchers(pattern: str, full: bool) -> tuple[float, list[tuple[bool, Callable[[str], bool]]]]:
-    """Return matchers that take linear time and together decide whether the pattern matches.
+    """Return functions that match in linear time, with Rust's engine, and together decide whether the pattern matches.
 
-    There is one matcher, or one for each look-ahead at the start of the pattern and one for the remaining pattern.
+    Rust's engine lacks look-aheads. So a pattern that starts with look-aheads is split: there is one function for each
+    look-ahead and one for the remaining pattern.
 
     Returns:
-        The most steps that the matchers take for one character, or infinity if Rust's engine can't match the pattern;
-        and pairs of the result that the matcher must give and the matcher.
+        The most steps that the functions take for one character, or infinity if Rust's engine can't match the pattern;
+        and pairs of the result that a function must return if the pattern matches, and the function.
     """
     from pydantic_core import SchemaError, SchemaValidator
 
@@ -197,7 +204,7 @@ def _rust_matchers(pattern: str, full: bool) -> tuple[float, list[tuple[bool, Ca
         matchers.append((True, compile_in_rust(remainder, r"\A(?:{})\z" if full else r"\A(?:{})")))
         return state_count if lookaheads else math.inf, matchers
     except (SchemaError, UnsupportedFeature, re.error):
-        # `re.error`: a part can be invalid alone, such as a back reference to a group that is in another part.
+        # `re.error`: a part of the pattern can be invalid alone, such as a back reference to a group in another part.
         return math.inf, []
 
 
@@ -226,7 +233,7 @@ def _split_lookaheads(pattern: str, full: bool) -> tuple[list[tuple[bool, str]],
     depth = 0
     for mark in _STRUCTURE.finditer(remainder):
         depth += {"(": 1, ")": -1}.get(mark[1], 0)
-        # With alternatives at the top level the look-aheads belong to the first alternative only.
+        # If the pattern has alternatives at its top level, the look-aheads belong only to the first alternative.
         if depth == 0 and mark[1] == "|":
             return [], pattern
     return lookaheads, remainder
@@ -241,7 +248,7 @@ def _parse(pattern: str) -> Any:
 
 
 def _state_count(tree: Any) -> float:
-    """Return an upper bound of the states in which Rust's engine can be at the same time."""
+    """Return an upper bound of the number of states in which Rust's engine can be at the same time."""
     count = 0.0
     for opcode, argument in tree:
         name = str(opcode)
@@ -259,7 +266,8 @@ def _state_count(tree: Any) -> float:
     return count
 
 
-#: The smallest count that means "without an upper bound"; the exact number differs between versions of Python.
+#: In a syntax tree, a count of repetitions that is at least this large means "without an upper bound". The exact number
+#: differs between versions of Python.
 _UNBOUNDED = 2**31 - 1
 
 
@@ -267,31 +275,39 @@ def _max_python_steps(pattern: str, length: int, full: bool) -> float:
     """Return an upper bound of the steps that Python's engine takes for a text of this length."""
     tree = _parse(pattern)
     anchored = full or (str(next(iter(tree), [0, 0])[1]) in _TEXT_STARTS and not tree.state.flags & re.MULTILINE)
-    return _count_matches(tree, length)[1] * (1 if anchored else length + 1)
+    steps_at_one_position = _ways_and_steps(tree, length)[1]
+    return steps_at_one_position * (1 if anchored else length + 1)
 
 
 _TEXT_STARTS = {"AT_BEGINNING", "AT_BEGINNING_STRING"}
 
 
-def _count_matches(tree: Any, length: int) -> tuple[float, float]:
-    """Return upper bounds of the ways in which a pattern can match at one position and of the steps to try all."""
+def _ways_and_steps(tree: Any, length: int) -> tuple[float, float]:
+    """Return how many ways a pattern can match at one position, and how many steps it takes to try all of them.
+
+    Both numbers are upper bounds. The number of ways is capped, so that no float overflows.
+
+    Args:
+        tree: The syntax tree of the pattern or of a part of it.
+        length: The length of the text.
+    """
     total_ways, total_steps = 1.0, 0.0
     for opcode, argument in tree:
         name, ways, steps = str(opcode), 1.0, 1.0
         if name == "SUBPATTERN":
-            ways, steps = _count_matches(argument[3], length)
+            ways, steps = _ways_and_steps(argument[3], length)
         elif name in ("ASSERT", "ASSERT_NOT"):
-            steps += _count_matches(argument[1], length)[1]
+            steps += _ways_and_steps(argument[1], length)[1]
         elif name == "ATOMIC_GROUP":
-            steps += _count_matches(argument, length)[1]
+            steps += _ways_and_steps(argument, length)[1]
         elif name in ("BRANCH", "GROUPREF_EXISTS"):
             branches = argument[1] if name == "BRANCH" else [branch or [] for branch in argument[1:]]
-            counts = [_count_matches(branch, length) for branch in branches]
-            ways, steps = sum(count[0] for count in counts), 1 + sum(count[1] for count in counts)
+            bounds = [_ways_and_steps(branch, length) for branch in branches]
+            ways, steps = sum(bound[0] for bound in bounds), 1 + sum(bound[1] for bound in bounds)
         elif name.endswith("_REPEAT"):
             low, high, repeated = argument
             high = max(low, min(high, length))
-            ways, steps = _count_matches(repeated, length)
+            ways, steps = _ways_and_steps(repeated, length)
             if ways > 1:
                 ways = 2 ** min(200.0, (high + 1) * math.log2(ways))
                 steps = ways * (steps + 1)
@@ -310,7 +326,7 @@ def _tokens_of(pattern: str) -> re.Pattern[str]:
 
 
 def _flag_group(match: re.Match[str], flags: str) -> str:
-    """Return the group `(?flags…` with other flags; a group without flags is left out."""
+    """Return a matched group with flags, such as `(?i:`, with `flags` instead; nothing if it would be `(?)`."""
     group = f"(?{flags}{match['unset']}{match['end']}"
     return "" if group == "(?)" else group
 
@@ -325,7 +341,7 @@ def _expand_class_escape(escape: str, classes: Mapping[str, str] = _ASCII_CLASSE
 def _python_class(items: str, negated: str) -> str:
     r"""Return a character class for Python's engine.
 
-    Python has no class within a class, so `[\W_]` becomes a choice between two classes.
+    Python has no nested classes, so `[\W_]` becomes a choice between two classes. `negated` is `^` or empty.
     """
     negated_classes: list[str] = []
 
@@ -343,7 +359,7 @@ def _python_class(items: str, negated: str) -> str:
 
 
 def _rust_escape(escape: str) -> str:
-    """Return an escape of Python's, for one character or a position, in Rust's syntax."""
+    """Translate Python's escape for one character or a position to Rust's syntax."""
     rest = escape[1:]
     if rest.startswith("N{"):
         import unicodedata
@@ -355,7 +371,7 @@ def _rust_escape(escape: str) -> str:
         return f"\\x{int(rest, 8):02x}"
     if rest == "\n":
         return r"\n"
-    # Rust reads an escaped `<` or `>` as the edge of a word, and does not know an escape of a non-ASCII character.
+    # To Rust, an escaped `<` or `>` is the edge of a word, and an escaped non-ASCII character is an error.
     return rest if rest in "<>" or not rest.isascii() else escape
 
 
@@ -365,7 +381,7 @@ def _rust_class_item(item: str) -> str:
         return r"\x08"
     if item[0] == "\\":
         return f"\\x{int(item[1:], 8):02x}" if item[1:].isdigit() else _rust_escape(item)
-    # Within a class Rust reads some of these characters as operators, and `[` as the start of a nested class.
+    # To Rust, some of these characters are operators within a class, and `[` starts a nested class.
     return {"\n": r"\n"}.get(item) or (f"\\{item}" if item in "[]&~-^/" else item)
 
 

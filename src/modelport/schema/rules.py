@@ -1,12 +1,12 @@
 """Rewrites a JSON schema to the subset that a service enforces. Pure functions.
 
-Every value of the rewritten schema is a value of the original schema, with two exceptions:
+Every value that is valid against the rewritten schema is valid against the original one, with two exceptions:
 
 - Keywords that the service does not support are left out. They are written into descriptions instead.
-- Where the service requires all properties, optional properties become nullable. `remove_optional_nulls` removes these
-  nulls from the output.
+- If the service requires that every property is listed in `required`, optional properties become nullable.
+  `remove_optional_nulls` removes these nulls from the output.
 
-modelport validates the output against the original schema in any case.
+modelport always validates the output against the original schema.
 """
 
 from __future__ import annotations
@@ -24,30 +24,30 @@ CONSTRAINTS = frozenset(
     propertyNames dependentRequired dependentSchemas dependencies not if then else contentEncoding contentMediaType
     """.split()  # noqa: SIM905
 )
-#: Keywords of `CONSTRAINTS` that modelport does not check either, because they are not assertions in draft 2020-12.
+#: Keywords of `CONSTRAINTS` that modelport's validation ignores too, because draft 2020-12 does not validate them.
 _UNCHECKED = frozenset({"contentEncoding", "contentMediaType", "dependencies"})
 _ANY_VALUE = "a value may be anything"
 _JSON_TYPES = {str: "string", bool: "boolean", int: "integer", float: "number", list: "array", dict: "object"}
 
 
 class UnsupportedSchema(ValueError):
-    """The schema can't be rewritten to the subset; the message says why."""
+    """The schema can't be rewritten to the subset. The message says why; in the message, "it" is the schema."""
 
 
 @dataclass(frozen=True)
 class SchemaRules:
-    """The subset of JSON Schema that a service enforces by itself. Its objects never allow additional properties.
+    """The subset of JSON Schema that a service enforces. In it, objects never allow additional properties.
 
     Args:
-        keywords: The keywords of `CONSTRAINTS` that it enforces, and `allOf` if it does.
-        formats: The values of `format` that it enforces.
-        all_required: Every property must be required. Optional properties are rewritten as nullable.
+        keywords: The keywords of `CONSTRAINTS` that the service enforces, and `allOf` if the service supports it.
+        formats: The values of `format` that the service enforces.
+        all_required: Every property must be listed in `required`. Optional properties are rewritten as nullable.
         recursive: A schema may refer to itself.
         object_root: The root of the schema must be an object.
         any_object: The service has a mode for "any JSON object", which is used for `{"type": "object"}`.
-        max_properties: The most properties of all objects together; `None` for no limit.
+        max_properties: The maximum number of properties of all objects together; `None` for no limit.
         max_depth: How deep objects may be nested; `None` for no limit.
-        max_enum: The most values of all enums together; `None` for no limit.
+        max_enum: The maximum number of values of all enums together; `None` for no limit.
     """
 
     keywords: frozenset[str] = frozenset()
@@ -62,10 +62,10 @@ class SchemaRules:
 
     @classmethod
     def from_value(cls, value: SchemaRules | Mapping[str, Any] | None) -> SchemaRules | None:
-        """Return the rules themselves, or the rules from a dict that `to_dict` returned.
+        """Return rules and `None` unchanged, and turn a dict, such as `to_dict` returns, into rules.
 
         Raises:
-            ValueError: The value is something else, or a key is not the name of a rule.
+            ValueError: The value is of another type, or a key of the dict is not the name of a rule.
         """
         if value is None or isinstance(value, SchemaRules):
             return value
@@ -93,7 +93,7 @@ class SchemaRules:
 
 
 def is_any_object(schema: Mapping[str, Any]) -> bool:
-    """Return whether the schema allows any JSON object and nothing else."""
+    """Return whether the schema allows every JSON object, and no other value."""
     keywords = {key: value for key, value in schema.items() if key not in ("title", "description", "$schema")}
     return keywords in ({"type": "object"}, {"type": "object", "additionalProperties": True})
 
@@ -105,7 +105,7 @@ class RewrittenSchema:
     Args:
         schema: The schema to send.
         left_out: The keywords that the service does not enforce. They were written into descriptions.
-        unchecked: The keywords of `left_out` that modelport does not check either.
+        unchecked: The keywords of `left_out` that modelport's validation does not check either.
     """
 
     schema: dict[str, Any]
@@ -125,9 +125,10 @@ class _Rewriter:
 
     def __init__(self, rules: SchemaRules, root: Mapping[str, Any]) -> None:
         self._rules, self._root = rules, root
-        self._left_out: set[str] = set()
-        self._unchecked: set[str] = set()
-        self._properties = self._enums = 0
+        # Keywords that the service does not enforce: those that modelport's validation checks, and the others.
+        self._left_out_checked: set[str] = set()
+        self._left_out_unchecked: set[str] = set()
+        self._property_count = self._enum_value_count = 0
 
     def result(self) -> RewrittenSchema:
         rules = self._rules
@@ -137,12 +138,13 @@ class _Rewriter:
         if rules.object_root and (root.get("type") != "object" or "anyOf" in root):
             raise UnsupportedSchema("its root must be an object")
         for count, limit, what in (
-            (self._properties, rules.max_properties, "properties"),
-            (self._enums, rules.max_enum, "enum values"),
+            (self._property_count, rules.max_properties, "properties"),
+            (self._enum_value_count, rules.max_enum, "enum values"),
         ):
             if limit is not None and count > limit:
                 raise UnsupportedSchema(f"it has {count} {what}; at most {limit} are supported")
-        return RewrittenSchema(root, tuple(sorted(self._left_out | self._unchecked)), tuple(sorted(self._unchecked)))
+        left_out = self._left_out_checked | self._left_out_unchecked
+        return RewrittenSchema(root, tuple(sorted(left_out)), unchecked=tuple(sorted(self._left_out_unchecked)))
 
     def _rewrite_part(self, schema: Any, depth: int) -> dict[str, Any]:
         if not isinstance(schema, Mapping):
@@ -157,12 +159,12 @@ class _Rewriter:
                 result[key] = value
             elif key in ("anyOf", "oneOf"):
                 if key == "oneOf" and "discriminator" not in schema and not _have_disjoint_types(value):
-                    self._left_out.add(key)
+                    self._left_out_checked.add(key)  # `anyOf` allows values that are valid against several parts.
                 result["anyOf"] = [self._rewrite_part(part, depth) for part in value]
             elif key == "allOf":
                 self._rewrite_all_of(value, result, depth)
             elif key == "enum":
-                self._enums += len(value)
+                self._enum_value_count += len(value)
                 result[key] = list(value)
             elif key in ("const", "type"):
                 result[key] = value
@@ -174,7 +176,7 @@ class _Rewriter:
             self._rewrite_object(schema, result, depth + 1)
         if "array" in types:
             if not isinstance(schema.get("items"), Mapping) or schema.get("prefixItems"):
-                raise UnsupportedSchema("the items of an array may be any value, or have a schema each")
+                raise UnsupportedSchema("the items of an array may be any value, or each have a schema of their own")
             result["items"] = self._rewrite_part(schema["items"], depth)
         if types and "type" not in result:
             result["type"] = types[0] if len(types) == 1 else types
@@ -186,14 +188,14 @@ class _Rewriter:
         return self._isolate_reference(result)
 
     def _record_left_out(self, keywords: Mapping[str, Any]) -> None:
-        # Few programs validate formats, so modelport's import does not load the module.
+        # This import is delayed because few programs use formats, and importing modelport must be fast.
         from modelport.schema.formats import CHECKED_FORMATS
 
         for key, value in keywords.items():
             if key == "format" and value not in CHECKED_FORMATS:
-                self._unchecked.add(f"format={value!r}")
+                self._left_out_unchecked.add(f"format={value!r}")
             else:
-                (self._unchecked if key in _UNCHECKED else self._left_out).add(key)
+                (self._left_out_unchecked if key in _UNCHECKED else self._left_out_checked).add(key)
 
     def _rewrite_all_of(self, parts: list[Any], result: dict[str, Any], depth: int) -> None:
         if "allOf" in self._rules.keywords:
@@ -204,11 +206,11 @@ class _Rewriter:
             raise UnsupportedSchema("allOf is not supported")
 
     def _isolate_reference(self, part: dict[str, Any]) -> dict[str, Any]:
-        """Move a `$ref` into an `anyOf`, because services refuse a `$ref` with other keywords beside it."""
+        """Move a `$ref` that has other keywords beside it into an `anyOf`, because services refuse such a `$ref`."""
         if "$ref" not in part or len(part) == 1:
             return part
-        beside = {k: v for k, v in part.items() if k not in ("$ref", "title")}
-        return {"anyOf": [{"$ref": part["$ref"]}], **beside} if beside else {"$ref": part["$ref"]}
+        others = {k: v for k, v in part.items() if k not in ("$ref", "title")}
+        return {"anyOf": [{"$ref": part["$ref"]}], **others} if others else {"$ref": part["$ref"]}
 
     def _rewrite_object(self, schema: Mapping[str, Any], result: dict[str, Any], depth: int) -> None:
         rules, properties = self._rules, schema.get("properties", {})
@@ -217,10 +219,10 @@ class _Rewriter:
             raise UnsupportedSchema("an object may have properties that it does not list")
         if rules.max_depth is not None and depth > rules.max_depth:
             raise UnsupportedSchema(f"objects are nested deeper than {rules.max_depth}")
-        self._properties += len(properties)
+        self._property_count += len(properties)
         required = schema.get("required", ())
         if unknown := sorted(set(required) - set(properties)):
-            raise UnsupportedSchema(f"{unknown[0]!r} is required and not listed")
+            raise UnsupportedSchema(f"{unknown[0]!r} is required, but not one of the properties")
         result["properties"] = {
             name: _nullable(part) if rules.all_required and name not in required else part
             for name, part in ((name, self._rewrite_part(part, depth)) for name, part in properties.items())
@@ -229,6 +231,12 @@ class _Rewriter:
         result["additionalProperties"] = False
 
     def _refuse_recursion(self, schema: Any, followed: frozenset[str]) -> None:
+        """Raise `UnsupportedSchema` if a reference in a part of the schema leads back to a reference in `followed`.
+
+        Args:
+            schema: The part.
+            followed: The references that were followed to get to this part.
+        """
         if isinstance(schema, list):
             for part in schema:
                 self._refuse_recursion(part, followed)
@@ -249,7 +257,7 @@ def _resolve(root: Mapping[str, Any], reference: Any) -> Any:
     """Return the part of the schema to which a reference points.
 
     Raises:
-        UnsupportedSchema: The reference points out of the schema, or to nothing.
+        UnsupportedSchema: The reference points to another document, or to nothing.
     """
     target: Any = root
     path = str(reference)
@@ -264,7 +272,7 @@ def _resolve(root: Mapping[str, Any], reference: Any) -> Any:
 
 
 def _json_types(schema: Mapping[str, Any]) -> list[str]:
-    """Return the JSON types that the schema names, or that follow from its other keywords."""
+    """Return the JSON types that the schema names, or that its other keywords imply."""
     given = schema.get("type")
     if given is not None:
         return [given] if isinstance(given, str) else list(given)
@@ -277,7 +285,7 @@ def _json_types(schema: Mapping[str, Any]) -> list[str]:
 
 
 def _have_disjoint_types(parts: list[Any]) -> bool:
-    """Return whether the types of these schemas exclude a value that is valid against two of them."""
+    """Return whether the types of these schemas differ, so that no value can be valid against two of them."""
     types = [name for part in parts for name in (_json_types(part) if isinstance(part, Mapping) else ()) or ("?",)]
     return "?" not in types and len({*types}) == len(types) and not {"integer", "number"} <= {*types}
 
@@ -306,7 +314,7 @@ def remove_optional_nulls(
 
     Args:
         schema: The original schema, or a part of it.
-        value: A value of the rewritten schema, or of its part.
+        value: A value that is valid against the rewritten schema, or against the same part of it.
         is_valid: Returns whether a value (second argument) is valid against a schema (first argument).
         root: The complete original schema if `schema` is a part of it; `None` if `schema` is complete.
     """

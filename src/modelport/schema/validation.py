@@ -34,7 +34,8 @@ def _problem_of_schema(text: str) -> str | None:
     try:
         Draft202012Validator.check_schema(json.loads(text))
     except SchemaError as error:
-        # The best match says "not one of 'array', 'boolean', …"; the error itself "not valid under any of the schemas".
+        # The error itself may only say "not valid under any of the given schemas". The errors that led to it are
+        # specific, such as "'text' is not one of 'array', 'boolean', …".
         nearest = best_match(error.context) if error.context else error
         return f"the JSON schema is invalid at {error.json_path}: {_shorten(nearest.message)}"
     except (RecursionError, OverflowError) as error:  # Parsing a `pattern` can raise these.
@@ -57,26 +58,27 @@ def mismatch(schema: dict[str, Any], value: Any) -> str | None:
     from modelport.schema.validators import time_limit, validator_class
 
     try:
-        # With an empty registry the library does not fetch the URLs that a schema names.
+        # With an empty registry `jsonschema` does not fetch the URLs to which a schema refers.
         validator = validator_class()(schema, registry=Registry(), format_checker=format_checker())
         with time_limit():
             error = best_match(validator.iter_errors(value))
     except RecursionError:
         if _depth(value) > _SAFE_DEPTH:
-            return "at $: it is nested too deeply to be checked"
-        raise InvalidRequest("the JSON schema can't be used: it refers to itself without an end") from None
+            return "at $: the value is nested too deeply to be checked"
+        raise InvalidRequest("the JSON schema can't be used: its references form an endless loop") from None
     except Exception as broken:
-        # An invalid schema raises one of many exceptions: for an unknown type, an unresolved `$ref`, a bad `pattern`.
+        # An invalid schema raises one of many exceptions, for example for an unknown type or an unresolved `$ref`.
         raise InvalidRequest(f"the JSON schema can't be used: {str(broken).splitlines()[0]}") from None
     return None if error is None else f"at {error.json_path}: {_shorten(error.message)}"
 
 
 def _shorten(message: str) -> str:
-    """Remove the middle of a long message. It quotes the whole value, and may be sent to a model as feedback."""
+    """Remove the middle of a long message. Messages quote the whole value, and may be sent to a model as feedback."""
     return message if len(message) <= 2000 else f"{message[:1000]} … {message[-1000:]}"
 
 
-#: A value that is nested this deep or less can be checked within Python's recursion limit.
+#: A value that is not nested deeper than this can be checked within Python's recursion limit, unless the references of
+#: the schema form an endless loop.
 _SAFE_DEPTH = 20
 
 

@@ -1,12 +1,12 @@
 """The `jsonschema` package's validator, made safe for schemas and values from untrusted sources.
 
-The package's own validator can be made to run almost without end: by a regular expression that backtracks, by a schema
-whose references double the work, or by a long list in which it compares all items with each other. `validator_class`
+Some inputs make the package's own validator run almost without end: a regular expression that backtracks, a schema in
+which each reference doubles the work, or a long list in which all items are compared with each other. `validator_class`
 returns a variant of the package's class:
 
 - Regular expressions are matched by `modelport.schema.regexes`, which takes linear time.
-- Each part of a schema checks the deadline that `time_limit` sets.
-- Keywords that compare lists use sets; `multipleOf` computes with fractions.
+- The deadline that `time_limit` sets is checked at each part of a schema.
+- Keywords that compare the items of lists use sets. `multipleOf` computes with fractions.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from typing import Any
 from modelport.errors import InvalidRequest
 from modelport.schema import regexes
 
-#: How long the validation of one value may take, in seconds. Most take milliseconds. A schema can be written in which
-#: each part, or each reference, doubles the work of the part before.
+#: How long the validation of one value may take, in seconds. Most validations take milliseconds.
 VALIDATION_TIMEOUT = 5.0
+#: The end of `time_limit`, on the clock `time.monotonic`.
 _deadline: ContextVar[float] = ContextVar("modelport_validation_deadline", default=float("inf"))
 
 
@@ -46,7 +46,7 @@ def time_limit() -> Iterator[None]:
 def _check_deadline() -> None:
     if time.monotonic() > _deadline.get():
         raise InvalidRequest(
-            f"checking a value against it takes more than {VALIDATION_TIMEOUT:g} s: write it more simply"
+            f"checking a value against the schema takes more than {VALIDATION_TIMEOUT:g} s: simplify the schema"
         )
 
 
@@ -54,8 +54,8 @@ def _check_deadline() -> None:
 def validator_class() -> Any:
     """Return the validator class for draft 2020-12.
 
-    A part of a schema that names another draft in its `$schema` is validated by this class too, because the class of
-    that draft has none of the safeguards.
+    The class also validates parts of a schema that name another draft in their `$schema`. The class of that draft has
+    none of the safeguards.
     """
     import attrs  # A dependency of `jsonschema`.
     from jsonschema import Draft202012Validator
@@ -108,7 +108,7 @@ def _additional_properties(validator: Any, additional: Any, instance: Any, schem
 
 
 def _multiple_of(validator: Any, factor: Any, instance: Any, schema: Any) -> Iterator[Any]:
-    """Check `multipleOf` with exact decimals. With Python's floats 0.3 is not a multiple of 0.1."""
+    """Check `multipleOf` with exact decimals. Computed with floats, 0.3 is not a multiple of 0.1."""
     if validator.is_type(instance, "number") and _to_fraction(instance) % _to_fraction(factor):
         yield _error(f"{instance!r} is not a multiple of {factor}")
 
@@ -123,9 +123,10 @@ def _unique_items(validator: Any, unique: Any, instance: Any, schema: Any) -> It
 
 
 def _to_hashable(value: Any) -> Any:
-    """Return a hashable value that is equal for values that JSON Schema calls equal: `1` and `1.0`, not `1` and `true`.
+    """Return a hashable key for a JSON value. Two keys are equal if and only if JSON Schema calls the values equal.
 
-    Numbers become text, because the model could write a list of numbers that all have the same hash.
+    So `1` and `1.0` have the same key, but not `1` and `true`. In keys, numbers are text: the model could write a list
+    of different numbers with the same hash, which would make a set as slow as comparing all items with each other.
     """
     if isinstance(value, dict):
         return dict, frozenset((key, _to_hashable(part)) for key, part in value.items())
@@ -139,8 +140,8 @@ def _to_hashable(value: Any) -> Any:
 def _unevaluated_keywords() -> dict[str, Any]:
     """Return safe copies of the package's functions for `unevaluatedProperties` and `unevaluatedItems`.
 
-    In the copies `re` is replaced by `_search`, and the helpers return sets instead of lists. A version of the package
-    that has these functions under other names is used unchanged.
+    In the copies `re.search` is replaced by `_search`, and the helpers return sets instead of lists. If a version of
+    the package has these functions under other names, its own functions are used.
     """
     from jsonschema import _keywords, _utils
 

@@ -1,7 +1,7 @@
-"""What particular servers accept beyond OpenAI's chat-completions API.
+"""How particular servers differ from OpenAI's chat-completions API.
 
-A user names one of `DIALECTS` for a server; without a name, the server gets `OPENAI_API`. Everything that differs
-between servers is data in this module, or a small function that the data names.
+The user of a server passes a key of `DIALECTS` as `dialect`. Without it, requests follow `OPENAI_API`. Everything that
+differs between servers is data in this module, or a small function to which the data refers.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from modelport.constrained.lark import as_lark
 from modelport.types.output_types import Choice, Grammar, JSONSchema, Lark, Regex
 
 _ALL_GRAMMARS = frozenset({JSONSchema, Regex, Choice, Lark})
-#: The chat templates of most models can only switch reasoning off. Other efforts are sent as a reasoning budget.
+#: The supported values of `reasoning_effort`. The chat templates of most models can only switch reasoning on or off, so
+#: the layer `adapt` sends any other effort as a reasoning budget.
 _OFF_ONLY = frozenset({"none"})
 
 
@@ -24,14 +25,14 @@ class Dialect:
     """How a server differs from OpenAI's API.
 
     Args:
-        capabilities: The values of `Capabilities` that differ.
-        output_fields: A function that returns the fields of a body which request structured output, or `None` for an
-            output type that is requested as in OpenAI's API.
-        strict_tools: Whether a tool is sent with `strict: true` unless the caller set it.
-        effort_in_template: Whether `reasoning_effort` is sent as variables of the chat template.
-        streams_always: Whether a non-streaming call is sent as a stream too.
-        constrains_reasoning: Whether a grammar constrains the reasoning together with the output, so that the grammar
-            itself must leave the reasoning unconstrained.
+        capabilities: The values of `Capabilities` in which the server differs.
+        output_fields: A function that takes an output type and returns the fields of the body that request it, or
+            `None` if they are the same as in OpenAI's API. By default, they are the same for all output types.
+        strict_tools: Whether a tool is sent with `strict: true` unless the caller set `strict`.
+        effort_in_template: Whether `reasoning_effort` is sent as variables of the chat template, and not as a field.
+        streams_always: Whether the server is asked for a stream even if the caller did not ask for one.
+        constrains_reasoning: Whether the server applies a grammar to the reasoning too. The grammar that is sent must
+            then allow any reasoning before the output.
     """
 
     capabilities: Mapping[str, Any] = field(default_factory=dict)
@@ -43,7 +44,10 @@ class Dialect:
 
 
 def llama_grammar(lark: str) -> str:
-    """Return a grammar in llguidance's Lark as llama.cpp accepts it."""
+    """Return the value of llama.cpp's parameter `grammar` for a Lark grammar.
+
+    Its first line makes llama.cpp use llguidance instead of its own grammar engine.
+    """
     return f"%llguidance {{}}\n{lark}"
 
 
@@ -61,7 +65,8 @@ def effort_variables(effort: str, variables: Mapping[str, Any] | None = None) ->
 
 
 def _llama_cpp_output_fields(grammar: Grammar) -> dict[str, Any]:
-    # llama.cpp's own converter of JSON schemas ignores keywords silently. llguidance enforces or rejects them.
+    # llama.cpp's own converter of JSON schemas silently ignores keywords that it does not support. llguidance enforces
+    # or rejects each keyword.
     return {"grammar": llama_grammar(as_lark(grammar, old_llguidance=True))}
 
 
@@ -81,7 +86,7 @@ def _tgi_output_fields(grammar: Grammar) -> dict[str, Any] | None:
     See https://huggingface.co/docs/text-generation-inference/conceptual/guidance
     """
     if isinstance(grammar, Lark):
-        return None
+        return None  # The capabilities below exclude Lark, so no such request is sent.
     if isinstance(grammar, JSONSchema):
         return {"response_format": {"type": "json", "value": grammar.schema}}
     if isinstance(grammar, Choice):
@@ -92,8 +97,8 @@ def _tgi_output_fields(grammar: Grammar) -> dict[str, Any] | None:
 #: OpenAI's API itself, for a server without a named dialect.
 OPENAI_API = Dialect()
 
-#: By the name that a user passes as `dialect`. As `schema_rules`, `None` means that the server takes any JSON schema.
-#: As `max_stop_sequences`, `None` means that the server takes any number.
+#: Name that a user passes as `dialect` -> dialect. `"schema_rules": None` means that the server takes any JSON schema,
+#: and `"max_stop_sequences": None` that it takes any number of stop sequences.
 DIALECTS: dict[str, Dialect] = {
     "llama.cpp": Dialect(
         capabilities={
@@ -110,8 +115,8 @@ DIALECTS: dict[str, Dialect] = {
         output_fields=_llama_cpp_output_fields,
         # The server ignores `reasoning_effort` in the body.
         effort_in_template=True,
-        # The server frees a slot at once when the reader of a stream leaves. It finishes a non-streaming response even
-        # after the caller has left.
+        # When a client closes its connection, the server stops generating a stream at once, but it generates a
+        # non-streaming response to its end.
         streams_always=True,
         constrains_reasoning=True,
     ),
@@ -124,8 +129,8 @@ DIALECTS: dict[str, Dialect] = {
             "renamed": {"reasoning_budget": "thinking_token_budget"},
         },
         output_fields=_vllm_output_fields,
-        # Without `strict`, vLLM constrains only the name of a forced tool call. The arguments may then be a string
-        # instead of an object.
+        # Without `strict`, vLLM constrains only the tool's name in a forced tool call. The arguments may then be a
+        # string instead of an object.
         strict_tools=True,
     ),
     "tgi": Dialect(

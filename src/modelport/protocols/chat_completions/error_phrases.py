@@ -1,7 +1,7 @@
 """Phrases that identify errors that services send without an error code.
 
 This table is the only place where modelport interprets the text of a chat-completions error. Status and error code are
-used wherever a service sends them; see `modelport.protocols.chat_completions.errors`.
+used wherever a service sends them (in `modelport.protocols.chat_completions.errors`).
 """
 
 from __future__ import annotations
@@ -15,15 +15,16 @@ class KnownPhrase:
     """A phrase in the error texts of one or several services.
 
     Args:
-        pattern: A regular expression that is searched for, ignoring case. A group holds the name of a parameter.
-        services: The services whose error texts contain the phrase.
+        pattern: A regular expression that is searched for, ignoring case. If it has a group, the group matches the
+            name of the parameter that the service does not accept.
+        services: The services whose error texts contain the phrase. This is documentation; no code reads it.
     """
 
     pattern: str
     services: str
 
 
-#: The prompt, or the prompt and the requested output together, exceed the context window.
+#: These phrases say that the prompt, or the prompt together with the requested output, exceeds the context window.
 CONTEXT_EXCEEDED = (
     KnownPhrase(r"maximum context length", "OpenAI and others"),
     KnownPhrase(r"context (?:length|window|size)", "several"),
@@ -32,25 +33,26 @@ CONTEXT_EXCEEDED = (
     KnownPhrase(r"`inputs` (?:tokens \+ `max_new_tokens` must be|must have less than)", "TGI"),
 )
 
-_KIND = r"(?:parameter|argument|field|property)s?"
-_NAME = r"['\"`]?([a-z_]+)"
-#: The service does not accept a parameter, and the phrase names the parameter.
+_PARAMETER_WORD = r"(?:parameter|argument|field|property)s?"
+_PARAMETER_NAME = r"['\"`]?([a-z_]+)"
+#: These phrases say that the service does not accept a parameter, and name the parameter.
 UNSUPPORTED_PARAMETER = (
     KnownPhrase(
-        rf"(?:unsupported|unknown|unrecognized) (?:request )?{_KIND}(?: supplied)?[:\s]+{_NAME}", "OpenAI and others"
+        rf"(?:unsupported|unknown|unrecognized) (?:request )?{_PARAMETER_WORD}(?: supplied)?[:\s]+{_PARAMETER_NAME}",
+        "OpenAI and others",
     ),
-    KnownPhrase(rf"argument not supported on this model:\s*{_NAME}", "xAI"),
-    KnownPhrase(rf"does not support (?:the )?(?:parameter|argument|field)s?[:\s]+{_NAME}", "xAI"),
-    KnownPhrase(rf"extra inputs are not permitted, field:\s*{_NAME}", "Fireworks"),
+    KnownPhrase(rf"argument not supported on this model:\s*{_PARAMETER_NAME}", "xAI"),
+    KnownPhrase(rf"does not support (?:the )?(?:parameter|argument|field)s?[:\s]+{_PARAMETER_NAME}", "xAI"),
+    KnownPhrase(rf"extra inputs are not permitted, field:\s*{_PARAMETER_NAME}", "Fireworks"),
     KnownPhrase(r"['\"`]([a-z_]+)['\"`] is (?:unsupported|not (?:supported|permitted|allowed))", "Groq"),
-    # The text is "This response_format type is unavailable now".
+    # DeepSeek's text is "This response_format type is unavailable now".
     KnownPhrase(r" ([a-z_]+) type is unavailable", "DeepSeek"),
 )
 
-#: Says that the service does not accept a parameter, which the error names in its field `param` and not in its text.
+#: This phrase says that the service does not accept the parameter which the error names in its field `param`.
 PARAM_IS_UNSUPPORTED = (KnownPhrase(r"unsupported|not support", "OpenAI, Groq"),)
 
-#: The service rejects the JSON schema inside a parameter, and not the parameter.
+#: This phrase says that the service accepts the parameter, but not the JSON schema inside it.
 INVALID_SCHEMA = (KnownPhrase(r"\AInvalid schema", "OpenAI"),)
 
 

@@ -1,7 +1,7 @@
-"""Classifies the errors of services that implement chat completions, and reads the waits that they ask for.
+"""Classifies the errors of services that implement chat completions, and reads how long they ask clients to wait.
 
-An error is classified by its HTTP status and by the service's own code. Where a service sends no code, the table in
-`error_phrases` decides. All functions are pure.
+An error is classified by its HTTP status and by the service's own code. Where these do not decide, the phrases in
+`error_phrases` do. All functions are pure.
 """
 
 from __future__ import annotations
@@ -44,17 +44,18 @@ _UNSUPPORTED_PARAMETER_CODES = {"unsupported_parameter", "unsupported_value"}
 def error_from(
     status: Any, payload: Any, headers: Mapping[str, str] | None = None, *, engine: bool = False
 ) -> ModelError:
-    """Return the error for an error response, by its status and by the service's own code.
+    """Return the exception for an error response.
 
     Args:
         status: The HTTP status, or the code of an error event inside a stream (which may be any value).
         payload: The parsed body, or the body as text.
         headers: The response's headers, with names in lower case.
-        engine: Whether the error comes from a local engine. Its statuses are not reported, because no HTTP is involved.
+        engine: Whether the error comes from a local engine. The exception then shows no status, because no HTTP was
+            involved.
     """
-    inner = payload.get("error", payload) if isinstance(payload, dict) else payload
-    fields: Mapping[str, Any] = inner if isinstance(inner, dict) else {}
-    text = _readable(str(fields.get("message") or fields.get("detail") or inner or "no reason given").strip())
+    error = payload.get("error", payload) if isinstance(payload, dict) else payload
+    fields: Mapping[str, Any] = error if isinstance(error, dict) else {}
+    text = _readable(str(fields.get("message") or fields.get("detail") or error or "no reason given").strip())
     status_text = str(status)
     status = int(status_text) if status_text.isascii() and status_text.isdecimal() and len(status_text) <= 4 else None
     codes = {str(fields.get("code")), str(fields.get("type"))}
@@ -62,11 +63,11 @@ def error_from(
     source = "engine" if engine else "service"
     details: dict[str, Any] = {"status": None if engine else status, "retry_after": retry_after(headers or {})}
     if codes & _CONTEXT_EXCEEDED_CODES or (status in (400, 413, 422) and means_context_exceeded(text)):
-        other = "make the model with a larger context_length=…" if engine else "lower max_tokens"
-        option = "--set context_length=… makes the context larger" if engine else "--max-tokens limits the output"
+        alternative = "make the model with a larger context_length=…" if engine else "lower max_tokens"
+        cli_option = "--set context_length=… makes the context larger" if engine else "--max-tokens limits the output"
         return ContextWindowExceeded(
-            f"The prompt does not fit the model's context: {message} Shorten the messages, or {other}.",
-            hint=f"The option {option}.",
+            f"The prompt does not fit the model's context: {message} Shorten the messages, or {alternative}.",
+            hint=f"The option {cli_option}.",
             **details,
         )
     if codes & _CONTENT_FILTER_CODES:
@@ -98,7 +99,7 @@ def error_from(
 
 
 def _readable(text: str) -> str:
-    """Return an error text as one line, or the title if the text is the web page of a proxy."""
+    """Return the beginning of an error text. If the text is a web page, which proxies send, return its title."""
     if text.startswith("<"):
         title = re.search(r"<title[^>]*>(.*?)</title>", text[:5000], re.I | re.S)
         return f"the response is a web page, {' '.join((title[1] if title else text[:80]).split())!r}"
@@ -114,9 +115,9 @@ def _rejected_parameter(fields: Mapping[str, Any], text: str) -> str | None:
         str(fields.get("code")) in _UNSUPPORTED_PARAMETER_CODES or means_param_is_unsupported(text)
     ):
         return param
-    # Servers that validate with pydantic send its list of problems as `detail`. Mistral wraps the list in `message`.
-    inner = fields["message"] if isinstance(fields.get("message"), dict) else fields
-    for problem in inner["detail"] if isinstance(inner.get("detail"), list) else ():
+    # Servers that validate with pydantic send pydantic's list of problems as `detail`. Mistral sends it in `message`.
+    holder = fields["message"] if isinstance(fields.get("message"), dict) else fields
+    for problem in holder["detail"] if isinstance(holder.get("detail"), list) else ():
         if isinstance(problem, dict) and problem.get("type") == "extra_forbidden":
             location = problem.get("loc")
             if isinstance(location, list) and location:
@@ -127,9 +128,12 @@ def _rejected_parameter(fields: Mapping[str, Any], text: str) -> str | None:
 def retry_after(headers: Mapping[str, str]) -> float | None:
     """Return the seconds that a service asks the client to wait, or `None`.
 
-    The headers are `retry-after-ms`, `x-amz-retry-after`, `retry-after` (in this order) and `ratelimit`. For the third
-    see https://www.rfc-editor.org/rfc/rfc9110#field.retry-after; the last names the seconds (t) for which the remaining
-    quota (r) is 0, see https://datatracker.ietf.org/doc/html/draft-ietf-httpapi-ratelimit-headers-09
+    The first of these headers that the response has, and that is valid, is used:
+
+    - `retry-after-ms` and `x-amz-retry-after`: milliseconds.
+    - `retry-after`: seconds or a date, see https://www.rfc-editor.org/rfc/rfc9110#field.retry-after
+    - `ratelimit`: after `t` seconds the quota is renewed. It counts only if the remaining quota `r` is 0, see
+      https://datatracker.ietf.org/doc/html/draft-ietf-httpapi-ratelimit-headers-09
 
     Args:
         headers: The response's headers, with names in lower case.
@@ -143,7 +147,7 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
         except ValueError:
             try:
                 date = email.utils.parsedate_to_datetime(value)
-                # The oldest format of an HTTP date names no time zone. An HTTP date is always in GMT.
+                # The oldest format of HTTP dates has no time zone, but HTTP dates are always in GMT.
                 seconds = (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp() - time.time()
             except (ValueError, TypeError, OverflowError):
                 continue

@@ -1,7 +1,8 @@
 """Writes the fields of a body that request structured output.
 
-OpenAI's API takes a JSON schema as `response_format`, and every other grammar as the input format of a custom tool that
-the model must call. A server's dialect may request an output type by other fields (see `dialects`).
+OpenAI's API takes a JSON schema as `response_format`. It takes any other output type (regular expression, choice, Lark
+grammar) only as the input format of a custom tool, which the model is then forced to call. A server's dialect may
+request an output type by other fields (`Dialect.output_fields`).
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from modelport.protocols.chat_completions.dialects import Dialect
 from modelport.schema.rules import is_any_object
 from modelport.types.output_types import Grammar, JSONSchema, Regex
 
-#: The name of the custom tool through which the model answers; the tool's input is the output.
+#: The name of the custom tool. What the model writes as input for this tool is the output of the call.
 OUTPUT_TOOL = "give_answer"
 
 
@@ -26,14 +27,16 @@ def output_fields(grammar: Grammar, dialect: Dialect) -> dict[str, Any]:
 
 def _schema_fields(grammar: JSONSchema) -> dict[str, Any]:
     if is_any_object(grammar.schema):
-        # Strict mode requires closed objects, so it cannot express "any object"; JSON mode does.
+        # Strict mode requires `additionalProperties: false`, so it can't express "any object". JSON mode can.
         return {"response_format": {"type": "json_object"}}
     schema = {"name": grammar.name, "schema": grammar.schema, "strict": is_strict(grammar.schema)}
     return {"response_format": {"type": "json_schema", "json_schema": schema}}
 
 
 def _custom_tool_fields(grammar: Grammar) -> dict[str, Any]:
-    """OpenAI constrains the input of a custom tool to a grammar, in the syntaxes that llguidance reads.
+    """Return the fields that force a call of `OUTPUT_TOOL`, whose input OpenAI constrains to a grammar.
+
+    OpenAI accepts the two syntaxes that llguidance reads, regular expressions and Lark.
 
     See https://developers.openai.com/api/docs/guides/function-calling#context-free-grammars
     """
@@ -47,7 +50,9 @@ def _custom_tool_fields(grammar: Grammar) -> dict[str, Any]:
 
 
 def is_strict(schema: Any) -> bool:
-    """Return whether OpenAI's strict mode accepts the schema: every object is closed, and every property required.
+    """Return whether OpenAI's strict mode accepts the schema.
+
+    Strict mode requires `additionalProperties: false` in each object, and every property in `required`.
 
     See https://platform.openai.com/docs/guides/structured-outputs#supported-schemas
 

@@ -19,17 +19,17 @@ def body_from(request: Request, model_id: str | None, dialect: str | None = None
     """Return the JSON body of a request.
 
     Args:
-        request: A request that has been adapted to its `capabilities`. They also say which parameters the service knows
-            by another name, and whether it takes stop sequences.
+        request: A request that the layer `adapt` has adapted to `request.capabilities`. The capabilities also say which
+            parameters the service knows by another name, and how many stop sequences it takes.
         model_id: The service's name for the model; `None` to leave the name out.
-        dialect: One of `DIALECTS`, or `None` for OpenAI's API.
+        dialect: A key of `DIALECTS`, or `None` for OpenAI's API.
     """
     capabilities = request.capabilities
     server = OPENAI_API if dialect is None else DIALECTS[dialect]
     body: dict[str, Any] = {} if model_id is None else {"model": model_id}
     body["messages"] = [_message(message, capabilities) for message in request.messages]
     if request.stop_sequences and capabilities.stop:
-        # The layer `stop` ends the output at the sequences that exceed the service's maximum.
+        # The layer `stop` ends the output at the stop sequences that exceed the service's maximum and are not sent.
         body["stop"] = list(request.stop_sequences[: capabilities.max_stop_sequences])
     if request.tools:
         body["tools"] = tools = [tool.to_dict() for tool in request.tools]
@@ -44,14 +44,14 @@ def body_from(request: Request, model_id: str | None, dialect: str | None = None
     if request.grammar is not None:
         fields = output_fields(request.grammar, server)
         if request.tools and "tools" in fields:
-            # The model must call one of the caller's tools, or the tool that takes the output.
+            # The model must call one of the caller's tools, or the tool whose input is the output.
             fields = {"tools": [*body["tools"], *fields["tools"]], "tool_choice": "required"}
         body |= fields
     for name, value in request.parameters.items():
         body[capabilities.renamed.get(name, name)] = value
     if "tools" not in body:
-        # OpenAI rejects this parameter in a request without tools, such as the second request of a call with tools and
-        # an output type.
+        # OpenAI rejects this parameter in a request without tools. A call with tools can lead to such a request: for a
+        # service that does not support tools together with an output type, `adapt` requests the output without tools.
         body.pop("parallel_tool_calls", None)
     if server.effort_in_template and "reasoning_effort" in body:
         body["chat_template_kwargs"] = effort_variables(body.pop("reasoning_effort"), body.get("chat_template_kwargs"))

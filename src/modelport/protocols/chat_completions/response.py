@@ -1,14 +1,15 @@
 """Reads chat-completions responses and the chunks of streams into deltas.
 
-The reader follows OpenAI's format, and accepts how other services deviate from it:
+`ChatResponseReader` reads OpenAI's format, and accepts these deviations of other services:
 
 - Token usage may come in its own chunk without choices, in the last chunk, or in every chunk. It is emitted once, with
   the finish reason, in the delta that `finish` returns.
 - A service may answer a streaming request with one complete message.
-- Content may be a list of parts, of which the text counts. Reasoning may be called `reasoning_content` or `reasoning`.
+- Content may be a list of parts, of which only the text is used.
+- Reasoning may be called `reasoning_content` or `reasoning`.
 - Parallel tool calls may all have index 0, or no index at all. They are distinguished by their ids and names.
-- An error may come inside a response with status 200, or as an event of a stream.
-- A stream that ends without a finish reason may have been truncated. It is an error unless the caller accepts it.
+- An error may come inside a response with status 200, or as a chunk of a stream.
+- A stream that ends without a finish reason may be incomplete. It is an error unless `accept_missing_finish` is set.
 """
 
 from __future__ import annotations
@@ -36,17 +37,19 @@ class ChatResponseReader:
     """Reads one response, non-streaming or in chunks, into deltas.
 
     Args:
-        accept_missing_finish: Whether a stream without a finish reason is complete; some servers send none.
+        accept_missing_finish: Whether a stream without a finish reason counts as complete, because the server never
+            sends one.
     """
 
     def __init__(self, accept_missing_finish: bool = False) -> None:
         self._accept_missing_finish = accept_missing_finish
+        #: Collects token usage and finish reason until `finish` returns it.
         self._last_delta = ChatMessageStreamDelta()
         #: Index of a tool call in modelport's deltas -> the call's id.
         self._call_ids: dict[int, str | None] = {}
         #: Index of a tool call in the service's chunks -> its index in modelport's deltas.
         self._call_indices: dict[int, int] = {}
-        #: The service's indices of calls of `OUTPUT_TOOL`.
+        #: The service's indices of calls of `OUTPUT_TOOL`, whose input is the output and no tool call to the caller.
         self._output_indices: set[Any] = set()
         self._has_refusal = False
 
@@ -60,7 +63,7 @@ class ChatResponseReader:
             MalformedResponse: The body is not a chat completion.
             ModelError: The body is the service's error.
         """
-        self._accept_missing_finish = True  # JSON that parses is not truncated.
+        self._accept_missing_finish = True  # A body that parses as JSON is complete.
         delta = self._read(data, "message")
         if delta is None:
             raise MalformedResponse(f"The service's response holds no choices: {_excerpt(data)}.")
@@ -100,19 +103,19 @@ class ChatResponseReader:
         elif self._has_refusal:
             last.finish_reason = "content_filter"
         elif self._output_indices and not self._call_ids and last.finish_reason == "tool_calls":
-            last.finish_reason = "stop"
+            last.finish_reason = "stop"  # The only tool that was called is `OUTPUT_TOOL`.
         elif self._call_ids and last.finish_reason == "stop":
-            last.finish_reason = "tool_calls"
+            last.finish_reason = "tool_calls"  # Some services send "stop" with tool calls.
         return last
 
-    def _read(self, data: Any, key: str) -> ChatMessageStreamDelta | None:
+    def _read(self, data: Any, message_key: str) -> ChatMessageStreamDelta | None:
         try:
             error = data.get("error")
             if error or ("choices" not in data and isinstance(data.get("message"), str)):
                 error = error or data  # Some gateways send the error's fields without the key "error".
                 raise error_from(error.get("code") if isinstance(error, dict) else None, {"error": error})
             # Azure's first chunk, and the chunk with the usage, have no choices.
-            delta = self._read_choice(choices[0], key, data) if (choices := data.get("choices")) else None
+            delta = self._read_choice(choices[0], message_key, data) if (choices := data.get("choices")) else None
             if usage := data.get("usage"):
                 self._last_delta.token_usage = usage_from(usage)
                 self._last_delta.raw = data
@@ -122,15 +125,16 @@ class ChatResponseReader:
                 f"The service's response is not a chat completion ({type(error).__name__}: {error}): {_excerpt(data)}."
             ) from None
 
-    def _read_choice(self, choice: Any, key: str, data: Any) -> ChatMessageStreamDelta | None:
+    def _read_choice(self, choice: Any, message_key: str, data: Any) -> ChatMessageStreamDelta | None:
         if reason := choice.get("finish_reason"):
             self._last_delta.finish_reason = _FINISH_REASONS.get(reason, "stop")
             self._last_delta.raw = data
             if isinstance(stop := choice.get("stop_reason"), str):
                 self._last_delta.stop_sequence = stop
-        message = choice.get(key) or choice.get("message") or {}
+        # A service may answer a streaming request with a complete message.
+        message = choice.get(message_key) or choice.get("message") or {}
         content = message.get("content")
-        if isinstance(content, list):  # Mistral's reasoning models
+        if isinstance(content, list):  # Mistral's reasoning models send a list of parts.
             content = "".join(part.get("text", "") for part in content if part.get("type") == "text")
         if refusal := message.get("refusal"):
             content, self._has_refusal = (content or "") + refusal, True
@@ -152,11 +156,14 @@ class ChatResponseReader:
             model_id = data.get("model")
             self._last_delta.model_id = model_id if isinstance(model_id, str) else None
         if not (content or reasoning or calls or logprobs):
+            # An empty message is a valid response, but an empty chunk delivers nothing.
             return ChatMessageStreamDelta() if "message" in choice else None
-        return ChatMessageStreamDelta(content or None, calls or None, None, reasoning, logprobs=logprobs or None)
+        return ChatMessageStreamDelta(
+            content=content or None, tool_calls=calls or None, reasoning=reasoning, logprobs=logprobs or None
+        )
 
     def _is_output(self, call: Any) -> bool:
-        """Return whether a tool call is, or continues, a call of the tool that takes the output in its grammar."""
+        """Return whether a tool call, or a fragment of one, belongs to a call of `OUTPUT_TOOL`."""
         custom = call.get("custom")
         if not isinstance(custom, dict):
             return False
@@ -171,16 +178,17 @@ class ChatResponseReader:
             if not isinstance(value, str | None):
                 raise TypeError(f"a call's {field} is {type(value).__name__}, not a string")
         return ChatMessageToolCallStreamDelta(
-            self._index_of(call.get("index"), call_id, name),
-            call_id,
-            kind if isinstance(kind := call.get("type"), str) and kind else "function",
-            ChatMessageToolCallFunction(arguments if arguments is not None else "", name or ""),
+            index=self._index_of(call.get("index"), call_id, name),
+            id=call_id,
+            type=kind if isinstance(kind := call.get("type"), str) and kind else "function",
+            function=ChatMessageToolCallFunction(arguments=arguments if arguments is not None else "", name=name or ""),
         )
 
     def _index_of(self, service_index: int | None, call_id: str | None, name: str | None) -> int:
-        """Return the index in modelport's deltas of the call that a fragment belongs to.
+        """Return the index, in modelport's deltas, of the call to which a fragment belongs.
 
-        Some servers give every parallel call the index 0, and some send no index.
+        Some servers give every parallel call the index 0, and some send no index. So a fragment also starts a new call
+        if it has another id than the call so far, or if it has a name but neither an index nor an id.
         """
         if service_index is not None:
             index = self._call_indices.get(service_index)
@@ -202,10 +210,10 @@ def usage_from(usage: Mapping[str, Any]) -> TokenUsage:
     prompt = usage.get("prompt_tokens_details") or {}
     completion = usage.get("completion_tokens_details") or {}
     return TokenUsage(
-        token_count_from(usage.get("prompt_tokens")),
-        token_count_from(usage.get("completion_tokens")),
-        token_count_from(prompt.get("cached_tokens", usage.get("prompt_cache_hit_tokens"))),
-        token_count_from(completion.get("reasoning_tokens")),
+        input_tokens=token_count_from(usage.get("prompt_tokens")),
+        output_tokens=token_count_from(usage.get("completion_tokens")),
+        cached_input_tokens=token_count_from(prompt.get("cached_tokens", usage.get("prompt_cache_hit_tokens"))),
+        reasoning_tokens=token_count_from(completion.get("reasoning_tokens")),
     )
 
 

@@ -1,7 +1,7 @@
 """Content blocks of Converse messages: text, images, documents, reasoning, tool calls and tool results.
 
-The functions are pure. They translate the parts of a message into blocks, and raise `InvalidRequest` before sending
-where AWS would refuse the block. These are the rules that this module enforces:
+The functions are pure. They translate the parts of a message into blocks. If AWS would refuse a block, they raise
+`InvalidRequest` before anything is sent. These are the rules that this module enforces:
 
 - Text must not be blank. Blank text is left out, and a tool result without content becomes `EMPTY_RESULT_TEXT`.
 - An image is a PNG, JPEG, GIF or WebP file of at most 3.75 MB.
@@ -13,7 +13,7 @@ where AWS would refuse the block. These are the rules that this module enforces:
 - The id of a tool call consists of 1 to 64 letters, digits, `_`, `.`, `:` and `-`. Other ids are replaced by a hash.
 - The name of a tool consists of 1 to 64 letters, digits, `_` and `-`.
 - The input of a tool call is a JSON object.
-- Reasoning goes back to the service unchanged, with its signature.
+- Reasoning of earlier turns is sent back to the service unchanged, with its signature.
 
 See https://docs.aws.amazon.com/bedrock/latest/APIReference/API_runtime_ContentBlock.html
 """
@@ -57,7 +57,7 @@ def blocks_from(
     Args:
         message: A message of any role but `tool`.
         location: Where the message is in the request, for error messages.
-        document_names: The names of the documents so far; the names of this message's documents are added.
+        document_names: The names of the documents in earlier messages. This message's documents are added to the set.
         sends_unsigned_reasoning: Whether reasoning without a signature is sent back.
 
     Raises:
@@ -74,12 +74,12 @@ def blocks_from(
 
 
 def tool_result_blocks(message: ChatMessage, location: str, document_names: set[str]) -> list[Block]:
-    """The block of a `tool` message, followed by a cache point if one of the message's parts asks for caching.
+    """The block of a `tool` message, followed by one cache point if a part of the message asks for caching.
 
     Args:
         message: A message of the role `tool`.
         location: Where the message is in the request, for error messages.
-        document_names: The names of the documents so far; the names of this message's documents are added.
+        document_names: The names of the documents in earlier messages. This message's documents are added to the set.
 
     Raises:
         InvalidRequest: A part breaks a rule of this module.
@@ -96,7 +96,7 @@ def cache_point(ttl: str | None) -> Block:
     See https://docs.aws.amazon.com/bedrock/latest/userguide/prompt-caching.html
 
     Args:
-        ttl: How long the prompt is cached, `5m` or `1h`; by default the model's own duration.
+        ttl: How long the prompt is cached, `5m` or `1h`; `None` for the model's default.
     """
     return {"cachePoint": {"type": "default", **({"ttl": ttl} if ttl else {})}}
 
@@ -104,8 +104,10 @@ def cache_point(ttl: str | None) -> Block:
 def tool_use_id(call_id: str) -> str:
     """An id for a tool call that AWS accepts; ids of other services may be longer or have other characters.
 
+    Equal ids remain equal, so that a tool result still refers to its call.
+
     Args:
-        call_id: The id in the message. Equal ids give equal results, so that a result still refers to its call.
+        call_id: The id in the message.
     """
     if _TOOL_USE_ID.fullmatch(call_id):
         return call_id
@@ -113,7 +115,10 @@ def tool_use_id(call_id: str) -> str:
 
 
 def text_format(grammar: Grammar) -> dict[str, Any]:
-    """The `outputConfig.textFormat` for a JSON schema that has already been rewritten to the service's subset.
+    """The field `outputConfig.textFormat`, which requests structured output.
+
+    Args:
+        grammar: A JSON schema. The layer `adapt` has already rewritten it to the subset that the service enforces.
 
     See https://docs.aws.amazon.com/bedrock/latest/userguide/structured-output.html
 
@@ -151,7 +156,7 @@ def _part_blocks(part: Part, location: str, document_names: set[str]) -> list[Bl
             )
         _check_size(part.data, MAX_IMAGE_BYTES, location)
         return [{"image": {"format": kind, "source": {"bytes": part.data}}}]
-    # The `format` of audio is a name such as "wav"; that of a document is a media type.
+    # The `format` of audio is a name such as "wav"; the `format` of a document is a media type.
     if part.kind == "audio":
         return [{"audio": {"format": part.format, "source": {"bytes": part.data}}}]
     return [_document_block(part, location, document_names)]
@@ -190,9 +195,9 @@ def _check_size(data: bytes, max_bytes: int, location: str) -> None:
 
 
 def _reasoning_blocks(message: ChatMessage, location: str, sends_unsigned_reasoning: bool) -> list[Block]:
-    """The reasoning of an earlier turn, exactly as this service returned it.
+    """The reasoning of an earlier turn, exactly as this service returned it in `reasoning_details`.
 
-    Details that have another service's format are left out, because this service can't verify them.
+    Items of `reasoning_details` in another service's format are left out, because this service can't verify them.
     """
     blocks: list[Block] = []
     for i, detail in enumerate(message.reasoning_details or ()):

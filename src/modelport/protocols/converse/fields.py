@@ -1,7 +1,7 @@
 """Fields of a Converse request other than messages and tools: parameters, guardrail, cache points.
 
-`fields_from` writes each parameter of a request to its field. `merge_guardrail` and `add_cache_points` complete the
-arguments. The functions are pure, and enforce these rules before anything is sent:
+`fields_from` writes each parameter of a request to its field. `complete_guardrail_config` and `add_cache_points` then
+change the result in place. These functions enforce the following rules before anything is sent:
 
 - `temperature` is between 0 and 1.
 - A reasoning budget has at least `MIN_REASONING_BUDGET` tokens, and fewer than `max_tokens`, which includes the
@@ -9,7 +9,7 @@ arguments. The functions are pure, and enforce these rules before anything is se
 - A guardrail has an identifier and a version. `streamProcessingMode` is sent with streams only.
 - A request has at most `MAX_CACHE_POINTS` cache points. A cache point needs content before it, so none is added to a
   section that is empty.
-- The Converse API can't forbid parallel tool calls.
+- `parallel_tool_calls=False` is refused, because the Converse API can't forbid parallel tool calls.
 """
 
 from __future__ import annotations
@@ -22,24 +22,28 @@ from modelport.errors import InvalidRequest, UnsupportedFeature
 from modelport.protocols.converse.content import cache_point
 from modelport.types.request import Request
 
-#: The path of the field for each of modelport's parameters. The `renamed` of a model's profile adds further paths.
+#: modelport's parameter -> the path of its field in the arguments of `converse`: the keys of the nested dicts, joined
+#: by dots. `Capabilities.renamed` has the paths of the parameters whose field depends on the model.
 FIELD_PATHS = {"max_tokens": "inferenceConfig.maxTokens", "temperature": "inferenceConfig.temperature",
                "top_p": "inferenceConfig.topP"}  # fmt: skip
-#: The service's own fields. Callers may write these names in snake case too.
+#: Parameters that are named as in the service's documentation. Callers may write them in snake case too. The last three
+#: are no arguments of `converse`: `complete_guardrail_config` and `add_cache_points` turn them into other fields.
 SERVICE_FIELDS = frozenset({
     "inferenceConfig", "toolConfig", "guardrailConfig", "additionalModelRequestFields", "promptVariables",
     "additionalModelResponseFieldPaths", "requestMetadata", "performanceConfig", "serviceTier", "outputConfig",
     "guardrailIdentifier", "guardrailVersion", "cachePoints",
 })  # fmt: skip
-#: Fields that the service requires beside the field of a reasoning parameter.
+#: Path of a reasoning parameter's field -> fields that the service requires in the same dict.
 _COMPANION_FIELDS = {
     "additionalModelRequestFields.thinking.budget_tokens": {"type": "enabled"},
     "additionalModelRequestFields.reasoningConfig.maxReasoningEffort": {"type": "enabled"},
 }
-#: The field of models that choose by themselves how much to reason. These need `thinking` to be switched on too.
+#: The path of the reasoning effort for models that decide by themselves how much to reason. The service also requires
+#: the field `thinking` with the type "adaptive" for them.
 _ADAPTIVE_EFFORT_PATH = "additionalModelRequestFields.output_config.effort"
 MIN_REASONING_BUDGET = 1024
 MAX_CACHE_POINTS = 4
+#: The sections of a request that can end with a cache point.
 CACHE_SECTIONS = ("tools", "system", "messages")
 
 
@@ -50,11 +54,12 @@ def fields_from(request: Request, field_paths: Mapping[str, str]) -> dict[str, A
 
     Args:
         request: The parameters are read from this request.
-        field_paths: The path of the field for each parameter that is not passed through under its own name.
+        field_paths: Parameter -> the dotted path of its field. Parameters without a path are passed on under their own
+            names.
 
     Raises:
         InvalidRequest: A parameter has a wrong value.
-        UnsupportedFeature: The Converse API has no such setting.
+        UnsupportedFeature: A parameter asks for something that the Converse API can't do.
     """
     fields: dict[str, Any] = {}
     values_at_paths: list[tuple[str, Any]] = []
@@ -74,8 +79,9 @@ def fields_from(request: Request, field_paths: Mapping[str, str]) -> dict[str, A
                 f"{name!r} is not a parameter: pass messages, with system messages among them, and model_id instead"
             )
         elif value is not False or name not in ("logprobs", "top_logprobs"):
+            # `logprobs=False` does not get here: it requests nothing, so no field is sent.
             name = camel_case if camel_case in SERVICE_FIELDS else name
-            # Keys are added below, which must not change the caller's own mapping.
+            # `_set_at_path` adds keys to these dicts, so they are copies of the caller's.
             fields[name] = {k: _copy_mappings(v) for k, v in value.items()} if isinstance(value, Mapping) else value
     for path, value in values_at_paths:
         _set_at_path(fields, path, value)
@@ -89,12 +95,12 @@ def fields_from(request: Request, field_paths: Mapping[str, str]) -> dict[str, A
     return fields
 
 
-def merge_guardrail(fields: dict[str, Any], stream: bool) -> dict[str, Any]:
-    """The fields with all settings of the guardrail in `guardrailConfig`.
+def complete_guardrail_config(fields: dict[str, Any], stream: bool) -> None:
+    """Move `guardrailIdentifier` and `guardrailVersion` into `guardrailConfig`, where the service expects them.
 
     Args:
         fields: The fields of a request; changed in place.
-        stream: Whether the response is streamed. Settings that apply to streams only are removed otherwise.
+        stream: Whether the response is streamed. If not, settings that apply only to streams are removed.
 
     Raises:
         InvalidRequest: The guardrail's version is missing.
@@ -109,7 +115,6 @@ def merge_guardrail(fields: dict[str, Any], stream: bool) -> dict[str, Any]:
         if not stream:
             guardrail.pop("streamProcessingMode", None)
         fields["guardrailConfig"] = guardrail
-    return fields
 
 
 def add_cache_points(arguments: dict[str, Any], sections: Any) -> None:
@@ -118,7 +123,7 @@ def add_cache_points(arguments: dict[str, Any], sections: Any) -> None:
     Args:
         arguments: The arguments of the call; changed in place.
         sections: Names from `CACHE_SECTIONS`, as a list, or as a dict with the time-to-live of each section (`5m`,
-            `1h` or `None` for the model's own).
+            `1h` or `None` for the model's default).
 
     Raises:
         InvalidRequest: A section or a time-to-live is unknown, or the request has too many cache points.
@@ -140,9 +145,10 @@ def add_cache_points(arguments: dict[str, Any], sections: Any) -> None:
         elif section == "tools" and "toolConfig" in arguments:
             arguments["toolConfig"]["tools"].append(point)
     tools = arguments.get("toolConfig", {}).get("tools", ())
-    count = sum(isinstance(b, Mapping) and "cachePoint" in b
-                for blocks in (tools, arguments.get("system", ()), *(t["content"] for t in arguments["messages"]))
-                for b in blocks)  # fmt: skip
+    block_lists = (tools, arguments.get("system", ()), *(turn["content"] for turn in arguments["messages"]))
+    count = sum(isinstance(block, Mapping) and "cachePoint" in block
+                for blocks in block_lists
+                for block in blocks)  # fmt: skip
     if count > MAX_CACHE_POINTS:
         raise InvalidRequest(
             f"the request has {count} cache points; Bedrock accepts at most {MAX_CACHE_POINTS}: remove some"
@@ -150,7 +156,7 @@ def add_cache_points(arguments: dict[str, Any], sections: Any) -> None:
 
 
 def _set_at_path(fields: dict[str, Any], path: str, value: Any) -> None:
-    """Set the field at a dotted path, together with the fields that the service requires beside it."""
+    """Set the field at a dotted path, and the other fields that the service requires with it."""
     *parents, last = path.split(".")
     parent = fields
     for key in parents:

@@ -1,21 +1,21 @@
 """Translation of requests into the arguments of Bedrock's `converse` and `converse_stream`.
 
-The functions are pure. `converse_call_from` translates the messages into system blocks and turns, adds the tools, the
-parameters and the cache points, and raises an error before anything is sent where AWS would refuse the request. These
-are the rules that this module enforces; `content` and `fields` state those of blocks and parameters.
+The functions are pure. `converse_call_from` translates the messages into system blocks and turns, and adds the tools,
+the parameters and the cache points. If AWS would refuse the request, it raises an error before anything is sent. This
+module enforces the following rules; the modules `content` and `fields` list the rules for blocks and for parameters.
 
 - The conversation starts with a user message, and user and assistant turns alternate. Consecutive messages of one role
-  are joined to one turn. The adapt layer can't do that, because AWS has no tool role: tool results become part of the
-  user's turn.
+  are joined into one turn. This happens here and not in the layer `adapt`, because AWS has no tool role: tool messages
+  become part of a user turn only here.
 - System messages are separate from the turns and hold text only. A later system message is moved to the beginning,
   with a warning.
 - A user message must not be blank. A blank assistant message is left out.
-- Tool results stand at the beginning of the turn that follows their calls. Each call has exactly one result there, and
-  each result has its call in the turn before. The ids of one turn's calls differ.
-- `toolConfig` is mandatory as long as the history has tool calls, even if the request offers no tools. Without tools of
-  the request it is made from the names in the history, with a warning.
-- A model that reasons can't be forced to call a tool.
-- A turn has at most 20 images and 5 documents. A turn with a document has text too.
+- Tool results stand at the beginning of the turn after the turn with their calls. Each call has exactly one result in
+  that turn, and each result has its call in the turn before. The ids of the calls in one turn differ.
+- `toolConfig` is mandatory if the history has tool calls, even if the request has no tools. In that case it is made
+  from the names of the tools that were called, with a warning.
+- A model can't be forced to call a tool while it reasons.
+- A turn has at most 20 images and 5 documents. A turn with a document also has text.
 
 See https://docs.aws.amazon.com/bedrock/latest/APIReference/API_runtime_Converse.html
 """
@@ -28,7 +28,7 @@ from typing import Any
 
 from modelport.errors import InvalidRequest, UnsupportedFeature
 from modelport.protocols.converse.content import TOOL_NAME, Block, blocks_from, text_format, tool_result_blocks
-from modelport.protocols.converse.fields import FIELD_PATHS, add_cache_points, fields_from, merge_guardrail
+from modelport.protocols.converse.fields import FIELD_PATHS, add_cache_points, complete_guardrail_config, fields_from
 from modelport.types.capabilities import Capabilities
 from modelport.types.messages import ChatMessage
 from modelport.types.request import Request
@@ -39,12 +39,12 @@ MAX_IMAGES, MAX_DOCUMENTS = 20, 5
 
 @dataclass(frozen=True)
 class ConverseCall:
-    """The arguments of a call, and what its reader needs to know.
+    """The arguments of a call, and what the code that reads the response needs to know.
 
     Args:
-        arguments: The arguments of `converse` and `converse_stream`.
+        arguments: The arguments of `converse` or `converse_stream`.
         allows_tool_calls: Whether the response may contain tool calls.
-        warnings: What was honoured in another way than requested.
+        warnings: What was sent in another way than the caller requested.
     """
 
     arguments: dict[str, Any]
@@ -53,11 +53,12 @@ class ConverseCall:
 
 
 def converse_call_from(request: Request, model_id: str | None) -> ConverseCall:
-    """The arguments of the client's call.
+    """The call of `converse` or `converse_stream` for a request.
 
     Args:
-        request: A request that has been adapted to its `capabilities`. These give the paths of further parameters, the
-            number of stop sequences, and whether reasoning without a signature is sent back.
+        request: A request that the layer `adapt` has adapted to `request.capabilities`. The capabilities also say how
+            many stop sequences the model takes, whether reasoning without a signature is sent back, and, in `renamed`,
+            which parameters have a field that depends on the model, with the path of the field (see `FIELD_PATHS`).
         model_id: The id of a model or of an inference profile, or an ARN.
 
     Raises:
@@ -66,7 +67,7 @@ def converse_call_from(request: Request, model_id: str | None) -> ConverseCall:
     """
     capabilities = request.capabilities
     fields = fields_from(request, {**FIELD_PATHS, **capabilities.renamed})
-    cache_sections = fields.pop("cachePoints", ())
+    cached_sections = fields.pop("cachePoints", ())  # The sections that the caller wants to end with a cache point.
     system, turns, warnings = _system_and_turns(request.messages, capabilities)
     arguments: dict[str, Any] = {"modelId": model_id, "messages": turns}
     if system:
@@ -80,21 +81,22 @@ def converse_call_from(request: Request, model_id: str | None) -> ConverseCall:
                 "toolConfig was sent although no tool may be called: Bedrock requires it because the history contains "
                 "tool calls"
             )
-    # Bedrock refuses blank stop sequences. modelport's stop layer applies these itself.
+    # Bedrock refuses blank stop sequences. modelport's layer `stop` ends the output at them instead.
     stop_sequences = [stop for stop in request.stop_sequences if stop.strip()]
     if stop_sequences and capabilities.stop:
         inference_config = fields.setdefault("inferenceConfig", {})
         inference_config["stopSequences"] = stop_sequences[: capabilities.max_stop_sequences]
     if request.grammar is not None:
         fields.setdefault("outputConfig", {})["textFormat"] = text_format(request.grammar)
-    reasons = (fields.get("additionalModelRequestFields") or {}).get("thinking")
-    if reasons and {"any", "tool"} & {*(tool_config.get("toolChoice") or ())}:
+    reasoning_config = (fields.get("additionalModelRequestFields") or {}).get("thinking")
+    if reasoning_config and {"any", "tool"} & {*(tool_config.get("toolChoice") or ())}:
         raise UnsupportedFeature(
             "this model can't be forced to call a tool while it reasons, nor to return structured output through a "
             "tool: leave reasoning_effort and reasoning_budget out, or tool_choice at 'auto' and the grammar out"
         )
-    arguments |= merge_guardrail(fields, request.stream)
-    add_cache_points(arguments, cache_sections)
+    complete_guardrail_config(fields, request.stream)
+    arguments |= fields
+    add_cache_points(arguments, cached_sections)
     return ConverseCall(arguments, allows_tool_calls, tuple(warnings))
 
 
@@ -104,7 +106,7 @@ def converse_call_from(request: Request, model_id: str | None) -> ConverseCall:
 def _system_and_turns(
     messages: Sequence[ChatMessage], capabilities: Capabilities
 ) -> tuple[list[Block], list[dict[str, Any]], list[str]]:
-    """System blocks, alternating turns, and warnings."""
+    """The system blocks, the alternating turns, and warnings about system messages that were moved."""
     system: list[Block] = []
     turns: list[dict[str, Any]] = []
     warnings: list[str] = []
@@ -146,9 +148,9 @@ def _system_and_turns(
         raise InvalidRequest("messages contains no user message, which Bedrock requires: add one")
     for turn in turns:
         if all("text" in block for block in turn["content"]):
-            continue  # Most turns have text only, and need neither a check nor sorting.
+            continue  # Most turns have text only: there are no media to check and no tool results to move.
         _check_media(turn["content"])
-        turn["content"].sort(key=lambda block: "toolResult" not in block)
+        turn["content"].sort(key=lambda block: "toolResult" not in block)  # This puts tool results first.
     return system, turns, warnings
 
 
@@ -166,14 +168,16 @@ def _check_media(blocks: list[Block]) -> None:
 
 def _check_tool_results(turns: list[dict[str, Any]]) -> None:
     """Check that every call has its result in the turn after it, and every result its call in the turn before."""
-    call_ids: list[str] = []
-    for turn in [*turns, {"content": ()}]:
+    call_ids: list[str] = []  # The ids of the calls in the turn before.
+    for turn in [*turns, {"content": ()}]:  # At the empty turn, calls of the last turn are found to have no result.
         result_ids = [block["toolResult"]["toolUseId"] for block in turn["content"] if "toolResult" in block]
         if missing := [call_id for call_id in call_ids if call_id not in result_ids]:
             raise InvalidRequest(
                 f"the tool call {missing[0]!r} has no result: add a 'tool' message for it right after it"
             )
-        if extra := [one for one in result_ids if one not in call_ids or result_ids.count(one) > 1]:
+        if extra := [
+            result_id for result_id in result_ids if result_id not in call_ids or result_ids.count(result_id) > 1
+        ]:
             raise InvalidRequest(
                 f"the 'tool' message for {extra[0]!r} must be the only one, and right after the message with that call"
             )
@@ -188,17 +192,23 @@ def _check_tool_results(turns: list[dict[str, Any]]) -> None:
 def _tool_config(
     request: Request, turns: list[dict[str, Any]], callers_config: dict[str, Any] | None
 ) -> tuple[dict[str, Any], bool]:
-    """The tool configuration (empty if none is needed), and whether the response may contain tool calls."""
-    history = [block["toolUse"] for turn in turns for block in turn["content"] if "toolUse" in block]
+    """The `toolConfig` (empty if none is needed), and whether the response may contain tool calls.
+
+    Args:
+        request: The request, whose tools are added to those in `callers_config`.
+        turns: The turns of the request, which may contain tool calls.
+        callers_config: The caller's own `toolConfig`, or `None`.
+    """
+    past_calls = [block["toolUse"] for turn in turns for block in turn["content"] if "toolUse" in block]
     callers_tools = (callers_config or {}).get("tools", ())
     if not isinstance(callers_tools, Sequence):
         raise InvalidRequest(f"toolConfig['tools'] must be a list, not {type(callers_tools).__name__}")
     tools: list[Any] = [*callers_tools, *map(_tool_spec, request.tools)]
     allows_tool_calls = bool(tools) and request.tool_choice != "none"
-    if not allows_tool_calls and not history:
+    if not allows_tool_calls and not past_calls:
         return {}, False
     if not tools:
-        names = dict.fromkeys(use["name"] for use in history)
+        names = dict.fromkeys(call["name"] for call in past_calls)  # A dict drops duplicates and preserves the order.
         tools = [_tool_spec(Tool(name, "", {"type": "object"})) for name in names]
     config = {**(callers_config or {}), "tools": tools}
     if request.tool_choice == "required":

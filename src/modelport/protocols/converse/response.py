@@ -2,11 +2,11 @@
 
 `ConverseResponseReader` reads one response. `read_response` returns the one delta of a non-streaming response.
 `read_event` returns the delta of each stream event that carries content, and records stop reason and usage; `finish`
-returns the last delta. Parts of a response that modelport has no field for are left out with a warning; they are in
-`message.raw`.
+returns the last delta. Parts of a response for which modelport has no field are left out with a warning. For a
+non-streaming response, they can be read from `message.raw`.
 
-The text of reasoning is emitted as it arrives. Its signature, or its encrypted content, is collected per block and
-emitted in `reasoning_details` when the block ends, because it must go back to the service complete.
+The text of reasoning is emitted as it arrives. A reasoning block is also collected with its signature, or its encrypted
+content, and emitted in `reasoning_details` when the block ends, because it must be sent back to the service complete.
 
 See https://docs.aws.amazon.com/bedrock/latest/APIReference/API_runtime_ConverseStreamOutput.html
 """
@@ -35,17 +35,20 @@ class ConverseResponseReader:
     """Reads one response, non-streaming or event by event, into deltas.
 
     Args:
-        call: The call that is answered.
+        call: The call whose response is read.
     """
 
     def __init__(self, call: ConverseCall) -> None:
         self._call = call
+        #: Collects stop reason and token usage until `finish` returns it.
         self._last_delta = ChatMessageStreamDelta()
+        #: The complete non-streaming response, or the last events of a stream by their names.
         self._raw: dict[str, Any] = {}
-        #: The index of a tool call in the message, by the index of its block in the response.
+        #: Index of a tool call's block in the response -> index of the tool call in modelport's deltas.
         self._call_indices: dict[int, int] = {}
-        #: The text and the signature, or the redacted bytes, of each unfinished reasoning block, by its index.
+        #: Index of an unfinished reasoning block -> its text and signature, or its redacted bytes.
         self._reasoning: dict[int, dict[str, Any]] = {}
+        #: The kinds of content that were left out, because modelport has no field for them.
         self._left_out: set[str] = set()
 
     @property
@@ -58,7 +61,7 @@ class ConverseResponseReader:
 
         Raises:
             MalformedResponse: The response does not have the structure that the API documents.
-            InvalidToolCall: The response has a tool call although none was allowed, or a malformed one.
+            InvalidToolCall: The response has a malformed tool call, or a tool call although none was allowed.
         """
         try:
             content = response["output"]["message"]["content"]
@@ -115,7 +118,8 @@ class ConverseResponseReader:
         if self._call_indices and last_delta.finish_reason == "stop":
             last_delta.finish_reason = "tool_calls"
         left_out = sorted(
-            f"the response's {kind} can only be read from message.raw, if at all" for kind in self._left_out
+            f"the message leaves out the response's {kind}; message.raw has it unless the call streams"
+            for kind in self._left_out
         )
         last_delta.warnings = [*self._call.warnings, *left_out] or None
         last_delta.raw = self._raw
@@ -166,7 +170,7 @@ class ConverseResponseReader:
                 text=json.dumps(use.get("input", "")),
             )
         call_index = self._call_indices[index] = len(self._call_indices)
-        function = ChatMessageToolCallFunction("", _require_text(use["name"]))
+        function = ChatMessageToolCallFunction(arguments="", name=_require_text(use["name"]))
         call = ChatMessageToolCallStreamDelta(call_index, _require_text(use["toolUseId"]), "function", function)
         return ChatMessageStreamDelta(tool_calls=[call])
 
@@ -175,8 +179,8 @@ class ConverseResponseReader:
             return ChatMessageStreamDelta(content=delta["text"]) if _require_text(delta["text"]) else None
         if "toolUse" in delta:
             if index not in self._call_indices:
-                return None  # A part of a call that the service itself executes.
-            function = ChatMessageToolCallFunction(_require_text(delta["toolUse"]["input"]), "")
+                return None  # This is a fragment of a call that the service itself executes.
+            function = ChatMessageToolCallFunction(arguments=_require_text(delta["toolUse"]["input"]), name="")
             return ChatMessageStreamDelta(
                 tool_calls=[ChatMessageToolCallStreamDelta(self._call_indices[index], None, None, function)]
             )
@@ -192,9 +196,9 @@ class ConverseResponseReader:
         return None
 
     def _finish_reasoning(self, index: int) -> ChatMessageStreamDelta | None:
-        """The details of a reasoning block that has ended, which go back to the service in the next turn.
+        """The delta with `reasoning_details` of a block that has ended; the next turn sends them back to the service.
 
-        Reasoning that is neither signed nor redacted has no details.
+        It is `None` if the block is neither signed nor redacted.
         """
         reasoning = self._reasoning.pop(index, {})
         if "redacted" in reasoning:
@@ -217,7 +221,7 @@ class ConverseResponseReader:
             )
         self._last_delta.finish_reason = _FINISH_REASONS.get(reason, "stop")
         stop_sequences = self._call.arguments.get("inferenceConfig", {}).get("stopSequences", ())
-        if reason == "stop_sequence" and len(stop_sequences) == 1:
+        if reason == "stop_sequence" and len(stop_sequences) == 1:  # The service does not say which sequence it was.
             self._last_delta.stop_sequence = stop_sequences[0]
 
     def _record_usage(self, data: Mapping[str, Any]) -> None:
@@ -230,7 +234,7 @@ def usage_from(usage: Mapping[str, Any]) -> TokenUsage:
     """The token usage of a response.
 
     Bedrock counts the tokens that are read from and written to the cache separately from the other input tokens.
-    modelport's input tokens include both.
+    In modelport, `input_tokens` include both.
     """
     cached = token_count_from(usage.get("cacheReadInputTokens"))
     input_tokens = token_count_from(usage.get("inputTokens"))
