@@ -1,8 +1,8 @@
 """The command line: `modelport "What is the capital of France?"`.
 
 `main` runs click's commands (`commands.py`), which read the options (`options.py`), load a model by its name and print
-its messages (`terminal.py`, `chat.py`) or tables (`tables.py`, `report.py`). `main` itself imports the other modules, so
-that Ctrl-C during these imports ends the process without a traceback.
+its messages (`terminal.py`, `chat.py`) or tables (`tables.py`, `report.py`). The other modules are imported in `main`,
+so that Ctrl-C during these imports ends the process without a traceback.
 """
 
 from __future__ import annotations

@@ -224,16 +224,15 @@ class Chat:
         )
         uncounted = len(self._responses) - len(usages)
         _print_status(
-            f"{_format_response_count(len(self._responses))}: {read:,} tokens read ({cached:,} of them from the cache), "
-            f"{generated:,} generated"
-            + (f"; {_format_response_count(uncounted)} came without a count" if uncounted else "")
+            f"{_format_count(len(self._responses))}: {read:,} tokens read ({cached:,} of them from the cache), "
+            f"{generated:,} generated" + (f"; {_format_count(uncounted)} came without a count" if uncounted else "")
         )
 
     def _exit(self, argument: str) -> None:
         self._running = False
 
 
-def _format_response_count(count: int) -> str:
+def _format_count(count: int) -> str:
     return f"{count} response{'' if count == 1 else 's'}"
 
 

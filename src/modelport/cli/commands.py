@@ -55,7 +55,7 @@ class _Command(click.Command):
 
 
 class _Group(click.Group):
-    """A group of commands that runs "ask" if the first word is not the name of a command. Options may precede it."""
+    """A group of commands that runs "ask" if the first word after the options is not the name of a command."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         if not (args and args[0] in (*self.commands, "-h", "--help", "--version")):
@@ -63,7 +63,7 @@ class _Group(click.Group):
         return super().parse_args(ctx, args)
 
     def _with_command(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Return the arguments with the name of a command at the beginning.
+        """Return the arguments with the name of a command at the beginning, where click expects it.
 
         If the first word after the options is the name of a command, it is moved to the beginning. Otherwise "ask" is
         inserted.
@@ -76,6 +76,7 @@ class _Group(click.Group):
         except click.UsageError:  # "ask" parses the arguments again, and reports the error.
             words = []
         index = len(args) - len(words)
+        # After "--", a word is the prompt, even if it is the name of a command.
         if words and words[0] in self.commands and args[index - 1] != "--":
             return [words[0], *args[:index], *words[1:]]
         return ["ask", *args]

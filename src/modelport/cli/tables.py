@@ -100,7 +100,7 @@ def requirements_of(backend: str, entry_point: str) -> Requirements:
 
 
 def list_backends() -> list[dict[str, Any]]:
-    """Return for each backend its name and class, whether its modules are installed, how to install them, an example."""
+    """Return a dict for each backend, with its requirements and whether they are installed."""
     from modelport.registry import backends
 
     entries = []

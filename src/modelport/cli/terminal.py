@@ -218,7 +218,7 @@ def print_warnings(message: ChatMessage, *, limited: bool) -> None:
 
     Args:
         message: The message.
-        limited: Whether the user limited the length of the message. A truncated message is then no surprise.
+        limited: Whether the user limited the length of the message. A truncation is then expected, and not reported.
     """
     for warning in message.warnings:
         print_note(warning)

@@ -52,8 +52,8 @@ def make_client(
     config = botocore.config.Config(**defaults)
     if arguments.get("config") is not None:
         config = config.merge(arguments["config"])
-    # This switches boto3's retries off, because modelport's retry layer retries. It is merged last, so that the caller's
-    # `config` can't switch them on.
+    # boto3's own retries are switched off, because modelport's retry layer retries. This setting is merged last, so
+    # that the caller's `config` can't override it.
     arguments["config"] = config.merge(botocore.config.Config(retries={"total_max_attempts": 1}))
     if endpoint is not None:
         arguments.setdefault("endpoint_url", endpoint)

@@ -33,12 +33,12 @@ _ALL_TOOL_CHOICES = {"tool_choices": frozenset({"auto", "none", "required", "nam
 _TOP_K_SUPPORTED = {"refused": _REFUSED - {"top_k"}}
 _TEXT_ONLY, _TEXT_AND_FILES = {"inputs": frozenset({"text"})}, {"inputs": frozenset({"text", "file"})}
 _NO_TOOLS_OR_SYSTEM = {"tools": False, "system_role": False}
-#: The effort "none" is supported too: without a budget in the request, these models do not reason.
+#: The reasoning effort "none" is supported too: without a budget in the request, these models do not reason.
 _REASONING_BUDGET = {"reasoning_budget": True, "reasoning_efforts": frozenset({"none"})}
 _EFFORTS = frozenset({"low", "medium", "high"})
 
 _MODEL_FIELDS = "additionalModelRequestFields."
-#: Where the arguments of a Converse request have modelport's parameters, for Claude and for Nova.
+#: The paths of modelport's parameters in the arguments of a Converse request, for Claude and for Nova.
 _CLAUDE_FIELDS = {"top_k": f"{_MODEL_FIELDS}top_k", "reasoning_budget": f"{_MODEL_FIELDS}thinking.budget_tokens",
                   "reasoning_effort": f"{_MODEL_FIELDS}output_config.effort"}  # fmt: skip
 _NOVA_FIELDS = {"top_k": f"{_MODEL_FIELDS}inferenceConfig.topK",

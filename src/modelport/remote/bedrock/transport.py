@@ -216,7 +216,7 @@ def _read_events(stream: Any, call: InterruptibleCall, emit: Callable[[Any], boo
         for event in stream:
             if emit(event):
                 return
-            if last_event in event:
+            if last_event in event:  # An event is a dict whose only key is its type.
                 break
         else:
             return

@@ -22,8 +22,8 @@ def known_capabilities(base: Capabilities, model_id: str, provider: str | None, 
     """What a model can do, according to LiteLLM's tables.
 
     A model that the tables do not have, such as one on the user's own server, gets the capabilities of its provider.
-    `PROFILES` then change the result, except for `grammars`: a profile may add output types that LiteLLM does not pass
-    on to the service, such as grammars in OpenAI's custom tools.
+    modelport's `PROFILES`, by the model's name, then change the result, except for `grammars`: a profile may add output
+    types that LiteLLM does not pass on to the service, such as grammars in OpenAI's custom tools.
 
     Args:
         base: The capabilities that `LiteLLMModel` declares. LiteLLM's tables restrict them.

@@ -132,6 +132,7 @@ def _chain_of(error: BaseException) -> Iterator[Any]:
             continue
         visited.add(id(cause))
         yield cause
+        # `original_exception` is an attribute of LiteLLM's exceptions.
         pending += [cause.__context__, cause.__cause__, getattr(cause, "original_exception", None)]
 
 
@@ -141,7 +142,7 @@ def _cause_of(error: BaseException) -> BaseException | None:
 
 def _payload(causes: list[Any], response: Any) -> Any:
     """The body of the service's response, parsed if it is JSON."""
-    for cause in causes:
+    for cause in causes:  # Exceptions of the openai package have the parsed body.
         if isinstance(getattr(cause, "body", None), Mapping):
             return {"error": cause.body.get("error", cause.body)}
     try:

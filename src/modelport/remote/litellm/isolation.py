@@ -14,8 +14,8 @@ How modelport prevents this:
 2. `ClientIsolation.run` sets the context variable `_current_call` while it awaits a call of LiteLLM. The variable is
    not set while the code of modelport's caller runs.
 3. `isolate_clients` replaces four functions and one client of LiteLLM. If `_current_call` is set, the replacements use
-   the call's `ClientIsolation`. It is not set when the user calls LiteLLM directly. The replacements then do what the
-   originals do.
+   the call's `ClientIsolation`. When the user calls LiteLLM directly, the variable is not set, and the replacements do
+   what the originals do.
 
 LiteLLM's parameters `client` and `shared_session` can't do this: `client` needs a different type for each provider, and
 a client in LiteLLM's cache ignores `shared_session`.
@@ -201,10 +201,10 @@ def _isolated_method(cache: Any, name: str) -> Any:
 
 
 class _ModuleLevelClient:
-    """Replaces the one client that LiteLLM uses for some services, such as Anthropic's streams.
+    """Replaces `litellm.module_level_aclient`, the client that LiteLLM uses, for example, for Anthropic's streams.
 
-    Attributes are those of a client in the current call's cache. Without a current call, they are those of LiteLLM's
-    client.
+    During a call of modelport's, the object's attributes are those of a client in the call's cache. Otherwise they are
+    those of LiteLLM's client.
     """
 
     def __init__(self, shared: Any) -> None:

@@ -113,7 +113,7 @@ class LiteLLMRouterModel(LiteLLMModel):
         return [
             deployment["litellm_params"]
             for deployment in self.model_list
-            if fnmatchcase(name, deployment["model_name"])
+            if fnmatchcase(name, deployment["model_name"])  # A `model_name` may be a pattern, such as `openai/*`.
         ]
 
     def _get_router(self) -> Any:
@@ -127,8 +127,8 @@ class LiteLLMRouterModel(LiteLLMModel):
                 for deployment in model_list:
                     deployment["litellm_params"].setdefault("max_retries", 0)
                 self._router = litellm_package().Router(model_list=model_list, **settings)
-                # LiteLLM limits the number of callbacks in a process, and a Router beyond the limit has no cooldowns,
-                # because it needs callbacks for them. So its callbacks are removed when this model is garbage-collected.
+                # LiteLLM limits the number of callbacks in a process. A Router beyond the limit has no cooldowns, for
+                # which it needs callbacks. So its callbacks are removed when this model is garbage-collected.
                 weakref.finalize(self, _discard_router, self._router).atexit = False
             return self._router
 
@@ -154,13 +154,13 @@ class LiteLLMRouterModel(LiteLLMModel):
 
 
 def _discard_router(router: Any) -> None:
-    """Remove the Router's callbacks from LiteLLM, and close its connections to Redis."""
+    """Remove the Router's callbacks from LiteLLM, and close the Router's connections to Redis."""
     router.discard()
     redis = getattr(router.cache, "redis_cache", None)
     if redis is not None:
         # This Redis client serves blocking calls. `ClientIsolation` closes the asynchronous clients.
         redis.redis_client.close()
-        redis.redis_client.connection_pool.disconnect()  # Clients of redis before 5.1 don't close it.
+        redis.redis_client.connection_pool.disconnect()  # `close` of redis before 5.1 leaves it open.
 
 
 def _check_model_list(model_id: str, model_list: Any, router_settings: Mapping[str, Any]) -> None:
