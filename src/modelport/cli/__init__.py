@@ -1,8 +1,8 @@
 """The command line: `modelport "What is the capital of France?"`.
 
 `main` runs click's commands (`commands.py`), which read the options (`options.py`), load a model by its name and print
-its messages (`terminal.py`, `chat.py`) or tables (`tables.py`, `report.py`). This module imports little, because it is
-also imported for `--help`.
+its messages (`terminal.py`, `chat.py`) or tables (`tables.py`, `report.py`). The other modules are imported in `main`,
+so that Ctrl-C during these imports ends the process without a traceback.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def main() -> Never:
         pass
     except SystemExit as end:
         status = end.code
-    except OSError as error:  # click's help could not be written.
+    except OSError as error:  # click could not write its help.
         discard_output()
         print_note(f"can't write to standard output: {error.strerror or error}")
         status = 1

@@ -1,8 +1,8 @@
 """A conversation in the terminal: `modelport chat`.
 
 A line of input is either a command, which begins with "/", or a message to the model. The model's text goes to standard
-output, everything else to standard error. Where the input is a terminal, an error is shown and the chat goes on; where
-it is a pipe, an error ends the chat.
+output, everything else to standard error. If the input is a terminal, an error is shown and the chat continues. If it
+is a pipe, an error ends the chat.
 """
 
 from __future__ import annotations
@@ -37,32 +37,34 @@ class Chat:
     """A conversation: its messages, its model, and the commands that change them.
 
     Args:
-        spec: The name of the first model.
-        connect: Takes the name of a model and returns a context manager that yields the model and closes it.
-        system: The text of the system message, if there is one.
-        options: The options of each call.
+        spec: The name of the first model, as `backend/id`.
+        open_model: Takes the name of a model. Returns a context manager that yields the model and finally closes it.
+        system: The text of the system message; `None` for no system message.
+        options: Arguments for `Model.generate_stream` in each call.
         debug: Whether to show tracebacks.
     """
 
     def __init__(
         self,
         spec: str,
-        connect: Callable[[str], AbstractContextManager[Model]],
+        open_model: Callable[[str], AbstractContextManager[Model]],
         system: str | None,
         options: dict[str, Any],
         debug: bool,
     ) -> None:
         self._spec = spec
-        self._connect = connect
+        self._open_model = open_model
         self._system = system
         self._options = options
         self._debug = debug
         self._history: list[ChatMessage] = []
-        #: Every response, also those before a /reset, for /usage.
+        #: Every response, for /usage. A /reset does not remove responses from this list.
         self._responses: list[ChatMessage] = []
         self._interactive = is_terminal(sys.stdin)
         self._running = True
-        self._open_model = ExitStack()
+        #: Closes the current model.
+        self._model_stack = ExitStack()
+        #: The name of each command -> its argument, its description in /help, and the function that runs it.
         self._commands: dict[str, tuple[str, str, Callable[[str], None]]] = {
             "/help": ("", "list these commands", self._help),
             "/reset": ("", "forget the conversation", self._reset),
@@ -81,7 +83,7 @@ class Chat:
         """Run the conversation until the user leaves or the input ends.
 
         Raises:
-            Exception: An error, where the input is not a terminal.
+            Exception: The input is not a terminal, and loading a model, a command or a call failed.
         """
         try:
             self._load(self._spec)
@@ -90,13 +92,13 @@ class Chat:
             while self._running and (line := self._next_line()) is not None:
                 self._handle(line)
         finally:
-            self._open_model.close()
+            self._model_stack.close()
 
     def _load(self, spec: str) -> None:
         with ExitStack() as stack:
-            model = stack.enter_context(self._connect(spec))
-            self._open_model.close()
-            self._open_model, self._model, self._spec = stack.pop_all(), model, spec
+            model = stack.enter_context(self._open_model(spec))
+            self._model_stack.close()  # The previous model is closed only now, because loading the new one may fail.
+            self._model_stack, self._model, self._spec = stack.pop_all(), model, spec
 
     def _greet(self) -> None:
         try:
@@ -210,7 +212,7 @@ class Chat:
         try:
             path = Path(name).expanduser()
             path.write_text(json.dumps(messages, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        except (OSError, RuntimeError) as error:  # RuntimeError: "~name" is not the home of any user.
+        except (OSError, RuntimeError) as error:  # `expanduser` raises RuntimeError for an unknown user.
             raise CommandError(f"can't save to {name}: {getattr(error, 'strerror', None) or error}") from error
         _print_status(f"Saved {len(messages)} messages to {path}.")
 
@@ -222,18 +224,18 @@ class Chat:
         )
         uncounted = len(self._responses) - len(usages)
         _print_status(
-            f"{_count_responses(len(self._responses))}: {read:,} tokens read ({cached:,} of them from the cache), "
-            f"{generated:,} generated" + (f"; {_count_responses(uncounted)} came without a count" if uncounted else "")
+            f"{_format_count(len(self._responses))}: {read:,} tokens read ({cached:,} of them from the cache), "
+            f"{generated:,} generated" + (f"; {_format_count(uncounted)} came without a count" if uncounted else "")
         )
 
     def _exit(self, argument: str) -> None:
         self._running = False
 
 
-def _count_responses(count: int) -> str:
+def _format_count(count: int) -> str:
     return f"{count} response{'' if count == 1 else 's'}"
 
 
 def _print_status(text: str, indent: str = "") -> None:
-    """Write lines about the chat to standard error; `indent` precedes the further lines of a wrapped line."""
+    """Write lines about the chat to standard error. If a line is wrapped, `indent` precedes its further lines."""
     print_to_stderr("\n".join(wrap_for_terminal(line, indent) for line in text.split("\n")) + "\n")

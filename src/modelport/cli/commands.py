@@ -35,14 +35,14 @@ if TYPE_CHECKING:
     from modelport.model import Model
     from modelport.types.output_types import Grammar
 
-#: The exit status after the reader of standard output is gone: 128 + SIGPIPE, by the convention of shells.
+#: The exit status if the reader of standard output has closed it: 128 + SIGPIPE, by the convention of shells.
 _PIPE_CLOSED = 141
-#: How similar a mistyped word and a name must be, from 0 to 1, so that the name is suggested.
+#: How similar to a mistyped word a name must be to be suggested, from 0 to 1.
 _SIMILARITY = 0.7
 
 
 class _Command(click.Command):
-    """A command that suggests an option only where the names are similar; click suggests almost any name."""
+    """A command that suggests similar names for an unknown option. click itself suggests almost any name."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         try:
@@ -55,7 +55,7 @@ class _Command(click.Command):
 
 
 class _Group(click.Group):
-    """A group that runs "ask" where the first word is not the name of a command; options may precede that word."""
+    """A group of commands that runs "ask" if the first word after the options is not the name of a command."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         if not (args and args[0] in (*self.commands, "-h", "--help", "--version")):
@@ -63,7 +63,7 @@ class _Group(click.Group):
         return super().parse_args(ctx, args)
 
     def _with_command(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Return the arguments with the name of a command at the beginning.
+        """Return the arguments with the name of a command at the beginning, where click expects it.
 
         If the first word after the options is the name of a command, it is moved to the beginning. Otherwise "ask" is
         inserted.
@@ -73,9 +73,10 @@ class _Group(click.Group):
         parser.allow_interspersed_args = False
         try:
             words = parser.parse_args(list(args))[1]
-        except click.UsageError:  # The command "ask" raises it again, under its own name.
+        except click.UsageError:  # "ask" parses the arguments again, and reports the error.
             words = []
         index = len(args) - len(words)
+        # After "--", a word is the prompt, even if it is the name of a command.
         if words and words[0] in self.commands and args[index - 1] != "--":
             return [words[0], *args[:index], *words[1:]]
         return ["ask", *args]
@@ -194,7 +195,7 @@ def ask(
                     printer.print(delta.content, delta.reasoning)
             message = deltas.message
         else:
-            # Structured output is validated, and requested again where it is invalid, before anything is printed.
+            # Before structured output is printed, it is validated, and requested again if it is invalid.
             message = loaded.generate(messages, **options)
             if as_json:
                 print_json(message.to_dict())
@@ -205,7 +206,7 @@ def ask(
 
 
 def _suggest_command(ctx: click.Context, word: str) -> str:
-    """Return "Did you mean ...?" if a word is similar to the name of a command; otherwise an empty text."""
+    """Return " Did you mean …?" if a word is similar to the name of a command; otherwise an empty text."""
     from difflib import get_close_matches
 
     group = ctx.parent and ctx.parent.command
@@ -264,7 +265,7 @@ def _build_content(prompt: str, images: tuple[str, ...]) -> Any:
 
 
 def _describe_image(image: str) -> str:
-    """Return a file's name, or only the scheme and the host of a URL, because the rest may contain a signature."""
+    """Return a file's name, or the scheme and the host of a URL. The rest of a URL may contain a secret signature."""
     from modelport.secrets import redact_url
 
     return redact_url(image) if ":" in image and not Path(image).exists() else image
@@ -294,13 +295,13 @@ def chat(
     """
     from modelport.cli.chat import Chat
 
-    def connect(spec: str) -> AbstractContextManager[Model]:
+    def open_by_name(spec: str) -> AbstractContextManager[Model]:
         if spec.partition("/")[0] == model.partition("/")[0]:
             return open_model(spec, settings, api_base)
-        return open_model(spec, {})  # Another backend has other settings, so it does not get these.
+        return open_model(spec, {})  # The settings on the command line are for the backend of the first model.
 
     options = {"stop_sequences": list(stop) or None, **parameters}
-    Chat(model, connect, system, options, ctx.meta[DEBUG_KEY]).run()
+    Chat(model, open_by_name, system, options, ctx.meta[DEBUG_KEY]).run()
 
 
 @cli.command(cls=_Command)
@@ -310,7 +311,7 @@ def chat(
                  help="Run only this check. Repeatable."),
     click.option("--json", "as_json", is_flag=True, help="Print everything as JSON."),
     click.option("--report", "as_report", is_flag=True, help="Print a text to paste into a bug report: versions, "
-                 "capabilities, what does not work. It contains no key and no setting's value."),
+                 "capabilities, what does not work. It contains no API key, and only the names of the settings."),
     *MODEL_OPTIONS,
     DEBUG_OPTION,
 )  # fmt: skip

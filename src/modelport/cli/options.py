@@ -1,4 +1,4 @@
-"""The options that several commands share, and the model that they describe."""
+"""The options that several commands share, and `open_model`, which loads the model that they describe."""
 
 from __future__ import annotations
 
@@ -15,13 +15,15 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-#: The key of click's context under which a command finds whether to show tracebacks.
+#: The key in click's `Context.meta` for the value of `--debug`.
 DEBUG_KEY = "modelport.debug"
 _SECRET_NAME = re.compile(r"api_?key|access_key|secret|password|(^|_)token$", re.IGNORECASE)
 
 
 def utf8_text(value: str) -> str:
-    """Return an argument that is UTF-8; one that is not reaches Python with lone surrogates.
+    """Return an argument of the command line if it is UTF-8 text.
+
+    Python represents each byte that is not UTF-8 as a lone surrogate, which can't be encoded.
 
     Raises:
         click.BadParameter: The argument is not UTF-8.
@@ -34,25 +36,25 @@ def utf8_text(value: str) -> str:
 
 
 def parse_setting(pair: str) -> tuple[str, Any]:
-    """Return the key and the value of `key=value`; a value that is JSON is parsed.
+    """Return the name and the value of a setting that is written as `name=value`. A value that is JSON is parsed.
 
     Raises:
-        click.BadParameter: The argument is not such a pair, or its key is the name of a secret.
+        click.BadParameter: The argument is not such a pair, or its name is that of a secret.
     """
-    key, equals, value = pair.partition("=")
-    if _SECRET_NAME.search(key):  # The message does not repeat the value, because it may be written to a log.
+    name, equals, value = pair.partition("=")
+    if _SECRET_NAME.search(name):  # The message does not repeat the value, because the message may be logged.
         raise click.BadParameter(
-            f"{key}: a key on the command line can be read by every user of this machine; put it into the environment "
-            "variable of its service, such as OPENAI_API_KEY"
+            f"{name}: a secret on the command line can be read by every user of this machine; put it into the "
+            "environment variable of its service, such as OPENAI_API_KEY"
         )
-    if not (equals and key.isidentifier()):
+    if not (equals and name.isidentifier()):
         raise click.BadParameter("write key=value, for example --set dialect=llama.cpp")
     try:
-        return key, json.loads(value)
+        return name, json.loads(value)
     except ValueError:
         if value[:1] in ("{", "[", '"'):
-            raise click.BadParameter(f"{key}: the value looks like JSON and is not valid JSON") from None
-        return key, utf8_text(value)
+            raise click.BadParameter(f"{name}: the value looks like JSON and is not valid JSON") from None
+        return name, utf8_text(value)
 
 
 def _collect_settings(ctx: click.Context, param: click.Parameter, pairs: tuple[tuple[str, Any], ...]) -> dict[str, Any]:
@@ -73,7 +75,7 @@ MODEL_OPTIONS = (
     click.option(
         "--set", "settings", type=parse_setting, multiple=True, callback=_collect_settings, metavar="KEY=VALUE",
         help="A further setting of the model, for example dialect=llama.cpp or timeout=30; a value may be JSON. "
-        "Repeatable. Keys go into the environment (OPENAI_API_KEY).",
+        "Repeatable. API keys are read from the environment (OPENAI_API_KEY).",
     ),
 )  # fmt: skip
 CALL_OPTIONS = (
@@ -105,9 +107,9 @@ def open_model(spec: str, settings: dict[str, Any], api_base: str | None = None)
     """Load the model that the options describe, and close it at the end.
 
     Args:
-        spec: The name of the model, as `load_model` takes it.
-        settings: Settings for the model's constructor.
-        api_base: The base URL of the service, if given.
+        spec: The name of the model, as `backend/id`.
+        settings: Arguments for the model's constructor.
+        api_base: The base URL of the service; `None` for the backend's default.
 
     Yields:
         The model.

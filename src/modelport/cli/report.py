@@ -1,6 +1,7 @@
-"""The outcome of `modelport check` for machines (JSON) and for bug reports (Markdown).
+"""Builds the report of `modelport check`, as JSON for programs or as Markdown for bug reports.
 
-A report holds versions, capabilities and outcomes. It holds no key and no value of a setting.
+A report contains versions, capabilities and the outcomes of the checks. It contains no secret, and of the settings only
+their names.
 """
 
 from __future__ import annotations
@@ -34,11 +35,11 @@ def build_report(
 
     Args:
         model: The model that was checked.
-        spec: The name by which the user loaded it.
-        extra: The extra of modelport that the backend needs.
-        settings: The names of the settings that the user gave; their values may be private.
+        spec: The model's name, as `backend/id`.
+        extra: The extra that installs what the backend needs, as `openai` in `modelport[openai]`; `None` for none.
+        settings: The names of the settings that the user gave. Their values may be private.
         outcomes: The outcomes of the checks.
-        secrets: Keys that are redacted in the report, wherever they come from.
+        secrets: API keys, each of which is redacted wherever it occurs in the report.
     """
     report = {
         "model": spec,
@@ -58,7 +59,7 @@ def build_report(
 
 
 def render_markdown(report: Mapping[str, Any]) -> str:
-    """Return the report as the text of an issue; checks that passed are not listed."""
+    """Return the report as Markdown, without the checks that passed."""
     import json
 
     counts = ", ".join(f"{status} {count}" for status, count in report["counts"].items())
@@ -94,7 +95,7 @@ def render_markdown(report: Mapping[str, Any]) -> str:
 
 
 def _installed_versions(extra: str | None) -> dict[str, str]:
-    """Return the installed versions of modelport's own requirements and of those of the extra."""
+    """Return the versions of the installed packages that modelport, or this extra of modelport, requires."""
     from importlib.metadata import PackageNotFoundError, requires, version
 
     try:

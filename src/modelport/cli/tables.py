@@ -32,8 +32,8 @@ class Requirements:
 
     Args:
         modules: Top-level modules. They are searched for, but not imported.
-        extra: The extra of modelport that installs them.
-        example: A model of the backend, as `-m` takes it.
+        extra: The extra that installs the modules, as `openai` in `modelport[openai]`; `None` if there is none.
+        example: The name of a model of the backend, for the option `-m`.
     """
 
     modules: tuple[str, ...]
@@ -41,7 +41,7 @@ class Requirements:
     example: str
 
 
-#: The requirements of each backend. A backend of another package needs only that package.
+#: The requirements of modelport's own backends. Backends that other distributions register are not in this table.
 REQUIREMENTS = {
     "azure": Requirements(("aiohttp", "orjson"), "openai", "azure/my-deployment"),
     "huggingface": Requirements(
@@ -76,31 +76,31 @@ _SYMBOLS = {
     "not checked": _Symbol("?", "?", "yellow"),
     "failed": _Symbol("✗", "x", "bold red"),
 }
-#: Explanations of statuses, printed below the table.
+#: Explanations of statuses, which are printed below the table.
 _EXPLANATIONS = {
     "unsupported": "the model declares that it lacks the feature, and refuses a request for it",
-    "not checked": "the check needs more than this model alone",
+    "not checked": "the check needs something that this command does not provide",
 }
-#: If the first check fails with one of these errors, every other check would fail with it too.
-_UNREACHABLE = ("AuthenticationError:", "NotFoundError:", "ConnectionFailed:", "MissingDependency:")
+#: How the detail of an outcome begins if the model can't be called. Every other check would fail in the same way.
+_UNREACHABLE_ERRORS = ("AuthenticationError:", "NotFoundError:", "ConnectionFailed:", "MissingDependency:")
 
 
 # --- backends ---------------------------------------------------------------------------------------------------------
 
 
 def requirements_of(backend: str, entry_point: str) -> Requirements:
-    """Return the requirements of a backend.
+    """Return the requirements of a backend. A backend of another distribution requires only its own package.
 
     Args:
         backend: The name of the backend.
-        entry_point: `package.module:Class` of the backend.
+        entry_point: Where the backend's class is, as `package.module:Class`.
     """
     package = entry_point.partition(".")[0].partition(":")[0]
     return REQUIREMENTS.get(backend) or Requirements((package,), None, f"{backend}/…")
 
 
 def list_backends() -> list[dict[str, Any]]:
-    """Return every backend: name and class, whether its packages are installed, how to install them, an example."""
+    """Return a dict for each backend, with its requirements and whether they are installed."""
     from modelport.registry import backends
 
     entries = []
@@ -126,7 +126,7 @@ def print_backends(as_json: bool) -> None:
     if as_json:
         print_json(entries)
         return
-    table = _table("Backend", "Class", "Installed", "Example")
+    table = _new_table("Backend", "Class", "Installed", "Example")
     lines = []
     for entry in entries:
         installed = "yes" if entry["installed"] else f"no: {', '.join(entry['missing'])}"
@@ -134,9 +134,9 @@ def print_backends(as_json: bool) -> None:
         lines.append(f"{entry['name']}: {entry['class']}, installed: {installed}\n  -m {entry['example']}\n")
     if fits_terminal(table):
         print_output(render_table(table), styled=True)
-    else:  # A narrow table would break its examples, which are meant to be copied.
+    else:  # In a narrow table, the examples would be wrapped and could not be copied.
         print_output("".join(lines))
-    for entry in entries:  # The commands stand below the table, which would break them.
+    for entry in entries:  # The table would wrap these commands, so they are printed below it.
         if entry["install"]:
             print_output(f"For {entry['name']}: {entry['install']}\n")
 
@@ -147,12 +147,12 @@ def print_backends(as_json: bool) -> None:
 def check_model(
     model: Model, spec: str, names: Sequence[str], output_format: str, settings: Iterable[str] = ()
 ) -> bool:
-    """Run conformance checks on a model and print the outcomes, also those before an interruption.
+    """Run conformance checks on a model and print the outcomes. After an interruption, print those so far.
 
     Args:
         model: The model.
-        spec: The name by which the user loaded it.
-        names: The names of the checks to run; all where it is empty.
+        spec: The model's name, as `backend/id`.
+        names: The names of the checks to run. If it is empty, all checks run.
         output_format: `table`, `json` or `report`.
         settings: The names of the settings that the user gave, for a report.
 
@@ -171,10 +171,10 @@ def check_model(
     try:
         for outcome in _run_with_progress(model, spec, checks, secrets):
             outcomes.append(outcome)
-            if len(outcomes) == 1 and outcome.detail.startswith(_UNREACHABLE):
+            if len(outcomes) == 1 and outcome.detail.startswith(_UNREACHABLE_ERRORS):
                 raise CommandError(f"{spec} can't be called. {outcome.detail}")
     finally:
-        if outcomes and not outcomes[0].detail.startswith(_UNREACHABLE):
+        if outcomes and not outcomes[0].detail.startswith(_UNREACHABLE_ERRORS):
             if output_format == "table":
                 _print_outcomes(spec, checks, outcomes)
             else:
@@ -194,7 +194,7 @@ def _select_checks(names: Sequence[str]) -> tuple[Check, ...]:
 def _run_with_progress(
     model: Model, spec: str, checks: tuple[Check, ...], secrets: tuple[str, ...]
 ) -> Iterable[Outcome]:
-    """Yield the outcomes; where standard error is a terminal, it shows which check is running."""
+    """Yield the outcomes. If standard error is a terminal, show there which check is running."""
     from modelport.testing import Subject, run_checks
 
     outcomes = run_checks(Subject(make=lambda: model, secrets=secrets), checks)
@@ -242,7 +242,7 @@ def _print_outcomes(spec: str, checks: Sequence[Check], outcomes: Sequence[Outco
 def _outcome_table(outcomes: Iterable[Outcome]) -> Table:
     from rich.text import Text
 
-    table = _table("", "Check", "Outcome", "Seconds", "Detail")
+    table = _new_table("", "Check", "Outcome", "Seconds", "Detail")
     for outcome in outcomes:
         symbol = _SYMBOLS.get(outcome.status, _Symbol("?", "?", ""))
         table.add_row(
@@ -255,7 +255,7 @@ def _outcome_table(outcomes: Iterable[Outcome]) -> Table:
     return table
 
 
-def _table(*headers: str) -> Table:
+def _new_table(*headers: str) -> Table:
     from rich.box import ASCII, HEAVY_HEAD
     from rich.table import Table
 

@@ -1,8 +1,8 @@
 """Input and output of the command line.
 
 Standard output gets what the user asked for: the model's text, JSON, tables. Standard error gets everything else:
-reasoning, warnings, errors. Where a stream is a terminal, control characters are removed from texts that may come from
-a model, and long lines are wrapped; where it is not, a text is written as it is, one message per line.
+reasoning, warnings, errors. On a terminal, control characters are removed from texts that may come from a model, and
+long lines are wrapped. To a file or a pipe, a text is written unchanged, and each warning or error is one line.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from modelport.types.messages import ChatMessage
 
-#: Control characters, with which a model could take over the terminal; tabs and newlines stay.
+#: Control characters, with which the text of a model could control the terminal. Tabs and newlines are not removed.
 _CONTROL_CHARACTERS = dict.fromkeys([*range(9), *range(11, 32), *range(127, 160)])
 _DIM, _RESET = "\x1b[2m", "\x1b[0m"
 #: The width of tables that are not written to a terminal. It is large, so that each row is one line for `grep`.
@@ -35,7 +35,7 @@ class CommandError(Exception):
 
 
 class OutputClosed(Exception):
-    """The reader of standard output is gone, as in `modelport … | head -c1`."""
+    """The reader of standard output has closed it, as in `modelport … | head -c1`."""
 
 
 def is_terminal(stream: TextIO | None) -> bool:
@@ -65,10 +65,10 @@ def print_output(text: str, *, styled: bool = False) -> None:
 
     Args:
         text: The text. On a terminal its control characters are removed.
-        styled: Whether the control characters are this program's own, and stay.
+        styled: Whether to keep control characters, because modelport itself has put them in.
 
     Raises:
-        OutputClosed: The reader is gone.
+        OutputClosed: The reader of standard output has closed it.
         CommandError: The text can't be written, for instance to a full disk.
     """
     stream = sys.stdout
@@ -88,7 +88,7 @@ def print_output(text: str, *, styled: bool = False) -> None:
 def discard_output() -> None:
     """Redirect standard output to the null device.
 
-    Otherwise the interpreter, when it flushes the buffer at its end, would fail again.
+    Otherwise the interpreter would fail again when it exits and flushes the buffer.
     """
     with suppress(OSError, ValueError):
         null = os.open(os.devnull, os.O_WRONLY)
@@ -102,11 +102,11 @@ def print_json(value: Any) -> None:
 
 
 def print_to_stderr(text: str, *, dim: bool = False) -> None:
-    """Write text to standard error, and ignore that nobody reads it.
+    """Write text to standard error. A failure to write it is ignored, because it could not be reported.
 
     Args:
         text: The text. On a terminal its control characters are removed.
-        dim: Whether to show the text paler than a response, where the terminal can.
+        dim: Whether to show the text paler than a response, if the terminal supports it.
     """
     stream = sys.stderr
     if stream is None:
@@ -126,29 +126,29 @@ def print_note(text: str) -> None:
 
 
 def wrap_for_terminal(text: str, indent: str = "") -> str:
-    """Wrap a line between words where standard error is a terminal; elsewhere return the line as it is.
+    """Wrap a line between words if standard error is a terminal. Otherwise return the line unchanged.
 
     Args:
         text: One line.
-        indent: What precedes each further line.
+        indent: The text before each further line.
     """
     if not is_terminal(sys.stderr):
         return text
     import shutil
     import textwrap
 
-    try:  # The size is that of standard error, since standard output may be a pipe.
+    try:  # Standard error is asked for the terminal's size, because standard output may be a pipe.
         columns = int(os.environ.get("COLUMNS") or 0) or os.get_terminal_size(sys.stderr.fileno()).columns
     except (ValueError, OSError):
         columns = shutil.get_terminal_size().columns
-    # A path or a command may be longer than a line; it must stay in one piece, so that it can be copied.
+    # A path or a command is not broken, even if it is longer than a line, so that it can be copied.
     return textwrap.fill(
         text, max(columns, 20), subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
     )
 
 
 def print_error(error: BaseException, debug: bool) -> None:
-    """Write an error to standard error in one line; with `debug`, after its traceback."""
+    """Write an error to standard error in one line. If `debug` is true, write its traceback before."""
     if debug:
         import traceback
 
@@ -174,7 +174,7 @@ def describe_error(error: BaseException) -> str:
 class MessagePrinter:
     """Prints a message while it arrives: its text on standard output, its reasoning on standard error.
 
-    A context manager. At its end the cursor is at the beginning of a line, also after a Ctrl-C.
+    This is a context manager. When it exits, it ends an unfinished line, also after Ctrl-C.
     """
 
     def __init__(self) -> None:
@@ -186,7 +186,7 @@ class MessagePrinter:
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is KeyboardInterrupt and not self._text_line_is_open and is_terminal(sys.stderr):
-            print_to_stderr("\n")  # The terminal has written ^C.
+            print_to_stderr("\n")  # The terminal has written "^C" on this line.
         self.end_line()
 
     def print(self, text: str | None, reasoning: str | None = None) -> None:
@@ -201,7 +201,7 @@ class MessagePrinter:
             print_output(text)
 
     def end_line(self) -> None:
-        """End the last line, if there is one."""
+        """End the last line of the text or of the reasoning, if it has not been ended."""
         self._end_reasoning_line()
         if self._text_line_is_open:
             self._text_line_is_open = False
@@ -218,7 +218,7 @@ def print_warnings(message: ChatMessage, *, limited: bool) -> None:
 
     Args:
         message: The message.
-        limited: Whether the user limited its length.
+        limited: Whether the user limited the length of the message. A truncation is then expected, and not reported.
     """
     for warning in message.warnings:
         print_note(warning)
@@ -234,9 +234,9 @@ def print_warnings(message: ChatMessage, *, limited: bool) -> None:
 
 
 def read_piped_input() -> str | None:
-    """Return the text that was piped into standard input, or `None`.
+    """Return the text of standard input if it is a pipe or a file, otherwise `None`.
 
-    A terminal, a device and an inherited socket are not read, because the read might never end.
+    A terminal, a device and an inherited socket are not read, because reading might never end.
 
     Raises:
         CommandError: The input is not text.
@@ -244,7 +244,7 @@ def read_piped_input() -> str | None:
     stream = sys.stdin
     if stream is None or is_terminal(stream):
         return None
-    with suppress(OSError, ValueError):  # A stream in memory has no descriptor, and can be read.
+    with suppress(OSError, ValueError):  # A stream in memory has no file descriptor, but can be read.
         mode = os.fstat(stream.fileno()).st_mode
         if not (stat.S_ISFIFO(mode) or stat.S_ISREG(mode)):
             return None
@@ -274,7 +274,7 @@ def render_table(table: Table) -> str:
 
 
 def fits_terminal(table: Table) -> bool:
-    """Return whether the terminal shows every cell of a table in one line."""
+    """Return whether the table fits the terminal without a cell that is wrapped."""
     console = _console(io.StringIO())
     widest = console.options.update(max_width=_WIDTH_WITHOUT_TERMINAL)
     return console.measure(table, options=widest).maximum <= console.width

@@ -1,6 +1,6 @@
 """Models on Amazon Bedrock, through its Converse API and the package boto3.
 
-`model` translates a request by `protocols.converse` and passes the arguments to `transport`, which calls the boto3
-client in a thread so that the call can be interrupted. `client` creates the client, `errors` classifies botocore's
-exceptions, and `log_filter` redacts keys in botocore's logs.
+`model` uses `protocols.converse` to translate a request into arguments for the boto3 client. `transport` calls that
+client, which blocks, in a thread, and can interrupt the call. `client` creates the client, `errors` turns exceptions of
+boto3 and botocore into modelport's errors, and `log_filter` redacts secrets in botocore's logs.
 """

@@ -16,7 +16,7 @@ from modelport.remote.http.connections import CONNECT_TIMEOUT
 from modelport.remote.http.redaction import HiddenStr
 from modelport.secrets import Secret
 
-#: How many idle connections the client keeps. The number of concurrent requests is limited by `max_concurrency`.
+#: The most idle connections that the client keeps open. It does not limit concurrent requests; `max_concurrency` does.
 MAX_POOL_CONNECTIONS = 100
 
 
@@ -29,8 +29,8 @@ def make_client(
         region: The AWS region; by default the one that boto3 finds.
         profile: A profile of the AWS configuration.
         endpoint: The URL of the service; by default the region's.
-        api_key: A Bedrock API key; by default boto3's chain of credentials.
-        settings: Arguments for `boto3.Session.client`, in which keys are `Secret`s.
+        api_key: A Bedrock API key; by default the credentials that boto3 finds.
+        settings: Further arguments for `boto3.Session.client`. Secret access keys and tokens among them are `Secret`s.
 
     Raises:
         MissingDependency: boto3 is not installed.
@@ -52,22 +52,23 @@ def make_client(
     config = botocore.config.Config(**defaults)
     if arguments.get("config") is not None:
         config = config.merge(arguments["config"])
-    # This setting is merged last, because only modelport's retry layer retries.
+    # boto3's own retries are switched off, because modelport's retry layer retries. This setting is merged last, so
+    # that the caller's `config` can't override it.
     arguments["config"] = config.merge(botocore.config.Config(retries={"total_max_attempts": 1}))
     if endpoint is not None:
         arguments.setdefault("endpoint_url", endpoint)
     try:
-        core = botocore.session.Session()
+        botocore_session = botocore.session.Session()
         if api_key is not None:
-            core.register_component("token_provider", _BearerTokenProvider(api_key))
-        session = boto3.Session(botocore_session=core, profile_name=profile, region_name=region)
+            botocore_session.register_component("token_provider", _BearerTokenProvider(api_key))
+        session = boto3.Session(botocore_session=botocore_session, profile_name=profile, region_name=region)
         # boto3 does not read AWS_REGION, although AWS's other SDKs do and AWS sets it on its own machines.
         if region := region or session.region_name or os.environ.get("AWS_REGION"):
             arguments.setdefault("region_name", region)
         client = session.client("bedrock-runtime", **arguments)
-        signed = client.meta.config.signature_version is not botocore.UNSIGNED
-        bearer = api_key is not None or os.environ.get("AWS_BEARER_TOKEN_BEDROCK")
-        if signed and not bearer and "aws_access_key_id" not in arguments and session.get_credentials() is None:
+        is_signed = client.meta.config.signature_version is not botocore.UNSIGNED
+        has_api_key = api_key is not None or os.environ.get("AWS_BEARER_TOKEN_BEDROCK")
+        if is_signed and not has_api_key and "aws_access_key_id" not in arguments and session.get_credentials() is None:
             raise AuthenticationError(NO_CREDENTIALS)
         if arguments.get("endpoint_url") is None:
             _check_region(session, client.meta.region_name, client.meta.endpoint_url)
@@ -113,13 +114,14 @@ def check_client(client: Any) -> None:
 
 
 def max_attempts_of(client: Any) -> int:
-    """How often a client of the caller's sends one request at most, including its own retries."""
+    """How often a client of the caller's sends one request at most, including the client's own retries."""
+    # `max_attempts` does not count the first attempt, and is 4 by default.
     retries = getattr(client.meta.config, "retries", None) or {}
     return int(retries.get("total_max_attempts", retries.get("max_attempts", 4) + 1))
 
 
 class _BearerTokenProvider:
-    """Gives boto3 the caller's Bedrock API key, by botocore's interface for token providers."""
+    """Gives boto3 the caller's Bedrock API key. The class implements botocore's interface for token providers."""
 
     def __init__(self, key: Secret) -> None:
         self._key = key
@@ -129,12 +131,15 @@ class _BearerTokenProvider:
 
 
 def _check_region(session: Any, region: str, endpoint: str) -> None:
-    """Check that the region exists. Otherwise the first call would fail because its host name can't be resolved."""
+    """Check that boto3 knows the region, unless the endpoint has another host name than the region's.
+
+    Otherwise the first call would fail with a less clear error, because the host name can't be resolved.
+    """
     known = {name for p in session.get_available_partitions() for name in session.get_available_regions("ec2", p)}
     if region in known or f".{region}.amazonaws.com" not in endpoint:
         return
-    close = get_close_matches(region, sorted(known), 2)
-    hint = f"did you mean {' or '.join(map(repr, close))}? " if close else ""
+    similar = get_close_matches(region, sorted(known), n=2)
+    hint = f"did you mean {' or '.join(map(repr, similar))}? " if similar else ""
     raise InvalidRequest(
         f"region_name={region!r}: boto3 knows no such AWS region; {hint}For a region that is newer than your boto3, "
         "update boto3 or pass api_base='https://bedrock-runtime.REGION.amazonaws.com'",

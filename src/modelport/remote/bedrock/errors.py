@@ -1,7 +1,8 @@
-"""Classification of boto3's exceptions as modelport's errors.
+"""Turns exceptions of boto3 and botocore into modelport's errors.
 
-`model_error_from` handles errors that AWS returned, which `error_from` classifies by AWS's code or else by the HTTP
-status, and errors of requests that did not reach AWS or whose response could not be read.
+If AWS returned an error, `error_from` classifies it by AWS's error code, or by the HTTP status if the code is unknown.
+If the request did not reach AWS, or its response could not be read, `model_error_from` classifies the exception by its
+class.
 """
 
 from __future__ import annotations
@@ -23,12 +24,13 @@ from modelport.errors import (
 )
 from modelport.protocols.chat_completions.errors import retry_after
 
-#: AWS has no code for prompts that are too long; they are recognised by these phrases.
+#: AWS has no error code for a prompt that is too long, so it is recognised by these phrases in AWS's message.
 _PROMPT_TOO_LONG = re.compile(
     r"(?:input|prompt) is too long|too many (?:input )?tokens|context (?:length|window|limit)|maximum (?:input|context)"
     r"|exceeds? the maximum (?:number of )?(?:input )?tokens",
     re.I,
 )
+#: AWS's error codes, in lower case.
 _BY_CODE: dict[str, type[ModelError]] = {
     "throttlingexception": RateLimited, "toomanyrequestsexception": RateLimited,
     "servicequotaexceededexception": RateLimited,
@@ -40,6 +42,7 @@ _BY_CODE: dict[str, type[ModelError]] = {
     "serviceunavailableexception": ServerError, "modelstreamerrorexception": ServerError,
     "modelnotreadyexception": ServerError,
 }  # fmt: skip
+#: How the message of each error begins.
 _SUMMARIES = {
     RateLimited: "Too many requests",
     InvalidRequest: "The service refused the request",
@@ -74,6 +77,7 @@ def _by_status(status: int | None) -> type[ModelError]:
         return NotFoundError
     if status == 429:
         return RateLimited
+    # These four statuses denote temporary faults. They count as server errors, which are retried.
     if status is not None and 300 <= status < 500 and status not in (408, 409, 424, 425):
         return InvalidRequest
     return ServerError
@@ -87,7 +91,7 @@ _NO_REGION = "No AWS region was given. Pass region_name='us-east-1', or set AWS_
 
 
 def model_error_from(error: Exception) -> ModelError | None:
-    """The error for an exception of boto3 or of its HTTP library; `None` for an exception of any other origin."""
+    """The error for an exception of boto3, botocore or their HTTP library; `None` for any other exception."""
     import botocore.eventstream
     import botocore.exceptions as boto
     import botocore.parsers
@@ -105,6 +109,7 @@ def model_error_from(error: Exception) -> ModelError | None:
         boto.PartialCredentialsError, boto.CredentialRetrievalError, boto.TokenRetrievalError, boto.SSOError,
         boto.UnknownCredentialError, boto.MetadataRetrievalError, boto.RefreshWithMFAUnsupportedError,
     )  # fmt: skip
+    # Older versions of botocore lack the exceptions of `aws login`, so these are recognised by their names.
     if isinstance(error, credentials) or type(error).__name__.startswith("Login"):
         return AuthenticationError(f"The AWS credentials can't be used: {_on_one_line(error)}. {NO_CREDENTIALS}")
     if isinstance(error, boto.NoRegionError):
@@ -134,7 +139,8 @@ def model_error_from(error: Exception) -> ModelError | None:
 def _broken_connection(error: Any) -> ModelError:
     """The error for a connection that ended during a call.
 
-    If no `OSError` is behind it, the peer closed the connection in good order: it sent a shorter body than announced.
+    A connection that breaks causes an `OSError`. Without one, the service closed the connection properly, but before it
+    had sent as many bytes as announced.
     """
     import urllib3.exceptions as http
 
@@ -146,7 +152,10 @@ def _broken_connection(error: Any) -> ModelError:
 
 
 def _is_raised_by_parser(error: BaseException) -> bool:
-    """Whether botocore's parser failed with an ordinary Python error, because the response is not as its model says."""
+    """Whether the exception is an ordinary Python error that was raised in botocore's parser.
+
+    Such an error means that the response does not match botocore's description of the API.
+    """
     if not isinstance(error, TypeError | AttributeError | LookupError | ValueError | RecursionError):
         return False
     trace = error.__traceback__

@@ -1,6 +1,7 @@
-"""A filter that redacts keys in what botocore logs at DEBUG level.
+"""Redacts secrets in what botocore logs at DEBUG level.
 
-botocore logs the headers that it sends, the text that it signs, and the bodies in which a service may quote a key.
+botocore logs the headers that it sends, the text that it signs, and the bodies of responses, in which a service may
+quote a key.
 """
 
 from __future__ import annotations
@@ -17,17 +18,17 @@ _SECRET_HEADERS = re.compile(r"(?i)((?:authorization|x-amz-security-token)['\"]?
 
 
 class _RedactingFilter(logging.Filter):
-    """Lets all records pass, and redacts keys in their messages."""
+    """Lets all records pass, and redacts secrets in their messages."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.keys: set[HiddenStr] = set()
+        self.secrets: set[HiddenStr] = set()
 
     def filter(self, record: logging.LogRecord) -> bool:
         message = record.getMessage()
         redacted = _SECRET_HEADERS.sub(r"\1***", message)
-        for key in list(self.keys):
-            redacted = redacted.replace(key, "***")
+        for secret in list(self.secrets):
+            redacted = redacted.replace(secret, "***")
         if redacted != message:
             record.msg, record.args = redacted, ()
         return True
@@ -36,8 +37,8 @@ class _RedactingFilter(logging.Filter):
 _redacting_filter = _RedactingFilter()
 
 
-def redact_in_logs(keys: Iterable[str]) -> None:
-    """Redact these keys, and the headers that hold keys, in everything that botocore logs from now on."""
-    _redacting_filter.keys |= {HiddenStr(key) for key in keys if key}
+def redact_in_logs(secrets: Iterable[str]) -> None:
+    """Redact these secrets, and the headers that contain secrets, in everything that botocore logs from now on."""
+    _redacting_filter.secrets |= {HiddenStr(secret) for secret in secrets if secret}
     for name in LOGGERS:
         logging.getLogger(name).addFilter(_redacting_filter)  # A logger ignores a filter that it already has.

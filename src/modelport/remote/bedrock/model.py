@@ -1,4 +1,4 @@
-"""The model class for Amazon Bedrock, and what the families of models on Bedrock can do."""
+"""The model class for Amazon Bedrock, and the capabilities of the families of models on Bedrock."""
 
 from __future__ import annotations
 
@@ -22,47 +22,52 @@ from modelport.types.deltas import ChatMessageStreamDelta
 from modelport.types.output_types import JSONSchema
 from modelport.types.request import Request
 
-#: The arguments of boto3's clients that hold keys, and the environment variables from which boto3 reads them.
-_KEY_VARIABLES = {"aws_secret_access_key": "AWS_SECRET_ACCESS_KEY", "aws_session_token": "AWS_SESSION_TOKEN"}
+#: The secret arguments of boto3's clients, and the environment variables from which boto3 reads these secrets.
+_SECRET_VARIABLES = {"aws_secret_access_key": "AWS_SECRET_ACCESS_KEY", "aws_session_token": "AWS_SESSION_TOKEN"}
 
-_SAMPLING = frozenset({"top_k", "min_p", "presence_penalty", "frequency_penalty", "repetition_penalty"})
+#: Parameters that the Converse API lacks.
+_REFUSED = frozenset({"top_k", "min_p", "presence_penalty", "frequency_penalty", "repetition_penalty"})
+# Changes of `Capabilities`, from which `PROFILES` are composed:
 _ENFORCED_SCHEMAS = {"grammars": frozenset({JSONSchema})}
-_FORCED_TOOLS = {"tool_choices": frozenset({"auto", "none", "required", "named"}), "refused": _SAMPLING - {"top_k"}}
+_ALL_TOOL_CHOICES = {"tool_choices": frozenset({"auto", "none", "required", "named"})}
+_TOP_K_SUPPORTED = {"refused": _REFUSED - {"top_k"}}
 _TEXT_ONLY, _TEXT_AND_FILES = {"inputs": frozenset({"text"})}, {"inputs": frozenset({"text", "file"})}
-_NO_TOOLS_OR_SYSTEM = {"tools": False, "system_role": False, **_TEXT_AND_FILES}
+_NO_TOOLS_OR_SYSTEM = {"tools": False, "system_role": False}
+#: The reasoning effort "none" is supported too: without a budget in the request, these models do not reason.
+_REASONING_BUDGET = {"reasoning_budget": True, "reasoning_efforts": frozenset({"none"})}
+_EFFORTS = frozenset({"low", "medium", "high"})
 
 _MODEL_FIELDS = "additionalModelRequestFields."
-#: These models do not reason unless a request asks for reasoning.
-_BUDGET = {"reasoning_budget": True, "reasoning_efforts": frozenset({"none"})}
-_EFFORTS = frozenset({"low", "medium", "high"})
-_CLAUDE = {"top_k": f"{_MODEL_FIELDS}top_k", "reasoning_budget": f"{_MODEL_FIELDS}thinking.budget_tokens",
-           "reasoning_effort": f"{_MODEL_FIELDS}output_config.effort"}  # fmt: skip
-_NOVA = {"top_k": f"{_MODEL_FIELDS}inferenceConfig.topK",
-         "reasoning_effort": f"{_MODEL_FIELDS}reasoningConfig.maxReasoningEffort"}  # fmt: skip
+#: The paths of modelport's parameters in the arguments of a Converse request, for Claude and for Nova.
+_CLAUDE_FIELDS = {"top_k": f"{_MODEL_FIELDS}top_k", "reasoning_budget": f"{_MODEL_FIELDS}thinking.budget_tokens",
+                  "reasoning_effort": f"{_MODEL_FIELDS}output_config.effort"}  # fmt: skip
+_NOVA_FIELDS = {"top_k": f"{_MODEL_FIELDS}inferenceConfig.topK",
+                "reasoning_effort": f"{_MODEL_FIELDS}reasoningConfig.maxReasoningEffort"}  # fmt: skip
 
-#: How families of models differ from `declared_capabilities`, by patterns of the model's id.
+#: How families of models differ from `declared_capabilities`, by patterns of the model's id. If several patterns match,
+#: later values override earlier ones.
 #: See https://docs.aws.amazon.com/bedrock/latest/userguide/conversation-inference-supported-models-features.html,
 #: https://docs.aws.amazon.com/bedrock/latest/APIReference/API_runtime_ToolChoice.html,
 #: https://docs.aws.amazon.com/bedrock/latest/userguide/structured-output.html,
 #: https://docs.aws.amazon.com/bedrock/latest/userguide/claude-messages-extended-thinking.html and
 #: https://docs.aws.amazon.com/nova/latest/nova2-userguide/extended-thinking.html
 PROFILES: tuple[tuple[str, Mapping[str, Any]], ...] = (
-    ("*anthropic.*", {**_FORCED_TOOLS, "renamed": _CLAUDE}),
-    ("*anthropic.claude-3-7*", _BUDGET),
-    ("*anthropic.claude-sonnet-4*", _BUDGET),
-    ("*anthropic.claude-haiku-4*", _BUDGET),
-    ("*anthropic.claude-opus-4*", _BUDGET),
+    ("*anthropic.*", {**_ALL_TOOL_CHOICES, **_TOP_K_SUPPORTED, "renamed": _CLAUDE_FIELDS}),
+    ("*anthropic.claude-3-7*", _REASONING_BUDGET),
+    ("*anthropic.claude-sonnet-4*", _REASONING_BUDGET),
+    ("*anthropic.claude-haiku-4*", _REASONING_BUDGET),
+    ("*anthropic.claude-opus-4*", _REASONING_BUDGET),
     ("*anthropic.claude-opus-4-[7-9]*", {"reasoning_budget": False, "reasoning_efforts": _EFFORTS | {"none"}}),
     ("*anthropic.claude-sonnet-4-5*", _ENFORCED_SCHEMAS),
     ("*anthropic.claude-haiku-4-5*", _ENFORCED_SCHEMAS),
     ("*anthropic.claude-opus-4-[56]*", _ENFORCED_SCHEMAS),
-    ("*amazon.nova*", {**_FORCED_TOOLS, "renamed": _NOVA, "max_stop_sequences": 4}),
+    ("*amazon.nova*", {**_ALL_TOOL_CHOICES, **_TOP_K_SUPPORTED, "renamed": _NOVA_FIELDS, "max_stop_sequences": 4}),
     ("*amazon.nova-2*", {"reasoning_efforts": _EFFORTS | {"none"}}),
     ("*amazon.nova-micro*", _TEXT_ONLY),
-    ("*amazon.titan*", _NO_TOOLS_OR_SYSTEM),
+    ("*amazon.titan*", {**_NO_TOOLS_OR_SYSTEM, **_TEXT_AND_FILES}),
     ("*mistral.*", {"tool_choices": frozenset({"auto", "none", "required"})}),
-    ("*mistral.mistral-7b*", _NO_TOOLS_OR_SYSTEM),
-    ("*mistral.mixtral*", _NO_TOOLS_OR_SYSTEM),
+    ("*mistral.mistral-7b*", {**_NO_TOOLS_OR_SYSTEM, **_TEXT_AND_FILES}),
+    ("*mistral.mixtral*", {**_NO_TOOLS_OR_SYSTEM, **_TEXT_AND_FILES}),
     ("*cohere.*", _TEXT_AND_FILES),
     ("*ai21.*", _TEXT_AND_FILES),
     ("*deepseek.*", _TEXT_ONLY),
@@ -77,26 +82,26 @@ PROFILES: tuple[tuple[str, Mapping[str, Any]], ...] = (
 class AmazonBedrockServerModel(Model):
     """A model on Amazon Bedrock.
 
-    boto3 finds credentials, region and proxies, unless they are passed here. Calls run in threads. A caller that stops
-    waiting interrupts the call: its connection is closed.
+    boto3 finds credentials, region and proxies, unless they are passed here. Calls run in threads. If the caller stops
+    waiting for a response, the connection of the call is closed.
 
     Args:
         model_id: The id of a model or of an inference profile (`us.amazon.nova-pro-v1:0`), or an ARN.
-        client: A client of your own, from `boto3.client("bedrock-runtime")`. It is used as it is. If it retries, this
-            model does not, unless `retry` is passed. A caller that stops waiting for a non-streaming response of such a
-            client is released at once, but the connection stays open until the service has responded.
-        client_kwargs: Arguments for `boto3.Session.client`, as `{"verify": "ca.pem", "config": Config(…)}`. Retries
-            in its `config` become this model's `retry`, because boto3's own retries are switched off.
+        client: A client of your own, from `boto3.client("bedrock-runtime")`, whose settings are not changed. If it
+            retries, this model retries too only if `retry` is passed. If the caller stops waiting for a non-streaming
+            response of your own client, the connection stays open until the service has responded.
+        client_kwargs: Arguments for `boto3.Session.client`, as `{"verify": "ca.pem", "config": Config(…)}`. boto3's own
+            retries are switched off; the number of attempts in `config` becomes this model's `retry`.
         region_name: The AWS region; by default that of `AWS_DEFAULT_REGION`, of the profile, or of `AWS_REGION`.
         profile_name: A profile of your AWS configuration; by default `AWS_PROFILE`.
         api_base: The service's URL; by default `AWS_ENDPOINT_URL_BEDROCK_RUNTIME`, else the region's.
-        api_key: A Bedrock API key; by default `AWS_BEARER_TOKEN_BEDROCK`, else boto3's chain of credentials.
+        api_key: A Bedrock API key; by default `AWS_BEARER_TOKEN_BEDROCK`, else the credentials that boto3 finds.
         **settings: See `Model`. Every other setting is a field of the Converse API, in its own spelling or in snake
             case: `inference_config`, `guardrail_config`, `additional_model_request_fields`, `performance_config`,
             `request_metadata`, `service_tier`, … modelport's `temperature`, `max_tokens` and `top_p` take precedence
-            over `inference_config`. There are three more settings: `guardrail_identifier` and `guardrail_version`; and
-            `cache_points`, the sections of the prompt (`tools`, `system`, `messages`) at whose end the prompt is
-            cached, as a list, or as a dict with the time-to-live of each (`5m` or `1h`).
+            over `inference_config`. Three more settings are `guardrail_identifier`, `guardrail_version` and
+            `cache_points`. The last one lists the sections of the prompt (`tools`, `system`, `messages`) up to whose
+            end the prompt is cached; or it is a dict with the time-to-live (`5m` or `1h`) for each section.
 
     Raises:
         MissingDependency: boto3 is not installed.
@@ -117,7 +122,7 @@ class AmazonBedrockServerModel(Model):
         reasoning=True,
         usage=True,
         cached_tokens=True,
-        refused=_SAMPLING,
+        refused=_REFUSED,
     )
     secret_settings: ClassVar[frozenset[str]] = frozenset({"api_key"})
 
@@ -172,9 +177,9 @@ class AmazonBedrockServerModel(Model):
     def _make_transport(self) -> BotoTransport:
         if self.client is not None:
             return BotoTransport(self.client)
-        # The function must not refer to this model. Otherwise a running call would prevent its garbage collection.
+        # The lambda must not refer to `self`. Otherwise a running call would prevent this model's garbage collection.
         arguments = (self.region_name, self.profile_name, self.api_base, self.api_key, self.client_kwargs or {})
-        return BotoTransport(make=lambda: make_client(*arguments))
+        return BotoTransport(make_client=lambda: make_client(*arguments))
 
     def _declare(self) -> Capabilities:
         return self.declared_capabilities.with_profiles(self.model_id, PROFILES)
@@ -188,7 +193,9 @@ class AmazonBedrockServerModel(Model):
                 yield reader.read_response(await self._transport.call("converse", call.arguments))
                 return
             try:
-                async with aclosing(self._transport.stream("converse_stream", call.arguments, "metadata")) as events:
+                async with aclosing(
+                    self._transport.stream("converse_stream", call.arguments, last_event="metadata")
+                ) as events:
                     async for event in events:
                         if (delta := reader.read_event(event)) is not None:
                             yield delta
@@ -201,9 +208,9 @@ class AmazonBedrockServerModel(Model):
             raise self._redact(error) from None
 
     def _redact(self, error: ModelError) -> ModelError:
-        """Redact in the error's message the keys that were sent, which some services quote."""
-        secrets = [self.api_key, *(v for v in (self.client_kwargs or {}).values() if isinstance(v, Secret))]
-        secrets += [Secret(env=name) for name in (*_KEY_VARIABLES.values(), "AWS_BEARER_TOKEN_BEDROCK")]
+        """Redact secrets in the error's message, because some services quote the key that they received."""
+        secrets = [self.api_key, *(value for value in (self.client_kwargs or {}).values() if isinstance(value, Secret))]
+        secrets += [Secret(env=name) for name in (*_SECRET_VARIABLES.values(), "AWS_BEARER_TOKEN_BEDROCK")]
         text = redact(error.message, [secret.reveal() for secret in secrets if secret])
         error.args = (text, *error.args[1:])
         return error
@@ -214,7 +221,8 @@ class AmazonBedrockServerModel(Model):
 
 
 def _configured_attempts(client_kwargs: Mapping[str, Any] | None) -> int | None:
-    """How often a request is sent at most, by the `config` in the arguments; `None` if it does not say."""
+    """The maximum number of attempts according to the `config` in these arguments; `None` if it sets none."""
+    # botocore has two settings for it, of which `max_attempts` does not count the first attempt.
     retries = getattr((client_kwargs or {}).get("config"), "retries", None) or {}
     if "max_attempts" in retries:
         return int(retries["max_attempts"]) + 1
@@ -222,11 +230,11 @@ def _configured_attempts(client_kwargs: Mapping[str, Any] | None) -> int | None:
 
 
 def _with_secrets(client_kwargs: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """The arguments with each key in a `Secret`; a key that `to_dict` has stored is read from its variable again."""
+    """The arguments with a `Secret` in place of each secret, or in place of the `{"env": NAME}` of a saved model."""
     if client_kwargs is None:
         return None
     result = dict(client_kwargs)
-    for name, variable in _KEY_VARIABLES.items():
+    for name, variable in _SECRET_VARIABLES.items():
         value = result.get(name)
         if isinstance(value, Mapping):
             result[name] = Secret(env=value.get("env"))

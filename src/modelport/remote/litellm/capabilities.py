@@ -1,4 +1,4 @@
-"""What models can do, according to LiteLLM's own tables. No request is sent to the service."""
+"""Looks up in LiteLLM's own tables what a model can do. No request is sent to the service."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from modelport.remote.profiles import PROFILES
 from modelport.types.capabilities import Capabilities
 from modelport.types.output_types import JSONSchema
 
-#: The parameters that make LiteLLM retry. They are refused in a call, because modelport's own retry layer retries.
+#: The parameters that make LiteLLM retry. A call with one of them is refused, because modelport's retry layer retries.
 RETRY_PARAMETERS = ("num_retries", "max_retries")
 _TIMEOUT_PARAMETERS = {"timeout", "first_token_timeout", "idle_timeout"}
 
@@ -22,12 +22,14 @@ def known_capabilities(base: Capabilities, model_id: str, provider: str | None, 
     """What a model can do, according to LiteLLM's tables.
 
     A model that the tables do not have, such as one on the user's own server, gets the capabilities of its provider.
+    modelport's `PROFILES`, by the model's name, then change the result, except for `grammars`: a profile may add output
+    types that LiteLLM does not pass on to the service, such as grammars in OpenAI's custom tools.
 
     Args:
-        base: The declared capabilities, which the tables restrict.
-        model_id: LiteLLM's name of the model.
-        provider: LiteLLM's name of the provider, if the model's name does not include it.
-        api_base: The base URL.
+        base: The capabilities that `LiteLLMModel` declares. LiteLLM's tables restrict them.
+        model_id: LiteLLM's name of the model, usually `provider/model`.
+        provider: LiteLLM's name of the provider; `None` if `model_id` begins with it.
+        api_base: The base URL of the service; `None` for the provider's own.
 
     Raises:
         InvalidRequest: LiteLLM knows no such provider.
@@ -46,15 +48,16 @@ def known_capabilities(base: Capabilities, model_id: str, provider: str | None, 
         result = base.replace(refused=frozenset(RETRY_PARAMETERS)).with_profiles(model_id, PROFILES)
         return result.replace(grammars=base.grammars)
     rows = [row for name in (model_id, f"{provider}/{model}", model) if (row := litellm.model_cost.get(name))]
-    known = next((row for row in rows if row.get("litellm_provider") == provider and _has_support_flags(row)), None)
+    # `None` means that LiteLLM's table says nothing about this model. Every feature then counts as supported.
+    flags = next((row for row in rows if row.get("litellm_provider") == provider and _has_support_flags(row)), None)
 
     def supports(feature: str) -> bool:
-        return known is None or bool(known.get(f"supports_{feature}"))
+        return flags is None or bool(flags.get(f"supports_{feature}"))
 
     input_features = {"image": "vision", "audio": "audio_input", "file": "pdf_input"}
     has_schemas = "response_format" in accepted and supports("response_schema")
-    # LiteLLM itself refuses all other parameters that the provider does not accept. It drops only `user` silently, so
-    # modelport refuses `user`.
+    # Of the parameters that the provider does not accept, modelport refuses those that it knows, and `user`, which
+    # LiteLLM would drop silently. LiteLLM itself refuses the others.
     refused = ((KNOWN_PARAMETERS & set(litellm.OPENAI_CHAT_COMPLETION_PARAMS)) | {"user"}) - accepted
     changes: dict[str, Any] = {
         "stop": "stop" in accepted,
@@ -67,18 +70,17 @@ def known_capabilities(base: Capabilities, model_id: str, provider: str | None, 
         "reasoning": supports("reasoning"),
         "reasoning_efforts": base.reasoning_efforts if "reasoning_effort" in accepted else frozenset(),
         "reasoning_budget": "thinking" in accepted,
-        "system_role": known is None or known.get("supports_system_messages") is not False,
+        "system_role": flags is None or flags.get("supports_system_messages") is not False,
         # modelport applies the time limits itself, so they work with every provider.
         "refused": refused - _TIMEOUT_PARAMETERS | {*RETRY_PARAMETERS},
     }
-    # A profile must not add features that LiteLLM does not pass on, such as OpenAI's custom tools for grammars.
     result = base.replace(**changes).with_profiles(model_id, PROFILES).replace(grammars=changes["grammars"])
     # A profile may rename `max_tokens` to `max_completion_tokens`, which not every provider accepts through LiteLLM.
     return result if "max_completion_tokens" in accepted else result.replace(renamed={})
 
 
 def _has_support_flags(row: Mapping[str, Any]) -> bool:
-    """Whether a row of LiteLLM's table says what the model can do.
+    """Whether a row of LiteLLM's table has a `supports_…` flag with a value, which says what the model can do.
 
     `litellm.Router` adds a row for each of its deployments. That row has no flags if LiteLLM does not know the model.
     """
@@ -86,9 +88,10 @@ def _has_support_flags(row: Mapping[str, Any]) -> bool:
 
 
 def common_capabilities(capabilities: Iterable[Capabilities]) -> Capabilities:
-    """What all of these models can do.
+    """What all of several models can do.
 
-    Capabilities that are not combined here, such as `schema_rules`, are those of the first model.
+    The function combines sets, booleans and `renamed`. Other capabilities, such as `schema_rules`, are those of the
+    first model.
     """
     result, *others = capabilities
     for other in others:

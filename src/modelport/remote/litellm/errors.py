@@ -1,9 +1,9 @@
-"""Classification of LiteLLM's exceptions as modelport's errors.
+"""Turns LiteLLM's exceptions into modelport's errors.
 
-LiteLLM turns everything into exceptions of its own, with a status of its own where the service sent none (500 for a
-connection that broke). So `model_error_from` looks at the exceptions that led to LiteLLM's, the nearest first: a
-response of the service, a fault of the connection, or an error of modelport's own. LiteLLM's own classification counts
-only if there is none of these.
+LiteLLM wraps every fault in an exception of its own. If the service sent no HTTP status, as when the connection broke,
+LiteLLM makes one up (500). So `model_error_from` follows the chain of causes of LiteLLM's exception, and uses the first
+cause that shows the fault itself: a response of the service, a fault of the connection, or an error of modelport's own.
+LiteLLM's own classification is used only if the chain has none of these.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from modelport.remote.http.redaction import redact, secrets_in
 from modelport.remote.litellm.package import litellm_package
 from modelport.secrets import names_secret
 
-#: The class names with which LiteLLM's messages begin.
+#: A class name at the beginning of LiteLLM's message, such as `litellm.BadRequestError: `. There may be several.
 _CLASS_NAME = re.compile(r"^(?:litellm\.)?\w+(?:Error|Exception|Timeout)?(?: - |: )(?=\S)")
 
 
@@ -41,7 +41,7 @@ def model_error_from(error: Exception, secrets: Iterable[str]) -> ModelError:
 
     Args:
         error: The exception.
-        secrets: Values that are redacted in the message, in addition to the keys in the environment.
+        secrets: Values to redact in the message. Secrets in environment variables are redacted too.
     """
     result = _classify(error)
     in_environment = secrets_in({name: value for name, value in os.environ.items() if names_secret(name)})
@@ -56,10 +56,11 @@ def _classify(error: Exception) -> ModelError:
 
     causes = list(_chain_of(error))
     for cause in causes:
-        if isinstance(cause, ModelError):  # The guard of the HTTP client raised this error.
-            return cause.with_traceback(None)  # The traceback's frames hold the headers.
+        if isinstance(cause, ModelError):  # modelport's hook in LiteLLM's HTTP client (`isolation`) raised this error.
+            return cause.with_traceback(None)  # The frames of the traceback hold headers, and so API keys.
         if isinstance(cause, aiohttp.ClientError):
             return error_from_aiohttp(cause)
+        # LiteLLM runs aiohttp below httpx. An error of aiohttp comes later in the chain, and says more than httpx's.
         if isinstance(cause, httpx.TransportError) and not isinstance(_cause_of(cause), aiohttp.ClientError):
             return error_from_httpx(cause)
         if is_encoding_error(cause):
@@ -68,23 +69,31 @@ def _classify(error: Exception) -> ModelError:
             return MalformedResponse(f"The service sent broken JSON ({type(cause).__name__}).")
         if isinstance(cause, ImportError):
             return InvalidRequest(f"LiteLLM needs another package for this provider: {cause}")
+        # A response without headers is one that LiteLLM made up.
         response = getattr(cause, "response", None)
         if isinstance(response, httpx.Response) and response.headers and response.status_code >= 300:
             return _refine(error_from(response.status_code, _payload(causes, response), response.headers), error)
-        if type(cause) is openai.APIError and cause.body:  # An error event of a stream.
+        if type(cause) is openai.APIError and cause.body:  # The stream contained an error event.
             return error_from(getattr(cause, "code", None), {"error": cause.body})
-        if type(cause) is openai.OpenAIError:  # The openai package raises this class itself only if there is no key.
+        if type(cause) is openai.OpenAIError:  # The openai package raises this base class only if there is no API key.
             return AuthenticationError(f"No key was given: {cause}")
-        if type(cause) is Exception and hasattr(cause, "status_code"):  # An error in a body with status 200.
+        # LiteLLM raises a plain `Exception` if the body of a response with status 200 contains an error.
+        if type(cause) is Exception and hasattr(cause, "status_code"):
             body = {"message": getattr(cause, "message", ""), "code": cause.status_code}
             return error_from(cause.status_code, {"error": body})
-    return _from_litellms_class(error, litellm_package().exceptions)
+    return _classify_by_class(error, litellm_package().exceptions)
 
 
-def _from_litellms_class(error: Exception, exceptions: Any) -> ModelError:
-    """The error for an exception that neither a service nor a connection caused."""
+def _classify_by_class(error: Exception, exceptions: Any) -> ModelError:
+    """The error for an exception that neither a response of the service nor a fault of the connection caused.
+
+    Args:
+        error: LiteLLM's exception.
+        exceptions: LiteLLM's module of exception classes.
+    """
     text, status = _text(error), getattr(error, "status_code", None)
-    if (wait := getattr(error, "cooldown_time", None)) is not None:  # The Router's exception.
+    if (wait := getattr(error, "cooldown_time", None)) is not None:
+        # The Router raises this exception while all deployments are cooling down.
         return RateLimited(f"No deployment is available at the moment: {text}", retry_after=float(wait))
     if isinstance(error, exceptions.UnsupportedParamsError):
         return UnsupportedFeature(text)
@@ -96,25 +105,25 @@ def _from_litellms_class(error: Exception, exceptions: Any) -> ModelError:
         return ServerError(f"The service failed: {text}", status=status)
     if isinstance(status, int) and 400 <= status < 500:
         return _refine(error_from(status, text), error)
-    if isinstance(status, int):
+    if isinstance(status, int):  # LiteLLM failed while it read the response, and made up a status of 500 or more.
         return MalformedResponse(f"LiteLLM can't read the service's response: {text}")
     return InvalidRequest(f"LiteLLM can't carry out the request ({type(error).__name__}): {text}")
 
 
 def _refine(result: ModelError, error: Exception) -> ModelError:
-    """The error with the more precise class that LiteLLM derives from a service's own message."""
+    """The error in a more precise class, if LiteLLM recognised a too long prompt or filtered content in the message."""
     exceptions = litellm_package().exceptions
-    for litellms, kind in (
+    for litellm_class, error_class in (
         (exceptions.ContextWindowExceededError, ContextWindowExceeded),
         (exceptions.ContentPolicyViolationError, ContentFiltered),
     ):
-        if isinstance(error, litellms) and not isinstance(result, kind):
-            return kind(result.message, status=result.status, retry_after=result.retry_after)
+        if isinstance(error, litellm_class) and not isinstance(result, error_class):
+            return error_class(result.message, status=result.status, retry_after=result.retry_after)
     return result
 
 
 def _chain_of(error: BaseException) -> Iterator[Any]:
-    """The exception and those that led to it, the nearest first."""
+    """The exception and those that caused it. Each one precedes its own causes."""
     pending: list[BaseException | None] = [error]
     visited: set[int] = set()
     while pending:
@@ -123,6 +132,7 @@ def _chain_of(error: BaseException) -> Iterator[Any]:
             continue
         visited.add(id(cause))
         yield cause
+        # `original_exception` is an attribute of LiteLLM's exceptions.
         pending += [cause.__context__, cause.__cause__, getattr(cause, "original_exception", None)]
 
 
@@ -132,12 +142,13 @@ def _cause_of(error: BaseException) -> BaseException | None:
 
 def _payload(causes: list[Any], response: Any) -> Any:
     """The body of the service's response, parsed if it is JSON."""
-    for cause in causes:
+    for cause in causes:  # Exceptions of the openai package have the parsed body.
         if isinstance(getattr(cause, "body", None), Mapping):
             return {"error": cause.body.get("error", cause.body)}
     try:
         text = response.text
-    except Exception:  # Nobody has read the body of this streamed response.
+    except Exception:
+        # The body of a streamed response has not been read. The exception that LiteLLM wrapped may quote it.
         text = str(getattr(causes[min(1, len(causes) - 1)], "message", ""))
     try:
         return json.loads(text)

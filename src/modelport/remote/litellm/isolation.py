@@ -1,19 +1,24 @@
-"""Separates, for each model and event loop, what LiteLLM shares within the process: HTTP clients and callbacks.
+"""Gives each model its own HTTP clients and callbacks of LiteLLM, on each event loop.
 
-LiteLLM keeps both once per process. Models therefore share connections, which stay open when one of the models is
-closed. Its one client for Anthropic's streams moves from loop to loop, and closes what another loop still reads. Its
-one task that runs callbacks fails, or is left behind, when the loop changes.
+LiteLLM itself has one set of clients and one task for callbacks in the whole process. This would have three effects:
 
-How the separation works:
+- Models share connections, and closing a model leaves its connections open.
+- All event loops use the same client for Anthropic's streams. A call on one loop closes connections that another loop
+  still reads.
+- The task that runs callbacks belongs to one event loop. If the next call runs on another loop, the task fails, or its
+  callbacks never run.
+
+How modelport prevents this:
 
 1. A `ClientIsolation` holds the clients and callbacks of one model on one event loop.
-2. `ClientIsolation.run` awaits a call of LiteLLM with a context variable set to that call. The variable is never set
-   while control is with modelport's caller.
-3. `isolate_clients` replaces four functions of LiteLLM. The replacements read the context variable: for a call of
-   modelport's they use its `ClientIsolation`, and for LiteLLM calls of the user's they do what they did before.
+2. `ClientIsolation.run` sets the context variable `_current_call` while it awaits a call of LiteLLM. The variable is
+   not set while the code of modelport's caller runs.
+3. `isolate_clients` replaces four functions and one client of LiteLLM. If `_current_call` is set, the replacements use
+   the call's `ClientIsolation`. When the user calls LiteLLM directly, the variable is not set, and the replacements do
+   what the originals do.
 
-LiteLLM's own parameters do not help: `client` has a different type for each provider, and `shared_session` reaches only
-clients that are not cached yet.
+LiteLLM's parameters `client` and `shared_session` can't do this: `client` needs a different type for each provider, and
+a client in LiteLLM's cache ignores `shared_session`.
 """
 
 from __future__ import annotations
@@ -38,14 +43,15 @@ class ClientIsolation:
     """The HTTP clients and running callbacks of one model on one event loop."""
 
     def __init__(self) -> None:
-        #: All clients. They include those that LiteLLM's cache has replaced, which it does after an hour.
+        #: All clients, for `aclose`. The cache alone is not enough: LiteLLM replaces a client there after an hour.
         self._clients: WeakSet[Any] = WeakSet()
         self.loop = asyncio.get_running_loop()
         self._callback_tasks: set[asyncio.Task[None]] = set()
+        #: Callbacks whose task has not started. `aclose` runs those whose task was cancelled because the loop ends.
         self._callbacks_not_started: set[Coroutine[Any, Any, Any]] = set()
 
     async def run(self, call: Awaitable[T]) -> T:
-        """Await a call of LiteLLM with these clients and callbacks."""
+        """Await a call of LiteLLM. The call uses the clients and callbacks of this object."""
         current = _IsolatedCall(self)
         previous = _current_call.set(current)
         try:
@@ -54,7 +60,7 @@ class ClientIsolation:
             current.cancel()
             raise
         finally:
-            with suppress(ValueError):  # The call was ended from another context.
+            with suppress(ValueError):  # This coroutine was closed in another context, where the variable wasn't set.
                 _current_call.reset(previous)
 
     @cached_property
@@ -69,51 +75,55 @@ class ClientIsolation:
 
     def set_cache(self, key: str, value: Any, *args: Any, **kwargs: Any) -> Any:
         """Store a client in this object's cache. The arguments are those of LiteLLM's client cache."""
-        # Closing a Redis client leaves its pool open, so the pool is closed instead.
+        # For a Redis client, `aclose` closes the connection pool, because closing the client leaves its pool open.
         pool = getattr(value, "connection_pool", None)
-        # LiteLLM does not own the user's `litellm.aclient_session`, which must stay open.
+        # `litellm_owned_client` is false for clients of the user, such as `litellm.aclient_session`. They stay open.
         if pool or kwargs.get("litellm_owned_client", True):
-            with suppress(TypeError):  # The value is not a client.
+            with suppress(TypeError):  # The cache also stores values that are no clients and allow no weak reference.
                 self._clients.add(pool or value)
-            _guard_http_clients(value)
+            _install_response_hooks(value)
         return self._cache.set_cache(key, value, *args, **kwargs)
 
     def start_callback(self, callback: Coroutine[Any, Any, Any]) -> None:
-        """Run a callback of LiteLLM's concurrently with the call."""
+        """Run a callback of LiteLLM's in a task, while the call continues."""
         self._callbacks_not_started.add(callback)
         task = self.loop.create_task(self._run_callback(callback), context=context_without_caller())
         self._callback_tasks.add(task)
         task.add_done_callback(self._callback_tasks.discard)
 
     async def _run_callback(self, callback: Coroutine[Any, Any, Any]) -> None:
+        """Run a callback, unless it has already been started."""
         if callback not in self._callbacks_not_started:
             return
         self._callbacks_not_started.discard(callback)
         with suppress(Exception):  # LiteLLM ignores exceptions of callbacks too, after it has logged them.
-            await self.run(asyncio.wait_for(callback, _logging_worker().timeout))
+            await self.run(asyncio.wait_for(callback, _callback_worker().timeout))
 
     async def aclose(self) -> None:
-        """Wait for the callbacks, for each of which LiteLLM allows some seconds, and close the clients."""
-        while self._callbacks_not_started:  # A loop that ends has cancelled their tasks before they started.
+        """Wait for the callbacks, each up to LiteLLM's time limit of some seconds, and close the clients."""
+        while self._callbacks_not_started:  # An event loop that ends has cancelled the tasks of these callbacks.
             await self._run_callback(next(iter(self._callbacks_not_started)))
         if running := self._callback_tasks - {asyncio.current_task()}:
             await asyncio.wait(running)
         clients = list(self._clients)
-        self.__dict__.pop("_cache", None)
+        self.__dict__.pop("_cache", None)  # The next use of the cached property makes a new cache.
         for client in clients:
             # Pools of redis before 5.1 have only `disconnect`.
             names = ("aclose", "close", "disconnect")
             close = next((found for name in names if (found := getattr(client, name, None))), None)
             if close is None:
                 continue
-            with suppress(Exception):  # A client that can't be closed is not used again either.
+            with suppress(Exception):  # If a client can't be closed, nothing is lost: it is not used again.
                 closing = close()
                 if asyncio.iscoroutine(closing):
                     await closing
 
 
-def _guard_http_clients(client: Any) -> None:
-    """Guard the HTTP client inside a client of LiteLLM's or of the openai package's."""
+def _install_response_hooks(client: Any) -> None:
+    """Add modelport's hook to the HTTP client inside a client of LiteLLM's or of the openai package.
+
+    The hook refuses redirects, and reads the bodies of errors as far as they arrive.
+    """
     inner: tuple[Any, Any] = getattr(client, "client", None), getattr(client, "_client", None)
     for http_client in inner:
         if hasattr(http_client, "event_hooks") and hasattr(http_client, "aclose"):
@@ -124,7 +134,11 @@ def _guard_http_clients(client: Any) -> None:
 
 
 class _IsolatedCall:
-    """A call, and the requests that LiteLLM prepares for it in a thread; they are coroutines until they are sent."""
+    """A call of LiteLLM, and the requests that LiteLLM prepares for it.
+
+    LiteLLM prepares a request in a thread, as a coroutine. It sends the request by awaiting the coroutine on the event
+    loop.
+    """
 
     def __init__(self, isolation: ClientIsolation) -> None:
         self.isolation = isolation
@@ -138,7 +152,7 @@ class _IsolatedCall:
             request.close()
 
     def cancel(self) -> None:
-        """Close requests that will never be sent. Otherwise Python warns that they were never awaited."""
+        """Close the coroutines of requests that were not sent. Otherwise Python warns that they were never awaited."""
         self._is_cancelled = True
         for request in self._requests:
             if getcoroutinestate(request) == CORO_CREATED:
@@ -146,13 +160,13 @@ class _IsolatedCall:
 
 
 def isolate_clients(litellm: Any) -> None:
-    """Replace the functions of LiteLLM that use its clients, its callbacks and its requests in threads.
+    """Replace LiteLLM's shared client and its functions that look clients up, start callbacks and prepare requests.
 
     Raises:
         AttributeError: This version of LiteLLM has other internals.
         ImportError: This version of LiteLLM has other internals.
     """
-    cache, worker = litellm.in_memory_llm_clients_cache, _logging_worker()
+    cache, worker = litellm.in_memory_llm_clients_cache, _callback_worker()
     shared_client, completion = litellm.module_level_aclient, litellm.main.completion
     enqueue = worker.ensure_initialized_and_enqueue
 
@@ -175,7 +189,7 @@ def isolate_clients(litellm: Any) -> None:
 
 
 def _isolated_method(cache: Any, name: str) -> Any:
-    """A method of LiteLLM's client cache that uses the current call's cache, if there is a current call."""
+    """A replacement for a method of LiteLLM's client cache. During a call of modelport's, it uses the call's cache."""
     method = getattr(cache, name)
 
     @wraps(method)
@@ -187,7 +201,11 @@ def _isolated_method(cache: Any, name: str) -> Any:
 
 
 class _ModuleLevelClient:
-    """Replaces LiteLLM's one client for some services, such as Anthropic's streams, by a client per isolated call."""
+    """Replaces `litellm.module_level_aclient`, the client that LiteLLM uses, for example, for Anthropic's streams.
+
+    During a call of modelport's, the object's attributes are those of a client in the call's cache. Otherwise they are
+    those of LiteLLM's client.
+    """
 
     def __init__(self, shared: Any) -> None:
         self._shared = shared
@@ -195,11 +213,12 @@ class _ModuleLevelClient:
     def __getattr__(self, name: str) -> Any:
         from litellm.llms.custom_httpx.http_handler import get_async_httpx_client
 
+        # LiteLLM's function looks the client up in the cache, which is that of the current call.
         isolated = _current_call.get() and get_async_httpx_client("modelport", {"timeout": self._shared.timeout})
         return getattr(isolated or self._shared, name)
 
 
-def _logging_worker() -> Any:
+def _callback_worker() -> Any:
     from litellm.litellm_core_utils.logging_worker import GLOBAL_LOGGING_WORKER
 
     return GLOBAL_LOGGING_WORKER

@@ -32,26 +32,27 @@ from modelport.types.request import Request
 DEFAULT_MODEL = "anthropic/claude-3-5-sonnet-20240620"
 #: Providers whose API accepts the text of a message only as a string.
 TEXT_ONLY_PROVIDERS = ("ollama", "groq", "cerebras")
-#: Seconds. It is longer than any call, because modelport's own layers enforce the caller's timeouts.
+#: The time limit for LiteLLM, in seconds. It is longer than any call: modelport's layers enforce the caller's timeouts.
 _LITELLM_TIMEOUT = 86400.0
 
 
 class LiteLLMModel(Model):
     """A model of any provider that LiteLLM supports.
 
-    LiteLLM is imported at the first call, or when `capabilities` is first read, which takes seconds. The import fetches
-    nothing. LiteLLM does not retry; this model's `retry` does. Callbacks that you register with `litellm` are called.
+    LiteLLM is imported at the first call, or when `capabilities` is first read. The import takes seconds, and downloads
+    nothing. LiteLLM's own retries are switched off; failed requests are sent again as `retry` says. Callbacks that you
+    register with `litellm` are called.
 
-    Some faults can't be detected through LiteLLM. An error event whose data has no `error` appears as an interrupted
-    stream. For providers that LiteLLM serves through its own HTTP client (`hosted_vllm/…` is one, `openai/…` is not),
-    LiteLLM ignores broken events of a stream, takes `[DONE]` for a finish reason, and sends a request once more by
-    itself if the connection was reset before the response started.
+    Some faults can't be detected through LiteLLM. If a stream contains an error event whose data has no field `error`,
+    the stream counts as interrupted. LiteLLM calls some providers with its own HTTP client (`hosted_vllm/…`, but not
+    `openai/…`). For these, LiteLLM ignores broken events of a stream, and treats the end marker `[DONE]` as a finish
+    reason. It also sends a request once more if the connection was reset before the response started.
 
     Args:
         model_id: LiteLLM's name for the model, `provider/model`; by default `anthropic/claude-3-5-sonnet-20240620`.
             See https://docs.litellm.ai/docs/providers
         api_base: The base URL; by default the provider's own, or that of its environment variable.
-        api_key: The key; by default LiteLLM reads the provider's environment variable, such as `ANTHROPIC_API_KEY`.
+        api_key: The API key; by default LiteLLM reads the provider's environment variable, such as `ANTHROPIC_API_KEY`.
         custom_role_conversions: See `Model`.
         flatten_messages_as_text: See `Model`; by default true for `ollama…`, `groq…` and `cerebras…`.
         accept_missing_finish: Whether a stream without a finish reason is complete; by default it counts as
@@ -141,19 +142,19 @@ class LiteLLMModel(Model):
         )
 
     def _deployments(self) -> Sequence[Mapping[str, Any]]:
-        """The deployments of the model, each as LiteLLM's parameters."""
+        """What LiteLLM may call for this model, each as LiteLLM's parameters. A Router may have several deployments."""
         return [{**self.kwargs, "model": self.model_id, "api_base": self.api_base, "api_key": self.api_key}]
 
     async def deltas(self, request: Request) -> AsyncGenerator[ChatMessageStreamDelta, None]:
         """Run one request; see `Model.deltas`."""
-        litellm_package()
+        litellm_package()  # On first use, this imports LiteLLM and prepares it for `isolation`.
         isolation = await self._isolations.get(ClientIsolation)
         reader = ChatResponseReader(self.accept_missing_finish)
         arguments = self._arguments(request)
         stream: ResponseStream | None = None
         has_content = False
-        # The error is raised after the `except` block, so that LiteLLM's exception is not its context. A traceback with
-        # local variables would show the keys that LiteLLM's exception quotes.
+        # `failure` is raised after the `except` block, so that LiteLLM's exception does not become its `__context__`.
+        # Otherwise a traceback with local variables would show the API keys that LiteLLM's exception quotes.
         failure: ModelError | None = None
         try:
             response = await isolation.run(self._complete(arguments))
@@ -195,7 +196,7 @@ class LiteLLMModel(Model):
         return arguments
 
     def _body(self, request: Request) -> dict[str, Any]:
-        """The arguments that come from the request alone."""
+        """Those arguments that depend only on the request."""
         for name in ("extra_headers", "headers"):
             check_kind(Mapping, **{name: request.parameters.get(name)})
             check_headers(request.parameters.get(name) or {})
@@ -203,8 +204,8 @@ class LiteLLMModel(Model):
         if (budget := body.pop("reasoning_budget", None)) is not None:
             body["thinking"] = {"type": "enabled", "budget_tokens": budget}
         if "tools" in body:
-            # LiteLLM would look for tools of its MCP gateway, although all tools here are functions. For that, LiteLLM
-            # 1.106 needs a package that it does not require, and other versions import their proxy.
+            # LiteLLM would search these tools for tools of its MCP gateway, although all of them are functions. For the
+            # search, LiteLLM 1.106 imports a package that it does not install, and other versions import their proxy.
             body["_skip_mcp_handler"] = True
         return body
 
@@ -220,7 +221,7 @@ class LiteLLMModel(Model):
         return result
 
     def close(self) -> None:
-        """Close the connections of synchronous calls, once their callbacks have finished."""
+        """Close the connections of synchronous calls, after the callbacks of these calls have finished."""
         from modelport.runtime.portal import run
 
         run(self._isolations.aclose())

@@ -25,26 +25,27 @@ def require_litellm() -> None:
 def litellm_package() -> Any:
     """LiteLLM, imported on first use.
 
-    LiteLLM fetches, prints and reports nothing, and logs nothing itself. Settings of the user's take precedence:
-    `LITELLM_LOCAL_MODEL_COST_MAP`, `LITELLM_LOG`, or the level of one of LiteLLM's loggers.
+    LiteLLM is configured to download no tables, print nothing, send no telemetry and log nothing. The user's settings
+    take precedence: the environment variables `LITELLM_LOCAL_MODEL_COST_MAP` and `LITELLM_LOG`, and the levels of
+    LiteLLM's loggers.
 
     Raises:
         MissingDependency: LiteLLM is not installed.
     """
     require_litellm()
-    # Without these settings, the import and the first call of some services fetch tables that the package contains.
+    # Otherwise LiteLLM would download tables that the package contains, at its import and at calls of some services.
     os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
     os.environ.setdefault("LITELLM_LOCAL_ANTHROPIC_BETA_HEADERS", "True")
     import litellm
 
     litellm.suppress_debug_info = True  # Otherwise LiteLLM prints "Give Feedback / Get Help" at every error.
-    if hasattr(litellm, "telemetry"):  # Only versions up to 1.9x have telemetry.
+    if hasattr(litellm, "telemetry"):  # Only older versions have telemetry.
         litellm.telemetry = False
     for name in ("LiteLLM", "LiteLLM Router"):
         if logging.getLogger(name).level == logging.NOTSET and "LITELLM_LOG" not in os.environ:
             # Nothing needs to be logged, because every error is raised.
             logging.getLogger(name).setLevel(logging.CRITICAL + 1)
-    # In a version of LiteLLM with other internals, models share HTTP clients and callbacks, as LiteLLM's own calls do.
+    # If a version of LiteLLM has other internals, this fails, and models share HTTP clients and callbacks.
     with suppress(AttributeError, ImportError):
         isolate_clients(litellm)
     return litellm

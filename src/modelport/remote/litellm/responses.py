@@ -1,8 +1,8 @@
 """Reads LiteLLM's responses and streams as the service sent them.
 
-LiteLLM makes up a finish reason for a stream that was interrupted, and token counts where the service sent none. The
-chunks that LiteLLM emits are therefore stripped of both; finish reason and usage are read at the end from the service's
-own chunks, which LiteLLM's stream object keeps in `chunks`.
+LiteLLM makes up a finish reason if a stream was interrupted, and token counts if the service sent none. Therefore
+`ResponseStream` removes both from the chunks that LiteLLM yields. After the last chunk, it reads them from the
+attribute `chunks` of LiteLLM's stream object, which holds what the service sent.
 """
 
 from __future__ import annotations
@@ -19,29 +19,35 @@ class ResponseStream:
 
     Args:
         stream: A `CustomStreamWrapper` of LiteLLM's.
-        isolation: The clients for services that LiteLLM calls with the first chunk, or when the Router falls back.
+        isolation: The clients that LiteLLM uses while the stream is read. For some services, LiteLLM sends the request
+            only when the first chunk is read. The Router may also fall back to another deployment during the stream.
     """
 
     def __init__(self, stream: Any, isolation: ClientIsolation) -> None:
-        self._stream = self._source = stream
+        self._stream = stream
+        #: The stream of the deployment that the Router called last. Its `chunks` hold the ending.
+        self._last_stream = stream
         self._isolation = isolation
         self._follow_fallbacks(stream)
 
     def _follow_fallbacks(self, stream: Any) -> None:
-        """Make the stream of another deployment the source of the ending when the Router falls back to it."""
+        """Set `_last_stream` to the stream of another deployment when the Router falls back to that deployment.
+
+        The Router then calls `stream.adopt_fallback_response_headers` with the new stream; that method is replaced.
+        """
         adopt = getattr(stream, "adopt_fallback_response_headers", None)
         if adopt is None:
             return
 
         def adopt_and_follow(response: Any, *rest: Any) -> Any:
-            self._source = response
+            self._last_stream = response
             self._follow_fallbacks(response)
             return adopt(response, *rest)
 
         stream.adopt_fallback_response_headers = adopt_and_follow
 
     async def chunks(self) -> AsyncGenerator[dict[str, Any], None]:
-        """The chunks, without finish reason and usage.
+        """The chunks that LiteLLM yields, without finish reason and usage.
 
         Yields:
             Each chunk as a dict in OpenAI's format.
@@ -55,9 +61,9 @@ class ResponseStream:
             yield data
 
     def ending(self) -> dict[str, Any]:
-        """A last chunk, with the finish reason and the usage that the service sent, if it sent any."""
+        """A last chunk with the finish reason and the usage, each only if the service sent it."""
         result: dict[str, Any] = {"choices": []}
-        for chunk in self._source.chunks:
+        for chunk in self._last_stream.chunks:
             data = response_dict(chunk)
             if usage := data.get("usage"):
                 result["usage"] = usage
@@ -66,8 +72,11 @@ class ResponseStream:
         return result
 
     def has_only_ending(self) -> bool:
-        """Whether nothing came before the ending, which is what LiteLLM makes of a body that is not a stream."""
-        return len(self._source.chunks) < 2
+        """Whether there was at most one chunk, the ending.
+
+        LiteLLM makes up a stream with nothing but an ending if the body of the response is not an event stream.
+        """
+        return len(self._last_stream.chunks) < 2
 
     async def close(self) -> None:
         """Close the stream's connection."""
@@ -78,7 +87,9 @@ class ResponseStream:
 
 
 def response_dict(response: Any) -> dict[str, Any]:
-    """A response or a chunk of LiteLLM's as a dict, without token counts that are all zero, which LiteLLM made up.
+    """A response or a chunk of LiteLLM's as a dict.
+
+    If all token counts are zero, LiteLLM made them up, and they are removed.
 
     Raises:
         MalformedResponse: LiteLLM returned something that is not a response.

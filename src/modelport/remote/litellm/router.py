@@ -27,18 +27,18 @@ _ROUTER_RETRY_SETTINGS = ("num_retries", "retry_policy", "model_group_retry_poli
 class LiteLLMRouterModel(LiteLLMModel):
     """Several deployments under one name, among which LiteLLM's Router chooses: load balancing, fallbacks, cooldowns.
 
-    Only one of Router and model retries. If the Router is configured to retry (by `num_retries`, `retry_policy` or
-    `model_group_retry_policy` in `client_kwargs`, or by `num_retries` or `max_retries` of a deployment), this model
-    does not, unless `retry` is passed. Otherwise the Router does not, and each attempt of this model's `retry` goes
-    through the Router again, which may choose another deployment.
+    By default, either the Router or this model retries, not both. If the Router is configured to retry (by
+    `num_retries`, `retry_policy` or `model_group_retry_policy` in `client_kwargs`, or by `num_retries` or `max_retries`
+    of a deployment), this model retries too only if `retry` is passed. If the Router is not configured to retry, this
+    model does. Each of its attempts goes through the Router, which may choose another deployment.
 
-    The capabilities are those that all deployments of the name have; those of fallbacks do not count. The state
-    (cooldowns, counts) belongs to this object, and is shared between processes if `client_kwargs` names a Redis server.
+    The capabilities are those that all deployments of the name have in common; fallbacks do not count. The Router's
+    state, such as cooldowns, belongs to this object. Processes share it if `client_kwargs` names a Redis server.
 
     Args:
-        model_id: A `model_name` of the list, or an alias of `client_kwargs["model_group_alias"]`.
-        model_list: Deployments, as `{"model_name": …, "litellm_params": {"model": …, "api_key": …}}`. A key may be
-            written `os.environ/NAME`, for a variable that is read when the key is needed. See
+        model_id: A `model_name` in `model_list`, or an alias in `client_kwargs["model_group_alias"]`.
+        model_list: Deployments, as `{"model_name": …, "litellm_params": {"model": …, "api_key": …}}`. An API key may be
+            given as `os.environ/NAME`; it is then read from the environment variable NAME when it is needed. See
             https://docs.litellm.ai/docs/routing
         client_kwargs: Further settings of `litellm.Router`: `routing_strategy`, `fallbacks`, `allowed_fails`,
             `cooldown_time`, `redis_host`, `redis_port`, `redis_password`, `redis_url` …
@@ -59,6 +59,7 @@ class LiteLLMRouterModel(LiteLLMModel):
     """
 
     secret_settings: ClassVar[frozenset[str]] = frozenset()
+    #: LiteLLM's Router; `None` until `_get_router` makes it at the first call.
     _router: Any = None
 
     def __init__(
@@ -73,7 +74,7 @@ class LiteLLMRouterModel(LiteLLMModel):
         check_kind(str, model_id=model_id)
         check_kind(Mapping, client_kwargs=client_kwargs)
         if not model_id:
-            raise InvalidRequest("model_id is missing: name one of the model_list's groups")
+            raise InvalidRequest("model_id is missing: pass a model_name of model_list")
         for name in ("api_base", "api_key"):
             if settings.get(name) is not None:
                 raise InvalidRequest(f"{name}: give it to the deployments, in model_list[…]['litellm_params']")
@@ -95,9 +96,9 @@ class LiteLLMRouterModel(LiteLLMModel):
             ),
             **settings,
         )
-        keys_by_variable: dict[str, str] = {}
-        self.model_list = _with_secrets(list(model_list), keys_by_variable)
-        self.client_kwargs = _with_secrets(router_settings, keys_by_variable) or None
+        secrets_by_variable: dict[str, str] = {}
+        self.model_list = _with_secrets(list(model_list), secrets_by_variable)
+        self.client_kwargs = _with_secrets(router_settings, secrets_by_variable) or None
         self._lock = threading.Lock()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -112,7 +113,7 @@ class LiteLLMRouterModel(LiteLLMModel):
         return [
             deployment["litellm_params"]
             for deployment in self.model_list
-            if fnmatchcase(name, deployment["model_name"])
+            if fnmatchcase(name, deployment["model_name"])  # A `model_name` may be a pattern, such as `openai/*`.
         ]
 
     def _get_router(self) -> Any:
@@ -126,8 +127,8 @@ class LiteLLMRouterModel(LiteLLMModel):
                 for deployment in model_list:
                     deployment["litellm_params"].setdefault("max_retries", 0)
                 self._router = litellm_package().Router(model_list=model_list, **settings)
-                # LiteLLM accepts thirty callbacks. A Router that comes after those can't register its own, and has no
-                # cooldowns. So a Router must be discarded when its model is garbage-collected.
+                # LiteLLM limits the number of callbacks in a process. A Router beyond the limit has no cooldowns, for
+                # which it needs callbacks. So its callbacks are removed when this model is garbage-collected.
                 weakref.finalize(self, _discard_router, self._router).atexit = False
             return self._router
 
@@ -138,9 +139,9 @@ class LiteLLMRouterModel(LiteLLMModel):
         return await self._get_router().acompletion(**arguments)
 
     def _model_error(self, error: Exception, arguments: Mapping[str, Any]) -> ModelError:
-        keys = [*_keys_in(self.model_list), *_keys_in(self.client_kwargs)]
+        in_settings = [*_secret_values(self.model_list), *_secret_values(self.client_kwargs)]
         in_deployments = [secrets_in_parameters(deployment["litellm_params"]) for deployment in self.model_list]
-        secrets = {*keys, *secrets_in_parameters(arguments), *itertools.chain(*in_deployments)}
+        secrets = {*in_settings, *secrets_in_parameters(arguments), *itertools.chain(*in_deployments)}
         return model_error_from(error, secrets)
 
     def close(self) -> None:
@@ -153,12 +154,13 @@ class LiteLLMRouterModel(LiteLLMModel):
 
 
 def _discard_router(router: Any) -> None:
+    """Remove the Router's callbacks from LiteLLM, and close the Router's connections to Redis."""
     router.discard()
     redis = getattr(router.cache, "redis_cache", None)
     if redis is not None:
-        # This is the client of blocking calls. `ClientIsolation` closes the clients of event loops.
+        # This Redis client serves blocking calls. `ClientIsolation` closes the asynchronous clients.
         redis.redis_client.close()
-        redis.redis_client.connection_pool.disconnect()  # Clients of redis before 5.1 leave their pool open.
+        redis.redis_client.connection_pool.disconnect()  # `close` of redis before 5.1 leaves it open.
 
 
 def _check_model_list(model_id: str, model_list: Any, router_settings: Mapping[str, Any]) -> None:
@@ -187,48 +189,49 @@ def _router_retries(model_list: Iterable[Mapping[str, Any]], router_settings: Ma
     return any(deployment["litellm_params"].get(name) for deployment in model_list for name in RETRY_PARAMETERS)
 
 
-# --- keys in the settings ---------------------------------------------------------------------------------------------
+# --- secrets in the settings ------------------------------------------------------------------------------------------
 
 
-def _with_secrets(value: Any, keys_by_variable: dict[str, str], name: str = "", model_id: str = "") -> Any:
-    """Settings with each key in a `Secret`.
+def _with_secrets(value: Any, secrets_by_variable: dict[str, str], name: str = "", model_id: str = "") -> Any:
+    """Settings in which each API key and each other secret is a `Secret`.
 
     Args:
-        value: A setting, or a structure of settings.
-        keys_by_variable: The key that each environment variable is meant to hold; new keys are added. If one provider
-            has two keys, the second gets a variable with a number.
-        name: The name of the setting.
-        model_id: The model that the setting is for.
+        value: A setting, or lists and dicts of settings.
+        secrets_by_variable: The secret for each environment variable from which a saved model reads secrets when it is
+            loaded. New secrets are added. A second API key for a provider gets a variable with a number.
+        name: The name of the setting; empty for an item of a list.
+        model_id: The model that the setting is for; empty for a setting of the Router itself.
     """
     is_secret = names_secret(name) or name == "redis_url"
-    is_stored_secret = is_secret and isinstance(value, Mapping) and set(value) == {"env"}
-    if isinstance(value, Mapping) and not is_stored_secret:
+    # A saved model has `{"env": NAME}` in place of a secret.
+    is_saved_secret = is_secret and isinstance(value, Mapping) and set(value) == {"env"}
+    if isinstance(value, Mapping) and not is_saved_secret:
         model_id = str(value.get("model", model_id))
-        return {key: _with_secrets(item, keys_by_variable, str(key), model_id) for key, item in value.items()}
+        return {key: _with_secrets(item, secrets_by_variable, str(key), model_id) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_with_secrets(item, keys_by_variable, "", model_id) for item in value]
+        return [_with_secrets(item, secrets_by_variable, model_id=model_id) for item in value]
     if (is_secret and isinstance(value, str | Mapping)) or str(value).startswith("os.environ/"):
         secret = secret_from(value, model_id or name)
         if isinstance(value, str) and secret:
-            secret.env = _unused_variable(str(secret.env), secret.reveal(), keys_by_variable)
+            secret.env = _variable_for(secret.reveal(), str(secret.env), secrets_by_variable)
         return secret
     return value
 
 
-def _unused_variable(variable: str, key: str, keys_by_variable: dict[str, str]) -> str:
-    """The variable, with a number if another key has the variable already."""
+def _variable_for(secret: str, variable: str, secrets_by_variable: dict[str, str]) -> str:
+    """The name of the variable for a secret; with a number appended if `variable` is for another secret already."""
     candidate, number = variable, 1
-    while keys_by_variable.setdefault(candidate, key) != key:
+    while secrets_by_variable.setdefault(candidate, secret) != secret:
         number += 1
         candidate = f"{variable}_{number}"
     return candidate
 
 
 def _with_revealed_secrets(value: Any) -> Any:
-    """The inverse of `_with_secrets`, for the Router only.
+    """Settings with the secrets themselves in place of each `Secret`, for the Router only.
 
     Raises:
-        AuthenticationError: A variable is not set; the message names it.
+        AuthenticationError: The environment variable of a secret is not set; the message names it.
     """
     if isinstance(value, Secret):
         return HiddenStr(value.reveal())
@@ -239,8 +242,9 @@ def _with_revealed_secrets(value: Any) -> Any:
     return value
 
 
-def _keys_in(value: Any) -> list[str]:
+def _secret_values(value: Any) -> list[str]:
+    """The values of all `Secret`s in a setting, or in lists and dicts of settings."""
     if isinstance(value, Secret):
         return [value.reveal()] if value else []
     items = value.values() if isinstance(value, Mapping) else value if isinstance(value, list) else ()
-    return [key for item in items for key in _keys_in(item)]
+    return [secret for item in items for secret in _secret_values(item)]

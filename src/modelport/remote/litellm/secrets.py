@@ -1,4 +1,4 @@
-"""Finds the keys in LiteLLM's parameters, and the environment variables that hold them."""
+"""Finds API keys and other secrets in LiteLLM's parameters, and the environment variables that hold them."""
 
 from __future__ import annotations
 
@@ -12,20 +12,25 @@ from modelport.secrets import Secret, names_secret
 
 
 def secrets_in_parameters(parameters: Mapping[str, Any]) -> tuple[str, ...]:
-    """The values in LiteLLM's parameters that no error may show: keys, and the caller's headers and query."""
-    keys = {name: value for name, value in parameters.items() if names_secret(name)}
-    sent = [parameters.get(name) for name in ("headers", "extra_headers", "extra_query")]
-    return secrets_in(keys, *(layer for layer in sent if isinstance(layer, Mapping)))
+    """The values in LiteLLM's parameters that no error may show.
+
+    These are API keys, and the values of the headers and query parameters that the caller gave.
+    """
+    with_secret_names = {name: value for name, value in parameters.items() if names_secret(name)}
+    given = [parameters.get(name) for name in ("headers", "extra_headers", "extra_query")]
+    return secrets_in(with_secret_names, *(values for values in given if isinstance(values, Mapping)))
 
 
-def secret_from(key: Secret | str | Mapping[str, Any], owner: str) -> Secret:
-    """A key together with the environment variable from which it is read again after loading a saved model.
+def secret_from(key: Secret | str | Mapping[str, Any], model_or_setting: str) -> Secret:
+    """An API key or a password as a `Secret` with the name of an environment variable.
 
-    That variable is the one that holds the key now, or else the usual one of the key's owner.
+    A saved model contains only this name. When the model is loaded, the secret is read from the variable. It is the
+    variable that has the secret as its value now. If there is none, it is the usual variable of the provider, such as
+    `GROQ_API_KEY`, or of the setting, such as `REDIS_PASSWORD`.
 
     Args:
-        key: The key, or its variable as `os.environ/NAME` or `{"env": NAME}`.
-        owner: The model that the key is for, as `provider/model`, or the name of the setting that holds the key.
+        key: The API key or the password itself, or its variable as `os.environ/NAME` or `{"env": NAME}`.
+        model_or_setting: The model that the key is for, as `provider/model`; or the name of the setting.
     """
     if isinstance(key, Secret):
         return key
@@ -34,11 +39,14 @@ def secret_from(key: Secret | str | Mapping[str, Any], owner: str) -> Secret:
     check_kind(str, api_key=key)
     if key.startswith("os.environ/"):
         return Secret(env=key.removeprefix("os.environ/"))
-    holder = next((name for name, value in os.environ.items() if value == key), None)
-    return Secret(key, holder or _usual_variable(owner))
+    variable = next((name for name, value in os.environ.items() if value == key), None)
+    return Secret(key, variable or _usual_variable(model_or_setting))
 
 
-def _usual_variable(owner: str) -> str:
-    provider, slash, _ = owner.partition("/")
-    name = f"{provider}_api_key" if slash else owner if owner.startswith("redis") else "litellm_api_key"
+def _usual_variable(model_or_setting: str) -> str:
+    provider, slash, _ = model_or_setting.partition("/")
+    if slash:
+        name = f"{provider}_api_key"
+    else:
+        name = model_or_setting if model_or_setting.startswith("redis") else "litellm_api_key"
     return name.upper().replace("-", "_")
