@@ -53,7 +53,7 @@ def engine_args(model: Any) -> dict[str, Any]:
 
     given = dict(model.model_kwargs or {})
     known = {field.name for field in dataclasses.fields(AsyncEngineArgs)}
-    #: Fields of `AsyncEngineArgs`, and the parameters of `VLLMModel` that set them.
+    # Fields of `AsyncEngineArgs`, and the parameters of `VLLMModel` that set them.
     parameters = {"model": "model_id", "max_model_len": "context_length", "trust_remote_code": "trust_remote_code"}
     for name in given:
         if name not in known:

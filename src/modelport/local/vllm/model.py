@@ -22,7 +22,7 @@ from modelport.local.vllm.shared_engine import SharedEngine, acquire_shared_engi
 from modelport.types.capabilities import Capabilities
 from modelport.types.content import Image
 
-#: Fields of vLLM's `SamplingParams` that callers can't set: modelport sets them itself, or `ChatMessage` has no field for
+#: Fields of vLLM's `SamplingParams` that callers can't set: modelport sets them itself, or a message has no field for
 #: their result.
 RESERVED_PARAMETERS = frozenset(
     """
@@ -116,7 +116,7 @@ class VLLMModel(TokenEngineModel["_VLLMEngine"]):
         return _VLLMEngine(self)
 
     def _check_parameters(self) -> None:
-        """Do nothing: vLLM's parameters are not known before vLLM is imported. Each call checks its parameters."""
+        """Do nothing: vLLM's parameters are known only after vLLM is imported. Each call checks its parameters."""
 
     def _declare(self) -> Capabilities:
         names = self._engine().parameters
@@ -125,7 +125,7 @@ class VLLMModel(TokenEngineModel["_VLLMEngine"]):
 
 
 class _VLLMEngine:
-    """The engine of one `VLLMModel`: a tokenizer and a chat template, and a `SharedEngine` that other models may use."""
+    """The engine of one `VLLMModel`: its tokenizer and chat template, and a `SharedEngine` that others may use too."""
 
     def __init__(self, model: VLLMModel) -> None:
         # `_inheriting` is True while a process that multiprocessing has spawned imports its parent's script.
@@ -203,7 +203,7 @@ class _VLLMEngine:
             given["seed"] &= 2**63 - 1  # This makes the seed non-negative: vLLM takes -1 as "no seed".
         try:
             params = msgspec.convert(given, SamplingParams, str_keys=True)
-        except Exception as error:  # msgspec raises ValidationError for a wrong type; vLLM raises other types for a wrong value.
+        except Exception as error:  # msgspec's error for a wrong type, or one of vLLM's errors for a wrong value.
             raise InvalidRequest(f"vLLM's SamplingParams: {error}") from None
         params.output_kind = RequestOutputKind.DELTA
         if request.lark is not None:

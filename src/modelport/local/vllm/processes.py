@@ -1,9 +1,8 @@
 """How vLLM's processes start: without the caller's script, without Ctrl-C from the terminal, and without log output.
 
-- A process that vLLM spawns would import the caller's script first, and a script without
-  `if __name__ == "__main__"` would load the model again there. `without_caller_script` has the process import the module
-  `process_main` instead. The script is imported only if `model_kwargs` contains one of its classes
-  (`needs_caller_script`).
+- A process that vLLM spawns would import the caller's script first. A script without `if __name__ == "__main__"` would
+  load the model again there. `without_caller_script` has the process import the module `process_main` instead. The
+  script is imported only if `model_kwargs` contains one of its classes (`needs_caller_script`).
 - A terminal sends Ctrl-C to every process, and a vLLM process that receives it ends the engine. So the processes start
   with that signal blocked (`without_interrupts`).
 - The processes log only errors (`quiet`), and write the error that ends them to a file (`reported_errors`).

@@ -102,7 +102,7 @@ class SharedEngine:
         finally:
             _loading_thread_id = None
         ready.set_result(llm)
-        del llm  # `_shut_down` must be able to drop the last reference.
+        del llm
         self.loop.run_forever()
         self.loop.close()
 
@@ -196,7 +196,7 @@ class SharedEngine:
                 process.join(1)
 
     async def _shut_down(self) -> None:
-        llm, self.llm = self.llm, None  # At interpreter exit, the destructor of `AsyncLLM` would fail.
+        llm, self.llm = self.llm, None  # Released now: at interpreter exit, its destructor would fail.
         # The requests in progress are cancelled first, then vLLM's own tasks. If these ran on, they would report that
         # the engine has died.
         for tasks in (set(self._tasks), asyncio.all_tasks() - {asyncio.current_task()}):
