@@ -29,8 +29,8 @@ def as_lark(grammar: Grammar, *, old_llguidance: bool = False) -> str:
     if isinstance(grammar, Choice):
         # llguidance's Lark parser refuses the character U+007F in a string unless it is escaped.
         options = (json.dumps(option, ensure_ascii=False).replace("\x7f", r"\u007f") for option in grammar.options)
-        # The options are alternatives of a terminal (`OPTION`), because llguidance accepts any number of alternatives in
-        # a terminal, but no more than 2000 in a rule.
+        # The options are alternatives of a terminal (`OPTION`), because llguidance accepts any number of alternatives
+        # in a terminal, but no more than 2000 in a rule.
         return "start: OPTION\nOPTION: " + " | ".join(options)
     if isinstance(grammar, Regex):
         return f"start: /{grammar.for_engines()}/"

@@ -7,7 +7,7 @@ import re
 THINK_OPEN, THINK_CLOSE = "<think>", "</think>"
 
 #: Matches the start symbol of a grammar in llguidance's Lark dialect, as the group `start`. It also matches comments,
-#: strings, regular expressions and special tokens, without that group: the word `start` in them is not the start symbol.
+#: strings, regular expressions and special tokens, without that group: a word `start` in these is not the start symbol.
 _START_OR_LITERAL = re.compile(
     r"""(?:(?://|\#)[^\n]*|"(?:\\.|[^"\\])*"|/(?:\\.|[^/\\])+/|<[^>\s]*>)|(?P<start>(?<!\w)start(?!\w))""", re.DOTALL
 )
