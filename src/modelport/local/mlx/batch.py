@@ -219,8 +219,8 @@ class Batch:
         self._stay_within_memory()
         self.prefixes.evict(reserved=self._reserved_bytes())
         generator = self._generator
-        # mlx-lm computes `prefill_step_size` tokens of each prompt. The prompts share modelport's number, so that eight
-        # prompts delay the other rows no longer than one prompt does.
+        # The generator computes `generator.prefill_step_size` tokens of each prompt in a step. So the configured number is
+        # divided by the number of prompts: eight prompts delay the other rows no longer than one prompt does.
         prompts = sum(row.is_prefilling for row in self._rows.values())
         generator.prefill_step_size = max(1, self._prefill_step_size // max(1, prompts))
         prefilled, generated = generator.next()
@@ -313,6 +313,7 @@ class Batch:
             self._notify(row, engine_error(processor.error))
             self._remove(row)
             return
+        # If the grammar allows no further token, the output is complete, although the generator would go on.
         finish_reason = response.finish_reason or ("stop" if processor.is_complete else None)
         sampled = SampledToken(response.token, cached_tokens=row.cached_tokens, finish_reason=finish_reason)
         row.cached_tokens = None  # The count is reported with the first token only.

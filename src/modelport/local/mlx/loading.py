@@ -241,7 +241,7 @@ def _tool_call_format(wrapper: Any, tokenizer: Any) -> ToolCallFormat | None:
     """Return the format of the model's tool calls, with mlx-lm's parser for it.
 
     Returns:
-        `None` if mlx-lm knows no format, or if calls are JSON between marks, which `ChatTemplate` detects itself.
+        `None` if mlx-lm knows no format, or if calls are JSON between tags, which `ChatTemplate` detects itself.
     """
     if not wrapper.has_tool_calling or tokenizer.init_kwargs.get("tool_parser_type") == "json_tools":
         return None

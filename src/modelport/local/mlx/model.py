@@ -94,8 +94,8 @@ class MLXModel(TokenEngineModel["_MLXEngine"]):
         **settings: Any,
     ) -> None:
         super().__init__(name_or_path(model_id), **settings)
-        check_integers(1, context_length=context_length, parallel=parallel, prefill_step_size=prefill_step_size)
-        check_integers(0, queue=queue, prefix_cache_bytes=prefix_cache_bytes)
+        check_integers(minimum=1, context_length=context_length, parallel=parallel, prefill_step_size=prefill_step_size)
+        check_integers(minimum=0, queue=queue, prefix_cache_bytes=prefix_cache_bytes)
         self.trust_remote_code = trust_remote_code
         self.load_kwargs = load_kwargs
         self.apply_chat_template_kwargs = apply_chat_template_kwargs

@@ -100,7 +100,7 @@ class VLLMModel(TokenEngineModel["_VLLMEngine"]):
         **settings: Any,
     ) -> None:
         super().__init__(name_or_path(model_id), **settings)
-        check_integers(1, context_length=context_length)
+        check_integers(minimum=1, context_length=context_length)
         for name, value in (("model_kwargs", model_kwargs), ("apply_chat_template_kwargs", apply_chat_template_kwargs)):
             if value is not None and not isinstance(value, Mapping):
                 raise InvalidRequest(f"{name} must be a dict, not {type(value).__name__}")

@@ -88,6 +88,7 @@ class SharedEngine:
         asyncio.set_event_loop(self.loop)
         _loading_thread_id = threading.get_ident()
 
+        # `make` is called in a coroutine, because vLLM starts tasks on the running loop when it makes an `AsyncLLM`.
         async def load() -> Any:
             return make()
 
