@@ -35,7 +35,7 @@ def as_lark(grammar: Grammar, *, old_llguidance: bool = False) -> str:
     if isinstance(grammar, Regex):
         return f"start: /{grammar.for_engines()}/"
     # Options of llguidance, which it reads from the schema's key `x-guidance`.
-    options: dict[str, Any] = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+    json_options: dict[str, Any] = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
     if not old_llguidance:
-        options["json_allowed_escapes"] = 'nrtbf\\"'
-    return "start: %json " + json.dumps({"x-guidance": options, **enforceable_schema(grammar.schema)})
+        json_options["json_allowed_escapes"] = 'nrtbf\\"'
+    return "start: %json " + json.dumps({"x-guidance": json_options, **enforceable_schema(grammar.schema)})
