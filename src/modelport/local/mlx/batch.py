@@ -219,8 +219,8 @@ class Batch:
         self._stay_within_memory()
         self.prefixes.evict(reserved=self._reserved_bytes())
         generator = self._generator
-        # In a step, the generator computes `generator.prefill_step_size` tokens of each prompt. The configured number is
-        # divided by the number of prompts: so eight prompts delay the other rows no longer than one prompt does.
+        # In a step, the generator computes `generator.prefill_step_size` tokens of each prompt. So the configured size
+        # is divided by the number of prompts: eight prompts delay the other rows no longer than one prompt does.
         prompts = sum(row.is_prefilling for row in self._rows.values())
         generator.prefill_step_size = max(1, self._prefill_step_size // max(1, prompts))
         prefilled, generated = generator.next()

@@ -67,7 +67,7 @@ class SharedEngine:
         self._tasks: set[asyncio.Task[None]] = set()
         self._closed = False
         self._detached = False
-        before = engine_processes()
+        processes_before = engine_processes()
         ready: Future[Any] = Future()
         self._thread = threading.Thread(
             target=self._serve, args=(make, with_caller_script, ready), name="modelport-vllm", daemon=True
@@ -77,11 +77,11 @@ class SharedEngine:
             self.llm = ready.result()
         except BaseException:
             # `BaseException` includes Ctrl-C. Killing the processes makes `make` fail, which ends the thread.
-            for process in engine_processes() - before:
+            for process in engine_processes() - processes_before:
                 process.kill()
             self._thread.join(SHUTDOWN_TIMEOUT)
             raise
-        self.processes = engine_processes() - before
+        self.processes = engine_processes() - processes_before
 
     def _serve(self, make: Callable[[], Any], with_caller_script: bool, ready: Future[Any]) -> None:
         global _loading_thread_id
@@ -93,8 +93,8 @@ class SharedEngine:
             return make()
 
         try:
-            script = contextlib.nullcontext() if with_caller_script else without_caller_script()
-            with reported_errors(), quiet(), without_interrupts(), script:
+            script_context = contextlib.nullcontext() if with_caller_script else without_caller_script()
+            with reported_errors(), quiet(), without_interrupts(), script_context:
                 llm = self.loop.run_until_complete(load())
         except BaseException as error:
             self.loop.close()
@@ -109,6 +109,8 @@ class SharedEngine:
 
     async def outputs(self, prompt: Mapping[str, Any], params: Any) -> AsyncGenerator[Any, None]:
         """Yield vLLM's outputs for one prompt, on the caller's event loop. Closing the generator stops the request.
+
+        A task on the engine's loop runs the request, and puts each output into a queue on the caller's loop.
 
         Raises:
             InvalidRequest: vLLM refuses the request.
@@ -170,8 +172,9 @@ class SharedEngine:
             while True:
                 item = await items.get()
                 if type(item) is tuple and item[0] is _END:
-                    if item[1] is not None:
-                        raise item[1]
+                    error = item[1]
+                    if error is not None:
+                        raise error
                     return
                 yield item
         finally:
@@ -220,8 +223,8 @@ class SharedEngine:
             return
         self._detached = True
         never_destroy(self)
-        # When this process ends, Python would wait for the engine's processes, which are the parent's, and vLLM's
-        # finalizers would end them.
+        # The engine's processes belong to the parent process. When this process ends, Python would wait for them, and
+        # vLLM's finalizers would end them.
         multiprocessing.process._children.difference_update(self.processes)  # type: ignore[attr-defined]
         client = getattr(self.llm, "engine_core", None)
         for holder in (client, getattr(getattr(client, "resources", None), "engine_manager", None)):
@@ -230,7 +233,7 @@ class SharedEngine:
 
 
 def acquire_shared_engine(key: str, make: Callable[[], SharedEngine]) -> SharedEngine:
-    """Return the engine that models with these settings share, and make it if it does not exist yet.
+    """Return the engine that models with equal settings share, and make it if it does not exist yet.
 
     Args:
         key: A string that is equal for equal settings.
