@@ -156,13 +156,13 @@ class _MLXEngine:
         return self.batch.busy
 
     def encode_prompt(self, text: str, images: list[Image]) -> Prompt:
-        """See `TokenEngine.encode_prompt`."""
+        """Encode a rendered conversation. `images` is always empty: this backend declares only text input."""
         # `tokenizer.encode` is not used: it sets truncation and padding on `backend_tokenizer`, and fails if two
         # threads use that object at once.
         return Prompt(self.tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).ids)
 
     async def run(self, request: EngineRequest) -> AsyncGenerator[TokenBatch, None]:
-        """See `TokenEngine.run`."""
+        """Generate an output. Closing the generator stops the request."""
         parameters = {**self._defaults, **request.parameters}
         bias = logit_bias_from(parameters, self._vocab_size)
         lark = request.lark

@@ -167,11 +167,11 @@ class _VLLMEngine:
         self._defaults: dict[str, Any] = config.get_diff_sampling_param()
 
     def encode_prompt(self, text: str, images: list[Image]) -> Prompt:
-        """See `TokenEngine.encode_prompt`."""
+        """Encode a rendered conversation. `images` is always empty: this backend declares only text input."""
         return Prompt(self.tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).ids)
 
     async def run(self, request: EngineRequest) -> AsyncGenerator[TokenBatch, None]:
-        """See `TokenEngine.run`."""
+        """Generate an output. Closing the generator stops the request."""
         params = self._sampling_params(request)
         top = request.parameters.get("top_logprobs") or 0
         is_first = True

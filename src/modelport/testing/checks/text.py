@@ -18,7 +18,7 @@ FINISH_REASONS = ("stop", "length", "tool_calls", "content_filter")
 
 
 def assert_same_text(subject: Subject, first: ChatMessage, second: ChatMessage) -> None:
-    """Assert that two responses to one request at temperature 0 are equal, where the subject is deterministic."""
+    """Assert that two responses to equal requests have equal text, if the subject is deterministic."""
     if subject.deterministic:
         assert first.content == second.content, f"{first.content!r} is not {second.content!r}"
 

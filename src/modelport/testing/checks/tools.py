@@ -103,7 +103,7 @@ def tool_results(subject: Subject, model: Model) -> None:
     for history in ([question, calling, openai_result], [question, calling.to_dict(), smolagents_result]):
         message = model.generate(history, tools=TOOLS, tool_choice="none", temperature=0, max_tokens=40)
         assert message.text and not message.tool_calls, f"{message!r}"
-        # The history must also be accepted where the request does not offer the tools again.
+        # The history must also be accepted if the request offers no tools.
         model.generate(history, temperature=0, max_tokens=8)
 
 
