@@ -1,5 +1,6 @@
 """Turns an output type into the grammar that an engine enforces while it decodes.
 
-Data passes from `modelport.types.output_types` through `enforceable` (schemas) or `schema.regexes` (regular
-expressions) into llguidance's Lark dialect (`lark`), which every engine here reads.
+`lark` writes an output type (`modelport.types.output_types`) in llguidance's Lark dialect, which all local engines
+read. Before that, `enforceable` rewrites JSON schemas, and `modelport.schema.regexes` rewrites regular expressions.
+`reasoning` adds the model's reasoning to a grammar. `continuation` examines truncated output.
 """

@@ -1,4 +1,4 @@
-"""Whether truncated output could have continued."""
+"""Examines whether truncated output could have continued."""
 
 from __future__ import annotations
 
@@ -12,23 +12,28 @@ from modelport.types.output_types import Choice, Grammar, JSONSchema, Lark
 def could_continue(grammar: Grammar, text: str, stop: str = "") -> bool:
     """Return whether truncated output could be the beginning of longer output, although it is valid itself.
 
+    For example, the text `12` is a valid integer, but it may be the beginning of `123`.
+
     Args:
         grammar: The output type.
         text: Truncated output that is valid for the output type.
         stop: The stop sequence at which the output was truncated, or an empty string if `max_tokens` truncated it. The
-            model wrote the stop sequence next. If it can't follow in the output type, the output was complete.
+            model has generated the stop sequence after `text`. So if the output type does not allow the stop sequence
+            there, the output was complete.
 
     Returns:
-        For a `Choice` and a `JSONSchema`, whether longer output exists. For a `Regex` the same if llguidance is
-        installed, which knows what may follow; otherwise whether there is no stop sequence. For a `Lark` without a stop
-        sequence always `True`; with one, whether the grammar does not accept the stop sequence as the end of the
-        output.
+        Whether the output type allows longer output that begins with `text` and `stop`. There are two exceptions:
+
+        - A `Regex` is not examined if llguidance is not installed or does not support the pattern. The result is then
+          True without a stop sequence, and False with one.
+        - For a `Lark` without a stop sequence, the result is always True. With one, it is False if `text` and `stop`
+          together are valid output.
     """
     continued = text + stop
     if isinstance(grammar, Choice):
         return any(option != text and option.startswith(continued) for option in grammar.options)
     if isinstance(grammar, JSONSchema):
-        # Every JSON value except a bare number has an end that can be recognised.
+        # A number is the only JSON value that can be valid and continue.
         return _NUMBER_START.fullmatch(continued.lstrip()) is not None
     if isinstance(grammar, Lark) and not stop:
         return True
@@ -46,5 +51,5 @@ def could_continue(grammar: Grammar, text: str, stop: str = "") -> bool:
     return bool(stop) or not matcher.is_stopped()
 
 
-#: Matches the start of a JSON number, and a complete number.
+#: Matches a JSON number, and text that a JSON number can begin with.
 _NUMBER_START = re.compile(r"-?[0-9]+(\.[0-9]*)?([eE][+-]?[0-9]*)?")

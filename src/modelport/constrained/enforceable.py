@@ -1,18 +1,20 @@
 r"""Rewrites a JSON schema so that an engine enforces it as strictly as a validator checks it.
 
-Engines enforce schemas through llguidance, which refuses most keywords that it does not know and names them. A few
-keywords it enforces less strictly than a validator. This module rewrites or refuses those keywords. With each of them
-an engine was seen to write output that the `jsonschema` package calls invalid:
+Engines enforce schemas through llguidance, which refuses most keywords that it can't enforce. But it enforces a few
+keywords less strictly than a validator. For each of them, an engine has generated output that the `jsonschema` package
+rejects. This module rewrites or refuses them:
 
-- `date` and `date-time` allowed a 29 February in any year, a year 0 and a second 60: rewritten as patterns.
-- `hostname` allowed any length: its length is limited.
-- `uri` is unknown to the llguidance that is built into llama.cpp, which then ignores the whole grammar: rewritten as a
+- The formats `date` and `date-time` allow 29 February in any year, the year 0 and the second 60. They are rewritten as
+  patterns.
+- The format `hostname` allows any length. The length is limited.
+- The format `uri` is unknown to the llguidance in llama.cpp, which then ignores the whole grammar. It is rewritten as a
   pattern.
-- `multipleOf` with a fraction such as 0.01: validators divide floats, so that 9.77 is not a multiple for them: refused.
-- `minProperties` counted a key that occurs twice: refused beyond what `required` guarantees.
-- `x-guidance` is llguidance's own keyword, by which a schema can relax other keywords: refused.
+- `multipleOf` with a fraction such as 0.01 allows 9.77, which validators reject because they divide floats. It is
+  refused.
+- `minProperties` counts a repeated key twice. It is refused if it exceeds the number of required keys by more than one.
+- `x-guidance` is llguidance's own keyword, by which a schema can relax other keywords. It is refused.
 
-A key written as `"\u0061"` was taken for another key than `"a"`; `as_lark` therefore forbids such escapes.
+llguidance also takes the key `"\u0061"` for another key than `"a"`. So `as_lark` forbids such escapes.
 """
 
 from __future__ import annotations
@@ -24,7 +26,8 @@ from modelport.errors import UnsupportedFeature
 
 Schema = dict[str, Any]
 
-#: Keywords whose value is a dict of schemas, a list of schemas, or one schema.
+#: The keywords whose value is a dict of schemas, those whose value is a list of schemas, and those whose value is one
+#: schema.
 _SCHEMA_MAPS = {"properties", "patternProperties", "$defs", "definitions", "dependentSchemas"}
 _SCHEMA_LISTS = {"anyOf", "oneOf", "allOf", "prefixItems"}
 _SINGLE_SCHEMAS = {"items", "additionalProperties", "not", "if", "then", "else", "contains", "propertyNames"}
@@ -33,24 +36,26 @@ _YEAR = "([1-9][0-9]{3}|0[1-9][0-9]{2}|00[1-9][0-9]|000[1-9])"
 _LEAP_YEAR = "([0-9]{2}(0[48]|[2468][048]|[13579][26])|(0[48]|[2468][048]|[13579][26])00)"
 _MONTHS_OF_31_DAYS = "(0[13578]|1[02])-(0[1-9]|[12][0-9]|3[01])"
 _MONTHS_OF_30_DAYS = "(0[469]|11)-(0[1-9]|[12][0-9]|30)"
-_FEBRUARY = "02-(0[1-9]|1[0-9]|2[0-8])"
-_DATE = f"({_YEAR}-({_MONTHS_OF_31_DAYS}|{_MONTHS_OF_30_DAYS}|{_FEBRUARY})|{_LEAP_YEAR}-02-29)"
-_HOUR = "([01][0-9]|2[0-3]):[0-5][0-9]"
-_TIME = f"{_HOUR}:[0-5][0-9](\\.[0-9]{{1,9}})?(Z|[+-]{_HOUR})"
+_28_DAYS_OF_FEBRUARY = "02-(0[1-9]|1[0-9]|2[0-8])"
+_DATE = f"({_YEAR}-({_MONTHS_OF_31_DAYS}|{_MONTHS_OF_30_DAYS}|{_28_DAYS_OF_FEBRUARY})|{_LEAP_YEAR}-02-29)"
+_HOUR_AND_MINUTE = "([01][0-9]|2[0-3]):[0-5][0-9]"
+_TIME = f"{_HOUR_AND_MINUTE}:[0-5][0-9](\\.[0-9]{{1,9}})?(Z|[+-]{_HOUR_AND_MINUTE})"
+# The parts of a URI, with the names of RFC 3986.
 _PCHAR = "([A-Za-z0-9._~!$&'()*+,;=:@-]|%[0-9A-Fa-f]{2})"
 _AUTHORITY = "([A-Za-z0-9._~-]+@)?[A-Za-z0-9._~-]+(:[0-9]{1,5})?"
 _PATH = f"(//({_AUTHORITY}(/{_PCHAR}*)*|(/{_PCHAR}+)+)|/?{_PCHAR}+(/{_PCHAR}*)*)"
 _URI = f"[A-Za-z][A-Za-z0-9+.-]*:{_PATH}(\\?({_PCHAR}|[/?])*)?(#({_PCHAR}|[/?])*)?"
-#: Formats that are rewritten as other keywords.
+#: Formats that are replaced by a pattern.
 _FORMAT_PATTERNS: dict[str, Schema] = {
     "date": {"pattern": f"^{_DATE}$"},
     "time": {"pattern": f"^{_TIME}$"},
     "date-time": {"pattern": f"^{_DATE}T{_TIME}$"},
     "uri": {"pattern": f"^{_URI}$"},
 }
+#: Formats that llguidance enforces.
 _ENFORCED_FORMATS = {"duration", "email", "hostname", "ipv4", "ipv6", "uuid"}
-#: Formats of the standard that engines can't enforce. Formats that the standard does not know are ignored, as
-#: validators ignore them.
+#: Formats of JSON Schema that engines can't enforce. Formats that JSON Schema does not define are ignored, because
+#: validators ignore them too.
 _UNENFORCEABLE_FORMATS = {
     "idn-email", "idn-hostname", "iri", "iri-reference", "json-pointer", "regex", "relative-json-pointer",
     "uri-reference", "uri-template", "color",
@@ -66,14 +71,15 @@ def enforceable_schema(schema: Schema) -> Schema:
     Raises:
         UnsupportedFeature: The schema has a keyword that engines can't enforce; the message names it.
     """
-    # Engines and the check of the output read every schema by draft 2020-12, even one that names another draft.
+    # Engines, and modelport's validation of the output, apply draft 2020-12 to every schema. So `$schema`, which may
+    # name another draft, is removed.
     without_draft = {key: value for key, value in schema.items() if key != "$schema"}
     result: Schema = _change_subschemas(without_draft, _make_enforceable)
     return result
 
 
 def _change_subschemas(schema: Any, change: Callable[[Schema], Schema]) -> Any:
-    """Return the schema with `change` applied to it and to every schema inside, the innermost first."""
+    """Return the schema with `change` applied to the schemas inside it, the innermost first, and then to itself."""
     if not isinstance(schema, dict):
         return schema
     parts: Schema = {}
@@ -96,6 +102,7 @@ def _make_enforceable(schema: Schema) -> Schema:
             f"multipleOf={schema['multipleOf']}", "validators divide floats, so that they refuse some of its multiples"
         )
     changed = _without_redundant_min_properties(schema)
+    # llguidance refuses `uniqueItems`. It is removed where it has no effect: if it is False, or with one item at most.
     if changed.get("uniqueItems") is False or (changed.get("uniqueItems") and changed.get("maxItems", 2) < 2):
         changed = {key: value for key, value in changed.items() if key != "uniqueItems"}
     return _with_enforceable_format(changed) if isinstance(changed.get("format"), str) else changed
@@ -116,7 +123,8 @@ def _without_redundant_min_properties(schema: Schema) -> Schema:
     required = len(set(schema.get("required", ())))
     if minimum > required + 1:
         raise _unenforceable(f"minProperties={minimum}", "a key that occurs twice would count twice")
-    # One property more than the required ones can be enforced: any further key is a new one.
+    # The engine never repeats a required key, so the first additional key is a new one and is counted correctly. A
+    # second additional key could repeat the first.
     return schema if minimum > required else {key: value for key, value in schema.items() if key != "minProperties"}
 
 
@@ -131,7 +139,7 @@ def _with_enforceable_format(schema: Schema) -> Schema:
         pattern = _FORMAT_PATTERNS[name]
         if "pattern" not in without_format:
             return {**without_format, **pattern}
-        # The schema has a pattern of its own: `allOf` enforces both.
+        # The schema has a pattern of its own. `allOf` enforces both patterns.
         return {**without_format, "allOf": [*without_format.get("allOf", ()), pattern]}
     return schema if name in _ENFORCED_FORMATS else without_format
 

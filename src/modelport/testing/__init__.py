@@ -1,7 +1,8 @@
 """Tools for tests: a scripted model for users of models, and the conformance checks for authors of backends.
 
-`ScriptedModel` returns prepared responses through all layers of a real model. The conformance checks (`CHECKS`) run on
-a `Subject`, which is a model with what its tester knows about it; each returns an `Outcome`.
+`ScriptedModel` returns prepared responses, which pass through all layers of a real model. The conformance checks
+(`CHECKS`) run on a `Subject`: the model under test, and what its tester knows about it. Each check that is run has an
+`Outcome`.
 """
 
 from modelport.testing.check import Check, Outcome

@@ -8,9 +8,9 @@ every backend, `modelport check` runs them on a user's model, and authors of oth
         outcome = run_check(Subject(make=MyModel), check)
         assert outcome.status != "failed", outcome.detail
 
-A check passes through these steps: the subject makes the model; where the model's capabilities include the feature,
-the check runs; where they do not, the check requests the feature and expects a refusal. Whatever is raised on the way
-becomes the `Outcome`.
+A check passes through these steps. The subject makes the model. If the model's capabilities include the feature that
+the check tests, the check runs. Otherwise the feature is requested, and the model must refuse the request. An exception
+in any step becomes part of the `Outcome`.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def run_check(subject: Subject, check: Check) -> Outcome:
     """Run one check on a subject.
 
     Args:
-        subject: The model under test.
+        subject: The model under test, and what its tester knows about it.
         check: One of `CHECKS`, or one of your own.
 
     Returns:
@@ -53,7 +53,7 @@ def run_check(subject: Subject, check: Check) -> Outcome:
         status, detail = "failed", f"{error or _failed_line(error)}"
     except ModelError as error:
         status, detail = "failed", f"{type(error).__name__}: {error}"
-    except Exception as error:  # A backend may raise anything: that fails the check and must not end the run.
+    except Exception as error:  # A backend may raise any exception: the check has failed, but the others must run.
         status, detail = "failed", f"{type(error).__name__}: {error} ({_failed_line(error)})"
     return Outcome(check.name, status, detail, time.perf_counter() - begin)
 
@@ -62,7 +62,7 @@ def run_checks(subject: Subject, checks: tuple[Check, ...] | None = None) -> Ite
     """Run several checks on a subject, one after another.
 
     Args:
-        subject: The model under test.
+        subject: The model under test, and what its tester knows about it.
         checks: The checks to run; by default all of `CHECKS`.
 
     Yields:
@@ -86,5 +86,6 @@ def _run(subject: Subject, check: Check) -> tuple[str, str]:
 
 
 def _failed_line(error: BaseException) -> str:
+    """Return the line of code that raised the exception, with the name of its function."""
     frame = traceback.extract_tb(error.__traceback__)[-1]
     return f"{frame.name}: {frame.line}"

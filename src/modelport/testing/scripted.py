@@ -22,14 +22,15 @@ class ScriptedModel(Model):
     """A model that responds to each call with the next entry of its script, through all layers of a real model.
 
     Args:
-        *answers: The script. Each entry is a text, a `ChatMessage`, a list of deltas (or texts) to stream as they are,
-            an exception to raise, a number of seconds to wait before the next entry, or a function that takes the
-            `Request` and returns one of these.
-        repeat: Whether the script starts again after its last entry; by default a further call raises `ModelError`.
+        *answers: The script. Each entry is a text, a `ChatMessage`, a list of deltas or texts that are streamed
+            unchanged, an exception that is raised, a number of seconds to wait before the next entry, or a function
+            that takes the `Request` and returns one of these.
+        repeat: Whether the script starts again after its last entry. By default, a call after the last entry raises
+            `ModelError`.
         **settings: See `Model`.
 
     Attributes:
-        requests: The requests that reached the model, in order.
+        requests: The requests that passed the layers and reached the model, in order.
 
     Examples:
         >>> model = ScriptedModel("Paris", "Rome")
@@ -69,7 +70,7 @@ class ScriptedModel(Model):
             raise entry
         for delta in _deltas_from(entry, request.stream):
             yield delta
-            await asyncio.sleep(0)
+            await asyncio.sleep(0)  # Other tasks run between two deltas, as with a real model.
 
     def _next_entry(self, request: Request) -> Any:
         if not self.answers:
@@ -81,6 +82,7 @@ class ScriptedModel(Model):
 
 
 def _deltas_from(entry: Any, stream: bool) -> Iterable[ChatMessageStreamDelta]:
+    """Yield the deltas of a text, a message, or a list. In a stream, each word of a text is a delta."""
     if isinstance(entry, str):
         words = re.findall(r"\S*\s*", entry) if stream else [entry]
         yield from (ChatMessageStreamDelta(content=word) for word in words if word)

@@ -8,8 +8,8 @@ from typing import Any
 
 from modelport.model import Model
 
-#: The prompts that checks send to the model. A subject overrides those that it can't answer, for example because it is
-#: a server of fixed responses.
+#: The prompts that checks send to the model, by name. `Subject.prompts` replaces those that the model under test can't
+#: answer, for example because it has a fixed set of responses.
 PROMPTS: dict[str, str] = {
     "plain": "What is the capital of France? Answer in one sentence.",
     "long": "Write a long story about a fox who finds a library in the forest.",
@@ -25,20 +25,20 @@ PROMPTS: dict[str, str] = {
 class Subject:
     """A model under test, and what its tester knows that the model itself does not show.
 
-    Checks that need something which the subject does not provide end as "not checked".
+    A check that needs something that the subject does not provide has the outcome "not checked".
 
     Args:
         make: Returns the model. It is called for every check, and may return the same model each time.
-        prompts: Replacements for entries of `PROMPTS`. Two more keys may be given: `reasoning`, a prompt that makes
-            the model reason before it answers; and `too long`, a prompt that exceeds the context window.
-        count_tokens: Counts the tokens of a prompt, given as a list of message dicts, by the model's own tokenizer and
-            chat template.
+        prompts: Replacements for entries of `PROMPTS`, by name. Two further names are possible: `reasoning`, a prompt
+            that makes the model reason before it answers; and `too long`, a prompt that exceeds the context window.
+        count_tokens: Returns the number of tokens of a prompt (a list of message dicts), by the model's own tokenizer
+            and chat template.
         busy: Returns the number of requests that the engine is working on.
-        faults: Functions that make a model which meets a fault, by the name of the fault: `401`, `404`, `429`, `500`,
-            `timeout`, `refused`.
-        secrets: Keys that must appear nowhere.
+        faults: For each fault, a function that returns a model whose calls fail with it. The names of the faults are
+            the HTTP statuses `401`, `404`, `429` and `500`, and `timeout` and `refused` (the connection is refused).
+        secrets: The model's API keys. The check `secrets` fails if one of them appears in a text.
         deterministic: Whether equal requests at temperature 0 return equal text. On some engines they do not, because
-            batching changes the text.
+            the other requests of a batch change the text.
     """
 
     make: Callable[[], Model]
@@ -50,5 +50,5 @@ class Subject:
     deterministic: bool = True
 
     def prompt(self, name: str) -> str:
-        """Return the prompt of this name, as this subject needs it."""
+        """Return the prompt of this name, from `prompts` or else from `PROMPTS`."""
         return {**PROMPTS, **self.prompts}[name]

@@ -112,7 +112,7 @@ def test_memory_of_cache_and_running_rows_stays_within_limit(tiny_folder: Path) 
         sizes: list[tuple[int, int]] = []
 
         def record_sizes(tokens: Any, logits: Any) -> Any:  # The engine's thread calls this function.
-            sizes.append((batch.prefixes.nbytes, batch.running_bytes))
+            sizes.append((batch.prefixes.nbytes, batch.generator_bytes))
             return logits
 
         for n in range(9):

@@ -1,6 +1,6 @@
 """MLX in this process, through the `mlx-lm` package.
 
-`model` translates requests. One thread loads the model (`loading`) and computes its changing batch (`batch`). Each
-request is a row (`rows`) with its own sampling (`sampling`). The prefix cache (`prefixes`) keeps the keys and values of
-earlier rows.
+`model` translates requests for the engine. One thread loads the model (`loading`) and computes all requests in one
+batch, which requests join and leave at any time (`batch`). Each request is a row of the batch (`rows`) with its own
+sampling (`sampling`). The prefix cache (`prefixes`) stores the keys and values of earlier rows.
 """

@@ -1,9 +1,10 @@
-"""The batch of one model on mlx-lm's generator, in the one thread that loads the model and computes.
+"""Runs the requests to one model as one batch, with mlx-lm's `BatchGenerator`.
 
-A row is one request in the batch. Callers add and cancel rows through a queue of commands. Before each step the thread
-executes the commands, and moves waiting rows into the generator as far as slots and memory allow. A step computes one
-token for each row that generates, and the next chunk of each prompt. The keys and values of finished rows go to the
-prefix cache.
+One thread loads the model and computes everything. A row is one request: it waits in a queue, and is then in the
+generator until its output ends. Callers in other threads add and cancel rows through a queue of commands. Before each
+step, the thread executes the commands, and moves waiting rows into the generator if their number and memory allow. A
+step computes the next token of each output, and the next chunk of each prompt. The keys and values of a row that ends
+are stored in the prefix cache.
 """
 
 from __future__ import annotations
@@ -29,22 +30,23 @@ if TYPE_CHECKING:
 
 #: The number of tokens by which mlx-lm's caches grow.
 CACHE_STEP = 256
-#: A thread that has used MLX runs MLX's destructors when it ends, after Python has finished with the thread. They need
-#: the interpreter's lock, and abort the process if the interpreter is shutting down by then. So these threads never
-#: end: they wait for the next model.
+#: The threads of all batches. A thread that has used MLX runs MLX's destructors when it ends. They need the
+#: interpreter's lock (GIL), and abort the process if the interpreter is shutting down at that time. So these threads
+#: never end: after a batch is closed, its thread waits for the next batch.
 _threads = ThreadPool("modelport-mlx", "modelport-mlx-idle", idle_timeout=None)
 
 
 class Batch:
-    """The thread that owns the model, and the rows that it computes.
+    """The rows of one model, and the thread that loads the model and computes the rows.
 
     Args:
         load: Loads the model; called in the thread.
-        parallel: How many rows are in the batch; further rows wait, in order.
-        queue: How many requests may wait; a further request is refused.
-        prefill_step_size: How many tokens of prompts are computed in one step; `None` for the device's default.
-        prefix_cache_bytes: The most bytes of keys and values, of the rows in progress and of the prefix cache. 0
-            disables the prefix cache; then only MLX's memory limit applies to the rows in progress.
+        parallel: The most rows in the generator; further rows wait, in order.
+        queue: How many rows may wait; a further row is refused.
+        prefill_step_size: How many tokens of prompts are computed in one step, all prompts together; `None` for the
+            device's default.
+        prefix_cache_bytes: The most bytes that the keys and values in the generator and those in the prefix cache may
+            occupy together. 0 disables the prefix cache; then only MLX's memory limit applies to the generator.
     """
 
     def __init__(
@@ -55,47 +57,49 @@ class Batch:
         prefill_step_size: int | None,
         prefix_cache_bytes: int,
     ) -> None:
-        #: The model, until the batch is closed.
+        #: The loaded model; `None` before it is loaded, and after the batch is closed.
         self.loaded: LoadedModel | None = None
         self.prefixes = PrefixCache(prefix_cache_bytes)
-        #: How many requests wait or are in the batch.
+        #: How many rows wait or are in the generator.
         self.busy = 0
-        self._parallel, self._most_requests = parallel, parallel + queue
+        self._parallel, self._most_rows = parallel, parallel + queue
+        #: 0 stands for the device's default until the model is loaded.
         self._prefill_step_size: int = prefill_step_size or 0
-        #: Rows to add (True) or to cancel (False); `None` ends the thread.
+        #: Rows to add (with True) or to cancel (with False); `None` closes the batch.
         self._commands: SimpleQueue[tuple[bool, BatchRow] | None] = SimpleQueue()
         self._lock = threading.Lock()
         self._waiting: deque[BatchRow] = deque()
+        #: The rows in the generator, by `BatchRow.uid`, in the order in which they were inserted.
         self._rows: dict[int, BatchRow] = {}
         self._generator: Any = None
         self._closed = False
         self._pid = os.getpid()
         ready: Future[None] = Future()
         self._ended = threading.Event()
-        # `load` refers to the caller's model, which the thread must not keep alive: the thread removes it from this
-        # list.
-        loads = [load]
+        # `load` is a closure that refers to the caller's `MLXModel`. The thread must not keep that object alive, so the
+        # thread takes `load` out of a list, which is empty afterwards.
+        load_once = [load]
         del load
-        _threads.start(lambda: self._run_thread(loads, ready))
+        _threads.start(lambda: self._run_thread(load_once, ready))
         try:
             ready.result()
         except BaseException:
             self.stop()
             raise
 
-    # --- for callers, in any thread -----------------------------------------------------------------------------------
+    # --- called by any thread -----------------------------------------------------------------------------------------
 
     def add(self, row: BatchRow) -> None:
-        """Add a request.
+        """Add a row to those that wait.
 
         Raises:
-            RateLimited: Too many requests wait already.
+            RateLimited: Too many rows wait already.
             ModelError: The batch is closed.
         """
         with self._lock:
             if self._closed:
                 raise model_closed()
-            if self.busy >= self._most_requests:
+            if self.busy >= self._most_rows:
                 raise RateLimited(
                     f"{self.busy - self._parallel} requests wait for this engine already; try again, or raise `queue`",
                     retry_after=1.0,
@@ -104,12 +108,12 @@ class Batch:
             self._commands.put((True, row))
 
     def cancel(self, row: BatchRow) -> None:
-        """Remove a request from the batch before its next token."""
-        if row.in_progress:
+        """End a row before its next token. A row that has ended is left as it is."""
+        if not row.ended:
             self._commands.put((False, row))
 
     def stop(self) -> None:
-        """Tell the thread to end its work and to free the model, without waiting for it."""
+        """Have the thread end all rows and free the model; don't wait for it."""
         with self._lock:
             if self._closed:
                 return
@@ -117,20 +121,20 @@ class Batch:
         self._commands.put(None)
 
     def close(self, timeout: float) -> None:
-        """Stop, and wait until the model is freed.
+        """End all rows, and wait until the model is freed. In a forked process, return at once.
 
         Args:
-            timeout: How long to wait, in seconds. The thread can't stop until its current step ends.
+            timeout: How long to wait, in seconds. The thread frees the model only after its current step.
         """
         self.stop()
-        if self._pid == os.getpid():
+        if self._pid == os.getpid():  # In a forked process, the thread does not exist.
             self._ended.wait(timeout)
 
-    # --- in the thread ------------------------------------------------------------------------------------------------
+    # --- called by the batch's thread only ----------------------------------------------------------------------------
 
-    def _run_thread(self, loads: list[Callable[[], LoadedModel]], ready: Future[None]) -> None:
+    def _run_thread(self, load_once: list[Callable[[], LoadedModel]], ready: Future[None]) -> None:
         try:
-            self.loaded = loads.pop()()
+            self.loaded = load_once.pop()()
             self._prefill_step_size = self._prefill_step_size or self.loaded.prefill_step_size
             self._make_generator()
         except BaseException as error:
@@ -144,7 +148,7 @@ class Batch:
             with mx.stream(self._generator.stream):
                 while self._run_step():
                     pass
-        except Exception as error:  # A mistake in modelport: every caller must get an error.
+        except Exception as error:  # This would be a bug in modelport. Every caller must still get an error.
             last_error = engine_error(error)
         self.stop()
         self._end_all(last_error)
@@ -153,7 +157,7 @@ class Batch:
         self._ended.set()
 
     def _run_step(self) -> bool:
-        """Execute the callers' commands, and compute one step of all rows; return False once the batch is closed."""
+        """Execute the callers' commands, and compute one step; return False if the batch is to be closed."""
         try:
             if not self._execute_commands():
                 return False
@@ -161,11 +165,11 @@ class Batch:
             return True
         except Exception as error:
             failure = engine_error(error.with_traceback(None))  # The traceback's frames would keep the model alive.
-        # It is unknown which row caused the failure, and the generator's state may be inconsistent: the rows in the
-        # batch end, and those that wait start in a new generator.
+        # It is unknown which row caused the failure, and the generator's state may be inconsistent. So all rows in the
+        # generator end with the error, and the rows that wait start in a new generator.
         import mlx.core as mx
 
-        self._end_rows(failure)
+        self._discard_generator(failure)
         gc.collect()
         mx.clear_cache()
         self._make_generator()
@@ -184,7 +188,10 @@ class Batch:
         )
 
     def _execute_commands(self) -> bool:
-        """Execute the callers' commands, and wait for one if there are no rows; return False once closed."""
+        """Execute the callers' commands; return False if the batch is to be closed.
+
+        If there are no rows, wait for a command.
+        """
         while True:
             try:
                 command = self._commands.get(block=not self._rows and not self._waiting)
@@ -195,11 +202,11 @@ class Batch:
             is_new, row = command
             if is_new:
                 self._waiting.append(row)
-            elif row.in_progress:
+            elif not row.ended:
                 self._remove(row)
 
     def _step(self) -> None:
-        """Compute one token for each row that generates, and the next chunk of each prompt."""
+        """Insert waiting rows, and compute the next token of each output and the next chunk of each prompt."""
         while self._waiting and len(self._rows) < self._parallel and self._has_memory_for(self._waiting[0]):
             row = self._waiting.popleft()
             try:
@@ -210,14 +217,16 @@ class Batch:
         if not self._rows:
             return
         self._stay_within_memory()
-        self.prefixes.evict(self._reserved_bytes())
+        self.prefixes.evict(reserved=self._reserved_bytes())
         generator = self._generator
-        # A row has `cached_tokens` until its first token: until then, its prompt is being computed.
-        # The prompts share one step, so that eight prompts delay the other rows no longer than one prompt does.
-        prompts = sum(row.cached_tokens is not None for row in self._rows.values())
+        # In a step, the generator computes `generator.prefill_step_size` tokens of each prompt. So the configured size
+        # is divided by the number of prompts: eight prompts delay the other rows no longer than one prompt does.
+        prompts = sum(row.is_prefilling for row in self._rows.values())
         generator.prefill_step_size = max(1, self._prefill_step_size // max(1, prompts))
         prefilled, generated = generator.next()
         for response in prefilled:
+            # A segment ends after the beginning that `_insert` has split off, and before the prompt's last token. The
+            # keys and values up to there are stored now, so that other prompts need not wait for the row's end.
             if response.end_of_segment and not response.end_of_prompt and self.prefixes.limit:
                 cache, tokens = generator.extract_cache([response.uid])[response.uid]
                 self._store_prefix(tokens, cache)
@@ -225,53 +234,53 @@ class Batch:
             self._handle_token(self._rows[response.uid], response)
 
     @property
-    def running_bytes(self) -> int:
-        """The memory of the keys and values of the rows in progress."""
+    def generator_bytes(self) -> int:
+        """The memory that the keys and values of the rows in the generator occupy now."""
         return int(self._generator.prompt_cache_nbytes)
 
-    def _reserved_bytes(self, *more: BatchRow) -> int:
-        """Return the most bytes that the rows in progress use until the next step ends.
+    def _reserved_bytes(self, *new_rows: BatchRow) -> int:
+        """Return the most bytes that keys and values in the generator may occupy until the next step ends.
 
         The generator pads every row to the length of the longest.
 
         Args:
-            *more: Further rows to count, as if they were in progress.
+            *new_rows: Rows that are not in the generator, but are counted as if they were.
         """
         assert self.loaded is not None
-        rows = [*self._rows.values(), *more]
+        rows = [*self._rows.values(), *new_rows]
         longest = max((row.length for row in rows), default=0)
         return self.loaded.bytes_per_token * (longest + CACHE_STEP) * len(rows)
 
     def _has_memory_for(self, row: BatchRow) -> bool:
-        """Return whether there is memory for one more row. If no row is in progress, the first is always admitted."""
+        """Return whether there is memory for one more row; always True if the generator has no rows."""
         if not self._rows:
             return True
         needed = self._reserved_bytes(row)
         if self.prefixes.limit and needed > self.prefixes.limit:
             return False
-        return self._free_bytes() + self.prefixes.nbytes >= needed - self.running_bytes
+        return self._free_bytes() + self.prefixes.nbytes >= needed - self.generator_bytes
 
     def _free_bytes(self) -> int:
-        """Return the bytes that are left up to MLX's own limit, which MLX does not enforce.
+        """Return how many bytes may still be allocated until MLX's memory limit is reached.
 
-        On a CPU, exceeding the physical memory crashes the process.
+        MLX itself does not enforce its limit. On a CPU, exceeding the physical memory crashes the process.
         """
         import mlx.core as mx
 
         return int(mx.get_memory_limit() - mx.get_active_memory())
 
     def _stay_within_memory(self) -> None:
-        """Free memory if the limit is exceeded: first the prefix cache, then the row that was added last."""
+        """If MLX's memory limit is exceeded, clear the prefix cache; if it still is, end the newest row."""
         if self._free_bytes() < 0:
             self.prefixes.clear()
         if self._free_bytes() < 0:
             row = next(reversed(self._rows.values()))
             self._notify(row, engine_error(MemoryError("MLX's limit is reached")))
             self._remove(row)
-            self.prefixes.clear()
+            self.prefixes.clear()  # `_remove` may have stored the row's keys and values.
 
     def _insert(self, row: BatchRow) -> None:
-        """Put a request into the generator, after what the prefix cache contains of its prompt."""
+        """Insert a row into the generator, with the keys and values of its prompt that the prefix cache contains."""
         assert self.loaded is not None
         tokens, parameters = row.request.prompt.tokens, row.request.parameters
         needed = self.loaded.bytes_per_token * len(tokens)
@@ -279,20 +288,20 @@ class Batch:
             self.prefixes.clear()
         if self._free_bytes() < needed:
             raise MemoryError(f"a prompt of {len(tokens)} tokens needs {needed / 1e6:.0f} MB")
-        # `cache` contains the first `length` tokens of the prompt. Some entry begins with the first `shared` tokens,
-        # but can't be truncated to them if `shared` is greater than `length`.
-        cache, length, shared = self.prefixes.find(tokens) if self.prefixes.limit else (None, 0, 0)
-        row.cached_tokens = length
+        # `cache` contains the first `cached` tokens of the prompt. Some entry begins with the first `shared` tokens. If
+        # `shared` is greater than `cached`, that entry can't be truncated to them.
+        cache, cached, shared = self.prefixes.find(tokens) if self.prefixes.limit else (None, 0, 0)
+        row.cached_tokens = cached
         row.processor = LogitsProcessor(parameters, row.bias, len(tokens), row.matcher, self.loaded.eos)
-        uncached = tokens[length:]
-        # If the prompt shares only a beginning with a prefix-cache entry, and that entry can't be truncated to it, the
-        # prompt is split after the beginning. So `_step` can store the beginning for the next prompt.
-        shared_length = max(shared, length) - length
+        uncached = tokens[cached:]
+        # The prompt is split after the tokens that it shares with such an entry, so that `_step` can store them as an
+        # entry of their own, which later prompts can use.
+        shared_length = max(shared, cached) - cached
         (row.uid,) = self._generator.insert_segments(
             [[uncached[:shared_length], uncached[shared_length:]]],
             max_tokens=[row.request.max_tokens],
             caches=[cache],
-            all_tokens=[tokens[:length]],
+            all_tokens=[tokens[:cached]],  # The tokens that `cache` contains.
             samplers=[make_sampler(parameters, self.loaded.vocab_size)],
             logits_processors=[[row.processor] if row.processor.is_needed else []],
         )
@@ -304,69 +313,73 @@ class Batch:
             self._notify(row, engine_error(processor.error))
             self._remove(row)
             return
+        # If the grammar allows no further token, the output is complete, although the generator would go on.
         finish_reason = response.finish_reason or ("stop" if processor.is_complete else None)
         sampled = SampledToken(response.token, cached_tokens=row.cached_tokens, finish_reason=finish_reason)
-        row.cached_tokens = None  # The prompt is complete, and the count is reported with the first token only.
+        row.cached_tokens = None  # The count is reported with the first token only.
         if row.request.parameters.get("logprobs"):
-            logits = processor.logits.popleft() if processor.is_needed else response.logprobs
+            # The reported log probabilities are the model's own. `response.logprobs` are those after the processor.
+            logits = processor.original_logits.popleft() if processor.is_needed else response.logprobs
             top = row.request.parameters.get("top_logprobs", 0)
             sampled.logprob, sampled.best = logprobs_of(logits, response.token, top)
         row.length += 1
-        if response.finish_reason is not None:
-            self._forget(row)
+        if response.finish_reason is not None:  # The generator has removed the row.
+            self._mark_ended(row)
             self._store_prefix(response.all_tokens, response.prompt_cache)
         is_listening = self._notify(row, sampled)
-        if row.in_progress and (finish_reason or not is_listening):
+        if not row.ended and (finish_reason or not is_listening):
             self._remove(row)
 
     def _notify(self, row: BatchRow, item: SampledToken | ModelError) -> bool:
-        """Notify the row's caller, and return whether the caller still listens."""
+        """Pass a token or an error to the row's caller; return whether the caller still listens."""
         try:
             return row.notify(item)
         except Exception:  # A failure in the caller's event loop must not end the batch's thread.
             return False
 
     def _remove(self, row: BatchRow) -> None:
-        """Remove a row from the generator or from the queue, and store what was computed of it."""
+        """Remove a row from the generator or the queue, and store its keys and values in the prefix cache."""
         removed: dict[int, Any] = {}
         if row.uid in self._rows:
             removed = self._generator.remove([row.uid], return_prompt_caches=bool(self.prefixes.limit))
         elif row in self._waiting:
             self._waiting.remove(row)
-        self._forget(row)
+        self._mark_ended(row)
         for cache, tokens in removed.values():
             self._store_prefix(tokens, cache)
 
     def _store_prefix(self, tokens: list[int], cache: list[Any] | None) -> None:
         if cache and tokens:
-            self.prefixes.store(tokens, cache, self._reserved_bytes())
+            self.prefixes.store(tokens, cache, reserved=self._reserved_bytes())
 
-    def _forget(self, row: BatchRow) -> None:
+    def _mark_ended(self, row: BatchRow) -> None:
         self._rows.pop(row.uid, None)
-        row.in_progress = False
+        row.ended = True
         with self._lock:
             self.busy -= 1
 
-    def _end_rows(self, error: ModelError) -> None:
-        """End every row of the generator with this error."""
+    def _discard_generator(self, error: ModelError) -> None:
+        """End every row of the generator with this error, and close the generator."""
         rows = list(self._rows.values())
         self._rows.clear()
         for row in rows:
-            self._forget(row)
+            self._mark_ended(row)
             self._notify(row, error)
         self._generator.close()
         self._generator = None
-        self.prefixes.clear()  # In case the memory is exhausted.
+        self.prefixes.clear()  # The error may be that the memory is exhausted.
 
     def _end_all(self, error: ModelError) -> None:
-        """End every request with this error, including those that wait and those whose command was not executed yet."""
+        """End every row with this error: in the generator, waiting, or still in the queue of commands."""
         while not self._commands.empty():
             command = self._commands.get()
-            if command is not None and command[0]:
-                self._waiting.append(command[1])
+            if command is not None:
+                is_new, row = command
+                if is_new:
+                    self._waiting.append(row)
         if self._generator is not None:
-            self._end_rows(error)
+            self._discard_generator(error)
         while self._waiting:
             row = self._waiting.popleft()
-            self._forget(row)
+            self._mark_ended(row)
             self._notify(row, error)

@@ -1,4 +1,4 @@
-"""Loads a model for MLX from a folder or the Hugging Face Hub: weights, tokenizer and chat template."""
+"""Loads a model from a folder or the Hugging Face Hub for MLX: weights, tokenizer and chat template."""
 
 from __future__ import annotations
 
@@ -27,30 +27,33 @@ from modelport.local.progress import shows_progress
 if TYPE_CHECKING:
     from modelport.local.mlx.model import MLXModel
 
-#: The files that mlx-lm reads of a repository. Code among them runs only with `trust_remote_code`.
+#: Patterns of the files that are downloaded: those that mlx-lm reads. Python files among them run only with
+#: `trust_remote_code`.
 FILES = ["*.json", "model*.safetensors", "*.py", "tokenizer.model", "*.tiktoken", "*.txt", "*.jsonl", "*.jinja"]
 #: The context length of a model whose files do not state one.
 DEFAULT_CONTEXT_LENGTH = 32768
 
-#: The id of the process that loaded a model first.
-_first_process: int | None = None
+#: The id of the process that last loaded a model. In a process that was forked afterwards, this is the id of the parent
+#: or of an earlier ancestor.
+_loading_process: int | None = None
 
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model in memory.
+    """A model in memory, with its tokenizer and its settings.
 
     Args:
-        model: mlx-lm's model.
+        model: The neural network, as mlx-lm loads it.
         tokenizer: A fast tokenizer of transformers.
-        apply_template: Renders a conversation, as transformers' `apply_chat_template`.
-        template: The template's source text, if there is one.
-        tool_call_format: How the model writes tool calls, where mlx-lm has a parser for that format.
+        apply_template: Renders a conversation; takes the arguments of transformers' `apply_chat_template`.
+        template: The source text of the chat template. If the template is Python code of mlx-lm, this is the tag that
+            begins the model's reasoning, or an empty string.
+        tool_call_format: How the model writes tool calls, if mlx-lm has a parser for that format.
         eos: The token ids that end an output.
         vocab_size: The length of the logits.
-        prefill_step_size: How many tokens of prompts this device computes in one step while other rows wait.
+        prefill_step_size: The device's default for the number of tokens of prompts that are computed in one step.
         bytes_per_token: The approximate memory of one token's keys and values.
-        context_length: The most tokens of prompt and output.
+        context_length: The most tokens of prompt and output together.
         defaults: The sampling parameters that the model's authors recommend.
     """
 
@@ -68,23 +71,23 @@ class LoadedModel:
 
 
 def load(settings: MLXModel, inherited: LoadedModel | None) -> LoadedModel:
-    """Load a model, in the thread that computes with it.
+    """Load a model. The thread that calls this must be the thread that computes with the model.
 
     Args:
-        settings: The model whose settings apply.
-        inherited: In a forked process, the model that its parent had loaded.
+        settings: The `MLXModel` whose settings apply.
+        inherited: In a forked process, the model that the parent process has loaded; `None` if there is none.
 
     Raises:
         MissingDependency: mlx-lm is not installed.
         ModelError: The model can't be loaded; the subclass says why.
     """
-    global _first_process
+    global _loading_process
     try:
         import mlx.core as mx
         import mlx_lm  # noqa: F401
     except ImportError:
         raise MissingDependency("mlx-lm", "mlx-lm") from None
-    if _first_process not in (None, os.getpid()):
+    if _loading_process not in (None, os.getpid()):  # This process was forked from one that had loaded a model.
         return _inherit(inherited)
     arguments = dict(settings.load_kwargs or {})
     folder = model_folder(settings.model_id or "", arguments.pop("revision", None), settings.progress)
@@ -97,15 +100,18 @@ def load(settings: MLXModel, inherited: LoadedModel | None) -> LoadedModel:
         if isinstance(error, RuntimeError | MemoryError):
             raise ServerError(text, retryable=False) from error
         raise InvalidRequest(text) from error
-    _first_process = os.getpid()
+    _loading_process = os.getpid()
     mx.clear_cache()
     return loaded
 
 
 def _inherit(inherited: LoadedModel | None) -> LoadedModel:
-    """Return the model that the parent process had loaded.
+    """Return the model that the parent process has loaded.
 
-    MLX can't read a file in a forked process, because its reading threads do not exist there.
+    A forked process can't load a model: MLX reads files in threads, which do not exist after a fork.
+
+    Raises:
+        ServerError: The parent has not loaded this model, or MLX uses a GPU.
     """
     import mlx.core as mx
 
@@ -115,14 +121,14 @@ def _inherit(inherited: LoadedModel | None) -> LoadedModel:
             "start processes with 'spawn', or make the model in the child process first",
             retryable=False,
         )
-    # `clear_cache` waits for all of MLX's threads, and the parent's threads do not run here. Without it, unused memory
-    # is freed later.
+    # `clear_cache` would wait for MLX's threads, which do not exist in a forked process. Without it, unused memory is
+    # freed later.
     mx.clear_cache = lambda: None
     return inherited
 
 
 def model_folder(model_id: str, revision: str | None, progress: bool | None) -> Path:
-    """Return the folder with a model's files, and download them if they are not in the Hub's cache.
+    """Return the folder with a model's files; download files that are not in the Hub's cache.
 
     Raises:
         NotFoundError: There is no such folder or repository, or it contains no weights.
@@ -149,16 +155,16 @@ def _from_hub(repo: str, revision: str | None, progress: bool | None) -> Path:
     from huggingface_hub.errors import LocalEntryNotFoundError
     from huggingface_hub.utils.tqdm import tqdm
 
-    get = partial(snapshot_download, repo, revision=revision, allow_patterns=FILES)
+    download = partial(snapshot_download, repo, revision=revision, allow_patterns=FILES)
     if progress is False:
-        get.keywords["tqdm_class"] = partial(tqdm, disable=True)
+        download.keywords["tqdm_class"] = partial(tqdm, disable=True)
     try:
         try:
-            return Path(get(local_files_only=True))
+            return Path(download(local_files_only=True))
         except LocalEntryNotFoundError:
-            return Path(get())
+            return Path(download())
     except Exception as error:
-        # Without the original exception as its cause, whose text or request may contain a token.
+        # `from None`: the text or the request of the original exception may contain the user's access token.
         raise error_from_hub(error, repo, "the model") from None
 
 
@@ -186,10 +192,11 @@ def _load(folder: Path, settings: MLXModel, arguments: dict[str, Any]) -> Loaded
         raise InvalidRequest("the model has no chat template: pass chat_template=, or use a chat model")
     if not lazy:
         _read_weights(model, settings.progress)
-    cache = make_prompt_cache(model)
-    if not all(hasattr(layer, "merge") for layer in cache):
+    layer_caches = make_prompt_cache(model)
+    if not all(hasattr(layer_cache, "merge") for layer_cache in layer_caches):
         raise UnsupportedFeature("mlx-lm can't run this model in a batch: its caches can't be merged")
-    logits = model(mx.array([[next(iter(wrapper.eos_token_ids), 0)]]), cache=cache)
+    # One token is computed to find the length of the logits and the memory of the caches.
+    logits = model(mx.array([[next(iter(wrapper.eos_token_ids), 0)]]), cache=layer_caches)
     mx.eval(logits)
     template = tokenizer.chat_template if isinstance(tokenizer.chat_template, str) else ""
     text_config = config.get("text_config", config)
@@ -202,7 +209,8 @@ def _load(folder: Path, settings: MLXModel, arguments: dict[str, Any]) -> Loaded
         eos=frozenset(wrapper.eos_token_ids),
         vocab_size=logits.shape[-1],
         prefill_step_size=16 if mx.default_device() == mx.cpu else 512,
-        bytes_per_token=sum(layer.nbytes for layer in cache) // KVCache.step,  # A cache grows in such steps.
+        # A cache with one token has memory for `KVCache.step` tokens.
+        bytes_per_token=sum(layer_cache.nbytes for layer_cache in layer_caches) // KVCache.step,
         context_length=text_config.get("max_position_embeddings")
         or config.get("max_position_embeddings")
         or DEFAULT_CONTEXT_LENGTH,
@@ -213,8 +221,14 @@ def _load(folder: Path, settings: MLXModel, arguments: dict[str, Any]) -> Loaded
 def _rope_settings(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return the settings of rotary position embeddings under the names that mlx-lm's models read.
 
-    transformers 5 writes them as `rope_parameters`, which most of mlx-lm's models ignore. These models would compute
-    with another base, and their logits would be slightly wrong.
+    transformers 5 writes them as `rope_parameters`, which most of mlx-lm's models ignore. These models would use their
+    default `rope_theta`, and their logits would be slightly wrong.
+
+    Args:
+        config: The content of the model's `config.json`.
+
+    Returns:
+        The settings; empty if `config` has none, or has them under mlx-lm's names already.
     """
     rope = config.get("rope_parameters")
     if not isinstance(rope, Mapping) or "rope_theta" not in rope or "rope_theta" in config:
@@ -224,14 +238,18 @@ def _rope_settings(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _tool_call_format(wrapper: Any, tokenizer: Any) -> ToolCallFormat | None:
-    """Return the format of tool calls with mlx-lm's parser; `None` for JSON between marks, which modelport reads."""
+    """Return the format of the model's tool calls, with mlx-lm's parser for it.
+
+    Returns:
+        `None` if mlx-lm knows no format, or if calls are JSON between tags, which `ChatTemplate` detects itself.
+    """
     if not wrapper.has_tool_calling or tokenizer.init_kwargs.get("tool_parser_type") == "json_tools":
         return None
     return ToolCallFormat(wrapper.tool_call_start, wrapper.tool_call_end, wrapper.tool_parser)
 
 
 def _recommended_parameters(folder: Path) -> dict[str, Any]:
-    """Return the sampling parameters of `generation_config.json`, which transformers and vLLM apply too."""
+    """Return the sampling parameters of the model's `generation_config.json`, as transformers and vLLM apply them."""
     try:
         config = json.loads((folder / "generation_config.json").read_text())
     except (OSError, ValueError):
@@ -244,7 +262,7 @@ def _recommended_parameters(folder: Path) -> dict[str, Any]:
 
 
 def _read_weights(model: Any, progress: bool | None) -> None:
-    """Read the weights from disk, one tensor after another."""
+    """Read the weights from disk, one tensor after another, and show a progress bar."""
     import mlx.core as mx
     from mlx.utils import tree_flatten
 

@@ -26,19 +26,20 @@ from modelport.runtime.threads import in_thread
 from modelport.types.capabilities import Capabilities
 from modelport.types.content import Image
 
+#: The value that `prefix_cache_bytes=None` stands for.
 DEFAULT_PREFIX_CACHE_BYTES = 2 * 2**30
 
 
 class MLXModel(TokenEngineModel["_MLXEngine"]):
     """A model in this process, on mlx-lm.
 
-    Concurrent requests run as one changing batch: each may join or finish at any step, and has its own sampling and
-    output type.
-    Keys and values of prompts and outputs are cached. So an agent's next turn, a conversation with the same system
-    prompt, and another branch of a conversation compute only their new tokens; the others are reported as
-    `cached_input_tokens`.
+    Concurrent requests run in one batch (continuous batching): each may join or leave at any step, and has its own
+    sampling parameters and output type.
+    The keys and values of prompts and outputs are cached. So an agent's next turn, a conversation with the same system
+    prompt, and another branch of a conversation compute only their new tokens; the other tokens of the prompt are
+    reported as `cached_input_tokens`.
 
-    Sampling is greedy, unless the model's `generation_config.json` or the call says otherwise.
+    Decoding is greedy, unless the model's `generation_config.json` or the call requests sampling.
 
     Args:
         model_id: A folder with `config.json`, `model*.safetensors` and a tokenizer, or `owner/repo` on the Hugging Face
@@ -49,15 +50,15 @@ class MLXModel(TokenEngineModel["_MLXEngine"]):
             of a call take precedence.
         chat_template: A Jinja template instead of the model's own.
         context_length: The most tokens of prompt and output in one request; by default the model's own limit.
-        parallel: How many requests are in the batch, by default 16. Further requests wait, in order.
+        parallel: The most requests that are computed at once, by default 16. Further requests wait, in order.
         queue: How many requests may wait, by default 1024. A further request is refused with `RateLimited`, which
             modelport retries within the call's time limit.
-        prefill_step_size: How many tokens of prompts are computed between two tokens of the outputs in progress: a long
-            prompt delays them no longer than that. By default 512 on a GPU, and 16 on a CPU, where MLX takes 0.1 s for
-            each token with a model of 135 million parameters in f32.
-        prefix_cache_bytes: Memory for keys and values, including those of running requests, in bytes (2 GiB by
-            default). The least recently used are removed first; 0 disables the prefix cache.
-        progress: Whether to show progress bars; by default where standard error is a terminal.
+        prefill_step_size: How many tokens of prompts are computed between two tokens of the other requests' outputs.
+            The smaller it is, the less a long prompt delays these outputs. By default 512 on a GPU, and 16 on a CPU,
+            where MLX takes 0.1 s for each token with a model of 135 million parameters in f32.
+        prefix_cache_bytes: The memory for cached keys and values and those of running requests together, in bytes (2
+            GiB by default). If it is full, the least recently used are removed. 0 disables the prefix cache.
+        progress: Whether to show progress bars; by default if standard error is a terminal.
         **settings: See `Model`; also `logit_bias`, by token id, and mlx-lm's `logits_processors`.
 
     Raises:
@@ -93,8 +94,8 @@ class MLXModel(TokenEngineModel["_MLXEngine"]):
         **settings: Any,
     ) -> None:
         super().__init__(name_or_path(model_id), **settings)
-        check_integers(1, context_length=context_length, parallel=parallel, prefill_step_size=prefill_step_size)
-        check_integers(0, queue=queue, prefix_cache_bytes=prefix_cache_bytes)
+        check_integers(minimum=1, context_length=context_length, parallel=parallel, prefill_step_size=prefill_step_size)
+        check_integers(minimum=0, queue=queue, prefix_cache_bytes=prefix_cache_bytes)
         self.trust_remote_code = trust_remote_code
         self.load_kwargs = load_kwargs
         self.apply_chat_template_kwargs = apply_chat_template_kwargs
@@ -108,15 +109,17 @@ class MLXModel(TokenEngineModel["_MLXEngine"]):
         self._engine()  # The model is loaded now, so that errors appear when the model is created.
 
     def _load_engine(self) -> _MLXEngine:
-        return _MLXEngine(self, self._loaded_engine)
+        # `_loaded_engine` is `None`, except in a forked process: there it is the engine of the parent process.
+        return _MLXEngine(self, parent=self._loaded_engine)
 
 
 class _MLXEngine:
-    """The loaded model and the batch that runs its requests; it belongs to one process.
+    """The engine of one `MLXModel` in one process: the loaded model, and the batch that runs its requests.
 
     Args:
         settings: The `MLXModel` that creates this engine; its settings apply.
-        parent: In a forked process, the engine of the parent process; its loaded model is used again.
+        parent: In a forked process, the engine of the parent process, whose loaded model this engine uses too;
+            otherwise `None`.
     """
 
     def __init__(self, settings: MLXModel, parent: _MLXEngine | None) -> None:
@@ -130,8 +133,8 @@ class _MLXEngine:
             settings.prefill_step_size,
             DEFAULT_PREFIX_CACHE_BYTES if settings.prefix_cache_bytes is None else settings.prefix_cache_bytes,
         )
-        # If the engine is garbage-collected without `close`, stop its batch. This works because the batch's thread
-        # holds no reference to the engine. At exit nothing is done here: `runtime.lifecycle` closes all engines.
+        # If the engine is garbage-collected without `close`, its batch stops. This works because the batch's thread
+        # holds no reference to the engine. At exit, the finalizer does nothing: `runtime.lifecycle` closes all engines.
         weakref.finalize(self, self.batch.stop).atexit = False
         loaded = self.batch.loaded
         if loaded is None:
@@ -149,17 +152,17 @@ class _MLXEngine:
 
     @property
     def busy(self) -> int:
-        """How many requests wait or are in the batch."""
+        """How many requests wait or are being computed."""
         return self.batch.busy
 
     def encode_prompt(self, text: str, images: list[Image]) -> Prompt:
-        """See `TokenEngine.encode_prompt`."""
-        # `tokenizer.encode` is not used: it sets truncation and padding on a shared object, and fails if two threads
-        # use that object at once.
+        """Encode a rendered conversation. `images` is always empty: this backend declares only text input."""
+        # `tokenizer.encode` is not used: it sets truncation and padding on `backend_tokenizer`, and fails if two
+        # threads use that object at once.
         return Prompt(self.tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).ids)
 
     async def run(self, request: EngineRequest) -> AsyncGenerator[TokenBatch, None]:
-        """See `TokenEngine.run`."""
+        """Generate an output. Closing the generator stops the request."""
         parameters = {**self._defaults, **request.parameters}
         bias = logit_bias_from(parameters, self._vocab_size)
         lark = request.lark
@@ -170,7 +173,7 @@ class _MLXEngine:
         def notify(item: SampledToken | ModelError) -> bool:
             try:
                 loop.call_soon_threadsafe(received.put_nowait, item)
-            except RuntimeError:  # The event loop has ended, and with it the caller.
+            except RuntimeError:  # The caller's event loop is closed, so the caller no longer listens.
                 return False
             return True
 

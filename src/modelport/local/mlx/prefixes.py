@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 
 @dataclass
 class CachedPrefix:
-    """The keys and values of a sequence that no row is using.
+    """An entry of the prefix cache: the keys and values of a token sequence.
 
     Args:
-        tokens: The tokens that `cache` contains.
-        cache: mlx-lm's caches, one for each layer.
+        tokens: The token sequence.
+        cache: The keys and values, as mlx-lm's cache objects, one for each layer of the model.
         nbytes: The memory of `cache`.
     """
 
@@ -29,15 +29,17 @@ class CachedPrefix:
 
 
 class PrefixCache:
-    """The most recently used prefixes, as many as the limit allows. Only the engine's thread uses this class.
+    """The most recently used prefixes, as many as the limit allows. Only the batch's thread uses this class.
 
     Args:
-        limit: The most bytes that the entries and the rows in progress may occupy together; 0 disables the cache.
+        limit: The most bytes that the entries and the keys and values in mlx-lm's generator may occupy together; 0
+            disables the cache.
     """
 
-    # mlx-lm's LRUPromptCache does the same with a trie of token ids. It does not count a use as recent, and its search
-    # takes time and memory proportional to the square of the length after the common part (0.3 s at 32,000 tokens and
-    # 1.1 s at 64,000, during which every row waits). Comparing arrays takes microseconds.
+    # mlx-lm's own LRUPromptCache is not used. Finding an entry there does not make it the most recently used. Its
+    # search, in a trie of token ids, takes time and memory proportional to the square of the number of tokens that
+    # differ (0.3 s at 32,000 tokens and 1.1 s at 64,000, during which every row waits). Comparing arrays takes
+    # microseconds.
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
@@ -45,14 +47,15 @@ class PrefixCache:
         self.entries: list[CachedPrefix] = []  # The least recently used entry comes first.
 
     def find(self, tokens: Sequence[int]) -> tuple[list[Any] | None, int, int]:
-        """Find the longest known beginning of a prompt.
+        """Find the longest beginning of a prompt whose keys and values are cached.
 
-        The last token of the prompt is always left to compute, because the output's first token is sampled from it.
+        The prompt's last token is never part of it: that token must be computed, because its logits give the output's
+        first token.
 
         Returns:
-            A copy of the cache of that beginning, or `None`; its length in tokens; and how many tokens the prompt
-            shares with any entry. The last number is greater than the length where an entry can't be truncated (sliding
-            windows, recurrent states); then storing the shared part as an entry of its own pays off.
+            A copy of the keys and values of that beginning, or `None`; the beginning's length in tokens; and the most
+            tokens that the prompt shares with an entry. The third number is greater than the second if that entry can't
+            be truncated to the shared tokens (models with sliding windows or recurrent states).
         """
         import numpy as np
         from mlx_lm.models.cache import can_trim_prompt_cache, trim_prompt_cache
@@ -68,48 +71,48 @@ class PrefixCache:
         if best is None:
             return None, 0, shared
         self._mark_used(best)
-        cache = copy.deepcopy(best.cache)  # The copy shares the arrays, which are never modified.
+        cache = copy.deepcopy(best.cache)  # The arrays are not copied; they are never modified.
         if length < len(best.tokens):
             trim_prompt_cache(cache, len(best.tokens) - length)
         return cache, length, shared
 
-    def store(self, tokens: Sequence[int], cache: list[Any], running: int) -> None:
-        """Store the keys and values of these tokens, all of which must have been computed.
+    def store(self, tokens: Sequence[int], cache: list[Any], reserved: int) -> None:
+        """Store keys and values, unless they exceed the limit or an entry contains them already.
 
         Args:
-            tokens: Exactly the tokens that the cache contains.
-            cache: The keys and values of these tokens alone.
-            running: The bytes of the rows in progress.
+            tokens: The token sequence.
+            cache: The keys and values of exactly these tokens.
+            reserved: The bytes of the limit that the generator needs.
         """
         import mlx.core as mx
         import numpy as np
         from mlx_lm.models.cache import can_trim_prompt_cache
 
         nbytes = sum(layer.nbytes for layer in cache)
-        if not nbytes or nbytes + running > self.limit:
+        if not nbytes or nbytes + reserved > self.limit:
             return
         new_tokens = np.asarray(tokens, np.int64)
         can_be_trimmed = can_trim_prompt_cache(cache)
         for entry in list(self.entries):
             common = common_prefix_length(entry.tokens, new_tokens)
             if common == len(new_tokens) and (common == len(entry.tokens) or can_trim_prompt_cache(entry.cache)):
-                self._mark_used(entry)
+                self._mark_used(entry)  # The entry can replace the new one.
                 return
             if common == len(entry.tokens) and can_be_trimmed:
-                self._remove(entry)
-        self.evict(running + nbytes)
-        # Evaluated now: a lazy array would keep the whole batch that it was extracted from in memory.
+                self._remove(entry)  # The new entry can replace this one.
+        self.evict(reserved + nbytes)
+        # MLX's arrays are lazy: without `eval`, they would keep the arrays of the whole batch in memory.
         mx.eval([layer.state for layer in cache])
         self.entries.append(CachedPrefix(new_tokens, cache, nbytes))
         self.nbytes += nbytes
 
-    def evict(self, running: int) -> None:
-        """Remove the least recently used entries until all fit the limit.
+    def evict(self, reserved: int) -> None:
+        """Remove the least recently used entries until the others fit into the limit.
 
         Args:
-            running: The bytes of the rows in progress.
+            reserved: The bytes of the limit that must stay free of entries.
         """
-        while self.entries and self.nbytes + running > self.limit:
+        while self.entries and self.nbytes + reserved > self.limit:
             self._remove(self.entries[0])
 
     def clear(self) -> None:

@@ -1,4 +1,4 @@
-"""One row of the batch: what goes into it, and what comes out of it."""
+"""One row of the batch: its request, its state, and the tokens and errors that its caller receives."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from modelport.local.token_engine import EngineRequest
 
 @dataclass(slots=True)
 class SampledToken:
-    """A token of an output.
+    """One token of an output.
 
     Args:
         token: The token's id.
-        logprob: The token's log probability, where requested.
-        best: The most probable tokens with their log probabilities.
+        logprob: The token's log probability, if the call requests log probabilities.
+        best: The ids and log probabilities of the most probable tokens, if the call requests them.
         cached_tokens: How many tokens of the prompt were in the prefix cache; only with the first token.
         finish_reason: `stop` or `length`; only with the last token.
     """
@@ -32,15 +32,17 @@ class SampledToken:
 
 
 class BatchRow:
-    """One request, which waits or is in the batch.
+    """One request, which waits or is in mlx-lm's generator.
 
     Args:
         request: What to generate.
-        bias: See `logit_bias_from`.
-        matcher: The state of the row's grammar; `None` for free text.
-        notify: Receives each `SampledToken`, or the error that ends the request. It returns False once nobody listens.
+        bias: The numbers to add to logits, by token id.
+        matcher: The state of the output within its grammar; `None` for free text.
+        notify: Called with each `SampledToken`, or with the error that ends the row. It returns False if the caller no
+            longer listens.
     """
 
+    #: Changes the row's logits. The batch sets it when it inserts the row into the generator.
     processor: LogitsProcessor
 
     def __init__(
@@ -51,18 +53,30 @@ class BatchRow:
         notify: Callable[[SampledToken | ModelError], bool],
     ) -> None:
         self.request, self.bias, self.matcher, self.notify = request, bias, matcher, notify
-        #: Whether the row waits, or is in the batch.
-        self.in_progress = True
-        #: The id of the row in mlx-lm's generator.
+        #: Whether the row is neither waiting nor in the generator any more.
+        self.ended = False
+        #: The id of the row in the generator; -1 before the row is inserted.
         self.uid = -1
-        #: How many tokens of the prompt were in the prefix cache, until the first token is generated.
+        #: How many tokens of the prompt were in the prefix cache. This is `None` before the row is inserted into the
+        #: generator, and after the first token, with which the number is reported.
         self.cached_tokens: int | None = None
-        #: The tokens of prompt and output so far.
+        #: How many tokens prompt and output have so far.
         self.length = len(request.prompt.tokens)
+
+    @property
+    def is_prefilling(self) -> bool:
+        """Whether the row is in the generator, and its prompt is not completely computed."""
+        return self.cached_tokens is not None
 
 
 def logprobs_of(logits: Any, token: int, top: int) -> tuple[float, list[tuple[int, float]]]:
-    """Return the log probability of a token, and the most probable tokens with theirs."""
+    """Return the log probability of a token, and the ids and log probabilities of the most probable tokens.
+
+    Args:
+        logits: The logits, or log probabilities, of all tokens of the vocabulary.
+        token: The token's id.
+        top: How many of the most probable tokens to return.
+    """
     import mlx.core as mx
     import numpy as np
 
@@ -74,7 +88,7 @@ def logprobs_of(logits: Any, token: int, top: int) -> tuple[float, list[tuple[in
 
 
 def engine_error(error: Exception) -> ModelError:
-    """Return modelport's error for an exception in the engine's thread."""
+    """Return modelport's error for an exception in the batch's thread."""
     if isinstance(error, ModelError):
         return error
     text = str(error).partition("\n")[0] or type(error).__name__

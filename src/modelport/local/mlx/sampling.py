@@ -1,4 +1,4 @@
-"""Chooses the tokens of an output on MLX: from logits, by a call's parameters and its grammar."""
+"""Chooses the next token of an output from MLX's logits, by the parameters of the call and its grammar."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ def logit_bias_from(parameters: Mapping[str, Any], vocab_size: int) -> dict[int,
     Raises:
         InvalidRequest: The parameter is not a mapping from the vocabulary's token ids to numbers.
     """
-    given = parameters.get("logit_bias") or {}
+    logit_bias = parameters.get("logit_bias") or {}
     try:
-        bias = {int(token): float(value) for token, value in given.items()}
+        bias = {int(token): float(value) for token, value in logit_bias.items()}
     except (AttributeError, TypeError, ValueError):
-        raise InvalidRequest(f"logit_bias={given!r}: must be a dict from token ids to numbers") from None
+        raise InvalidRequest(f"logit_bias={logit_bias!r}: must be a dict from token ids to numbers") from None
     for token in bias:
         if not 0 <= token < vocab_size:
             raise InvalidRequest(f"logit_bias: the model has no token {token}; its ids are 0 to {vocab_size - 1}")
@@ -29,14 +29,14 @@ def logit_bias_from(parameters: Mapping[str, Any], vocab_size: int) -> dict[int,
 
 
 def make_sampler(parameters: Mapping[str, Any], vocab_size: int) -> Callable[[Any], Any]:
-    """Return a function from log probabilities of shape (1, vocabulary) to a token.
+    """Return a function that chooses a token, given log probabilities of shape (1, vocabulary).
 
     Temperature is applied first, then `top_k`, `top_p` and `min_p`, as in transformers and vLLM. Each request has its
-    own random generator, so other rows of the batch do not change its output.
+    own random number generator, so other rows of the batch do not change its output.
 
     Args:
-        parameters: `temperature` (by default 0, which is greedy; 1 where another parameter requests sampling), `top_k`,
-            `top_p`, `min_p`, `seed`.
+        parameters: `temperature`, `top_k`, `top_p`, `min_p` and `seed`. A temperature of 0 means greedy decoding. The
+            default temperature is 1 if `top_k`, `top_p` or `min_p` is set, otherwise 0.
         vocab_size: The length of the logits.
     """
     import mlx.core as mx
@@ -45,9 +45,8 @@ def make_sampler(parameters: Mapping[str, Any], vocab_size: int) -> Callable[[An
     top_k, top_p, min_p = (parameters.get(name) for name in ("top_k", "top_p", "min_p"))
     temperature = parameters.get("temperature", 1.0 if top_k or top_p or min_p else 0.0)
     if temperature == 0:
-        greedy: Callable[[Any], Any] = (
-            greedy_sampler  # The same function for all rows: mlx-lm calls it once for all of them.
-        )
+        # All greedy rows must have the same function: then mlx-lm calls it once for all rows.
+        greedy: Callable[[Any], Any] = greedy_sampler
         return greedy
     key = mx.random.key(parameters.get("seed", secrets.randbits(64)) % 2**64)
 
@@ -70,16 +69,16 @@ def make_sampler(parameters: Mapping[str, Any], vocab_size: int) -> Callable[[An
 class LogitsProcessor:
     """Changes the logits of one row before its next token is chosen, and advances the row's grammar.
 
-    A call never raises, because an exception in the batch generator would end every row. It sets `error` instead, and
-    the row ends with that error. The generator runs one step ahead, so the processor may be called once more after the
-    row's last token.
+    mlx-lm's generator calls the processor in each step. The processor never raises, because an exception in the
+    generator would end every row. It sets `error` instead, and the batch ends the row with that error. The generator
+    computes one step ahead, so it may call the processor once more after the row's last token.
 
     Args:
         parameters: `repetition_penalty` (over prompt and output), `presence_penalty` and `frequency_penalty` (over the
-            output), `logits_processors` (the caller's own), `logprobs`.
-        bias: See `logit_bias_from`.
+            output), `logits_processors` (the caller's own functions), and `logprobs`.
+        bias: The numbers to add to logits, by token id.
         prompt_length: The number of tokens in the prompt.
-        matcher: The state of the row's grammar; `None` for free text.
+        matcher: The state of the output within its grammar; `None` for free text.
         eos: The token ids that end an output.
     """
 
@@ -92,14 +91,16 @@ class LogitsProcessor:
         eos: Collection[int],
     ) -> None:
         self._prompt_length, self._matcher, self._eos = prompt_length, matcher, eos
-        self._steps = _steps(parameters, bias, prompt_length)
-        #: Whether the row needs a processor at all.
-        self.is_needed = bool(self._steps or matcher)
+        self._adjustments = _adjustments(parameters, bias, prompt_length)
+        #: Whether the processor changes logits. If not, the batch does not pass it to the generator.
+        self.is_needed = bool(self._adjustments or matcher)
         self._stores_logits = bool(parameters.get("logprobs"))
-        #: The model's own logits for the next tokens, where log probabilities are requested.
-        self.logits: deque[Any] = deque()
-        #: Whether the grammar allows nothing to follow.
+        #: The logits before the processor changed them, if the call requests log probabilities. The processor adds an
+        #: element in each step; the batch removes it when it reads the token of that step.
+        self.original_logits: deque[Any] = deque()
+        #: Whether the output is complete: the grammar allows no further token.
         self.is_complete = False
+        #: The error that a call of the processor caught.
         self.error: Exception | None = None
 
     def __call__(self, tokens: Any, logits: Any) -> Any:
@@ -110,26 +111,27 @@ class LogitsProcessor:
             logits: The model's logits, of shape (1, vocabulary).
         """
         if self._stores_logits:
-            self.logits.append(logits[0])
+            self.original_logits.append(logits[0])
         if self.error is not None or self.is_complete:
             return logits
         try:
-            return self._with_mask(tokens, self._with_steps(tokens, logits))
+            return self._mask(tokens, self._adjust(tokens, logits))
         except Exception as error:
             self.error = error
             return logits
 
-    def _with_steps(self, tokens: Any, logits: Any) -> Any:
+    def _adjust(self, tokens: Any, logits: Any) -> Any:
         shape = logits.shape
-        for step in self._steps:
-            logits = step(tokens, logits)
-            if logits.shape != shape:  # A wrong shape would fail later, where the rows are joined, for all of them.
+        for adjust in self._adjustments:
+            logits = adjust(tokens, logits)
+            if logits.shape != shape:  # With a wrong shape, joining the logits of all rows would fail later.
                 raise InvalidRequest(
-                    f"logits_processors: {step!r} returned the shape {logits.shape} for logits of shape {shape}"
+                    f"logits_processors: {adjust!r} returned the shape {logits.shape} for logits of shape {shape}"
                 )
         return logits
 
-    def _with_mask(self, tokens: Any, logits: Any) -> Any:
+    def _mask(self, tokens: Any, logits: Any) -> Any:
+        """Advance the grammar by the last token, and exclude the tokens that the grammar does not allow next."""
         import mlx.core as mx
 
         if self._matcher is None:
@@ -145,21 +147,22 @@ class LogitsProcessor:
         return mx.where(mx.array(self._matcher.allowed_tokens()), logits, -mx.inf)
 
 
-def _steps(
+def _adjustments(
     parameters: Mapping[str, Any], bias: Mapping[int, float], prompt_length: int
 ) -> list[Callable[[Any, Any], Any]]:
-    """Return the functions that change a row's logits, in order."""
+    """Return the functions that change a row's logits, in order. Each takes the tokens so far and the logits."""
     from mlx_lm.sample_utils import make_logits_processors
 
-    everything = 2**31 - 1  # By default mlx-lm considers only the last 20 tokens; other engines consider all tokens.
-    steps = list(make_logits_processors(dict(bias) or None))
+    # By default mlx-lm's penalties consider only the last 20 tokens; those of other engines consider all tokens.
+    all_tokens = 2**31 - 1
+    adjustments = list(make_logits_processors(logit_bias=dict(bias) or None))
     if (penalty := parameters.get("repetition_penalty", 1.0)) != 1.0:
-        steps += make_logits_processors(None, penalty, everything)
+        adjustments += make_logits_processors(repetition_penalty=penalty, repetition_context_size=all_tokens)
     for name in ("presence", "frequency"):
         if penalty := parameters.get(f"{name}_penalty"):
-            arguments = {f"{name}_penalty": penalty, f"{name}_context_size": everything}
-            steps += [
-                lambda tokens, logits, step=step: step(tokens[prompt_length:], logits)
-                for step in make_logits_processors(**arguments)
+            arguments = {f"{name}_penalty": penalty, f"{name}_context_size": all_tokens}
+            adjustments += [
+                lambda tokens, logits, adjust=adjust: adjust(tokens[prompt_length:], logits)
+                for adjust in make_logits_processors(**arguments)
             ]
-    return [*steps, *parameters.get("logits_processors", ())]
+    return [*adjustments, *parameters.get("logits_processors", ())]

@@ -16,20 +16,22 @@ from modelport.local.progress import shows_progress
 from modelport.local.vllm.processes import needs_caller_script
 from modelport.local.vllm.shared_engine import SharedEngine
 
-#: The default memory for keys and values on a CPU, in bytes; a quarter of the machine's memory where that is less.
+#: The default memory for keys and values on a CPU, in bytes. If a quarter of the machine's memory is less, the default
+#: is that quarter.
 CPU_CACHE_BYTES = 4 * 2**30
 
 _WEIGHT_FILES = ("*.safetensors", "*.bin", "*.pt", "*.pth", "*.gguf", "*.npz", "*.tensors")
 
 
 def import_vllm() -> None:
-    """Import vLLM. Its log is limited to errors on standard error, unless the user has configured it.
+    """Import vLLM, and limit its log to errors on standard error, unless the user has configured the log.
 
     Raises:
         MissingDependency: vLLM is not installed.
     """
     if "vllm" not in sys.modules:
-        # vLLM reads these variables when it is imported, also in its processes. By default it logs to standard output.
+        # vLLM reads these variables when it is imported, in this process and in those that it starts. By default it
+        # logs to standard output.
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
         os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")
     try:
@@ -44,26 +46,28 @@ def engine_args(model: Any) -> dict[str, Any]:
     """Return the fields of vLLM's `AsyncEngineArgs` for a `VLLMModel`.
 
     Raises:
-        InvalidRequest: A name in `model_kwargs` is unknown or is set twice, or a value is not supported.
+        InvalidRequest: A name in `model_kwargs` is unknown, or is also a parameter of `VLLMModel` that is set to
+            another value; or a value is not supported.
     """
     from vllm.engine.arg_utils import AsyncEngineArgs
 
     given = dict(model.model_kwargs or {})
     known = {field.name for field in dataclasses.fields(AsyncEngineArgs)}
-    settings = {"model": "model_id", "max_model_len": "context_length", "trust_remote_code": "trust_remote_code"}
+    # Fields of `AsyncEngineArgs`, and the parameters of `VLLMModel` that set them.
+    parameters = {"model": "model_id", "max_model_len": "context_length", "trust_remote_code": "trust_remote_code"}
     for name in given:
         if name not in known:
             close = get_close_matches(name, known, 1)
             hint = f"; did you mean {close[0]!r}?" if close else ""
             raise InvalidRequest(f"model_kwargs: vLLM's AsyncEngineArgs has no field {name!r}{hint}")
-        if name in settings and getattr(model, settings[name]) not in (None, False, given[name]):
-            raise InvalidRequest(f"model_kwargs: {name!r} is set twice, also as {settings[name]}")
+        if name in parameters and getattr(model, parameters[name]) not in (None, False, given[name]):
+            raise InvalidRequest(f"model_kwargs: {name!r} is set twice, also as {parameters[name]}")
     decoding = given.get("structured_outputs_config") or {}
     if isinstance(decoding, Mapping):
         if decoding.get("backend", "guidance") != "guidance":
             raise InvalidRequest(
                 "model_kwargs: structured_outputs_config['backend'] must be 'guidance', because modelport writes every "
-                f"grammar in its dialect; not {decoding['backend']!r}"
+                f"grammar in guidance's dialect; not {decoding['backend']!r}"
             )
         given["structured_outputs_config"] = {**decoding, "backend": "guidance"}
     if model.context_length is not None:
@@ -74,9 +78,9 @@ def engine_args(model: Any) -> dict[str, Any]:
 
 
 def _cpu_memory(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the memory for keys and values on a CPU, where the user has not set it.
+    """Return the field that limits the memory for keys and values on a CPU; empty if the user has set a limit.
 
-    By default vLLM takes 92 % of the machine's memory, and does not start where less than that is free.
+    By default vLLM takes 92 % of the machine's memory, and does not start if less than that is free.
     """
     import psutil  # vLLM depends on it.
     from vllm.platforms import current_platform
@@ -93,7 +97,7 @@ def start_engine(model: Any, given: dict[str, Any]) -> SharedEngine:
 
     Args:
         model: The `VLLMModel`.
-        given: See `engine_args`.
+        given: The fields of vLLM's `AsyncEngineArgs`, as `engine_args` returns them.
 
     Raises:
         NotFoundError: There is no such model, or it has no weights or no tokenizer.
@@ -118,9 +122,8 @@ def start_engine(model: Any, given: dict[str, Any]) -> SharedEngine:
         raise InvalidRequest(
             f"vLLM can't load {given['model']!r} with these settings: {error}", model_id=model.model_id
         ) from error
-    load_tokenizer(
-        config.model_config, model.chat_template
-    )  # A problem is found now, and not after a minute of loading.
+    # The tokenizer is loaded here only to find a problem before the engine starts, which takes up to a minute.
+    load_tokenizer(config.model_config, model.chat_template)
     options = {"disable_log_stats": args.disable_log_stats, "enable_log_requests": args.enable_log_requests}
     try:
         return SharedEngine(
@@ -137,7 +140,7 @@ def start_engine(model: Any, given: dict[str, Any]) -> SharedEngine:
 
 
 def load_tokenizer(config: Any, chat_template: str | None = None) -> tuple[Any, str]:
-    """Return the model's tokenizer, as transformers loads it, and the source of its chat template.
+    """Return the model's tokenizer, as transformers loads it, and the source text of its chat template.
 
     Args:
         config: vLLM's `ModelConfig`.
@@ -145,7 +148,7 @@ def load_tokenizer(config: Any, chat_template: str | None = None) -> tuple[Any, 
 
     Raises:
         NotFoundError: There is no tokenizer.
-        InvalidRequest: The tokenizer is slow, or has no chat template.
+        InvalidRequest: The tokenizer is not a fast one (of the `tokenizers` package), or has no chat template.
     """
     from transformers import AutoTokenizer
 

@@ -1,4 +1,4 @@
-"""`VLLMModel`: a model on vLLM, and how a request becomes vLLM's."""
+"""`VLLMModel`: a model that runs on vLLM, and the translation of its requests into vLLM's parameters."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ from modelport.local.vllm.shared_engine import SharedEngine, acquire_shared_engi
 from modelport.types.capabilities import Capabilities
 from modelport.types.content import Image
 
-#: The fields of vLLM's SamplingParams that modelport sets itself, or whose result has no field in a message.
+#: Fields of vLLM's `SamplingParams` that callers can't set: modelport sets them itself, or a message has no field for
+#: their result.
 RESERVED_PARAMETERS = frozenset(
     """
     n stop max_tokens logprobs prompt_logprobs prompt_logprob_token_ids prompt_logprob_start logprob_token_ids
@@ -30,36 +31,40 @@ RESERVED_PARAMETERS = frozenset(
     skip_clone output_text_buffer_length structured_outputs guided_decoding routed_experts_prompt_start
     """.split()  # noqa: SIM905
 )
-#: A call or a generation_config.json that sets one of these requests sampling instead of greedy decoding.
+#: Decoding is greedy unless the call, the constructor or the model's generation_config.json sets one of these.
 _SAMPLING_PARAMETERS = frozenset({"temperature", "top_p", "top_k", "min_p", "seed"})
+#: vLLM's finish reasons of complete outputs, and modelport's names for them.
 _FINISH_REASONS = {"stop": "stop", "length": "length", "repetition": "stop"}
 
 
 class VLLMModel(TokenEngineModel["_VLLMEngine"]):
     """A model on vLLM.
 
-    Requests share the engine and its prefix cache: an agent's next turn computes only its new tokens; the others are
-    reported as `cached_input_tokens`. Models of equal `model_id`, `model_kwargs`, `context_length` and
-    `trust_remote_code` in one process share one engine, which is freed when the last of them is closed.
+    Requests share the engine and its prefix cache: an agent's next turn computes only its new tokens; the other tokens
+    of the prompt are reported as `cached_input_tokens`. `VLLMModel` objects with equal `model_id`, `model_kwargs`,
+    `context_length` and `trust_remote_code` in one process share one engine, which is freed when the last of them is
+    closed.
 
-    If neither the call, nor the constructor, nor the model's generation_config.json sets a temperature or another
-    sampling parameter, the most probable token is chosen.
+    Decoding is greedy, unless the call, the constructor or the model's generation_config.json sets a temperature or
+    another sampling parameter.
 
     vLLM's own log is limited to errors, on standard error; set `VLLM_LOGGING_LEVEL` to see more.
 
     Args:
         model_id: A folder, or `owner/repo` on the Hugging Face Hub.
-        model_kwargs: Further fields of vLLM's `AsyncEngineArgs`, as `{"tensor_parallel_size": 2, "dtype": "bfloat16",
-            "distributed_executor_backend": "ray"}`.
+        model_kwargs: Further fields of vLLM's `AsyncEngineArgs`, such as `{"tensor_parallel_size": 2, "dtype":
+            "bfloat16", "distributed_executor_backend": "ray"}`.
             See https://docs.vllm.ai/en/latest/configuration/engine_args.html
-        apply_chat_template_kwargs: Variables for the chat template, as `{"enable_thinking": False}`. The variables of a
-            call take precedence.
+        apply_chat_template_kwargs: Variables for the chat template, such as `{"enable_thinking": False}`. The variables
+            of a call take precedence.
         context_length: The most tokens of prompt and output in one request (vLLM's `max_model_len`); by default the
             model's own limit.
         chat_template: A Jinja template instead of the model's own.
         trust_remote_code: Whether Python code from the model's repository may run.
-        progress: Whether to show on standard error that the model is being loaded; by default where that is a terminal.
-        **settings: See `Model`; also vLLM's `SamplingParams`, as `min_tokens`, `logit_bias`, `bad_words`.
+        progress: Whether to show on standard error that the model is being loaded; by default if standard
+            error is a terminal.
+        **settings: See `Model`; also fields of vLLM's `SamplingParams`, such as `min_tokens`, `logit_bias`,
+            `bad_words`.
             See https://docs.vllm.ai/en/latest/api/vllm/sampling_params.html
 
     Raises:
@@ -74,7 +79,7 @@ class VLLMModel(TokenEngineModel["_VLLMEngine"]):
     """
 
     extra: ClassVar[str] = "vllm"
-    #: Settings that name classes for vLLM to import. `backend` is a setting of its compilation.
+    #: Settings that make vLLM import a class by its name. `backend` is a field of vLLM's `CompilationConfig`.
     code_settings: ClassVar[Mapping[str, Callable[[Any], bool]]] = {
         "*logits_processors": bool,
         "hf_overrides": lambda value: value is not None and not isinstance(value, Mapping),
@@ -95,7 +100,7 @@ class VLLMModel(TokenEngineModel["_VLLMEngine"]):
         **settings: Any,
     ) -> None:
         super().__init__(name_or_path(model_id), **settings)
-        check_integers(1, context_length=context_length)
+        check_integers(minimum=1, context_length=context_length)
         for name, value in (("model_kwargs", model_kwargs), ("apply_chat_template_kwargs", apply_chat_template_kwargs)):
             if value is not None and not isinstance(value, Mapping):
                 raise InvalidRequest(f"{name} must be a dict, not {type(value).__name__}")
@@ -111,7 +116,7 @@ class VLLMModel(TokenEngineModel["_VLLMEngine"]):
         return _VLLMEngine(self)
 
     def _check_parameters(self) -> None:
-        """Do nothing: vLLM's parameters are known only after vLLM has been imported, so each call checks them."""
+        """Do nothing: vLLM's parameters are known only after vLLM is imported. Each call checks its parameters."""
 
     def _declare(self) -> Capabilities:
         names = self._engine().parameters
@@ -120,9 +125,10 @@ class VLLMModel(TokenEngineModel["_VLLMEngine"]):
 
 
 class _VLLMEngine:
-    """The engine of one model: its own tokenizer and chat template, and an engine that it shares with other models."""
+    """The engine of one `VLLMModel`: its tokenizer and chat template, and a `SharedEngine` that others may use too."""
 
     def __init__(self, model: VLLMModel) -> None:
+        # `_inheriting` is True while a process that multiprocessing has spawned imports its parent's script.
         if getattr(multiprocessing.current_process(), "_inheriting", False):
             raise ModelError(
                 "this script is being imported by a process that it has started: if model_kwargs contains classes of "
@@ -136,14 +142,14 @@ class _VLLMEngine:
         with loading_indicator(model):
             self.shared = acquire_shared_engine(repr(sorted(given.items())), lambda: start_engine(model, given))
         self._finalizer = weakref.finalize(self, _release_in_thread, self.shared)
-        self._finalizer.atexit = False  # At exit, `close` is called.
+        self._finalizer.atexit = False  # At exit, `runtime.lifecycle` calls `close`.
         try:
             self._read_config(model)
         except BaseException:
             self.close()
             raise
         names = SamplingParams.__struct_fields__
-        #: The parameters that callers may pass.
+        #: The names of vLLM's sampling parameters that callers may pass.
         self.parameters = frozenset(name for name in names if name[0] != "_") - RESERVED_PARAMETERS
 
     def _read_config(self, model: VLLMModel) -> None:
@@ -161,11 +167,11 @@ class _VLLMEngine:
         self._defaults: dict[str, Any] = config.get_diff_sampling_param()
 
     def encode_prompt(self, text: str, images: list[Image]) -> Prompt:
-        """See `TokenEngine.encode_prompt`."""
+        """Encode a rendered conversation. `images` is always empty: this backend declares only text input."""
         return Prompt(self.tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).ids)
 
     async def run(self, request: EngineRequest) -> AsyncGenerator[TokenBatch, None]:
-        """See `TokenEngine.run`."""
+        """Generate an output. Closing the generator stops the request."""
         params = self._sampling_params(request)
         top = request.parameters.get("top_logprobs") or 0
         is_first = True
@@ -189,15 +195,15 @@ class _VLLMEngine:
 
         given = {**self._defaults, **request.parameters, "max_tokens": request.max_tokens, "detokenize": False}
         if not _SAMPLING_PARAMETERS & given.keys():
-            given["temperature"] = 0  # As in transformers; vLLM's own default is 1.
+            given["temperature"] = 0  # The default of other local models; vLLM's own default is 1.
         logprobs, top = given.pop("logprobs", False), given.pop("top_logprobs", 0)
         if logprobs:
             given["logprobs"] = top or 0
         if "seed" in given:
-            given["seed"] &= 2**63 - 1  # For vLLM, -1 means that there is no seed.
+            given["seed"] &= 2**63 - 1  # This makes the seed non-negative: vLLM takes -1 as "no seed".
         try:
             params = msgspec.convert(given, SamplingParams, str_keys=True)
-        except Exception as error:  # msgspec raises its own type for a wrong type, and vLLM others for a wrong value.
+        except Exception as error:  # msgspec's error for a wrong type, or one of vLLM's errors for a wrong value.
             raise InvalidRequest(f"vLLM's SamplingParams: {error}") from None
         params.output_kind = RequestOutputKind.DELTA
         if request.lark is not None:
@@ -206,11 +212,12 @@ class _VLLMEngine:
 
     def _logprobs(self, completion: Any, top: int) -> list[dict[str, Any]]:
         entries = []
-        for token, known in zip(completion.token_ids, completion.logprobs, strict=True):
-            # The mask sets forbidden tokens to -inf, which JSON can't represent; services write -9999.
-            values = {other: max(item.logprob, -9999.0) for other, item in known.items()}
-            best = sorted(known, key=lambda other: (known[other].rank, other))[:top]
-            entries.append(logprobs_entry(self.tokenizer, token, values[token], [(o, values[o]) for o in best]))
+        for chosen, candidates in zip(completion.token_ids, completion.logprobs, strict=True):
+            # A token that the grammar forbids has -inf, which JSON can't represent; remote services write -9999.
+            values = {token: max(item.logprob, -9999.0) for token, item in candidates.items()}
+            best = sorted(candidates, key=lambda token: (candidates[token].rank, token))[:top]
+            best_values = [(token, values[token]) for token in best]
+            entries.append(logprobs_entry(self.tokenizer, chosen, values[chosen], best_values))
         return entries
 
     def detach_after_fork(self) -> None:
@@ -225,5 +232,5 @@ class _VLLMEngine:
 
 
 def _release_in_thread(engine: SharedEngine) -> None:
-    # The garbage collector may run in any thread, also in the thread of the engine's own loop.
+    # A finalizer may run in any thread, even in the engine's own, which can't wait for the engine to end.
     threading.Thread(target=release_shared_engine, args=(engine,), name="modelport-close", daemon=True).start()

@@ -1,7 +1,7 @@
 """The module that vLLM's processes import when they start, instead of the caller's script.
 
-`processes.without_caller_script` sets this module as the main module of the processes that multiprocessing spawns. A
-spawned process imports its main module under the name `__mp_main__`.
+A process that multiprocessing spawns imports the main module of its parent first, under the name `__mp_main__`.
+`processes.without_caller_script` has vLLM's processes import this module in its place.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ _PR_SET_PDEATHSIG = 1
 
 
 def prepare_process() -> None:
-    """Arrange that this process ends with its parent, and that a fatal error is written to the report file.
+    """Have this process end when its parent ends, and have it write the error that ends it to the report file.
 
     Otherwise a process whose parent was killed would never end, and never free its memory. Only Linux can end a process
-    with its parent; see prctl(2).
+    when its parent ends, by prctl(2).
     """
     libc = ctypes.CDLL(None)
     if hasattr(libc, "prctl"):
         libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-    original = BaseProcess.run
+    original_run = BaseProcess.run
 
     def run(self: BaseProcess) -> None:
         try:
-            original(self)
+            original_run(self)
         except Exception as error:
             with contextlib.suppress(OSError, KeyError):
                 Path(os.environ[REPORT_VARIABLE]).write_text(f"{type(error).__name__}: {error}")

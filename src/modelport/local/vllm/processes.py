@@ -1,13 +1,11 @@
 """How vLLM's processes start: without the caller's script, without Ctrl-C from the terminal, and without log output.
 
-The rules:
-
-- Where vLLM spawns a process, Python imports the caller's script in it first, and a script without
-  `if __name__ == "__main__"` would load the model again. `without_caller_script` has the process import `process_main`
-  instead.
-- Only if `model_kwargs` contains a class of the script, the script is imported (`needs_caller_script`).
-- A terminal sends Ctrl-C to every process, and vLLM takes it as the end of the engine. So the signal is masked in the
-  processes (`without_interrupts`).
+- A process that vLLM spawns would import the caller's script first. A script without `if __name__ == "__main__"` would
+  load the model again there. `without_caller_script` has the process import the module `process_main` instead. The
+  script is imported only if `model_kwargs` contains one of its classes (`needs_caller_script`).
+- A terminal sends Ctrl-C to every process, and a vLLM process that receives it ends the engine. So the processes start
+  with that signal blocked (`without_interrupts`).
+- The processes log only errors (`quiet`), and write the error that ends them to a file (`reported_errors`).
 """
 
 from __future__ import annotations
@@ -32,13 +30,16 @@ _QUIET_VARIABLES = {"PYTHONWARNINGS": "ignore", "TORCH_CPP_LOG_LEVEL": "ERROR", 
 def engine_processes() -> set[Any]:
     """Return the processes that vLLM has started from this process.
 
-    The workers that those processes started are not included; they end together with them.
+    Worker processes that those processes have started are not included; they end when those processes end.
     """
     return {p for p in multiprocessing.active_children() if "EngineCore" in p.name or "Coordinator" in p.name}
 
 
 def needs_caller_script(settings: Mapping[str, Any]) -> bool:
-    """Return whether vLLM's processes need the caller's script, because the settings contain a class of it."""
+    """Return whether vLLM's processes must import the caller's script: the settings contain a class of the script.
+
+    The result is also True if the settings can't be pickled.
+    """
     try:
         return b"__main__" in pickle.dumps(dict(settings))
     except Exception:
@@ -47,7 +48,10 @@ def needs_caller_script(settings: Mapping[str, Any]) -> bool:
 
 @contextlib.contextmanager
 def reported_errors() -> Iterator[None]:
-    """Raise the error that ended a process started meanwhile, instead of an error that only says that it ended."""
+    """If a process that starts in this context fails, raise an exception with that process's own error.
+
+    The exception that vLLM raises in this process says only that a process has ended.
+    """
     with tempfile.TemporaryDirectory(prefix="modelport-") as folder:
         report = Path(folder) / "report"
         os.environ[process_main.REPORT_VARIABLE] = str(report)
@@ -63,7 +67,7 @@ def reported_errors() -> Iterator[None]:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Limit the log of the processes that start meanwhile to errors."""
+    """Limit the log of the processes that start in this context to errors."""
     set_here = {name: value for name, value in _QUIET_VARIABLES.items() if name not in os.environ}
     os.environ.update(set_here)
     try:
@@ -75,13 +79,13 @@ def quiet() -> Iterator[None]:
 
 @contextlib.contextmanager
 def without_caller_script() -> Iterator[None]:
-    """Have the processes that this thread spawns import `process_main` instead of the caller's script."""
+    """Have the processes that this thread spawns in this context import `process_main`, not the caller's script."""
     from multiprocessing import spawn
 
-    original, this_thread = spawn.get_preparation_data, threading.get_ident()
+    original_function, this_thread = spawn.get_preparation_data, threading.get_ident()
 
     def preparation_data(name: str) -> dict[str, Any]:
-        data = original(name)
+        data = original_function(name)
         if threading.get_ident() == this_thread:
             data.pop("init_main_from_path", None)
             data["init_main_from_name"] = process_main.__name__
@@ -91,18 +95,20 @@ def without_caller_script() -> Iterator[None]:
     try:
         yield
     finally:
-        spawn.get_preparation_data = original
+        spawn.get_preparation_data = original_function
 
 
 @contextlib.contextmanager
 def without_interrupts() -> Iterator[None]:
-    """Have the processes that this thread starts inherit a signal mask that blocks Ctrl-C.
+    """Block Ctrl-C (SIGINT) in the processes that this thread starts in this context.
 
-    A terminal sends Ctrl-C to every process. It is to end a call, and not the engine.
+    A terminal sends Ctrl-C to every process. It must end the caller's current call, and not the engine.
     """
     from multiprocessing import resource_tracker
 
-    resource_tracker.ensure_running()  # Started later, it would clear the mask.
+    # Starting a process may start multiprocessing's resource tracker, which unblocks SIGINT in this thread. So it is
+    # started before SIGINT is blocked.
+    resource_tracker.ensure_running()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield

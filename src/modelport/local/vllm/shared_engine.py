@@ -1,8 +1,8 @@
 """One engine of vLLM, which models with equal settings share.
 
 vLLM's `AsyncLLM` belongs to one event loop, so each engine has a thread with its own loop. `SharedEngine.outputs` runs
-a request there, and passes the outputs to the event loop of the caller. Models acquire an engine with
-`acquire_shared_engine`; when the last model releases it, the engine and its processes end.
+a request on the engine's loop, and passes vLLM's outputs to the event loop of the caller. Models acquire an engine with
+`acquire_shared_engine`. When the last model releases the engine, the engine and its processes end.
 """
 
 from __future__ import annotations
@@ -30,40 +30,44 @@ from modelport.local.vllm.processes import (
 )
 from modelport.runtime.lifecycle import CLOSE_TIMEOUT
 
-#: How long vLLM's processes may take to end by themselves before they are killed, in seconds: they take 3 s on an
-#: idle machine, and 10 s on a busy one. Processes that are killed leave shared memory behind.
+#: How long vLLM's processes may take to end by themselves before they are killed, in seconds. They take 3 s on an idle
+#: machine, and 10 s on a busy one. A process that is killed does not free its shared memory.
 SHUTDOWN_TIMEOUT = 20.0
 
+#: Marks the last item that a request passes to its caller.
 _END = object()
+#: The engines by their settings.
 _engines: dict[str, SharedEngine] = {}
 _engines_lock = threading.RLock()
-#: The thread in which an engine is being loaded. There is at most one, because loading holds `_engines_lock`. By its id
-#: `_after_fork` recognises a process that vLLM forks while it loads.
-_loading_thread: int | None = None
+#: The id of the thread in which an engine is being loaded. There is at most one, because loading holds `_engines_lock`.
+#: In a forked process, `_after_fork` compares it to find out whether vLLM forked the process while loading.
+_loading_thread_id: int | None = None
 
 
 class SharedEngine:
     """One `AsyncLLM` on the event loop of its own thread, in the process that made it.
 
-    Models with equal settings share it, because a GPU seldom has memory for the same weights twice.
+    Models with equal settings share the engine, because a GPU seldom has memory for the same weights twice.
 
     Args:
-        config: A `VllmConfig`.
-        make: Makes the `AsyncLLM`; called on the loop.
-        with_caller_script: Whether the engine's processes import the caller's script, as multiprocessing's `spawn`
-            has them do.
+        config: The engine's configuration, a `VllmConfig`.
+        make: Makes the `AsyncLLM`; called on the engine's loop.
+        with_caller_script: Whether the engine's processes import the caller's script when they start, which is the
+            default of multiprocessing's `spawn`.
     """
 
     def __init__(self, config: Any, make: Callable[[], Any], with_caller_script: bool = False) -> None:
         self.pid = os.getpid()
         self.config = config
+        #: How many models use the engine.
         self.users = 0
         self.loop = asyncio.new_event_loop()
         self.llm: Any = None
+        #: The requests in progress: one task on the engine's loop for each.
         self._tasks: set[asyncio.Task[None]] = set()
         self._closed = False
         self._detached = False
-        before = engine_processes()
+        processes_before = engine_processes()
         ready: Future[Any] = Future()
         self._thread = threading.Thread(
             target=self._serve, args=(make, with_caller_script, ready), name="modelport-vllm", daemon=True
@@ -73,30 +77,31 @@ class SharedEngine:
             self.llm = ready.result()
         except BaseException:
             # `BaseException` includes Ctrl-C. Killing the processes makes `make` fail, which ends the thread.
-            for process in engine_processes() - before:
+            for process in engine_processes() - processes_before:
                 process.kill()
             self._thread.join(SHUTDOWN_TIMEOUT)
             raise
-        self.processes = engine_processes() - before
+        self.processes = engine_processes() - processes_before
 
     def _serve(self, make: Callable[[], Any], with_caller_script: bool, ready: Future[Any]) -> None:
-        global _loading_thread
+        global _loading_thread_id
         asyncio.set_event_loop(self.loop)
-        _loading_thread = threading.get_ident()
+        _loading_thread_id = threading.get_ident()
 
+        # `make` is called in a coroutine, because vLLM starts tasks on the running loop when it makes an `AsyncLLM`.
         async def load() -> Any:
             return make()
 
         try:
-            script = contextlib.nullcontext() if with_caller_script else without_caller_script()
-            with reported_errors(), quiet(), without_interrupts(), script:
+            script_context = contextlib.nullcontext() if with_caller_script else without_caller_script()
+            with reported_errors(), quiet(), without_interrupts(), script_context:
                 llm = self.loop.run_until_complete(load())
         except BaseException as error:
             self.loop.close()
             ready.set_exception(error)
             return
         finally:
-            _loading_thread = None
+            _loading_thread_id = None
         ready.set_result(llm)
         del llm
         self.loop.run_forever()
@@ -104,6 +109,8 @@ class SharedEngine:
 
     async def outputs(self, prompt: Mapping[str, Any], params: Any) -> AsyncGenerator[Any, None]:
         """Yield vLLM's outputs for one prompt, on the caller's event loop. Closing the generator stops the request.
+
+        A task on the engine's loop runs the request, and puts each output into a queue on the caller's loop.
 
         Raises:
             InvalidRequest: vLLM refuses the request.
@@ -113,15 +120,15 @@ class SharedEngine:
         """
         if self._closed:
             raise model_closed()
-        loop = asyncio.get_running_loop()
+        caller_loop = asyncio.get_running_loop()
         items: asyncio.Queue[Any] = asyncio.Queue()
         ended = asyncio.Event()
         task: asyncio.Task[None] | None = None
 
-        def notify(callback: Callable[..., Any], *args: Any) -> None:
+        def call_on_caller_loop(callback: Callable[..., Any], *args: Any) -> None:
             try:
-                loop.call_soon_threadsafe(callback, *args)
-            except RuntimeError:  # The caller's event loop has ended.
+                caller_loop.call_soon_threadsafe(callback, *args)
+            except RuntimeError:  # The caller's event loop is closed.
                 if task is not None:
                     task.cancel()
 
@@ -131,27 +138,27 @@ class SharedEngine:
             try:
                 async with aclosing(llm.generate(prompt, params, request_id)) as outputs:
                     async for output in outputs:
-                        notify(items.put_nowait, output)
+                        call_on_caller_loop(items.put_nowait, output)
             except asyncio.CancelledError:
-                # A request that is cancelled before it has reached vLLM's process is not aborted by vLLM itself.
+                # vLLM does not abort a request that is cancelled before the request has reached vLLM's process.
                 with contextlib.suppress(Exception):
                     await llm.abort(request_id)
                 error = model_closed()
             except Exception as raised:
                 error = engine_error(raised)
-            notify(items.put_nowait, (_END, error))
+            call_on_caller_loop(items.put_nowait, (_END, error))
 
-        def end(task: asyncio.Task[None]) -> None:
+        def on_task_done(task: asyncio.Task[None]) -> None:
             self._tasks.discard(task)
-            if task.cancelled():  # It was cancelled before its first step, so `forward_outputs` did not run at all.
-                notify(items.put_nowait, (_END, model_closed()))
-            notify(ended.set)
+            if task.cancelled():  # The task was cancelled before `forward_outputs` began to run.
+                call_on_caller_loop(items.put_nowait, (_END, model_closed()))
+            call_on_caller_loop(ended.set)
 
         def start() -> None:
             nonlocal task
             task = self.loop.create_task(forward_outputs())
             self._tasks.add(task)
-            task.add_done_callback(end)
+            task.add_done_callback(on_task_done)
 
         def stop() -> None:
             if task is not None:
@@ -165,16 +172,17 @@ class SharedEngine:
             while True:
                 item = await items.get()
                 if type(item) is tuple and item[0] is _END:
-                    if item[1] is not None:
-                        raise item[1]
+                    error = item[1]
+                    if error is not None:
+                        raise error
                     return
                 yield item
         finally:
-            with contextlib.suppress(RuntimeError):  # The engine's loop has ended, and the request with it.
+            with contextlib.suppress(RuntimeError):  # The engine's loop is closed, so the request has ended.
                 self.loop.call_soon_threadsafe(stop)
-            # A loop that shuts down closes all its generators at once. If this one waited for the engine, the
-            # generators that read it could not be closed; see `runtime.threads.iterate_in_thread`.
-            if not getattr(loop, "_asyncgens_shutdown_called", False):
+            # A loop that shuts down closes all its generators concurrently. If this generator waited for the engine,
+            # the generators that iterate over it would close it meanwhile, which raises "already running".
+            if not getattr(caller_loop, "_asyncgens_shutdown_called", False):
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(CLOSE_TIMEOUT):
                         await ended.wait()
@@ -192,8 +200,9 @@ class SharedEngine:
                 process.join(1)
 
     async def _shut_down(self) -> None:
-        llm, self.llm = self.llm, None  # Released now, because its destructor fails while the interpreter exits.
-        # First the requests in progress, then vLLM's own tasks, which would report that their engine has died.
+        llm, self.llm = self.llm, None  # Released now: at interpreter exit, its destructor would fail.
+        # The requests in progress are cancelled first, then vLLM's own tasks. If these ran on, they would report that
+        # the engine has died.
         for tasks in (set(self._tasks), asyncio.all_tasks() - {asyncio.current_task()}):
             for task in tasks:
                 task.cancel()
@@ -206,15 +215,16 @@ class SharedEngine:
             self.loop.stop()
 
     def detach_after_fork(self) -> None:
-        """Ensure that this process, a fork, never shuts down its parent's engine, whose processes are the parent's.
+        """Ensure that this process, a fork, never shuts down the engine of its parent process.
 
-        After a fork, `runtime.lifecycle` calls this through the engine of each model that shares this one.
+        Each model that shares the engine calls this once after a fork.
         """
         if self._detached:
             return
         self._detached = True
         never_destroy(self)
-        # When this process ends, Python would wait for the engine's processes, and vLLM's finalisers would end them.
+        # The engine's processes belong to the parent process. When this process ends, Python would wait for them, and
+        # vLLM's finalizers would end them.
         multiprocessing.process._children.difference_update(self.processes)  # type: ignore[attr-defined]
         client = getattr(self.llm, "engine_core", None)
         for holder in (client, getattr(getattr(client, "resources", None), "engine_manager", None)):
@@ -223,10 +233,10 @@ class SharedEngine:
 
 
 def acquire_shared_engine(key: str, make: Callable[[], SharedEngine]) -> SharedEngine:
-    """Return the engine that models with these settings share, and make it if it does not exist yet.
+    """Return the engine that models with equal settings share, and make it if it does not exist yet.
 
     Args:
-        key: Identifies the settings.
+        key: A string that is equal for equal settings.
         make: Makes the engine.
     """
     with _engines_lock:
@@ -238,7 +248,7 @@ def acquire_shared_engine(key: str, make: Callable[[], SharedEngine]) -> SharedE
 
 
 def release_shared_engine(engine: SharedEngine) -> None:
-    """Release an engine that was acquired; it ends when its last user releases it."""
+    """Release an engine for one of the models that use it. When the last model releases the engine, it is closed."""
     with _engines_lock:
         engine.users -= 1
         if engine.users:
@@ -249,11 +259,11 @@ def release_shared_engine(engine: SharedEngine) -> None:
 
 
 def _after_fork() -> None:
-    global _engines_lock, _loading_thread
-    # If the loading thread forked, this child is an engine process that vLLM starts.
-    if threading.get_ident() == _loading_thread:
+    global _engines_lock, _loading_thread_id
+    # If the loading thread forked this process, vLLM has started this process to run the engine in it.
+    if threading.get_ident() == _loading_thread_id:
         process_main.prepare_process()
-    _engines_lock, _loading_thread = threading.RLock(), None
+    _engines_lock, _loading_thread_id = threading.RLock(), None
 
 
 os.register_at_fork(after_in_child=_after_fork)
@@ -274,7 +284,7 @@ def engine_error(error: Exception) -> ModelError:
         failure = ServerError(f"vLLM failed: {error.__cause__ or error}")
     elif type(error).__name__ in ("QueueOverflowError", "MaxQueuedTokensError"):
         failure = RateLimited(f"vLLM's queue is full: {error}")
-    else:  # Errors from vLLM's validation arrive unchanged; all others arrive as EngineGenerateError.
+    else:  # vLLM raises an error of its validation unchanged, and every other error as EngineGenerateError.
         failure = InvalidRequest(f"vLLM refused the request: {error}")
     failure.__cause__ = error
     return failure

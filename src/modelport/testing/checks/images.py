@@ -12,7 +12,7 @@ from modelport.testing.subject import Subject
 
 
 def solid_png(colour: tuple[int, int, int], size: int = 32) -> bytes:
-    """Return a square PNG of one colour, made without any imaging library.
+    """Return a square PNG of one colour, without using an imaging library.
 
     Args:
         colour: Red, green and blue, each from 0 to 255.
@@ -33,7 +33,10 @@ def _image_messages(subject: Subject, colour: tuple[int, int, int]) -> list[dict
 
 
 def image_input(subject: Subject, model: Model) -> None:
-    """An image reaches the model: two images lead to two responses, or at least to other probabilities."""
+    """An image reaches the model: a red and a blue image lead to different log probabilities, or different text.
+
+    Without log probabilities, equal text shows nothing: the model may see both images and say the same about them.
+    """
     options: dict[str, Any] = {"temperature": 0, "max_tokens": 8}
     if model.capabilities.logprobs:
         options |= {"logprobs": True, "top_logprobs": 3}
@@ -50,7 +53,8 @@ def image_input(subject: Subject, model: Model) -> None:
 
 CHECKS = (
     Check(
-        "image input", "Two images lead to two responses.", image_input, lambda c: "image" in c.inputs,
-        lambda subject, model: model.generate(_image_messages(subject, (1, 2, 3))),
+        "image input", "Two images lead to two responses.", image_input,
+        is_supported=lambda capabilities: "image" in capabilities.inputs,
+        request_unsupported=lambda subject, model: model.generate(_image_messages(subject, (1, 2, 3))),
     ),
 )  # fmt: skip

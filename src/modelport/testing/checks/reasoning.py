@@ -1,4 +1,8 @@
-"""Conformance checks of reasoning: apart from the text, before structured output, and how much of it."""
+"""Conformance checks of reasoning.
+
+They check that the reasoning is separate from the text, that it may come before structured output, and that the model
+accepts the reasoning efforts that it declares.
+"""
 
 from __future__ import annotations
 
@@ -19,18 +23,18 @@ def _require_reasoning_prompt(subject: Subject) -> None:
 
 
 def reasoning(subject: Subject, model: Model) -> None:
-    """The model's reasoning is separate from its text, streamed and not, and can be sent back."""
+    """The model's reasoning is separate from its text, streamed or not, and can be sent in the next request."""
     _require_reasoning_prompt(subject)
     complete = model.generate(subject.prompt("reasoning"), temperature=0)
     with model.generate_stream(subject.prompt("reasoning"), temperature=0) as stream:
         deltas = list(stream)
     for message in (complete, stream.message):
-        assert message.reasoning, "there is no reasoning"
+        assert message.reasoning, "the message has no reasoning"
         assert message.content and message.reasoning not in message.text, "the reasoning is part of the text"
         assert "<think>" not in message.text and "</think>" not in message.text
     assert any(delta.reasoning for delta in deltas)
-    # Some services require the reasoning in the next request and refuse it where it was changed. So a message must be
-    # accepted in the form in which it was returned.
+    # Some services require the reasoning of earlier messages in the next request, and refuse it if it was changed. So
+    # the model must accept a message as it was returned, and as `to_dict` writes it.
     for previous in (complete, stream.message, complete.to_dict()):
         question = {"role": "user", "content": subject.prompt("reasoning")}
         model.generate([question, previous, {"role": "user", "content": subject.prompt("plain")}], temperature=0)
@@ -47,14 +51,19 @@ def structured_output_after_reasoning(subject: Subject, model: Model) -> None:
 
 
 def reasoning_effort(subject: Subject, model: Model) -> str:
-    """The efforts that the model supports are accepted; the others are refused."""
+    """The efforts that the model supports are accepted; the others are refused.
+
+    A model that supports a reasoning budget accepts every effort: modelport sends an effort that the model does not
+    support by name as a number of tokens.
+    """
     supported = [effort for effort in REASONING_EFFORTS if effort in model.capabilities.reasoning_efforts]
     for effort in supported or ["low"]:
         try:
             assert model.generate(subject.prompt("plain"), reasoning_effort=effort, temperature=0).finish_reason
         except InvalidOutput:
-            pass  # The reasoning took all of max_tokens, where the subject asks for structured output.
-    for effort in () if model.capabilities.reasoning_budget else {*REASONING_EFFORTS} - {"none", *supported}:
+            pass  # The model was created with an output type, and the reasoning took all of max_tokens.
+    refused = () if model.capabilities.reasoning_budget else {*REASONING_EFFORTS} - {"none", *supported}
+    for effort in refused:
         try:
             model.generate(subject.prompt("plain"), reasoning_effort=effort)
         except UnsupportedFeature:
@@ -64,14 +73,14 @@ def reasoning_effort(subject: Subject, model: Model) -> str:
 
 
 CHECKS = (
-    Check("reasoning", "The reasoning is separate from the text.", reasoning, lambda c: c.reasoning),
+    Check("reasoning", "The reasoning is separate from the text.", reasoning, is_supported=lambda c: c.reasoning),
     Check(
         "structured output after reasoning", "The reasoning is free text, and the text after it matches.",
-        structured_output_after_reasoning, lambda c: c.reasoning and Regex in c.grammars,
+        structured_output_after_reasoning, is_supported=lambda c: c.reasoning and Regex in c.grammars,
     ),
     Check(
         "reasoning effort", "The supported efforts are accepted, the others refused.", reasoning_effort,
-        lambda c: bool(c.reasoning_efforts or c.reasoning_budget),
-        lambda subject, model: model.generate(subject.prompt("plain"), reasoning_effort="low"),
+        is_supported=lambda c: bool(c.reasoning_efforts or c.reasoning_budget),
+        request_unsupported=lambda subject, model: model.generate(subject.prompt("plain"), reasoning_effort="low"),
     ),
 )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Conformance checks of how calls run: errors, concurrency, event loops, fork; secrets and saving."""
+"""Conformance checks of how calls run (errors, timeout, concurrency, event loops, fork), of secrets and of saving."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ from modelport.model import Model
 from modelport.testing.check import Check, NotChecked
 from modelport.testing.subject import Subject
 
-#: The expected type of error for each fault of a subject.
-_EXPECTED: dict[str, type[ModelError]] = {
+#: The type of error that each fault must raise, by the fault's name in `Subject.faults`.
+_EXPECTED_ERRORS: dict[str, type[ModelError]] = {
     "401": AuthenticationError,
     "404": NotFoundError,
     "429": RateLimited,
@@ -35,18 +35,19 @@ _EXPECTED: dict[str, type[ModelError]] = {
     "timeout": DeadlineExceeded,
     "refused": ConnectionFailed,
 }
+#: The number of concurrent calls.
 _CALLS = 8
 
 
 def errors(subject: Subject, model: Model) -> str:
-    """Each fault raises an error of its own type; sync and async, streamed and not."""
+    """Each fault raises the expected type of error, in all four methods that call a model."""
     if not subject.faults:
         raise NotChecked("no way is known to make this model's service fail")
     for name, make in subject.faults.items():
         for call in (_generate, _generate_stream, _agenerate, _agenerate_stream):
             try:
                 call(make(), subject.prompt("plain"))
-            except _EXPECTED[name] as error:
+            except _EXPECTED_ERRORS[name] as error:
                 assert error.model_id, f"{name}: the error does not name the model"
                 continue
             except ModelError as error:
@@ -88,7 +89,7 @@ def timeout(subject: Subject, model: Model) -> None:
 
 
 def concurrent_calls(subject: Subject, model: Model) -> str:
-    """Eight concurrent calls, from tasks and from threads, each return what they return alone."""
+    """Each of eight concurrent calls, from tasks and from threads, returns the text that it returns alone."""
     options: dict[str, Any] = {"temperature": 0, "max_tokens": 12}
     questions = [subject.prompt("numbered").replace("{n}", str(n + 1)) for n in range(_CALLS)]
     alone = [model.generate(question, **options).text for question in questions]
@@ -123,7 +124,10 @@ def _run_threads(*targets: Callable[[], object]) -> None:
 
 
 def event_loops(subject: Subject, model: Model) -> None:
-    """One model serves one event loop after another, two at once, and synchronous calls inside a running loop."""
+    """One model works in several event loops, one after another and two at once.
+
+    A synchronous call also works inside a running event loop.
+    """
     options: dict[str, Any] = {"temperature": 0, "max_tokens": 12}
 
     async def call() -> str:
@@ -145,22 +149,24 @@ def fork(subject: Subject, model: Model) -> None:
     model.generate(subject.prompt("plain"), max_tokens=4)
     reading, writing = os.pipe()
     child = os.fork()
-    if child == 0:  # No exception may leave this block: the child must not go on with the caller's program.
+    if child == 0:  # The child must not run the rest of the caller's program, so no exception may leave this block.
         try:
             text = model.generate(subject.prompt("plain"), max_tokens=4).text
             os.write(writing, text.encode()[:2000])
         except BaseException:
+            # The "!" marks an error for the parent.
             os.write(writing, b"!" + traceback.format_exc().encode()[-2000:])
         finally:
             os._exit(0)
     os.close(writing)
     # A child that loads an engine of its own may need half a minute.
-    output = _read_from_child(reading, child, 150.0)
+    output = _read_from_child(reading, child, seconds=150.0)
     assert output and not output.startswith("!"), f"the child wrote {output!r}"
     assert model.generate(subject.prompt("plain"), max_tokens=4).text
 
 
 def _read_from_child(reading: int, child: int, seconds: float) -> str:
+    """Read everything that the child writes to the pipe, and kill the child if it takes longer than `seconds`."""
     timer = threading.Timer(seconds, lambda: os.kill(child, 9))
     timer.start()
     try:
@@ -173,7 +179,10 @@ def _read_from_child(reading: int, child: int, seconds: float) -> str:
 
 
 def secrets(subject: Subject, model: Model) -> None:
-    """No key appears in repr, to_dict, pickle or in the traceback of an error with its local variables."""
+    """No API key appears in the model's repr, to_dict or pickle, or in an error, its pickle or its traceback.
+
+    The traceback includes the local variables of its frames.
+    """
     if not subject.secrets:
         raise NotChecked("no key of this model is known")
     texts: list[str] = [repr(model), str(model), repr(vars(model)), repr(model.to_dict()), repr(pickle.dumps(model))]
@@ -182,7 +191,7 @@ def secrets(subject: Subject, model: Model) -> None:
         try:
             faulty.generate(subject.prompt("plain"), max_tokens=4)
         except ModelError as error:
-            # The frame of this function is left out, because its local variables name the secrets.
+            # The frame of this function is left out, because its local variables contain the secrets.
             error.__traceback__ = error.__traceback__ and error.__traceback__.tb_next
             lines = traceback.TracebackException.from_exception(error, capture_locals=True).format()
             texts += [str(error), repr(error), repr(pickle.dumps(error)), *lines]
@@ -192,7 +201,7 @@ def secrets(subject: Subject, model: Model) -> None:
 
 
 def saving(subject: Subject, model: Model) -> None:
-    """A model can be restored by from_dict from the JSON of to_dict, and from a pickle."""
+    """A model can be restored from the JSON of `to_dict`, and from a pickle."""
     try:
         data = json.loads(json.dumps(model.to_dict()))
     except TypeError as error:

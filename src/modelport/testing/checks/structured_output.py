@@ -1,4 +1,4 @@
-"""Conformance checks of structured output: JSON schema, Python types, regex, choice, context-free grammar."""
+"""Conformance checks of structured output: JSON schemas, Python types, regexes, choices, context-free grammars."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ ENFORCEMENTS = ("enforced", "forced_tool", "validated")
 
 
 def generate_both_ways(subject: Subject, model: Model, prompt: str, **options: Any) -> list[ChatMessage]:
-    """Return the model's messages for one prompt, once without and once with streaming.
+    """Return the model's messages for one prompt: the first without streaming, the second with streaming.
 
     Args:
-        subject: The model under test.
-        model: The model of the subject.
+        subject: The subject of the check.
+        model: The model that `subject.make` has returned.
         prompt: The prompt.
         **options: Options of the call. They must contain `grammar`.
 
     Raises:
         InvalidOutput: The output does not match, although the model's capabilities say that it enforces the grammar.
-        NotChecked: The output does not match, and nothing enforces the grammar.
+        NotChecked: The output does not match, and the model's capabilities do not say that it enforces the grammar.
     """
     options = {"temperature": 0, "max_tokens": 200, **options}
     messages = []
@@ -53,13 +53,14 @@ def generate_both_ways(subject: Subject, model: Model, prompt: str, **options: A
             else:
                 messages.append(model.generate(prompt, **options))
         except InvalidOutput as error:
-            _raise_where_enforced(error, model, type(grammar_from(options["grammar"])))
+            _raise_for_invalid_output(error, model, type(grammar_from(options["grammar"])))
     for message in messages:
         assert message.enforcement in ENFORCEMENTS, f"enforcement is {message.enforcement!r}"
     return messages
 
 
-def _raise_where_enforced(error: InvalidOutput, model: Model, kind: type) -> None:
+def _raise_for_invalid_output(error: InvalidOutput, model: Model, kind: type) -> None:
+    """Raise the error if the model enforces this kind of output type; otherwise raise `NotChecked`."""
     if kind in model.capabilities.grammars:
         raise error
     raise NotChecked(f"nothing enforces the output here, and the model's output does not match: {error}") from None
@@ -91,7 +92,7 @@ def typed_output(subject: Subject, model: Model) -> str:
 
 
 def truncated_structured_output(subject: Subject, model: Model) -> None:
-    """Output truncated by max_tokens raises `InvalidOutput`, which keeps the text; streamed and not."""
+    """Output truncated by max_tokens raises `InvalidOutput` with the text so far, with and without streaming."""
     options: dict[str, Any] = {"grammar": SCHEMA, "temperature": 0, "max_tokens": 3}
     for streamed in (False, True):
         try:
@@ -107,7 +108,7 @@ def truncated_structured_output(subject: Subject, model: Model) -> None:
 
 
 def strict_structured_output(subject: Subject, model: Model) -> str:
-    """With strict=True the output type is enforced, or refused before anything is sent."""
+    """With strict=True, the output type is enforced, or the request is refused before anything is sent."""
     results = []
     grammars = {"a schema": SCHEMA, "a regex": Regex("[12][0-9]{3}"), "a choice": Choice("yes", "no")}
     for name, grammar in grammars.items():
@@ -124,7 +125,7 @@ def strict_structured_output(subject: Subject, model: Model) -> str:
 
 
 def structured_output_with_tools(subject: Subject, model: Model) -> str:
-    """With tools and an output schema, the response is a tool call or matches the schema; streamed and not."""
+    """With tools and an output schema, the response is a tool call or matches the schema, streamed or not."""
     results = set()
     for streamed, prompt in ((False, "tool"), (True, "tool"), (True, "schema")):
         options: dict[str, Any] = {"tools": TOOLS, "grammar": SCHEMA, "temperature": 0, "max_tokens": 80}
@@ -153,14 +154,14 @@ def structured_output_with_tools(subject: Subject, model: Model) -> str:
 
 
 def partial_objects(subject: Subject, model: Model) -> str:
-    """During a stream, the part of the JSON that has arrived can be read."""
+    """During a stream, `stream.partial` is the object that the JSON received so far contains."""
     states: list[Any] = []
     try:
         with model.generate_stream(subject.prompt("schema"), grammar=SCHEMA, temperature=0, max_tokens=200) as stream:
             for _ in stream:
                 states.append(stream.partial)
     except InvalidOutput as error:
-        _raise_where_enforced(error, model, JSONSchema)
+        _raise_for_invalid_output(error, model, JSONSchema)
     assert states and states[-1] == stream.message.parsed, (
         f"the last partial object is {states[-1:]}, the text {stream.message.text!r}"
     )
@@ -190,7 +191,7 @@ def choice(subject: Subject, model: Model) -> str:
 
 
 def context_free_grammar(subject: Subject, model: Model) -> str:
-    """The text matches a context-free grammar of balanced brackets, which no regular expression can describe."""
+    """The text matches a context-free grammar: balanced brackets, which no regular expression can describe."""
     grammar = Lark('start: list\nlist: "[" item ("," item){0,3} "]"\nitem: /[0-9]{1,2}/ | list')
     prompt = "Write a short nested list of numbers."
     try:
@@ -231,7 +232,8 @@ CHECKS = (
     Check("regex", "The whole text matches the regular expression.", regex),
     Check("choice", "The text is one of a few strings.", choice),
     Check(
-        "context-free grammar", "The text matches the grammar.", context_free_grammar, lambda c: Lark in c.grammars,
-        lambda subject, model: model.generate("hi", grammar=Lark('start: "a"')),
+        "context-free grammar", "The text matches the grammar.", context_free_grammar,
+        is_supported=lambda c: Lark in c.grammars,
+        request_unsupported=lambda subject, model: model.generate("hi", grammar=Lark('start: "a"')),
     ),
 )  # fmt: skip

@@ -40,9 +40,9 @@ def _assert_usable_calls(message: ChatMessage, names: set[str]) -> None:
 
 
 def tool_choice_auto(subject: Subject, model: Model) -> str:
-    """The model may call a tool or answer in text; an invalid call raises `InvalidToolCall`, which keeps its text.
+    """The model may call a tool or answer in text. An invalid call raises `InvalidToolCall` with the text of the call.
 
-    An answer in text is correct too, but it shows nothing about tools.
+    An answer in text is correct, but it shows nothing about tools: the outcome is then "not checked".
     """
     try:
         message = model.generate(subject.prompt("tool"), tools=TOOLS, temperature=0, max_tokens=150)
@@ -103,12 +103,12 @@ def tool_results(subject: Subject, model: Model) -> None:
     for history in ([question, calling, openai_result], [question, calling.to_dict(), smolagents_result]):
         message = model.generate(history, tools=TOOLS, tool_choice="none", temperature=0, max_tokens=40)
         assert message.text and not message.tool_calls, f"{message!r}"
-        # The history must also be accepted where the request does not offer the tools again.
+        # The history must also be accepted if the request offers no tools.
         model.generate(history, temperature=0, max_tokens=8)
 
 
 def streamed_tool_calls(subject: Subject, model: Model) -> None:
-    """The calls of a stream accumulate to those of a non-streaming response."""
+    """The tool calls of a stream accumulate to the calls of a non-streaming response."""
     options: dict[str, Any] = {"tools": TOOLS, "tool_choice": "required", "temperature": 0, "max_tokens": 200}
     complete = model.generate(subject.prompt("tool"), **options)
     with model.generate_stream(subject.prompt("tool"), **options) as stream:
@@ -133,8 +133,8 @@ CHECKS = (
     Check("tools: none", "The model must not call a tool.", tool_choice_none),
     Check(
         "parallel tool calls", "Several calls in one response are separate.", parallel_tool_calls,
-        lambda c: c.parallel_tool_calls,
+        is_supported=lambda c: c.parallel_tool_calls,
     ),
     Check("tool results", "A call and its result can be sent back.", tool_results),
-    Check("streamed tool calls", "They equal those of a non-streaming response.", streamed_tool_calls),
+    Check("streamed tool calls", "Streamed calls equal those of a non-streaming response.", streamed_tool_calls),
 )  # fmt: skip
