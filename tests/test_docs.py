@@ -77,7 +77,7 @@ def test_backend_of_the_docs_has_less_than_70_lines() -> None:
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[LlamaServer]:
-    with llama_server() as server:
+    with llama_server(slots=1) as server:
         yield server
 
 

@@ -38,7 +38,7 @@ class NoMockedResponses(AmazonBedrockServerModel):
 def real_weights() -> Iterator[Subject]:
     """boto3 on ministack, with llama.cpp behind it; credentials from the environment."""
     with (
-        llama_server(api_key=None) as engine,
+        llama_server(api_key=None, slots=1) as engine,
         ministack(engine.url) as server,
         environment_variable("AWS_ACCESS_KEY_ID", ACCESS_KEY),
         environment_variable("AWS_SECRET_ACCESS_KEY", SECRET_KEY),

@@ -42,7 +42,9 @@ def real_weights(folder: Path, make: MakeModel, server_count: int = 1) -> Iterat
     """llama.cpp's own HTTP servers, with real weights."""
     with ExitStack() as stack:
         projector = write_projector(folder)
-        servers = [stack.enter_context(llama_server(api_key=KEY, mmproj=projector)) for _ in range(server_count)]
+        servers = [
+            stack.enter_context(llama_server(api_key=KEY, mmproj=projector, slots=1)) for _ in range(server_count)
+        ]
         faults = stack.enter_context(models_with_faults(make))
         stack.enter_context(environment_variable("OPENAI_API_KEY", KEY))
         model = stack.enter_context(

@@ -154,7 +154,7 @@ def on_llamacpp_server(folder: Path, make: Callable[..., Model] = openai_model, 
     """A remote model on llama.cpp's own HTTP server, with the same weights and a projector."""
     make = partial(make, **settings)
     with ExitStack() as stack:
-        server = stack.enter_context(llama_server(api_key=KEY, mmproj=write_projector(folder)))
+        server = stack.enter_context(llama_server(api_key=KEY, mmproj=write_projector(folder), slots=1))
         url = server.base_url
         if make.func is azure_model:
             url = stack.enter_context(azure(server.url, KEY, deployment="smollm2", api_key=KEY)).url

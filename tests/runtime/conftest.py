@@ -29,7 +29,7 @@ def server(running_server: FaultServer) -> FaultServer:
 @pytest.fixture(scope="module")
 def llama() -> Iterator[LlamaServer]:
     """llama.cpp's own server."""
-    with llama_server(n_parallel=2, n_ctx=2 * 4096) as server:
+    with llama_server(slots=2) as server:
         yield server
 
 

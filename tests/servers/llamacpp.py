@@ -105,21 +105,24 @@ def llama_server(
     api_key: str | None = "test-key",
     mmproj: Path | str | None = None,
     deadline_s: float = 120.0,
+    slots: int = 4,
     **params: Any,
 ) -> Iterator[LlamaServer]:
-    """Serve a model with four slots of 4096 tokens.
+    """Serve a model with slots of 4096 tokens.
 
     Args:
         model_path: The GGUF file; by default `model_file()`.
         api_key: The key that the server requires; `None` for no key.
         mmproj: The GGUF file of a projector for images.
         deadline_s: How long the start may take, in seconds.
+        slots: How many requests are computed at once. With more than one slot, the text of a request may depend on the
+            requests that are computed in the same batch.
         **params: Fields of xllamacpp's CommonParams. A double underscore separates nested fields (sampling__temp=0.0).
     """
     path = Path(model_path) if model_path is not None else model_file()
     settings: dict[str, Any] = {
-        "n_parallel": 4,
-        "n_ctx": 4 * 4096,
+        "n_parallel": slots,
+        "n_ctx": slots * 4096,
         "verbosity": 0,
         # Two threads wait for each other by spinning: with one other busy process on a machine of two cores, decoding
         # became up to a hundred times slower. One thread is as fast.
