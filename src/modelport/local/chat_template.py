@@ -25,7 +25,7 @@ class ToolCallFormat:
 
     Args:
         begin: The mark before a call.
-        end: The mark after a call; empty where a call ends at the next call or at the end of the output.
+        end: The mark after a call; empty if a call ends at the next call or at the end of the output.
         parse: A parser for the text between the marks, from the engine's library. It takes that text and the tools in
             OpenAI's format, and returns a dict with `name` and `arguments`, or a list of such dicts. `None` if the text
             is JSON.

@@ -20,7 +20,7 @@ from modelport.runtime.lifecycle import close_at_exit
 from modelport.types.request import Request
 
 #: How many tokens an engine collects before it passes them to the event loop of a call that does not stream. Waking the
-#: loop takes 55 µs, which is too much for each token.
+#: loop takes 55 µs, which is too long to do so for each token.
 TOKENS_PER_NOTIFICATION = 4
 
 
@@ -34,7 +34,7 @@ class Engine(Protocol):
         """Free the engine; requests in progress end with an error."""
 
     def detach_after_fork(self) -> None:
-        """Ensure that a forked child, which calls this, never destroys the engine of its parent process."""
+        """Ensure that this process, a forked child, never destroys the engine of its parent process."""
 
 
 E = TypeVar("E", bound=Engine)
@@ -43,7 +43,7 @@ E = TypeVar("E", bound=Engine)
 class EngineModel(Model, Generic[E]):
     """A model whose engine runs in this process. A backend implements `_load_engine`."""
 
-    #: `None` before `_engine` makes the engine, and after `close`.
+    #: Set by `_engine`; `None` before that, and after `close`. In a forked child, it is the parent's engine at first.
     _loaded_engine: E | None = None
     _closed = False
 
@@ -95,8 +95,8 @@ class EngineModel(Model, Generic[E]):
         engine = self._loaded_engine
         if engine is None or engine.pid != os.getpid():
             if engine is not None:
-                # This process is a forked child. A fork copies no threads, so the parent's engine does not run here, and
-                # its destructor would wait for its threads for ever.
+                # This process is a forked child. A fork copies no threads, so the parent's engine does not run here,
+                # and its destructor would wait for its threads for ever.
                 engine.detach_after_fork()
                 self._lock = threading.Lock()  # Another thread of the parent may have held the lock during the fork.
             with self._lock:

@@ -1,8 +1,9 @@
 """Constrained decoding on every local engine: which tokens a grammar allows next, and which tokens it forces.
 
-Grammars are written in the Lark dialect of the llguidance library, and may contain JSON schemas. `check_grammar` refuses
-a grammar that llguidance can't enforce. `GrammarCompiler` compiles a grammar for one tokenizer, and makes a
-`GrammarMatcher` for each output. `TextMatcher` checks the text of an engine that enforces the grammar itself (llama.cpp).
+Grammars are written in the Lark dialect of the llguidance library, and may contain JSON schemas. `check_grammar`
+refuses a grammar that llguidance can't enforce. `GrammarCompiler` compiles a grammar for one tokenizer, and makes a
+`GrammarMatcher` for each output. `TextMatcher` checks the text of an engine that enforces the grammar itself, as
+llama.cpp does.
 """
 
 from __future__ import annotations
@@ -174,7 +175,7 @@ class TextMatcher:
         self._matcher = _compile_for_bytes(lark).deep_copy()
 
     def try_consume(self, text: str) -> bool:
-        """Advance by this text, and return whether the grammar allows it next.
+        """Advance by the next text of the output, and return whether the grammar allows it.
 
         The result is always true if the grammar can't be checked.
         """

@@ -18,7 +18,7 @@ class ReasoningParser:
     """Splits output text into reasoning and content.
 
     Args:
-        starts_in_reasoning: Whether the prompt ends within the reasoning, so that the output begins there.
+        starts_in_reasoning: Whether the output starts within the reasoning, because the prompt ends with `<think>`.
     """
 
     def __init__(self, starts_in_reasoning: bool) -> None:

@@ -18,7 +18,7 @@ class Prompt:
     Args:
         tokens: Token ids.
         inputs: What the model's processor returns for images, such as `pixel_values`; empty for text alone.
-        starts_in_reasoning: Whether the prompt ends within the model's reasoning.
+        starts_in_reasoning: Whether the output starts within the reasoning, because the prompt ends with `<think>`.
     """
 
     tokens: list[int]

@@ -121,14 +121,14 @@ class TokenEngineModel(EngineModel[E]):
             lark = as_lark(grammar)
             if template.supports_reasoning:
                 lark = allow_reasoning(lark, starts_in_reasoning)
-            check_grammar(lark, self.extra)
+            check_grammar(lark, extra=self.extra)
         return EngineRequest(
             Prompt(prompt.tokens, prompt.inputs, starts_in_reasoning),
             min(parameters.pop("max_tokens", most_tokens), most_tokens),
             parameters,
             lark,
-            # With tools or reasoning, each `TokenBatch` has one token. Reasoning tokens are counted by batch, so a batch
-            # must not contain tokens from both before and after the end of the reasoning.
+            # With tools or reasoning, each `TokenBatch` has one token. Reasoning tokens are counted by batch, so a
+            # batch must not contain tokens from both before and after the end of the reasoning.
             1 if tools or template.supports_reasoning else tokens_per_notification(request),
         )
 

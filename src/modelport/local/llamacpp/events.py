@@ -22,8 +22,9 @@ class EventReader(ChatResponseReader):
 
     #: Whether to drop the line breaks between reasoning and content, which the engine counts as content.
     strip_leading_breaks = False
-    #: Set by `check_against`, and removed when nothing is left to check.
+    #: Checks the content against the grammar; set by `check_against`, and `None` when nothing is left to check.
     _matcher: TextMatcher | None = None
+    #: Whether the grammar contains a JSON schema.
     _is_json = False
 
     def check_against(self, lark: str) -> None:
@@ -63,8 +64,8 @@ class EventReader(ChatResponseReader):
                 parameter="grammar",
             )
         if self._is_json:
-            # The older llguidance in llama.cpp may spell the same JSON differently than the installed one allows, so only
-            # the first part of the content is checked here. The layer `adapt` validates the complete JSON.
+            # The llguidance in llama.cpp allows spellings of JSON that the installed, newer one refuses. So only the
+            # first part of the content is checked here. The layer `adapt` validates the complete JSON.
             self._matcher = None
 
 
@@ -73,8 +74,8 @@ class EventHandler:
 
     Args:
         reader: Turns events into deltas.
-        emit: Passes a delta to the event loop, and returns True once nobody reads deltas any more. `emit()` passes
-            nothing, and only returns this.
+        emit: Passes a delta to the event loop, and returns True if nobody reads deltas any more. Without a delta, it
+            only returns whether that is so.
         tokens_per_delta: How many tokens to collect in one delta.
     """
 

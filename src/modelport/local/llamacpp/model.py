@@ -3,9 +3,9 @@
 A request becomes the body of a chat-completions request, which the engine runs in a thread. The engine calls a function
 for each token with an event; `EventReader` turns events into deltas in that thread, and the event loop receives them.
 
-The engine always streams internally, even for a non-streaming response. So it stops after a call is cancelled within
-one token of the output or 512 tokens of the prompt, and token usage is known when modelport ends the output at a stop
-sequence. The engine's own stop sequences are not used: it compares text token by token, and does not report which stop
+The engine always streams internally, even for a non-streaming response. So a cancelled call ends within one token of
+its output or 512 tokens of its prompt, and token usage is known when modelport ends the output at a stop sequence. The
+engine's own stop sequences are not used: it compares text token by token, and does not report which stop
 sequence it found.
 """
 
@@ -158,9 +158,9 @@ class LlamaCppModel(EngineModel["_LlamaCppEngine"]):
         reader = EventReader()
         if request.grammar is not None:
             lark = as_lark(request.grammar, old_llguidance=True)
-            check_grammar(lark, "llamacpp")
+            check_grammar(lark, extra="llamacpp")
             if capabilities.reasoning:
-                # The engine applies the grammar to the reasoning too, so the grammar begins with free reasoning.
+                # The engine applies the grammar to the reasoning too, so the grammar must first allow any reasoning.
                 starts_in_reasoning = await in_thread(lambda: engine.starts_in_reasoning(body))
                 body["grammar"] = llama_grammar(allow_reasoning(lark, starts_in_reasoning))
                 reader.strip_leading_breaks = True
@@ -169,7 +169,7 @@ class LlamaCppModel(EngineModel["_LlamaCppEngine"]):
         if isinstance(bias := body.get("logit_bias"), Mapping):  # xllamacpp accepts token ids only as strings.
             body["logit_bias"] = {str(token): value for token, value in bias.items()}
         # The engine reports token counts with every token, so that usage is known when modelport ends the output at a
-        # stop sequence. It also reports progress after each 512 tokens of the prompt; a cancelled call ends then.
+        # stop sequence. It also reports progress after each 512 tokens of the prompt, at which a call can be cancelled.
         body |= {"timings_per_token": True, "return_progress": True}
         run = engine.chat(body, reader, tokens_per_notification(request))
         # `aclosing` waits until the thread that runs the request has ended, even if the call is cancelled.
@@ -182,7 +182,7 @@ class LlamaCppModel(EngineModel["_LlamaCppEngine"]):
 
 
 class _LlamaCppEngine:
-    """One server object of llama.cpp, in the process that made it."""
+    """llama.cpp's server object (`xllamacpp.Server`), in the process that made it."""
 
     def __init__(self, model: LlamaCppModel) -> None:
         try:
@@ -265,10 +265,7 @@ class _LlamaCppEngine:
             handler = EventHandler(reader, emit, tokens_per_delta)
             try:
                 server.handle_chat_completions(body, handler.on_event)
-            except (
-                RuntimeError
-            ) as error:  # The engine raises it before the first token, for instance for a message that
-                # the chat template refuses.
+            except RuntimeError as error:  # Raised before the first token, for instance by the chat template.
                 raise InvalidRequest(f"llama.cpp refused the request: {error}") from None
             handler.finish()
 
@@ -292,7 +289,7 @@ class _LlamaCppEngine:
         return ends_inside_reasoning(prompt)
 
     def detach_after_fork(self) -> None:
-        """Ensure that a forked child, which calls this, never destroys the engine of its parent process."""
+        """Ensure that this process, a forked child, never destroys the engine of its parent process."""
         never_destroy(self._server)
 
     def close(self) -> None:

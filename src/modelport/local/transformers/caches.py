@@ -98,7 +98,7 @@ class PackedCache:
 
 
 class LibraryCache:
-    """The cache of a row that is computed alone (`SerialForward`).
+    """The cache of a row that is computed in forward passes of its own (`SerialForward`).
 
     Args:
         inner: An empty cache of the transformers library.

@@ -1,8 +1,8 @@
 """The engine: one thread that computes all requests in progress, one step at a time.
 
-A request becomes a row and waits in a queue until the batch has a free slot. In each step, one forward pass computes the
-next token of each row that generates, and a chunk of the prompt of each row in prefill. New tokens are passed to the
-event loop of the row's caller.
+A request becomes a row and waits in a queue until the batch has a free slot. In each step, one forward pass computes
+the next token of each row that generates, and a chunk of the prompt of each row in prefill. New tokens are passed to
+the event loop of the row's caller.
 """
 
 from __future__ import annotations

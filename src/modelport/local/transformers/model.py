@@ -30,8 +30,8 @@ class TransformersModel(TokenEngineModel["TransformersEngine"]):
     prompt is not computed again (`cached_input_tokens` is its length), so an agent's next turn computes only its new
     tokens.
 
-    Some kinds of attention (linear attention, score caps, attention sinks) can't compute several requests in one forward
-    pass. Models with such attention, and models that accept images, compute one token of each request in turn.
+    Some kinds of attention (linear attention, score caps, attention sinks) can't compute several requests in one
+    forward pass. Models with such attention, and models that accept images, compute one token of each request in turn.
     `model.packed` is then false.
 
     Args:

@@ -16,7 +16,7 @@ from torch.nn import functional
 
 
 def use_onednn(model: torch.nn.Module) -> None:
-    """Run a model's plain f32 linear layers on the CPU with oneDNN's operator. Training still uses torch's own layers."""
+    """Run a model's plain f32 linear layers on the CPU with oneDNN's operator. Training still uses torch's layers."""
     operator = _operator()
     if operator is None:
         return

@@ -1,9 +1,10 @@
 """Forward passes over rows of different lengths.
 
-`PackedForward` computes all rows in one pass of shape (1, N). The pass contains every row's new tokens: its last token, a
-chunk of its prompt, or tokens that a grammar forces. modelport's attention function lets each row attend to its own keys
-and values. Rows join and leave without merging or padding. `SerialForward` computes one row after another, for models
-whose attention can't be packed. `choose_forward` computes a trial, and compares its logits with the model's own.
+`PackedForward` computes all rows in one pass of shape (1, N). The pass contains every row's new tokens: its last token,
+a chunk of its prompt, or tokens that a grammar forces. modelport's attention function lets each row attend to its own
+keys and values. Rows join and leave without merging or padding. `SerialForward` computes one row after another, for
+models whose attention can't be packed. `choose_forward` tries `PackedForward`, and compares its logits with those of
+the model's own attention.
 """
 
 from __future__ import annotations
@@ -154,7 +155,7 @@ class _Segment:
             like: A tensor with the mask's dtype and device.
 
         Returns:
-            A mask of shape (groups × new tokens, all tokens of the row); `None` if each new token attends to all tokens.
+            A mask of shape (groups × new tokens, all tokens of the row); `None` if nothing is masked.
         """
         key = window, groups
         if key not in self._masks:
@@ -187,14 +188,14 @@ def packed_attention(
 ) -> tuple[torch.Tensor, None]:
     """Compute the attention of packed rows, each over its own keys and values.
 
-    The library calls this function for each attention layer. Outside packed passes, the library's own attention is used.
+    The library calls this function for each attention layer. Outside packed passes, it uses the library's attention.
 
     Args:
         module: The attention layer.
         query: The queries of the pass, of shape (1, heads, tokens, dimension).
         key: The keys, of the same shape, but perhaps with fewer heads.
         value: The values, of the same shape, but perhaps with fewer heads.
-        attention_mask: Not used in packed passes, whose segments say which tokens attend to which.
+        attention_mask: Not used in packed passes, in which each row has its own mask.
         scaling: The factor of the attention scores.
         dropout: Not used in packed passes.
         sliding_window: To how many tokens, up to itself, a token attends; `None` for all.
@@ -283,6 +284,6 @@ def _packed_logits(packed: PackedForward, trial: list[list[int]]) -> list[torch.
     return [logits[0], logits[1]]
 
 
-def _are_close(a: torch.Tensor, b: torch.Tensor, dtype: torch.dtype) -> bool:
-    difference = (a - b).abs().max() / a.abs().max().clamp(min=1.0)
+def _are_close(expected: torch.Tensor, found: torch.Tensor, dtype: torch.dtype) -> bool:
+    difference = (expected - found).abs().max() / expected.abs().max().clamp(min=1.0)
     return bool(difference < (1e-3 if dtype == torch.float32 else 5e-2))

@@ -1,8 +1,8 @@
 """The prefix cache: keys and values of earlier sequences, for requests that begin with the same tokens.
 
-A request that continues a cached sequence, as an agent's next turn does, gets its cache without a copy. A request that
-begins like a cached sequence but goes on differently gets a copy of the common part. So does a request that begins like
-a row that is still being computed.
+A request that continues a cached sequence, as an agent's next turn does, takes that sequence's cache without a copy. A
+request that begins like a cached sequence but goes on differently gets a copy of the common part. So does a request
+that begins like a row that is still being computed.
 """
 
 from __future__ import annotations
@@ -62,12 +62,12 @@ class PrefixCache:
                 logits must be computed.
             row_caches: The token keys and caches of the engine's rows.
             image_span: The position of the first image token and the position after the last; empty for text. The
-                returned cache does not end between them, because one pass must compute all images.
+                returned cache does not end between these positions, because one pass must compute all images.
         """
         if not self.limit:
             return None
         best: tuple[int, CachedPrefix | None, Cache] | None = None
-        # Each source has an entry of the prefix cache, or `None` for the cache of a row.
+        # Entries of the prefix cache, and the caches of rows, which have `None` as their entry.
         sources: list[tuple[TokenKeys, CachedPrefix | None, Cache]] = [
             (entry.token_keys, entry, entry.cache) for entry in self.entries
         ]
@@ -128,7 +128,7 @@ class PrefixCache:
 
 
 def _outside_images(length: int, image_span: Sequence[int]) -> int:
-    """Return the length of a beginning, shortened to the part before the images if it ends between them."""
+    """Return the length of a beginning, without its images if it does not contain all of them."""
     if len(image_span) == 2 and image_span[0] < length < image_span[1]:
         return image_span[0]
     return length

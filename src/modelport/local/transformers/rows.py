@@ -20,7 +20,7 @@ from modelport.local.transformers.sampling import Sampler, best_allowed_token, l
 class BatchRow:
     """One output: its tokens with those of its prompt, how many of them are computed, and the caller to notify.
 
-    A token is computed once its keys and values are in the row's cache.
+    A token counts as computed when its keys and values are in the row's cache.
 
     Args:
         request: What to generate.
@@ -50,7 +50,9 @@ class BatchRow:
         #: The token ids of the prompt and of the output so far.
         self.tokens = list(request.prompt.tokens)
         self._prompt_length = len(self.tokens)
+        #: The most tokens of prompt and output together.
         self._max_length = self._prompt_length + request.max_tokens
+        #: What the model's processor returned for images.
         self._inputs = dict(request.prompt.inputs)
         prompt_keys = self._inputs.pop("token_keys", None)
         self._prompt_keys: TokenKeys = np.array(self.tokens if prompt_keys is None else prompt_keys, dtype=np.int64)
@@ -121,6 +123,7 @@ class BatchRow:
         new = new[:remaining]
         if ends := [i for i, t in enumerate(new) if t in self._eos]:
             new = new[: ends[0] + 1]
+        # The matcher has consumed all forced tokens, even those that do not fit.
         is_complete = all_fit and self.matcher is not None and self.matcher.is_complete
         finish_reason = "stop" if ends or is_complete else None
         self.tokens += new

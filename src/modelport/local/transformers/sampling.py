@@ -58,8 +58,8 @@ class Sampler:
         except (ValueError, TypeError, IndexError, AttributeError) as error:
             raise InvalidRequest(f"a generation parameter is wrong: {error}") from None
         self._bias = _bias(given.get("logit_bias"), device)
-        self._presence = given.get("presence_penalty") or 0.0
-        self._frequency = given.get("frequency_penalty") or 0.0
+        self._presence_penalty = given.get("presence_penalty") or 0.0
+        self._frequency_penalty = given.get("frequency_penalty") or 0.0
         self._prompt_length = prompt_length
         self._generator: torch.Generator | None = None
         if self._do_sample and (seed := given.get("seed")) is not None:
@@ -67,7 +67,8 @@ class Sampler:
         #: Whether the next token is always the most probable one that the grammar allows, so that `choose` need not be
         #: called. False if log probabilities are requested.
         self.takes_most_probable = (
-            not (self._do_sample or self._processors or self._bias or self._presence or self._frequency)
+            not (self._do_sample or self._processors or self._bias)
+            and not (self._presence_penalty or self._frequency_penalty)
             and self.top_logprobs is None
         )
 
@@ -82,10 +83,10 @@ class Sampler:
         scores = logits[None].clone()
         if self._bias is not None:
             scores[0, self._bias[0]] += self._bias[1]
-        if self._presence or self._frequency:
+        if self._presence_penalty or self._frequency_penalty:
             generated = torch.tensor(tokens[self._prompt_length :], device=logits.device, dtype=torch.long)
             counts = torch.bincount(generated, minlength=scores.shape[1])[: scores.shape[1]]
-            scores -= self._frequency * counts + self._presence * (counts > 0)
+            scores -= self._frequency_penalty * counts + self._presence_penalty * (counts > 0)
         scores = _with_mask(scores, matcher)
         ids = torch.tensor([tokens], device=logits.device) if self._processors else None
         for processor in self._processors:
@@ -107,6 +108,7 @@ def best_allowed_token(logits: torch.Tensor, matcher: GrammarMatcher) -> int:
 
 
 def _with_mask(scores: torch.Tensor, matcher: GrammarMatcher | None) -> torch.Tensor:
+    """Set the scores of tokens that the grammar forbids to -inf."""
     if matcher is None:
         return scores
     forbidden = ~matcher.allowed_tokens()
@@ -127,7 +129,8 @@ def logprobs_of(logits: torch.Tensor, token: int, top: int) -> tuple[float, list
     return float(values[token]), pairs
 
 
-#: Parameters of processors that the library calls warpers. They have no effect if no token is sampled.
+#: Parameters of the processors that the library calls warpers: they change with which probability a token is sampled,
+#: and are ignored if the most probable token is chosen.
 _WARPERS = {"temperature", "top_k", "top_p", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff"}
 
 
@@ -171,6 +174,7 @@ def _processors(settings: Mapping[str, Any], prompt_length: int, eos: list[int],
 
 
 def _bias(given: Any, device: Any) -> tuple[torch.Tensor, torch.Tensor] | None:
+    """Return the token ids of a `logit_bias`, and the numbers to add to their logits."""
     if not given:
         return None
     try:
