@@ -49,7 +49,7 @@ def error_from_hub(error: Exception, repo: str, file: str) -> ModelError:
     from huggingface_hub import errors
 
     if isinstance(error, errors.LocalEntryNotFoundError) and isinstance(error.__cause__, Exception):
-        # After a failed request, huggingface_hub looks for the file in its cache. The cause is the request's error.
+        # huggingface_hub raises it if a request failed and its cache lacks the file. The cause is the request's error.
         error = error.__cause__
     status: int | None = getattr(getattr(error, "response", None), "status_code", None)
     no_repo = isinstance(error, errors.RepositoryNotFoundError) and not isinstance(error, errors.GatedRepoError)
@@ -69,7 +69,7 @@ def error_from_hub(error: Exception, repo: str, file: str) -> ModelError:
     reason = f"{type(error).__name__}: {redact_text(str(error))}"
     if isinstance(error, errors.HFValidationError):
         return InvalidRequest(f"{repo!r} can't be a repository on the Hugging Face hub ({reason}).")
-    # An `OSError` with an errno comes from the file system, unless it has one of the two types of network errors.
+    # An `OSError` with an errno comes from the file system, unless it is one of these two classes of network errors.
     if isinstance(error, OSError) and error.errno and not isinstance(error, ConnectionError | TimeoutError):
         return ServerError(f"Can't store {what} in the hub's cache ({reason}).", retryable=False)
     return ConnectionFailed(

@@ -123,13 +123,13 @@ class TokenEngineModel(EngineModel[E]):
                 lark = allow_reasoning(lark, starts_in_reasoning)
             check_grammar(lark, extra=self.extra)
         return EngineRequest(
-            Prompt(prompt.tokens, prompt.inputs, starts_in_reasoning),
-            min(parameters.pop("max_tokens", most_tokens), most_tokens),
-            parameters,
-            lark,
+            prompt=Prompt(prompt.tokens, prompt.inputs, starts_in_reasoning),
+            max_tokens=min(parameters.pop("max_tokens", most_tokens), most_tokens),
+            parameters=parameters,
+            lark=lark,
             # With tools or reasoning, each `TokenBatch` has one token. Reasoning tokens are counted by batch, so a
             # batch must not contain tokens from both before and after the end of the reasoning.
-            1 if tools or template.supports_reasoning else tokens_per_notification(request),
+            tokens_per_notification=1 if tools or template.supports_reasoning else tokens_per_notification(request),
         )
 
     async def _generate_deltas(self, engine: E, request: EngineRequest, one_token_per_delta: bool) -> Deltas:
@@ -139,7 +139,7 @@ class TokenEngineModel(EngineModel[E]):
         keep_special_tokens = call_format is not None and any(token in call_format.begin for token in special_tokens)
         detokenizer = Detokenizer(engine.tokenizer, engine.eos, keep_special_tokens)
         parser = ReasoningParser(request.prompt.starts_in_reasoning) if engine.template.supports_reasoning else None
-        usage = TokenUsage(len(request.prompt.tokens), 0, 0)
+        usage = TokenUsage(input_tokens=len(request.prompt.tokens), output_tokens=0, cached_input_tokens=0)
         usage.reasoning_tokens = 0 if parser else None
         async with aclosing(engine.run(request)) as generated:
             # At a stop sequence, the layer `stop` closes this generator. With one token per delta, the token usage
@@ -163,7 +163,7 @@ class TokenEngineModel(EngineModel[E]):
 
 
 async def _split_into_tokens(batches: AsyncGenerator[TokenBatch, None]) -> AsyncGenerator[TokenBatch, None]:
-    """Yield a batch for each token."""
+    """Yield a `TokenBatch` for each token."""
     async for batch in batches:
         last = len(batch.tokens) - 1
         for i, token in enumerate(batch.tokens):
@@ -178,15 +178,15 @@ def _add_usage(usage: TokenUsage, batch: TokenBatch, in_reasoning: bool) -> Toke
     """Return the usage with a batch's tokens added."""
     reasoning_tokens = usage.reasoning_tokens  # `None` if the model does not reason.
     return TokenUsage(
-        usage.input_tokens,
-        (usage.output_tokens or 0) + len(batch.tokens),
-        usage.cached_input_tokens if batch.cached_tokens is None else batch.cached_tokens,
-        reasoning_tokens if reasoning_tokens is None else reasoning_tokens + len(batch.tokens) * in_reasoning,
+        input_tokens=usage.input_tokens,
+        output_tokens=(usage.output_tokens or 0) + len(batch.tokens),
+        cached_input_tokens=usage.cached_input_tokens if batch.cached_tokens is None else batch.cached_tokens,
+        reasoning_tokens=None if reasoning_tokens is None else reasoning_tokens + len(batch.tokens) * in_reasoning,
     )
 
 
 def _parse_call_text(parse: Callable[[str, list[dict[str, Any]]], Any], tools: list[dict[str, Any]], text: str) -> Any:
-    """Parse the text of a tool call with a library's parser; return `None` where the parser fails."""
+    """Parse the text of a tool call with a library's parser; return `None` if the parser fails."""
     try:
         return parse(text, tools)
     except Exception:  # Such parsers raise exceptions of any kind.

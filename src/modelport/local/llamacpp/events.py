@@ -53,7 +53,11 @@ class EventReader(ChatResponseReader):
         if timings and "predicted_n" in timings:
             # `prompt_n` counts only the tokens of the prompt that were not in the prompt cache.
             cached = timings["cache_n"]
-            delta.token_usage = TokenUsage(cached + timings["prompt_n"], timings["predicted_n"], cached)
+            delta.token_usage = TokenUsage(
+                input_tokens=cached + timings["prompt_n"],
+                output_tokens=timings["predicted_n"],
+                cached_input_tokens=cached,
+            )
         return delta
 
     def _check(self, content: str) -> None:

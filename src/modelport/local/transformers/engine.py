@@ -156,7 +156,7 @@ class TransformersEngine:
             self._remove(row)
         self._admit()
         if self._rows:
-            self._step()
+            self._compute_step()
         return True
 
     def fail(self, error: Exception) -> None:
@@ -204,7 +204,7 @@ class TransformersEngine:
         if store:
             self.prefixes.store(row.token_keys(), row.cache, self._row_bytes())
 
-    def _step(self) -> None:
+    def _compute_step(self) -> None:
         generating = [row for row in self._rows if not row.in_prefill]
         budget = PREFILL_TOKENS_SHARED if generating else PREFILL_TOKENS_ALONE
         chunks = [(row, row.next_chunk(row.uncomputed_count)) for row in generating]
@@ -214,9 +214,9 @@ class TransformersEngine:
                 budget -= len(chunk.tokens)
                 chunks.append((row, chunk))
         self.prefixes.evict(self._row_bytes())
-        self._compute(chunks)
+        self._compute_chunks(chunks)
 
-    def _compute(self, chunks: list[tuple[BatchRow, RowChunk]]) -> None:
+    def _compute_chunks(self, chunks: list[tuple[BatchRow, RowChunk]]) -> None:
         try:
             logits = self.forward.run([chunk for _, chunk in chunks])
         except Exception as error:
@@ -242,7 +242,7 @@ class TransformersEngine:
         self.prefixes.clear()
         if len(chunks) > 1:
             for pair in chunks:
-                self._compute([pair])
+                self._compute_chunks([pair])
             return
         row = chunks[0][0]
         row.fail(_engine_error(error))

@@ -110,7 +110,7 @@ def load(
 
 
 def _source(model_id: str) -> tuple[str, dict[str, Any]]:
-    """Return the name or folder to load from, and `from_pretrained`'s option for a GGUF file in it, if it is one."""
+    """Return what `from_pretrained` loads: a name or a folder, and for a GGUF file the option that names the file."""
     if model_id.endswith(".gguf"):
         if not os.path.isfile(model_id):
             raise NotFoundError(f"there is no file {model_id!r}", retryable=False)
