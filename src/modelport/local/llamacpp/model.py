@@ -1,7 +1,8 @@
 """llama.cpp in this process: the default local model, and any GGUF file.
 
-A request becomes the body of a chat-completions request, which the engine runs in a thread. The engine calls a function
-for each token with an event; `EventReader` turns events into deltas in that thread, and the event loop receives them.
+A request becomes the body of a chat-completions request, which the engine runs in a thread. For each token, the engine
+calls a function of modelport with an event. `EventReader` turns events into deltas in that thread, and the event loop
+receives the deltas.
 
 The engine always streams internally, even for a non-streaming response. So a cancelled call ends within one token of
 its output or 512 tokens of its prompt, and token usage is known when modelport ends the output at a stop sequence. The
@@ -196,7 +197,8 @@ class _LlamaCppEngine:
         params = xllamacpp.CommonParams()
         params.model.path = str(resolve_weights(model.model_id, progress=model.progress))
         params.n_parallel = model.parallel
-        params.n_batch = 512  # Tokens of a prompt that are computed at once. Larger numbers were no faster.
+        # A cancelled call ends after at most this many further tokens of its prompt. Larger batches were no faster.
+        params.n_batch = 512
         params.verbosity = 0
         params.api_keys = [self._api_key]
         params.n_ctx = (model.context_length or DEFAULT_CONTEXT_LENGTH) * model.parallel
