@@ -119,10 +119,10 @@ def modelport(model: TransformersModel, max_tokens: int) -> Library:
         count["passes"] += 1
         return forward(chunks)
 
-    def timed_advance(row: BatchRow, logits: Any, greedy: int) -> bool:
+    def timed_advance(row: BatchRow, logits: Any, most_probable: int) -> bool:
         begin = time.thread_time()
         try:
-            return advance(row, logits, greedy)
+            return advance(row, logits, most_probable)
         finally:
             count["cost"] += time.thread_time() - begin
 

@@ -2,7 +2,7 @@
 
 Support for system messages, for consecutive messages of one role, and for tools is detected by rendering probe
 conversations: a template supports tools, for instance, if the name of a probe tool appears in the rendered prompt.
-Support for reasoning is detected in the template's source.
+Support for reasoning is detected by words in the template's source, such as `<think>`.
 """
 
 from __future__ import annotations
@@ -25,9 +25,10 @@ class ToolCallFormat:
 
     Args:
         begin: The mark before a call.
-        end: The mark after a call; empty where a call ends at the next call or at the end of the output.
-        parse: A library's parser for the text between the marks. It takes that text and the tools in OpenAI's format,
-            and returns a dict with `name` and `arguments`, or a list of such dicts. `None` for JSON.
+        end: The mark after a call; empty if a call ends at the next call or at the end of the output.
+        parse: A parser for the text between the marks, from the engine's library. It takes that text and the tools in
+            OpenAI's format, and returns a dict with `name` and `arguments`, or a list of such dicts. `None` if the text
+            is JSON.
     """
 
     begin: str
@@ -35,13 +36,14 @@ class ToolCallFormat:
     parse: Callable[[str, list[dict[str, Any]]], Any] | None = None
 
 
-#: The formats of open models whose calls are JSON.
+#: How open models write a tool call as JSON.
 JSON_TOOL_CALL_FORMATS = (
     ToolCallFormat("<tool_call>", "</tool_call>"),
     ToolCallFormat("[TOOL_CALLS]", ""),
     ToolCallFormat("<|python_tag|>", ""),
 )
 
+# The messages and the tool of the probe conversations.
 _USER = {"role": "user", "content": "probe-user"}
 _TOOL = Tool("probe_tool", "A probe.", {"type": "object", "properties": {"x": {"type": "string"}}, "required": ["x"]})
 _CALL = {"id": "call00000", "type": "function", "function": {"name": "probe_tool", "arguments": {"x": "probe-x"}}}
@@ -50,15 +52,16 @@ _TOOL_RESULT = {"role": "tool", "content": "probe-result", "tool_call_id": "call
 
 
 class ChatTemplate:
-    """A chat template.
+    """A model's chat template, and the features that it supports.
 
     Args:
-        apply: `apply_chat_template` of a tokenizer or processor.
-        source: The template's source text.
-        variables: Variables for every rendering, as `{"enable_thinking": False}`.
-        content_parts: Whether contents are lists of parts, as the templates of vision-language models expect them.
-        tool_call_format: How the model writes tool calls, where the engine's library knows it; else the format is
-            detected in what the template renders.
+        apply: The method `apply_chat_template` of a tokenizer or processor.
+        source: The template's source text, in Jinja.
+        variables: Template variables for every rendering, as `{"enable_thinking": False}`.
+        content_parts: Whether the template expects each message's content as a list of parts, as templates of
+            vision-language models do.
+        tool_call_format: How the model writes tool calls, if the engine's library knows it; if `None`, the format is
+            detected in a rendered tool call.
     """
 
     def __init__(
@@ -85,7 +88,7 @@ class ChatTemplate:
         """
         try:
             prompt = self._render([_template_message(message) for message in messages], tools, **variables)
-            prompt.encode()  # A call's arguments may contain half of a surrogate pair, which has no UTF-8 encoding.
+            prompt.encode()  # Fails for half of a surrogate pair, which no tokenizer accepts.
             return prompt
         except Exception as error:  # Templates raise exceptions of any kind, among them those of jinja2.
             raise InvalidRequest(f"the model's chat template refuses this conversation: {error}") from None
@@ -106,7 +109,7 @@ class ChatTemplate:
         return str(rendered)
 
     def capabilities(self) -> dict[str, Any]:
-        """Return what the template supports, as changes of `Capabilities`."""
+        """Return what the template supports, as values of `Capabilities` fields."""
         system_message = [{"role": "system", "content": "probe-system"}, _USER]
         two_user_messages = [_USER, {"role": "user", "content": "probe-again"}]
         return {
@@ -126,9 +129,14 @@ class ChatTemplate:
         return all(word in rendered for word in words)
 
     def _detect_tool_call_format(self, known: ToolCallFormat | None) -> ToolCallFormat | None:
-        """Return the format of a tool call, where the template renders tools, calls and results in a known format.
+        """Return how the model writes tool calls.
 
-        With `None`, modelport describes the tools in the prompt itself.
+        Args:
+            known: The format that the engine's library knows, if any. It is returned if the template renders tools.
+
+        Returns:
+            `None` if the template does not render tools, tool calls and tool results, or if the format of a rendered
+            call is unknown. Then modelport describes the tools in the system message instead.
         """
         if not self._renders([_USER], "probe_tool", tools=[_TOOL]):
             return None
@@ -138,7 +146,8 @@ class ChatTemplate:
             return known
         before = self._render([_USER], [_TOOL])
         after = self._render([_USER, _ASSISTANT_CALL, _TOOL_RESULT], [_TOOL])
-        # Templates may end a prompt differently when an assistant message follows: compare from its last line.
+        # A template may render the last line of the prompt differently if an assistant message follows, so the rendered
+        # call is searched from the beginning of that line.
         rendered_call = after[before.rfind("\n") + 1 :]
         for call_format in JSON_TOOL_CALL_FORMATS:
             if call_format.begin in rendered_call:
@@ -147,7 +156,7 @@ class ChatTemplate:
 
 
 def _template_message(message: ChatMessage) -> dict[str, Any]:
-    """Return a message as chat templates expect it: arguments as objects, and no `None`."""
+    """Return a message as chat templates expect it: with tool arguments as objects, and without `None` values."""
     content: Any = message.content
     if isinstance(content, tuple):
         content = [_template_part(part) for part in content]

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 
 def common_prefix_length(a: np.ndarray, b: np.ndarray) -> int:
-    """Return how many numbers two sequences have in common, from their beginning on."""
+    """Return the length of the longest common prefix of two sequences."""
     length = min(len(a), len(b))
     different = a[:length] != b[:length]
     return int(different.argmax()) if different.any() else length

@@ -1,4 +1,4 @@
-"""Turns generated token ids into text, and single tokens into entries of log probabilities."""
+"""Turns generated token ids into text, and makes the entries of `ChatMessage.logprobs`."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from typing import Any
 
 
 class Detokenizer:
-    """Decodes tokens as they are generated. Bytes of an incomplete character wait until the character is complete.
+    """Decodes tokens as they are generated. Bytes of an incomplete character are buffered until it is complete.
 
     Args:
-        tokenizer: A fast tokenizer of transformers.
+        tokenizer: A fast tokenizer of the transformers library.
         hidden: Token ids that are never part of the text, such as those that end the output.
-        keep_special_tokens: Whether other special tokens are part of the text. This is needed where such tokens mark a
+        keep_special_tokens: Whether other special tokens are part of the text. This is needed if such a token marks a
             tool call.
     """
 
@@ -24,7 +24,7 @@ class Detokenizer:
         self._stream = DecodeStream(skip_special_tokens=not keep_special_tokens)
 
     def decode(self, tokens: list[int]) -> str:
-        """Return the text that these tokens complete."""
+        """Decode the next tokens, and return the text of the characters that they complete."""
         parts = (self._stream.step(self._tokenizer, token) for token in tokens if token not in self._hidden)
         return "".join(part for part in parts if part)
 
@@ -33,10 +33,10 @@ def logprobs_entry(tokenizer: Any, token: int, logprob: float, best: Iterable[tu
     """Return the entry of a token in `ChatMessage.logprobs`.
 
     Args:
-        tokenizer: A fast tokenizer of transformers.
+        tokenizer: A fast tokenizer of the transformers library.
         token: The token's id.
-        logprob: Its natural log probability.
-        best: The most probable tokens with their log probabilities.
+        logprob: The token's natural log probability.
+        best: The ids of the most probable tokens in its place, with their log probabilities.
     """
     alternatives = [_token_entry(tokenizer, other, value) for other, value in best]
     return {**_token_entry(tokenizer, token, logprob), "top_logprobs": alternatives}
@@ -44,5 +44,5 @@ def logprobs_entry(tokenizer: Any, token: int, logprob: float, best: Iterable[tu
 
 def _token_entry(tokenizer: Any, token: int, logprob: float) -> dict[str, Any]:
     text = tokenizer.decode([token], skip_special_tokens=False)
-    # A token that is only a part of a character decodes to U+FFFD, from which its bytes cannot be recovered.
+    # A token that is only a part of a character decodes to U+FFFD, which does not show the token's bytes.
     return {"token": text, "bytes": None if "�" in text else list(text.encode()), "logprob": logprob}

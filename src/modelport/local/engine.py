@@ -1,4 +1,4 @@
-"""The lifetime of an engine in this process: one engine per model and process, closed once.
+"""The lifetime of an engine in this process: each model has one engine per process.
 
 `EngineModel` makes its engine at construction. After a fork, or after unpickling, the model makes a new engine at its
 first use, because an engine's threads exist only in the process that started them.
@@ -19,13 +19,13 @@ from modelport.model import Model
 from modelport.runtime.lifecycle import close_at_exit
 from modelport.types.request import Request
 
-#: A call that does not stream notifies its caller every four tokens, because waking the event loop costs 55 µs, as much
-#: as one token mask.
+#: How many tokens an engine collects before it passes them to the event loop of a call that does not stream. Waking the
+#: loop takes 55 µs, which is too long to do so for each token.
 TOKENS_PER_NOTIFICATION = 4
 
 
 class Engine(Protocol):
-    """An engine, in the process that made it."""
+    """The object that computes a model's output, in the process that made it."""
 
     #: The id of the process that made the engine.
     pid: int
@@ -34,7 +34,7 @@ class Engine(Protocol):
         """Free the engine; requests in progress end with an error."""
 
     def detach_after_fork(self) -> None:
-        """Ensure that this process, a fork, never destroys the engine of its parent process."""
+        """Ensure that this process, a forked child, never destroys the engine of its parent process."""
 
 
 E = TypeVar("E", bound=Engine)
@@ -43,6 +43,7 @@ E = TypeVar("E", bound=Engine)
 class EngineModel(Model, Generic[E]):
     """A model whose engine runs in this process. A backend implements `_load_engine`."""
 
+    #: Set by `_engine`; `None` before that, and after `close`. In a forked child, it is the parent's engine at first.
     _loaded_engine: E | None = None
     _closed = False
 
@@ -52,21 +53,20 @@ class EngineModel(Model, Generic[E]):
         self._check_parameters()
 
     def _check_parameters(self) -> None:
-        """Refuse unknown names at construction, and not at the first call.
+        """Refuse unknown keyword arguments of the constructor now, and not at the first call.
 
         Raises:
-            UnsupportedFeature: The constructor was given a name that is neither a setting of this class nor a
-                parameter of its engine.
+            UnsupportedFeature: An argument is neither a setting of this class nor a parameter of its engine.
         """
-        extra = self.declared_capabilities.merged_with(self._given_capabilities).extra_parameters
-        if extra is None:
+        engine_parameters = self.declared_capabilities.merged_with(self._given_capabilities).extra_parameters
+        if engine_parameters is None:  # The engine accepts every parameter.
             return
-        known = CALL_OPTIONS | extra
+        known = CALL_OPTIONS | engine_parameters
         for name in self._options or ():
             if name not in known:
                 settings = {*signature(type(self)).parameters, *signature(Model).parameters}
-                close = get_close_matches(name, known | settings, 1)
-                hint = f"; did you mean {close[0]!r}?" if close else ""
+                similar = get_close_matches(name, known | settings, 1)
+                hint = f"; did you mean {similar[0]!r}?" if similar else ""
                 cls = type(self).__name__
                 raise UnsupportedFeature(
                     f"{cls}({name}=…): {name!r} is neither a setting of {cls} nor a parameter of its engine{hint}",
@@ -85,7 +85,7 @@ class EngineModel(Model, Generic[E]):
         raise NotImplementedError
 
     def _engine(self) -> E:
-        """Return the engine of this process, and make it first if needed.
+        """Return this process's engine of the model; make it first if there is none.
 
         Raises:
             ModelError: The model has been closed.
@@ -95,10 +95,10 @@ class EngineModel(Model, Generic[E]):
         engine = self._loaded_engine
         if engine is None or engine.pid != os.getpid():
             if engine is not None:
-                # A fork copies no threads: in this process the parent's engine does not run, and its destructor would
-                # wait for those threads.
+                # This process is a forked child. A fork copies no threads, so the parent's engine does not run here,
+                # and its destructor would wait for its threads for ever.
                 engine.detach_after_fork()
-                self._lock = threading.Lock()
+                self._lock = threading.Lock()  # Another thread of the parent may have held the lock during the fork.
             with self._lock:
                 engine = self._loaded_engine
                 if engine is None or engine.pid != os.getpid():
@@ -120,13 +120,13 @@ def model_closed(model_id: str | None = None) -> ModelError:
     return ModelError("this model has been closed; make a new one", model_id=model_id)
 
 
-def never_destroy(thing: object) -> None:
-    """Add a reference to an object that is never released, so that its destructor never runs."""
-    ctypes.pythonapi.Py_IncRef(ctypes.py_object(thing))
+def never_destroy(target: object) -> None:
+    """Ensure that an object's destructor never runs, by adding a reference that is never released."""
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(target))
 
 
 def check_integers(minimum: int, **settings: Any) -> None:
-    """Check settings that must be integers; `None` means that a setting was not given.
+    """Check settings that must be integers or `None`.
 
     Args:
         minimum: The least value that is allowed.
@@ -141,9 +141,9 @@ def check_integers(minimum: int, **settings: Any) -> None:
 
 
 def tokens_per_notification(request: Request) -> int:
-    """Return how many tokens an engine may collect before it notifies the caller.
+    """Return how many tokens an engine may collect before it passes them to the caller.
 
-    A stream, a stop sequence, and a time limit between tokens need to see each token as soon as it is generated.
+    Streams, stop sequences, and time limits between tokens need each token as soon as it is generated.
     """
     timeouts = request.timeouts
     needs_each_token = (

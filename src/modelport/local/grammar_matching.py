@@ -1,7 +1,9 @@
 """Constrained decoding on every local engine: which tokens a grammar allows next, and which tokens it forces.
 
-A grammar in llguidance's Lark is first checked (`check_grammar`). `GrammarCompiler` compiles it for one tokenizer, and
-makes a `GrammarMatcher` for each output. `TextMatcher` checks text that an engine generates under its own constraint.
+Grammars are written in the Lark dialect of the llguidance library, and may contain JSON schemas. `check_grammar`
+refuses a grammar that llguidance can't enforce. `GrammarCompiler` compiles a grammar for one tokenizer, and makes a
+`GrammarMatcher` for each output. `TextMatcher` checks the text of an engine that enforces the grammar itself, as
+llama.cpp does.
 """
 
 from __future__ import annotations
@@ -16,23 +18,23 @@ if TYPE_CHECKING:
 
 #: How many compiled grammars are cached.
 GRAMMAR_CACHE_SIZE = 64
-#: Parts of llguidance's messages about a schema that is valid but has a keyword that llguidance does not support.
-#: "nimplemented" is "unimplemented" without its first letter, whose case varies.
-_UNSUPPORTED = ("nimplemented", "not supported", "only supported", "not disjoint", "Unknown format")
+#: Parts of llguidance's messages about a grammar with a valid JSON schema that has a keyword that llguidance does not
+#: support. "nimplemented" is "unimplemented" without its first letter, whose case varies.
+_UNSUPPORTED_PHRASES = ("nimplemented", "not supported", "only supported", "not disjoint", "Unknown format")
 #: Words in llguidance's messages, and the keyword of JSON Schema that a message with this word is about.
-_KEYWORDS = {"Resource '": "$ref", "patternProperty": "patternProperties", "regex": "pattern"}
+_KEYWORD_BY_WORD = {"Resource '": "$ref", "patternProperty": "patternProperties", "regex": "pattern"}
 
 
 def check_grammar(lark: str, extra: str) -> None:
     """Refuse a grammar that can't be enforced, before anything is computed.
 
     Args:
-        lark: The grammar, in llguidance's Lark.
-        extra: modelport's extra that installs llguidance. The error names it if llguidance is missing.
+        lark: The grammar, in llguidance's Lark dialect.
+        extra: modelport's optional dependencies that contain llguidance, for the error if llguidance is missing.
 
     Raises:
-        UnsupportedFeature: The schema has a keyword that can't be enforced.
-        InvalidRequest: The grammar is wrong.
+        UnsupportedFeature: A JSON schema in the grammar has a keyword that can't be enforced.
+        InvalidRequest: The grammar is invalid.
         MissingDependency: llguidance is not installed.
     """
     try:
@@ -40,16 +42,18 @@ def check_grammar(lark: str, extra: str) -> None:
     except ImportError:
         raise MissingDependency("llguidance", extra) from None
     if problem:
-        kind = UnsupportedFeature if any(phrase in problem for phrase in _UNSUPPORTED) else InvalidRequest
+        kind = UnsupportedFeature if any(phrase in problem for phrase in _UNSUPPORTED_PHRASES) else InvalidRequest
         lines = problem.splitlines()
         reason = " ".join([lines[0], *(line for line in lines[1:] if line.startswith("error:"))])
         if "JSON schema" in reason:
-            reason = next((f"{keyword}: {reason}" for word, keyword in _KEYWORDS.items() if word in reason), reason)
+            keywords = (keyword for word, keyword in _KEYWORD_BY_WORD.items() if word in reason)
+            reason = next((f"{keyword}: {reason}" for keyword in keywords), reason)
         raise kind(f"grammar: the engine can't enforce it: {reason}")
 
 
 @lru_cache(GRAMMAR_CACHE_SIZE)
 def _grammar_problem(lark: str) -> str:
+    """Return llguidance's message about a grammar; empty if llguidance can enforce it."""
     from llguidance import LLMatcher
 
     return str(LLMatcher.validate_grammar(lark))
@@ -59,7 +63,7 @@ class GrammarCompiler:
     """Compiles grammars for one tokenizer.
 
     Args:
-        tokenizer: A fast tokenizer of transformers.
+        tokenizer: A fast tokenizer of the transformers library.
         vocab_size: The length of the model's logits, which may be more than the tokenizer's vocabulary.
         eos: The token ids that end an output.
     """
@@ -70,10 +74,10 @@ class GrammarCompiler:
         self._compiled = lru_cache(GRAMMAR_CACHE_SIZE)(self._compile)
 
     def matcher(self, lark: str) -> GrammarMatcher:
-        """Return a matcher for a new output. Each grammar is compiled once.
+        """Return a matcher for a new output. Compiled grammars are cached.
 
         Raises:
-            InvalidRequest: The grammar is wrong.
+            InvalidRequest: The grammar is invalid.
         """
         return GrammarMatcher(self._compiled(lark).deep_copy(), self._vocab_size)
 
@@ -81,7 +85,7 @@ class GrammarCompiler:
         from llguidance import LLMatcher
         from llguidance.hf import from_tokenizer
 
-        if self._llguidance_tokenizer is None:  # This takes up to a second, so it is deferred to the first grammar.
+        if self._llguidance_tokenizer is None:  # Making it takes up to a second, so it is made for the first grammar.
             self._llguidance_tokenizer = from_tokenizer(self._tokenizer, n_vocab=self._vocab_size, eos_token=self._eos)
         matcher = LLMatcher(self._llguidance_tokenizer, lark)
         if matcher.is_error():
@@ -90,7 +94,7 @@ class GrammarCompiler:
 
 
 class GrammarMatcher:
-    """The state of one output within its grammar."""
+    """Follows one output through its grammar: which tokens are allowed next, and which must come next."""
 
     def __init__(self, matcher: Any, vocab_size: int) -> None:
         self._matcher, self._vocab_size = matcher, vocab_size
@@ -119,7 +123,7 @@ class GrammarMatcher:
         return bits
 
     def consume(self, token: int) -> None:
-        """Advance by a token that was generated.
+        """Advance by a generated token.
 
         Raises:
             ServerError: The grammar does not allow the token.
@@ -141,9 +145,9 @@ class GrammarMatcher:
         return count == 1
 
     def consume_forced_tokens(self) -> list[int]:
-        """Advance by the tokens that must come next, and return them.
+        """Advance by the tokens that must come next, because the grammar allows no others, and return them.
 
-        Such tokens need neither sampling nor a forward pass of their own.
+        The model need not choose such tokens, so they need no forward pass of their own.
         """
         tokens: list[int] = self._matcher.compute_ff_tokens()
         for token in tokens:
@@ -152,7 +156,7 @@ class GrammarMatcher:
 
     @property
     def is_complete(self) -> bool:
-        """Whether the grammar allows nothing to follow."""
+        """Whether the output is complete: the grammar allows no further token."""
         return bool(self._matcher.is_stopped())
 
     def _check(self) -> None:
@@ -164,14 +168,14 @@ class TextMatcher:
     """Checks the text of an output against its grammar, to detect an engine that ignores the grammar.
 
     Args:
-        lark: The grammar. A grammar that refers to tokens, and not to text, can't be checked.
+        lark: The grammar. A grammar that names special tokens, which are not text, can't be checked.
     """
 
     def __init__(self, lark: str) -> None:
         self._matcher = _compile_for_bytes(lark).deep_copy()
 
     def try_consume(self, text: str) -> bool:
-        """Return whether the grammar allows this text next, and advance by it.
+        """Advance by the next text of the output, and return whether the grammar allows it.
 
         The result is always true if the grammar can't be checked.
         """
@@ -181,6 +185,7 @@ class TextMatcher:
 
 @lru_cache(GRAMMAR_CACHE_SIZE)
 def _compile_for_bytes(lark: str) -> Any:
+    """Compile a grammar for a tokenizer whose tokens are single bytes, so that it matches text."""
     from llguidance import LLMatcher, LLTokenizer
 
     return LLMatcher(LLTokenizer("byte"), lark, log_level=0)

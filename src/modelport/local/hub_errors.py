@@ -1,4 +1,4 @@
-"""Turns failures of the Hugging Face hub's client into modelport's errors, removing access tokens from their text."""
+"""Turns exceptions of `huggingface_hub` into modelport's errors, and removes access tokens from their text."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def redact_text(text: str) -> str:
 
 @contextlib.contextmanager
 def silence_logger(name: str) -> Iterator[None]:
-    """Keep a package's log from the terminal. Its retry messages would repeat what modelport's error says."""
+    """Suppress a package's log messages, which would repeat what modelport's error says."""
     import logging
 
     logger = logging.getLogger(name)
@@ -39,17 +39,18 @@ def silence_logger(name: str) -> Iterator[None]:
 
 
 def error_from_hub(error: Exception, repo: str, file: str) -> ModelError:
-    """Return modelport's error for an exception of the hub's client.
+    """Return modelport's error for an exception of `huggingface_hub`.
 
     Args:
-        error: The client's exception.
-        repo: The repository.
+        error: The exception.
+        repo: The repository, as `owner/name`.
         file: The file or other content that was requested, for the message.
     """
     from huggingface_hub import errors
 
     if isinstance(error, errors.LocalEntryNotFoundError) and isinstance(error.__cause__, Exception):
-        error = error.__cause__  # The request failed first; the cache, which lacks the file, was only the fallback.
+        # huggingface_hub raises it if a request failed and its cache lacks the file. The cause is the request's error.
+        error = error.__cause__
     status: int | None = getattr(getattr(error, "response", None), "status_code", None)
     no_repo = isinstance(error, errors.RepositoryNotFoundError) and not isinstance(error, errors.GatedRepoError)
     what = f"{file} of {repo}"
@@ -68,7 +69,7 @@ def error_from_hub(error: Exception, repo: str, file: str) -> ModelError:
     reason = f"{type(error).__name__}: {redact_text(str(error))}"
     if isinstance(error, errors.HFValidationError):
         return InvalidRequest(f"{repo!r} can't be a repository on the Hugging Face hub ({reason}).")
-    # The file system's errors have an errno. Network errors are excluded by their type, or have no errno.
+    # An `OSError` with an errno comes from the file system, unless it is one of these two classes of network errors.
     if isinstance(error, OSError) and error.errno and not isinstance(error, ConnectionError | TimeoutError):
         return ServerError(f"Can't store {what} in the hub's cache ({reason}).", retryable=False)
     return ConnectionFailed(

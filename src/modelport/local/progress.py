@@ -6,10 +6,10 @@ import sys
 
 
 def shows_progress(progress: bool | None) -> bool:
-    """Return whether to show a progress bar: as the caller says, by default where standard error is a terminal.
+    """Return whether to show a progress bar.
 
     Args:
-        progress: The caller's setting, or `None`.
+        progress: The caller's setting; `None` to show it if standard error is a terminal.
     """
-    # Under pythonw there is no standard error.
+    # `sys.stderr` is `None` under pythonw.
     return progress if progress is not None else sys.stderr is not None and sys.stderr.isatty()

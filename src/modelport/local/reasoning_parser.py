@@ -2,10 +2,10 @@
 
 The rules:
 
-- Reasoning stands between `<think>` and `</think>`. A prompt may already end with `<think>`.
-- Line breaks next to these marks belong to the marks, and are dropped.
-- Reasoning occurs once. After it, a mark is ordinary text.
-- Text that may be the beginning of a mark is held back until the next part decides.
+- Reasoning stands between the tags `<think>` and `</think>`. A prompt may already end with `<think>`.
+- Line breaks at the beginning of the reasoning and of the content are dropped, and so is one before `</think>`.
+- Reasoning occurs once. After it, a tag is ordinary text.
+- Text that may be the beginning of a tag is buffered until the next text shows whether it is one.
 """
 
 from __future__ import annotations
@@ -18,36 +18,41 @@ class ReasoningParser:
     """Splits output text into reasoning and content.
 
     Args:
-        starts_in_reasoning: Whether the prompt ends within the reasoning, so that the output begins there.
+        starts_in_reasoning: Whether the output starts within the reasoning, because the prompt ends with `<think>`.
     """
 
     def __init__(self, starts_in_reasoning: bool) -> None:
         self._enter(starts_in_reasoning, [THINK_OPEN])
 
-    def _enter(self, in_reasoning: bool, marks: list[str]) -> None:
+    def _enter(self, in_reasoning: bool, opening_tags: list[str]) -> None:
+        """Begin reasoning, which ends at `</think>`, or content, which ends at one of the opening tags, if any."""
         self.in_reasoning = in_reasoning
-        self._scanner = StopScanner([f"\n{THINK_CLOSE}", THINK_CLOSE] if in_reasoning else marks)
+        self._scanner = StopScanner([f"\n{THINK_CLOSE}", THINK_CLOSE] if in_reasoning else opening_tags)
+        #: Whether the current reasoning or content has no text yet, except dropped line breaks.
         self._is_blank = True
 
     def feed(self, text: str) -> tuple[str, str]:
         """Take the next part of the output.
 
         Returns:
-            The reasoning and the content that are complete with this part.
+            The new reasoning and the new content.
         """
-        found_text = {True: "", False: ""}
+        reasoning = content = ""
         while text:
-            whole = self._scanner.buffered + text
-            passed, mark = self._scanner.feed(text)
-            found_text[self.in_reasoning] += self._without_leading_breaks(passed)
-            if mark is None:
+            unparsed = self._scanner.buffered + text
+            before_tag, tag = self._scanner.feed(text)
+            if self.in_reasoning:
+                reasoning += self._without_leading_breaks(before_tag)
+            else:
+                content += self._without_leading_breaks(before_tag)
+            if tag is None:
                 break
-            text = whole[len(passed) + len(mark) :]
+            text = unparsed[len(before_tag) + len(tag) :]
             self._enter(not self.in_reasoning, [])
-        return found_text[True], found_text[False]
+        return reasoning, content
 
     def finish(self) -> tuple[str, str]:
-        """Return what was held back, as reasoning and content, when no more text follows."""
+        """Return the buffered text, as reasoning and content, at the end of the output."""
         text = self._without_leading_breaks(self._scanner.flush())
         return (text, "") if self.in_reasoning else ("", text)
 

@@ -1,4 +1,4 @@
-"""How an engine that exchanges token ids is called: a prompt and a request go in, batches of tokens come out."""
+"""How an engine that takes and returns token ids is called: with an `EngineRequest`, for a stream of `TokenBatch`."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ class Prompt:
 
     Args:
         tokens: Token ids.
-        inputs: What a processor adds for images, such as `pixel_values`; empty for text alone.
-        starts_in_reasoning: Whether the prompt ends within the model's reasoning.
+        inputs: What the model's processor returns for images, such as `pixel_values`; empty for text alone.
+        starts_in_reasoning: Whether the output starts within the reasoning, because the prompt ends with `<think>`.
     """
 
     tokens: list[int]
@@ -32,10 +32,10 @@ class EngineRequest:
 
     Args:
         prompt: The model's input.
-        max_tokens: The most tokens to generate; prompt and output together fit the context.
-        parameters: The parameters of the call, without `max_tokens`.
-        lark: The grammar of the output, in llguidance's Lark; `None` for free text.
-        tokens_per_notification: How many tokens the engine may collect before it notifies the caller.
+        max_tokens: The most tokens to generate. The prompt and so many tokens fit the model's context.
+        parameters: The other parameters of the call, such as `temperature`.
+        lark: The grammar of the output, in llguidance's Lark dialect; `None` for free text.
+        tokens_per_notification: How many tokens the engine may collect before it passes them to the caller.
     """
 
     prompt: Prompt
@@ -47,13 +47,13 @@ class EngineRequest:
 
 @dataclass(slots=True)
 class TokenBatch:
-    """Consecutive tokens of an output.
+    """Consecutive tokens of one output, which an engine passes to the caller together.
 
     Args:
         tokens: Token ids, including the token that ends the output.
-        logprobs: An entry of `ChatMessage.logprobs` for each token, where the call asks for log probabilities.
-        cached_tokens: How many tokens of the prompt were in the prefix cache; only in the first batch of an output.
-        finish_reason: `stop` or `length`; only in the last batch of an output.
+        logprobs: An entry of `ChatMessage.logprobs` for each token; `None` unless the call asks for log probabilities.
+        cached_tokens: How many tokens of the prompt were in the prefix cache; `None` except in an output's first batch.
+        finish_reason: `stop` or `length`; `None` except in an output's last batch.
     """
 
     tokens: list[int]
@@ -65,8 +65,9 @@ class TokenBatch:
 class TokenEngine(Engine, Protocol):
     """An engine that takes token ids and returns token ids."""
 
-    #: A fast tokenizer of transformers.
+    #: A fast tokenizer of the transformers library.
     tokenizer: Any
+    #: The model's chat template.
     template: ChatTemplate
     #: The most tokens of prompt and output together.
     context_length: int
@@ -78,5 +79,5 @@ class TokenEngine(Engine, Protocol):
         ...
 
     def run(self, request: EngineRequest) -> AsyncGenerator[TokenBatch, None]:
-        """Generate an output. Closing the generator stops the engine within a token."""
+        """Generate an output. If the generator is closed, the engine ends the request after its current step."""
         ...

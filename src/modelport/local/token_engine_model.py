@@ -1,7 +1,7 @@
-"""The base class of backends whose engine exchanges token ids: from a request to tokens, and from tokens to deltas.
+"""The base class of backends whose engine takes and returns token ids.
 
-`TokenEngineModel.deltas` renders the conversation with the chat template, encodes it, and compiles the output type to a
-grammar. Then it runs the engine, and turns the tokens into text, reasoning, tool calls, and token usage.
+`TokenEngineModel.deltas` renders the conversation with the chat template, encodes it, and turns the output type into a
+grammar. Then it runs the engine, and turns the tokens into deltas with text, reasoning, tool calls, and token usage.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ E = TypeVar("E", bound=TokenEngine)
 
 
 class TokenEngineModel(EngineModel[E]):
-    """A model whose engine exchanges token ids.
+    """A model whose engine takes and returns token ids.
 
     This class handles the chat template, constrained decoding, tool calls, and reasoning.
     """
@@ -48,12 +48,13 @@ class TokenEngineModel(EngineModel[E]):
         cached_tokens=True,
         extra_parameters=frozenset({"apply_chat_template_kwargs"}),
     )
-    #: The extra of this package that installs the backend.
+    #: The name of modelport's optional dependencies that install the engine, as in `modelport[vllm]`.
     extra: ClassVar[str]
 
-    #: Settings of transformers, which these engines use to load models or tokenizers: code of a repository, kernels of
-    #: the Hub, and weights that are pickles. Each key is a pattern of a setting's name, in which `*`
-    #: matches any text. Its function returns True if the setting's value may make the engine run code.
+    #: Settings with which the transformers library, which loads the model or the tokenizer of these engines, may run
+    #: somebody else's code: code of a repository, kernels of the Hub, and pickled weights. `from_dict` refuses them.
+    #: Each key is a pattern of a setting's name, in which `*` matches any text. The function returns True if the
+    #: setting's value may make the library run code.
     code_settings: ClassVar[Mapping[str, Callable[[Any], bool]]] = {
         "*custom_generate": bool,
         "*use_kernels": bool,
@@ -75,27 +76,28 @@ class TokenEngineModel(EngineModel[E]):
     async def deltas(self, request: Request) -> AsyncGenerator[ChatMessageStreamDelta, None]:
         """Run a request; see `Model.deltas`."""
         engine = self._engine()
-        call_is_forced = bool(request.tools) and request.tool_choice not in ("auto", "none")
+        must_call_tool = bool(request.tools) and request.tool_choice not in ("auto", "none")
         # Rendering and encoding a long conversation takes milliseconds, so it must not block the event loop.
-        engine_request = await in_thread(lambda: self._engine_request(engine, request, call_is_forced))
-        deltas = self._generate_deltas(engine, engine_request, one_by_one=bool(request.stop_sequences))
+        engine_request = await in_thread(lambda: self._make_engine_request(engine, request, must_call_tool))
+        deltas = self._generate_deltas(engine, engine_request, one_token_per_delta=bool(request.stop_sequences))
         if request.tools and request.tool_choice != "none":
-            # Without a known format, the text of a forced call is read as JSON without marks.
+            # A call that the model must make is the whole output, as JSON without marks, so it can be read even if the
+            # model's own format is unknown.
             call_format = engine.template.tool_call_format or ToolCallFormat("", "")
             parse = None
             if call_format.parse is not None:
                 parse = partial(_parse_call_text, call_format.parse, [tool.to_dict() for tool in request.tools])
-            deltas = read_calls(deltas, call_is_forced, (call_format.begin, call_format.end), parse)
+            deltas = read_calls(deltas, must_call_tool, (call_format.begin, call_format.end), parse)
         async with aclosing(deltas):
             async for delta in deltas:
                 yield delta
 
-    def _engine_request(self, engine: E, request: Request, call_is_forced: bool) -> EngineRequest:
+    def _make_engine_request(self, engine: E, request: Request, must_call_tool: bool) -> EngineRequest:
         parameters = dict(request.parameters)
         parallel_calls = bool(parameters.pop("parallel_tool_calls", False))
         tools = request.tools if request.tool_choice != "none" else ()
         grammar: Grammar | None = request.grammar
-        if call_is_forced:
+        if must_call_tool:
             if isinstance(choice := request.tool_choice, NamedToolChoice):
                 tools = tuple(tool for tool in tools if tool.name == choice.name)
             grammar = JSONSchema(call_schema(tools, parallel=parallel_calls))
@@ -119,29 +121,30 @@ class TokenEngineModel(EngineModel[E]):
             lark = as_lark(grammar)
             if template.supports_reasoning:
                 lark = allow_reasoning(lark, starts_in_reasoning)
-            check_grammar(lark, self.extra)
+            check_grammar(lark, extra=self.extra)
         return EngineRequest(
-            Prompt(prompt.tokens, prompt.inputs, starts_in_reasoning),
-            min(parameters.pop("max_tokens", most_tokens), most_tokens),
-            parameters,
-            lark,
-            # With tools or reasoning, each batch has one token. Reasoning tokens are counted by batch, so a batch must
-            # not contain tokens from both before and after the end of the reasoning.
-            1 if tools or template.supports_reasoning else tokens_per_notification(request),
+            prompt=Prompt(prompt.tokens, prompt.inputs, starts_in_reasoning),
+            max_tokens=min(parameters.pop("max_tokens", most_tokens), most_tokens),
+            parameters=parameters,
+            lark=lark,
+            # With tools or reasoning, each `TokenBatch` has one token. Reasoning tokens are counted by batch, so a
+            # batch must not contain tokens from both before and after the end of the reasoning.
+            tokens_per_notification=1 if tools or template.supports_reasoning else tokens_per_notification(request),
         )
 
-    async def _generate_deltas(self, engine: E, request: EngineRequest, one_by_one: bool) -> Deltas:
+    async def _generate_deltas(self, engine: E, request: EngineRequest, one_token_per_delta: bool) -> Deltas:
         call_format = engine.template.tool_call_format
         # Special tokens stay in the text if one of them begins a tool call.
         special_tokens = engine.tokenizer.all_special_tokens
         keep_special_tokens = call_format is not None and any(token in call_format.begin for token in special_tokens)
         detokenizer = Detokenizer(engine.tokenizer, engine.eos, keep_special_tokens)
         parser = ReasoningParser(request.prompt.starts_in_reasoning) if engine.template.supports_reasoning else None
-        usage = TokenUsage(len(request.prompt.tokens), 0, 0)
+        usage = TokenUsage(input_tokens=len(request.prompt.tokens), output_tokens=0, cached_input_tokens=0)
         usage.reasoning_tokens = 0 if parser else None
         async with aclosing(engine.run(request)) as generated:
-            # One token at a time, so that tokens after a stop sequence are not counted.
-            batches = _split_into_tokens(generated) if one_by_one else generated
+            # At a stop sequence, the layer `stop` closes this generator. With one token per delta, the token usage
+            # counts no tokens after the stop sequence.
+            batches = _split_into_tokens(generated) if one_token_per_delta else generated
             async for batch in batches:
                 text = detokenizer.decode(batch.tokens)
                 reasoning, content = parser.feed(text) if parser else ("", text)
@@ -160,30 +163,30 @@ class TokenEngineModel(EngineModel[E]):
 
 
 async def _split_into_tokens(batches: AsyncGenerator[TokenBatch, None]) -> AsyncGenerator[TokenBatch, None]:
-    """Yield a batch for each token."""
+    """Yield a `TokenBatch` for each token."""
     async for batch in batches:
         last = len(batch.tokens) - 1
         for i, token in enumerate(batch.tokens):
             logprobs = batch.logprobs and [batch.logprobs[i]]
             cached_tokens = None if i else batch.cached_tokens
             yield TokenBatch([token], logprobs, cached_tokens, batch.finish_reason if i == last else None)
-        if last < 0:  # A batch without tokens may hold the finish reason.
+        if last < 0:  # A batch without tokens may contain the finish reason.
             yield batch
 
 
 def _add_usage(usage: TokenUsage, batch: TokenBatch, in_reasoning: bool) -> TokenUsage:
     """Return the usage with a batch's tokens added."""
-    reasoning_tokens = usage.reasoning_tokens
+    reasoning_tokens = usage.reasoning_tokens  # `None` if the model does not reason.
     return TokenUsage(
-        usage.input_tokens,
-        (usage.output_tokens or 0) + len(batch.tokens),
-        usage.cached_input_tokens if batch.cached_tokens is None else batch.cached_tokens,
-        reasoning_tokens if reasoning_tokens is None else reasoning_tokens + len(batch.tokens) * in_reasoning,
+        input_tokens=usage.input_tokens,
+        output_tokens=(usage.output_tokens or 0) + len(batch.tokens),
+        cached_input_tokens=usage.cached_input_tokens if batch.cached_tokens is None else batch.cached_tokens,
+        reasoning_tokens=None if reasoning_tokens is None else reasoning_tokens + len(batch.tokens) * in_reasoning,
     )
 
 
 def _parse_call_text(parse: Callable[[str, list[dict[str, Any]]], Any], tools: list[dict[str, Any]], text: str) -> Any:
-    """Parse the text of a tool call with a library's parser; return `None` where the parser fails."""
+    """Parse the text of a tool call with a library's parser; return `None` if the parser fails."""
     try:
         return parse(text, tools)
     except Exception:  # Such parsers raise exceptions of any kind.

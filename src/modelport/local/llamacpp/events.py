@@ -1,7 +1,7 @@
 """Turns the events of llama.cpp's engine into deltas, in the thread that runs the request.
 
-The engine calls `EventHandler.on_event` with a chunk of a chat completion for each token, and with the progress of the
-prompt. A true return value ends the request.
+For each token, the engine calls `EventHandler.on_event` with a chunk of a streamed chat completion. Before the first
+token, it calls `on_event` with the progress of the prompt. If `on_event` returns True, the engine ends the request.
 """
 
 from __future__ import annotations
@@ -22,11 +22,13 @@ class EventReader(ChatResponseReader):
 
     #: Whether to drop the line breaks between reasoning and content, which the engine counts as content.
     strip_leading_breaks = False
+    #: Checks the content against the grammar; set by `check_against`, and `None` when nothing is left to check.
     _matcher: TextMatcher | None = None
+    #: Whether the grammar contains a JSON schema.
     _is_json = False
 
     def check_against(self, lark: str) -> None:
-        """Check the content against a grammar, because the engine ignores a grammar that it can't read."""
+        """Check the content that follows against a grammar, because the engine ignores a grammar that it can't read."""
         self._matcher = TextMatcher(lark)
         self._is_json = "%json" in lark
 
@@ -49,8 +51,13 @@ class EventReader(ChatResponseReader):
             self._check(delta.content)
         timings = event.get("timings")
         if timings and "predicted_n" in timings:
+            # `prompt_n` counts only the tokens of the prompt that were not in the prompt cache.
             cached = timings["cache_n"]
-            delta.token_usage = TokenUsage(cached + timings["prompt_n"], timings["predicted_n"], cached)
+            delta.token_usage = TokenUsage(
+                input_tokens=cached + timings["prompt_n"],
+                output_tokens=timings["predicted_n"],
+                cached_input_tokens=cached,
+            )
         return delta
 
     def _check(self, content: str) -> None:
@@ -61,8 +68,8 @@ class EventReader(ChatResponseReader):
                 parameter="grammar",
             )
         if self._is_json:
-            # The two versions of llguidance allow different spellings of JSON, so only the beginning is checked here.
-            # The output is validated as JSON at its end.
+            # The llguidance in llama.cpp allows spellings of JSON that the installed, newer one refuses. So only the
+            # first part of the content is checked here. The layer `adapt` validates the complete JSON.
             self._matcher = None
 
 
@@ -71,13 +78,14 @@ class EventHandler:
 
     Args:
         reader: Turns events into deltas.
-        emit: Passes deltas to the event loop, and returns True once nobody reads them. Without a delta it only returns
-            this.
-        tokens_at_once: How many deltas to join into one.
+        emit: Passes a delta to the event loop, and returns True if nobody reads deltas any more. Without a delta, it
+            only returns whether that is so.
+        tokens_per_delta: How many tokens to collect in one delta.
     """
 
-    def __init__(self, reader: EventReader, emit: Emit[ChatMessageStreamDelta], tokens_at_once: int) -> None:
-        self._reader, self._emit, self._tokens_at_once = reader, emit, tokens_at_once
+    def __init__(self, reader: EventReader, emit: Emit[ChatMessageStreamDelta], tokens_per_delta: int) -> None:
+        self._reader, self._emit, self._tokens_per_delta = reader, emit, tokens_per_delta
+        #: The output of the last `_count` tokens, which has not been emitted yet.
         self._joined: ChatMessageStreamDelta | None = None
         self._count = 0
         self._error: Exception | None = None
@@ -86,21 +94,21 @@ class EventHandler:
         """Handle an event; return True to end the request."""
         try:
             delta = self._reader.read(event)
-        except Exception as error:  # `finish` raises the error: no exception may pass through the engine's own code.
+        except Exception as error:  # `finish` raises the error, because the engine's C++ code can't pass it on.
             self._error = error
             return True
         if delta is not None:
             self._joined = delta if self._joined is None else _join(self._joined, delta)
             self._count += 1
-        if self._count < self._tokens_at_once:
+        if self._count < self._tokens_per_delta:
             return self._emit()
         return self._flush()
 
     def finish(self) -> None:
-        """Emit the last deltas.
+        """Emit the output that has not been emitted yet.
 
         Raises:
-            ModelError: The request has failed.
+            ModelError: An event could not be read, or was an error of the engine.
         """
         self._flush()
         if self._error is not None:

@@ -1,11 +1,12 @@
 """llama.cpp in this process: the default local model, and any GGUF file.
 
-A request becomes a chat-completions body, which the engine runs in a thread. The engine calls back with an event for
-each token; `EventReader` turns events into deltas in that thread, and the event loop receives the deltas.
+A request becomes the body of a chat-completions request, which the engine runs in a thread. For each token, the engine
+calls a function of modelport with an event. `EventReader` turns events into deltas in that thread, and the event loop
+receives the deltas.
 
-The engine always streams internally, even for a non-streaming response: so any call can be cancelled within a token of
-its output or one batch (512 tokens) of its prompt, and token usage is known where modelport truncates at a stop
-sequence. The engine's own stop sequences are not used: it compares text token by token, and does not say which stop
+The engine always streams internally, even for a non-streaming response. So a cancelled call ends within one token of
+its output or 512 tokens of its prompt, and token usage is known when modelport ends the output at a stop sequence. The
+engine's own stop sequences are not used: it compares text token by token, and does not report which stop
 sequence it found.
 """
 
@@ -37,9 +38,9 @@ from modelport.types.deltas import ChatMessageStreamDelta
 from modelport.types.output_types import Choice, JSONSchema, Lark, Regex
 from modelport.types.request import Request
 
-#: The parameters of the engine's sampler, in addition to those that every backend knows. The engine ignores unknown
-#: names silently. See https://github.com/ggml-org/llama.cpp/blob/master/tools/server/README.md
-SAMPLING_PARAMETERS = frozenset(
+#: The engine's own parameters, in addition to those that every backend accepts. modelport refuses other names, because
+#: the engine would silently ignore them. See https://github.com/ggml-org/llama.cpp/blob/master/tools/server/README.md
+ENGINE_PARAMETERS = frozenset(
     """
     typical_p dynatemp_range dynatemp_exponent top_n_sigma min_keep repeat_penalty repeat_last_n dry_multiplier dry_base
     dry_allowed_length dry_penalty_last_n dry_sequence_breakers xtc_probability xtc_threshold mirostat mirostat_tau
@@ -53,14 +54,14 @@ DEFAULT_CONTEXT_LENGTH = 8192
 class LlamaCppModel(EngineModel["_LlamaCppEngine"]):
     """A GGUF model in this process, on llama.cpp.
 
-    Requests share the engine: up to `parallel` requests run in one batch. Each has the prompt cache of its slot, so an
-    agent's next turn computes only its new tokens. Cached tokens of the prompt are reported as `cached_input_tokens`.
+    Requests share the engine: up to `parallel` requests run in one batch. The engine caches the prompts of earlier
+    requests, so an agent's next turn computes only its new tokens. `cached_input_tokens` counts the cached tokens.
 
     Args:
         model_id: A `.gguf` file, a folder with one such file, `owner/repo:file.gguf` on the Hugging Face Hub, or `None`
             for the default local model, SmolLM2-135M-Instruct (93 MB, downloaded once).
-        context_length: The most tokens of prompt and output in one request; by default the model's own limit, and at
-            most 8192.
+        context_length: The most tokens of prompt and output in one request; by default 8192, or the model's own limit
+            if that is less.
         parallel: How many requests run at once, by default 4. Further requests wait.
         threads: CPU threads; by default the engine's choice.
         gpu_layers: How many layers to put on the GPU; by default as many as fit, where there is a GPU.
@@ -92,7 +93,7 @@ class LlamaCppModel(EngineModel["_LlamaCppEngine"]):
         cached_tokens=True,
         consecutive_roles=False,
         renamed={"repetition_penalty": "repeat_penalty", "reasoning_budget": "thinking_budget_tokens"},
-        extra_parameters=SAMPLING_PARAMETERS,
+        extra_parameters=ENGINE_PARAMETERS,
     )
 
     def __init__(
@@ -126,10 +127,10 @@ class LlamaCppModel(EngineModel["_LlamaCppEngine"]):
 
     def _declare(self) -> Capabilities:
         properties = self._engine().properties
-        source = properties.get("chat_template", "")
+        template_source = properties.get("chat_template", "")
         features = properties.get("chat_template_caps", {})
-        reasoning = "<think" in source or "reasoning" in source
-        efforts = {"none"} if "enable_thinking" in source else set()
+        reasoning = "<think" in template_source or "reasoning" in template_source
+        efforts = {"none"} if "enable_thinking" in template_source else set()
         efforts |= {"low", "medium", "high"} if features.get("supports_reasoning_effort") else set()
         modalities = properties["modalities"]
         media = {name for name, key in (("image", "vision"), ("audio", "audio")) if modalities.get(key)}
@@ -154,35 +155,35 @@ class LlamaCppModel(EngineModel["_LlamaCppEngine"]):
         """Run a request; see `Model.deltas`."""
         engine = self._engine()
         capabilities = request.capabilities
-        body = body_from(request.replace(stream=True, stop_sequences=()), None, "llama.cpp")
+        body = body_from(request.replace(stream=True, stop_sequences=()), model_id=None, dialect="llama.cpp")
         reader = EventReader()
         if request.grammar is not None:
             lark = as_lark(request.grammar, old_llguidance=True)
-            check_grammar(lark, "llamacpp")
+            check_grammar(lark, extra="llamacpp")
             if capabilities.reasoning:
-                # The engine applies the grammar to the reasoning too, so the grammar begins with free reasoning.
+                # The engine applies the grammar to the reasoning too, so the grammar must first allow any reasoning.
                 starts_in_reasoning = await in_thread(lambda: engine.starts_in_reasoning(body))
                 body["grammar"] = llama_grammar(allow_reasoning(lark, starts_in_reasoning))
                 reader.strip_leading_breaks = True
             else:
                 reader.check_against(lark)
-        if isinstance(bias := body.get("logit_bias"), Mapping):  # Token ids; the binding accepts only strings as keys.
+        if isinstance(bias := body.get("logit_bias"), Mapping):  # xllamacpp accepts token ids only as strings.
             body["logit_bias"] = {str(token): value for token, value in bias.items()}
-        # Counts with every token, so that usage is known where modelport truncates at a stop sequence; progress with
-        # every batch of the prompt, so that a call can be cancelled before its first token.
+        # The engine reports token counts with every token, so that usage is known when modelport ends the output at a
+        # stop sequence. It also reports progress after each 512 tokens of the prompt, at which a call can be cancelled.
         body |= {"timings_per_token": True, "return_progress": True}
         run = engine.chat(body, reader, tokens_per_notification(request))
-        # Closed here, and not by the garbage collector: the engine's thread must have ended before the caller goes on.
+        # `aclosing` waits until the thread that runs the request has ended, even if the call is cancelled.
         async with aclosing(iterate_in_thread(run, patience=CLOSE_TIMEOUT)) as deltas:
             async for delta in deltas:
                 yield delta
-        closing = reader.finish()
-        closing.model_id = self.model_id
-        yield closing
+        last_delta = reader.finish()
+        last_delta.model_id = self.model_id
+        yield last_delta
 
 
 class _LlamaCppEngine:
-    """One server object of llama.cpp, in the process that made it."""
+    """llama.cpp's server object (`xllamacpp.Server`), in the process that made it."""
 
     def __init__(self, model: LlamaCppModel) -> None:
         try:
@@ -191,14 +192,15 @@ class _LlamaCppEngine:
             raise MissingDependency("xllamacpp", "llamacpp") from None
         self.pid = os.getpid()
         self.model_id = model.model_id
-        # The engine always listens on a loopback port; the key keeps other users of the machine out.
-        self._key = secrets.token_hex(16)
+        # The engine always listens on a loopback port. Other users of the machine can't use it without this API key.
+        self._api_key = secrets.token_hex(16)
         params = xllamacpp.CommonParams()
         params.model.path = str(resolve_weights(model.model_id, progress=model.progress))
         params.n_parallel = model.parallel
-        params.n_batch = 512  # A cancelled call ends within one batch of its prompt; larger batches were no faster.
+        # A cancelled call ends after at most this many further tokens of its prompt. Larger batches were no faster.
+        params.n_batch = 512
         params.verbosity = 0
-        params.api_keys = [self._key]
+        params.api_keys = [self._api_key]
         params.n_ctx = (model.context_length or DEFAULT_CONTEXT_LENGTH) * model.parallel
         if model.gpu_layers is not None:
             params.n_gpu_layers = model.gpu_layers
@@ -209,8 +211,9 @@ class _LlamaCppEngine:
         if model.threads is not None:
             params.cpuparams.n_threads = params.cpuparams_batch.n_threads = model.threads
         elif (cores := os.cpu_count() or 1) <= 4:
-            # The engine's threads wait for each other by spinning: on two cores with one other busy process, decoding
-            # 8 tokens took 13 s with two threads and 0.07 s with one, which alone is as fast as two.
+            # One core is left to other processes, because the engine's threads wait for each other by spinning. On two
+            # cores with another busy process, decoding 8 tokens took 13 s with two threads and 0.07 s with one. Without
+            # the other process, one thread is as fast as two.
             params.cpuparams.n_threads = max(1, cores - 1)
         for name, value in (model.engine_params or {}).items():
             if not hasattr(params, name):
@@ -222,10 +225,10 @@ class _LlamaCppEngine:
         self._load_in_thread(lambda: xllamacpp.Server(params), params.model.path)
 
     def _load_in_thread(self, load: Callable[[], Any], path: str) -> None:
-        """Load the engine in a thread, where no Ctrl-C can interrupt between its creation and the start of its loop.
+        """Load the engine in a thread, where Ctrl-C can't interrupt before the engine's own loop runs.
 
-        An engine that is destroyed between the two misses the signal to end: its destructor would wait for ever, and
-        hold the interpreter's lock.
+        An engine that is destroyed before its loop runs does not end: its destructor waits for the loop for ever, and
+        blocks all Python threads, because it does not release the interpreter's lock.
         """
         failure: list[Exception] = []
 
@@ -247,35 +250,35 @@ class _LlamaCppEngine:
             ) from None
 
     def chat(
-        self, body: dict[str, Any], reader: EventReader, tokens_at_once: int
+        self, body: dict[str, Any], reader: EventReader, tokens_per_delta: int
     ) -> Callable[[Emit[ChatMessageStreamDelta]], None]:
         """Return a blocking function that runs one request and emits its deltas.
 
         Args:
-            body: The body of a chat completion.
+            body: The body of a chat-completions request.
             reader: Turns events into deltas.
-            tokens_at_once: How many tokens to collect before they are emitted.
+            tokens_per_delta: How many tokens to collect in one delta.
         """
         server = self._server
         if server is None:
             raise model_closed(self.model_id)
 
         def run(emit: Emit[ChatMessageStreamDelta]) -> None:
-            handler = EventHandler(reader, emit, tokens_at_once)
+            handler = EventHandler(reader, emit, tokens_per_delta)
             try:
                 server.handle_chat_completions(body, handler.on_event)
-            except RuntimeError as error:  # Raised while the request is read, for instance by the chat template.
+            except RuntimeError as error:  # Raised before the first token, for instance by the chat template.
                 raise InvalidRequest(f"llama.cpp refused the request: {error}") from None
             handler.finish()
 
         return run
 
     def query(self, path: str, body: Any = None) -> Any:
-        """Send a request to the engine's own HTTP port, for functions that the binding does not offer."""
+        """Send a request to the engine's own HTTP port, for functions that xllamacpp does not offer in Python."""
         host = self._server.listening_address.partition("//")[2]
         connection = http.client.HTTPConnection(host, timeout=30)
         try:
-            headers = {"Authorization": f"Bearer {self._key}", "Content-Type": "application/json"}
+            headers = {"Authorization": f"Bearer {self._api_key}", "Content-Type": "application/json"}
             connection.request("POST" if body else "GET", path, json.dumps(body) if body else None, headers)
             return json.load(connection.getresponse())
         finally:
@@ -288,7 +291,7 @@ class _LlamaCppEngine:
         return ends_inside_reasoning(prompt)
 
     def detach_after_fork(self) -> None:
-        """Ensure that this process, a fork, never destroys the engine of its parent process."""
+        """Ensure that this process, a forked child, never destroys the engine of its parent process."""
         never_destroy(self._server)
 
     def close(self) -> None:

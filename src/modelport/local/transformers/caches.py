@@ -1,4 +1,4 @@
-"""The keys and values of one sequence, cached so that they are not computed again."""
+"""The attention keys and values of one sequence of tokens, cached so that they are not computed again."""
 
 from __future__ import annotations
 
@@ -11,46 +11,52 @@ import torch
 class Cache(Protocol):
     """Keys and values of the first `length` tokens of one sequence."""
 
+    #: Forward passes write keys and values, and then advance `length`.
     length: int
 
     @property
     def nbytes(self) -> int:
-        """The memory that the cache occupies."""
+        """The memory that the cache occupies, in bytes."""
         ...
 
     def fork(self, length: int) -> Cache | None:
-        """Return a copy of the first `length` tokens; `None` if this kind of cache can't be truncated there."""
+        """Return a copy with only the first `length` tokens; `None` if this cache can't be truncated to them."""
         ...
 
     def truncate(self, length: int) -> bool:
-        """Drop all but the first `length` tokens; return False if this kind of cache can't be truncated there."""
+        """Drop all but the first `length` tokens; return False if this cache can't be truncated to them."""
         ...
 
 
 class PackedCache:
-    """Keys and values of one sequence in its own tensors, one pair for each layer, with spare capacity.
+    """The cache of a row that is computed in packed forward passes (`PackedForward`).
+
+    For each layer it has a tensor of keys and one of values. They have spare capacity, so that few passes copy them.
 
     Args:
-        capacity: For how many tokens to reserve memory at first.
+        capacity: For how many tokens memory is reserved at first.
     """
 
     def __init__(self, capacity: int = 0) -> None:
         self.length = 0
         self._capacity = capacity
+        #: The keys and the values of each layer, by the layer's number; of shape (heads, capacity, dimension).
         self._layers: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
 
     @property
     def nbytes(self) -> int:
-        """The memory that the cache occupies, including its spare capacity."""
+        """The memory that the cache occupies, including its spare capacity, in bytes."""
         return sum(k.nbytes + v.nbytes for k, v in self._layers.values())
 
     def extend(self, layer: int, keys: torch.Tensor, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Write a layer's keys and values after those of the first `length` tokens.
 
+        `length` stays as it is: the forward pass advances it when all layers are written.
+
         Args:
             layer: The layer's number.
-            keys: Of shape (heads, tokens, dimension).
-            values: Of the same shape.
+            keys: The keys of the new tokens, of shape (heads, tokens, dimension).
+            values: The values of the new tokens, of the same shape.
 
         Returns:
             All keys and all values of the layer, including the new ones.
@@ -67,6 +73,7 @@ class PackedCache:
     def _grow(
         self, pair: tuple[torch.Tensor, torch.Tensor] | None, keys: torch.Tensor, values: torch.Tensor, end: int
     ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return tensors with space for at least `end` tokens, which contain what `pair` contains so far."""
         capacity = max(self._capacity, end + end // 4 + 32)
         larger = []
         for i, new in enumerate((keys, values)):
@@ -91,7 +98,11 @@ class PackedCache:
 
 
 class LibraryCache:
-    """The library's own cache object, for models that must compute one sequence at a time."""
+    """The cache of a row that is computed in forward passes of its own (`SerialForward`).
+
+    Args:
+        inner: An empty cache of the transformers library.
+    """
 
     def __init__(self, inner: Any) -> None:
         self.inner = inner
@@ -99,17 +110,18 @@ class LibraryCache:
 
     @property
     def nbytes(self) -> int:
-        """The memory that the cache occupies."""
+        """The memory that the cache occupies, in bytes."""
         return sum(t.nbytes for layer in self.inner.layers for t in vars(layer).values() if isinstance(t, torch.Tensor))
 
     @property
     def _can_be_truncated(self) -> bool:
         from transformers.cache_utils import DynamicLayer
 
+        # Other layers (with sliding windows or linear attention) discard what a shorter cache would need.
         return all(type(layer) is DynamicLayer for layer in self.inner.layers)
 
     def fork(self, length: int) -> LibraryCache | None:
-        """See `Cache.fork`. Sliding windows and linear attention have discarded what a shorter cache would need."""
+        """See `Cache.fork`."""
         if length != self.length and not self._can_be_truncated:
             return None
         other = LibraryCache(copy.deepcopy(self.inner))
@@ -124,7 +136,7 @@ class LibraryCache:
         if not self._can_be_truncated:
             return False
         for layer in self.inner.layers:
-            if (extra := layer.get_seq_length() - length) > 0:
-                layer.crop(-extra)
+            if (surplus := layer.get_seq_length() - length) > 0:
+                layer.crop(-surplus)  # A negative argument says how many tokens to remove.
         self.length = length
         return True

@@ -20,9 +20,10 @@ _lock = threading.Lock()  # Processors have mutable state, so threads must not u
 def prompt_with_images(loaded: LoadedModel, text: str, images: list[Image]) -> Prompt:
     """Return the prompt of a conversation with images.
 
-    Its `inputs` contain the processor's outputs. They also contain two values for the engine: `token_keys`, a number
-    for each token, which for an image's token is a hash of the pixels; and `image_span`, the first position of the
-    images and the position after the last.
+    The prompt's `inputs` contain the processor's outputs, and two values for the engine: `token_keys` are the numbers
+    that identify tokens in the prefix cache, which for the tokens of images are hashes of the images; `image_span` is
+    the position of the first image token and the position after the last. If no token is known to be an image token,
+    the span is the whole prompt.
 
     Raises:
         InvalidRequest: An image can't be read, or the processor refuses it.
@@ -61,34 +62,35 @@ def _open_image(image: Image) -> Any:
 
 
 def _image_tokens(loaded: LoadedModel) -> set[int]:
-    """Return the token ids that stand for images in a prompt."""
+    """Return the ids of the tokens that stand for images in a prompt."""
     config = loaded.model.config
     names = ("image_token_id", "image_token_index", "boi_token_id", "vision_start_token_id")
     return {value for name in names if isinstance(value := getattr(config, name, None), int)}
 
 
 def _token_keys(tokens: list[int], positions: list[int], images: list[Image]) -> list[int]:
-    """Return the token ids, with the tokens of images replaced by hashes that equal no id and no other images' hash.
+    """Return the token ids, with those of image tokens replaced by negative hashes of the images.
 
-    The hash of an image's token covers all images of the prompt up to that one. So a conversation that continues keeps
-    its keys, and cached tokens of one picture are never used for another.
+    So the prefix cache never uses the tokens of one image for another image. The hash covers an image and all images
+    before it, so it does not change when the conversation continues with more images.
 
     Args:
         tokens: The prompt's token ids.
-        positions: Where the tokens of images are.
+        positions: The positions of the image tokens.
         images: The prompt's images.
     """
+    # A run is a sequence of adjacent image tokens, which usually stand for one image.
     run_starts = {i for n, i in enumerate(positions) if n == 0 or positions[n - 1] != i - 1}
     keys = list(tokens)
-    all_so_far = hashlib.sha256()
+    images_so_far = hashlib.sha256()
     hashes = []
     for image in images:
-        all_so_far.update(hashlib.sha256(image.data or b"").digest())
-        hashes.append(-1 - (int.from_bytes(all_so_far.digest()[:7], "big")))
+        images_so_far.update(hashlib.sha256(image.data or b"").digest())
+        hashes.append(-1 - (int.from_bytes(images_so_far.digest()[:7], "big")))
     run = -1
     for position in positions:
         if position in run_starts:
             run += 1
-        # If the runs of image tokens do not correspond to the images, the hash of all images is used.
+        # If there are more or fewer runs than images, every image token gets the hash of all images.
         keys[position] = hashes[run] if len(run_starts) == len(images) else hashes[-1]
     return keys

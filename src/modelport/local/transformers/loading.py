@@ -1,4 +1,4 @@
-"""Loads a model of the transformers library, with its tokenizer or processor, and the facts that the engine needs."""
+"""Loads a model of the transformers library, with its tokenizer or processor and its settings."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from modelport.local.transformers.parameters import GENERATION_PARAMETERS
 
 @dataclass
 class LoadedModel:
-    """A model that is ready to compute.
+    """A loaded model, and what the engine needs to know about it.
 
     Args:
         model: A causal language model, which may also accept images.
@@ -26,7 +26,7 @@ class LoadedModel:
         template: The model's chat template.
         context_length: The most tokens of prompt and output in one request.
         eos: The token ids that end an output.
-        defaults: The generation settings that the model's authors recommend.
+        defaults: The generation settings that the model's authors recommend, by name.
     """
 
     model: Any
@@ -44,7 +44,7 @@ class LoadedModel:
 
     @property
     def vocab_size(self) -> int:
-        """The length of the logits."""
+        """How many logits the model computes for a token."""
         return int(self.model.config.get_text_config().vocab_size)
 
 
@@ -80,7 +80,7 @@ def load(
         processor = _load_processor(source, options, model, tokenizer)
         if tokenizer is None:
             tokenizer = processor.tokenizer if processor is not None else _load_tokenizer(source, options)
-        elif hasattr(tokenizer, "tokenizer"):
+        elif hasattr(tokenizer, "tokenizer"):  # It is a processor.
             tokenizer = tokenizer.tokenizer
     if not getattr(tokenizer, "is_fast", False):
         raise InvalidRequest(
@@ -110,7 +110,7 @@ def load(
 
 
 def _source(model_id: str) -> tuple[str, dict[str, Any]]:
-    """Return the name or folder to load from, and the option that names the GGUF file in it."""
+    """Return what `from_pretrained` loads: a name or a folder, and for a GGUF file the option that names the file."""
     if model_id.endswith(".gguf"):
         if not os.path.isfile(model_id):
             raise NotFoundError(f"there is no file {model_id!r}", retryable=False)
@@ -132,11 +132,11 @@ def _load_model(source: str, options: dict[str, Any], device_map: Any, dtype: An
         raise MissingDependency("accelerate", "transformers")
     config = transformers.AutoConfig.from_pretrained(source, **options)
     accepts_images = type(config) in transformers.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
-    auto = transformers.AutoModelForImageTextToText if accepts_images else transformers.AutoModelForCausalLM
+    auto_class = transformers.AutoModelForImageTextToText if accepts_images else transformers.AutoModelForCausalLM
     settings = {"dtype": _dtype(dtype, config, device_map), **options, **model_kwargs}
     if device_map is not None:
         settings["device_map"] = device_map
-    model = auto.from_pretrained(source, **settings)
+    model = auto_class.from_pretrained(source, **settings)
     if device_map is None and "quantization_config" not in settings and getattr(model, "hf_device_map", None) is None:
         if torch.cuda.is_available():
             model = model.to("cuda")
@@ -146,7 +146,7 @@ def _load_model(source: str, options: dict[str, Any], device_map: Any, dtype: An
 
 
 def _dtype(given: Any, config: Any, device_map: Any) -> Any:
-    """Return the requested dtype; by default the checkpoint's, but f32 on a CPU that is slower in 16 bits."""
+    """Return the requested dtype; by default the checkpoint's, or f32 on a CPU, where 16 bits are mostly slower."""
     import torch
 
     if isinstance(given, str) and given != "auto":
@@ -173,12 +173,13 @@ def _is_bf16_on_bf16_cpu(config: Any) -> bool:
     return capable and getattr(config, "dtype", None) in (torch.bfloat16, "bfloat16")
 
 
-def _load_processor(source: str, options: dict[str, Any], model: Any, given: Any) -> Any:
-    if hasattr(given, "tokenizer"):
-        return given
+def _load_processor(source: str, options: dict[str, Any], model: Any, given_tokenizer: Any) -> Any:
+    """Return the caller's processor, or that of a model that accepts images; `None` if only text is accepted."""
+    if hasattr(given_tokenizer, "tokenizer"):  # The caller has passed a processor as the tokenizer.
+        return given_tokenizer
     import transformers
 
-    if given is not None or type(model.config) not in transformers.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
+    if given_tokenizer is not None or type(model.config) not in transformers.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
         return None
     return transformers.AutoProcessor.from_pretrained(source, **options)
 
@@ -196,10 +197,11 @@ def _load_tokenizer(source: str, options: dict[str, Any]) -> Any:
 
 
 def _context_length(model: Any, tokenizer: Any, given: int | None) -> int:
+    """Return the caller's or the model's context length, whichever is less; 10**9 if there is no limit."""
     own = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    # A tokenizer without a limit reports a number of thirty digits.
-    sizes = [size for size in (given, own or tokenizer.model_max_length) if size is not None and size < 10**9]
-    return min(sizes, default=10**9)
+    # The `model_max_length` of a tokenizer without a limit is a number of thirty digits.
+    limits = [limit for limit in (given, own or tokenizer.model_max_length) if limit is not None and limit < 10**9]
+    return min(limits, default=10**9)
 
 
 def _eos(model: Any, tokenizer: Any) -> list[int]:
@@ -211,7 +213,7 @@ def _eos(model: Any, tokenizer: Any) -> list[int]:
 
 
 def _defaults(model: Any) -> dict[str, Any]:
-    """Return the settings that the model's authors chose, where they differ from the library's defaults."""
+    """Return those of the model's own generation settings that differ from the library's defaults."""
     own = model.generation_config.to_diff_dict() if model.generation_config is not None else {}
     sampling = {"temperature", "top_k", "top_p", "min_p", "repetition_penalty"}
     return {
@@ -269,7 +271,7 @@ def _translated_errors(model_id: str) -> Any:
 
 
 def _is_connection_failure(error: BaseException | None) -> bool:
-    """Return whether the library failed because it could not reach the Hub."""
+    """Return whether the error, or one of its causes, says that the Hub could not be reached."""
     from huggingface_hub.errors import LocalEntryNotFoundError
 
     while error is not None:

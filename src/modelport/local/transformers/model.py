@@ -30,20 +30,21 @@ class TransformersModel(TokenEngineModel["TransformersEngine"]):
     prompt is not computed again (`cached_input_tokens` is its length), so an agent's next turn computes only its new
     tokens.
 
-    Models whose attention can't be packed into one forward pass (linear attention, score caps, attention sinks, and
-    models that accept images) compute their requests in turns, one token each; `model.packed` says which applies.
+    Some kinds of attention (linear attention, score caps, attention sinks) can't compute several requests in one
+    forward pass. Models with such attention, and models that accept images, compute one token of each request in turn.
+    `model.packed` is then false.
 
     Args:
         model_id: A model on the Hugging Face Hub, a folder, or a `.gguf` file; by default
             `HuggingFaceTB/SmolLM2-1.7B-Instruct`.
         device_map: As in transformers (`auto`, `cuda`, `cpu`, …; needs accelerate); by default the first GPU if there
             is one, else the CPU.
-        dtype: For example `bfloat16`; by default the checkpoint's own. A CPU computes in `float32` by default, because
-            16 bits are slower there; only with bf16 arithmetic a bf16 checkpoint keeps its type.
+        dtype: For example `bfloat16`; by default the checkpoint's own on a GPU, and `float32` on a CPU, where 16 bits
+            are slower. But a CPU with bf16 arithmetic computes a bf16 checkpoint in bf16 by default.
         torch_dtype: Another name of `dtype`.
         trust_remote_code: Whether code from the model's repository may run.
-        model_kwargs: For the library's `from_pretrained`, as `{"quantization_config": …, "revision": …}`. With
-            `attn_implementation`, requests are computed in turns, through that implementation.
+        model_kwargs: Arguments of the library's `from_pretrained`, as `{"quantization_config": …, "revision": …}`. With
+            `attn_implementation`, that implementation computes one token of each request in turn.
         apply_chat_template_kwargs: Variables for the chat template, as `{"enable_thinking": False}`.
         model: A model that is already loaded, instead of `model_id`; needs `tokenizer`.
         tokenizer: The tokenizer or the processor of `model`.
@@ -98,6 +99,7 @@ class TransformersModel(TokenEngineModel["TransformersEngine"]):
         if dtype is not None and torch_dtype is not None and str(dtype) != str(torch_dtype):
             raise InvalidRequest(f"dtype={dtype} and torch_dtype={torch_dtype} are two names of one setting: give one")
         if "device" in settings:
+            # `device` is another name of `device_map`.
             device_map = settings.pop("device") if device_map is None else device_map
         check_integers(1, context_length=context_length, parallel=parallel, queue=queue, threads=threads)
         check_integers(0, prefix_cache_bytes=prefix_cache_bytes)
@@ -130,7 +132,7 @@ class TransformersModel(TokenEngineModel["TransformersEngine"]):
 
     @property
     def packed(self) -> bool:
-        """Whether requests are computed together, in one forward pass; else in turns."""
+        """Whether one forward pass computes all requests; if not, each request has passes of its own."""
         return self._engine().forward.is_packed
 
     def _load_engine(self) -> TransformersEngine:
@@ -160,9 +162,9 @@ class TransformersModel(TokenEngineModel["TransformersEngine"]):
             model_kwargs=self.model_kwargs,
         )
         use_onednn(loaded.model)
-        needs_own_attention = loaded.processor is not None or "attn_implementation" in (self.model_kwargs or {})
+        needs_library_attention = loaded.processor is not None or "attn_implementation" in (self.model_kwargs or {})
         with torch.inference_mode():
-            forward = SerialForward(loaded.model) if needs_own_attention else choose_forward(loaded.model)
+            forward = SerialForward(loaded.model) if needs_library_attention else choose_forward(loaded.model)
         limit = DEFAULT_PREFIX_CACHE_BYTES if self.prefix_cache_bytes is None else self.prefix_cache_bytes
         return TransformersEngine(loaded, forward, parallel=self.parallel, queue=self.queue, prefix_cache_bytes=limit)
 

@@ -1,9 +1,10 @@
 """Forward passes over rows of different lengths.
 
-`PackedForward` computes all rows in one pass of shape (1, N). The pass contains every row's new tokens (decoding steps,
-chunks of prompts, forced tokens), and modelport's attention function lets each row attend to its own keys and values.
-Rows join and leave without merging or padding. `SerialForward` computes one row after another, for models whose
-attention can't be packed. `choose_forward` decides by comparing logits.
+`PackedForward` computes all rows in one pass of shape (1, N). The pass contains every row's new tokens: its last token,
+a chunk of its prompt, or tokens that a grammar forces. modelport's attention function lets each row attend to its own
+keys and values. Rows join and leave without merging or padding. `SerialForward` computes one row after another, for
+models whose attention can't be packed. `choose_forward` tries `PackedForward`, and compares its logits with those of
+the model's own attention.
 """
 
 from __future__ import annotations
@@ -20,18 +21,19 @@ from modelport.local.transformers.caches import Cache, LibraryCache, PackedCache
 
 #: The name under which modelport's attention function is registered in the library.
 ATTENTION_NAME = "modelport_packed"
-#: `segments` is set during a packed pass of this thread.
+#: Passes data from `PackedForward.run` to `packed_attention`, which the model calls. Its attribute `segments` is a list
+#: of `_Segment` during a packed pass of this thread, and otherwise `None` or missing.
 _current_pass = threading.local()
 
 
 @dataclass
-class PrefillChunk:
-    """The new tokens of one row in a pass: a part of its prompt, or the tokens of a decoding step.
+class RowChunk:
+    """The new tokens of one row in a pass: a part of its prompt, or its last generated tokens.
 
     Args:
         cache: The row's keys and values so far; the pass extends it by these tokens.
         tokens: Token ids.
-        inputs: What a processor added for images among these tokens.
+        inputs: What the model's processor returned for images among these tokens, such as `pixel_values`.
     """
 
     cache: Any
@@ -40,17 +42,17 @@ class PrefillChunk:
 
 
 class Forward(Protocol):
-    """How a model's rows are computed."""
+    """Computes the forward passes of a model."""
 
-    #: Whether rows share a pass.
+    #: Whether one pass computes several rows.
     is_packed: bool
 
-    def cache(self, capacity: int) -> Cache:
-        """Return an empty cache with memory for so many tokens."""
+    def new_cache(self, capacity: int) -> Cache:
+        """Return an empty cache for a row, with memory for `capacity` tokens if memory can be reserved."""
         ...
 
-    def run(self, chunks: Sequence[PrefillChunk]) -> torch.Tensor:
-        """Compute the chunks.
+    def run(self, chunks: Sequence[RowChunk]) -> torch.Tensor:
+        """Compute chunks of different rows, and add their keys and values to the rows' caches.
 
         Returns:
             The logits after the last token of each chunk, of shape (chunks, vocabulary), in f32.
@@ -59,7 +61,7 @@ class Forward(Protocol):
 
 
 class PackedForward:
-    """One pass for all rows."""
+    """Computes all rows in one pass."""
 
     is_packed = True
 
@@ -67,11 +69,11 @@ class PackedForward:
         self._model = model
         self._device = model.device
 
-    def cache(self, capacity: int) -> PackedCache:
-        """See `Forward.cache`."""
+    def new_cache(self, capacity: int) -> PackedCache:
+        """See `Forward.new_cache`."""
         return PackedCache(capacity)
 
-    def run(self, chunks: Sequence[PrefillChunk]) -> torch.Tensor:
+    def run(self, chunks: Sequence[RowChunk]) -> torch.Tensor:
         """See `Forward.run`."""
         tokens = [token for chunk in chunks for token in chunk.tokens]
         positions = [chunk.cache.length + i for chunk in chunks for i in range(len(chunk.tokens))]
@@ -91,26 +93,26 @@ class PackedForward:
             )
         finally:
             _current_pass.segments = None
-        for chunk in chunks:  # Only after the pass: if it fails, the lengths still say what was computed.
+        for chunk in chunks:  # Only after the pass: if the pass fails, its tokens do not count as computed.
             chunk.cache.length += len(chunk.tokens)
         return output.logits[0].float()
 
 
 class SerialForward:
-    """A pass for each row, through the model's own attention and cache."""
+    """Computes each row in a pass of its own, with the library's attention and cache."""
 
     is_packed = False
 
     def __init__(self, model: Any) -> None:
         self._model = model
 
-    def cache(self, capacity: int) -> LibraryCache:
-        """See `Forward.cache`."""
+    def new_cache(self, capacity: int) -> LibraryCache:
+        """See `Forward.new_cache`."""
         from transformers import DynamicCache
 
         return LibraryCache(DynamicCache(config=self._model.config.get_text_config()))
 
-    def run(self, chunks: Sequence[PrefillChunk]) -> torch.Tensor:
+    def run(self, chunks: Sequence[RowChunk]) -> torch.Tensor:
         """See `Forward.run`."""
         logits = []
         for chunk in chunks:
@@ -130,11 +132,11 @@ class SerialForward:
 
 
 class _Segment:
-    """The positions of one row in a packed pass.
+    """The new tokens of one row in a packed pass.
 
     Args:
         cache: The row's keys and values before the pass.
-        start: The position of the row's first new token.
+        start: The position of the row's first new token among all tokens of the pass.
         count: How many new tokens the row has.
     """
 
@@ -145,15 +147,15 @@ class _Segment:
         self._masks: dict[Any, torch.Tensor | None] = {}
 
     def mask(self, window: int | None, groups: int, like: torch.Tensor) -> torch.Tensor | None:
-        """Return the attention mask of the new tokens, computed once per pass for all layers of one kind.
+        """Return the attention mask of the new tokens, computed once per pass for all layers with the same window.
 
         Args:
-            window: The length of the sliding window, if there is one.
+            window: The length of the sliding window in tokens; `None` for full attention.
             groups: How many query heads share a key head.
             like: A tensor with the mask's dtype and device.
 
         Returns:
-            A mask of shape (groups × new tokens, all tokens); `None` if nothing is masked.
+            A mask of shape (groups × new tokens, all tokens of the row); `None` if nothing is masked.
         """
         key = window, groups
         if key not in self._masks:
@@ -186,18 +188,21 @@ def packed_attention(
 ) -> tuple[torch.Tensor, None]:
     """Compute the attention of packed rows, each over its own keys and values.
 
-    Outside modelport's packed passes, the library's own attention is used.
+    The library calls this function for each attention layer. Outside packed passes, it uses the library's attention.
 
     Args:
         module: The attention layer.
-        query: Of shape (1, heads, tokens, dimension).
-        key: Of the same shape, with its own number of heads.
-        value: Of the same shape, with its own number of heads.
-        attention_mask: Unused: the segments say which tokens attend to which.
-        scaling: The factor of the scores.
-        dropout: Unused: there is no training.
-        sliding_window: How many tokens back a token attends.
+        query: The queries of the pass, of shape (1, heads, tokens, dimension).
+        key: The keys, of the same shape, but perhaps with fewer heads.
+        value: The values, of the same shape, but perhaps with fewer heads.
+        attention_mask: Not used in packed passes, in which each row has its own mask.
+        scaling: The factor of the attention scores.
+        dropout: Not used in packed passes.
+        sliding_window: To how many tokens, up to itself, a token attends; `None` for all.
         **more: Arguments that only some models pass.
+
+    Raises:
+        NotImplementedError: This kind of attention can't be packed. It is raised in the trial of `choose_forward`.
     """
     segments = getattr(_current_pass, "segments", None)
     if segments is None:
@@ -208,10 +213,10 @@ def packed_attention(
         )
     if unsupported := [name for name in ("softcap", "s_aux", "position_bias") if more.get(name) is not None]:
         raise NotImplementedError(f"this model's attention has {unsupported[0]}")
-    kinds = getattr(getattr(module, "config", None), "layer_types", None)
-    if kinds and kinds[module.layer_idx] not in ("full_attention", "sliding_attention"):
-        raise NotImplementedError(f"this model has layers of {kinds[module.layer_idx]}")
-    if kinds and kinds[module.layer_idx] == "sliding_attention" and sliding_window is None:
+    layer_types = getattr(getattr(module, "config", None), "layer_types", None)
+    if layer_types and layer_types[module.layer_idx] not in ("full_attention", "sliding_attention"):
+        raise NotImplementedError(f"this model has layers of {layer_types[module.layer_idx]}")
+    if layer_types and layer_types[module.layer_idx] == "sliding_attention" and sliding_window is None:
         raise NotImplementedError("this model does not pass the length of its sliding window")
     heads, kv_heads = query.shape[1], key.shape[1]
     groups = heads // kv_heads
@@ -219,7 +224,8 @@ def packed_attention(
     for segment in segments:
         span = slice(segment.start, segment.start + segment.count)
         keys, values = segment.cache.extend(module.layer_idx, key[0, :, span], value[0, :, span])
-        # The query heads of a group are arranged like further tokens, so that keys need not be copied for each head.
+        # Query heads that share a key head are arranged as if they were further tokens, so that the keys need not be
+        # copied for each of them.
         q = query[0, :, span].reshape(1, kv_heads, groups * segment.count, query.shape[3])
         result = scaled_dot_product_attention(
             q, keys[None], values[None], attn_mask=segment.mask(sliding_window, groups, query), scale=scaling
@@ -238,28 +244,28 @@ def packed_mask(*args: Any, **kwargs: Any) -> Any:
 
 
 def choose_forward(model: Any) -> Forward:
-    """Return how this model's rows are computed: packed, if a trial gives the logits of the model's own attention."""
+    """Return a `PackedForward` if a trial gives the logits of the model's own attention, else a `SerialForward`."""
     from transformers import AttentionInterface, AttentionMaskInterface
 
     AttentionInterface.register(ATTENTION_NAME, packed_attention)
     AttentionMaskInterface.register(ATTENTION_NAME, packed_mask)
-    before = model.config._attn_implementation
+    own_implementation = model.config._attn_implementation
     try:
         trial = _trial_tokens(model)
         expected = [_own_logits(model, tokens) for tokens in trial]
         model.set_attn_implementation(ATTENTION_NAME)
         found = _packed_logits(PackedForward(model), trial)
-    except Exception:  # Architectures refuse in different ways, with exceptions of any kind.
-        model.set_attn_implementation(before)
+    except Exception:  # Models that can't be packed raise exceptions of any kind.
+        model.set_attn_implementation(own_implementation)
         return SerialForward(model)
     if all(_are_close(a, b, model.dtype) for a, b in zip(expected, found, strict=True)):
         return PackedForward(model)
-    model.set_attn_implementation(before)
+    model.set_attn_implementation(own_implementation)
     return SerialForward(model)
 
 
 def _trial_tokens(model: Any) -> list[list[int]]:
-    """Return two rows; one is longer than the short sliding window of a test's model."""
+    """Return two rows of tokens. One has 23, more than the sliding windows of the small models in modelport's tests."""
     vocab_size = model.config.get_text_config().vocab_size
     return [[(7 * i * i + 3) % vocab_size for i in range(count)] for count in (23, 5)]
 
@@ -271,13 +277,13 @@ def _own_logits(model: Any, tokens: list[int]) -> torch.Tensor:
 def _packed_logits(packed: PackedForward, trial: list[list[int]]) -> list[torch.Tensor]:
     """Compute the rows in chunks, as in real use: two prompts in parts, then single tokens next to each other."""
     long, short = trial
-    a, b = packed.cache(0), packed.cache(0)
-    packed.run([PrefillChunk(a, long[:9])])
-    packed.run([PrefillChunk(b, short[:-1]), PrefillChunk(a, long[9:-1])])
-    logits = packed.run([PrefillChunk(a, long[-1:]), PrefillChunk(b, short[-1:])])
+    long_cache, short_cache = packed.new_cache(0), packed.new_cache(0)
+    packed.run([RowChunk(long_cache, long[:9])])
+    packed.run([RowChunk(short_cache, short[:-1]), RowChunk(long_cache, long[9:-1])])
+    logits = packed.run([RowChunk(long_cache, long[-1:]), RowChunk(short_cache, short[-1:])])
     return [logits[0], logits[1]]
 
 
-def _are_close(a: torch.Tensor, b: torch.Tensor, dtype: torch.dtype) -> bool:
-    difference = (a - b).abs().max() / a.abs().max().clamp(min=1.0)
+def _are_close(expected: torch.Tensor, found: torch.Tensor, dtype: torch.dtype) -> bool:
+    difference = (expected - found).abs().max() / expected.abs().max().clamp(min=1.0)
     return bool(difference < (1e-3 if dtype == torch.float32 else 5e-2))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-#: Parameters in addition to those that every backend knows; `sampling.Sampler` applies them.
+#: Parameters in addition to those that every backend accepts; `sampling.Sampler` applies them.
 #: See https://huggingface.co/docs/transformers/main_classes/text_generation
 GENERATION_PARAMETERS = frozenset(
     """

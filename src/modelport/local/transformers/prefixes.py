@@ -1,7 +1,8 @@
 """The prefix cache: keys and values of earlier sequences, for requests that begin with the same tokens.
 
-A conversation that continues takes over the cached sequence without a copy. A branch, and a prompt that begins like a
-running one, gets a copy of the common part.
+A request that continues a cached sequence, as an agent's next turn does, takes that sequence's cache without a copy. A
+request that begins like a cached sequence but goes on differently gets a copy of the common part. So does a request
+that begins like a row that is still being computed.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import numpy as np
 from modelport.local.common_prefix import common_prefix_length
 from modelport.local.transformers.caches import Cache
 
-#: A number for each token of a sequence: its id, or for an image's token a hash of the pixels.
+#: The numbers that identify a sequence's tokens: a token's id, or for an image's token a hash of the image.
 TokenKeys = np.ndarray[Any, np.dtype[np.int64]]
 
 
@@ -24,8 +25,8 @@ class CachedPrefix:
     """The cache of a sequence that no row is using.
 
     Args:
-        token_keys: A number for each token that `cache` contains.
-        cache: The keys and values.
+        token_keys: The keys of the tokens that `cache` contains.
+        cache: The attention keys and values.
     """
 
     token_keys: TokenKeys
@@ -36,7 +37,7 @@ class PrefixCache:
     """Caches of sequences; the least recently used is evicted first. Only the engine's thread uses this class.
 
     Args:
-        limit: The most bytes that these caches and those of running rows may occupy together; 0 disables the cache.
+        limit: The most bytes of these caches and of those of the engine's rows together; 0 disables the prefix cache.
     """
 
     def __init__(self, limit: int) -> None:
@@ -49,28 +50,30 @@ class PrefixCache:
         return sum(entry.cache.nbytes for entry in self.entries)
 
     def acquire(
-        self, token_keys: TokenKeys, running: Iterable[tuple[TokenKeys, Cache]], image_span: Sequence[int] = ()
+        self, token_keys: TokenKeys, row_caches: Iterable[tuple[TokenKeys, Cache]], image_span: Sequence[int] = ()
     ) -> Cache | None:
-        """Return the cache of the longest known beginning of this sequence; its `length` says how long that is.
+        """Return a cache with the longest beginning of this sequence that is cached; `None` if no beginning is.
 
-        An entry that this sequence continues is removed and returned. Of an entry that this sequence branches off from,
-        and of a running row, the common part is copied.
+        An entry that this sequence continues is removed and returned. Of other entries, and of rows, the common part is
+        copied.
 
         Args:
-            token_keys: Of the sequence. Its last token always remains to be computed.
-            running: The token keys and caches of the rows in progress.
-            image_span: The first and the last position of images, between which the beginning must not end, because
-                images are computed as a whole.
+            token_keys: The keys of the sequence's tokens. The returned cache never contains the last token, whose
+                logits must be computed.
+            row_caches: The token keys and caches of the engine's rows.
+            image_span: The position of the first image token and the position after the last; empty for text. The
+                returned cache does not end between these positions, because one pass must compute all images.
         """
         if not self.limit:
             return None
         best: tuple[int, CachedPrefix | None, Cache] | None = None
+        # Entries of the prefix cache, and the caches of rows, which have `None` as their entry.
         sources: list[tuple[TokenKeys, CachedPrefix | None, Cache]] = [
             (entry.token_keys, entry, entry.cache) for entry in self.entries
         ]
-        sources += [(row_keys, None, cache) for row_keys, cache in running]
-        for known, entry, cache in sources:
-            common = common_prefix_length(known[: cache.length], token_keys)
+        sources += [(row_keys, None, cache) for row_keys, cache in row_caches]
+        for source_keys, entry, cache in sources:
+            common = common_prefix_length(source_keys[: cache.length], token_keys)
             common = _outside_images(min(common, len(token_keys) - 1), image_span)
             if common > 0 and (best is None or common > best[0]):
                 best = common, entry, cache
@@ -79,41 +82,42 @@ class PrefixCache:
         common, entry, cache = best
         if entry is not None:
             self.entries.remove(entry)
-            # The new sequence contains the whole entry, except perhaps the last token, whose logits are needed.
+            # The sequence continues the entry: it contains all its tokens, except perhaps the last.
             if common >= cache.length - 1 and cache.truncate(common):
                 return cache
-            self.entries.append(entry)  # It was used just now, so it is evicted last.
+            self.entries.append(entry)  # The entry is now the most recently used, so it is evicted last.
         return cache.fork(common)
 
-    def store(self, token_keys: TokenKeys, cache: Cache, running: int) -> None:
-        """Store a row's cache, and evict older entries that exceed the limit.
+    def store(self, token_keys: TokenKeys, cache: Cache, row_bytes: int) -> None:
+        """Store the cache of a row that has ended, and evict older entries that exceed the limit.
 
         Args:
-            token_keys: Of the tokens that `cache` contains, and perhaps of more tokens.
-            cache: The cache, which its row does not use any more.
-            running: The bytes of the rows in progress.
+            token_keys: The keys of the row's tokens. `cache` may lack the last tokens.
+            cache: The row's cache.
+            row_bytes: The bytes of the caches of the engine's other rows.
         """
         if not self.limit or not cache.length:
             return
         token_keys = token_keys[: cache.length]
         if any(common_prefix_length(entry.token_keys, token_keys) == len(token_keys) for entry in self.entries):
-            return
+            return  # An entry already contains all these tokens.
+        # Entries that the new cache contains are removed.
         self.entries = [
             entry
             for entry in self.entries
             if common_prefix_length(entry.token_keys, token_keys) < len(entry.token_keys)
         ]
         self.entries.append(CachedPrefix(token_keys, cache))
-        self.evict(running)
+        self.evict(row_bytes)
 
-    def evict(self, running: int) -> None:
+    def evict(self, row_bytes: int) -> None:
         """Remove the least recently used entries until all caches fit the limit.
 
         Args:
-            running: The bytes of the rows in progress.
+            row_bytes: The bytes of the caches of the engine's rows.
         """
         sizes = [entry.cache.nbytes for entry in self.entries]
-        total = sum(sizes) + running
+        total = sum(sizes) + row_bytes
         while self.entries and total > self.limit:
             total -= sizes.pop(0)
             self.entries.pop(0)
@@ -124,7 +128,7 @@ class PrefixCache:
 
 
 def _outside_images(length: int, image_span: Sequence[int]) -> int:
-    """Return the length of a beginning, shortened so that it does not end between images."""
+    """Return the length of a beginning, without its images if it does not contain all of them."""
     if len(image_span) == 2 and image_span[0] < length < image_span[1]:
         return image_span[0]
     return length

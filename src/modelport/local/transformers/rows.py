@@ -12,24 +12,28 @@ from modelport.local.detokenizer import logprobs_entry
 from modelport.local.grammar_matching import GrammarMatcher
 from modelport.local.token_engine import EngineRequest, TokenBatch
 from modelport.local.transformers.caches import Cache
-from modelport.local.transformers.packing import PrefillChunk
+from modelport.local.transformers.packing import RowChunk
 from modelport.local.transformers.prefixes import TokenKeys
 from modelport.local.transformers.sampling import Sampler, best_allowed_token, logprobs_of
 
 
 class BatchRow:
-    """One output: its tokens, how many of them are computed, and the caller to notify.
+    """One output: its tokens with those of its prompt, how many of them are computed, and the caller to notify.
+
+    A token counts as computed when its keys and values are in the row's cache.
 
     Args:
         request: What to generate.
         sampler: Chooses the tokens of this row.
-        matcher: The state of the row's grammar; `None` for free text.
-        tokenizer: Gives the text of tokens in log probabilities.
+        matcher: Follows the output through its grammar; `None` for free text.
+        tokenizer: Decodes the tokens in `ChatMessage.logprobs`.
         eos: The token ids that end the output.
-        notify: Receives each `TokenBatch`, or the error that ended the row. The engine's thread calls it.
+        notify: Passes each `TokenBatch`, or the error that ended the row, to the caller. Called in the engine's thread.
     """
 
+    #: The keys and values of the computed tokens; the engine sets it when the row joins the batch.
     cache: Cache
+    #: How many tokens of the prompt were in the prefix cache.
     cached_tokens = 0
 
     def __init__(
@@ -43,30 +47,34 @@ class BatchRow:
     ) -> None:
         self.sampler, self.matcher, self._notify = sampler, matcher, notify
         self._tokenizer, self._eos = tokenizer, eos
+        #: The token ids of the prompt and of the output so far.
         self.tokens = list(request.prompt.tokens)
         self._prompt_length = len(self.tokens)
-        self._end = self._prompt_length + request.max_tokens
+        #: The most tokens of prompt and output together.
+        self._max_length = self._prompt_length + request.max_tokens
+        #: What the model's processor returned for images.
         self._inputs = dict(request.prompt.inputs)
         prompt_keys = self._inputs.pop("token_keys", None)
         self._prompt_keys: TokenKeys = np.array(self.tokens if prompt_keys is None else prompt_keys, dtype=np.int64)
-        #: The first position of the prompt's images, and the position after the last; empty for text.
+        #: The position of the prompt's first image token, and the position after the last; empty for text.
         self.image_span: tuple[int, ...] = tuple(self._inputs.pop("image_span", ()))
-        #: Whether the caller has left.
+        #: Whether nobody waits for the output any more; the engine then removes the row.
         self.abandoned = False
         self._tokens_per_notification = request.tokens_per_notification
+        #: Tokens that have not been passed to the caller yet.
         self._pending: list[TokenBatch] = []
 
     def token_keys(self) -> TokenKeys:
-        """Return a number for each token so far; see `CachedPrefix.token_keys`."""
+        """Return the numbers that identify the row's tokens in the prefix cache: ids, or hashes of images."""
         return np.concatenate([self._prompt_keys, np.array(self.tokens[self._prompt_length :], dtype=np.int64)])
 
-    def start_from(self, cache: Cache, cached_tokens: int) -> None:
-        """Set the row's cache, which already contains so many tokens."""
+    def set_cache(self, cache: Cache, cached_tokens: int) -> None:
+        """Set the row's cache, which already contains the first `cached_tokens` tokens of the prompt."""
         self.cache, self.cached_tokens = cache, cached_tokens
 
     @property
-    def uncomputed(self) -> int:
-        """How many tokens are not computed yet."""
+    def uncomputed_count(self) -> int:
+        """How many of the row's tokens are not computed yet."""
         return len(self.tokens) - self.cache.length
 
     @property
@@ -74,51 +82,52 @@ class BatchRow:
         """Whether a part of the prompt is not computed yet."""
         return self.cache.length < self._prompt_length
 
-    def next_chunk(self, limit: int) -> PrefillChunk:
-        """Return the next tokens to compute: at most `limit`, but images always as a whole."""
+    def next_chunk(self, limit: int) -> RowChunk:
+        """Return the next tokens to compute: at most `limit`, or more so that one chunk contains all images."""
         start = self.cache.length
-        stop = start + min(self.uncomputed, limit)
+        stop = start + min(self.uncomputed_count, limit)
         with_images = bool(self.image_span) and start <= self.image_span[0] < stop
         if with_images:
             stop = max(stop, self.image_span[1])
         inputs = {}
         for name, value in self._inputs.items():
-            if value.ndim == 2 and value.shape[1] == self._prompt_length:  # It has one element for each token.
-                inputs[name] = _padded(value, stop)[:, start:stop]
+            if value.ndim == 2 and value.shape[1] == self._prompt_length:  # It has one element per token of the prompt.
+                inputs[name] = _extend_with_zeros(value, stop)[:, start:stop]
             elif with_images:
                 inputs[name] = value
-        return PrefillChunk(self.cache, self.tokens[start:stop], inputs)
+        return RowChunk(self.cache, self.tokens[start:stop], inputs)
 
-    def advance(self, logits: torch.Tensor, greedy: int) -> bool:
-        """Choose the next token from the logits after the last one, and notify the caller.
+    def advance(self, logits: torch.Tensor, most_probable: int) -> bool:
+        """Choose the next token, append it to the output, and pass it to the caller.
 
-        Tokens that the grammar forces are appended without a pass of their own; their keys and values are computed in
-        the next pass. They were not sampled and have no log probability. So where log probabilities are requested, each
-        token is computed like any other.
+        Tokens that the grammar forces after it are appended too, without a pass of their own: the next pass computes
+        their keys and values. Their log probabilities are then unknown, so this is not done if the call asks for log
+        probabilities.
 
         Args:
-            logits: Of shape (vocabulary,), in f32.
-            greedy: The most probable token.
+            logits: The logits after the row's last token, of shape (vocabulary,), in f32.
+            most_probable: The most probable token.
 
         Returns:
             Whether the output has ended.
         """
-        token = self._choose(logits, greedy)
+        token = self._choose(logits, most_probable)
         logprobs = None
         if self.sampler.top_logprobs is not None:
             logprobs = [self._logprobs(logits, token, self.sampler.top_logprobs)]
         new = [token]
         if self.matcher is not None and logprobs is None and token not in self._eos:
             new += self.matcher.consume_forced_tokens()
-        remaining = self._end - len(self.tokens)
+        remaining = self._max_length - len(self.tokens)
         all_fit = len(new) <= remaining
         new = new[:remaining]
         if ends := [i for i, t in enumerate(new) if t in self._eos]:
             new = new[: ends[0] + 1]
+        # The matcher has consumed all forced tokens, even those that do not fit.
         is_complete = all_fit and self.matcher is not None and self.matcher.is_complete
         finish_reason = "stop" if ends or is_complete else None
         self.tokens += new
-        if finish_reason is None and len(self.tokens) >= self._end:
+        if finish_reason is None and len(self.tokens) >= self._max_length:
             finish_reason = "length"
         is_first = len(self.tokens) - len(new) == self._prompt_length
         self._pending.append(TokenBatch(new, logprobs, self.cached_tokens if is_first else None, finish_reason))
@@ -127,12 +136,12 @@ class BatchRow:
         return finish_reason is not None
 
     def fail(self, error: BaseException) -> None:
-        """End the output with this error, after the tokens that were generated."""
+        """Pass the pending tokens to the caller, and then this error, which ends the output."""
         self._flush()
         self._notify(error)
 
     def _flush(self) -> None:
-        """Notify the caller of all pending tokens, as one batch."""
+        """Pass all pending tokens to the caller, as one `TokenBatch`."""
         batches, self._pending = self._pending, []
         if not batches:
             return
@@ -144,12 +153,11 @@ class BatchRow:
                 first.logprobs += batch.logprobs or []
         self._notify(first)
 
-    def _choose(self, logits: torch.Tensor, greedy: int) -> int:
+    def _choose(self, logits: torch.Tensor, most_probable: int) -> int:
         """Return the next token, and advance the grammar by it."""
-        # If the most probable token of all is allowed, it is also the most probable allowed token: mostly no mask is
-        # needed.
-        if self.sampler.takes_most_probable and (self.matcher is None or self.matcher.try_consume(greedy)):
-            return greedy
+        # Usually the grammar allows the most probable token. Then the other allowed tokens need not be computed.
+        if self.sampler.takes_most_probable and (self.matcher is None or self.matcher.try_consume(most_probable)):
+            return most_probable
         if self.sampler.takes_most_probable and self.matcher is not None:
             token = best_allowed_token(logits, self.matcher)
         else:
@@ -163,7 +171,7 @@ class BatchRow:
         return logprobs_entry(self._tokenizer, token, value, best)
 
 
-def _padded(value: torch.Tensor, length: int) -> torch.Tensor:
-    """Return a value for each token, with zeros for the tokens of the output."""
+def _extend_with_zeros(value: torch.Tensor, length: int) -> torch.Tensor:
+    """Extend a tensor of shape (1, prompt length) to `length` tokens, with zeros for the tokens of the output."""
     missing = length - value.shape[1]
     return torch.nn.functional.pad(value, (0, missing)) if missing > 0 else value

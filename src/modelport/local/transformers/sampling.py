@@ -1,4 +1,4 @@
-"""Chooses a row's next token, with the library's own logits processors."""
+"""Chooses a row's next token, with the logits processors of the transformers library."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from modelport.errors import InvalidRequest
 from modelport.local.grammar_matching import GrammarMatcher
 
-#: Parameters for which this engine supports only one value: the one that describes how it always works.
+#: Parameters for which this engine supports only one value.
 _ONLY_VALUES = {"num_beams": 1, "num_return_sequences": 1, "use_cache": True}
 
 
@@ -48,25 +48,27 @@ class Sampler:
         if do_sample is None:
             # A temperature in the call requests sampling; without one, the model's own settings decide.
             do_sample = temperature > 0 if temperature is not None else bool(defaults.get("do_sample"))
-        self._samples = bool(do_sample) and temperature != 0
+        self._do_sample = bool(do_sample) and temperature != 0
         self.top_logprobs: int | None = given.get("top_logprobs", 0) if given.get("logprobs") else None
         settings = {**defaults, **{key: value for key, value in given.items() if value is not None}}
-        if not self._samples:
+        if not self._do_sample:
             settings = {k: v for k, v in settings.items() if k not in _WARPERS}
         try:
             self._processors = list(_processors(settings, prompt_length, eos, device))
         except (ValueError, TypeError, IndexError, AttributeError) as error:
             raise InvalidRequest(f"a generation parameter is wrong: {error}") from None
         self._bias = _bias(given.get("logit_bias"), device)
-        self._presence = given.get("presence_penalty") or 0.0
-        self._frequency = given.get("frequency_penalty") or 0.0
+        self._presence_penalty = given.get("presence_penalty") or 0.0
+        self._frequency_penalty = given.get("frequency_penalty") or 0.0
         self._prompt_length = prompt_length
         self._generator: torch.Generator | None = None
-        if self._samples and (seed := given.get("seed")) is not None:
+        if self._do_sample and (seed := given.get("seed")) is not None:
             self._generator = torch.Generator(device).manual_seed(seed % 2**63)
-        #: Whether the most probable allowed token is chosen, and no log probabilities are requested.
+        #: Whether the next token is always the most probable one that the grammar allows, so that `choose` need not be
+        #: called. False if log probabilities are requested.
         self.takes_most_probable = (
-            not (self._samples or self._processors or self._bias or self._presence or self._frequency)
+            not (self._do_sample or self._processors or self._bias)
+            and not (self._presence_penalty or self._frequency_penalty)
             and self.top_logprobs is None
         )
 
@@ -74,22 +76,22 @@ class Sampler:
         """Return the next token.
 
         Args:
-            logits: Of shape (vocabulary,), in f32.
+            logits: The logits after the row's last token, of shape (vocabulary,), in f32.
             tokens: The row's tokens so far, including the prompt.
-            matcher: The state of the row's grammar.
+            matcher: Follows the row's output through its grammar; `None` for free text.
         """
         scores = logits[None].clone()
         if self._bias is not None:
             scores[0, self._bias[0]] += self._bias[1]
-        if self._presence or self._frequency:
+        if self._presence_penalty or self._frequency_penalty:
             generated = torch.tensor(tokens[self._prompt_length :], device=logits.device, dtype=torch.long)
             counts = torch.bincount(generated, minlength=scores.shape[1])[: scores.shape[1]]
-            scores -= self._frequency * counts + self._presence * (counts > 0)
+            scores -= self._frequency_penalty * counts + self._presence_penalty * (counts > 0)
         scores = _with_mask(scores, matcher)
         ids = torch.tensor([tokens], device=logits.device) if self._processors else None
         for processor in self._processors:
             scores = processor(ids, scores)
-        if not self._samples:
+        if not self._do_sample:
             return int(scores.argmax())
         probabilities = torch.softmax(scores, dim=-1)
         return int(torch.multinomial(probabilities, 1, generator=self._generator))
@@ -98,14 +100,15 @@ class Sampler:
 def best_allowed_token(logits: torch.Tensor, matcher: GrammarMatcher) -> int:
     """Return the most probable token that the grammar allows.
 
-    numpy is used because it wakes no other threads on a CPU. This is called only if the grammar forbids the most
-    probable token. Then the grammar usually allows few tokens, and only these are compared.
+    Only allowed tokens are compared: a grammar that forbids the most probable token of all usually allows few tokens.
+    numpy compares them, because torch would wake other threads on a CPU.
     """
     allowed = np.flatnonzero(matcher.allowed_tokens())
     return int(allowed[logits.cpu().numpy()[allowed].argmax()])
 
 
 def _with_mask(scores: torch.Tensor, matcher: GrammarMatcher | None) -> torch.Tensor:
+    """Set the scores of tokens that the grammar forbids to -inf."""
     if matcher is None:
         return scores
     forbidden = ~matcher.allowed_tokens()
@@ -116,9 +119,9 @@ def _with_mask(scores: torch.Tensor, matcher: GrammarMatcher | None) -> torch.Te
 
 
 def logprobs_of(logits: torch.Tensor, token: int, top: int) -> tuple[float, list[tuple[int, float]]]:
-    """Return the log probability of a token, and the `top` most probable tokens with theirs.
+    """Return the log probability of a token, and the `top` most probable tokens with their log probabilities.
 
-    They are computed from the model's logits, on which sampling settings have no effect.
+    They are computed from the model's logits, so parameters such as `temperature` have no effect on them.
     """
     values = torch.log_softmax(logits, dim=-1)
     best = torch.topk(values, top) if top else None
@@ -126,11 +129,17 @@ def logprobs_of(logits: torch.Tensor, token: int, top: int) -> tuple[float, list
     return float(values[token]), pairs
 
 
+#: Parameters of the processors that the library calls warpers: they change with which probability a token is sampled,
+#: and are ignored if the most probable token is chosen.
 _WARPERS = {"temperature", "top_k", "top_p", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff"}
 
 
 def _processors(settings: Mapping[str, Any], prompt_length: int, eos: list[int], device: Any) -> Any:
-    """Yield the library's logits processors for these settings, in the order of `factories`; sampling comes last."""
+    """Yield the logits processors for these settings, in the order of `factories`.
+
+    The caller's own processors (`logits_processor`) run after the other processors, but before the warpers
+    (`temperature`, `top_k`, …).
+    """
     import transformers.generation.logits_process as p
 
     eos_ids = torch.tensor(eos, device=device)
@@ -157,7 +166,7 @@ def _processors(settings: Mapping[str, Any], prompt_length: int, eos: list[int],
         "renormalize_logits": lambda v: p.LogitNormalization() if v else None,
     }
     for name, make in factories.items():
-        # In `factories`, `temperature` is the first setting of sampling. The caller's own processors run before it.
+        # In `factories`, `temperature` is the first warper.
         if name == "temperature":
             yield from settings.get("logits_processor") or ()
         if settings.get(name) is not None and (processor := make(settings[name])) is not None:
@@ -165,6 +174,7 @@ def _processors(settings: Mapping[str, Any], prompt_length: int, eos: list[int],
 
 
 def _bias(given: Any, device: Any) -> tuple[torch.Tensor, torch.Tensor] | None:
+    """Return the token ids of a `logit_bias`, and the numbers to add to their logits."""
     if not given:
         return None
     try:
