@@ -90,7 +90,14 @@ def test_own_generate_of_a_sync_call_runs_in_the_callers_thread(method: str) -> 
 
 @pytest.mark.parametrize("method", ["agenerate", "agenerate_stream"])
 def test_own_generate_of_an_async_call_runs_in_a_thread_of_its_own(method: str) -> None:
-    model = RecordingModel()
+    both = threading.Barrier(2)
+
+    class WaitingModel(RecordingModel):
+        def generate(self, messages: Any, stop_sequences: Any = None, **kwargs: Any) -> Any:
+            both.wait(5)
+            return super().generate(messages, stop_sequences, **kwargs)
+
+    model = WaitingModel()
 
     async def two_at_once() -> None:
         if method == "agenerate":

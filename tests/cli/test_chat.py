@@ -109,6 +109,7 @@ def test_ctrl_c_before_the_response_forgets_the_question() -> None:
     chat.expect("you> ")
     chat.sendline("Three")
     chat.expect("saw Two late Three")
+    chat.expect("you> ")  # The prompt discards what was typed before it.
     chat.sendeof()
     chat.expect(pexpect.EOF)
     chat.close()

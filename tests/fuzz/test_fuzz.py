@@ -32,6 +32,7 @@ def sockets() -> Iterator[dict[str, Target]]:
 
 
 @pytest.mark.parametrize("name", SOCKET_NAMES)
+@pytest.mark.server
 def test_generated_response_over_socket_leads_to_message_or_typed_error(sockets: dict[str, Target], name: str) -> None:
     # Only 3 in 100 generated responses of Bedrock are valid, so that a small run might contain none.
     fuzz(sockets[name], INPUTS if name.startswith("bedrock") else INPUTS // 4)

@@ -67,7 +67,7 @@ def site() -> Iterator[Any]:
     server = ThreadingHTTPServer(("0.0.0.0", 0), _Handler)
     server.paths, server.disconnected = [], threading.Event()  # type: ignore[attr-defined]
     server.url = f"http://127.0.0.1:{server.server_port}"  # type: ignore[attr-defined]
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     yield server
     server.shutdown()
     server.server_close()

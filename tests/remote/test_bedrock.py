@@ -41,6 +41,8 @@ from tests.remote.http.relay import Relay, certificate  # noqa: F401  # `certifi
 from tests.servers.bedrock import BedrockServer, Converse, ConverseFault
 from tests.servers.faults import Call
 
+pytestmark = pytest.mark.server
+
 API_KEY, ACCESS_KEY, SECRET_KEY = "bedrock-api-key-0123456789", "AKIAIOSFODNN7EXAMPLE", "secret-access-key-0123456789"
 KEYS = {"aws_access_key_id": ACCESS_KEY, "aws_secret_access_key": SECRET_KEY}
 EAST: dict[str, Any] = {"region_name": "us-east-1"}

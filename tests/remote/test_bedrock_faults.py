@@ -24,6 +24,8 @@ from tests.remote.matrix_runner import KEY, ask
 from tests.servers.bedrock import BedrockServer, Converse, ConverseFault, frame
 from tests.servers.faults import Call
 
+pytestmark = pytest.mark.server
+
 Fault = ConverseFault
 
 

@@ -28,6 +28,8 @@ from tests.remote.matrix_runner import ask
 from tests.remote.outcomes import ANSWER
 from tests.servers.faults import Call, Fault, FaultServer, Reply, sse
 
+pytestmark = pytest.mark.server
+
 
 def test_retry_after_in_seconds_or_as_date_is_waited_for(server: FaultServer) -> None:
     model = model_for(server)

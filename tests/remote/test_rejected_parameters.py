@@ -22,6 +22,8 @@ from tests.remote.matrix_runner import ask
 from tests.remote.outcomes import ANSWER
 from tests.servers.faults import OK, Call, Fault, FaultServer
 
+pytestmark = pytest.mark.server
+
 
 @dataclass(frozen=True)
 class Rejects:

@@ -21,6 +21,8 @@ from tests.servers.front import azure
 from tests.servers.llmock import Fault as LlmockFault
 from tests.servers.llmock import LlmockServer, llmock
 
+pytestmark = pytest.mark.server
+
 KEY = "bedrock-test-key-0123456789"
 
 

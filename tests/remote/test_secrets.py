@@ -19,6 +19,8 @@ from tests.remote.matrix_runner import CLAUDE, KEY, MODELS, model_for, server_fo
 from tests.remote.secret_leaks import leaks, text_of_failed_call
 from tests.servers.bedrock import BedrockServer, ConverseFault
 
+pytestmark = pytest.mark.server
+
 SECRET_KEY, SESSION, ACCESS = "wJalrXUtnFEMI/K7MDENG/test-secret", "session-token-0123456789", "AKIATESTTESTTEST"
 LIMITS: dict[str, Any] = {"retry": False, "timeout": 20, "first_token_timeout": 0.6, "region_name": "us-east-1"}
 LEAKS = leaks(f"You sent {KEY}, signed by {SECRET_KEY} with {SESSION}.")

@@ -14,6 +14,7 @@ import pytest
 
 from modelport.runtime import threads
 from modelport.runtime.threads import in_thread, iterate_in_thread
+from tests.runtime.calls import wait_until, works_for_a_call
 
 pytestmark = pytest.mark.timeout(30)
 Emit = Callable[[Any], bool]
@@ -84,7 +85,7 @@ def test_work_that_outlives_its_loop_prints_nothing(capfd: pytest.CaptureFixture
 
     asyncio.run(leave())
     release.set()
-    threads[0].join(5)
+    wait_until(lambda: not works_for_a_call(threads[0]))
     assert capfd.readouterr().err == ""
 
 

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
+import multiprocessing
+import re
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from functools import partial
+from multiprocessing.connection import Connection
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,10 +18,12 @@ from hypothesis import strategies as st
 
 from modelport.errors import InvalidOutput, InvalidRequest, InvalidToolCall
 from modelport.inputs.output_types import grammar_from
+from modelport.layers.adapt.wrapping import _Unwrapper
+from modelport.schema import validators
 from modelport.schema.validation import mismatch
 from modelport.testing import ScriptedModel
 from modelport.types.messages import ChatMessage
-from modelport.types.output_types import JSONSchema
+from modelport.types.output_types import JSONSchema, Regex
 from modelport.types.tools import Tool
 from tests.properties import examples
 
@@ -105,11 +113,80 @@ def test_mismatch_schema_with_url_reference_fetches_nothing() -> None:
             pass
 
     with http.server.HTTPServer(("127.0.0.1", 0), Listener) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         with pytest.raises(InvalidRequest):
             mismatch({"$ref": f"http://127.0.0.1:{server.server_port}/schema.json"}, 5)
         server.shutdown()
     assert requested_paths == []
+
+
+class Worker:
+    """A process that runs code until it is done, or until the process is killed."""
+
+    def __init__(self) -> None:
+        self._process: Any = None
+
+    def run(self, code: str, timeout: float = 150.0) -> str:
+        """Run code; return the traceback of its error, or an empty string.
+
+        Args:
+            code: The code; `_run_code_forever` gives the names that it may use.
+            timeout: Seconds after which the process is killed.
+        """
+        if self._process is None:
+            context = multiprocessing.get_context("spawn")
+            self._connection, other = context.Pipe()
+            self._process = context.Process(target=_run_code_forever, args=(other,), daemon=True)
+            self._process.start()
+        self._connection.send(code)
+        if not self._connection.poll(timeout):
+            self.kill()
+            return f"it takes more than {timeout:g} s"
+        return str(self._connection.recv())
+
+    def kill(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process = None
+
+
+def _run_code_forever(connection: Connection) -> None:
+    # The limit is measured in CPU time, so that other processes don't matter.
+    validators.time = SimpleNamespace(monotonic=time.process_time)  # type: ignore[assignment]
+    names = {"raises_mismatch": raises_mismatch, "raises_refusal": raises_refusal, "mismatch": mismatch, "LONG": LONG,
+             "Regex": Regex, "Tool": Tool, "Unwrapper": _Unwrapper}  # fmt: skip
+    while True:
+        code = connection.recv()
+        try:
+            with pytest.MonkeyPatch.context() as patch:
+                exec(code, names | {"times_out": partial(_times_out, patch)})
+        except Exception:
+            connection.send(traceback.format_exc())
+        else:
+            connection.send("")
+
+
+def _raises(error_type: type[Exception], text: str, call: Callable[..., Any], *arguments: Any) -> None:
+    with pytest.raises(error_type, match=re.escape(text)):
+        call(*arguments)
+
+
+def _times_out(patch: pytest.MonkeyPatch, call: Callable[..., Any], *arguments: Any) -> None:
+    assert validators.VALIDATION_TIMEOUT == 5.0
+    # These cases never end by themselves, so a short limit shows the same.
+    patch.setattr(validators, "VALIDATION_TIMEOUT", 0.5)
+    _raises(InvalidRequest, "takes more than 0.5 s", call, *arguments)
+
+
+raises_mismatch = partial(_raises, ValueError, "does not match")
+raises_refusal = partial(_raises, InvalidRequest, "could take too long")
+
+
+@pytest.fixture(scope="module")
+def worker() -> Iterator[Worker]:
+    worker = Worker()
+    yield worker
+    worker.kill()
 
 
 #: A pattern and a text for which Python's engine takes exponential time.
@@ -157,50 +234,12 @@ SLOW, LONG = "(a+)+b", "a" * 5000
         "assert not mismatch({'contains': {}, 'unevaluatedItems': False}, [1] * 200_000)",
         "assert not mismatch({'patternProperties': {'a': {}}, 'unevaluatedProperties': False}, {f'a{i}': i for i in "
         "range(150_000)})",
-        "assert _Unwrapper(False).feed('{\"answer\": [' + ' ' * 300_000 + 'x')",
+        "assert Unwrapper(False).feed('{\"answer\": [' + ' ' * 300_000 + 'x')",
     ],
 )
-def test_validation_of_hostile_patterns_and_lists_takes_bounded_time(code: str) -> None:
-    """Run the code in another process, because a match of Python's engine can't be cancelled.
-
-    The process measures the time limit in CPU time, so that other processes don't matter.
-    """
-    program = f"""
-import time
-from types import SimpleNamespace
-
-from modelport import InvalidRequest, Regex
-from modelport.types.output_types import mismatch
-from modelport.layers.adapt.wrapping import _Unwrapper
-from modelport.schema import validators
-from modelport.types.tools import Tool
-
-validators.time = SimpleNamespace(monotonic=time.process_time)
-LONG = {LONG!r}
-
-def raises(error_type, text, call, *arguments):
-    try:
-        call(*arguments)
-    except error_type as error:
-        assert text in str(error), error
-    else:
-        raise AssertionError("it raised nothing")
-
-def raises_mismatch(call, *arguments):
-    raises(ValueError, "does not match", call, *arguments)
-
-def times_out(call, *arguments):
-    assert validators.VALIDATION_TIMEOUT == 5.0
-    validators.VALIDATION_TIMEOUT = 0.5  # These cases never end by themselves, so a short limit shows the same.
-    raises(InvalidRequest, "takes more than 0.5 s", call, *arguments)
-
-def raises_refusal(call, *arguments):
-    raises(InvalidRequest, "could take too long", call, *arguments)
-
-{code}
-"""
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=150, check=False)
-    assert done.returncode == 0, done.stderr
+def test_validation_of_hostile_patterns_and_lists_takes_bounded_time(code: str, worker: Worker) -> None:
+    """Run the code in another process, because a match of Python's engine can't be cancelled."""
+    assert worker.run(code) == ""
 
 
 @examples(300)

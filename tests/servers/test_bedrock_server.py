@@ -14,6 +14,8 @@ from .bedrock import RESPONSE_TEXT, BedrockServer, Converse, ConverseFault
 from .bedrock_rules import redacted_reasoning, signature_of
 from .faults import Call
 
+pytestmark = pytest.mark.server
+
 MODEL = "amazon.nova-pro-v1:0"
 HI = {"role": "user", "content": [{"text": "hi"}]}
 USE = {"toolUse": {"toolUseId": "a", "name": "f", "input": {}}}

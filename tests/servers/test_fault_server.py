@@ -15,6 +15,8 @@ from .faults import OK, TWO_CALLS, Call, Fault, FaultServer, Reply
 from .process import HOST, free_port
 from .raw_client import MESSAGES, USAGE, complete_body, connect, read_response, request_bytes, send_chat
 
+pytestmark = pytest.mark.server
+
 
 @pytest.fixture
 def server() -> Iterator[FaultServer]:

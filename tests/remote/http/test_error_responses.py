@@ -24,7 +24,7 @@ from tests.remote.http.models import KEY, MODELS_BY_KEY_PATH, ask_and_close, mod
 from tests.remote.secret_leaks import text_of_error
 from tests.servers.faults import Fault, FaultServer
 
-pytestmark = pytest.mark.timeout(60)
+pytestmark = [pytest.mark.server, pytest.mark.timeout(60)]
 
 LONG_BODY = json.dumps({"error": {"message": "x" * 500}}).encode()
 
