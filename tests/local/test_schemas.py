@@ -39,8 +39,11 @@ REAL_MODELS: dict[str, Callable[[], Model]] = {
 
 @pytest.mark.parametrize("engine", TINY_MODELS)
 def test_every_schema_gives_valid_output_or_is_refused(engine: str, tmp_path: Path) -> None:
+    # MLX enforces grammars with the same code as transformers (`grammar_matching`), but decodes much slower on a CPU.
+    sample = SAMPLE[::4] if engine == "mlx" else SAMPLE
     with TINY_MODELS[engine](tmp_path) as model:
-        check_outcomes(generate_all(model, SAMPLE), refusals(old_llguidance=engine == "llamacpp"))
+        refused = refusals(old_llguidance=engine == "llamacpp").keys() & set(sample)
+        check_outcomes(generate_all(model, sample), refused)
 
 
 @pytest.mark.parametrize("engine", REAL_MODELS)

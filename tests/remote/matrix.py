@@ -43,11 +43,12 @@ _LITELLM_HTTP: dict[str, tuple[Outcome, str]] = {
         Interrupted(ServerError), "LiteLLM's own HTTP client drops the code of an error event",
     ),
 }  # fmt: skip
+#: Azure through the SDK has no cells: it differs from `openai-sdk` in address and key alone, as `azure` differs from
+#: `openai`.
 BACKENDS: dict[str, Backend] = {
     "openai": Backend(),
     "openai-sdk": Backend(),
     "azure": Backend(),
-    "azure-sdk": Backend(),
     "huggingface": Backend(),
     "bedrock": Backend(ConverseFault),
     "litellm": Backend(litellm=True, exceptions=_LITELLM),
