@@ -127,7 +127,7 @@ def test_cached_prefix_contains_exactly_computed_tokens(fresh: TransformersModel
         next(stream)
     wait_until_idle(fresh)
     for entry in fresh._engine().prefixes.entries:
-        assert len(entry.token_keys) == entry.cache.length
+        assert len(entry.fingerprints) == entry.cache.length
 
 
 # --- concurrency ------------------------------------------------------------------------------------------------------

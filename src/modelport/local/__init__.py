@@ -1,7 +1,7 @@
 """Backends that run a model in this process.
 
 `engine` manages the lifetime of an engine, the object that computes a model's output. `token_engine` defines how an
-engine that takes and returns token ids is called, and `token_engine_model` is the base class of the backends with such
-an engine: it renders the prompt (`chat_template`), checks the grammar (`grammar_matching`), and turns token ids into
-deltas (`detokenizer`, `reasoning_parser`).
+engine that takes and returns token ids is called. `token_engine_model` contains the base class of the backends with
+such an engine: it renders the prompt (`chat_template`), checks the grammar (`grammar_matching`), and turns token ids
+into deltas (`detokenizer`, `reasoning_parser`).
 """

@@ -2,7 +2,7 @@
 
 Support for system messages, for consecutive messages of one role, and for tools is detected by rendering probe
 conversations: a template supports tools, for instance, if the name of a probe tool appears in the rendered prompt.
-Support for reasoning is detected by words in the template's source, such as `<think>`.
+Support for reasoning and for reasoning efforts is detected by words in the template's source, such as `<think>`.
 """
 
 from __future__ import annotations
@@ -56,7 +56,8 @@ class ChatTemplate:
 
     Args:
         apply: The method `apply_chat_template` of a tokenizer or processor.
-        source: The template's source text, in Jinja.
+        source: The template's source text, in Jinja. If there is no source, the tag that begins the model's reasoning,
+            or an empty string.
         variables: Template variables for every rendering, as `{"enable_thinking": False}`.
         content_parts: Whether the template expects each message's content as a list of parts, as templates of
             vision-language models do.
@@ -132,7 +133,7 @@ class ChatTemplate:
         """Return how the model writes tool calls.
 
         Args:
-            known: The format that the engine's library knows, if any. It is returned if the template renders tools.
+            known: The format that the engine's library knows, if any. Then the format is not detected.
 
         Returns:
             `None` if the template does not render tools, tool calls and tool results, or if the format of a rendered

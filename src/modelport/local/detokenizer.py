@@ -12,8 +12,8 @@ class Detokenizer:
     Args:
         tokenizer: A fast tokenizer of the transformers library.
         hidden: Token ids that are never part of the text, such as those that end the output.
-        keep_special_tokens: Whether other special tokens are part of the text. This is needed if such a token marks a
-            tool call.
+        keep_special_tokens: Whether special tokens that are not in `hidden` are part of the text. This is needed if
+            such a token marks a tool call.
     """
 
     def __init__(self, tokenizer: Any, hidden: Collection[int], keep_special_tokens: bool = False) -> None:
@@ -44,5 +44,5 @@ def logprobs_entry(tokenizer: Any, token: int, logprob: float, best: Iterable[tu
 
 def _token_entry(tokenizer: Any, token: int, logprob: float) -> dict[str, Any]:
     text = tokenizer.decode([token], skip_special_tokens=False)
-    # A token that is only a part of a character decodes to U+FFFD, which does not show the token's bytes.
+    # A token that is only a part of a character decodes to U+FFFD, so its bytes are unknown.
     return {"token": text, "bytes": None if "�" in text else list(text.encode()), "logprob": logprob}

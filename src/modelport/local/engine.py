@@ -19,22 +19,29 @@ from modelport.model import Model
 from modelport.runtime.lifecycle import close_at_exit
 from modelport.types.request import Request
 
-#: How many tokens an engine collects before it passes them to the event loop of a call that does not stream. Waking the
-#: loop takes 55 µs, which is too long to do so for each token.
+#: How many tokens an engine collects before it passes them to the caller's event loop, unless `tokens_per_notification`
+#: returns 1. Waking the loop takes 55 µs, which is too long to do so for each token.
 TOKENS_PER_NOTIFICATION = 4
 
 
 class Engine(Protocol):
-    """The object that computes a model's output, in the process that made it."""
+    """The object that computes a model's output. It works only in the process that made it."""
 
     #: The id of the process that made the engine.
     pid: int
 
     def close(self) -> None:
-        """Free the engine; requests in progress end with an error."""
+        """Free the engine. Requests in progress end with an error.
+
+        There are two exceptions: llama.cpp completes them first, and vLLM's engine runs as long as other models share
+        it.
+        """
 
     def detach_after_fork(self) -> None:
-        """Ensure that this process, a forked child, never destroys the engine of its parent process."""
+        """Make the parent's engine harmless in this process, a forked child.
+
+        If the engine's destructor would wait for the parent's threads, ensure that it never runs in this process.
+        """
 
 
 E = TypeVar("E", bound=Engine)
@@ -96,7 +103,7 @@ class EngineModel(Model, Generic[E]):
         if engine is None or engine.pid != os.getpid():
             if engine is not None:
                 # This process is a forked child. A fork copies no threads, so the parent's engine does not run here,
-                # and its destructor would wait for its threads for ever.
+                # and on most backends its destructor would wait for its threads for ever.
                 engine.detach_after_fork()
                 self._lock = threading.Lock()  # Another thread of the parent may have held the lock during the fork.
             with self._lock:
@@ -108,7 +115,7 @@ class EngineModel(Model, Generic[E]):
         return engine
 
     def close(self) -> None:
-        """Free the engine and its memory; requests in progress end with an error."""
+        """Free the engine and its memory. `Engine.close` says what happens to requests in progress."""
         self._closed = True
         engine, self._loaded_engine = self._loaded_engine, None
         if engine is not None:

@@ -1,9 +1,10 @@
-"""Constrained decoding on every local engine: which tokens a grammar allows next, and which tokens it forces.
+"""Grammars for constrained decoding: checks them, and finds which tokens they allow or force next.
 
-Grammars are written in the Lark dialect of the llguidance library, and may contain JSON schemas. `check_grammar`
-refuses a grammar that llguidance can't enforce. `GrammarCompiler` compiles a grammar for one tokenizer, and makes a
-`GrammarMatcher` for each output. `TextMatcher` checks the text of an engine that enforces the grammar itself, as
-llama.cpp does.
+Grammars are written in the Lark dialect of the llguidance library, and may contain JSON schemas. For every local
+engine, `check_grammar` refuses a grammar that llguidance can't enforce. On transformers and MLX, modelport itself
+enforces a grammar: `GrammarCompiler` compiles it for one tokenizer, and makes a `GrammarMatcher` for each output.
+llama.cpp and vLLM enforce it themselves. But llama.cpp ignores a grammar that it can't read, so `TextMatcher` checks
+llama.cpp's output.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ if TYPE_CHECKING:
 
 #: How many compiled grammars are cached.
 GRAMMAR_CACHE_SIZE = 64
-#: Parts of llguidance's messages about a grammar with a valid JSON schema that has a keyword that llguidance does not
-#: support. "nimplemented" is "unimplemented" without its first letter, whose case varies.
+#: Parts of llguidance's messages about a JSON schema that is valid, but has a keyword that llguidance does not support.
+#: "nimplemented" is "unimplemented" without its first letter, whose case varies.
 _UNSUPPORTED_PHRASES = ("nimplemented", "not supported", "only supported", "not disjoint", "Unknown format")
 #: Words in llguidance's messages, and the keyword of JSON Schema that a message with this word is about.
 _KEYWORD_BY_WORD = {"Resource '": "$ref", "patternProperty": "patternProperties", "regex": "pattern"}

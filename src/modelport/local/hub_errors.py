@@ -1,4 +1,4 @@
-"""Turns exceptions of `huggingface_hub` into modelport's errors, and removes access tokens from their text."""
+"""Turns exceptions of `huggingface_hub` into modelport's errors, and removes secrets from their text."""
 
 from __future__ import annotations
 

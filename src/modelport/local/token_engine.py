@@ -17,7 +17,8 @@ class Prompt:
 
     Args:
         tokens: Token ids.
-        inputs: What the model's processor returns for images, such as `pixel_values`; empty for text alone.
+        inputs: For a prompt with images, what the model's processor returns for them, such as `pixel_values`, and
+            further values for the engine. Empty for text alone.
         starts_in_reasoning: Whether the output starts within the reasoning, because the prompt ends with `<think>`.
     """
 
@@ -32,7 +33,7 @@ class EngineRequest:
 
     Args:
         prompt: The model's input.
-        max_tokens: The most tokens to generate. The prompt and so many tokens fit the model's context.
+        max_tokens: The most tokens to generate. Together with the prompt, they fit into the model's context.
         parameters: The other parameters of the call, such as `temperature`.
         lark: The grammar of the output, in llguidance's Lark dialect; `None` for free text.
         tokens_per_notification: How many tokens the engine may collect before it passes them to the caller.

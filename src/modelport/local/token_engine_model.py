@@ -81,8 +81,8 @@ class TokenEngineModel(EngineModel[E]):
         engine_request = await in_thread(lambda: self._make_engine_request(engine, request, must_call_tool))
         deltas = self._generate_deltas(engine, engine_request, one_token_per_delta=bool(request.stop_sequences))
         if request.tools and request.tool_choice != "none":
-            # A call that the model must make is the whole output, as JSON without marks, so it can be read even if the
-            # model's own format is unknown.
+            # If the model must call a tool, the grammar makes the call the whole output, as JSON without marks. Such a
+            # call can be read even if the model's own format is unknown.
             call_format = engine.template.tool_call_format or ToolCallFormat("", "")
             parse = None
             if call_format.parse is not None:
@@ -127,8 +127,9 @@ class TokenEngineModel(EngineModel[E]):
             max_tokens=min(parameters.pop("max_tokens", most_tokens), most_tokens),
             parameters=parameters,
             lark=lark,
-            # With tools or reasoning, each `TokenBatch` has one token. Reasoning tokens are counted by batch, so a
-            # batch must not contain tokens from both before and after the end of the reasoning.
+            # If the model reasons, the engine passes on each token at once. Reasoning tokens are counted per
+            # `TokenBatch`, so a batch should not contain tokens from both before and after the end of the reasoning.
+            # Calls with tools are treated in the same way.
             tokens_per_notification=1 if tools or template.supports_reasoning else tokens_per_notification(request),
         )
 

@@ -20,15 +20,16 @@ from modelport.types.usage import TokenUsage
 class EventReader(ChatResponseReader):
     """Reads the events of one response."""
 
-    #: Whether to drop the line breaks between reasoning and content, which the engine counts as content.
-    strip_leading_breaks = False
-    #: Checks the content against the grammar; set by `check_against`, and `None` when nothing is left to check.
+    #: Whether to drop line breaks at the beginning of the content. `LlamaCppModel` sets this if the model reasons
+    #: before structured output, because the engine counts line breaks after the reasoning as content.
+    drop_leading_line_breaks = False
+    #: Checks the content against the grammar; set by `detect_ignored_grammar`. `None` if there is nothing to check.
     _matcher: TextMatcher | None = None
     #: Whether the grammar contains a JSON schema.
     _is_json = False
 
-    def check_against(self, lark: str) -> None:
-        """Check the content that follows against a grammar, because the engine ignores a grammar that it can't read."""
+    def detect_ignored_grammar(self, lark: str) -> None:
+        """Have `read` check the content against a grammar. The engine ignores a grammar that it can't read."""
         self._matcher = TextMatcher(lark)
         self._is_json = "%json" in lark
 
@@ -36,7 +37,7 @@ class EventReader(ChatResponseReader):
         """Return the delta of an event; `None` for an event without output, such as the progress of the prompt.
 
         Raises:
-            UnsupportedFeature: The content does not match the grammar.
+            UnsupportedFeature: The content does not match the grammar, so the engine has ignored the grammar.
             ModelError: The event is an error of the engine.
         """
         if "error" in event:
@@ -44,11 +45,11 @@ class EventReader(ChatResponseReader):
         delta = self.read_chunk(event)
         if delta is None:
             return None
-        if delta.content and self.strip_leading_breaks:
+        if delta.content and self.drop_leading_line_breaks:
             delta.content = delta.content.lstrip("\n") or None
-            self.strip_leading_breaks = delta.content is None
+            self.drop_leading_line_breaks = delta.content is None
         if delta.content and self._matcher is not None:
-            self._check(delta.content)
+            self._check_content(delta.content)
         timings = event.get("timings")
         if timings and "predicted_n" in timings:
             # `prompt_n` counts only the tokens of the prompt that were not in the prompt cache.
@@ -60,7 +61,7 @@ class EventReader(ChatResponseReader):
             )
         return delta
 
-    def _check(self, content: str) -> None:
+    def _check_content(self, content: str) -> None:
         if self._matcher is not None and not self._matcher.try_consume(content):
             raise UnsupportedFeature(
                 "grammar: llama.cpp did not enforce it. llama.cpp contains an older version of llguidance, and ignores "
@@ -69,7 +70,8 @@ class EventReader(ChatResponseReader):
             )
         if self._is_json:
             # The llguidance in llama.cpp allows spellings of JSON that the installed, newer one refuses. So only the
-            # first part of the content is checked here. The layer `adapt` validates the complete JSON.
+            # first part of the content is checked here, which is enough to notice that the grammar was ignored. If the
+            # output type is a JSON schema, the layer `adapt` validates the complete output.
             self._matcher = None
 
 

@@ -5,9 +5,9 @@ calls a function of modelport with an event. `EventReader` turns events into del
 receives the deltas.
 
 The engine always streams internally, even for a non-streaming response. So a cancelled call ends within one token of
-its output or 512 tokens of its prompt, and token usage is known when modelport ends the output at a stop sequence. The
-engine's own stop sequences are not used: it compares text token by token, and does not report which stop
-sequence it found.
+its output or 512 tokens of its prompt, and token usage is known when modelport ends the output at a stop sequence. Stop
+sequences are not sent to the engine, because it does not report which one it found. Also, if one token completes two of
+them, the engine stops at the one that begins first, but modelport stops at the one that ends first on every backend.
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ class LlamaCppModel(EngineModel["_LlamaCppEngine"]):
         **settings: Any,
     ) -> None:
         super().__init__(name_or_path(model_id) if model_id else "HuggingFaceTB/SmolLM2-135M-Instruct", **settings)
-        check_integers(1, context_length=context_length, parallel=parallel, threads=threads)
+        check_integers(minimum=1, context_length=context_length, parallel=parallel, threads=threads)
         self.context_length = context_length
         self.parallel = parallel
         self.threads = threads
@@ -161,19 +161,23 @@ class LlamaCppModel(EngineModel["_LlamaCppEngine"]):
             lark = as_lark(request.grammar, old_llguidance=True)
             check_grammar(lark, extra="llamacpp")
             if capabilities.reasoning:
-                # The engine applies the grammar to the reasoning too, so the grammar must first allow any reasoning.
+                # The engine applies the grammar to the reasoning too. So the grammar that is sent first allows any
+                # reasoning, and line breaks between it and the output. The engine returns these as content.
                 starts_in_reasoning = await in_thread(lambda: engine.starts_in_reasoning(body))
                 body["grammar"] = llama_grammar(allow_reasoning(lark, starts_in_reasoning))
-                reader.strip_leading_breaks = True
+                reader.drop_leading_line_breaks = True
             else:
-                reader.check_against(lark)
+                # The content of a model that reasons is not checked: the engine may send the reasoning as content, for
+                # instance with `reasoning_format="none"`.
+                reader.detect_ignored_grammar(lark)
         if isinstance(bias := body.get("logit_bias"), Mapping):  # xllamacpp accepts token ids only as strings.
             body["logit_bias"] = {str(token): value for token, value in bias.items()}
         # The engine reports token counts with every token, so that usage is known when modelport ends the output at a
         # stop sequence. It also reports progress after each 512 tokens of the prompt, at which a call can be cancelled.
         body |= {"timings_per_token": True, "return_progress": True}
         run = engine.chat(body, reader, tokens_per_notification(request))
-        # `aclosing` waits until the thread that runs the request has ended, even if the call is cancelled.
+        # If the call is cancelled, `aclosing` closes the generator, which ends the request and waits for its thread, at
+        # most `CLOSE_TIMEOUT` seconds.
         async with aclosing(iterate_in_thread(run, patience=CLOSE_TIMEOUT)) as deltas:
             async for delta in deltas:
                 yield delta
@@ -183,7 +187,7 @@ class LlamaCppModel(EngineModel["_LlamaCppEngine"]):
 
 
 class _LlamaCppEngine:
-    """llama.cpp's server object (`xllamacpp.Server`), in the process that made it."""
+    """The engine of one `LlamaCppModel` in one process: llama.cpp's server object (`xllamacpp.Server`)."""
 
     def __init__(self, model: LlamaCppModel) -> None:
         try:
@@ -225,7 +229,7 @@ class _LlamaCppEngine:
         self._load_in_thread(lambda: xllamacpp.Server(params), params.model.path)
 
     def _load_in_thread(self, load: Callable[[], Any], path: str) -> None:
-        """Load the engine in a thread, where Ctrl-C can't interrupt before the engine's own loop runs.
+        """Load the engine in a thread, where Ctrl-C can't interrupt the code before the engine's own loop runs.
 
         An engine that is destroyed before its loop runs does not end: its destructor waits for the loop for ever, and
         blocks all Python threads, because it does not release the interpreter's lock.
@@ -285,7 +289,11 @@ class _LlamaCppEngine:
             connection.close()
 
     def starts_in_reasoning(self, body: Mapping[str, Any]) -> bool:
-        """Return whether the prompt of this request ends within the model's reasoning."""
+        """Return whether the output starts within the reasoning, because the prompt ends with `<think>`.
+
+        Args:
+            body: The body of a chat-completions request. The engine renders its prompt.
+        """
         relevant = {key: body[key] for key in ("messages", "chat_template_kwargs", "tools") if key in body}
         prompt: str = self.query("/apply-template", relevant).get("prompt", "")
         return ends_inside_reasoning(prompt)

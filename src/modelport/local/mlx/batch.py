@@ -225,8 +225,9 @@ class Batch:
         generator.prefill_step_size = max(1, self._prefill_step_size // max(1, prompts))
         prefilled, generated = generator.next()
         for response in prefilled:
-            # A segment ends after the beginning that `_insert` has split off, and before the prompt's last token. The
-            # keys and values up to there are stored now, so that other prompts need not wait for the row's end.
+            # `end_of_segment` says that a segment of the prompt is computed: the beginning that `_insert` has split
+            # off, or the rest without the prompt's last token. The keys and values so far are stored now, so that other
+            # prompts can use them before the row ends.
             if response.end_of_segment and not response.end_of_prompt and self.prefixes.limit:
                 cache, tokens = generator.extract_cache([response.uid])[response.uid]
                 self._store_prefix(tokens, cache)
@@ -294,8 +295,8 @@ class Batch:
         row.cached_tokens = cached
         row.processor = LogitsProcessor(parameters, row.bias, len(tokens), row.matcher, self.loaded.eos)
         uncached = tokens[cached:]
-        # The prompt is split after the tokens that it shares with such an entry, so that `_step` can store them as an
-        # entry of their own, which later prompts can use.
+        # In that case the prompt is split after the shared tokens, so that `_step` can store them as an entry of their
+        # own, which later prompts can use.
         shared_length = max(shared, cached) - cached
         (row.uid,) = self._generator.insert_segments(
             [[uncached[:shared_length], uncached[shared_length:]]],

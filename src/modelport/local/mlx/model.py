@@ -197,7 +197,7 @@ class _MLXEngine:
         return TokenBatch([sampled.token], logprobs, sampled.cached_tokens, sampled.finish_reason)
 
     def detach_after_fork(self) -> None:
-        """Ensure that this process, a fork, never destroys the engine of its parent process."""
+        """Ensure that this process, a forked child, never destroys the engine of its parent process."""
         never_destroy(self)
 
     def close(self) -> None:

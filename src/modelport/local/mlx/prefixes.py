@@ -71,7 +71,7 @@ class PrefixCache:
         if best is None:
             return None, 0, shared
         self._mark_used(best)
-        cache = copy.deepcopy(best.cache)  # The arrays are not copied; they are never modified.
+        cache = copy.deepcopy(best.cache)  # This does not copy MLX's arrays, which are never modified.
         if length < len(best.tokens):
             trim_prompt_cache(cache, len(best.tokens) - length)
         return cache, length, shared
@@ -96,10 +96,10 @@ class PrefixCache:
         for entry in list(self.entries):
             common = common_prefix_length(entry.tokens, new_tokens)
             if common == len(new_tokens) and (common == len(entry.tokens) or can_trim_prompt_cache(entry.cache)):
-                self._mark_used(entry)  # The entry can replace the new one.
+                self._mark_used(entry)  # The entry serves every prompt that the new one would serve.
                 return
             if common == len(entry.tokens) and can_be_trimmed:
-                self._remove(entry)  # The new entry can replace this one.
+                self._remove(entry)  # The new entry serves every prompt that this one serves.
         self.evict(reserved + nbytes)
         # MLX's arrays are lazy: without `eval`, they would keep the arrays of the whole batch in memory.
         mx.eval([layer.state for layer in cache])

@@ -37,7 +37,7 @@ class BatchRow:
     Args:
         request: What to generate.
         bias: The numbers to add to logits, by token id.
-        matcher: The state of the output within its grammar; `None` for free text.
+        matcher: Follows the output through its grammar; `None` for free text.
         notify: Called with each `SampledToken`, or with the error that ends the row. It returns False if the caller no
             longer listens.
     """
@@ -66,7 +66,7 @@ class BatchRow:
     @property
     def is_prefilling(self) -> bool:
         """Whether the row is in the generator, and its prompt is not completely computed."""
-        return self.cached_tokens is not None
+        return self.cached_tokens is not None  # It is set from the insertion until the first token.
 
 
 def logprobs_of(logits: Any, token: int, top: int) -> tuple[float, list[tuple[int, float]]]:

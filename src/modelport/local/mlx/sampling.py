@@ -78,7 +78,7 @@ class LogitsProcessor:
             output), `logits_processors` (the caller's own functions), and `logprobs`.
         bias: The numbers to add to logits, by token id.
         prompt_length: The number of tokens in the prompt.
-        matcher: The state of the output within its grammar; `None` for free text.
+        matcher: Follows the output through its grammar; `None` for free text.
         eos: The token ids that end an output.
     """
 
@@ -124,7 +124,7 @@ class LogitsProcessor:
         shape = logits.shape
         for adjust in self._adjustments:
             logits = adjust(tokens, logits)
-            if logits.shape != shape:  # With a wrong shape, joining the logits of all rows would fail later.
+            if logits.shape != shape:  # The generator could not join these logits with those of other rows.
                 raise InvalidRequest(
                     f"logits_processors: {adjust!r} returned the shape {logits.shape} for logits of shape {shape}"
                 )

@@ -1,6 +1,6 @@
 """The engine: one thread that computes all requests in progress, one step at a time.
 
-A request becomes a row and waits in a queue until the batch has a free slot. In each step, one forward pass computes
+A request becomes a row, and waits in a queue until it can join the batch. In each step, one forward pass computes
 the next token of each row that generates, and a chunk of the prompt of each row in prefill. New tokens are passed to
 the event loop of the row's caller.
 """
@@ -30,7 +30,8 @@ from modelport.types.content import Image
 
 #: The most prompt tokens in one forward pass, if no row generates.
 PREFILL_TOKENS_ALONE = 512
-#: The most prompt tokens in a forward pass in which other rows generate. Their next tokens wait for the whole pass.
+#: The most prompt tokens in a forward pass in which other rows generate. It is less, because the next tokens of these
+#: rows are known only after the whole pass.
 PREFILL_TOKENS_SHARED = 128
 
 
@@ -168,7 +169,7 @@ class TransformersEngine:
         self.prefixes.clear()
 
     def _admit(self) -> None:
-        """Move rows from the queue to the batch, as long as the batch has free slots and memory for them."""
+        """Move rows from the queue to the batch, as long as `parallel` and the memory limit allow."""
         while self._waiting and len(self._rows) < self._max_rows:
             row = self._waiting[0]
             if not row.abandoned:
@@ -191,8 +192,8 @@ class TransformersEngine:
 
     def _prepare_cache(self, row: BatchRow) -> None:
         """Give a new row the cached beginning of its prompt, or an empty cache."""
-        row_caches = [(other.token_keys(), other.cache) for other in self._rows]
-        cached = self.prefixes.acquire(row.token_keys(), row_caches, row.image_span)
+        row_caches = [(other.fingerprints(), other.cache) for other in self._rows]
+        cached = self.prefixes.acquire(row.fingerprints(), row_caches, row.image_span)
         if cached is not None:
             row.set_cache(cached, cached_tokens=cached.length)
         else:
@@ -202,7 +203,7 @@ class TransformersEngine:
         """Remove a row from the batch, and store its cache in the prefix cache."""
         self._rows.remove(row)
         if store:
-            self.prefixes.store(row.token_keys(), row.cache, self._row_bytes())
+            self.prefixes.store(row.fingerprints(), row.cache, self._row_bytes())
 
     def _compute_step(self) -> None:
         generating = [row for row in self._rows if not row.in_prefill]
@@ -235,7 +236,7 @@ class TransformersEngine:
                 self._remove(row)
 
     def _retry_alone(self, chunks: list[tuple[BatchRow, RowChunk]], error: Exception) -> None:
-        """Compute each chunk of a failed pass in a pass of its own; if it had only one chunk, end that row.
+        """Compute each chunk of a failed pass in its own pass; if the failed pass had only one chunk, end its row.
 
         The pass may have failed because memory was short, or because of one row.
         """

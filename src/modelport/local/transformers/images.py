@@ -20,10 +20,9 @@ _lock = threading.Lock()  # Processors have mutable state, so threads must not u
 def prompt_with_images(loaded: LoadedModel, text: str, images: list[Image]) -> Prompt:
     """Return the prompt of a conversation with images.
 
-    The prompt's `inputs` contain the processor's outputs, and two values for the engine: `token_keys` are the numbers
-    that identify tokens in the prefix cache, which for the tokens of images are hashes of the images; `image_span` is
-    the position of the first image token and the position after the last. If no token is known to be an image token,
-    the span is the whole prompt.
+    The prompt's `inputs` contain the processor's outputs, and two values for the engine: `fingerprints` are the numbers
+    that identify tokens in the prefix cache (see `_fingerprints`); `image_span` is the position of the first image
+    token and the position after the last. If no token is known to be an image token, the span is the whole prompt.
 
     Raises:
         InvalidRequest: An image can't be read, or the processor refuses it.
@@ -41,7 +40,7 @@ def prompt_with_images(loaded: LoadedModel, text: str, images: list[Image]) -> P
     image_tokens = _image_tokens(loaded)
     positions = [i for i, token in enumerate(tokens) if token in image_tokens]
     inputs: dict[str, Any] = {name: _on_device(value, loaded.device) for name, value in outputs.items()}
-    inputs["token_keys"] = _token_keys(tokens, positions, images)
+    inputs["fingerprints"] = _fingerprints(tokens, positions, images)
     inputs["image_span"] = (positions[0], positions[-1] + 1) if positions else (0, len(tokens))
     return Prompt(tokens, inputs)
 
@@ -68,7 +67,7 @@ def _image_tokens(loaded: LoadedModel) -> set[int]:
     return {value for name in names if isinstance(value := getattr(config, name, None), int)}
 
 
-def _token_keys(tokens: list[int], positions: list[int], images: list[Image]) -> list[int]:
+def _fingerprints(tokens: list[int], positions: list[int], images: list[Image]) -> list[int]:
     """Return the token ids, with those of image tokens replaced by negative hashes of the images.
 
     So the prefix cache never uses the tokens of one image for another image. The hash covers an image and all images
@@ -81,7 +80,7 @@ def _token_keys(tokens: list[int], positions: list[int], images: list[Image]) ->
     """
     # A run is a sequence of adjacent image tokens, which usually stand for one image.
     run_starts = {i for n, i in enumerate(positions) if n == 0 or positions[n - 1] != i - 1}
-    keys = list(tokens)
+    fingerprints = list(tokens)
     images_so_far = hashlib.sha256()
     hashes = []
     for image in images:
@@ -92,5 +91,5 @@ def _token_keys(tokens: list[int], positions: list[int], images: list[Image]) ->
         if position in run_starts:
             run += 1
         # If there are more or fewer runs than images, every image token gets the hash of all images.
-        keys[position] = hashes[run] if len(run_starts) == len(images) else hashes[-1]
-    return keys
+        fingerprints[position] = hashes[run] if len(run_starts) == len(images) else hashes[-1]
+    return fingerprints

@@ -22,7 +22,7 @@ class LoadedModel:
     Args:
         model: A causal language model, which may also accept images.
         tokenizer: The model's fast tokenizer.
-        processor: Prepares images; `None` for a model that accepts only text.
+        processor: Prepares images; `None` if only text is accepted.
         template: The model's chat template.
         context_length: The most tokens of prompt and output in one request.
         eos: The token ids that end an output.
@@ -174,7 +174,11 @@ def _is_bf16_on_bf16_cpu(config: Any) -> bool:
 
 
 def _load_processor(source: str, options: dict[str, Any], model: Any, given_tokenizer: Any) -> Any:
-    """Return the caller's processor, or that of a model that accepts images; `None` if only text is accepted."""
+    """Return the caller's processor, or that of a model that accepts images.
+
+    Returns:
+        `None` if the model accepts only text, or if the caller has passed a tokenizer that is not a processor.
+    """
     if hasattr(given_tokenizer, "tokenizer"):  # The caller has passed a processor as the tokenizer.
         return given_tokenizer
     import transformers
@@ -213,7 +217,7 @@ def _eos(model: Any, tokenizer: Any) -> list[int]:
 
 
 def _defaults(model: Any) -> dict[str, Any]:
-    """Return those of the model's own generation settings that differ from the library's defaults."""
+    """Return the model's own generation settings that modelport applies and that differ from the library's defaults."""
     own = model.generation_config.to_diff_dict() if model.generation_config is not None else {}
     sampling = {"temperature", "top_k", "top_p", "min_p", "repetition_penalty"}
     return {

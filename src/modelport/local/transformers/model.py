@@ -52,8 +52,8 @@ class TransformersModel(TokenEngineModel["TransformersEngine"]):
         context_length: The most tokens of prompt and output in one request; by default the model's own limit.
         parallel: How many requests run at once, by default 16. Further requests wait.
         queue: How many requests may wait, by default 1024. Further requests are refused with `RateLimited`.
-        prefix_cache_bytes: Memory for keys and values, including those of running requests, in bytes (2 GiB by
-            default); 0 disables the prefix cache.
+        prefix_cache_bytes: The memory for cached keys and values and those of running requests together, in bytes (2
+            GiB by default); 0 disables the prefix cache.
         threads: CPU threads; by default torch's choice. The setting applies to the whole process.
         progress: Whether to show the progress of downloads and loading; by default where standard error is a terminal.
         **settings: See `Model`, with `max_tokens` 4096 by default; also the generation parameters of transformers:
@@ -101,8 +101,8 @@ class TransformersModel(TokenEngineModel["TransformersEngine"]):
         if "device" in settings:
             # `device` is another name of `device_map`.
             device_map = settings.pop("device") if device_map is None else device_map
-        check_integers(1, context_length=context_length, parallel=parallel, queue=queue, threads=threads)
-        check_integers(0, prefix_cache_bytes=prefix_cache_bytes)
+        check_integers(minimum=1, context_length=context_length, parallel=parallel, queue=queue, threads=threads)
+        check_integers(minimum=0, prefix_cache_bytes=prefix_cache_bytes)
         if not {"max_tokens", "max_new_tokens", "max_completion_tokens"} & set(settings):
             settings["max_tokens"] = DEFAULT_MAX_TOKENS
         name = name_or_path(model_id) if model_id else getattr(getattr(model, "config", None), "_name_or_path", None)

@@ -202,7 +202,8 @@ def packed_attention(
         **more: Arguments that only some models pass.
 
     Raises:
-        NotImplementedError: This kind of attention can't be packed. It is raised in the trial of `choose_forward`.
+        NotImplementedError: This kind of attention can't be packed. It is raised in the trial of `choose_forward`,
+            which then returns a `SerialForward`.
     """
     segments = getattr(_current_pass, "segments", None)
     if segments is None:
@@ -235,7 +236,7 @@ def packed_attention(
 
 
 def packed_mask(*args: Any, **kwargs: Any) -> Any:
-    """Return no mask within packed passes, and the library's own mask outside them."""
+    """Return no mask within packed passes, in which each `_Segment` makes its own; outside them, the library's mask."""
     if getattr(_current_pass, "segments", None) is not None:
         return None
     from transformers.masking_utils import sdpa_mask

@@ -16,8 +16,9 @@ import numpy as np
 from modelport.local.common_prefix import common_prefix_length
 from modelport.local.transformers.caches import Cache
 
-#: The numbers that identify a sequence's tokens: a token's id, or for an image's token a hash of the image.
-TokenKeys = np.ndarray[Any, np.dtype[np.int64]]
+#: Numbers that identify the tokens of a sequence: the token's id, or for a token of an image a hash of that image and
+#: of all images before it.
+Fingerprints = np.ndarray[Any, np.dtype[np.int64]]
 
 
 @dataclass(eq=False)
@@ -25,11 +26,11 @@ class CachedPrefix:
     """The cache of a sequence that no row is using.
 
     Args:
-        token_keys: The keys of the tokens that `cache` contains.
+        fingerprints: The fingerprints of the tokens that `cache` contains.
         cache: The attention keys and values.
     """
 
-    token_keys: TokenKeys
+    fingerprints: Fingerprints
     cache: Cache
 
 
@@ -50,7 +51,10 @@ class PrefixCache:
         return sum(entry.cache.nbytes for entry in self.entries)
 
     def acquire(
-        self, token_keys: TokenKeys, row_caches: Iterable[tuple[TokenKeys, Cache]], image_span: Sequence[int] = ()
+        self,
+        fingerprints: Fingerprints,
+        row_caches: Iterable[tuple[Fingerprints, Cache]],
+        image_span: Sequence[int] = (),
     ) -> Cache | None:
         """Return a cache with the longest beginning of this sequence that is cached; `None` if no beginning is.
 
@@ -58,9 +62,9 @@ class PrefixCache:
         copied.
 
         Args:
-            token_keys: The keys of the sequence's tokens. The returned cache never contains the last token, whose
-                logits must be computed.
-            row_caches: The token keys and caches of the engine's rows.
+            fingerprints: The fingerprints of the sequence's tokens. The returned cache never contains the last token,
+                whose logits must be computed.
+            row_caches: The fingerprints and caches of the engine's rows.
             image_span: The position of the first image token and the position after the last; empty for text. The
                 returned cache does not end between these positions, because one pass must compute all images.
         """
@@ -68,13 +72,13 @@ class PrefixCache:
             return None
         best: tuple[int, CachedPrefix | None, Cache] | None = None
         # Entries of the prefix cache, and the caches of rows, which have `None` as their entry.
-        sources: list[tuple[TokenKeys, CachedPrefix | None, Cache]] = [
-            (entry.token_keys, entry, entry.cache) for entry in self.entries
+        sources: list[tuple[Fingerprints, CachedPrefix | None, Cache]] = [
+            (entry.fingerprints, entry, entry.cache) for entry in self.entries
         ]
-        sources += [(row_keys, None, cache) for row_keys, cache in row_caches]
-        for source_keys, entry, cache in sources:
-            common = common_prefix_length(source_keys[: cache.length], token_keys)
-            common = _outside_images(min(common, len(token_keys) - 1), image_span)
+        sources += [(row_fingerprints, None, cache) for row_fingerprints, cache in row_caches]
+        for source_fingerprints, entry, cache in sources:
+            common = common_prefix_length(source_fingerprints[: cache.length], fingerprints)
+            common = _outside_images(min(common, len(fingerprints) - 1), image_span)
             if common > 0 and (best is None or common > best[0]):
                 best = common, entry, cache
         if best is None:
@@ -82,32 +86,33 @@ class PrefixCache:
         common, entry, cache = best
         if entry is not None:
             self.entries.remove(entry)
-            # The sequence continues the entry: it contains all its tokens, except perhaps the last.
+            # The sequence begins with all tokens of the entry, except perhaps the entry's last: a prompt that is
+            # repeated must compute its last token again.
             if common >= cache.length - 1 and cache.truncate(common):
                 return cache
             self.entries.append(entry)  # The entry is now the most recently used, so it is evicted last.
         return cache.fork(common)
 
-    def store(self, token_keys: TokenKeys, cache: Cache, row_bytes: int) -> None:
+    def store(self, fingerprints: Fingerprints, cache: Cache, row_bytes: int) -> None:
         """Store the cache of a row that has ended, and evict older entries that exceed the limit.
 
         Args:
-            token_keys: The keys of the row's tokens. `cache` may lack the last tokens.
+            fingerprints: The fingerprints of the row's tokens. `cache` may lack the last tokens.
             cache: The row's cache.
             row_bytes: The bytes of the caches of the engine's other rows.
         """
         if not self.limit or not cache.length:
             return
-        token_keys = token_keys[: cache.length]
-        if any(common_prefix_length(entry.token_keys, token_keys) == len(token_keys) for entry in self.entries):
+        fingerprints = fingerprints[: cache.length]
+        if any(common_prefix_length(entry.fingerprints, fingerprints) == len(fingerprints) for entry in self.entries):
             return  # An entry already contains all these tokens.
         # Entries that the new cache contains are removed.
         self.entries = [
             entry
             for entry in self.entries
-            if common_prefix_length(entry.token_keys, token_keys) < len(entry.token_keys)
+            if common_prefix_length(entry.fingerprints, fingerprints) < len(entry.fingerprints)
         ]
-        self.entries.append(CachedPrefix(token_keys, cache))
+        self.entries.append(CachedPrefix(fingerprints, cache))
         self.evict(row_bytes)
 
     def evict(self, row_bytes: int) -> None:
@@ -128,7 +133,7 @@ class PrefixCache:
 
 
 def _outside_images(length: int, image_span: Sequence[int]) -> int:
-    """Return the length of a beginning, without its images if it does not contain all of them."""
+    """Return `length`, or if a beginning of that length has only a part of the images, the length before them."""
     if len(image_span) == 2 and image_span[0] < length < image_span[1]:
         return image_span[0]
     return length

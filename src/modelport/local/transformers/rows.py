@@ -13,7 +13,7 @@ from modelport.local.grammar_matching import GrammarMatcher
 from modelport.local.token_engine import EngineRequest, TokenBatch
 from modelport.local.transformers.caches import Cache
 from modelport.local.transformers.packing import RowChunk
-from modelport.local.transformers.prefixes import TokenKeys
+from modelport.local.transformers.prefixes import Fingerprints
 from modelport.local.transformers.sampling import Sampler, best_allowed_token, logprobs_of
 
 
@@ -54,8 +54,10 @@ class BatchRow:
         self._max_length = self._prompt_length + request.max_tokens
         #: What the model's processor returned for images.
         self._inputs = dict(request.prompt.inputs)
-        prompt_keys = self._inputs.pop("token_keys", None)
-        self._prompt_keys: TokenKeys = np.array(self.tokens if prompt_keys is None else prompt_keys, dtype=np.int64)
+        prompt_fingerprints = self._inputs.pop("fingerprints", None)
+        self._prompt_fingerprints: Fingerprints = np.array(
+            self.tokens if prompt_fingerprints is None else prompt_fingerprints, dtype=np.int64
+        )
         #: The position of the prompt's first image token, and the position after the last; empty for text.
         self.image_span: tuple[int, ...] = tuple(self._inputs.pop("image_span", ()))
         #: Whether nobody waits for the output any more; the engine then removes the row.
@@ -64,9 +66,9 @@ class BatchRow:
         #: Tokens that have not been passed to the caller yet.
         self._pending: list[TokenBatch] = []
 
-    def token_keys(self) -> TokenKeys:
-        """Return the numbers that identify the row's tokens in the prefix cache: ids, or hashes of images."""
-        return np.concatenate([self._prompt_keys, np.array(self.tokens[self._prompt_length :], dtype=np.int64)])
+    def fingerprints(self) -> Fingerprints:
+        """Return the numbers that identify the row's tokens in the prefix cache: token ids, or hashes of images."""
+        return np.concatenate([self._prompt_fingerprints, np.array(self.tokens[self._prompt_length :], dtype=np.int64)])
 
     def set_cache(self, cache: Cache, cached_tokens: int) -> None:
         """Set the row's cache, which already contains the first `cached_tokens` tokens of the prompt."""
@@ -100,9 +102,9 @@ class BatchRow:
     def advance(self, logits: torch.Tensor, most_probable: int) -> bool:
         """Choose the next token, append it to the output, and pass it to the caller.
 
-        Tokens that the grammar forces after it are appended too, without a pass of their own: the next pass computes
-        their keys and values. Their log probabilities are then unknown, so this is not done if the call asks for log
-        probabilities.
+        Tokens that the grammar forces after that token are appended too, without a pass of their own: the next pass
+        computes their keys and values. Their log probabilities are then unknown, so forced tokens are computed like
+        others if the call asks for log probabilities.
 
         Args:
             logits: The logits after the row's last token, of shape (vocabulary,), in f32.

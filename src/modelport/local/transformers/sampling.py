@@ -46,7 +46,8 @@ class Sampler:
         temperature = given.get("temperature")
         do_sample = given.get("do_sample")
         if do_sample is None:
-            # A temperature in the call requests sampling; without one, the model's own settings decide.
+            # A temperature above 0 in the call requests sampling, and 0 requests greedy decoding. Without a
+            # temperature, the model's own settings decide.
             do_sample = temperature > 0 if temperature is not None else bool(defaults.get("do_sample"))
         self._do_sample = bool(do_sample) and temperature != 0
         self.top_logprobs: int | None = given.get("top_logprobs", 0) if given.get("logprobs") else None
@@ -64,8 +65,8 @@ class Sampler:
         self._generator: torch.Generator | None = None
         if self._do_sample and (seed := given.get("seed")) is not None:
             self._generator = torch.Generator(device).manual_seed(seed % 2**63)
-        #: Whether the next token is always the most probable one that the grammar allows, so that `choose` need not be
-        #: called. False if log probabilities are requested.
+        #: Whether the next token is always the most probable one that the grammar allows, and no log probabilities are
+        #: requested. Then the row takes that token without calling `choose`.
         self.takes_most_probable = (
             not (self._do_sample or self._processors or self._bias)
             and not (self._presence_penalty or self._frequency_penalty)
@@ -166,8 +167,7 @@ def _processors(settings: Mapping[str, Any], prompt_length: int, eos: list[int],
         "renormalize_logits": lambda v: p.LogitNormalization() if v else None,
     }
     for name, make in factories.items():
-        # In `factories`, `temperature` is the first warper.
-        if name == "temperature":
+        if name == "temperature":  # The first warper: the caller's own processors run before it.
             yield from settings.get("logits_processor") or ()
         if settings.get(name) is not None and (processor := make(settings[name])) is not None:
             yield processor

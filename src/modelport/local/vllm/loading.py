@@ -122,7 +122,7 @@ def start_engine(model: Any, given: dict[str, Any]) -> SharedEngine:
         raise InvalidRequest(
             f"vLLM can't load {given['model']!r} with these settings: {error}", model_id=model.model_id
         ) from error
-    # The tokenizer is loaded here only to find a problem before the engine starts, which takes up to a minute.
+    # Starting the engine takes up to a minute. So the tokenizer is loaded before, only to find a problem with it early.
     load_tokenizer(config.model_config, model.chat_template)
     options = {"disable_log_stats": args.disable_log_stats, "enable_log_requests": args.enable_log_requests}
     try:

@@ -79,7 +79,8 @@ class VLLMModel(TokenEngineModel["_VLLMEngine"]):
     """
 
     extra: ClassVar[str] = "vllm"
-    #: Settings that make vLLM import a class by its name. `backend` is a field of vLLM's `CompilationConfig`.
+    #: Further settings that `from_dict` refuses, because they make vLLM import a class by its name or call a function.
+    #: `backend` is a field of vLLM's `CompilationConfig`.
     code_settings: ClassVar[Mapping[str, Callable[[Any], bool]]] = {
         "*logits_processors": bool,
         "hf_overrides": lambda value: value is not None and not isinstance(value, Mapping),
@@ -125,7 +126,7 @@ class VLLMModel(TokenEngineModel["_VLLMEngine"]):
 
 
 class _VLLMEngine:
-    """The engine of one `VLLMModel`: its tokenizer and chat template, and a `SharedEngine` that others may use too."""
+    """The engine of one `VLLMModel`: tokenizer and chat template, and a `SharedEngine` that other models may also use."""
 
     def __init__(self, model: VLLMModel) -> None:
         # `_inheriting` is True while a process that multiprocessing has spawned imports its parent's script.
@@ -221,7 +222,7 @@ class _VLLMEngine:
         return entries
 
     def detach_after_fork(self) -> None:
-        """Ensure that this process, a fork, never destroys the engine of its parent process."""
+        """Ensure that this process, a forked child, never destroys the engine of its parent process."""
         self._finalizer.detach()
         self.shared.detach_after_fork()
 

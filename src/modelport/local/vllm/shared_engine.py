@@ -45,7 +45,7 @@ _loading_thread_id: int | None = None
 
 
 class SharedEngine:
-    """One `AsyncLLM` on the event loop of its own thread, in the process that made it.
+    """One `AsyncLLM` of this process, on the event loop of its own thread.
 
     Models with equal settings share the engine, because a GPU seldom has memory for the same weights twice.
 
@@ -201,8 +201,8 @@ class SharedEngine:
 
     async def _shut_down(self) -> None:
         llm, self.llm = self.llm, None  # Released now: at interpreter exit, its destructor would fail.
-        # The requests in progress are cancelled first, then vLLM's own tasks. If these ran on, they would report that
-        # the engine has died.
+        # The requests in progress are cancelled first, then vLLM's own tasks. If vLLM's tasks ran on, they would report
+        # that the engine has died.
         for tasks in (set(self._tasks), asyncio.all_tasks() - {asyncio.current_task()}):
             for task in tasks:
                 task.cancel()
@@ -215,7 +215,7 @@ class SharedEngine:
             self.loop.stop()
 
     def detach_after_fork(self) -> None:
-        """Ensure that this process, a fork, never shuts down the engine of its parent process.
+        """Ensure that this process, a forked child, never shuts down the engine of its parent process.
 
         Each model that shares the engine calls this once after a fork.
         """
