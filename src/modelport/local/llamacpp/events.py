@@ -70,8 +70,8 @@ class EventReader(ChatResponseReader):
             )
         if self._is_json:
             # The llguidance in llama.cpp allows spellings of JSON that the installed, newer one refuses. So only the
-            # first part of the content is checked here, which is enough to notice that the grammar was ignored. If the
-            # output type is a JSON schema, the layer `adapt` validates the complete output.
+            # first part of the content is checked here. If the output type is a JSON schema, the layer `adapt`
+            # validates the complete output.
             self._matcher = None
 
 

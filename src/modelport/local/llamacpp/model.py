@@ -175,9 +175,9 @@ class LlamaCppModel(EngineModel["_LlamaCppEngine"]):
         # The engine reports token counts with every token, so that usage is known when modelport ends the output at a
         # stop sequence. It also reports progress after each 512 tokens of the prompt, at which a call can be cancelled.
         body |= {"timings_per_token": True, "return_progress": True}
-        run = engine.chat(body, reader, tokens_per_notification(request))
-        # If the call is cancelled, `aclosing` closes the generator, which ends the request and waits for its thread, at
-        # most `CLOSE_TIMEOUT` seconds.
+        run = engine.chat(body, reader, tokens_per_delta=tokens_per_notification(request))
+        # If the call is cancelled, `aclosing` closes the generator. This ends the request, and waits until the thread
+        # that runs it has ended, but at most `CLOSE_TIMEOUT` seconds.
         async with aclosing(iterate_in_thread(run, patience=CLOSE_TIMEOUT)) as deltas:
             async for delta in deltas:
                 yield delta

@@ -204,7 +204,8 @@ def _install(path: Path, progress: bool | None) -> None:
     with acquired:
         if _is_verified(path):
             return
-        # Downloads that were killed leave such folders. No download is running, because this process has the lock.
+        # Downloads that were killed leave folders with such names. No other download is running, because this process
+        # has the lock.
         for leftover in folder.glob(".partial-*"):
             shutil.rmtree(leftover, ignore_errors=True)
         path.unlink(missing_ok=True)

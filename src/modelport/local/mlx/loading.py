@@ -48,7 +48,8 @@ class LoadedModel:
         apply_template: Renders a conversation; takes the arguments of transformers' `apply_chat_template`.
         template: The source text of the chat template. If the template is Python code of mlx-lm, this is the tag that
             begins the model's reasoning, or an empty string.
-        tool_call_format: How the model writes tool calls, if mlx-lm has a parser for that format.
+        tool_call_format: How the model writes tool calls, if mlx-lm has a parser for that format; `None` if
+            `ChatTemplate` must detect the format.
         eos: The token ids that end an output.
         vocab_size: The length of the logits.
         prefill_step_size: The device's default for the number of tokens of prompts that are computed in one step.

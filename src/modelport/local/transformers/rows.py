@@ -52,7 +52,7 @@ class BatchRow:
         self._prompt_length = len(self.tokens)
         #: The most tokens of prompt and output together.
         self._max_length = self._prompt_length + request.max_tokens
-        #: What the model's processor returned for images.
+        #: What the model's processor returned for images. The two values that are for the engine are removed below.
         self._inputs = dict(request.prompt.inputs)
         prompt_fingerprints = self._inputs.pop("fingerprints", None)
         self._prompt_fingerprints: Fingerprints = np.array(

@@ -33,7 +33,7 @@ RESERVED_PARAMETERS = frozenset(
 )
 #: Decoding is greedy unless the call, the constructor or the model's generation_config.json sets one of these.
 _SAMPLING_PARAMETERS = frozenset({"temperature", "top_p", "top_k", "min_p", "seed"})
-#: vLLM's finish reasons of complete outputs, and modelport's names for them.
+#: vLLM's finish reasons of outputs that did not fail, and modelport's names for them.
 _FINISH_REASONS = {"stop": "stop", "length": "length", "repetition": "stop"}
 
 
@@ -126,7 +126,7 @@ class VLLMModel(TokenEngineModel["_VLLMEngine"]):
 
 
 class _VLLMEngine:
-    """The engine of one `VLLMModel`: tokenizer and chat template, and a `SharedEngine` that other models may also use."""
+    """The engine of one `VLLMModel`: tokenizer, chat template, and a `SharedEngine` that other models may also use."""
 
     def __init__(self, model: VLLMModel) -> None:
         # `_inheriting` is True while a process that multiprocessing has spawned imports its parent's script.
