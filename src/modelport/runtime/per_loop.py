@@ -17,7 +17,9 @@ _Entries = dict[Any, tuple[Any, AsyncGenerator[None, None]]]
 
 
 class PerLoop(Generic[T]):
-    """One resource for each event loop that calls `get`. It is closed with its loop, or when this object is collected.
+    """One resource for each event loop on which `get` is called.
+
+    A resource is closed when its loop shuts down, or when this object is garbage-collected.
 
     Args:
         close: Closes a resource, on its loop.

@@ -244,7 +244,8 @@ class Limit:
                     # which has no waiter yet, is the first.
                     is_first = not self._queue or self._queue.first(now) is waiter
                     uses_shared = self.shared is not None and now >= self._shared_paused_until
-                    # `None`: the delay is unknown. It depends on the calls before this one, or on other processes.
+                    # `None`: the delay is unknown. It depends on the calls before this one, on the end of another
+                    # call, or on other processes.
                     delay = None if is_full or uses_shared or not is_first else self._window.delay(now, tokens)
                     if delay == 0:
                         return self._count_admitted(admission, waiter, now)
