@@ -114,7 +114,7 @@ class AttemptTimer:
     def _fire(self) -> None:
         limit = self._next_limit()
         if limit is None or limit[0] > self._loop.time():
-            self._set_timer()  # The limit for which it was set has moved or no longer applies.
+            self._set_timer()  # The limit for which the timer was set has moved or no longer applies.
             return
         name = limit[1]
         seconds = getattr(self._timeouts, name)

@@ -244,7 +244,7 @@ class RedisLimits:
             return await client.register_script(script)(full_keys, arguments)
         except (self._redis.RedisError, OSError, TimeoutError) as error:
             translated = self._translate(error)
-        raise translated  # Outside of `except`, so that the original error, which may hold the password, is not chained.
+        raise translated  # Outside of `except`, so that the original error is not chained: it may hold the password.
 
     def _make_client(self) -> Any:
         if not self.url:

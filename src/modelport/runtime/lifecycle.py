@@ -41,9 +41,11 @@ fork_count = 0
 #: Whether the interpreter is exiting, so that nothing may be emitted any more.
 exiting = False
 
+#: The function that `stop_calls_at_exit` received; `None` before the first call.
 _stop_calls: Callable[[], None] | None = None
 #: Thread that emits the items of a stream -> the event that asks it to stop, and how long the exit waits for it.
 _emitting: dict[threading.Thread, tuple[threading.Event, float]] = {}
+#: The engines that `close_at_exit` received.
 _engines: weakref.WeakSet[Any] = weakref.WeakSet()
 _engines_can_be_closed = True  # False in the child of a process that had engines.
 

@@ -29,6 +29,7 @@ class PerLoop(Generic[T]):
         self._close = close
         self._entries: _Entries = {}
         # The finaliser gets the dict and not this object: an object to which its finaliser refers is never collected.
+        # It does not run at interpreter exit, when the resources end with the process.
         weakref.finalize(self, _close_all, self._entries).atexit = False
 
     async def get(self, make: Callable[[], T]) -> T:

@@ -31,7 +31,8 @@ def raise_with_partial(
     """
     error.model_id = error.model_id or model_id
     if error.__suppress_context__:
-        # The error was made from another library's exception, whose text and frames may contain an API key.
+        # `raise … from None` made the error from another library's exception, whose text and frames may contain an API
+        # key.
         error.__context__ = None
     if not error.interrupts or isinstance(error, StreamInterrupted) or not response.has_output:
         raise error

@@ -276,6 +276,7 @@ _UNBOUNDED = 2**31 - 1
 def _max_python_steps(pattern: str, length: int, full: bool) -> float:
     """Return an upper bound of the steps that Python's engine takes for a text of this length."""
     tree = _parse(pattern)
+    # An anchored pattern is tried only at the start of the text, every other pattern at each position.
     anchored = full or (str(next(iter(tree), [0, 0])[1]) in _TEXT_STARTS and not tree.state.flags & re.MULTILINE)
     steps_at_one_position = _ways_and_steps(tree, length)[1]
     return steps_at_one_position * (1 if anchored else length + 1)

@@ -44,10 +44,11 @@ class SchemaRules:
     Args:
         keywords: The keywords of `CONSTRAINTS` that the service enforces, and `allOf` if the service supports it.
         formats: The values of `format` that the service enforces.
-        all_required: Every property must be listed in `required`. Optional properties are rewritten as nullable.
-        recursive: A schema may refer to itself.
-        object_root: The root of the schema must be an object.
-        any_object: The service has a mode for "any JSON object", which is used for `{"type": "object"}`.
+        all_required: Whether every property must be listed in `required`. If so, optional properties are rewritten as
+            nullable.
+        recursive: Whether a schema may refer to itself.
+        object_root: Whether the root of the schema must be an object.
+        any_object: Whether the service has a mode for "any JSON object", which is used for `{"type": "object"}`.
         max_properties: The maximum number of properties of all objects together; `None` for no limit.
         max_depth: How deep objects may be nested; `None` for no limit.
         max_enum: The maximum number of values of all enums together; `None` for no limit.

@@ -72,8 +72,8 @@ def _check_parameters(request: Request, capabilities: Capabilities) -> None:
 def _adapt_reasoning(request: Request, capabilities: Capabilities) -> Request:
     """Return the request with its reasoning effort in a form that the model accepts.
 
-    An effort whose name the model accepts stays unchanged. If the model accepts only budgets, the effort becomes a budget
-    in tokens. The effort `none` is removed if the model does not reason.
+    An effort whose name the model accepts stays unchanged. If the model accepts only budgets, the effort becomes a
+    budget in tokens. The effort `none` is removed if the model does not reason.
 
     Raises:
         UnsupportedFeature: The model does not accept the effort or the budget of the request.

@@ -209,9 +209,9 @@ class Limit:
         """Wait until the request is admitted, then pass it on."""
         if self.requests_per_minute is self.tokens_per_minute is self.max_concurrency is None:
             return next(request)
-        return self._limited(request, next)
+        return self._send_when_admitted(request, next)
 
-    async def _limited(self, request: Request, next: Next) -> Deltas:
+    async def _send_when_admitted(self, request: Request, next: Next) -> Deltas:
         limit = self.tokens_per_minute
         tokens = 0 if limit is None else estimate_tokens(request, limit, self._longest_output)
         admission = await self._admit(tokens)
