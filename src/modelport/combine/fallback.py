@@ -24,9 +24,10 @@ from modelport.types.deltas import ChatMessageStreamDelta
 from modelport.types.request import Request, Timeouts
 
 #: Errors after which the next model is called by default. They mean that a model can't respond now, or not to this
-#: request. Not included are `InvalidRequest`, which the next model would raise too, and `ContentFiltered`,
-#: `InvalidOutput` and `InvalidToolCall`, which are about the content of a response. `OSError` is for model classes
-#: outside of modelport: it includes `ConnectionError`, `TimeoutError`, and the exceptions of the package `requests`.
+#: request. Not included are `InvalidRequest` (apart from its subclass `ContextWindowExceeded`), which the next model
+#: would raise too, and `ContentFiltered`, `InvalidOutput` and `InvalidToolCall`, which are about the content of the
+#: prompt or the response. `OSError` is for model classes outside of modelport: it includes `ConnectionError`,
+#: `TimeoutError`, and the exceptions of the package `requests`.
 FALLBACK_ERRORS: tuple[type[Exception], ...] = (
     errors.AuthenticationError, errors.ConnectionFailed, errors.ContextWindowExceeded, errors.DeadlineExceeded,
     errors.MalformedResponse, errors.MissingDependency, errors.NotFoundError, errors.RateLimited, errors.ServerError,

@@ -47,7 +47,9 @@ def could_continue(grammar: Grammar, text: str, stop: str = "") -> bool:
         return not stop
     data = list(continued.encode())  # In the tokenizer "byte", each byte is a token.
     if matcher.try_consume_tokens(data) < len(data):
-        return not stop  # The grammar does not allow the stop sequence, so the output was complete.
+        # If the grammar does not allow the stop sequence, the output was complete. Without a stop sequence, llguidance
+        # refuses text that modelport accepts, and the answer is unknown, so the output counts as incomplete.
+        return not stop
     if isinstance(grammar, Lark):
         return not matcher.is_accepting()
     return bool(stop) or not matcher.is_stopped()

@@ -171,8 +171,8 @@ class Retry:
         """Pass the request on, as often as the policy, the retry budget and the deadline allow.
 
         The deltas of a non-streaming response are buffered until the response is complete. So a request that fails
-        after some deltas can be sent again, because the caller has received none of them. Before the error of the last
-        attempt is raised, the deltas of that attempt are yielded, so that `Model` can put them into `error.partial`.
+        after some deltas can be sent again, because the caller has received none of them. If the last attempt fails,
+        its deltas are yielded before its error is raised.
         """
         import asyncio  # Imported at the first call and not with the package, because the import takes long.
 
@@ -211,7 +211,7 @@ class Retry:
                 wait = self.policy.wait_after(error, attempt) if can_retry else None
                 too_late = wait is not None and deadline is not None and loop.time() + wait >= deadline
                 if wait is None or too_late or not self._take_retry(error):
-                    for delta in buffered:
+                    for delta in buffered:  # `Model` puts them into `error.partial`.
                         yield delta
                     raise
             finally:

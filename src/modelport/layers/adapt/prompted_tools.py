@@ -107,6 +107,7 @@ def call_schema(tools: tuple[Tool, ...], *, parallel: bool) -> dict[str, Any]:
         )
     schema: dict[str, Any] = calls[0] if len(calls) == 1 else {"anyOf": calls}
     if parallel:
+        # `maxItems` keeps a weak model from writing calls without end.
         schema = {"type": "array", "items": schema, "minItems": 1, "maxItems": 8}
     return {**schema, "$defs": definitions} if definitions else schema
 
