@@ -27,16 +27,16 @@ from tests.constrained.matching import lark_accepts
 )
 def test_allow_reasoning_accepts_same_output_with_and_without_reasoning(lark: str, output: str, invalid: str) -> None:
     assert lark_accepts(lark, output)
-    with_reasoning = allow_reasoning(lark, reasoning_open=False)
+    with_reasoning = allow_reasoning(lark, starts_in_reasoning=False)
     assert lark_accepts(with_reasoning, output)
     assert lark_accepts(with_reasoning, f"<think>start?</think>\n\n{output}")
-    assert lark_accepts(allow_reasoning(lark, reasoning_open=True), f"start?</think>{output}")
+    assert lark_accepts(allow_reasoning(lark, starts_in_reasoning=True), f"start?</think>{output}")
     for text in (invalid, f"<think>a</think>{invalid}"):
         assert not lark_accepts(with_reasoning, text)
 
 
 def test_allow_reasoning_recursive_grammar_allows_reasoning_only_first() -> None:
-    with_reasoning = allow_reasoning('start: "a" start | "b"', reasoning_open=False)
+    with_reasoning = allow_reasoning('start: "a" start | "b"', starts_in_reasoning=False)
     assert lark_accepts(with_reasoning, "<think>x</think>aab")
     assert not lark_accepts(with_reasoning, "<think>x</think>a<think>y</think>b")
     assert not lark_accepts(with_reasoning, "a<think>y</think>b")

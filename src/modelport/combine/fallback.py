@@ -24,9 +24,10 @@ from modelport.types.deltas import ChatMessageStreamDelta
 from modelport.types.request import Request, Timeouts
 
 #: Errors after which the next model is called by default. They mean that a model can't respond now, or not to this
-#: request. Not included are errors of an invalid request, which the next model would raise too, and errors of a
-#: response that was filtered or is invalid. `OSError` includes every connection error that a model class outside of
-#: modelport may raise: `ConnectionError`, `TimeoutError`, and the exceptions of the package `requests`.
+#: request. Not included are `InvalidRequest` (apart from its subclass `ContextWindowExceeded`), which the next model
+#: would raise too, and `ContentFiltered`, `InvalidOutput` and `InvalidToolCall`, which are about the content of the
+#: prompt or the response. `OSError` is for model classes outside of modelport: it includes `ConnectionError`,
+#: `TimeoutError`, and the exceptions of the package `requests`.
 FALLBACK_ERRORS: tuple[type[Exception], ...] = (
     errors.AuthenticationError, errors.ConnectionFailed, errors.ContextWindowExceeded, errors.DeadlineExceeded,
     errors.MalformedResponse, errors.MissingDependency, errors.NotFoundError, errors.RateLimited, errors.ServerError,
@@ -41,16 +42,19 @@ class FallbackModel(Model):
     option of the call overrides the same option of this model, which overrides that of the inner model. This model's
     `timeout` limits the whole call. An inner model's own `timeout` limits only the time for which that model is called.
 
-    A model that failed cools down: it is tried last until its cool-down is over. After that, a single call tries it in
-    its usual order, while other calls still try it last until it has responded. If every model is cooling down, all of
-    them are tried, in the order in which their cool-downs end.
+    After an error, a model cools down: calls try it last. Errors that only concern the request or the output, such as
+    `InvalidRequest` and `ContentFiltered`, do not start a cool-down. When a cool-down is over, one call tries the model
+    at its position in `models`. All other calls still try it last, until the model has responded. If every model is
+    cooling down, all of them are tried, in the order in which their cool-downs end.
 
     The message names the model that responded (`model_id`) and all models that were called (`attempts`). If no model
-    responds, the error of the first model that failed is raised; its `attempts` are all models that were called. The
-    `token_usage` of the message does not include the tokens of failed attempts.
+    responds, the error of the first model that failed is raised, but `UnsupportedFeature` only if all models raised it.
+    An error after which the next model is not called is raised at once. The `attempts` of the error are all models that
+    were called. The `token_usage` of the message does not include the tokens of failed attempts.
 
     Args:
-        models: The inner models, of any class, the preferred one first. Closing this model closes them too.
+        models: The inner models, of any class, the preferred one first. A dict that a model's `to_dict` returned stands
+            for that model. Closing this model closes them too.
         fallback_on: After which errors the next model is called: error types, their names, or a function that receives
             the error and returns a bool. By default `FALLBACK_ERRORS`, and every error whose `retryable` is true. After
             `UnsupportedFeature` the next model is always called. A model class outside of modelport may raise any
@@ -58,14 +62,15 @@ class FallbackModel(Model):
             `fallback_on=(Exception,)`.
         on_interrupted: What happens if a stream is interrupted after the caller has received a part of the response.
             `raise` raises `StreamInterrupted`, which contains that part. With `restart`, the next model starts the
-            response anew, and its first delta has `restart=True`. A non-streaming call always goes on with the next
-            model, because its caller has received nothing.
+            response anew, and its first delta has `restart=True`. A non-streaming call goes on with the next model in
+            both cases, because its caller has received nothing.
         cooldown: The seconds for which a model that failed is tried last; the default is 30. If its error has a longer
             `retry_after`, that time counts instead.
         hedge: The seconds after which the next model is called in parallel if a model has not started to respond (or
             has not finished, if the call does not stream). The first response is used, and the other call is cancelled.
             `"p95"` means the 95th percentile of the response times of the model's last 100 responses, and no hedging
-            before there are 20. `None` for no hedging. See https://research.google/pubs/the-tail-at-scale/
+            before there are 20. `None` for no hedging. At most two models are called in parallel.
+            See https://research.google/pubs/the-tail-at-scale/
         model_id: A name for this model; by default the names of the inner models, joined by "or".
         retry: How often the whole list of models is tried, or a `RetryPolicy`. By default it is tried once, because
             each inner model has its own retries.
@@ -115,6 +120,7 @@ class FallbackModel(Model):
 
     def _set_up(self) -> None:
         """Set the attributes that are not pickled."""
+        # An inner `FallbackModel` itself reports the attempts of the models that it called.
         self._candidates = [
             Candidate(model, reports_attempts=isinstance(model, FallbackModel)) for model in self.models
         ]
@@ -176,6 +182,7 @@ class FallbackModel(Model):
                             yield ChatMessageStreamDelta(attempts=call.attempts())
                         return
                     except Exception as error:
+                        # The list is empty, because the deltas before the error have been yielded already.
                         call.failures.append((error, []))
                         interruption = error
                         if self.on_interrupted == "raise" or not call.falls_back_after(error):
@@ -241,9 +248,9 @@ def _restore_model(data: Mapping[str, Any], number: int, trust_remote_code: bool
 
 
 def _fallback_on_setting(given: Any) -> Any:
-    """Return `fallback_on` in a form that can be saved: `None`, a function, or a list of error types.
+    """Return `fallback_on` as `None`, a function, or a list of error types.
 
-    The error types of modelport and Python are replaced by their names.
+    In the list, the error types of modelport and Python are replaced by their names, because names can be saved.
 
     Raises:
         InvalidRequest: The setting is not `None`, a function, an error type, a name of one, or several of these.

@@ -2,12 +2,14 @@
 
 Rules:
 
-- Models are called in the order of the list, but those that are cooling down come last. Each is called once.
+- Models are called in the order of the list, but those that are cooling down come last. A model that failed is not
+  called again.
 - A model has responded when the first part of its response arrives, or its complete response if the call does not
   stream.
-- A model that fails cools down, unless the error only concerns the request or the output. A response ends the
-  cool-down. When a cool-down is over, the first call that tries the model starts a new one. So all other calls still
-  try the model last, until it has responded to that call.
+- A model that fails cools down, unless the error only concerns the request or the output. After an error that is not a
+  `ModelError`, it cools down only if the next model is called. A response ends the cool-down. When a cool-down is over,
+  the first call that tries the model starts a new one. So all other calls still try the model last, until it has
+  responded to that call.
 - With `hedge`, the next model is called in parallel to one that is slow. The first response is used, and the other
   calls are cancelled. Their models can be called again if the stream of the model that responded is interrupted.
 """
@@ -51,8 +53,8 @@ class Candidate:
         reports_attempts: Whether the model is a `FallbackModel` itself, and so reports which models it called.
 
     Attributes:
-        cooling_until: The time at which the model's cool-down ends, on the clock of the `FallbackModel`; 0 if the model
-            has responded since its last failure.
+        cooling_until: The time at which the model's cool-down ends, on the clock of the `FallbackModel`; 0 if it has
+            not failed, or has responded since its last failure.
         response_times: Under the key True, the seconds to the first part of each streamed response. Under the key
             False, the seconds to the end of each non-streaming response.
     """
@@ -153,7 +155,8 @@ class FallbackCall:
             while self._untried or racing:
                 if not racing or delay == 0:
                     candidate = self._untried.pop(0)
-                    # At most two models are called in parallel, so no third one is called after the second.
+                    # If `delay` is 0, this model is called in parallel to a slow one. At most two models are called in
+                    # parallel, so no third one is called.
                     delay = None if delay == 0 or not self._untried else self._hedge_delay(candidate)
                     call = self._create_call(candidate)
                     racing[_create_task(call.receive_response(complete=not self._request.stream))] = call

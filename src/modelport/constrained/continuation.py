@@ -16,7 +16,7 @@ def could_continue(grammar: Grammar, text: str, stop: str = "") -> bool:
 
     Args:
         grammar: The output type.
-        text: Truncated output that is valid for the output type.
+        text: Truncated output that is valid for the output type. For a `Lark`, modelport can't check this.
         stop: The stop sequence at which the output was truncated, or an empty string if `max_tokens` truncated it. The
             model has generated the stop sequence after `text`. So if the output type does not allow the stop sequence
             there, the output was complete.
@@ -27,7 +27,9 @@ def could_continue(grammar: Grammar, text: str, stop: str = "") -> bool:
         - A `Regex` is not examined if llguidance is not installed or does not support the pattern. The result is then
           True without a stop sequence, and False with one.
         - For a `Lark` without a stop sequence, the result is always True. With one, it is False if `text` and `stop`
-          together are valid output.
+          together are complete output. For example, agents use a grammar for `<code>…</code>` with the stop sequence
+          `</code>`, so the stop sequence completes the output. With the other types this can't happen, because `text`
+          is valid without it.
     """
     continued = text + stop
     if isinstance(grammar, Choice):
@@ -43,8 +45,10 @@ def could_continue(grammar: Grammar, text: str, stop: str = "") -> bool:
         matcher = LLMatcher(LLTokenizer("byte"), as_lark(grammar), log_level=0)
     except (ImportError, UnsupportedFeature):
         return not stop
-    data = list(continued.encode())
+    data = list(continued.encode())  # In the tokenizer "byte", each byte is a token.
     if matcher.try_consume_tokens(data) < len(data):
+        # If the grammar does not allow the stop sequence, the output was complete. Without a stop sequence, llguidance
+        # refuses text that modelport accepts, and the answer is unknown, so the output counts as incomplete.
         return not stop
     if isinstance(grammar, Lark):
         return not matcher.is_accepting()

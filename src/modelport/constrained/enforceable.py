@@ -4,17 +4,18 @@ Engines enforce schemas through llguidance, which refuses most keywords that it 
 keywords less strictly than a validator. For each of them, an engine has generated output that the `jsonschema` package
 rejects. This module rewrites or refuses them:
 
-- The formats `date` and `date-time` allow 29 February in any year, the year 0 and the second 60. They are rewritten as
-  patterns.
+- The formats `date`, `time` and `date-time` allow 29 February in any year, the year 0 or the second 60. They are
+  rewritten as patterns.
 - The format `hostname` allows any length. The length is limited.
 - The format `uri` is unknown to the llguidance in llama.cpp, which then ignores the whole grammar. It is rewritten as a
   pattern.
-- `multipleOf` with a fraction such as 0.01 allows 9.77, which validators reject because they divide floats. It is
+- `multipleOf` with a fraction such as 0.01 allows 9.77, which `jsonschema` rejects, because it divides floats. It is
   refused.
 - `minProperties` counts a repeated key twice. It is refused if it exceeds the number of required keys by more than one.
 - `x-guidance` is llguidance's own keyword, by which a schema can relax other keywords. It is refused.
 
-llguidance also takes the key `"\u0061"` for another key than `"a"`. So `as_lark` forbids such escapes.
+llguidance also takes the key `"\u0061"` for another key than `"a"`. So `as_lark` forbids such escapes, except
+for the old llguidance in llama.cpp, which can't forbid them.
 """
 
 from __future__ import annotations

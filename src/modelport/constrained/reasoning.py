@@ -1,4 +1,4 @@
-"""The tags around a model's reasoning, and a change of grammars that allows reasoning before the output."""
+"""The tags around a model's reasoning, and a function that makes a grammar allow reasoning before the output."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ _START_OR_LITERAL = re.compile(
 )
 
 
-def allow_reasoning(lark: str, reasoning_open: bool, line_breaks: bool = True) -> str:
+def allow_reasoning(lark: str, starts_in_reasoning: bool, line_breaks: bool = True) -> str:
     """Return a grammar that allows reasoning (any text), followed by output of the given grammar.
 
     Args:
         lark: The grammar of the output; its start symbol is `start`.
-        reasoning_open: Whether the prompt ends inside the reasoning. If so, the model must finish the reasoning;
+        starts_in_reasoning: Whether the prompt ends inside the reasoning. If so, the model must finish the reasoning;
             otherwise it may begin with `<think>` or with the output.
         line_breaks: Whether line breaks are allowed between the reasoning and the output.
     """
-    output_rule, reasoning_rule = _unused_name("output_", lark), _unused_name("reasoning_", lark)
+    output_name, reasoning_name = _unused_name("output_", lark), _unused_name("reasoning_", lark)
     # The start symbol of the given grammar is renamed wherever it occurs. If a recursive grammar referred to the new
     # start symbol, it would allow reasoning in the middle of the output.
-    renamed = _START_OR_LITERAL.sub(lambda match: output_rule if match["start"] else match[0], lark)
-    reasoning = reasoning_rule if reasoning_open else f'("{THINK_OPEN}" {reasoning_rule})?'
+    renamed = _START_OR_LITERAL.sub(lambda match: output_name if match["start"] else match[0], lark)
+    reasoning = reasoning_name if starts_in_reasoning else f'("{THINK_OPEN}" {reasoning_name})?'
     separator = r"/\n*/ " if line_breaks else ""
-    rule = f'{reasoning_rule}[suffix="{THINK_CLOSE}"]: /(?s:.*)/'
-    return f"start: {reasoning} {separator}{output_rule}\n{rule}\n{renamed}"
+    reasoning_rule = f'{reasoning_name}[suffix="{THINK_CLOSE}"]: /(?s:.*)/'
+    return f"start: {reasoning} {separator}{output_name}\n{reasoning_rule}\n{renamed}"
 
 
 def _unused_name(name: str, lark: str) -> str:

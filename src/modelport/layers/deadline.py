@@ -2,9 +2,10 @@
 
 One timer runs per attempt. It is set to the time limit that ends first:
 
-- `timeout` limits the whole call, all attempts included. `Model` has computed the deadline when the call started.
-- `first_token_timeout` limits the time from sending the request to the first delta with content.
-- `idle_timeout` limits each wait for the next delta, once a delta with content has arrived.
+- `timeout` limits the whole call, all attempts included. `Model` computes the deadline when the call starts.
+- `first_token_timeout` limits the time from sending the request to the first delta with output of the model: text,
+  reasoning or a piece of a tool call.
+- `idle_timeout` limits each wait for the next delta, once a delta with output has arrived.
 
 The retry layer reads each delta in a `with timer:` block. If the timer fires during such a read, it cancels the task
 that reads, and leaving the `with` block turns the cancellation into `DeadlineExceeded`. If the timer fires between two
@@ -29,7 +30,7 @@ class AttemptTimer:
     Args:
         timeouts: The time limits of the call.
         in_queue: Whether the request may first wait in the queue of the limit layer. If so, the clock of
-            `first_token_timeout` starts when `start_first_token_clock` is called; otherwise it starts at once.
+            `first_token_timeout` starts when `start_first_token_clock` is called. If not, it starts at once.
     """
 
     def __init__(self, timeouts: Timeouts, in_queue: bool = False) -> None:
@@ -37,9 +38,9 @@ class AttemptTimer:
         self._timeouts = timeouts
         self._in_queue = in_queue
         self._sent_at = self._waiting_since = self._loop.time()
-        self._has_content = False
+        self._has_output = False
         self._reader: asyncio.Task[Any] | None = None  # The task that reads a delta; `None` between two reads.
-        self._earlier_cancellations = 0  # The cancellations of that task before the read.
+        self._earlier_cancellations = 0  # How often that task had been cancelled before the read.
         self._expired: ModelError | None = None  # The error to raise, once a limit has ended.
         self._timer: asyncio.TimerHandle | None = None
         self._set_timer()
@@ -49,9 +50,9 @@ class AttemptTimer:
         self._in_queue, self._sent_at = False, self._loop.time()
         self._set_timer()
 
-    def content_arrived(self) -> None:
-        """Enforce `idle_timeout` from now on, and no longer `first_token_timeout`, because content has arrived."""
-        self._has_content = True
+    def output_arrived(self) -> None:
+        """Enforce `idle_timeout` from now on, and no longer `first_token_timeout`, because output has arrived."""
+        self._has_output = True
         if self._timeouts.idle_timeout is not None:
             self._set_timer()
 
@@ -97,9 +98,9 @@ class AttemptTimer:
         timeouts, limits = self._timeouts, []
         if timeouts.deadline is not None:
             limits.append((timeouts.deadline, "timeout"))
-        if timeouts.first_token_timeout is not None and not self._has_content and not self._in_queue:
+        if timeouts.first_token_timeout is not None and not self._has_output and not self._in_queue:
             limits.append((self._sent_at + timeouts.first_token_timeout, "first_token_timeout"))
-        if timeouts.idle_timeout is not None and self._has_content:
+        if timeouts.idle_timeout is not None and self._has_output:
             # The time between two reads does not count: the caller is busy then, and does not wait for the backend.
             idle_since = self._loop.time() if self._reader is None else self._waiting_since
             limits.append((idle_since + timeouts.idle_timeout, "idle_timeout"))
@@ -113,7 +114,7 @@ class AttemptTimer:
     def _fire(self) -> None:
         limit = self._next_limit()
         if limit is None or limit[0] > self._loop.time():
-            self._set_timer()  # The limit for which it was set has moved or no longer applies.
+            self._set_timer()  # The limit for which the timer was set has moved or no longer applies.
             return
         name = limit[1]
         seconds = getattr(self._timeouts, name)

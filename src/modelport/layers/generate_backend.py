@@ -1,8 +1,8 @@
 """Calls the `generate` of a model whose author implemented that method instead of `deltas`.
 
-The request is converted to the arguments of `generate`: messages as plain dicts, `stop_sequences`, and parameters by
-name. `generate` blocks, so it runs in a thread other than that of the event loop. The value that it returns becomes one
-delta.
+The request is converted to keyword arguments of `generate`: `messages` as plain dicts, each parameter by its name, and
+`stop_sequences`, `grammar`, `tools` and `tool_choice` if the request has them. `generate` blocks, so it does not run in
+the thread of the event loop. The value that it returns becomes one delta.
 """
 
 from __future__ import annotations

@@ -5,8 +5,8 @@ Theory of operation:
 - One Lua script on the Redis server admits a request or returns how long to wait. Redis runs a script without
   interruption, so two requests cannot both take the last free capacity. The script reads the clock of the Redis server,
   so the clocks of the callers' machines need not agree.
-- A request counts for one window (60 seconds) from the time at which it is admitted, even if its process dies. A
-  process that did not receive the response of the script asks for the same request again; it is counted only once.
+- A request counts for one window (60 seconds) from the time at which it is admitted, even if its process dies. If the
+  response of the script is lost, the script is run again for the same request, which is counted only once.
 - Waiting requests are admitted in the order in which they first asked. Otherwise small requests would always take the
   capacity that a large request waits for.
 - Each waiting request must ask again from time to time. A request that has not asked for `LEASE_MS` is dropped from
@@ -23,7 +23,8 @@ from modelport.errors import AuthenticationError, ConnectionFailed, InvalidReque
 from modelport.runtime.per_loop import PerLoop
 from modelport.secrets import Secret
 
-#: Admits a request and returns 0, or returns the milliseconds to wait; the second value is the Redis server's time.
+#: A Lua script that admits a request, or adds it to the queue. It returns the milliseconds after which the request must
+#: ask again, or 0 if it is admitted; and the Redis server's time.
 #:
 #: Keys: `entries` is a sorted set of the admitted requests, by the time at which they were admitted. `tokens` is a hash
 #: with the tokens of each admitted request, and their sum under `total`. `waiting` is a sorted set of the waiting
@@ -243,7 +244,7 @@ class RedisLimits:
             return await client.register_script(script)(full_keys, arguments)
         except (self._redis.RedisError, OSError, TimeoutError) as error:
             translated = self._translate(error)
-        raise translated  # Outside of `except`: the original error, which may hold the password, is no cause.
+        raise translated  # Outside of `except`, so that the original error is not chained: it may hold the password.
 
     def _make_client(self) -> Any:
         if not self.url:
@@ -267,7 +268,7 @@ class RedisLimits:
         try:
             parts = urlsplit(self.url.reveal())
             if parts.scheme != "unix":
-                int(unquote(parts.path).strip("/") or 0)  # The redis package reads a path that is no number as 0.
+                int(unquote(parts.path).strip("/") or 0)  # The redis package would read any other text as 0.
             client = self._redis.asyncio.from_url(
                 self.url.reveal(),
                 socket_timeout=self.timeout,
@@ -292,7 +293,8 @@ class RedisLimits:
             | redis_errors.NoPermissionError
             | redis_errors.AuthenticationWrongNumberOfArgsError
         )
-        # Redis 7 reports a missing password without an error code if the first command has several words.
+        # If the first command has several words, Redis 7 reports a missing password without an error code. So the error
+        # is recognised by its text.
         if isinstance(error, refused) or str(error).startswith("Protocol error: unauthenticated"):
             return AuthenticationError(f"{server} refuses the credentials of its URL.")
         if isinstance(error, redis_errors.ResponseError):

@@ -2,15 +2,17 @@
 
 The rules:
 
-- A request is never sent again once a part of the response has reached the caller.
-- `RetryPolicy.retryable`, if the caller has set it, decides whether an error is retried, and otherwise the error's own
-  `retryable`. The wait before the next attempt is the Retry-After of the service. If the service sent none, it is a
-  random time below a bound that doubles with each attempt.
-- If the wait would end after the call's deadline, the error is raised at once.
+- A request is never sent again once output of the model has reached the caller.
+- The function `RetryPolicy.retryable` decides whether an error is retried. If the caller has set none, the attribute
+  `retryable` of the error decides.
+- The wait before the next attempt is the Retry-After of the service. If the service sent none, it is a random time
+  below a bound that doubles with each attempt.
+- If the Retry-After is longer than `max_retry_after`, or the wait would end after the call's deadline, the error is
+  raised at once.
 - All calls of a model share a budget of retries, so that an outage does not multiply the load by `attempts`.
-- This is the only retry loop. The retries of vendors' clients are switched off.
+- The retries of vendors' clients are switched off. Otherwise each attempt of this layer could send several requests.
 
-The time limits of each attempt are enforced here too (see `deadline`).
+The layer also enforces the time limits of each attempt, through the module `deadline`.
 """
 
 from __future__ import annotations
@@ -125,7 +127,7 @@ class RetryBudget:
 
     def __init__(self, size: int | None) -> None:
         self._retries = None if size is None else deque([True] * size, maxlen=size)
-        self._calls_without_retry = count(1)
+        self._responses_without_retry = count(1)
 
     def take(self) -> bool:
         """Use up one retry. Return False if none was left."""
@@ -142,7 +144,7 @@ class RetryBudget:
         Args:
             retried: Whether the response came after a retry.
         """
-        if self._retries is not None and (retried or next(self._calls_without_retry) % RESPONSES_PER_RETRY == 0):
+        if self._retries is not None and (retried or next(self._responses_without_retry) % RESPONSES_PER_RETRY == 0):
             self._retries.append(True)
 
 
@@ -169,7 +171,8 @@ class Retry:
         """Pass the request on, as often as the policy, the retry budget and the deadline allow.
 
         The deltas of a non-streaming response are buffered until the response is complete. So a request that fails
-        after some deltas can be sent again, because the caller has received none of them.
+        after some deltas can be sent again, because the caller has received none of them. If the last attempt fails,
+        its deltas are yielded before its error is raised.
         """
         import asyncio  # Imported at the first call and not with the package, because the import takes long.
 
@@ -178,7 +181,7 @@ class Retry:
         loop, deadline = asyncio.get_running_loop(), request.timeouts.deadline
         in_queue = self.may_queue and request.timeouts.first_token_timeout is not None
         for attempt in count(1):
-            has_content = False
+            has_output = False
             buffered: list[ChatMessageStreamDelta] = []
             timer = AttemptTimer(request.timeouts, in_queue=in_queue)
             try:
@@ -189,9 +192,9 @@ class Retry:
                             delta = await anext(deltas, None)
                         if delta is None:
                             break
-                        if not has_content and (delta.content or delta.has_output):
-                            has_content = True
-                            timer.content_arrived()
+                        if not has_output and delta.has_output:
+                            has_output = True
+                            timer.output_arrived()
                             if request.stream:
                                 self._budget.count_response(retried=attempt > 1)
                         if request.stream:
@@ -200,14 +203,15 @@ class Retry:
                             buffered.append(delta)
                 break
             except ModelError as error:
-                caller_has_content = has_content and request.stream
-                # `profile_updated`: the service rejected a parameter, which is now known to be unsupported. `Model`
-                # then sends a changed request; the same request would be rejected again.
-                can_retry = not caller_has_content and not error.profile_updated
+                caller_has_output = has_output and request.stream
+                # If `profile_updated` is set, the service rejected a part of the request, such as a parameter, and the
+                # backend removed it from the capabilities. The same request would be rejected again. `Model` sends the
+                # request without that part instead.
+                can_retry = not caller_has_output and not error.profile_updated
                 wait = self.policy.wait_after(error, attempt) if can_retry else None
                 too_late = wait is not None and deadline is not None and loop.time() + wait >= deadline
                 if wait is None or too_late or not self._take_retry(error):
-                    for delta in buffered:
+                    for delta in buffered:  # `Model` puts them into `error.partial`.
                         yield delta
                     raise
             finally:

@@ -1,8 +1,9 @@
 """Truncates the text of a response before its first stop sequence, however the text is split into deltas.
 
-This layer runs for every backend, because services differ: some have no stop sequences, some accept only four, and some
-compare them only with whole tokens. The layer also makes sure that token usage and finish reason come only once, in a
-last delta that contains nothing else. A non-streaming call without stop sequences needs neither, so it passes through.
+This layer runs for every backend, because backends differ: some have no stop sequences, some accept only four, and some
+do not report which one they found. The layer also makes sure that token usage and finish reason come only once, in a
+last delta without output. Requests that need neither are passed on unchanged: those without stop sequences that do not
+stream, unless the layer `adapt` has set `needs_closing_delta`.
 """
 
 from __future__ import annotations
@@ -30,10 +31,10 @@ def _proper_prefixes(stops: tuple[str, ...]) -> tuple[str, ...]:
 
 
 class StopScanner:
-    """Finds the stop sequence that ends first in a text that arrives in pieces.
+    """Finds the first stop sequence in a text that arrives in pieces.
 
-    If two stop sequences end at the same character, the longer one counts. So the result does not depend on how the
-    text is split.
+    Of several stop sequences in the text, the one that ends first counts. If two end at the same character, the longer
+    one counts. By these two rules, the result does not depend on how the text is split.
 
     Args:
         stops: The stop sequences, none of them empty.
@@ -88,7 +89,7 @@ async def _end_at_stop_sequence(deltas: Deltas, stops: Sequence[str]) -> Deltas:
     usage: TokenUsage | None = None
     closing = ChatMessageStreamDelta()  # The last delta, with token usage and finish reason.
     last_text: ChatMessageStreamDelta | None = None  # The delta with the text before the stop sequence.
-    delivered = False  # Whether the caller has received a part of the response.
+    delivered = False  # Whether a delta with output has been yielded.
     async with aclosing(deltas):
         try:
             async for delta in deltas:
@@ -122,8 +123,8 @@ async def _end_at_stop_sequence(deltas: Deltas, stops: Sequence[str]) -> Deltas:
                 elif not delta.is_empty:
                     yield delta
         except ModelError:
-            # The buffered text belongs to the response. If the caller has received nothing yet, it is not emitted,
-            # so that the retry layer can still send the request again.
+            # The buffered text belongs to the response. But if no output has been yielded before, it is not yielded
+            # either, so that the retry layer can still send the request again.
             if delivered and (buffered := scanner.flush()):
                 yield ChatMessageStreamDelta(content=buffered)
             raise

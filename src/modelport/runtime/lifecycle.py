@@ -12,7 +12,8 @@ Daemon threads that still wait for an item of a stream receive neither an item n
 A fork copies no threads. So the child process does this:
 
 1. It counts the fork (`fork_count`). A call or stream of the parent finds that the count differs from the count at its
-   start. Asking for the process id instead would add a third to the time that a delta takes in modelport.
+   start, so it is in a child. Asking for the process id instead would add a third to the time that a delta takes in
+   modelport.
 2. It detaches from its parent's engines. It never closes or destroys them, because that would wait for threads which
    exist only in the parent.
 3. If its parent had engines, it exits without the exit handlers of native libraries, which would also wait for these
@@ -40,9 +41,11 @@ fork_count = 0
 #: Whether the interpreter is exiting, so that nothing may be emitted any more.
 exiting = False
 
+#: The function that `stop_calls_at_exit` received; `None` before the first call.
 _stop_calls: Callable[[], None] | None = None
 #: Thread that emits the items of a stream -> the event that asks it to stop, and how long the exit waits for it.
 _emitting: dict[threading.Thread, tuple[threading.Event, float]] = {}
+#: The engines that `close_at_exit` received.
 _engines: weakref.WeakSet[Any] = weakref.WeakSet()
 _engines_can_be_closed = True  # False in the child of a process that had engines.
 

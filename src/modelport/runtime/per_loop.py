@@ -17,7 +17,9 @@ _Entries = dict[Any, tuple[Any, AsyncGenerator[None, None]]]
 
 
 class PerLoop(Generic[T]):
-    """One resource for each event loop that calls `get`. It is closed with its loop, or when this object is collected.
+    """One resource for each event loop on which `get` is called.
+
+    A resource is closed when its loop shuts down, or when this object is garbage-collected.
 
     Args:
         close: Closes a resource, on its loop.
@@ -27,6 +29,7 @@ class PerLoop(Generic[T]):
         self._close = close
         self._entries: _Entries = {}
         # The finaliser gets the dict and not this object: an object to which its finaliser refers is never collected.
+        # It does not run at interpreter exit, when the resources end with the process.
         weakref.finalize(self, _close_all, self._entries).atexit = False
 
     async def get(self, make: Callable[[], T]) -> T:

@@ -39,7 +39,7 @@ T = TypeVar("T")
 
 
 class _CallerWork:
-    """Work of a task that the thread of the task's caller does."""
+    """Blocking work that a task on the loop thread passes to the thread of its synchronous caller."""
 
     def __init__(self, work: Callable[[], Any], loop: asyncio.AbstractEventLoop) -> None:
         self._work, self._loop = work, loop
@@ -49,8 +49,11 @@ class _CallerWork:
     def run(self) -> None:
         """Do the work, in the caller's thread."""
         slot = slots.retain(self._slot)
+        # `slot` is `None` if the call has no concurrency slot, or has ended and freed it. If the wait for the result is
+        # cancelled too, the call has ended, and the work is not done. But work that has retained the slot may be done
+        # although the call is just being cancelled: it counts in `max_concurrency` until it has finished.
         if slot is None and self.result.cancelled():
-            return  # The call ended before this work started.
+            return
         try:
             value, error = self._work(), None
         except BaseException as raised:
@@ -83,7 +86,7 @@ class _Mailbox:
     Attributes:
         put: Puts something into the queue.
         get: Waits for the next thing in the queue.
-        is_open: Whether the caller still waits, and would do work.
+        is_open: Whether the caller still waits, and so would do work for the task.
         fork_count: The value of `lifecycle.fork_count` when the caller started to wait.
     """
 
@@ -266,7 +269,7 @@ def _abandon(mailbox: _Mailbox, cancel: Callable[[], None], timeout: float = lif
     """Cancel the task, and wait until it has released its engine and its connection."""
     mailbox.is_open = False
     if mailbox.fork_count != lifecycle.fork_count:
-        return  # Work in this thread has forked the process, and this is the child. The task runs only in the parent.
+        return  # Work in the caller's thread forked the process. This is the child, and the task runs in the parent.
     cancel()
     try:
         while type(item := mailbox.get(timeout=timeout)) is not _End:

@@ -20,6 +20,8 @@ def raise_with_partial(
 ) -> NoReturn:
     """Raise the error that ended a call, with the part of the response that had arrived as `error.partial`.
 
+    An error about the content of the response, such as `InvalidOutput`, is raised unchanged (`interrupts` is False).
+
     Args:
         error: The error that ended the call.
         response: The part of the response that had arrived.
@@ -29,7 +31,8 @@ def raise_with_partial(
     """
     error.model_id = error.model_id or model_id
     if error.__suppress_context__:
-        # The error was made from another library's exception, whose text and frames may contain an API key.
+        # `raise … from None` made the error from another library's exception, whose text and frames may contain an API
+        # key.
         error.__context__ = None
     if not error.interrupts or isinstance(error, StreamInterrupted) or not response.has_output:
         raise error
@@ -69,7 +72,8 @@ class _ResponseStream:
     def partial(self) -> Any:
         """The text so far, parsed as JSON. Strings, lists and objects that are incomplete end where the text ends.
 
-        It is `None` while the text is not the beginning of JSON. The text is parsed at each access and not validated;
+        This is a JSON value, unlike the `partial` of an error, which is a message. It is `None` while the text is not
+        the beginning of JSON. The text is parsed at each access and not validated;
         `message.parsed` holds the validated value at the end of the stream.
         """
         from pydantic_core import from_json

@@ -147,7 +147,8 @@ async def iterate_in_thread(source: Callable[[Emit[T]], None], *, patience: floa
     Args:
         source: Is called with a function `emit`, which takes items. `emit` returns True if the items are no longer
             read; `source` must then return soon.
-        patience: How long `source` is waited for when this generator is closed and at interpreter exit, in seconds.
+        patience: How long `source` is waited for when this generator is closed and at interpreter exit, in seconds; by
+            default it is not waited for.
 
     Yields:
         The items, in order.
@@ -206,7 +207,8 @@ async def iterate_in_thread(source: Callable[[Emit[T]], None], *, patience: floa
     finally:
         abandoned.set()
         # A loop that ends closes all its generators at the same time. While this generator waits here, a generator that
-        # iterates over it can't be closed: `aclose` would raise "asynchronous generator is already running".
+        # iterates over it can't be closed: `aclose` would raise "asynchronous generator is already running". So this
+        # generator does not wait when its loop ends.
         loop_ends = getattr(loop, "_asyncgens_shutdown_called", False)
         if patience and not ended.is_set() and not loop_ends:
             try:

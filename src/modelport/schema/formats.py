@@ -1,8 +1,9 @@
 """The values of a schema's `format` that modelport validates. The set does not depend on which packages are installed.
 
-Each format is defined by draft 2020-12 of JSON Schema and the standards that the draft names. In two cases modelport
-accepts more, because models write it and Python's types accept it: a time may lack its time zone, and the seconds of a
-duration may have decimals. Every string that an engine allows when it enforces a format is also valid in this module.
+The formats are those of draft 2020-12 of JSON Schema. Some checks accept more than the standards that the draft names.
+An email address only needs an `@`. A time may lack its time zone, and the seconds of a duration may have decimals,
+because models write both and Python's types accept them. Every string that an engine allows when it enforces a format
+is also valid in this module.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ def _matches(pattern: str) -> Callable[[str], bool]:
     return lambda text: compiled.fullmatch(text) is not None
 
 
-#: Each function checks a string: it returns `False` or raises `ValueError` if the string does not have the format.
+#: Each function checks a string: it returns `False` or raises an exception if the string does not have the format.
 _CHECKS: dict[str, Callable[[str], bool]] = {
     "date": _is_date,
     "time": _is_time,

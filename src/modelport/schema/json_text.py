@@ -11,7 +11,8 @@ def read_json(text: str) -> Any:
     """Parse JSON text.
 
     Raises:
-        ValueError: The text is not JSON, or it has a number so large that Python would read it as an infinity.
+        ValueError: The text is not JSON, is nested too deeply, or has a number so large that Python would read it as an
+            infinity.
     """
     try:
         return _DECODER.decode(text)

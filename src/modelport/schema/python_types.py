@@ -1,7 +1,7 @@
 """Python types as output types: the JSON schema of a type, and the parsing of JSON text to a value of the type.
 
-pydantic does both. `schema_generator` and `close_objects` make pydantic's schemas stricter. Otherwise an engine or a
-service that enforces the schema would let the model write a value that the type then refuses.
+pydantic does both. `schema_generator` makes pydantic's schemas stricter. Otherwise an engine or a service that enforces
+the schema would let the model write a value that the type then refuses. `close_objects` forbids unknown properties.
 """
 
 from __future__ import annotations
@@ -106,6 +106,7 @@ def schema_generator() -> Any:
 
         def dict_schema(self, schema: Any) -> Any:
             result = super().dict_schema(schema)
+            # In JSON all keys are strings. For integer keys, pydantic's schema allows any string.
             if schema.get("keys_schema", {}).get("type") == "int":
                 result["patternProperties"] = {"^(0|-?[1-9][0-9]{0,17})$": result["additionalProperties"]}
                 result["additionalProperties"] = False

@@ -3,7 +3,8 @@ r"""Translates Python's regular expressions for engines that enforce them, and m
 In this module, "engines" are those that constrain a model's output. `fullmatch` validates output of the type `Regex`,
 and `search` validates a string against the `pattern` of a JSON schema. These rules hold:
 
-- A `Regex` means the same to the engine that enforces it and to the validation of the output.
+- A `Regex` means the same to the engine that enforces it and to the validation of the output, with one rare exception
+  under `(?i)`.
 - In a `Regex`, `\d`, `\w`, `\s` and `\b` are written out as ASCII classes, because that is what people mean by them.
   Otherwise engines would allow any of Unicode's 760 digits for `\d`, and a model at high temperature would write them.
 - `(?i)` follows Unicode's case rules, as in the engines. Python's `re.ASCII` would change the case rules along with the
@@ -144,7 +145,8 @@ def fullmatch(pattern: str, text: str) -> bool:
 def search(pattern: str, text: str) -> bool:
     """Return whether the pattern matches somewhere in the text. The pattern has the meaning that it has in Python.
 
-    There is one exception: `$` matches only at the end of the text, as in JSON Schema, and not before a newline there.
+    There is one exception: if Rust's engine matches the pattern, `$` matches only at the end of the text, as in JSON
+    Schema, and not before a newline at the end.
 
     Raises:
         InvalidRequest: Matching could take too long.
@@ -274,6 +276,7 @@ _UNBOUNDED = 2**31 - 1
 def _max_python_steps(pattern: str, length: int, full: bool) -> float:
     """Return an upper bound of the steps that Python's engine takes for a text of this length."""
     tree = _parse(pattern)
+    # An anchored pattern is tried only at the start of the text, every other pattern at each position.
     anchored = full or (str(next(iter(tree), [0, 0])[1]) in _TEXT_STARTS and not tree.state.flags & re.MULTILINE)
     steps_at_one_position = _ways_and_steps(tree, length)[1]
     return steps_at_one_position * (1 if anchored else length + 1)

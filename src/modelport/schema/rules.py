@@ -1,8 +1,9 @@
 """Rewrites a JSON schema to the subset that a service enforces. Pure functions.
 
-Every value that is valid against the rewritten schema is valid against the original one, with two exceptions:
+Every value that is valid against the rewritten schema is valid against the original one, with three exceptions:
 
 - Keywords that the service does not support are left out. They are written into descriptions instead.
+- `oneOf` becomes `anyOf`, which also allows values that are valid against several of its schemas.
 - If the service requires that every property is listed in `required`, optional properties become nullable.
   `remove_optional_nulls` removes these nulls from the output.
 
@@ -36,15 +37,18 @@ class UnsupportedSchema(ValueError):
 
 @dataclass(frozen=True)
 class SchemaRules:
-    """The subset of JSON Schema that a service enforces. In it, objects never allow additional properties.
+    """The subset of JSON Schema that a service enforces.
+
+    In the subset, objects never allow additional properties, except in the mode `any_object`.
 
     Args:
         keywords: The keywords of `CONSTRAINTS` that the service enforces, and `allOf` if the service supports it.
         formats: The values of `format` that the service enforces.
-        all_required: Every property must be listed in `required`. Optional properties are rewritten as nullable.
-        recursive: A schema may refer to itself.
-        object_root: The root of the schema must be an object.
-        any_object: The service has a mode for "any JSON object", which is used for `{"type": "object"}`.
+        all_required: Whether every property must be listed in `required`. If so, optional properties are rewritten as
+            nullable.
+        recursive: Whether a schema may refer to itself.
+        object_root: Whether the root of the schema must be an object.
+        any_object: Whether the service has a mode for "any JSON object", which is used for `{"type": "object"}`.
         max_properties: The maximum number of properties of all objects together; `None` for no limit.
         max_depth: How deep objects may be nested; `None` for no limit.
         max_enum: The maximum number of values of all enums together; `None` for no limit.
@@ -104,7 +108,8 @@ class RewrittenSchema:
 
     Args:
         schema: The schema to send.
-        left_out: The keywords that the service does not enforce. They were written into descriptions.
+        left_out: The keywords that the service does not enforce. They were written into descriptions, except for
+            `oneOf`, which became `anyOf`.
         unchecked: The keywords of `left_out` that modelport's validation does not check either.
     """
 

@@ -4,9 +4,11 @@ Some inputs make the package's own validator run almost without end: a regular e
 which each reference doubles the work, or a long list in which all items are compared with each other. `validator_class`
 returns a variant of the package's class:
 
-- Regular expressions are matched by `modelport.schema.regexes`, which takes linear time.
+- Regular expressions are matched by `modelport.schema.regexes`, which takes bounded time.
 - The deadline that `time_limit` sets is checked at each part of a schema.
-- Keywords that compare the items of lists use sets. `multipleOf` computes with fractions.
+- Keywords that compare the items of lists use sets.
+
+`multipleOf` is also replaced, because it is not exact in the package: it computes with floats.
 """
 
 from __future__ import annotations
@@ -54,8 +56,8 @@ def _check_deadline() -> None:
 def validator_class() -> Any:
     """Return the validator class for draft 2020-12.
 
-    The class also validates parts of a schema that name another draft in their `$schema`. The class of that draft has
-    none of the safeguards.
+    The class also validates parts of a schema that name another draft in their `$schema`. `jsonschema` would validate
+    them with its class for that draft, which has none of the safeguards.
     """
     import attrs  # A dependency of `jsonschema`.
     from jsonschema import Draft202012Validator

@@ -1,8 +1,9 @@
 """Rewrites a request to what its backend supports, or refuses it before anything is sent.
 
-`adapt_to_capabilities` checks parameters and content parts, converts the reasoning effort, and merges messages whose
-roles the backend does not accept. `needs_plan` says whether a request also needs the module `plan`, because it has
-tools, an output type or images by URL. The functions of this module are pure.
+`adapt_to_capabilities` checks parameters and content parts, converts the reasoning effort, and merges messages: system
+messages with user messages if the backend has no system role, and consecutive messages of the same role if the backend
+requires alternating roles. `needs_plan` says whether a request also needs the module `plan`, because it has tools or an
+output type, or because the backend does not accept its earlier tool calls or its image URLs. The functions are pure.
 """
 
 from __future__ import annotations
@@ -69,7 +70,10 @@ def _check_parameters(request: Request, capabilities: Capabilities) -> None:
 
 
 def _adapt_reasoning(request: Request, capabilities: Capabilities) -> Request:
-    """Return the request with its reasoning effort by name, as a budget, or left out, as the model requires.
+    """Return the request with its reasoning effort in a form that the model accepts.
+
+    An effort whose name the model accepts stays unchanged. If the model accepts only budgets, the effort becomes a
+    budget in tokens. The effort `none` is removed if the model does not reason.
 
     Raises:
         UnsupportedFeature: The model does not accept the effort or the budget of the request.

@@ -29,19 +29,19 @@ async def arguments_as_text(deltas: Deltas, tool_name: str) -> Deltas:
         The same deltas, with the arguments as their text and without tool calls.
     """
     texts: list[str] = []
-    forced_call: Any = None  # The index of the call whose arguments are the output.
+    forced_call: Any = None  # The index of the call whose arguments are the output; `None` until it arrives.
     other_calls: set[Any] = set()
     async with aclosing(deltas):
         async for delta in deltas:
             texts.append(delta.content or "")
             arguments = ""
-            for call in delta.tool_calls or ():
-                # A part without an index is a complete call. `object()` is a key that is equal to no other.
-                index = object() if call.index is None else call.index
-                if forced_call is None and call.function is not None and call.function.name == tool_name:
+            for piece in delta.tool_calls or ():
+                # A piece without an index is a complete call. `object()` is equal to no index of another call.
+                index = object() if piece.index is None else piece.index
+                if forced_call is None and piece.function is not None and piece.function.name == tool_name:
                     forced_call = index
                 if index == forced_call:
-                    arguments += _arguments_text(call)
+                    arguments += _arguments_text(piece)
                 else:
                     other_calls.add(index)
             reason = "stop" if delta.finish_reason == "tool_calls" else delta.finish_reason
@@ -54,6 +54,6 @@ async def arguments_as_text(deltas: Deltas, tool_name: str) -> Deltas:
             yield delta
 
 
-def _arguments_text(call: ChatMessageToolCallStreamDelta) -> str:
-    arguments = call.function.arguments if call.function else None
+def _arguments_text(piece: ChatMessageToolCallStreamDelta) -> str:
+    arguments = piece.function.arguments if piece.function else None
     return arguments if isinstance(arguments, str) else json.dumps(arguments) if arguments is not None else ""

@@ -10,8 +10,12 @@ Each delta passes through the rewrites that the plan needs, in this order:
 3. The arguments of the forced tool become the text of the message.
 4. The output is extracted from the object in which its schema was wrapped.
 
-Deltas are emitted as they arrive, with one exception: if an output type is not enforced and the caller does not stream,
-they are buffered until the output is valid, because a retry with feedback may replace them.
+The rewritten deltas are emitted as they arrive, with two exceptions:
+
+- If the output type is only validated (`Plan.enforcement`) and the caller does not stream, they are buffered until the
+  output is valid, because a retry with feedback may replace them.
+- If two requests are planned, the deltas of the first are buffered until the model calls a tool, because the second
+  response may replace them.
 """
 
 from __future__ import annotations
@@ -41,7 +45,8 @@ from modelport.types.tools import check_calls
 from modelport.types.usage import TokenUsage
 
 #: How many retries with feedback one call may make: an output that does not match its output type is sent back to the
-#: model with the error. This happens only if neither the engine nor the service enforces the output type.
+#: model with the error. This happens only in non-streaming calls whose output type is neither enforced nor sent as a
+#: forced tool.
 MAX_FEEDBACK_RETRIES = 2
 
 
@@ -105,7 +110,7 @@ async def _respond_in_two_requests(plan: Plan, second: Plan, next: Next) -> Delt
 
 
 async def _respond(plan: Plan, next: Next, usage: TokenUsage | None = None) -> Deltas:
-    """Send the request of a plan, and validate the response. Retry with feedback if the output may be replaced.
+    """Send the request of a plan, and validate the response. If its deltas are buffered, retry with feedback.
 
     Args:
         plan: The plan. Its `second` plan is ignored.
@@ -132,10 +137,12 @@ async def _respond(plan: Plan, next: Next, usage: TokenUsage | None = None) -> D
         try:
             closing = _validated_closing(plan, response, closing)
         except InvalidOutput as error:
-            if not retries_left or error.partial is None or error.partial.finish_reason == "length":
+            message = response.message()
+            # Output that `max_tokens` truncated is not retried, because the next output could be truncated too.
+            if not retries_left or message.finish_reason == "length":
                 raise
             retries_left -= 1
-            request = _with_feedback(request, response.message(), error)
+            request = _with_feedback(request, message, error)
             continue
         for delta in buffered:
             yield delta
@@ -248,7 +255,10 @@ def _parse(grammar: Grammar, text: str, nulls_for_optional: bool) -> Any:
 
 
 def _add_usage(a: TokenUsage | None, b: TokenUsage | None) -> TokenUsage | None:
-    """Return the sum of two token usages. A count that is unknown (`None`) in one of them is unknown in the sum."""
+    """Return the sum of two token usages, or one of them if the other is missing.
+
+    A count that is unknown (`None`) in one of them is unknown in the sum.
+    """
     if a is None or b is None:
         return a or b
     pairs = {name: (getattr(a, name), getattr(b, name)) for name in TokenUsage.__slots__}

@@ -8,7 +8,8 @@ parameters, content and roles of the request. Then two parts are planned, the to
 
 1. If the backend supports tools, they are sent. A `tool_choice` that the backend does not support is replaced:
 
-   - `none`: no tools are sent. This also applies if the backend does not accept tools together with an output type.
+   - `none`: no tools are sent. This also applies if the request has an output type, and the backend does not accept
+     tools together with an output type.
    - a named tool: only that tool is sent, with `required`.
    - `required`: `auto` is sent. A warning says that the choice is checked, not enforced.
 
@@ -71,8 +72,8 @@ class Plan:
         nulls_for_optional: Whether the model writes null for an optional property that has no value, because the
             backend requires every property.
         text_calls: How the model writes tool calls in its text: `tagged` if each call stands between the marks
-            `<tool_call>` and `</tool_call>`, `bare` if the whole output is a call. `None` if the backend supports
-            tools, or if the model must not call any.
+            `<tool_call>` and `</tool_call>`, `bare` if the whole output is a call or a list of calls. `None` if the
+            backend supports tools, or if the model must not call any.
         fetches_images: Whether the images that are given by URL have to be fetched before the request is sent.
         warnings: The warnings that the message receives because of this plan.
         second: The plan of a second request, which is sent if the response to the first has no tool call; `None` if
@@ -156,7 +157,7 @@ def _plan_output_type(plan: Plan, grammar: Grammar, capabilities: Capabilities) 
         return replace(plan, enforcement="enforced")
     is_object = isinstance(grammar, JSONSchema) and grammar.schema.get("type") == "object"
     wrapper = wrap_in_object(grammar) if isinstance(grammar, JSONSchema | Choice) and not is_object else None
-    reason = ""  # Why the schema itself cannot be enforced.
+    reason = ""  # Why the backend cannot enforce the schema, for the error message.
     if JSONSchema in capabilities.grammars:
         for schema in (grammar, wrapper):
             try:
@@ -203,7 +204,7 @@ def _plan_schema(plan: Plan, grammar: JSONSchema, capabilities: Capabilities) ->
         )
     warnings = (*plan.warnings, *rewritten.warnings)
     sent = plan.sent.replace(grammar=replace(grammar, schema=rewritten.schema))
-    # Services with a mode for "any JSON object" (`any_object`) refuse it unless a message mentions JSON.
+    # Services with a mode for "any JSON object" (`any_object`) refuse this mode unless a message mentions JSON.
     if rules.any_object and is_any_object(rewritten.schema) and not _mentions_json(sent):
         sent = sent.replace(messages=(*sent.messages, ChatMessage(MessageRole.USER, JSON_HINT)))
         warnings = (

@@ -6,10 +6,10 @@ The rules of this format:
 - If the model may call a tool, it writes a call as `<tool_call>{"name": …, "arguments": {…}}</tool_call>`, the format
   in which most open models were trained. The text before the first call is the text of the message.
 - If the model must call a tool, its whole output is one call as JSON without the marks, or a list of calls if parallel
-  calls are allowed. If the backend has constrained decoding, it enforces the schema of this output.
+  calls are allowed. A backend that enforces every JSON schema enforces the schema of this output.
 - Tool calls and tool results in earlier messages are written as text: calls in the format above, results between
   `<tool_response>` and `</tool_response>`.
-- If a call cannot be parsed, its arguments are its whole text, so that the error can show it.
+- If a call cannot be parsed, its name is empty and its arguments are its whole text, so that the error can show it.
 """
 
 from __future__ import annotations
@@ -44,7 +44,8 @@ def put_tools_into_prompt(request: Request, capabilities: Capabilities) -> tuple
 
     Args:
         request: A request with tools, or with tool calls in its messages.
-        capabilities: What the backend supports. If it enforces JSON schemas, it enforces that of a required call.
+        capabilities: What the backend supports. If it enforces every JSON schema, and not only a subset, the schema of
+            a required call becomes the output type of the request.
     """
     messages = tuple(_as_text(message) for message in request.messages)
     tools = request.tools
@@ -106,6 +107,7 @@ def call_schema(tools: tuple[Tool, ...], *, parallel: bool) -> dict[str, Any]:
         )
     schema: dict[str, Any] = calls[0] if len(calls) == 1 else {"anyOf": calls}
     if parallel:
+        # `maxItems` keeps a weak model from writing calls without end.
         schema = {"type": "array", "items": schema, "minItems": 1, "maxItems": 8}
     return {**schema, "$defs": definitions} if definitions else schema
 
@@ -165,6 +167,7 @@ async def read_calls(
                 elif in_call:
                     call_text += text
                     text = ""
+                # Finish reason and token usage are yielded after the calls, in the closing delta.
                 is_last = delta.finish_reason is not None or delta.token_usage is not None
                 if is_last:
                     closing = replace(delta, content=None)

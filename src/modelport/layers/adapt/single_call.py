@@ -14,22 +14,22 @@ _CALLS_DROPPED = (
 
 async def keep_first_call(deltas: Deltas) -> Deltas:
     """Drop all tool calls after the first, and add a warning if any were dropped."""
-    indices: list[int] = []  # The positions of the calls so far. The parts of one call have the same position.
+    indices: list[int] = []  # The positions of the calls so far. The pieces of one call have the same position.
     warned = False
     async with aclosing(deltas):
         async for delta in deltas:
             if not delta.tool_calls:
                 yield delta
                 continue
-            first_call_parts = []
-            for part in delta.tool_calls:
-                # A part without an index is a complete call. `MessageBuilder` numbers such calls in the same way.
-                index = part.index if part.index is not None else len(indices)
+            first_call_pieces = []
+            for piece in delta.tool_calls:
+                # A piece without an index is a complete call. `MessageBuilder` numbers such calls in the same way.
+                index = piece.index if piece.index is not None else len(indices)
                 if index not in indices:
                     indices.append(index)
                 if index == indices[0]:
-                    first_call_parts.append(part)
-            shortened = replace(delta, tool_calls=first_call_parts or None)
+                    first_call_pieces.append(piece)
+            shortened = replace(delta, tool_calls=first_call_pieces or None)
             if len(indices) > 1 and not warned:
                 warned = True
                 shortened.warnings = [*(delta.warnings or ()), _CALLS_DROPPED]

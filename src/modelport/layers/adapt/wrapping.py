@@ -2,7 +2,7 @@
 
 The output type becomes the only property, `answer`, of an object. From the object that the model writes, the text of
 the property is extracted while the object arrives. A `Choice` is a list of strings of which the model writes one, and
-its output is the string itself, not JSON. So the string is extracted only when it is complete.
+its output is the string itself, not JSON. So the JSON string is parsed, as soon as it is complete.
 """
 
 from __future__ import annotations
@@ -101,8 +101,8 @@ async def unwrap_object(deltas: Deltas, is_choice: bool) -> Deltas:
         try:
             async for delta in deltas:
                 text = unwrapper.feed(delta.content or "")
-                # A finish reason or token usage marks the end of the output: the services whose output is unwrapped
-                # report the usage only once, some of them in a delta without a finish reason.
+                # A finish reason or token usage marks the end of the output, because the stop layer moves both into the
+                # last delta. Some services send only one of them.
                 if delta.finish_reason is not None or delta.token_usage is not None:
                     text += unwrapper.end()
                 if not (delta := replace(delta, content=text or None)).is_empty:

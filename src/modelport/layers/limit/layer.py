@@ -209,9 +209,9 @@ class Limit:
         """Wait until the request is admitted, then pass it on."""
         if self.requests_per_minute is self.tokens_per_minute is self.max_concurrency is None:
             return next(request)
-        return self._limited(request, next)
+        return self._send_when_admitted(request, next)
 
-    async def _limited(self, request: Request, next: Next) -> Deltas:
+    async def _send_when_admitted(self, request: Request, next: Next) -> Deltas:
         limit = self.tokens_per_minute
         tokens = 0 if limit is None else estimate_tokens(request, limit, self._longest_output)
         admission = await self._admit(tokens)
@@ -244,7 +244,8 @@ class Limit:
                     # which has no waiter yet, is the first.
                     is_first = not self._queue or self._queue.first(now) is waiter
                     uses_shared = self.shared is not None and now >= self._shared_paused_until
-                    # `None`: the delay is unknown. It depends on the calls before this one, or on other processes.
+                    # `None`: the delay is unknown. It depends on the calls before this one, on the end of another
+                    # call, or on other processes.
                     delay = None if is_full or uses_shared or not is_first else self._window.delay(now, tokens)
                     if delay == 0:
                         return self._count_admitted(admission, waiter, now)

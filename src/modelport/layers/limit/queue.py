@@ -9,9 +9,9 @@ Theory of operation:
   blocked by synchronous code. The calls behind it must not wait for it. So each waiter states when it will check again
   at the latest. If more than a second has passed since that time, its loop is assumed to be stalled, and the waiter is
   skipped. The waiter does not lose its position: it is the first again as soon as its loop runs.
-- A stalled call does not run, so it never leaves the queue and never wakes the call behind it. So every waiter also
-  wakes by itself and checks whether it has become the first. It does so about once a second. If many calls wait, each
-  of them checks less often, so that all together check at most 100 times a second.
+- A stalled call does not run, so it never leaves the queue and never wakes the call behind it. Therefore every waiter
+  also wakes by itself and checks whether it has become the first. It does so about once a second. If many calls wait,
+  each of them checks less often, so that all together check at most 100 times a second.
 - A waiter whose event loop has been closed can never run again. It is removed.
 - The queue takes no lock. The caller makes sure that only one thread uses it at a time.
 """
