@@ -167,7 +167,7 @@ class Chat:
                 for delta in stream:
                     printer.print(delta.content, delta.reasoning)
             remember = True
-            print_warnings(stream.message, limited=self._options.get("max_tokens") is not None)
+            print_warnings(stream.message, report_truncation=self._options.get("max_tokens") is None)
         except (KeyboardInterrupt, StreamInterrupted):
             remember = True
             raise

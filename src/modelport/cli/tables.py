@@ -78,8 +78,8 @@ _SYMBOLS = {
 }
 #: Explanations of statuses, which are printed below the table.
 _EXPLANATIONS = {
-    "unsupported": "the model declares that it lacks the feature, and refuses a request for it",
-    "not checked": "the check needs something that this command does not provide",
+    "unsupported": "the model declares that it lacks the feature, and refuses a request for it, if one is possible",
+    "not checked": "this command lacks something that the check needs, or the model's output shows nothing",
 }
 #: How the detail of an outcome begins if the model can't be called. Every other check would fail in the same way.
 _UNREACHABLE_ERRORS = ("AuthenticationError:", "NotFoundError:", "ConnectionFailed:", "MissingDependency:")
