@@ -305,7 +305,7 @@ class Model(Storable):
         if self._options is None:
             self._options = normalise_options(self.kwargs)
         options = {**self._options, **call_options}
-        for name, excluded in EXCLUSIVE.items():
+        for name, excluded in EXCLUSIVE.items():  # An option of the call also overrides the option that it excludes.
             if name in call_options and excluded not in call_options:
                 options.pop(excluded, None)
         tools = options.pop("tools", ())

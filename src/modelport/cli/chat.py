@@ -83,7 +83,7 @@ class Chat:
         """Run the conversation until the user leaves or the input ends.
 
         Raises:
-            Exception: The input is not a terminal, and loading a model, a command or a call failed.
+            Exception: The first model can't be loaded; or a command or a call failed, and the input is not a terminal.
         """
         try:
             self._load(self._spec)
