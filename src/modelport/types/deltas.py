@@ -145,8 +145,8 @@ class MessageBuilder:
             self._warnings += delta.warnings
         if delta.attempts:
             self._attempts += delta.attempts
-        # Of the remaining fields, the last value that is not `None` counts. These lines run for every delta, so they are
-        # written out: a loop with `getattr` would take longer.
+        # Of the remaining fields, the last value that is not `None` counts. These lines run for every delta, so they
+        # are written out: a loop with `getattr` would take longer.
         values = self._last_values
         if delta.token_usage is not None:
             values["token_usage"] = delta.token_usage
