@@ -21,6 +21,9 @@ an error message for "429". If another library or an engine raised an exception,
     ├── UnsupportedFeature
     └── MissingDependency           also an ImportError
 
+A single error may differ from its class: a `ConnectionFailed` because of an invalid certificate is not retryable, and a
+`DeadlineExceeded` is retryable unless `timeout` ran out.
+
 No error message contains a secret: what a service wrote is quoted with secrets redacted, and settings that may contain
 a key are not quoted at all.
 """

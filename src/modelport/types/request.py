@@ -25,7 +25,8 @@ class Timeouts:
         timeout: The limit for the whole call: every attempt, every wait and the complete response.
         first_token_timeout: The limit for one attempt, up to its first delta (up to the complete response if the call
             does not stream). The time that a request waits because of this model's own rate limits does not count.
-        idle_timeout: The limit for the time between two deltas.
+        idle_timeout: The limit for each wait for a further delta. The time that the caller takes to process a delta
+            does not count.
         deadline: The time at which `timeout` ends, in seconds on the clock of the running event loop
             (`loop.time()`). `None` until the call starts, and for a call without `timeout`.
     """
