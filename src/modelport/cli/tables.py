@@ -41,7 +41,7 @@ class Requirements:
     example: str
 
 
-#: The requirements of modelport's own backends. Backends that other distributions register are not in this table.
+#: The requirements of modelport's own backends. Backends that other Python packages register are not in it.
 REQUIREMENTS = {
     "azure": Requirements(("aiohttp", "orjson"), "openai", "azure/my-deployment"),
     "huggingface": Requirements(
@@ -89,7 +89,7 @@ _UNREACHABLE_ERRORS = ("AuthenticationError:", "NotFoundError:", "ConnectionFail
 
 
 def requirements_of(backend: str, entry_point: str) -> Requirements:
-    """Return the requirements of a backend. A backend of another distribution requires only its own package.
+    """Return the requirements of a backend. A backend of another package requires only that package.
 
     Args:
         backend: The name of the backend.
