@@ -62,8 +62,8 @@ class ModelError(Exception):
     #: Whether this error is reported as a `StreamInterrupted`, with this error as its cause, if it is raised in
     #: mid-stream. It is `False` for the error classes that say that the content of the response is wrong or rejected.
     reported_as_interruption = True
-    #: Backends set this to `True` if the service rejected something, such as a parameter, and the backend removed it
-    #: from the profile (the capabilities) of the model. `Model` then sends the request again without it.
+    #: Backends set this to `True` if the service rejected something, such as a parameter, and the model object has
+    #: recorded this in what it knows about the model (its profile). `Model` then sends the request again without it.
     profile_updated = False
 
     def __init__(
