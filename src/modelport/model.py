@@ -365,7 +365,7 @@ class Model(Storable):
         from asyncio import get_running_loop
 
         timeouts = request.timeouts
-        if timeouts.timeout is not None:  # If a `FallbackModel` calls this model, it has set a deadline of its own.
+        if timeouts.timeout is not None:  # A `FallbackModel` that calls this model has already set its deadline.
             deadline = get_running_loop().time() + timeouts.timeout
             timeouts.deadline = deadline if timeouts.deadline is None else min(deadline, timeouts.deadline)
         has_output = False

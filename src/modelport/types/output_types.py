@@ -63,8 +63,8 @@ class Regex:
 
     Args:
         pattern: The regular expression in Python's syntax. `\d`, `\w`, `\s` and `\b` follow the rules of ASCII, `(?i)`
-            those of Unicode. Look-around and back-references can't be enforced by an engine. Output can
-            still be validated against such a pattern, unless that could take too long.
+            those of Unicode. Look-around and back-references can't be enforced by an engine. Output can still be
+            validated against such a pattern, unless that could take too long.
     """
 
     pattern: str
