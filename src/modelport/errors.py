@@ -2,7 +2,7 @@
 
 Every failure of a call raises a subclass of `ModelError`. The class says what happened, so a caller never has to search
 an error message for "429". If another library or an engine raised an exception, it is the `__cause__` of the
-`ModelError`.
+`ModelError`, unless the exception could contain a secret.
 
     ModelError
     ├── AuthenticationError
@@ -20,6 +20,9 @@ an error message for "429". If another library or an engine raised an exception,
     ├── InvalidOutput
     ├── UnsupportedFeature
     └── MissingDependency           also an ImportError
+
+A single error may differ from its class: a `ConnectionFailed` because of an invalid certificate is not retryable, and a
+`DeadlineExceeded` is retryable unless `timeout` ran out.
 
 No error message contains a secret: what a service wrote is quoted with secrets redacted, and settings that may contain
 a key are not quoted at all.
@@ -56,11 +59,11 @@ class ModelError(Exception):
     retryable = False
     partial: ChatMessage | None = None
     attempts: Sequence[Attempt] = ()
-    #: Whether this error is replaced with a `StreamInterrupted` if it is raised in mid-stream. It is `False` for the
-    #: error classes that say that the content of the response is wrong or was rejected.
-    interrupts = True
-    #: Backends set this to `True` if the service rejected something, such as a parameter, and the backend removed it
-    #: from the capabilities of the model. `Model` then sends the request again with the new capabilities.
+    #: Whether this error is reported as a `StreamInterrupted`, with this error as its cause, if it is raised in
+    #: mid-stream. It is `False` for the error classes that say that the content of the response is wrong or rejected.
+    reported_as_interruption = True
+    #: Backends set this to `True` if the service rejected something, such as a parameter, and the model object has
+    #: recorded this in what it knows about the model (its profile). `Model` then sends the request again without it.
     profile_updated = False
 
     def __init__(
@@ -122,7 +125,7 @@ class ContextWindowExceeded(InvalidRequest):
 class ContentFiltered(ModelError):
     """The service's content policy rejected the prompt or the response."""
 
-    interrupts = False
+    reported_as_interruption = False
 
 
 class RateLimited(ModelError):
@@ -168,7 +171,7 @@ class StreamInterrupted(ModelError):
 class _UnusableOutput(ModelError):
     """The response arrived, but the model's output is not what the request asked for."""
 
-    interrupts = False
+    reported_as_interruption = False
 
     def __init__(self, message: str, *, text: str = "", partial: ChatMessage | None = None, **details: Any) -> None:
         super().__init__(message, **details)

@@ -79,10 +79,10 @@ class Model(Storable):
     shared_limits: SharedWindow | None = None
     retry: RetryPolicy | int | bool | None = True
     allow_private_urls: bool = False
-    _given_capabilities: Capabilities | Mapping[str, Any] | None = None
-    _capabilities: Capabilities | None = None
-    _options: Mapping[str, Any] | None = None
-    _chain: Next | None = None
+    _given_capabilities: Capabilities | Mapping[str, Any] | None = None  # The constructor's `capabilities`.
+    _capabilities: Capabilities | None = None  # What `capabilities` returns; computed when it is first read.
+    _options: Mapping[str, Any] | None = None  # `kwargs`, checked and converted by `normalise_options`.
+    _chain: Next | None = None  # The layers around `deltas`; composed at the first call.
 
     def __init__(
         self,
@@ -257,7 +257,7 @@ class Model(Storable):
     # --- for the author of a backend ----------------------------------------------------------------------------------
 
     async def deltas(self, request: Request) -> AsyncGenerator[ChatMessageStreamDelta, None]:
-        """Send one request to the model: the only method that a backend must implement.
+        """Send one request to the model. A backend must implement this method, or else `generate`.
 
         If the caller closes the generator (`aclose()`), the backend must cancel the request. If `request.stream` is
         `False`, a remote backend requests the complete response at once and yields it as one delta.
@@ -305,7 +305,7 @@ class Model(Storable):
         if self._options is None:
             self._options = normalise_options(self.kwargs)
         options = {**self._options, **call_options}
-        for name, excluded in EXCLUSIVE.items():
+        for name, excluded in EXCLUSIVE.items():  # An option of the call also overrides the option that it excludes.
             if name in call_options and excluded not in call_options:
                 options.pop(excluded, None)
         tools = options.pop("tools", ())
@@ -365,7 +365,7 @@ class Model(Storable):
         from asyncio import get_running_loop
 
         timeouts = request.timeouts
-        if timeouts.timeout is not None:
+        if timeouts.timeout is not None:  # A `FallbackModel` that calls this model has already set its deadline.
             deadline = get_running_loop().time() + timeouts.timeout
             timeouts.deadline = deadline if timeouts.deadline is None else min(deadline, timeouts.deadline)
         has_output = False

@@ -192,6 +192,13 @@ def test_tool_from_function_reads_fields_and_annotations() -> None:
     }
 
 
+def test_tool_from_function_field_with_empty_default_is_optional() -> None:
+    def go(x: str = Field(default="")) -> None: ...
+
+    assert tool_from(go).parameters["properties"] == {"x": {"type": "string", "default": ""}}
+    assert tool_from(go).parameters["required"] == []
+
+
 class OldTypedDict(typing.TypedDict):
     a: int
 

@@ -83,7 +83,7 @@ class Chat:
         """Run the conversation until the user leaves or the input ends.
 
         Raises:
-            Exception: The input is not a terminal, and loading a model, a command or a call failed.
+            Exception: The first model can't be loaded; or a command or a call failed, and the input is not a terminal.
         """
         try:
             self._load(self._spec)
@@ -167,7 +167,7 @@ class Chat:
                 for delta in stream:
                     printer.print(delta.content, delta.reasoning)
             remember = True
-            print_warnings(stream.message, limited=self._options.get("max_tokens") is not None)
+            print_warnings(stream.message, report_truncation=self._options.get("max_tokens") is None)
         except (KeyboardInterrupt, StreamInterrupted):
             remember = True
             raise

@@ -195,14 +195,14 @@ def ask(
                     printer.print(delta.content, delta.reasoning)
             message = deltas.message
         else:
-            # Before structured output is printed, it is validated, and requested again if it is invalid.
+            # Structured output is not streamed, so that invalid output can be requested again before it is printed.
             message = loaded.generate(messages, **options)
             if as_json:
                 print_json(message.to_dict())
                 return
             printer.print(str(message), message.reasoning)
         printer.end_line()
-    print_warnings(message, limited=parameters["max_tokens"] is not None)
+    print_warnings(message, report_truncation=parameters["max_tokens"] is None)
 
 
 def _suggest_command(ctx: click.Context, word: str) -> str:

@@ -41,7 +41,7 @@ class Requirements:
     example: str
 
 
-#: The requirements of modelport's own backends. Backends that other distributions register are not in this table.
+#: The requirements of modelport's own backends. Backends that other Python packages register are not in it.
 REQUIREMENTS = {
     "azure": Requirements(("aiohttp", "orjson"), "openai", "azure/my-deployment"),
     "huggingface": Requirements(
@@ -78,8 +78,8 @@ _SYMBOLS = {
 }
 #: Explanations of statuses, which are printed below the table.
 _EXPLANATIONS = {
-    "unsupported": "the model declares that it lacks the feature, and refuses a request for it",
-    "not checked": "the check needs something that this command does not provide",
+    "unsupported": "the model declares that it lacks the feature, and refuses a request for it, if one is possible",
+    "not checked": "this command lacks something that the check needs, or the model's output shows nothing",
 }
 #: How the detail of an outcome begins if the model can't be called. Every other check would fail in the same way.
 _UNREACHABLE_ERRORS = ("AuthenticationError:", "NotFoundError:", "ConnectionFailed:", "MissingDependency:")
@@ -89,7 +89,7 @@ _UNREACHABLE_ERRORS = ("AuthenticationError:", "NotFoundError:", "ConnectionFail
 
 
 def requirements_of(backend: str, entry_point: str) -> Requirements:
-    """Return the requirements of a backend. A backend of another distribution requires only its own package.
+    """Return the requirements of a backend. A backend of another package requires only that package.
 
     Args:
         backend: The name of the backend.

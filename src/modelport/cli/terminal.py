@@ -213,18 +213,18 @@ class MessagePrinter:
             print_to_stderr("\n")
 
 
-def print_warnings(message: ChatMessage, *, limited: bool) -> None:
+def print_warnings(message: ChatMessage, *, report_truncation: bool) -> None:
     """Write to standard error what the text of a message does not show: warnings, and why it ended early.
 
     Args:
         message: The message.
-        limited: Whether the user limited the length of the message. A truncation is then expected, and not reported.
+        report_truncation: Whether to say that the message was truncated. A user who set `max_tokens` expects it.
     """
     for warning in message.warnings:
         print_note(warning)
     if message.finish_reason == "content_filter":
         print_note("the service's content policy ended the response early")
-    elif message.finish_reason == "length" and not limited:
+    elif message.finish_reason == "length" and report_truncation:
         print_note("the response was truncated: it reached the model's limit")
     elif not message.text and not message.tool_calls:
         print_note("the response is empty")

@@ -23,7 +23,7 @@ import sys
 from typing import Any
 
 from modelport.errors import InvalidRequest
-from modelport.schema.python_types import close_objects, schema_generator
+from modelport.schema.python_types import forbid_additional_properties, schema_generator
 from modelport.types.tools import Tool
 
 #: The libraries whose tool objects are supported, for error messages.
@@ -35,8 +35,8 @@ _EXAMPLE = {
 }
 _SCHEMA_KEYS = ("parameters", "input_schema", "inputSchema")
 _KNOWN_KEYS = {"name", "description", "strict", *_SCHEMA_KEYS}
-#: Keys of MCP tools, and `return` of `transformers.utils.get_json_schema`. They have no meaning for a model and are
-#: dropped.
+#: Keys of MCP tools, and the key `return` that `transformers.utils.get_json_schema` writes. They have no meaning for a
+#: model and are dropped.
 _IGNORED_KEYS = {
     "title", "annotations", "outputSchema", "output_schema", "icons", "_meta", "meta", "execution", "return",
 }  # fmt: skip
@@ -139,7 +139,8 @@ def _from_mcp(value: Any, path: str) -> Tool | None:
 def _from_langchain(value: Any, path: str) -> Tool | None:
     """Return the tool that an object of LangChain describes, or `None` for other objects.
 
-    Arguments that LangChain itself passes to the tool (injected arguments) are not part of the schema.
+    The schema is `tool_call_schema`, which lacks the arguments that LangChain itself passes to the tool (injected
+    arguments). An object without it is described by its `args_schema`.
     """
     name = getattr(value, "name", None)
     if not hasattr(value, "args_schema") or not isinstance(name, str):
@@ -153,7 +154,7 @@ def _from_langchain(value: Any, path: str) -> Tool | None:
     schema = getattr(value, "tool_call_schema", None) or value.args_schema
     if not isinstance(schema, dict):
         try:
-            schema = close_objects(schema.model_json_schema(schema_generator=schema_generator()))
+            schema = forbid_additional_properties(schema.model_json_schema(schema_generator=schema_generator()))
         except Exception as error:  # pydantic raises several exception types for a type that it can't describe.
             raise InvalidRequest(f"{path} ({name!r}): its args_schema can't be used: {error}") from None
     return Tool(name, _description(value), schema)

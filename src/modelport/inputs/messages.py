@@ -93,8 +93,8 @@ def _message_from(message: Any, path: str, conversions: Mapping[str, str], flatt
     details = get("reasoning_details")
     if details is not None and not (isinstance(details, list | tuple) and all(isinstance(d, Mapping) for d in details)):
         refuse(f"{path}['reasoning_details']", "must be a list of dicts, as in the response")
-    # Agents use these two roles, which services don't have. Services require that the result of a tool call has a
-    # `tool_call_id`, so a result without one is sent as a user message.
+    # Agents use the roles `tool-call` and `tool-response`, which services don't have. Services require that the result
+    # of a tool call has a `tool_call_id`, so a `tool-response` without one is sent as a user message.
     if role == "tool-call":
         role = MessageRole.ASSISTANT
     elif role == "tool-response":

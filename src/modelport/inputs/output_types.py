@@ -27,7 +27,7 @@ def grammar_from(value: Any) -> Grammar:
             https://huggingface.co/docs/text-generation-inference/conceptual/guidance
 
     Raises:
-        InvalidRequest: `value` is none of these.
+        InvalidRequest: `value` is none of these, or its schema or regular expression is not valid.
     """
     if isinstance(value, JSONSchema) and value.type is None:
         checked_schema(value.schema)
@@ -51,7 +51,7 @@ def grammar_from_response_format(value: Any) -> Grammar | None:
             https://platform.openai.com/docs/guides/structured-outputs
 
     Raises:
-        InvalidRequest: `value` is neither.
+        InvalidRequest: `value` is neither, or its schema is not valid.
     """
     if isinstance(value, type):
         return _from_type(value)

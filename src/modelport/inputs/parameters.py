@@ -138,7 +138,7 @@ def _invalid(value: Any, name: str, problem: str) -> InvalidRequest:
     return InvalidRequest(f"{name}={value!r}: {problem}", parameter=name)
 
 
-#: The longest timeout in seconds. The clock of an event loop can't represent every larger number.
+#: The longest timeout in seconds. Some larger numbers would overflow the clock of an event loop, which is a float.
 _MAX_TIMEOUT = 1e9
 _timeout = _number(0, _MAX_TIMEOUT, exclusive=True)
 

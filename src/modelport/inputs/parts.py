@@ -97,8 +97,8 @@ def _read_image(part: Mapping[str, Any], path: str) -> Part:
         refuse(path, f"'detail' must be a string, not {type(detail).__name__}")
     if key == "base64" and isinstance(value, str):
         value = f"data:{part.get('media_type') or 'image/png'};base64,{value}"
-    # URLs often come from untrusted sources, such as web pages. Under the other keys a string is therefore never read
-    # as a file path: it could name any file of this machine.
+    # A string may be a file path only under the keys `image` and `path`. The values of the other keys are often URLs
+    # from untrusted sources, such as web pages, and a path in place of a URL could name any file of this machine.
     return image_from(value, path, detail, allow_files=key in ("image", "path"))
 
 

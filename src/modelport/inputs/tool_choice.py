@@ -14,11 +14,11 @@ def tool_choice_from(value: Any, tools: tuple[Tool, ...] | None = None) -> ToolC
     Args:
         value: `auto`, `none`, `required` (also `any`), a tool's name, or the chat completions format
             `{"type": "function", "function": {"name": …}}`.
-        tools: The tools of the request, among which the named one must be; `None` if they are not known yet, as in a
-            constructor.
+        tools: The tools of the request; a tool that `value` names must be one of them. `None` for the default
+            `tool_choice` that is passed to a model's constructor: without a request, the name can't be compared yet.
 
     Raises:
-        InvalidRequest: `value` is none of these, or names a tool that the request does not have.
+        InvalidRequest: `value` is none of these, or requires a tool that the request does not have.
     """
     if value in ("auto", "none", "required"):
         if value == "required" and tools == ():

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 from modelport.errors import InvalidRequest
 from modelport.inputs.docstrings import read_docstring
-from modelport.schema.python_types import close_objects, schema_generator, type_adapter
+from modelport.schema.python_types import forbid_additional_properties, schema_generator, type_adapter
 from modelport.schema.references import inline_root_reference
 from modelport.types.tools import Tool
 
@@ -33,7 +33,7 @@ def tool_from_class(cls: type, path: str) -> Tool:
     name = re.sub(r"[^a-zA-Z0-9_-]+", "_", cls.__name__).strip("_")[:64]
     try:
         json_schema = getattr(cls, "model_json_schema", None) or type_adapter(cls).json_schema
-        schema = inline_root_reference(close_objects(json_schema(schema_generator=schema_generator())))
+        schema = inline_root_reference(forbid_additional_properties(json_schema(schema_generator=schema_generator())))
         has_fields = schema.get("type") == "object" and "properties" in schema
         problem = "" if has_fields else f"its schema is {json.dumps(schema)[:80]}"
     except Exception as error:  # pydantic raises several exception types for a type that it can't describe.
@@ -110,7 +110,8 @@ class _Argument:
     Args:
         parameter: The argument's entry in the signature.
         hint: The argument's annotation.
-        description: The description in the docstring, which is used if the annotation has none (`Annotated[int, "…"]`).
+        description: The description in the docstring. A description in the annotation (`Annotated[int, "…"]`) is used
+            instead of it.
         path: The path of the function in the caller's arguments, for error messages.
     """
 
@@ -158,13 +159,13 @@ def _arguments_schema(arguments: list[_Argument]) -> dict[str, Any]:
     properties: dict[str, Any] = {}
     for argument in arguments:
         schema = argument.add_description_and_default(schemas[argument.name, "validation"])
-        reference = schema.get("$ref", "")
-        if all_schemas.count(json.dumps(reference)) == 1:
-            # This is the only reference to the definition, so the definition is put in its place.
+        reference = schema.get("$ref")
+        if reference is not None and all_schemas.count(json.dumps(reference)) == 1:
+            # This is the only reference to the definition, so the definition replaces it.
             definition = definitions.pop(reference.removeprefix("#/$defs/"))
             schema = {**definition, **{key: value for key, value in schema.items() if key != "$ref"}}
         properties[argument.name] = schema
     required = [argument.name for argument in arguments if argument.required]
     schema = {"type": "object", "properties": properties, "required": required}
-    result: dict[str, Any] = close_objects({**schema, "$defs": definitions} if definitions else schema)
+    result: dict[str, Any] = forbid_additional_properties({**schema, "$defs": definitions} if definitions else schema)
     return result

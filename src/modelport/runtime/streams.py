@@ -34,7 +34,7 @@ def raise_with_partial(
         # `raise … from None` made the error from another library's exception, whose text and frames may contain an API
         # key.
         error.__context__ = None
-    if not error.interrupts or isinstance(error, StreamInterrupted) or not response.has_output:
+    if not error.reported_as_interruption or isinstance(error, StreamInterrupted) or not response.has_output:
         raise error
     if not streamed:
         error.partial = response.message()

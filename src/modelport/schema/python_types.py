@@ -1,7 +1,8 @@
 """Python types as output types: the JSON schema of a type, and the parsing of JSON text to a value of the type.
 
 pydantic does both. `schema_generator` makes pydantic's schemas stricter. Otherwise an engine or a service that enforces
-the schema would let the model write a value that the type then refuses. `close_objects` forbids unknown properties.
+the schema would let the model write a value that the type then refuses.
+`forbid_additional_properties` forbids unknown properties in all objects.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ def schema_from_type(python_type: Any) -> tuple[dict[str, Any], str]:
             "TypedDict, Enum or Literal, or Regex, Choice, JSONSchema, Lark "
             f"({str(error).splitlines()[0].partition('. ')[0]})"
         ) from None
-    return close_objects(schema), to_schema_name(getattr(python_type, "__name__", "answer"))
+    return forbid_additional_properties(schema), to_schema_name(getattr(python_type, "__name__", "answer"))
 
 
 def to_schema_name(name: str) -> str:
@@ -126,19 +127,19 @@ def schema_generator() -> Any:
 _SCHEMA_MAPS = ("properties", "patternProperties", "$defs")
 
 
-def close_objects(schema: Any) -> Any:
+def forbid_additional_properties(schema: Any) -> Any:
     """Return the schema of a Python type with `additionalProperties: false` in each object that does not set it.
 
     pydantic accepts and drops unknown properties. But if the schema allows them, weak models write them.
     """
     if isinstance(schema, list):
-        return [close_objects(item) for item in schema]
+        return [forbid_additional_properties(item) for item in schema]
     if not isinstance(schema, dict):
         return schema
     result = {
-        key: {name: close_objects(item) for name, item in value.items()} if key in _SCHEMA_MAPS
+        key: {name: forbid_additional_properties(item) for name, item in value.items()} if key in _SCHEMA_MAPS
         else value if key in ("const", "enum", "default", "examples")
-        else close_objects(value)
+        else forbid_additional_properties(value)
         for key, value in schema.items()
     }  # fmt: skip
     if schema.get("type") == "object" and "properties" in schema:

@@ -9,8 +9,8 @@ every backend, `modelport check` runs them on a user's model, and authors of oth
         assert outcome.status != "failed", outcome.detail
 
 A check passes through these steps. The subject makes the model. If the model's capabilities include the feature that
-the check tests, the check runs. Otherwise the feature is requested, and the model must refuse the request. An exception
-in any step becomes part of the `Outcome`.
+the check tests, the check runs. Otherwise the feature is requested, if a request can ask for it, and the model must
+refuse the request. An exception in any step becomes part of the `Outcome`.
 """
 
 from __future__ import annotations

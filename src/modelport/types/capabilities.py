@@ -21,12 +21,12 @@ _OUTPUT_TYPES = {"json_schema": JSONSchema, "regex": Regex, "choice": Choice, "l
 
 @dataclass(frozen=True)
 class Capabilities:
-    """What a backend supports for one model. For the rest, modelport's layers use a substitute or refuse the request.
+    """What a backend supports for one model. For other features, the layers use a substitute or refuse the request.
 
     Args:
         stop: Whether the backend supports stop sequences. If not, modelport truncates the output at a stop sequence.
-        max_stop_sequences: How many stop sequences a request may have; `None` for any number. The others are not sent,
-            and modelport truncates the output at them.
+        max_stop_sequences: How many stop sequences a request may have; `None` for any number. Stop sequences beyond
+            this number are not sent, and modelport truncates the output at them.
         tools: Whether the backend supports tools. If not, modelport describes the tools in the prompt and reads the
             calls from the output.
         tool_choices: Which of `auto`, `none`, `required` and `named` the backend supports.
@@ -34,8 +34,8 @@ class Capabilities:
         grammars: The output types that the backend enforces, as classes or as the names `json_schema`, `regex`,
             `choice` and `lark`.
         schema_rules: The subset of JSON Schema that the backend enforces; `None` if it enforces any schema. modelport
-            rewrites other schemas to this subset. If that is not possible, it requests the output as the arguments of a
-            tool call, or validates the finished output.
+            rewrites other schemas to this subset. If that is not possible, modelport requests the output as the
+            arguments of a tool call, or validates the finished output.
         grammar_with_tools: Whether a request may have both an output type and tools.
         inputs: The accepted kinds of content parts: `text`, `image`, `audio`, `file`.
         image_urls: Whether the backend fetches images by URL. If not, modelport fetches them and sends their bytes.
@@ -45,7 +45,8 @@ class Capabilities:
         reasoning_efforts: The supported values of `reasoning_effort`.
         reasoning_budget: Whether `reasoning_budget` is supported. If it is, a `reasoning_effort` that is not in
             `reasoning_efforts` is sent as a budget.
-        sends_reasoning: Whether the reasoning of earlier messages is sent back to the backend.
+        sends_reasoning: Whether modelport sends the reasoning text of earlier messages back to the model. The data in
+            `ChatMessage.reasoning_details` does not depend on it.
         usage: Whether the backend reports token usage.
         cached_tokens: Whether the backend reports how many tokens of the prompt were read from a cache.
         system_role: Whether system messages are supported. If not, each is merged into the user message after it.

@@ -53,8 +53,8 @@ class Text:
     Args:
         text: The text.
         cache_control: `{"type": "ephemeral"}` asks the service to cache the prompt up to and including this part; a
-            `ttl` of `5m` or `1h` may be added. Some services cache nothing without it; others ignore it. See
-            https://docs.claude.com/en/docs/build-with-claude/prompt-caching
+            `ttl` of `5m` or `1h` may be added. Some services cache nothing without `cache_control`; others ignore it.
+            See https://docs.claude.com/en/docs/build-with-claude/prompt-caching
     """
 
     text: str

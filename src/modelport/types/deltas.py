@@ -41,8 +41,8 @@ class ChatMessageToolCallStreamDelta:
 class ChatMessageStreamDelta:
     """A piece of a response; its fields have the meaning of the same fields of `ChatMessage`.
 
-    `MessageBuilder` joins the texts and the lists of all deltas. Of every other field, the last value counts; it
-    usually comes with the last delta.
+    `MessageBuilder` joins the texts and the lists of all deltas. Of every other field, it takes the last value that is
+    not `None`, which usually comes with the last delta.
 
     `restart` is true if a response starts anew with this delta, so that all earlier output must be discarded:
     `FallbackModel` sets it where a model failed in mid-stream and another model was called.
@@ -145,8 +145,8 @@ class MessageBuilder:
             self._warnings += delta.warnings
         if delta.attempts:
             self._attempts += delta.attempts
-        # Of the other fields, the last value counts. These lines run for every delta, so they are written out: a loop
-        # with `getattr` would take longer.
+        # Of the remaining fields, the last value that is not `None` counts. These lines run for every delta, so they
+        # are written out: a loop with `getattr` would take longer.
         values = self._last_values
         if delta.token_usage is not None:
             values["token_usage"] = delta.token_usage

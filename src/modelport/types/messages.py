@@ -110,8 +110,8 @@ class ChatMessage:
         stop_sequence: The stop sequence that ended the output; `None` if there was none or it is not known.
         parsed: The output as an object of the requested output type (`grammar`), for example a pydantic model.
         enforcement: How the output type was enforced: `enforced` (constrained decoding by the engine or the service),
-            `forced_tool` (the model had to call a tool whose arguments are the output), or `validated` (the finished
-            output was checked, and the model was asked again if the output was not valid).
+            `forced_tool` (the model had to call a tool whose arguments are the output), or `validated` (only the
+            finished output was checked; if it was not valid and the call did not stream, it was requested again).
         logprobs: For each token, a dict with the keys `token`, `logprob`, `bytes` and `top_logprobs`.
         model_id: The model that responded.
         warnings: Sentences that say what was done in another way than requested.

@@ -62,9 +62,9 @@ class Regex:
     r"""Output that a regular expression matches from beginning to end.
 
     Args:
-        pattern: The regular expression in Python's syntax. `\d`, `\w` and `\s` match ASCII characters only; `(?i)`
-            follows Unicode's case rules. Look-around and back-references can't be enforced by an engine. Output can
-            still be validated against such a pattern, unless that could take too long.
+        pattern: The regular expression in Python's syntax. `\d`, `\w`, `\s` and `\b` follow the rules of ASCII, `(?i)`
+            those of Unicode. Look-around and back-references can't be enforced by an engine. Output can still be
+            validated against such a pattern, unless that could take too long.
     """
 
     pattern: str
@@ -149,7 +149,7 @@ class Lark:
     grammar: str
 
     def parse(self, text: str) -> str:
-        """Return the text unchanged. modelport has no parser for Lark, so it can't check the text."""
+        """Return the text unchanged. Only backends that enforce the grammar accept a `Lark`, so there is no check."""
         return text
 
     def describe(self) -> str:

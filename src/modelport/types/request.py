@@ -25,7 +25,8 @@ class Timeouts:
         timeout: The limit for the whole call: every attempt, every wait and the complete response.
         first_token_timeout: The limit for one attempt, up to its first delta (up to the complete response if the call
             does not stream). The time that a request waits because of this model's own rate limits does not count.
-        idle_timeout: The limit for the time between two deltas.
+        idle_timeout: The limit for each wait for a further delta. The time that the caller takes to process a delta
+            does not count.
         deadline: The time at which `timeout` ends, in seconds on the clock of the running event loop
             (`loop.time()`). `None` until the call starts, and for a call without `timeout`.
     """
@@ -87,7 +88,7 @@ class Request:
         return f"Request({len(self.messages)} messages, {sorted(self.parameters)}, stream={self.stream})"
 
 
-# `Request.replace` uses these two, because `dataclasses.replace` takes twice as long, and every call replaces several
-# times.
+# `Request.replace` uses `_NAMES` and `_values` instead of `dataclasses.replace`, which takes twice as long: every call
+# runs `Request.replace` several times.
 _NAMES = tuple(item.name for item in fields(Request))
 _values = attrgetter(*_NAMES)

@@ -40,7 +40,7 @@ class Tool:
         """Validate a call's arguments against the schema.
 
         Raises:
-            ValueError: The arguments are not valid; the message says where.
+            ValueError: The arguments are not valid; the message says where and why (`at $.city: …`).
             InvalidRequest: The schema itself is not valid.
         """
         if (problem := mismatch(self.parameters, arguments)) is not None:
@@ -112,7 +112,7 @@ def _problem_of(call: ChatMessageToolCallFunction, tools: tuple[Tool, ...], choi
         return f"its arguments don't fit the tool's schema {error}"
     except InvalidRequest as error:
         # The tool's schema is not valid, which is not the model's mistake. Still the caller gets an `InvalidToolCall`:
-        # an `InvalidRequest` raised in mid-stream would be reported as an interrupted stream (`ModelError.interrupts`).
+        # an `InvalidRequest` raised in mid-stream would be reported as a `StreamInterrupted`.
         return error.message
     return None
 

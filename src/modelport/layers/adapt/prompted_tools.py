@@ -197,7 +197,9 @@ def _parse_calls(
         texts = [text]
     else:
         begin, end = (re.escape(mark) for mark in marks)
-        texts = [m[1] for m in re.finditer(f"{begin}(.*?)(?:{end or begin}|$)", text, re.DOTALL)]
+        # Without an end mark, a call ends where the next one begins.
+        stop = end or f"(?={begin})"
+        texts = [m[1] for m in re.finditer(f"{begin}(.*?)(?:{stop}|$)", text, re.DOTALL)]
     found: list[tuple[str, Any]] = []
     for call_text in filter(str.strip, texts):
         try:

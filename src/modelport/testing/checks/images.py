@@ -53,7 +53,7 @@ def image_input(subject: Subject, model: Model) -> None:
 
 CHECKS = (
     Check(
-        "image input", "Two images lead to two responses.", image_input,
+        "image input", "A red and a blue image lead to different responses.", image_input,
         is_supported=lambda capabilities: "image" in capabilities.inputs,
         request_unsupported=lambda subject, model: model.generate(_image_messages(subject, (1, 2, 3))),
     ),

@@ -51,10 +51,10 @@ def structured_output_after_reasoning(subject: Subject, model: Model) -> None:
 
 
 def reasoning_effort(subject: Subject, model: Model) -> str:
-    """The efforts that the model supports are accepted; the others are refused.
+    """The efforts that the model supports are accepted; the others, except `none`, are refused.
 
     A model that supports a reasoning budget accepts every effort: modelport sends an effort that the model does not
-    support by name as a number of tokens.
+    support by name as a number of tokens. A model that never reasons accepts `none`, so `none` is not checked.
     """
     supported = [effort for effort in REASONING_EFFORTS if effort in model.capabilities.reasoning_efforts]
     for effort in supported or ["low"]:

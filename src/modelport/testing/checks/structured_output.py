@@ -104,7 +104,7 @@ def truncated_structured_output(subject: Subject, model: Model) -> None:
             assert error.partial is not None and error.partial.finish_reason == "length", f"{error.partial!r}"
             assert error.text == error.partial.text
             continue
-        raise AssertionError(f"an incomplete document was returned: {text!r}")
+        raise AssertionError(f"truncated output was returned: {text!r}")
 
 
 def strict_structured_output(subject: Subject, model: Model) -> str:
@@ -217,7 +217,7 @@ CHECKS = (
     Check("JSON schema", "The text is JSON that matches the schema.", json_schema),
     Check("typed output", "`message.parsed` is an instance of the requested type.", typed_output),
     Check(
-        "truncated structured output", "Truncated output raises `InvalidOutput`, which keeps the text.",
+        "truncated structured output", "Truncated output raises `InvalidOutput` with the text so far.",
         truncated_structured_output,
     ),
     Check(
