@@ -128,6 +128,19 @@ def test_read_calls_parses_a_list_of_forced_call_grammar() -> None:
     assert len(names_and_arguments(read([f"[{PARIS}, {PARIS}]"], forced=True)[0])) == 2
 
 
+@pytest.mark.parametrize("end", ["", "</call>"])
+def test_read_calls_finds_every_call_with_and_without_end_marks(end: str) -> None:
+    async def backend() -> AsyncGenerator[Delta, None]:
+        yield Delta(content="".join(f"[CALL]{PARIS.replace('Paris', city)}{end}" for city in ("Rome", "Paris", "Oslo")))
+        yield Delta(finish_reason="stop")
+
+    async def work() -> list[Delta]:
+        return [delta async for delta in read_calls(backend(), False, ("[CALL]", end))]
+
+    calls = names_and_arguments(accumulate(asyncio.run(work())))
+    assert calls == [("weather", {"city": city}) for city in ("Rome", "Paris", "Oslo")]
+
+
 @pytest.mark.parametrize("text", ["a <tool_", f"a {OPEN}", f"a {OPEN}{CLOSE}"])
 def test_read_calls_keeps_an_empty_call_as_text(text: str) -> None:
     message, _ = read([text])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ from modelport.errors import InvalidOutput, InvalidRequest, InvalidToolCall, Str
 from modelport.remote.schema_subsets import OPENAI
 from modelport.types.messages import ChatMessage
 from modelport.types.output_types import Choice, JSONSchema, Lark, Regex
+from modelport.types.request import Request
 from modelport.types.usage import TokenUsage
 
 from .adapt_backend import DATE, SCHEMA, TIME, Delta, Person, ScriptedBackend, tool_call
@@ -406,3 +407,26 @@ def test_strict_accepts_a_choice_that_a_schema_enforces() -> None:
     model = ScriptedBackend('{"answer": "good"}', capabilities=STRICT_SERVICE)
     assert model.generate("?", grammar=MOOD, strict=True).parsed == "good"
     assert isinstance(model.requests[0].grammar, JSONSchema)
+
+
+class BackendWithoutEnd(ScriptedBackend):
+    """A backend whose streams just end, without finish reason and token usage."""
+
+    async def deltas(self, request: Request) -> AsyncGenerator[Delta, None]:
+        async for delta in super().deltas(request):
+            if delta.finish_reason is None:
+                yield delta
+
+
+@BOTH_SYNC
+def test_wrapped_output_without_finish_reason_is_complete(streams: bool) -> None:
+    model = BackendWithoutEnd('{"answer": "good"}', capabilities=STRICT_SERVICE)
+    assert call_sync(streams, model, "?", grammar=MOOD).parsed == "good"
+
+
+@BOTH_SYNC
+def test_text_instead_of_a_forced_tool_without_finish_reason_is_not_lost(streams: bool) -> None:
+    model = BackendWithoutEnd("I'd rather not.", capabilities={"tools": True})
+    with pytest.raises(InvalidOutput) as raised:
+        call_sync(streams, model, "?", grammar=SCHEMA)
+    assert raised.value.text == "I'd rather not."

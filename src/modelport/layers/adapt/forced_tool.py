@@ -45,13 +45,13 @@ async def arguments_as_text(deltas: Deltas, tool_name: str) -> Deltas:
                 else:
                     other_calls.add(index)
             reason = "stop" if delta.finish_reason == "tool_calls" else delta.finish_reason
-            if reason is not None and forced_call is None and any(texts):
-                yield ChatMessageStreamDelta(content="".join(texts))
             delta = replace(delta, content=arguments or None, tool_calls=None, finish_reason=reason)
             if reason is not None and other_calls and forced_call is not None:
                 warning = f"the model made {len(other_calls) + 1} calls for its output: the first was used"
                 delta.warnings = [*(delta.warnings or ()), warning]
             yield delta
+        if forced_call is None and any(texts):
+            yield ChatMessageStreamDelta(content="".join(texts))
 
 
 def _arguments_text(piece: ChatMessageToolCallStreamDelta) -> str:

@@ -111,3 +111,5 @@ async def unwrap_object(deltas: Deltas, is_choice: bool) -> Deltas:
             if rest := unwrapper.end():
                 yield ChatMessageStreamDelta(content=rest)
             raise
+        if rest := unwrapper.end():  # The backend sent neither a finish reason nor token usage.
+            yield ChatMessageStreamDelta(content=rest)
