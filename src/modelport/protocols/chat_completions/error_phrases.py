@@ -52,7 +52,7 @@ UNSUPPORTED_PARAMETER = (
 #: This phrase says that the service does not accept the parameter which the error names in its field `param`.
 PARAM_IS_UNSUPPORTED = (KnownPhrase(r"unsupported|not support", "OpenAI, Groq"),)
 
-#: This phrase says that the service accepts the parameter, but not the JSON schema inside it.
+#: This phrase says that a JSON schema is not accepted. The service accepts the parameter that contains the schema.
 INVALID_SCHEMA = (KnownPhrase(r"\AInvalid schema", "OpenAI"),)
 
 

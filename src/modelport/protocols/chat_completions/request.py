@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from modelport.protocols.chat_completions.dialects import DIALECTS, OPENAI_API, effort_variables
+from modelport.protocols.chat_completions.dialects import DIALECTS, OPENAI_API, template_variables_for
 from modelport.protocols.chat_completions.output_format import output_fields
 from modelport.types.capabilities import Capabilities
 from modelport.types.messages import ChatMessage
@@ -54,7 +54,7 @@ def body_from(request: Request, model_id: str | None, dialect: str | None = None
         # service that does not support tools together with an output type, `adapt` requests the output without tools.
         body.pop("parallel_tool_calls", None)
     if server.effort_in_template and "reasoning_effort" in body:
-        body["chat_template_kwargs"] = effort_variables(body.pop("reasoning_effort"), body.get("chat_template_kwargs"))
+        body["chat_template_kwargs"] = template_variables_for(body.pop("reasoning_effort"), body.get("chat_template_kwargs"))
     if request.stream:
         body["stream"] = True
         if "stream_options" not in capabilities.refused:
@@ -70,9 +70,12 @@ def _message(message: ChatMessage, capabilities: Capabilities) -> dict[str, Any]
 
 
 def plain_dict(message: ChatMessage) -> dict[str, Any]:
-    """Return a normalised message as a dict in OpenAI's format.
+    """Return a message as a dict in OpenAI's format.
 
-    Content that consists of text alone is a string, and the arguments of tool calls are JSON text.
+    Content that is a string stays a string; parts become dicts. The arguments of tool calls become JSON text.
+
+    Args:
+        message: A message as `inputs` has normalised it: its content is a string, a tuple of parts, or `None`.
     """
     content: Any = message.content
     if isinstance(content, tuple):

@@ -10,8 +10,8 @@ The rules:
   on a new connection. The retry policy does not count this second attempt.
 - A request is sent at most twice in this way, however many idle connections there are. Otherwise a server that reads
   each request and then closes the connection would receive the request once for each idle connection.
-- aiohttp opens a new connection only if no idle one is left. So the idle connections are closed first; the server may
-  have closed them too.
+- aiohttp opens a new connection only if no idle one is left. So before the second attempt, all idle connections to the
+  server are closed.
 - A failure on a new connection is not retried here, but by the layer `retry`.
 """
 
@@ -100,7 +100,7 @@ async def post(
 def _connector_class() -> Any:
     """Return the class of connectors that record in `_was_reused` whether a connection had served a request before.
 
-    aiohttp's tracing would report that too, but takes a fifth of the time of a call.
+    aiohttp's tracing could report this instead, but would take a fifth of the time of a call.
     """
     aiohttp = aiohttp_package()
 

@@ -1,7 +1,8 @@
 """Checks and encodes what a request consists of: URL, headers, query and body.
 
-Everything is checked before a connection is opened, so that no error of the HTTP library has to be interpreted. The
-error messages name the header or the query parameter, but do not show its value, which may be a key.
+Everything is checked before a connection is opened, so that a mistake of the caller does not have to be recognised from
+an error of the HTTP library. The error messages name the header or the query parameter, but do not show its value,
+which may be a key.
 """
 
 from __future__ import annotations

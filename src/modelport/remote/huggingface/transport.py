@@ -145,7 +145,8 @@ def hub_package() -> Any:
     Raises:
         MissingDependency: The package, or a package that the transport needs, is not installed.
     """
-    require("huggingface", "huggingface_hub", "aiohttp", "orjson")  # `HTTPTransport` would name another extra.
+    # If aiohttp or orjson is missing, `HTTPTransport` would name the extra `openai`. So they are checked here.
+    require("huggingface", "huggingface_hub", "aiohttp", "orjson")
     import huggingface_hub
 
     return huggingface_hub

@@ -56,7 +56,8 @@ def _classify(error: Exception) -> ModelError:
 
     causes = list(_chain_of(error))
     for cause in causes:
-        if isinstance(cause, ModelError):  # modelport's hook in LiteLLM's HTTP client (`isolation`) raised this error.
+        # The hook that modelport's module `isolation` adds to LiteLLM's HTTP clients raises a `ModelError`.
+        if isinstance(cause, ModelError):
             return cause.with_traceback(None)  # The frames of the traceback hold headers, and so API keys.
         if isinstance(cause, aiohttp.ClientError):
             return error_from_aiohttp(cause)
@@ -85,7 +86,7 @@ def _classify(error: Exception) -> ModelError:
 
 
 def _classify_by_class(error: Exception, exceptions: Any) -> ModelError:
-    """The error for an exception that neither a response of the service nor a fault of the connection caused.
+    """The error for an exception whose causes do not show the fault, by the exception's own class and status.
 
     Args:
         error: LiteLLM's exception.
@@ -148,7 +149,8 @@ def _payload(causes: list[Any], response: Any) -> Any:
     try:
         text = response.text
     except Exception:
-        # The body of a streamed response has not been read. The exception that LiteLLM wrapped may quote it.
+        # The body of a streamed response has not been read. The exception that LiteLLM wrapped, the second in the list,
+        # may quote the body.
         text = str(getattr(causes[min(1, len(causes) - 1)], "message", ""))
     try:
         return json.loads(text)

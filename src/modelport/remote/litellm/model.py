@@ -29,6 +29,7 @@ from modelport.types.deltas import ChatMessageStreamDelta
 from modelport.types.output_types import JSONSchema
 from modelport.types.request import Request
 
+#: The model if the caller names none: the default of the `smolagents` package.
 DEFAULT_MODEL = "anthropic/claude-3-5-sonnet-20240620"
 #: Providers whose API accepts the text of a message only as a string.
 TEXT_ONLY_PROVIDERS = ("ollama", "groq", "cerebras")
