@@ -69,8 +69,8 @@ def template_variables_for(effort: str, callers_variables: Mapping[str, Any] | N
 
 
 def _llama_cpp_output_fields(output_type: Grammar) -> dict[str, Any]:
-    # JSON schemas are sent as grammars, because llama.cpp's own converter of JSON schemas silently ignores keywords that
-    # it does not support. llguidance enforces or rejects each keyword. llama.cpp contains an older llguidance.
+    # JSON schemas are sent as grammars for llguidance, which enforces or rejects each keyword. llama.cpp's own converter
+    # of JSON schemas silently ignores keywords that it does not support. llama.cpp contains an older llguidance.
     return {"grammar": llama_grammar(as_lark(output_type, old_llguidance=True))}
 
 

@@ -19,8 +19,8 @@ def body_from(request: Request, model_id: str | None, dialect: str | None = None
     """Return the JSON body of a request.
 
     Args:
-        request: A request that the layer `adapt` has adapted to `request.capabilities`. The capabilities also say which
-            parameters the service knows by another name, and how many stop sequences it takes.
+        request: A request that the layer `adapt` has adapted to `request.capabilities`. Of these capabilities, `stop`,
+            `max_stop_sequences`, `renamed`, `sends_reasoning` and `refused` (for `stream_options`) apply only here.
         model_id: The service's name for the model; `None` to leave the name out.
         dialect: A key of `DIALECTS`, or `None` for OpenAI's API.
     """
@@ -54,7 +54,8 @@ def body_from(request: Request, model_id: str | None, dialect: str | None = None
         # service that does not support tools together with an output type, `adapt` requests the output without tools.
         body.pop("parallel_tool_calls", None)
     if server.effort_in_template and "reasoning_effort" in body:
-        body["chat_template_kwargs"] = template_variables_for(body.pop("reasoning_effort"), body.get("chat_template_kwargs"))
+        effort, callers_variables = body.pop("reasoning_effort"), body.get("chat_template_kwargs")
+        body["chat_template_kwargs"] = template_variables_for(effort, callers_variables)
     if request.stream:
         body["stream"] = True
         if "stream_options" not in capabilities.refused:

@@ -91,7 +91,7 @@ class ChatResponseReader:
         """Return the last delta, which holds token usage and finish reason.
 
         Raises:
-            MalformedResponse: The stream ended without a finish reason.
+            MalformedResponse: The stream ended without a finish reason, and `accept_missing_finish` is not set.
         """
         last = self._last_delta
         if last.finish_reason is None:

@@ -141,7 +141,7 @@ def _check_region(session: Any, region: str, endpoint: str) -> None:
     similar = get_close_matches(region, sorted(known), n=2)
     suggestion = f"did you mean {' or '.join(map(repr, similar))}? " if similar else ""
     raise InvalidRequest(
-        f"region_name={region!r}: boto3 knows no such AWS region; {suggestion}For a region that is newer than your boto3, "
-        "update boto3 or pass api_base='https://bedrock-runtime.REGION.amazonaws.com'",
+        f"region_name={region!r}: boto3 knows no such AWS region; {suggestion}For a region that is newer than your "
+        "boto3, update boto3 or pass api_base='https://bedrock-runtime.REGION.amazonaws.com'",
         hint="The option --api-base sets the address.",
     )

@@ -68,7 +68,7 @@ class InterruptibleCall:
             self._socket = None
 
     def limit_reads(self, seconds: float) -> None:
-        """Set the time-out of each further read from the socket."""
+        """Set the timeout of each further read from the socket."""
         with self._lock:
             if self._socket is not None:
                 self._socket.settimeout(seconds)
@@ -209,7 +209,10 @@ class BotoTransport:
 
 
 def _read_events(stream: Any, call: InterruptibleCall, emit: Callable[[Any], bool], last_event: str) -> None:
-    """Emit the events of a stream, until `emit` returns True because nobody reads any more, or the response ends."""
+    """Emit the events of a stream up to the last event, and read the rest of the response.
+
+    If `emit` returns True, nobody reads the events any more, and the function returns at once.
+    """
     if not call.has_socket:  # The caller's own client does not attach its socket, so the socket is looked up here.
         raw = getattr(stream, "_raw_stream", None)
         call.attach(getattr(getattr(raw, "_connection", None), "sock", None))

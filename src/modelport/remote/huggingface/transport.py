@@ -191,5 +191,5 @@ def _translate_hub_errors(model: str) -> Iterator[None]:
         if isinstance(error, RepositoryNotFoundError):
             raise NotFoundError(f"The Hub has no model {model!r} that your token may see.", status=status) from None
         raise error_from(status, error.server_message, dict(error.response.headers)) from None
-    except ValueError as error:
+    except ValueError as error:  # The provider does not offer the model.
         raise NotFoundError(str(error)) from None

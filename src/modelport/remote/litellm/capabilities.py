@@ -13,7 +13,8 @@ from modelport.remote.profiles import PROFILES
 from modelport.types.capabilities import Capabilities
 from modelport.types.output_types import JSONSchema
 
-#: The parameters that make LiteLLM retry. A call with one of them is refused, because modelport's retry layer retries.
+#: The parameters that make LiteLLM retry. modelport's retry layer retries instead: `LiteLLMModel` converts these
+#: parameters in its constructor to its setting `retry`, and a call with one of them is refused.
 RETRY_PARAMETERS = ("num_retries", "max_retries")
 _TIMEOUT_PARAMETERS = {"timeout", "first_token_timeout", "idle_timeout"}
 
