@@ -28,7 +28,8 @@ class Dialect:
     Args:
         capabilities: The values of `Capabilities` in which the server differs.
         output_fields: A function that takes an output type and returns the fields of the body that request it. It
-            returns `None` for an output type that is requested as in OpenAI's API. Without a function, all are.
+            returns `None` for an output type that is requested as in OpenAI's API. Without such a function, all output
+            types are requested as in OpenAI's API.
         strict_tools: Whether a tool is sent with `strict: true` unless the caller set `strict`.
         effort_in_template: Whether `reasoning_effort` is sent as variables for the chat template (in the field
             `chat_template_kwargs`), and not as a field of its own.
@@ -69,8 +70,8 @@ def template_variables_for(effort: str, callers_variables: Mapping[str, Any] | N
 
 
 def _llama_cpp_output_fields(output_type: Grammar) -> dict[str, Any]:
-    # JSON schemas are sent as grammars for llguidance, which enforces or rejects each keyword. llama.cpp's own converter
-    # of JSON schemas silently ignores keywords that it does not support. llama.cpp contains an older llguidance.
+    # JSON schemas are sent as grammars too. llguidance enforces or rejects each keyword of a schema, but llama.cpp's own
+    # converter of schemas silently ignores some. llama.cpp contains an older version of llguidance.
     return {"grammar": llama_grammar(as_lark(output_type, old_llguidance=True))}
 
 

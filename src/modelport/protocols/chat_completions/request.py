@@ -20,7 +20,7 @@ def body_from(request: Request, model_id: str | None, dialect: str | None = None
 
     Args:
         request: A request that the layer `adapt` has adapted to `request.capabilities`. Of these capabilities, `stop`,
-            `max_stop_sequences`, `renamed`, `sends_reasoning` and `refused` (for `stream_options`) apply only here.
+            `max_stop_sequences`, `renamed`, `sends_reasoning` and `refused` (for `stream_options`) are applied here.
         model_id: The service's name for the model; `None` to leave the name out.
         dialect: A key of `DIALECTS`, or `None` for OpenAI's API.
     """

@@ -28,7 +28,7 @@ from typing import Any
 
 from modelport.errors import InvalidRequest, UnsupportedFeature
 from modelport.protocols.converse.content import TOOL_NAME, Block, blocks_from, text_format, tool_result_blocks
-from modelport.protocols.converse.fields import FIELD_PATHS, add_cache_points, set_guardrail_config, fields_from
+from modelport.protocols.converse.fields import FIELD_PATHS, add_cache_points, fields_from, set_guardrail_config
 from modelport.types.capabilities import Capabilities
 from modelport.types.messages import ChatMessage
 from modelport.types.request import Request

@@ -3,8 +3,8 @@
 Azure serves OpenAI's API at two kinds of addresses:
 
 - If the `api_version` is a date, requests go to the path of the deployment, with the API key in the header `api-key`.
-- Otherwise requests go to the v1 API, with the API key as a bearer token: the v1 API is made for OpenAI's own client, which
-  sends the key in this way.
+- Otherwise requests go to the v1 API, with the API key as a bearer token: the v1 API is made for OpenAI's own client,
+  which sends the key in this way.
 
 A token of Microsoft Entra ID is sent as a bearer token to both.
 """

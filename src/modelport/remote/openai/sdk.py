@@ -147,7 +147,7 @@ class SDKTransport:
     def _post(
         self, client: Any, call: ServiceCall, headers: Mapping[str, str] | None = None, **stream_arguments: Any
     ) -> Any:
-        # Some versions of the package ignore this option. In clients that modelport makes, a hook also refuses redirects.
+        # Some versions of the package ignore this option. In clients that modelport makes, a hook refuses redirects too.
         # A client of the caller gets no hook, so with these versions it may follow redirects.
         options: dict[str, Any] = {"follow_redirects": False}
         if call.headers or headers:
