@@ -42,7 +42,7 @@ async def grammar_after_reasoning(
         rendered = await render({name: body[name] for name in _RENDERED_FIELDS if name in body})
         inside_reasoning = ends_inside_reasoning(rendered["prompt"])
     except (ModelError, LookupError, TypeError, AttributeError):
-        # A gateway may not offer this path. If the server itself fails, the chat completion will fail too and raise.
+        # A gateway may not offer this path. If the server itself fails, the chat completion will raise.
         inside_reasoning = False
     effort = request.parameters.get("reasoning_effort", "none")
     if not inside_reasoning and effort == "none" and not request.parameters.get("reasoning_budget"):

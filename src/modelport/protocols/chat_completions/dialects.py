@@ -70,8 +70,8 @@ def template_variables_for(effort: str, callers_variables: Mapping[str, Any] | N
 
 
 def _llama_cpp_output_fields(output_type: Grammar) -> dict[str, Any]:
-    # JSON schemas are sent as grammars too. llguidance enforces or rejects each keyword of a schema, but llama.cpp's own
-    # converter of schemas silently ignores some. llama.cpp contains an older version of llguidance.
+    # A JSON schema is sent as a grammar, because llama.cpp's own converter of schemas silently ignores keywords that it
+    # does not support. llguidance enforces or rejects each keyword. llama.cpp contains an older llguidance.
     return {"grammar": llama_grammar(as_lark(output_type, old_llguidance=True))}
 
 

@@ -1,7 +1,7 @@
 """Phrases that identify errors that services send without an error code.
 
-This table is the only place where modelport interprets the text of a chat-completions error. Status and error code are
-used wherever a service sends them (in `modelport.protocols.chat_completions.errors`).
+This module is the only place where modelport interprets the text of a chat-completions error. The module `errors` uses
+the status and the error code wherever a service sends them.
 """
 
 from __future__ import annotations

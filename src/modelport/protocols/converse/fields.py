@@ -26,8 +26,9 @@ from modelport.types.request import Request
 #: by dots. `Capabilities.renamed` has the paths of the parameters whose field depends on the model.
 FIELD_PATHS = {"max_tokens": "inferenceConfig.maxTokens", "temperature": "inferenceConfig.temperature",
                "top_p": "inferenceConfig.topP"}  # fmt: skip
-#: Parameters that are named as in the service's documentation. Callers may write them in snake case too. The last three
-#: are no arguments of `converse`: `set_guardrail_config` and `add_cache_points` turn them into other fields.
+#: Parameters that are named as in the service's documentation. Callers may also write them in snake case. The arguments
+#: of `converse` do not include `guardrailIdentifier`, `guardrailVersion` and `cachePoints`: `set_guardrail_config` and
+#: `add_cache_points` turn these into other fields.
 SERVICE_FIELDS = frozenset({
     "inferenceConfig", "toolConfig", "guardrailConfig", "additionalModelRequestFields", "promptVariables",
     "additionalModelResponseFieldPaths", "requestMetadata", "performanceConfig", "serviceTier", "outputConfig",

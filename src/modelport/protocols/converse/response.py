@@ -108,7 +108,7 @@ class ConverseResponseReader:
         return None
 
     def finish(self) -> ChatMessageStreamDelta:
-        """The last delta, with token usage and finish reason. It is called once, after the last event of a stream.
+        """The last delta, with token usage and finish reason. Call this method once, after the last event.
 
         Raises:
             MalformedResponse: The stream ended before the service sent its stop reason.

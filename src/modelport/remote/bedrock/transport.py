@@ -2,7 +2,8 @@
 
 boto3 itself can't cancel a call. How a call is interrupted:
 
-1. Each call has an `InterruptibleCall`, which the code that runs in the call's thread finds in a context variable.
+1. Each call has an `InterruptibleCall`. The code that runs in the call's thread finds it in the context variable
+   `_current_call`.
 2. In a client that modelport created, `_track_connections` replaces the classes of the connection pools and
    connections. The new classes attach the socket on which a request was sent to the `InterruptibleCall`. The caller's
    own client is not changed, so only its streams can be interrupted: `_read_events` attaches their sockets.

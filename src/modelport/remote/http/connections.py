@@ -4,7 +4,7 @@ The rules:
 
 - Connections belong to the event loop that opened them. A transport has one aiohttp session for each event loop. The
   session is closed when its loop ends, or when the transport is closed or garbage-collected.
-- A session opens up to 1000 connections, as many as OpenAI's SDK. A model's `max_concurrency` may allow fewer calls.
+- A session opens up to 1000 connections, as many as the `openai` package. A model's `max_concurrency` may allow fewer.
 - A server may close an idle connection at any time, even just when the next request is sent on it. If a request fails
   on a connection that had served a request before, and no byte of a response arrived, the request is sent once more,
   on a new connection. The retry policy does not count this second attempt.
@@ -31,9 +31,9 @@ from modelport.remote.http.packages import aiohttp_package
 if TYPE_CHECKING:
     import aiohttp
 
-#: Seconds to connect, as in OpenAI's SDK.
+#: The most seconds to connect, as in the `openai` package.
 CONNECT_TIMEOUT = 5.0
-#: The most connections of a session, as in OpenAI's SDK.
+#: The most connections of a session, as in the `openai` package.
 _MAX_CONNECTIONS = 1000
 
 # aiohttp's code runs between `post` and the connector, so they pass these two values as context variables.

@@ -14,7 +14,7 @@ from modelport.errors import InvalidRequest
 
 @functools.lru_cache
 def environment_tls(cafile: str | None, capath: str | None) -> ssl.SSLContext | bool:
-    """Return the value of aiohttp's parameter `ssl` with which it verifies certificates as OpenAI's SDK does.
+    """Return the value of aiohttp's parameter `ssl` with which it verifies certificates as the `openai` package does.
 
     The trusted certificates are those of `cafile`, else those of `capath`, else those of the system's store. For the
     system's store, the result is one of these:
@@ -36,7 +36,7 @@ def environment_tls(cafile: str | None, capath: str | None) -> ssl.SSLContext | 
     except OSError as error:
         raise InvalidRequest(f"SSL_CERT_FILE={cafile!r}: {error.strerror or error}") from None
     if sys.platform in ("darwin", "win32"):
-        try:  # OpenSSL can't read the store of these systems, but truststore, which OpenAI's SDK installs, can.
+        try:  # OpenSSL can't read the store of these systems. truststore, which the `openai` package installs, can.
             return import_module("truststore").SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # type: ignore[no-any-return]
         except ImportError:
             pass

@@ -40,8 +40,8 @@ def parse_json(data: bytes, secrets: Collection[str]) -> Any:
         raise MalformedResponse(f"The service sent broken JSON ({error}): {excerpt!r}.") from None
     if not may_be_completion(result):
         return redact(result, secrets)
-    # Unless the bytes contain these escapes, which are rare, a secret in the completion is found in the bytes. If none is
-    # found, nothing needs to be redacted, and the slower check by `is_readable_completion` is skipped.
+    # Unless the bytes contain these escapes, which are rare, a secret in the completion is found in the bytes. If none
+    # is found, nothing needs to be redacted, and the slower check by `is_readable_completion` is skipped.
     if b"\\u" not in data and b"\\/" not in data:
         for secret in secrets:
             if secret.encode() in data:

@@ -96,7 +96,7 @@ class ClientIsolation:
         if callback not in self._callbacks_not_started:
             return
         self._callbacks_not_started.discard(callback)
-        with suppress(Exception):  # LiteLLM ignores exceptions of callbacks too, after it has logged them.
+        with suppress(Exception):  # LiteLLM logs exceptions of callbacks, and then ignores them.
             await self.run(asyncio.wait_for(callback, _callback_worker().timeout))
 
     async def aclose(self) -> None:

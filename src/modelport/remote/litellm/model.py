@@ -197,7 +197,7 @@ class LiteLLMModel(Model):
         return arguments
 
     def _body(self, request: Request) -> dict[str, Any]:
-        """Those arguments that depend only on the request."""
+        """The arguments that depend only on the request, and not on address, key and time limits."""
         for name in ("extra_headers", "headers"):
             check_kind(Mapping, **{name: request.parameters.get(name)})
             check_headers(request.parameters.get(name) or {})

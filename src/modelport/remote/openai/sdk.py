@@ -147,8 +147,8 @@ class SDKTransport:
     def _post(
         self, client: Any, call: ServiceCall, headers: Mapping[str, str] | None = None, **stream_arguments: Any
     ) -> Any:
-        # Some versions of the package ignore this option. In clients that modelport makes, a hook refuses redirects too.
-        # A client of the caller gets no hook, so with these versions it may follow redirects.
+        # Some versions of the package ignore this option. In a client that modelport makes, a hook refuses redirects. A
+        # client of the caller gets no hook, so with these versions it may follow redirects.
         options: dict[str, Any] = {"follow_redirects": False}
         if call.headers or headers:
             options["headers"] = {**call.headers, **(headers or {})}
