@@ -47,8 +47,8 @@ def to_json(body: Mapping[str, Any]) -> bytes:
 def query_pairs(query: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Yield the names and texts of query parameters for a URL.
 
-    Lists, dicts and booleans are written as in the `openai` package: `{"a": [1, 2], "b": {"c": "d"}, "e": True}` becomes
-    `a[]=1&a[]=2&b[c]=d&e=true`.
+    Lists, dicts and booleans are written as in the `openai` package: `{"a": [1, 2], "b": {"c": "d"}, "e": True}`
+    becomes `a[]=1&a[]=2&b[c]=d&e=true`.
 
     Args:
         query: Query parameters by name. A parameter with the value `None` is left out.

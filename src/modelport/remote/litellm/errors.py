@@ -112,7 +112,7 @@ def _classify_by_class(error: Exception, exceptions: Any) -> ModelError:
 
 
 def _refine(result: ModelError, error: Exception) -> ModelError:
-    """The error in a more precise class, if LiteLLM's class says that the prompt was too long or content was filtered."""
+    """The error in a more precise class, if LiteLLM's class stands for a prompt that is too long or for a filter."""
     exceptions = litellm_package().exceptions
     for litellm_class, error_class in (
         (exceptions.ContextWindowExceededError, ContextWindowExceeded),
