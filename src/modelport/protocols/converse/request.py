@@ -13,7 +13,7 @@ is sent. The modules `content` and `fields` list the rules for blocks and for pa
 - The results of an assistant turn's tool calls stand at the beginning of the next turn. Each call has exactly one
   result there, and each result there belongs to one of these calls. The ids of the calls in one turn differ.
 - If the history has tool calls, `toolConfig` is mandatory. It is then sent even if the request allows no tool call,
-  with a warning. If the request has no tools, it is made from the names of the tools that were called.
+  with a warning. If the request has no tools, the tools of `toolConfig` are made from the names in the tool calls.
 - Claude can't be forced to call a tool while it reasons.
 - A turn has at most 20 images and 5 documents. A turn with a document also has text.
 
@@ -56,10 +56,10 @@ def converse_call_from(request: Request, model_id: str | None) -> ConverseCall:
     """The call of `converse` or `converse_stream` for a request.
 
     Args:
-        request: A request that the layer `adapt` has adapted to `request.capabilities`. These capabilities are also
-            read here: `stop` and `max_stop_sequences`; `sends_reasoning`, whether reasoning without a signature is sent
-            back (signed reasoning always is); `renamed`, for parameters whose field depends on the model, the dotted
-            path of the field, such as `additionalModelRequestFields.top_k`.
+        request: A request that the layer `adapt` has adapted to `request.capabilities`. Four capabilities are applied
+            here. `stop` and `max_stop_sequences` say how many stop sequences are sent. `sends_reasoning` says whether
+            reasoning without a signature is sent back (signed reasoning always is). `renamed` has the dotted paths of
+            the fields that depend on the model, such as `{"top_k": "additionalModelRequestFields.top_k"}`.
         model_id: The id of a model or of an inference profile, or an ARN.
 
     Raises:
@@ -118,7 +118,9 @@ def _system_and_turns(
         if message.role == "tool":
             blocks = tool_result_blocks(message, location, document_names)
         else:
-            blocks = blocks_from(message, location, document_names, capabilities.sends_reasoning)
+            blocks = blocks_from(
+                message, location, document_names, sends_unsigned_reasoning=capabilities.sends_reasoning
+            )
         if message.role == "system":
             if any("text" not in block and "cachePoint" not in block for block in blocks):
                 raise InvalidRequest(
@@ -211,7 +213,7 @@ def _tool_config(
         return {}, False
     if not tools:
         names = dict.fromkeys(call["name"] for call in past_calls)  # A dict drops duplicates and preserves the order.
-        tools = [_tool_spec(Tool(name, "", {"type": "object"})) for name in names]
+        tools = [_tool_spec(Tool(name, description="", parameters={"type": "object"})) for name in names]
     config = {**(callers_config or {}), "tools": tools}
     if request.tool_choice == "required":
         config["toolChoice"] = {"any": {}}

@@ -172,7 +172,9 @@ class ConverseResponseReader:
             )
         call_index = self._call_indices[index] = len(self._call_indices)
         function = ChatMessageToolCallFunction(arguments="", name=_require_text(use["name"]))
-        call = ChatMessageToolCallStreamDelta(call_index, _require_text(use["toolUseId"]), "function", function)
+        call = ChatMessageToolCallStreamDelta(
+            call_index, id=_require_text(use["toolUseId"]), type="function", function=function
+        )
         return ChatMessageStreamDelta(tool_calls=[call])
 
     def _read_delta(self, index: int, delta: Mapping[str, Any]) -> ChatMessageStreamDelta | None:
@@ -183,7 +185,7 @@ class ConverseResponseReader:
                 return None  # This is a fragment of a call that the service itself executes.
             function = ChatMessageToolCallFunction(arguments=_require_text(delta["toolUse"]["input"]), name="")
             return ChatMessageStreamDelta(
-                tool_calls=[ChatMessageToolCallStreamDelta(self._call_indices[index], None, None, function)]
+                tool_calls=[ChatMessageToolCallStreamDelta(self._call_indices[index], function=function)]
             )
         if "reasoningContent" in delta:
             part, reasoning = delta["reasoningContent"], self._reasoning.setdefault(index, {})
@@ -242,7 +244,8 @@ def usage_from(usage: Mapping[str, Any]) -> TokenUsage:
     input_tokens = token_count_from(usage.get("inputTokens"))
     if input_tokens is not None:
         input_tokens += (cached or 0) + (token_count_from(usage.get("cacheWriteInputTokens")) or 0)
-    return TokenUsage(input_tokens, token_count_from(usage.get("outputTokens")), cached)
+    output_tokens = token_count_from(usage.get("outputTokens"))
+    return TokenUsage(input_tokens, output_tokens, cached_input_tokens=cached)
 
 
 def _require_text(value: Any) -> str:
