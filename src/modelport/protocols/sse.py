@@ -10,8 +10,8 @@ of https://html.spec.whatwg.org/multipage/server-sent-events.html:
 - A byte order mark at the beginning of the stream is ignored.
 - If the stream does not end with an empty line, its last event is unfinished and is dropped.
 
-The parser deviates from the standard in one point: an event larger than a given size is an error, so that a stream in
-which no event ends can't fill the memory.
+The fields `id` and `retry` are ignored, because they serve clients that reconnect. An event larger than a given size is
+an error, although the standard has no such limit. Otherwise a stream in which no event ends could fill the memory.
 """
 
 from __future__ import annotations

@@ -57,8 +57,8 @@ def known_capabilities(base: Capabilities, model_id: str, provider: str | None, 
 
     input_features = {"image": "vision", "audio": "audio_input", "file": "pdf_input"}
     has_schemas = "response_format" in accepted and supports("response_schema")
-    # Of the parameters that the provider does not accept, modelport refuses those that it knows, and `user`, which
-    # LiteLLM would drop silently. LiteLLM itself refuses the others.
+    # Of the parameters that the provider does not accept, modelport refuses those in modelport's own table, and `user`,
+    # which LiteLLM would drop silently. LiteLLM itself refuses all further ones.
     refused = ((KNOWN_PARAMETERS & set(litellm.OPENAI_CHAT_COMPLETION_PARAMS)) | {"user"}) - accepted
     changes: dict[str, Any] = {
         "stop": "stop" in accepted,

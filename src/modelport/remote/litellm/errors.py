@@ -61,7 +61,8 @@ def _classify(error: Exception) -> ModelError:
             return cause.with_traceback(None)  # The frames of the traceback hold headers, and so API keys.
         if isinstance(cause, aiohttp.ClientError):
             return error_from_aiohttp(cause)
-        # LiteLLM runs aiohttp below httpx. An error of aiohttp comes later in the chain, and says more than httpx's.
+        # LiteLLM runs aiohttp below httpx. If an error of aiohttp caused an error of httpx, the latter is skipped, because
+        # the error of aiohttp says more. It comes later in the chain.
         if isinstance(cause, httpx.TransportError) and not isinstance(_cause_of(cause), aiohttp.ClientError):
             return error_from_httpx(cause)
         if is_encoding_error(cause):

@@ -18,7 +18,7 @@ How modelport prevents this:
    what the originals do.
 
 LiteLLM's parameters `client` and `shared_session` can't do this: `client` needs a different type for each provider, and
-a client in LiteLLM's cache ignores `shared_session`.
+`shared_session` has no effect on a client that is already in LiteLLM's cache.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class ClientIsolation:
     """The HTTP clients and running callbacks of one model on one event loop."""
 
     def __init__(self) -> None:
-        #: All clients, for `aclose`. The cache alone is not enough: LiteLLM replaces a client there after an hour.
+        #: The clients that `aclose` closes. The cache lacks some of them, because LiteLLM replaces a client after an hour.
         self._clients: WeakSet[Any] = WeakSet()
         self.loop = asyncio.get_running_loop()
         self._callback_tasks: set[asyncio.Task[None]] = set()
@@ -60,7 +60,9 @@ class ClientIsolation:
             current.cancel()
             raise
         finally:
-            with suppress(ValueError):  # This coroutine was closed in another context, where the variable wasn't set.
+            with suppress(
+                ValueError
+            ):  # Raised if this coroutine is closed in a context in which the variable isn't set.
                 _current_call.reset(previous)
 
     @cached_property

@@ -143,7 +143,7 @@ class LiteLLMModel(Model):
         )
 
     def _deployments(self) -> Sequence[Mapping[str, Any]]:
-        """What LiteLLM may call for this model, each as LiteLLM's parameters. A Router may have several deployments."""
+        """The deployments that LiteLLM may call, each as LiteLLM's parameters. Only a Router may have several."""
         return [{**self.kwargs, "model": self.model_id, "api_base": self.api_base, "api_key": self.api_key}]
 
     async def deltas(self, request: Request) -> AsyncGenerator[ChatMessageStreamDelta, None]:
@@ -205,8 +205,8 @@ class LiteLLMModel(Model):
         if (budget := body.pop("reasoning_budget", None)) is not None:
             body["thinking"] = {"type": "enabled", "budget_tokens": budget}
         if "tools" in body:
-            # LiteLLM would search these tools for tools of its MCP gateway, although all of them are functions. For the
-            # search, LiteLLM 1.106 imports a package that it does not install, and other versions import their proxy.
+            # Otherwise LiteLLM would search the tools for tools of its MCP gateway, although all of them are functions.
+            # For the search, LiteLLM 1.106 imports a package that it does not install, and other versions their proxy.
             body["_skip_mcp_handler"] = True
         return body
 
