@@ -61,8 +61,8 @@ def _classify(error: Exception) -> ModelError:
             return cause.with_traceback(None)  # The frames of the traceback hold headers, and so API keys.
         if isinstance(cause, aiohttp.ClientError):
             return error_from_aiohttp(cause)
-        # LiteLLM runs aiohttp below httpx. If an error of aiohttp caused an error of httpx, the latter is skipped, because
-        # the error of aiohttp says more. It comes later in the chain.
+        # LiteLLM runs aiohttp below httpx. If an error of aiohttp caused the error of httpx, this error is skipped,
+        # because the one of aiohttp, which comes later in the chain, says more.
         if isinstance(cause, httpx.TransportError) and not isinstance(_cause_of(cause), aiohttp.ClientError):
             return error_from_httpx(cause)
         if is_encoding_error(cause):
@@ -113,7 +113,7 @@ def _classify_by_class(error: Exception, exceptions: Any) -> ModelError:
 
 
 def _refine(result: ModelError, error: Exception) -> ModelError:
-    """The error in a more precise class, if LiteLLM's class stands for a prompt that is too long or for a filter."""
+    """The error in a more precise class, if LiteLLM's class means that the prompt is too long or was filtered."""
     exceptions = litellm_package().exceptions
     for litellm_class, error_class in (
         (exceptions.ContextWindowExceededError, ContextWindowExceeded),

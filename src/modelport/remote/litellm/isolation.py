@@ -43,7 +43,7 @@ class ClientIsolation:
     """The HTTP clients and running callbacks of one model on one event loop."""
 
     def __init__(self) -> None:
-        #: The clients that `aclose` closes. The cache lacks some of them, because LiteLLM replaces a client after an hour.
+        #: The clients that `aclose` closes. Some are no longer in the cache: LiteLLM replaces a client after an hour.
         self._clients: WeakSet[Any] = WeakSet()
         self.loop = asyncio.get_running_loop()
         self._callback_tasks: set[asyncio.Task[None]] = set()
@@ -60,9 +60,8 @@ class ClientIsolation:
             current.cancel()
             raise
         finally:
-            with suppress(
-                ValueError
-            ):  # Raised if this coroutine is closed in a context in which the variable isn't set.
+            # `reset` raises if this coroutine is closed in another context, in which the variable was not set.
+            with suppress(ValueError):
                 _current_call.reset(previous)
 
     @cached_property
