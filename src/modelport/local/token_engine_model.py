@@ -22,7 +22,7 @@ from modelport.local.engine import EngineModel, tokens_per_notification
 from modelport.local.grammar_matching import check_grammar
 from modelport.local.reasoning_parser import ReasoningParser
 from modelport.local.token_engine import EngineRequest, Prompt, TokenBatch, TokenEngine
-from modelport.protocols.chat_completions.dialects import effort_variables
+from modelport.protocols.chat_completions.dialects import template_variables_for
 from modelport.runtime.threads import in_thread
 from modelport.types.capabilities import Capabilities
 from modelport.types.deltas import ChatMessageStreamDelta
@@ -103,7 +103,7 @@ class TokenEngineModel(EngineModel[E]):
             grammar = JSONSchema(call_schema(tools, parallel=parallel_calls))
         variables = parameters.pop("apply_chat_template_kwargs", {})
         if (effort := parameters.pop("reasoning_effort", None)) is not None:
-            variables = effort_variables(effort, variables)
+            variables = template_variables_for(effort, variables)
         template = engine.template
         text = template.render(request.messages, tools, **variables)
         starts_in_reasoning = template.supports_reasoning and ends_inside_reasoning(text)

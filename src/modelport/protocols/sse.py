@@ -10,8 +10,8 @@ of https://html.spec.whatwg.org/multipage/server-sent-events.html:
 - A byte order mark at the beginning of the stream is ignored.
 - If the stream does not end with an empty line, its last event is unfinished and is dropped.
 
-The parser deviates from the standard in one point: an event larger than a given size is an error, so that a stream in
-which no event ends can't fill the memory.
+The fields `id` and `retry` are ignored, because they serve clients that reconnect. An event larger than a given size is
+an error, although the standard has no such limit. Otherwise a stream in which no event ends could fill the memory.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ class EventParser:
     def __init__(self, max_event_size: int) -> None:
         self._max_event_size = max_event_size
         self._is_first_event = True
-        #: The bytes after the last event, without those in `_buffered_parts`.
+        #: The last bytes of the unfinished event, at most two. `_buffered_parts` has the bytes before them.
         self._remainder = b""
-        #: The beginning of an unfinished event, in parts. The parts are joined once, when the event is complete.
+        #: The unfinished event without its last bytes, in parts, which are joined when the event is complete.
         self._buffered_parts: list[bytes] = []
         self._buffered_size = 0
 
@@ -57,8 +57,8 @@ class EventParser:
             blocks[0] = b"".join((*self._buffered_parts, blocks[0]))
             self._buffered_parts, self._buffered_size = [], 0
         if len(self._remainder) > 2:
-            # The empty line that ends the event may begin in the last two bytes. The bytes before these are set aside,
-            # so that a long event is not searched again with each chunk.
+            # The end of the event may begin in the last two bytes: an LF, then a CR that may be half of a CRLF. The
+            # bytes before them are set aside, so that a long event is not searched again with each chunk.
             self._buffered_parts.append(self._remainder[:-2])
             self._remainder = self._remainder[-2:]
             self._buffered_size += len(self._buffered_parts[-1])

@@ -1,11 +1,11 @@
-"""The base class of all backends for OpenAI's chat-completions API, whatever client sends the requests.
+"""The base class of the backends for OpenAI, Azure, Hugging Face and all servers with OpenAI's chat-completions API.
 
 Its method `deltas` turns a request into a JSON body (`protocols.chat_completions.request`), sends it through the
 backend's transport, and turns the response into deltas (`protocols.chat_completions.response`).
 
 If the service rejects a parameter, the model object records that for its lifetime: later requests leave the parameter
-out, or the capability that the parameter needs is switched off. The error is raised with `profile_updated = True`, so
-that `Model` runs the call once more from the start, with the changed capabilities.
+out or give it another name, or the capability that needs the parameter is switched off. The error is raised with
+`profile_updated = True`, so that `Model` runs the call once more from the start, with the changed capabilities.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from modelport.types.request import Request
 
 
 class ChatCompletionsModel(Model):
-    """The base class of all backends for the chat-completions API.
+    """The base class of backends that send requests in the format of OpenAI's chat-completions API.
 
     A backend implements `_make_transport`, which the constructor of this class calls. So a backend's own constructor
     first sets the attributes that `_make_transport` reads, and then calls `super().__init__`.
@@ -158,7 +158,7 @@ class ChatCompletionsModel(Model):
         if parameters != request.parameters:
             request = request.replace(parameters=parameters)
         if "tool_choice" in left_out:
-            request = request.replace(tool_choice="auto")  # This default is never sent.
+            request = request.replace(tool_choice="auto")  # "auto" is the default, which is never sent.
         headers, query = [
             {name: with_hidden_repr(value) for name, value in values.items()} for values in (headers, query)
         ]
@@ -192,7 +192,8 @@ class ChatCompletionsModel(Model):
             Whether another run of the call will send the parameter no more, or send it under another name.
         """
         name = (error.parameter or "").partition(".")[0]
-        # The request was made for the capabilities `planned`. Another call may have changed the model's since then.
+        # The request was made for the capabilities `planned`. Another call may have changed this model's capabilities
+        # since then, to `current`.
         planned, current = request.capabilities, self.capabilities
         before = current, self._rejected_parameters
         if name == "stop" and planned.stop:

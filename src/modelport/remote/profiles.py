@@ -1,4 +1,4 @@
-"""What is known about the capabilities of models, by name.
+"""What is known about the capabilities of models, by name. `bedrock.model` has its own profiles.
 
 A profile overrides the capabilities of the backend. If several profiles match a model, the later ones override the
 earlier ones.

@@ -1,4 +1,4 @@
-"""The subsets of JSON Schema that services enforce. A comment names the page that documents each subset."""
+"""The subsets of JSON Schema that services enforce. The comments name the pages that document the subsets."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ OPENAI = SchemaRules(
     max_enum=1000,
 )
 
-#: Azure enforces fewer keywords than OpenAI, and accepts smaller schemas; see
+#: Azure enforces fewer keywords than OpenAI, and its limits for the size of a schema are lower; see
 #: https://learn.microsoft.com/azure/foundry/openai/how-to/structured-outputs
 AZURE = replace(OPENAI, keywords=frozenset(), formats=frozenset(), max_properties=100, max_depth=5, max_enum=500)
 

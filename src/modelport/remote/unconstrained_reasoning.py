@@ -17,7 +17,7 @@ from modelport.errors import ModelError
 from modelport.protocols.chat_completions.dialects import llama_grammar
 from modelport.types.request import Request
 
-#: A request to this path, below the server's root, returns the prompt that a chat completion's body leads to.
+#: The path, below the root of llama.cpp's server, that returns the prompt for the body of a chat completion.
 RENDER_PATH = "/apply-template"
 #: The fields of a chat completion's body on which the prompt depends.
 _RENDERED_FIELDS = ("messages", "tools", "chat_template_kwargs")
@@ -26,7 +26,10 @@ _RENDERED_FIELDS = ("messages", "tools", "chat_template_kwargs")
 async def grammar_after_reasoning(
     body: Mapping[str, Any], request: Request, render: Callable[[dict[str, Any]], Awaitable[Any]]
 ) -> str | None:
-    """Return a grammar that begins with unconstrained reasoning, or `None` if the body needs no other grammar.
+    """Return a grammar that allows any reasoning and then the requested output.
+
+    The result is `None` if the model is not going to reason, or if the request has no output type. The body is then
+    sent unchanged.
 
     Args:
         body: The body of the chat completion.
@@ -39,12 +42,12 @@ async def grammar_after_reasoning(
         rendered = await render({name: body[name] for name in _RENDERED_FIELDS if name in body})
         inside_reasoning = ends_inside_reasoning(rendered["prompt"])
     except (ModelError, LookupError, TypeError, AttributeError):
-        # A gateway may not offer this path. If the server itself fails, the chat completion will fail too and raise.
+        # A gateway may not offer this path. If the server itself fails, the chat completion will raise.
         inside_reasoning = False
     effort = request.parameters.get("reasoning_effort", "none")
     if not inside_reasoning and effort == "none" and not request.parameters.get("reasoning_budget"):
         return None  # No reasoning is expected, so the grammar may apply from the first token.
-    # The server counts line breaks after the reasoning as output, so the grammar allows none there.
+    # The server returns line breaks after the reasoning as part of the output, so the grammar allows none there.
     return llama_grammar(
         allow_reasoning(as_lark(request.grammar, old_llguidance=True), inside_reasoning, line_breaks=False)
     )

@@ -41,7 +41,7 @@ class EventReader(ChatResponseReader):
             ModelError: The event is an error of the engine.
         """
         if "error" in event:
-            raise error_from(event["error"].get("code"), event, engine=True)
+            raise error_from(event["error"].get("code"), event, from_engine=True)
         delta = self.read_chunk(event)
         if delta is None:
             return None

@@ -1,7 +1,7 @@
 """How particular servers differ from OpenAI's chat-completions API.
 
-The user of a server passes a key of `DIALECTS` as `dialect`. Without it, requests follow `OPENAI_API`. Everything that
-differs between servers is data in this module, or a small function to which the data refers.
+The caller passes a key of `DIALECTS` as the setting `dialect` of a model. Without it, requests follow OpenAI's API.
+Everything that differs between servers is data in this module, or a small function to which the data refers.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ from modelport.constrained.lark import as_lark
 from modelport.types.output_types import Choice, Grammar, JSONSchema, Lark, Regex
 
 _ALL_GRAMMARS = frozenset({JSONSchema, Regex, Choice, Lark})
-#: The supported values of `reasoning_effort`. The chat templates of most models can only switch reasoning on or off, so
-#: the layer `adapt` sends any other effort as a reasoning budget.
-_OFF_ONLY = frozenset({"none"})
+#: The capability `reasoning_efforts` of servers that support only the effort "none", which switches reasoning off. For
+#: any other effort, the layer `adapt` sends a `reasoning_budget` in tokens instead: the chat templates of most models
+#: have no levels of effort.
+_EFFORT_NONE_ONLY = frozenset({"none"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,13 +27,15 @@ class Dialect:
 
     Args:
         capabilities: The values of `Capabilities` in which the server differs.
-        output_fields: A function that takes an output type and returns the fields of the body that request it, or
-            `None` if they are the same as in OpenAI's API. By default, they are the same for all output types.
+        output_fields: A function that takes an output type and returns the fields of the body that request it. It
+            returns `None` for an output type that is requested as in OpenAI's API. Without such a function, all output
+            types are requested as in OpenAI's API.
         strict_tools: Whether a tool is sent with `strict: true` unless the caller set `strict`.
-        effort_in_template: Whether `reasoning_effort` is sent as variables of the chat template, and not as a field.
+        effort_in_template: Whether `reasoning_effort` is sent as variables for the chat template (in the field
+            `chat_template_kwargs`), and not as a field of its own.
         streams_always: Whether the server is asked for a stream even if the caller did not ask for one.
-        constrains_reasoning: Whether the server applies a grammar to the reasoning too. The grammar that is sent must
-            then allow any reasoning before the output.
+        constrains_reasoning: Whether the server applies a grammar from the first token, and so to the reasoning before
+            the output. If the model may reason, modelport then sends a grammar that begins with any reasoning.
     """
 
     capabilities: Mapping[str, Any] = field(default_factory=dict)
@@ -46,52 +49,54 @@ class Dialect:
 def llama_grammar(lark: str) -> str:
     """Return the value of llama.cpp's parameter `grammar` for a Lark grammar.
 
-    Its first line makes llama.cpp use llguidance instead of its own grammar engine.
+    The first line of the value makes llama.cpp use llguidance instead of its own grammar engine.
     """
     return f"%llguidance {{}}\n{lark}"
 
 
-def effort_variables(effort: str, variables: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Return a reasoning effort as the variables that chat templates use for it.
+def template_variables_for(effort: str, callers_variables: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Return the variables for a model's chat template that request a reasoning effort.
+
+    Some templates read `enable_thinking`, others `reasoning_effort`.
 
     Args:
         effort: The value of `reasoning_effort`.
-        variables: The caller's own variables, which take precedence.
+        callers_variables: Variables for the chat template that the caller passed. They are added, and take precedence.
     """
     result: dict[str, Any] = {"enable_thinking": effort != "none"}
     if effort != "none":
         result["reasoning_effort"] = effort
-    return {**result, **(variables or {})}
+    return {**result, **(callers_variables or {})}
 
 
-def _llama_cpp_output_fields(grammar: Grammar) -> dict[str, Any]:
-    # llama.cpp's own converter of JSON schemas silently ignores keywords that it does not support. llguidance enforces
-    # or rejects each keyword.
-    return {"grammar": llama_grammar(as_lark(grammar, old_llguidance=True))}
+def _llama_cpp_output_fields(output_type: Grammar) -> dict[str, Any]:
+    # A JSON schema is sent as a grammar, because llama.cpp's own converter of schemas silently ignores keywords that it
+    # does not support. llguidance enforces or rejects each keyword. llama.cpp contains an older llguidance.
+    return {"grammar": llama_grammar(as_lark(output_type, old_llguidance=True))}
 
 
-def _vllm_output_fields(grammar: Grammar) -> dict[str, Any] | None:
-    if isinstance(grammar, JSONSchema):
-        return None
-    if isinstance(grammar, Regex):
-        return {"structured_outputs": {"regex": grammar.for_engines()}}
-    if isinstance(grammar, Choice):
-        return {"structured_outputs": {"choice": list(grammar.options)}}
-    return {"structured_outputs": {"grammar": grammar.grammar}}
+def _vllm_output_fields(output_type: Grammar) -> dict[str, Any] | None:
+    if isinstance(output_type, JSONSchema):
+        return None  # vLLM takes JSON schemas as OpenAI does.
+    if isinstance(output_type, Regex):
+        return {"structured_outputs": {"regex": output_type.for_engines()}}
+    if isinstance(output_type, Choice):
+        return {"structured_outputs": {"choice": list(output_type.options)}}
+    return {"structured_outputs": {"grammar": output_type.grammar}}  # A `Lark`, whose field `grammar` is its text.
 
 
-def _tgi_output_fields(grammar: Grammar) -> dict[str, Any] | None:
+def _tgi_output_fields(output_type: Grammar) -> dict[str, Any] | None:
     """Return the fields for TGI, which takes a JSON schema or a regular expression.
 
     See https://huggingface.co/docs/text-generation-inference/conceptual/guidance
     """
-    if isinstance(grammar, Lark):
-        return None  # The capabilities below exclude Lark, so no such request is sent.
-    if isinstance(grammar, JSONSchema):
-        return {"response_format": {"type": "json", "value": grammar.schema}}
-    if isinstance(grammar, Choice):
-        grammar = Regex("|".join(map(re.escape, grammar.options)))
-    return {"response_format": {"type": "regex", "value": grammar.for_engines()}}
+    if isinstance(output_type, Lark):
+        return None  # TGI's `capabilities` in `DIALECTS` exclude Lark, so no such request is sent.
+    if isinstance(output_type, JSONSchema):
+        return {"response_format": {"type": "json", "value": output_type.schema}}
+    if isinstance(output_type, Choice):
+        output_type = Regex("|".join(map(re.escape, output_type.options)))
+    return {"response_format": {"type": "regex", "value": output_type.for_engines()}}
 
 
 #: OpenAI's API itself, for a server without a named dialect.
@@ -108,7 +113,7 @@ DIALECTS: dict[str, Dialect] = {
             "tool_choices": frozenset({"auto", "none", "required"}),
             "image_urls": False,
             "schema_rules": None,
-            "reasoning_efforts": _OFF_ONLY,
+            "reasoning_efforts": _EFFORT_NONE_ONLY,
             "reasoning_budget": True,
             "renamed": {"reasoning_budget": "thinking_budget_tokens"},
         },
@@ -124,7 +129,7 @@ DIALECTS: dict[str, Dialect] = {
         capabilities={
             "grammars": _ALL_GRAMMARS,
             "schema_rules": None,
-            "reasoning_efforts": _OFF_ONLY,
+            "reasoning_efforts": _EFFORT_NONE_ONLY,
             "reasoning_budget": True,
             "renamed": {"reasoning_budget": "thinking_token_budget"},
         },

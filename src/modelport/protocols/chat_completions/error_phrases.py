@@ -1,7 +1,7 @@
 """Phrases that identify errors that services send without an error code.
 
-This table is the only place where modelport interprets the text of a chat-completions error. Status and error code are
-used wherever a service sends them (in `modelport.protocols.chat_completions.errors`).
+This module is the only place where modelport interprets the text of a chat-completions error. The module `errors` uses
+the status and the error code wherever a service sends them.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ UNSUPPORTED_PARAMETER = (
 #: This phrase says that the service does not accept the parameter which the error names in its field `param`.
 PARAM_IS_UNSUPPORTED = (KnownPhrase(r"unsupported|not support", "OpenAI, Groq"),)
 
-#: This phrase says that the service accepts the parameter, but not the JSON schema inside it.
+#: This phrase says that a JSON schema is not accepted. The service accepts the parameter that contains the schema.
 INVALID_SCHEMA = (KnownPhrase(r"\AInvalid schema", "OpenAI"),)
 
 

@@ -42,7 +42,7 @@ _UNSUPPORTED_PARAMETER_CODES = {"unsupported_parameter", "unsupported_value"}
 
 
 def error_from(
-    status: Any, payload: Any, headers: Mapping[str, str] | None = None, *, engine: bool = False
+    status: Any, payload: Any, headers: Mapping[str, str] | None = None, *, from_engine: bool = False
 ) -> ModelError:
     """Return the exception for an error response.
 
@@ -50,8 +50,8 @@ def error_from(
         status: The HTTP status, or the code of an error event inside a stream (which may be any value).
         payload: The parsed body, or the body as text.
         headers: The response's headers, with names in lower case.
-        engine: Whether the error comes from a local engine. The exception then shows no status, because no HTTP was
-            involved.
+        from_engine: Whether a local engine, and not a service, sent the error. The exception then shows no status,
+            because no HTTP was involved.
     """
     error = payload.get("error", payload) if isinstance(payload, dict) else payload
     fields: Mapping[str, Any] = error if isinstance(error, dict) else {}
@@ -59,12 +59,14 @@ def error_from(
     status_text = str(status)
     status = int(status_text) if status_text.isascii() and status_text.isdecimal() and len(status_text) <= 4 else None
     codes = {str(fields.get("code")), str(fields.get("type"))}
-    message = f"{text.rstrip('.')} (HTTP {status})." if status and not engine else f"{text.rstrip('.')}."
-    source = "engine" if engine else "service"
-    details: dict[str, Any] = {"status": None if engine else status, "retry_after": retry_after(headers or {})}
+    message = f"{text.rstrip('.')} (HTTP {status})." if status and not from_engine else f"{text.rstrip('.')}."
+    source = "engine" if from_engine else "service"
+    details: dict[str, Any] = {"status": None if from_engine else status, "retry_after": retry_after(headers or {})}
     if codes & _CONTEXT_EXCEEDED_CODES or (status in (400, 413, 422) and means_context_exceeded(text)):
-        alternative = "make the model with a larger context_length=…" if engine else "lower max_tokens"
-        cli_option = "--set context_length=… makes the context larger" if engine else "--max-tokens limits the output"
+        alternative = "make the model with a larger context_length=…" if from_engine else "lower max_tokens"
+        cli_option = (
+            "--set context_length=… makes the context larger" if from_engine else "--max-tokens limits the output"
+        )
         return ContextWindowExceeded(
             f"The prompt does not fit the model's context: {message} Shorten the messages, or {alternative}.",
             hint=f"The option {cli_option}.",
@@ -87,6 +89,7 @@ def error_from(
         requested_wait = f" The service asks to wait {wait:g} s." if wait else ""
         problem = "The account has no quota left" if no_quota else "Too many requests"
         return RateLimited(f"{problem}: {message}{requested_wait}", retryable=not no_quota, **details)
+    # 408, 409, 424 and 425 denote temporary faults, so they count as server errors, which are retried.
     if (status is not None and status >= 500) or status in (408, 409, 424, 425):
         return ServerError(f"The {source} failed: {message}", **details)
     if status is None and "rate_limit_exceeded" in codes:
@@ -109,7 +112,7 @@ def _readable(text: str) -> str:
 def _rejected_parameter(fields: Mapping[str, Any], text: str) -> str | None:
     """Return the parameter that an error names as not accepted, or `None`."""
     if means_invalid_schema(text):
-        return None
+        return None  # The service accepts the parameter, but not the schema in it.
     param = fields.get("param")
     if isinstance(param, str) and (
         str(fields.get("code")) in _UNSUPPORTED_PARAMETER_CODES or means_param_is_unsupported(text)
@@ -132,7 +135,7 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
 
     - `retry-after-ms` and `x-amz-retry-after`: milliseconds.
     - `retry-after`: seconds or a date, see https://www.rfc-editor.org/rfc/rfc9110#field.retry-after
-    - `ratelimit`: after `t` seconds the quota is renewed. It counts only if the remaining quota `r` is 0, see
+    - `ratelimit`: after `t` seconds the quota is renewed. It is used only if the remaining quota `r` is 0, see
       https://datatracker.ietf.org/doc/html/draft-ietf-httpapi-ratelimit-headers-09
 
     Args:

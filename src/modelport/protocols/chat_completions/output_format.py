@@ -18,29 +18,35 @@ from modelport.types.output_types import Grammar, JSONSchema, Regex
 OUTPUT_TOOL = "give_answer"
 
 
-def output_fields(grammar: Grammar, dialect: Dialect) -> dict[str, Any]:
+def output_fields(output_type: Grammar, dialect: Dialect) -> dict[str, Any]:
     """Return the fields of a body that request this output type."""
-    if dialect.output_fields is not None and (fields := dialect.output_fields(grammar)) is not None:
+    if dialect.output_fields is not None and (fields := dialect.output_fields(output_type)) is not None:
         return fields
-    return _schema_fields(grammar) if isinstance(grammar, JSONSchema) else _custom_tool_fields(grammar)
+    if isinstance(output_type, JSONSchema):
+        return _schema_fields(output_type)
+    return _custom_tool_fields(output_type)
 
 
-def _schema_fields(grammar: JSONSchema) -> dict[str, Any]:
-    if is_any_object(grammar.schema):
+def _schema_fields(output_type: JSONSchema) -> dict[str, Any]:
+    if is_any_object(output_type.schema):
         # Strict mode requires `additionalProperties: false`, so it can't express "any object". JSON mode can.
         return {"response_format": {"type": "json_object"}}
-    schema = {"name": grammar.name, "schema": grammar.schema, "strict": is_strict(grammar.schema)}
+    schema = {"name": output_type.name, "schema": output_type.schema, "strict": is_strict(output_type.schema)}
     return {"response_format": {"type": "json_schema", "json_schema": schema}}
 
 
-def _custom_tool_fields(grammar: Grammar) -> dict[str, Any]:
+def _custom_tool_fields(output_type: Grammar) -> dict[str, Any]:
     """Return the fields that force a call of `OUTPUT_TOOL`, whose input OpenAI constrains to a grammar.
 
-    OpenAI accepts the two syntaxes that llguidance reads, regular expressions and Lark.
+    OpenAI takes regular expressions and Lark grammars in llguidance's syntax, in which modelport also writes them for
+    local engines.
 
     See https://developers.openai.com/api/docs/guides/function-calling#context-free-grammars
     """
-    syntax, definition = ("regex", grammar.for_engines()) if isinstance(grammar, Regex) else ("lark", as_lark(grammar))
+    if isinstance(output_type, Regex):
+        syntax, definition = "regex", output_type.for_engines()
+    else:
+        syntax, definition = "lark", as_lark(output_type)
     input_format = {"type": "grammar", "grammar": {"syntax": syntax, "definition": definition}}
     custom = {"name": OUTPUT_TOOL, "description": "Give the answer through this tool.", "format": input_format}
     return {

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from modelport.protocols.chat_completions.dialects import DIALECTS, OPENAI_API, effort_variables
+from modelport.protocols.chat_completions.dialects import DIALECTS, OPENAI_API, template_variables_for
 from modelport.protocols.chat_completions.output_format import output_fields
 from modelport.types.capabilities import Capabilities
 from modelport.types.messages import ChatMessage
@@ -19,8 +19,8 @@ def body_from(request: Request, model_id: str | None, dialect: str | None = None
     """Return the JSON body of a request.
 
     Args:
-        request: A request that the layer `adapt` has adapted to `request.capabilities`. The capabilities also say which
-            parameters the service knows by another name, and how many stop sequences it takes.
+        request: A request that the layer `adapt` has adapted to `request.capabilities`. Of these capabilities, `stop`,
+            `max_stop_sequences`, `renamed`, `sends_reasoning` and `refused` (for `stream_options`) are applied here.
         model_id: The service's name for the model; `None` to leave the name out.
         dialect: A key of `DIALECTS`, or `None` for OpenAI's API.
     """
@@ -54,7 +54,8 @@ def body_from(request: Request, model_id: str | None, dialect: str | None = None
         # service that does not support tools together with an output type, `adapt` requests the output without tools.
         body.pop("parallel_tool_calls", None)
     if server.effort_in_template and "reasoning_effort" in body:
-        body["chat_template_kwargs"] = effort_variables(body.pop("reasoning_effort"), body.get("chat_template_kwargs"))
+        effort, callers_variables = body.pop("reasoning_effort"), body.get("chat_template_kwargs")
+        body["chat_template_kwargs"] = template_variables_for(effort, callers_variables)
     if request.stream:
         body["stream"] = True
         if "stream_options" not in capabilities.refused:
@@ -70,9 +71,12 @@ def _message(message: ChatMessage, capabilities: Capabilities) -> dict[str, Any]
 
 
 def plain_dict(message: ChatMessage) -> dict[str, Any]:
-    """Return a normalised message as a dict in OpenAI's format.
+    """Return a message as a dict in OpenAI's format.
 
-    Content that consists of text alone is a string, and the arguments of tool calls are JSON text.
+    Content that is a string stays a string; parts become dicts. The arguments of tool calls become JSON text.
+
+    Args:
+        message: A message as `inputs` has normalised it: its content is a string, a tuple of parts, or `None`.
     """
     content: Any = message.content
     if isinstance(content, tuple):

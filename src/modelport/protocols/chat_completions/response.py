@@ -2,8 +2,8 @@
 
 `ChatResponseReader` reads OpenAI's format, and accepts these deviations of other services:
 
-- Token usage may come in its own chunk without choices, in the last chunk, or in every chunk. It is emitted once, with
-  the finish reason, in the delta that `finish` returns.
+- The token usage of a stream may come in its own chunk without choices, in the last chunk, or in every chunk. It is
+  emitted once, with the finish reason, in the delta that `finish` returns.
 - A service may answer a streaming request with one complete message.
 - Content may be a list of parts, of which only the text is used.
 - Reasoning may be called `reasoning_content` or `reasoning`.
@@ -49,8 +49,9 @@ class ChatResponseReader:
         self._call_ids: dict[int, str | None] = {}
         #: Index of a tool call in the service's chunks -> its index in modelport's deltas.
         self._call_indices: dict[int, int] = {}
-        #: The service's indices of calls of `OUTPUT_TOOL`, whose input is the output and no tool call to the caller.
+        #: The service's indices of calls of `OUTPUT_TOOL`. The input of this tool is emitted as content.
         self._output_indices: set[Any] = set()
+        #: Whether the model refused to answer. The finish reason is then `content_filter`.
         self._has_refusal = False
 
     def read_response(self, data: Any) -> ChatMessageStreamDelta:
@@ -90,7 +91,7 @@ class ChatResponseReader:
         """Return the last delta, which holds token usage and finish reason.
 
         Raises:
-            MalformedResponse: The stream ended without a finish reason.
+            MalformedResponse: The stream ended without a finish reason, and `accept_missing_finish` is not set.
         """
         last = self._last_delta
         if last.finish_reason is None:
@@ -187,8 +188,9 @@ class ChatResponseReader:
     def _index_of(self, service_index: int | None, call_id: str | None, name: str | None) -> int:
         """Return the index, in modelport's deltas, of the call to which a fragment belongs.
 
-        Some servers give every parallel call the index 0, and some send no index. So a fragment also starts a new call
-        if it has another id than the call so far, or if it has a name but neither an index nor an id.
+        Some servers give every parallel call the index 0, and some send no index. So a fragment starts a new call not
+        only if its index is new, but also if its id differs from that of the call with its index (of the last call, if
+        it has no index), or if it has a name but neither an index nor an id.
         """
         if service_index is not None:
             index = self._call_indices.get(service_index)

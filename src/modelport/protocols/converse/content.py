@@ -1,7 +1,7 @@
 """Content blocks of Converse messages: text, images, documents, reasoning, tool calls and tool results.
 
-The functions are pure. They translate the parts of a message into blocks. If AWS would refuse a block, they raise
-`InvalidRequest` before anything is sent. These are the rules that this module enforces:
+The functions translate the parts of a message into blocks, without I/O. A block that AWS would refuse by one of the
+following rules raises `InvalidRequest` before anything is sent:
 
 - Text must not be blank. Blank text is left out, and a tool result without content becomes `EMPTY_RESULT_TEXT`.
 - An image is a PNG, JPEG, GIF or WebP file of at most 3.75 MB.
@@ -13,7 +13,8 @@ The functions are pure. They translate the parts of a message into blocks. If AW
 - The id of a tool call consists of 1 to 64 letters, digits, `_`, `.`, `:` and `-`. Other ids are replaced by a hash.
 - The name of a tool consists of 1 to 64 letters, digits, `_` and `-`.
 - The input of a tool call is a JSON object.
-- Reasoning of earlier turns is sent back to the service unchanged, with its signature.
+- Reasoning of earlier turns that the service has signed or encrypted is sent back unchanged. Reasoning without a
+  signature is sent back only to models that accept it (`sends_unsigned_reasoning`).
 
 See https://docs.aws.amazon.com/bedrock/latest/APIReference/API_runtime_ContentBlock.html
 """
@@ -56,9 +57,9 @@ def blocks_from(
 
     Args:
         message: A message of any role but `tool`.
-        location: Where the message is in the request, for error messages.
+        location: Where the message is in the request, such as `messages[0]`, for error messages.
         document_names: The names of the documents in earlier messages. This message's documents are added to the set.
-        sends_unsigned_reasoning: Whether reasoning without a signature is sent back.
+        sends_unsigned_reasoning: Whether reasoning without a signature is sent back. Signed reasoning always is.
 
     Raises:
         InvalidRequest: A part or a tool call breaks a rule of this module.
@@ -78,7 +79,7 @@ def tool_result_blocks(message: ChatMessage, location: str, document_names: set[
 
     Args:
         message: A message of the role `tool`.
-        location: Where the message is in the request, for error messages.
+        location: Where the message is in the request, such as `messages[0]`, for error messages.
         document_names: The names of the documents in earlier messages. This message's documents are added to the set.
 
     Raises:
@@ -114,21 +115,21 @@ def tool_use_id(call_id: str) -> str:
     return "call_" + hashlib.sha256(call_id.encode("utf-8", "surrogatepass")).hexdigest()[:24]
 
 
-def text_format(grammar: Grammar) -> dict[str, Any]:
+def text_format(output_type: Grammar) -> dict[str, Any]:
     """The field `outputConfig.textFormat`, which requests structured output.
 
     Args:
-        grammar: A JSON schema. The layer `adapt` has already rewritten it to the subset that the service enforces.
+        output_type: A JSON schema. The layer `adapt` has already rewritten it to the subset that the service enforces.
 
     See https://docs.aws.amazon.com/bedrock/latest/userguide/structured-output.html
 
     Raises:
-        InvalidRequest: The grammar is not a JSON schema.
+        InvalidRequest: The output type is not a JSON schema.
     """
-    if not isinstance(grammar, JSONSchema):
-        raise InvalidRequest(f"{type(grammar).__name__}: Bedrock enforces JSON schemas only")
-    name = re.sub(r"[^a-zA-Z0-9_-]", "_", grammar.name)[:64] or "answer"
-    structure = {"jsonSchema": {"schema": json.dumps(grammar.schema), "name": name}}
+    if not isinstance(output_type, JSONSchema):
+        raise InvalidRequest(f"{type(output_type).__name__}: Bedrock enforces JSON schemas only")
+    name = re.sub(r"[^a-zA-Z0-9_-]", "_", output_type.name)[:64] or "answer"
+    structure = {"jsonSchema": {"schema": json.dumps(output_type.schema), "name": name}}
     return {"type": "json_schema", "structure": structure}
 
 
@@ -156,7 +157,7 @@ def _part_blocks(part: Part, location: str, document_names: set[str]) -> list[Bl
             )
         _check_size(part.data, MAX_IMAGE_BYTES, location)
         return [{"image": {"format": kind, "source": {"bytes": part.data}}}]
-    # The `format` of audio is a name such as "wav"; the `format` of a document is a media type.
+    # The `format` of audio is a name such as "wav", which is sent as it is. The `format` of a document is a media type.
     if part.kind == "audio":
         return [{"audio": {"format": part.format, "source": {"bytes": part.data}}}]
     return [_document_block(part, location, document_names)]
@@ -197,7 +198,8 @@ def _check_size(data: bytes, max_bytes: int, location: str) -> None:
 def _reasoning_blocks(message: ChatMessage, location: str, sends_unsigned_reasoning: bool) -> list[Block]:
     """The reasoning of an earlier turn, exactly as this service returned it in `reasoning_details`.
 
-    Items of `reasoning_details` in another service's format are left out, because this service can't verify them.
+    Items of `reasoning_details` in another service's format are left out, because this service can't verify them. If
+    there are no other items, and `sends_unsigned_reasoning` is set, the text `message.reasoning` is sent instead.
     """
     blocks: list[Block] = []
     for i, detail in enumerate(message.reasoning_details or ()):

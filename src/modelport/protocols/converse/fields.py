@@ -1,12 +1,12 @@
 """Fields of a Converse request other than messages and tools: parameters, guardrail, cache points.
 
-`fields_from` writes each parameter of a request to its field. `complete_guardrail_config` and `add_cache_points` then
-change the result in place. These functions enforce the following rules before anything is sent:
+`fields_from` writes each parameter of a request to its field. `set_guardrail_config` then changes these fields in
+place, and `add_cache_points` the complete arguments of the call. They enforce these rules before anything is sent:
 
-- `temperature` is between 0 and 1.
+- `temperature` is at most 1.
 - A reasoning budget has at least `MIN_REASONING_BUDGET` tokens, and fewer than `max_tokens`, which includes the
   reasoning.
-- A guardrail has an identifier and a version. `streamProcessingMode` is sent with streams only.
+- A guardrail with an identifier also has a version. Its setting `streamProcessingMode` is sent with streams only.
 - A request has at most `MAX_CACHE_POINTS` cache points. A cache point needs content before it, so none is added to a
   section that is empty.
 - `parallel_tool_calls=False` is refused, because the Converse API can't forbid parallel tool calls.
@@ -26,8 +26,9 @@ from modelport.types.request import Request
 #: by dots. `Capabilities.renamed` has the paths of the parameters whose field depends on the model.
 FIELD_PATHS = {"max_tokens": "inferenceConfig.maxTokens", "temperature": "inferenceConfig.temperature",
                "top_p": "inferenceConfig.topP"}  # fmt: skip
-#: Parameters that are named as in the service's documentation. Callers may write them in snake case too. The last three
-#: are no arguments of `converse`: `complete_guardrail_config` and `add_cache_points` turn them into other fields.
+#: Parameters that are named as in the service's documentation. Callers may also write them in snake case. The arguments
+#: of `converse` do not include `guardrailIdentifier`, `guardrailVersion` and `cachePoints`: `set_guardrail_config` and
+#: `add_cache_points` turn these into other fields.
 SERVICE_FIELDS = frozenset({
     "inferenceConfig", "toolConfig", "guardrailConfig", "additionalModelRequestFields", "promptVariables",
     "additionalModelResponseFieldPaths", "requestMetadata", "performanceConfig", "serviceTier", "outputConfig",
@@ -95,12 +96,13 @@ def fields_from(request: Request, field_paths: Mapping[str, str]) -> dict[str, A
     return fields
 
 
-def complete_guardrail_config(fields: dict[str, Any], stream: bool) -> None:
+def set_guardrail_config(fields: dict[str, Any], *, is_stream: bool) -> None:
     """Move `guardrailIdentifier` and `guardrailVersion` into `guardrailConfig`, where the service expects them.
 
     Args:
         fields: The fields of a request; changed in place.
-        stream: Whether the response is streamed. If not, settings that apply only to streams are removed.
+        is_stream: Whether the response is streamed. If not, the guardrail's setting `streamProcessingMode` is removed,
+            because the service accepts it for streams only.
 
     Raises:
         InvalidRequest: The guardrail's version is missing.
@@ -112,13 +114,13 @@ def complete_guardrail_config(fields: dict[str, Any], stream: bool) -> None:
     if guardrail:
         if "guardrailIdentifier" in guardrail and "guardrailVersion" not in guardrail:
             raise InvalidRequest("guardrail_version is missing: give the guardrail's version, such as '1' or 'DRAFT'")
-        if not stream:
+        if not is_stream:
             guardrail.pop("streamProcessingMode", None)
         fields["guardrailConfig"] = guardrail
 
 
 def add_cache_points(arguments: dict[str, Any], sections: Any) -> None:
-    """Add a cache point at the end of each of the sections.
+    """Add a cache point at the end of each of the sections; in `messages`, at the end of the last user turn.
 
     Args:
         arguments: The arguments of the call; changed in place.

@@ -1,8 +1,8 @@
 """Translation of requests into the arguments of Bedrock's `converse` and `converse_stream`.
 
-The functions are pure. `converse_call_from` translates the messages into system blocks and turns, and adds the tools,
-the parameters and the cache points. If AWS would refuse the request, it raises an error before anything is sent. This
-module enforces the following rules; the modules `content` and `fields` list the rules for blocks and for parameters.
+`converse_call_from` translates the messages into system blocks and turns, and adds the tools, the parameters and the
+cache points, without I/O. A request that AWS would refuse by one of the following rules raises an error before anything
+is sent. The modules `content` and `fields` list the rules for blocks and for parameters.
 
 - The conversation starts with a user message, and user and assistant turns alternate. Consecutive messages of one role
   are joined into one turn. This happens here and not in the layer `adapt`, because AWS has no tool role: tool messages
@@ -10,11 +10,11 @@ module enforces the following rules; the modules `content` and `fields` list the
 - System messages are separate from the turns and hold text only. A later system message is moved to the beginning,
   with a warning.
 - A user message must not be blank. A blank assistant message is left out.
-- Tool results stand at the beginning of the turn after the turn with their calls. Each call has exactly one result in
-  that turn, and each result has its call in the turn before. The ids of the calls in one turn differ.
-- `toolConfig` is mandatory if the history has tool calls, even if the request has no tools. In that case it is made
-  from the names of the tools that were called, with a warning.
-- A model can't be forced to call a tool while it reasons.
+- The results of an assistant turn's tool calls stand at the beginning of the next turn. Each call has exactly one
+  result there, and each result there belongs to one of these calls. The ids of the calls in one turn differ.
+- If the history has tool calls, `toolConfig` is mandatory. It is then sent even if the request allows no tool call,
+  with a warning. If the request has no tools, the tools of `toolConfig` are made from the names in the tool calls.
+- Claude can't be forced to call a tool while it reasons.
 - A turn has at most 20 images and 5 documents. A turn with a document also has text.
 
 See https://docs.aws.amazon.com/bedrock/latest/APIReference/API_runtime_Converse.html
@@ -28,7 +28,7 @@ from typing import Any
 
 from modelport.errors import InvalidRequest, UnsupportedFeature
 from modelport.protocols.converse.content import TOOL_NAME, Block, blocks_from, text_format, tool_result_blocks
-from modelport.protocols.converse.fields import FIELD_PATHS, add_cache_points, complete_guardrail_config, fields_from
+from modelport.protocols.converse.fields import FIELD_PATHS, add_cache_points, fields_from, set_guardrail_config
 from modelport.types.capabilities import Capabilities
 from modelport.types.messages import ChatMessage
 from modelport.types.request import Request
@@ -56,9 +56,10 @@ def converse_call_from(request: Request, model_id: str | None) -> ConverseCall:
     """The call of `converse` or `converse_stream` for a request.
 
     Args:
-        request: A request that the layer `adapt` has adapted to `request.capabilities`. The capabilities also say how
-            many stop sequences the model takes, whether reasoning without a signature is sent back, and, in `renamed`,
-            which parameters have a field that depends on the model, with the path of the field (see `FIELD_PATHS`).
+        request: A request that the layer `adapt` has adapted to `request.capabilities`. Four capabilities are applied
+            here. `stop` and `max_stop_sequences` say how many stop sequences are sent. `sends_reasoning` says whether
+            reasoning without a signature is sent back (signed reasoning always is). `renamed` has the dotted paths of
+            the fields that depend on the model, such as `{"top_k": "additionalModelRequestFields.top_k"}`.
         model_id: The id of a model or of an inference profile, or an ARN.
 
     Raises:
@@ -67,7 +68,8 @@ def converse_call_from(request: Request, model_id: str | None) -> ConverseCall:
     """
     capabilities = request.capabilities
     fields = fields_from(request, {**FIELD_PATHS, **capabilities.renamed})
-    cached_sections = fields.pop("cachePoints", ())  # The sections that the caller wants to end with a cache point.
+    # The parts of the prompt ("tools", "system", "messages") at whose ends the caller wants a cache point.
+    cached_sections = fields.pop("cachePoints", ())
     system, turns, warnings = _system_and_turns(request.messages, capabilities)
     arguments: dict[str, Any] = {"modelId": model_id, "messages": turns}
     if system:
@@ -88,13 +90,13 @@ def converse_call_from(request: Request, model_id: str | None) -> ConverseCall:
         inference_config["stopSequences"] = stop_sequences[: capabilities.max_stop_sequences]
     if request.grammar is not None:
         fields.setdefault("outputConfig", {})["textFormat"] = text_format(request.grammar)
-    reasoning_config = (fields.get("additionalModelRequestFields") or {}).get("thinking")
+    reasoning_config = (fields.get("additionalModelRequestFields") or {}).get("thinking")  # Claude's field.
     if reasoning_config and {"any", "tool"} & {*(tool_config.get("toolChoice") or ())}:
         raise UnsupportedFeature(
             "this model can't be forced to call a tool while it reasons, nor to return structured output through a "
             "tool: leave reasoning_effort and reasoning_budget out, or tool_choice at 'auto' and the grammar out"
         )
-    complete_guardrail_config(fields, request.stream)
+    set_guardrail_config(fields, is_stream=request.stream)
     arguments |= fields
     add_cache_points(arguments, cached_sections)
     return ConverseCall(arguments, allows_tool_calls, tuple(warnings))
@@ -116,7 +118,9 @@ def _system_and_turns(
         if message.role == "tool":
             blocks = tool_result_blocks(message, location, document_names)
         else:
-            blocks = blocks_from(message, location, document_names, capabilities.sends_reasoning)
+            blocks = blocks_from(
+                message, location, document_names, sends_unsigned_reasoning=capabilities.sends_reasoning
+            )
         if message.role == "system":
             if any("text" not in block and "cachePoint" not in block for block in blocks):
                 raise InvalidRequest(
@@ -169,7 +173,7 @@ def _check_media(blocks: list[Block]) -> None:
 def _check_tool_results(turns: list[dict[str, Any]]) -> None:
     """Check that every call has its result in the turn after it, and every result its call in the turn before."""
     call_ids: list[str] = []  # The ids of the calls in the turn before.
-    for turn in [*turns, {"content": ()}]:  # At the empty turn, calls of the last turn are found to have no result.
+    for turn in [*turns, {"content": ()}]:  # The empty turn is added to find calls in the last turn: they lack results.
         result_ids = [block["toolResult"]["toolUseId"] for block in turn["content"] if "toolResult" in block]
         if missing := [call_id for call_id in call_ids if call_id not in result_ids]:
             raise InvalidRequest(
@@ -209,7 +213,7 @@ def _tool_config(
         return {}, False
     if not tools:
         names = dict.fromkeys(call["name"] for call in past_calls)  # A dict drops duplicates and preserves the order.
-        tools = [_tool_spec(Tool(name, "", {"type": "object"})) for name in names]
+        tools = [_tool_spec(Tool(name, description="", parameters={"type": "object"})) for name in names]
     config = {**(callers_config or {}), "tools": tools}
     if request.tool_choice == "required":
         config["toolChoice"] = {"any": {}}

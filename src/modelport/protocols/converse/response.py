@@ -6,7 +6,8 @@ returns the last delta. Parts of a response for which modelport has no field are
 non-streaming response, they can be read from `message.raw`.
 
 The text of reasoning is emitted as it arrives. A reasoning block is also collected with its signature, or its encrypted
-content, and emitted in `reasoning_details` when the block ends, because it must be sent back to the service complete.
+content (`redactedContent`), and emitted in `reasoning_details` when the block ends, because it must be sent back to the
+service complete.
 
 See https://docs.aws.amazon.com/bedrock/latest/APIReference/API_runtime_ConverseStreamOutput.html
 """
@@ -46,7 +47,7 @@ class ConverseResponseReader:
         self._raw: dict[str, Any] = {}
         #: Index of a tool call's block in the response -> index of the tool call in modelport's deltas.
         self._call_indices: dict[int, int] = {}
-        #: Index of an unfinished reasoning block -> its text and signature, or its redacted bytes.
+        #: Index of an unfinished reasoning block -> its text and signature, or its encrypted bytes.
         self._reasoning: dict[int, dict[str, Any]] = {}
         #: The kinds of content that were left out, because modelport has no field for them.
         self._left_out: set[str] = set()
@@ -107,7 +108,7 @@ class ConverseResponseReader:
         return None
 
     def finish(self) -> ChatMessageStreamDelta:
-        """The last delta, with token usage and finish reason. Called once, after the last event.
+        """The last delta, with token usage and finish reason. Call this method once, after the last event.
 
         Raises:
             MalformedResponse: The stream ended before the service sent its stop reason.
@@ -171,7 +172,9 @@ class ConverseResponseReader:
             )
         call_index = self._call_indices[index] = len(self._call_indices)
         function = ChatMessageToolCallFunction(arguments="", name=_require_text(use["name"]))
-        call = ChatMessageToolCallStreamDelta(call_index, _require_text(use["toolUseId"]), "function", function)
+        call = ChatMessageToolCallStreamDelta(
+            call_index, id=_require_text(use["toolUseId"]), type="function", function=function
+        )
         return ChatMessageStreamDelta(tool_calls=[call])
 
     def _read_delta(self, index: int, delta: Mapping[str, Any]) -> ChatMessageStreamDelta | None:
@@ -182,7 +185,7 @@ class ConverseResponseReader:
                 return None  # This is a fragment of a call that the service itself executes.
             function = ChatMessageToolCallFunction(arguments=_require_text(delta["toolUse"]["input"]), name="")
             return ChatMessageStreamDelta(
-                tool_calls=[ChatMessageToolCallStreamDelta(self._call_indices[index], None, None, function)]
+                tool_calls=[ChatMessageToolCallStreamDelta(self._call_indices[index], function=function)]
             )
         if "reasoningContent" in delta:
             part, reasoning = delta["reasoningContent"], self._reasoning.setdefault(index, {})
@@ -198,7 +201,7 @@ class ConverseResponseReader:
     def _finish_reasoning(self, index: int) -> ChatMessageStreamDelta | None:
         """The delta with `reasoning_details` of a block that has ended; the next turn sends them back to the service.
 
-        It is `None` if the block is neither signed nor redacted.
+        The result is `None` if the block is neither signed nor encrypted.
         """
         reasoning = self._reasoning.pop(index, {})
         if "redacted" in reasoning:
@@ -221,7 +224,8 @@ class ConverseResponseReader:
             )
         self._last_delta.finish_reason = _FINISH_REASONS.get(reason, "stop")
         stop_sequences = self._call.arguments.get("inferenceConfig", {}).get("stopSequences", ())
-        if reason == "stop_sequence" and len(stop_sequences) == 1:  # The service does not say which sequence it was.
+        # The service does not say which sequence ended the output, so this is known only if there is a single one.
+        if reason == "stop_sequence" and len(stop_sequences) == 1:
             self._last_delta.stop_sequence = stop_sequences[0]
 
     def _record_usage(self, data: Mapping[str, Any]) -> None:
@@ -240,7 +244,8 @@ def usage_from(usage: Mapping[str, Any]) -> TokenUsage:
     input_tokens = token_count_from(usage.get("inputTokens"))
     if input_tokens is not None:
         input_tokens += (cached or 0) + (token_count_from(usage.get("cacheWriteInputTokens")) or 0)
-    return TokenUsage(input_tokens, token_count_from(usage.get("outputTokens")), cached)
+    output_tokens = token_count_from(usage.get("outputTokens"))
+    return TokenUsage(input_tokens, output_tokens, cached_input_tokens=cached)
 
 
 def _require_text(value: Any) -> str:

@@ -26,7 +26,7 @@ def make_client(
     """A client of `bedrock-runtime` that does not retry.
 
     Args:
-        region: The AWS region; by default the one that boto3 finds.
+        region: The AWS region; by default the one that boto3 finds, else that of `AWS_REGION`.
         profile: A profile of the AWS configuration.
         endpoint: The URL of the service; by default the region's.
         api_key: A Bedrock API key; by default the credentials that boto3 finds.
@@ -133,15 +133,15 @@ class _BearerTokenProvider:
 def _check_region(session: Any, region: str, endpoint: str) -> None:
     """Check that boto3 knows the region, unless the endpoint has another host name than the region's.
 
-    Otherwise the first call would fail with a less clear error, because the host name can't be resolved.
+    Without this check, the first call would fail with a less clear error, because the host name can't be resolved.
     """
     known = {name for p in session.get_available_partitions() for name in session.get_available_regions("ec2", p)}
     if region in known or f".{region}.amazonaws.com" not in endpoint:
         return
     similar = get_close_matches(region, sorted(known), n=2)
-    hint = f"did you mean {' or '.join(map(repr, similar))}? " if similar else ""
+    suggestion = f"did you mean {' or '.join(map(repr, similar))}? " if similar else ""
     raise InvalidRequest(
-        f"region_name={region!r}: boto3 knows no such AWS region; {hint}For a region that is newer than your boto3, "
-        "update boto3 or pass api_base='https://bedrock-runtime.REGION.amazonaws.com'",
+        f"region_name={region!r}: boto3 knows no such AWS region; {suggestion}For a region that is newer than your "
+        "boto3, update boto3 or pass api_base='https://bedrock-runtime.REGION.amazonaws.com'",
         hint="The option --api-base sets the address.",
     )

@@ -1,8 +1,8 @@
 """Turns exceptions of boto3 and botocore into modelport's errors.
 
-If AWS returned an error, `error_from` classifies it by AWS's error code, or by the HTTP status if the code is unknown.
-If the request did not reach AWS, or its response could not be read, `model_error_from` classifies the exception by its
-class.
+`model_error_from` classifies an exception by its class. If AWS returned an error, it calls `error_from`, which
+classifies the error by AWS's error code, or by the HTTP status if the code is unknown. AWS has no code for a prompt
+that is too long, so this error is recognised by AWS's message.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from modelport.errors import (
 )
 from modelport.protocols.chat_completions.errors import retry_after
 
-#: AWS has no error code for a prompt that is too long, so it is recognised by these phrases in AWS's message.
+#: Phrases in AWS's message that say that the prompt is too long.
 _PROMPT_TOO_LONG = re.compile(
     r"(?:input|prompt) is too long|too many (?:input )?tokens|context (?:length|window|limit)|maximum (?:input|context)"
     r"|exceeds? the maximum (?:number of )?(?:input )?tokens",
     re.I,
 )
-#: AWS's error codes, in lower case.
+#: AWS's error code, in lower case -> the class of modelport's error.
 _BY_CODE: dict[str, type[ModelError]] = {
     "throttlingexception": RateLimited, "toomanyrequestsexception": RateLimited,
     "servicequotaexceededexception": RateLimited,
@@ -77,7 +77,7 @@ def _by_status(status: int | None) -> type[ModelError]:
         return NotFoundError
     if status == 429:
         return RateLimited
-    # These four statuses denote temporary faults. They count as server errors, which are retried.
+    # 408, 409, 424 and 425 denote temporary faults, so they count as server errors, which are retried.
     if status is not None and 300 <= status < 500 and status not in (408, 409, 424, 425):
         return InvalidRequest
     return ServerError
@@ -105,14 +105,15 @@ def model_error_from(error: Exception) -> ModelError | None:
         return error_from(str(details.get("Code", "")), text, status, metadata.get("HTTPHeaders", {}))
     if isinstance(error, boto.NoCredentialsError | boto.NoAuthTokenError):
         return AuthenticationError(NO_CREDENTIALS)
-    credentials = (
+    credential_errors = (
         boto.PartialCredentialsError, boto.CredentialRetrievalError, boto.TokenRetrievalError, boto.SSOError,
         boto.UnknownCredentialError, boto.MetadataRetrievalError, boto.RefreshWithMFAUnsupportedError,
     )  # fmt: skip
     # Older versions of botocore lack the exceptions of `aws login`, so these are recognised by their names.
-    if isinstance(error, credentials) or type(error).__name__.startswith("Login"):
+    if isinstance(error, credential_errors) or type(error).__name__.startswith("Login"):
         return AuthenticationError(f"The AWS credentials can't be used: {_on_one_line(error)}. {NO_CREDENTIALS}")
     if isinstance(error, boto.NoRegionError):
+        # Only modelport's command line prints the hint.
         return InvalidRequest(_NO_REGION, hint="The option --set region_name=us-east-1 names the region.")
     if isinstance(error, boto.ParamValidationError):
         return InvalidRequest(f"The Converse API does not accept this request: {_on_one_line(error, 600)}.")
@@ -139,8 +140,8 @@ def model_error_from(error: Exception) -> ModelError | None:
 def _broken_connection(error: Any) -> ModelError:
     """The error for a connection that ended during a call.
 
-    A connection that breaks causes an `OSError`. Without one, the service closed the connection properly, but before it
-    had sent as many bytes as announced.
+    A connection that breaks causes an `OSError`. If there is no `OSError`, the service closed the connection properly,
+    but before it had sent as many bytes as announced.
     """
     import urllib3.exceptions as http
 
@@ -152,9 +153,9 @@ def _broken_connection(error: Any) -> ModelError:
 
 
 def _is_raised_by_parser(error: BaseException) -> bool:
-    """Whether the exception is an ordinary Python error that was raised in botocore's parser.
+    """Whether the exception is an ordinary Python error that was raised in botocore's code or in the module `json`.
 
-    Such an error means that the response does not match botocore's description of the API.
+    Such an error means that botocore could not parse the response.
     """
     if not isinstance(error, TypeError | AttributeError | LookupError | ValueError | RecursionError):
         return False

@@ -100,7 +100,7 @@ class AmazonBedrockServerModel(Model):
             case: `inference_config`, `guardrail_config`, `additional_model_request_fields`, `performance_config`,
             `request_metadata`, `service_tier`, … modelport's `temperature`, `max_tokens` and `top_p` take precedence
             over `inference_config`. Three more settings are `guardrail_identifier`, `guardrail_version` and
-            `cache_points`. The last one lists the sections of the prompt (`tools`, `system`, `messages`) up to whose
+            `cache_points`. `cache_points` lists the sections of the prompt (`tools`, `system`, `messages`) up to whose
             end the prompt is cached; or it is a dict with the time-to-live (`5m` or `1h`) for each section.
 
     Raises:
@@ -222,7 +222,7 @@ class AmazonBedrockServerModel(Model):
 
 def _configured_attempts(client_kwargs: Mapping[str, Any] | None) -> int | None:
     """The maximum number of attempts according to the `config` in these arguments; `None` if it sets none."""
-    # botocore has two settings for it, of which `max_attempts` does not count the first attempt.
+    # botocore has two settings for this number. `max_attempts` does not count the first attempt.
     retries = getattr((client_kwargs or {}).get("config"), "retries", None) or {}
     if "max_attempts" in retries:
         return int(retries["max_attempts"]) + 1
@@ -243,4 +243,5 @@ def _with_secrets(client_kwargs: Mapping[str, Any] | None) -> dict[str, Any] | N
     return result
 
 
+#: A shorter name of the same class.
 AmazonBedrockModel = AmazonBedrockServerModel

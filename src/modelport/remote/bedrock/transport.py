@@ -2,9 +2,11 @@
 
 boto3 itself can't cancel a call. How a call is interrupted:
 
-1. Each call has an `InterruptibleCall`, which the code that runs in the call's thread finds in a context variable.
-2. `_track_connections` replaces the classes of the client's connection pools and connections. The new classes attach
-   the socket on which a request was sent to the `InterruptibleCall`.
+1. Each call has an `InterruptibleCall`. The code that runs in the call's thread finds it in the context variable
+   `_current_call`.
+2. In a client that modelport created, `_track_connections` replaces the classes of the connection pools and
+   connections. The new classes attach the socket on which a request was sent to the `InterruptibleCall`. The caller's
+   own client is not changed, so only its streams can be interrupted: `_read_events` attaches their sockets.
 3. When the caller stops waiting, `InterruptibleCall.interrupt` shuts the socket down. The thread that reads from the
    socket then ends at once with an error, which is ignored.
 
@@ -67,7 +69,7 @@ class InterruptibleCall:
             self._socket = None
 
     def limit_reads(self, seconds: float) -> None:
-        """Set the time-out of each further read from the socket."""
+        """Set the timeout of each further read from the socket."""
         with self._lock:
             if self._socket is not None:
                 self._socket.settimeout(seconds)
@@ -208,8 +210,11 @@ class BotoTransport:
 
 
 def _read_events(stream: Any, call: InterruptibleCall, emit: Callable[[Any], bool], last_event: str) -> None:
-    """Emit the events of a stream, until `emit` returns True because nobody reads any more, or the response ends."""
-    if not call.has_socket:  # The connections of the caller's own client are not tracked.
+    """Emit the events of a stream up to the last event, and read the rest of the response.
+
+    If `emit` returns True, nobody reads the events any more, and the function returns at once.
+    """
+    if not call.has_socket:  # The caller's own client does not attach its socket, so the socket is looked up here.
         raw = getattr(stream, "_raw_stream", None)
         call.attach(getattr(getattr(raw, "_connection", None), "sock", None))
     try:

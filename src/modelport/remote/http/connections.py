@@ -4,14 +4,14 @@ The rules:
 
 - Connections belong to the event loop that opened them. A transport has one aiohttp session for each event loop. The
   session is closed when its loop ends, or when the transport is closed or garbage-collected.
-- A session opens up to 1000 connections, as many as OpenAI's SDK. A model's `max_concurrency` may allow fewer calls.
+- A session opens up to 1000 connections, as many as the `openai` package. A model's `max_concurrency` may allow fewer.
 - A server may close an idle connection at any time, even just when the next request is sent on it. If a request fails
   on a connection that had served a request before, and no byte of a response arrived, the request is sent once more,
   on a new connection. The retry policy does not count this second attempt.
 - A request is sent at most twice in this way, however many idle connections there are. Otherwise a server that reads
   each request and then closes the connection would receive the request once for each idle connection.
-- aiohttp opens a new connection only if no idle one is left. So the idle connections are closed first; the server may
-  have closed them too.
+- aiohttp opens a new connection only if no idle one is left. So before the second attempt, all idle connections to the
+  server are closed.
 - A failure on a new connection is not retried here, but by the layer `retry`.
 """
 
@@ -31,9 +31,9 @@ from modelport.remote.http.packages import aiohttp_package
 if TYPE_CHECKING:
     import aiohttp
 
-#: Seconds to connect, as in OpenAI's SDK.
+#: The most seconds to connect, as in the `openai` package.
 CONNECT_TIMEOUT = 5.0
-#: The most connections of a session, as in OpenAI's SDK.
+#: The most connections of a session, as in the `openai` package.
 _MAX_CONNECTIONS = 1000
 
 # aiohttp's code runs between `post` and the connector, so they pass these two values as context variables.
@@ -100,7 +100,7 @@ async def post(
 def _connector_class() -> Any:
     """Return the class of connectors that record in `_was_reused` whether a connection had served a request before.
 
-    aiohttp's tracing would report that too, but takes a fifth of the time of a call.
+    aiohttp's tracing could report this instead, but would take a fifth of the time of a call.
     """
     aiohttp = aiohttp_package()
 

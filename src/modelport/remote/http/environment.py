@@ -14,15 +14,18 @@ from modelport.errors import InvalidRequest
 
 @functools.lru_cache
 def environment_tls(cafile: str | None, capath: str | None) -> ssl.SSLContext | bool:
-    """Return the value of aiohttp's parameter `ssl` with which it verifies certificates as OpenAI's SDK does.
+    """Return the value of aiohttp's parameter `ssl` with which it verifies certificates as the `openai` package does.
 
-    The trusted certificates are those of the file, else those of the folder, else those of the system's store. For the
-    system's store the result is `True`, which stands for the context that aiohttp makes when it is imported. Another
-    context would read the store once more, which takes a tenth of a cold start.
+    The trusted certificates are those of `cafile`, else those of `capath`, else those of the system's store. For the
+    system's store, the result is one of these:
+
+    - On macOS and Windows, a context of the package truststore, if truststore is installed.
+    - Otherwise `True`: aiohttp then uses the context that it has made at its import. A new context would read the store
+      once more, which takes a tenth of a cold start.
 
     Args:
-        cafile: The value of `SSL_CERT_FILE`.
-        capath: The value of `SSL_CERT_DIR`.
+        cafile: The value of `SSL_CERT_FILE`, the path of a file.
+        capath: The value of `SSL_CERT_DIR`, the path of a folder.
 
     Raises:
         InvalidRequest: The file does not exist, or contains no certificates.
@@ -33,7 +36,7 @@ def environment_tls(cafile: str | None, capath: str | None) -> ssl.SSLContext | 
     except OSError as error:
         raise InvalidRequest(f"SSL_CERT_FILE={cafile!r}: {error.strerror or error}") from None
     if sys.platform in ("darwin", "win32"):
-        try:  # OpenSSL can't read the store of these systems, but truststore can. OpenAI's SDK installs truststore.
+        try:  # OpenSSL can't read the store of these systems. truststore, which the `openai` package installs, can.
             return import_module("truststore").SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # type: ignore[no-any-return]
         except ImportError:
             pass
@@ -59,7 +62,7 @@ def environment_proxy(url: str) -> str | None:
     if not proxy.startswith(("http://", "https://")):
         kind = proxy.partition("://")[0]
         raise InvalidRequest(
-            f"a {kind} proxy is set in the environment; pass client_kwargs={{…}} to send requests through the openai "
-            "package"
+            f"the environment sets a {kind} proxy, which aiohttp can't use; set an HTTP proxy, or pass client_kwargs "
+            "to OpenAIServerModel (such as {'timeout': 60}), so that the openai package sends the requests"
         )
     return proxy

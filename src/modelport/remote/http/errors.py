@@ -1,7 +1,7 @@
 """Turns error responses, redirects and the exceptions of HTTP libraries into modelport's errors.
 
-A redirect is never followed: the prompt and the API key would be sent to an address that the caller did not choose. The
-error message shows the address without its query, which may contain the key.
+A redirect becomes an error: if it were followed, the prompt and the API key would be sent to an address that the caller
+did not choose. The error message shows the new address without its query, which may contain the key.
 """
 
 from __future__ import annotations

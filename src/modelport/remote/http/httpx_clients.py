@@ -1,12 +1,12 @@
 """Makes clients of httpx and httpx2 follow modelport's rules for redirects and error bodies.
 
 Vendors' packages, such as `openai`, send requests with such clients. Some of these packages follow redirects. Some lose
-the HTTP status of an error response if its body does not arrive completely. So modelport adds a hook to the client. It
-receives each response before the package does:
+the HTTP status of an error response if its body does not arrive completely. So modelport adds a hook to the client. The
+hook receives each response before the package does:
 
-- It refuses a redirect.
-- It reads the body of an error response as far as it arrives, within the limits of `bodies`. The package then takes
-  this part for the complete body.
+- The hook refuses a redirect.
+- The hook reads the body of an error response as far as it arrives, within the limits of `bodies`. The package then
+  takes this part for the complete body.
 """
 
 from __future__ import annotations
@@ -50,6 +50,7 @@ async def _check_response(response: Any) -> None:
                     break
     except Exception:  # Whatever interrupted the body, the package can report the status.
         pass
-    # httpx's own `aread` sets this attribute too. But if the body is interrupted, it raises and drops what has arrived.
+    # httpx sets `_content` in `aread`, which can't be used here: it raises and drops what has arrived if the body is
+    # interrupted.
     response._content = bytes(body[: bodies.MAX_ERROR_BODY_SIZE])
     await response.aclose()

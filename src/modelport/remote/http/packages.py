@@ -16,7 +16,7 @@ def require(extra: str, *packages: str) -> None:
 
     Args:
         extra: The extra of modelport that installs the packages, for the error message.
-        *packages: The names of their top-level modules.
+        *packages: The names of the packages' top-level modules.
 
     Raises:
         MissingDependency: A package is not installed.

@@ -1,7 +1,8 @@
 """Checks and encodes what a request consists of: URL, headers, query and body.
 
-Everything is checked before a connection is opened, so that no error of the HTTP library has to be interpreted. The
-error messages name the header or the query parameter, but do not show its value, which may be a key.
+Everything is checked before a connection is opened, so that a mistake of the caller does not have to be recognised from
+an error of the HTTP library. The error messages name the header or the query parameter, but do not show its value,
+which may be a key.
 """
 
 from __future__ import annotations
@@ -46,8 +47,8 @@ def to_json(body: Mapping[str, Any]) -> bytes:
 def query_pairs(query: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Yield the names and texts of query parameters for a URL.
 
-    Lists, dicts and booleans are written as in OpenAI's SDK: `{"a": [1, 2], "b": {"c": "d"}, "e": True}` becomes
-    `a[]=1&a[]=2&b[c]=d&e=true`.
+    Lists, dicts and booleans are written as in the `openai` package: `{"a": [1, 2], "b": {"c": "d"}, "e": True}`
+    becomes `a[]=1&a[]=2&b[c]=d&e=true`.
 
     Args:
         query: Query parameters by name. A parameter with the value `None` is left out.

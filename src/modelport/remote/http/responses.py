@@ -38,9 +38,10 @@ def parse_json(data: bytes, secrets: Collection[str]) -> Any:
                 f"The service sent a web page instead of JSON; is this the address of its API? {excerpt!r}."
             ) from None
         raise MalformedResponse(f"The service sent broken JSON ({error}): {excerpt!r}.") from None
-    if not looks_like_completion(result):
+    if not may_be_completion(result):
         return redact(result, secrets)
-    # Usually the bytes have no such escapes. If no secret is found in them then, the completion contains none.
+    # Unless the bytes contain these escapes, which are rare, a secret in the completion is found in the bytes. If none
+    # is found, nothing needs to be redacted, and the slower check by `is_readable_completion` is skipped.
     if b"\\u" not in data and b"\\/" not in data:
         for secret in secrets:
             if secret.encode() in data:
@@ -50,13 +51,16 @@ def parse_json(data: bytes, secrets: Collection[str]) -> Any:
     return result if is_readable_completion(result) else redact(result, secrets)
 
 
-def looks_like_completion(data: Any) -> bool:
-    """Return whether parsed JSON has choices and no error, as chat completions do."""
+def may_be_completion(data: Any) -> bool:
+    """Return whether parsed JSON has choices and no error: a quick check, which reads no more than that."""
     return isinstance(data, dict) and bool(data.get("choices")) and not data.get("error")
 
 
 def is_readable_completion(data: Any) -> bool:
-    """Return whether `ChatResponseReader` accepts parsed JSON. If it does not, its error will quote the JSON."""
+    """Return whether parsed JSON is a chat completion: `ChatResponseReader` reads all of it without an error.
+
+    If the reader raises an error for the JSON, that error will quote the JSON.
+    """
     try:
         return ChatResponseReader().read_chunk(data) is not None
     except ModelError:

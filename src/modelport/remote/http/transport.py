@@ -187,7 +187,8 @@ class HTTPTransport:
         Raises:
             ModelError: The status is 300 or more.
         """
-        payload = to_json(body)  # Encoded here and not in `stream`, which would keep it in memory until its last event.
+        # The body is not encoded in `stream`, because `stream` would keep the payload in memory until the last event.
+        payload = to_json(body)
         session = await self._sessions.get(self._open_session)
         # The encoded query is not assigned to a variable: a traceback with local variables would show a key in it.
         response = await post(

@@ -30,8 +30,8 @@ class InferenceClientModel(ChatCompletionsModel):
 
     Args:
         model_id: A model on the Hub, or the URL of a server. With `base_url`, the server's name for the model.
-        provider: A provider such as `novita`. With `auto`, Hugging Face's router chooses a provider, and may choose
-            another one for each request.
+        provider: A provider such as `novita`. With `auto`, the default, Hugging Face's router chooses a provider, and
+            may choose another one for each request.
         token: The token; by default the environment variable `HF_TOKEN`, else the token that `huggingface_hub.login`
             saved. A token that does not begin with `hf_` is taken for the provider's own key, and requests go directly
             to the provider.

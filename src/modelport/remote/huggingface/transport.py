@@ -145,7 +145,8 @@ def hub_package() -> Any:
     Raises:
         MissingDependency: The package, or a package that the transport needs, is not installed.
     """
-    require("huggingface", "huggingface_hub", "aiohttp", "orjson")  # `HTTPTransport` would name another extra.
+    # If aiohttp or orjson is missing, `HTTPTransport` would name the extra `openai`. So they are checked here.
+    require("huggingface", "huggingface_hub", "aiohttp", "orjson")
     import huggingface_hub
 
     return huggingface_hub
@@ -190,5 +191,5 @@ def _translate_hub_errors(model: str) -> Iterator[None]:
         if isinstance(error, RepositoryNotFoundError):
             raise NotFoundError(f"The Hub has no model {model!r} that your token may see.", status=status) from None
         raise error_from(status, error.server_message, dict(error.response.headers)) from None
-    except ValueError as error:
+    except ValueError as error:  # The provider does not offer the model.
         raise NotFoundError(str(error)) from None

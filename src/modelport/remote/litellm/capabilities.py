@@ -13,7 +13,8 @@ from modelport.remote.profiles import PROFILES
 from modelport.types.capabilities import Capabilities
 from modelport.types.output_types import JSONSchema
 
-#: The parameters that make LiteLLM retry. A call with one of them is refused, because modelport's retry layer retries.
+#: The parameters that make LiteLLM retry. modelport's retry layer retries instead: `LiteLLMModel` converts these
+#: parameters in its constructor to its setting `retry`, and a call with one of them is refused.
 RETRY_PARAMETERS = ("num_retries", "max_retries")
 _TIMEOUT_PARAMETERS = {"timeout", "first_token_timeout", "idle_timeout"}
 
@@ -56,8 +57,8 @@ def known_capabilities(base: Capabilities, model_id: str, provider: str | None, 
 
     input_features = {"image": "vision", "audio": "audio_input", "file": "pdf_input"}
     has_schemas = "response_format" in accepted and supports("response_schema")
-    # Of the parameters that the provider does not accept, modelport refuses those that it knows, and `user`, which
-    # LiteLLM would drop silently. LiteLLM itself refuses the others.
+    # Of the parameters that the provider does not accept, modelport refuses those in modelport's own table, and `user`,
+    # which LiteLLM would drop silently. LiteLLM itself refuses all further ones.
     refused = ((KNOWN_PARAMETERS & set(litellm.OPENAI_CHAT_COMPLETION_PARAMS)) | {"user"}) - accepted
     changes: dict[str, Any] = {
         "stop": "stop" in accepted,

@@ -56,11 +56,13 @@ def _classify(error: Exception) -> ModelError:
 
     causes = list(_chain_of(error))
     for cause in causes:
-        if isinstance(cause, ModelError):  # modelport's hook in LiteLLM's HTTP client (`isolation`) raised this error.
+        # The hook that modelport's module `isolation` adds to LiteLLM's HTTP clients raises a `ModelError`.
+        if isinstance(cause, ModelError):
             return cause.with_traceback(None)  # The frames of the traceback hold headers, and so API keys.
         if isinstance(cause, aiohttp.ClientError):
             return error_from_aiohttp(cause)
-        # LiteLLM runs aiohttp below httpx. An error of aiohttp comes later in the chain, and says more than httpx's.
+        # LiteLLM runs aiohttp below httpx. If an error of aiohttp caused the error of httpx, this error is skipped,
+        # because the one of aiohttp, which comes later in the chain, says more.
         if isinstance(cause, httpx.TransportError) and not isinstance(_cause_of(cause), aiohttp.ClientError):
             return error_from_httpx(cause)
         if is_encoding_error(cause):
@@ -85,7 +87,7 @@ def _classify(error: Exception) -> ModelError:
 
 
 def _classify_by_class(error: Exception, exceptions: Any) -> ModelError:
-    """The error for an exception that neither a response of the service nor a fault of the connection caused.
+    """The error for an exception whose causes do not show the fault, by the exception's own class and status.
 
     Args:
         error: LiteLLM's exception.
@@ -111,7 +113,7 @@ def _classify_by_class(error: Exception, exceptions: Any) -> ModelError:
 
 
 def _refine(result: ModelError, error: Exception) -> ModelError:
-    """The error in a more precise class, if LiteLLM recognised a too long prompt or filtered content in the message."""
+    """The error in a more precise class, if LiteLLM's class means that the prompt is too long or was filtered."""
     exceptions = litellm_package().exceptions
     for litellm_class, error_class in (
         (exceptions.ContextWindowExceededError, ContextWindowExceeded),
@@ -148,7 +150,8 @@ def _payload(causes: list[Any], response: Any) -> Any:
     try:
         text = response.text
     except Exception:
-        # The body of a streamed response has not been read. The exception that LiteLLM wrapped may quote it.
+        # The body of a streamed response has not been read. The exception that LiteLLM wrapped, the second in the list,
+        # may quote the body.
         text = str(getattr(causes[min(1, len(causes) - 1)], "message", ""))
     try:
         return json.loads(text)

@@ -18,7 +18,7 @@ How modelport prevents this:
    what the originals do.
 
 LiteLLM's parameters `client` and `shared_session` can't do this: `client` needs a different type for each provider, and
-a client in LiteLLM's cache ignores `shared_session`.
+`shared_session` has no effect on a client that is already in LiteLLM's cache.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class ClientIsolation:
     """The HTTP clients and running callbacks of one model on one event loop."""
 
     def __init__(self) -> None:
-        #: All clients, for `aclose`. The cache alone is not enough: LiteLLM replaces a client there after an hour.
+        #: The clients that `aclose` closes. Some are no longer in the cache: LiteLLM replaces a client after an hour.
         self._clients: WeakSet[Any] = WeakSet()
         self.loop = asyncio.get_running_loop()
         self._callback_tasks: set[asyncio.Task[None]] = set()
@@ -60,7 +60,8 @@ class ClientIsolation:
             current.cancel()
             raise
         finally:
-            with suppress(ValueError):  # This coroutine was closed in another context, where the variable wasn't set.
+            # `reset` raises if this coroutine is closed in another context, in which the variable was not set.
+            with suppress(ValueError):
                 _current_call.reset(previous)
 
     @cached_property
@@ -96,7 +97,7 @@ class ClientIsolation:
         if callback not in self._callbacks_not_started:
             return
         self._callbacks_not_started.discard(callback)
-        with suppress(Exception):  # LiteLLM ignores exceptions of callbacks too, after it has logged them.
+        with suppress(Exception):  # LiteLLM logs exceptions of callbacks, and then ignores them.
             await self.run(asyncio.wait_for(callback, _callback_worker().timeout))
 
     async def aclose(self) -> None:

@@ -29,6 +29,7 @@ from modelport.types.deltas import ChatMessageStreamDelta
 from modelport.types.output_types import JSONSchema
 from modelport.types.request import Request
 
+#: The model if the caller names none: the default of the `smolagents` package.
 DEFAULT_MODEL = "anthropic/claude-3-5-sonnet-20240620"
 #: Providers whose API accepts the text of a message only as a string.
 TEXT_ONLY_PROVIDERS = ("ollama", "groq", "cerebras")
@@ -142,7 +143,7 @@ class LiteLLMModel(Model):
         )
 
     def _deployments(self) -> Sequence[Mapping[str, Any]]:
-        """What LiteLLM may call for this model, each as LiteLLM's parameters. A Router may have several deployments."""
+        """The deployments that LiteLLM may call, each as LiteLLM's parameters. Only a Router may have several."""
         return [{**self.kwargs, "model": self.model_id, "api_base": self.api_base, "api_key": self.api_key}]
 
     async def deltas(self, request: Request) -> AsyncGenerator[ChatMessageStreamDelta, None]:
@@ -196,7 +197,7 @@ class LiteLLMModel(Model):
         return arguments
 
     def _body(self, request: Request) -> dict[str, Any]:
-        """Those arguments that depend only on the request."""
+        """The arguments that depend only on the request, and not on address, key and time limits."""
         for name in ("extra_headers", "headers"):
             check_kind(Mapping, **{name: request.parameters.get(name)})
             check_headers(request.parameters.get(name) or {})
@@ -204,8 +205,8 @@ class LiteLLMModel(Model):
         if (budget := body.pop("reasoning_budget", None)) is not None:
             body["thinking"] = {"type": "enabled", "budget_tokens": budget}
         if "tools" in body:
-            # LiteLLM would search these tools for tools of its MCP gateway, although all of them are functions. For the
-            # search, LiteLLM 1.106 imports a package that it does not install, and other versions import their proxy.
+            # Otherwise LiteLLM would search the tools for tools of its MCP gateway, although all of them are functions.
+            # For the search, LiteLLM 1.106 imports a package that it does not install, and other versions their proxy.
             body["_skip_mcp_handler"] = True
         return body
 

@@ -33,7 +33,8 @@ class ResponseStream:
     def _follow_fallbacks(self, stream: Any) -> None:
         """Set `_last_stream` to the stream of another deployment when the Router falls back to that deployment.
 
-        The Router then calls `stream.adopt_fallback_response_headers` with the new stream; that method is replaced.
+        The Router then calls `stream.adopt_fallback_response_headers` with the new stream. This method is replaced, so
+        that it also sets `_last_stream`.
         """
         adopt = getattr(stream, "adopt_fallback_response_headers", None)
         if adopt is None:

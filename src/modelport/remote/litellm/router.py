@@ -32,8 +32,9 @@ class LiteLLMRouterModel(LiteLLMModel):
     of a deployment), this model retries too only if `retry` is passed. If the Router is not configured to retry, this
     model does. Each of its attempts goes through the Router, which may choose another deployment.
 
-    The capabilities are those that all deployments of the name have in common; fallbacks do not count. The Router's
-    state, such as cooldowns, belongs to this object. Processes share it if `client_kwargs` names a Redis server.
+    The capabilities are those that all deployments of the name have in common. Deployments of other names, which the
+    Router calls as fallbacks, are not considered. The Router's state, such as cooldowns, belongs to this object.
+    Processes share the state if `client_kwargs` names a Redis server.
 
     Args:
         model_id: A `model_name` in `model_list`, or an alias in `client_kwargs["model_group_alias"]`.

@@ -24,9 +24,9 @@ def secrets_in_parameters(parameters: Mapping[str, Any]) -> tuple[str, ...]:
 def secret_from(key: Secret | str | Mapping[str, Any], model_or_setting: str) -> Secret:
     """An API key or a password as a `Secret` with the name of an environment variable.
 
-    A saved model contains only this name. When the model is loaded, the secret is read from the variable. It is the
-    variable that has the secret as its value now. If there is none, it is the usual variable of the provider, such as
-    `GROQ_API_KEY`, or of the setting, such as `REDIS_PASSWORD`.
+    A saved model contains only the variable's name. When the model is loaded, the secret is read from the variable. The
+    variable is the one whose value is the secret now. If there is none, it is the usual variable of the provider, such
+    as `GROQ_API_KEY`, or of the setting, such as `REDIS_PASSWORD`.
 
     Args:
         key: The API key or the password itself, or its variable as `os.environ/NAME` or `{"env": NAME}`.

@@ -2,8 +2,11 @@
 
 Azure serves OpenAI's API at two kinds of addresses:
 
-- If the `api_version` is a date, requests go to the path of the deployment, with the key in the header `api-key`.
-- Otherwise they go to the v1 API, with the key as a bearer token, because the v1 API is made for OpenAI's own client.
+- If the `api_version` is a date, requests go to the path of the deployment, with the API key in the header `api-key`.
+- Otherwise requests go to the v1 API, with the API key as a bearer token: the v1 API is made for OpenAI's own client,
+  which sends the key in this way.
+
+A token of Microsoft Entra ID is sent as a bearer token to both.
 """
 
 from __future__ import annotations
@@ -199,7 +202,7 @@ class AzureOpenAIServerModel(OpenAIServerModel):
         from modelport.remote.openai.sdk import openai_package
 
         # In the header `Authorization`, some versions of the package would send the placeholder key, or a token of the
-        # environment. `Omit` removes this header, unless `_credential` returns it.
+        # environment. `Omit` removes this header, unless `_credential` returns another value for it.
         return {"Authorization": openai_package().Omit(), **await self._credential()}
 
     async def _token(self) -> str:

@@ -30,7 +30,8 @@ class OpenAIServerModel(ChatCompletionsModel):
     """A model on any server with OpenAI's chat completions.
 
     By default aiohttp sends the requests. With `client` or `client_kwargs`, the `openai` package sends them. In both
-    cases keys, the environment variables `OPENAI_*`, proxies and TLS settings work as in the `openai` package.
+    cases keys, the environment variables `OPENAI_*`, proxies and TLS settings work as in the `openai` package, except
+    that aiohttp can't use SOCKS proxies.
 
     Args:
         model_id: The server's name for the model, such as `gpt-4o`.
@@ -129,7 +130,7 @@ class OpenAIServerModel(ChatCompletionsModel):
         """Return a client of the `openai` package."""
         from modelport.remote.openai.sdk import openai_package
 
-        key: str | None = "set for each call"  # A placeholder: each call sends the key that the function returns.
+        key: str | None = "set for each call"  # A placeholder: each call sends the key that `api_key` returns.
         if isinstance(self.api_key, Secret):
             key = self.api_key.reveal() if self.api_key else None
         settings = {

@@ -22,7 +22,7 @@ from modelport.remote.http.errors import error_from_httpx, is_encoding_error, is
 from modelport.remote.http.httpx_clients import install_response_hook
 from modelport.remote.http.redaction import HiddenStr, redact, secrets_in, with_hidden_repr
 from modelport.remote.http.requests import check_headers, query_pairs
-from modelport.remote.http.responses import is_readable_completion, looks_like_completion
+from modelport.remote.http.responses import is_readable_completion, may_be_completion
 from modelport.remote.http.transport import HeaderSource, ServiceCall
 from modelport.runtime.per_loop import PerLoop
 from modelport.runtime.threads import in_thread, iterate_in_thread
@@ -45,13 +45,13 @@ class SDKTransport:
     """Sends requests through clients of the `openai` package.
 
     Args:
-        client: A client of the caller, synchronous or asynchronous. An asynchronous client is used on every event loop
-            that makes calls.
+        client: A client of the caller, synchronous or asynchronous. The connections of an asynchronous client belong to
+            the event loop that opened them, so all calls should run on one event loop.
         make_client: A function that returns an asynchronous client, if the caller passed none. It is called once for
             each event loop.
-        headers: A function that returns the header with the key of a call; `None` if the client has the key itself. It
-            is needed where a function of the caller returns the key: not every version of the package accepts such a
-            function, and no version gives access to the returned key, which has to be redacted in errors.
+        headers: A function that returns the headers with the API key or token of a call. `None` if the client itself
+            has the key. If the caller's `api_key` is a function, the client can't have it: some versions of the package
+            accept no function, and none gives access to the returned key, which modelport must redact in errors.
     """
 
     def __init__(
@@ -147,13 +147,15 @@ class SDKTransport:
     def _post(
         self, client: Any, call: ServiceCall, headers: Mapping[str, str] | None = None, **stream_arguments: Any
     ) -> Any:
-        # Some versions of the package ignore this option. The clients that modelport makes have a hook for redirects.
+        # Some versions of the package ignore this option. In a client that modelport makes, a hook refuses redirects. A
+        # client of the caller gets no hook, so with these versions it may follow redirects.
         options: dict[str, Any] = {"follow_redirects": False}
         if call.headers or headers:
             options["headers"] = {**call.headers, **(headers or {})}
         if call.query:
             options["params"] = dict(call.query)
-        # The package appends a path to its base URL even if the path begins with a slash.
+        # In a `ServiceCall`, a path with a leading slash is below the server's root. The package would append that path
+        # to its base URL, so the package gets the complete URL instead.
         path = str(client.base_url.join(call.path)) if call.path[0] == "/" else f"/{call.path}"
         return client.post(path, body=call.body, cast_to=object, options=options, **stream_arguments)
 
@@ -167,8 +169,8 @@ class SDKTransport:
                 yield event
         finally:
             await stream.close()
-            # The stream consists of nested generators of the package. Reading on ends them one after the other. If the
-            # garbage collector ended them, in any order, Python could print warnings.
+            # The stream consists of nested generators of the package. Reading on ends the inner ones before the outer
+            # ones. The garbage collector could end them in another order, for which Python may print warnings.
             with suppress(Exception):
                 async for _ in events:
                     pass
@@ -229,7 +231,8 @@ class SDKTransport:
         self, data: Any, client: Any, call: ServiceCall, sent_headers: Mapping[str, str]
     ) -> Any:
         """Return a chat completion unchanged, and anything else redacted, because an error will quote it."""
-        if looks_like_completion(data) and is_readable_completion(data):
+        # The quick check comes first, because `is_readable_completion` makes an exception for each error that it reads.
+        if may_be_completion(data) and is_readable_completion(data):
             return data
         return redact(data, self._secrets(client, call, sent_headers))
 
