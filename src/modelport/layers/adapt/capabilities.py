@@ -12,14 +12,12 @@ import itertools
 from difflib import get_close_matches
 
 from modelport.errors import UnsupportedFeature
-from modelport.inputs.parameters import KNOWN_PARAMETERS, REASONING_EFFORTS
+from modelport.inputs.parameters import KNOWN_PARAMETERS, NEEDED_CAPABILITIES, REASONING_EFFORTS
 from modelport.types.capabilities import Capabilities
 from modelport.types.content import Image, Text
 from modelport.types.messages import ChatMessage, MessageRole
 from modelport.types.request import Request
 
-#: Parameter -> the field of `Capabilities` that must be true for it. Parameters that are not listed need none.
-NEEDED_CAPABILITIES = {"logprobs": "logprobs", "top_logprobs": "logprobs", "seed": "seed"}
 #: Reasoning effort -> the reasoning budget in tokens that is sent to models which accept only budgets.
 REASONING_BUDGETS = {"minimal": 1024, "low": 2048, "medium": 8192, "high": 16384, "xhigh": 24576, "max": 32768}
 
