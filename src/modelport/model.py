@@ -7,7 +7,6 @@ into a message, and `generate_stream` passes them on one by one.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, ClassVar, Self
@@ -127,12 +126,9 @@ class Model(Storable):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        own = cls.__dict__.get("generate")
-        if inspect.isfunction(own) and next(iter(inspect.signature(own).parameters), "messages") == "messages":
-            raise TypeError(
-                f"{cls.__name__}.generate lacks 'self': write "
-                "def generate(self, messages, stop_sequences=None, **kwargs)"
-            )
+        from modelport.layers.backend_errors import check_methods  # Most programs define no class of their own.
+
+        check_methods(cls)
 
     # --- for callers --------------------------------------------------------------------------------------------------
 
@@ -337,7 +333,9 @@ class Model(Storable):
         limits = self.requests_per_minute, self.tokens_per_minute, self.max_concurrency
         is_limited = any(limit is not None for limit in (*limits, self.shared_limits))
         limit = [Limit(*limits, shared=self.shared_limits, name=self.model_id)] if is_limited else []
-        retry = Retry(RetryPolicy.from_value(self.retry), may_queue=is_limited)
+        # What an author's own `generate` raises reaches the caller unchanged.
+        backend = None if type(self).deltas is Model.deltas else type(self).__name__
+        retry = Retry(RetryPolicy.from_value(self.retry), may_queue=is_limited, backend=backend)
         return [Adapt(self.allow_private_urls), retry, *limit, Stop()]
 
     def _run(self, request: Request) -> Deltas:

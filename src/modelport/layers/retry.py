@@ -26,6 +26,7 @@ from itertools import count
 from typing import Any
 
 from modelport.errors import InvalidRequest, ModelError
+from modelport.layers.backend_errors import error_from_exception
 from modelport.layers.base import Deltas, Next
 from modelport.types.deltas import ChatMessageStreamDelta
 from modelport.types.request import Request
@@ -157,12 +158,12 @@ class Retry:
             that wait.
     """
 
-    def __init__(self, policy: RetryPolicy, may_queue: bool = False) -> None:
-        self.policy, self.may_queue = policy, may_queue
+    def __init__(self, policy: RetryPolicy, may_queue: bool = False, backend: str | None = None) -> None:
+        self.policy, self.may_queue, self.backend = policy, may_queue, backend
         self._budget = RetryBudget(policy.budget)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"policy": self.policy, "may_queue": self.may_queue}
+        return {"policy": self.policy, "may_queue": self.may_queue, "backend": self.backend}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(**state)  # type: ignore[misc]
@@ -202,7 +203,10 @@ class Retry:
                         else:
                             buffered.append(delta)
                 break
-            except ModelError as error:
+            except Exception as raised:
+                if self.backend is None and not isinstance(raised, ModelError):
+                    raise
+                error = error_from_exception(raised, self.backend or "")
                 caller_has_output = has_output and request.stream
                 # If `profile_updated` is set, the service rejected a part of the request, such as a parameter, and the
                 # backend removed it from the capabilities. The same request would be rejected again. `Model` sends the
@@ -213,7 +217,7 @@ class Retry:
                 if wait is None or too_late or not self._take_retry(error):
                     for delta in buffered:  # `Model` puts them into `error.partial`.
                         yield delta
-                    raise
+                    raise error from error.__cause__
             finally:
                 timer.stop()
             await asyncio.sleep(wait)
