@@ -145,8 +145,8 @@ class Model(Storable):
                 - `grammar` (or OpenAI's `response_format`): the output type, or `None` for free text.
                 - `strict`: whether the call is refused if neither the engine nor the service can enforce the output
                   type. Otherwise modelport uses a tool call whose arguments are the output, or validates the output.
-                - `tools`: the tools that the model may call. Under the name `tools_to_call_from`, `tool_choice` is
-                  `required` by default.
+                - `tools`: the tools that the model may call. If they are given as `tools_to_call_from`, the default of
+                  `tool_choice` is `required`.
                 - `tool_choice`: `auto`, `none`, `required` or the name of a tool.
                 - `reasoning_effort` (`none`, `minimal`, `low`, `medium`, `high`, `xhigh`, `max`), or `reasoning_budget`
                   in tokens. An effort is sent as a budget if the model supports only budgets.
@@ -363,8 +363,9 @@ class Model(Storable):
         from asyncio import get_running_loop
 
         timeouts = request.timeouts
-        if timeouts.timeout is not None:  # A `FallbackModel` that calls this model has already set its deadline.
+        if timeouts.timeout is not None:
             deadline = get_running_loop().time() + timeouts.timeout
+            # In a call by a `FallbackModel`, the deadline of the outer call is set already; the earlier one applies.
             timeouts.deadline = deadline if timeouts.deadline is None else min(deadline, timeouts.deadline)
         has_output = False
         while True:

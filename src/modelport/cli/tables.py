@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Requirements:
-    """What a backend needs to be installed.
+    """What must be installed for a backend.
 
     Args:
         modules: Top-level modules. They are searched for, but not imported.
@@ -78,8 +78,8 @@ _SYMBOLS = {
 }
 #: Explanations of statuses, which are printed below the table.
 _EXPLANATIONS = {
-    "unsupported": "the model declares that it lacks the feature, and refuses a request for it, if one is possible",
-    "not checked": "this command lacks something that the check needs, or the model's output shows nothing",
+    "unsupported": "the model declares that it lacks the feature, and refuses a request for it if a call can make one",
+    "not checked": "this command lacks something that the check needs, or the output does not show whether it passes",
 }
 #: How the detail of an outcome begins if the model can't be called. Every other check would fail in the same way.
 _UNREACHABLE_ERRORS = ("AuthenticationError:", "NotFoundError:", "ConnectionFailed:", "MissingDependency:")

@@ -9,8 +9,8 @@ Theory of operation:
   response of the script is lost, the script is run again for the same request, which is counted only once.
 - Waiting requests are admitted in the order in which they first asked. Otherwise small requests would always take the
   capacity that a large request waits for.
-- Each waiting request must ask again from time to time. A request that has not asked for `LEASE_MS` is dropped from
-  the queue, so a process that died delays the others for no longer than that.
+- Each waiting request must ask again from time to time. If it has not asked for `LEASE_MS` milliseconds, it is
+  dropped from the queue, so a process that died delays the others for no longer than that.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from modelport.errors import AuthenticationError, ConnectionFailed, InvalidReque
 from modelport.runtime.per_loop import PerLoop
 from modelport.secrets import Secret
 
-#: A Lua script that admits a request, or adds it to the queue. It returns the milliseconds after which the request must
-#: ask again, or 0 if it is admitted; and the Redis server's time.
+#: A Lua script that admits a request, or adds it to the queue. It returns 0 if the request is admitted, else the
+#: milliseconds until there may be room for it; and the Redis server's time.
 #:
 #: Keys: `entries` is a sorted set of the admitted requests, by the time at which they were admitted. `tokens` is a hash
 #: with the tokens of each admitted request, and their sum under `total`. `waiting` is a sorted set of the waiting
@@ -164,7 +164,9 @@ class RedisLimits:
     async def acquire(
         self, name: str, request_id: str, seconds: float, requests: float | None, tokens: float | None, wanted: int
     ) -> float:
-        """Admit a request, or return the seconds to wait before asking again; 0 means that it is admitted.
+        """Admit a request and return 0, or return the seconds until there may be room for it.
+
+        A waiting request that does not ask again within `LEASE_MS` milliseconds loses its place in the queue.
 
         Args:
             name: The name of the limit. The name that the constructor received, if any, overrides it.
@@ -238,8 +240,8 @@ class RedisLimits:
         name = self.name or name
         try:
             client = await self._clients.get(self._make_client)
-            # A Redis cluster stores keys with the same text in braces on the same node, which a script requires. The
-            # error handler is for names that UTF-8 cannot encode.
+            # A Redis cluster stores keys with the same text in braces on the same node, which a script requires.
+            # `backslashreplace` is for names that UTF-8 cannot encode.
             full_keys = [f"modelport:{{{name}}}:{key}".encode(errors="backslashreplace") for key in keys]
             return await client.register_script(script)(full_keys, arguments)
         except (self._redis.RedisError, OSError, TimeoutError) as error:
@@ -268,7 +270,7 @@ class RedisLimits:
         try:
             parts = urlsplit(self.url.reveal())
             if parts.scheme != "unix":
-                int(unquote(parts.path).strip("/") or 0)  # The redis package would read any other text as 0.
+                int(unquote(parts.path).strip("/") or 0)  # For a path that is no number, the redis package would use 0.
             client = self._redis.asyncio.from_url(
                 self.url.reveal(),
                 socket_timeout=self.timeout,
@@ -293,8 +295,8 @@ class RedisLimits:
             | redis_errors.NoPermissionError
             | redis_errors.AuthenticationWrongNumberOfArgsError
         )
-        # If the first command has several words, Redis 7 reports a missing password without an error code. So the error
-        # is recognised by its text.
+        # Without a password, Redis 7 refuses a command with many arguments, such as a script's, with a protocol error
+        # that has no error code. So the error is recognised by its text.
         if isinstance(error, refused) or str(error).startswith("Protocol error: unauthenticated"):
             return AuthenticationError(f"{server} refuses the credentials of its URL.")
         if isinstance(error, redis_errors.ResponseError):

@@ -2,8 +2,8 @@
 
 This layer runs for every backend, because backends differ: some have no stop sequences, some accept only four, and some
 do not report which one they found. The layer also makes sure that token usage and finish reason come only once, in a
-last delta without output. Requests that need neither are passed on unchanged: those without stop sequences that do not
-stream, unless the layer `adapt` has set `needs_closing_delta`.
+last delta without output. Requests that need neither truncation nor such a last delta are passed on unchanged: those
+without stop sequences that do not stream, unless the layer `adapt` has set `needs_closing_delta`.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ async def _end_at_stop_sequence(deltas: Deltas, stops: Sequence[str]) -> Deltas:
     scanner = StopScanner(stops)
     usage: TokenUsage | None = None
     closing = ChatMessageStreamDelta()  # The last delta, with token usage and finish reason.
-    last_text: ChatMessageStreamDelta | None = None  # The delta with the text before the stop sequence.
+    last_text: ChatMessageStreamDelta | None = None  # The text before the stop sequence, or at the end.
     delivered = False  # Whether a delta with output has been yielded.
     async with aclosing(deltas):
         try:
@@ -120,7 +120,7 @@ async def _end_at_stop_sequence(deltas: Deltas, stops: Sequence[str]) -> Deltas:
                 if text or delta.has_output:  # Most deltas contain text, so `has_output` is seldom called.
                     delivered = True
                     yield delta
-                elif not delta.is_empty:
+                elif not delta.is_empty:  # It may have other fields, such as warnings.
                     yield delta
         except ModelError:
             # The buffered text belongs to the response. But if no output has been yielded before, it is not yielded

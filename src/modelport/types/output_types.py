@@ -161,4 +161,5 @@ class Lark:
 #: number above the range of floats, such as `1e400`. It also matches some texts without one, such as `"NaN"`.
 _POSSIBLY_NOT_FINITE = re.compile(r"NaN|Infinity|[0-9.]{300}|[eE]\+?0*[1-9][0-9]{2}")
 
+#: Any output type; it is named after the option `grammar`.
 Grammar = JSONSchema | Regex | Choice | Lark

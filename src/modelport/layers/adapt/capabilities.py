@@ -3,7 +3,8 @@
 `adapt_to_capabilities` checks parameters and content parts, converts the reasoning effort, and merges messages: system
 messages with user messages if the backend has no system role, and consecutive messages of the same role if the backend
 requires alternating roles. `needs_plan` says whether a request also needs the module `plan`, because it has tools or an
-output type, or because the backend does not accept its earlier tool calls or its image URLs. The functions are pure.
+output type, or because its messages have tool calls or image URLs that the backend does not accept. The functions are
+pure.
 """
 
 from __future__ import annotations

@@ -247,7 +247,7 @@ def _not_public_text(host: str) -> str:
 class _RefusedAddress(OSError):
     """A host name is not valid, or an address is not public. The message says which, and is shown to the caller.
 
-    This is an `OSError`, because aiohttp handles that class if a resolver or a request raises it.
+    This is an `OSError`, because aiohttp wraps that class in a `ClientError`, in which `_find_refusal` finds it.
     """
 
 
@@ -293,7 +293,7 @@ def _make_resolver(allow_private: bool) -> Any:
 def _make_request_class(allow_private: bool) -> Any:
     """Return a request class that checks the address of its connection before it sends anything.
 
-    This second check finds connections to addresses that neither `_check_url` nor the resolver has checked.
+    This is a safety net for addresses that reach aiohttp without `_check_url` and the resolver.
     """
     aiohttp = _import_aiohttp()
 

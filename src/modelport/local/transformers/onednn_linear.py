@@ -1,8 +1,8 @@
 """A faster linear layer for CPUs.
 
-torch's own linear layer computes a single token at a third of the speed at which memory could be read. torch also
-contains the oneDNN library, whose linear operator is faster. For one token of a 135M model in f32, all linear layers
-take 16 ms with oneDNN and 27 ms without it; for up to 512 tokens, they take half the time (2 cores;
+For a single token, torch's own linear layer reads the weights at a third of the speed that the memory allows. torch
+also contains the oneDNN library, whose linear operator is faster. For one token of a 135M model in f32, all linear
+layers take 16 ms with oneDNN and 27 ms without it; for 2 to 512 tokens at once, oneDNN takes half as long (2 cores;
 `benchmarks/concurrency.py` shows the effect). The operator is a private function of torch, so torch's own layer is used
 if the operator is missing or computes wrong results.
 """

@@ -2,8 +2,9 @@
 
 `PackedForward` computes all rows in one pass of shape (1, N). The pass contains every row's new tokens: its last token,
 a chunk of its prompt, or tokens that a grammar forces. modelport's attention function lets each row attend to its own
-keys and values. Rows join and leave without merging or padding. `SerialForward` computes one row after another, for
-models whose attention can't be packed. `choose_forward` tries `PackedForward`, and compares its logits with those of
+keys and values. A row (the sequence of one request) can join or leave between passes: caches are not merged, and
+nothing is padded. `SerialForward` computes one row after another, for models that accept images, or whose attention
+can't be packed. `choose_forward` tries `PackedForward`, and compares its logits with those of
 the model's own attention.
 """
 
@@ -28,12 +29,13 @@ _current_pass = threading.local()
 
 @dataclass
 class RowChunk:
-    """The new tokens of one row in a pass: a part of its prompt, or its last generated tokens.
+    """The new tokens of one row in a pass: its last token, a chunk of its prompt, or forced tokens.
 
     Args:
         cache: The row's keys and values so far; the pass extends it by these tokens.
         tokens: Token ids.
         inputs: What the model's processor returned for images among these tokens, such as `pixel_values`.
+            Empty in packed passes.
     """
 
     cache: Any
@@ -48,7 +50,7 @@ class Forward(Protocol):
     is_packed: bool
 
     def new_cache(self, capacity: int) -> Cache:
-        """Return an empty cache for a row, with memory for `capacity` tokens if memory can be reserved."""
+        """Return an empty cache for a row. A `PackedCache` reserves memory for `capacity` tokens."""
         ...
 
     def run(self, chunks: Sequence[RowChunk]) -> torch.Tensor:
@@ -198,7 +200,7 @@ def packed_attention(
         attention_mask: Not used in packed passes, in which each row has its own mask.
         scaling: The factor of the attention scores.
         dropout: Not used in packed passes.
-        sliding_window: To how many tokens, up to itself, a token attends; `None` for all.
+        sliding_window: How many tokens a token attends to, itself and those just before it; `None` for all.
         **more: Arguments that only some models pass.
 
     Raises:

@@ -5,7 +5,7 @@
   script is imported only if `model_kwargs` contains one of its classes (`needs_caller_script`).
 - A terminal sends Ctrl-C to every process, and a vLLM process that receives it ends the engine. So the processes start
   with that signal blocked (`without_interrupts`).
-- The processes log only errors (`quiet`), and write the error that ends them to a file (`reported_errors`).
+- The processes log only errors (`quiet`), and write the error that ends them to a file (`raise_process_errors`).
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def needs_caller_script(settings: Mapping[str, Any]) -> bool:
 
 
 @contextlib.contextmanager
-def reported_errors() -> Iterator[None]:
+def raise_process_errors() -> Iterator[None]:
     """If a process that starts in this context fails, raise an exception with that process's own error.
 
     The exception that vLLM raises in this process says only that a process has ended.

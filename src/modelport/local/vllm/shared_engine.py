@@ -24,7 +24,7 @@ from modelport.local.vllm import process_main
 from modelport.local.vllm.processes import (
     engine_processes,
     quiet,
-    reported_errors,
+    raise_process_errors,
     without_caller_script,
     without_interrupts,
 )
@@ -40,7 +40,8 @@ _END = object()
 _engines: dict[str, SharedEngine] = {}
 _engines_lock = threading.RLock()
 #: The id of the thread in which an engine is being loaded. There is at most one, because loading holds `_engines_lock`.
-#: In a forked process, `_after_fork` compares it to find out whether vLLM forked the process while loading.
+#: In a forked process, `_after_fork` compares it with the id of the current thread: if they are equal, vLLM itself
+#: forked the process while it loaded the engine.
 _loading_thread_id: int | None = None
 
 
@@ -94,7 +95,7 @@ class SharedEngine:
 
         try:
             script_context = contextlib.nullcontext() if with_caller_script else without_caller_script()
-            with reported_errors(), quiet(), without_interrupts(), script_context:
+            with raise_process_errors(), quiet(), without_interrupts(), script_context:
                 llm = self.loop.run_until_complete(load())
         except BaseException as error:
             self.loop.close()
@@ -180,8 +181,8 @@ class SharedEngine:
         finally:
             with contextlib.suppress(RuntimeError):  # The engine's loop is closed, so the request has ended.
                 self.loop.call_soon_threadsafe(stop)
-            # A loop that shuts down closes all its generators concurrently. If this generator waited for the engine,
-            # the generators that iterate over it would close it meanwhile, which raises "already running".
+            # A loop that shuts down closes all its generators concurrently. If this generator waited here, the one
+            # that iterates over it would close it a second time, and asyncio would raise "already running".
             if not getattr(caller_loop, "_asyncgens_shutdown_called", False):
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(CLOSE_TIMEOUT):

@@ -114,7 +114,7 @@ def check_client(client: Any) -> None:
 
 
 def max_attempts_of(client: Any) -> int:
-    """How often a client of the caller's sends one request at most, including the client's own retries."""
+    """The most attempts that the caller's client makes for one request, its own retries included."""
     # `max_attempts` does not count the first attempt, and is 4 by default.
     retries = getattr(client.meta.config, "retries", None) or {}
     return int(retries.get("total_max_attempts", retries.get("max_attempts", 4) + 1))

@@ -87,9 +87,9 @@ class AmazonBedrockServerModel(Model):
 
     Args:
         model_id: The id of a model or of an inference profile (`us.amazon.nova-pro-v1:0`), or an ARN.
-        client: A client of your own, from `boto3.client("bedrock-runtime")`, whose settings are not changed. If it
-            retries, this model retries too only if `retry` is passed. If the caller stops waiting for a non-streaming
-            response of your own client, the connection stays open until the service has responded.
+        client: A client of your own, from `boto3.client("bedrock-runtime")`, whose settings are not changed. If the
+            client retries, this model does not, unless `retry` is passed. If the caller stops waiting for a
+            non-streaming response of your own client, the connection stays open until the service has responded.
         client_kwargs: Arguments for `boto3.Session.client`, as `{"verify": "ca.pem", "config": Config(…)}`. boto3's own
             retries are switched off; the number of attempts in `config` becomes this model's `retry`.
         region_name: The AWS region; by default that of `AWS_DEFAULT_REGION`, of the profile, or of `AWS_REGION`.
@@ -100,8 +100,9 @@ class AmazonBedrockServerModel(Model):
             case: `inference_config`, `guardrail_config`, `additional_model_request_fields`, `performance_config`,
             `request_metadata`, `service_tier`, … modelport's `temperature`, `max_tokens` and `top_p` take precedence
             over `inference_config`. Three more settings are `guardrail_identifier`, `guardrail_version` and
-            `cache_points`. `cache_points` lists the sections of the prompt (`tools`, `system`, `messages`) up to whose
-            end the prompt is cached; or it is a dict with the time-to-live (`5m` or `1h`) for each section.
+            `cache_points`. `cache_points` lists the sections of the prompt (`tools`, `system`, `messages`) after
+            which a cache point is set, so that the prompt is cached up to there; or it is a dict with the time-to-live
+            (`5m` or `1h`) for each section.
 
     Raises:
         MissingDependency: boto3 is not installed.

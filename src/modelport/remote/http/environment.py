@@ -62,7 +62,7 @@ def environment_proxy(url: str) -> str | None:
     if not proxy.startswith(("http://", "https://")):
         kind = proxy.partition("://")[0]
         raise InvalidRequest(
-            f"the environment sets a {kind} proxy, which aiohttp can't use; set an HTTP proxy, or pass client_kwargs "
-            "to OpenAIServerModel (such as {'timeout': 60}), so that the openai package sends the requests"
+            f"the environment sets a {kind} proxy, which aiohttp can't use; set an HTTP proxy, or have the openai "
+            "package send the requests: OpenAIServerModel does so with any client_kwargs, such as {'timeout': 60}"
         )
     return proxy

@@ -23,8 +23,8 @@ def known_capabilities(base: Capabilities, model_id: str, provider: str | None, 
     """What a model can do, according to LiteLLM's tables.
 
     A model that the tables do not have, such as one on the user's own server, gets the capabilities of its provider.
-    modelport's `PROFILES`, by the model's name, then change the result, except for `grammars`: a profile may add output
-    types that LiteLLM does not pass on to the service, such as grammars in OpenAI's custom tools.
+    modelport's `PROFILES`, by the model's name, then change the result, except for `grammars`, the output types
+    that are enforced: a profile may add types that LiteLLM does not pass on, such as `Regex` in OpenAI's custom tools.
 
     Args:
         base: The capabilities that `LiteLLMModel` declares. LiteLLM's tables restrict them.
@@ -57,8 +57,8 @@ def known_capabilities(base: Capabilities, model_id: str, provider: str | None, 
 
     input_features = {"image": "vision", "audio": "audio_input", "file": "pdf_input"}
     has_schemas = "response_format" in accepted and supports("response_schema")
-    # Of the parameters that the provider does not accept, modelport refuses those in modelport's own table, and `user`,
-    # which LiteLLM would drop silently. LiteLLM itself refuses all further ones.
+    # Of the parameters that the provider does not accept, modelport refuses those in `KNOWN_PARAMETERS`. It also
+    # refuses `user`, because LiteLLM would drop it silently. LiteLLM refuses the others.
     refused = ((KNOWN_PARAMETERS & set(litellm.OPENAI_CHAT_COMPLETION_PARAMS)) | {"user"}) - accepted
     changes: dict[str, Any] = {
         "stop": "stop" in accepted,

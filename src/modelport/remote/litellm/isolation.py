@@ -1,4 +1,4 @@
-"""Gives each model its own HTTP clients and callbacks of LiteLLM, on each event loop.
+"""Gives each model its own HTTP clients on each event loop, and runs LiteLLM's callbacks in tasks of that loop.
 
 LiteLLM itself has one set of clients and one task for callbacks in the whole process. This would have three effects:
 
@@ -88,6 +88,7 @@ class ClientIsolation:
     def start_callback(self, callback: Coroutine[Any, Any, Any]) -> None:
         """Run a callback of LiteLLM's in a task, while the call continues."""
         self._callbacks_not_started.add(callback)
+        # Blocking work of the callback must not run in the thread of a synchronous caller.
         task = self.loop.create_task(self._run_callback(callback), context=context_without_caller())
         self._callback_tasks.add(task)
         task.add_done_callback(self._callback_tasks.discard)
@@ -123,7 +124,8 @@ class ClientIsolation:
 def _install_response_hooks(client: Any) -> None:
     """Add modelport's hook to the HTTP client inside a client of LiteLLM's or of the openai package.
 
-    The hook refuses redirects, and reads the bodies of errors as far as they arrive.
+    The hook refuses redirects, and reads the bodies of error responses. If a connection breaks, it keeps the part that
+    has arrived.
     """
     inner: tuple[Any, Any] = getattr(client, "client", None), getattr(client, "_client", None)
     for http_client in inner:

@@ -224,7 +224,11 @@ CHECKS = (
     Check("errors", "Each fault raises an error of its own type.", errors),
     Check("timeout", "`timeout` ends a call.", timeout),
     Check("concurrent calls", "Each of eight concurrent calls returns what it returns alone.", concurrent_calls),
-    Check("event loops", "Loops one after another, two at once, and nested calls work.", event_loops),
+    Check(
+        "event loops",
+        "The model works in loops one after another, in two at once, and in synchronous calls inside a loop.",
+        event_loops,
+    ),
     Check("fork", "A forked child can call the model.", fork),
     Check("secrets", "No key appears anywhere.", secrets),
     Check("saving", "to_dict, from_dict and pickle restore the model.", saving),
