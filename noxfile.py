@@ -291,7 +291,7 @@ def litellm(session: nox.Session) -> None:
             "-k",
             "sdk",
         )
-        pytest(session, "tests/remote/test_retries.py", "-k", "litellm")
+        pytest(session, "tests/remote/test_retries.py", "tests/remote/test_settings.py", "-k", "litellm")
 
 
 @nox.session
