@@ -26,6 +26,7 @@ from modelport.errors import (
     NotFoundError,
     RateLimited,
     ServerError,
+    StreamInterrupted,
     UnsupportedFeature,
 )
 from tests.combine.models import END, ReplayModel, attempts_of, failing, generate, generate_stream
@@ -107,26 +108,30 @@ def test_connection_error_of_an_authors_model_calls_the_next_one(
     first = failing("a", error)
     model = FallbackModel([first, ReplayModel("b")], hedge=hedge)
     message = call(model)
-    assert (message.content, attempts_of(message)) == ("b", [("a", f"{type(error).__name__}: {error}"), ("b", None)])
+    text = f"ConnectionFailed: ReplayModel.deltas raised {type(error).__name__}: {error}"
+    assert (message.content, attempts_of(message)) == ("b", [("a", text), ("b", None)])
     assert call(model).content == "b" and first.call_count == 1  # The first model cools down.
-    with pytest.raises(type(error)) as raised:
+    with pytest.raises(ConnectionFailed) as raised:
         call(FallbackModel([failing("a", error), FallbackModel([failing("b", OSError("?"))])], hedge=hedge))
-    assert raised.value is error
-    assert attempts_of(error) == [("a", f"{type(error).__name__}: {error}"), ("b", "OSError: ?")]
+    assert raised.value.__cause__ is error
+    assert attempts_of(raised.value) == [
+        ("a", text), ("b", "ConnectionFailed: ReplayModel.deltas raised OSError: ?"),
+    ]  # fmt: skip
 
 
-def test_other_exception_of_an_authors_model_is_raised_unless_fallback_on_names_it(
+def test_mistake_of_an_authors_model_is_raised_unless_fallback_on_names_it(
     call: Callable[..., ChatMessage], hedge: Any
 ) -> None:
-    error = KeyError("a mistake")
+    error = NameError("a mistake")
     second = ReplayModel("b")
     model = FallbackModel([failing("a", error), second], hedge=hedge)
     for _ in range(2):
-        with pytest.raises(KeyError) as raised:
+        with pytest.raises(ModelError) as raised:
             call(model)
-        assert raised.value is error and attempts_of(error) == [("a", "KeyError: 'a mistake'")]
+        assert raised.value.__cause__ is error
+        assert attempts_of(raised.value) == [("a", "ModelError: ReplayModel.deltas raised NameError: a mistake")]
         assert second.call_count == 0
-    for fallback_on in ([LookupError], ["LookupError"], [Exception], lambda error: type(error) is KeyError):
+    for fallback_on in ([NameError], ["NameError"], [Exception], lambda error: type(error.__cause__) is NameError):
         assert call(FallbackModel([failing("a", error), second], hedge=hedge, fallback_on=fallback_on)).content == "b"
 
 
@@ -135,9 +140,13 @@ def test_stream_of_an_authors_model_is_restarted_after_a_connection_error() -> N
     with FallbackModel([broken, ReplayModel("b")], on_interrupted="restart").generate_stream("?") as stream:
         assert [delta.restart for delta in stream if delta.content] == [False, False, True]
     assert stream.message.content == "b"
-    with pytest.raises(ConnectionResetError) as raised:
+    with pytest.raises(StreamInterrupted) as raised:
         generate_stream(FallbackModel([broken, ReplayModel("b")]))
-    assert attempts_of(raised.value) == [("a", "ConnectionResetError: reset")]
+    assert isinstance(raised.value.__cause__, ConnectionFailed)
+    assert isinstance(raised.value.__cause__.__cause__, ConnectionResetError)
+    assert attempts_of(raised.value) == [
+        ("a", "ConnectionFailed: ReplayModel.deltas raised ConnectionResetError: reset")
+    ]
 
 
 def test_failure_of_every_model_raises_the_first_error(call: Callable[..., ChatMessage], hedge: Any) -> None:

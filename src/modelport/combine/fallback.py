@@ -26,8 +26,8 @@ from modelport.types.request import Request, Timeouts
 #: Errors after which the next model is called by default. They mean that a model can't respond now, or not to this
 #: request. Not included are `InvalidRequest` (apart from its subclass `ContextWindowExceeded`), which the next model
 #: would raise too, and `ContentFiltered`, `InvalidOutput` and `InvalidToolCall`, which are about the content of the
-#: prompt or the response. `OSError` is for model classes outside of modelport: it includes `ConnectionError`,
-#: `TimeoutError`, and the exceptions of the package `requests`.
+#: prompt or the response. `OSError` is for a class's own `generate`: it includes `ConnectionError`, `TimeoutError`, and
+#: the exceptions of the package `requests`.
 FALLBACK_ERRORS: tuple[type[Exception], ...] = (
     errors.AuthenticationError, errors.ConnectionFailed, errors.ContextWindowExceeded, errors.DeadlineExceeded,
     errors.MalformedResponse, errors.MissingDependency, errors.NotFoundError, errors.RateLimited, errors.ServerError,
@@ -57,9 +57,9 @@ class FallbackModel(Model):
             for that model. Closing this model closes them too.
         fallback_on: After which errors the next model is called: error types, their names, or a function that receives
             the error and returns a bool. By default `FALLBACK_ERRORS`, and every error whose `retryable` is true. After
-            `UnsupportedFeature` the next model is always called. A model class outside of modelport may raise any
-            `Exception`. To fall back after further errors, pass `fallback_on=(*FALLBACK_ERRORS, httpx.HTTPError)`, or
-            `fallback_on=(Exception,)`.
+            `UnsupportedFeature` the next model is always called. If a backend outside of modelport raises an exception
+            that becomes a `ModelError`, the type of that exception, which is the error's cause, counts too. To fall
+            back after further errors, pass `fallback_on=(*FALLBACK_ERRORS, NameError)`, or `fallback_on=(Exception,)`.
         on_interrupted: What happens if a stream is interrupted after the caller has received a part of the response.
             `raise` raises `StreamInterrupted`, which contains that part. With `restart`, the next model starts the
             response anew, and its first delta has `restart=True`. A non-streaming call goes on with the next model in
@@ -220,7 +220,11 @@ class FallbackModel(Model):
 
     def _layers(self) -> list[Layer]:
         # The layers of the inner models handle structured output, tools and stop sequences.
-        return [layer for layer in super()._layers() if isinstance(layer, Retry | Limit)]
+        layers: list[Layer] = [layer for layer in super()._layers() if isinstance(layer, Retry | Limit)]
+        for layer in layers:
+            if isinstance(layer, Retry):
+                layer.backend = None  # What an inner model's own `generate` raises reaches the caller unchanged.
+        return layers
 
     def _candidates_in_order(self) -> list[Candidate]:
         """Return the inner models in the order in which a call tries them. Those that are cooling down come last."""

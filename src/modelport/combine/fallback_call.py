@@ -223,7 +223,9 @@ class FallbackCall:
         except ModelError as error:
             error.model_id = error.model_id or model.model_id
             self._record_error(call, error, error.message, clock() - start)
-            if not isinstance(error, _ERRORS_WITHOUT_COOLDOWN):
+            # A plain `ModelError` is a mistake in a backend, which a cool-down would hide.
+            is_mistake = type(error) is ModelError and not self.falls_back_after(error)
+            if not isinstance(error, _ERRORS_WITHOUT_COOLDOWN) and not is_mistake:
                 candidate.cooling_until = clock() + max(self._fallback.cooldown, error.retry_after or 0.0)
             raise
         except Exception as error:  # A model class outside of modelport raised it.
@@ -265,8 +267,11 @@ class FallbackCall:
             return True
         if callable(fallback_on):
             return bool(fallback_on(error))
-        retryable = fallback_on is None and getattr(error, "retryable", False)
-        return isinstance(error, self._fallback._fallback_errors) or retryable
+        error_types = self._fallback._fallback_errors
+        if fallback_on is None:
+            return isinstance(error, error_types) or getattr(error, "retryable", False)
+        # An exception that a backend's `deltas` raised is the cause of the `ModelError` that it became.
+        return isinstance(error, error_types) or isinstance(error.__cause__, error_types)
 
     def _add_failure(self, call: CandidateCall, error: Exception) -> bool:
         """Add an error to `failures`, and return whether the next model is called after it."""

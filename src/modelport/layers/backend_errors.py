@@ -47,14 +47,12 @@ def error_from_exception(error: Exception, backend: str) -> ModelError:
         return error
     raised = f"{backend}.deltas raised {type(error).__name__}: {error}"
     result: ModelError
-    if isinstance(error, AttributeError) and isinstance(error.obj, str | bytes | dict):
-        given = type(error.obj).__name__
-        if error.name in ("content", "has_output", "token_usage", "tool_calls", "finish_reason"):
-            result = ModelError(f"{backend}.deltas yields {given}: {_HOW_TO_WRITE_DELTAS}")
-        else:
-            result = MalformedResponse(raised)
-    elif isinstance(error, TypeError) and "__a" in str(error):  # __aiter__ or __anext__
+    # The layers read attributes of each delta, and close the generator. What lacks them is named in the error.
+    missing, owner = (error.name, type(error.obj).__name__) if isinstance(error, AttributeError) else (None, "")
+    if missing in ("aclose", "__aiter__", "__anext__") or (isinstance(error, TypeError) and "__aiter__" in str(error)):
         result = ModelError(f"{backend}.deltas returns no asynchronous generator: {_HOW_TO_WRITE_DELTAS}")
+    elif missing in ("content", "has_output") and owner in ("str", "bytes", "dict"):
+        result = ModelError(f"{backend}.deltas yields {owner}: {_HOW_TO_WRITE_DELTAS}")
     elif isinstance(error, OSError):
         result = ConnectionFailed(raised)
     elif isinstance(error, _ERRORS_OF_READING):

@@ -156,6 +156,8 @@ class Retry:
         policy: How often and when a request is sent again.
         may_queue: Whether the limit layer may make requests wait in its queue. `first_token_timeout` does not include
             that wait.
+        backend: The name of the class whose `deltas` is called. What it raises besides `ModelError`s is turned into
+            one. `None` if such exceptions must reach the caller unchanged.
     """
 
     def __init__(self, policy: RetryPolicy, may_queue: bool = False, backend: str | None = None) -> None:
