@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from modelport.layers.retry import RetryPolicy
 
 #: Attributes that are not pickled, because they are computed from the settings again.
-_DERIVED = ("_chain", "_options")
+_DERIVED = ("_chain", "_capabilities", "_options")
 
 
 class Model(Storable):
@@ -368,7 +368,7 @@ class Model(Storable):
             # In a call by a `FallbackModel`, the deadline of the outer call is set already; the earlier one applies.
             timeouts.deadline = deadline if timeouts.deadline is None else min(deadline, timeouts.deadline)
         has_output = False
-        while True:
+        for updates_left in range(32, -1, -1):  # More updates in one call are a mistake of a backend.
             try:
                 async with aclosing(deltas):
                     async for delta in deltas:
@@ -376,7 +376,7 @@ class Model(Storable):
                         yield delta
                 return
             except ModelError as error:
-                if has_output or not error.profile_updated:
+                if has_output or not error.profile_updated or not updates_left:
                     raise
             deltas = self._through_layers(request.replace(capabilities=self.capabilities))
 

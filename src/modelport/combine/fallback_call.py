@@ -41,6 +41,8 @@ _ERRORS_WITHOUT_COOLDOWN = (
 )  # fmt: skip
 #: The error of an attempt that was cancelled because a model that was called in parallel responded first.
 _LOST_RACE = "cancelled: another model was faster"
+#: The error of an attempt that had not responded when its caller left, or when a time limit of its caller ended.
+_CANCELLED = "cancelled before it responded"
 #: At most 100 response times are stored for a model. The percentile is computed only if there are at least 20.
 _MAX_RESPONSE_TIMES, _MIN_RESPONSE_TIMES = 100, 20
 
@@ -204,19 +206,21 @@ class FallbackCall:
         """Yield the deltas of one model. Record its response time, its error and its cool-down."""
         candidate, stream, clock = call.candidate, self._request.stream, self._fallback._clock
         model, start, has_responded = candidate.model, clock(), False
+        model_id = model.model_id
         try:
             async with aclosing(model._run(self._request_for(model))) as deltas:
                 async for delta in deltas:
+                    model_id = delta.model_id or model_id
                     if delta.has_output and not has_responded:
                         has_responded, candidate.cooling_until = True, 0.0
                         if stream:
                             candidate.response_times[stream].append(clock() - start)
-                        delta = replace(delta, model_id=delta.model_id or model.model_id)
+                        delta = replace(delta, model_id=model_id)
                     if delta.finish_reason is not None:
                         candidate.cooling_until = 0.0
                         call.attempts[0].seconds = clock() - start
                         call.attempts[:] = delta.attempts or call.attempts  # Those of an inner `FallbackModel`.
-                        delta = replace(delta, model_id=delta.model_id or model.model_id)
+                        delta = replace(delta, model_id=model_id)
                     yield delta
             if not stream:
                 candidate.response_times[stream].append(clock() - start)
@@ -239,6 +243,8 @@ class FallbackCall:
                 # longer. If only fast responses were counted, the percentile would become lower and lower.
                 candidate.response_times[stream].append(clock() - start)
                 call.record_failure(_LOST_RACE, clock() - start)
+            elif not has_responded and call.attempts[0].seconds is None:
+                call.record_failure(_CANCELLED, clock() - start)
             raise
 
     def _record_error(self, call: CandidateCall, error: Exception, text: str, seconds: float) -> None:
@@ -251,6 +257,7 @@ class FallbackCall:
         """Return the request for one of the models. Its time limit is at most the time that is left for the call."""
         outer = self._request.timeouts
         request = model._build_request(self._request.messages, self._request.parameters, self._request.stream)
+        request = request.replace(needs_closing_delta=True)  # `attempts` and `model_id` are added to that delta.
         if outer.deadline is None:
             return request
         own = request.timeouts

@@ -191,9 +191,10 @@ class Retry:
                 deltas = next(request.replace(on_sent=timer.start_first_token_clock) if in_queue else request)
                 async with aclosing(deltas):
                     while True:
-                        with timer:
-                            delta = await anext(deltas, None)
-                        if delta is None:
+                        try:
+                            with timer:
+                                delta = await anext(deltas)
+                        except StopAsyncIteration:
                             break
                         if not has_output and delta.has_output:
                             has_output = True

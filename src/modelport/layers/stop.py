@@ -96,7 +96,7 @@ async def _end_at_stop_sequence(deltas: Deltas, stops: Sequence[str]) -> Deltas:
                 text, found = delta.content or "", None
                 if text and stops:
                     text, found = scanner.feed(text)
-                if (delta.tool_calls or delta.finish_reason) and not found:
+                if delta.tool_calls and not found:
                     text += scanner.flush()
                 if delta.token_usage or delta.finish_reason or delta.stop_sequence or delta.raw:
                     # Some services report the usage so far in every chunk. The latest report is stored, because a

@@ -68,6 +68,8 @@ class ChatCompletionsModel(Model):
     dialects: ClassVar[frozenset[str]] = frozenset({"llama.cpp", "vllm"})
     #: The caller's own client, set by backends that accept one.
     client: Any = None
+    #: The capabilities after the rejections of the service; `None` before the first of them. A copy keeps them.
+    _observed: Capabilities | None = None
     #: The parameters that the service has rejected. Later requests leave them out.
     _rejected_parameters: frozenset[str] = frozenset()
 
@@ -109,6 +111,7 @@ class ChatCompletionsModel(Model):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
+        self._capabilities = self._observed
         self._transport = self._make_transport()
 
     @property
@@ -197,13 +200,13 @@ class ChatCompletionsModel(Model):
         planned, current = request.capabilities, self.capabilities
         before = current, self._rejected_parameters
         if name == "stop" and planned.stop:
-            self._capabilities = current.replace(stop=False)
+            self._set_observed(current.replace(stop=False))
         elif name == "max_tokens" and "max_tokens" not in planned.renamed:
-            self._capabilities = current.replace(renamed={**current.renamed, "max_tokens": "max_completion_tokens"})
+            self._set_observed(current.replace(renamed={**current.renamed, "max_tokens": "max_completion_tokens"}))
         elif name == "stream_options" and name not in planned.refused:
-            self._capabilities = current.replace(refused=current.refused | {name})
+            self._set_observed(current.replace(refused=current.refused | {name}))
         elif name == "response_format" and request.grammar is not None and JSONSchema in planned.grammars:
-            self._capabilities = current.replace(grammars=current.grammars - {JSONSchema})
+            self._set_observed(current.replace(grammars=current.grammars - {JSONSchema}))
         elif (name in request.parameters or (name == "tool_choice" and request.tools)) and name not in left_out:
             self._rejected_parameters |= {name}
         else:
@@ -211,6 +214,9 @@ class ChatCompletionsModel(Model):
         if (self.capabilities, self._rejected_parameters) != before:
             warnings.warn(f"{self.model_id} rejects {name!r}; later requests do not send it", stacklevel=2)
         return True
+
+    def _set_observed(self, capabilities: Capabilities) -> None:
+        self._observed = self._capabilities = capabilities
 
     def close(self) -> None:
         """Close the connections of synchronous calls, which run on modelport's own event loop (the portal)."""

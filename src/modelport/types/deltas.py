@@ -150,9 +150,9 @@ class MessageBuilder:
         values = self._last_values
         if delta.token_usage is not None:
             values["token_usage"] = delta.token_usage
-        if delta.finish_reason is not None:
+        if delta.finish_reason:
             values["finish_reason"] = delta.finish_reason
-        if delta.stop_sequence is not None:
+        if delta.stop_sequence:
             values["stop_sequence"] = delta.stop_sequence
         if delta.parsed is not None:
             values["parsed"] = delta.parsed
@@ -160,7 +160,7 @@ class MessageBuilder:
             values["enforcement"] = delta.enforcement
         if delta.model_id is not None:
             values["model_id"] = delta.model_id
-        if delta.raw is not None:
+        if delta.raw:
             values["raw"] = delta.raw
 
     def message(self, *, parse_arguments: bool = True) -> ChatMessage:

@@ -59,7 +59,7 @@ class Request:
         capabilities: What the model can do. `Model` looks this up once per call, for the layers and the backend.
         needs_closing_delta: Whether token usage and finish reason must come in a separate delta after all output, even
             if the call does not stream. The layer `adapt` sets it to `True` for responses that it rewrites or
-            validates.
+            validates, and `FallbackModel` for the requests to its models.
         on_sent: A function that starts the clock of `first_token_timeout`. The retry layer sets it, and the limit
             layer calls it when the request no longer waits for a rate limit. `None` if there is no such clock or no
             rate limit.

@@ -129,11 +129,11 @@ class _ConcurrencySlot:
                 self._limit._slots.discard(self)
                 self._limit._wake_first()
 
-    async def read(self, deltas: Deltas) -> ChatMessageStreamDelta | None:
+    async def read(self, deltas: Deltas) -> ChatMessageStreamDelta:
         """Read the next delta. Threads that are started meanwhile find this slot in `slots.current`, and retain it."""
         token = slots.current.set(self)
         try:
-            return await anext(deltas, None)
+            return await anext(deltas)
         finally:
             try:
                 slots.current.reset(token)
@@ -216,16 +216,23 @@ class Limit:
         tokens = 0 if limit is None else estimate_tokens(request, limit, self._longest_output)
         admission = await self._admit(tokens)
         slot, usage = admission.slot, None
+        warning = _NOT_SHARED if self.shared is not None and admission.shared_id is None else None
         try:
             if request.on_sent is not None:
                 request.on_sent()
             deltas = next(request)
             async with aclosing(deltas):
-                while (delta := await (slot.read(deltas) if slot else anext(deltas, None))) is not None:
+                while True:
+                    try:
+                        delta = await (slot.read(deltas) if slot else anext(deltas))
+                    except StopAsyncIteration:
+                        break
                     usage = delta.token_usage or usage
-                    if self.shared is not None and admission.shared_id is None and delta.finish_reason is not None:
-                        delta = replace(delta, warnings=[*(delta.warnings or ()), _NOT_SHARED])
+                    if warning and delta.finish_reason is not None:
+                        delta, warning = replace(delta, warnings=[*(delta.warnings or ()), warning]), None
                     yield delta
+            if warning:  # The backend sent no finish reason.
+                yield ChatMessageStreamDelta(warnings=[warning])
         finally:
             self._finish(admission, usage)
             await self._correct_shared(admission, usage)
