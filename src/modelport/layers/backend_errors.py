@@ -51,7 +51,7 @@ def error_from_exception(error: Exception, backend: str) -> ModelError:
     missing, owner = (error.name, type(error.obj).__name__) if isinstance(error, AttributeError) else (None, "")
     if missing in ("aclose", "__aiter__", "__anext__") or (isinstance(error, TypeError) and "__aiter__" in str(error)):
         result = ModelError(f"{backend}.deltas returns no asynchronous generator: {_HOW_TO_WRITE_DELTAS}")
-    elif missing in ("content", "has_output") and owner in ("str", "bytes", "dict"):
+    elif missing in ("content", "has_output") and owner in ("str", "bytes", "dict", "NoneType"):
         result = ModelError(f"{backend}.deltas yields {owner}: {_HOW_TO_WRITE_DELTAS}")
     elif isinstance(error, OSError):
         result = ConnectionFailed(raised)
