@@ -203,8 +203,10 @@ class Retry:
                                 self._budget.count_response(retried=attempt > 1)
                         if request.stream:
                             yield delta
-                        else:
+                        elif isinstance(delta, ChatMessageStreamDelta):
                             buffered.append(delta)
+                        else:  # The other layers read attributes of each delta, so that this error is raised there.
+                            raise AttributeError(name="content", obj=delta)
                 break
             except Exception as raised:
                 if self.backend is None and not isinstance(raised, ModelError):
