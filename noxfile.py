@@ -44,6 +44,8 @@ LOCKS = {
 ALONE = ("uv", "nox", "audit", "build", "lowest-build", "vllm")
 #: The conformance checks that run on the oldest supported versions.
 OLDEST_VERSIONS_CHECKS = "stream or typed or required"
+#: Two processes. Tests that share a model run in one of them.
+IN_PARALLEL = ("-n", "2", "--dist", "loadgroup")
 #: Tests that need more than the light environment, or a machine that does nothing else.
 MARKED = "engine or server or node or quiet"
 
@@ -122,7 +124,7 @@ def tests(session: nox.Session) -> None:
     if session.posargs:
         pytest(session)
         return
-    pytest(session, "-n", "2", "--dist", "loadgroup", "-m", f"({MARKED}) and not quiet")
+    pytest(session, *IN_PARALLEL, "-m", f"({MARKED}) and not quiet")
     pytest(session, "-m", "quiet")
 
 
@@ -138,7 +140,7 @@ def lowest(session: nox.Session) -> None:
     pytest(session, "tests/cli", "-k", "(help or models or check) and not report")
     install(session, "lowest")
     backends = "--backends=llamacpp,transformers,openai,openai-sdk,huggingface,bedrock-strict"
-    pytest(session, backends, "tests/conformance/test_conformance.py", "-k", OLDEST_VERSIONS_CHECKS)
+    pytest(session, *IN_PARALLEL, backends, "tests/conformance/test_conformance.py", "-k", OLDEST_VERSIONS_CHECKS)
     pytest(session, "tests/local/weights", "-k", "hub")
     pytest(session, "tests/layers/test_shared_limit.py")
     session.run(
@@ -279,12 +281,11 @@ def litellm(session: nox.Session) -> None:
     """LiteLLM and its Router, with version 2 of the openai package, which LiteLLM requires."""
     install(session, "litellm")
     backends = "--backends=litellm,litellm-mocked,litellm-router,litellm-router-mocked,openai-sdk-2"
-    parallel = ("-n", "2", "--dist", "loadgroup")
-    pytest(session, *parallel, backends, "tests/conformance/test_conformance.py", "tests/remote/litellm")
+    pytest(session, *IN_PARALLEL, backends, "tests/conformance/test_conformance.py", "tests/remote/litellm")
     if not session.posargs:  # modelport[openai] with version 2 of the package
         pytest(
             session,
-            *parallel,
+            *IN_PARALLEL,
             "tests/remote/test_faults.py",
             "tests/remote/test_rejected_parameters.py",
             "tests/remote/test_matrix.py",

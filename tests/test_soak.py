@@ -14,11 +14,11 @@ SOAK = Path(__file__).parents[1] / "benchmarks" / "soak.py"
 
 
 def run_soak(*names: str) -> None:
-    """Run the soak test with thirty calls of each backend."""
-    command = [sys.executable, str(SOAK), "--calls", str(30 * len(names)), "--only", ",".join(names)]
+    """Run the soak test with fifteen calls of each backend."""
+    command = [sys.executable, str(SOAK), "--calls", str(15 * len(names)), "--only", ",".join(names)]
     run = subprocess.run(command, capture_output=True, text=True, timeout=580)
     assert run.returncode == 0, run.stdout + run.stderr[-3000:]
-    assert all(f"| {name} | 30 |" in run.stdout for name in names)
+    assert all(f"| {name} | 15 |" in run.stdout for name in names)
     assert "lost: 0" in run.stdout
 
 
