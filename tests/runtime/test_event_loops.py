@@ -128,8 +128,9 @@ def test_sync_call_on_the_loop_thread_raises(server: FaultServer) -> None:
 
     with OpenAIServerModel("m", server.base_url, "k") as inner:
         start = time.monotonic()
-        with pytest.raises(RuntimeError, match=r"modelport's own loop thread.*agenerate"):
+        with pytest.raises(ModelError, match=r"modelport's own loop thread.*agenerate") as raised:
             Nested(inner).generate("hello")
+        assert isinstance(raised.value.__cause__, RuntimeError)
         assert time.monotonic() - start < SOON
     assert server.requests == []
 
