@@ -44,8 +44,9 @@ LOCKS = {
 ALONE = ("uv", "nox", "audit", "build", "lowest-build", "vllm")
 #: The conformance checks that run on the oldest supported versions.
 OLDEST_VERSIONS_CHECKS = "stream or typed or required"
-#: Two processes. Tests that share a model run in one of them.
-IN_PARALLEL = ("-n", "2", "--dist", "loadgroup")
+#: Three processes on two cores, because these tests wait for servers and engines a third of their time. Tests that
+#: share a model run in one of them.
+IN_PARALLEL = ("-n", "3", "--dist", "loadgroup")
 #: Tests that need more than the light environment, or a machine that does nothing else.
 MARKED = "engine or server or node or quiet"
 
@@ -305,7 +306,8 @@ def vllm(session: nox.Session) -> None:
     (own / "vllm-environment.pth").write_text(str(session.run("python", "-c", packages, silent=True)))
     backends = "--backends=vllm,vllm-tools,vllm-thinking"
     tests = ["tests/conformance/test_conformance.py", "tests/local/vllm"]
-    pytest(session, backends, *tests, env={"HF_HUB_OFFLINE": "1"})  # model names are not looked up on the Hub
+    # Model names are not looked up on the Hub. Each file runs in one of two processes, so that few engines are loaded.
+    pytest(session, "-n", "2", "--dist", "loadfile", backends, *tests, env={"HF_HUB_OFFLINE": "1"})
 
 
 if __name__ == "__main__":

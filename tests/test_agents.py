@@ -65,10 +65,11 @@ def test_tool_calling_agent_on_real_weights_succeeds(local_model: Model, streame
     assert result.token_usage is not None and result.token_usage.input_tokens > 100
 
 
-def test_code_agent_on_real_weights_calls_its_tool(streamed: bool) -> None:
+def test_code_agent_on_real_weights_calls_its_tool() -> None:
+    """The page on agents runs the same agent without streaming."""
     with LlamaCppModel(model_file(), context_length=8192, threads=1, grammar=STEP, temperature=0) as model:
         agent = smolagents.CodeAgent(
-            tools=[get_weather], model=model, max_steps=2, stream_outputs=streamed, verbosity_level=0
+            tools=[get_weather], model=model, max_steps=2, stream_outputs=True, verbosity_level=0
         )
         output = agent.run("What is the weather in Paris?")
     assert str(output).startswith("sunny in ")
