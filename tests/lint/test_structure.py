@@ -17,6 +17,7 @@ CORE = [
                  "runtime", "layers", "combine")
     for path in ([PACKAGE / name] if name.endswith(".py") else sorted((PACKAGE / name).rglob("*.py")))
     if path.name != "foreign_tools.py"  # the one module that reads tool objects of other libraries
+    and not path.name.startswith("vendor_")  # the table of the vendors' own parameters, and their types
 ]  # fmt: skip
 VENDORS = re.compile(
     r"openai|azure|anthropic|claude|bedrock|hugging ?face|litellm|vllm|llama|gemini|mistral|deepseek|groq|langchain"
