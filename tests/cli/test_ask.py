@@ -178,7 +178,7 @@ def test_setting_with_name_similar_to_a_secret_is_accepted(invoke: Any, setting:
 
 
 def test_json_option_prints_the_whole_message(invoke: Any) -> None:
-    message = ChatMessage("assistant", "Père [bold]", reasoning="Hm.", warnings=["something was left out"])
+    message = ChatMessage("assistant", "Père [bold]", reasoning="Hm.", warnings=["something was left out"])  # type: ignore[list-item]
     result, _ = invoke("Hi", "--json", answers=[message])
     printed = json.loads(result.stdout)
     assert (printed["content"], printed["reasoning"], printed["finish_reason"]) == ("Père [bold]", "Hm.", "stop")

@@ -39,6 +39,16 @@ def test_check_names_the_failed_check(load_model: FakeLoadModel) -> None:
     ]  # fmt: skip
 
 
+def test_check_of_model_without_tools_does_not_fail(load_model: FakeLoadModel) -> None:
+    load_model.models["*"] = WithoutImages("Paris.", repeat=True)
+    result = RUNNER.invoke(cli, ["check", "mine", "--only", "tools: required", "--only", "JSON schema"])
+    assert result.exit_code == 0
+    assert result.stdout.endswith("mine: not checked 2\n")
+    words = " ".join(re.sub("[│|]", " ", result.stdout).split())
+    assert "the model did not follow the" in words  # The table wraps the rest of the detail.
+    assert "not checked: the check can't be decided: " in result.stdout
+
+
 def test_check_runs_a_repeated_check_once(load_model: FakeLoadModel) -> None:
     load_model.models["*"] = WithoutImages("Paris.", repeat=True)
     result = RUNNER.invoke(cli, ["check", "mine", "--only", "generate", "--only", "generate"])

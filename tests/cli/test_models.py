@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -33,7 +34,7 @@ def test_models_lists_backends_and_install_commands(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("modelport.registry.backends", lambda: {
         "llamacpp": "modelport.local.llamacpp.model:LlamaCppModel",
         "openai": "modelport.remote.openai.model:OpenAIServerModel",
-        "theirs": "theirs.models:TheirModel",
+        "theirs": "modelport.testing:ScriptedModel",
     })  # fmt: skip
     result = RUNNER.invoke(cli, ["models"])
     assert result.exit_code == 0
@@ -46,7 +47,29 @@ def test_models_lists_backends_and_install_commands(monkeypatch: pytest.MonkeyPa
         "name": "openai", "class": "OpenAIServerModel", "installed": True, "missing": [], "install": None,
         "example": "openai/gpt-4o",
     }  # fmt: skip
-    assert entries["theirs"]["class"] == "TheirModel" and entries["theirs"]["installed"]
+    assert entries["theirs"]["class"] == "ScriptedModel" and entries["theirs"]["installed"]
+
+
+@pytest.mark.parametrize(
+    ("entry_point", "missing"),
+    [
+        ("no_such_package.models:TheirModel", "no_such_package"),
+        ("modelport.no_such_module:TheirModel", "modelport.no_such_module:TheirModel"),
+        ("modelport.testing:TheirModel", "modelport.testing:TheirModel"),
+        ("module_with_missing_import:TheirModel", "another_missing_package"),
+        ("module_that_fails:TheirModel", "module_that_fails:TheirModel"),
+    ],
+)
+def test_backend_of_another_package_without_its_class_is_not_installed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, entry_point: str, missing: str
+) -> None:
+    (tmp_path / "module_with_missing_import.py").write_text("import another_missing_package\n")
+    (tmp_path / "module_that_fails.py").write_text("raise RuntimeError('no GPU')\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr("modelport.registry.backends", lambda: {"theirs": entry_point})
+    (entry,) = json.loads(RUNNER.invoke(cli, ["models", "--json"]).stdout)
+    assert (entry["installed"], entry["missing"], entry["install"]) == (False, [missing], None)
+    assert f"no: {missing}" in RUNNER.invoke(cli, ["models"]).stdout
 
 
 def test_requirements_of_every_backend_are_known() -> None:

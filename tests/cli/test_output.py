@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from modelport import ChatMessage, ChatMessageStreamDelta
+from modelport import CallWarning, ChatMessage, ChatMessageStreamDelta
 from tests.cli.running import PROGRAM_ON_SCRIPTED_MODEL, read_terminal, start_in_terminal
 
 
@@ -31,7 +31,7 @@ def test_text_ends_with_a_newline_but_never_with_an_extra_one(invoke: Any, text:
 
 def test_warnings_and_early_ends_are_noted_on_standard_error(invoke: Any) -> None:
     def notes(text: str, reason: str, *args: str) -> str:
-        warnings = ["x was\nleft out"] if text == "warned" else None
+        warnings = [CallWarning("left_out", "x", "x was\nleft out.")] if text == "warned" else None
         delta = ChatMessageStreamDelta(finish_reason=reason, warnings=warnings)
         return str(invoke("Hi", *args, answers=[[text, delta]])[0].stderr)
 
@@ -40,7 +40,7 @@ def test_warnings_and_early_ends_are_noted_on_standard_error(invoke: Any) -> Non
     assert "truncated" in notes("Once", "length")
     assert notes("Once", "length", "--max-tokens", "1") == ""
     assert "policy" in notes("Once", "content_filter")
-    assert notes("warned", "stop") == "modelport: x was left out\n"
+    assert notes("warned", "stop") == "modelport: x was left out.\n"
 
 
 def test_no_prompt_in_terminal_shows_the_help() -> None:

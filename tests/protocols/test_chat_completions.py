@@ -8,7 +8,7 @@ import pytest
 from pydantic import BaseModel, TypeAdapter
 
 from modelport import ChatMessage, Choice, Lark, OpenAIServerModel, Regex
-from modelport.inputs.output_types import grammar_from, grammar_from_response_format
+from modelport.inputs.output_types import grammar_from
 from modelport.inputs.tools import tools_from
 from modelport.protocols.chat_completions.dialects import DIALECTS, OPENAI_API
 from modelport.protocols.chat_completions.output_format import OUTPUT_TOOL, output_fields
@@ -117,8 +117,8 @@ NAMED = {"type": "json_schema", "json_schema": {"name": "json_object", "schema":
         (grammar_from({"type": "object"}), "json_object"),
         (grammar_from({"type": "object", "description": "Any."}), "json_object"),
         (grammar_from(dict), "json_object"),
-        (grammar_from_response_format({"type": "json_object"}), "json_object"),
-        (grammar_from_response_format(NAMED), "json_schema"),
+        (grammar_from({"type": "json_object"}), "json_object"),
+        (grammar_from(NAMED), "json_schema"),
         (grammar_from(json_object), "json_schema"),
         (grammar_from({"type": "object", "required": ["a"]}), "json_schema"),
     ],

@@ -248,15 +248,15 @@ def test_rewrite_warnings_name_what_is_checked_and_what_is_not() -> None:
     rewritten = SchemaRules().rewrite(schema)
     assert rewritten.left_out == ("contentEncoding", "contentMediaType", "format", "format='iri'", "maxLength")
     assert rewritten.warnings == (
-        "format, maxLength of the schema were checked, not enforced",
-        "contentEncoding, contentMediaType, format='iri' of the schema were neither enforced nor checked",
+        "The schema's format, maxLength are checked, not enforced.",
+        "The schema's contentEncoding, contentMediaType, format='iri' are neither enforced nor checked.",
     )
     valid = {"a": "2024-01-01", "b": "nope nope", "c": "{"}
     assert mismatch(schema, valid) is None
     assert mismatch(schema, {**valid, "a": "banana"}) == "at $.a: 'banana' is not a 'date'"
     assert SchemaRules(formats=frozenset({"date", "iri"})).rewrite(
         {**schema, "properties": {"a": texts["a"]}, "required": []}
-    ).warnings == ("maxLength of the schema were checked, not enforced",)
+    ).warnings == ("The schema's maxLength is checked, not enforced.",)
     assert SchemaRules().rewrite({"type": "integer"}).warnings == ()
     dependent = {"type": "integer", "dependencies": {"a": ["b"]}}
     assert SchemaRules().rewrite(dependent).unchecked == ("dependencies",)

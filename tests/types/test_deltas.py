@@ -11,6 +11,9 @@ from modelport.types.deltas import (
     accumulate,
 )
 from modelport.types.messages import ChatMessageToolCallFunction
+from modelport.types.warnings import CallWarning
+
+FIRST = CallWarning("left_out", "seed", "first")
 
 Delta = ChatMessageStreamDelta
 
@@ -27,22 +30,22 @@ def test_delta_is_empty_without_any_field() -> None:
 
 
 def test_restart_discards_the_response_before_it() -> None:
-    before = [Delta(content="a", reasoning="b", logprobs=[{}], reasoning_details=[{}], warnings=["w"])]
+    before = [Delta(content="a", reasoning="b", logprobs=[{}], reasoning_details=[{}], warnings=[FIRST])]
     message = accumulate([*before, tool_call_delta("{}"), Delta(content="new", restart=True)])
     assert (message.content, message.reasoning, message.tool_calls) == ("new", None, None)
-    assert (message.logprobs, message.reasoning_details, message.warnings) == (None, None, ["w"])
+    assert (message.logprobs, message.reasoning_details, message.warnings) == (None, None, [FIRST])
 
 
 def test_builder_returns_independent_messages_while_deltas_arrive() -> None:
     builder = MessageBuilder("m")
-    builder.add(Delta(warnings=["first"], logprobs=[{"token": "a"}]))
+    builder.add(Delta(warnings=[FIRST], logprobs=[{"token": "a"}]))
     assert not builder.has_output
     early = builder.message()
-    for delta in (Delta(content="a", warnings=["second"]), tool_call_delta('{"a": 1}')):
+    for delta in (Delta(content="a", warnings=["second"]), tool_call_delta('{"a": 1}')):  # type: ignore[list-item]
         builder.add(delta)
     assert builder.has_output
-    assert (early.content, early.warnings, early.tool_calls, early.model_id) == ("", ["first"], None, "m")
-    assert builder.message().warnings == ["first", "second"]
+    assert (early.content, early.warnings, early.tool_calls, early.model_id) == ("", [FIRST], None, "m")
+    assert builder.message().warnings == [FIRST, CallWarning("other", None, "second")]
     unparsed = builder.message(parse_arguments=False)
     assert [call.function.arguments for call in unparsed.tool_calls] == ['{"a": 1}']
     assert [call.function.arguments for call in builder.message().tool_calls] == [{"a": 1}]

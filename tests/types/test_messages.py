@@ -7,7 +7,7 @@ import json
 from dataclasses import dataclass
 from itertools import pairwise
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from hypothesis import given
@@ -29,6 +29,7 @@ from modelport.types.messages import (
     tool_call_from,
 )
 from modelport.types.usage import TokenUsage
+from modelport.types.warnings import CallWarning, WarningType
 from tests.properties import examples
 
 Delta = ChatMessageStreamDelta
@@ -44,6 +45,8 @@ NAMES = st.text(min_size=1, max_size=8)
 CALLS = st.builds(
     ChatMessageToolCall, st.builds(ChatMessageToolCallFunction, OBJECTS, NAMES), st.text(min_size=1, max_size=8)
 )
+#: `MessageBuilder` drops a warning of the other type about a parameter that was left out in the end.
+WARNING_TYPES = sorted({*get_args(WarningType)} - {"forwarded"})
 MESSAGES = st.builds(
     ChatMessage,
     st.just(MessageRole.ASSISTANT),
@@ -58,7 +61,7 @@ MESSAGES = st.builds(
     logprobs=st.lists(st.fixed_dictionaries({"token": st.text(max_size=3), "logprob": st.just(-0.5)}), min_size=1)
     | st.none(),
     model_id=NAMES | st.none(),
-    warnings=st.lists(NAMES, max_size=2),
+    warnings=st.lists(st.builds(CallWarning, st.sampled_from(WARNING_TYPES), st.none() | NAMES, NAMES), max_size=2),
     reasoning_details=st.lists(OBJECTS, min_size=1, max_size=3) | st.none(),
 )
 

@@ -10,7 +10,8 @@ from typing import Any, Literal
 import pytest
 
 from modelport.errors import InvalidRequest
-from modelport.inputs.output_types import grammar_from, grammar_from_response_format
+from modelport.inputs.options import normalise_options
+from modelport.inputs.output_types import grammar_from
 from modelport.types.output_types import Choice, JSONSchema, Lark, Regex
 from tests.types.examples import Colour, Movie, Person, Point, Shelf
 
@@ -136,28 +137,29 @@ def test_output_type_with_invalid_arguments_raises_at_construction(make: Callabl
 def test_response_format_each_type_gives_output_type() -> None:
     schema = {"type": "object"}
     named = {"type": "json_schema", "json_schema": {"name": "person", "schema": schema, "strict": True}}
-    assert grammar_from_response_format(named) == JSONSchema(schema, name="person")
-    assert grammar_from_response_format({"type": "json_object"}) == JSONSchema(schema, name="json_object")
-    assert grammar_from_response_format({"type": "text"}) is None
-    parsed = grammar_from_response_format(Person)
+    assert grammar_from(named, "response_format") == JSONSchema(schema, name="person")
+    assert grammar_from({"type": "json_object"}, "response_format") == JSONSchema(schema, name="json_object")
+    assert grammar_from({"type": "text"}, "response_format") is None
+    with_schema = {"type": "json_object", "schema": {"type": "object", "required": ["a"]}}
+    assert grammar_from(with_schema, "response_format") == JSONSchema(with_schema["schema"])  # type: ignore[arg-type]
+    parsed = grammar_from(Person, "response_format")
     assert parsed is not None
     assert parsed.parse('{"name": "Ada"}') == Person(name="Ada")
 
 
 @pytest.mark.parametrize(
-    "value", [{}, {"type": "xml"}, "json_object", 5, None, {"type": "json_schema"},
+    "value", [{}, {"type": "xml"}, "json_object", 5, {"type": "json_schema"},
              {"type": "json_schema", "json_schema": 5},
              {"type": "json_schema", "json_schema": {"name": 5, "schema": {}}}],
 )  # fmt: skip
 def test_response_format_invalid_value_raises(value: Any) -> None:
-    with pytest.raises(InvalidRequest, match="response_format"):
-        grammar_from_response_format(value)
+    with pytest.raises(InvalidRequest, match=r"response_format|'xml' is not one of"):
+        grammar_from(value, "response_format")
 
 
-@pytest.mark.parametrize("value", [list[int], Literal["a"], Regex("a"), Choice("a")])
-def test_response_format_with_other_output_type_suggests_grammar(value: Any) -> None:
-    with pytest.raises(InvalidRequest, match="write grammar="):
-        grammar_from_response_format(value)
+@pytest.mark.parametrize("value", [list[int], Literal["a"], Regex("a"), Choice("a"), {"type": "integer"}], ids=str)
+def test_response_format_accepts_what_grammar_accepts(value: Any) -> None:
+    assert normalise_options({"response_format": value}) == normalise_options({"grammar": value})
 
 
 def test_output_types_are_compared_by_value() -> None:

@@ -236,7 +236,7 @@ def _parse_output_type(schema: Path | None, regex: str | None, choices: tuple[st
     return None
 
 
-def _read_schema(path: Path) -> Grammar:
+def _read_schema(path: Path) -> Grammar | None:
     import json
 
     from modelport.errors import InvalidRequest

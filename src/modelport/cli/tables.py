@@ -31,7 +31,7 @@ class Requirements:
     """What must be installed for a backend.
 
     Args:
-        modules: Top-level modules. They are searched for, but not imported.
+        modules: Top-level modules. They are searched for, but not imported, because some need seconds for it.
         extra: The extra that installs the modules, as `openai` in `modelport[openai]`; `None` if there is none.
         example: The name of a model of the backend, for the option `-m`.
     """
@@ -79,7 +79,8 @@ _SYMBOLS = {
 #: Explanations of statuses, which are printed below the table.
 _EXPLANATIONS = {
     "unsupported": "the model declares that it lacks the feature, and refuses a request for it if a call can make one",
-    "not checked": "this command lacks something that the check needs, or the output does not show whether it passes",
+    "not checked": "the check can't be decided: this command lacks something that the check needs, or the model did "
+    "not do what the check needs, such as calling a tool that only the prompt describes",
 }
 #: How the detail of an outcome begins if the model can't be called. Every other check would fail in the same way.
 _UNREACHABLE_ERRORS = ("AuthenticationError:", "NotFoundError:", "ConnectionFailed:", "MissingDependency:")
@@ -99,6 +100,19 @@ def requirements_of(backend: str, entry_point: str) -> Requirements:
     return REQUIREMENTS.get(backend) or Requirements((package,), None, f"{backend}/…")
 
 
+def _missing_of_other_package(backend: str, entry_point: str) -> list[str]:
+    """Import the class of another package's backend, and return what is missing: a module or the entry point."""
+    from modelport.registry import backend_class
+
+    try:
+        backend_class(backend)
+    except ModuleNotFoundError as error:
+        return [error.name or entry_point]
+    except Exception:  # The import may raise any exception, but the other backends must be listed.
+        return [entry_point]
+    return []
+
+
 def list_backends() -> list[dict[str, Any]]:
     """Return a dict for each backend, with its requirements and whether they are installed."""
     from modelport.registry import backends
@@ -107,6 +121,8 @@ def list_backends() -> list[dict[str, Any]]:
     for name, entry_point in sorted(backends().items()):
         needed = requirements_of(name, entry_point)
         missing = [module for module in needed.modules if find_spec(module) is None]
+        if not missing and name not in REQUIREMENTS:
+            missing = _missing_of_other_package(name, entry_point)
         entries.append(
             {
                 "name": name,

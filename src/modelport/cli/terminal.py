@@ -221,7 +221,7 @@ def print_warnings(message: ChatMessage, *, report_truncation: bool) -> None:
         report_truncation: Whether to say that the message was truncated. A user who set `max_tokens` expects it.
     """
     for warning in message.warnings:
-        print_note(warning)
+        print_note(str(warning))
     if message.finish_reason == "content_filter":
         print_note("the service's content policy ended the response early")
     elif message.finish_reason == "length" and report_truncation:

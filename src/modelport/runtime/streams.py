@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, Generic, NoReturn
 
 from modelport.errors import ModelError, StreamInterrupted
 from modelport.types.deltas import ChatMessageStreamDelta, MessageBuilder
 from modelport.types.messages import ChatMessage
+from modelport.types.parsed import Parsed
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -50,7 +51,7 @@ def raise_with_partial(
     raise interrupted from error
 
 
-class _ResponseStream:
+class _ResponseStream(Generic[Parsed]):
     """What the streams for synchronous and asynchronous code have in common.
 
     Args:
@@ -64,7 +65,7 @@ class _ResponseStream:
         self._response = MessageBuilder(model_id)
 
     @property
-    def message(self) -> ChatMessage:
+    def message(self) -> ChatMessage[Parsed]:
         """The message made of the deltas that were read so far; the complete message once the stream has ended."""
         return self._response.message()
 
@@ -90,7 +91,7 @@ class _ResponseStream:
         raise TypeError("a stream can't be pickled; pickle its message")
 
 
-class Stream(_ResponseStream):
+class Stream(_ResponseStream[Parsed]):
     """The deltas of a response, for synchronous code.
 
     The request is sent at the first `next`. `close()`, the end of a `with` block and the deletion of the stream each
@@ -100,7 +101,7 @@ class Stream(_ResponseStream):
     _iteration: SyncIteration[ChatMessageStreamDelta] | None = None
     _closed = False
 
-    def __iter__(self) -> Stream:
+    def __iter__(self) -> Stream[Parsed]:
         return self
 
     def __next__(self) -> ChatMessageStreamDelta:
@@ -123,7 +124,7 @@ class Stream(_ResponseStream):
         if self._iteration is not None:
             self._iteration.close()
 
-    def __enter__(self) -> Stream:
+    def __enter__(self) -> Stream[Parsed]:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
@@ -134,10 +135,10 @@ class Stream(_ResponseStream):
             self._iteration.drop()
 
 
-class AsyncStream(_ResponseStream):
+class AsyncStream(_ResponseStream[Parsed]):
     """The deltas of a response, for asynchronous code; see `Stream`."""
 
-    def __aiter__(self) -> AsyncStream:
+    def __aiter__(self) -> AsyncStream[Parsed]:
         return self
 
     async def __anext__(self) -> ChatMessageStreamDelta:
@@ -154,7 +155,7 @@ class AsyncStream(_ResponseStream):
 
     aclose = close
 
-    async def __aenter__(self) -> AsyncStream:
+    async def __aenter__(self) -> AsyncStream[Parsed]:
         return self
 
     async def __aexit__(

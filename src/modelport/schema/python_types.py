@@ -14,7 +14,7 @@ from typing import Any
 from modelport.errors import InvalidRequest
 
 
-def schema_from_type(python_type: Any) -> tuple[dict[str, Any], str]:
+def schema_from_type(python_type: Any, argument: str = "grammar") -> tuple[dict[str, Any], str]:
     """Return the JSON schema of a Python type, and the schema's name.
 
     Raises:
@@ -25,10 +25,10 @@ def schema_from_type(python_type: Any) -> tuple[dict[str, Any], str]:
     except Exception as error:  # pydantic raises several exception types for a type that it can't describe.
         if getattr(error, "code", "") == "typed-dict-version":
             raise InvalidRequest(
-                f"grammar={python_type!r}: before Python 3.12 use typing_extensions.TypedDict, not typing.TypedDict"
+                f"{argument}={python_type!r}: before Python 3.12 use typing_extensions.TypedDict, not typing.TypedDict"
             ) from None
         raise InvalidRequest(
-            f"grammar={python_type!r} is not an output type: pass a JSON schema, a pydantic model, dataclass, "
+            f"{argument}={python_type!r} is not an output type: pass a JSON schema, a pydantic model, dataclass, "
             "TypedDict, Enum or Literal, or Regex, Choice, JSONSchema, Lark "
             f"({str(error).splitlines()[0].partition('. ')[0]})"
         ) from None

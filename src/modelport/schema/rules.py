@@ -119,10 +119,14 @@ class RewrittenSchema:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """Warnings for the caller about the keywords that were left out."""
+        """Sentences for the caller about the keywords that were left out."""
         checked = [keyword for keyword in self.left_out if keyword not in self.unchecked]
         groups = ((checked, "checked, not enforced"), (self.unchecked, "neither enforced nor checked"))
-        return tuple(f"{', '.join(keywords)} of the schema were {what}" for keywords, what in groups if keywords)
+        return tuple(
+            f"The schema's {', '.join(keywords)} {'is' if len(keywords) == 1 else 'are'} {what}."
+            for keywords, what in groups
+            if keywords
+        )
 
 
 class _Rewriter:

@@ -18,6 +18,7 @@ from modelport.types.messages import (
     tool_call_from,
 )
 from modelport.types.usage import TokenUsage
+from modelport.types.warnings import CallWarning
 
 
 @dataclass(slots=True)
@@ -58,7 +59,7 @@ class ChatMessageStreamDelta:
     enforcement: str | None = None
     logprobs: list[dict[str, Any]] | None = field(default=None, repr=False)
     model_id: str | None = None
-    warnings: list[str] | None = None
+    warnings: list[CallWarning] | None = None
     raw: Any = field(default=None, repr=False, compare=False)
     reasoning_details: list[dict[str, Any]] | None = field(default=None, repr=False)
     attempts: list[Attempt] | None = None
@@ -116,7 +117,7 @@ class MessageBuilder:
         self._calls: dict[int, _ToolCallBuilder] = {}
         self._logprobs: list[dict[str, Any]] = []
         self._reasoning_details: list[dict[str, Any]] = []
-        self._warnings: list[str] = []
+        self._warnings: list[CallWarning] = []
         self._attempts: list[Attempt] = []
         self._last_values: dict[str, Any] = {"model_id": model_id}
 
@@ -142,7 +143,7 @@ class MessageBuilder:
         if delta.logprobs:
             self._logprobs += delta.logprobs
         if delta.warnings:
-            self._warnings += delta.warnings
+            self._warnings += CallWarning.list_from(delta.warnings)
         if delta.attempts:
             self._attempts += delta.attempts
         # Of the remaining fields, the last value that is not `None` counts. These lines run for every delta, so they
@@ -178,10 +179,17 @@ class MessageBuilder:
             reasoning="".join(self._reasoning) or None,
             logprobs=list(self._logprobs) or None,
             reasoning_details=list(self._reasoning_details) or None,
-            warnings=list(self._warnings),
+            warnings=self._final_warnings(),
             attempts=list(self._attempts),
             **self._last_values,
         )
+
+    def _final_warnings(self) -> list[CallWarning]:
+        """Return the warnings, without those that say that a parameter was sent which was then left out."""
+        if not self._warnings:
+            return []
+        left_out = {one.feature for one in self._warnings if one.type == "left_out" and one.feature is not None}
+        return [one for one in self._warnings if one.type != "forwarded" or one.feature not in left_out]
 
 
 class _ToolCallBuilder:

@@ -10,11 +10,13 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
-from typing import Any
+from typing import Any, Generic
 
 from modelport.secrets import Url
 from modelport.types.content import repr_with_urls_hidden, text_of
+from modelport.types.parsed import Parsed
 from modelport.types.usage import TokenUsage
+from modelport.types.warnings import CallWarning
 
 #: A JSON object. In the class `ChatMessage` the name `dict` denotes its method, so annotations can't use `dict[…]`.
 _JSON = dict[str, Any]
@@ -95,7 +97,7 @@ class Attempt:
 
 
 @dataclass(slots=True)
-class ChatMessage:
+class ChatMessage(Generic[Parsed]):
     """A message of a conversation; `print(message)` prints its text.
 
     Args:
@@ -114,7 +116,7 @@ class ChatMessage:
             finished output was checked; if it was not valid and the call did not stream, it was requested again).
         logprobs: For each token, a dict with the keys `token`, `logprob`, `bytes` and `top_logprobs`.
         model_id: The model that responded.
-        warnings: Sentences that say what was done in another way than requested.
+        warnings: What was done in another way than requested.
         tool_call_id: On a `tool` message, the ID of the call whose result it is.
         name: The name of the author or of the tool, for services that accept one.
         reasoning_details: Data that the service expects to be sent back in later requests, such as the signature of
@@ -131,11 +133,11 @@ class ChatMessage:
     reasoning: str | None = None
     finish_reason: str | None = None
     stop_sequence: str | None = None
-    parsed: Any = None
+    parsed: Parsed = None  # type: ignore[assignment]  # It is `None` in a call without an output type.
     enforcement: str | None = None
     logprobs: list[_JSON] | None = field(default=None, repr=False)
     model_id: str | None = None
-    warnings: list[str] = field(default_factory=list)
+    warnings: list[CallWarning] = field(default_factory=list)
     tool_call_id: str | None = None
     name: str | None = None
     reasoning_details: list[_JSON] | None = field(default=None, repr=False)
@@ -196,6 +198,7 @@ class ChatMessage:
         if isinstance(usage := values.get("token_usage"), Mapping):
             counts = {item.name for item in fields(TokenUsage)}
             values["token_usage"] = TokenUsage(**{key: usage[key] for key in counts & set(usage)})
+        values["warnings"] = [CallWarning.from_value(warning) for warning in values.get("warnings") or ()]
         values["attempts"] = [Attempt(**a) if isinstance(a, Mapping) else a for a in values.get("attempts") or ()]
         if token_usage is not None:
             values["token_usage"] = token_usage

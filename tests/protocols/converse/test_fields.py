@@ -45,7 +45,7 @@ def test_tool_config_is_sent_while_history_has_calls(model: RecordingModel) -> N
     history = [user_message(text_part("a")), call_message("c"), result_message("c")]
     message = model.generate(history)
     assert [tool["toolSpec"]["name"] for tool in model.sent[-1]["toolConfig"]["tools"]] == ["get_weather"]
-    assert [warning for warning in message.warnings if "toolConfig was sent" in warning]
+    assert [warning for warning in message.warnings if "toolConfig was sent" in str(warning)]
     message = model.generate(history, tools=[WEATHER_TOOL], tool_choice="none")
     assert model.sent[-1]["toolConfig"]["tools"][0]["toolSpec"]["description"] == "The weather."
     assert message.warnings and not model.calls[-1].allows_tool_calls
@@ -105,7 +105,7 @@ def test_guardrail_settings_are_merged_and_streaming_mode_is_sent_with_streams_o
         "guardrailConfig": {"guardrailIdentifier": "abc", "guardrailVersion": "1", "streamProcessingMode": "async"}
     }
     assert sent_body(model, **config)["guardrailConfig"] == {"guardrailIdentifier": "abc", "guardrailVersion": "1"}
-    list(model.generate_stream("hi", **config))
+    list(model.generate_stream("hi", **config))  # type: ignore[call-overload]
     assert model.sent[-1]["guardrailConfig"] == config["guardrailConfig"]
     body = sent_body(model, guardrail_identifier="abc", guardrail_version=3)
     assert body["guardrailConfig"] == {"guardrailIdentifier": "abc", "guardrailVersion": "3"}
@@ -178,7 +178,7 @@ def test_schema_is_sent_in_the_services_subset_and_the_rest_as_description(model
         "required": ["age"],
         "additionalProperties": False,
     }  # fmt: skip
-    assert "maxItems, minimum of the schema were checked, not enforced" in message.warnings
+    assert "The schema's maxItems, minimum are checked, not enforced." in map(str, message.warnings)
     with pytest.raises(UnsupportedFeature, match="maxItems, minimum of the schema"):
         model.generate("hi", grammar=schema, strict=True)
     assert json.dumps(schema) == before

@@ -54,7 +54,7 @@ def test_system_message_within_conversation_is_moved_with_warning(model: Recordi
         [user_message(text_part("a")), {"role": "system", "content": "late"}, user_message(text_part("b"))]
     )
     assert model.sent[-1]["system"] == [{"text": "late"}]
-    assert ["messages[1]" in warning for warning in message.warnings] == [True]
+    assert ["messages[1]" in str(warning) for warning in message.warnings] == [True]
 
 
 def test_blank_text_is_left_out(model: RecordingModel) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 from modelport.layers.base import Deltas
 from modelport.types.deltas import ChatMessageStreamDelta, ChatMessageToolCallStreamDelta
+from modelport.types.warnings import CallWarning
 
 
 async def arguments_as_text(deltas: Deltas, tool_name: str) -> Deltas:
@@ -47,7 +48,8 @@ async def arguments_as_text(deltas: Deltas, tool_name: str) -> Deltas:
             reason = "stop" if delta.finish_reason == "tool_calls" else delta.finish_reason
             delta = replace(delta, content=arguments or None, tool_calls=None, finish_reason=reason)
             if reason is not None and other_calls and forced_call is not None:
-                warning = f"the model made {len(other_calls) + 1} calls for its output: the first was used"
+                text = f"The model made {len(other_calls) + 1} calls for its output, and the first was used."
+                warning = CallWarning("discarded", "grammar", text)
                 delta.warnings = [*(delta.warnings or ()), warning]
             yield delta
         if forced_call is None and any(texts):

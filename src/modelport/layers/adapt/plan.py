@@ -53,9 +53,21 @@ from modelport.types.messages import ChatMessage, MessageRole
 from modelport.types.output_types import Choice, Grammar, JSONSchema, Lark
 from modelport.types.request import Request
 from modelport.types.tools import NamedToolChoice, Tool
+from modelport.types.warnings import CallWarning
 
 #: A message that is added to a request if the service requires that a message mentions JSON.
 JSON_HINT = "Answer with a JSON object."
+_CHOICE_NOT_ENFORCED = CallWarning(
+    "not_enforced",
+    "tool_choice",
+    "tool_choice was checked, not enforced, because the backend supports only 'auto'.",
+)
+_TOOLS_IN_PROMPT = CallWarning(
+    "substituted", "tools", "The tools were put into the prompt, because the backend does not support tools."
+)
+_STOP_NOT_SENT = CallWarning(
+    "left_out", "stop_sequences", "Stop sequences were not sent, because the output comes as a tool call."
+)
 
 
 @dataclass(frozen=True)
@@ -88,7 +100,7 @@ class Plan:
     nulls_for_optional: bool = False
     text_calls: Literal["tagged", "bare"] | None = None
     fetches_images: bool = False
-    warnings: tuple[str, ...] = ()
+    warnings: tuple[CallWarning, ...] = ()
     second: Plan | None = None
 
     @property
@@ -130,14 +142,14 @@ def _plan_tools(request: Request, capabilities: Capabilities) -> Plan:
     if not capabilities.tools:
         return _plan_prompted_tools(request, capabilities)
     choice, tools = request.tool_choice, request.tools
-    warnings: tuple[str, ...] = ()
+    warnings: tuple[CallWarning, ...] = ()
     grammar_excludes_tools = request.grammar is not None and not capabilities.grammar_with_tools
     if choice == "none" and (grammar_excludes_tools or "none" not in capabilities.tool_choices):
         return Plan(original=request, sent=request.replace(tools=(), tool_choice="auto"))
     if isinstance(choice, NamedToolChoice) and "named" not in capabilities.tool_choices:
         tools, choice = tuple(tool for tool in tools if tool.name == choice.name), "required"
     if choice == "required" and "required" not in capabilities.tool_choices:
-        choice, warnings = "auto", ("tool_choice was checked, not enforced: the backend supports only 'auto'",)
+        choice, warnings = "auto", (_CHOICE_NOT_ENFORCED,)
     return Plan(original=request, sent=request.replace(tools=tools, tool_choice=choice), warnings=warnings)
 
 
@@ -147,8 +159,8 @@ def _plan_prompted_tools(request: Request, capabilities: Capabilities) -> Plan:
     sent = adapt_to_capabilities(rewritten, capabilities)
     if not request.tools or request.tool_choice == "none":
         return Plan(original=request, sent=sent)
-    warning = "tools were put into the prompt, because the backend does not support tools"
-    return Plan(original=request, sent=sent, text_calls="bare" if forced else "tagged", warnings=(warning,))
+    warnings = (_TOOLS_IN_PROMPT, *((_STOP_NOT_SENT,) if forced and request.stop_sequences else ()))
+    return Plan(original=request, sent=sent, text_calls="bare" if forced else "tagged", warnings=warnings)
 
 
 def _plan_output_type(plan: Plan, grammar: Grammar, capabilities: Capabilities) -> Plan:
@@ -202,14 +214,14 @@ def _plan_schema(plan: Plan, grammar: JSONSchema, capabilities: Capabilities) ->
             f"strict=True: this backend does not enforce {', '.join(rewritten.left_out)} of the schema; "
             f"without strict: {'; '.join(rewritten.warnings)}"
         )
-    warnings = (*plan.warnings, *rewritten.warnings)
+    left_out = (CallWarning("not_enforced", "grammar", text) for text in rewritten.warnings)
+    warnings = (*plan.warnings, *left_out)
     sent = plan.sent.replace(grammar=replace(grammar, schema=rewritten.schema))
     # Services with a mode for "any JSON object" (`any_object`) refuse this mode unless a message mentions JSON.
     if rules.any_object and is_any_object(rewritten.schema) and not _mentions_json(sent):
         sent = sent.replace(messages=(*sent.messages, ChatMessage(MessageRole.USER, JSON_HINT)))
-        warnings = (
-            *warnings, f"{JSON_HINT!r} was added to the messages, because the service requires that they mention JSON",
-        )  # fmt: skip
+        text = f"{JSON_HINT!r} was added to the messages, because the service requires that they mention JSON."
+        warnings = (*warnings, CallWarning("changed", "messages", text))
     return replace(plan, sent=sent, enforcement="enforced", warnings=warnings, nulls_for_optional=rules.all_required)
 
 
@@ -223,6 +235,6 @@ def _plan_forced_tool(plan: Plan, object_schema: JSONSchema, capabilities: Capab
     choice = NamedToolChoice(tool.name) if "named" in capabilities.tool_choices else "required"
     warnings = plan.warnings
     if plan.sent.stop_sequences:
-        warnings = (*warnings, "stop sequences were not sent, because the output comes as a tool call")
+        warnings = (*warnings, _STOP_NOT_SENT)
     sent = plan.sent.replace(grammar=None, tools=(tool,), tool_choice=choice, stop_sequences=())
     return replace(plan, sent=sent, enforcement="forced_tool", forced_tool=tool.name, warnings=warnings)

@@ -6,9 +6,12 @@ from contextlib import aclosing
 from dataclasses import replace
 
 from modelport.layers.base import Deltas
+from modelport.types.warnings import CallWarning
 
-_CALLS_DROPPED = (
-    "the model made several tool calls: all but the first were dropped, as parallel_tool_calls=False requires"
+_CALLS_DROPPED = CallWarning(
+    "discarded",
+    "parallel_tool_calls",
+    "The model made several tool calls. All but the first were dropped, because parallel_tool_calls is False.",
 )
 
 

@@ -39,6 +39,7 @@ from modelport.runtime import slots
 from modelport.types.deltas import ChatMessageStreamDelta
 from modelport.types.request import Request
 from modelport.types.usage import TokenUsage
+from modelport.types.warnings import CallWarning
 
 #: Seconds after which a waiting call asks the shared window again at the latest. It may have room earlier than it said,
 #: if requests of other processes used fewer tokens than estimated.
@@ -48,7 +49,11 @@ SHARED_PAUSE_SECONDS = 5.0
 #: Seconds for which a waiting call may wait for the shared window's response before its event loop is assumed to be
 #: stalled.
 SHARED_RESPONSE_SECONDS = 10.0
-_NOT_SHARED = "the rate limits were enforced by this process alone: the shared limits could not be reached"
+_NOT_SHARED = CallWarning(
+    "substituted",
+    "shared_limits",
+    "The rate limits were enforced by this process alone, because the shared limits could not be reached.",
+)
 
 
 class SharedWindow(Protocol):

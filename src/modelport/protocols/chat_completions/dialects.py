@@ -115,7 +115,7 @@ DIALECTS: dict[str, Dialect] = {
             "schema_rules": None,
             "reasoning_efforts": _EFFORT_NONE_ONLY,
             "reasoning_budget": True,
-            "renamed": {"reasoning_budget": "thinking_budget_tokens"},
+            "renamed": {"reasoning_budget": "thinking_budget_tokens", "repetition_penalty": "repeat_penalty"},
         },
         output_fields=_llama_cpp_output_fields,
         # The server ignores `reasoning_effort` in the body.

@@ -33,6 +33,7 @@ from modelport.types.capabilities import Capabilities
 from modelport.types.messages import ChatMessage
 from modelport.types.request import Request
 from modelport.types.tools import NamedToolChoice, Tool
+from modelport.types.warnings import CallWarning
 
 MAX_IMAGES, MAX_DOCUMENTS = 20, 5
 
@@ -49,7 +50,7 @@ class ConverseCall:
 
     arguments: dict[str, Any]
     allows_tool_calls: bool
-    warnings: tuple[str, ...] = ()
+    warnings: tuple[CallWarning, ...] = ()
 
 
 def converse_call_from(request: Request, model_id: str | None) -> ConverseCall:
@@ -80,8 +81,12 @@ def converse_call_from(request: Request, model_id: str | None) -> ConverseCall:
         arguments["toolConfig"] = tool_config
         if not allows_tool_calls:
             warnings.append(
-                "toolConfig was sent although no tool may be called: Bedrock requires it because the history contains "
-                "tool calls"
+                CallWarning(
+                    "changed",
+                    "tools",
+                    "toolConfig was sent although no tool may be called, because Bedrock requires it for a history "
+                    "with tool calls.",
+                )
             )
     # Bedrock refuses blank stop sequences. modelport's layer `stop` ends the output at them instead.
     stop_sequences = [stop for stop in request.stop_sequences if stop.strip()]
@@ -107,11 +112,11 @@ def converse_call_from(request: Request, model_id: str | None) -> ConverseCall:
 
 def _system_and_turns(
     messages: Sequence[ChatMessage], capabilities: Capabilities
-) -> tuple[list[Block], list[dict[str, Any]], list[str]]:
+) -> tuple[list[Block], list[dict[str, Any]], list[CallWarning]]:
     """The system blocks, the alternating turns, and warnings about system messages that were moved."""
     system: list[Block] = []
     turns: list[dict[str, Any]] = []
-    warnings: list[str] = []
+    warnings: list[CallWarning] = []
     document_names: set[str] = set()
     for i, message in enumerate(messages):
         location = f"messages[{i}]"
@@ -127,10 +132,8 @@ def _system_and_turns(
                     f"{location}: a system message on Bedrock contains text only; move the rest to a user message"
                 )
             if turns and blocks:
-                warnings.append(
-                    f"{location}: the system message was moved to the beginning, because Bedrock accepts system "
-                    "messages only there"
-                )
+                text = f"{location}: The system message was moved to the beginning, where alone Bedrock accepts it."
+                warnings.append(CallWarning("changed", "messages", text))
             system += blocks
             continue
         role = "assistant" if message.role == "assistant" else "user"

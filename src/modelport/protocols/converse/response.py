@@ -24,6 +24,7 @@ from modelport.protocols.converse.request import ConverseCall
 from modelport.types.deltas import ChatMessageStreamDelta, ChatMessageToolCallStreamDelta
 from modelport.types.messages import ChatMessageToolCallFunction
 from modelport.types.usage import TokenUsage, token_count_from
+from modelport.types.warnings import CallWarning
 
 _FINISH_REASONS = {
     "end_turn": "stop", "stop_sequence": "stop", "tool_use": "tool_calls", "malformed_tool_use": "tool_calls",
@@ -118,10 +119,14 @@ class ConverseResponseReader:
             raise MalformedResponse("The stream ended without a messageStop event, so the response is incomplete.")
         if self._call_indices and last_delta.finish_reason == "stop":
             last_delta.finish_reason = "tool_calls"
-        left_out = sorted(
-            f"the message leaves out the response's {kind}; message.raw has it unless the call streams"
-            for kind in self._left_out
-        )
+        left_out = [
+            CallWarning(
+                "discarded",
+                kind,
+                f"The message leaves out the response's {kind}. message.raw has it, unless the call streams.",
+            )
+            for kind in sorted(self._left_out)
+        ]
         last_delta.warnings = [*self._call.warnings, *left_out] or None
         last_delta.raw = self._raw
         return last_delta
