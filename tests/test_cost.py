@@ -39,7 +39,7 @@ COMPLETE_RESPONSE = {
 class ModelWithoutConnection(Model):
     """Everything that an OpenAI-compatible model does, except for the connection."""
 
-    declared_capabilities = Capabilities(tools=True, usage=True)
+    declared_capabilities = Capabilities(tools=True, usage=True, extra_parameters=frozenset({"chunks"}))
 
     async def deltas(self, request: Any) -> Any:
         to_json(body_from(request, "m"))

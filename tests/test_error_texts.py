@@ -185,9 +185,9 @@ MISTAKES: list[tuple[type[Exception], Callable[[], Any], str]] = [
         r"^LlamaCppModel\(frob=…\): 'frob' is neither a setting of LlamaCppModel nor a parameter of its engine$",
     ),
     (
-        errors.UnsupportedFeature,
+        errors.InvalidRequest,
         lambda: LlamaCppModel("/no/such.gguf", contextlength=3),
-        r"; did you mean 'context_length'\?",
+        r"^LlamaCppModel\(contextlength=…\): did you mean 'context_length'\?$",
     ),
     (
         errors.ContextWindowExceeded,
@@ -205,7 +205,7 @@ MISTAKES: list[tuple[type[Exception], Callable[[], Any], str]] = [
         lambda: scripted()("x", grammar={"type": "objct"}),
         r"at \$\.type: 'objct' is not one of \['array'",
     ),
-    (errors.InvalidRequest, lambda: scripted()("x", grammar=object()), r"pass a JSON schema, a pydantic model.*\)$"),
+    (errors.InvalidRequest, lambda: scripted()("x", grammar=object()), r"pass a JSON schema, a pydantic model.*\)$"),  # type: ignore[call-overload]
     (errors.InvalidRequest, lambda: ScriptedModel("x", retry="twice"), r"retry='twice': must be True, False, a number"),
     (errors.InvalidRequest, lambda: RetryPolicy(attempts=0), r"attempts=0: must be an integer of at least 1"),
     (errors.InvalidRequest, lambda: Model.from_dict({}), r"has no 'class', the name of a model class"),
@@ -226,9 +226,9 @@ MISTAKES: list[tuple[type[Exception], Callable[[], Any], str]] = [
         r"messages\[0\]\['content'\]\[0\]: this model accepts text, not image",
     ),
     (
-        errors.UnsupportedFeature,
-        lambda: embedded()("x", temprature=0),
-        r"'temprature' .*; did you mean 'temperature'\?",
+        errors.InvalidRequest,
+        lambda: embedded()("x", temprature=0),  # type: ignore[call-overload]
+        r"^'temprature' is no option: did you mean 'temperature'\?",
     ),
     (errors.ModelError, lambda: ScriptedModel()("x"), r"script of this model has no answer left for call 1"),
 ]

@@ -267,7 +267,7 @@ def test_constructor_with_wrong_setting_names_it(name: str, values: list[Any]) -
 def test_wrong_option_is_found_whatever_the_messages_are(name: str) -> None:
     for messages in ("hello", [{"role": "user", "content": "hello"}]):
         with pytest.raises(InvalidRequest, match=name):
-            EchoModel().generate(messages, **{name: 5})
+            EchoModel().generate(messages, **{name: 5})  # type: ignore[call-overload]
 
 
 def test_own_generate_that_returns_a_tool_call_without_json_raises() -> None:

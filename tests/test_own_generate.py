@@ -205,9 +205,13 @@ def test_error_of_own_generate_reaches_the_caller(method: str, error: Exception)
 
 
 def test_own_generate_that_returns_a_message_passes_its_fields_on() -> None:
-    inner = ChatMessage("assistant", "hi", warnings=["done another method"], model_id="inner", reasoning="hm")
+    inner = ChatMessage("assistant", "hi", warnings=["Done in another way."], model_id="inner", reasoning="hm")  # type: ignore[list-item]
     message = asyncio.run(RecordingModel(inner).agenerate("?"))
-    assert (message.warnings, message.model_id, message.reasoning) == (["done another method"], "inner", "hm")
+    assert ([str(one) for one in message.warnings], message.model_id, message.reasoning) == (
+        ["Done in another way."],
+        "inner",
+        "hm",
+    )
 
 
 # --- mistakes of authors ----------------------------------------------------------------------------------------------

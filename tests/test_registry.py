@@ -61,6 +61,33 @@ def test_misspelt_name_suggests_the_right_one() -> None:
         modelport.zzz  # noqa: B018
 
 
+@pytest.mark.parametrize(
+    ("entry_point", "missing"),
+    [
+        ("no_such_package.models:TheirModel", "there is no module 'no_such_package'"),
+        ("modelport.no_such_module:TheirModel", "there is no module 'modelport.no_such_module'"),
+        ("modelport.testing:TheirModel", "the module 'modelport.testing' has no 'TheirModel'"),
+    ],
+)
+def test_entry_point_without_its_class_raises_invalid_request_that_names_both(
+    monkeypatch: pytest.MonkeyPatch, entry_point: str, missing: str
+) -> None:
+    monkeypatch.setattr("modelport.registry.backends", lambda: {"theirs": entry_point})
+    with pytest.raises(InvalidRequest) as raised:
+        load_model("theirs/small")
+    assert str(raised.value) == f"the entry point {entry_point!r} can't be loaded: {missing}"
+
+
+def test_entry_point_whose_module_imports_a_missing_module_raises_its_import_error(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "module_with_missing_import.py").write_text("import no_such_package\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr("modelport.registry.backends", lambda: {"theirs": "module_with_missing_import:TheirModel"})
+    with pytest.raises(ModuleNotFoundError, match="'no_such_package'"):
+        load_model("theirs/small")
+
+
 def test_entry_point_of_another_package_adds_a_backend(tmp_path: Path) -> None:
     """The package is installed as by pip: a module and a dist-info with the entry point."""
     (tmp_path / "parrot.py").write_text(

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from modelport.errors import ServerError as ServerError
     from modelport.errors import StreamInterrupted as StreamInterrupted
     from modelport.errors import UnsupportedFeature as UnsupportedFeature
+    from modelport.inputs.call_options import CallOptions as CallOptions
+    from modelport.inputs.call_options import MessageInput as MessageInput
     from modelport.layers.redis_limits import RedisLimits as RedisLimits
     from modelport.layers.retry import RetryPolicy as RetryPolicy
     from modelport.local.llamacpp.model import LlamaCppModel as LlamaCppModel
@@ -63,6 +65,7 @@ if TYPE_CHECKING:
     from modelport.types.request import Request as Request
     from modelport.types.tools import Tool as Tool
     from modelport.types.usage import TokenUsage as TokenUsage
+    from modelport.types.warnings import CallWarning as CallWarning
 
 #: Modules of this package -> the names that are imported from them.
 _NAMES_OF_MODULES = {
@@ -72,6 +75,7 @@ _NAMES_OF_MODULES = {
         "InvalidOutput", "InvalidRequest", "InvalidToolCall", "MalformedResponse", "MissingDependency", "ModelError",
         "NotFoundError", "RateLimited", "ServerError", "StreamInterrupted", "UnsupportedFeature",
     ],
+    "inputs.call_options": ["CallOptions", "MessageInput"],
     "layers.redis_limits": ["RedisLimits"],
     "layers.retry": ["RetryPolicy"],
     "local.llamacpp.model": ["LlamaCppModel"],
@@ -96,20 +100,22 @@ _NAMES_OF_MODULES = {
     "types.request": ["Request"],
     "types.tools": ["Tool"],
     "types.usage": ["TokenUsage"],
+    "types.warnings": ["CallWarning"],
 }  # fmt: skip
 _MODULES = {name: module for module, names in _NAMES_OF_MODULES.items() for name in names}
 
 #: The names of `_NAMES_OF_MODULES`, repeated as a literal list, because type checkers understand only that.
 __all__ = [
     "AmazonBedrockModel", "AmazonBedrockServerModel", "AsyncStream", "Attachment", "Attempt", "AuthenticationError",
-    "AzureOpenAIModel", "AzureOpenAIServerModel", "Capabilities", "ChatMessage", "ChatMessageStreamDelta",
-    "ChatMessageToolCall", "ChatMessageToolCallFunction", "ChatMessageToolCallStreamDelta", "Choice",
-    "ConnectionFailed", "ContentFiltered", "ContextWindowExceeded", "DeadlineExceeded", "FallbackModel", "Image",
-    "InferenceClientModel", "InvalidOutput", "InvalidRequest", "InvalidToolCall", "JSONSchema", "Lark", "LiteLLMModel",
-    "LiteLLMRouterModel", "LlamaCppModel", "MLXModel", "MalformedResponse", "MessageRole", "MissingDependency", "Model",
-    "ModelError", "NotFoundError", "OpenAIModel", "OpenAIServerModel", "RateLimited", "RedisLimits", "Regex", "Request",
-    "RetryPolicy", "Secret", "ServerError", "Stream", "StreamInterrupted", "Text", "TokenUsage", "Tool",
-    "TransformersModel", "UnsupportedFeature", "VLLMModel", "accumulate", "load_model",
+    "AzureOpenAIModel", "AzureOpenAIServerModel", "CallOptions", "CallWarning", "Capabilities", "ChatMessage",
+    "ChatMessageStreamDelta", "ChatMessageToolCall", "ChatMessageToolCallFunction",
+    "ChatMessageToolCallStreamDelta", "Choice", "ConnectionFailed", "ContentFiltered", "ContextWindowExceeded",
+    "DeadlineExceeded", "FallbackModel", "Image", "InferenceClientModel", "InvalidOutput", "InvalidRequest",
+    "InvalidToolCall", "JSONSchema", "Lark", "LiteLLMModel", "LiteLLMRouterModel", "LlamaCppModel", "MLXModel",
+    "MalformedResponse", "MessageInput", "MessageRole", "MissingDependency", "Model", "ModelError", "NotFoundError",
+    "OpenAIModel", "OpenAIServerModel", "RateLimited", "RedisLimits", "Regex", "Request", "RetryPolicy", "Secret",
+    "ServerError", "Stream", "StreamInterrupted", "Text", "TokenUsage", "Tool", "TransformersModel",
+    "UnsupportedFeature", "VLLMModel", "accumulate", "load_model",
 ]  # fmt: skip
 __version__ = "0.1.0"
 

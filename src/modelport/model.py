@@ -1,39 +1,32 @@
-"""`Model`, the base class of every model: what callers use, and what the author of a backend implements.
+"""`Model`, the base class of every model: its settings, its layers, and what the author of a backend implements.
 
-The arguments of a call are checked and converted to a `Request`. The request passes through the layers to the backend's
-method `deltas`, and the deltas of the response pass back through the same layers. `generate` accumulates the deltas
-into a message, and `generate_stream` passes them on one by one.
+The methods that callers use, such as `generate`, are those of `CallMethods`.
 """
 
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Mapping
-from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from modelport.errors import ModelError
-from modelport.inputs.messages import normalise_messages
+from modelport.calls import CallMethods
 from modelport.inputs.options import normalise_options
-from modelport.inputs.parameters import EXCLUSIVE, REASONING_EFFORTS, TIMEOUTS
+from modelport.inputs.parameters import BY_ANY_NAME, REASONING_EFFORTS
 from modelport.inputs.settings import check_kind
-from modelport.inputs.tool_choice import tool_choice_from
-from modelport.layers.base import Deltas, Layer, Next, compose
-from modelport.runtime.streams import AsyncStream, Stream, raise_with_partial
-from modelport.saving import Storable
+from modelport.layers.base import Layer, Next
+from modelport.saving import Storable, constructor_parameters
 from modelport.types.capabilities import Capabilities
-from modelport.types.deltas import ChatMessageStreamDelta, MessageBuilder
-from modelport.types.messages import ChatMessage, MessageRole
-from modelport.types.request import Request, Timeouts
+from modelport.types.deltas import ChatMessageStreamDelta
+from modelport.types.request import Request
 
 if TYPE_CHECKING:
     from modelport.layers.limit.layer import SharedWindow
     from modelport.layers.retry import RetryPolicy
 
 #: Attributes that are not pickled, because they are computed from the settings again.
-_DERIVED = ("_chain", "_capabilities", "_options")
+_DERIVED = ("_chain", "_capabilities", "_options", "_copies")
 
 
-class Model(Storable):
+class Model(CallMethods, Storable):
     """A language model, local or remote.
 
     A backend is a subclass that implements `deltas` and sets `declared_capabilities`; everything else is inherited. The
@@ -115,6 +108,11 @@ class Model(Storable):
         self.kwargs = parameters
         # The settings are checked here, so that a mistake raises in the constructor and not at the first call.
         self._options = normalise_options(parameters)
+        declared = self._declared_at_construction().merged_with(capabilities)
+        if not self._options.keys() <= BY_ANY_NAME.keys() and self._knows_its_parameters:
+            from modelport.inputs.check_names import check_setting_names  # Most programs pass only known names.
+
+            check_setting_names(type(self).__name__, self._options, constructor_parameters(type(self)), declared)
         normalise_options({
             "custom_role_conversions": custom_role_conversions,
             "flatten_messages_as_text": flatten_messages_as_text,
@@ -122,98 +120,12 @@ class Model(Storable):
         check_kind(bool, allow_private_urls=allow_private_urls)
         check_kind(str, model_id=model_id, tool_name_key=tool_name_key, tool_arguments_key=tool_arguments_key)
         self._layers()
-        Capabilities().merged_with(capabilities)
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         from modelport.layers.backend_errors import check_methods  # Most programs define no class of their own.
 
         check_methods(cls)
-
-    # --- for callers --------------------------------------------------------------------------------------------------
-
-    def generate(self, messages: Any, stop_sequences: Any = None, **options: Any) -> ChatMessage:
-        """Return the model's response to a conversation.
-
-        A subclass that implements `deltas` must not change the response in its own `generate`, because streams and
-        asynchronous calls use only `deltas`.
-
-        Args:
-            messages: A string, or a list of `ChatMessage`s and dicts (in OpenAI's or transformers' format).
-            stop_sequences: The output ends before the first of these strings that appears in it.
-            **options:
-                - `grammar` (or OpenAI's `response_format`): the output type, or `None` for free text.
-                - `strict`: whether the call is refused if neither the engine nor the service can enforce the output
-                  type. Otherwise modelport uses a tool call whose arguments are the output, or validates the output.
-                - `tools`: the tools that the model may call. If they are given as `tools_to_call_from`, the default of
-                  `tool_choice` is `required`.
-                - `tool_choice`: `auto`, `none`, `required` or the name of a tool.
-                - `reasoning_effort` (`none`, `minimal`, `low`, `medium`, `high`, `xhigh`, `max`), or `reasoning_budget`
-                  in tokens. An effort is sent as a budget if the model supports only budgets.
-                - other parameters: `temperature`, `max_tokens`, `top_p`, `seed`, `logprobs`, `top_logprobs`, `timeout`…
-
-                An option of the call overrides the same option of the constructor.
-
-        Returns:
-            The message, with its token usage and finish reason.
-
-        Raises:
-            InvalidRequest: The call is wrong; nothing was sent.
-            UnsupportedFeature: This model does not support an option or a part of the messages; nothing was sent.
-            ModelError: The call failed; the class of the error says what happened.
-        """
-        from modelport.runtime.portal import run
-
-        if type(self).generate is not Model.generate and type(self).deltas is Model.deltas:
-            raise TypeError(
-                f"{type(self).__name__}.generate calls super().generate(), which would call it again, because no class "
-                "implements `deltas`. Return the response instead"
-            )
-        return run(self._generate(self._prepare(messages, stop_sequences, options, stream=False)))
-
-    def generate_stream(self, messages: Any, stop_sequences: Any = None, **options: Any) -> Stream:
-        """Return the model's response as a stream of deltas. The arguments and errors are those of `generate`.
-
-        The stream is an iterator and a context manager. The request is sent when the first delta is read.
-        """
-        request = self._prepare(messages, stop_sequences, options, stream=True)
-        return Stream(self._run(request), self.model_id)
-
-    async def agenerate(self, messages: Any, stop_sequences: Any = None, **options: Any) -> ChatMessage:
-        """Do the same as `generate` in asynchronous code. Cancelling the task cancels the request."""
-        return await self._generate(self._prepare(messages, stop_sequences, options, stream=False))
-
-    def agenerate_stream(self, messages: Any, stop_sequences: Any = None, **options: Any) -> AsyncStream:
-        """Do the same as `generate_stream` in asynchronous code."""
-        request = self._prepare(messages, stop_sequences, options, stream=True)
-        return AsyncStream(self._run(request), self.model_id)
-
-    def __call__(self, messages: Any, stop_sequences: Any = None, **options: Any) -> ChatMessage:
-        """Do the same as `generate`."""
-        if stop_sequences is not None:
-            options["stop_sequences"] = stop_sequences
-        return self.generate(messages, **options)
-
-    def parse_tool_calls(self, message: ChatMessage) -> ChatMessage:
-        """Add the tool call in a message's text to its `tool_calls`, for agents whose models write tool calls as text.
-
-        Args:
-            message: The message, which is changed in place. If it has `tool_calls`, only their arguments are parsed.
-
-        Returns:
-            The same message.
-
-        Raises:
-            InvalidToolCall: The message has no `tool_calls`, and its text contains no tool call.
-        """
-        from modelport.inputs.calls_in_text import find_tool_call, parse_arguments
-
-        message.role = MessageRole.ASSISTANT
-        if not message.tool_calls:
-            message.tool_calls = [find_tool_call(message, self.tool_name_key, self.tool_arguments_key)]
-        for call in message.tool_calls:
-            call.function.arguments = parse_arguments(call.function.arguments)
-        return message
 
     @property
     def capabilities(self) -> Capabilities:
@@ -243,6 +155,12 @@ class Model(Storable):
     async def __aexit__(self, *error: object) -> None:
         await self.aclose()
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return the settings as a dict; see `Storable.to_dict`."""
+        if self._outer_layers:
+            raise TypeError(f"{self!r} has layers from with_layers, which can't be stored: add them after from_dict")
+        return super().to_dict()
+
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.model_id!r})"
 
@@ -270,58 +188,41 @@ class Model(Storable):
 
         yield await run_generate(self.generate, request, type(self).__name__)
 
+    @property
+    def _implements_deltas(self) -> bool:
+        return type(self).deltas is not Model.deltas
+
+    @property
+    def _knows_its_parameters(self) -> bool:
+        """Whether the constructor can tell an unknown parameter from one of the backend.
+
+        It can't if the class has a `generate` of its own, which takes options of any name, or if somebody else's class
+        computes the capabilities, which the constructor must not do.
+        """
+        is_ours = type(self)._declare.__module__.startswith("modelport.")
+        return self._implements_deltas and is_ours
+
+    def _declared_at_construction(self) -> Capabilities:
+        """Return what is known of the capabilities before the engine is loaded."""
+        return self.declared_capabilities
+
     def _declare(self) -> Capabilities:
         """Return what the backend can do with this model. Backends override it if that depends on the model."""
-        if type(self).deltas is not Model.deltas:
+        if self._implements_deltas:
             return self.declared_capabilities
         # The subclass implements only `generate`, which receives all parameters and content parts. None is refused.
         everything = {"text", "image", "audio", "file"}
         reasoning = {"reasoning_efforts": REASONING_EFFORTS, "reasoning_budget": True}
         return self.declared_capabilities.replace(
-            seed=True, logprobs=True, inputs=everything, image_urls=True, **reasoning
+            seed=True, logprobs=True, inputs=everything, image_urls=True, extra_parameters=None, **reasoning
         )
 
-    # --- the path of a request ----------------------------------------------------------------------------------------
+    def _check_unknown_options(self, options: Mapping[str, Any]) -> None:
+        if self._implements_deltas:  # An author's own `generate` takes options of any name.
+            from modelport.inputs.check_names import check_not_settings
 
-    def _prepare(self, messages: Any, stop_sequences: Any, options: Mapping[str, Any], *, stream: bool) -> Request:
-        """Check the arguments of a call, and return its request."""
-        call_options = normalise_options(
-            {"stop_sequences": stop_sequences, **options} if stop_sequences is not None else options
-        )
-        return self._build_request(messages, call_options, stream)
-
-    def _build_request(self, messages: Any, call_options: Mapping[str, Any], stream: bool) -> Request:
-        """Return the request of a call. Options that the call does not have are taken from the constructor.
-
-        Args:
-            messages: The messages as the caller wrote them.
-            call_options: The options of the call, as `normalise_options` returned them.
-            stream: Whether the call streams.
-        """
-        if self._options is None:
-            self._options = normalise_options(self.kwargs)
-        options = {**self._options, **call_options}
-        for name, excluded in EXCLUSIVE.items():  # An option of the call also overrides the option that it excludes.
-            if name in call_options and excluded not in call_options:
-                options.pop(excluded, None)
-        tools = options.pop("tools", ())
-        tool_choice = options.pop("tool_choice", "auto")
-        if not tools and "tool_choice" not in call_options:
-            tool_choice = "auto"  # The tool choice of the constructor applies only to calls with tools.
-        conversions = options.pop("custom_role_conversions", self.custom_role_conversions)
-        flatten = options.pop("flatten_messages_as_text", self.flatten_messages_as_text)
-        return Request(
-            stop_sequences=options.pop("stop_sequences", ()),
-            grammar=options.pop("grammar", None),
-            strict=options.pop("strict", False),
-            tools=tools,
-            tool_choice="auto" if tool_choice == "auto" else tool_choice_from(tool_choice, tools),
-            timeouts=Timeouts(**{name: options.pop(name) for name in TIMEOUTS if name in options}),
-            stream=stream,
-            capabilities=self.capabilities,
-            messages=normalise_messages(messages, role_conversions=conversions, flatten=flatten),
-            parameters=options,
-        )
+            settings = constructor_parameters(type(self), of_all_bases=True)
+            check_not_settings(type(self).__name__, options, settings, self.capabilities)
 
     def _layers(self) -> list[Layer]:
         """Return the layers of this model, the outermost first."""
@@ -334,61 +235,9 @@ class Model(Storable):
         is_limited = any(limit is not None for limit in (*limits, self.shared_limits))
         limit = [Limit(*limits, shared=self.shared_limits, name=self.model_id)] if is_limited else []
         # What an author's own `generate` raises reaches the caller unchanged.
-        backend = None if type(self).deltas is Model.deltas else type(self).__name__
+        backend = type(self).__name__ if self._implements_deltas else None
         retry = Retry(RetryPolicy.from_value(self.retry), may_queue=is_limited, backend=backend)
         return [Adapt(self.allow_private_urls), retry, *limit, Stop()]
-
-    def _run(self, request: Request) -> Deltas:
-        """Return the deltas of the response to a request. The request is sent when the first delta is read.
-
-        Raises:
-            UnsupportedFeature: The model does not support something in the request.
-        """
-        return self._restart_after_update(request, self._through_layers(request))
-
-    def _through_layers(self, request: Request) -> Deltas:
-        chain = self._chain
-        if chain is None:
-            # Several threads may make the first call at the same time. `setdefault` makes all of them use one chain,
-            # because each chain counts its own requests for the rate limits.
-            chain = self.__dict__.setdefault("_chain", compose(self._layers(), self.deltas))
-        return chain(request)
-
-    async def _restart_after_update(self, request: Request, deltas: Deltas) -> Deltas:
-        """Set the deadline of the call, and pass its deltas on.
-
-        If the backend updates the capabilities because the service rejected something, the request is sent again with
-        the new capabilities, unless the caller has already received output.
-        """
-        from asyncio import get_running_loop
-
-        timeouts = request.timeouts
-        if timeouts.timeout is not None:
-            deadline = get_running_loop().time() + timeouts.timeout
-            # In a call by a `FallbackModel`, the deadline of the outer call is set already; the earlier one applies.
-            timeouts.deadline = deadline if timeouts.deadline is None else min(deadline, timeouts.deadline)
-        has_output = False
-        for updates_left in range(32, -1, -1):  # More updates in one call are a mistake of a backend.
-            try:
-                async with aclosing(deltas):
-                    async for delta in deltas:
-                        has_output = has_output or delta.has_output
-                        yield delta
-                return
-            except ModelError as error:
-                if has_output or not error.profile_updated or not updates_left:
-                    raise
-            deltas = self._through_layers(request.replace(capabilities=self.capabilities))
-
-    async def _generate(self, request: Request) -> ChatMessage:
-        deltas = self._run(request)
-        response = MessageBuilder(self.model_id)
-        try:
-            async for delta in deltas:
-                response.add(delta)
-        except ModelError as error:
-            raise_with_partial(error, response, self.model_id, streamed=False)
-        return response.message()
 
 
 def _restore_limits(settings: Mapping[str, Any]) -> Any:

@@ -71,7 +71,7 @@ def backend_class(name: str, spec: str = "") -> type[Model]:
         spec: What the user wrote (`backend/model id`), from which the error message derives its suggestion.
 
     Raises:
-        InvalidRequest: No backend has this name.
+        InvalidRequest: No backend has this name, or the backend's entry point names a class that does not exist.
         MissingDependency: The backend's client is not installed.
     """
     known = backends()
@@ -87,8 +87,21 @@ def backend_class(name: str, spec: str = "") -> type[Model]:
 
 
 def _import_class(path: str) -> type[Model]:
+    """Return the class of an entry point, `package.module:Class`.
+
+    Raises:
+        InvalidRequest: The module or the class does not exist.
+    """
     module, _, attribute = path.partition(":")
-    return getattr(import_module(module), attribute)  # type: ignore[no-any-return]
+    try:
+        cls = getattr(import_module(module), attribute, None)
+    except ModuleNotFoundError as error:
+        if not f"{module}.".startswith(f"{error.name}."):
+            raise  # The module exists, but it imports another module, which is missing.
+        raise InvalidRequest(f"the entry point {path!r} can't be loaded: there is no module {error.name!r}") from None
+    if cls is None:
+        raise InvalidRequest(f"the entry point {path!r} can't be loaded: the module {module!r} has no {attribute!r}")
+    return cls  # type: ignore[no-any-return]
 
 
 def class_named(name: str) -> type[Model]:

@@ -54,7 +54,7 @@ class Storable:
                 names it.
         """
         result: dict[str, Any] = {"class": type(self).__name__}
-        for name, default in _constructor_parameters(type(self)).items():
+        for name, default in constructor_parameters(type(self)).items():
             value = getattr(self, _ATTRIBUTES.get(name, name), default)
             if value is not default and value != default:
                 result[name] = _as_json(self, name, value)
@@ -114,7 +114,7 @@ class Storable:
         Raises:
             TypeError: A setting contains a secret as plain text.
         """
-        names = _constructor_parameters(type(self))
+        names = constructor_parameters(type(self))
         settings = {name: getattr(self, _ATTRIBUTES.get(name, name), None) for name in names}
         for name, value in {**settings, **self.kwargs}.items():
             _refuse_secret(self, name, value)
@@ -196,10 +196,14 @@ def _refuse_password(model: Storable, path: str, value: str) -> None:
         raise TypeError(f"{model!r}: {path} holds a password, and can't be stored; give it at run time")
 
 
-def _constructor_parameters(cls: type[Storable]) -> dict[str, Any]:
+def constructor_parameters(cls: type[Storable], of_all_bases: bool = False) -> dict[str, Any]:
     """Return the named parameters of the constructor with their defaults.
 
     If the constructor has `**kwargs`, it passes them to that of its base class, whose parameters are included.
+
+    Args:
+        cls: The class.
+        of_all_bases: Whether to include the parameters of all base classes, even if they can't be passed.
     """
     result: dict[str, Any] = {}
     for base in cls.__mro__:
@@ -211,7 +215,7 @@ def _constructor_parameters(cls: type[Storable]) -> dict[str, Any]:
             if parameter.kind not in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL):
                 default = None if parameter.default is parameter.empty else parameter.default
                 result.setdefault(parameter.name, default)
-        if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+        if not of_all_bases and not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
             break
     return result
 

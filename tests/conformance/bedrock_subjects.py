@@ -71,7 +71,9 @@ def strict_server(model_id: str = CLAUDE) -> Iterator[Subject]:
 
         statuses = {str(status): failing_server(ConverseFault.status(status)) for status in (404, 500)}
         statuses["401"] = stack.enter_context(BedrockServer(api_key="another key")).url
-        statuses["429"] = failing_server(ConverseFault.rate_limit(0))
+        statuses["429"] = failing_server(ConverseFault.rate_limit(None))
+        statuses["retry_after"] = failing_server(ConverseFault.rate_limit(7))
+        statuses["truncated"] = failing_server(ConverseFault.cut("finish"))
         refused = stack.enter_context(BedrockServer())
         refused.stop_listening()
         yield Subject(

@@ -105,7 +105,9 @@ def models_with_faults(make: Callable[..., Model]) -> Iterator[Mapping[str, Call
             return server.base_url
 
         statuses = {str(status): serve_fault(Fault.status(status)) for status in (401, 404, 500)}
-        statuses["429"] = serve_fault(Fault.rate_limit(0))
+        statuses["429"] = serve_fault(Fault.rate_limit(None))
+        statuses["retry_after"] = serve_fault(Fault.rate_limit(7))
+        statuses["truncated"] = serve_fault(Fault.cut("finish"))
         refused = stack.enter_context(FaultServer())
         refused.stop_listening()
         yield {

@@ -91,7 +91,7 @@ def test_schema_becomes_a_forced_tool_if_the_backend_has_only_tools(choices: set
     (request,) = model.requests
     assert (request.tool_choice, request.tools[0].parameters, request.grammar) == (choice, SCHEMA, None)
     assert request.stop_sequences == ()  # They are meant for text, and would truncate the call's JSON.
-    assert message.warnings == ["stop sequences were not sent, because the output comes as a tool call"]
+    assert [(one.type, one.feature) for one in message.warnings] == [("left_out", "stop_sequences")]
 
 
 def test_text_is_kept_if_the_forced_tool_is_not_called() -> None:
@@ -114,7 +114,7 @@ def test_first_call_of_the_forced_tool_is_the_output(indices: tuple[int | None, 
     model = ScriptedBackend([Delta(tool_calls=calls), Delta(finish_reason="tool_calls")], capabilities=TOOLS)
     message = model.generate("?", grammar=SCHEMA)
     assert message.parsed == {"age": 3}
-    assert message.warnings == ["the model made 3 calls for its output: the first was used"]
+    assert [str(one) for one in message.warnings] == ["The model made 3 calls for its output, and the first was used."]
 
 
 def test_arguments_of_a_forced_tool_stream_as_text() -> None:
@@ -253,7 +253,7 @@ def test_tool_choice_is_replaced_by_one_that_the_backend_supports(
     message = model.generate("?", tools=[WEATHER, TIME], tool_choice=choice)
     assert (model.requests[0].tool_choice, len(model.requests[0].tools)) == (sent, tools)
     weakened = choice in ("required", "weather") and sent == "auto"
-    assert any("checked, not enforced" in warning for warning in message.warnings) == weakened
+    assert any(warning.type == "not_enforced" for warning in message.warnings) == weakened
 
 
 @pytest.mark.parametrize("supported", [{"auto"}, ALL_CHOICES], ids=["auto", "all"])
@@ -360,7 +360,7 @@ def test_parallel_tool_calls_false_keeps_only_the_first_call(streamed: bool, res
     message = call(model, streamed, tools=[TIME], parallel_tool_calls=False)
     (kept,) = message.tool_calls
     assert (kept.function.name, kept.function.arguments) == ("time", {})
-    assert [warning for warning in message.warnings if "several tool calls" in warning] == message.warnings != []
+    assert [(one.type, one.feature) for one in message.warnings] == [("discarded", "parallel_tool_calls")]
     assert len(call(model, streamed, tools=[TIME]).tool_calls or ()) == 2
 
 

@@ -33,7 +33,7 @@ def summary(plan: Plan) -> dict[str, Any]:
         "text_calls": plan.text_calls,
         "keeps_one_call": plan.keeps_one_call,
         "fetches_images": plan.fetches_images,
-        "warnings": plan.warnings,
+        "warnings": [str(warning) for warning in plan.warnings],
         "second": plan.second,
     }
 

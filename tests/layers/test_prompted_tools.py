@@ -160,7 +160,7 @@ def test_prompted_tool_is_called_and_a_warning_says_so() -> None:
     message = model.generate("The weather in Paris?", tools=[WEATHER])
     assert names_and_arguments(message) == [("weather", {"city": "Paris"})]
     assert (message.content, message.finish_reason) == ("Let me see. ", "tool_calls")
-    assert "put into the prompt" in message.warnings[0]
+    assert "put into the prompt" in str(message.warnings[0])
     system, question = model.requests[0].messages
     assert (system.role, question.content) == ("system", "The weather in Paris?")
     assert json.dumps(CITY) in system.text
@@ -223,7 +223,7 @@ def test_forced_calls_are_a_list_if_parallel_calls_are_allowed() -> None:
 def test_prompted_tools_with_parallel_tool_calls_false_keep_the_first_call() -> None:
     message = ToollessBackend(f"{CALL}{CALL}").generate("?", tools=[WEATHER], parallel_tool_calls=False)
     assert len(names_and_arguments(message)) == 1
-    assert any("several tool calls" in warning for warning in message.warnings)
+    assert any("several tool calls" in str(warning) for warning in message.warnings)
 
 
 def test_tool_choice_none_leaves_the_tools_out_of_the_prompt() -> None:

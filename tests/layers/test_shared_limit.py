@@ -303,8 +303,8 @@ def test_on_unavailable_local_enforces_the_limit_in_each_process(
     messages = [model("?") for _ in range(5)]
     # The request that Redis admitted counts too. So two more are sent at once, and the next three a second later.
     assert 0.9 < time.monotonic() - start < 2.5
-    assert all("enforced by this process alone" in message.warnings[0] for message in messages)
-    assert "enforced by this process alone" in [*model.generate_stream("?")][-1].warnings[0]  # type: ignore[index]
+    assert all("enforced by this process alone" in str(message.warnings[0]) for message in messages)
+    assert "enforced by this process alone" in str([*model.generate_stream("?")][-1].warnings[0])  # type: ignore[index]
     restartable.start()
     time.sleep(0.6)
     assert not model("?").warnings

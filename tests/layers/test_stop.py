@@ -17,8 +17,10 @@ from modelport.types.deltas import ChatMessageStreamDelta, ChatMessageToolCallSt
 from modelport.types.messages import ChatMessage, ChatMessageToolCallFunction, MessageRole
 from modelport.types.request import Request
 from modelport.types.usage import TokenUsage
+from modelport.types.warnings import CallWarning
 from tests.properties import examples
 
+WARNING = CallWarning("other", None, "w")
 Delta = ChatMessageStreamDelta
 QUESTION = (ChatMessage(MessageRole.USER, "?"),)
 
@@ -217,10 +219,10 @@ def test_stop_sequence_reported_by_the_service_is_passed_on() -> None:
 
 
 def test_response_in_one_delta_is_stopped_and_keeps_its_other_fields() -> None:
-    whole = Delta(content="a END b", model_id="served", finish_reason="length", reasoning="hm", warnings=["w"])
+    whole = Delta(content="a END b", model_id="served", finish_reason="length", reasoning="hm", warnings=[WARNING])
     message = accumulate(deltas_through_layer(Backend(whole), ["END"]))
     assert (message.content, message.finish_reason, message.stop_sequence) == ("a ", "stop", "END")
-    assert (message.model_id, message.reasoning, message.warnings) == ("served", "hm", ["w"])
+    assert (message.model_id, message.reasoning, message.warnings) == ("served", "hm", [WARNING])
 
 
 def test_stop_sequence_drops_the_tool_calls_of_the_same_delta() -> None:

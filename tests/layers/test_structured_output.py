@@ -79,7 +79,7 @@ def test_strict_of_a_call_takes_precedence_over_the_constructor(capabilities: di
 def test_strict_without_an_output_type_has_no_effect() -> None:
     assert ScriptedBackend("hi", strict=True).generate("?").text == "hi"
     with pytest.raises(InvalidRequest, match="strict='yes'"):
-        ScriptedBackend("hi").generate("?", strict="yes")
+        ScriptedBackend("hi").generate("?", strict="yes")  # type: ignore[call-overload]
 
 
 # --- the schema subset of a service -----------------------------------------------------------------------------------
@@ -112,7 +112,7 @@ def test_constraints_that_the_subset_lacks_are_validated(output: str, problem: s
     assert raised.value.text == output
     valid = ScriptedBackend('{"name": "Ann", "age": null}', capabilities=STRICT_SERVICE).generate("?", grammar=schema)
     assert valid.parsed == {"name": "Ann"}
-    assert valid.warnings == ["maxLength of the schema were checked, not enforced"]
+    assert [str(warning) for warning in valid.warnings] == ["The schema's maxLength is checked, not enforced."]
 
 
 def test_schema_outside_the_subset_becomes_a_forced_tool() -> None:
@@ -153,7 +153,7 @@ async def test_grammar_with_tools_sends_a_second_request_if_no_tool_is_called(ca
     assert (first.grammar, second.grammar, second.tools) == (None, DATE, ())
     assert second.messages == first.messages
     assert message.token_usage == TokenUsage(20, 10, 2)
-    assert any("two requests were sent" in warning for warning in message.warnings)
+    assert any("Two requests were sent" in str(warning) for warning in message.warnings)
 
 
 @BOTH_SYNC
@@ -167,7 +167,7 @@ def test_grammar_with_prompted_tools_sends_two_requests(streams: bool) -> None:
     message = call_sync(streams, model, "?", tools=[TIME], grammar=DATE, strict=True)
     assert (message.text, message.enforcement) == ("2026-01-31", "enforced")
     assert "time" in model.requests[0].messages[0].text and len(model.requests[1].messages) == 1
-    assert any("put into the prompt" in warning for warning in message.warnings)
+    assert any("put into the prompt" in str(warning) for warning in message.warnings)
 
 
 def test_grammar_with_tools_sends_one_request_if_the_backend_accepts_both() -> None:

@@ -127,10 +127,10 @@ async def test_deltas_of_non_streaming_call_contain_four_tokens_each(model: Llam
 
 def test_sampling_parameters_are_accepted_and_unknown_ones_refused(model: LlamaCppModel) -> None:
     assert model("Hello", max_tokens=4, repetition_penalty=1.3, min_p=0.1, mirostat=2, top_k=5).text
-    with pytest.raises(
-        UnsupportedFeature, match="'typical_q' is not a parameter of this backend; did you mean 'typical_p'"
-    ):
-        model("Hello", typical_q=0.5)
+    with pytest.raises(UnsupportedFeature, match="'colour' is not a parameter of this backend"):
+        model("Hello", colour=0.5)  # type: ignore[call-overload]
+    with pytest.raises(InvalidRequest, match=r"'typical_q' is no option: did you mean 'typical_p'\?"):
+        model("Hello", typical_q=0.5)  # type: ignore[call-overload]
 
 
 @pytest.mark.parametrize(

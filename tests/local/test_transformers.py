@@ -32,6 +32,7 @@ from modelport import (
     UnsupportedFeature,
 )
 from modelport.local.transformers.engine import PREFILL_TOKENS_SHARED
+from modelport.local.transformers.sampling import Sampler
 
 pytestmark = [pytest.mark.engine, pytest.mark.xdist_group("transformers"), pytest.mark.timeout(300)]
 QUESTION = "What is the capital of France? Answer in one sentence."
@@ -77,6 +78,14 @@ def test_branch_copies_shared_prefix(fresh: TransformersModel) -> None:
     assert other.token_usage.cached_input_tokens >= shared
     # The branch got a copy of the shared part, so the first entry is still complete.
     assert again.token_usage.cached_input_tokens == again.token_usage.input_tokens - 1
+
+
+@pytest.mark.parametrize("parameter", [{"top_k": 200}, {"top_p": 0.99}, {"min_p": 0.001}, {"typical_p": 0.99}], ids=str)
+def test_sampling_parameter_without_a_temperature_requests_sampling(parameter: dict[str, Any]) -> None:
+    """Otherwise it would be ignored without a word: the model's own settings choose the most probable token."""
+    sampler = Sampler(parameter, {}, 5, [0], "cpu")
+    assert sampler._do_sample and not sampler.takes_most_probable
+    assert not Sampler({**parameter, "temperature": 0}, {}, 5, [0], "cpu")._do_sample
 
 
 def test_prefix_cache_changes_no_output(model: TransformersModel) -> None:
@@ -176,8 +185,8 @@ def test_failing_row_does_not_affect_others(fresh: TransformersModel) -> None:
         raise ZeroDivisionError("no such thing")
 
     with ThreadPoolExecutor(2) as pool:
-        good = pool.submit(fresh, QUESTION, max_tokens=12)
-        bad = pool.submit(fresh, QUESTION, max_tokens=12, logits_processor=[broken])
+        good: Any = pool.submit(fresh, QUESTION, max_tokens=12)
+        bad: Any = pool.submit(fresh, QUESTION, max_tokens=12, logits_processor=[broken])
         assert "Paris" in good.result().content
         with pytest.raises(ServerError, match="ZeroDivisionError: no such thing"):
             bad.result()

@@ -330,7 +330,7 @@ def test_image_is_sent_as_bytes(server: BedrockServer) -> None:
 
 def test_unknown_field_raises_invalid_request_before_sending(server: BedrockServer) -> None:
     with pytest.raises(InvalidRequest, match='Unknown parameter in input: "colour"'):
-        model_for(server).generate("hi", colour="red")
+        model_for(server).generate("hi", colour="red")  # type: ignore[call-overload]
     assert not server.requests
 
 

@@ -184,7 +184,7 @@ def test_unsupported_request_is_refused_before_sending(server: FaultServer) -> N
     with pytest.raises(UnsupportedFeature):
         model("Hello", grammar=Lark('start: "a"'))
     with pytest.raises(InvalidRequest, match="n=2"):
-        model("Hello", n=2)
+        model("Hello", n=2)  # type: ignore[call-overload]
     assert not server.requests
 
 

@@ -8,6 +8,9 @@ into the right error, and `in_thread` and `iterate_in_thread` run a blocking cli
 
 from modelport.backend import errors as errors
 from modelport.errors import ModelError as ModelError
+from modelport.layers.base import Deltas as Deltas
+from modelport.layers.base import Layer as Layer
+from modelport.layers.base import Next as Next
 from modelport.model import Model as Model
 from modelport.protocols.chat_completions.request import plain_dict as plain_dict
 from modelport.runtime.threads import in_thread as in_thread
@@ -31,10 +34,11 @@ from modelport.types.request import Request as Request
 from modelport.types.tools import NamedToolChoice as NamedToolChoice
 from modelport.types.tools import Tool as Tool
 from modelport.types.usage import TokenUsage as TokenUsage
+from modelport.types.warnings import CallWarning as CallWarning
 
 __all__ = [
-    "Attachment", "Capabilities", "ChatMessage", "ChatMessageStreamDelta", "ChatMessageToolCall",
-    "ChatMessageToolCallFunction", "ChatMessageToolCallStreamDelta", "Choice", "Image", "JSONSchema", "Lark",
-    "MessageRole", "Model", "ModelError", "NamedToolChoice", "Regex", "Request", "Secret", "Text", "TokenUsage", "Tool",
-    "errors", "in_thread", "iterate_in_thread", "plain_dict",
+    "Attachment", "CallWarning", "Capabilities", "ChatMessage", "ChatMessageStreamDelta", "ChatMessageToolCall",
+    "ChatMessageToolCallFunction", "ChatMessageToolCallStreamDelta", "Choice", "Deltas", "Image", "JSONSchema",
+    "Lark", "Layer", "MessageRole", "Model", "ModelError", "NamedToolChoice", "Next", "Regex", "Request", "Secret",
+    "Text", "TokenUsage", "Tool", "errors", "in_thread", "iterate_in_thread", "plain_dict",
 ]  # fmt: skip

@@ -24,6 +24,17 @@ from modelport.errors import StreamInterrupted as StreamInterrupted
 from modelport.errors import UnsupportedFeature as UnsupportedFeature
 from modelport.protocols.chat_completions.errors import error_from
 
+__all__ = [
+    "AuthenticationError", "ConnectionFailed", "ContentFiltered", "ContextWindowExceeded", "DeadlineExceeded",
+    "InvalidOutput", "InvalidRequest", "InvalidToolCall", "MalformedResponse", "MissingDependency", "ModelError",
+    "NotFoundError", "RateLimited", "ServerError", "StreamInterrupted", "UnsupportedFeature", "from_status",
+]  # fmt: skip
+
+
+def __dir__() -> list[str]:
+    """Return the names for backends, so that an editor or a prompt does not suggest this module's imports."""
+    return __all__
+
 
 def from_status(status: Any, body: Any = "", headers: Mapping[str, str] | None = None) -> ModelError:
     """Return the error for a refusal of an HTTP service: for backends of other authors.
@@ -33,8 +44,11 @@ def from_status(status: Any, body: Any = "", headers: Mapping[str, str] | None =
     can say more: then the error is `ContextWindowExceeded` or `ContentFiltered`, or has the rejected `parameter`.
 
     Args:
-        status: The HTTP status, or the code of an error event inside a stream, which may be any value.
-        body: The body of the response, as text, bytes or parsed JSON. Its text is a part of the error's message.
+        status: The HTTP status. For an error inside a stream: the service's code, which may be any value, or `None` for
+            the `code` in the body.
+        body: The body of the response, as text, bytes or parsed JSON. The error's message quotes the text in `error`,
+            `message` or `detail` of a JSON object, or else all of the body. So pass only the service's text if its JSON
+            has other names.
         headers: The headers of the response. `Retry-After` and similar headers become `retry_after` (in seconds).
 
     Examples:
@@ -49,4 +63,6 @@ def from_status(status: Any, body: Any = "", headers: Mapping[str, str] | None =
             body = json.loads(body)
         except ValueError:
             pass  # The body is plain text or a web page.
+    if status is None and isinstance(body, dict) and isinstance(body.get("error"), dict):
+        status = body["error"].get("code")
     return error_from(status, body, {name.lower(): value for name, value in (headers or {}).items()})

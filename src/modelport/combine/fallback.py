@@ -218,6 +218,13 @@ class FallbackModel(Model):
             stream=stream,
         )
 
+    def _declared_at_construction(self) -> Capabilities:
+        # The engines of the inner models are not loaded for this.
+        return union_of(
+            [model._declared_at_construction().merged_with(model._given_capabilities) for model in self.models]
+            or [self.declared_capabilities]
+        )
+
     def _layers(self) -> list[Layer]:
         # The layers of the inner models handle structured output, tools and stop sequences.
         layers: list[Layer] = [layer for layer in super()._layers() if isinstance(layer, Retry | Limit)]

@@ -270,7 +270,7 @@ class FallbackCall:
         deadline, fallback_on = self._request.timeouts.deadline, self._fallback.fallback_on
         if deadline is not None and asyncio.get_running_loop().time() >= deadline:
             return False
-        if isinstance(error, UnsupportedFeature):
+        if _is_unsupported(error):
             return True
         if callable(fallback_on):
             return bool(fallback_on(error))
@@ -300,7 +300,7 @@ def _has_failed(task: asyncio.Task[None]) -> bool:
 
 
 def _is_unsupported(error: Exception) -> bool:
-    return isinstance(error, UnsupportedFeature)
+    return isinstance(error, UnsupportedFeature) or getattr(error, "other_models_may_accept", False)
 
 
 def _create_task(coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:

@@ -9,11 +9,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from modelport.errors import InvalidRequest
 from modelport.inputs.messages import role_conversions_from
-from modelport.inputs.output_types import grammar_from, grammar_from_response_format
+from modelport.inputs.output_types import grammar_from
 from modelport.inputs.settings import check_kind
 from modelport.inputs.tool_choice import tool_choice_from
 
@@ -43,6 +43,10 @@ class Parameter:
             `None` if the parameter needs no capability, or if the layers have a substitute: they can send a
             `reasoning_effort` as a `reasoning_budget`, for example.
         excludes: The name of a parameter that can't be in the same call, because both set the same thing.
+        description: What the parameter does, with its unit and range, in Markdown for the reference page.
+        default: What happens without the parameter; empty if nothing happens.
+        elsewhere: What happens with a backend that does not accept it; empty if every backend does.
+        source: The page that defines the parameter; empty if modelport defines it.
     """
 
     name: str
@@ -51,6 +55,10 @@ class Parameter:
     destination: Literal["parameters", "timeouts", "request", "backend", "check_only"] = "parameters"
     capability: str | None = None
     excludes: str | None = None
+    description: str = ""
+    default: str = ""
+    elsewhere: str = ""
+    source: str = ""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -98,7 +106,8 @@ def _stream(value: Any, name: str) -> Any:
 
 
 #: The values of `reasoning_effort`, from no reasoning to as much as the model can do.
-REASONING_EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
+ReasoningEffort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
+REASONING_EFFORTS: tuple[ReasoningEffort, ...] = get_args(ReasoningEffort)
 
 
 def _reasoning_effort(value: Any, name: str) -> Any:
@@ -130,10 +139,6 @@ def _tools(value: Any, name: str) -> Any:
     return tools_from(value)
 
 
-def _grammar(value: Any, name: str) -> Any:
-    return grammar_from_response_format(value) if name == "response_format" else grammar_from(value)
-
-
 def _invalid(value: Any, name: str, problem: str) -> InvalidRequest:
     return InvalidRequest(f"{name}={value!r}: {problem}", parameter=name)
 
@@ -142,40 +147,188 @@ def _invalid(value: Any, name: str, problem: str) -> InvalidRequest:
 _MAX_TIMEOUT = 1e9
 _timeout = _number(0, _MAX_TIMEOUT, exclusive=True)
 
+#: What happens to a parameter that a backend lacks, for the reference page: see `Parameter.elsewhere`.
+_REFUSED = "`UnsupportedFeature` before anything is sent"
+_SERVICE_DECIDES = (
+    "`UnsupportedFeature` if modelport knows that. Otherwise the parameter is sent, and if the service rejects it, "
+    "later requests leave it out, with a warning"
+)
+_WARNED = (
+    "a remote service gets the parameter, and the message a warning; a local engine refuses it with "
+    "`UnsupportedFeature`"
+)
+
 PARAMETERS: Mapping[str, Parameter] = {
     parameter.name: parameter
     for parameter in (
-        Parameter("stop_sequences", stop_sequences_from, other_names=("stop",), destination="request"),
-        Parameter("grammar", _grammar, other_names=("response_format",), destination="request"),
-        Parameter("strict", _flag, destination="request"),
-        Parameter("tools", _tools, other_names=("tools_to_call_from",), destination="request"),
-        Parameter("tool_choice", lambda value, name: tool_choice_from(value), destination="request"),
-        Parameter("custom_role_conversions", lambda value, name: role_conversions_from(value), destination="request"),
-        Parameter("flatten_messages_as_text", _flag, destination="request"),
-        Parameter("max_tokens", _number(1, integer=True), other_names=("max_new_tokens", "max_completion_tokens")),
-        Parameter("temperature", _number(0)),
-        Parameter("top_p", _number(0, 1, exclusive=True)),
-        Parameter("min_p", _number(0, 1)),
-        Parameter("top_k", _number(0, integer=True)),
-        Parameter("seed", _number(-(2**63), 2**64, integer=True), capability="seed"),
-        Parameter("presence_penalty", _number(-2, 2)),
-        Parameter("frequency_penalty", _number(-2, 2)),
-        Parameter("repetition_penalty", _number(0, exclusive=True)),
-        Parameter("logprobs", _flag, capability="logprobs"),
-        Parameter("top_logprobs", _number(0, 20, integer=True), capability="logprobs"),
-        Parameter("parallel_tool_calls", _flag),
-        Parameter("reasoning_effort", _reasoning_effort, excludes="reasoning_budget"),
-        Parameter("reasoning_budget", _number(1, integer=True), excludes="reasoning_effort"),
-        Parameter("timeout", _timeout, destination="timeouts"),
-        Parameter("first_token_timeout", _timeout, destination="timeouts"),
-        Parameter("idle_timeout", _timeout, destination="timeouts"),
-        Parameter("extra_body", _dict, destination="backend"),
-        Parameter("extra_headers", _dict, destination="backend"),
-        Parameter("extra_query", _dict, destination="backend"),
-        Parameter("n", _number_of_messages, destination="check_only"),
-        Parameter("stream", _stream, destination="check_only"),
+        Parameter(
+            "stop_sequences", stop_sequences_from, other_names=("stop",), destination="request",
+            description="The output ends before the first of these strings that appears in it.",
+            elsewhere="modelport ends the output itself",
+        ),
+        Parameter(
+            "grammar", grammar_from, other_names=("response_format",), destination="request",
+            description="The output type, or `None` for free text: a pydantic model, a dataclass, a `TypedDict`, an "
+            "`Enum`, a `Literal`, a JSON schema, a `Choice`, a `Regex` or a `Lark`. `message.parsed` is the output as "
+            "an object of this type.",
+            elsewhere="the output comes as the arguments of a tool call, or it is validated; see `strict`",
+        ),
+        Parameter(
+            "strict", _flag, destination="request", default="False",
+            description="Whether the call is refused if neither the engine nor the service can enforce the output "
+            "type.",
+        ),
+        Parameter(
+            "tools", _tools, other_names=("tools_to_call_from",), destination="request",
+            description="The tools that the model may call: functions, `Tool`s, dicts in the chat completions "
+            "format, or tool objects of other libraries. Given as `tools_to_call_from`, the default of `tool_choice` "
+            "is `required`.",
+            elsewhere="the tools are described in the prompt, with a warning",
+        ),
+        Parameter(
+            "tool_choice", lambda value, name: tool_choice_from(value), destination="request", default="auto",
+            description="`auto`, `none`, `required` (at least one call), or the name of the tool to call.",
+            elsewhere="the choice is checked on the response, with a warning",
+        ),
+        Parameter(
+            "custom_role_conversions", lambda value, name: role_conversions_from(value), destination="request",
+            description="Roles that are replaced before the request is sent, as `{\"system\": \"user\"}`.",
+        ),
+        Parameter(
+            "flatten_messages_as_text", _flag, destination="request", default="False",
+            description="Whether the text parts of each message are joined and sent as one string.",
+        ),
+        Parameter(
+            "max_tokens", _number(1, integer=True), other_names=("max_new_tokens", "max_completion_tokens"),
+            description="The maximum length of the output, in tokens. A truncated output has the finish reason "
+            "`length`.",
+            default="the backend's; local engines stop at the end of their context window",
+            source="https://platform.openai.com/docs/api-reference/chat/create",
+        ),
+        Parameter(
+            "temperature", _number(0), default="the backend's",
+            description="How random the output is: 0 takes the most likely token each time.",
+            elsewhere=_SERVICE_DECIDES,
+            source="https://platform.openai.com/docs/api-reference/chat/create",
+        ),
+        Parameter(
+            "top_p", _number(0, 1, exclusive=True), default="the backend's",
+            description="Only the most likely tokens whose probabilities add up to this number, above 0 and at most "
+            "1, are sampled.",
+            elsewhere=_SERVICE_DECIDES,
+            source="https://platform.openai.com/docs/api-reference/chat/create",
+        ),
+        Parameter(
+            "min_p", _number(0, 1), destination="backend", default="the backend's",
+            description="Tokens are sampled only if they have at least this share of the most likely token's "
+            "probability, from 0 to 1.",
+            elsewhere=_WARNED,
+            source="https://huggingface.co/docs/transformers/main_classes/text_generation",
+        ),
+        Parameter(
+            "top_k", _number(0, integer=True), destination="backend", default="the backend's",
+            description="How many of the most likely tokens are sampled; 0 for all.",
+            elsewhere=_WARNED,
+            source="https://huggingface.co/docs/transformers/main_classes/text_generation",
+        ),
+        Parameter(
+            "seed", _number(-(2**63), 2**64, integer=True), capability="seed",
+            description="The seed of the random numbers: the same request with the same seed gives the same output, as "
+            "far as the backend can repeat it.",
+            elsewhere=_REFUSED,
+            source="https://platform.openai.com/docs/api-reference/chat/create",
+        ),
+        Parameter(
+            "presence_penalty", _number(-2, 2), default="0",
+            description="How much the probability of every token that the output has already is reduced, from -2 to "
+            "2.",
+            elsewhere=_SERVICE_DECIDES,
+            source="https://platform.openai.com/docs/api-reference/chat/create",
+        ),
+        Parameter(
+            "frequency_penalty", _number(-2, 2), default="0",
+            description="How much the probability of a token is reduced for each time that the output has it already, "
+            "from -2 to 2.",
+            elsewhere=_SERVICE_DECIDES,
+            source="https://platform.openai.com/docs/api-reference/chat/create",
+        ),
+        Parameter(
+            "repetition_penalty", _number(0, exclusive=True), destination="backend", default="1",
+            description="The factor by which tokens of the prompt and the output become less likely; 1 for no penalty.",
+            elsewhere=_WARNED,
+            source="https://huggingface.co/docs/transformers/main_classes/text_generation",
+        ),
+        Parameter(
+            "logprobs", _flag, capability="logprobs", default="False",
+            description="Whether `message.logprobs` has the log probability of each token.",
+            elsewhere=_REFUSED,
+            source="https://platform.openai.com/docs/api-reference/chat/create",
+        ),
+        Parameter(
+            "top_logprobs", _number(0, 20, integer=True), capability="logprobs", default="0",
+            description="How many of the most likely tokens are reported at each position, from 0 to 20. Sets "
+            "`logprobs`.",
+            elsewhere=_REFUSED,
+            source="https://platform.openai.com/docs/api-reference/chat/create",
+        ),
+        Parameter(
+            "parallel_tool_calls", _flag, default="the backend's",
+            description="Whether the model may make several tool calls in one message.",
+            elsewhere="all calls but the first are dropped, with a warning",
+            source="https://platform.openai.com/docs/api-reference/chat/create",
+        ),
+        Parameter(
+            "reasoning_effort", _reasoning_effort, excludes="reasoning_budget", default="the model's",
+            description="How much the model reasons before it answers: `none`, `minimal`, `low`, `medium`, `high`, "
+            "`xhigh` or `max`.",
+            elsewhere="the effort is sent as a `reasoning_budget`, or refused with `UnsupportedFeature`",
+            source="https://platform.openai.com/docs/guides/reasoning",
+        ),
+        Parameter(
+            "reasoning_budget", _number(1, integer=True), excludes="reasoning_effort", default="the model's",
+            description="The maximum length of the reasoning, in tokens.",
+            elsewhere=_REFUSED,
+            source="https://platform.claude.com/docs/en/build-with-claude/extended-thinking",
+        ),
+        Parameter(
+            "timeout", _timeout, destination="timeouts", default="600",
+            description="The limit for the whole call, in seconds: every attempt, every wait and the complete "
+            "response.",
+        ),
+        Parameter(
+            "first_token_timeout", _timeout, destination="timeouts",
+            description="The limit for one attempt, up to its first delta, in seconds.",
+        ),
+        Parameter(
+            "idle_timeout", _timeout, destination="timeouts",
+            description="The limit for each wait for a further delta, in seconds.",
+        ),
+        Parameter(
+            "extra_body", _dict, destination="backend",
+            description="Fields that are added to the request's body unchanged and without a check. They override the "
+            "fields that modelport sends.",
+            elsewhere=_REFUSED,
+        ),
+        Parameter(
+            "extra_headers", _dict, destination="backend",
+            description="Headers of the request.",
+            elsewhere=_REFUSED,
+        ),
+        Parameter(
+            "extra_query", _dict, destination="backend",
+            description="Parameters in the query of the request's URL.",
+            elsewhere=_REFUSED,
+        ),
+        Parameter(
+            "n", _number_of_messages, destination="check_only", default="1",
+            description="Only 1 is allowed, because a call returns one message.",
+        ),
+        Parameter(
+            "stream", _stream, destination="check_only", default="False",
+            description="Only `False` is allowed: `generate_stream` and `agenerate_stream` stream.",
+        ),
     )
-}
+}  # fmt: skip
 
 #: Every name of a parameter -> the parameter.
 BY_ANY_NAME: Mapping[str, Parameter] = {
@@ -189,8 +342,6 @@ def _with_destination(*destinations: str) -> frozenset[str]:
 
 #: The main names of the parameters in `Request.parameters` that are not specific to some backends.
 KNOWN_PARAMETERS = _with_destination("parameters")
-#: The main names of all options of a call that are not specific to some backends.
-CALL_OPTIONS = _with_destination("parameters", "timeouts", "request", "check_only")
 #: The parameters that become a field of `Request.timeouts`.
 TIMEOUTS = _with_destination("timeouts")
 #: The name of a parameter -> the name of the parameter that a call can't have as well.

@@ -9,12 +9,9 @@ from __future__ import annotations
 import ctypes
 import os
 import threading
-from difflib import get_close_matches
-from inspect import signature
 from typing import Any, Generic, Protocol, TypeVar
 
-from modelport.errors import InvalidRequest, ModelError, UnsupportedFeature
-from modelport.inputs.parameters import CALL_OPTIONS
+from modelport.errors import InvalidRequest, ModelError
 from modelport.model import Model
 from modelport.runtime.lifecycle import close_at_exit
 from modelport.types.request import Request
@@ -57,28 +54,6 @@ class EngineModel(Model, Generic[E]):
     def __init__(self, model_id: str | None = None, **settings: Any) -> None:
         super().__init__(model_id, **settings)
         self._lock = threading.Lock()
-        self._check_parameters()
-
-    def _check_parameters(self) -> None:
-        """Refuse unknown keyword arguments of the constructor now, and not at the first call.
-
-        Raises:
-            UnsupportedFeature: An argument is neither a setting of this class nor a parameter of its engine.
-        """
-        engine_parameters = self.declared_capabilities.merged_with(self._given_capabilities).extra_parameters
-        if engine_parameters is None:  # The engine accepts every parameter.
-            return
-        known = CALL_OPTIONS | engine_parameters
-        for name in self._options or ():
-            if name not in known:
-                settings = {*signature(type(self)).parameters, *signature(Model).parameters}
-                similar = get_close_matches(name, known | settings, 1)
-                hint = f"; did you mean {similar[0]!r}?" if similar else ""
-                cls = type(self).__name__
-                raise UnsupportedFeature(
-                    f"{cls}({name}=…): {name!r} is neither a setting of {cls} nor a parameter of its engine{hint}",
-                    parameter=name,
-                )
 
     def __getstate__(self) -> dict[str, Any]:
         return {key: value for key, value in super().__getstate__().items() if key not in ("_loaded_engine", "_lock")}

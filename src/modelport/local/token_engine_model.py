@@ -46,7 +46,7 @@ class TokenEngineModel(EngineModel[E]):
         seed=True,
         usage=True,
         cached_tokens=True,
-        extra_parameters=frozenset({"apply_chat_template_kwargs"}),
+        forwards_unknown=False,
     )
     #: The name of modelport's optional dependencies that install the engine, as in `modelport[vllm]`.
     extra: ClassVar[str]

@@ -19,6 +19,7 @@ from typing import Any, ClassVar
 from modelport.errors import InvalidRequest, NotFoundError
 from modelport.inputs.parameters import REASONING_EFFORTS
 from modelport.inputs.settings import check_kind
+from modelport.inputs.vendor_parameters import parameters_of
 from modelport.model import Model
 from modelport.protocols.chat_completions.dialects import DIALECTS, OPENAI_API, Dialect
 from modelport.protocols.chat_completions.request import body_from
@@ -32,6 +33,7 @@ from modelport.types.capabilities import Capabilities
 from modelport.types.deltas import ChatMessageStreamDelta
 from modelport.types.output_types import JSONSchema
 from modelport.types.request import Request
+from modelport.types.warnings import CallWarning
 
 
 class ChatCompletionsModel(Model):
@@ -63,6 +65,7 @@ class ChatCompletionsModel(Model):
         reasoning_efforts=frozenset(REASONING_EFFORTS),
         usage=True,
         cached_tokens=True,
+        extra_parameters=frozenset({"extra_body", "extra_headers", "extra_query"}),
     )
     #: The values that the parameter `dialect` accepts.
     dialects: ClassVar[frozenset[str]] = frozenset({"llama.cpp", "vllm"})
@@ -118,9 +121,15 @@ class ChatCompletionsModel(Model):
     def _dialect(self) -> Dialect:
         return OPENAI_API if self.dialect is None else DIALECTS[self.dialect]
 
+    @property
+    def _service(self) -> str | None:
+        """The service's key in the table of vendor parameters; `None` if the service is not known."""
+        return self.dialect
+
     def _declare(self) -> Capabilities:
         declared = self.declared_capabilities.replace(**self._dialect.capabilities)
-        return declared.with_profiles(self.model_id, PROFILES)
+        extra = (declared.extra_parameters or frozenset()) | parameters_of(self._service) | declared.renamed.keys()
+        return declared.replace(extra_parameters=extra).with_profiles(self.model_id, PROFILES)
 
     async def deltas(self, request: Request) -> AsyncGenerator[ChatMessageStreamDelta, None]:
         """Send a request and yield the deltas of its response; see `Model.deltas`."""
@@ -175,10 +184,13 @@ class ChatCompletionsModel(Model):
         )
         return replace(call, body={**call.body, "grammar": grammar}) if grammar else call
 
-    def _left_out_warnings(self, request: Request, left_out: frozenset[str]) -> list[str] | None:
+    def _left_out_warnings(self, request: Request, left_out: frozenset[str]) -> list[CallWarning] | None:
         """Return a warning for each parameter of the request that was left out, or `None` if there is none."""
         requested = left_out & {*request.parameters, "tool_choice" if request.tools else ""}
-        return [f"{name} was left out: {self.model_id} does not accept it" for name in sorted(requested)] or None
+        return [
+            CallWarning("left_out", name, f"{name} was left out, because {self.model_id} does not accept it.")
+            for name in sorted(requested)
+        ] or None
 
     def _observe_rejection(self, error: InvalidRequest, request: Request, left_out: frozenset[str]) -> bool:
         """Record that the service rejected a parameter, in this model's capabilities or in `_rejected_parameters`.

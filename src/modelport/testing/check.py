@@ -53,7 +53,8 @@ class Outcome:
     Args:
         check: The name of the check.
         status: `passed`; `unsupported` (the model declares that it lacks the feature, and refuses a request for it, if
-            one is possible); `not checked` (the check can't be decided); or `failed`.
+            one is possible); `not checked` (the check can't be decided, for example because the model did not follow
+            tools that only the prompt describes); or `failed`.
         detail: What the check found, why it can't be decided, or why it failed; may be empty.
         seconds: How long the check ran.
     """

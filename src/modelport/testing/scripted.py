@@ -51,6 +51,9 @@ class ScriptedModel(Model):
         reasoning_budget=True,
         usage=True,
         cached_tokens=True,
+        extra_parameters=frozenset(
+            {"top_k", "min_p", "repetition_penalty", "extra_body", "extra_headers", "extra_query"}
+        ),
     )
 
     def __init__(self, *answers: Any, repeat: bool = False, **settings: Any) -> None:

@@ -35,7 +35,9 @@ class Subject:
             and chat template.
         busy: Returns the number of requests that the engine is working on.
         faults: For each fault, a function that returns a model whose calls fail with it. The names of the faults are
-            the HTTP statuses `401`, `404`, `429` and `500`, and `timeout` and `refused` (the connection is refused).
+            the HTTP statuses `401`, `404`, `429` and `500`; `timeout`; `refused` (the connection is refused);
+            `retry_after` (status 429 with the header Retry-After); and `truncated` (the response ends early, although
+            the connection is closed properly). The models should not retry: pass `retry=False` to them.
         secrets: The model's API keys. The check `secrets` fails if one of them appears in a text.
         deterministic: Whether equal requests at temperature 0 return equal text. On some engines they do not, because
             the other requests of a batch change the text.

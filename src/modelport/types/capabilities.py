@@ -53,8 +53,10 @@ class Capabilities:
         consecutive_roles: Whether two messages of the same role may follow each other. If not, they are merged.
         renamed: modelport's names of parameters -> the backend's names, as `{"max_tokens": "max_completion_tokens"}`.
         refused: Parameters that are not supported. A request with one of them is refused.
-        extra_parameters: Supported parameters that are not in modelport's own table of parameters. `None` if every
-            parameter is passed on without a check.
+        extra_parameters: The parameters that are supported beyond those that every backend has, such as `top_k` and
+            `extra_body`. `None` if a parameter of any name is supported.
+        forwards_unknown: Whether a parameter that is not in `extra_parameters` is sent, with a warning on the message.
+            If not, it is refused. Services forward; engines, which know all their parameters, refuse.
     """
 
     stop: bool = True
@@ -79,7 +81,8 @@ class Capabilities:
     consecutive_roles: bool = True
     renamed: Mapping[str, str] = field(default_factory=dict)
     refused: frozenset[str] = frozenset()
-    extra_parameters: frozenset[str] | None = None
+    extra_parameters: frozenset[str] | None = frozenset()
+    forwards_unknown: bool = True
 
     def __post_init__(self) -> None:
         for item in fields(self):

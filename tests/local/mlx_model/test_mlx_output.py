@@ -79,7 +79,7 @@ def test_penalties_and_logit_bias_change_output(smollm2: MLXModel) -> None:
     assert smollm2(CAPITAL, logit_bias={str(the): 100}, max_tokens=3).text == "TheTheThe"
     # These two penalties apply to the output alone, so the first token stays the same.
     options = {"logit_bias": {the: 100}, "max_tokens": 4}
-    assert smollm2(CAPITAL, **options, frequency_penalty=2.0, presence_penalty=2.0).text.startswith("The")
+    assert smollm2(CAPITAL, **options, frequency_penalty=2.0, presence_penalty=2.0).text.startswith("The")  # type: ignore[call-overload]
     # The repetition penalty applies to the prompt too.
     assert smollm2("a b a b", max_tokens=8).text != smollm2("a b a b", max_tokens=8, repetition_penalty=2.0).text
 

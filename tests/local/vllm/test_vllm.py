@@ -88,14 +88,14 @@ def test_call_parameter_takes_precedence_over_constructor(model: VLLMModel) -> N
 @pytest.mark.parametrize("name", ["prompt_logprobs", "include_stop_str_in_output", "output_kind", "detokenize"])
 def test_reserved_parameter_is_refused(model: VLLMModel, name: str) -> None:
     with pytest.raises(UnsupportedFeature, match=name):
-        model("Hello", **{name: 1})
+        model("Hello", **{name: 1})  # type: ignore[call-overload]
 
 
 def test_unknown_parameter_is_refused_by_name(model: VLLMModel) -> None:
     with pytest.raises(
         UnsupportedFeature, match=r"'min_token' is not a parameter of this .*; did you mean 'min_tokens'"
     ):
-        model("Hello", min_token=5)
+        model("Hello", min_token=5)  # type: ignore[call-overload]
     wrong = VLLMModel(model.model_id or "", **ENGINE, do_sample=True)
     with wrong, pytest.raises(UnsupportedFeature, match="do_sample"):
         wrong("Hello")

@@ -197,7 +197,7 @@ def test_capabilities_come_from_litellms_tables() -> None:
 def test_parameter_unsupported_by_the_tables_raises_unsupported_feature_before_sending(server: FaultServer) -> None:
     for model_id, options in (("anthropic/claude-sonnet-4-5", {"seed": 7}), ("mistral/x", {"presence_penalty": 1})):
         with pytest.raises(UnsupportedFeature, match=next(iter(options))):
-            model_on(server, model_id).generate("hi", **options)
+            model_on(server, model_id).generate("hi", **options)  # type: ignore[call-overload]
     assert not server.requests
 
 

@@ -10,10 +10,9 @@ pure.
 from __future__ import annotations
 
 import itertools
-from difflib import get_close_matches
 
 from modelport.errors import UnsupportedFeature
-from modelport.inputs.parameters import KNOWN_PARAMETERS, NEEDED_CAPABILITIES, REASONING_EFFORTS
+from modelport.inputs.parameters import NEEDED_CAPABILITIES, REASONING_EFFORTS
 from modelport.types.capabilities import Capabilities
 from modelport.types.content import Image, Text
 from modelport.types.messages import ChatMessage, MessageRole
@@ -61,11 +60,6 @@ def _check_parameters(request: Request, capabilities: Capabilities) -> None:
                 "accept it",
                 parameter=name,
             )
-        extra = capabilities.extra_parameters  # `None` if the backend passes on parameters with any name.
-        if extra is not None and name not in KNOWN_PARAMETERS | extra:
-            close = get_close_matches(name, KNOWN_PARAMETERS | extra, 1)
-            hint = f"; did you mean {close[0]!r}?" if close else ""
-            raise UnsupportedFeature(f"{name!r} is not a parameter of this backend{hint}", parameter=name)
 
 
 def _adapt_reasoning(request: Request, capabilities: Capabilities) -> Request:

@@ -27,6 +27,7 @@ from typing import Any
 
 from modelport.constrained.continuation import could_continue
 from modelport.errors import InvalidOutput, InvalidToolCall
+from modelport.inputs.check_names import check_parameter_names
 from modelport.layers.adapt.capabilities import adapt_to_capabilities, needs_plan
 from modelport.layers.adapt.forced_tool import arguments_as_text
 from modelport.layers.adapt.plan import Plan, plan_for
@@ -43,6 +44,7 @@ from modelport.types.output_types import Choice, Grammar, JSONSchema
 from modelport.types.request import Request
 from modelport.types.tools import check_calls
 from modelport.types.usage import TokenUsage
+from modelport.types.warnings import CallWarning
 
 #: How many retries with feedback one call may make: an output that does not match its output type is sent back to the
 #: model with the error. This happens only in non-streaming calls whose output type is neither enforced nor sent as a
@@ -64,12 +66,17 @@ class Adapt:
         """Send the request as its plan says, and validate the response.
 
         Raises:
+            InvalidRequest: A parameter is misspelt. Nothing has been sent.
             UnsupportedFeature: The backend does not support something in the request. Nothing has been sent.
         """
         capabilities = request.capabilities
+        warnings = check_parameter_names(request.parameters, capabilities)
         if not needs_plan(request, capabilities):
-            return next(adapt_to_capabilities(request, capabilities))
+            deltas = next(adapt_to_capabilities(request, capabilities))
+            return _with_warnings(deltas, warnings) if warnings else deltas
         plan = plan_for(request, capabilities)
+        if warnings:
+            plan = replace(plan, warnings=(*plan.warnings, *warnings))
         if plan.fetches_images:
             return self._with_fetched_images(request, next)
         return _respond(plan, next) if plan.second is None else _respond_in_two_requests(plan, plan.second, next)
@@ -82,6 +89,15 @@ class Adapt:
         async with aclosing(self(fetched, next)) as deltas:
             async for delta in deltas:
                 yield delta
+
+
+async def _with_warnings(deltas: Deltas, warnings: list[CallWarning]) -> Deltas:
+    """Yield the deltas, and the warnings in the first one, so that an interrupted response has them too."""
+    async with aclosing(deltas):
+        async for delta in deltas:
+            if warnings:
+                delta, warnings = replace(delta, warnings=[*warnings, *(delta.warnings or ())]), []
+            yield delta
 
 
 async def _respond_in_two_requests(plan: Plan, second: Plan, next: Next) -> Deltas:
@@ -99,9 +115,11 @@ async def _respond_in_two_requests(plan: Plan, second: Plan, next: Next) -> Delt
                 buffered = []
     if has_calls:
         return
-    warning = (
-        "two requests were sent, one with the tools and one with the output type: the backend does not accept both "
-        "in one request"
+    warning = CallWarning(
+        "substituted",
+        "grammar",
+        "Two requests were sent, one with the tools and one with the output type, because the backend does not accept "
+        "both in one request.",
     )
     second = replace(second, warnings=(*second.warnings, *plan.warnings, warning))
     async with aclosing(_respond(second, next, accumulate(buffered).token_usage)) as deltas:

@@ -25,6 +25,7 @@ from modelport.constrained.lark import as_lark
 from modelport.constrained.reasoning import allow_reasoning, ends_inside_reasoning
 from modelport.errors import InvalidRequest, MissingDependency, ServerError
 from modelport.inputs.settings import name_or_path
+from modelport.inputs.vendor_parameters import parameters_of
 from modelport.local.engine import EngineModel, check_integers, model_closed, never_destroy, tokens_per_notification
 from modelport.local.grammar_matching import check_grammar
 from modelport.local.llamacpp.events import EventHandler, EventReader
@@ -38,16 +39,6 @@ from modelport.types.deltas import ChatMessageStreamDelta
 from modelport.types.output_types import Choice, JSONSchema, Lark, Regex
 from modelport.types.request import Request
 
-#: The engine's own parameters, in addition to those that every backend accepts. modelport refuses other names, because
-#: the engine would silently ignore them. See https://github.com/ggml-org/llama.cpp/blob/master/tools/server/README.md
-ENGINE_PARAMETERS = frozenset(
-    """
-    typical_p dynatemp_range dynatemp_exponent top_n_sigma min_keep repeat_penalty repeat_last_n dry_multiplier dry_base
-    dry_allowed_length dry_penalty_last_n dry_sequence_breakers xtc_probability xtc_threshold mirostat mirostat_tau
-    mirostat_eta logit_bias ignore_eos samplers cache_prompt id_slot t_max_predict_ms n_keep lora chat_template_kwargs
-    reasoning_format reasoning_effort thinking_budget_tokens enable_thinking
-    """.split()  # noqa: SIM905
-)
 DEFAULT_CONTEXT_LENGTH = 8192
 
 
@@ -93,7 +84,8 @@ class LlamaCppModel(EngineModel["_LlamaCppEngine"]):
         cached_tokens=True,
         consecutive_roles=False,
         renamed={"repetition_penalty": "repeat_penalty", "reasoning_budget": "thinking_budget_tokens"},
-        extra_parameters=ENGINE_PARAMETERS,
+        extra_parameters=parameters_of("llamacpp"),
+        forwards_unknown=False,  # The engine would silently ignore other names.
     )
 
     def __init__(

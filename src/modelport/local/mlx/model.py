@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 
 from modelport.errors import ModelError
 from modelport.inputs.settings import name_or_path
+from modelport.inputs.vendor_parameters import parameters_of
 from modelport.local.chat_template import ChatTemplate
 from modelport.local.detokenizer import logprobs_entry
 from modelport.local.engine import check_integers, model_closed, never_destroy
@@ -74,7 +75,7 @@ class MLXModel(TokenEngineModel["_MLXEngine"]):
 
     extra: ClassVar[str] = "mlx-lm"
     declared_capabilities: ClassVar[Capabilities] = TokenEngineModel.declared_capabilities.replace(
-        extra_parameters=frozenset({"apply_chat_template_kwargs", "logit_bias", "logits_processors"})
+        extra_parameters=parameters_of("mlx")
     )
 
     def __init__(

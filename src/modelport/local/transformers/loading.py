@@ -11,8 +11,8 @@ from importlib.util import find_spec
 from typing import Any
 
 from modelport.errors import ConnectionFailed, InvalidRequest, MissingDependency, ModelError, NotFoundError, ServerError
+from modelport.inputs.vendor_parameters import parameters_of
 from modelport.local.chat_template import ChatTemplate
-from modelport.local.transformers.parameters import GENERATION_PARAMETERS
 
 
 @dataclass
@@ -219,10 +219,8 @@ def _eos(model: Any, tokenizer: Any) -> list[int]:
 def _defaults(model: Any) -> dict[str, Any]:
     """Return the model's own generation settings that modelport applies and that differ from the library's defaults."""
     own = model.generation_config.to_diff_dict() if model.generation_config is not None else {}
-    sampling = {"temperature", "top_k", "top_p", "min_p", "repetition_penalty"}
-    return {
-        name: value for name, value in own.items() if name in GENERATION_PARAMETERS | sampling and value is not None
-    }
+    applied = parameters_of("transformers") | {"temperature", "top_p"}
+    return {name: value for name, value in own.items() if name in applied and value is not None}
 
 
 @contextmanager

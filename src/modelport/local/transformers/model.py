@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from modelport.errors import InvalidRequest, MissingDependency
 from modelport.inputs.settings import name_or_path
+from modelport.inputs.vendor_parameters import parameters_of
 from modelport.local.engine import check_integers
 from modelport.local.progress import shows_progress
 from modelport.local.token_engine_model import TokenEngineModel
-from modelport.local.transformers.parameters import GENERATION_PARAMETERS
 from modelport.types.capabilities import Capabilities
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ class TransformersModel(TokenEngineModel["TransformersEngine"]):
     """
 
     declared_capabilities: ClassVar[Capabilities] = TokenEngineModel.declared_capabilities.replace(
-        extra_parameters=GENERATION_PARAMETERS | {"apply_chat_template_kwargs"}
+        extra_parameters=parameters_of("transformers")
     )
     extra: ClassVar[str] = "transformers"
 

@@ -47,8 +47,10 @@ class Sampler:
         do_sample = given.get("do_sample")
         if do_sample is None:
             # A temperature above 0 in the call requests sampling, and 0 requests greedy decoding. Without a
-            # temperature, the model's own settings decide.
-            do_sample = temperature > 0 if temperature is not None else bool(defaults.get("do_sample"))
+            # temperature, another parameter of sampling requests it too, because it would have no effect otherwise;
+            # and without one, the model's own settings decide.
+            requested = any(given.get(name) is not None for name in _WARPERS)
+            do_sample = temperature > 0 if temperature is not None else requested or bool(defaults.get("do_sample"))
         self._do_sample = bool(do_sample) and temperature != 0
         self.top_logprobs: int | None = given.get("top_logprobs", 0) if given.get("logprobs") else None
         settings = {**defaults, **{key: value for key, value in given.items() if value is not None}}

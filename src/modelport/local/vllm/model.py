@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 
 from modelport.errors import InvalidRequest, ModelError, ServerError
 from modelport.inputs.settings import name_or_path
+from modelport.inputs.vendor_parameters import parameters_of
 from modelport.local.chat_template import ChatTemplate
 from modelport.local.detokenizer import logprobs_entry
 from modelport.local.engine import check_integers
@@ -78,6 +79,10 @@ class VLLMModel(TokenEngineModel["_VLLMEngine"]):
         The capital of France is Paris.
     """
 
+    declared_capabilities: ClassVar[Capabilities] = TokenEngineModel.declared_capabilities.replace(
+        extra_parameters=parameters_of("vllm-engine"),
+        forwards_unknown=True,  # Until vLLM is imported, which then names all its parameters: see `_declare`.
+    )
     extra: ClassVar[str] = "vllm"
     #: Further settings that `from_dict` refuses, because they make vLLM import a class by its name or call a function.
     #: `backend` is a field of vLLM's `CompilationConfig`.
@@ -116,13 +121,10 @@ class VLLMModel(TokenEngineModel["_VLLMEngine"]):
     def _load_engine(self) -> _VLLMEngine:
         return _VLLMEngine(self)
 
-    def _check_parameters(self) -> None:
-        """Do nothing: vLLM's parameters are known only after vLLM is imported. Each call checks its parameters."""
-
     def _declare(self) -> Capabilities:
         names = self._engine().parameters
         extra = self.declared_capabilities.extra_parameters or frozenset()
-        return super()._declare().replace(extra_parameters=extra | names)
+        return super()._declare().replace(extra_parameters=extra | names, forwards_unknown=False)
 
 
 class _VLLMEngine:

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 from modelport.errors import InvalidRequest, ModelError
 from modelport.inputs.settings import check_kind
+from modelport.inputs.vendor_parameters import parameters_of
 from modelport.layers.retry import RetryPolicy
 from modelport.model import Model
 from modelport.protocols.converse.request import converse_call_from
@@ -124,6 +125,7 @@ class AmazonBedrockServerModel(Model):
         usage=True,
         cached_tokens=True,
         refused=_REFUSED,
+        extra_parameters=parameters_of("bedrock"),
     )
     secret_settings: ClassVar[frozenset[str]] = frozenset({"api_key"})
 
@@ -183,7 +185,11 @@ class AmazonBedrockServerModel(Model):
         return BotoTransport(make_client=lambda: make_client(*arguments))
 
     def _declare(self) -> Capabilities:
-        return self.declared_capabilities.with_profiles(self.model_id, PROFILES)
+        # boto3 refuses every name that its description of the API does not have. `fields_from` explains three refusals.
+        fields = self._transport.fields_of("Converse") | {"messages", "system", "modelId"}
+        extra = (self.declared_capabilities.extra_parameters or frozenset()) | fields
+        declared = self.declared_capabilities.replace(extra_parameters=extra, forwards_unknown=False)
+        return declared.with_profiles(self.model_id, PROFILES)
 
     async def deltas(self, request: Request) -> AsyncGenerator[ChatMessageStreamDelta, None]:
         """Run one request; see `Model.deltas`."""

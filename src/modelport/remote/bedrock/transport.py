@@ -196,6 +196,13 @@ class BotoTransport:
                 # connection would receive the request endlessly.
                 call.needs_new_connection = True
 
+    def fields_of(self, operation: str) -> frozenset[str]:
+        """Return the names of the fields that an operation of the service has, as boto3 describes it."""
+        try:
+            return frozenset(self._client().meta.service_model.operation_model(operation).input_shape.members)
+        except AttributeError:  # A client of the caller that has no description, such as one for tests.
+            return frozenset()
+
     def _client(self) -> Any:
         if self._own_client is None:
             return self._callers_client

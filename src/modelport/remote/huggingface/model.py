@@ -14,10 +14,14 @@ from modelport.inputs.settings import check_kind
 from modelport.remote.chat_model import ChatCompletionsModel
 from modelport.remote.http.transport import Transport
 from modelport.remote.huggingface.transport import URL_SCHEMES, HubTransport, hub_package, provider_helper
+from modelport.remote.services import service_at
 from modelport.secrets import Secret
 
 #: The model if the caller names none: the default of the `smolagents` package.
 DEFAULT_MODEL = "Qwen/Qwen3-Next-80B-A3B-Thinking"
+#: Hugging Face's name of a provider -> the key of its table of parameters. Others get what Hugging Face documents.
+_SERVICES_OF_PROVIDERS = {"cerebras": "cerebras", "cohere": "cohere", "fireworks-ai": "fireworks", "groq": "groq",
+                          "together": "together"}  # fmt: skip
 
 
 class InferenceClientModel(ChatCompletionsModel):
@@ -44,8 +48,9 @@ class InferenceClientModel(ChatCompletionsModel):
             two reads.
         dialect: The kind of the server at a URL: `tgi`, `llama.cpp` or `vllm`. Requests then use the grammars that such
             servers accept beyond OpenAI's API.
-        **settings: See `Model` and `ChatCompletionsModel`. Settings that they do not know go into the request's body.
-            `extra_headers`, `extra_query` and `extra_body` work as in the `openai` package.
+        **settings: See `Model` and `ChatCompletionsModel`. Parameters that the provider documents go into the request's
+            body; so do others, with a warning. `extra_headers`, `extra_query` and `extra_body` work as in the `openai`
+            package.
 
     Examples:
         >>> model = InferenceClientModel("openai/gpt-oss-20b", provider="novita", requests_per_minute=60)
@@ -89,6 +94,12 @@ class InferenceClientModel(ChatCompletionsModel):
     @property
     def _remote_model_id(self) -> str | None:
         return None if (self.model_id or "").startswith(URL_SCHEMES) else self.model_id
+
+    @property
+    def _service(self) -> str | None:
+        if self._url is not None:
+            return self.dialect or service_at(self._url)
+        return _SERVICES_OF_PROVIDERS.get(self.provider or "", "huggingface")
 
     def _make_transport(self) -> Transport:
         if (self.base_url is not None or self._url) and not _is_url(self._url):

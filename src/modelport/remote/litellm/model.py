@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 from modelport.errors import AuthenticationError, InvalidRequest, MalformedResponse, ModelError
 from modelport.inputs.parameters import REASONING_EFFORTS
 from modelport.inputs.settings import check_kind
+from modelport.inputs.vendor_parameters import parameters_of
 from modelport.layers.retry import RetryPolicy
 from modelport.model import Model
 from modelport.protocols.chat_completions.request import body_from
@@ -82,6 +83,7 @@ class LiteLLMModel(Model):
         reasoning_efforts=frozenset(REASONING_EFFORTS),
         usage=True,
         cached_tokens=True,
+        extra_parameters=parameters_of("litellm") | {"extra_body", "extra_headers", "headers"},
     )
     secret_settings: ClassVar[frozenset[str]] = frozenset({"api_key"})
     api_key: Secret | None = None
@@ -191,8 +193,10 @@ class LiteLLMModel(Model):
             "timeout": httpx.Timeout(_LITELLM_TIMEOUT, connect=CONNECT_TIMEOUT),
         }
         if self.api_base is not None:
-            arguments["api_base"] = self.api_base
-        if self.api_key is not None:
+            arguments.setdefault("api_base", self.api_base)
+        if isinstance(key := arguments.get("api_key"), str):  # The key of this call.
+            arguments["api_key"] = HiddenStr(key)
+        elif self.api_key is not None:
             arguments["api_key"] = HiddenStr(self.api_key.reveal())
         return arguments
 

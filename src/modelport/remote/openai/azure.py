@@ -124,6 +124,10 @@ class AzureOpenAIServerModel(OpenAIServerModel):
     def _remote_model_id(self) -> str | None:
         return self.azure_deployment or self.model_id
 
+    @property
+    def _service(self) -> str | None:
+        return self.dialect or "azure"
+
     def _make_transport(self) -> Transport:
         if self.client is not None:
             return super()._make_transport()

@@ -19,9 +19,11 @@ from modelport.remote.http.packages import require
 from modelport.remote.http.redaction import with_hidden_repr
 from modelport.remote.http.requests import check_headers, check_url
 from modelport.remote.http.transport import HTTPTransport, Transport
+from modelport.remote.services import service_at
 from modelport.runtime.threads import in_thread
 from modelport.secrets import Secret
 
+OPENAI_URL = "https://api.openai.com/v1"
 #: Added to the error about a missing key if requests do not go to OpenAI's own address.
 _ANY_KEY_WILL_DO = " If your server needs no key, pass any text, such as 'none'."
 
@@ -49,8 +51,9 @@ class OpenAIServerModel(ChatCompletionsModel):
             OpenAI's API, such as any grammar. By default they use OpenAI's API alone.
         accept_missing_finish: Whether a stream without a finish reason is complete (some servers, such as Ollama, send
             none). By default such a stream counts as truncated.
-        **settings: See `Model`. Settings that `Model` does not know go into the request's body. `extra_headers`,
-            `extra_query` and `extra_body` work as in the `openai` package.
+        **settings: See `Model`. Parameters that the service documents, such as `service_tier`, go into the request's
+            body; so do others, with a warning. `extra_headers`, `extra_query` and `extra_body` work as in the `openai`
+            package.
 
     Raises:
         MissingDependency: A package is missing; the message holds the command that installs it.
@@ -124,7 +127,13 @@ class OpenAIServerModel(ChatCompletionsModel):
         base_url = self.api_base or os.environ.get("OPENAI_BASE_URL")
         if isinstance(self.api_key, Secret):  # A missing key raises here, and not at the first call.
             self.api_key.reveal(_ANY_KEY_WILL_DO if base_url else "")
-        return HTTPTransport(base_url or "https://api.openai.com/v1", self._headers, self.default_query)
+        return HTTPTransport(base_url or OPENAI_URL, self._headers, self.default_query)
+
+    @property
+    def _service(self) -> str | None:
+        client_url = (self.client_kwargs or {}).get("base_url") or getattr(self.client, "base_url", None)
+        url = client_url or self.api_base or os.environ.get("OPENAI_BASE_URL") or OPENAI_URL
+        return self.dialect or service_at(str(url))
 
     def _make_client(self) -> Any:
         """Return a client of the `openai` package."""

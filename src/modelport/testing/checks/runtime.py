@@ -17,38 +17,49 @@ from modelport.errors import (
     AuthenticationError,
     ConnectionFailed,
     DeadlineExceeded,
+    MalformedResponse,
     ModelError,
     NotFoundError,
     RateLimited,
     ServerError,
+    StreamInterrupted,
 )
 from modelport.model import Model
 from modelport.testing.check import Check, NotChecked
 from modelport.testing.subject import Subject
 
-#: The type of error that each fault must raise, by the fault's name in `Subject.faults`.
-_EXPECTED_ERRORS: dict[str, type[ModelError]] = {
+#: The types of error that each fault may raise, by the fault's name in `Subject.faults`.
+EXPECTED_ERRORS: dict[str, type[ModelError] | tuple[type[ModelError], ...]] = {
     "401": AuthenticationError,
     "404": NotFoundError,
     "429": RateLimited,
     "500": ServerError,
     "timeout": DeadlineExceeded,
     "refused": ConnectionFailed,
+    "retry_after": RateLimited,
+    "truncated": (MalformedResponse, ConnectionFailed, ServerError, StreamInterrupted),
 }
 #: The number of concurrent calls.
 _CALLS = 8
 
 
 def errors(subject: Subject, model: Model) -> str:
-    """Each fault raises the expected type of error, in all four methods that call a model."""
+    """Each fault raises the expected type of error, in all four methods that call a model.
+
+    The error of the fault `retry_after` also has the wait that the service requires.
+    """
     if not subject.faults:
-        raise NotChecked("no way is known to make this model's service fail")
+        raise NotChecked("no way is known to make this model's service fail: Subject.faults is empty")
+    unknown = sorted(set(subject.faults) - set(EXPECTED_ERRORS))
+    assert not unknown, f"the fault {unknown} of the subject is unknown; known are {', '.join(EXPECTED_ERRORS)}"
     for name, make in subject.faults.items():
         for call in (_generate, _generate_stream, _agenerate, _agenerate_stream):
             try:
                 call(make(), subject.prompt("plain"))
-            except _EXPECTED_ERRORS[name] as error:
+            except EXPECTED_ERRORS[name] as error:
                 assert error.model_id, f"{name}: the error does not name the model"
+                if name == "retry_after":
+                    assert error.retry_after is not None, f"{name}: the error's retry_after is None"
                 continue
             except ModelError as error:
                 raise AssertionError(f"{name}: it raised {type(error).__name__}: {error}") from error

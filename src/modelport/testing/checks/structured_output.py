@@ -5,13 +5,13 @@ from __future__ import annotations
 import itertools
 import json
 import re
-from typing import Any
+from typing import Any, NoReturn
 
-from modelport.errors import InvalidOutput, InvalidToolCall, UnsupportedFeature
+from modelport.errors import InvalidOutput, InvalidToolCall, MalformedResponse, ModelError, UnsupportedFeature
 from modelport.inputs.output_types import grammar_from
 from modelport.model import Model
 from modelport.testing.check import Check, NotChecked
-from modelport.testing.checks.tools import TOOLS
+from modelport.testing.checks.tools import TOOLS, assert_tools_warning, raise_for_invalid_call
 from modelport.testing.subject import Subject
 from modelport.types.messages import ChatMessage
 from modelport.types.output_types import Choice, JSONSchema, Lark, Regex
@@ -27,6 +27,7 @@ SCHEMA: dict[str, Any] = {
 }
 #: The values of `message.enforcement`.
 ENFORCEMENTS = ("enforced", "forced_tool", "validated")
+_UNUSABLE = "an unusable output, reported as an error"
 
 
 def generate_both_ways(subject: Subject, model: Model, prompt: str, **options: Any) -> list[ChatMessage]:
@@ -59,7 +60,7 @@ def generate_both_ways(subject: Subject, model: Model, prompt: str, **options: A
     return messages
 
 
-def _raise_for_invalid_output(error: InvalidOutput, model: Model, kind: type) -> None:
+def _raise_for_invalid_output(error: InvalidOutput, model: Model, kind: type) -> NoReturn:
     """Raise the error if the model enforces this kind of output type; otherwise raise `NotChecked`."""
     if kind in model.capabilities.grammars:
         raise error
@@ -73,7 +74,11 @@ def json_schema(subject: Subject, model: Model) -> str:
         JSONSchema(SCHEMA).parse(message.text)
         assert message.parsed == value, f"parsed is {message.parsed!r}, the text {message.text!r}"
     response_format = {"type": "json_schema", "json_schema": {"name": "person", "schema": SCHEMA}}
-    message = model.generate(subject.prompt("schema"), response_format=response_format, temperature=0, max_tokens=200)
+    options: dict[str, Any] = {"response_format": response_format, "temperature": 0, "max_tokens": 200}
+    try:
+        message = model.generate(subject.prompt("schema"), **options)
+    except InvalidOutput as error:
+        _raise_for_invalid_output(error, model, JSONSchema)
     JSONSchema(SCHEMA).parse(message.text)
     return str(message.enforcement)
 
@@ -101,7 +106,9 @@ def truncated_structured_output(subject: Subject, model: Model) -> None:
             else:
                 text = model.generate(subject.prompt("schema"), **options).text
         except InvalidOutput as error:
-            assert error.partial is not None and error.partial.finish_reason == "length", f"{error.partial!r}"
+            assert error.partial is not None
+            if error.partial.finish_reason != "length":  # The output ended before it could be truncated.
+                _raise_for_invalid_output(error, model, JSONSchema)
             assert error.text == error.partial.text
             continue
         raise AssertionError(f"truncated output was returned: {text!r}")
@@ -116,7 +123,9 @@ def strict_structured_output(subject: Subject, model: Model) -> str:
         try:
             message = model.generate(subject.prompt("schema"), **options)
             assert message.enforcement == "enforced", f"{name}: enforcement is {message.enforcement!r}"
-            assert not any("not enforced" in warning for warning in message.warnings), f"{name}: {message.warnings}"
+            assert not any(warning.type == "not_enforced" for warning in message.warnings), (
+                f"{name}: {message.warnings}"
+            )
             results.append(f"{name} is enforced")
         except UnsupportedFeature as error:
             assert "strict=True" in str(error), f"{name}: {error}"
@@ -125,8 +134,12 @@ def strict_structured_output(subject: Subject, model: Model) -> str:
 
 
 def structured_output_with_tools(subject: Subject, model: Model) -> str:
-    """With tools and an output schema, the response is a tool call or matches the schema, streamed or not."""
+    """With tools and an output schema, the response is a tool call or matches the schema, streamed or not.
+
+    An output that is neither is reported as an error. If there are only errors, the outcome is "not checked".
+    """
     results = set()
+    last_error: ModelError | None = None
     for streamed, prompt in ((False, "tool"), (True, "tool"), (True, "schema")):
         options: dict[str, Any] = {"tools": TOOLS, "grammar": SCHEMA, "temperature": 0, "max_tokens": 80}
         try:
@@ -140,8 +153,12 @@ def structured_output_with_tools(subject: Subject, model: Model) -> str:
             if isinstance(error, InvalidOutput) and JSONSchema in model.capabilities.grammars:
                 raise
             assert error.text
-            results.add("an unusable output, reported as an error")
+            results.add(_UNUSABLE)
+            last_error = error
             continue
+        except MalformedResponse as error:
+            raise_for_invalid_call(error, model, "auto")
+        assert_tools_warning(model, message)
         if message.tool_calls:
             assert message.parsed is None and message.finish_reason == "tool_calls", f"{message!r}"
             results.add("a tool call")
@@ -150,6 +167,8 @@ def structured_output_with_tools(subject: Subject, model: Model) -> str:
             assert message.parsed == json.loads(message.text), f"{message!r}"
             assert message.enforcement in ENFORCEMENTS, f"{message!r}"
             results.add(f"structured output, {message.enforcement}")
+    if results == {_UNUSABLE}:
+        raise NotChecked(f"nothing enforces the output here, and the model's output can't be used: {last_error}")
     return "; ".join(sorted(results))
 
 

@@ -159,7 +159,7 @@ def seed(subject: Subject, model: Model) -> None:
 
 
 def usage(subject: Subject, model: Model) -> None:
-    """Token counts equal those of the model's tokenizer, streamed or not.
+    """Token counts equal those of the model's tokenizer, streamed or not, and include all messages.
 
     If a stop sequence ends the text, the count of output tokens may be missing.
     """
@@ -178,11 +178,30 @@ def usage(subject: Subject, model: Model) -> None:
     assert complete.token_usage and stream.message.token_usage
     if subject.deterministic:
         assert complete.token_usage.output_tokens == stream.message.token_usage.output_tokens
+    _assert_all_messages_are_counted(model, messages, complete.token_usage.input_tokens)
     stopped = model.generate(messages, stop_sequences=[complete.text[2:5]], temperature=0, max_tokens=30)
     # If modelport closes the stream at the stop sequence, a remote service can't report a count. Then the count must be
     # missing: modelport must not invent one.
     counts = stopped.token_usage
     assert counts is None or counts.output_tokens is None or 0 < counts.output_tokens <= 30, f"usage is {counts}"
+
+
+def _assert_all_messages_are_counted(model: Model, messages: list[dict[str, Any]], tokens: int | None) -> None:
+    """Assert that a longer system message, and earlier messages, each raise the number of input tokens.
+
+    The system message is lengthened, not added: some chat templates have a longer one for conversations without any.
+    """
+    system, question = messages
+    long_system = {**system, "content": f"{system['content']} Never write more than one sentence, and no lists."}
+    history = [{"role": "user", "content": "Hello."}, {"role": "assistant", "content": "Hello! How can I help you?"}]
+    for addition, longer in (
+        ("a longer system message", [long_system, question]),
+        ("earlier messages", [system, *history, question]),
+    ):
+        counts = model.generate(longer, temperature=0, max_tokens=8).token_usage
+        assert counts is not None and (counts.input_tokens or 0) > (tokens or 0), (
+            f"with {addition}, usage is {counts}; without, there are {tokens} input tokens: was it sent?"
+        )
 
 
 def cached_tokens(subject: Subject, model: Model) -> str:
