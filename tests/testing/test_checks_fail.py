@@ -8,7 +8,18 @@ from typing import Any
 
 import pytest
 
-from modelport import ChatMessage, ChatMessageStreamDelta, InvalidRequest, Model, Request, TokenUsage
+from modelport import (
+    ChatMessage,
+    ChatMessageStreamDelta,
+    InvalidRequest,
+    MalformedResponse,
+    Model,
+    ModelError,
+    RateLimited,
+    Request,
+    ServerError,
+    TokenUsage,
+)
 from modelport.testing import CHECKS, ScriptedModel, Subject, run_check
 from modelport.types.messages import tool_call_from
 
@@ -84,6 +95,39 @@ class IgnoresCancellation(ScriptedModel):
             await asyncio.sleep(0.001)
 
 
+class CountsWords(ScriptedModel):
+    """Reports the number of words in all messages that it sends to its service."""
+
+    def sent_messages(self, request: Request) -> list[ChatMessage]:
+        return list(request.messages)
+
+    async def deltas(self, request: Request) -> AsyncGenerator[ChatMessageStreamDelta, None]:
+        words = sum(len(message.text.split()) for message in self.sent_messages(request))
+        yield ChatMessageStreamDelta(content="It is Paris.", finish_reason="stop", token_usage=TokenUsage(words, 3))
+
+
+class DropsSystemMessage(CountsWords):
+    """Sends all messages but the system message."""
+
+    def sent_messages(self, request: Request) -> list[ChatMessage]:
+        return [message for message in request.messages if message.role != "system"]
+
+
+class DropsHistory(CountsWords):
+    """Sends the system message and the last message."""
+
+    def sent_messages(self, request: Request) -> list[ChatMessage]:
+        return [message for message in request.messages[:-1] if message.role == "system"] + [request.messages[-1]]
+
+
+class FailsAfterOutput(ScriptedModel):
+    """Notices that its stream ended too early."""
+
+    async def deltas(self, request: Request) -> AsyncGenerator[ChatMessageStreamDelta, None]:
+        yield ChatMessageStreamDelta(content="The capital of")
+        raise MalformedResponse("The stream ended before the response did.")
+
+
 def calling_message(*names: str) -> ChatMessage:
     """Return a message that calls these tools, all with one id."""
     calls = [
@@ -104,6 +148,8 @@ FAILING: list[tuple[str, Callable[[], Model], dict[str, Any]]] = [
     ("seed", Nondeterministic, {}),
     ("usage", scripted("no usage"), {}),
     ("usage", Nondeterministic, {"count_tokens": lambda messages: 6}),
+    ("usage", lambda: DropsSystemMessage(), {}),
+    ("usage", lambda: DropsHistory(), {}),
     ("cached tokens", Nondeterministic, {}),
     ("logprobs", scripted("none"), {}),
     ("context window exceeded", scripted("fits"), {"prompts": {"too long": "x"}}),
@@ -127,6 +173,10 @@ FAILING: list[tuple[str, Callable[[], Model], dict[str, Any]]] = [
     ("tool results", scripted("no call"), {}),
     ("streamed tool calls", scripted("no call"), {}),
     ("errors", scripted("fine"), {"faults": {"401": scripted("fine")}}),
+    ("errors", scripted("fine"), {"faults": {"truncated": scripted([ChatMessageStreamDelta(content="The cap")])}}),
+    ("errors", scripted("fine"), {"faults": {"truncated": scripted(InvalidRequest("What?"))}}),
+    ("errors", scripted("fine"), {"faults": {"retry_after": scripted(RateLimited("Slow down"), retry=False)}}),
+    ("errors", scripted("fine"), {"faults": {"out of coffee": scripted(ServerError("No coffee"), retry=False)}}),
     ("timeout", scripted("at once"), {}),
     ("concurrent calls", Nondeterministic, {}),
     ("fork", FailsAfterFork, {}),
@@ -141,6 +191,27 @@ def test_check_on_model_without_the_behaviour_fails(
     check: str, make: Callable[[], Model], subject: dict[str, Any]
 ) -> None:
     assert status_of(check, make, **subject) == "failed"
+
+
+def test_usage_check_on_model_that_sends_all_messages_passes() -> None:
+    assert status_of("usage", lambda: CountsWords()) == "passed"
+
+
+@pytest.mark.parametrize(
+    ("fault", "error"),
+    [
+        ("429", RateLimited("Slow down")),
+        ("retry_after", RateLimited("Slow down", retry_after=0)),
+        ("truncated", MalformedResponse("The stream ended before the response did.")),
+    ],
+)
+def test_errors_check_on_model_that_reports_the_fault_passes(fault: str, error: ModelError) -> None:
+    faults = {fault: scripted(error, retry=False)}
+    assert status_of("errors", scripted("fine"), faults=faults) == "passed"
+
+
+def test_errors_check_on_stream_that_raises_after_output_passes() -> None:
+    assert status_of("errors", scripted("fine"), faults={"truncated": lambda: FailsAfterOutput()}) == "passed"
 
 
 def test_every_check_has_a_failing_model() -> None:
