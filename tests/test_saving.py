@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import re
 import subprocess
 import sys
 from collections.abc import AsyncGenerator, Mapping
@@ -17,6 +18,7 @@ from modelport.layers.retry import RetryPolicy
 from modelport.model import Model
 from modelport.registry import class_named
 from modelport.remote.openai.model import OpenAIServerModel
+from modelport.saving import constructor_parameters
 from modelport.secrets import Secret
 from modelport.types.capabilities import Capabilities
 from modelport.types.deltas import ChatMessageStreamDelta
@@ -175,6 +177,72 @@ def test_data_that_names_code_is_refused(data: Mapping[str, Any]) -> None:
         Model.from_dict(data)
 
 
+#: What a stranger's file may not set -> the path in the error. None of these models may load anything.
+HARMFUL: dict[str, dict[str, Any]] = {
+    "engine_params.mcp_servers_json": {"class": "LlamaCppModel", "engine_params": {"mcp_servers_json": "{}"}},
+    "engine_params.mcp_servers_config": {"class": "LlamaCppModel", "engine_params": {"mcp_servers_config": "f"}},
+    "engine_params.api_keys": {"class": "LlamaCppModel", "engine_params": {"api_keys": []}},
+    "engine_params.hostnames": {"class": "LlamaCppModel", "engine_params": {"hostnames": ["0.0.0.0"]}},
+    "engine_params.port": {"class": "LlamaCppModel", "engine_params": {"port": 8080}},
+    "engine_params.server_tools": {"class": "LlamaCppModel", "engine_params": {"server_tools": ["all"]}},
+    "engine_params.slot_save_path": {"class": "LlamaCppModel", "engine_params": {"slot_save_path": "/tmp"}},
+    "engine_params.model": {"class": "LlamaCppModel", "engine_params": {"model": {"path": "/etc/passwd"}}},
+    "engine_params.public_path": {"class": "LlamaCppModel", "engine_params": {"n_ctx": 5, "public_path": "/"}},
+    "unknown_setting": {"class": "LlamaCppModel", "unknown_setting": 1},
+    "model_kwargs.cache_dir": {"class": "TransformersModel", "model_kwargs": {"cache_dir": "/tmp"}},
+    "model_kwargs.quantization_config": {"class": "TransformersModel", "model_kwargs": {"quantization_config": {}}},
+    "model_kwargs.gguf_file": {"class": "TransformersModel", "model_kwargs": {"gguf_file": "f"}},
+    "load_kwargs.adapter_path": {"class": "MLXModel", "model_id": "m", "load_kwargs": {"adapter_path": "/tmp"}},
+    "load_kwargs.tokenizer_config": {"class": "MLXModel", "model_id": "m", "load_kwargs": {"tokenizer_config": {}}},
+    "model_kwargs.compilation_config": {"class": "VLLMModel", "model_id": "m", "model_kwargs": {
+        "compilation_config": {"inductor_passes": {"x": "os.system"}}}},
+    "model_kwargs.load_format": {"class": "VLLMModel", "model_id": "m", "model_kwargs": {"load_format": "pt"}},
+    "model_kwargs.download_dir": {"class": "VLLMModel", "model_id": "m", "model_kwargs": {"download_dir": "/"}},
+    "model_kwargs.kv_transfer_config": {"class": "VLLMModel", "model_id": "m", "model_kwargs": {
+        "kv_transfer_config": {"kv_connector": "x"}}},
+    "client_kwargs.http_client": {"class": "OpenAIServerModel", "model_id": "m", "client_kwargs": {"http_client": 1}},
+    "client_kwargs.verify": {"class": "AmazonBedrockServerModel", "model_id": "m", "client_kwargs": {"verify": False}},
+    "client_kwargs.trust_env": {"class": "InferenceClientModel", "client_kwargs": {"trust_env": True}},
+    "ssl_verify": {"class": "LiteLLMModel", "ssl_verify": False},
+    "vertex_credentials": {"class": "LiteLLMModel", "vertex_credentials": "/etc/passwd"},
+    "client_kwargs.debug_level": {"class": "LiteLLMRouterModel", "model_id": "m", "model_list": [], "client_kwargs": {
+        "debug_level": "DEBUG"}},
+    "model_list.litellm_params.ssl_verify": {"class": "LiteLLMRouterModel", "model_id": "m", "model_list": [
+        {"model_name": "m", "litellm_params": {"model": "x/y", "ssl_verify": False}}]},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("path", HARMFUL)
+@pytest.mark.parametrize("nested", [False, True], ids=["alone", "in a FallbackModel"])
+def test_setting_outside_the_list_of_its_class_is_refused(path: str, nested: bool) -> None:
+    data = {"class": "FallbackModel", "models": [HARMFUL[path]]} if nested else HARMFUL[path]
+    with pytest.raises(InvalidRequest, match=rf"{re.escape(path)}: the data has a setting that is refused by default"):
+        Model.from_dict(data)
+
+
+@pytest.mark.parametrize("cls", ["LlamaCppModel", "TransformersModel", "MLXModel", "VLLMModel"])
+def test_every_engine_lists_what_saved_data_may_set(cls: str) -> None:
+    target = class_named(cls)
+    assert target.saved_parameters is not None
+    passed_whole = {"engine_params", "model_kwargs", "load_kwargs"} & constructor_parameters(target).keys()
+    assert target.saved_fields.keys() == passed_whole != set()
+
+
+def test_to_dict_refuses_what_from_dict_would_refuse() -> None:
+    class Engine(Local):
+        saved_fields = {"options": frozenset({"n"})}  # noqa: RUF012
+        saved_parameters = frozenset({"options"})
+
+    assert Engine(options={"n": 1}).to_dict() == {"class": "Engine", "options": {"n": 1}}
+    for settings, path in (({"options": {"run": "x"}}, r"options\.run"), ({"other": 1}, "other")):
+        with pytest.raises(
+            TypeError, match=rf"{path}: the data has a setting .* and to_dict\(trust_remote_code=True\)"
+        ):
+            Engine(**settings).to_dict()
+        data = Engine(**settings).to_dict(trust_remote_code=True)
+        assert Engine.from_dict(data, trust_remote_code=True).kwargs == settings
+
+
 def test_code_settings_of_a_class_are_added_to_those_of_its_bases() -> None:
     class WithPlugins(Local):
         code_settings = {"extension": lambda value: "." in str(value)}  # noqa: RUF012
@@ -202,7 +270,9 @@ class Trusting(Local):
 
 
 def test_data_that_names_code_is_accepted_with_trust_remote_code() -> None:
-    data = Trusting(trust_remote_code=True).to_dict()
+    with pytest.raises(TypeError, match=r"trust_remote_code: .*to_dict\(trust_remote_code=True\)"):
+        Trusting(trust_remote_code=True).to_dict()
+    data = Trusting(trust_remote_code=True).to_dict(trust_remote_code=True)
     with pytest.raises(InvalidRequest, match=r"^trust_remote_code: the data names code"):
         Trusting.from_dict(data)
     twin = Trusting.from_dict(data, trust_remote_code=True)

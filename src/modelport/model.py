@@ -155,11 +155,11 @@ class Model(CallMethods, Storable):
     async def __aexit__(self, *error: object) -> None:
         await self.aclose()
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self, *, trust_remote_code: bool = False) -> dict[str, Any]:
         """Return the settings as a dict; see `Storable.to_dict`."""
         if self._outer_layers:
             raise TypeError(f"{self!r} has layers from with_layers, which can't be stored: add them after from_dict")
-        return super().to_dict()
+        return super().to_dict(trust_remote_code=trust_remote_code)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.model_id!r})"

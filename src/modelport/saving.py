@@ -2,7 +2,8 @@
 
 `to_dict` returns the name of the model's class and the settings that differ from their defaults. API keys are never in
 this dict. `from_dict` calls the class with the settings. Since the dict may come from an untrusted source, `from_dict`
-imports nothing that the dict names, and refuses settings that could make an engine run code.
+imports nothing that the dict names, and refuses settings that could make an engine run code, listen on the network or
+read a file: what is passed to an engine or a client as a whole has a list of the names that are accepted.
 """
 
 from __future__ import annotations
@@ -16,11 +17,17 @@ from fnmatch import fnmatchcase
 from typing import Any, ClassVar, Self
 
 from modelport.errors import InvalidRequest
+from modelport.inputs.parameters import BY_ANY_NAME
 from modelport.secrets import Secret, names_secret
 from modelport.types.capabilities import Capabilities
 
 #: Settings that contain JSON schemas. In a schema, a name such as `token` is that of a property, not of a secret.
 _SCHEMA_SETTINGS = frozenset({"grammar", "response_format", "tools", "tools_to_call_from"})
+#: What `from_dict` and `to_dict` say about a setting that is not in the list of its class.
+_REFUSED = (
+    "{}: the data has a setting that is refused by default, because it could run code, listen on the network or read a "
+    "file; if you trust whoever wrote the data, pass from_dict(data, trust_remote_code=True)"
+)
 #: Constructor parameters -> the attribute with their value, where its name differs from the parameter's.
 _ATTRIBUTES = {"capabilities": "_given_capabilities"}
 
@@ -43,23 +50,39 @@ class Storable:
         "*_class": bool, "*_cls": bool, "*_module_path": bool, "*_plugin": bool, "*trust_remote_code": bool,
     }  # fmt: skip
 
-    def to_dict(self) -> dict[str, Any]:
+    #: Settings that are passed to an engine or a client as a whole -> the names in them that `from_dict` accepts. Names
+    #: that could run code, import it, listen on the network or name a path are not among them. The path of a setting
+    #: may have several parts (`model_list.litellm_params`); a list on the way stands for all its items.
+    saved_fields: ClassVar[Mapping[str, frozenset[str]]] = {}
+    #: The keyword arguments (`**parameters`) that `from_dict` accepts beside known options; `None` for all, because
+    #: they are only sent to a service.
+    saved_parameters: ClassVar[frozenset[str] | None] = None
+
+    def to_dict(self, *, trust_remote_code: bool = False) -> dict[str, Any]:
         """Return the name of the model's class and its settings as a dict of JSON types, for `from_dict`.
 
         Settings that have their default are left out. Instead of an API key, the dict has the name of the environment
         variable that contains it.
 
+        Args:
+            trust_remote_code: Whether the dict may have settings that `from_dict` accepts only with this argument.
+
         Raises:
-            TypeError: A setting can't be stored, because it is a secret or an object such as a client; the message
-                names it.
+            TypeError: A setting can't be stored, because it is a secret or an object such as a client, or because
+                `from_dict` would refuse it; the message names it.
         """
         result: dict[str, Any] = {"class": type(self).__name__}
         for name, default in constructor_parameters(type(self)).items():
             value = getattr(self, _ATTRIBUTES.get(name, name), default)
             if value is not default and value != default:
-                result[name] = _as_json(self, name, value)
+                result[name] = _as_json(self, name, value, trust_remote_code)
         for name, value in self.kwargs.items():
-            result[name] = _as_json(self, name, value)
+            result[name] = _as_json(self, name, value, trust_remote_code)
+        if not trust_remote_code:
+            try:
+                _refuse_untrusted({name: value for name, value in result.items() if name != "class"}, type(self))
+            except InvalidRequest as error:
+                raise TypeError(f"{self!r}: {error.message}, and to_dict(trust_remote_code=True)") from None
         return result
 
     @classmethod
@@ -71,7 +94,8 @@ class Storable:
                 `class`, the class is the one on which `from_dict` is called. Check a dict from another person before
                 you use it, because its `api_base` decides to which server your API key is sent.
             trust_remote_code: Whether the dict may have settings that make an engine run code, such as the code in a
-                model's repository. By default such a dict is refused.
+                model's repository, and other settings of an engine or a client that could do harm. By default such a
+                dict is refused.
 
         Raises:
             InvalidRequest: The dict does not describe a model of this class, or it has a setting that runs code and is
@@ -91,7 +115,7 @@ class Storable:
         if not issubclass(target, cls):
             raise InvalidRequest(f"the data describes a {name}, which is no {cls.__name__}; use Model.from_dict")
         if not trust_remote_code:
-            _refuse_code(settings, _code_settings(target))
+            _refuse_untrusted(settings, target)
         for key in target.secret_settings & set(settings):
             if isinstance(settings[key], Mapping):
                 settings[key] = Secret(env=settings[key].get("env"))
@@ -118,6 +142,27 @@ class Storable:
         settings = {name: getattr(self, _ATTRIBUTES.get(name, name), None) for name in names}
         for name, value in {**settings, **self.kwargs}.items():
             _refuse_secret(self, name, value)
+
+
+def _refuse_untrusted(settings: Mapping[str, Any], cls: type[Storable]) -> None:
+    """Check that a stranger may have written these settings of a class.
+
+    Raises:
+        InvalidRequest: A setting could do harm.
+    """
+    _refuse_code(settings, _code_settings(cls))
+    if cls.saved_parameters is not None:
+        known = constructor_parameters(cls).keys() | BY_ANY_NAME.keys() | cls.saved_parameters
+        if unknown := sorted(settings.keys() - known):
+            raise InvalidRequest(_REFUSED.format(unknown[0]))
+    for path, accepted in cls.saved_fields.items():
+        values: list[Any] = [settings]
+        for name in path.split("."):
+            found = [value.get(name) for value in values if isinstance(value, Mapping)]
+            values = [item for value in found for item in (value if isinstance(value, list | tuple) else [value])]
+        for value in values:
+            if isinstance(value, Mapping) and (other := sorted(map(str, value.keys() - accepted))):
+                raise InvalidRequest(_REFUSED.format(f"{path}.{other[0]}"))
 
 
 def _code_settings(cls: type[Storable]) -> dict[str, Callable[[Any], bool]]:
@@ -220,13 +265,14 @@ def constructor_parameters(cls: type[Storable], of_all_bases: bool = False) -> d
     return result
 
 
-def _as_json(model: Storable, path: str, value: Any) -> Any:
+def _as_json(model: Storable, path: str, value: Any, trust_remote_code: bool) -> Any:
     """Return the value of a setting as JSON types.
 
     Args:
         model: The model, for the error.
         path: The name of the setting, followed by the path of the value in it.
         value: The value.
+        trust_remote_code: See `Storable.to_dict`.
 
     Raises:
         TypeError: The value contains a secret, or an object that has no JSON form.
@@ -234,18 +280,20 @@ def _as_json(model: Storable, path: str, value: Any) -> Any:
     if isinstance(value, Secret):
         return {"env": value.env}
     _refuse_secret(model, path, value)
+    if isinstance(value, Storable):  # A model of a `FallbackModel`.
+        return value.to_dict(trust_remote_code=trust_remote_code)
     if isinstance(value, Capabilities) or callable(getattr(value, "to_dict", None)):
-        return value.to_dict()  # This includes the models of a `FallbackModel`.
+        return value.to_dict()
     if isinstance(value, Mapping) and path == "capabilities":
         all_capabilities = Capabilities().replace(**value).to_dict()
         return {key: all_capabilities[key] for key in value}
     if isinstance(value, Mapping):
-        value = {str(key): _as_json(model, f"{path}.{key}", item) for key, item in value.items()}
+        value = {str(key): _as_json(model, f"{path}.{key}", item, trust_remote_code) for key, item in value.items()}
     elif isinstance(value, list | tuple):
-        value = [_as_json(model, f"{path}[{number}]", item) for number, item in enumerate(value)]
+        value = [_as_json(model, f"{path}[{number}]", item, trust_remote_code) for number, item in enumerate(value)]
     elif is_dataclass(value) and not isinstance(value, type):
         value = {
-            f.name: _as_json(model, f"{path}.{f.name}", item)
+            f.name: _as_json(model, f"{path}.{f.name}", item, trust_remote_code)
             for f in fields(value)
             if (item := getattr(value, f.name)) != (f.default if f.default is not MISSING else None)
         }

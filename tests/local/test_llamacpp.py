@@ -125,6 +125,17 @@ async def test_deltas_of_non_streaming_call_contain_four_tokens_each(model: Llam
         assert len(single) == 6
 
 
+@pytest.mark.parametrize("field", [{"api_keys": []}, {"hostnames": ["0.0.0.0"]}, {"cors_origins": "*"}], ids=str)
+def test_key_and_address_of_the_engines_own_server_cannot_be_changed(field: dict[str, Any]) -> None:
+    with pytest.raises(InvalidRequest, match="can't be set: the engine's own server listens on the loopback address"):
+        LlamaCppModel(model_file(), engine_params=field)
+
+
+def test_engine_field_of_the_wrong_type_raises_invalid_request() -> None:
+    with pytest.raises(InvalidRequest, match=r"engine_params: n_batch='x': "):
+        LlamaCppModel(model_file(), engine_params={"n_batch": "x"})
+
+
 def test_sampling_parameters_are_accepted_and_unknown_ones_refused(model: LlamaCppModel) -> None:
     assert model("Hello", max_tokens=4, repetition_penalty=1.3, min_p=0.1, mirostat=2, top_k=5).text
     with pytest.raises(UnsupportedFeature, match="'colour' is not a parameter of this backend"):

@@ -74,6 +74,9 @@ class MLXModel(TokenEngineModel["_MLXEngine"]):
     """
 
     extra: ClassVar[str] = "mlx-lm"
+    #: Arguments of `mlx_lm.load` that neither run code nor name a path.
+    saved_fields: ClassVar[Mapping[str, frozenset[str]]] = {"load_kwargs": frozenset({"lazy", "revision"})}
+    saved_parameters: ClassVar[frozenset[str] | None] = parameters_of("mlx")
     declared_capabilities: ClassVar[Capabilities] = TokenEngineModel.declared_capabilities.replace(
         extra_parameters=parameters_of("mlx")
     )

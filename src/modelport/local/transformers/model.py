@@ -73,6 +73,15 @@ class TransformersModel(TokenEngineModel["TransformersEngine"]):
         extra_parameters=parameters_of("transformers")
     )
     extra: ClassVar[str] = "transformers"
+    #: Arguments of `from_pretrained` that neither run code nor name a path or an address.
+    saved_fields: ClassVar[Mapping[str, frozenset[str]]] = {
+        "model_kwargs": frozenset({
+            "attn_implementation", "code_revision", "dtype", "force_download", "ignore_mismatched_sizes",
+            "local_files_only", "low_cpu_mem_usage", "max_memory", "revision", "subfolder", "torch_dtype", "tp_plan",
+            "tp_size", "trust_remote_code", "use_safetensors", "variant", "weights_only",
+        }),
+    }  # fmt: skip
+    saved_parameters: ClassVar[frozenset[str] | None] = parameters_of("transformers") | {"device"}
 
     def __init__(
         self,

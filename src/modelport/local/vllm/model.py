@@ -34,6 +34,18 @@ RESERVED_PARAMETERS = frozenset(
 )
 #: Decoding is greedy unless the call, the constructor or the model's generation_config.json sets one of these.
 _SAMPLING_PARAMETERS = frozenset({"temperature", "top_p", "top_k", "min_p", "seed"})
+#: Fields of vLLM's `AsyncEngineArgs` that neither run or import code, nor listen, nor name a path or an address.
+_SAVED_ENGINE_FIELDS = frozenset(
+    """
+    async_scheduling block_size calculate_kv_scales cpu_offload_gb data_parallel_size disable_cascade_attn
+    disable_custom_all_reduce disable_sliding_window dtype enable_chunked_prefill enable_expert_parallel
+    enable_prefix_caching enforce_eager gpu_memory_utilization kv_cache_dtype kv_cache_memory_bytes
+    limit_mm_per_prompt long_prefill_token_threshold max_logprobs max_long_partial_prefills max_model_len
+    max_num_batched_tokens max_num_partial_prefills max_num_seqs mm_processor_cache_gb num_gpu_blocks_override
+    pipeline_parallel_size prefix_caching_hash_algo quantization revision scheduling_policy seed
+    skip_mm_profiling swap_space tensor_parallel_size tokenizer_revision trust_remote_code
+    """.split()  # noqa: SIM905
+)
 #: vLLM's finish reasons of outputs that did not fail, and modelport's names for them.
 _FINISH_REASONS = {"stop": "stop", "length": "length", "repetition": "stop"}
 
@@ -84,6 +96,8 @@ class VLLMModel(TokenEngineModel["_VLLMEngine"]):
         forwards_unknown=True,  # Until vLLM is imported, which then names all its parameters: see `_declare`.
     )
     extra: ClassVar[str] = "vllm"
+    saved_fields: ClassVar[Mapping[str, frozenset[str]]] = {"model_kwargs": _SAVED_ENGINE_FIELDS}
+    saved_parameters: ClassVar[frozenset[str] | None] = parameters_of("vllm-engine")
     #: Further settings that `from_dict` refuses, because they make vLLM import a class by its name or call a function.
     #: `backend` is a field of vLLM's `CompilationConfig`.
     code_settings: ClassVar[Mapping[str, Callable[[Any], bool]]] = {

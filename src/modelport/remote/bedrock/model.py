@@ -128,6 +128,13 @@ class AmazonBedrockServerModel(Model):
         extra_parameters=parameters_of("bedrock"),
     )
     secret_settings: ClassVar[frozenset[str]] = frozenset({"api_key"})
+    #: Without `verify` and `use_ssl`, which could switch off TLS.
+    saved_fields: ClassVar[Mapping[str, frozenset[str]]] = {
+        "client_kwargs": frozenset({
+            "api_version", "aws_access_key_id", "aws_account_id", "aws_secret_access_key", "aws_session_token",
+            "endpoint_url", "region_name",
+        })
+    }  # fmt: skip
 
     def __init__(
         self,

@@ -57,6 +57,9 @@ class InferenceClientModel(ChatCompletionsModel):
     """
 
     secret_settings: ClassVar[frozenset[str]] = frozenset({"token", "api_key"})
+    saved_fields: ClassVar[Mapping[str, frozenset[str]]] = {
+        "client_kwargs": frozenset({"cookies", "headers", "timeout"})
+    }
     dialects: ClassVar[frozenset[str]] = frozenset({"llama.cpp", "vllm", "tgi"})
 
     def __init__(

@@ -8,6 +8,7 @@ from typing import Any
 
 from modelport.errors import InvalidRequest
 from modelport.inputs.parameters import KNOWN_PARAMETERS
+from modelport.inputs.vendor_parameters import parameters_of
 from modelport.remote.litellm.package import litellm_package
 from modelport.remote.profiles import PROFILES
 from modelport.types.capabilities import Capabilities
@@ -16,6 +17,10 @@ from modelport.types.output_types import JSONSchema
 #: The parameters that make LiteLLM retry. modelport's retry layer retries instead: `LiteLLMModel` converts these
 #: parameters in its constructor to its setting `retry`, and a call with one of them is refused.
 RETRY_PARAMETERS = ("num_retries", "max_retries")
+#: The parameters of LiteLLM that saved data may set. The others of its page name a path, switch off TLS, or call code.
+SAVED_PARAMETERS = (
+    parameters_of("litellm") - {"cache", "caching", "logger_fn", "shared_session", "ssl_verify", "verbose"}
+) | {"aws_region_name", "extra_headers", "headers", "organization", "vertex_location", "vertex_project"}
 _TIMEOUT_PARAMETERS = {"timeout", "first_token_timeout", "idle_timeout"}
 
 

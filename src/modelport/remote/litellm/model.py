@@ -16,7 +16,12 @@ from modelport.protocols.chat_completions.response import ChatResponseReader
 from modelport.remote.http.connections import CONNECT_TIMEOUT
 from modelport.remote.http.redaction import HiddenStr
 from modelport.remote.http.requests import check_headers
-from modelport.remote.litellm.capabilities import RETRY_PARAMETERS, common_capabilities, known_capabilities
+from modelport.remote.litellm.capabilities import (
+    RETRY_PARAMETERS,
+    SAVED_PARAMETERS,
+    common_capabilities,
+    known_capabilities,
+)
 from modelport.remote.litellm.errors import model_error_from
 from modelport.remote.litellm.isolation import ClientIsolation
 from modelport.remote.litellm.package import litellm_package, require_litellm
@@ -86,6 +91,7 @@ class LiteLLMModel(Model):
         extra_parameters=parameters_of("litellm") | {"extra_body", "extra_headers", "headers"},
     )
     secret_settings: ClassVar[frozenset[str]] = frozenset({"api_key"})
+    saved_parameters: ClassVar[frozenset[str] | None] = SAVED_PARAMETERS
     api_key: Secret | None = None
 
     def __init__(

@@ -11,9 +11,10 @@ from importlib.util import find_spec
 from typing import Any, ClassVar
 
 from modelport.errors import InvalidRequest, MissingDependency, ModelError
+from modelport.inputs.parameters import BY_ANY_NAME
 from modelport.inputs.settings import check_kind
 from modelport.remote.http.redaction import HiddenStr
-from modelport.remote.litellm.capabilities import RETRY_PARAMETERS
+from modelport.remote.litellm.capabilities import RETRY_PARAMETERS, SAVED_PARAMETERS
 from modelport.remote.litellm.errors import model_error_from
 from modelport.remote.litellm.model import TEXT_ONLY_PROVIDERS, LiteLLMModel
 from modelport.remote.litellm.package import litellm_package
@@ -60,6 +61,16 @@ class LiteLLMRouterModel(LiteLLMModel):
     """
 
     secret_settings: ClassVar[frozenset[str]] = frozenset()
+    saved_fields: ClassVar[Mapping[str, frozenset[str]]] = {
+        "client_kwargs": frozenset({
+            "allowed_fails", "allowed_fails_policy", "content_policy_fallbacks", "context_window_fallbacks",
+            "cooldown_time", "default_fallbacks", "default_max_parallel_requests", "disable_cooldowns",
+            "enable_pre_call_checks", "fallbacks", "max_fallbacks", "model_group_alias", "num_retries",
+            "redis_db", "redis_host", "redis_password", "redis_port", "redis_url", "retry_after", "retry_policy",
+            "routing_strategy", "routing_strategy_args", "stream_timeout", "timeout",
+        }),
+        "model_list.litellm_params": SAVED_PARAMETERS | BY_ANY_NAME.keys() | {"model", "order", "rpm", "tpm", "weight"},
+    }  # fmt: skip
     #: LiteLLM's Router; `None` until `_get_router` makes it at the first call.
     _router: Any = None
 

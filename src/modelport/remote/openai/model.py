@@ -65,6 +65,11 @@ class OpenAIServerModel(ChatCompletionsModel):
     """
 
     secret_settings: ClassVar[frozenset[str]] = frozenset({"api_key"})
+    saved_fields: ClassVar[Mapping[str, frozenset[str]]] = {
+        "client_kwargs": frozenset({
+            "base_url", "default_headers", "default_query", "max_retries", "organization", "project", "timeout",
+        })
+    }  # fmt: skip
     #: The environment variable from which the key is read if no `api_key` is passed.
     key_variable: ClassVar[str] = "OPENAI_API_KEY"
 
