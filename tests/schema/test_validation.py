@@ -9,7 +9,6 @@ import traceback
 from collections.abc import Callable, Iterator
 from functools import partial
 from multiprocessing.connection import Connection
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,7 +18,9 @@ from hypothesis import strategies as st
 from modelport.errors import InvalidOutput, InvalidRequest, InvalidToolCall
 from modelport.inputs.output_types import grammar_from
 from modelport.layers.adapt.wrapping import _Unwrapper
-from modelport.schema import validators
+from modelport.remote.schema_subsets import AZURE, BEDROCK, OPENAI
+from modelport.schema import time_limit
+from modelport.schema.rules import SchemaRules, UnsupportedSchema, remove_optional_nulls
 from modelport.schema.validation import mismatch
 from modelport.testing import ScriptedModel
 from modelport.types.messages import ChatMessage
@@ -151,10 +152,10 @@ class Worker:
 
 
 def _run_code_forever(connection: Connection) -> None:
-    # The limit is measured in CPU time, so that other processes don't matter.
-    validators.time = SimpleNamespace(monotonic=time.process_time)  # type: ignore[assignment]
     names = {"raises_mismatch": raises_mismatch, "raises_refusal": raises_refusal, "mismatch": mismatch, "LONG": LONG,
-             "Regex": Regex, "Tool": Tool, "Unwrapper": _Unwrapper}  # fmt: skip
+             "Regex": Regex, "Tool": Tool, "Unwrapper": _Unwrapper, "remove_optional_nulls": remove_optional_nulls,
+             "limited": limited, "refuses_or_rewrites": refuses_or_rewrites, "OPENAI": OPENAI, "AZURE": AZURE,
+             "BEDROCK": BEDROCK}  # fmt: skip
     while True:
         code = connection.recv()
         try:
@@ -172,10 +173,22 @@ def _raises(error_type: type[Exception], text: str, call: Callable[..., Any], *a
 
 
 def _times_out(patch: pytest.MonkeyPatch, call: Callable[..., Any], *arguments: Any) -> None:
-    assert validators.VALIDATION_TIMEOUT == 5.0
+    assert time_limit.VALIDATION_TIMEOUT == 5.0
     # These cases never end by themselves, so a short limit shows the same.
-    patch.setattr(validators, "VALIDATION_TIMEOUT", 0.5)
+    patch.setattr(time_limit, "VALIDATION_TIMEOUT", 0.5)
     _raises(InvalidRequest, "takes more than 0.5 s", call, *arguments)
+
+
+def limited(call: Callable[[], Any]) -> None:
+    with time_limit.time_limit():
+        call()
+
+
+def refuses_or_rewrites(rules: SchemaRules, schema: dict[str, Any]) -> None:
+    try:
+        rules.rewrite(schema)
+    except UnsupportedSchema:
+        pass
 
 
 raises_mismatch = partial(_raises, ValueError, "does not match")
@@ -235,6 +248,21 @@ SLOW, LONG = "(a+)+b", "a" * 5000
         "assert not mismatch({'patternProperties': {'a': {}}, 'unevaluatedProperties': False}, {f'a{i}': i for i in "
         "range(150_000)})",
         "assert Unwrapper(False).feed('{\"answer\": [' + ' ' * 300_000 + 'x')",
+        # Each definition refers twice to the next one: a schema of 5 KB has 2^30 paths.
+        "two = lambda i: {'type': 'object', 'properties': {p: {'$ref': f'#/$defs/{i + 1}'} for p in 'ab'}}\n"
+        "definitions = {str(i): two(i) for i in range(30)} | {'30': {'type': 'string'}}\n"
+        "schema = {'$defs': definitions, **two(-1)}\n"
+        "for rules in (OPENAI, AZURE, BEDROCK): refuses_or_rewrites(rules, schema)",
+        "two = lambda i: {'anyOf': [{'$ref': f'#/$defs/{i + 1}'}] * 2}\n"
+        "definitions = {str(i): two(i) for i in range(40)} | {'40': {'type': 'string'}}\n"
+        "schema = {'$defs': definitions, 'properties': {'a': {'$ref': '#/$defs/0'}}}\n"
+        "clean = lambda: remove_optional_nulls(schema, {'a': 1}, lambda schema, value: not mismatch(schema, value))\n"
+        "times_out(limited, clean)",
+        # All calls of one response share the limit.
+        "two = lambda i: {'allOf': [{'$ref': f'#/$defs/{i + 1}'}] * 2}\n"
+        "slow = {'type': 'object', '$defs': {str(i): two(i) for i in range(12)} | {'12': {}}, '$ref': '#/$defs/0'}\n"
+        "check = lambda: [Tool('t', '', slow).check({}) for _ in range(200)]\n"
+        "times_out(limited, check)",
     ],
 )
 def test_validation_of_hostile_patterns_and_lists_takes_bounded_time(code: str, worker: Worker) -> None:
@@ -255,6 +283,14 @@ def test_unique_items_agrees_with_jsonschema(items: list[Any]) -> None:
 
     schema = {"uniqueItems": True}
     assert (mismatch(schema, items) is None) is Draft202012Validator(schema).is_valid(items)
+
+
+def test_verdict_does_not_depend_on_the_load_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Time that other threads and processes take does not count."""
+    monkeypatch.setattr(time_limit, "VALIDATION_TIMEOUT", 0.05)
+    with time_limit.time_limit():
+        time.sleep(0.2)
+        assert mismatch({"type": "integer"}, 1) is None
 
 
 def test_mismatch_long_value_is_shortened_in_message() -> None:

@@ -17,6 +17,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+from modelport.schema.time_limit import check_time
+
 #: Keywords that restrict a value. A service enforces some of them; the others are written into descriptions.
 CONSTRAINTS = frozenset(
     """
@@ -142,7 +144,7 @@ class _Rewriter:
     def result(self) -> RewrittenSchema:
         rules = self._rules
         if not rules.recursive:
-            self._refuse_recursion(self._root, frozenset())
+            self._refuse_recursion(self._root, frozenset(), set())
         root = self._rewrite_part(self._root, 0)
         if rules.object_root and (root.get("type") != "object" or "anyOf" in root):
             raise UnsupportedSchema("its root must be an object")
@@ -239,27 +241,30 @@ class _Rewriter:
         result["required"] = [*properties] if rules.all_required else [*required]
         result["additionalProperties"] = False
 
-    def _refuse_recursion(self, schema: Any, followed: frozenset[str]) -> None:
+    def _refuse_recursion(self, schema: Any, followed: frozenset[str], checked: set[str]) -> None:
         """Raise `UnsupportedSchema` if a reference in a part of the schema leads back to a reference in `followed`.
 
         Args:
             schema: The part.
             followed: The references that were followed to get to this part.
+            checked: The references from which none leads back. A schema may refer to one of them from many places, so
+                it is followed only once.
         """
         if isinstance(schema, list):
             for part in schema:
-                self._refuse_recursion(part, followed)
+                self._refuse_recursion(part, followed, checked)
         if not isinstance(schema, Mapping):
             return
-        if isinstance(reference := schema.get("$ref"), str):
+        if isinstance(reference := schema.get("$ref"), str) and reference not in checked:
             if reference in followed:
                 raise UnsupportedSchema("it refers to itself")
-            self._refuse_recursion(_resolve(self._root, reference), followed | {reference})
+            self._refuse_recursion(_resolve(self._root, reference), followed | {reference}, checked)
+            checked.add(reference)
         for key, value in schema.items():
             if key in ("properties", "patternProperties"):
-                self._refuse_recursion([*value.values()], followed)
+                self._refuse_recursion([*value.values()], followed, checked)
             elif key in ("items", "anyOf", "oneOf", "allOf", "additionalProperties"):
-                self._refuse_recursion(value, followed)
+                self._refuse_recursion(value, followed, checked)
 
 
 def _resolve(root: Mapping[str, Any], reference: Any) -> Any:
@@ -316,41 +321,59 @@ def _accepts_null(schema: dict[str, Any]) -> bool:
     )
 
 
-def remove_optional_nulls(
-    schema: Mapping[str, Any], value: Any, is_valid: Callable[[Any, Any], bool], root: Mapping[str, Any] | None = None
-) -> Any:
+def remove_optional_nulls(schema: Mapping[str, Any], value: Any, is_valid: Callable[[Any, Any], bool]) -> Any:
     """Return the value without the nulls that the rewritten schema allows in place of optional properties.
 
     Args:
-        schema: The original schema, or a part of it.
-        value: A value that is valid against the rewritten schema, or against the same part of it.
+        schema: The original schema.
+        value: A value that is valid against the rewritten schema.
         is_valid: Returns whether a value (second argument) is valid against a schema (first argument).
-        root: The complete original schema if `schema` is a part of it; `None` if `schema` is complete.
+
+    Raises:
+        InvalidRequest: It takes too long; see `modelport.schema.time_limit`.
     """
-    root = schema if root is None else root
-    if not isinstance(schema, Mapping):
+    return _NullRemover(schema, is_valid).clean(schema, value)
+
+
+class _NullRemover:
+    """Removes nulls from the values of one schema. Each pair of a part of the schema and a value is cleaned once."""
+
+    def __init__(self, root: Mapping[str, Any], is_valid: Callable[[Any, Any], bool]) -> None:
+        self._root, self._is_valid = root, is_valid
+        self._definitions = {key: root[key] for key in ("$defs", "definitions") if key in root}
+        # The identities of a part and a value -> both, which keeps these identities theirs, and the cleaned value.
+        self._cleaned: dict[tuple[int, int], tuple[Any, Any, Any]] = {}
+
+    def clean(self, schema: Any, value: Any) -> Any:
+        """Return the value without the nulls, where `schema` is the part of the schema that the value is valid for."""
+        if not isinstance(schema, Mapping):
+            return value
+        key = id(schema), id(value)
+        if key not in self._cleaned:
+            check_time()
+            self._cleaned[key] = schema, value, self._clean(schema, value)
+        return self._cleaned[key][2]
+
+    def _clean(self, schema: Mapping[str, Any], value: Any) -> Any:
+        if isinstance(reference := schema.get("$ref"), str):
+            value = self.clean(_resolve(self._root, reference), value)
+        for key in ("anyOf", "oneOf"):
+            for part in schema.get(key, ()):
+                if self._is_valid_part(part, cleaned := self.clean(part, value)):
+                    value = cleaned
+                    break
+        for part in schema.get("allOf", ()):
+            value = self.clean(part, value)
+        if isinstance(value, dict) and "properties" in schema:
+            known, required = schema["properties"], schema.get("required", ())
+            value = {
+                name: self.clean(known[name], item) if name in known else item
+                for name, item in value.items()
+                if item is not None or name in required or name not in known or self._is_valid_part(known[name], None)
+            }
+        if isinstance(value, list) and isinstance(schema.get("items"), Mapping):
+            value = [self.clean(schema["items"], item) for item in value]
         return value
 
-    def is_valid_part(part: Any, candidate: Any) -> bool:
-        definitions = {key: root[key] for key in ("$defs", "definitions") if key in root}
-        return is_valid({"allOf": [part], **definitions}, candidate)
-
-    if isinstance(reference := schema.get("$ref"), str):
-        value = remove_optional_nulls(_resolve(root, reference), value, is_valid, root)
-    for key in ("anyOf", "oneOf"):
-        for part in schema.get(key, ()):
-            if is_valid_part(part, cleaned := remove_optional_nulls(part, value, is_valid, root)):
-                value = cleaned
-                break
-    for part in schema.get("allOf", ()):
-        value = remove_optional_nulls(part, value, is_valid, root)
-    if isinstance(value, dict) and "properties" in schema:
-        known, required = schema["properties"], schema.get("required", ())
-        value = {
-            name: remove_optional_nulls(known[name], item, is_valid, root) if name in known else item
-            for name, item in value.items()
-            if item is not None or name in required or name not in known or is_valid_part(known[name], None)
-        }
-    if isinstance(value, list) and isinstance(schema.get("items"), Mapping):
-        value = [remove_optional_nulls(schema["items"], item, is_valid, root) for item in value]
-    return value
+    def _is_valid_part(self, part: Any, value: Any) -> bool:
+        return self._is_valid({"allOf": [part], **self._definitions}, value)

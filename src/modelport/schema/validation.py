@@ -55,7 +55,8 @@ def mismatch(schema: dict[str, Any], value: Any) -> str | None:
     from referencing import Registry
 
     from modelport.schema.formats import format_checker
-    from modelport.schema.validators import time_limit, validator_class
+    from modelport.schema.time_limit import time_limit
+    from modelport.schema.validators import validator_class
 
     try:
         # With an empty registry `jsonschema` does not fetch the URLs to which a schema refers.

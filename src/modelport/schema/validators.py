@@ -5,7 +5,7 @@ which each reference doubles the work, or a long list in which all items are com
 returns a variant of the package's class:
 
 - Regular expressions are matched by `modelport.schema.regexes`, which takes bounded time.
-- The deadline that `time_limit` sets is checked at each part of a schema.
+- The limit of `modelport.schema.time_limit` is checked at each part of a schema.
 - Keywords that compare the items of lists use sets.
 
 `multipleOf` is also replaced, because it is not exact in the package: it computes with floats.
@@ -13,43 +13,14 @@ returns a variant of the package's class:
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
 from fractions import Fraction
 from functools import cache
 from types import FunctionType, SimpleNamespace
 from typing import Any
 
-from modelport.errors import InvalidRequest
 from modelport.schema import regexes
-
-#: How long the validation of one value may take, in seconds. Most validations take milliseconds.
-VALIDATION_TIMEOUT = 5.0
-#: The end of `time_limit`, on the clock `time.monotonic`.
-_deadline: ContextVar[float] = ContextVar("modelport_validation_deadline", default=float("inf"))
-
-
-@contextmanager
-def time_limit() -> Iterator[None]:
-    """Limit the time of all validation inside the `with` block to `VALIDATION_TIMEOUT`.
-
-    Raises:
-        InvalidRequest: The validation took longer.
-    """
-    token = _deadline.set(time.monotonic() + VALIDATION_TIMEOUT)
-    try:
-        yield
-    finally:
-        _deadline.reset(token)
-
-
-def _check_deadline() -> None:
-    if time.monotonic() > _deadline.get():
-        raise InvalidRequest(
-            f"checking a value against the schema takes more than {VALIDATION_TIMEOUT:g} s: simplify the schema"
-        )
+from modelport.schema.time_limit import check_time
 
 
 @cache
@@ -64,7 +35,7 @@ def validator_class() -> Any:
     from jsonschema.validators import extend
 
     def evolve(self: Any, **changes: Any) -> Any:
-        _check_deadline()  # `jsonschema` calls this method for every part of a schema and for every reference.
+        check_time()  # `jsonschema` calls this method for every part of a schema and for every reference.
         return attrs.evolve(self, **changes)
 
     keywords = {
@@ -78,7 +49,7 @@ def validator_class() -> Any:
 
 
 def _search(pattern: str, text: str) -> bool:
-    _check_deadline()
+    check_time()
     return regexes.search(pattern, text)
 
 

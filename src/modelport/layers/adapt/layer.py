@@ -37,6 +37,7 @@ from modelport.layers.adapt.wrapping import unwrap_object
 from modelport.layers.base import Deltas, Next
 from modelport.schema.json_text import read_json
 from modelport.schema.rules import remove_optional_nulls
+from modelport.schema.time_limit import time_limit
 from modelport.schema.validation import mismatch
 from modelport.types.deltas import ChatMessageStreamDelta, MessageBuilder, accumulate
 from modelport.types.messages import ChatMessage, MessageRole
@@ -202,7 +203,13 @@ def _validated_closing(plan: Plan, response: MessageBuilder, closing: ChatMessag
     Raises:
         InvalidToolCall: A tool call is not valid or not allowed, or a required tool call is missing.
         InvalidOutput: The output does not match the output type.
+        InvalidRequest: The validation takes too long.
     """
+    with time_limit():
+        return _validate(plan, response, closing)
+
+
+def _validate(plan: Plan, response: MessageBuilder, closing: ChatMessageStreamDelta) -> ChatMessageStreamDelta:
     request, message = plan.original, response.message()
     closing = replace(closing, warnings=[*(closing.warnings or ()), *plan.warnings] or None)
     if message.tool_calls:
