@@ -105,6 +105,12 @@ def test_stop_sequences_error_uses_name_that_the_caller_gave() -> None:
         normalise_options({"stop": ["a", ""]})
 
 
+def test_normalise_options_stop_sequences_that_are_too_long_raise() -> None:
+    assert normalise_options({"stop": ["a" * 9_999]})
+    with pytest.raises(InvalidRequest, match=r"stop: the stop sequences have 10001 characters together; at most 10000"):
+        normalise_options({"stop": ["a" * 10_000, "b"]})
+
+
 def test_normalise_options_exclusive_parameters_raise() -> None:
     with pytest.raises(InvalidRequest, match=r"reasoning_effort and reasoning_budget .* give one"):
         normalise_options({"reasoning_budget": 100, "reasoning_effort": "low"})

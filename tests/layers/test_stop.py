@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import tracemalloc
 from collections.abc import AsyncGenerator, Sequence
 from itertools import pairwise
 from typing import Any
@@ -99,6 +100,30 @@ def test_scanner_with_split_text_stops_where_the_whole_text_stops(pieces: list[s
     if not found:
         emitted += scanner.flush()
     assert (emitted, found) == expected_result("".join(pieces), stops)
+
+
+@examples(500)
+@given(split_texts(), STOPS)
+@example(["a", "a", "b"], ["aab", "ab", "b"])
+@example(["aab", "aa"], ["aaba", "ab"])
+def test_scanner_of_long_stop_sequences_buffers_the_same_text(pieces: list[str], stops: list[str]) -> None:
+    """Long stop sequences are compared in another way, which needs no list of their beginnings."""
+    short, long = StopScanner(stops), StopScanner([*stops, "x" * 300])
+    assert short._prefixes is not None and long._prefixes is None
+    for piece in pieces:
+        assert short.feed(piece) == long.feed(piece)
+        assert short.buffered == long.buffered
+
+
+def test_long_stop_sequences_take_little_memory() -> None:
+    tracemalloc.start()
+    for number in range(20):
+        scanner = StopScanner([f"{number}" + "ab" * 4990])
+        assert scanner.feed("abab" * 1000)[1] is None
+        assert scanner.feed(f"{number}" + "ab" * 4990)[1]
+    size, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert size < 1_000_000 and peak < 2_000_000
 
 
 @examples(500)

@@ -116,19 +116,29 @@ def _reasoning_effort(value: Any, name: str) -> Any:
     raise _invalid(value, name, f"must be one of {', '.join(REASONING_EFFORTS)}")
 
 
+#: How many characters the stop sequences of a call may have together. Each piece of the output is compared with them.
+MAX_STOP_CHARACTERS = 10_000
+
+
 def stop_sequences_from(value: Any, name: str = "stop_sequences") -> tuple[str, ...]:
     """Return the stop sequences in the caller's order, without repetitions.
 
     Raises:
-        InvalidRequest: `value` is not a string or a list of strings, or a string is empty.
+        InvalidRequest: `value` is not a string or a list of strings, a string is empty, or they are too long.
     """
     values = [value] if isinstance(value, str) else () if value is None else value
     if not isinstance(values, Iterable) or isinstance(values, bytes):
         raise InvalidRequest(f"{name} must be a list of strings, not {type(value).__name__}")
     values = tuple(values)
+    length = 0
     for index, stop in enumerate(values):
         if not isinstance(stop, str) or not stop:
             raise InvalidRequest(f"{name}[{index}]={stop!r}: must be a string that is not empty")
+        length += len(stop)
+    if length > MAX_STOP_CHARACTERS:
+        raise InvalidRequest(
+            f"{name}: the stop sequences have {length} characters together; at most {MAX_STOP_CHARACTERS} are accepted"
+        )
     return tuple(dict.fromkeys(values))
 
 

@@ -19,15 +19,34 @@ from modelport.types.deltas import ChatMessageStreamDelta, copy_delta
 from modelport.types.request import Request
 from modelport.types.usage import TokenUsage
 
+#: Stop sequences that have together at most so many characters are compared by a list of their beginnings, in one call
+#: of C. The list of longer ones would take memory that grows with the square of their length.
+_SHORT = 256
+
 
 @lru_cache
-def _proper_prefixes(stops: tuple[str, ...]) -> tuple[str, ...]:
-    """Return every incomplete beginning of every stop sequence, the longest first.
+def _proper_prefixes(stops: tuple[str, ...]) -> tuple[str, ...] | None:
+    """Return every incomplete beginning of every stop sequence, the longest first; `None` if they are not short.
 
     Text that ends in one of them is buffered, because the next piece may complete the stop sequence.
     """
+    if sum(map(len, stops)) > _SHORT:
+        return None
     prefixes = {stop[:n] for stop in stops for n in range(1, len(stop))}
     return tuple(sorted(prefixes, key=len, reverse=True))
+
+
+def _longest_beginning_at_end(text: str, stops: Sequence[str]) -> str:
+    """Return the longest end of the text that is an incomplete beginning of a stop sequence; empty if none is."""
+    longest = ""
+    for stop in stops:
+        start = text.find(stop[0], max(0, len(text) - len(stop) + 1))
+        while 0 <= start < len(text) - len(longest):
+            if stop.startswith(text[start:]):
+                longest = text[start:]
+                break
+            start = text.find(stop[0], start + 1)
+    return longest
 
 
 class StopScanner:
@@ -63,9 +82,12 @@ class StopScanner:
         self.buffered = ""
         if found:
             return text[: end - len(found)], found
-        if not text.endswith(self._prefixes):
+        if self._prefixes is None:
+            self.buffered = _longest_beginning_at_end(text, self._stops)
+        elif not text.endswith(self._prefixes):
             return text, None
-        self.buffered = next(prefix for prefix in self._prefixes if text.endswith(prefix))
+        else:
+            self.buffered = next(prefix for prefix in self._prefixes if text.endswith(prefix))
         return text.removesuffix(self.buffered), None
 
     def flush(self) -> str:
