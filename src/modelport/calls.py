@@ -18,6 +18,7 @@ from modelport.inputs.parameters import BY_ANY_NAME, EXCLUSIVE, TIMEOUTS
 from modelport.inputs.tool_choice import tool_choice_from
 from modelport.layers.base import Deltas, Layer, Next, compose
 from modelport.runtime.streams import AsyncStream, Stream, raise_with_partial
+from modelport.secrets import hide_secrets
 from modelport.types.capabilities import Capabilities
 from modelport.types.deltas import MessageBuilder
 from modelport.types.messages import ChatMessage, MessageRole
@@ -179,6 +180,8 @@ class CallMethods:
         """Do the same as `generate`."""
         if stop_sequences is not None:
             options["stop_sequences"] = stop_sequences
+        if "extra_headers" in options or "extra_query" in options or "api_key" in options:
+            hide_secrets(options)  # In this frame, which a traceback may show.
         return self.generate(messages, **options)
 
     def parse_tool_calls(self, message: ChatMessage) -> ChatMessage:
@@ -262,8 +265,10 @@ class CallMethods:
 
     # --- the path of a request ----------------------------------------------------------------------------------------
 
-    def _prepare(self, messages: Any, stop_sequences: Any, options: Mapping[str, Any], *, stream: bool) -> Request:
+    def _prepare(self, messages: Any, stop_sequences: Any, options: dict[str, Any], *, stream: bool) -> Request:
         """Check the arguments of a call, and return its request."""
+        if "extra_headers" in options or "extra_query" in options or "api_key" in options:
+            hide_secrets(options)  # In the frames of the callers too, which refer to this dict.
         call_options = normalise_options(
             {"stop_sequences": stop_sequences, **options} if stop_sequences is not None else options
         )

@@ -12,6 +12,7 @@ from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any
 
 from modelport.errors import InvalidRequest
+from modelport.secrets import hide_secrets
 
 if TYPE_CHECKING:
     from modelport.model import Model
@@ -134,6 +135,7 @@ def load_model(spec: str, **settings: Any) -> Model:
         InvalidRequest: No backend has this name.
         MissingDependency: The backend's client is not installed; the message holds the command that installs it.
     """
+    hide_secrets(settings)
     if not isinstance(spec, str) or not spec:
         raise InvalidRequest("a model is named 'backend/model id', for example 'openai/gpt-4o' or 'llamacpp'")
     name, _, model_id = spec.partition("/")

@@ -18,7 +18,7 @@ from typing import Any, ClassVar, Self
 
 from modelport.errors import InvalidRequest
 from modelport.inputs.parameters import BY_ANY_NAME
-from modelport.secrets import Secret, names_secret
+from modelport.secrets import Secret, hides_secrets, names_secret
 from modelport.types.capabilities import Capabilities
 
 #: Settings that contain JSON schemas. In a schema, a name such as `token` is that of a property, not of a secret.
@@ -57,6 +57,12 @@ class Storable:
     #: The keyword arguments (`**parameters`) that `from_dict` accepts beside known options; `None` for all, because
     #: they are only sent to a service.
     saved_parameters: ClassVar[frozenset[str] | None] = None
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if inspect.isfunction(cls.__dict__.get("__init__")):
+            # A traceback with local variables would otherwise show a key that was passed to a constructor that raises.
+            cls.__init__ = hides_secrets(cls.__init__)  # type: ignore[method-assign]
 
     def to_dict(self, *, trust_remote_code: bool = False) -> dict[str, Any]:
         """Return the name of the model's class and its settings as a dict of JSON types, for `from_dict`.

@@ -1,16 +1,22 @@
 """Types for secrets: `Secret` holds an API key and never shows it; the `repr` of a `Url` shows only scheme and host.
 
-`names_secret` decides by the name of a header, a parameter or a setting whether its value is a secret.
+`names_secret` decides by the name of a header, a parameter or a setting whether its value is a secret. A `HiddenStr` is
+a string for code that needs one, but its `repr`, which tracebacks with local variables show, is `'***'`. Constructors
+and calls pass what callers gave them only in this form (`hide_secrets`).
 """
 
 from __future__ import annotations
 
+import functools
 import os
 import re
+from collections.abc import Callable
 from typing import Any
 
 from modelport.errors import AuthenticationError, InvalidRequest
 
+#: Names of settings that are dicts of headers, cookies, query parameters, or of something given by mistake.
+_ALL_VALUES_SECRET = re.compile(r"headers$|cookies$|query$|^url$")
 #: Where a name is split into words: `X-Auth-Token`, `api_key` and `apiKey` have three, two and two words.
 _WORD_BREAK = re.compile(r"[^A-Za-z0-9]+|(?<=[a-z0-9])(?=[A-Z])")
 #: Searched in the words of a name, in lower case and separated by spaces. The look-arounds exclude names that only look
@@ -28,6 +34,51 @@ _SECRET_WORDS = re.compile(
 def names_secret(name: str) -> bool:
     """Return whether the value of a header, a parameter or a setting with this name (`X-Auth-Token`) is a secret."""
     return bool(_SECRET_WORDS.search(_WORD_BREAK.sub(" ", name).lower()))
+
+
+class HiddenStr(str):
+    """A string whose `repr` does not show its text, for logs of headers and tracebacks that show local variables."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "'***'"
+
+
+def hide_secrets(settings: dict[str, Any]) -> None:
+    """Replace the secrets in settings by `HiddenStr`s. The dict is changed, and dicts in it are replaced by copies.
+
+    Secrets are recognised by the names of settings, at any depth. All values of headers, cookies and query parameters
+    count as secrets, and so does a URL with a password.
+    """
+    for name, value in settings.items():
+        settings[name] = _hidden(name, value)
+
+
+def _hidden(name: str, value: Any, is_secret: bool = False) -> Any:
+    is_secret = is_secret or names_secret(name)
+    if isinstance(value, str):
+        is_url_with_password = "://" in value and "@" in value
+        return HiddenStr(value) if is_secret or is_url_with_password else value
+    if type(value) is dict:  # Another class of mapping may do more than a dict.
+        is_secret = is_secret or bool(_ALL_VALUES_SECRET.search(name))
+        return {key: _hidden(str(key), item, is_secret and key != "env") for key, item in value.items()}
+    if type(value) is list:
+        return [_hidden("", item, is_secret) for item in value]
+    return value
+
+
+def hides_secrets(init: Callable[..., None]) -> Callable[..., None]:
+    """Return a constructor that passes its arguments to `init` with their secrets hidden."""
+    names = init.__code__.co_varnames[1 : init.__code__.co_argcount]
+
+    @functools.wraps(init)
+    def __init__(self: Any, *args: Any, **settings: Any) -> None:
+        args = (*map(_hidden, names, args), *args[len(names) :])
+        hide_secrets(settings)
+        init(self, *args, **settings)
+
+    return __init__
 
 
 class Secret:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -17,7 +16,6 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 #: The key in click's `Context.meta` for the value of `--debug`.
 DEBUG_KEY = "modelport.debug"
-_SECRET_NAME = re.compile(r"api_?key|access_key|secret|password|(^|_)token$", re.IGNORECASE)
 
 
 def utf8_text(value: str) -> str:
@@ -41,8 +39,10 @@ def parse_setting(pair: str) -> tuple[str, Any]:
     Raises:
         click.BadParameter: The argument is not such a pair, or its name is that of a secret.
     """
+    from modelport.secrets import names_secret
+
     name, equals, value = pair.partition("=")
-    if _SECRET_NAME.search(name):  # The message does not repeat the value, because the message may be logged.
+    if names_secret(name):  # The message does not repeat the value, because the message may be logged.
         raise click.BadParameter(
             f"{name}: a secret on the command line can be read by every user of this machine; put it into the "
             "environment variable of its service, such as OPENAI_API_KEY"

@@ -21,7 +21,7 @@ from urllib.parse import unquote, urlsplit
 
 from modelport.errors import AuthenticationError, ConnectionFailed, InvalidRequest, MissingDependency, ServerError
 from modelport.runtime.per_loop import PerLoop
-from modelport.secrets import Secret
+from modelport.secrets import Secret, hides_secrets
 
 #: A Lua script that admits a request, or adds it to the queue. It returns 0 if the request is admitted, else the
 #: milliseconds until there may be room for it; and the Redis server's time.
@@ -136,6 +136,11 @@ class RedisLimits:
         >>> model = OpenAIServerModel("gpt-4o", requests_per_minute=500, shared_limits=limits)
     """
 
+    # For the `repr` of an object whose constructor raised.
+    name: str | None = None
+    on_unavailable: str = "error"
+
+    @hides_secrets
     def __init__(
         self,
         url: Secret | str | Mapping[str, Any] | None = None,

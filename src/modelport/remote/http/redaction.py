@@ -23,6 +23,7 @@ from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
 from typing import Any
 
+from modelport.secrets import HiddenStr as HiddenStr
 from modelport.secrets import names_secret
 
 #: Headers and parameters whose values are not secrets. If a service quotes such a value, it helps to find the mistake.
@@ -34,15 +35,6 @@ _MIN_SECRET_LENGTH = 8
 _ESCAPE = re.compile(r"[\\%&]")
 #: Nothing, or the beginning of an escaped character.
 _UNFINISHED_ESCAPE = re.compile(r"(?:\\+\w{0,3}|%\w{0,3}|&#?\w{0,3})?")
-
-
-class HiddenStr(str):
-    """A string whose `repr` does not show its text, for logs of headers and tracebacks that show local variables."""
-
-    __slots__ = ()
-
-    def __repr__(self) -> str:
-        return "'***'"
 
 
 def with_hidden_repr(value: Any) -> Any:

@@ -81,13 +81,15 @@ def check_url(value: Any, name: str = "api_base") -> str:
             show.
     """
     try:
-        parts = urlsplit(value)
+        parts: Any = urlsplit(value)
         host, _ = parts.hostname or "", parts.port  # The attribute `port` raises ValueError for an invalid port.
         host.encode("idna")
         is_url = parts.scheme in ("http", "https") and bool(host) and not re.search(r"\s", host)
+        has_user = "@" in parts.netloc
     except (ValueError, AttributeError, TypeError):
-        is_url, parts = False, urlsplit("")
-    if is_url and isinstance(value, str) and "@" not in parts.netloc:
+        is_url = has_user = False
+    parts = None  # Otherwise a traceback with local variables would show a password.
+    if is_url and isinstance(value, str) and not has_user:
         return value
     if "@" in str(value):
         raise InvalidRequest(
