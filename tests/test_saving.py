@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
+import os
 import pickle
 import re
 import subprocess
 import sys
 from collections.abc import AsyncGenerator, Mapping
+from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 
 import pytest
 
+from modelport import AmazonBedrockServerModel, AzureOpenAIServerModel, InferenceClientModel
 from modelport.errors import AuthenticationError, InvalidRequest
 from modelport.layers.redis_limits import RedisLimits
 from modelport.layers.retry import RetryPolicy
@@ -377,6 +381,37 @@ def test_pickled_model_works_in_another_process(tmp_path: Any) -> None:
         check=True,
     )
     assert result.stdout.split() == ["gpt", "5", "False"]
+
+
+def call_without_key(model: Model) -> str:
+    """Call a model in a worker; return what it says."""
+    os.environ.pop("OPENAI_API_KEY", None)
+    try:
+        return model("?").text
+    except AuthenticationError as error:
+        return str(error)
+
+
+def test_worker_without_the_key_fails_at_the_call_and_lives_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    model = OpenAIServerModel("gpt", "http://127.0.0.1:1/v1", api_key=KEY, retry=False)
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=context) as pool:
+        for _ in range(2):
+            assert "No key was given. Pass api_key=…" in pool.submit(call_without_key, model).result(60)
+
+
+@pytest.mark.parametrize("make", [
+    lambda: OpenAIServerModel("gpt", api_key=KEY),
+    lambda: AzureOpenAIServerModel("gpt", "https://x.example", api_key=KEY),
+    lambda: InferenceClientModel("m", token=KEY, base_url="http://127.0.0.1:1"),
+    lambda: AmazonBedrockServerModel("m", region_name="us-east-1", api_key=KEY),
+])  # fmt: skip
+def test_model_unpickles_without_its_key_and_closes(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = pickle.dumps(make())
+    for name in ("OPENAI_API_KEY", "AZURE_OPENAI_API_KEY", "HF_TOKEN", "AWS_BEARER_TOKEN_BEDROCK"):
+        monkeypatch.delenv(name, raising=False)
+    pickle.loads(data).close()
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ import warnings
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import replace
+from functools import cached_property
 from typing import Any, ClassVar
 
 from modelport.errors import InvalidRequest, NotFoundError
@@ -94,6 +95,14 @@ class ChatCompletionsModel(Model):
         self.accept_missing_finish = accept_missing_finish
         self._transport = self._make_transport()
 
+    @cached_property
+    def _transport(self) -> Transport:
+        """The transport. The constructor sets it; an unpickled model makes it at its first call.
+
+        So a missing key does not raise while the model is unpickled, which would end the process of a worker.
+        """
+        return self._make_transport()
+
     def _make_transport(self) -> Transport:
         """Return the transport that sends the requests of this model."""
         raise NotImplementedError
@@ -115,7 +124,6 @@ class ChatCompletionsModel(Model):
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self._capabilities = self._observed
-        self._transport = self._make_transport()
 
     @property
     def _dialect(self) -> Dialect:
@@ -234,9 +242,11 @@ class ChatCompletionsModel(Model):
         """Close the connections of synchronous calls, which run on modelport's own event loop (the portal)."""
         from modelport.runtime.portal import run
 
-        run(self._transport.aclose())
+        if "_transport" in self.__dict__:
+            run(self._transport.aclose())
 
     async def aclose(self) -> None:
         """Close the connections of the running event loop, and those of synchronous calls."""
-        await self._transport.aclose()
+        if "_transport" in self.__dict__:
+            await self._transport.aclose()
         await super().aclose()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
+from functools import cached_property
 from typing import Any, ClassVar
 
 from modelport.errors import InvalidRequest, ModelError
@@ -182,7 +183,11 @@ class AmazonBedrockServerModel(Model):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self._transport = self._make_transport()
+
+    @cached_property
+    def _transport(self) -> BotoTransport:
+        """The transport. The constructor sets it; an unpickled model makes it at its first call, as others do."""
+        return self._make_transport()
 
     def _make_transport(self) -> BotoTransport:
         if self.client is not None:
@@ -231,7 +236,8 @@ class AmazonBedrockServerModel(Model):
 
     def close(self) -> None:
         """Close the connections. A client that was passed in stays open."""
-        self._transport.close()
+        if "_transport" in self.__dict__:
+            self._transport.close()
 
 
 def _configured_attempts(client_kwargs: Mapping[str, Any] | None) -> int | None:
