@@ -119,6 +119,7 @@ class AttemptTimer:
         name = limit[1]
         seconds = getattr(self._timeouts, name)
         # `timeout` ends the whole call. The other two limits end only this attempt, and another one may be faster.
-        self._expired = DeadlineExceeded(f"{name}={seconds:g} s ran out.", retryable=name != "timeout")
+        where = " while the call waited for this model's own limits" if self._in_queue else ""
+        self._expired = DeadlineExceeded(f"{name}={seconds:g} s ran out{where}.", retryable=name != "timeout")
         if self._reader is not None:
             self._reader.cancel()

@@ -30,14 +30,14 @@ from contextlib import aclosing
 from dataclasses import replace
 from typing import Any, Protocol
 
-from modelport.errors import AuthenticationError, InvalidRequest, ModelError
+from modelport.errors import AuthenticationError, InvalidRequest, ModelError, RateLimited
 from modelport.layers.base import Deltas, Next
 from modelport.layers.limit.estimate import estimate_tokens
 from modelport.layers.limit.queue import Waiter, WaiterQueue
 from modelport.layers.limit.window import WINDOW_SECONDS, RateWindow, WindowEntry
 from modelport.runtime import slots
 from modelport.types.deltas import ChatMessageStreamDelta
-from modelport.types.request import Request
+from modelport.types.request import Request, Timeouts
 from modelport.types.usage import TokenUsage
 from modelport.types.warnings import CallWarning
 
@@ -219,7 +219,7 @@ class Limit:
     async def _send_when_admitted(self, request: Request, next: Next) -> Deltas:
         limit = self.tokens_per_minute
         tokens = 0 if limit is None else estimate_tokens(request, limit, self._longest_output)
-        admission = await self._admit(tokens)
+        admission = await self._admit(tokens, request.timeouts)
         slot, usage = admission.slot, None
         warning = _NOT_SHARED if self.shared is not None and admission.shared_id is None else None
         try:
@@ -242,8 +242,12 @@ class Limit:
             self._finish(admission, usage)
             await self._correct_shared(admission, usage)
 
-    async def _admit(self, tokens: int) -> _Admission:
-        """Wait until a request with this estimate of tokens is admitted."""
+    async def _admit(self, tokens: int, timeouts: Timeouts) -> _Admission:
+        """Wait until a request with this estimate of tokens is admitted.
+
+        Raises:
+            RateLimited: It will not be admitted before the deadline of the call.
+        """
         admission = _Admission(tokens)
         waiter: Waiter | None = None
         try:
@@ -261,6 +265,8 @@ class Limit:
                     delay = None if is_full or uses_shared or not is_first else self._window.delay(now, tokens)
                     if delay == 0:
                         return self._count_admitted(admission, waiter, now)
+                    if delay is not None:
+                        self._refuse_hopeless_wait(delay, now, tokens, timeouts)
                     if not is_first and not is_full:
                         # The call that should have woken the first waiter may have a stalled event loop.
                         self._queue.wake_first(now)
@@ -288,6 +294,30 @@ class Limit:
                         self._queue.remove(waiter)
                         self._wake_first()
 
+    def _refuse_hopeless_wait(self, delay: float, now: float, tokens: int, timeouts: Timeouts) -> None:
+        """Raise an error at once if the first waiting call can't be admitted before its deadline.
+
+        The limit of tokens counts estimates, which shrink when running requests end. So a call waits for them.
+        """
+        import asyncio  # A call that waits runs in an event loop, so the module has been imported.
+
+        if timeouts.deadline is None:
+            return
+        seconds_left = timeouts.deadline - asyncio.get_running_loop().time()
+        requests_delay = self._window.requests_delay(now)
+        if requests_delay > seconds_left:
+            name, delay = "requests_per_minute", requests_delay
+        elif delay > seconds_left and not self._window.has_estimates:
+            name = "tokens_per_minute"
+        else:
+            return
+        raise RateLimited(
+            f"{name}={getattr(self, name):g}: this model's own limit admits the next request in {delay:.1f} s, and the "
+            f"time limit of the call (timeout={timeouts.timeout:g} s) ends before.",
+            retry_after=delay,
+            retryable=False,
+        )
+
     def _seconds_until_check(self, delay: float | None) -> float:
         """Return the seconds after which a waiting call checks again; `delay` is `None` if the delay is unknown."""
         return self._queue.poll_interval() if delay is None else delay
@@ -310,6 +340,7 @@ class Limit:
     def _finish(self, admission: _Admission, usage: TokenUsage | None) -> None:
         """Replace the estimated tokens by those that the request used, and release the slot for the call."""
         with self._lock:
+            admission.entry.is_estimate = False
             if usage is not None and usage.total_tokens is not None:
                 self._window.correct(admission.entry, usage.total_tokens)
                 self._longest_output = max(self._longest_output, usage.output_tokens or 0)

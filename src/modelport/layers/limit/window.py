@@ -17,6 +17,7 @@ Theory of operation:
 from __future__ import annotations
 
 from collections import deque
+from math import ceil
 
 WINDOW_SECONDS = 60.0
 #: The shortest wait in seconds. A wait that was rounded to 0 would make the caller check again without any pause.
@@ -30,12 +31,13 @@ class WindowEntry:
         admitted_at: The time at which the request was admitted.
         tokens: The tokens with which the request counts: first the estimate, later the tokens that it used.
         in_window: Whether the request is still in the window.
+        is_estimate: Whether the request runs, so that `tokens` is still its estimate.
     """
 
-    __slots__ = ("admitted_at", "tokens", "in_window")
+    __slots__ = ("admitted_at", "tokens", "in_window", "is_estimate")
 
     def __init__(self, admitted_at: float, tokens: int) -> None:
-        self.admitted_at, self.tokens, self.in_window = admitted_at, tokens, True
+        self.admitted_at, self.tokens, self.in_window, self.is_estimate = admitted_at, tokens, True, True
 
 
 class RateWindow:
@@ -72,6 +74,19 @@ class RateWindow:
             if free_requests >= 1 and free_tokens >= 0:
                 break
         return max(entry.admitted_at + self.seconds - now, _SHORTEST_DELAY)
+
+    def requests_delay(self, now: float) -> float:
+        """Return the seconds until the limit of requests allows another one; 0 if that is now."""
+        self._drop_expired(now)
+        too_many = len(self._entries) + 1 - self._max_requests
+        if too_many <= 0 or not self._entries:
+            return 0
+        return max(self._entries[min(ceil(too_many), len(self._entries)) - 1].admitted_at + self.seconds - now, 0)
+
+    @property
+    def has_estimates(self) -> bool:
+        """Whether a request in the window counts with its estimate, because it has not ended yet."""
+        return any(entry.is_estimate for entry in self._entries)
 
     def add(self, now: float, tokens: int) -> WindowEntry:
         """Count a request that is admitted now. This method does not check the limits."""
