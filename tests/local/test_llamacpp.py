@@ -26,6 +26,7 @@ from modelport import (
     ServerError,
     UnsupportedFeature,
 )  # fmt: skip
+from modelport.schema.validation import checked_schema
 
 pytestmark = [pytest.mark.engine, pytest.mark.xdist_group("llamacpp")]
 
@@ -134,6 +135,17 @@ def test_key_and_address_of_the_engines_own_server_cannot_be_changed(field: dict
 def test_engine_field_of_the_wrong_type_raises_invalid_request() -> None:
     with pytest.raises(InvalidRequest, match=r"engine_params: n_batch='x': "):
         LlamaCppModel(model_file(), engine_params={"n_batch": "x"})
+
+
+async def test_large_schema_does_not_hold_the_event_loop(model: LlamaCppModel) -> None:
+    """Its grammar is compiled in a thread. The time is that of the loop's own thread, so other work does not matter."""
+    properties = {f"property_{number}": {"type": "string"} for number in range(2500)}
+    schema = {"type": "object", "properties": properties, "additionalProperties": False}
+    checked_schema(schema)  # The caller's thread checks it, once.
+    begin = time.thread_time()
+    with pytest.raises(ModelError):  # The output is truncated, or the engine does not enforce so large a grammar.
+        await model.agenerate("Hello", grammar=schema, max_tokens=1)
+    assert time.thread_time() - begin < 0.3
 
 
 def test_sampling_parameters_are_accepted_and_unknown_ones_refused(model: LlamaCppModel) -> None:

@@ -184,6 +184,24 @@ class TextMatcher:
         return bool(self._matcher.is_error() or self._matcher.try_consume_tokens(data) == len(data))
 
 
+def checked_text_matcher(lark: str, extra: str) -> TextMatcher:
+    """Refuse a grammar that can't be enforced, and return a matcher for the text of an output.
+
+    The grammar is compiled once for both. That may take seconds, and releases Python's lock, so call it in a thread.
+
+    Args:
+        lark: The grammar, in llguidance's Lark dialect.
+        extra: See `check_grammar`, whose errors this function raises.
+    """
+    try:
+        is_wrong = _compile_for_bytes(lark).is_error()
+    except ImportError:
+        raise MissingDependency("llguidance", extra) from None
+    if is_wrong:  # Or it names special tokens, which this check accepts.
+        check_grammar(lark, extra)
+    return TextMatcher(lark)
+
+
 @lru_cache(GRAMMAR_CACHE_SIZE)
 def _compile_for_bytes(lark: str) -> Any:
     """Compile a grammar for a tokenizer whose tokens are single bytes, so that it matches text."""

@@ -28,10 +28,14 @@ class EventReader(ChatResponseReader):
     #: Whether the grammar contains a JSON schema.
     _is_json = False
 
-    def detect_ignored_grammar(self, lark: str) -> None:
-        """Have `read` check the content against a grammar. The engine ignores a grammar that it can't read."""
-        self._matcher = TextMatcher(lark)
-        self._is_json = "%json" in lark
+    def detect_ignored_grammar(self, matcher: TextMatcher, is_json: bool) -> None:
+        """Have `read` check the content against a grammar. The engine ignores a grammar that it can't read.
+
+        Args:
+            matcher: Follows the content through the grammar.
+            is_json: Whether the grammar contains a JSON schema.
+        """
+        self._matcher, self._is_json = matcher, is_json
 
     def read(self, event: dict[str, Any]) -> ChatMessageStreamDelta | None:
         """Return the delta of an event; `None` for an event without output, such as the progress of the prompt.

@@ -27,7 +27,7 @@ from modelport.errors import InvalidRequest, MissingDependency, ServerError
 from modelport.inputs.settings import name_or_path
 from modelport.inputs.vendor_parameters import parameters_of
 from modelport.local.engine import EngineModel, check_integers, model_closed, never_destroy, tokens_per_notification
-from modelport.local.grammar_matching import check_grammar
+from modelport.local.grammar_matching import checked_text_matcher
 from modelport.local.llamacpp.events import EventHandler, EventReader
 from modelport.local.llamacpp.weights import resolve_weights
 from modelport.protocols.chat_completions.dialects import llama_grammar
@@ -170,7 +170,7 @@ class LlamaCppModel(EngineModel["_LlamaCppEngine"]):
         reader = EventReader()
         if request.grammar is not None:
             lark = as_lark(request.grammar, old_llguidance=True)
-            check_grammar(lark, extra="llamacpp")
+            matcher = await in_thread(lambda: checked_text_matcher(lark, extra="llamacpp"))
             if capabilities.reasoning:
                 # The engine applies the grammar to the reasoning too. So the grammar that is sent first allows any
                 # reasoning, and line breaks between it and the output. The engine returns these as content.
@@ -180,7 +180,7 @@ class LlamaCppModel(EngineModel["_LlamaCppEngine"]):
             else:
                 # The content of a model that reasons is not checked: the engine may send the reasoning as content, for
                 # instance with `reasoning_format="none"`.
-                reader.detect_ignored_grammar(lark)
+                reader.detect_ignored_grammar(matcher, is_json="%json" in lark)
         if isinstance(bias := body.get("logit_bias"), Mapping):  # xllamacpp accepts token ids only as strings.
             body["logit_bias"] = {str(token): value for token, value in bias.items()}
         # The engine reports token counts with every token, so that usage is known when modelport ends the output at a
