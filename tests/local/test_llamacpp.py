@@ -137,6 +137,19 @@ def test_engine_field_of_the_wrong_type_raises_invalid_request() -> None:
         LlamaCppModel(model_file(), engine_params={"n_batch": "x"})
 
 
+@pytest.mark.parametrize(
+    "options",
+    [{"seed": 2**64}, {"logit_bias": {str(10**30): 1}}, {"logit_bias": {"5": 1e400}}, {"extra": object()},
+     {"chat_template_kwargs": {"a": {1, 2}}}, {"dry_sequence_breakers": [5]}, {"mirostat": 2**70}],
+    ids=str,
+)  # fmt: skip
+def test_value_that_the_engine_cannot_read_raises_model_error(model: LlamaCppModel, options: dict[str, Any]) -> None:
+    try:
+        assert model("Hello", max_tokens=2, **options).text is not None
+    except ModelError as error:
+        assert type(error) is not ModelError and not isinstance(error, ServerError), error
+
+
 async def test_large_schema_does_not_hold_the_event_loop(model: LlamaCppModel) -> None:
     """Its grammar is compiled in a thread. The time is that of the loop's own thread, so other work does not matter."""
     properties = {f"property_{number}": {"type": "string"} for number in range(2500)}

@@ -84,10 +84,25 @@ class EngineModel(Model, Generic[E]):
             with self._lock:
                 engine = self._loaded_engine
                 if engine is None or engine.pid != os.getpid():
-                    engine = self._load_engine()
+                    engine = self._load_or_explain()
                     close_at_exit(engine)
                     self._loaded_engine = engine
         return engine
+
+    def _load_or_explain(self) -> E:
+        """Make the engine. Damaged files raise exceptions of many libraries, which become the cause of one error.
+
+        Raises:
+            ModelError: The engine can't be made.
+        """
+        try:
+            return self._load_engine()
+        except ModelError:
+            raise
+        except Exception as error:
+            raise InvalidRequest(
+                f"{self.model_id} could not be loaded ({type(error).__name__}: {error}). Are its files complete?"
+            ) from error
 
     def close(self) -> None:
         """Free the engine and its memory. `Engine.close` says what happens to requests in progress."""

@@ -292,6 +292,8 @@ class _LlamaCppEngine:
                 server.handle_chat_completions(body, handler.on_event)
             except RuntimeError as error:  # Raised before the first token, for instance by the chat template.
                 raise InvalidRequest(f"llama.cpp refused the request: {error}") from None
+            except (TypeError, ValueError, OverflowError) as error:  # A value can't be converted to the engine's type.
+                raise InvalidRequest(f"llama.cpp can't read the request: {error}") from error
             handler.finish()
 
         return run
