@@ -19,6 +19,10 @@ def cut_in_half(path: Path) -> None:
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
+def empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
 def set_in_config(**values: Any) -> Callable[[Path], None]:
     def change(folder: Path) -> None:
         config = json.loads((folder / "config.json").read_text())
@@ -34,7 +38,7 @@ def replace_weights_by_pickle(folder: Path) -> None:
 
 DAMAGE: dict[str, Callable[[Path], None]] = {
     "half of the weights": lambda folder: cut_in_half(folder / "model.safetensors"),
-    "empty weights": lambda folder: (folder / "model.safetensors").write_bytes(b"") and None,
+    "empty weights": lambda folder: empty(folder / "model.safetensors"),
     "weights that are no pickle": replace_weights_by_pickle,
     "half of the tokenizer": lambda folder: cut_in_half(folder / "tokenizer.json"),
     "half of the configuration": lambda folder: cut_in_half(folder / "config.json"),

@@ -233,10 +233,10 @@ def test_constructor_wrong_setting_raises_and_names_it(
         LlamaCppModel(**{"model_id": model_file(), "threads": 1, **arguments})
 
 
-def test_load_broken_gguf_raises_server_error(tmp_path: Path) -> None:
+def test_load_broken_gguf_raises_invalid_request(tmp_path: Path) -> None:
     path = tmp_path / "noise.gguf"
     path.write_bytes(b"GGUF" + b"\0" * 100)
-    with pytest.raises(ServerError, match=r"noise\.gguf"):
+    with pytest.raises(InvalidRequest, match=r"noise\.gguf"):
         LlamaCppModel(path)
 
 

@@ -29,6 +29,7 @@ from modelport.inputs.vendor_parameters import parameters_of
 from modelport.local.engine import EngineModel, check_integers, model_closed, never_destroy, tokens_per_notification
 from modelport.local.grammar_matching import checked_text_matcher
 from modelport.local.llamacpp.events import EventHandler, EventReader
+from modelport.local.llamacpp.gguf_header import check_header
 from modelport.local.llamacpp.weights import resolve_weights
 from modelport.protocols.chat_completions.dialects import llama_grammar
 from modelport.protocols.chat_completions.request import body_from
@@ -211,6 +212,7 @@ class _LlamaCppEngine:
         self._api_key = secrets.token_hex(16)
         params = xllamacpp.CommonParams()
         params.model.path = str(resolve_weights(model.model_id, progress=model.progress))
+        check_header(params.model.path)
         params.n_parallel = model.parallel
         # A cancelled call ends after at most this many further tokens of its prompt. Larger batches were no faster.
         params.n_batch = 512
@@ -223,6 +225,7 @@ class _LlamaCppEngine:
             params.chat_template = model.chat_template
         if model.mmproj is not None:
             params.mmproj.path = str(resolve_weights(model.mmproj, progress=model.progress))
+            check_header(params.mmproj.path)
         if model.threads is not None:
             params.cpuparams.n_threads = params.cpuparams_batch.n_threads = model.threads
         elif (cores := os.cpu_count() or 1) <= 4:

@@ -1,0 +1,105 @@
+"""Checks the header of a GGUF file before llama.cpp reads it: some numbers in a header make llama.cpp end the process.
+
+See https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import Any, BinaryIO
+
+from modelport.errors import InvalidRequest
+
+#: The fields of a model's architecture that are checked -> the smallest and the largest value that is accepted. Models
+#: without attention have 0 heads.
+_BOUNDS = {
+    "block_count": (1, 4096), "context_length": (1, 2**27), "embedding_length": (1, 2**20),
+    "attention.head_count": (0, 2**14), "attention.head_count_kv": (0, 2**14), "feed_forward_length": (0, 2**24),
+}  # fmt: skip
+#: GGUF's types of numbers -> their format for `struct`.
+_NUMBERS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
+_STRING, _ARRAY = 8, 9
+_MAX_FIELDS = 100_000
+_MAX_KEY_LENGTH = 65_535  # GGUF's own limit.
+#: A longer text (a chat template) or list (a vocabulary) is an error of the file.
+_MAX_TEXT, _MAX_ITEMS = 64 * 2**20, 16 * 2**20
+
+
+def check_header(path: str) -> None:
+    """Check the fields of a GGUF file that llama.cpp would trust.
+
+    Args:
+        path: The path of the file.
+
+    Raises:
+        InvalidRequest: The file is no GGUF file, its header is damaged, or a number in it is impossible.
+    """
+    try:
+        with open(path, "rb") as file:
+            fields = _read_fields(file)
+    except (struct.error, ValueError, UnicodeDecodeError) as error:
+        raise InvalidRequest(f"{path} is no complete GGUF file: {error}") from None
+    architecture = fields.get("general.architecture")
+    for name, (smallest, largest) in _BOUNDS.items():
+        key = f"{architecture}.{name}"
+        value = fields.get(key)
+        for number in value if isinstance(value, list) else [value]:  # A list has a value for each layer.
+            if isinstance(number, int | float) and not smallest <= number <= largest:
+                raise InvalidRequest(f"{path}: {key}={number}: must be at least {smallest} and at most {largest}")
+
+
+def _read_fields(file: BinaryIO) -> dict[str, Any]:
+    """Return the numbers and texts of the header; of a list only numbers are returned."""
+    magic, version, _, count = struct.unpack("<4sIQQ", _read(file, 24))
+    if magic != b"GGUF":
+        raise ValueError("it does not begin with GGUF")
+    if version not in (2, 3):
+        raise ValueError(f"version {version} is unknown")
+    if count > _MAX_FIELDS:
+        raise ValueError(f"its header has {count} fields")
+    fields = {}
+    for _ in range(count):
+        key = _read_text(file, _MAX_KEY_LENGTH)
+        (kind,) = struct.unpack("<I", _read(file, 4))
+        fields[key] = _read_value(file, kind)
+    return fields
+
+
+def _read_value(file: BinaryIO, kind: int) -> Any:
+    if kind == _STRING:
+        return _read_text(file, _MAX_TEXT)
+    if kind == _ARRAY:
+        item_kind, length = struct.unpack("<IQ", _read(file, 12))
+        if length > _MAX_ITEMS:
+            raise ValueError(f"a list has {length} items")
+        if item_kind == _STRING:
+            for _ in range(length):
+                (size,) = struct.unpack("<Q", _read(file, 8))
+                _read(file, size)
+            return None
+        if item_kind not in _NUMBERS:
+            raise ValueError(f"a list has items of the unknown type {item_kind}")
+        data = _read(file, length * struct.calcsize(f"<{_NUMBERS[item_kind]}"))
+        if length > _BOUNDS["block_count"][1]:
+            return None  # No list of the layers.
+        return list(struct.unpack(f"<{length}{_NUMBERS[item_kind]}", data))
+    if kind not in _NUMBERS:
+        raise ValueError(f"a field has the unknown type {kind}")
+    (number,) = struct.unpack(f"<{_NUMBERS[kind]}", _read(file, struct.calcsize(f"<{_NUMBERS[kind]}")))
+    return number
+
+
+def _read_text(file: BinaryIO, longest: int) -> str:
+    (size,) = struct.unpack("<Q", _read(file, 8))
+    if size > longest:
+        raise ValueError(f"a text has {size} bytes")
+    return _read(file, size).decode(errors="replace")
+
+
+def _read(file: BinaryIO, size: int) -> bytes:
+    if size > _MAX_TEXT * 8:
+        raise ValueError(f"a field has {size} bytes")
+    data = file.read(size)
+    if len(data) != size:
+        raise ValueError("it ends within its header")
+    return data
