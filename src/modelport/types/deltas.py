@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, fields
 from operator import attrgetter
 from typing import Any
 
+from modelport.errors import MalformedResponse
 from modelport.schema.json_text import read_json
 from modelport.types.content import text_of
 from modelport.types.messages import (
@@ -88,6 +89,10 @@ def copy_delta(delta: ChatMessageStreamDelta) -> ChatMessageStreamDelta:
     return ChatMessageStreamDelta(*_values(delta))
 
 
+#: No message has more tool calls. To validate 100,000 calls took 13 s, in which nothing else ran.
+MAX_TOOL_CALLS = 1024
+
+
 class MessageBuilder:
     """Accumulates deltas into a message. It changes neither the deltas nor a message that it has returned.
 
@@ -137,6 +142,8 @@ class MessageBuilder:
             for piece in delta.tool_calls:
                 index = len(self._calls) if piece.index is None else piece.index
                 self._calls.setdefault(index, _ToolCallBuilder()).add(piece)
+            if len(self._calls) > MAX_TOOL_CALLS:
+                raise MalformedResponse(f"The response has more than {MAX_TOOL_CALLS} tool calls.")
         if delta.reasoning_details:
             self.has_output = True
             self._reasoning_details += delta.reasoning_details

@@ -75,7 +75,7 @@ def test_response_that_decompresses_beyond_limit_is_not_read_to_end(server: Faul
     with model_for(server.base_url) as model:
         tracemalloc.start()
         try:
-            with pytest.raises(MalformedResponse, match="larger than 64 MiB"):
+            with pytest.raises(MalformedResponse, match="larger than 16 MiB"):
                 ask_and_close(model, way)
             assert tracemalloc.get_traced_memory()[1] < 2 * MAX_RESPONSE_SIZE
         finally:

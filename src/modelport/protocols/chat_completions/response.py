@@ -14,6 +14,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -220,8 +221,9 @@ def usage_from(usage: Mapping[str, Any]) -> TokenUsage:
 
 
 def _excerpt(data: Any) -> str:
-    try:
-        text = repr(data)
-    except RecursionError:
-        return f"{type(data).__name__}, nested too deep to be shown"
+    text = _REPR.repr(data)  # It reads only the beginning of large data.
     return text if len(text) <= 200 else text[:200] + "…"
+
+
+_REPR = reprlib.Repr()
+_REPR.maxlevel, _REPR.maxdict, _REPR.maxlist, _REPR.maxstring, _REPR.maxother = 8, 20, 20, 300, 300

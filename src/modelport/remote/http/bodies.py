@@ -2,9 +2,10 @@
 
 The rules:
 
-- A body, or one event of a stream, may be at most 64 MiB after decompression. `responses.EventReader` enforces the
-  limit for events. The limit is far larger than any usual response, images and speech included. A larger body is not
-  read to its end, because a small compressed body can fill the memory when it is decompressed.
+- A body, or one event of a stream, may be at most 16 MiB after decompression. `responses.EventReader` enforces the
+  limit for events. The limit is larger than any usual response, images and speech included. A larger body is not read
+  to its end, because a small compressed body can fill the memory when it is decompressed, and again when it is parsed:
+  a list without items takes 3 bytes of JSON, and 64 bytes of memory.
 - Of an error response's body, at most 64 KiB are read, for at most 2 seconds. If the body is truncated or stalls, the
   part that arrived is used, and the HTTP status is still reported.
 - A stream is read to the end of the HTTP response, which may come after the last event. Only then can its connection
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     import aiohttp
 
 #: The most bytes of a non-streaming response, or of one event of a stream, after decompression.
-MAX_RESPONSE_SIZE = 2**26
+MAX_RESPONSE_SIZE = 2**24
 #: The most bytes of an error response's body that are read, and the most seconds for which they are read.
 MAX_ERROR_BODY_SIZE, ERROR_BODY_TIMEOUT = 2**16, 2.0
 #: The most seconds to wait for the end of the HTTP response after the last event of a stream.

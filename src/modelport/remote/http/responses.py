@@ -12,9 +12,12 @@ from typing import Any
 from modelport.errors import MalformedResponse, ModelError
 from modelport.protocols.chat_completions.response import ChatResponseReader
 from modelport.protocols.sse import EventParser
-from modelport.remote.http.bodies import MAX_RESPONSE_SIZE
+from modelport.remote.http.bodies import MAX_ERROR_BODY_SIZE, MAX_RESPONSE_SIZE
 from modelport.remote.http.packages import orjson_package
 from modelport.remote.http.redaction import redact
+
+#: So many bytes of a response are redacted to quote its beginning in an error.
+_EXCERPT_BYTES = 4096
 
 
 def parse_json(data: bytes, secrets: Collection[str]) -> Any:
@@ -31,7 +34,7 @@ def parse_json(data: bytes, secrets: Collection[str]) -> Any:
     try:
         result = orjson.loads(data)
     except ValueError as error:
-        excerpt = redact(data.decode("utf-8", "replace"), secrets)[:120]
+        excerpt = redact(data[:_EXCERPT_BYTES].decode("utf-8", "replace"), secrets)[:120]
         data = b""  # Otherwise a traceback with local variables would show an API key that the data repeats.
         if excerpt.lstrip().startswith("<"):
             raise MalformedResponse(
@@ -39,7 +42,7 @@ def parse_json(data: bytes, secrets: Collection[str]) -> Any:
             ) from None
         raise MalformedResponse(f"The service sent broken JSON ({error}): {excerpt!r}.") from None
     if not may_be_completion(result):
-        return redact(result, secrets)
+        return _redacted(result, data, secrets)
     # Unless the bytes contain these escapes, which are rare, a secret in the completion is found in the bytes. If none
     # is found, nothing needs to be redacted, and the slower check by `is_readable_completion` is skipped.
     if b"\\u" not in data and b"\\/" not in data:
@@ -48,7 +51,20 @@ def parse_json(data: bytes, secrets: Collection[str]) -> Any:
                 break
         else:
             return result
-    return result if is_readable_completion(result) else redact(result, secrets)
+    return result if is_readable_completion(result) else _redacted(result, data, secrets)
+
+
+def _redacted(result: Any, data: bytes, secrets: Collection[str]) -> Any:
+    """Return JSON that is no chat completion, and so an error or a mistake, with its secrets redacted.
+
+    Raises:
+        MalformedResponse: It is larger than any error. To redact it all could take minutes.
+    """
+    if len(data) <= MAX_ERROR_BODY_SIZE:
+        return redact(result, secrets)
+    excerpt, size = redact(data[:_EXCERPT_BYTES].decode("utf-8", "replace"), secrets)[:120], len(data)
+    data, result = b"", None  # Otherwise a traceback with local variables would show an API key in them.
+    raise MalformedResponse(f"The service sent {size} bytes of JSON that is no chat completion: {excerpt!r}.")
 
 
 def may_be_completion(data: Any) -> bool:
