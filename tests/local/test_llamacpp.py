@@ -139,7 +139,7 @@ def test_engine_field_of_the_wrong_type_raises_invalid_request() -> None:
 
 @pytest.mark.parametrize(
     "options",
-    [{"seed": 2**64}, {"logit_bias": {str(10**30): 1}}, {"logit_bias": {"5": 1e400}}, {"extra": object()},
+    [{"seed": 2**64}, {"logit_bias": {str(10**30): 1}}, {"logit_bias": {"5": 1e400}}, {"samplers": [5]},
      {"chat_template_kwargs": {"a": {1, 2}}}, {"dry_sequence_breakers": [5]}, {"mirostat": 2**70}],
     ids=str,
 )  # fmt: skip

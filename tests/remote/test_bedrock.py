@@ -24,6 +24,7 @@ from modelport import (
     InvalidToolCall,
     Model,
     Secret,
+    UnsupportedFeature,
     load_model,
 )
 from modelport.remote.bedrock.client import max_attempts_of
@@ -328,8 +329,8 @@ def test_image_is_sent_as_bytes(server: BedrockServer) -> None:
     assert server.accepted[-1]["messages"][0]["content"][1]["image"]["source"]["bytes"] == picture_bytes
 
 
-def test_unknown_field_raises_invalid_request_before_sending(server: BedrockServer) -> None:
-    with pytest.raises(InvalidRequest, match='Unknown parameter in input: "colour"'):
+def test_unknown_field_is_refused_before_sending(server: BedrockServer) -> None:
+    with pytest.raises(UnsupportedFeature, match="'colour' is not a parameter of this backend"):
         model_for(server).generate("hi", colour="red")  # type: ignore[call-overload]
     assert not server.requests
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from modelport import ChatMessage
-from modelport.errors import DeadlineExceeded, InvalidRequest, StreamInterrupted, UnsupportedFeature
+from modelport.errors import InvalidRequest, RateLimited, StreamInterrupted, UnsupportedFeature
 from tests.remote.chat_backends import model_for
 from tests.remote.chat_backends import module_server as module_server
 from tests.remote.chat_backends import server as server
@@ -234,7 +234,7 @@ def test_rejection_helps_all_calls_at_the_same_time(server: FaultServer) -> None
 def test_request_after_rejection_counts_for_rate_limit(server: FaultServer, transport: str, way: str) -> None:
     """The limit allows for one request in this minute."""
     server.script(then=STOP[0])
-    with pytest.warns(UserWarning, match="stop"), pytest.raises(DeadlineExceeded):
+    with pytest.warns(UserWarning, match="stop"), pytest.raises(RateLimited, match="requests_per_minute=1: "):
         ask(model_for(server, transport, requests_per_minute=1, retry=False, timeout=1), way, stop_sequences=[" is"])
     assert len(server.requests) == 1
 

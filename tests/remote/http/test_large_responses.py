@@ -20,7 +20,7 @@ from modelport.types.deltas import (
 )
 
 SECRETS = secrets_in({"Authorization": "Bearer sk-" + "a1b2" * 32})
-LISTS = b"[" + b"[]," * 4_000_000 + b"[]]"
+LISTS = b"[" + b"[]," * 1_000_000 + b"[]]"
 LARGE: dict[str, bytes] = {
     "a list of lists": LISTS,
     "lists in an object": b'{"a": %b}' % LISTS,
@@ -28,9 +28,9 @@ LARGE: dict[str, bytes] = {
     "choices that are lists": b'{"choices": %b}' % LISTS,
     "a message that is a list": b'{"choices": [{"message": {"content": %b}, "delta": {"content": %b}}]}'
     % (LISTS[: len(LISTS) // 8 * 3] + b"[]]", b"[]"),
-    "escapes": b'{"a": "' + b"\\u0041" * 2_000_000 + b'"}',
-    "backslashes": b'{"a": "' + b"\\\\" * 5_000_000 + b'"}',
-    "many keys": b"{" + b",".join(b'"%d":0' % number for number in range(500_000)) + b"}",
+    "escapes": b'{"a": "' + b"\\u0041" * 500_000 + b'"}',
+    "backslashes": b'{"a": "' + b"\\\\" * 1_000_000 + b'"}',
+    "many keys": b"{" + b",".join(b'"%d":0' % number for number in range(100_000)) + b"}",
 }
 
 
@@ -39,7 +39,7 @@ def test_large_response_that_is_no_completion_is_refused_in_bounded_time(case: s
     begin = time.process_time()
     with pytest.raises(ModelError) as raised:
         ChatResponseReader().read_response(parse_json(LARGE[case], SECRETS))
-    assert time.process_time() - begin < 5  # The first of these took 31 s.
+    assert time.process_time() - begin < 2  # With twelve times as many lists, it took 31 s.
     assert len(str(raised.value)) < 600
 
 
