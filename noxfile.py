@@ -44,9 +44,10 @@ LOCKS = {
 ALONE = ("uv", "nox", "audit", "build", "lowest-build", "vllm")
 #: The conformance checks that run on the oldest supported versions.
 OLDEST_VERSIONS_CHECKS = "stream or typed or required"
-#: Three processes on two cores, because these tests wait for servers and engines a third of their time. Tests that
-#: share a model run in one of them.
-IN_PARALLEL = ("-n", "3", "--dist", "loadgroup")
+#: Two processes. Tests that share a model run in one of them.
+IN_PARALLEL = ("-n", "2", "--dist", "loadgroup")
+#: Three processes on two cores, for tests that wait for servers and engines a third of their time.
+MOSTLY_WAITING = ("-n", "3", "--dist", "loadgroup")
 #: Tests that need more than the light environment, or a machine that does nothing else.
 MARKED = "engine or server or node or quiet"
 
@@ -125,7 +126,7 @@ def tests(session: nox.Session) -> None:
     if session.posargs:
         pytest(session)
         return
-    pytest(session, *IN_PARALLEL, "-m", f"({MARKED}) and not quiet")
+    pytest(session, *MOSTLY_WAITING, "-m", f"({MARKED}) and not quiet")
     pytest(session, "-m", "quiet")
 
 

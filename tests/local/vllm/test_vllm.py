@@ -28,7 +28,9 @@ from modelport import (
     UnsupportedFeature,
     VLLMModel,
 )
+from modelport.inputs.vendor_parameters import parameters_of
 from modelport.local.token_engine import EngineRequest, Prompt
+from modelport.local.vllm.model import RESERVED_PARAMETERS
 from modelport.local.vllm.processes import needs_caller_script
 from modelport.local.vllm.shared_engine import engine_error
 
@@ -85,6 +87,15 @@ def test_call_parameter_takes_precedence_over_constructor(model: VLLMModel) -> N
     assert model(CAPITAL, temperature=0, stop_token_ids=[token_id(model, " is")]).text == "The capital of France is"
 
 
+def test_table_of_parameters_has_names_of_the_installed_version(model: VLLMModel) -> None:
+    """The table is for the constructor, which does not import vLLM; calls accept all names of the installed version."""
+    from vllm import SamplingParams
+
+    installed = {*SamplingParams.__struct_fields__} | {"apply_chat_template_kwargs"}
+    assert parameters_of("vllm-engine") <= installed - RESERVED_PARAMETERS
+    assert (model.capabilities.extra_parameters or set()) >= parameters_of("vllm-engine")
+
+
 @pytest.mark.parametrize("name", ["prompt_logprobs", "include_stop_str_in_output", "output_kind", "detokenize"])
 def test_reserved_parameter_is_refused(model: VLLMModel, name: str) -> None:
     with pytest.raises(UnsupportedFeature, match=name):
@@ -92,9 +103,7 @@ def test_reserved_parameter_is_refused(model: VLLMModel, name: str) -> None:
 
 
 def test_unknown_parameter_is_refused_by_name(model: VLLMModel) -> None:
-    with pytest.raises(
-        UnsupportedFeature, match=r"'min_token' is not a parameter of this .*; did you mean 'min_tokens'"
-    ):
+    with pytest.raises(InvalidRequest, match=r"'min_token' is no option: did you mean 'min_tokens'\?"):
         model("Hello", min_token=5)  # type: ignore[call-overload]
     wrong = VLLMModel(model.model_id or "", **ENGINE, do_sample=True)
     with wrong, pytest.raises(UnsupportedFeature, match="do_sample"):
