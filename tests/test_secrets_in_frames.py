@@ -11,6 +11,7 @@ from modelport import (
     AmazonBedrockServerModel,
     AzureOpenAIServerModel,
     InferenceClientModel,
+    InvalidOutput,
     Model,
     OpenAIServerModel,
     RedisLimits,
@@ -71,6 +72,14 @@ def test_hidden_strings_are_strings() -> None:
     hide_secrets(settings)
     assert settings == given and KEY not in repr(settings) and "plain" in repr(settings)
     assert isinstance(settings["api_key"], HiddenStr) and repr(settings["key"]) == "{'env': 'NAME'}"
+
+
+def test_schema_with_a_property_named_like_a_secret_is_left_alone() -> None:
+    schema = {"type": "object", "properties": {"token": {"type": "string"}}, "required": ["token"]}
+    model = OpenAIServerModel("m", api_key="k", grammar=schema)
+    assert model.kwargs["grammar"] is schema
+    with pytest.raises(InvalidOutput, match="is not of type 'string'"):
+        ScriptedModel('{"token": 5}', repeat=True)("?", grammar=schema, extra_headers={"X": KEY})
 
 
 def test_constructor_keeps_its_signature() -> None:

@@ -18,11 +18,9 @@ from typing import Any, ClassVar, Self
 
 from modelport.errors import InvalidRequest
 from modelport.inputs.parameters import BY_ANY_NAME
-from modelport.secrets import Secret, hides_secrets, names_secret
+from modelport.secrets import SCHEMA_SETTINGS, Secret, hides_secrets, names_secret
 from modelport.types.capabilities import Capabilities
 
-#: Settings that contain JSON schemas. In a schema, a name such as `token` is that of a property, not of a secret.
-_SCHEMA_SETTINGS = frozenset({"grammar", "response_format", "tools", "tools_to_call_from"})
 #: What `from_dict` and `to_dict` say about a setting that is not in the list of its class.
 _REFUSED = (
     "{}: the data has a setting that is refused by default, because it could run code, listen on the network or read a "
@@ -227,7 +225,7 @@ def _refuse_secret(model: Storable, path: str, value: Any, in_secret: bool = Fal
     elif isinstance(value, Mapping):
         # `{"env": <name>}` is how a `Secret` is stored; it contains no secret. Neither does a JSON schema, although a
         # property in it may be named `token`.
-        is_secret = is_secret and set(value) != {"env"} and _SCHEMA_SETTINGS.isdisjoint(re.split(r"[.\[]", path))
+        is_secret = is_secret and set(value) != {"env"} and SCHEMA_SETTINGS.isdisjoint(re.split(r"[.\[]", path))
         for key, item in value.items():
             _refuse_secret(model, f"{path}.{key}", item, in_secret=is_secret)
     elif isinstance(value, list | tuple):

@@ -15,6 +15,8 @@ from typing import Any
 
 from modelport.errors import AuthenticationError, InvalidRequest
 
+#: Settings that contain JSON schemas. In a schema, a name such as `token` is that of a property, not of a secret.
+SCHEMA_SETTINGS = frozenset({"grammar", "response_format", "tools", "tools_to_call_from"})
 #: Names of settings that are dicts of headers, cookies, query parameters, or of something given by mistake.
 _ALL_VALUES_SECRET = re.compile(r"headers$|cookies$|query$|^url$")
 #: Where a name is split into words: `X-Auth-Token`, `api_key` and `apiKey` have three, two and two words.
@@ -52,7 +54,8 @@ def hide_secrets(settings: dict[str, Any]) -> None:
     count as secrets, and so does a URL with a password.
     """
     for name, value in settings.items():
-        settings[name] = _hidden(name, value)
+        if name not in SCHEMA_SETTINGS:
+            settings[name] = _hidden(name, value)
 
 
 def _hidden(name: str, value: Any, is_secret: bool = False) -> Any:
