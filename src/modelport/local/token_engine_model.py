@@ -16,6 +16,7 @@ from modelport.constrained.reasoning import allow_reasoning, ends_inside_reasoni
 from modelport.errors import ContextWindowExceeded
 from modelport.layers.adapt.prompted_tools import call_schema, read_calls
 from modelport.layers.base import Deltas
+from modelport.local.bounds import check_bounds
 from modelport.local.chat_template import ToolCallFormat
 from modelport.local.detokenizer import Detokenizer
 from modelport.local.engine import EngineModel, tokens_per_notification
@@ -75,6 +76,7 @@ class TokenEngineModel(EngineModel[E]):
 
     async def deltas(self, request: Request) -> AsyncGenerator[ChatMessageStreamDelta, None]:
         """Run a request; see `Model.deltas`."""
+        check_bounds(request.parameters)
         engine = self._engine()
         must_call_tool = bool(request.tools) and request.tool_choice not in ("auto", "none")
         # Rendering and encoding a long conversation takes milliseconds, so it must not block the event loop.

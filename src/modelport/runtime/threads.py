@@ -148,7 +148,8 @@ async def iterate_in_thread(source: Callable[[Emit[T]], None], *, patience: floa
         source: Is called with a function `emit`, which takes items. `emit` returns True if the items are no longer
             read; `source` must then return soon.
         patience: How long `source` is waited for when this generator is closed and at interpreter exit, in seconds; by
-            default it is not waited for.
+            default it is not waited for. A cancelled reader (its deadline has passed, or another model was faster)
+            waits for `lifecycle.CANCEL_TIMEOUT` at most.
 
     Yields:
         The items, in order.
@@ -204,6 +205,9 @@ async def iterate_in_thread(source: Callable[[Emit[T]], None], *, patience: floa
                     raise item[1]
                 return
             yield item
+    except asyncio.CancelledError:
+        patience = min(patience, lifecycle.CANCEL_TIMEOUT)
+        raise
     finally:
         abandoned.set()
         # A loop that ends closes all its generators at the same time. While this generator waits here, a generator that

@@ -17,15 +17,16 @@ import json
 import os
 import secrets
 import threading
-from collections.abc import AsyncGenerator, Callable, Mapping
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
+from contextlib import aclosing, contextmanager
 from typing import Any, ClassVar
 
 from modelport.constrained.lark import as_lark
 from modelport.constrained.reasoning import allow_reasoning, ends_inside_reasoning
-from modelport.errors import InvalidRequest, MissingDependency, ServerError
+from modelport.errors import InvalidRequest, MissingDependency, RateLimited, ServerError
 from modelport.inputs.settings import name_or_path
 from modelport.inputs.vendor_parameters import parameters_of
+from modelport.local.bounds import check_bounds
 from modelport.local.engine import EngineModel, check_integers, model_closed, never_destroy, tokens_per_notification
 from modelport.local.grammar_matching import checked_text_matcher
 from modelport.local.llamacpp.events import EventHandler, EventReader
@@ -41,6 +42,8 @@ from modelport.types.output_types import Choice, JSONSchema, Lark, Regex
 from modelport.types.request import Request
 
 DEFAULT_CONTEXT_LENGTH = 8192
+#: How many calls that have ended may still occupy the engine. Further calls are refused.
+MAX_ABANDONED_JOBS = 64
 #: The fields of llama.cpp's `CommonParams` that saved data may set: numbers and switches of the computation. All others
 #: could run programs (`mcp_servers_json`, `server_tools`), listen (`hostnames`, `port`) or name paths.
 _SAVED_ENGINE_FIELDS = frozenset(
@@ -124,6 +127,8 @@ class LlamaCppModel(EngineModel["_LlamaCppEngine"]):
     ) -> None:
         super().__init__(name_or_path(model_id) if model_id else "HuggingFaceTB/SmolLM2-135M-Instruct", **settings)
         check_integers(minimum=1, context_length=context_length, parallel=parallel, threads=threads)
+        check_bounds({"gpu_layers": gpu_layers})
+        check_bounds(engine_params or {}, "engine_params")
         self.context_length = context_length
         self.parallel = parallel
         self.threads = threads
@@ -165,6 +170,7 @@ class LlamaCppModel(EngineModel["_LlamaCppEngine"]):
 
     async def deltas(self, request: Request) -> AsyncGenerator[ChatMessageStreamDelta, None]:
         """Run a request; see `Model.deltas`."""
+        check_bounds(request.parameters)
         engine = self._engine()
         capabilities = request.capabilities
         body = body_from(request.replace(stream=True, stop_sequences=()), model_id=None, dialect="llama.cpp")
@@ -187,15 +193,26 @@ class LlamaCppModel(EngineModel["_LlamaCppEngine"]):
         # The engine reports token counts with every token, so that usage is known when modelport ends the output at a
         # stop sequence. It also reports progress after each 512 tokens of the prompt, at which a call can be cancelled.
         body |= {"timings_per_token": True, "return_progress": True}
-        run = engine.chat(body, reader, tokens_per_delta=tokens_per_notification(request))
-        # If the call is cancelled, `aclosing` closes the generator. This ends the request, and waits until the thread
-        # that runs it has ended, but at most `CLOSE_TIMEOUT` seconds.
-        async with aclosing(iterate_in_thread(run, patience=CLOSE_TIMEOUT)) as deltas:
-            async for delta in deltas:
-                yield delta
+        with engine.running(self.model_id) as job:
+            run = engine.chat(body, reader, job, tokens_per_delta=tokens_per_notification(request))
+            # If the caller closes the stream, `aclosing` ends the request, and waits until the thread that runs it has
+            # ended, but at most `CLOSE_TIMEOUT` seconds. If the call is cancelled, it waits a moment only.
+            async with aclosing(iterate_in_thread(run, patience=CLOSE_TIMEOUT)) as deltas:
+                async for delta in deltas:
+                    yield delta
         last_delta = reader.finish()
         last_delta.model_id = self.model_id
         yield last_delta
+
+
+class _Job:
+    """A request that runs in the engine. Its thread can outlast its call, as the engine ends a request only at a token.
+
+    Attributes:
+        abandoned: Whether the call has ended, so that nobody waits for the thread any more.
+    """
+
+    abandoned = False
 
 
 class _LlamaCppEngine:
@@ -246,6 +263,8 @@ class _LlamaCppEngine:
             except (TypeError, ValueError, OverflowError, AttributeError) as error:
                 raise InvalidRequest(f"engine_params: {name}={value!r}: {error}") from error
         self._server: Any = None
+        #: The requests whose threads have not ended.
+        self._jobs: set[_Job] = set()
         #: What the engine reports about the model: its chat template, the template's features, and its modalities.
         self.properties: dict[str, Any] = {}
         self._load_in_thread(lambda: xllamacpp.Server(params), params.model.path)
@@ -275,14 +294,34 @@ class _LlamaCppEngine:
                 retryable=False,
             ) from None
 
+    @contextmanager
+    def running(self, model_id: str | None) -> Iterator[_Job]:
+        """Yield a job for a new call.
+
+        Raises:
+            RateLimited: The threads of too many earlier calls, which have ended, are still busy.
+        """
+        if sum(job.abandoned for job in list(self._jobs)) >= MAX_ABANDONED_JOBS:
+            raise RateLimited(
+                f"{MAX_ABANDONED_JOBS} calls that were cancelled or ran out of time still occupy llama.cpp, which ends "
+                "a request only between two tokens. Try again later, or give calls more time",
+                model_id=model_id,
+            )
+        job = _Job()
+        try:
+            yield job
+        finally:
+            job.abandoned = True
+
     def chat(
-        self, body: dict[str, Any], reader: EventReader, tokens_per_delta: int
+        self, body: dict[str, Any], reader: EventReader, job: _Job, tokens_per_delta: int
     ) -> Callable[[Emit[ChatMessageStreamDelta]], None]:
         """Return a blocking function that runs one request and emits its deltas.
 
         Args:
             body: The body of a chat-completions request.
             reader: Turns events into deltas.
+            job: Counts as running until the function has returned.
             tokens_per_delta: How many tokens to collect in one delta.
         """
         server = self._server
@@ -291,12 +330,15 @@ class _LlamaCppEngine:
 
         def run(emit: Emit[ChatMessageStreamDelta]) -> None:
             handler = EventHandler(reader, emit, tokens_per_delta)
+            self._jobs.add(job)
             try:
                 server.handle_chat_completions(body, handler.on_event)
             except RuntimeError as error:  # Raised before the first token, for instance by the chat template.
                 raise InvalidRequest(f"llama.cpp refused the request: {error}") from None
             except (TypeError, ValueError, OverflowError) as error:  # A value can't be converted to the engine's type.
                 raise InvalidRequest(f"llama.cpp can't read the request: {error}") from error
+            finally:
+                self._jobs.discard(job)
             handler.finish()
 
         return run

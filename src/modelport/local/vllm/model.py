@@ -15,6 +15,7 @@ from modelport.inputs.settings import name_or_path
 from modelport.inputs.vendor_parameters import parameters_of
 from modelport.local.chat_template import ChatTemplate
 from modelport.local.detokenizer import logprobs_entry
+from modelport.local.bounds import check_bounds
 from modelport.local.engine import check_integers
 from modelport.local.token_engine import EngineRequest, Prompt, TokenBatch
 from modelport.local.token_engine_model import TokenEngineModel
@@ -124,6 +125,7 @@ class VLLMModel(TokenEngineModel["_VLLMEngine"]):
         for name, value in (("model_kwargs", model_kwargs), ("apply_chat_template_kwargs", apply_chat_template_kwargs)):
             if value is not None and not isinstance(value, Mapping):
                 raise InvalidRequest(f"{name} must be a dict, not {type(value).__name__}")
+        check_bounds(model_kwargs or {}, "model_kwargs")
         self.model_kwargs = model_kwargs
         self.apply_chat_template_kwargs = apply_chat_template_kwargs
         self.context_length = context_length
