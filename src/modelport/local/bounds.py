@@ -7,10 +7,11 @@ constructors and saved data.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from modelport.errors import InvalidRequest
+from modelport.errors import ContextWindowExceeded, InvalidRequest
+from modelport.types.messages import ChatMessage
 
 #: The largest number that the engines' C++ and Rust code can store in 32 bits.
 _INT32 = 2**31 - 1
@@ -51,6 +52,8 @@ _LENGTHS: Mapping[str, int] = {
     "samplers": 32, "dry_sequence_breakers": 16, "lora": 64, "trace_decode_token_ids": 2**18,
     "exponential_decay_length_penalty": 2,
 }  # fmt: skip
+#: Shorter prompts are always passed to the tokenizer, which counts their tokens exactly.
+LONG_PROMPT = 2**20
 
 
 def check_bounds(parameters: Mapping[str, Any], where: str = "") -> None:
@@ -84,3 +87,34 @@ def _size(value: Any) -> int:
     if isinstance(value, Mapping | list | tuple):
         return sum(_size(item) if isinstance(item, str | list | tuple) else 1 for item in value)
     return 0
+
+
+def text_size(messages: Iterable[ChatMessage]) -> int:
+    """Return how many characters the texts of messages have together."""
+    size = 0
+    for message in messages:
+        content = message.content
+        if isinstance(content, tuple):
+            size += sum(len(getattr(part, "text", None) or "") for part in content)
+        else:
+            size += len(content or "")
+    return size
+
+
+def check_prompt_size(characters: int, context_length: int, longest_token: int) -> None:
+    """Refuse a prompt that can't fit, before it is encoded: that takes llama.cpp 10 s for 50 MB.
+
+    Args:
+        characters: The length of the prompt, or of a part of it.
+        context_length: The most tokens of prompt and output.
+        longest_token: The length of the longest token of the vocabulary, in bytes; 0 if it is unknown.
+
+    Raises:
+        ContextWindowExceeded: Even if each token were the longest one, the prompt would not fit.
+    """
+    if longest_token and characters > LONG_PROMPT and characters > context_length * longest_token:
+        raise ContextWindowExceeded(
+            f"the prompt has {characters} characters, which are at least {characters // longest_token} tokens, and the "
+            f"model's context holds {context_length} tokens of prompt and output: shorten the conversation",
+            hint="The option --set context_length=… makes the context larger.",
+        )

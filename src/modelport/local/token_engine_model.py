@@ -16,7 +16,7 @@ from modelport.constrained.reasoning import allow_reasoning, ends_inside_reasoni
 from modelport.errors import ContextWindowExceeded
 from modelport.layers.adapt.prompted_tools import call_schema, read_calls
 from modelport.layers.base import Deltas
-from modelport.local.bounds import check_bounds
+from modelport.local.bounds import LONG_PROMPT, check_bounds, check_prompt_size, text_size
 from modelport.local.chat_template import ToolCallFormat
 from modelport.local.detokenizer import Detokenizer
 from modelport.local.engine import EngineModel, tokens_per_notification
@@ -107,6 +107,8 @@ class TokenEngineModel(EngineModel[E]):
         if (effort := parameters.pop("reasoning_effort", None)) is not None:
             variables = template_variables_for(effort, variables)
         template = engine.template
+        if (size := text_size(request.messages)) > LONG_PROMPT:
+            check_prompt_size(size, engine.context_length, max(len(t.encode()) for t in engine.tokenizer.get_vocab()))
         text = template.render(request.messages, tools, **variables)
         starts_in_reasoning = template.supports_reasoning and ends_inside_reasoning(text)
         images = [p for m in request.messages if isinstance(m.content, tuple) for p in m.content if p.kind == "image"]

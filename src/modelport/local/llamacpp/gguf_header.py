@@ -6,6 +6,7 @@ See https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 from __future__ import annotations
 
 import struct
+from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 from modelport.errors import InvalidRequest
@@ -25,11 +26,27 @@ _MAX_KEY_LENGTH = 65_535  # GGUF's own limit.
 _MAX_TEXT, _MAX_ITEMS = 64 * 2**20, 16 * 2**20
 
 
-def check_header(path: str) -> None:
+@dataclass(frozen=True)
+class GgufHeader:
+    """What is read from a header.
+
+    Args:
+        chat_templates: The source texts of the model's chat templates; empty if there are none.
+        longest_token: The length of the vocabulary's longest token, in bytes; 0 if there is no vocabulary.
+    """
+
+    chat_templates: tuple[str, ...]
+    longest_token: int
+
+
+def check_header(path: str) -> GgufHeader:
     """Check the fields of a GGUF file that llama.cpp would trust.
 
     Args:
         path: The path of the file.
+
+    Returns:
+        What modelport itself uses of the header.
 
     Raises:
         InvalidRequest: The file is no GGUF file, its header is damaged, or a number in it is impossible.
@@ -46,10 +63,16 @@ def check_header(path: str) -> None:
         for number in value if isinstance(value, list) else [value]:  # A list has a value for each layer.
             if isinstance(number, int | float) and not smallest <= number <= largest:
                 raise InvalidRequest(f"{path}: {key}={number}: must be at least {smallest} and at most {largest}")
+    templates = (value for key, value in fields.items() if key.startswith("tokenizer.chat_template"))
+    longest = fields.get("tokenizer.ggml.tokens")
+    return GgufHeader(
+        tuple(template for template in templates if isinstance(template, str)),
+        longest if isinstance(longest, int) else 0,
+    )
 
 
 def _read_fields(file: BinaryIO) -> dict[str, Any]:
-    """Return the numbers and texts of the header; of a list only numbers are returned."""
+    """Return the numbers and texts of the header. For a list of texts, the length of the longest is returned."""
     magic, version, _, count = struct.unpack("<4sIQQ", _read(file, 24))
     if magic != b"GGUF":
         raise ValueError("it does not begin with GGUF")
@@ -73,10 +96,12 @@ def _read_value(file: BinaryIO, kind: int) -> Any:
         if length > _MAX_ITEMS:
             raise ValueError(f"a list has {length} items")
         if item_kind == _STRING:
+            longest = 0
             for _ in range(length):
                 (size,) = struct.unpack("<Q", _read(file, 8))
                 _read(file, size)
-            return None
+                longest = max(longest, size)
+            return longest
         if item_kind not in _NUMBERS:
             raise ValueError(f"a list has items of the unknown type {item_kind}")
         data = _read(file, length * struct.calcsize(f"<{_NUMBERS[item_kind]}"))

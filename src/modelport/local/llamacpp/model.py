@@ -26,7 +26,7 @@ from modelport.constrained.reasoning import allow_reasoning, ends_inside_reasoni
 from modelport.errors import InvalidRequest, MissingDependency, RateLimited, ServerError
 from modelport.inputs.settings import name_or_path
 from modelport.inputs.vendor_parameters import parameters_of
-from modelport.local.bounds import check_bounds
+from modelport.local.bounds import check_bounds, check_prompt_size, text_size
 from modelport.local.engine import EngineModel, check_integers, model_closed, never_destroy, tokens_per_notification
 from modelport.local.grammar_matching import checked_text_matcher
 from modelport.local.llamacpp.events import EventHandler, EventReader
@@ -172,6 +172,7 @@ class LlamaCppModel(EngineModel["_LlamaCppEngine"]):
         """Run a request; see `Model.deltas`."""
         check_bounds(request.parameters)
         engine = self._engine()
+        check_prompt_size(text_size(request.messages), engine.context_length, engine.header.longest_token)
         capabilities = request.capabilities
         body = body_from(request.replace(stream=True, stop_sequences=()), model_id=None, dialect="llama.cpp")
         reader = EventReader()
@@ -229,7 +230,7 @@ class _LlamaCppEngine:
         self._api_key = secrets.token_hex(16)
         params = xllamacpp.CommonParams()
         params.model.path = str(resolve_weights(model.model_id, progress=model.progress))
-        check_header(params.model.path)
+        self.header = check_header(params.model.path)
         params.n_parallel = model.parallel
         # A cancelled call ends after at most this many further tokens of its prompt. Larger batches were no faster.
         params.n_batch = 512
@@ -268,6 +269,8 @@ class _LlamaCppEngine:
         #: What the engine reports about the model: its chat template, the template's features, and its modalities.
         self.properties: dict[str, Any] = {}
         self._load_in_thread(lambda: xllamacpp.Server(params), params.model.path)
+        #: The most tokens of prompt and output in one request.
+        self.context_length: int = self.properties["default_generation_settings"]["n_ctx"]
 
     def _load_in_thread(self, load: Callable[[], Any], path: str) -> None:
         """Load the engine in a thread, where Ctrl-C can't interrupt the code before the engine's own loop runs.
