@@ -20,8 +20,7 @@ MAX_CONTEXT = 2**27
 #: How many tokens backwards a penalty may look. llama.cpp allocates this many entries before the first token.
 _MAX_WINDOW = 2**20
 
-#: Name of a number -> the smallest and the largest value that is accepted. A parameter with the same name means the same
-#: on each engine that has it.
+#: Name of a number -> the smallest and the largest value that is accepted. A name means the same on each engine.
 _NUMBERS: Mapping[str, tuple[int, int]] = {
     # Parameters of calls
     "max_tokens": (1, _INT32), "min_tokens": (0, _INT32), "min_new_tokens": (0, _INT32), "min_length": (0, _INT32),
@@ -45,7 +44,7 @@ _NUMBERS: Mapping[str, tuple[int, int]] = {
     "max_model_len": (-1, MAX_CONTEXT), "max_num_batched_tokens": (1, 2**24), "max_num_seqs": (1, 2**16),
     "max_logprobs": (-1, 1000), "block_size": (1, 2**16),
 }  # fmt: skip
-#: Name of a list or a dict -> how many items it may have. Lists in it count with their own items, texts by their length.
+#: Name of a list or a dict -> how many items it may have; `_size` says how they are counted.
 _LENGTHS: Mapping[str, int] = {
     "logit_bias": 2**18, "suppress_tokens": 2**18, "begin_suppress_tokens": 2**18, "allowed_token_ids": 2**18,
     "bad_words_ids": 2**16, "sequence_bias": 2**16, "bad_words": 2**16, "stop_token_ids": 2**10, "eos_token_id": 2**10,

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from modelport.constrained.reasoning import THINK_CLOSE, THINK_OPEN
-from modelport.errors import InvalidRequest
+from modelport.errors import InvalidRequest, ModelError
 from modelport.types.content import Image, Text
 from modelport.types.messages import ChatMessage
 from modelport.types.tools import Tool
@@ -49,13 +49,21 @@ _TOOL = Tool("probe_tool", "A probe.", {"type": "object", "properties": {"x": {"
 _CALL = {"id": "call00000", "type": "function", "function": {"name": "probe_tool", "arguments": {"x": "probe-x"}}}
 _ASSISTANT_CALL = {"role": "assistant", "content": "", "tool_calls": [_CALL]}
 _TOOL_RESULT = {"role": "tool", "content": "probe-result", "tool_call_id": "call00000", "name": "probe_tool"}
+#: Conversations that use the features of templates, each with its tools.
+PROBES: tuple[tuple[list[dict[str, Any]], list[dict[str, Any]] | None], ...] = (
+    ([_USER], None),
+    ([{"role": "system", "content": "probe-system"}, _USER, _USER], None),
+    ([_USER, {"role": "assistant", "content": "probe-answer", "reasoning_content": "probe-reason"}, _USER], None),
+    ([_USER], [_TOOL.to_dict()]),
+    ([_USER, _ASSISTANT_CALL, _TOOL_RESULT], [_TOOL.to_dict()]),
+)
 
 
 class ChatTemplate:
     """A model's chat template, and the features that it supports.
 
     Args:
-        apply: The method `apply_chat_template` of a tokenizer or processor.
+        apply: A function with the arguments of the method `apply_chat_template` of a tokenizer; see `renderer_for`.
         source: The template's source text, in Jinja. If there is no source, the tag that begins the model's reasoning,
             or an empty string.
         variables: Template variables for every rendering, as `{"enable_thinking": False}`.
@@ -88,9 +96,11 @@ class ChatTemplate:
             InvalidRequest: The template refuses the conversation.
         """
         try:
-            prompt = self._render([_template_message(message) for message in messages], tools, **variables)
+            prompt = self._render([template_message(message) for message in messages], tools, **variables)
             prompt.encode()  # Fails for half of a surrogate pair, which no tokenizer accepts.
             return prompt
+        except ModelError:
+            raise
         except Exception as error:  # Templates raise exceptions of any kind, among them those of jinja2.
             raise InvalidRequest(f"the model's chat template refuses this conversation: {error}") from None
 
@@ -156,7 +166,7 @@ class ChatTemplate:
         return None
 
 
-def _template_message(message: ChatMessage) -> dict[str, Any]:
+def template_message(message: ChatMessage) -> dict[str, Any]:
     """Return a message as chat templates expect it: with tool arguments as objects, and without `None` values."""
     content: Any = message.content
     if isinstance(content, tuple):

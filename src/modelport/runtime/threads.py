@@ -100,11 +100,21 @@ def _after_fork_in_child() -> None:
 os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
+#: In the thread of a call of `in_thread`: the future that its caller waits for.
+_awaited: contextvars.ContextVar[asyncio.Future[Any] | None] = contextvars.ContextVar("modelport_awaited", default=None)
+
+
+def is_abandoned() -> bool:
+    """Return whether this thread does work of `in_thread` for which nobody waits any more, so that it should end."""
+    awaited = _awaited.get()
+    return awaited is not None and awaited.cancelled()
+
+
 async def in_thread(work: Callable[[], T]) -> T:
     """Run `work` in a thread, in a copy of the caller's context, and return its result.
 
     If the caller is cancelled, it stops waiting. The thread still completes the work, holds the call's concurrency slot
-    until then, and drops the result.
+    until then, and drops the result. Long work can ask `is_abandoned`.
 
     Raises:
         ConnectionFailed: No thread can be started.
@@ -112,6 +122,7 @@ async def in_thread(work: Callable[[], T]) -> T:
     loop = asyncio.get_running_loop()
     result: asyncio.Future[T] = loop.create_future()
     context, slot = contextvars.copy_context(), slots.retain(slots.current.get())
+    context.run(_awaited.set, result)
 
     def set_result(value: Any, error: BaseException | None) -> None:
         if result.done():

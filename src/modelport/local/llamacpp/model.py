@@ -27,11 +27,13 @@ from modelport.errors import InvalidRequest, MissingDependency, RateLimited, Ser
 from modelport.inputs.settings import name_or_path
 from modelport.inputs.vendor_parameters import parameters_of
 from modelport.local.bounds import check_bounds, check_prompt_size, text_size
+from modelport.local.chat_template import template_message
 from modelport.local.engine import EngineModel, check_integers, model_closed, never_destroy, tokens_per_notification
 from modelport.local.grammar_matching import checked_text_matcher
 from modelport.local.llamacpp.events import EventHandler, EventReader
 from modelport.local.llamacpp.gguf_header import check_header
 from modelport.local.llamacpp.weights import resolve_weights
+from modelport.local.template_renderer import check_template, probe_template
 from modelport.protocols.chat_completions.dialects import llama_grammar
 from modelport.protocols.chat_completions.request import body_from
 from modelport.runtime.lifecycle import CLOSE_TIMEOUT
@@ -175,6 +177,7 @@ class LlamaCppModel(EngineModel["_LlamaCppEngine"]):
         check_prompt_size(text_size(request.messages), engine.context_length, engine.header.longest_token)
         capabilities = request.capabilities
         body = body_from(request.replace(stream=True, stop_sequences=()), model_id=None, dialect="llama.cpp")
+        await in_thread(lambda: engine.check_template(request, body))
         reader = EventReader()
         if request.grammar is not None:
             lark = as_lark(request.grammar, old_llguidance=True)
@@ -263,6 +266,9 @@ class _LlamaCppEngine:
                 setattr(params, name, value)
             except (TypeError, ValueError, OverflowError, AttributeError) as error:
                 raise InvalidRequest(f"engine_params: {name}={value!r}: {error}") from error
+        #: The templates of which llama.cpp chooses one.
+        self._templates = (params.chat_template,) if params.chat_template else self.header.chat_templates
+        probe_template(self._templates, params.model.path)
         self._server: Any = None
         #: The requests whose threads have not ended.
         self._jobs: set[_Job] = set()
@@ -345,6 +351,16 @@ class _LlamaCppEngine:
             handler.finish()
 
         return run
+
+    def check_template(self, request: Request, body: Mapping[str, Any]) -> None:
+        """Check that llama.cpp can render a request, which nothing could stop.
+
+        Raises:
+            InvalidRequest: The chat template computes or produces too much.
+        """
+        names = ("tools", "enable_thinking", "reasoning_effort")
+        variables = {name: body[name] for name in names if name in body} | dict(body.get("chat_template_kwargs") or {})
+        check_template(self._templates, [template_message(message) for message in request.messages], variables)
 
     def query(self, path: str, body: Any = None) -> Any:
         """Send a request to the engine's own HTTP port, for functions that xllamacpp does not offer in Python."""
