@@ -25,6 +25,7 @@ from pathlib import Path
 from PIL import Image
 
 from modelport.registry import COMPOSED, backends
+from tests.fast_products import preload
 from tests.servers.aimock import aimock
 from tests.servers.front import azure, hub
 from tests.servers.llamacpp import llama_server, model_file
@@ -209,7 +210,7 @@ def docs_environment(folder: Path) -> Iterator[DocsEnvironment]:
             {
                 "deepseek-reasoner": {"OPENAI_BASE_URL": reasoner.base_url},
                 "TransformersModel": OFFLINE,
-                "MLXModel": OFFLINE,
+                "MLXModel": OFFLINE | preload(),
             },
         )
 

@@ -22,6 +22,7 @@ import pytest
 from modelport import ChatMessage, ChatMessageToolCall, ChatMessageToolCallFunction
 from modelport.registry import BACKENDS
 from modelport.testing import ScriptedModel
+from tests.fast_products import preload
 from tests.servers.front import azure
 from tests.servers.llamacpp import llama_server, model_file
 from tests.servers.ministack import ministack
@@ -49,7 +50,7 @@ def arguments_for(backend: str) -> Iterator[Arguments]:
         if backend == "llamacpp":
             yield [local_model()], {}
         elif backend in ("transformers", "mlx"):
-            yield [f"{backend}/{smollm2_folder()}"], {}
+            yield [f"{backend}/{smollm2_folder()}"], preload() if backend == "mlx" else {}
         elif backend == "bedrock":
             service = stack.enter_context(ministack(stack.enter_context(llama_server(api_key=None)).url))
             yield ["bedrock/us.amazon.nova-pro-v1:0"], {
