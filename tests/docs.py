@@ -162,7 +162,7 @@ class DocsEnvironment:
     def _run(self, command: list[str], more: Mapping[str, str]) -> str:
         done = subprocess.run(
             command, cwd=self.folder, env={**os.environ, **self.variables, **more}, stdin=subprocess.DEVNULL,
-            capture_output=True, text=True, timeout=170,
+            capture_output=True, text=True, timeout=500,
         )  # fmt: skip
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
