@@ -7,7 +7,15 @@ from typing import Any
 import pytest
 from tests.schema_corpus.tiny import tiny_folder
 
-from modelport import ContextWindowExceeded, InvalidRequest, LlamaCppModel, MLXModel, Model, TransformersModel, VLLMModel
+from modelport import (
+    ContextWindowExceeded,
+    InvalidRequest,
+    LlamaCppModel,
+    MLXModel,
+    Model,
+    TransformersModel,
+    VLLMModel,
+)
 from modelport.local.bounds import check_bounds, check_prompt_size
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(120)]

@@ -44,7 +44,7 @@ HOSTILE = {
     "a filter that fills": "{{ 'x' | center(10**9) }}",
     "a filter that indents": "{{ ('\\n' * 90000) | indent(90000) }}",
     "a replacement": "{{ ('x' * 90000).replace('x', 'y' * 90000) }}",
-    "an endless output": "{% for i in range(90000) %}{% for j in range(900) %}" + "x" * 1000 + "{% endfor %}{% endfor %}",
+    "an endless output": "{% for i in range(90000) %}{{ 'x' * 900 }}" + "x" * 1000 + "{% endfor %}",
 }  # fmt: skip
 MESSAGES = [{"role": "user", "content": "Hello"}]
 

@@ -162,6 +162,8 @@ def _literal(_: Any, size: int) -> str:
 
 
 class _BoundedEnvironment(ImmutableSandboxedEnvironment):
+    filters: Any
+    tests: Any
     intercepted_binops = frozenset({"+", "*", "%", "**"})
 
     def __init__(self) -> None:

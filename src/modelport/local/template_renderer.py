@@ -101,7 +101,9 @@ def check_template(sources: Sequence[str], messages: Sequence[Mapping[str, Any]]
         import jinja2  # noqa: F401
     except ImportError:
         raise MissingDependency("jinja2", "llamacpp") from None
-    values = {"bos_token": "", "eos_token": "", "tools": None, "add_generation_prompt": True, **plain_data(variables)}
+    # llama.cpp leaves `tools` undefined if there are none.
+    values = {"bos_token": "", "eos_token": "", "add_generation_prompt": True, "enable_thinking": True}
+    values |= {name: value for name, value in plain_data(variables).items() if name != "tools" or value}
     for source in sources:
         try:
             rendered(source, {**values, "messages": plain_data(messages)})

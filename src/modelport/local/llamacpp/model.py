@@ -30,9 +30,11 @@ from modelport.local.bounds import check_bounds, check_prompt_size, text_size
 from modelport.local.chat_template import template_message
 from modelport.local.engine import EngineModel, check_integers, model_closed, never_destroy, tokens_per_notification
 from modelport.local.grammar_matching import checked_text_matcher
+from modelport.local.llamacpp.engine_fields import PROTECTED_ENGINE_FIELDS, SAVED_ENGINE_FIELDS
 from modelport.local.llamacpp.events import EventHandler, EventReader
 from modelport.local.llamacpp.gguf_header import check_header
 from modelport.local.llamacpp.weights import resolve_weights
+from modelport.local.special_tokens import SPACE_ADDED
 from modelport.local.template_renderer import check_template, probe_template
 from modelport.protocols.chat_completions.dialects import llama_grammar
 from modelport.protocols.chat_completions.request import body_from
@@ -42,26 +44,11 @@ from modelport.types.capabilities import Capabilities
 from modelport.types.deltas import ChatMessageStreamDelta
 from modelport.types.output_types import Choice, JSONSchema, Lark, Regex
 from modelport.types.request import Request
+from modelport.types.warnings import CallWarning
 
 DEFAULT_CONTEXT_LENGTH = 8192
 #: How many calls that have ended may still occupy the engine. Further calls are refused.
 MAX_ABANDONED_JOBS = 64
-#: The fields of llama.cpp's `CommonParams` that saved data may set: numbers and switches of the computation. All others
-#: could run programs (`mcp_servers_json`, `server_tools`), listen (`hostnames`, `port`) or name paths.
-_SAVED_ENGINE_FIELDS = frozenset(
-    """
-    attention_type cache_idle_slots cache_prompt cache_ram_mib cache_type_k cache_type_v check_tensors
-    checkpoint_min_step cont_batching ctx_shift embd_normalize enable_reasoning fit_params fit_params_min_ctx
-    flash_attn_type grp_attn_n grp_attn_w image_max_tokens image_min_tokens kv_unified kv_unified_per_slot main_gpu
-    mmproj_use_gpu moe_cache_size n_batch n_cache_reuse n_ctx n_ctx_checkpoints n_gpu_layers n_keep n_parallel
-    n_predict n_ubatch no_extra_bufts no_host no_kv_offload no_mmap no_mmproj no_op_offload numa pooling_type
-    prefill_assistant reasoning_format rope_freq_base rope_freq_scale rope_scaling_type slot_prompt_similarity
-    split_mode swa_full use_jinja verbosity warmup yarn_attn_factor yarn_beta_fast yarn_beta_slow yarn_ext_factor
-    yarn_orig_ctx
-    """.split()  # noqa: SIM905
-)
-#: The fields that keep other users and other machines away from the engine's own HTTP port. No caller may change them.
-_PROTECTED_ENGINE_FIELDS = ("api_keys", "hostnames", "cors_origins", "cors_origins_explicit", "cors_credentials")
 
 
 class LlamaCppModel(EngineModel["_LlamaCppEngine"]):
@@ -110,7 +97,7 @@ class LlamaCppModel(EngineModel["_LlamaCppEngine"]):
         forwards_unknown=False,  # The engine would silently ignore other names.
     )
 
-    saved_fields: ClassVar[Mapping[str, frozenset[str]]] = {"engine_params": _SAVED_ENGINE_FIELDS}
+    saved_fields: ClassVar[Mapping[str, frozenset[str]]] = {"engine_params": SAVED_ENGINE_FIELDS}
     saved_parameters: ClassVar[frozenset[str] | None] = parameters_of("llamacpp")
 
     def __init__(
@@ -177,7 +164,7 @@ class LlamaCppModel(EngineModel["_LlamaCppEngine"]):
         check_prompt_size(text_size(request.messages), engine.context_length, engine.header.longest_token)
         capabilities = request.capabilities
         body = body_from(request.replace(stream=True, stop_sequences=()), model_id=None, dialect="llama.cpp")
-        await in_thread(lambda: engine.check_template(request, body))
+        warnings = await in_thread(lambda: engine.check_body(request, body))
         reader = EventReader()
         if request.grammar is not None:
             lark = as_lark(request.grammar, old_llguidance=True)
@@ -206,6 +193,7 @@ class LlamaCppModel(EngineModel["_LlamaCppEngine"]):
                     yield delta
         last_delta = reader.finish()
         last_delta.model_id = self.model_id
+        last_delta.warnings = warnings
         yield last_delta
 
 
@@ -257,7 +245,7 @@ class _LlamaCppEngine:
         for name, value in (model.engine_params or {}).items():
             if not hasattr(params, name):
                 raise InvalidRequest(f"engine_params: llama.cpp's CommonParams has no field {name!r}")
-            if name in _PROTECTED_ENGINE_FIELDS:
+            if name in PROTECTED_ENGINE_FIELDS:
                 raise InvalidRequest(
                     f"engine_params: {name!r} can't be set: the engine's own server listens on the loopback address "
                     "alone, and only for this process, which has its key"
@@ -352,15 +340,28 @@ class _LlamaCppEngine:
 
         return run
 
-    def check_template(self, request: Request, body: Mapping[str, Any]) -> None:
-        """Check that llama.cpp can render a request, which nothing could stop.
+    def check_body(self, request: Request, body: dict[str, Any]) -> list[CallWarning] | None:
+        """Put a space into the spellings of special tokens, and check that llama.cpp's rendering will end.
+
+        Args:
+            request: The request.
+            body: Its body, which is changed.
+
+        Returns:
+            The warnings for the message, if there are any.
 
         Raises:
             InvalidRequest: The chat template computes or produces too much.
         """
+        special_tokens, texts = self.header.special_tokens, {name: body.get(name) for name in ("messages", "tools")}
+        is_broken = special_tokens.occur_in(texts)
+        if is_broken:
+            body |= {name: special_tokens.break_in(value, " ") for name, value in texts.items() if value is not None}
         names = ("tools", "enable_thinking", "reasoning_effort")
-        variables = {name: body[name] for name in names if name in body} | dict(body.get("chat_template_kwargs") or {})
+        variables = {**self.header.template_variables, **{name: body[name] for name in names if name in body}}
+        variables |= body.get("chat_template_kwargs") or {}
         check_template(self._templates, [template_message(message) for message in request.messages], variables)
+        return [SPACE_ADDED] if is_broken else None
 
     def query(self, path: str, body: Any = None) -> Any:
         """Send a request to the engine's own HTTP port, for functions that xllamacpp does not offer in Python."""

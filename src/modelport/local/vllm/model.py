@@ -17,6 +17,7 @@ from modelport.local.bounds import check_bounds
 from modelport.local.chat_template import ChatTemplate
 from modelport.local.detokenizer import logprobs_entry
 from modelport.local.engine import check_integers
+from modelport.local.special_tokens import SpecialTokens
 from modelport.local.template_renderer import renderer_for
 from modelport.local.token_engine import EngineRequest, Prompt, TokenBatch
 from modelport.local.token_engine_model import TokenEngineModel
@@ -179,7 +180,9 @@ class _VLLMEngine:
         variables = {**(model.apply_chat_template_kwargs or {})}
         if model.chat_template is not None:
             variables["chat_template"] = model.chat_template
-        self.template = ChatTemplate(renderer_for(self.tokenizer), source, variables)
+        self.template = ChatTemplate(
+            renderer_for(self.tokenizer), source, variables, special_tokens=SpecialTokens.of_tokenizer(self.tokenizer)
+        )
         generation = config.try_get_generation_config()
         eos = generation.get("eos_token_id") or []
         eos = [eos] if isinstance(eos, int) else list(eos)
