@@ -60,8 +60,8 @@ def test_find_mistake_knows_each_keyword_of_the_metaschema() -> None:
 @pytest.mark.parametrize(
     ("schema", "mistake"),
     [
-        ({"properties": {"a-b": {"items": {"type": "text"}}}}, r"at \$.properties\['a-b'\].items.type: 'text' is not one "
-         "of 'array', 'boolean'"),
+        ({"properties": {"a-b": {"items": {"type": "text"}}}}, r"at \$.properties\['a-b'\].items.type: 'text' is not "
+         "one of 'array', 'boolean'"),
         ({"anyOf": [{}, {"pattern": "("}]}, r"at \$.anyOf\[1\].pattern: '\(' is not a 'regex'"),
         ({"required": ["a", "a"]}, r"at \$.required: \['a', 'a'\] has non-unique elements"),
         ({"minLength": -1}, r"at \$.minLength: -1 is less than the minimum of 0"),

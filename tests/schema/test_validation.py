@@ -153,8 +153,9 @@ class Worker:
 
 
 def _run_code_forever(connection: Connection) -> None:
-    names = {"pytest": pytest, "raises_mismatch": raises_mismatch, "raises_refusal": raises_refusal, "mismatch": mismatch, "LONG": LONG,
-             "Regex": Regex, "Tool": Tool, "Unwrapper": _Unwrapper, "limited": limited, "refuses_or_rewrites": refuses_or_rewrites, "OPENAI": OPENAI, "AZURE": AZURE,
+    names = {"pytest": pytest, "raises_mismatch": raises_mismatch, "raises_refusal": raises_refusal,
+             "mismatch": mismatch, "LONG": LONG, "Regex": Regex, "Tool": Tool, "Unwrapper": _Unwrapper,
+             "limited": limited, "refuses_or_rewrites": refuses_or_rewrites, "OPENAI": OPENAI, "AZURE": AZURE,
              "BEDROCK": BEDROCK}  # fmt: skip
     while True:
         code = connection.recv()

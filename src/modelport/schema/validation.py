@@ -55,14 +55,16 @@ def mismatch(schema: dict[str, Any], value: Any) -> str | None:
     """
     check_time(long_step="jsonschema" not in sys.modules)  # Importing it takes up to a second.
     from jsonschema.exceptions import best_match
-    from referencing import Registry
+    from jsonschema_specifications import REGISTRY
 
     from modelport.schema.formats import format_checker
+    from modelport.schema.references import resolver_for
     from modelport.schema.validators import validator_class
 
     try:
-        # With an empty registry `jsonschema` does not fetch the URLs to which a schema refers.
-        validator = validator_class()(schema, registry=Registry(), format_checker=format_checker())
+        # With this registry, which has only the drafts of JSON Schema, URLs to which a schema refers are not fetched.
+        resolver = resolver_for(schema, REGISTRY)
+        validator = validator_class()(schema, registry=REGISTRY, _resolver=resolver, format_checker=format_checker())
         with time_limit():
             new_memo()
             error = best_match(validator.iter_errors(value))

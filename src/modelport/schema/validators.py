@@ -148,7 +148,7 @@ def _copy(error: Any) -> Any:
 
 
 def _any_of(validator: Any, parts: list[Any], instance: Any, schema: Any) -> Iterator[Any]:
-    index, error = _first_valid(validator, parts, instance)
+    _, error = _first_valid(validator, parts, instance)
     if error is not None:
         yield error
 

@@ -43,8 +43,7 @@ async def run_in_thread(validate: Callable[[], T], timeouts: Timeouts) -> T:
     except TimeoutError:
         if not limit.expired():
             raise
-        raise DeadlineExceeded(
-            f"timeout={timeouts.timeout:g} s ran out while the response was validated.", retryable=False
-        ) from None
+        name = "The timeout" if timeouts.timeout is None else f"timeout={timeouts.timeout:g} s"
+        raise DeadlineExceeded(f"{name} ran out while the response was validated.", retryable=False) from None
     finally:
         abandoned.set()
