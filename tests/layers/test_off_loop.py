@@ -125,7 +125,8 @@ ENDLESS_TEXT = json.dumps({"a": [-1] * 10_000})
 async def test_validation_ends_with_the_timeout_of_the_call(streams: bool, of_call: bool) -> None:
     """The validation of the response takes 5 s of processor time, and then is refused."""
     if of_call:
-        deltas, capabilities, options = tool_call("f", ENDLESS_TEXT), TOOLS, {"tools": [Tool("f", "", ENDLESS)]}
+        deltas, capabilities = tool_call("f", ENDLESS_TEXT), TOOLS
+        options: dict[str, Any] = {"tools": [Tool("f", "", ENDLESS)]}
     else:
         deltas, capabilities, options = [ENDLESS_TEXT], ENFORCED, {"grammar": ENDLESS}
     model = ScriptedBackend(deltas, capabilities=capabilities)

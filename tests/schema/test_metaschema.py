@@ -48,11 +48,11 @@ def test_find_mistake_agrees_with_jsonschema(schema: Any) -> None:
 
 def test_find_mistake_knows_each_keyword_of_the_metaschema() -> None:
     from jsonschema import Draft202012Validator
-    from jsonschema.validators import SPECIFICATIONS
+    from jsonschema_specifications import REGISTRY
 
     keywords = set(Draft202012Validator.META_SCHEMA["properties"])
     for part in Draft202012Validator.META_SCHEMA["allOf"]:
-        keywords |= set(SPECIFICATIONS.contents(f"https://json-schema.org/draft/2020-12/{part['$ref']}")["properties"])
+        keywords |= set(REGISTRY.contents(f"https://json-schema.org/draft/2020-12/{part['$ref']}")["properties"])
     any_value = {"const", "default"}
     assert keywords - any_value == set(metaschema._CHECKS)
 
