@@ -19,6 +19,7 @@ import secrets
 import threading
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from contextlib import aclosing, contextmanager
+from functools import partial
 from typing import Any, ClassVar
 
 from modelport.constrained.lark import as_lark
@@ -29,7 +30,7 @@ from modelport.inputs.vendor_parameters import parameters_of
 from modelport.local.bounds import check_bounds, check_prompt_size, text_size
 from modelport.local.chat_template import template_message
 from modelport.local.engine import EngineModel, check_integers, model_closed, never_destroy, tokens_per_notification
-from modelport.local.grammar_matching import checked_text_matcher
+from modelport.local.grammar_matching import TextMatcher, checked_text_matcher
 from modelport.local.llamacpp.engine_fields import PROTECTED_ENGINE_FIELDS, SAVED_ENGINE_FIELDS
 from modelport.local.llamacpp.events import EventHandler, EventReader
 from modelport.local.llamacpp.gguf_header import check_header
@@ -42,7 +43,7 @@ from modelport.runtime.lifecycle import CLOSE_TIMEOUT
 from modelport.runtime.threads import Emit, in_thread, iterate_in_thread
 from modelport.types.capabilities import Capabilities
 from modelport.types.deltas import ChatMessageStreamDelta
-from modelport.types.output_types import Choice, JSONSchema, Lark, Regex
+from modelport.types.output_types import Choice, Grammar, JSONSchema, Lark, Regex
 from modelport.types.request import Request
 from modelport.types.warnings import CallWarning
 
@@ -167,8 +168,7 @@ class LlamaCppModel(EngineModel["_LlamaCppEngine"]):
         warnings = await in_thread(lambda: engine.check_body(request, body))
         reader = EventReader()
         if request.grammar is not None:
-            lark = as_lark(request.grammar, old_llguidance=True)
-            matcher = await in_thread(lambda: checked_text_matcher(lark, extra="llamacpp"))
+            lark, matcher = await in_thread(partial(_compile_grammar, request.grammar))
             if capabilities.reasoning:
                 # The engine applies the grammar to the reasoning too. So the grammar that is sent first allows any
                 # reasoning, and line breaks between it and the output. The engine returns these as content.
@@ -200,11 +200,16 @@ class LlamaCppModel(EngineModel["_LlamaCppEngine"]):
 class _Job:
     """A request that runs in the engine. Its thread can outlast its call, as the engine ends a request only at a token.
 
-    Attributes:
-        abandoned: Whether the call has ended, so that nobody waits for the thread any more.
+    `abandoned` says whether the call has ended, so that nobody waits for the thread any more.
     """
 
     abandoned = False
+
+
+def _compile_grammar(grammar: Grammar) -> tuple[str, TextMatcher]:
+    """Return the grammar for the engine, and a matcher for the text of the output."""
+    lark = as_lark(grammar, old_llguidance=True)
+    return lark, checked_text_matcher(lark, extra="llamacpp")
 
 
 class _LlamaCppEngine:
@@ -357,9 +362,8 @@ class _LlamaCppEngine:
         is_broken = special_tokens.occur_in(texts)
         if is_broken:
             body |= {name: special_tokens.break_in(value, " ") for name, value in texts.items() if value is not None}
-        names = ("tools", "enable_thinking", "reasoning_effort")
-        variables = {**self.header.template_variables, **{name: body[name] for name in names if name in body}}
-        variables |= body.get("chat_template_kwargs") or {}
+        given = {name: body[name] for name in ("tools", "enable_thinking", "reasoning_effort") if name in body}
+        variables = {**self.header.template_variables, **given, **(body.get("chat_template_kwargs") or {})}
         check_template(self._templates, [template_message(message) for message in request.messages], variables)
         return [SPACE_ADDED] if is_broken else None
 
