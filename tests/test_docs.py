@@ -149,6 +149,7 @@ NOT_CHECKED = {
     "parallel tool calls": "the model may call one tool where two are wanted",
     "regex": "the backend declares JSON schemas only, and the model is too small to follow a prompt",
     "reasoning": "the model does not reason with this chat template",
+    "special tokens": "the service encodes the prompt",
 }
 #: The expected outcomes of the minimal backend, for the checks that show its code or that the layers must pass for it.
 MINIMAL = {

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from contextlib import suppress
+import threading
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing, suppress
 from typing import Any
 
 import pytest
 
-from modelport import Attempt, ChatMessage, accumulate
+from modelport import Attempt, ChatMessage, FallbackModel, Model, accumulate
 from modelport.errors import DeadlineExceeded, InvalidRequest, ModelError, ServerError
+from modelport.runtime.threads import iterate_in_thread
+from modelport.types.request import Request
 from tests.combine.models import END, Delta, FallbackModelWithClock, ReplayModel, attempts_of
 from tests.layers.clock import run_with_fake_clock
 
@@ -183,3 +186,29 @@ def test_lost_race_counts_as_a_slow_response() -> None:
 
     before, after = run_with_fake_clock(work)
     assert before == 1 and after is not None and after > 6
+
+
+class BusyModel(Model):
+    """Its engine works in a thread, and does not notice that its call has ended."""
+
+    def __init__(self) -> None:
+        super().__init__("busy", retry=False)
+        self.release, self.ended = threading.Event(), threading.Event()
+
+    async def deltas(self, request: Request) -> AsyncGenerator[Delta, None]:
+        def work(emit: Callable[[Delta], bool]) -> None:
+            self.release.wait(20)
+            self.ended.set()
+
+        async with aclosing(iterate_in_thread(work, patience=30)) as deltas:
+            async for delta in deltas:
+                yield delta
+
+
+def test_response_of_the_faster_model_does_not_wait_for_a_busy_engine() -> None:
+    busy = BusyModel()
+    with FallbackModel([busy, ReplayModel("second")], hedge=0.05) as model:
+        assert model("?").content == "second"
+        assert not busy.ended.is_set()
+        busy.release.set()
+    assert busy.ended.wait(5)

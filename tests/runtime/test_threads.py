@@ -8,6 +8,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable
+from contextlib import aclosing
 from typing import Any
 
 import pytest
@@ -139,6 +140,28 @@ async def test_close_makes_emit_return_true() -> None:
     await anext(events)
     await events.aclose()
     assert await asyncio.to_thread(stopped.wait, 5)
+
+
+async def test_cancelled_reader_does_not_wait_for_the_source() -> None:
+    """Its deadline has passed, or another model was faster: the caller must get the result at once."""
+    release, ended = threading.Event(), threading.Event()
+
+    def source(emit: Emit) -> None:
+        release.wait(20)
+        ended.set()
+
+    async def read() -> None:
+        async with aclosing(iterate_in_thread(source, patience=30)) as items:
+            await anext(items)
+
+    task = asyncio.create_task(read())
+    await asyncio.sleep(0.05)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert not ended.is_set()
+    release.set()
+    assert await asyncio.to_thread(ended.wait, 5)
 
 
 async def test_close_waits_for_the_source_for_its_patience() -> None:

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from modelport.constrained.reasoning import THINK_CLOSE, THINK_OPEN
-from modelport.errors import InvalidRequest
+from modelport.errors import InvalidRequest, ModelError
+from modelport.local.special_tokens import SpecialTokens, separator_for
 from modelport.types.content import Image, Text
 from modelport.types.messages import ChatMessage
 from modelport.types.tools import Tool
@@ -45,17 +46,26 @@ JSON_TOOL_CALL_FORMATS = (
 
 # The messages and the tool of the probe conversations.
 _USER = {"role": "user", "content": "probe-user"}
-_TOOL = Tool("probe_tool", "A probe.", {"type": "object", "properties": {"x": {"type": "string"}}, "required": ["x"]})
+_PARAMETERS = {"type": "object", "properties": {"x": {"type": "string"}}, "required": ["x"]}
+_TOOLS = [Tool("probe_tool", "A probe.", _PARAMETERS).to_dict()]
 _CALL = {"id": "call00000", "type": "function", "function": {"name": "probe_tool", "arguments": {"x": "probe-x"}}}
 _ASSISTANT_CALL = {"role": "assistant", "content": "", "tool_calls": [_CALL]}
 _TOOL_RESULT = {"role": "tool", "content": "probe-result", "tool_call_id": "call00000", "name": "probe_tool"}
+#: Conversations that use the features of templates, each with its tools.
+PROBES: tuple[tuple[list[dict[str, Any]], list[dict[str, Any]] | None], ...] = (
+    ([_USER], None),
+    ([{"role": "system", "content": "probe-system"}, _USER, _USER], None),
+    ([_USER, {"role": "assistant", "content": "probe-answer", "reasoning_content": "probe-reason"}, _USER], None),
+    ([_USER], _TOOLS),
+    ([_USER, _ASSISTANT_CALL, _TOOL_RESULT], _TOOLS),
+)
 
 
 class ChatTemplate:
     """A model's chat template, and the features that it supports.
 
     Args:
-        apply: The method `apply_chat_template` of a tokenizer or processor.
+        apply: A function with the arguments of the method `apply_chat_template` of a tokenizer; see `renderer_for`.
         source: The template's source text, in Jinja. If there is no source, the tag that begins the model's reasoning,
             or an empty string.
         variables: Template variables for every rendering, as `{"enable_thinking": False}`.
@@ -63,6 +73,7 @@ class ChatTemplate:
             vision-language models do.
         tool_call_format: How the model writes tool calls, if the engine's library knows it; if `None`, the format is
             detected in a rendered tool call.
+        special_tokens: The model's special tokens.
     """
 
     def __init__(
@@ -72,35 +83,60 @@ class ChatTemplate:
         variables: Mapping[str, Any] | None = None,
         content_parts: bool = False,
         tool_call_format: ToolCallFormat | None = None,
+        special_tokens: SpecialTokens | None = None,
     ) -> None:
         self._apply = apply
         self._variables = dict(variables or {})
         self._content_parts = content_parts
+        self._special_tokens = special_tokens or SpecialTokens()
         self.supports_reasoning = THINK_OPEN in source or THINK_CLOSE in source
         self.reasoning_efforts = {"none"} if "enable_thinking" in source else set()
         self.reasoning_efforts |= {"low", "medium", "high"} if "reasoning_effort" in source else set()
         self.tool_call_format = self._detect_tool_call_format(tool_call_format)
 
-    def render(self, messages: Sequence[ChatMessage], tools: Sequence[Tool] = (), **variables: Any) -> str:
+    def render(
+        self, messages: Sequence[ChatMessage], tools: Sequence[Tool] = (), joined: bool = False, **variables: Any
+    ) -> list[str]:
         """Render the prompt of a conversation, up to where the model's output begins.
+
+        Args:
+            messages: The conversation.
+            tools: The tools that the model may call.
+            joined: Whether the prompt must be one text. Then a space is put into the spelling of a special token.
+            **variables: Further variables of the template.
+
+        Returns:
+            The parts of the prompt, to be encoded apart. There is only one, unless a message or a tool contains the
+            spelling of a special token.
 
         Raises:
             InvalidRequest: The template refuses the conversation.
         """
         try:
-            prompt = self._render([_template_message(message) for message in messages], tools, **variables)
+            conversation: Any = [template_message(message) for message in messages], [tool.to_dict() for tool in tools]
+            separator = None
+            if self._special_tokens.occur_in(conversation):
+                separator = " " if joined else separator_for(conversation)
+                conversation = self._special_tokens.break_in(conversation, separator)
+            prompt = self._render(*conversation, **variables)
             prompt.encode()  # Fails for half of a surrogate pair, which no tokenizer accepts.
-            return prompt
+            return [prompt] if joined or separator is None else prompt.split(separator)
+        except ModelError:
+            raise
         except Exception as error:  # Templates raise exceptions of any kind, among them those of jinja2.
             raise InvalidRequest(f"the model's chat template refuses this conversation: {error}") from None
 
-    def _render(self, messages: list[dict[str, Any]], tools: Sequence[Tool] = (), **variables: Any) -> str:
+    def has_special_tokens(self, messages: Sequence[ChatMessage], tools: Sequence[Tool]) -> bool:
+        """Return whether a message or a tool contains the spelling of a special token."""
+        return self._special_tokens.occur_in(([template_message(m) for m in messages], [t.to_dict() for t in tools]))
+
+    def _render(self, messages: list[dict[str, Any]], tools: Sequence[dict[str, Any]] = (), **variables: Any) -> str:
         if self._content_parts:
             messages = [{**m, "content": _as_parts(m["content"])} for m in messages]
         rendered = self._apply(
             messages,
             **{
-                "tools": [tool.to_dict() for tool in tools] or None,
+                "tools": list(tools) or None,
                 "add_generation_prompt": True,
                 **self._variables,
                 **variables,
@@ -121,7 +157,7 @@ class ChatTemplate:
             "reasoning_efforts": self.reasoning_efforts,
         }
 
-    def _renders(self, messages: list[dict[str, Any]], *words: str, tools: Sequence[Tool] = ()) -> bool:
+    def _renders(self, messages: list[dict[str, Any]], *words: str, tools: Sequence[dict[str, Any]] = ()) -> bool:
         """Return whether the template accepts these messages, and all the words appear in the prompt."""
         try:
             rendered = self._render(messages, tools)
@@ -139,14 +175,14 @@ class ChatTemplate:
             `None` if the template does not render tools, tool calls and tool results, or if the format of a rendered
             call is unknown. Then modelport describes the tools in the system message instead.
         """
-        if not self._renders([_USER], "probe_tool", tools=[_TOOL]):
+        if not self._renders([_USER], "probe_tool", tools=_TOOLS):
             return None
-        if not self._renders([_USER, _ASSISTANT_CALL, _TOOL_RESULT], "probe-x", "probe-result", tools=[_TOOL]):
+        if not self._renders([_USER, _ASSISTANT_CALL, _TOOL_RESULT], "probe-x", "probe-result", tools=_TOOLS):
             return None
         if known is not None:
             return known
-        before = self._render([_USER], [_TOOL])
-        after = self._render([_USER, _ASSISTANT_CALL, _TOOL_RESULT], [_TOOL])
+        before = self._render([_USER], _TOOLS)
+        after = self._render([_USER, _ASSISTANT_CALL, _TOOL_RESULT], _TOOLS)
         # A template may render the last line of the prompt differently if an assistant message follows, so the rendered
         # call is searched from the beginning of that line.
         rendered_call = after[before.rfind("\n") + 1 :]
@@ -156,7 +192,7 @@ class ChatTemplate:
         return None
 
 
-def _template_message(message: ChatMessage) -> dict[str, Any]:
+def template_message(message: ChatMessage) -> dict[str, Any]:
     """Return a message as chat templates expect it: with tool arguments as objects, and without `None` values."""
     content: Any = message.content
     if isinstance(content, tuple):

@@ -12,6 +12,7 @@ import threading
 from typing import Any, Generic, Protocol, TypeVar
 
 from modelport.errors import InvalidRequest, ModelError
+from modelport.local.bounds import check_bounds
 from modelport.model import Model
 from modelport.runtime.lifecycle import close_at_exit
 from modelport.types.request import Request
@@ -53,6 +54,7 @@ class EngineModel(Model, Generic[E]):
 
     def __init__(self, model_id: str | None = None, **settings: Any) -> None:
         super().__init__(model_id, **settings)
+        check_bounds(settings)
         self._lock = threading.Lock()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -130,8 +132,9 @@ def check_integers(minimum: int, **settings: Any) -> None:
         **settings: The settings by name.
 
     Raises:
-        InvalidRequest: A setting has another type, or is less than `minimum`.
+        InvalidRequest: A setting has another type, is less than `minimum`, or is more than `bounds` allows.
     """
+    check_bounds(settings)
     for name, value in settings.items():
         if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < minimum):
             raise InvalidRequest(f"{name}={value!r}: must be an integer of at least {minimum}")

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 from modelport.local.chat_template import ChatTemplate
 from modelport.local.engine import Engine
 from modelport.types.content import Image
+from modelport.types.warnings import CallWarning
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,7 @@ class EngineRequest:
         parameters: The other parameters of the call, such as `temperature`.
         grammar: The grammar of the output, as the engine's `compile_grammar` has returned it; `None` for free text.
         tokens_per_notification: How many tokens the engine may collect before it passes them to the caller.
+        warnings: What was done in another way than requested.
     """
 
     prompt: Prompt
@@ -44,6 +46,7 @@ class EngineRequest:
     parameters: Mapping[str, Any]
     grammar: Any = None
     tokens_per_notification: int = 1
+    warnings: tuple[CallWarning, ...] = ()
 
 
 @dataclass(slots=True)

@@ -16,10 +16,12 @@ from modelport.constrained.reasoning import allow_reasoning, ends_inside_reasoni
 from modelport.errors import ContextWindowExceeded
 from modelport.layers.adapt.prompted_tools import call_schema, read_calls
 from modelport.layers.base import Deltas
+from modelport.local.bounds import LONG_PROMPT, check_bounds, check_prompt_size, text_size
 from modelport.local.chat_template import ToolCallFormat
 from modelport.local.detokenizer import Detokenizer
 from modelport.local.engine import EngineModel, tokens_per_notification
 from modelport.local.reasoning_parser import ReasoningParser
+from modelport.local.special_tokens import SPACE_ADDED
 from modelport.local.token_engine import EngineRequest, Prompt, TokenBatch, TokenEngine
 from modelport.protocols.chat_completions.dialects import template_variables_for
 from modelport.runtime.threads import in_thread
@@ -74,6 +76,7 @@ class TokenEngineModel(EngineModel[E]):
 
     async def deltas(self, request: Request) -> AsyncGenerator[ChatMessageStreamDelta, None]:
         """Run a request; see `Model.deltas`."""
+        check_bounds(request.parameters)
         engine = self._engine()
         must_call_tool = bool(request.tools) and request.tool_choice not in ("auto", "none")
         # Rendering and encoding a long conversation takes milliseconds, and compiling a grammar may take seconds, so it
@@ -105,10 +108,15 @@ class TokenEngineModel(EngineModel[E]):
         if (effort := parameters.pop("reasoning_effort", None)) is not None:
             variables = template_variables_for(effort, variables)
         template = engine.template
-        text = template.render(request.messages, tools, **variables)
-        starts_in_reasoning = template.supports_reasoning and ends_inside_reasoning(text)
+        if (size := text_size(request.messages)) > LONG_PROMPT:
+            check_prompt_size(size, engine.context_length, max(len(t.encode()) for t in engine.tokenizer.get_vocab()))
         images = [p for m in request.messages if isinstance(m.content, tuple) for p in m.content if p.kind == "image"]
-        prompt = engine.encode_prompt(text, images)
+        # The model's processor encodes text and images together.
+        parts = template.render(request.messages, tools, joined=bool(images), **variables)
+        starts_in_reasoning = template.supports_reasoning and ends_inside_reasoning("".join(parts))
+        prompt = engine.encode_prompt(parts[0], images)
+        if len(parts) > 1:
+            prompt = Prompt([token for part in parts for token in engine.encode_prompt(part, []).tokens])
         most_tokens = engine.context_length - len(prompt.tokens)
         if most_tokens < 1:
             raise ContextWindowExceeded(
@@ -131,6 +139,7 @@ class TokenEngineModel(EngineModel[E]):
             # `TokenBatch`, so a batch should not contain tokens from both before and after the end of the reasoning.
             # Calls with tools are treated in the same way.
             tokens_per_notification=1 if tools or template.supports_reasoning else tokens_per_notification(request),
+            warnings=(SPACE_ADDED,) if images and template.has_special_tokens(request.messages, tools) else (),
         )
 
     async def _generate_deltas(self, engine: E, request: EngineRequest, one_token_per_delta: bool) -> Deltas:
@@ -159,6 +168,7 @@ class TokenEngineModel(EngineModel[E]):
                     logprobs=batch.logprobs,
                     token_usage=usage,
                     finish_reason=batch.finish_reason,
+                    warnings=[*request.warnings] if batch.finish_reason and request.warnings else None,
                     model_id=self.model_id if batch.finish_reason else None,
                 )
 

@@ -28,6 +28,7 @@ import atexit
 import ctypes
 import os
 import threading
+import time
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -35,6 +36,9 @@ from typing import Any
 #: How long closing a stream or an engine waits for its threads and connections to be released, in seconds. After this
 #: time, `close` returns and the release continues in the background.
 CLOSE_TIMEOUT = 10.0
+#: The same for a call that is cancelled, because its deadline has passed or another model was faster: its caller must
+#: get the result at once. Within this time most engines end a call, so that the next one finds them free.
+CANCEL_TIMEOUT = 0.1
 
 #: The number of forks between the first process and this one.
 fork_count = 0
@@ -62,7 +66,7 @@ def stop_emitting_at_exit(thread: threading.Thread, abandoned: threading.Event, 
     Args:
         thread: Emits the items of a stream.
         abandoned: Will be set to ask the thread to stop.
-        patience: How long the exit waits for the thread, in seconds.
+        patience: How long the exit waits for the thread, in seconds. The waits for several threads run together.
     """
     _emitting[thread] = abandoned, patience
 
@@ -99,8 +103,9 @@ def _shut_down() -> None:
     emitting = list(_emitting.items())
     for _, (abandoned, _) in emitting:
         abandoned.set()
+    begin = time.monotonic()
     for thread, (_, patience) in emitting:
-        thread.join(patience)
+        thread.join(max(0.0, begin + patience - time.monotonic()))
     for engine in list(_engines):
         engine.close()
 

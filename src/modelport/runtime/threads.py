@@ -100,11 +100,21 @@ def _after_fork_in_child() -> None:
 os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
+#: In the thread of a call of `in_thread`: the future that its caller waits for.
+_awaited: contextvars.ContextVar[asyncio.Future[Any] | None] = contextvars.ContextVar("modelport_awaited", default=None)
+
+
+def is_abandoned() -> bool:
+    """Return whether this thread does work of `in_thread` for which nobody waits any more, so that it should end."""
+    awaited = _awaited.get()
+    return awaited is not None and awaited.cancelled()
+
+
 async def in_thread(work: Callable[[], T]) -> T:
     """Run `work` in a thread, in a copy of the caller's context, and return its result.
 
     If the caller is cancelled, it stops waiting. The thread still completes the work, holds the call's concurrency slot
-    until then, and drops the result.
+    until then, and drops the result. Long work can ask `is_abandoned`.
 
     Raises:
         ConnectionFailed: No thread can be started.
@@ -112,6 +122,7 @@ async def in_thread(work: Callable[[], T]) -> T:
     loop = asyncio.get_running_loop()
     result: asyncio.Future[T] = loop.create_future()
     context, slot = contextvars.copy_context(), slots.retain(slots.current.get())
+    context.run(_awaited.set, result)
 
     def set_result(value: Any, error: BaseException | None) -> None:
         if result.done():
@@ -148,7 +159,8 @@ async def iterate_in_thread(source: Callable[[Emit[T]], None], *, patience: floa
         source: Is called with a function `emit`, which takes items. `emit` returns True if the items are no longer
             read; `source` must then return soon.
         patience: How long `source` is waited for when this generator is closed and at interpreter exit, in seconds; by
-            default it is not waited for.
+            default it is not waited for. A cancelled reader (its deadline has passed, or another model was faster)
+            waits for `lifecycle.CANCEL_TIMEOUT` at most.
 
     Yields:
         The items, in order.
@@ -204,6 +216,9 @@ async def iterate_in_thread(source: Callable[[Emit[T]], None], *, patience: floa
                     raise item[1]
                 return
             yield item
+    except asyncio.CancelledError:
+        patience = min(patience, lifecycle.CANCEL_TIMEOUT)
+        raise
     finally:
         abandoned.set()
         # A loop that ends closes all its generators at the same time. While this generator waits here, a generator that

@@ -21,11 +21,12 @@ from collections.abc import Iterator
 
 from modelport.errors import ModelError, UnsupportedFeature
 from modelport.testing.check import Check, NotChecked, Outcome
-from modelport.testing.checks import images, reasoning, runtime, structured_output, text, tools
+from modelport.testing.checks import images, reasoning, runtime, special_tokens, structured_output, text, tools
 from modelport.testing.subject import Subject
 
 CHECKS: tuple[Check, ...] = (
     *text.CHECKS,
+    *special_tokens.CHECKS,
     *structured_output.CHECKS,
     *images.CHECKS,
     *reasoning.CHECKS,

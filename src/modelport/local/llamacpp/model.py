@@ -17,21 +17,26 @@ import json
 import os
 import secrets
 import threading
-from collections.abc import AsyncGenerator, Callable, Mapping
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
+from contextlib import aclosing, contextmanager
 from functools import partial
 from typing import Any, ClassVar
 
 from modelport.constrained.lark import as_lark
 from modelport.constrained.reasoning import allow_reasoning, ends_inside_reasoning
-from modelport.errors import InvalidRequest, MissingDependency, ServerError
+from modelport.errors import InvalidRequest, MissingDependency, RateLimited, ServerError
 from modelport.inputs.settings import name_or_path
 from modelport.inputs.vendor_parameters import parameters_of
+from modelport.local.bounds import check_bounds, check_prompt_size, text_size
+from modelport.local.chat_template import template_message
 from modelport.local.engine import EngineModel, check_integers, model_closed, never_destroy, tokens_per_notification
 from modelport.local.grammar_matching import TextMatcher, checked_text_matcher
+from modelport.local.llamacpp.engine_fields import PROTECTED_ENGINE_FIELDS, SAVED_ENGINE_FIELDS
 from modelport.local.llamacpp.events import EventHandler, EventReader
 from modelport.local.llamacpp.gguf_header import check_header
 from modelport.local.llamacpp.weights import resolve_weights
+from modelport.local.special_tokens import SPACE_ADDED
+from modelport.local.template_renderer import check_template, probe_template
 from modelport.protocols.chat_completions.dialects import llama_grammar
 from modelport.protocols.chat_completions.request import body_from
 from modelport.runtime.lifecycle import CLOSE_TIMEOUT
@@ -40,24 +45,11 @@ from modelport.types.capabilities import Capabilities
 from modelport.types.deltas import ChatMessageStreamDelta
 from modelport.types.output_types import Choice, Grammar, JSONSchema, Lark, Regex
 from modelport.types.request import Request
+from modelport.types.warnings import CallWarning
 
 DEFAULT_CONTEXT_LENGTH = 8192
-#: The fields of llama.cpp's `CommonParams` that saved data may set: numbers and switches of the computation. All others
-#: could run programs (`mcp_servers_json`, `server_tools`), listen (`hostnames`, `port`) or name paths.
-_SAVED_ENGINE_FIELDS = frozenset(
-    """
-    attention_type cache_idle_slots cache_prompt cache_ram_mib cache_type_k cache_type_v check_tensors
-    checkpoint_min_step cont_batching ctx_shift embd_normalize enable_reasoning fit_params fit_params_min_ctx
-    flash_attn_type grp_attn_n grp_attn_w image_max_tokens image_min_tokens kv_unified kv_unified_per_slot main_gpu
-    mmproj_use_gpu moe_cache_size n_batch n_cache_reuse n_ctx n_ctx_checkpoints n_gpu_layers n_keep n_parallel
-    n_predict n_ubatch no_extra_bufts no_host no_kv_offload no_mmap no_mmproj no_op_offload numa pooling_type
-    prefill_assistant reasoning_format rope_freq_base rope_freq_scale rope_scaling_type slot_prompt_similarity
-    split_mode swa_full use_jinja verbosity warmup yarn_attn_factor yarn_beta_fast yarn_beta_slow yarn_ext_factor
-    yarn_orig_ctx
-    """.split()  # noqa: SIM905
-)
-#: The fields that keep other users and other machines away from the engine's own HTTP port. No caller may change them.
-_PROTECTED_ENGINE_FIELDS = ("api_keys", "hostnames", "cors_origins", "cors_origins_explicit", "cors_credentials")
+#: How many calls that have ended may still occupy the engine. Further calls are refused.
+MAX_ABANDONED_JOBS = 64
 
 
 class LlamaCppModel(EngineModel["_LlamaCppEngine"]):
@@ -106,7 +98,7 @@ class LlamaCppModel(EngineModel["_LlamaCppEngine"]):
         forwards_unknown=False,  # The engine would silently ignore other names.
     )
 
-    saved_fields: ClassVar[Mapping[str, frozenset[str]]] = {"engine_params": _SAVED_ENGINE_FIELDS}
+    saved_fields: ClassVar[Mapping[str, frozenset[str]]] = {"engine_params": SAVED_ENGINE_FIELDS}
     saved_parameters: ClassVar[frozenset[str] | None] = parameters_of("llamacpp")
 
     def __init__(
@@ -125,6 +117,8 @@ class LlamaCppModel(EngineModel["_LlamaCppEngine"]):
     ) -> None:
         super().__init__(name_or_path(model_id) if model_id else "HuggingFaceTB/SmolLM2-135M-Instruct", **settings)
         check_integers(minimum=1, context_length=context_length, parallel=parallel, threads=threads)
+        check_bounds({"gpu_layers": gpu_layers})
+        check_bounds(engine_params or {}, "engine_params")
         self.context_length = context_length
         self.parallel = parallel
         self.threads = threads
@@ -166,9 +160,12 @@ class LlamaCppModel(EngineModel["_LlamaCppEngine"]):
 
     async def deltas(self, request: Request) -> AsyncGenerator[ChatMessageStreamDelta, None]:
         """Run a request; see `Model.deltas`."""
+        check_bounds(request.parameters)
         engine = self._engine()
+        check_prompt_size(text_size(request.messages), engine.context_length, engine.header.longest_token)
         capabilities = request.capabilities
         body = body_from(request.replace(stream=True, stop_sequences=()), model_id=None, dialect="llama.cpp")
+        warnings = await in_thread(lambda: engine.check_body(request, body))
         reader = EventReader()
         if request.grammar is not None:
             lark, matcher = await in_thread(partial(_compile_grammar, request.grammar))
@@ -187,15 +184,26 @@ class LlamaCppModel(EngineModel["_LlamaCppEngine"]):
         # The engine reports token counts with every token, so that usage is known when modelport ends the output at a
         # stop sequence. It also reports progress after each 512 tokens of the prompt, at which a call can be cancelled.
         body |= {"timings_per_token": True, "return_progress": True}
-        run = engine.chat(body, reader, tokens_per_delta=tokens_per_notification(request))
-        # If the call is cancelled, `aclosing` closes the generator. This ends the request, and waits until the thread
-        # that runs it has ended, but at most `CLOSE_TIMEOUT` seconds.
-        async with aclosing(iterate_in_thread(run, patience=CLOSE_TIMEOUT)) as deltas:
-            async for delta in deltas:
-                yield delta
+        with engine.running(self.model_id) as job:
+            run = engine.chat(body, reader, job, tokens_per_delta=tokens_per_notification(request))
+            # If the caller closes the stream, `aclosing` ends the request, and waits until the thread that runs it has
+            # ended, but at most `CLOSE_TIMEOUT` seconds. If the call is cancelled, it waits a moment only.
+            async with aclosing(iterate_in_thread(run, patience=CLOSE_TIMEOUT)) as deltas:
+                async for delta in deltas:
+                    yield delta
         last_delta = reader.finish()
         last_delta.model_id = self.model_id
+        last_delta.warnings = warnings
         yield last_delta
+
+
+class _Job:
+    """A request that runs in the engine. Its thread can outlast its call, as the engine ends a request only at a token.
+
+    `abandoned` says whether the call has ended, so that nobody waits for the thread any more.
+    """
+
+    abandoned = False
 
 
 def _compile_grammar(grammar: Grammar) -> tuple[str, TextMatcher]:
@@ -218,7 +226,7 @@ class _LlamaCppEngine:
         self._api_key = secrets.token_hex(16)
         params = xllamacpp.CommonParams()
         params.model.path = str(resolve_weights(model.model_id, progress=model.progress))
-        check_header(params.model.path)
+        self.header = check_header(params.model.path)
         params.n_parallel = model.parallel
         # A cancelled call ends after at most this many further tokens of its prompt. Larger batches were no faster.
         params.n_batch = 512
@@ -242,7 +250,7 @@ class _LlamaCppEngine:
         for name, value in (model.engine_params or {}).items():
             if not hasattr(params, name):
                 raise InvalidRequest(f"engine_params: llama.cpp's CommonParams has no field {name!r}")
-            if name in _PROTECTED_ENGINE_FIELDS:
+            if name in PROTECTED_ENGINE_FIELDS:
                 raise InvalidRequest(
                     f"engine_params: {name!r} can't be set: the engine's own server listens on the loopback address "
                     "alone, and only for this process, which has its key"
@@ -251,10 +259,17 @@ class _LlamaCppEngine:
                 setattr(params, name, value)
             except (TypeError, ValueError, OverflowError, AttributeError) as error:
                 raise InvalidRequest(f"engine_params: {name}={value!r}: {error}") from error
+        #: The templates of which llama.cpp chooses one.
+        self._templates = (params.chat_template,) if params.chat_template else self.header.chat_templates
+        probe_template(self._templates, params.model.path)
         self._server: Any = None
+        #: The requests whose threads have not ended.
+        self._jobs: set[_Job] = set()
         #: What the engine reports about the model: its chat template, the template's features, and its modalities.
         self.properties: dict[str, Any] = {}
         self._load_in_thread(lambda: xllamacpp.Server(params), params.model.path)
+        #: The most tokens of prompt and output in one request.
+        self.context_length: int = self.properties["default_generation_settings"]["n_ctx"]
 
     def _load_in_thread(self, load: Callable[[], Any], path: str) -> None:
         """Load the engine in a thread, where Ctrl-C can't interrupt the code before the engine's own loop runs.
@@ -281,14 +296,34 @@ class _LlamaCppEngine:
                 retryable=False,
             ) from None
 
+    @contextmanager
+    def running(self, model_id: str | None) -> Iterator[_Job]:
+        """Yield a job for a new call.
+
+        Raises:
+            RateLimited: The threads of too many earlier calls, which have ended, are still busy.
+        """
+        if sum(job.abandoned for job in list(self._jobs)) >= MAX_ABANDONED_JOBS:
+            raise RateLimited(
+                f"{MAX_ABANDONED_JOBS} calls that were cancelled or ran out of time still occupy llama.cpp, which ends "
+                "a request only between two tokens. Try again later, or give calls more time",
+                model_id=model_id,
+            )
+        job = _Job()
+        try:
+            yield job
+        finally:
+            job.abandoned = True
+
     def chat(
-        self, body: dict[str, Any], reader: EventReader, tokens_per_delta: int
+        self, body: dict[str, Any], reader: EventReader, job: _Job, tokens_per_delta: int
     ) -> Callable[[Emit[ChatMessageStreamDelta]], None]:
         """Return a blocking function that runs one request and emits its deltas.
 
         Args:
             body: The body of a chat-completions request.
             reader: Turns events into deltas.
+            job: Counts as running until the function has returned.
             tokens_per_delta: How many tokens to collect in one delta.
         """
         server = self._server
@@ -297,15 +332,40 @@ class _LlamaCppEngine:
 
         def run(emit: Emit[ChatMessageStreamDelta]) -> None:
             handler = EventHandler(reader, emit, tokens_per_delta)
+            self._jobs.add(job)
             try:
                 server.handle_chat_completions(body, handler.on_event)
             except RuntimeError as error:  # Raised before the first token, for instance by the chat template.
                 raise InvalidRequest(f"llama.cpp refused the request: {error}") from None
             except (TypeError, ValueError, OverflowError) as error:  # A value can't be converted to the engine's type.
                 raise InvalidRequest(f"llama.cpp can't read the request: {error}") from error
+            finally:
+                self._jobs.discard(job)
             handler.finish()
 
         return run
+
+    def check_body(self, request: Request, body: dict[str, Any]) -> list[CallWarning] | None:
+        """Put a space into the spellings of special tokens, and check that llama.cpp's rendering will end.
+
+        Args:
+            request: The request.
+            body: Its body, which is changed.
+
+        Returns:
+            The warnings for the message, if there are any.
+
+        Raises:
+            InvalidRequest: The chat template computes or produces too much.
+        """
+        special_tokens, texts = self.header.special_tokens, {name: body.get(name) for name in ("messages", "tools")}
+        is_broken = special_tokens.occur_in(texts)
+        if is_broken:
+            body |= {name: special_tokens.break_in(value, " ") for name, value in texts.items() if value is not None}
+        given = {name: body[name] for name in ("tools", "enable_thinking", "reasoning_effort") if name in body}
+        variables = {**self.header.template_variables, **given, **(body.get("chat_template_kwargs") or {})}
+        check_template(self._templates, [template_message(message) for message in request.messages], variables)
+        return [SPACE_ADDED] if is_broken else None
 
     def query(self, path: str, body: Any = None) -> Any:
         """Send a request to the engine's own HTTP port, for functions that xllamacpp does not offer in Python."""

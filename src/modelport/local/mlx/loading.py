@@ -23,6 +23,7 @@ from modelport.errors import (
 from modelport.local.chat_template import ToolCallFormat
 from modelport.local.hub_errors import error_from_hub
 from modelport.local.progress import shows_progress
+from modelport.local.template_renderer import renderer_for
 
 if TYPE_CHECKING:
     from modelport.local.mlx.model import MLXModel
@@ -204,7 +205,7 @@ def _load(folder: Path, settings: MLXModel, arguments: dict[str, Any]) -> Loaded
     return LoadedModel(
         model=model,
         tokenizer=tokenizer,
-        apply_template=wrapper.apply_chat_template,
+        apply_template=_renderer(wrapper),
         template=template or wrapper.think_start or "",
         tool_call_format=_tool_call_format(wrapper, tokenizer),
         eos=frozenset(wrapper.eos_token_ids),
@@ -217,6 +218,22 @@ def _load(folder: Path, settings: MLXModel, arguments: dict[str, Any]) -> Loaded
         or DEFAULT_CONTEXT_LENGTH,
         defaults=_recommended_parameters(folder),
     )
+
+
+def _renderer(wrapper: Any) -> Callable[..., Any]:
+    """Return a function that renders conversations as mlx-lm's wrapper of the tokenizer does, within a budget."""
+    if getattr(wrapper, "_chat_template", None) is not None:  # It is Python code of mlx-lm.
+        return wrapper.apply_chat_template  # type: ignore[no-any-return]
+    apply = renderer_for(wrapper._tokenizer)
+    # Templates name the variable for reasoning differently; mlx-lm knows its name.
+    name = getattr(wrapper, "_thinking_kwarg", "enable_thinking")
+
+    def render(*args: Any, **variables: Any) -> Any:
+        if name != "enable_thinking" and "enable_thinking" in variables:
+            variables[name] = variables.pop("enable_thinking")
+        return apply(*args, **{name: wrapper.has_thinking, **variables})
+
+    return render
 
 
 def _rope_settings(config: Mapping[str, Any]) -> dict[str, Any]:

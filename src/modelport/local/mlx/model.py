@@ -20,6 +20,7 @@ from modelport.local.mlx.batch import Batch
 from modelport.local.mlx.loading import load
 from modelport.local.mlx.rows import BatchRow, SampledToken
 from modelport.local.mlx.sampling import logit_bias_from
+from modelport.local.special_tokens import SpecialTokens
 from modelport.local.token_engine import EngineRequest, Prompt, TokenBatch
 from modelport.local.token_engine_model import TokenEngineModel
 from modelport.runtime.lifecycle import CLOSE_TIMEOUT
@@ -149,6 +150,7 @@ class _MLXEngine:
             loaded.template,
             settings.apply_chat_template_kwargs,
             tool_call_format=loaded.tool_call_format,
+            special_tokens=SpecialTokens.of_tokenizer(self.tokenizer),
         )
         self._vocab_size, self._defaults = loaded.vocab_size, loaded.defaults
         self._compiler = GrammarCompiler(self.tokenizer, self._vocab_size, self.eos, extra=settings.extra)

@@ -13,6 +13,8 @@ from typing import Any
 from modelport.errors import ConnectionFailed, InvalidRequest, MissingDependency, ModelError, NotFoundError, ServerError
 from modelport.inputs.vendor_parameters import parameters_of
 from modelport.local.chat_template import ChatTemplate
+from modelport.local.special_tokens import SpecialTokens
+from modelport.local.template_renderer import renderer_for
 
 
 @dataclass
@@ -101,7 +103,8 @@ def load(
     return LoadedModel(
         model, tokenizer, processor,
         ChatTemplate(
-            renderer.apply_chat_template, template, template_variables, content_parts=processor is not None
+            renderer_for(renderer), template, template_variables, content_parts=processor is not None,
+            special_tokens=SpecialTokens.of_tokenizer(tokenizer),
         ),
         _context_length(model, tokenizer, context_length),
         _eos(model, tokenizer),

@@ -13,10 +13,13 @@ from typing import Any, ClassVar
 from modelport.errors import InvalidRequest, ModelError, ServerError
 from modelport.inputs.settings import name_or_path
 from modelport.inputs.vendor_parameters import parameters_of
+from modelport.local.bounds import check_bounds
 from modelport.local.chat_template import ChatTemplate
 from modelport.local.detokenizer import logprobs_entry
 from modelport.local.engine import check_integers
 from modelport.local.grammar_matching import check_grammar
+from modelport.local.special_tokens import SpecialTokens
+from modelport.local.template_renderer import renderer_for
 from modelport.local.token_engine import EngineRequest, Prompt, TokenBatch
 from modelport.local.token_engine_model import TokenEngineModel
 from modelport.local.vllm.loading import engine_args, import_vllm, load_tokenizer, loading_indicator, start_engine
@@ -125,6 +128,7 @@ class VLLMModel(TokenEngineModel["_VLLMEngine"]):
         for name, value in (("model_kwargs", model_kwargs), ("apply_chat_template_kwargs", apply_chat_template_kwargs)):
             if value is not None and not isinstance(value, Mapping):
                 raise InvalidRequest(f"{name} must be a dict, not {type(value).__name__}")
+        check_bounds(model_kwargs or {}, "model_kwargs")
         self.model_kwargs = model_kwargs
         self.apply_chat_template_kwargs = apply_chat_template_kwargs
         self.context_length = context_length
@@ -177,7 +181,9 @@ class _VLLMEngine:
         variables = {**(model.apply_chat_template_kwargs or {})}
         if model.chat_template is not None:
             variables["chat_template"] = model.chat_template
-        self.template = ChatTemplate(self.tokenizer.apply_chat_template, source, variables)
+        self.template = ChatTemplate(
+            renderer_for(self.tokenizer), source, variables, special_tokens=SpecialTokens.of_tokenizer(self.tokenizer)
+        )
         generation = config.try_get_generation_config()
         eos = generation.get("eos_token_id") or []
         eos = [eos] if isinstance(eos, int) else list(eos)

@@ -28,7 +28,7 @@ from modelport.local.vllm.processes import (
     without_caller_script,
     without_interrupts,
 )
-from modelport.runtime.lifecycle import CLOSE_TIMEOUT
+from modelport.runtime.lifecycle import CANCEL_TIMEOUT, CLOSE_TIMEOUT
 
 #: How long vLLM's processes may take to end by themselves before they are killed, in seconds. They take 3 s on an idle
 #: machine, and 10 s on a busy one. A process that is killed does not free its shared memory.
@@ -169,6 +169,7 @@ class SharedEngine:
             self.loop.call_soon_threadsafe(start)
         except RuntimeError:
             raise model_closed() from None
+        patience = CLOSE_TIMEOUT
         try:
             while True:
                 item = await items.get()
@@ -178,6 +179,9 @@ class SharedEngine:
                         raise error
                     return
                 yield item
+        except asyncio.CancelledError:
+            patience = CANCEL_TIMEOUT
+            raise
         finally:
             with contextlib.suppress(RuntimeError):  # The engine's loop is closed, so the request has ended.
                 self.loop.call_soon_threadsafe(stop)
@@ -185,7 +189,7 @@ class SharedEngine:
             # that iterates over it would close it a second time, and asyncio would raise "already running".
             if not getattr(caller_loop, "_asyncgens_shutdown_called", False):
                 with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(CLOSE_TIMEOUT):
+                    async with asyncio.timeout(patience):
                         await ended.wait()
 
     def close(self) -> None:

@@ -1,0 +1,172 @@
+"""Chat templates are programs of strangers: they end, and ordinary ones render as the transformers library does."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from typing import Any
+
+import pytest
+from tests.conformance.subjects import REASONING_TEMPLATE, TOOLS_TEMPLATE
+from tests.local.test_vision import TEMPLATE as IMAGE_TEMPLATE
+from tests.servers.smollm2 import smollm2_folder
+
+from modelport import InvalidRequest
+from modelport.local import template_budget
+from modelport.local.chat_template import PROBES
+from modelport.local.template_renderer import check_template, probe_template, rendered, renderer_for
+from modelport.runtime.threads import in_thread
+
+pytestmark = [pytest.mark.engine, pytest.mark.timeout(120)]
+
+#: Name -> a template that would compute or allocate without end.
+HOSTILE = {
+    "one long range": "{% for i in range(10**9) %}x{% endfor %}",
+    "nested loops": "{% for i in range(90000) %}{% for j in range(90000) %}{% endfor %}{% endfor %}",
+    "an endless recursion": "{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}",
+    "a recursion through a loop": "{% for i in [[1]] recursive %}{{ loop([i]) }}{% endfor %}",
+    "two calls in each macro": "{% macro m(n) %}{% if n %}{{ m(n-1) }}{{ m(n-1) }}{% endif %}{% endmacro %}{{ m(60) }}",
+    "a product of a text": "{{ 'x' * 10**10 }}",
+    "a product of a list": "{{ [1] * 10**10 }}",
+    "a text doubled in a loop": "{% set n = namespace(t='xx') %}{% for i in range(60) %}{% set n.t = n.t + n.t %}"
+    "{% endfor %}",
+    "a text doubled by the operator ~": "{% set n = namespace(t='xx') %}{% for i in range(60) %}"
+    "{% set n.t = n.t ~ n.t %}{% endfor %}",
+    "a list that contains itself twice": "{% set n = namespace(l=[1]) %}{% for i in range(60) %}"
+    "{% set n.l = [n.l, n.l] %}{% endfor %}{{ n.l }}",
+    "the same as JSON": "{% set n = namespace(l=[1]) %}{% for i in range(40) %}{% set n.l = [n.l, n.l] %}"
+    "{% endfor %}{{ n.l | tojson }}",
+    "a power": "{{ 9 ** (9 ** 9) }}",
+    "a width in a format": "{{ '%999999999d' % 1 }}",
+    "a width in a method": "{{ '{:>999999999}'.format(1) }}",
+    "a method that fills": "{{ 'x'.ljust(10**9) }}",
+    "a filter that fills": "{{ 'x' | center(10**9) }}",
+    "a filter that indents": "{{ ('\\n' * 90000) | indent(90000) }}",
+    "a replacement": "{{ ('x' * 90000).replace('x', 'y' * 90000) }}",
+    "an endless output": "{% for i in range(90000) %}{{ 'x' * 900 }}" + "x" * 1000 + "{% endfor %}",
+}  # fmt: skip
+MESSAGES = [{"role": "user", "content": "Hello"}]
+
+
+@pytest.fixture(scope="module")
+def loaded_tokenizer() -> Any:
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(smollm2_folder())
+
+
+@pytest.fixture
+def tokenizer(loaded_tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A tokenizer of the transformers library, whose chat template a test may replace."""
+    monkeypatch.setattr(loaded_tokenizer, "chat_template", loaded_tokenizer.chat_template)
+    return loaded_tokenizer
+
+
+@pytest.fixture
+def short_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(template_budget, "MAX_SECONDS", 0.2)
+
+
+@pytest.mark.usefixtures("short_time")
+@pytest.mark.parametrize("name", HOSTILE)
+def test_template_that_computes_without_end_is_ended(name: str) -> None:
+    begin = time.thread_time()
+    with pytest.raises(InvalidRequest, match=r"^the model's chat template was ended: "):
+        rendered(HOSTILE[name], {"messages": MESSAGES})
+    assert time.thread_time() - begin < 3
+
+
+@pytest.mark.parametrize("source", ["{% if %}", "{% if true %}" * 3000, "{{ " + "(" * 5000])
+def test_template_that_cannot_be_read_raises_invalid_request(source: str) -> None:
+    with pytest.raises(InvalidRequest, match="the chat template can't be read: "):
+        rendered(source, {"messages": MESSAGES})
+
+
+@pytest.mark.usefixtures("short_time")
+def test_transformers_tokenizer_with_an_endless_template_is_ended(tokenizer: Any) -> None:
+    tokenizer.chat_template = HOSTILE["nested loops"]
+    with pytest.raises(InvalidRequest, match="computes for more than"):
+        renderer_for(tokenizer)(MESSAGES, add_generation_prompt=True)
+
+
+async def test_rendering_whose_call_has_ended_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its time is not over."""
+    monkeypatch.setattr(template_budget, "MAX_SECONDS", 10**6)
+    began, ended = threading.Event(), threading.Event()
+
+    def work() -> None:
+        began.set()
+        try:
+            rendered(HOSTILE["nested loops"], {"messages": MESSAGES})
+        finally:
+            ended.set()
+
+    task = asyncio.create_task(in_thread(work))
+    await asyncio.to_thread(began.wait, 20)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert await asyncio.to_thread(ended.wait, 60)
+
+
+# --- ordinary templates -----------------------------------------------------------------------------------------------
+
+#: Templates that use what templates of published models use.
+ORDINARY = {
+    "tools": TOOLS_TEMPLATE,
+    "reasoning": REASONING_TEMPLATE,
+    "images": IMAGE_TEMPLATE,
+    "macro": "{% macro m(x, y='-') %}{{ y ~ x | upper }}{{ caller() if caller }}{% endmacro %}"
+    "{% for m_ in messages %}{{ m(m_.role) }}{% call m('a') %}b{% endcall %}{% endfor %}",
+    "namespace": "{% set ns = namespace(last=-1, seen=false) %}{% for m in messages[::-1] %}{% if not ns.seen and "
+    "m.role == 'user' %}{% set ns.last = loop.index0 %}{% set ns.seen = true %}{% endif %}{% endfor %}{{ ns.last }}",
+    "filters": "{{ messages | map(attribute='role') | unique | join(', ') }}{{ messages | length }}"
+    "{{ messages | selectattr('role', 'equalto', 'user') | list | tojson(indent=2) }}{{ 'a-b' | replace('-', '+') }}"
+    "{{ ' x ' | trim }}{{ {'b': 1, 'a': '<é>'} | dictsort }}{{ {'b': '<é>'} | tojson }}{{ [3, 1] | sort | first }}",
+    "methods": "{% set t = messages[0].content %}{{ t.strip().split('-')[-1].lstrip('p') }}{{ t.startswith('probe') }}"
+    "{{ '%s:%03d' % (t, 7) }}{{ '{}'.format(t) }}{% for k, v in messages[0].items() %}{{ k }}={{ v }};{% endfor %}",
+    "loop control": "{% for m in messages %}{% if loop.index > 1 %}{% break %}{% endif %}{{ loop.last }}{% endfor %}",
+    "generation": "{% for m in messages %}{% generation %}{{ m.content }}{% endgeneration %}{% endfor %}",
+    "loop variables": "{% for m in messages %}{{ loop.index }}{{ loop.first }}{{ loop.previtem is defined }}"
+    "{{ loop.nextitem.role if not loop.last }}{{ loop.cycle('a', 'b') }}{{ loop.length }}{% else %}none{% endfor %}",
+    "expressions": "{{ 7 // 2 * 3 % 5 ** 2 - 1 }}{{ 'a' 'b' }}{{ [1, 2] + [3] }}{{ messages[0]['content'][1:4] }}"
+    "{{ 'user' in messages[0].values() }}{{ tools is none }}{{ x is defined }}{{ range(3) | list }}{{ dict(a=1).a }}",
+    "white space": "  {%- if messages %}\n    {% set a = 1 %}\n  {{ a }}\n{%- endif -%}  \n tail",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", [*ORDINARY, "smollm2"])
+def test_template_renders_as_in_the_transformers_library(name: str, tokenizer: Any) -> None:
+    tokenizer.chat_template = ORDINARY.get(name, tokenizer.chat_template)
+    rendering = renderer_for(tokenizer)
+    compared = 0
+    for messages, tools in PROBES:
+        for variables in ({}, {"enable_thinking": False}, {"add_generation_prompt": False}):
+            options: Any = {"tools": tools, "add_generation_prompt": True, "tokenize": False, **variables}
+            try:
+                expected = tokenizer.apply_chat_template(messages, **options)
+            except Exception as error:
+                with pytest.raises(type(error)):
+                    rendering(messages, **options)
+                continue
+            assert rendering(messages, **options) == expected
+            compared += 1
+    assert compared
+
+
+@pytest.mark.parametrize("name", ORDINARY)
+def test_ordinary_template_passes_the_check_for_llamacpp(name: str) -> None:
+    probe_template((ORDINARY[name],), "model.gguf")
+
+
+def test_error_of_the_template_itself_is_left_to_llamacpp() -> None:
+    check_template(("{{ raise_exception('no') }}",), MESSAGES, {})
+
+
+def test_conversation_longer_than_the_limit_of_output_is_rendered() -> None:
+    """The bound grows with the conversation."""
+    text = "x" * (template_budget.MAX_CHARACTERS // 4)
+    source = "{% for m in messages %}{{ m.content + '' }}{{ m.content | trim }}{% endfor %}"
+    messages = [{"role": "user", "content": text}] * 3
+    assert len(rendered(source, {"messages": messages})) == 6 * len(text)
