@@ -19,7 +19,7 @@ from modelport.types.deltas import ChatMessageStreamDelta
 from modelport.types.request import Request
 
 if TYPE_CHECKING:
-    from modelport.layers.limit.layer import SharedWindow
+    from modelport.layers.limit.shared import SharedWindow
     from modelport.layers.retry import RetryPolicy
 
 #: Attributes that are not pickled, because they are computed from the settings again.

@@ -120,7 +120,7 @@ class TransformersEngine:
         with self._condition:
             if self._closing:
                 raise model_closed()
-            if len(self._waiting) >= self._max_waiting:
+            if sum(not other.abandoned for other in self._waiting) >= self._max_waiting:
                 raise RateLimited(
                     f"{self._max_waiting} requests wait for this engine already; try again, or raise `queue`"
                 )
@@ -155,6 +155,8 @@ class TransformersEngine:
             return False
         for row in [row for row in self._rows if row.abandoned]:
             self._remove(row)
+        with self._condition:
+            self._waiting = deque(row for row in self._waiting if not row.abandoned)
         self._admit()
         if self._rows:
             self._compute_step()
