@@ -301,7 +301,9 @@ threading.Thread(target=model, args=("?",), kwargs={{"max_tokens": 40}}, daemon=
 input()
 """
     path = os.pathsep.join([str(Path(__file__).parents[2]), *sys.path])
-    child = subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE, env=os.environ | {"PYTHONPATH": path})
+    child = subprocess.Popen(
+        [sys.executable, "-c", script], stdin=subprocess.PIPE, env=os.environ | {"PYTHONPATH": path}
+    )
     deadline = time.monotonic() + 30
     while waiting_in(redis) == 0 and time.monotonic() < deadline:
         time.sleep(0.02)

@@ -28,13 +28,13 @@ from modelport.runtime.per_loop import PerLoop
 from modelport.secrets import Secret, hides_secrets
 
 #: A Lua script that admits a request, or adds it to the queue. It returns 0 if the request is admitted, else the
-#: milliseconds until there may be room for it; the milliseconds for which the limit of requests alone makes it wait; and
-#: the Redis server's time.
+#: milliseconds until there may be room for it; the milliseconds for which the limit of requests alone makes it wait;
+#: and the Redis server's time.
 #:
-#: Keys: `entries` is a sorted set of the admitted requests, by the time from which they count. `tokens` is a hash with
-#: the tokens of each admitted request, and their sum under `total`. `waiting` is a sorted set of the waiting requests, by
-#: a number that grows with each request that joins. `last_asked` is a hash with the time at which each waiting request
-#: last asked.
+#: Keys: `entries` is a sorted set of the admitted requests, by the time at which they were admitted. `tokens` is a hash
+#: with the tokens of each admitted request, and their sum under `total`. `waiting` is a sorted set of the waiting
+#: requests, by a number that grows with each request that joins. `last_asked` is a hash with the time at which each
+#: waiting request last asked.
 #:
 #: Arguments: the identifier of the request, the length of the window in milliseconds, `LEASE_MS`, the most requests and
 #: the most tokens in one window, the estimated tokens of this request, `TURN_WAIT_MS`.

@@ -37,7 +37,7 @@ from modelport.layers.adapt.wrapping import unwrap_object
 from modelport.layers.base import Deltas, Next
 from modelport.schema.json_text import read_json
 from modelport.schema.rules import remove_optional_nulls
-from modelport.schema.time_limit import ThreadNeeded, time_limit
+from modelport.schema.time_limit import time_limit
 from modelport.schema.validation import mismatch
 from modelport.types.deltas import ChatMessageStreamDelta, MessageBuilder, accumulate
 from modelport.types.messages import ChatMessage, MessageRole
@@ -85,8 +85,10 @@ class Adapt:
     async def _with_fetched_images(self, request: Request, next: Next) -> Deltas:
         """Fetch the images that are given by URL, and send the request with their bytes instead."""
         from modelport.layers.adapt.fetch_images import with_image_bytes  # Here, because it imports asyncio.
+        from modelport.layers.deadline import within_call
 
-        fetched = await with_image_bytes(request, allow_private=self._allow_private_urls)
+        fetching = with_image_bytes(request, allow_private=self._allow_private_urls)
+        fetched = await within_call(request.timeouts, fetching)
         async with aclosing(self(fetched, next)) as deltas:
             async for delta in deltas:
                 yield delta
@@ -154,7 +156,7 @@ async def _respond(plan: Plan, next: Next, usage: TokenUsage | None = None) -> D
                     yield delta
         usage = _add_usage(usage, closing.token_usage)
         try:
-            closing = await _validated_closing(plan, response, closing)
+            closing = _validated_closing(plan, response, closing)
         except InvalidOutput as error:
             message = response.message()
             # Output that `max_tokens` truncated is not retried, because the next output could be truncated too.
@@ -194,10 +196,8 @@ def _with_feedback(request: Request, message: ChatMessage, error: InvalidOutput)
     )
 
 
-async def _validated_closing(
-    plan: Plan, response: MessageBuilder, closing: ChatMessageStreamDelta
-) -> ChatMessageStreamDelta:
-    """Validate a complete response: at once if that is short, and otherwise in a thread.
+def _validated_closing(plan: Plan, response: MessageBuilder, closing: ChatMessageStreamDelta) -> ChatMessageStreamDelta:
+    """Validate a complete response.
 
     Returns:
         The closing delta, to which the parsed output, the enforcement and the warnings of the plan were added.
@@ -206,15 +206,9 @@ async def _validated_closing(
         InvalidToolCall: A tool call is not valid or not allowed, or a required tool call is missing.
         InvalidOutput: The output does not match the output type.
         InvalidRequest: The validation takes too long.
-        DeadlineExceeded: The validation takes longer than the call's `timeout`.
     """
-    try:
-        with time_limit(on_loop=True):
-            return _validate(plan, response, closing)
-    except ThreadNeeded:
-        from modelport.layers.adapt.off_loop import run_in_thread  # Here, because it imports asyncio.
-
-    return await run_in_thread(lambda: _validate(plan, response, closing), plan.original.timeouts)
+    with time_limit():
+        return _validate(plan, response, closing)
 
 
 def _validate(plan: Plan, response: MessageBuilder, closing: ChatMessageStreamDelta) -> ChatMessageStreamDelta:

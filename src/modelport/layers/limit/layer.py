@@ -219,14 +219,16 @@ class Limit:
                     if delay == 0:
                         admission.shared_id = None  # It may have asked the shared window, which cannot be reached now.
                         return self._count_admitted(admission, waiter, now)
-                    if delay is not None:
-                        self._refuse_hopeless_wait(self._window.requests_delay(now), delay, timeouts)
+                    if not uses_shared:
+                        self._refuse_hopeless_wait(self._window.requests_delay(now), delay or 0.0, timeouts)
                     if not is_first and not is_full:
                         # The call that should have woken the first waiter may have a stalled event loop.
                         self._queue.wake_first(now)
                     if waiter is None:
                         waiter = Waiter()
                         self._queue.append(waiter)
+                    name = f"limit max_concurrency={self.max_concurrency}" if is_full else "limits"
+                    timeouts.waits_for = f"this model's own {name}"
                     asks_shared = uses_shared and is_first and not is_full
                     waiter.check_due = now + (
                         SHARED_RESPONSE_SECONDS if asks_shared else self._seconds_until_check(delay)
@@ -243,18 +245,19 @@ class Limit:
                 await waiter.wait(self._seconds_until_check(delay or None))
         finally:
             if waiter is not None:
+                timeouts.waits_for = None
                 with self._lock:
                     if waiter in self._queue:  # The call was cancelled, or failed, while it waited.
                         self._queue.remove(waiter)
                         self._wake_first()
 
     def _refuse_hopeless_wait(self, requests_delay: float, delay: float, timeouts: Timeouts) -> None:
-        """Raise an error at once if the first waiting call can't be admitted before its deadline.
+        """Raise an error at once if a waiting call can't be admitted before its deadline.
 
         Args:
-            requests_delay: The seconds for which the limit of requests alone makes the call wait.
-            delay: The seconds for which both limits make it wait. The limit of tokens counts estimates, which shrink
-                when running requests end. So a call waits for them.
+            requests_delay: The seconds for which the limit of requests alone makes the call wait, at least.
+            delay: The seconds for which both limits make it wait; 0 if that is unknown. The limit of tokens counts
+                estimates, which shrink when running requests end. So a call waits for them.
             timeouts: The time limits of the call.
         """
         import asyncio  # A call that waits runs in an event loop, so the module has been imported.
@@ -315,7 +318,7 @@ class Limit:
     async def _ask_shared(self, admission: _Admission, timeouts: Timeouts) -> float:
         """Ask the shared window for admission. Return 0 if it admits the request, and else the seconds to wait."""
         assert self.shared is not None
-        # The shared window does not learn when a request reaches the service. So it counts each one for a little longer.
+        # The shared window does not learn when a request reaches the service. So it counts each a little longer.
         sending = self._window.sending_seconds
         limits = self._window.seconds + sending, self.requests_per_minute, self.tokens_per_minute
         for may_be_late in (True, False):

@@ -4,9 +4,9 @@ Theory of operation:
 
 - The window slides. At any time it contains the requests that were admitted in the last 60 seconds. A counter that is
   reset every minute would be simpler, but could admit twice the limit in the seconds around a reset.
-- The service counts a request when it arrives, which is after its admission: the event loop may be busy, or a connection
-  must be opened. So a request is in the window as soon as it is admitted, and its 60 seconds begin when it has reached
-  the service at the latest: when the response begins (`sent`), or `sending_seconds` after the admission.
+- The service counts a request when it arrives, which is after its admission: the event loop may be busy, or a
+  connection must be opened. So a request is in the window as soon as it is admitted, and its 60 seconds begin when it
+  has reached the service at the latest: when the response begins (`sent`), or `sending_seconds` after the admission.
 - A request counts with an estimate of its tokens. `correct` replaces the estimate as soon as the usage is known. A
   request that has already left the window is not corrected.
 - A request is admitted if the window, with this request, does not exceed the limit of requests or the limit of

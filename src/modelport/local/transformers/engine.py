@@ -18,7 +18,7 @@ import torch
 
 from modelport.errors import ModelError, RateLimited, ServerError
 from modelport.local.engine import model_closed
-from modelport.local.grammar_matching import GrammarCompiler, GrammarMatcher
+from modelport.local.grammar_matching import GrammarCompiler
 from modelport.local.token_engine import EngineRequest, Prompt, TokenBatch
 from modelport.local.transformers.images import prompt_with_images
 from modelport.local.transformers.loading import LoadedModel
@@ -56,7 +56,7 @@ class TransformersEngine:
         self.accepts_images = loaded.processor is not None
         self._loaded = loaded
         self.forward = forward
-        self._compiler = GrammarCompiler(loaded.tokenizer, loaded.vocab_size, loaded.eos, extra="transformers")
+        self._compiler = GrammarCompiler(loaded.tokenizer, loaded.vocab_size, loaded.eos)
         self._max_rows, self._max_waiting = parallel, queue
         self.prefixes = PrefixCache(prefix_cache_bytes)
         self._rows: list[BatchRow] = []
@@ -83,10 +83,6 @@ class TransformersEngine:
         # `backend_tokenizer` is used directly, because threads must not share the library's wrapper around it.
         return Prompt(self.tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).ids)
 
-    def compile_grammar(self, lark: str) -> GrammarMatcher:
-        """See `TokenEngine.compile_grammar`."""
-        return self._compiler.matcher(lark)
-
     async def run(self, request: EngineRequest) -> AsyncGenerator[TokenBatch, None]:
         """See `TokenEngine.run`."""
         loop = asyncio.get_running_loop()
@@ -101,7 +97,8 @@ class TransformersEngine:
         parameters, device = request.parameters, self._loaded.device
         eos = [] if parameters.get("ignore_eos") else self._eos_of(request)
         sampler = Sampler(parameters, self._loaded.defaults, len(request.prompt.tokens), self.eos, device)
-        row = BatchRow(request, sampler, request.grammar, self.tokenizer, eos, notify)
+        matcher = self._compiler.matcher(request.lark) if request.lark is not None else None
+        row = BatchRow(request, sampler, matcher, self.tokenizer, eos, notify)
         self._submit(row)
         try:
             while True:
@@ -151,7 +148,7 @@ class TransformersEngine:
         """Compute one step of all rows; return False once the engine is closed."""
         if self._closing:
             for row in [*self._rows, *self._waiting]:
-                row.fail(ModelError("this model was closed while the request was in progress"))
+                row.fail(model_closed())
             self._rows, self._loaded = [], None  # type: ignore[assignment]
             self._waiting.clear()
             self.prefixes.clear()
