@@ -3,7 +3,8 @@
 A stamp is a small file next to a verified file. It contains the hash, the size and the modification time. Somebody who
 may write to the folder could write a matching stamp next to a file of theirs. So a stamp is neither believed nor
 written if anybody but this user and root could have changed or replaced it, the file, or a folder above them. The file
-is then hashed at each start.
+is then hashed at each start. It is not refused, because the home folders and volumes of containers often belong to
+another user or a group.
 """
 
 from __future__ import annotations
