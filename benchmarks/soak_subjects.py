@@ -97,7 +97,7 @@ def remote(column: str, dice: random.Random) -> Iterator[Subject]:
             def left() -> dict[str, int]:
                 unanswered = sum(not (request.done or request.client_left) for request in server.requests)
                 if not unanswered:
-                    model.close()  # of calls that came to their end, connections are kept until here
+                    model.release()  # of calls that came to their end, connections are kept until here
                 return {"requests": unanswered, "connections": server.open_connections}
 
             yield Subject(model, left, faults=faults)

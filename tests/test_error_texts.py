@@ -159,6 +159,11 @@ def scripted() -> ScriptedModel:
     return ScriptedModel("x")
 
 
+def closed_model() -> Model:
+    with ScriptedModel("x") as model:
+        return model
+
+
 #: The class of the error, a mistake in a call or a constructor, and a pattern of the text.
 MISTAKES: list[tuple[type[Exception], Callable[[], Any], str]] = [
     (
@@ -171,6 +176,7 @@ MISTAKES: list[tuple[type[Exception], Callable[[], Any], str]] = [
         lambda: load_model("gpt-4o"),
         r"'gpt-4o' is unknown; did you mean 'openai/gpt-4o'\? Write backend/model id, with a backend",
     ),
+    (errors.ModelClosed, lambda: closed_model().generate("?"), r"^this model has been closed; make a new one"),
     (errors.InvalidRequest, lambda: load_model("nope"), r"'nope' is unknown; write backend/model id, with a backend"),
     (errors.InvalidRequest, lambda: load_model("a/b.gguf"), r"'a' is unknown; did you mean 'llamacpp/a/b.gguf'\?"),
     (errors.InvalidRequest, lambda: ScriptedModel("x", retry=0), r"retry=0: must be .* write retry=False"),

@@ -218,7 +218,7 @@ def test_repr_is_short_and_has_no_settings() -> None:
 class Closing(EchoModel):
     closed = 0
 
-    def close(self) -> None:
+    def close(self, drain: float = 0.0) -> None:
         self.closed += 1
 
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from modelport.errors import InvalidToolCall as InvalidToolCall
     from modelport.errors import MalformedResponse as MalformedResponse
     from modelport.errors import MissingDependency as MissingDependency
+    from modelport.errors import ModelClosed as ModelClosed
     from modelport.errors import ModelError as ModelError
     from modelport.errors import NotFoundError as NotFoundError
     from modelport.errors import RateLimited as RateLimited
@@ -72,8 +73,8 @@ _NAMES_OF_MODULES = {
     "combine.fallback": ["FallbackModel"],
     "errors": [
         "AuthenticationError", "ConnectionFailed", "ContentFiltered", "ContextWindowExceeded", "DeadlineExceeded",
-        "InvalidOutput", "InvalidRequest", "InvalidToolCall", "MalformedResponse", "MissingDependency", "ModelError",
-        "NotFoundError", "RateLimited", "ServerError", "StreamInterrupted", "UnsupportedFeature",
+        "InvalidOutput", "InvalidRequest", "InvalidToolCall", "MalformedResponse", "MissingDependency", "ModelClosed",
+        "ModelError", "NotFoundError", "RateLimited", "ServerError", "StreamInterrupted", "UnsupportedFeature",
     ],
     "inputs.call_options": ["CallOptions", "MessageInput"],
     "layers.redis_limits": ["RedisLimits"],
@@ -112,10 +113,10 @@ __all__ = [
     "ChatMessageToolCallStreamDelta", "Choice", "ConnectionFailed", "ContentFiltered", "ContextWindowExceeded",
     "DeadlineExceeded", "FallbackModel", "Image", "InferenceClientModel", "InvalidOutput", "InvalidRequest",
     "InvalidToolCall", "JSONSchema", "Lark", "LiteLLMModel", "LiteLLMRouterModel", "LlamaCppModel", "MLXModel",
-    "MalformedResponse", "MessageInput", "MessageRole", "MissingDependency", "Model", "ModelError", "NotFoundError",
-    "OpenAIModel", "OpenAIServerModel", "RateLimited", "RedisLimits", "Regex", "Request", "RetryPolicy", "Secret",
-    "ServerError", "Stream", "StreamInterrupted", "Text", "TokenUsage", "Tool", "TransformersModel",
-    "UnsupportedFeature", "VLLMModel", "accumulate", "load_model",
+    "MalformedResponse", "MessageInput", "MessageRole", "MissingDependency", "Model", "ModelClosed", "ModelError",
+    "NotFoundError", "OpenAIModel", "OpenAIServerModel", "RateLimited", "RedisLimits", "Regex", "Request",
+    "RetryPolicy", "Secret", "ServerError", "Stream", "StreamInterrupted", "Text", "TokenUsage", "Tool",
+    "TransformersModel", "UnsupportedFeature", "VLLMModel", "accumulate", "load_model",
 ]  # fmt: skip
 __version__ = "0.1.0"
 

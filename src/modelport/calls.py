@@ -17,6 +17,7 @@ from modelport.inputs.options import normalise_options
 from modelport.inputs.parameters import BY_ANY_NAME, EXCLUSIVE, TIMEOUTS
 from modelport.inputs.tool_choice import tool_choice_from
 from modelport.layers.base import Deltas, Layer, Next, compose
+from modelport.runtime.running_calls import calls_of
 from modelport.runtime.streams import AsyncStream, Stream, raise_with_partial
 from modelport.secrets import hide_secrets
 from modelport.types.capabilities import Capabilities
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from typing import Unpack
 
     from modelport.inputs.call_options import CallOptions, MessageInput, StopInput, TypedCallOptions, UntypedCallOptions
+    from modelport.runtime.running_calls import RunningCalls
     from modelport.types.parsed import Parsed
 
 
@@ -42,6 +44,7 @@ class CallMethods:
     kwargs: Mapping[str, Any]
     _options: Mapping[str, Any] | None = None  # `kwargs`, checked and converted by `normalise_options`.
     _chain: Next | None = None  # The layers around `deltas`; composed at the first call.
+    _running_calls: RunningCalls | None = None  # The calls that run; made at the first call or by `close`.
     # A model and its copies from `with_layers` have one `__dict__`, so this attribute has a slot of its own.
     __slots__ = ("__dict__", "_layers_of_caller")
     _layers_of_caller: tuple[Layer, ...]
@@ -251,18 +254,6 @@ class CallMethods:
             self.__dict__.setdefault("_copies", []).append(model)
         return model
 
-    def __copy__(self) -> Self:
-        from modelport.layers.of_caller import copy_of
-
-        model = copy_of(self._sharing_state(()) if self._outer_layers else self)
-        model._layers_of_caller = self._outer_layers
-        return model
-
-    def __reduce_ex__(self, protocol: Any) -> Any:
-        if not self._outer_layers:
-            return super().__reduce_ex__(protocol)
-        return CallMethods._sharing_state, (self._sharing_state(()), self._outer_layers)
-
     # --- the path of a request ----------------------------------------------------------------------------------------
 
     def _prepare(self, messages: Any, stop_sequences: Any, options: dict[str, Any], *, stream: bool) -> Request:
@@ -323,10 +314,8 @@ class CallMethods:
             return self._restart_after_update(request, self._through_layers(request))
         from modelport.layers.of_caller import run_layers_of_caller  # It imports asyncio, which takes long.
 
-        return run_layers_of_caller(layers, self._run_inner, request)
-
-    def _run_inner(self, request: Request) -> Deltas:
-        return self._restart_after_update(request, self._through_layers(request))
+        inner: Next = lambda request: self._restart_after_update(request, self._through_layers(request))  # noqa: E731
+        return run_layers_of_caller(layers, inner, request, calls_of(self))
 
     def _through_layers(self, request: Request) -> Deltas:
         chain = self._chain
@@ -339,30 +328,41 @@ class CallMethods:
         return chain(request)
 
     async def _restart_after_update(self, request: Request, deltas: Deltas) -> Deltas:
-        """Set the deadline of the call, and pass its deltas on.
+        """Register the call, set its deadline, and pass its deltas on.
 
         If the backend updates the capabilities because the service rejected something, the request is sent again with
         the new capabilities, unless the caller has already received output.
         """
         from asyncio import get_running_loop
 
-        timeouts = request.timeouts
+        timeouts, loop, running_calls = request.timeouts, get_running_loop(), None
+        if (call := timeouts.call) is None:  # It is set if a layer of the caller makes the call.
+            running_calls = self._running_calls or calls_of(self)
+            call = running_calls.start(timeouts, loop, deltas)
         if timeouts.timeout is not None:
-            deadline = get_running_loop().time() + timeouts.timeout
+            deadline = loop.time() + timeouts.timeout
             # In a call by a `FallbackModel`, the deadline of the outer call is set already; the earlier one applies.
             timeouts.deadline = deadline if timeouts.deadline is None else min(deadline, timeouts.deadline)
         has_output = False
-        for updates_left in range(32, -1, -1):  # More updates in one call are a mistake of a backend.
-            try:
-                async with aclosing(deltas):
-                    async for delta in deltas:
-                        has_output = has_output or delta.has_output
-                        yield delta
-                return
-            except ModelError as error:
-                if has_output or not error.profile_updated or not updates_left:
-                    raise
-            deltas = self._through_layers(request.replace(capabilities=self.capabilities))
+        try:
+            for updates_left in range(32, -1, -1):  # More updates in one call are a mistake of a backend.
+                try:
+                    async with aclosing(deltas):
+                        async for delta in deltas:
+                            has_output = has_output or delta.has_output
+                            yield delta
+                            if call.error is not None:
+                                await call.raise_error()
+                    return
+                except ModelError as error:
+                    if has_output or not error.profile_updated or not updates_left:
+                        raise
+                deltas = self._through_layers(request.replace(capabilities=self.capabilities))
+                if running_calls is not None:
+                    call.deltas = deltas
+        finally:
+            if running_calls is not None:
+                running_calls.remove(call)
 
     async def _generate(self, request: Request) -> ChatMessage:
         deltas = self._run(request)

@@ -19,6 +19,7 @@ an error message for "429". If another library or an engine raised an exception,
     ├── InvalidToolCall
     ├── InvalidOutput
     ├── UnsupportedFeature
+    ├── ModelClosed
     └── MissingDependency           also an ImportError
 
 A single error may differ from its class: a `ConnectionFailed` because of an invalid certificate is not retryable, and a
@@ -205,6 +206,10 @@ class InvalidOutput(_UnusableOutput):
 
 class UnsupportedFeature(ModelError):
     """The backend or the model does not support what the request asks for; nothing has been sent."""
+
+
+class ModelClosed(ModelError):
+    """The model was closed, before the call or while it was in progress; create a new model."""
 
 
 class MissingDependency(ModelError, ImportError):

@@ -6,6 +6,7 @@ The methods that callers use, such as `generate`, are those of `CallMethods`.
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from modelport.calls import CallMethods
@@ -13,17 +14,18 @@ from modelport.inputs.options import normalise_options
 from modelport.inputs.parameters import BY_ANY_NAME, REASONING_EFFORTS
 from modelport.inputs.settings import check_kind
 from modelport.layers.base import Layer, Next
+from modelport.runtime.running_calls import calls_of, close_in_thread
 from modelport.saving import Storable, constructor_parameters
 from modelport.types.capabilities import Capabilities
 from modelport.types.deltas import ChatMessageStreamDelta
 from modelport.types.request import Request
 
 if TYPE_CHECKING:
-    from modelport.layers.limit.layer import SharedWindow
+    from modelport.layers.limit.shared import SharedWindow
     from modelport.layers.retry import RetryPolicy
 
 #: Attributes that are not pickled, because they are computed from the settings again.
-_DERIVED = ("_chain", "_capabilities", "_options", "_copies")
+_DERIVED = ("_chain", "_running_calls", "_capabilities", "_options", "_copies")
 
 
 class Model(CallMethods, Storable):
@@ -134,14 +136,30 @@ class Model(CallMethods, Storable):
             self._capabilities = self._declare().merged_with(self._given_capabilities)
         return self._capabilities
 
-    def close(self) -> None:
-        """Release the engine, or the connections of synchronous calls. Afterwards the model can't be used."""
+    def close(self, drain: float = 0.0) -> None:
+        """End the calls that run, and release the engine or the connections. Afterwards the model can't be used.
 
-    async def aclose(self) -> None:
-        """Do the same as `close`, and release the connections of the running event loop too."""
-        from modelport.runtime.threads import in_thread
+        Calls in progress, in every thread and event loop, raise `ModelClosed`; a stream raises `StreamInterrupted` with
+        the part that had arrived. New calls raise `ModelClosed`. When this method returns, the calls have ended, and
+        the engine and the connections are released. What does not end within 10 seconds goes on in the background,
+        such as a thread in a library. A second `close` does no harm.
 
-        await in_thread(self.close)
+        Call `aclose` in asynchronous code: this method blocks the event loop, and so does not wait for the calls on it.
+
+        Args:
+            drain: How long the calls in progress may go on first, in seconds; the default is 0. A stream that nobody
+                reads is in progress too.
+
+        Raises:
+            InvalidRequest: `drain` is not a number of seconds.
+        """
+        calls_of(self).close(drain)
+        self.release()
+
+    async def aclose(self, drain: float = 0.0) -> None:
+        """Do the same as `close` in asynchronous code."""
+        # Somebody else's class may have a `close` without arguments.
+        await close_in_thread(partial(self.close, drain) if drain else self.close)
 
     def __enter__(self) -> Self:
         return self
@@ -164,11 +182,29 @@ class Model(CallMethods, Storable):
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.model_id!r})"
 
+    def __copy__(self) -> Self:
+        from modelport.layers.of_caller import copy_of
+
+        model = copy_of(self._sharing_state(()) if self._outer_layers else self)
+        model._layers_of_caller = self._outer_layers
+        return model
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        if not self._outer_layers:
+            return super().__reduce_ex__(protocol)
+        return CallMethods._sharing_state, (self._sharing_state(()), self._outer_layers)
+
     def __getstate__(self) -> dict[str, Any]:
         self._refuse_secrets()
         return {key: value for key, value in self.__dict__.items() if key not in _DERIVED}
 
     # --- for the author of a backend ----------------------------------------------------------------------------------
+
+    def release(self) -> None:
+        """Free the engine or the connections. `close` calls this method, in any thread, when no call runs any more.
+
+        It may be called several times. The default does nothing.
+        """
 
     async def deltas(self, request: Request) -> AsyncGenerator[ChatMessageStreamDelta, None]:
         """Send one request to the model. A backend must implement this method, or else `generate`.

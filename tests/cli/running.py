@@ -41,7 +41,7 @@ class ClosableModel(ScriptedModel):
 
     closed = 0
 
-    def close(self) -> None:
+    def close(self, drain: float = 0.0) -> None:
         self.closed += 1
 
 

@@ -112,7 +112,7 @@ def test_secret_is_in_no_representation() -> None:
 
 
 class Closing(ReplayModel):
-    def close(self) -> None:
+    def close(self, drain: float = 0.0) -> None:
         self.calls = ()
         if self.model_id == "a":
             raise OSError("it does not close")

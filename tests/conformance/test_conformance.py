@@ -44,7 +44,8 @@ MOCKED = {
     "JSON schema", "typed output", "regex", "choice", "context-free grammar", "structured output with tools",
     "partial objects", "reasoning", "reasoning effort",
     "tools: auto", "tools: required", "tools: named", "tools: none",
-    "parallel tool calls", "tool results", "streamed tool calls", "event loops", "concurrent calls", "secrets",
+    "parallel tool calls", "tool results", "streamed tool calls", "event loops", "concurrent calls", "closing",
+    "secrets",
 }  # fmt: skip
 #: The checks that depend on what the model chooses to do. The smallest model calls no tool unless it must, and one tool
 #: where two are wanted; the servers of fixed responses call both.
@@ -68,7 +69,7 @@ SELECTED_CHECKS = {
     # ministack reports of every response that it ended by itself, and passes on neither tools, schemas nor images.
     "bedrock": {
         "generate", "stream", "async", "stop sequences", "cancellation", "deterministic", "seed", "usage", "logprobs",
-        "roles", "invalid input", "timeout", "event loops", "concurrent calls", "fork", "secrets", "saving",
+        "roles", "invalid input", "timeout", "event loops", "concurrent calls", "fork", "closing", "secrets", "saving",
     },
     # If every model fails, the first model's error is raised; here it says that this model does not exist.
     "fallback": {check.name for check in CHECKS} - {"context window exceeded"},

@@ -149,7 +149,7 @@ class _CannedTransport:
             if reader.done:
                 return
 
-    async def aclose(self) -> None:
+    def close(self) -> None:
         pass
 
 

@@ -57,7 +57,7 @@ class BackedModel(Model):
             yield delta
 
 
-def request(**limits: float | None) -> Request:
+def request(**limits: Any) -> Request:
     return Request((ChatMessage(MessageRole.USER, "?"),), timeouts=Timeouts(**limits), stream=True)
 
 

@@ -1,7 +1,8 @@
 """A process that calls a model as fast as a shared limit allows.
 
 Its arguments are JSON: the Redis URL, the URL of the model's server, the window in seconds, the seconds to run, and the
-limits. For each admitted request it prints the time on Redis's clock and the estimated tokens.
+limits. For each admitted request it prints its identifier, the time on Redis's clock and the estimated tokens. For each
+request that it removes, because it was admitted too long ago when the process noticed, it prints the identifier alone.
 """
 
 from __future__ import annotations
@@ -14,14 +15,19 @@ from typing import Any
 
 from modelport import Model, OpenAIServerModel, RedisLimits
 from modelport.layers.limit import layer
+from modelport.layers.limit.shared import SharedDelay
 
 
 class ReportingLimits(RedisLimits):
-    async def _acquire(self, name: str, request_id: str, *arguments: Any) -> tuple[float, float]:
-        wait, now = await super()._acquire(name, request_id, *arguments)
-        if wait == 0:
-            print(json.dumps([now, arguments[-1]]), flush=True)
-        return wait, now
+    async def _acquire(self, name: str, request_id: str, *arguments: Any) -> tuple[SharedDelay, float]:
+        delay, now = await super()._acquire(name, request_id, *arguments)
+        if delay.seconds == 0:
+            print(json.dumps([request_id, now, arguments[-1]]), flush=True)
+        return delay, now
+
+    async def leave(self, name: str, request_id: str) -> None:
+        await super().leave(name, request_id)
+        print(json.dumps([request_id]), flush=True)
 
 
 async def call_until(model: Model, seconds: float) -> None:

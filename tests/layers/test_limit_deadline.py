@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from modelport.combine.fallback import FallbackModel
-from modelport.errors import RateLimited
+from modelport.errors import DeadlineExceeded, RateLimited
 from modelport.layers.limit.layer import Limit
 from modelport.layers.limit.window import RateWindow
 from modelport.testing import ScriptedModel
@@ -81,6 +81,37 @@ def test_limit_of_tokens_waits_for_running_requests_alone(running: bool) -> None
     else:
         with pytest.raises(RateLimited, match=r"^tokens_per_minute=1000: this model's own limit admits"):
             run_with_fake_clock(work)
+
+
+def test_call_behind_one_that_has_time_fails_at_once_too() -> None:
+    async def work(clock: Callable[[], float]) -> float:
+        limit, backend = Limit(requests_per_minute=1, clock=clock), Backend(clock=clock)
+        await send(limit, backend)
+        patient = asyncio.ensure_future(send(limit, backend, with_deadline(600)))
+        await asyncio.sleep(1)
+        begin = clock()
+        with pytest.raises(RateLimited, match=r"^requests_per_minute=1: this model's own limit admits") as raised:
+            await send(limit, backend, with_deadline(5))
+        assert clock() == begin and 58 < (raised.value.retry_after or 0) < 60
+        await patient
+        return len(backend.times)
+
+    assert run_with_fake_clock(work) == 2
+
+
+def test_timeout_in_the_queue_of_max_concurrency_names_this_limit() -> None:
+    async def work(clock: Callable[[], float]) -> None:
+        model = BackendModel(Backend(seconds=3.0), max_concurrency=1)
+        running = asyncio.ensure_future(model.agenerate("first"))
+        await asyncio.sleep(0)
+        own = r"^timeout=2 s ran out while the call waited for this model's own limit max_concurrency=1\. "
+        with pytest.raises(DeadlineExceeded, match=own):
+            await model.agenerate("second", timeout=2)
+        with pytest.raises(DeadlineExceeded, match=r"^timeout=2 s ran out\. "):  # It has a slot, and waits for output.
+            await running
+            await model.agenerate("third", timeout=2)
+
+    run_with_fake_clock(work)
 
 
 def test_requests_delay_equals_the_delay_of_a_window_without_a_limit_of_tokens() -> None:

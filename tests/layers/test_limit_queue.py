@@ -13,6 +13,7 @@ import pytest
 from modelport.layers.limit import queue
 from modelport.layers.limit.layer import Limit
 from modelport.layers.limit.queue import WaiterQueue
+from modelport.layers.limit.shared import SharedDelay
 
 from .clock import run_with_fake_clock
 from .limit_backend import Backend, request, send, wait_until
@@ -253,10 +254,13 @@ async def test_loop_that_stands_still_while_it_asks_a_shared_window_is_skipped(m
         on_unavailable = "error"
         seconds = 0.1
 
-        async def acquire(self, *_: Any) -> float:
+        async def acquire(self, *_: Any) -> SharedDelay:
             seconds, self.seconds = self.seconds, 0.0
             await asyncio.sleep(seconds)
-            return 0.0
+            return SharedDelay(0.0)
+
+        async def leave(self, *_: Any) -> None:
+            pass
 
         async def correct(self, *_: Any) -> None:
             pass

@@ -22,6 +22,13 @@ from .limit_backend import Backend, BackendModel, call_from_threads_and_loops, m
 # --- RateWindow -------------------------------------------------------------------------------------------------------
 
 
+def add(window: RateWindow, at: float, tokens: int) -> WindowEntry:
+    """Count a request that reaches the service as soon as it is admitted."""
+    entry = window.add(at, tokens)
+    window.sent(entry, at)
+    return entry
+
+
 @pytest.mark.parametrize(
     ("requests", "tokens", "admitted", "now", "wanted", "delay"),
     [
@@ -55,13 +62,13 @@ def test_rate_window_delay(
 ) -> None:
     window = RateWindow(requests, tokens)
     for at, cost in admitted:
-        window.add(at, cost)
+        add(window, at, cost)
     assert window.delay(now, wanted) == pytest.approx(delay)
 
 
 def test_rate_window_correct_makes_room_for_the_next_request() -> None:
     window = RateWindow(None, 100)
-    entry = window.add(0, 90)
+    entry = add(window, 0, 90)
     assert window.delay(1, 20) == 59
     window.correct(entry, 80)
     assert window.delay(1, 20) == 0
@@ -71,7 +78,7 @@ def test_rate_window_correct_makes_room_for_the_next_request() -> None:
 
 def test_rate_window_correct_ignores_a_request_that_has_left() -> None:
     window = RateWindow(None, 100)
-    entry = window.add(0, 50)
+    entry = add(window, 0, 50)
     assert window.delay(60, 100) == 0 and not entry.in_window
     window.correct(entry, 100)
     assert window.delay(60, 100) == 0
@@ -80,13 +87,13 @@ def test_rate_window_correct_ignores_a_request_that_has_left() -> None:
 def test_rate_window_drops_requests_that_have_left() -> None:
     window = RateWindow(10, 1000)
     for n in range(200):
-        window.add(n * 30.0, 1)
+        add(window, n * 30.0, 1)
     assert len(window) == 2
 
 
 def test_rate_window_length_can_be_set() -> None:
     window = RateWindow(1, None, seconds=2)
-    window.add(0, 0)
+    add(window, 0, 0)
     assert (window.delay(1.5, 0), window.delay(2, 0)) == (0.5, 0)
 
 
@@ -126,7 +133,7 @@ def test_rate_window_agrees_with_a_model_that_keeps_every_request(
         assert window.delay(now, cost) == expected
         now += expected
         assert window.delay(now, cost) == 0
-        entries.append((window.add(now, cost), [now, cost]))
+        entries.append((add(window, now, cost), [now, cost]))
         assert len(window) == sum(admitted > now - WINDOW_SECONDS for _, (admitted, _) in entries)
 
 
@@ -170,11 +177,11 @@ def test_limit_counts_threads_and_event_loops_in_one_window(
 ) -> None:
     monkeypatch.setattr("modelport.layers.limit.layer.WINDOW_SECONDS", 0.3)
     admitted: list[float] = []
-    add = RateWindow.add
+    add_to_window = RateWindow.add
 
     def recording_add(window: RateWindow, now: float, tokens: int) -> Any:
         admitted.append(now)
-        return add(window, now, tokens)
+        return add_to_window(window, now, tokens)
 
     monkeypatch.setattr(RateWindow, "add", recording_add)
     backend = Backend()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 import pickle
 import time
@@ -14,6 +15,7 @@ import pytest
 
 from modelport import Model, OpenAIServerModel, RedisLimits
 from modelport.errors import InvalidRequest, ModelError
+from modelport.layers import redis_limits
 from modelport.layers.limit.layer import Limit
 from modelport.testing import ScriptedModel
 from tests.servers.faults import Fault, FaultServer, Reply
@@ -49,7 +51,7 @@ def acquire(shared: RedisLimits, *steps: tuple[Any, ...] | float | Callable[[], 
                 await asyncio.sleep(step)
             else:
                 request_id, window, requests, tokens, wanted = step
-                delays.append(await shared.acquire("m", request_id, window, requests, tokens, wanted))
+                delays.append((await shared.acquire("m", request_id, window, requests, tokens, wanted)).seconds)
         return delays
 
     return asyncio.run(work())
@@ -75,10 +77,10 @@ def test_corrected_estimate_makes_room(redis: RedisServer) -> None:
     shared = RedisLimits(redis.url)
 
     async def work() -> list[float]:
-        delays = [await shared.acquire("m", request_id, 60, None, 100, 90) for request_id in "ab"]
+        delays = [(await shared.acquire("m", request_id, 60, None, 100, 90)).seconds for request_id in "ab"]
         await shared.correct("m", "a", 5)
         await shared.correct("m", "long gone", 5)
-        return [*delays, await shared.acquire("m", "b", 60, None, 100, 90)]
+        return [*delays, (await shared.acquire("m", "b", 60, None, 100, 90)).seconds]
 
     delays = asyncio.run(work())
     assert delays[0] == delays[2] == 0 and delays[1] > 59
@@ -89,7 +91,7 @@ def test_large_request_is_not_overtaken_forever(redis: RedisServer) -> None:
     shared = RedisLimits(redis.url)
 
     async def wait_for_admission(request_id: str, tokens: int) -> None:
-        while delay := await shared.acquire("m", request_id, 1, None, 100, tokens):  # noqa: ASYNC110
+        while delay := (await shared.acquire("m", request_id, 1, None, 100, tokens)).seconds:  # noqa: ASYNC110
             await asyncio.sleep(min(delay, 0.05))
 
     async def stream_of_small_requests() -> None:
@@ -127,6 +129,81 @@ def test_clock_that_was_set_back_blocks_no_request(redis: RedisServer) -> None:
 
     delays = acquire(RedisLimits(redis.url), add_entry, ("b", 0.3, 1, None, 0), 0.35, ("b", 0.3, 1, None, 0))
     assert 0 < delays[0] <= 0.301 and delays[1] == 0
+
+
+@pytest.fixture
+def set_clock(redis: RedisServer, monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """A function that sets the clock of the Redis server, in seconds, as the script sees it."""
+    time_of_key = "{redis.call('GET', 'clock'), 0}"
+    script = redis_limits.ACQUIRE_SCRIPT.replace("redis.call('TIME')", time_of_key)
+    monkeypatch.setattr(redis_limits, "ACQUIRE_SCRIPT", script)
+    return lambda seconds: redis.command("SET", "clock", str(int(seconds)))
+
+
+def test_clock_that_was_set_back_keeps_no_dead_waiter_in_the_queue(
+    redis: RedisServer, set_clock: Callable[[float], None]
+) -> None:
+    """Before, the dead waiter had asked in the future, and so its lease did not end before that time."""
+    dead, alive = ("dead", 10_000, 1, None, 0), ("alive", 10_000, 1, None, 0)
+    acquire(
+        RedisLimits(redis.url),
+        *(lambda: set_clock(0), ("a", 10_000, 1, None, 0), dead),
+        *(lambda: set_clock(9_000), dead),
+        *(lambda: set_clock(100), alive),
+        *(lambda: set_clock(104), alive),
+    )
+    assert redis.command("ZRANGE", "modelport:{m}:waiting", "0", "-1") == ["alive"]
+
+
+def test_clock_that_was_set_back_does_not_change_the_order(
+    redis: RedisServer, set_clock: Callable[[float], None]
+) -> None:
+    old, new = ("old", 60, 1, None, 0), ("new", 60, 1, None, 0)
+    delays = acquire(
+        RedisLimits(redis.url),
+        *(lambda: set_clock(10_000), ("a", 60, 1, None, 0), old),
+        *(lambda: set_clock(6_400), new, old),
+        *(lambda: set_clock(6_460), old, new),  # Both have lost their lease, and join again in this order.
+        *(lambda: set_clock(6_461), new, old, new),
+    )
+    assert delays[-3:-1] == [0.02, 0] and delays[-1] > 59
+
+
+def test_request_that_leaves_makes_room_at_once(redis: RedisServer) -> None:
+    """Before, it stayed in the queue until its lease of three seconds ended."""
+    shared = RedisLimits(redis.url)
+    leave = functools.partial(shared.leave, "m")
+
+    async def work() -> list[Any]:
+        answers: list[Any] = []
+        for step in (("a", 0), "b", "a", ("c", 0), "unknown", ("d", 0)):
+            if isinstance(step, str):
+                if step == "b":
+                    answers.append((await shared.acquire("m", "b", 60, 1, 100, 100)).seconds > 59)
+                await leave(step)
+            else:
+                answers.append((await shared.acquire("m", step[0], 60, 1, 100, 100)).seconds)
+        return answers
+
+    *answers, last = asyncio.run(work())
+    assert answers == [0, True, 0] and last > 59
+    assert redis.command("HGETALL", "modelport:{m}:tokens") == ["total", "100", "c", "100"]
+    assert redis.command("ZRANGE", "modelport:{m}:waiting", "0", "-1") == ["d"]
+    assert redis.command("HKEYS", "modelport:{m}:last_asked") == ["d"]
+
+
+def test_delay_for_requests_is_that_of_the_limit_of_requests_alone(redis: RedisServer) -> None:
+    shared = RedisLimits(redis.url)
+
+    async def delays(name: str, requests: int | None, tokens: int | None) -> tuple[float, float]:
+        for request_id in "abc":
+            delay = await shared.acquire(name, request_id, 60, requests, tokens, 40)
+        return delay
+
+    both, for_requests = asyncio.run(delays("requests", 2, 1000))
+    assert both == for_requests > 59
+    both, for_requests = asyncio.run(delays("tokens", 9, 80))
+    assert both > 59 and for_requests == 0
 
 
 def test_requests_that_have_left_are_deleted(redis: RedisServer) -> None:
@@ -253,4 +330,4 @@ def test_pickled_limit_layer_shares_the_same_window(redis: RedisServer, monkeypa
     limit = Limit(requests_per_minute=3, shared=RedisLimits(redis.url), name="m")
     copy = pickle.loads(pickle.dumps(limit))
     assert (copy.shared, copy.name, copy.requests_per_minute) == (RedisLimits(), "m", 3)
-    assert asyncio.run(copy.shared.acquire("m", "a", 60, 3, None, 0)) == 0
+    assert asyncio.run(copy.shared.acquire("m", "a", 60, 3, None, 0)) == (0, 0)

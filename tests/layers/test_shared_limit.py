@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from modelport import ChatMessage, ChatMessageStreamDelta, Model, RedisLimits, TokenUsage
-from modelport.errors import AuthenticationError, ConnectionFailed, ModelError, ServerError
+from modelport.errors import AuthenticationError, ConnectionFailed, DeadlineExceeded, RateLimited, ServerError
 from modelport.layers.limit import layer
 from modelport.layers.limit.layer import Limit
 from modelport.testing import ScriptedModel
@@ -55,7 +55,8 @@ class Workers:
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[2]), *sys.path])}
         pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
         self.processes = [subprocess.Popen(command, env=environment, **pipes) for _ in range(count)]
-        self.reports: list[list[tuple[float, int]]] = [[] for _ in range(count)]
+        #: For each process, the time and the estimated tokens of its admitted requests, by their identifiers.
+        self.reports: list[dict[str, tuple[float, int]]] = [{} for _ in range(count)]
         for process in self.processes:
             assert process.stdout is not None and process.stdout.readline() == "ready\n"
         server.clear()
@@ -70,9 +71,13 @@ class Workers:
     def _read(self, n: int) -> None:
         for line in self.processes[n].stdout or ():
             try:
-                self.reports[n].append(tuple(json.loads(line)))
+                request_id, *admission = json.loads(line)
             except ValueError:
-                pass  # The process was killed while it wrote this line.
+                continue  # The process was killed while it wrote this line.
+            if admission:
+                self.reports[n][request_id] = tuple(admission)
+            else:
+                self.reports[n].pop(request_id, None)
 
     def wait(self) -> list[int]:
         codes = [process.wait(60) for process in self.processes]
@@ -83,7 +88,7 @@ class Workers:
     @property
     def admitted(self) -> list[tuple[float, int]]:
         """The time and the estimated tokens of every admitted request."""
-        return sorted(report for reports in self.reports for report in reports)
+        return sorted(admission for reports in self.reports for admission in reports.values())
 
 
 def most_in(times: list[float], window: float) -> int:
@@ -133,11 +138,12 @@ def test_models_share_a_limit_only_under_the_same_name(redis: RedisServer) -> No
     shared, account = RedisLimits(redis.url), RedisLimits(redis.url, name="account")
     a, b, same = (scripted(shared, model_id=name, **settings) for name in ("a", "b", "a"))
     assert a("?").content == b("?").content == "ok"
-    with pytest.raises(ModelError, match=r"timeout=0\.5 s ran out"):
+    with pytest.raises(RateLimited, match=r"^requests_per_minute=1: this model's own limit") as raised:
         same("?")
+    assert 59 < (raised.value.retry_after or 0) <= 62.1 and not raised.value.retryable
     c, d = (scripted(account, model_id=name, **settings) for name in "cd")
     assert c("?").content == "ok"
-    with pytest.raises(ModelError, match=r"timeout=0\.5 s ran out"):
+    with pytest.raises(RateLimited, match="requests_per_minute=1"):
         d("?")
 
 
@@ -226,6 +232,84 @@ def test_max_concurrency_holds_with_a_shared_limit(redis: RedisServer) -> None:
 
     asyncio.run(work())
     assert (most, running) == (3, 0)
+
+
+# --- callers that leave -----------------------------------------------------------------------------------------------
+
+
+def waiting_in(redis: RedisServer) -> int:
+    return int(redis.command("ZCARD", "modelport:{scripted}:waiting"))
+
+
+def test_impatient_callers_of_six_processes_do_not_keep_each_other_waiting(
+    redis: RedisServer, set_window: Callable[[float], None]
+) -> None:
+    """Before, each caller who left stayed in the queue for three seconds, so that no call was answered."""
+    set_window(0.4)
+    # Each model stands for a process: what they share is in Redis. The limit of tokens refuses no call at once.
+    models = [scripted(RedisLimits(redis.url), tokens_per_minute=50) for _ in range(6)]
+    answered = 0
+
+    def call_until(model: Model, end: float) -> None:
+        nonlocal answered
+        while time.monotonic() < end:
+            try:
+                model("?", max_tokens=40, timeout=0.2)
+                answered += 1
+            except (DeadlineExceeded, RateLimited):
+                pass
+
+    end = time.monotonic() + 2.5
+    threads = [threading.Thread(target=call_until, args=(model, end)) for model in models]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    assert answered >= 4  # There were six windows.
+    assert waiting_in(redis) == 0
+
+
+@pytest.mark.parametrize("how", ["cancelled", "deadline", "loop ends"])
+def test_caller_that_leaves_is_removed_from_the_shared_queue(redis: RedisServer, how: str) -> None:
+    model = scripted(RedisLimits(redis.url), requests_per_minute=9, tokens_per_minute=50)
+    model("?", max_tokens=40)
+
+    async def call_and_leave() -> None:
+        call = asyncio.create_task(model.agenerate("?", max_tokens=40, timeout=0.3 if how == "deadline" else 60))
+        while waiting_in(redis) == 0:  # noqa: ASYNC110 - another process makes the condition true
+            await asyncio.sleep(0.01)
+        if how == "cancelled":
+            call.cancel()
+        if how != "loop ends":
+            with pytest.raises((asyncio.CancelledError, DeadlineExceeded)):
+                await call
+            assert waiting_in(redis) == 0
+
+    asyncio.run(call_and_leave())
+    assert waiting_in(redis) == 0
+
+
+def test_process_that_exits_removes_its_waiting_calls(redis: RedisServer) -> None:
+    script = f"""
+import threading, time
+from modelport import RedisLimits
+from modelport.testing import ScriptedModel
+
+model = ScriptedModel("ok", repeat=True, retry=False, tokens_per_minute=50, shared_limits=RedisLimits({redis.url!r}))
+model("?", max_tokens=40)
+threading.Thread(target=model, args=("?",), kwargs={{"max_tokens": 40}}, daemon=True).start()
+input()
+"""
+    path = os.pathsep.join([str(Path(__file__).parents[2]), *sys.path])
+    child = subprocess.Popen(
+        [sys.executable, "-c", script], stdin=subprocess.PIPE, env=os.environ | {"PYTHONPATH": path}
+    )
+    deadline = time.monotonic() + 30
+    while waiting_in(redis) == 0 and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert waiting_in(redis) == 1
+    child.communicate(b"\n", timeout=30)
+    assert waiting_in(redis) == 0
 
 
 # --- Redis is unavailable ---------------------------------------------------------------------------------------------

@@ -281,13 +281,14 @@ def test_request_beyond_queue_is_refused(model: TransformersModel) -> None:
             threading.Event().wait(0.05)
         with pytest.raises(RateLimited, match="raise `queue`"):
             small(QUESTION)
-        for stream in streams:
-            stream.close()
+        streams[1].close()  # A request whose caller has left waits no longer, although the first one still runs.
+        wait_until_idle(small, busy=1)
+        streams[0].close()
 
 
-def wait_until_idle(model: TransformersModel) -> None:
+def wait_until_idle(model: TransformersModel, busy: int = 0) -> None:
     for _ in range(200):
-        if model._engine().busy == 0:
+        if model._engine().busy == busy:
             return
         threading.Event().wait(0.05)
     raise AssertionError("the engine is still busy")

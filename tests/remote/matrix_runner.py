@@ -81,7 +81,7 @@ def ask(model: Model, way: str, **options: Any) -> ChatMessage:
     finally:
         # Connections that an event loop opened end with the loop, except those of boto3.
         if not way.startswith("async") or isinstance(model, AmazonBedrockServerModel):
-            model.close()
+            model.release()
 
 
 async def _ask_async(model: Model, way: str, options: dict[str, Any]) -> ChatMessage:

@@ -180,6 +180,7 @@ FAILING: list[tuple[str, Callable[[], Model], dict[str, Any]]] = [
     ("timeout", scripted("at once"), {}),
     ("concurrent calls", Nondeterministic, {}),
     ("fork", FailsAfterFork, {}),
+    ("closing", WithoutLayers, {}),
     ("secrets", scripted("fine", model_id="sk-1234567890"), {"secrets": ("sk-1234567890",)}),
 ]
 

@@ -16,6 +16,7 @@ from modelport.errors import InvalidRequest as InvalidRequest
 from modelport.errors import InvalidToolCall as InvalidToolCall
 from modelport.errors import MalformedResponse as MalformedResponse
 from modelport.errors import MissingDependency as MissingDependency
+from modelport.errors import ModelClosed as ModelClosed
 from modelport.errors import ModelError as ModelError
 from modelport.errors import NotFoundError as NotFoundError
 from modelport.errors import RateLimited as RateLimited
@@ -26,8 +27,8 @@ from modelport.protocols.chat_completions.errors import error_from
 
 __all__ = [
     "AuthenticationError", "ConnectionFailed", "ContentFiltered", "ContextWindowExceeded", "DeadlineExceeded",
-    "InvalidOutput", "InvalidRequest", "InvalidToolCall", "MalformedResponse", "MissingDependency", "ModelError",
-    "NotFoundError", "RateLimited", "ServerError", "StreamInterrupted", "UnsupportedFeature", "from_status",
+    "InvalidOutput", "InvalidRequest", "InvalidToolCall", "MalformedResponse", "MissingDependency", "ModelClosed",
+    "ModelError", "NotFoundError", "RateLimited", "ServerError", "StreamInterrupted", "UnsupportedFeature", "from_status",
 ]  # fmt: skip
 
 

@@ -6,7 +6,7 @@ import asyncio
 import builtins
 import time
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
-from contextlib import AsyncExitStack, ExitStack, aclosing
+from contextlib import ExitStack, aclosing
 from dataclasses import replace
 from typing import Any, Literal, Self
 
@@ -30,8 +30,8 @@ from modelport.types.request import Request, Timeouts
 #: the exceptions of the package `requests`.
 FALLBACK_ERRORS: tuple[type[Exception], ...] = (
     errors.AuthenticationError, errors.ConnectionFailed, errors.ContextWindowExceeded, errors.DeadlineExceeded,
-    errors.MalformedResponse, errors.MissingDependency, errors.NotFoundError, errors.RateLimited, errors.ServerError,
-    errors.StreamInterrupted, UnsupportedFeature, OSError,
+    errors.MalformedResponse, errors.MissingDependency, errors.ModelClosed, errors.NotFoundError, errors.RateLimited,
+    errors.ServerError, errors.StreamInterrupted, UnsupportedFeature, OSError,
 )  # fmt: skip
 
 
@@ -151,17 +151,18 @@ class FallbackModel(Model):
         """What at least one of the models supports. If a model does not support a request, the next model is called."""
         return union_of([model.capabilities for model in self.models])
 
-    def close(self) -> None:
-        """Close every inner model."""
+    def close(self, drain: float = 0.0) -> None:
+        """End the calls of this model, and close every inner model; see `Model.close`.
+
+        Args:
+            drain: How long the calls in progress may go on first, in seconds: those of this model, and those of the
+                inner models.
+        """
+        drained_at = time.monotonic() + drain
+        super().close(drain)
         with ExitStack() as stack:
             for model in self.models:
-                stack.callback(model.close)
-
-    async def aclose(self) -> None:
-        """Close every inner model; this is `close` for asynchronous code."""
-        async with AsyncExitStack() as stack:
-            for model in self.models:
-                stack.push_async_callback(model.aclose)
+                stack.callback(_close, model, drained_at)
 
     async def deltas(self, request: Request) -> AsyncGenerator[ChatMessageStreamDelta, None]:
         """Send a request to the inner models, one after another, until one responds, and yield its deltas."""
@@ -239,6 +240,15 @@ class FallbackModel(Model):
         return sorted(
             self._candidates, key=lambda candidate: candidate.cooling_until if candidate.cooling_until > now else 0.0
         )
+
+
+def _close(model: Model, drained_at: float) -> None:
+    """Close an inner model, whose calls may go on until this time. Somebody else's `close` may have no argument."""
+    seconds_left = drained_at - time.monotonic()
+    if seconds_left > 0:
+        model.close(seconds_left)
+    else:
+        model.close()
 
 
 def _restore_model(data: Mapping[str, Any], number: int, trust_remote_code: bool) -> Model:

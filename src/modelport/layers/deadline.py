@@ -10,7 +10,7 @@ One timer runs per attempt. It is set to the time limit that ends first:
 The retry layer reads each delta in a `with timer:` block. If the timer fires during such a read, it cancels the task
 that reads, and leaving the `with` block turns the cancellation into `DeadlineExceeded`. If the timer fires between two
 reads, it only records the error, and the next read raises it. So no task is ever cancelled while it runs the caller's
-own code.
+own code. In the same way, closing the model ends the read with `ModelClosed`.
 
 This module imports asyncio, which takes long. So it is imported at the first call and not with the package.
 """
@@ -18,14 +18,19 @@ This module imports asyncio, which takes long. So it is imported at the first ca
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from collections.abc import Awaitable
+from typing import Any, TypeVar
 
 from modelport.errors import DeadlineExceeded, ModelError
 from modelport.types.request import Timeouts
 
+T = TypeVar("T")
+
 
 class AttemptTimer:
     """Enforces the time limits of one attempt. Each read of a delta must run in a `with` block of this object.
+
+    After the last read, `close` must be called.
 
     Args:
         timeouts: The time limits of the call.
@@ -39,10 +44,14 @@ class AttemptTimer:
         self._in_queue = in_queue
         self._sent_at = self._waiting_since = self._loop.time()
         self._has_output = False
-        self._reader: asyncio.Task[Any] | None = None  # The task that reads a delta; `None` between two reads.
+        self.reader: asyncio.Task[Any] | None = None  # The task that reads a delta; `None` between two reads.
+        self._was_cancelled = False  # Whether this timer has cancelled that task.
         self._earlier_cancellations = 0  # How often that task had been cancelled before the read.
-        self._expired: ModelError | None = None  # The error to raise, once a limit has ended.
+        self._expired: ModelError | None = None  # The error to raise, once a limit has ended or the model was closed.
         self._timer: asyncio.TimerHandle | None = None
+        if (call := timeouts.call) is not None:
+            call.readers.append(self)
+            self._expired = call.error
         self._set_timer()
 
     def start_first_token_clock(self) -> None:
@@ -61,12 +70,13 @@ class AttemptTimer:
 
         Raises:
             DeadlineExceeded: A limit ended between the last read and this one.
+            ModelClosed: The model was closed.
         """
         if self._expired is not None:
             raise self._expired
         if self._timeouts.idle_timeout is not None:
             self._waiting_since = self._loop.time()
-        self._reader = reader = asyncio.current_task(self._loop)
+        self.reader = reader = asyncio.current_task(self._loop)
         assert reader is not None
         self._earlier_cancellations = reader.cancelling()
 
@@ -75,9 +85,10 @@ class AttemptTimer:
 
         Raises:
             DeadlineExceeded: A limit ended during the read.
+            ModelClosed: The model was closed during the read.
         """
-        reader, self._reader = self._reader, None
-        if self._expired is None or reader is None:
+        reader, self.reader = self.reader, None
+        if self._expired is None or reader is None or not self._was_cancelled:
             return
         if error is None:
             reader.uncancel()  # The backend ignored the cancellation. Its delta is passed on, and the next read raises.
@@ -87,8 +98,28 @@ class AttemptTimer:
             self._expired.attempts = getattr(error, "attempts", ())  # The models that a `FallbackModel` called.
             raise self._expired from None
 
-    def stop(self) -> None:
-        """Cancel the timer."""
+    def end(self, error: ModelError, spared: asyncio.Task[Any] | None = None) -> None:
+        """Raise an error in the current read and in later ones.
+
+        Args:
+            error: The error.
+            spared: A task that is not cancelled, although it may be the one that reads.
+        """
+        if self._expired is not None:
+            return
+        self._expired = error
+        self._stop()
+        if self.reader is not None and self.reader is not spared:
+            self._was_cancelled = True
+            self.reader.cancel()
+
+    def close(self) -> None:
+        """End the timer, after the last read."""
+        self._stop()
+        if (call := self._timeouts.call) is not None and self in call.readers:
+            call.readers.remove(self)
+
+    def _stop(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -102,12 +133,14 @@ class AttemptTimer:
             limits.append((self._sent_at + timeouts.first_token_timeout, "first_token_timeout"))
         if timeouts.idle_timeout is not None and self._has_output:
             # The time between two reads does not count: the caller is busy then, and does not wait for the backend.
-            idle_since = self._loop.time() if self._reader is None else self._waiting_since
+            idle_since = self._loop.time() if self.reader is None else self._waiting_since
             limits.append((idle_since + timeouts.idle_timeout, "idle_timeout"))
         return min(limits, default=None)
 
     def _set_timer(self) -> None:
-        self.stop()
+        self._stop()
+        if self._expired is not None:
+            return
         if (limit := self._next_limit()) is not None:
             self._timer = self._loop.call_at(limit[0], self._fire)
 
@@ -119,7 +152,19 @@ class AttemptTimer:
         name = limit[1]
         seconds = getattr(self._timeouts, name)
         # `timeout` ends the whole call. The other two limits end only this attempt, and another one may be faster.
-        where = " while the call waited for this model's own limits" if self._in_queue else ""
-        self._expired = DeadlineExceeded(f"{name}={seconds:g} s ran out{where}.", retryable=name != "timeout")
-        if self._reader is not None:
-            self._reader.cancel()
+        where = f" while the call waited for {self._timeouts.waits_for}" if self._timeouts.waits_for else ""
+        self.end(DeadlineExceeded(f"{name}={seconds:g} s ran out{where}.", retryable=name != "timeout"))
+
+
+async def within_call(timeouts: Timeouts, work: Awaitable[T]) -> T:
+    """Await something outside of the attempts of a call, which itself keeps the deadline, until the model is closed.
+
+    Raises:
+        ModelClosed: The model was closed.
+    """
+    timer = AttemptTimer(Timeouts(timeout=None, call=timeouts.call))
+    try:
+        with timer:
+            return await work
+    finally:
+        timer.close()

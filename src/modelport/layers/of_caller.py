@@ -10,12 +10,13 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import Iterable
-from contextlib import AsyncExitStack, nullcontext
+from contextlib import AsyncExitStack
 from functools import partial
 from typing import Any, TypeVar
 
 from modelport.layers.base import Deltas, Layer, Next
 from modelport.layers.deadline import AttemptTimer
+from modelport.runtime.running_calls import RunningCalls
 from modelport.types.request import Request, Timeouts
 
 M = TypeVar("M")
@@ -47,16 +48,20 @@ def copy_of(model: M) -> M:
     return result
 
 
-async def run_layers_of_caller(layers: Iterable[Layer], run: Next, request: Request) -> Deltas:
+async def run_layers_of_caller(
+    layers: Iterable[Layer], run: Next, request: Request, running_calls: RunningCalls
+) -> Deltas:
     """Send a request through layers of a caller, and yield the deltas of the response.
 
     Args:
         layers: The layers, the outermost first.
         run: Sends the request to the model, through modelport's own layers.
         request: The request.
+        running_calls: The calls of the model that run, to which this one is added.
 
     Raises:
         DeadlineExceeded: The time limit of the call has passed.
+        ModelClosed: The model has been closed.
         TypeError: A layer returned no asynchronous generator.
     """
     opened: list[Any] = []  # Every generator that a layer or the model has returned, usually the outermost first.
@@ -72,19 +77,29 @@ async def run_layers_of_caller(layers: Iterable[Layer], run: Next, request: Requ
     for layer in reversed(list(layers)):
         send = partial(recorded, partial(layer, next=send))
     timeouts = request.timeouts
+    loop = asyncio.get_running_loop()
     if timeouts.timeout is not None and timeouts.deadline is None:
-        timeouts.deadline = asyncio.get_running_loop().time() + timeouts.timeout
-    timer = AttemptTimer(Timeouts(timeout=timeouts.timeout, deadline=timeouts.deadline))
+        timeouts.deadline = loop.time() + timeouts.timeout
+    call = running_calls.start(timeouts, loop, None)
+    timer = AttemptTimer(Timeouts(timeout=timeouts.timeout, deadline=timeouts.deadline, call=call))
+    call.close_deltas = partial(_close_all, opened)
     try:
-        deltas = send(request)
+        call.deltas = deltas = send(request)
         while True:
-            with timer if timeouts.deadline is not None else nullcontext():
+            with timer:
                 delta = await anext(deltas, None)
             if delta is None:
                 return
             yield delta
+            if call.error is not None:
+                await call.raise_error()
     finally:
-        timer.stop()
-        async with AsyncExitStack() as stack:
-            for one in reversed(opened):
-                stack.push_async_callback(one.aclose)
+        timer.close()
+        running_calls.remove(call)
+        await _close_all(opened)
+
+
+async def _close_all(generators: Iterable[Any]) -> None:
+    async with AsyncExitStack() as stack:
+        for one in reversed(list(generators)):
+            stack.push_async_callback(one.aclose)

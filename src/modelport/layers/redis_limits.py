@@ -8,7 +8,10 @@ Theory of operation:
 - A request counts for one window (60 seconds) from the time at which it is admitted, even if its process dies. If the
   response of the script is lost, the script is run again for the same request, which is counted only once.
 - Waiting requests are admitted in the order in which they first asked. Otherwise small requests would always take the
-  capacity that a large request waits for.
+  capacity that a large request waits for. The order is a number and not a time, because the server's clock may step
+  back.
+- A request that will not be sent, because its caller has left, is removed at once (`leave`). If it stayed in the queue,
+  callers with short time limits would leave as fast as others arrive, and nobody would ever be the first.
 - Each waiting request must ask again from time to time. If it has not asked for `LEASE_MS` milliseconds, it is
   dropped from the queue, so a process that died delays the others for no longer than that.
 """
@@ -20,16 +23,18 @@ from typing import Any, Literal
 from urllib.parse import unquote, urlsplit
 
 from modelport.errors import AuthenticationError, ConnectionFailed, InvalidRequest, MissingDependency, ServerError
+from modelport.layers.limit.shared import SharedDelay
 from modelport.runtime.per_loop import PerLoop
 from modelport.secrets import Secret, hides_secrets
 
 #: A Lua script that admits a request, or adds it to the queue. It returns 0 if the request is admitted, else the
-#: milliseconds until there may be room for it; and the Redis server's time.
+#: milliseconds until there may be room for it; the milliseconds for which the limit of requests alone makes it wait;
+#: and the Redis server's time.
 #:
 #: Keys: `entries` is a sorted set of the admitted requests, by the time at which they were admitted. `tokens` is a hash
 #: with the tokens of each admitted request, and their sum under `total`. `waiting` is a sorted set of the waiting
-#: requests, by the time at which they first asked. `last_asked` is a hash with the time at which each waiting request
-#: last asked.
+#: requests, by a number that grows with each request that joins. `last_asked` is a hash with the time at which each
+#: waiting request last asked.
 #:
 #: Arguments: the identifier of the request, the length of the window in milliseconds, `LEASE_MS`, the most requests and
 #: the most tokens in one window, the estimated tokens of this request, `TURN_WAIT_MS`.
@@ -43,7 +48,7 @@ local now = time[1] * 1000 + math.floor(time[2] / 1000)
 
 -- The request has been admitted already, and the response was lost.
 local admitted_at = redis.call('ZSCORE', entries, id)
-if admitted_at then return {0, tonumber(admitted_at)} end
+if admitted_at then return {0, 0, now} end
 
 -- Drop the requests that have left the window.
 for _, old in ipairs(redis.call('ZRANGEBYSCORE', entries, '-inf', '(' .. now - window)) do
@@ -60,7 +65,11 @@ end
 
 -- Drop requests from the front of the queue until the first one has asked again in time.
 local first = redis.call('ZRANGE', waiting, 0, 0)
-while first[1] and first[1] ~= id and now - tonumber(redis.call('HGET', last_asked, first[1]) or 0) > lease do
+while first[1] and first[1] ~= id do
+  local asked = tonumber(redis.call('HGET', last_asked, first[1]) or 0)
+  -- If the server's clock was set back, the first one has asked in the future. Its lease begins anew.
+  if asked > now then redis.call('HSET', last_asked, first[1], now) end
+  if now - asked <= lease then break end
   redis.call('ZREM', waiting, first[1])
   redis.call('HDEL', last_asked, first[1])
   first = redis.call('ZRANGE', waiting, 0, 0)
@@ -77,24 +86,36 @@ if fits and not others_first then
   redis.call('PEXPIRE', tokens, window + 1000)
   redis.call('ZREM', waiting, id)
   redis.call('HDEL', last_asked, id)
-  return {0, now}
+  return {0, 0, now}
 end
 
--- Wait in the queue. If the request waits already, NX leaves the time at which it first asked unchanged.
-redis.call('ZADD', waiting, 'NX', now, id)
+-- Wait in the queue. If the request waits already, NX leaves its position unchanged.
+local last = redis.call('ZRANGE', waiting, -1, -1, 'WITHSCORES')
+redis.call('ZADD', waiting, 'NX', (tonumber(last[2]) or 0) + 1, id)
 redis.call('HSET', last_asked, id, now)
 redis.call('PEXPIRE', waiting, 2 * lease)
 redis.call('PEXPIRE', last_asked, 2 * lease)
-if fits then return {turn_wait, now} end
+if fits then return {turn_wait, 0, now} end
 -- Find the admitted request after whose departure from the window there is enough room, and wait until it leaves.
-local oldest = redis.call('ZRANGE', entries, 0, -1, 'WITHSCORES')
+local oldest, requests_wait = redis.call('ZRANGE', entries, 0, -1, 'WITHSCORES'), 0
 for i = 1, #oldest, 2 do
+  local wait = math.max(1, tonumber(oldest[i + 1]) + window + 1 - now)
+  if count >= max_requests then requests_wait = wait end
   count, total = count - 1, total - tonumber(redis.call('HGET', tokens, oldest[i]) or 0)
-  if count < max_requests and total + wanted <= max_tokens then
-    return {math.max(1, tonumber(oldest[i + 1]) + window + 1 - now), now}
-  end
+  if count < max_requests and total + wanted <= max_tokens then return {wait, requests_wait, now} end
 end
-return {1, now}
+return {1, 0, now}
+"""
+#: Removes a request that will not be sent: from the queue, and from the window if it has been admitted meanwhile. The
+#: keys are those of `ACQUIRE_SCRIPT`.
+LEAVE_SCRIPT = """
+local entries, tokens, waiting, last_asked, id = KEYS[1], KEYS[2], KEYS[3], KEYS[4], ARGV[1]
+redis.call('ZREM', waiting, id)
+redis.call('HDEL', last_asked, id)
+if redis.call('ZREM', entries, id) == 1 then
+  redis.call('HINCRBY', tokens, 'total', 0 - (redis.call('HGET', tokens, id) or 0))
+  redis.call('HDEL', tokens, id)
+end
 """
 #: Replaces the estimated tokens of a request by the tokens that it used, if the request is still in the window.
 CORRECT_SCRIPT = """
@@ -108,6 +129,7 @@ end
 LEASE_MS = 3000
 #: Milliseconds after which a request asks again if there is room for it but other requests wait before it.
 TURN_WAIT_MS = 20
+_KEYS = ("entries", "tokens", "waiting", "last_asked")
 #: A limit that no window reaches. The script compares numbers, so it cannot receive `None` for no limit.
 _NO_LIMIT = 10**15
 
@@ -168,10 +190,10 @@ class RedisLimits:
 
     async def acquire(
         self, name: str, request_id: str, seconds: float, requests: float | None, tokens: float | None, wanted: int
-    ) -> float:
-        """Admit a request and return 0, or return the seconds until there may be room for it.
+    ) -> SharedDelay:
+        """Admit a request, or return the seconds until there may be room for it.
 
-        A waiting request that does not ask again within `LEASE_MS` milliseconds loses its place in the queue.
+        A waiting request that does not ask again within `LEASE_MS` milliseconds loses its position in the queue.
 
         Args:
             name: The name of the limit. The name that the constructor received, if any, overrides it.
@@ -187,6 +209,20 @@ class RedisLimits:
             AuthenticationError: Redis refuses the credentials of its URL.
         """
         return (await self._acquire(name, request_id, seconds, requests, tokens, wanted))[0]
+
+    async def leave(self, name: str, request_id: str) -> None:
+        """Remove a request that will not be sent: it waits no longer and, if it has been admitted, does not count.
+
+        Args:
+            name: The name of the limit. The name that the constructor received, if any, overrides it.
+            request_id: The identifier of the request.
+
+        Raises:
+            ConnectionFailed: Redis cannot be reached, or does not respond in time.
+            ServerError: Redis responds with an error.
+            AuthenticationError: Redis refuses the credentials of its URL.
+        """
+        await self._run(LEAVE_SCRIPT, name, _KEYS, request_id)
 
     async def correct(self, name: str, request_id: str, tokens: int) -> None:
         """Replace the estimated tokens of an admitted request by the tokens that it used.
@@ -233,13 +269,12 @@ class RedisLimits:
 
     async def _acquire(
         self, name: str, request_id: str, seconds: float, requests: float | None, tokens: float | None, wanted: int
-    ) -> tuple[float, float]:
+    ) -> tuple[SharedDelay, float]:
         """Do what `acquire` does, and also return the Redis server's time in seconds."""
         limits = [_NO_LIMIT if limit is None else int(limit) for limit in (requests, tokens)]
         arguments = (request_id, round(seconds * 1000), LEASE_MS, *limits, wanted, TURN_WAIT_MS)
-        keys = ("entries", "tokens", "waiting", "last_asked")
-        wait, now = await self._run(ACQUIRE_SCRIPT, name, keys, *arguments)
-        return wait / 1000, now / 1000
+        wait, requests_wait, now = await self._run(ACQUIRE_SCRIPT, name, _KEYS, *arguments)
+        return SharedDelay(wait / 1000, requests_wait / 1000), now / 1000
 
     async def _run(self, script: str, name: str, keys: tuple[str, ...], *arguments: Any) -> Any:
         name = self.name or name

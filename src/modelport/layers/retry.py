@@ -179,7 +179,7 @@ class Retry:
         """
         import asyncio  # Imported at the first call and not with the package, because the import takes long.
 
-        from modelport.layers.deadline import AttemptTimer
+        from modelport.layers.deadline import AttemptTimer, within_call
 
         loop, deadline = asyncio.get_running_loop(), request.timeouts.deadline
         in_queue = self.may_queue and request.timeouts.first_token_timeout is not None
@@ -211,12 +211,14 @@ class Retry:
             except Exception as raised:
                 if self.backend is None and not isinstance(raised, ModelError):
                     raise
-                error = error_from_exception(raised, self.backend or "")
+                closed = request.timeouts.call and request.timeouts.call.error
+                # An engine that is closed may raise anything.
+                error = closed or error_from_exception(raised, self.backend or "")
                 caller_has_output = has_output and request.stream
                 # If `profile_updated` is set, the service rejected a part of the request, such as a parameter, and the
                 # backend removed it from the capabilities. The same request would be rejected again. `Model` sends the
                 # request without that part instead.
-                can_retry = not caller_has_output and not error.profile_updated
+                can_retry = not caller_has_output and not error.profile_updated and not closed
                 wait = self.policy.wait_after(error, attempt) if can_retry else None
                 too_late = wait is not None and deadline is not None and loop.time() + wait >= deadline
                 if wait is None or too_late or not self._take_retry(error):
@@ -224,8 +226,8 @@ class Retry:
                         yield delta
                     raise error from error.__cause__
             finally:
-                timer.stop()
-            await asyncio.sleep(wait)
+                timer.close()
+            await within_call(request.timeouts, asyncio.sleep(wait))
         if not request.stream:
             self._budget.count_response(retried=attempt > 1)
         for delta in buffered:

@@ -15,6 +15,7 @@ from modelport.errors import InvalidRequest, ModelError
 from modelport.local.bounds import check_bounds
 from modelport.model import Model
 from modelport.runtime.lifecycle import close_at_exit
+from modelport.runtime.running_calls import model_closed as model_closed  # Engines import it from here.
 from modelport.types.request import Request
 
 #: How many tokens an engine collects before it passes them to the caller's event loop, unless `tokens_per_notification`
@@ -72,7 +73,7 @@ class EngineModel(Model, Generic[E]):
         """Return this process's engine of the model; make it first if there is none.
 
         Raises:
-            ModelError: The model has been closed.
+            ModelClosed: The model has been closed.
         """
         if self._closed:
             raise model_closed()
@@ -106,17 +107,12 @@ class EngineModel(Model, Generic[E]):
                 f"{self.model_id} could not be loaded ({type(error).__name__}: {error}). Are its files complete?"
             ) from error
 
-    def close(self) -> None:
+    def release(self) -> None:
         """Free the engine and its memory. `Engine.close` says what happens to requests in progress."""
         self._closed = True
         engine, self._loaded_engine = self._loaded_engine, None
         if engine is not None:
             engine.close()
-
-
-def model_closed(model_id: str | None = None) -> ModelError:
-    """Return the error of a call on a model that has been closed."""
-    return ModelError("this model has been closed; make a new one", model_id=model_id)
 
 
 def never_destroy(target: object) -> None:

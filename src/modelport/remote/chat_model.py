@@ -238,15 +238,7 @@ class ChatCompletionsModel(Model):
     def _set_observed(self, capabilities: Capabilities) -> None:
         self._observed = self._capabilities = capabilities
 
-    def close(self) -> None:
-        """Close the connections of synchronous calls, which run on modelport's own event loop (the portal)."""
-        from modelport.runtime.portal import run
-
+    def release(self) -> None:
+        """Close the connections of all event loops. A client that was passed in stays open."""
         if "_transport" in self.__dict__:
-            run(self._transport.aclose())
-
-    async def aclose(self) -> None:
-        """Close the connections of the running event loop, and those of synchronous calls."""
-        if "_transport" in self.__dict__:
-            await self._transport.aclose()
-        await super().aclose()
+            self._transport.close()

@@ -10,6 +10,9 @@ import weakref
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Any, Generic, TypeVar
 
+from modelport.runtime.lifecycle import CLOSE_TIMEOUT
+from modelport.runtime.running_calls import running_loop
+
 T = TypeVar("T")
 #: Event loop -> its resource, and the generator that closes the resource. The loops have the type `Any`, because
 #: asyncio is not imported before the first call.
@@ -51,9 +54,32 @@ class PerLoop(Generic[T]):
 
     async def aclose(self) -> None:
         """Close the resource of the running loop."""
-        entry = self._entries.get(_running_loop())
+        entry = self._entries.pop(_running_loop(), None)
         if entry is not None:
             await entry[1].aclose()
+
+    def close(self) -> None:
+        """Close the resources of all loops. Any thread may call this method.
+
+        It waits for the loops that run, for `CLOSE_TIMEOUT` seconds at most, but not for the loop that runs in this
+        thread. A loop that stands still closes its resource when it runs again.
+        """
+        from asyncio import run_coroutine_threadsafe
+        from concurrent.futures import wait
+
+        own_loop, closing = running_loop(), []
+        for loop in list(self._entries):
+            if (entry := self._entries.pop(loop, None)) is None:
+                continue  # Another thread closes it.
+            coroutine = _close(entry[1])
+            try:
+                future = run_coroutine_threadsafe(coroutine, loop)
+            except RuntimeError:
+                coroutine.close()  # The loop has ended, and has closed its resource.
+                continue
+            if loop is not own_loop and loop.is_running():
+                closing.append(future)
+        wait(closing, timeout=CLOSE_TIMEOUT)
 
 
 async def _close_with_loop(
@@ -62,8 +88,14 @@ async def _close_with_loop(
     try:
         yield
     finally:
-        entries.pop(_running_loop(), None)
+        loop = _running_loop()
+        if (entry := entries.get(loop)) is not None and entry[0] is resource:
+            del entries[loop]
         await close(resource)
+
+
+async def _close(closer: AsyncGenerator[None, None]) -> None:
+    await closer.aclose()
 
 
 def _running_loop() -> Any:

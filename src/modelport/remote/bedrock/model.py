@@ -234,7 +234,7 @@ class AmazonBedrockServerModel(Model):
         error.args = (text, *error.args[1:])
         return error
 
-    def close(self) -> None:
+    def release(self) -> None:
         """Close the connections. A client that was passed in stays open."""
         if "_transport" in self.__dict__:
             self._transport.close()

@@ -72,8 +72,8 @@ class Transport(Protocol):
         """Send a request and yield the parsed events of its response, until the response ends."""
         ...
 
-    async def aclose(self) -> None:
-        """Close the connections of the running event loop."""
+    def close(self) -> None:
+        """Close the connections of all event loops; see `PerLoop.close`."""
         ...
 
 
@@ -146,9 +146,9 @@ class HTTPTransport:
         except (aiohttp_package().ClientError, TimeoutError) as error:
             raise error_from_aiohttp(error) from None
 
-    async def aclose(self) -> None:
-        """See `Transport.aclose`."""
-        await self._sessions.aclose()
+    def close(self) -> None:
+        """See `Transport.close`."""
+        self._sessions.close()
 
     async def _request(self, call: ServiceCall) -> tuple[str, Mapping[str, Any], dict[str, str]]:
         """Return URL, body and headers of a call."""

@@ -231,13 +231,6 @@ class LiteLLMModel(Model):
                 result.args = (f"No key was given. Pass api_key=…, or set {' and '.join(missing)}. {result.message}",)
         return result
 
-    def close(self) -> None:
-        """Close the connections of synchronous calls, after the callbacks of these calls have finished."""
-        from modelport.runtime.portal import run
-
-        run(self._isolations.aclose())
-
-    async def aclose(self) -> None:
-        """Close the connections of the running loop, and those of synchronous calls."""
-        await self._isolations.aclose()
-        await super().aclose()
+    def release(self) -> None:
+        """Close the connections of all event loops, after the callbacks of the calls have finished."""
+        self._isolations.close()

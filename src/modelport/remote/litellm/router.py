@@ -156,9 +156,9 @@ class LiteLLMRouterModel(LiteLLMModel):
         secrets = {*in_settings, *secrets_in_parameters(arguments), *itertools.chain(*in_deployments)}
         return model_error_from(error, secrets)
 
-    def close(self) -> None:
-        """Close the connections of synchronous calls, and remove the Router's callbacks from LiteLLM."""
-        super().close()
+    def release(self) -> None:
+        """Close the connections of all event loops, and remove the Router's callbacks from LiteLLM."""
+        super().release()
         with self._lock:
             if self._router is not None:
                 _discard_router(self._router)

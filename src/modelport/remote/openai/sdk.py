@@ -108,9 +108,9 @@ class SDKTransport:
                 raise
         raise model_error  # Raised outside of the `except` block, as in `call`.
 
-    async def aclose(self) -> None:
-        """See `Transport.aclose`. A client of the caller is left open."""
-        await self._clients.aclose()
+    def close(self) -> None:
+        """See `Transport.close`. A client of the caller is left open."""
+        self._clients.close()
 
     async def _client_of_loop(self) -> Any:
         """Return the client for the running event loop.

@@ -1,8 +1,9 @@
-"""Conformance checks of how calls run (errors, timeout, concurrency, event loops, fork), of secrets and of saving."""
+"""Conformance checks of how calls run (errors, timeout, concurrency, fork, closing), of secrets and of saving."""
 
 from __future__ import annotations
 
 import asyncio
+import copy
 import functools
 import json
 import os
@@ -18,6 +19,7 @@ from modelport.errors import (
     ConnectionFailed,
     DeadlineExceeded,
     MalformedResponse,
+    ModelClosed,
     ModelError,
     NotFoundError,
     RateLimited,
@@ -231,6 +233,105 @@ def saving(subject: Subject, model: Model) -> None:
         twin.close()
 
 
+def closing(subject: Subject, model: Model) -> None:
+    """`close` ends the calls in progress and refuses new ones; with `drain`, it waits for those in progress first."""
+    prompt = subject.prompt("long")
+    twin = _twin(subject, model)
+    # The calls of a service that is silent can only be ended by closing.
+    silent = subject.faults["timeout"]() if "timeout" in subject.faults else None
+    for closed in (twin, silent):
+        if closed is None:
+            continue
+        calls = _start_calls(closed, prompt)
+        begin = time.monotonic()
+        closed.close()
+        assert time.monotonic() - begin < 20, "close did not return"
+        for name, call in calls.items():
+            call.join(5)
+            assert not call.is_alive(), f"{name}: the call went on after its model was closed"
+            # A service that responds may have sent the complete response before, and a model that another one calls has
+            # a time limit of its own.
+            others = (type(None),) if closed is twin else (DeadlineExceeded,)
+            assert _is_closed(call.error) or isinstance(call.error, others), f"{name}: {call.error!r}"
+        _assert_refuses(closed, prompt)
+        closed.close()
+
+    async def drain() -> None:
+        running = asyncio.create_task(other.agenerate(subject.prompt("plain"), max_tokens=8))
+        await asyncio.sleep(0.01)
+        await other.aclose(drain=60)
+        assert running.done(), "aclose(drain=60) returned before the call had ended"
+        assert (await running).text
+
+    other = _twin(subject, model)
+    asyncio.run(drain())
+    _assert_refuses(other, prompt)
+
+
+class _Call(threading.Thread):
+    """A call in a thread of its own."""
+
+    def __init__(self, call: Callable[[], object]) -> None:
+        super().__init__(daemon=True)
+        self._call = call
+        self.error: Exception | None = None
+        self.start()
+
+    def run(self) -> None:
+        try:
+            self._call()
+        except Exception as error:
+            self.error = error
+
+
+def _start_calls(model: Model, prompt: str) -> dict[str, _Call]:
+    """Call a model in all four ways, each in a thread, and wait until the calls have probably begun."""
+    options: dict[str, Any] = {"max_tokens": 400, "timeout": 120}
+
+    async def read() -> None:
+        async for _ in model.agenerate_stream(prompt, **options):
+            pass
+
+    calls = {
+        "generate": _Call(lambda: model.generate(prompt, **options)),
+        "generate_stream": _Call(lambda: list(model.generate_stream(prompt, **options))),
+        "agenerate": _Call(lambda: asyncio.run(model.agenerate(prompt, **options))),
+        "agenerate_stream": _Call(lambda: asyncio.run(read())),
+    }
+    time.sleep(0.3)
+    return calls
+
+
+def _is_closed(error: BaseException | None) -> bool:
+    return isinstance(error, ModelClosed) or (
+        isinstance(error, StreamInterrupted) and isinstance(error.__cause__, ModelClosed)
+    )
+
+
+def _assert_refuses(model: Model, prompt: str) -> None:
+    # A class with a `generate` of its own refuses the other calls, which pass through modelport.
+    for call in (_generate_stream, _agenerate, _agenerate_stream):
+        try:
+            call(model, prompt)
+        except ModelClosed:
+            continue
+        raise AssertionError("a closed model was called and did not raise ModelClosed")
+
+
+def _twin(subject: Subject, model: Model) -> Model:
+    """Return another model with the same settings, which a check may close."""
+    try:
+        twin = type(model).from_dict(json.loads(json.dumps(model.to_dict())))
+        twin.generate(subject.prompt("plain"), max_tokens=4)
+    except (TypeError, AuthenticationError):  # It can't be saved, or its key is not in the environment.
+        try:
+            twin = copy.copy(model)
+            twin.generate(subject.prompt("plain"), max_tokens=4)
+        except TypeError as error:
+            raise NotChecked(str(error)) from None
+    return twin
+
+
 CHECKS = (
     Check("errors", "Each fault raises an error of its own type.", errors),
     Check("timeout", "`timeout` ends a call.", timeout),
@@ -241,6 +342,7 @@ CHECKS = (
         event_loops,
     ),
     Check("fork", "A forked child can call the model.", fork),
+    Check("closing", "close ends the calls in progress, and close(drain=…) waits for them.", closing),
     Check("secrets", "No key appears anywhere.", secrets),
     Check("saving", "to_dict, from_dict and pickle restore the model.", saving),
 )
