@@ -6,6 +6,7 @@ raises the bound.
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import json
 import subprocess
@@ -17,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from modelport import Capabilities, Model
+from modelport import Capabilities, Model, OpenAIServerModel
 from modelport.protocols.chat_completions.request import body_from
 from modelport.protocols.chat_completions.response import ChatResponseReader
 from modelport.remote.http.requests import to_json
@@ -47,10 +48,10 @@ class ModelWithoutConnection(Model):
         if not request.stream:
             yield reader.read_response(COMPLETE_RESPONSE)
             return
-        events = EventReader(())
+        events = EventReader(reader.read_chunk, ())
         events.feed(CHUNK * self.kwargs["chunks"] + LAST)
-        for event in events.events():
-            if (piece := reader.read_chunk(event)) is not None:
+        for piece in events.events():
+            if piece is not None:
                 yield piece
         yield reader.finish()
 
@@ -87,7 +88,6 @@ def run_without_loop(awaitable: Any) -> Any:
 @pytest.fixture
 def run_in_loop() -> Any:
     """Run work as a task does, without the function calls of the loop itself."""
-    import asyncio
 
     def run(work: Callable[[], int]) -> int:
         async def main() -> int:
@@ -130,6 +130,34 @@ def test_message_of_a_long_conversation_makes_a_bounded_number_of_function_calls
 def test_chunk_makes_a_bounded_number_of_function_calls(run_in_loop: Any) -> None:
     few, many = stream_cost(run_in_loop, 10), stream_cost(run_in_loop, 1010)
     assert (many - few) / 1000 <= CALLS_OF_A_CHUNK
+
+
+def test_chunk_through_a_callers_client_makes_a_bounded_number_of_function_calls() -> None:
+    """With a key of 128 characters, which once was searched for in every chunk, after the chunk was parsed twice."""
+    import httpx
+    import openai
+
+    class Body(httpx.AsyncByteStream):
+        async def __aiter__(self) -> Any:
+            for _ in range(chunks):
+                yield CHUNK
+            yield LAST + b"data: [DONE]\n\n"
+
+    def respond(request: httpx.Request) -> httpx.Response:
+        return httpx.Response(200, headers={"Content-Type": "text/event-stream"}, stream=Body())
+
+    async def read() -> None:
+        assert await _read(model.agenerate_stream("hello")) > chunks
+
+    http_client = httpx.AsyncClient(transport=httpx.MockTransport(respond))
+    client = openai.AsyncOpenAI(api_key="sk-" + "a1B2c" * 25, base_url="http://localhost/v1", http_client=http_client)
+    model = OpenAIServerModel("m", client=client)
+    chunks = 10
+    few = count_calls(lambda: asyncio.run(read()))
+    chunks = 510
+    many = count_calls(lambda: asyncio.run(read()))
+    assert few <= CALLS_OF_A_STREAM_OF_A_CALLERS_CLIENT
+    assert (many - few) / 500 <= CALLS_OF_A_CHUNK_OF_A_CALLERS_CLIENT
 
 
 def test_full_window_of_a_limit_adds_no_function_calls(run_in_loop: Any) -> None:
@@ -204,4 +232,6 @@ Mine("m", retry=RetryPolicy(2), max_concurrency=3)
 CALLS_OF_A_CALL = 320
 CALLS_OF_A_MESSAGE = 17
 CALLS_OF_A_CHUNK = 46
+CALLS_OF_A_CHUNK_OF_A_CALLERS_CLIENT = 60
+CALLS_OF_A_STREAM_OF_A_CALLERS_CLIENT = 4200
 BYTES_OF_A_CHUNK = 100

@@ -17,7 +17,7 @@ from modelport import ChatMessage, JSONSchema, Model
 from modelport.errors import ModelError
 from modelport.remote.chat_model import ChatCompletionsModel
 from modelport.remote.http.errors import error_from_response
-from modelport.remote.http.responses import EventReader, parse_json
+from modelport.remote.http.responses import EventReader, read_json
 from modelport.remote.http.transport import ServiceCall, Transport
 from modelport.testing import ScriptedModel
 from tests.fuzz.inputs import calls
@@ -137,11 +137,11 @@ class _CannedTransport:
     def __init__(self) -> None:
         self.pieces: list[bytes] = []
 
-    async def call(self, call: ServiceCall) -> Any:
-        return parse_json(b"".join(self.pieces), (KEY,))
+    async def call(self, call: ServiceCall, read: Callable[[Any], Any]) -> Any:
+        return read_json(b"".join(self.pieces), read, (KEY,))
 
-    async def stream(self, call: ServiceCall) -> AsyncGenerator[Any, None]:
-        reader = EventReader((KEY,))
+    async def stream(self, call: ServiceCall, read: Callable[[Any], Any]) -> AsyncGenerator[Any, None]:
+        reader = EventReader(read, (KEY,))
         for piece in self.pieces:
             reader.feed(piece)
             for event in reader.events():

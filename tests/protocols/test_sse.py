@@ -117,7 +117,7 @@ def test_long_event_is_searched_once() -> None:
     for number in range(2, 16_000):
         assert parser.feed(b"x" * 1400) == []
         assert len(parser._remainder) <= 2  # These bytes are searched again with the next chunk.
-        assert len(parser._buffered_parts) == number  # The parts are joined once, at the end of the event.
+        assert parser._buffered.tell() == 1400 * (number - 1) + 4  # It is read once, at the end of the event.
     assert [len(data) for _, data in parser.feed(b"\n\n")] == [15_998 * 1400]
 
 

@@ -128,6 +128,37 @@ async def test_iteration_yields_an_item_before_the_next_is_made() -> None:
     assert [item async for item in events] == [2]
 
 
+async def test_source_waits_while_the_most_items_are_unread() -> None:
+    emitted: list[int] = []
+
+    def source(emit: Emit) -> None:
+        for number in range(100):
+            emitted.append(number)
+            if emit(number):
+                return
+
+    items = iterate_in_thread(source, max_items=4)
+    assert await anext(items) == 0
+    wait_until(lambda: len(emitted) >= 4)
+    await asyncio.sleep(0.05)
+    assert len(emitted) <= 5
+    assert [item async for item in items] == list(range(1, 100))
+
+
+async def test_close_ends_a_source_that_waits_for_its_reader() -> None:
+    ended = threading.Event()
+
+    def source(emit: Emit) -> None:
+        while not emit(1):
+            pass
+        ended.set()
+
+    items = iterate_in_thread(source, max_items=1)
+    await anext(items)
+    await items.aclose()
+    wait_until(ended.is_set)
+
+
 async def test_close_makes_emit_return_true() -> None:
     stopped = threading.Event()
 

@@ -10,13 +10,19 @@ of https://html.spec.whatwg.org/multipage/server-sent-events.html:
 - A byte order mark at the beginning of the stream is ignored.
 - If the stream does not end with an empty line, its last event is unfinished and is dropped.
 
-The fields `id` and `retry` are ignored, because they serve clients that reconnect. An event larger than a given size is
-an error, although the standard has no such limit. Otherwise a stream in which no event ends could fill the memory.
+The fields `id` and `retry` are ignored, because they serve clients that reconnect. An event larger than a given size,
+or of more than 16,384 lines, is an error, although the standard has no such limits. Otherwise a stream in which no
+event ends could fill the memory.
 """
 
 from __future__ import annotations
 
+import io
+
 from modelport.errors import MalformedResponse
+
+#: The most lines of one event. Each line takes 40 bytes of memory more than it has characters.
+MAX_LINES = 2**14
 
 
 class EventParser:
@@ -29,11 +35,10 @@ class EventParser:
     def __init__(self, max_event_size: int) -> None:
         self._max_event_size = max_event_size
         self._is_first_event = True
-        #: The last bytes of the unfinished event, at most two. `_buffered_parts` has the bytes before them.
+        #: The last bytes of the unfinished event, at most two. `_buffered` has the bytes before them.
         self._remainder = b""
-        #: The unfinished event without its last bytes, in parts, which are joined when the event is complete.
-        self._buffered_parts: list[bytes] = []
-        self._buffered_size = 0
+        #: The unfinished event without its last bytes.
+        self._buffered = io.BytesIO()
 
     def feed(self, chunk: bytes) -> list[tuple[bytes, bytes]]:
         """Receive the next bytes of the stream.
@@ -53,16 +58,15 @@ class EventParser:
             complete = buffer[:-1] if ends_with_cr else buffer
             buffer = complete.replace(b"\r\n", b"\n").replace(b"\r", b"\n") + b"\r" * ends_with_cr
         *blocks, self._remainder = buffer.split(b"\n\n")
-        if blocks and self._buffered_parts:
-            blocks[0] = b"".join((*self._buffered_parts, blocks[0]))
-            self._buffered_parts, self._buffered_size = [], 0
+        if blocks and self._buffered.tell():
+            blocks[0] = self._buffered.getvalue() + blocks[0]
+            self._buffered = io.BytesIO()
         if len(self._remainder) > 2:
             # The end of the event may begin in the last two bytes: an LF, then a CR that may be half of a CRLF. The
             # bytes before them are set aside, so that a long event is not searched again with each chunk.
-            self._buffered_parts.append(self._remainder[:-2])
+            self._buffered.write(self._remainder[:-2])
             self._remainder = self._remainder[-2:]
-            self._buffered_size += len(self._buffered_parts[-1])
-            if self._buffered_size > self._max_event_size:
+            if self._buffered.tell() > self._max_event_size:
                 raise MalformedResponse(
                     f"An event of the service's stream is larger than {self._max_event_size >> 20} MiB."
                 )
@@ -73,15 +77,21 @@ class EventParser:
         for block in blocks:
             if block[:6] == b"data: " and b"\n" not in block:  # Nearly all events consist of one data field.
                 events.append((b"", block[6:]))
-            elif (event := _parse_event(block.split(b"\n"))) is not None:
+            elif (event := _parse_event(block)) is not None:
                 events.append(event)
         return events
 
 
-def _parse_event(lines: list[bytes]) -> tuple[bytes, bytes] | None:
-    """Return an event's type and data, or `None` if the event has no data."""
+def _parse_event(block: bytes) -> tuple[bytes, bytes] | None:
+    """Return an event's type and data, or `None` if the event has no data.
+
+    Raises:
+        MalformedResponse: The event has more than `MAX_LINES` lines.
+    """
+    if block.count(b"\n") > MAX_LINES:
+        raise MalformedResponse(f"An event of the service's stream has more than {MAX_LINES} lines.")
     data, event_type = [], b""
-    for line in lines:
+    for line in block.split(b"\n"):
         name, _, value = line.partition(b":")  # A line without a colon is a field with an empty value.
         if name == b"data":
             data.append(value.removeprefix(b" "))

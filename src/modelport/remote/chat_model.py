@@ -151,13 +151,13 @@ class ChatCompletionsModel(Model):
         reader = ChatResponseReader(self.accept_missing_finish)
         try:
             if request.stream:
-                async with aclosing(self._transport.stream(call)) as events:
-                    async for event in events:
-                        if (delta := reader.read_chunk(event)) is not None:
+                async with aclosing(self._transport.stream(call, reader.read_chunk)) as deltas:
+                    async for delta in deltas:
+                        if delta is not None:
                             yield delta
                 last = reader.finish()
             else:
-                last = reader.read_response(await self._transport.call(call))
+                last = await self._transport.call(call, reader.read_response)
             if left_out:
                 last.warnings = self._left_out_warnings(request, left_out)
             yield last
@@ -188,7 +188,9 @@ class ChatCompletionsModel(Model):
     async def _with_unconstrained_reasoning(self, call: ServiceCall, request: Request) -> ServiceCall:
         """Return the call, with a grammar that does not constrain the reasoning if the model may reason."""
         grammar = await grammar_after_reasoning(
-            call.body, request, lambda body: self._transport.call(replace(call, path=RENDER_PATH, body=body))
+            call.body,
+            request,
+            lambda body: self._transport.call(replace(call, path=RENDER_PATH, body=body), lambda rendered: rendered),
         )
         return replace(call, body={**call.body, "grammar": grammar}) if grammar else call
 

@@ -152,7 +152,9 @@ async def in_thread(work: Callable[[], T]) -> T:
     return await result
 
 
-async def iterate_in_thread(source: Callable[[Emit[T]], None], *, patience: float = 0.0) -> AsyncGenerator[T, None]:
+async def iterate_in_thread(
+    source: Callable[[Emit[T]], None], *, patience: float = 0.0, max_items: int | None = None
+) -> AsyncGenerator[T, None]:
     """Run a blocking function in a thread of its own and in a copy of the caller's context; yield what it emits.
 
     Args:
@@ -161,6 +163,7 @@ async def iterate_in_thread(source: Callable[[Emit[T]], None], *, patience: floa
         patience: How long `source` is waited for when this generator is closed and at interpreter exit, in seconds; by
             default it is not waited for. A cancelled reader (its deadline has passed, or another model was faster)
             waits for `lifecycle.CANCEL_TIMEOUT` at most.
+        max_items: The number of items, not yet read, from which on `emit` blocks; by default it never blocks.
 
     Yields:
         The items, in order.
@@ -173,6 +176,7 @@ async def iterate_in_thread(source: Callable[[Emit[T]], None], *, patience: floa
     notified = False
     abandoned = threading.Event()
     ended = asyncio.Event()
+    has_room = threading.Event()
     context, slot = contextvars.copy_context(), slots.retain(slots.current.get())
 
     def put(*new: Any) -> bool:
@@ -184,7 +188,15 @@ async def iterate_in_thread(source: Callable[[Emit[T]], None], *, patience: floa
         return _call_on_loop(loop, arrived.set)
 
     def emit(*new: T) -> bool:
-        return abandoned.is_set() or not put(*new)
+        if abandoned.is_set() or not put(*new):
+            return True
+        while max_items is not None and len(items) >= max_items and not abandoned.is_set():
+            has_room.clear()
+            if len(items) >= max_items:  # An item may have been read between the two checks.
+                has_room.wait(1.0)  # The wait ends although a loop that has ended reads no more items.
+                if loop.is_closed():
+                    return True
+        return abandoned.is_set()
 
     def target() -> None:
         error: BaseException | None = None
@@ -211,6 +223,8 @@ async def iterate_in_thread(source: Callable[[Emit[T]], None], *, patience: floa
                 if not items:  # An item may have arrived between the two checks.
                     await arrived.wait()
             item = items.popleft()
+            if max_items is not None and len(items) <= max_items // 2:
+                has_room.set()
             if type(item) is tuple and len(item) == 2 and item[0] is _END:
                 if item[1] is not None:
                     raise item[1]
@@ -221,6 +235,7 @@ async def iterate_in_thread(source: Callable[[Emit[T]], None], *, patience: floa
         raise
     finally:
         abandoned.set()
+        has_room.set()
         # A loop that ends closes all its generators at the same time. While this generator waits here, a generator that
         # iterates over it can't be closed: `aclose` would raise "asynchronous generator is already running". So this
         # generator does not wait when its loop ends.

@@ -226,6 +226,18 @@ def test_output_that_quotes_key_is_not_changed(server: FaultServer, transport: s
         assert "".join(delta.content or "" for delta in model.generate_stream("hello")) == f"You sent me {KEY}."
 
 
+@pytest.mark.parametrize("path", MODELS_BY_KEY_PATH)
+@pytest.mark.parametrize("way", ["sync", "stream"])
+def test_answer_is_not_searched_for_key(
+    server: FaultServer, path: str, way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A search takes longer than the rest of a call."""
+    searched: list[Any] = []
+    monkeypatch.setattr("modelport.remote.http.redaction._redact", lambda value, secrets: searched.append(value))
+    ask_and_close(MODELS_BY_KEY_PATH[path](server.base_url), way)
+    assert searched == []
+
+
 def test_model_does_not_show_key(server: FaultServer, transport: str, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     model = OpenAIServerModel("m", server.base_url, KEY, **TRANSPORTS[transport])

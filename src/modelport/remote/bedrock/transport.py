@@ -3,16 +3,16 @@
 boto3 itself can't cancel a call. How a call is interrupted:
 
 1. Each call has an `InterruptibleCall`. The code that runs in the call's thread finds it in the context variable
-   `_current_call`.
+   `current_call` (`interruption`).
 2. In a client that modelport created, `_track_connections` replaces the classes of the connection pools and
    connections. The new classes attach the socket on which a request was sent to the `InterruptibleCall`. The caller's
-   own client is not changed, so only its streams can be interrupted: `_read_events` attaches their sockets.
+   own client is not changed, so a call can be interrupted only when the response begins: `BoundedSession` attaches the
+   socket.
 3. When the caller stops waiting, `InterruptibleCall.interrupt` shuts the socket down. The thread that reads from the
    socket then ends at once with an error, which is ignored.
 
-The new classes have two more tasks. They notice whether a request failed because the service had closed an idle
-connection; such a request is sent once more on a new connection. They also read the body of an error response as far as
-it arrives.
+The new classes also notice whether a request failed because the service had closed an idle connection; such a request
+is sent once more on a new connection. `bodies.BoundedSession` reads the bodies of responses within limits of size.
 
 If a later boto3 has other internals, the classes are not replaced. Calls still work, but an interrupted call ends only
 when the service has responded.
@@ -20,76 +20,21 @@ when the service has responded.
 
 from __future__ import annotations
 
-import io
 import os
-import socket
-import threading
-import time
 import weakref
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
-from contextvars import ContextVar
 from typing import Any, NamedTuple
 
 from modelport.errors import ConnectionFailed
+from modelport.remote.bedrock.bodies import BoundedSession
 from modelport.remote.bedrock.errors import model_error_from
-from modelport.remote.http.bodies import DRAIN_TIMEOUT, ERROR_BODY_TIMEOUT, MAX_ERROR_BODY_SIZE
+from modelport.remote.bedrock.interruption import InterruptibleCall, current_call
+from modelport.remote.http.bodies import DRAIN_TIMEOUT
 from modelport.runtime.threads import in_thread, iterate_in_thread
 
-
-class InterruptibleCall:
-    """One call, with the socket that its thread reads from. Another thread can interrupt the call."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        #: `None` before the request is sent, and after the call.
-        self._socket: socket.socket | None = None
-        self._is_interrupted = False
-        #: Whether the request was sent on an idle connection, and not one byte came back. The service may have closed
-        #: the connection earlier, so the request can be sent again without counting as an attempt.
-        self.may_be_stale = False
-        #: Whether the request must be sent on a new connection.
-        self.needs_new_connection = False
-
-    def attach(self, connected_socket: socket.socket | None) -> None:
-        """Set the socket on which the request was sent. This method is called in the thread of the call."""
-        with self._lock:
-            self._socket = connected_socket
-            if self._is_interrupted:
-                self._shut_down()
-
-    @property
-    def has_socket(self) -> bool:
-        """Whether a socket is attached."""
-        return self._socket is not None
-
-    def detach(self) -> None:
-        """Forget the socket at the end of the call, because another call may use the socket from then on."""
-        with self._lock:
-            self._socket = None
-
-    def limit_reads(self, seconds: float) -> None:
-        """Set the timeout of each further read from the socket."""
-        with self._lock:
-            if self._socket is not None:
-                self._socket.settimeout(seconds)
-
-    def interrupt(self) -> None:
-        """Shut the socket down, which wakes the thread that reads from it. After the end of the call, do nothing."""
-        with self._lock:
-            self._is_interrupted = True
-            self._shut_down()
-
-    def _shut_down(self) -> None:
-        if self._socket is not None:
-            try:
-                # The `shutdown` of a TLS socket would also drop the TLS state, which the call's thread still uses.
-                socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
-            except OSError:
-                pass  # The connection has already ended.
-
-
-_current_call: ContextVar[InterruptibleCall | None] = ContextVar("modelport_bedrock_call", default=None)
+#: The thread that reads a stream waits when the caller has so many events to read.
+_MAX_UNREAD_EVENTS = 64
 
 
 class _OwnClient(NamedTuple):
@@ -115,7 +60,7 @@ class BotoTransport:
     """
 
     def __init__(self, client: Any = None, make_client: Callable[[], Any] | None = None) -> None:
-        self._callers_client, self._make_client = client, make_client
+        self._callers_client, self._make_client = _with_bounded_session(client), make_client
         self._own_client = self._make_own_client() if make_client is not None else None
 
     async def call(self, method: str, arguments: Mapping[str, Any]) -> Any:
@@ -127,7 +72,7 @@ class BotoTransport:
         call = InterruptibleCall()
 
         def work() -> Any:
-            _current_call.set(call)
+            current_call.set(call)
             try:
                 return self._send(method, arguments, call)
             finally:
@@ -159,14 +104,14 @@ class BotoTransport:
         call = InterruptibleCall()
 
         def work(emit: Callable[[Any], bool]) -> None:
-            _current_call.set(call)
+            current_call.set(call)
             try:
                 _read_events(self._send(method, arguments, call)["stream"], call, emit, last_event)
             finally:
                 call.detach()
 
         try:
-            async with aclosing(iterate_in_thread(work)) as events:
+            async with aclosing(iterate_in_thread(work, max_items=_MAX_UNREAD_EVENTS)) as events:
                 try:
                     async for event in events:
                         yield event
@@ -213,7 +158,28 @@ class BotoTransport:
     def _make_own_client(self) -> _OwnClient:
         assert self._make_client is not None
         client = self._make_client()
-        return _OwnClient(os.getpid(), client, _track_connections(client))
+        return _OwnClient(os.getpid(), _with_bounded_session(client), _track_connections(client))
+
+
+def _with_bounded_session(client: Any) -> Any:
+    """Return a copy of a boto3 client whose HTTP session reads bodies within limits. It shares everything else.
+
+    The client itself is returned if it has no session: it is a fake for tests, or boto3's internals have changed.
+    """
+    endpoint = getattr(client, "_endpoint", None)
+    if (session := getattr(endpoint, "http_session", None)) is None:
+        return client
+    endpoint = _shallow_copy(endpoint)
+    endpoint.http_session = BoundedSession(session)
+    client = _shallow_copy(client)
+    client._endpoint = endpoint
+    return client
+
+
+def _shallow_copy(original: Any) -> Any:
+    copy = object.__new__(type(original))  # `copy.copy` calls the client's `__getattr__`, which needs its attributes.
+    copy.__dict__.update(original.__dict__)
+    return copy
 
 
 def _read_events(stream: Any, call: InterruptibleCall, emit: Callable[[Any], bool], last_event: str) -> None:
@@ -221,9 +187,6 @@ def _read_events(stream: Any, call: InterruptibleCall, emit: Callable[[Any], boo
 
     If `emit` returns True, nobody reads the events any more, and the function returns at once.
     """
-    if not call.has_socket:  # The caller's own client does not attach its socket, so the socket is looked up here.
-        raw = getattr(stream, "_raw_stream", None)
-        call.attach(getattr(getattr(raw, "_connection", None), "sock", None))
     try:
         for event in stream:
             if emit(event):
@@ -275,7 +238,7 @@ def _tracking_pool(pool_class: Any, pools: weakref.WeakSet[Any]) -> Any:
             self.was_used = False
 
         def request(self, *args: Any, **kwargs: Any) -> Any:
-            if (call := _current_call.get()) is None:
+            if (call := current_call.get()) is None:
                 return super().request(*args, **kwargs)
             if call.needs_new_connection and self.was_used and not getattr(self, "_tunnel_host", None):
                 # After `close`, urllib3 connects again by itself, except through the tunnel of a proxy.
@@ -288,7 +251,7 @@ def _tracking_pool(pool_class: Any, pools: weakref.WeakSet[Any]) -> Any:
 
         def getresponse(self) -> Any:
             response = super().getresponse()
-            if (call := _current_call.get()) is not None:
+            if (call := current_call.get()) is not None:
                 call.may_be_stale = False
             return response
 
@@ -299,30 +262,4 @@ def _tracking_pool(pool_class: Any, pools: weakref.WeakSet[Any]) -> Any:
             super().__init__(*args, **kwargs)
             pools.add(self)
 
-        def urlopen(self, *args: Any, **kwargs: Any) -> Any:
-            response = super().urlopen(*args, **kwargs)
-            return response if response.status < 300 else _with_body_read(response)
-
     return TrackedPool
-
-
-def _with_body_read(response: Any) -> Any:
-    """A copy of an error response, with as much of its body as arrives in time.
-
-    boto3 loses the status of an error response whose body is truncated, broken or stalled. It can read the copy's body
-    completely.
-    """
-    if (call := _current_call.get()) is not None:
-        call.limit_reads(ERROR_BODY_TIMEOUT)
-    body, deadline = bytearray(), time.monotonic() + ERROR_BODY_TIMEOUT
-    try:
-        for chunk in response.stream(1):  # If a larger read fails, the bytes that it has received are lost.
-            body += chunk
-            if len(body) >= MAX_ERROR_BODY_SIZE or time.monotonic() > deadline:
-                break
-    except Exception:
-        pass  # The status and the bytes that have arrived are used, whatever broke the body.
-    response.close()
-    properties = {"status": response.status, "reason": response.reason, "headers": response.headers}
-    options = dict.fromkeys(("preload_content", "decode_content", "enforce_content_length"), False)
-    return type(response)(io.BytesIO(bytes(body)), **properties, **options)

@@ -62,6 +62,7 @@ def open_session(base_url: str, verify: ssl.SSLContext | bool, timeout: float | 
         cookie_jar=aiohttp.DummyCookieJar(),
         proxy=environment_proxy(base_url),
         read_bufsize=2**18,
+        auto_decompress=False,  # `bodies.BodyDecoder` decompresses, in small pieces.
     )
 
 

@@ -1,38 +1,40 @@
 """Parses the bodies of successful responses, and the events of streams.
 
-A chat completion is returned unchanged. Any other JSON will be quoted by an error, so the secrets of the request are
-redacted in it here.
+The caller passes a function that reads the parsed JSON. If it raises an error, the error may quote the JSON. Only then
+the secrets of the request are redacted in the JSON, and the error is made again. Nothing is redacted in an answer.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
-from typing import Any
+from collections.abc import Callable, Collection, Iterator
+from typing import Any, Generic, TypeVar
 
 from modelport.errors import MalformedResponse, ModelError
-from modelport.protocols.chat_completions.response import ChatResponseReader
 from modelport.protocols.sse import EventParser
-from modelport.remote.http.bodies import MAX_ERROR_BODY_SIZE, MAX_RESPONSE_SIZE
+from modelport.remote.http.bodies import MAX_ERROR_BODY_SIZE, MAX_RESPONSE_SIZE, check_json_size
 from modelport.remote.http.packages import orjson_package
 from modelport.remote.http.redaction import redact
 
+T = TypeVar("T")
 #: So many bytes of a response are redacted to quote its beginning in an error.
 _EXCERPT_BYTES = 4096
 
 
-def parse_json(data: bytes, secrets: Collection[str]) -> Any:
-    """Parse JSON that a service sent, and redact secrets in it unless it is a chat completion.
+def read_json(data: bytes, read: Callable[[Any], T], secrets: Collection[str]) -> T:
+    """Parse JSON that a service sent, and return what `read` makes of it.
 
     Args:
         data: The body, or the data of an event.
+        read: A function that reads the parsed JSON. Its errors may quote the JSON.
         secrets: The secrets of the request, as `secrets_in` returns them.
 
     Raises:
-        MalformedResponse: The data is not JSON.
+        MalformedResponse: The data is not JSON, or has too many values.
+        ModelError: `read` raised it. It shows no secrets.
     """
-    orjson = orjson_package()
+    check_json_size(data)
     try:
-        result = orjson.loads(data)
+        parsed = orjson_package().loads(data)
     except ValueError as error:
         excerpt = redact(data[:_EXCERPT_BYTES].decode("utf-8", "replace"), secrets)[:120]
         data = b""  # Otherwise a traceback with local variables would show an API key that the data repeats.
@@ -41,61 +43,39 @@ def parse_json(data: bytes, secrets: Collection[str]) -> Any:
                 f"The service sent a web page instead of JSON; is this the address of its API? {excerpt!r}."
             ) from None
         raise MalformedResponse(f"The service sent broken JSON ({error}): {excerpt!r}.") from None
-    if not may_be_completion(result):
-        return _redacted(result, data, secrets)
-    # Unless the bytes contain these escapes, which are rare, a secret in the completion is found in the bytes. If none
-    # is found, nothing needs to be redacted, and the slower check by `is_readable_completion` is skipped.
-    if b"\\u" not in data and b"\\/" not in data:
-        for secret in secrets:
-            if secret.encode() in data:
-                break
-        else:
-            return result
-    return result if is_readable_completion(result) else _redacted(result, data, secrets)
+    try:
+        return read(parsed)
+    except ModelError:
+        pass
+    # The error may quote the JSON, so it is made again from redacted JSON. Answers are never redacted, which would cost
+    # more than to read them. The second call is not in the `except` block: the first error would be its `__context__`.
+    parsed, data = _redacted(parsed, data, secrets), b""
+    return read(parsed)
 
 
-def _redacted(result: Any, data: bytes, secrets: Collection[str]) -> Any:
+def _redacted(parsed: Any, data: bytes, secrets: Collection[str]) -> Any:
     """Return JSON that is no chat completion, and so an error or a mistake, with its secrets redacted.
 
     Raises:
         MalformedResponse: It is larger than any error. To redact it all could take minutes.
     """
     if len(data) <= MAX_ERROR_BODY_SIZE:
-        return redact(result, secrets)
+        return redact(parsed, secrets)
     excerpt, size = redact(data[:_EXCERPT_BYTES].decode("utf-8", "replace"), secrets)[:120], len(data)
-    data, result = b"", None  # Otherwise a traceback with local variables would show an API key in them.
+    data, parsed = b"", None  # Otherwise a traceback with local variables would show an API key in them.
     raise MalformedResponse(f"The service sent {size} bytes of JSON that is no chat completion: {excerpt!r}.")
 
 
-def may_be_completion(data: Any) -> bool:
-    """Return whether parsed JSON has choices or token counts, and no error: a quick check, which reads no more.
-
-    The chunk with the token counts has no choices. Every stream has one, and redacting it would take as long as 170
-    chunks with text.
-    """
-    return isinstance(data, dict) and bool(data.get("choices") or data.get("usage")) and not data.get("error")
-
-
-def is_readable_completion(data: Any) -> bool:
-    """Return whether parsed JSON is a chat completion: `ChatResponseReader` reads all of it without an error.
-
-    If the reader raises an error for the JSON, that error will quote the JSON.
-    """
-    try:
-        return ChatResponseReader().read_chunk(data) is not None
-    except ModelError:
-        return False
-
-
-class EventReader:
-    """Turns the bytes of a stream into parsed events.
+class EventReader(Generic[T]):
+    """Turns the bytes of a stream into events.
 
     Args:
+        read: A function that reads a parsed event; see `read_json`.
         secrets: The secrets of the request, as `secrets_in` returns them.
     """
 
-    def __init__(self, secrets: Collection[str]) -> None:
-        self._secrets = secrets
+    def __init__(self, read: Callable[[Any], T], secrets: Collection[str]) -> None:
+        self._read, self._secrets = read, secrets
         self._parser = EventParser(MAX_RESPONSE_SIZE)
         #: The events that the last chunk completed, each as its type and its data, which is JSON.
         self._unparsed: list[tuple[bytes, bytes]] = []
@@ -113,21 +93,25 @@ class EventReader:
         """
         self._unparsed = self._parser.feed(chunk)
 
-    def events(self) -> Iterator[Any]:
-        """Yield the events that the last chunk completed.
+    def events(self) -> Iterator[T]:
+        """Yield what `read` returns for each event that the last chunk completed.
 
         Raises:
             MalformedResponse: The data of an event is not JSON.
+            ModelError: `read` raised it.
         """
         for event_type, data in self._unparsed:
             if data == b"[DONE]":
                 self.done = True
                 return
             try:
-                event = parse_json(data, self._secrets)
-            except MalformedResponse:
+                event = read_json(data, self._read_error if event_type == b"error" else self._read, self._secrets)
+            except ModelError:
                 data = b""  # Otherwise a traceback with local variables would show an API key that the data repeats.
+                self._unparsed = []
                 raise
-            if event_type == b"error" and isinstance(event, dict):  # `ChatResponseReader` expects the key "error".
-                event = {"error": event.get("error", event)}
             yield event
+
+    def _read_error(self, event: Any) -> T:
+        """Read an event of type "error". `ChatResponseReader` expects the key "error"."""
+        return self._read({"error": event.get("error", event)} if isinstance(event, dict) else event)

@@ -20,24 +20,35 @@ from __future__ import annotations
 import ssl
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from urllib.parse import urljoin
 
 from modelport import __version__
-from modelport.remote.http.bodies import drain, read_body, read_error_body
+from modelport.remote.http.bodies import (
+    ACCEPT_ENCODING,
+    MAX_RESPONSE_SIZE,
+    MAX_STREAM_SIZE,
+    BodyDecoder,
+    Pieces,
+    drain,
+    read_body,
+    read_error_body,
+)
 from modelport.remote.http.connections import open_session, post
 from modelport.remote.http.errors import error_from_aiohttp, error_from_response
 from modelport.remote.http.packages import aiohttp_package
 from modelport.remote.http.redaction import secrets_in, with_hidden_repr
 from modelport.remote.http.requests import check_headers, check_url, merge_headers, query_pairs, to_json
-from modelport.remote.http.responses import EventReader, parse_json
+from modelport.remote.http.responses import EventReader, read_json
 from modelport.runtime.per_loop import PerLoop
 
 if TYPE_CHECKING:
     import aiohttp
 
+T = TypeVar("T")
 _DEFAULT_HEADERS = {
-    "Accept": "application/json", "Content-Type": "application/json", "User-Agent": f"modelport/{__version__}",
+    "Accept": "application/json", "Accept-Encoding": ACCEPT_ENCODING, "Content-Type": "application/json",
+    "User-Agent": f"modelport/{__version__}",
 }  # fmt: skip
 
 #: A function that returns the headers of a call, including the API key.
@@ -62,14 +73,18 @@ class ServiceCall:
 
 
 class Transport(Protocol):
-    """Sends JSON and returns parsed JSON. It raises only modelport's errors."""
+    """Sends JSON and reads JSON. It raises only modelport's errors.
 
-    async def call(self, call: ServiceCall) -> Any:
-        """Send a request and return the parsed body of its response."""
+    The argument `read` is a function that reads parsed JSON. If it raises a `ModelError`, which may quote the JSON, the
+    transport calls it again with redacted JSON.
+    """
+
+    async def call(self, call: ServiceCall, read: Callable[[Any], T]) -> T:
+        """Send a request and return what `read` makes of the body of its response."""
         ...
 
-    def stream(self, call: ServiceCall) -> AsyncGenerator[Any, None]:
-        """Send a request and yield the parsed events of its response, until the response ends."""
+    def stream(self, call: ServiceCall, read: Callable[[Any], T]) -> AsyncGenerator[T, None]:
+        """Send a request and yield what `read` makes of each event of its response, until the response ends."""
         ...
 
     def close(self) -> None:
@@ -107,20 +122,20 @@ class HTTPTransport:
     def _open_session(self) -> aiohttp.ClientSession:
         return open_session(self.base_url, self._verify, self._timeout)
 
-    async def call(self, call: ServiceCall) -> Any:
+    async def call(self, call: ServiceCall, read: Callable[[Any], T]) -> T:
         """See `Transport.call`."""
         url, body, headers = await self._request(call)
         secrets = self._secrets(headers, call.query)
         try:
             response = await self._send(url, body, headers, call.query, secrets)
             try:
-                return parse_json(await read_body(response), secrets)
+                return read_json(await read_body(_pieces(response)), read, secrets)
             finally:
                 response.close()
         except (aiohttp_package().ClientError, TimeoutError) as error:
             raise error_from_aiohttp(error) from None
 
-    async def stream(self, call: ServiceCall) -> AsyncGenerator[Any, None]:
+    async def stream(self, call: ServiceCall, read: Callable[[Any], T]) -> AsyncGenerator[T, None]:
         """See `Transport.stream`."""
         url, body, headers = await self._request(call)
         secrets = self._secrets(headers, call.query)
@@ -128,16 +143,16 @@ class HTTPTransport:
             response = await self._send(url, body, headers, call.query, secrets)
             try:
                 if response.content_type == "application/json":  # The server answers without streaming.
-                    yield parse_json(await read_body(response), secrets)
+                    yield read_json(await read_body(_pieces(response)), read, secrets)
                     return
-                reader = EventReader(secrets)
-                async for chunk in response.content.iter_any():
-                    reader.feed(chunk)
-                    del chunk  # Otherwise a traceback with local variables would show an API key in the chunk.
+                reader, pieces = EventReader(read, secrets), _pieces(response, MAX_STREAM_SIZE)
+                async for piece in pieces:
+                    reader.feed(piece)
+                    del piece  # Otherwise a traceback with local variables would show an API key in the piece.
                     for event in reader.events():
                         yield event
                     if reader.done:
-                        await drain(response)
+                        await drain(pieces)
                         return
             finally:
                 # Nothing may be awaited here. When an event loop ends, it closes all generators concurrently. If this
@@ -200,9 +215,16 @@ class HTTPTransport:
         )
         if response.status >= 300:
             try:
-                error = error_from_response(response.status, response.headers, await read_error_body(response), secrets)
+                error = error_from_response(
+                    response.status, response.headers, await read_error_body(_pieces(response)), secrets
+                )
             finally:
                 response.close()
             del response  # Otherwise a traceback with local variables would show a key that a redirect repeats.
             raise error
         return response
+
+
+def _pieces(response: aiohttp.ClientResponse, max_size: int = MAX_RESPONSE_SIZE) -> Pieces:
+    """Return the body of a response, decompressed in small pieces."""
+    return Pieces(response.content.iter_any(), BodyDecoder(response.headers, max_size))

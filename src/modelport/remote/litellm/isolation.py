@@ -50,9 +50,14 @@ class ClientIsolation:
         #: Callbacks whose task has not started. `aclose` runs those whose task was cancelled because the loop ends.
         self._callbacks_not_started: set[Coroutine[Any, Any, Any]] = set()
 
-    async def run(self, call: Awaitable[T]) -> T:
-        """Await a call of LiteLLM. The call uses the clients and callbacks of this object."""
-        current = _IsolatedCall(self)
+    async def run(self, call: Awaitable[T], *, streams: bool = False) -> T:
+        """Await a call of LiteLLM. The call uses the clients and callbacks of this object.
+
+        Args:
+            call: The call.
+            streams: Whether LiteLLM reads responses as streams.
+        """
+        current = _IsolatedCall(self, streams)
         previous = _current_call.set(current)
         try:
             return await call
@@ -124,16 +129,22 @@ class ClientIsolation:
 def _install_response_hooks(client: Any) -> None:
     """Add modelport's hook to the HTTP client inside a client of LiteLLM's or of the openai package.
 
-    The hook refuses redirects, and reads the bodies of error responses. If a connection breaks, it keeps the part that
-    has arrived.
+    The hook refuses redirects, limits the size of bodies, and reads the bodies of error responses. If a connection
+    breaks, it keeps the part that has arrived.
     """
     inner: tuple[Any, Any] = getattr(client, "client", None), getattr(client, "_client", None)
     for http_client in inner:
-        if hasattr(http_client, "event_hooks") and hasattr(http_client, "aclose"):
-            install_response_hook(http_client)
+        if hasattr(http_client, "event_hooks"):
+            install_response_hook(http_client, bound_body=_reads_stream)
             if hasattr(client, "event_hooks"):
                 # LiteLLM passes these hooks to the HTTP client that it makes after a lost connection.
                 client.event_hooks = http_client.event_hooks
+
+
+def _reads_stream() -> bool:
+    """Return whether LiteLLM reads the response of the running call as a stream."""
+    call = _current_call.get()
+    return call is not None and call.streams
 
 
 class _IsolatedCall:
@@ -143,8 +154,8 @@ class _IsolatedCall:
     loop.
     """
 
-    def __init__(self, isolation: ClientIsolation) -> None:
-        self.isolation = isolation
+    def __init__(self, isolation: ClientIsolation, streams: bool) -> None:
+        self.isolation, self.streams = isolation, streams
         self._requests: list[Coroutine[Any, Any, Any]] = []
         self._is_cancelled = False
 

@@ -166,7 +166,7 @@ class LiteLLMModel(Model):
         # Otherwise a traceback with local variables would show the API keys that LiteLLM's exception quotes.
         failure: ModelError | None = None
         try:
-            response = await isolation.run(self._complete(arguments))
+            response = await isolation.run(self._complete(arguments), streams=request.stream)
             if not request.stream:
                 yield reader.read_response(response_dict(response))
                 return
@@ -175,9 +175,7 @@ class LiteLLMModel(Model):
                 if (delta := reader.read_chunk(chunk)) is not None:
                     has_content = has_content or delta.has_output
                     yield delta
-        except ModelError:
-            raise
-        except Exception as error:
+        except Exception as error:  # An error of `reader` may quote the response, and so the key.
             failure = self._model_error(error, arguments)
         finally:
             if stream is not None:

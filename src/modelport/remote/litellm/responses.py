@@ -54,7 +54,7 @@ class ResponseStream:
             Each chunk as a dict in OpenAI's format.
         """
         chunks = aiter(self._stream)
-        while (chunk := await self._isolation.run(anext(chunks, None))) is not None:
+        while (chunk := await self._isolation.run(anext(chunks, None), streams=True)) is not None:
             data = response_dict(chunk)
             data.pop("usage", None)
             for choice in data.get("choices") or ():

@@ -1,7 +1,9 @@
 """Sends requests through a client of the `openai` package: the caller's own, or one made from `client_kwargs`.
 
 Requests go through the client's generic method `post`. The package's usual methods would convert every message and
-chunk into typed objects, which modelport does not need. The client's own retries are switched off.
+chunk into typed objects, which modelport does not need. The client's own retries are switched off. `post` returns the
+response unread, as in the package's `with_streaming_response`. modelport reads, decompresses and parses its body,
+within the same limits as that of any other response.
 
 The stack frames of the package's exceptions refer to the headers that were sent, and so to the API key. Therefore
 modelport's error is raised after the `except` block: inside the block, Python would store the package's exception as
@@ -14,18 +16,29 @@ import inspect
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing, suppress
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
-from modelport.errors import ConnectionFailed, InvalidRequest, MalformedResponse, MissingDependency, ModelError
+from modelport.errors import ConnectionFailed, InvalidRequest, MissingDependency, ModelError
 from modelport.protocols.chat_completions.errors import error_from
+from modelport.remote.http.bodies import (
+    ACCEPT_ENCODING,
+    MAX_RESPONSE_SIZE,
+    MAX_STREAM_SIZE,
+    BodyDecoder,
+    Pieces,
+    drain,
+    read_body,
+)
 from modelport.remote.http.errors import error_from_httpx, is_encoding_error, is_httpx_exception, redirect_error
-from modelport.remote.http.httpx_clients import install_response_hook
-from modelport.remote.http.redaction import HiddenStr, redact, secrets_in, with_hidden_repr
+from modelport.remote.http.httpx_clients import install_response_hook, sends_for_modelport
+from modelport.remote.http.redaction import redact, secrets_in, with_hidden_repr
 from modelport.remote.http.requests import check_headers, query_pairs
-from modelport.remote.http.responses import is_readable_completion, may_be_completion
+from modelport.remote.http.responses import EventReader, read_json
 from modelport.remote.http.transport import HeaderSource, ServiceCall
 from modelport.runtime.per_loop import PerLoop
 from modelport.runtime.threads import in_thread, iterate_in_thread
+
+T = TypeVar("T")
 
 
 def openai_package() -> Any:
@@ -63,45 +76,50 @@ class SDKTransport:
                 f"client must be an OpenAI or AsyncOpenAI of the openai package, not {type(client).__name__}"
             )
         self._client: Any = None if client is None else client.with_options(max_retries=0)
+        _install_hook(self._client, is_callers=True)
         self._is_sync = client is not None and not inspect.iscoroutinefunction(client.post)
         self._make_client = make_client
         self._headers = headers
         self._clients: PerLoop[Any] = PerLoop(lambda client: client.close())
 
-    async def call(self, call: ServiceCall) -> Any:
+    async def call(self, call: ServiceCall, read: Callable[[Any], T]) -> T:
         """See `Transport.call`."""
         client, call = await self._client_of_loop(), await self._with_headers(call)
-        sent_headers: dict[str, str] = {}
-        # This header makes `post` return the raw response, which shows the headers that the caller's client sent.
-        raw_response_header = {"X-Stainless-Raw-Response": "true"} if self._make_client is None else {}
+        received: list[Any] = []  # The response, and the pieces of its body.
         try:
-            if self._is_sync:
-                response = await in_thread(lambda: self._post(client, call, raw_response_header))
+            if self._is_sync:  # Without a stream, a thread of the pool does it, which takes a third less time.
+                await in_thread(lambda: self._exchange_in_thread(client, call, MAX_RESPONSE_SIZE, received.append))
             else:
-                response = await self._post(client, call, raw_response_header)
-            if raw_response_header:
-                _add_sent_headers(sent_headers, response.http_request)
-                response = response.parse()
-            return self._redact_unless_completion(response, client, call, sent_headers)
+                async with aclosing(self._exchange(client, call, MAX_RESPONSE_SIZE)) as pieces:
+                    received += [await anext(pieces), await read_body(pieces)]
+            secrets = self._secrets(client, call, received.pop(0).request.headers)
+            return read_json(_joined(received), read, secrets)
         except Exception as error:
             if (model_error := self._model_error(error, client, call)) is None:
                 raise
+        finally:
+            received.clear()  # Otherwise a traceback with local variables would show an API key in the body.
         raise model_error  # Raised outside of the `except` block, so that it has no `__context__`.
 
-    async def stream(self, call: ServiceCall) -> AsyncGenerator[Any, None]:
+    async def stream(self, call: ServiceCall, read: Callable[[Any], T]) -> AsyncGenerator[T, None]:
         """See `Transport.stream`."""
         client, call = await self._client_of_loop(), await self._with_headers(call)
-        sent_headers: dict[str, str] = {}
-        if self._is_sync:
-            events: AsyncGenerator[Any, None] = iterate_in_thread(
-                lambda emit: self._read_events(client, call, emit, sent_headers)
-            )
-        else:
-            events = self._events(client, call, sent_headers)
         try:
-            async with aclosing(events):
-                async for event in events:
-                    yield self._redact_unless_completion(event, client, call, sent_headers)
+            async with aclosing(self._exchange(client, call, MAX_STREAM_SIZE)) as pieces:
+                response = await anext(pieces)
+                secrets = self._secrets(client, call, response.request.headers)
+                if response.headers.get("Content-Type", "").startswith("application/json"):  # It does not stream.
+                    yield read_json(await read_body(pieces), read, secrets)
+                    return
+                reader = EventReader(read, secrets)
+                async for piece in pieces:
+                    reader.feed(piece)
+                    del piece  # Otherwise a traceback with local variables would show an API key in the piece.
+                    for event in reader.events():
+                        yield event
+                    if reader.done:
+                        await drain(pieces)
+                        return
             return
         except Exception as error:
             if (model_error := self._model_error(error, client, call)) is None:
@@ -128,8 +146,7 @@ class SDKTransport:
     def _new_client(self) -> Any:
         assert self._make_client is not None
         client = self._make_client()
-        if hasattr(httpx_client := getattr(client, "_client", None), "event_hooks"):
-            install_response_hook(httpx_client)
+        _install_hook(client)
         return client
 
     async def _with_headers(self, call: ServiceCall) -> ServiceCall:
@@ -144,46 +161,70 @@ class SDKTransport:
         check_headers(call.headers)
         return call
 
-    def _post(
-        self, client: Any, call: ServiceCall, headers: Mapping[str, str] | None = None, **stream_arguments: Any
-    ) -> Any:
-        # Some versions of the package ignore this option. In a client that modelport makes, a hook refuses redirects. A
-        # client of the caller gets no hook, so with these versions it may follow redirects.
-        options: dict[str, Any] = {"follow_redirects": False}
-        if call.headers or headers:
-            options["headers"] = {**call.headers, **(headers or {})}
+    def _post(self, client: Any, call: ServiceCall) -> Any:
+        """Send a request, and return the package's object for a response whose body has not been read.
+
+        For an asynchronous client, return an awaitable.
+        """
+        # Some versions of the package ignore `follow_redirects`; the hook of `httpx_clients` refuses redirects too.
+        # With the first header, `post` returns the response unread, as `with_streaming_response` does.
+        headers = {"X-Stainless-Raw-Response": "stream", "Accept-Encoding": ACCEPT_ENCODING, **call.headers}
+        options: dict[str, Any] = {"follow_redirects": False, "headers": headers}
         if call.query:
             options["params"] = dict(call.query)
         # In a `ServiceCall`, a path with a leading slash is below the server's root. The package would append that path
         # to its base URL, so the package gets the complete URL instead.
         path = str(client.base_url.join(call.path)) if call.path[0] == "/" else f"/{call.path}"
-        return client.post(path, body=call.body, cast_to=object, options=options, **stream_arguments)
+        return client.post(path, body=call.body, cast_to=object, options=options)
 
-    async def _events(self, client: Any, call: ServiceCall, sent_headers: dict[str, str]) -> AsyncGenerator[Any, None]:
-        """Yield the events of an asynchronous client's stream."""
-        stream = await self._post(client, call, stream=True, stream_cls=self._openai.AsyncStream[object])
-        _add_sent_headers(sent_headers, stream.response.request)
-        events = aiter(stream)
+    async def _exchange(self, client: Any, call: ServiceCall, max_size: int) -> AsyncGenerator[Any, None]:
+        """Send a request, and yield its HTTP response, and then the pieces of the response's body."""
+        if self._is_sync:
+            exchange: AsyncGenerator[Any, None] = iterate_in_thread(
+                lambda emit: self._exchange_in_thread(client, call, max_size, emit), max_items=64
+            )
+            async with aclosing(exchange) as items:
+                async for item in items:
+                    yield item
+            return
+        sends_for_modelport.set(True)
         try:
-            async for event in events:
-                yield event
+            response = (await self._post(client, call)).http_response
         finally:
-            await stream.close()
-            # The stream consists of nested generators of the package. Reading on ends the inner ones before the outer
-            # ones. The garbage collector could end them in another order, for which Python may print warnings.
+            sends_for_modelport.set(False)
+        chunks = response.aiter_raw()
+        try:
+            yield response
+            if response.is_stream_consumed:  # The caller's client has read it, or no network was involved.
+                yield response.content
+                return
+            async for piece in Pieces(chunks, BodyDecoder(response.headers, max_size)):
+                yield piece
+        finally:
+            await response.aclose()
+            # The stream consists of nested generators of the HTTP library. Reading on ends the inner ones before the
+            # outer ones. The garbage collector could end them in another order, for which Python may print warnings.
             with suppress(Exception):
-                async for _ in events:
+                async for _ in chunks:
                     pass
 
-    def _read_events(
-        self, client: Any, call: ServiceCall, emit: Callable[[Any], bool], sent_headers: dict[str, str]
-    ) -> None:
-        """Emit the events of a synchronous client's stream. If `emit` returns `True`, nobody reads them any more."""
-        with self._post(client, call, stream=True, stream_cls=self._openai.Stream[object]) as stream:
-            _add_sent_headers(sent_headers, stream.response.request)
-            for event in stream:
-                if emit(event):
-                    return
+    def _exchange_in_thread(self, client: Any, call: ServiceCall, max_size: int, emit: Callable[[Any], Any]) -> None:
+        """Emit what `_exchange` yields, for a synchronous client. If `emit` returns `True`, nobody reads any more."""
+        sends_for_modelport.set(True)  # This thread has its own context.
+        response = self._post(client, call).http_response
+        try:
+            if emit(response):
+                return
+            if response.is_stream_consumed:
+                emit(response.content)
+                return
+            decoder = BodyDecoder(response.headers, max_size)
+            for chunk in response.iter_raw():
+                for piece in decoder.decode(chunk):
+                    if emit(piece):
+                        return
+        finally:
+            response.close()
 
     def _model_error(self, error: Exception, client: Any, call: ServiceCall) -> ModelError | None:
         """Return modelport's error for an exception of the package, or `None` for any other exception."""
@@ -204,14 +245,8 @@ class SDKTransport:
             return ConnectionFailed("The service did not answer within the client's timeout.")
         if isinstance(error, openai.APIConnectionError):
             return error_from_httpx(error.__cause__ or error)
-        if isinstance(error, openai.APIError):  # An error event inside a stream.
-            sent_headers = getattr(getattr(error, "request", None), "headers", None)
-            payload = redact(error.body or str(error), self._secrets(client, call, sent_headers))
-            return error_from(getattr(error, "code", None), payload)
         if isinstance(error, TypeError) or is_encoding_error(error):
             return InvalidRequest(f"The request holds a value that can't be sent ({type(error).__name__}: {error}).")
-        if isinstance(error, ValueError | RecursionError):
-            return MalformedResponse(f"The service sent broken JSON ({type(error).__name__}).")
         # In some versions of the package, an error in the middle of a stream is an exception of the HTTP library.
         if is_httpx_exception(error):
             return error_from_httpx(error)
@@ -227,14 +262,18 @@ class SDKTransport:
             credential, client.default_headers, call.headers, sent_headers or {}, dict(query_pairs(query))
         )
 
-    def _redact_unless_completion(
-        self, data: Any, client: Any, call: ServiceCall, sent_headers: Mapping[str, str]
-    ) -> Any:
-        """Return a chat completion unchanged, and anything else redacted, because an error will quote it."""
-        # The quick check comes first, because `is_readable_completion` makes an exception for each error that it reads.
-        if may_be_completion(data) and is_readable_completion(data):
-            return data
-        return redact(data, self._secrets(client, call, sent_headers))
+
+def _joined(pieces: list[bytes]) -> bytes:
+    """Empty a list of pieces, and return them as one."""
+    body = b"".join(pieces)
+    pieces.clear()
+    return body
+
+
+def _install_hook(client: Any, is_callers: bool = False) -> None:
+    """Add the hook of `httpx_clients` to the HTTP client inside a client of the package."""
+    if hasattr(http_client := getattr(client, "_client", None), "event_hooks"):
+        install_response_hook(http_client, is_callers=is_callers)
 
 
 def _response_without_body(error: BaseException) -> Any:
@@ -248,8 +287,3 @@ def _response_without_body(error: BaseException) -> Any:
             return getattr(cause, "response", None)
         cause = cause.__context__
     return None
-
-
-def _add_sent_headers(sent_headers: dict[str, str], request: Any) -> None:
-    """Add the headers of a request, for redaction: a client of the caller may have got its key from a function."""
-    sent_headers.update({name: HiddenStr(value) for name, value in request.headers.items()})
