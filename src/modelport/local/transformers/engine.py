@@ -26,6 +26,7 @@ from modelport.local.transformers.packing import Forward, RowChunk
 from modelport.local.transformers.prefixes import PrefixCache
 from modelport.local.transformers.rows import BatchRow
 from modelport.local.transformers.sampling import Sampler
+from modelport.runtime.threads import in_thread
 from modelport.types.content import Image
 
 #: The most prompt tokens in one forward pass, if no row generates.
@@ -97,7 +98,9 @@ class TransformersEngine:
         parameters, device = request.parameters, self._loaded.device
         eos = [] if parameters.get("ignore_eos") else self._eos_of(request)
         sampler = Sampler(parameters, self._loaded.defaults, len(request.prompt.tokens), self.eos, device)
-        matcher = self._compiler.matcher(request.lark) if request.lark is not None else None
+        matcher = None
+        if (lark := request.lark) is not None:  # Compiling the first grammar takes half a second.
+            matcher = await in_thread(lambda: self._compiler.matcher(lark))
         row = BatchRow(request, sampler, matcher, self.tokenizer, eos, notify)
         self._submit(row)
         try:
