@@ -31,8 +31,8 @@ _BODIES = (
     b"%", b"[%0]", b'{"choices": [%0]}', b'{"choices": [{"message": {"content": "%"}}]}',
     b'{"choices": [{"index": 0, "message": {"role": "assistant", "content": "ok", "tool_calls": [%0]}, '
     b'"finish_reason": "stop"}]}',
-    b'{"choices": [{"index": 0, "message": {"role": "assistant", "content": "ok"}, "finish_reason": "stop"}],
-    "x": [%0]}',
+    b'{"choices": [{"index": 0, "message": {"role": "assistant", "content": "ok"}, '
+    b'"finish_reason": "stop"}], "x": [%0]}',
     b'{"error": {"message": "%"}}', b'{"error": [%0]}', b'{"output": {"message": {"content": [%0]}}}',
     b'{"usage": [%0]}', b'{"message": "%"}',
 )  # fmt: skip

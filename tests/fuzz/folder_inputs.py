@@ -27,8 +27,8 @@ _HOSTILE: dict[str, bytes] = {
     "custom_generate/generate.py": _CODE.encode(), "adapter_config.json": b'{"base_model_name_or_path": "x/y"}',
     "model.safetensors.index.json": b'{"weight_map": {"a": "../../../etc/passwd"}}', "special_tokens_map.json": b"{",
     "added_tokens.json": b'{"a": -1, "b": 99999999}', "processor_config.json": b"{}", "chat_template.json": b"[]",
-    "preprocessor_config.json": b'{"image_processor_type": "Nonesuch",
-    "auto_map": {"AutoProcessor": "modeling_canary.P"}}',
+    "preprocessor_config.json":
+        b'{"image_processor_type": "Nonesuch", "auto_map": {"AutoProcessor": "modeling_canary.P"}}',
 }  # fmt: skip
 
 
