@@ -48,6 +48,9 @@ OLDEST_VERSIONS_CHECKS = "stream or typed or required"
 IN_PARALLEL = ("-n", "2", "--dist", "loadgroup")
 #: Three processes on two cores, for tests that wait for servers and engines a third of their time.
 MOSTLY_WAITING = ("-n", "3", "--dist", "loadgroup")
+#: torch computes with one thread in each process. Several processes with two threads each wait for each other, and use
+#: up to twice the processor time for the same output.
+ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 #: Tests that need more than the light environment, or a machine that does nothing else.
 MARKED = "engine or server or node or quiet"
 
@@ -126,7 +129,7 @@ def tests(session: nox.Session) -> None:
     if session.posargs:
         pytest(session)
         return
-    pytest(session, *MOSTLY_WAITING, "-m", f"({MARKED}) and not quiet")
+    pytest(session, *MOSTLY_WAITING, "-m", f"({MARKED}) and not quiet", env=ONE_THREAD)
     pytest(session, "-m", "quiet")
 
 
@@ -142,7 +145,8 @@ def lowest(session: nox.Session) -> None:
     pytest(session, "tests/cli", "-k", "(help or models or check) and not report")
     install(session, "lowest")
     backends = "--backends=llamacpp,transformers,openai,openai-sdk,huggingface,bedrock-strict"
-    pytest(session, *IN_PARALLEL, backends, "tests/conformance/test_conformance.py", "-k", OLDEST_VERSIONS_CHECKS)
+    checks = ("tests/conformance/test_conformance.py", "-k", OLDEST_VERSIONS_CHECKS)
+    pytest(session, *IN_PARALLEL, backends, *checks, env=ONE_THREAD)
     pytest(session, "tests/local/weights", "-k", "hub")
     pytest(session, "tests/layers/test_shared_limit.py")
     session.run(

@@ -25,6 +25,7 @@ from pathlib import Path
 from PIL import Image
 
 from modelport.registry import COMPOSED, backends
+from tests.fast_products import preload
 from tests.servers.aimock import aimock
 from tests.servers.front import azure, hub
 from tests.servers.llamacpp import llama_server, model_file
@@ -161,7 +162,7 @@ class DocsEnvironment:
     def _run(self, command: list[str], more: Mapping[str, str]) -> str:
         done = subprocess.run(
             command, cwd=self.folder, env={**os.environ, **self.variables, **more}, stdin=subprocess.DEVNULL,
-            capture_output=True, text=True, timeout=170,
+            capture_output=True, text=True, timeout=500,
         )  # fmt: skip
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
@@ -209,7 +210,7 @@ def docs_environment(folder: Path) -> Iterator[DocsEnvironment]:
             {
                 "deepseek-reasoner": {"OPENAI_BASE_URL": reasoner.base_url},
                 "TransformersModel": OFFLINE,
-                "MLXModel": OFFLINE,
+                "MLXModel": OFFLINE | preload(),
             },
         )
 

@@ -23,7 +23,7 @@ from tests.servers.bedrock import BedrockServer, Converse
 from tests.servers.faults import Call, Fault, FaultServer, Recorded
 from tests.servers.llamacpp import model_file
 
-pytestmark = pytest.mark.engine
+pytestmark = [pytest.mark.engine, pytest.mark.timeout(600)]
 
 smolagents = pytest.importorskip("smolagents", reason="installed by the test environment")
 

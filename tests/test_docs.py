@@ -36,7 +36,7 @@ from tests.docs import (
 )
 from tests.servers.llamacpp import llama_server
 
-pytestmark = [pytest.mark.engine, pytest.mark.server]
+pytestmark = [pytest.mark.engine, pytest.mark.server, pytest.mark.timeout(600)]
 
 
 @pytest.fixture(scope="module")

@@ -22,12 +22,13 @@ import pytest
 from modelport import ChatMessage, ChatMessageToolCall, ChatMessageToolCallFunction
 from modelport.registry import BACKENDS
 from modelport.testing import ScriptedModel
+from tests.fast_products import preload
 from tests.servers.front import azure
 from tests.servers.llamacpp import llama_server, model_file
 from tests.servers.ministack import ministack
 from tests.servers.smollm2 import smollm2_folder
 
-pytestmark = [pytest.mark.engine, pytest.mark.server]
+pytestmark = [pytest.mark.engine, pytest.mark.server, pytest.mark.timeout(600)]
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 KEY = "sk-example-0123456789"
@@ -49,7 +50,7 @@ def arguments_for(backend: str) -> Iterator[Arguments]:
         if backend == "llamacpp":
             yield [local_model()], {}
         elif backend in ("transformers", "mlx"):
-            yield [f"{backend}/{smollm2_folder()}"], {}
+            yield [f"{backend}/{smollm2_folder()}"], preload() if backend == "mlx" else {}
         elif backend == "bedrock":
             service = stack.enter_context(ministack(stack.enter_context(llama_server(api_key=None)).url))
             yield ["bedrock/us.amazon.nova-pro-v1:0"], {
@@ -138,7 +139,7 @@ def test_extract_with_empty_folder_names_the_folder(tmp_path: Path) -> None:
         str(tmp_path / "t.csv"),
         "llamacpp",
     ]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=150, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=500, check=False)
     assert (done.returncode, done.stdout) == (1, "") and done.stderr.endswith("none: there are no .txt files\n")
     assert not (tmp_path / "t.csv").exists()
 
@@ -218,7 +219,7 @@ def test_notebook_runs_and_has_no_stored_outputs(tmp_path: Path) -> None:
     nbformat, nbclient = importlib.import_module("nbformat"), importlib.import_module("nbclient")
     notebook = nbformat.read(EXAMPLES / "tour.ipynb", as_version=4)
     assert not any(cell.get("outputs") for cell in notebook.cells)
-    nbclient.NotebookClient(notebook, timeout=150, kernel_name="python3").execute(cwd=str(tmp_path))
+    nbclient.NotebookClient(notebook, timeout=500, kernel_name="python3").execute(cwd=str(tmp_path))
     text = "".join(output.get("text", "") for cell in notebook.cells for output in cell.get("outputs", ()))
     assert "The capital of France is Paris." in text
 
@@ -227,7 +228,7 @@ def run_example(name: str, *arguments: str, **environment: Any) -> str:
     """Run a program of examples/, which must succeed, and return its output."""
     command = [sys.executable, str(EXAMPLES / name), *arguments]
     done = subprocess.run(
-        command, env={**os.environ, **environment}, capture_output=True, text=True, timeout=150, check=False
+        command, env={**os.environ, **environment}, capture_output=True, text=True, timeout=500, check=False
     )
     assert done.returncode == 0, done.stderr
     return done.stdout

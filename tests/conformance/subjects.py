@@ -26,6 +26,7 @@ from modelport import (
     TransformersModel,
 )
 from modelport.testing import Subject
+from tests.fast_products import use_fast_products
 from tests.servers.aimock import aimock
 from tests.servers.faults import Fault, FaultServer
 from tests.servers.front import azure
@@ -287,6 +288,7 @@ def transformers_with_reasoning() -> Iterator[Subject]:
 @contextmanager
 def local_mlx(**settings: Any) -> Iterator[Subject]:
     """`MLXModel` on the same weights in f32."""
+    use_fast_products()
     with MLXModel(smollm2_folder(), context_length=4096, retry=False, **settings) as model:
         yield Subject(
             make=lambda: model,

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.fast_products import use_fast_products
 from tests.schema_corpus import KINDS, SAMPLE
 from tests.schema_corpus.generation import check_outcomes, find_problem, generate_all
 from tests.schema_corpus.table import PAGE, page, refusals
@@ -39,6 +40,7 @@ REAL_MODELS: dict[str, Callable[[], Model]] = {
 
 @pytest.mark.parametrize("engine", TINY_MODELS)
 def test_every_schema_gives_valid_output_or_is_refused(engine: str, tmp_path: Path) -> None:
+    use_fast_products()
     # MLX enforces grammars with the same code as transformers (`grammar_matching`), but decodes much slower on a CPU.
     sample = SAMPLE[::4] if engine == "mlx" else SAMPLE
     with TINY_MODELS[engine](tmp_path) as model:

@@ -6,10 +6,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.fast_products import use_fast_products
 from tests.local.mlx_model.tiny import DENSE, write_tiny_model
 from tests.servers.smollm2 import smollm2_folder
 
 from modelport import MLXModel
+
+
+@pytest.fixture(scope="session", autouse=True)
+def fast_products() -> None:
+    """Let MLX multiply matrices with a fast library."""
+    use_fast_products()
 
 
 @pytest.fixture(scope="session")

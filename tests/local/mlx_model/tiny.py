@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from tests.fast_products import preload
 from tests.servers.smollm2 import smollm2_folder
 
 from modelport import MLXModel
@@ -128,7 +129,7 @@ def run_python(
 ) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-c", code, *arguments],
-        env={**os.environ, **environment},
+        env={**os.environ, **preload(), **environment},
         capture_output=True,
         text=True,
         timeout=timeout,
