@@ -38,7 +38,8 @@ class NoMockedResponses(AmazonBedrockServerModel):
 def real_weights() -> Iterator[Subject]:
     """boto3 on ministack, with llama.cpp behind it; credentials from the environment."""
     with (
-        llama_server(api_key=None, slots=1) as engine,
+        # ministack lets the engine generate to its end when a caller has left, and the next call waits for the slot.
+        llama_server(api_key=None, slots=1, n_ctx=512) as engine,
         ministack(engine.url) as server,
         environment_variable("AWS_ACCESS_KEY_ID", ACCESS_KEY),
         environment_variable("AWS_SECRET_ACCESS_KEY", SECRET_KEY),
