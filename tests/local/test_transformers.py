@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+from tests.loop_hold import large_schema, longest_hold
 from tests.servers.llamacpp import model_file
 from tests.servers.smollm2 import as_hub_cache, smollm2_folder
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
@@ -21,6 +22,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Llama
 from modelport import (
     ConnectionFailed,
     ContextWindowExceeded,
+    InvalidOutput,
     InvalidRequest,
     MissingDependency,
     ModelError,
@@ -55,6 +57,13 @@ def fresh(model: TransformersModel) -> TransformersModel:
 
 def user(text: str) -> dict[str, str]:
     return {"role": "user", "content": text}
+
+
+async def test_large_schema_does_not_hold_the_event_loop(model: TransformersModel) -> None:
+    """Its grammar is compiled in a thread."""
+    result, held = await longest_hold(model.agenerate("Hello", grammar=large_schema("b"), max_tokens=1))
+    assert isinstance(result, InvalidOutput), result  # It is truncated.
+    assert held < 0.1
 
 
 # --- the prefix cache -------------------------------------------------------------------------------------------------

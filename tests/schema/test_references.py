@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
+import time
 from typing import Any
 
 import pytest
 
 from modelport.schema.references import find_unresolved_reference, inline_root_reference, relocate
+from modelport.schema.validation import mismatch
 
 NODE: dict[str, Any] = {"type": "object", "properties": {"next": {"$ref": "#/$defs/Node"}}}
 
@@ -57,3 +59,22 @@ def test_relocate_changes_references_to_new_path() -> None:
         "default": {"$ref": "#"},
     }
     assert schema == before
+
+
+@pytest.mark.parametrize(
+    ("definition", "reference"),
+    [({"$anchor": "a{}"}, "#a{}"), ({"$dynamicAnchor": "a{}"}, "#a{}"), ({"$id": "http://a/{}"}, "http://a/{}")],
+    ids=["anchor", "dynamic anchor", "document"],
+)
+def test_many_references_by_name_are_resolved_quickly(definition: dict[str, str], reference: str) -> None:
+    """The whole schema was searched for each reference: 1000 of them took 15 s, before anything was sent."""
+    definitions = {
+        f"d{i}": {**{key: text.format(i) for key, text in definition.items()}, "type": "integer"} for i in range(500)
+    }
+    schema = {"$defs": definitions, "properties": {f"p{i}": {"$ref": reference.format(i)} for i in range(500)}}
+    mismatch({}, 1)  # The modules are imported now.
+    started = time.thread_time()
+    assert find_unresolved_reference(schema) is None
+    assert mismatch(schema, {f"p{i}": i for i in range(500)}) is None
+    assert str(mismatch(schema, {"p9": "a"})).startswith("at $.p9")
+    assert time.thread_time() - started < 0.5

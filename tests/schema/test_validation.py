@@ -6,6 +6,7 @@ import multiprocessing
 import re
 import time
 import traceback
+import tracemalloc
 from collections.abc import Callable, Iterator
 from functools import partial
 from multiprocessing.connection import Connection
@@ -152,8 +153,8 @@ class Worker:
 
 
 def _run_code_forever(connection: Connection) -> None:
-    names = {"raises_mismatch": raises_mismatch, "raises_refusal": raises_refusal, "mismatch": mismatch, "LONG": LONG,
-             "Regex": Regex, "Tool": Tool, "Unwrapper": _Unwrapper, "remove_optional_nulls": remove_optional_nulls,
+    names = {"pytest": pytest, "raises_mismatch": raises_mismatch, "raises_refusal": raises_refusal,
+             "mismatch": mismatch, "LONG": LONG, "Regex": Regex, "Tool": Tool, "Unwrapper": _Unwrapper,
              "limited": limited, "refuses_or_rewrites": refuses_or_rewrites, "OPENAI": OPENAI, "AZURE": AZURE,
              "BEDROCK": BEDROCK}  # fmt: skip
     while True:
@@ -161,7 +162,7 @@ def _run_code_forever(connection: Connection) -> None:
         try:
             with pytest.MonkeyPatch.context() as patch:
                 exec(code, names | {"times_out": partial(_times_out, patch)})
-        except Exception:
+        except BaseException:  # `pytest.fail` raises one that is no `Exception`.
             connection.send(traceback.format_exc())
         else:
             connection.send("")
@@ -229,14 +230,6 @@ SLOW, LONG = "(a+)+b", "a" * 5000
         "raises_refusal(mismatch, {'pattern': 'a*(?<=b)x'}, LONG)",
         "raises_refusal(mismatch, {'pattern': '(?:(?:a{1,1000}){1,1000}){1,1000}b'}, LONG)",
         "raises_refusal(mismatch, {'pattern': '(?:a{0,1000}){60}x'}, LONG * 20)",
-        "two = lambda i: {'allOf': [{'$ref': f'#/$defs/{i}'}] * 2}\n"
-        "times_out(mismatch, {'$defs': {str(i): two(i + 1) for i in range(60)} | {'60': {}}, '$ref': '#/$defs/0'}, 1)",
-        "two = lambda i: {'$dynamicAnchor': f'a{i}', 'allOf': [{'$dynamicRef': f'#a{i + 1}'}] * 2}\n"
-        "last = {'$dynamicAnchor': 'a60'}\n"
-        "times_out(mismatch, {'$defs': {str(i): two(i) for i in range(60)} | {'60': last}, '$dynamicRef': '#a0'}, 1)",
-        "schema = {'properties': {'a': {}}}\n"
-        "for _ in range(30): schema = {'allOf': [schema], 'unevaluatedProperties': False}\n"
-        "times_out(mismatch, schema, {'a': 1})",
         "patterns = {f'^x{i}(a|b)*$': {} for i in range(600)}\n"
         "value = {f'y{i}': 1 for i in range(50)}\n"
         "assert mismatch({'patternProperties': patterns, 'additionalProperties': False}, value)",
@@ -253,21 +246,110 @@ SLOW, LONG = "(a+)+b", "a" * 5000
         "definitions = {str(i): two(i) for i in range(30)} | {'30': {'type': 'string'}}\n"
         "schema = {'$defs': definitions, **two(-1)}\n"
         "for rules in (OPENAI, AZURE, BEDROCK): refuses_or_rewrites(rules, schema)",
-        "two = lambda i: {'anyOf': [{'$ref': f'#/$defs/{i + 1}'}] * 2}\n"
-        "definitions = {str(i): two(i) for i in range(40)} | {'40': {'type': 'string'}}\n"
-        "schema = {'$defs': definitions, 'properties': {'a': {'$ref': '#/$defs/0'}}}\n"
-        "clean = lambda: remove_optional_nulls(schema, {'a': 1}, lambda schema, value: not mismatch(schema, value))\n"
-        "times_out(limited, clean)",
         # All calls of one response share the limit.
-        "two = lambda i: {'allOf': [{'$ref': f'#/$defs/{i + 1}'}] * 2}\n"
-        "slow = {'type': 'object', '$defs': {str(i): two(i) for i in range(12)} | {'12': {}}, '$ref': '#/$defs/0'}\n"
-        "check = lambda: [Tool('t', '', slow).check({}) for _ in range(200)]\n"
+        "slow = {'type': 'object', 'properties': {'a': {'items': {'enum': [*range(2000)]}}}}\n"
+        "check = lambda: [pytest.raises(ValueError, Tool('t', '', slow).check, {'a': [-1] * 99}) for _ in range(200)]\n"
         "times_out(limited, check)",
     ],
 )
 def test_validation_of_hostile_patterns_and_lists_takes_bounded_time(code: str, worker: Worker) -> None:
     """Run the code in another process, because a match of Python's engine can't be cancelled."""
     assert worker.run(code) == ""
+
+
+def _levels(count: int, level: Callable[[dict[str, Any]], dict[str, Any]], last: dict[str, Any]) -> dict[str, Any]:
+    """Return a schema with a definition for each level, which `level` makes of a reference to the next one."""
+    definitions = {str(i): level({"$ref": f"#/$defs/{i + 1}"}) for i in range(count)}
+    return {"$defs": {**definitions, str(count): last}, "$ref": "#/$defs/0"}
+
+
+def _dynamic_levels(count: int) -> dict[str, Any]:
+    definitions = {
+        str(i): {"$dynamicAnchor": f"a{i}", "allOf": [{"$dynamicRef": f"#a{i + 1}"}] * 2} for i in range(count)
+    }
+    return {"$defs": {**definitions, "last": {"$dynamicAnchor": f"a{count}", "type": "integer"}}, "$dynamicRef": "#a0"}
+
+
+def _nested_unevaluated(count: int) -> dict[str, Any]:
+    schema: dict[str, Any] = {"properties": {"a": {"type": "integer"}}}
+    for _ in range(count):
+        schema = {"allOf": [schema], "unevaluatedProperties": False}
+    return schema
+
+
+@pytest.mark.parametrize(
+    ("schema", "valid", "invalid"),
+    [
+        (_levels(26, lambda ref: {"anyOf": [ref, ref]}, {"type": "integer"}), 1, "a"),
+        (_levels(26, lambda ref: {"anyOf": [{"not": {}}, ref, ref]}, {"type": "integer"}), 1, "a"),
+        (_levels(60, lambda ref: {"allOf": [ref, ref]}, {"type": "integer"}), 1, "a"),
+        (_levels(26, lambda ref: {"oneOf": [ref, {"allOf": [ref, {"not": ref}]}]}, {"type": "integer"}), 1, "a"),
+        (_levels(26, lambda ref: {"not": {"not": ref}, "if": ref, "then": ref, "else": ref}, {"const": 1}), 1, "a"),
+        (_levels(26, lambda ref: {"$ref": ref["$ref"], "dependentSchemas": {"a": ref}}, {"required": ["a"]}),
+         {"a": 1}, {"b": 1}),
+        (_levels(26, lambda ref: {"anyOf": [{"properties": {"a": ref}}] * 2}, {"type": "integer"}),
+         eval("{'a': " * 26 + "1" + "}" * 26), eval("{'a': " * 26 + "'a'" + "}" * 26)),
+        (_dynamic_levels(60), 1, "a"),
+        (_nested_unevaluated(26), {"a": 1}, {"b": 1}),
+    ],
+)  # fmt: skip
+def test_mismatch_schema_with_shared_references_decides_quickly(schema: Any, valid: Any, invalid: Any) -> None:
+    """There are 2^26 ways through these schemas, but only a few pairs of a part of the schema and a value."""
+    started = time.thread_time()
+    assert mismatch(schema, valid) is None
+    assert str(mismatch(schema, invalid)).startswith("at $")
+    assert time.thread_time() - started < 2.5  # One limit is 5 s.
+
+
+def test_remove_optional_nulls_schema_with_shared_references_decides_quickly() -> None:
+    schema = _levels(40, lambda ref: {"anyOf": [ref, ref]}, {"type": "string"})
+    with time_limit.time_limit():
+        assert remove_optional_nulls(schema, 1, lambda part, value: mismatch(part, value) is None) == 1
+
+
+def test_mismatch_many_errors_take_little_memory() -> None:
+    """Alternatives keep their errors until all have failed, and each error quotes the value."""
+    text = "a" * 500_000
+    tracemalloc.start()
+    try:
+        assert mismatch({"anyOf": [{"type": "integer"}] * 300}, text)
+        assert mismatch({"anyOf": [{"items": {"type": "integer"}}] * 3}, ["a"] * 20_000)
+        assert tracemalloc.get_traced_memory()[1] < 20 * 2**20
+    finally:
+        tracemalloc.stop()
+
+
+_PARTS: st.SearchStrategy[Any] = st.recursive(
+    st.sampled_from([True, False, {}, {"type": "integer"}, {"$ref": "#/$defs/a"}, {"$ref": "#/$defs/b"},
+                     {"required": ["a"]}, {"minProperties": 2}, {"const": 1}, {"$dynamicRef": "#d"}]),
+    lambda parts: st.one_of(
+        st.dictionaries(st.sampled_from(["anyOf", "allOf", "oneOf"]), st.lists(parts, min_size=1, max_size=3),
+                        min_size=1, max_size=2),
+        st.dictionaries(st.sampled_from(["not", "if", "then", "else", "items", "contains", "additionalProperties",
+                                         "unevaluatedProperties", "unevaluatedItems", "propertyNames"]), parts,
+                        min_size=1, max_size=3),
+        st.builds(lambda part, other: {"properties": {"a": part}, **other}, parts,
+                  st.dictionaries(st.sampled_from(["unevaluatedProperties", "allOf"]), parts, max_size=0)),
+    ),
+    max_leaves=8,
+)  # fmt: skip
+
+
+@examples(300)
+@given(st.tuples(_PARTS, _PARTS, _PARTS), st.recursive(
+    st.sampled_from([1, 2, "a", None]),
+    lambda parts: st.lists(parts, max_size=3) | st.dictionaries(st.sampled_from("ab"), parts, max_size=2), max_leaves=6,
+))  # fmt: skip
+def test_mismatch_agrees_with_jsonschema(parts: tuple[Any, Any, Any], value: Any) -> None:
+    from jsonschema import Draft202012Validator
+
+    last = {"$dynamicAnchor": "d", "type": ["integer", "object"]}
+    schema = {"allOf": [parts[0]], "$defs": {"a": parts[1], "b": parts[2], "d": last}}
+    try:
+        is_valid = Draft202012Validator(schema).is_valid(value)
+    except RecursionError:
+        return
+    assert (mismatch(schema, value) is None) is is_valid
 
 
 @examples(300)

@@ -6,6 +6,7 @@ import re
 
 from modelport.constrained.lark import as_lark
 from modelport.errors import UnsupportedFeature
+from modelport.schema.time_limit import check_time
 from modelport.types.output_types import Choice, Grammar, JSONSchema, Lark
 
 
@@ -39,6 +40,7 @@ def could_continue(grammar: Grammar, text: str, stop: str = "") -> bool:
         return _NUMBER_START.fullmatch(continued.lstrip()) is not None
     if isinstance(grammar, Lark) and not stop:
         return True
+    check_time(long_step=True)  # The grammar is compiled, which may take seconds.
     try:
         from llguidance import LLMatcher, LLTokenizer
 

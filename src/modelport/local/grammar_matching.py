@@ -1,15 +1,19 @@
 """Grammars for constrained decoding: checks them, and finds which tokens they allow or force next.
 
 Grammars are written in the Lark dialect of the llguidance library, and may contain JSON schemas. For every local
-engine, `check_grammar` refuses a grammar that llguidance can't enforce. On transformers and MLX, modelport itself
-enforces a grammar: `GrammarCompiler` compiles it for one tokenizer, and makes a `GrammarMatcher` for each output.
-llama.cpp and vLLM enforce it themselves. But llama.cpp ignores a grammar that it can't read, so `TextMatcher` checks
-llama.cpp's output.
+engine, a grammar that llguidance can't enforce is refused. On transformers and MLX, modelport itself enforces a
+grammar: `GrammarCompiler` compiles it for one tokenizer, and makes a `GrammarMatcher` for each output. llama.cpp and
+vLLM enforce it themselves, so `check_grammar` checks it. But llama.cpp ignores a grammar that it can't read, so
+`TextMatcher` checks llama.cpp's output. Each grammar is compiled once, in a thread.
 """
 
 from __future__ import annotations
 
-from functools import lru_cache
+import os
+import threading
+import weakref
+from collections.abc import Callable
+from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
 from modelport.errors import InvalidRequest, MissingDependency, ServerError, UnsupportedFeature
@@ -17,13 +21,66 @@ from modelport.errors import InvalidRequest, MissingDependency, ServerError, Uns
 if TYPE_CHECKING:
     import numpy as np
 
-#: How many compiled grammars are cached.
-GRAMMAR_CACHE_SIZE = 64
+#: How many compiled grammars are cached, and how many characters they have in total. A compiled grammar takes about 80
+#: times as many bytes.
+MAX_CACHED_GRAMMARS, MAX_CACHED_CHARACTERS = 64, 2**20
 #: Parts of llguidance's messages about a JSON schema that is valid, but has a keyword that llguidance does not support.
 #: "nimplemented" is "unimplemented" without its first letter, whose case varies.
 _UNSUPPORTED_PHRASES = ("nimplemented", "not supported", "only supported", "not disjoint", "Unknown format")
 #: Words in llguidance's messages, and the keyword of JSON Schema that a message with this word is about.
 _KEYWORD_BY_WORD = {"Resource '": "$ref", "patternProperty": "patternProperties", "regex": "pattern"}
+
+
+class GrammarCache:
+    """The results of a function for the grammars that were used last.
+
+    The function is called once for a grammar, even if several threads need its result at the same time: the others wait
+    for the first. Compiling a grammar may take seconds, and a batch of calls has the same one. What the function raises
+    is not cached.
+
+    Args:
+        compile: The function, which takes a grammar.
+    """
+
+    def __init__(self, compile: Callable[[str], Any]) -> None:
+        self._compile = compile
+        self._forget()
+        _caches.add(self)
+
+    def _forget(self) -> None:
+        self._lock = threading.Lock()
+        self._results: dict[str, Future[Any]] = {}  # The grammar that was used last is the last one.
+
+    def get(self, lark: str) -> Any:
+        """Return the result for a grammar."""
+        with self._lock:
+            result = self._results.pop(lark, None)
+            is_first = result is None
+            self._results[lark] = result = result or Future()
+            while len(self._results) > MAX_CACHED_GRAMMARS or (
+                len(self._results) > 1 and sum(map(len, self._results)) > MAX_CACHED_CHARACTERS
+            ):
+                del self._results[next(iter(self._results))]
+        if is_first:
+            try:
+                result.set_result(self._compile(lark))
+            except BaseException as error:
+                with self._lock:
+                    if self._results.get(lark) is result:
+                        del self._results[lark]
+                result.set_exception(error)
+        return result.result()
+
+
+_caches: weakref.WeakSet[GrammarCache] = weakref.WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    for cache in _caches:  # A fork copies no threads, so nobody would finish what the parent compiles.
+        cache._forget()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 def check_grammar(lark: str, extra: str) -> None:
@@ -39,25 +96,32 @@ def check_grammar(lark: str, extra: str) -> None:
         MissingDependency: llguidance is not installed.
     """
     try:
-        problem = _grammar_problem(lark)
+        problem = _problems.get(lark)
     except ImportError:
         raise MissingDependency("llguidance", extra) from None
     if problem:
-        kind = UnsupportedFeature if any(phrase in problem for phrase in _UNSUPPORTED_PHRASES) else InvalidRequest
-        lines = problem.splitlines()
-        reason = " ".join([lines[0], *(line for line in lines[1:] if line.startswith("error:"))])
-        if "JSON schema" in reason:
-            keywords = (keyword for word, keyword in _KEYWORD_BY_WORD.items() if word in reason)
-            reason = next((f"{keyword}: {reason}" for keyword in keywords), reason)
-        raise kind(f"grammar: the engine can't enforce it: {reason}")
+        raise _refusal(problem)
 
 
-@lru_cache(GRAMMAR_CACHE_SIZE)
+def _refusal(problem: str) -> UnsupportedFeature | InvalidRequest:
+    """Return the error for llguidance's message about a grammar that it can't enforce."""
+    kind = UnsupportedFeature if any(phrase in problem for phrase in _UNSUPPORTED_PHRASES) else InvalidRequest
+    lines = problem.splitlines()
+    reason = " ".join([lines[0], *(line for line in lines[1:] if line.startswith("error:"))])
+    if "JSON schema" in reason:
+        keywords = (keyword for word, keyword in _KEYWORD_BY_WORD.items() if word in reason)
+        reason = next((f"{keyword}: {reason}" for keyword in keywords), reason)
+    return kind(f"grammar: the engine can't enforce it: {reason}")
+
+
 def _grammar_problem(lark: str) -> str:
     """Return llguidance's message about a grammar; empty if llguidance can enforce it."""
     from llguidance import LLMatcher
 
     return str(LLMatcher.validate_grammar(lark))
+
+
+_problems = GrammarCache(_grammar_problem)
 
 
 class GrammarCompiler:
@@ -67,30 +131,35 @@ class GrammarCompiler:
         tokenizer: A fast tokenizer of the transformers library.
         vocab_size: The length of the model's logits, which may be more than the tokenizer's vocabulary.
         eos: The token ids that end an output.
+        extra: See `check_grammar`.
     """
 
-    def __init__(self, tokenizer: Any, vocab_size: int, eos: list[int]) -> None:
-        self._tokenizer, self._vocab_size, self._eos = tokenizer, vocab_size, eos
+    def __init__(self, tokenizer: Any, vocab_size: int, eos: list[int], extra: str) -> None:
+        self._tokenizer, self._vocab_size, self._eos, self._extra = tokenizer, vocab_size, eos, extra
         self._llguidance_tokenizer: Any = None
-        self._compiled = lru_cache(GRAMMAR_CACHE_SIZE)(self._compile)
+        self._compiled = GrammarCache(self._compile)
 
     def matcher(self, lark: str) -> GrammarMatcher:
         """Return a matcher for a new output. Compiled grammars are cached.
 
+        Compiling may take seconds, and releases Python's lock, so call this method in a thread.
+
         Raises:
-            InvalidRequest: The grammar is invalid.
+            ModelError: As `check_grammar` raises.
         """
-        return GrammarMatcher(self._compiled(lark).deep_copy(), self._vocab_size)
+        return GrammarMatcher(self._compiled.get(lark).deep_copy(), self._vocab_size)
 
     def _compile(self, lark: str) -> Any:
-        from llguidance import LLMatcher
-        from llguidance.hf import from_tokenizer
-
+        try:
+            from llguidance import LLMatcher
+            from llguidance.hf import from_tokenizer
+        except ImportError:
+            raise MissingDependency("llguidance", self._extra) from None
         if self._llguidance_tokenizer is None:  # Making it takes up to a second, so it is made for the first grammar.
             self._llguidance_tokenizer = from_tokenizer(self._tokenizer, n_vocab=self._vocab_size, eos_token=self._eos)
-        matcher = LLMatcher(self._llguidance_tokenizer, lark)
+        matcher = LLMatcher(self._llguidance_tokenizer, lark, log_level=0)
         if matcher.is_error():
-            raise InvalidRequest(f"grammar: the engine can't enforce it: {matcher.get_error()}")
+            raise _refusal(matcher.get_error())
         return matcher
 
 
@@ -173,7 +242,7 @@ class TextMatcher:
     """
 
     def __init__(self, lark: str) -> None:
-        self._matcher = _compile_for_bytes(lark).deep_copy()
+        self._matcher = _compiled_for_bytes.get(lark).deep_copy()
 
     def try_consume(self, text: str) -> bool:
         """Advance by the next text of the output, and return whether the grammar allows it.
@@ -194,7 +263,7 @@ def checked_text_matcher(lark: str, extra: str) -> TextMatcher:
         extra: See `check_grammar`, whose errors this function raises.
     """
     try:
-        is_wrong = _compile_for_bytes(lark).is_error()
+        is_wrong = _compiled_for_bytes.get(lark).is_error()
     except ImportError:
         raise MissingDependency("llguidance", extra) from None
     if is_wrong:  # Or it names special tokens, which this check accepts.
@@ -202,9 +271,11 @@ def checked_text_matcher(lark: str, extra: str) -> TextMatcher:
     return TextMatcher(lark)
 
 
-@lru_cache(GRAMMAR_CACHE_SIZE)
 def _compile_for_bytes(lark: str) -> Any:
     """Compile a grammar for a tokenizer whose tokens are single bytes, so that it matches text."""
     from llguidance import LLMatcher, LLTokenizer
 
     return LLMatcher(LLTokenizer("byte"), lark, log_level=0)
+
+
+_compiled_for_bytes = GrammarCache(_compile_for_bytes)

@@ -35,14 +35,14 @@ class EngineRequest:
         prompt: The model's input.
         max_tokens: The most tokens to generate. Together with the prompt, they fit into the model's context.
         parameters: The other parameters of the call, such as `temperature`.
-        lark: The grammar of the output, in llguidance's Lark dialect; `None` for free text.
+        grammar: The grammar of the output, as the engine's `compile_grammar` has returned it; `None` for free text.
         tokens_per_notification: How many tokens the engine may collect before it passes them to the caller.
     """
 
     prompt: Prompt
     max_tokens: int
     parameters: Mapping[str, Any]
-    lark: str | None = None
+    grammar: Any = None
     tokens_per_notification: int = 1
 
 
@@ -77,6 +77,19 @@ class TokenEngine(Engine, Protocol):
 
     def encode_prompt(self, text: str, images: list[Image]) -> Prompt:
         """Encode a rendered conversation."""
+        ...
+
+    def compile_grammar(self, lark: str) -> Any:
+        """Return what `run` needs to enforce a grammar for one output. This may take seconds; a thread calls it.
+
+        Args:
+            lark: The grammar, in llguidance's Lark dialect.
+
+        Raises:
+            UnsupportedFeature: A JSON schema in the grammar has a keyword that can't be enforced.
+            InvalidRequest: The grammar is invalid.
+            MissingDependency: llguidance is not installed.
+        """
         ...
 
     def run(self, request: EngineRequest) -> AsyncGenerator[TokenBatch, None]:

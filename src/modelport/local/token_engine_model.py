@@ -19,7 +19,6 @@ from modelport.layers.base import Deltas
 from modelport.local.chat_template import ToolCallFormat
 from modelport.local.detokenizer import Detokenizer
 from modelport.local.engine import EngineModel, tokens_per_notification
-from modelport.local.grammar_matching import check_grammar
 from modelport.local.reasoning_parser import ReasoningParser
 from modelport.local.token_engine import EngineRequest, Prompt, TokenBatch, TokenEngine
 from modelport.protocols.chat_completions.dialects import template_variables_for
@@ -77,7 +76,8 @@ class TokenEngineModel(EngineModel[E]):
         """Run a request; see `Model.deltas`."""
         engine = self._engine()
         must_call_tool = bool(request.tools) and request.tool_choice not in ("auto", "none")
-        # Rendering and encoding a long conversation takes milliseconds, so it must not block the event loop.
+        # Rendering and encoding a long conversation takes milliseconds, and compiling a grammar may take seconds, so it
+        # must not block the event loop.
         engine_request = await in_thread(lambda: self._make_engine_request(engine, request, must_call_tool))
         deltas = self._generate_deltas(engine, engine_request, one_token_per_delta=bool(request.stop_sequences))
         if request.tools and request.tool_choice != "none":
@@ -116,17 +116,17 @@ class TokenEngineModel(EngineModel[E]):
                 "tokens of prompt and output: shorten the conversation, or load the model with a larger context_length",
                 hint="The option --set context_length=… makes the context larger.",
             )
-        lark = None
+        compiled = None
         if grammar is not None:
             lark = as_lark(grammar)
             if template.supports_reasoning:
                 lark = allow_reasoning(lark, starts_in_reasoning)
-            check_grammar(lark, extra=self.extra)
+            compiled = engine.compile_grammar(lark)
         return EngineRequest(
             prompt=Prompt(prompt.tokens, prompt.inputs, starts_in_reasoning),
             max_tokens=min(parameters.pop("max_tokens", most_tokens), most_tokens),
             parameters=parameters,
-            lark=lark,
+            grammar=compiled,
             # If the model reasons, the engine passes on each token at once. Reasoning tokens are counted per
             # `TokenBatch`, so a batch should not contain tokens from both before and after the end of the reasoning.
             # Calls with tools are treated in the same way.

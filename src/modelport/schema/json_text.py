@@ -1,10 +1,15 @@
-"""Reads strict JSON: without the constants `NaN` and `Infinity`, which Python's `json` module accepts."""
+"""Reads strict JSON: without the constants `NaN` and `Infinity`, which Python's `json` module accepts.
+
+`shorten` is for messages that quote JSON.
+"""
 
 from __future__ import annotations
 
 import json
 import math
 from typing import Any
+
+from modelport.schema.time_limit import LONG_TEXT, check_time
 
 
 def read_json(text: str) -> Any:
@@ -14,6 +19,7 @@ def read_json(text: str) -> Any:
         ValueError: The text is not JSON, is nested too deeply, or has a number so large that Python would read it as an
             infinity.
     """
+    check_time(long_step=len(text) > LONG_TEXT)
     try:
         return _DECODER.decode(text)
     except RecursionError:
@@ -32,3 +38,13 @@ def _parse_float(digits: str) -> float:
 
 
 _DECODER = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=_parse_float)
+
+
+#: The length to which messages are shortened. They quote the whole value, and may be sent to a model as feedback.
+_MAX_MESSAGE = 2000
+
+
+def shorten(message: str) -> str:
+    """Remove the middle of a long message."""
+    half = _MAX_MESSAGE // 2
+    return message if len(message) <= _MAX_MESSAGE else f"{message[:half]} … {message[-half:]}"

@@ -12,6 +12,7 @@ from functools import cache
 from typing import Any
 
 from modelport.errors import InvalidRequest
+from modelport.schema.time_limit import check_time
 
 
 def schema_from_type(python_type: Any, argument: str = "grammar") -> tuple[dict[str, Any], str]:
@@ -49,6 +50,7 @@ def parse_json_as(python_type: Any, text: str) -> Any:
     """
     from pydantic import ValidationError
 
+    check_time(long_step=True)  # The type's own validators may take any time.
     try:
         return type_adapter(python_type).validate_json(text)
     except ValidationError as error:

@@ -27,6 +27,7 @@ from functools import lru_cache
 from typing import Any
 
 from modelport.errors import InvalidRequest, UnsupportedFeature
+from modelport.schema.time_limit import check_time
 
 _CHARACTER_CODE = r"N\{[^}]*\}|x[0-9a-fA-F]{2}|u[0-9a-fA-F]{4}|U[0-9a-fA-F]{8}"
 #: A count of repetitions, such as `{2,5}`.
@@ -157,12 +158,14 @@ def search(pattern: str, text: str) -> bool:
 
 def _matches(pattern: str, text: str, *, full: bool) -> bool:
     state_count, matchers = _rust_matchers(pattern, full)
-    if state_count * max(1, len(text)) <= _MAX_RUST_STEPS:
+    if (rust_steps := state_count * max(1, len(text))) <= _MAX_RUST_STEPS:
+        check_time(long_step=rust_steps > _MAX_STEPS_ON_LOOP)
         if _SURROGATE.search(text):
             # A JSON string can contain half a surrogate pair, which Rust does not accept as a character.
             text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
         return all(matches(text) is expected for expected, matches in matchers)
-    if _max_python_steps(pattern, len(text), full) <= _MAX_PYTHON_STEPS:
+    if (python_steps := _max_python_steps(pattern, len(text), full)) <= _MAX_PYTHON_STEPS:
+        check_time(long_step=python_steps > _MAX_STEPS_ON_LOOP)
         return (re.fullmatch(for_python(pattern), text) if full else re.search(pattern, text)) is not None
     raise InvalidRequest(
         f"matching {pattern[:200]!r} with {len(text)} characters could take too long: write it without look-around, "
@@ -173,6 +176,8 @@ def _matches(pattern: str, text: str, *, full: bool) -> bool:
 _SURROGATE = re.compile("[\ud800-\udfff]")
 #: The numbers of steps that take the regex engines of Python and Rust about a second.
 _MAX_PYTHON_STEPS, _MAX_RUST_STEPS = 10**7, 10**8
+#: The most steps on an event loop: 10 ms.
+_MAX_STEPS_ON_LOOP = 10**6
 
 
 @lru_cache(256)

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import json
+import sys
 from functools import lru_cache
 from typing import Any
 
 from modelport.errors import InvalidRequest
+from modelport.schema.json_text import shorten
+from modelport.schema.time_limit import check_time, new_memo, time_limit
+
+#: The most characters that a schema may have as JSON text. Each walk over such a schema takes up to 0.1 s.
+MAX_SCHEMA_LENGTH = 2**20
 
 
 def checked_schema(schema: Any) -> dict[str, Any]:
     """Return the schema unchanged if it is a valid JSON schema.
 
     Raises:
-        InvalidRequest: The schema is not a dict, not JSON, or not valid; the message says where.
+        InvalidRequest: The schema is not a dict, not JSON, too long, or not valid; the message says where.
     """
     if not isinstance(schema, dict):
         raise InvalidRequest(f"a JSON schema must be a dict, not {type(schema).__name__}")
@@ -26,21 +32,17 @@ def checked_schema(schema: Any) -> dict[str, Any]:
     return schema
 
 
-@lru_cache(64)  # The check takes milliseconds, and an agent sends the same schemas with each call.
+@lru_cache(64)  # The check takes up to 0.1 s, and an agent sends the same schemas with each call.
 def _problem_of_schema(text: str) -> str | None:
-    from jsonschema import Draft202012Validator
-    from jsonschema.exceptions import SchemaError, best_match
+    from modelport.schema.metaschema import find_mistake
 
+    if len(text) > MAX_SCHEMA_LENGTH:
+        return f"the JSON schema has {len(text)} characters, and may have {MAX_SCHEMA_LENGTH}: simplify it"
     try:
-        Draft202012Validator.check_schema(json.loads(text))
-    except SchemaError as error:
-        # The error itself may only say "not valid under any of the given schemas". The errors that led to it are
-        # specific, such as "'text' is not one of 'array', 'boolean', …".
-        nearest = best_match(error.context) if error.context else error
-        return f"the JSON schema is invalid at {error.json_path}: {_shorten(nearest.message)}"
+        mistake = find_mistake(json.loads(text))
     except (RecursionError, OverflowError) as error:  # Parsing a `pattern` can raise these.
         return f"the JSON schema can't be used: {error}"
-    return None
+    return None if mistake is None else f"the JSON schema is invalid {shorten(mistake)}"
 
 
 def mismatch(schema: dict[str, Any], value: Any) -> str | None:
@@ -51,17 +53,20 @@ def mismatch(schema: dict[str, Any], value: Any) -> str | None:
     Raises:
         InvalidRequest: The schema itself is not valid, or checking the value takes too long.
     """
+    check_time(long_step="jsonschema" not in sys.modules)  # Importing it takes up to a second.
     from jsonschema.exceptions import best_match
-    from referencing import Registry
+    from jsonschema_specifications import REGISTRY
 
     from modelport.schema.formats import format_checker
-    from modelport.schema.time_limit import time_limit
+    from modelport.schema.references import resolver_for
     from modelport.schema.validators import validator_class
 
     try:
-        # With an empty registry `jsonschema` does not fetch the URLs to which a schema refers.
-        validator = validator_class()(schema, registry=Registry(), format_checker=format_checker())
+        # With this registry, which has only the drafts of JSON Schema, URLs to which a schema refers are not fetched.
+        resolver = resolver_for(schema, REGISTRY)
+        validator = validator_class()(schema, registry=REGISTRY, _resolver=resolver, format_checker=format_checker())
         with time_limit():
+            new_memo()
             error = best_match(validator.iter_errors(value))
     except RecursionError:
         if _depth(value) > _SAFE_DEPTH:
@@ -70,12 +75,7 @@ def mismatch(schema: dict[str, Any], value: Any) -> str | None:
     except Exception as broken:
         # An invalid schema raises one of many exceptions, for example for an unknown type or an unresolved `$ref`.
         raise InvalidRequest(f"the JSON schema can't be used: {str(broken).splitlines()[0]}") from None
-    return None if error is None else f"at {error.json_path}: {_shorten(error.message)}"
-
-
-def _shorten(message: str) -> str:
-    """Remove the middle of a long message. Messages quote the whole value, and may be sent to a model as feedback."""
-    return message if len(message) <= 2000 else f"{message[:1000]} … {message[-1000:]}"
+    return None if error is None else f"at {error.json_path}: {shorten(error.message)}"
 
 
 #: A value that is not nested deeper than this can be checked within Python's recursion limit, unless the references of

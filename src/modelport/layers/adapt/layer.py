@@ -37,7 +37,7 @@ from modelport.layers.adapt.wrapping import unwrap_object
 from modelport.layers.base import Deltas, Next
 from modelport.schema.json_text import read_json
 from modelport.schema.rules import remove_optional_nulls
-from modelport.schema.time_limit import time_limit
+from modelport.schema.time_limit import ThreadNeeded, time_limit
 from modelport.schema.validation import mismatch
 from modelport.types.deltas import ChatMessageStreamDelta, MessageBuilder, accumulate
 from modelport.types.messages import ChatMessage, MessageRole
@@ -154,7 +154,7 @@ async def _respond(plan: Plan, next: Next, usage: TokenUsage | None = None) -> D
                     yield delta
         usage = _add_usage(usage, closing.token_usage)
         try:
-            closing = _validated_closing(plan, response, closing)
+            closing = await _validated_closing(plan, response, closing)
         except InvalidOutput as error:
             message = response.message()
             # Output that `max_tokens` truncated is not retried, because the next output could be truncated too.
@@ -194,8 +194,10 @@ def _with_feedback(request: Request, message: ChatMessage, error: InvalidOutput)
     )
 
 
-def _validated_closing(plan: Plan, response: MessageBuilder, closing: ChatMessageStreamDelta) -> ChatMessageStreamDelta:
-    """Validate a complete response.
+async def _validated_closing(
+    plan: Plan, response: MessageBuilder, closing: ChatMessageStreamDelta
+) -> ChatMessageStreamDelta:
+    """Validate a complete response: at once if that is short, and otherwise in a thread.
 
     Returns:
         The closing delta, to which the parsed output, the enforcement and the warnings of the plan were added.
@@ -204,9 +206,15 @@ def _validated_closing(plan: Plan, response: MessageBuilder, closing: ChatMessag
         InvalidToolCall: A tool call is not valid or not allowed, or a required tool call is missing.
         InvalidOutput: The output does not match the output type.
         InvalidRequest: The validation takes too long.
+        DeadlineExceeded: The validation takes longer than the call's `timeout`.
     """
-    with time_limit():
-        return _validate(plan, response, closing)
+    try:
+        with time_limit(on_loop=True):
+            return _validate(plan, response, closing)
+    except ThreadNeeded:
+        from modelport.layers.adapt.off_loop import run_in_thread  # Here, because it imports asyncio.
+
+    return await run_in_thread(lambda: _validate(plan, response, closing), plan.original.timeouts)
 
 
 def _validate(plan: Plan, response: MessageBuilder, closing: ChatMessageStreamDelta) -> ChatMessageStreamDelta:

@@ -19,6 +19,7 @@ import secrets
 import threading
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
+from functools import partial
 from typing import Any, ClassVar
 
 from modelport.constrained.lark import as_lark
@@ -27,7 +28,7 @@ from modelport.errors import InvalidRequest, MissingDependency, ServerError
 from modelport.inputs.settings import name_or_path
 from modelport.inputs.vendor_parameters import parameters_of
 from modelport.local.engine import EngineModel, check_integers, model_closed, never_destroy, tokens_per_notification
-from modelport.local.grammar_matching import checked_text_matcher
+from modelport.local.grammar_matching import TextMatcher, checked_text_matcher
 from modelport.local.llamacpp.events import EventHandler, EventReader
 from modelport.local.llamacpp.gguf_header import check_header
 from modelport.local.llamacpp.weights import resolve_weights
@@ -37,7 +38,7 @@ from modelport.runtime.lifecycle import CLOSE_TIMEOUT
 from modelport.runtime.threads import Emit, in_thread, iterate_in_thread
 from modelport.types.capabilities import Capabilities
 from modelport.types.deltas import ChatMessageStreamDelta
-from modelport.types.output_types import Choice, JSONSchema, Lark, Regex
+from modelport.types.output_types import Choice, Grammar, JSONSchema, Lark, Regex
 from modelport.types.request import Request
 
 DEFAULT_CONTEXT_LENGTH = 8192
@@ -170,8 +171,7 @@ class LlamaCppModel(EngineModel["_LlamaCppEngine"]):
         body = body_from(request.replace(stream=True, stop_sequences=()), model_id=None, dialect="llama.cpp")
         reader = EventReader()
         if request.grammar is not None:
-            lark = as_lark(request.grammar, old_llguidance=True)
-            matcher = await in_thread(lambda: checked_text_matcher(lark, extra="llamacpp"))
+            lark, matcher = await in_thread(partial(_compile_grammar, request.grammar))
             if capabilities.reasoning:
                 # The engine applies the grammar to the reasoning too. So the grammar that is sent first allows any
                 # reasoning, and line breaks between it and the output. The engine returns these as content.
@@ -196,6 +196,12 @@ class LlamaCppModel(EngineModel["_LlamaCppEngine"]):
         last_delta = reader.finish()
         last_delta.model_id = self.model_id
         yield last_delta
+
+
+def _compile_grammar(grammar: Grammar) -> tuple[str, TextMatcher]:
+    """Return the grammar for the engine, and a matcher for the text of the output."""
+    lark = as_lark(grammar, old_llguidance=True)
+    return lark, checked_text_matcher(lark, extra="llamacpp")
 
 
 class _LlamaCppEngine:

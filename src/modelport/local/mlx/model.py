@@ -15,7 +15,7 @@ from modelport.inputs.vendor_parameters import parameters_of
 from modelport.local.chat_template import ChatTemplate
 from modelport.local.detokenizer import logprobs_entry
 from modelport.local.engine import check_integers, model_closed, never_destroy
-from modelport.local.grammar_matching import GrammarCompiler
+from modelport.local.grammar_matching import GrammarCompiler, GrammarMatcher
 from modelport.local.mlx.batch import Batch
 from modelport.local.mlx.loading import load
 from modelport.local.mlx.rows import BatchRow, SampledToken
@@ -23,7 +23,6 @@ from modelport.local.mlx.sampling import logit_bias_from
 from modelport.local.token_engine import EngineRequest, Prompt, TokenBatch
 from modelport.local.token_engine_model import TokenEngineModel
 from modelport.runtime.lifecycle import CLOSE_TIMEOUT
-from modelport.runtime.threads import in_thread
 from modelport.types.capabilities import Capabilities
 from modelport.types.content import Image
 
@@ -152,7 +151,7 @@ class _MLXEngine:
             tool_call_format=loaded.tool_call_format,
         )
         self._vocab_size, self._defaults = loaded.vocab_size, loaded.defaults
-        self._compiler = GrammarCompiler(self.tokenizer, self._vocab_size, self.eos)
+        self._compiler = GrammarCompiler(self.tokenizer, self._vocab_size, self.eos, extra=settings.extra)
 
     @property
     def busy(self) -> int:
@@ -165,12 +164,14 @@ class _MLXEngine:
         # threads use that object at once.
         return Prompt(self.tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).ids)
 
+    def compile_grammar(self, lark: str) -> GrammarMatcher:
+        """See `TokenEngine.compile_grammar`."""
+        return self._compiler.matcher(lark)
+
     async def run(self, request: EngineRequest) -> AsyncGenerator[TokenBatch, None]:
         """Generate an output. Closing the generator stops the request."""
         parameters = {**self._defaults, **request.parameters}
         bias = logit_bias_from(parameters, self._vocab_size)
-        lark = request.lark
-        matcher = None if lark is None else await in_thread(lambda: self._compiler.matcher(lark))
         loop = asyncio.get_running_loop()
         received: asyncio.Queue[SampledToken | ModelError] = asyncio.Queue()
 
@@ -181,7 +182,7 @@ class _MLXEngine:
                 return False
             return True
 
-        row = BatchRow(replace(request, parameters=parameters), bias, matcher, notify)
+        row = BatchRow(replace(request, parameters=parameters), bias, request.grammar, notify)
         self.batch.add(row)
         try:
             while True:

@@ -18,7 +18,7 @@ import torch
 
 from modelport.errors import ModelError, RateLimited, ServerError
 from modelport.local.engine import model_closed
-from modelport.local.grammar_matching import GrammarCompiler
+from modelport.local.grammar_matching import GrammarCompiler, GrammarMatcher
 from modelport.local.token_engine import EngineRequest, Prompt, TokenBatch
 from modelport.local.transformers.images import prompt_with_images
 from modelport.local.transformers.loading import LoadedModel
@@ -26,7 +26,6 @@ from modelport.local.transformers.packing import Forward, RowChunk
 from modelport.local.transformers.prefixes import PrefixCache
 from modelport.local.transformers.rows import BatchRow
 from modelport.local.transformers.sampling import Sampler
-from modelport.runtime.threads import in_thread
 from modelport.types.content import Image
 
 #: The most prompt tokens in one forward pass, if no row generates.
@@ -57,7 +56,7 @@ class TransformersEngine:
         self.accepts_images = loaded.processor is not None
         self._loaded = loaded
         self.forward = forward
-        self._compiler = GrammarCompiler(loaded.tokenizer, loaded.vocab_size, loaded.eos)
+        self._compiler = GrammarCompiler(loaded.tokenizer, loaded.vocab_size, loaded.eos, extra="transformers")
         self._max_rows, self._max_waiting = parallel, queue
         self.prefixes = PrefixCache(prefix_cache_bytes)
         self._rows: list[BatchRow] = []
@@ -84,6 +83,10 @@ class TransformersEngine:
         # `backend_tokenizer` is used directly, because threads must not share the library's wrapper around it.
         return Prompt(self.tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).ids)
 
+    def compile_grammar(self, lark: str) -> GrammarMatcher:
+        """See `TokenEngine.compile_grammar`."""
+        return self._compiler.matcher(lark)
+
     async def run(self, request: EngineRequest) -> AsyncGenerator[TokenBatch, None]:
         """See `TokenEngine.run`."""
         loop = asyncio.get_running_loop()
@@ -98,10 +101,7 @@ class TransformersEngine:
         parameters, device = request.parameters, self._loaded.device
         eos = [] if parameters.get("ignore_eos") else self._eos_of(request)
         sampler = Sampler(parameters, self._loaded.defaults, len(request.prompt.tokens), self.eos, device)
-        matcher = None
-        if (lark := request.lark) is not None:  # Compiling the first grammar takes half a second.
-            matcher = await in_thread(lambda: self._compiler.matcher(lark))
-        row = BatchRow(request, sampler, matcher, self.tokenizer, eos, notify)
+        row = BatchRow(request, sampler, request.grammar, self.tokenizer, eos, notify)
         self._submit(row)
         try:
             while True:

@@ -16,6 +16,7 @@ from modelport.inputs.vendor_parameters import parameters_of
 from modelport.local.chat_template import ChatTemplate
 from modelport.local.detokenizer import logprobs_entry
 from modelport.local.engine import check_integers
+from modelport.local.grammar_matching import check_grammar
 from modelport.local.token_engine import EngineRequest, Prompt, TokenBatch
 from modelport.local.token_engine_model import TokenEngineModel
 from modelport.local.vllm.loading import engine_args, import_vllm, load_tokenizer, loading_indicator, start_engine
@@ -187,6 +188,11 @@ class _VLLMEngine:
         """Encode a rendered conversation. `images` is always empty: this backend declares only text input."""
         return Prompt(self.tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).ids)
 
+    def compile_grammar(self, lark: str) -> str:
+        """Check the grammar, and return it: vLLM compiles it in its own process. See `TokenEngine.compile_grammar`."""
+        check_grammar(lark, extra=VLLMModel.extra)
+        return lark
+
     async def run(self, request: EngineRequest) -> AsyncGenerator[TokenBatch, None]:
         """Generate an output. Closing the generator stops the request."""
         params = self._sampling_params(request)
@@ -223,8 +229,8 @@ class _VLLMEngine:
         except Exception as error:  # msgspec's error for a wrong type, or one of vLLM's errors for a wrong value.
             raise InvalidRequest(f"vLLM's SamplingParams: {error}") from None
         params.output_kind = RequestOutputKind.DELTA
-        if request.lark is not None:
-            params.structured_outputs = StructuredOutputsParams(grammar=request.lark)
+        if request.grammar is not None:
+            params.structured_outputs = StructuredOutputsParams(grammar=request.grammar)
         return params
 
     def _logprobs(self, completion: Any, top: int) -> list[dict[str, Any]]:
