@@ -203,7 +203,7 @@ MISTAKES: list[tuple[type[Exception], Callable[[], Any], str]] = [
     (
         errors.InvalidRequest,
         lambda: scripted()("x", grammar={"type": "objct"}),
-        r"at \$\.type: 'objct' is not one of \['array'",
+        r"at \$\.type: 'objct' is not one of 'array'",
     ),
     (errors.InvalidRequest, lambda: scripted()("x", grammar=object()), r"pass a JSON schema, a pydantic model.*\)$"),  # type: ignore[call-overload]
     (errors.InvalidRequest, lambda: ScriptedModel("x", retry="twice"), r"retry='twice': must be True, False, a number"),
