@@ -191,7 +191,8 @@ def callback_name(handle: asyncio.Handle) -> str:
         if name := getattr(waiting, "__qualname__", ""):
             names.append(name)
         waiting = getattr(waiting, "cr_await", None) or getattr(waiting, "ag_await", None)
-    return " > ".join(dict.fromkeys((names[0], names[-1])))
+    # A task of `anext()` has no named coroutine.
+    return " > ".join(dict.fromkeys((names[0], names[-1]))) if names else type(task.get_coro()).__name__
 
 
 def rows_of(page: str) -> dict[str, str]:
