@@ -20,6 +20,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--backends", help="backends under test, separated by commas; by default those of the nox session `tests`"
     )
+    parser.addoption("--loop-watch", help="a folder for the figures of tests/conformance/loop_watch.py")
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:

@@ -15,6 +15,7 @@ import pytest
 from modelport.testing import CHECKS, Check, Subject, run_check
 from tests.conformance import bedrock_subjects as bedrock
 from tests.conformance import litellm_subjects, subjects, table, vllm_subjects
+from tests.conformance.loop_watch import MAX_HOLD, Holds, LoopWatch
 
 pytestmark = [pytest.mark.engine, pytest.mark.server]
 
@@ -180,9 +181,28 @@ def open_backend() -> Iterator[OpenBackend]:
     open_backend.close()
 
 
+@pytest.fixture(scope="module")
+def loop_watch() -> Iterator[LoopWatch]:
+    with LoopWatch().installed() as watch:
+        yield watch
+
+
+@pytest.fixture
+def holds(loop_watch: LoopWatch, backend: str, check: Check, request: pytest.FixtureRequest) -> Iterator[Holds]:
+    """Watch the event loops during a check, and add what was measured to the figures of the backend."""
+    loop_watch.begin(backend, check.name)
+    yield loop_watch.holds
+    if folder := request.config.getoption("loop_watch"):
+        loop_watch.write(Path(folder))
+
+
 @pytest.mark.timeout(600)  # The first check of openai-vllm installs vLLM and starts it.
-def test_backend_passes_check(backend: str, check: Check, open_backend: OpenBackend, tmp_path: Path) -> None:
+def test_backend_passes_check(
+    backend: str, check: Check, open_backend: OpenBackend, tmp_path: Path, holds: Holds
+) -> None:
     outcome = run_check(open_backend.subject(backend, tmp_path), check)
+    held = f"the event loop was held for {holds.longest:.0f} ms of processor time by {holds.callback}"
+    assert holds.longest <= MAX_HOLD, f"{held}\n{holds.stack}"
     is_remote = backend.partition("-")[0] not in _LOCAL_BACKENDS
     if check.name in NOT_CHECKED.get(backend, {}) or (check.name == "special tokens" and is_remote):
         assert outcome.status in ("not checked", "unsupported"), f"{check.name} can be checked after all: {outcome}"
