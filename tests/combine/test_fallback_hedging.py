@@ -193,11 +193,11 @@ class BusyModel(Model):
 
     def __init__(self) -> None:
         super().__init__("busy", retry=False)
-        self.release, self.ended = threading.Event(), threading.Event()
+        self.may_end, self.ended = threading.Event(), threading.Event()
 
     async def deltas(self, request: Request) -> AsyncGenerator[Delta, None]:
         def work(emit: Callable[[Delta], bool]) -> None:
-            self.release.wait(20)
+            self.may_end.wait(20)
             self.ended.set()
 
         async with aclosing(iterate_in_thread(work, patience=30)) as deltas:
@@ -210,5 +210,5 @@ def test_response_of_the_faster_model_does_not_wait_for_a_busy_engine() -> None:
     with FallbackModel([busy, ReplayModel("second")], hedge=0.05) as model:
         assert model("?").content == "second"
         assert not busy.ended.is_set()
-        busy.release.set()
+        busy.may_end.set()
     assert busy.ended.wait(5)

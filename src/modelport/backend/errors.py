@@ -28,7 +28,8 @@ from modelport.protocols.chat_completions.errors import error_from
 __all__ = [
     "AuthenticationError", "ConnectionFailed", "ContentFiltered", "ContextWindowExceeded", "DeadlineExceeded",
     "InvalidOutput", "InvalidRequest", "InvalidToolCall", "MalformedResponse", "MissingDependency", "ModelClosed",
-    "ModelError", "NotFoundError", "RateLimited", "ServerError", "StreamInterrupted", "UnsupportedFeature", "from_status",
+    "ModelError", "NotFoundError", "RateLimited", "ServerError", "StreamInterrupted", "UnsupportedFeature",
+    "from_status",
 ]  # fmt: skip
 
 
