@@ -132,6 +132,7 @@ def test_chunk_makes_a_bounded_number_of_function_calls(run_in_loop: Any) -> Non
     assert (many - few) / 1000 <= CALLS_OF_A_CHUNK
 
 
+@pytest.mark.server  # It sends nothing, but needs the openai package.
 def test_chunk_through_a_callers_client_makes_a_bounded_number_of_function_calls() -> None:
     """With a key of 128 characters, which once was searched for in every chunk, after the chunk was parsed twice."""
     import httpx

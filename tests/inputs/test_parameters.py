@@ -120,4 +120,4 @@ def test_parameter_table_is_consistent() -> None:
     assert len(BY_ANY_NAME) == sum(len(parameter.names) for parameter in PARAMETERS.values()), "a name occurs twice"
     assert all(EXCLUSIVE[excluded] == name for name, excluded in EXCLUSIVE.items())
     assert set(NEEDED_CAPABILITIES.values()) <= {field.name for field in fields(Capabilities)}
-    assert {field.name for field in fields(Timeouts)} - {"deadline"} == TIMEOUTS
+    assert {field.name for field in fields(Timeouts)} - {"deadline", "call", "waits_for"} == TIMEOUTS

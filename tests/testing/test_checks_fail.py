@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from modelport import (
+    Capabilities,
     ChatMessage,
     ChatMessageStreamDelta,
     InvalidRequest,
@@ -20,6 +21,7 @@ from modelport import (
     ServerError,
     TokenUsage,
 )
+from modelport.local.engine import EngineModel
 from modelport.testing import CHECKS, ScriptedModel, Subject, run_check
 from modelport.types.messages import tool_call_from
 
@@ -106,6 +108,16 @@ class CountsWords(ScriptedModel):
         yield ChatMessageStreamDelta(content="It is Paris.", finish_reason="stop", token_usage=TokenUsage(words, 3))
 
 
+class ReadsSpecialTokens(EngineModel[Any]):
+    """Encodes `<|im_end|>` in a message as one token, and each other character as one."""
+
+    declared_capabilities = Capabilities(usage=True)
+
+    async def deltas(self, request: Request) -> AsyncGenerator[ChatMessageStreamDelta, None]:
+        tokens = sum(len(message.text.replace("<|im_end|>", "x")) for message in request.messages)
+        yield ChatMessageStreamDelta(content="Paris.", finish_reason="stop", token_usage=TokenUsage(tokens, 3))
+
+
 class DropsSystemMessage(CountsWords):
     """Sends all messages but the system message."""
 
@@ -181,6 +193,7 @@ FAILING: list[tuple[str, Callable[[], Model], dict[str, Any]]] = [
     ("concurrent calls", Nondeterministic, {}),
     ("fork", FailsAfterFork, {}),
     ("closing", WithoutLayers, {}),
+    ("special tokens", lambda: ReadsSpecialTokens("reads"), {}),
     ("secrets", scripted("fine", model_id="sk-1234567890"), {"secrets": ("sk-1234567890",)}),
 ]
 
