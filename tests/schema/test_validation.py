@@ -237,9 +237,9 @@ SLOW, LONG = "(a+)+b", "a" * 5000
         "assert not mismatch({'$defs': {'a': {}}, 'items': {'$ref': '#/$defs/a'}}, [1] * 20_000)",
         "assert not mismatch({'uniqueItems': True}, [i * (2**61 - 1) for i in range(50_000)])",
         "assert not mismatch({'uniqueItems': True}, [{'a': i} for i in range(50_000)])",
-        "assert not mismatch({'contains': {}, 'unevaluatedItems': False}, [1] * 200_000)",
+        "assert not mismatch({'contains': {}, 'unevaluatedItems': False}, [1] * 50_000)",
         "assert not mismatch({'patternProperties': {'a': {}}, 'unevaluatedProperties': False}, {f'a{i}': i for i in "
-        "range(150_000)})",
+        "range(40_000)})",
         "assert Unwrapper(False).feed('{\"answer\": [' + ' ' * 300_000 + 'x')",
         # Each definition refers twice to the next one: a schema of 5 KB has 2^30 paths.
         "two = lambda i: {'type': 'object', 'properties': {p: {'$ref': f'#/$defs/{i + 1}'} for p in 'ab'}}\n"
