@@ -61,6 +61,11 @@ def test_relocate_changes_references_to_new_path() -> None:
     assert schema == before
 
 
+def test_inline_root_reference_ignores_definitions_that_are_no_dict() -> None:
+    for schema in ({"$ref": "#/$defs/a", "$defs": ["a"]}, {"$ref": "#/definitions/a", "definitions": "a"}):
+        assert inline_root_reference(schema) == schema
+
+
 @pytest.mark.parametrize(
     ("definition", "reference"),
     [({"$anchor": "a{}"}, "#a{}"), ({"$dynamicAnchor": "a{}"}, "#a{}"), ({"$id": "http://a/{}"}, "http://a/{}")],

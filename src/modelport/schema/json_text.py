@@ -1,4 +1,4 @@
-"""Reads strict JSON: without the constants `NaN` and `Infinity`, which Python's `json` module accepts.
+"""Reads strict JSON (I-JSON, RFC 7493): without `NaN`, `Infinity` and half of a surrogate pair, which Python accepts.
 
 `shorten` is for messages that quote JSON.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from typing import Any
 
 from modelport.schema.time_limit import LONG_TEXT, check_time
@@ -16,14 +17,19 @@ def read_json(text: str) -> Any:
     """Parse JSON text.
 
     Raises:
-        ValueError: The text is not JSON, is nested too deeply, or has a number so large that Python would read it as an
-            infinity.
+        ValueError: The text is not JSON, is nested too deeply, has a number so large that Python would read it as an
+            infinity, or has half of a surrogate pair, which can't be sent or printed.
     """
     check_time(long_step=len(text) > LONG_TEXT)
     try:
-        return _DECODER.decode(text)
+        value = _DECODER.decode(text)
+        if _SURROGATE_ESCAPE.search(text):
+            json.dumps(value, ensure_ascii=False).encode()
     except RecursionError:
         raise ValueError("the JSON is nested too deeply") from None
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{error.object[error.start]!r} is half of a surrogate pair and not a character") from None
+    return value
 
 
 def _refuse_constant(constant: str) -> Any:
@@ -37,6 +43,7 @@ def _parse_float(digits: str) -> float:
     return value
 
 
+_SURROGATE_ESCAPE = re.compile(r"\\u[dD][89a-fA-F]")
 _DECODER = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=_parse_float)
 
 

@@ -45,7 +45,8 @@ def inline_root_reference(schema: Schema) -> Schema:
     reference = schema.get("$ref")
     for key in ("$defs", "definitions"):
         head, _, name = str(reference).partition(f"#/{key}/")
-        definition = None if head else (schema.get(key) or {}).get(name)
+        definitions = schema.get(key)
+        definition = definitions.get(name) if isinstance(definitions, dict) and not head else None
         if isinstance(definition, dict) and "$ref" not in definition:
             return {**definition, **{key: value for key, value in schema.items() if key != "$ref"}}
     return schema
