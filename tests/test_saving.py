@@ -224,6 +224,29 @@ def test_setting_outside_the_list_of_its_class_is_refused(path: str, nested: boo
         Model.from_dict(data)
 
 
+@pytest.mark.parametrize("path", [path for path in HARMFUL if "." in path])
+def test_list_of_pairs_in_the_place_of_a_dict_is_refused(path: str) -> None:
+    """`dict()` accepts pairs: `[["trust_remote_code", true]]` ran the code of a repository."""
+    data = {name: as_pairs(value) for name, value in HARMFUL[path].items()}
+    with pytest.raises(InvalidRequest, match="the data must have a dict here"):
+        Model.from_dict(data)
+
+
+def as_pairs(value: Any) -> Any:
+    """Return a value with a list of pairs in the place of each dict."""
+    if isinstance(value, Mapping):
+        return [[key, as_pairs(item)] for key, item in value.items()]
+    return [as_pairs(item) for item in value] if isinstance(value, list) else value
+
+
+def test_data_that_is_nested_too_deeply_is_refused() -> None:
+    value: Any = 1
+    for _ in range(100_000):
+        value = {"a": value}
+    with pytest.raises(InvalidRequest, match="nested too deeply"):
+        Model.from_dict({"class": "OpenAIServerModel", "model_id": "m", "extra_body": value})
+
+
 @pytest.mark.parametrize("cls", ["LlamaCppModel", "TransformersModel", "MLXModel", "VLLMModel"])
 def test_every_engine_lists_what_saved_data_may_set(cls: str) -> None:
     target = class_named(cls)

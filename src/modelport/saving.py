@@ -118,13 +118,18 @@ class Storable:
         target = cls if name == cls.__name__ else class_named(name)
         if not issubclass(target, cls):
             raise InvalidRequest(f"the data describes a {name}, which is no {cls.__name__}; use Model.from_dict")
-        if not trust_remote_code:
-            _refuse_untrusted(settings, target)
+        try:
+            if not trust_remote_code:
+                _refuse_untrusted(settings, target)
+        except RecursionError:
+            raise InvalidRequest("the data is nested too deeply") from None
         for key in target.secret_settings & set(settings):
             if isinstance(settings[key], Mapping):
                 settings[key] = Secret(env=settings[key].get("env"))
         try:
             return target._restore(settings, trust_remote_code)
+        except RecursionError:
+            raise InvalidRequest("the data is nested too deeply") from None
         except (TypeError, ValueError, AttributeError, LookupError) as error:
             why = error if isinstance(error, TypeError) else type(error).__name__  # Other errors may quote an API key.
             raise InvalidRequest(f"the data does not describe a {name}: {why}") from error
@@ -162,10 +167,13 @@ def _refuse_untrusted(settings: Mapping[str, Any], cls: type[Storable]) -> None:
     for path, accepted in cls.saved_fields.items():
         values: list[Any] = [settings]
         for name in path.split("."):
-            found = [value.get(name) for value in values if isinstance(value, Mapping)]
+            found = [value.get(name) for value in values]
             values = [item for value in found for item in (value if isinstance(value, list | tuple) else [value])]
+            values = [value for value in values if value is not None]
+            if not all(isinstance(value, Mapping) for value in values):  # `dict()` accepts lists of pairs too.
+                raise InvalidRequest(f"{path}: the data must have a dict here")
         for value in values:
-            if isinstance(value, Mapping) and (other := sorted(map(str, value.keys() - accepted))):
+            if other := sorted(map(str, value.keys() - accepted)):
                 raise InvalidRequest(_REFUSED.format(f"{path}.{other[0]}"))
 
 

@@ -89,6 +89,8 @@ def saved(draw: st.DrawFn, canary: Path, model_id: str, classes: tuple[str, ...]
         if isinstance(value, dict) and value:  # One field alone is not hidden behind another that is refused first.
             fields = draw(st.lists(st.sampled_from(sorted(value)), min_size=1, max_size=2))
             value = {field: value[field] for field in fields}
+            if draw(st.integers(0, 4)) == 0:  # `dict()` accepts this too.
+                value = [[field, item] for field, item in value.items()]
         data[name] = value
     if draw(st.integers(0, 3)) == 0:
         data[draw(st.sampled_from((*_PLAIN, *hostile)))] = draw(junk)

@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any, ClassVar
 
 from modelport.errors import ModelError
-from modelport.inputs.settings import name_or_path
+from modelport.inputs.settings import check_kind, name_or_path
 from modelport.inputs.vendor_parameters import parameters_of
 from modelport.local.chat_template import ChatTemplate
 from modelport.local.detokenizer import logprobs_entry
@@ -97,6 +97,7 @@ class MLXModel(TokenEngineModel["_MLXEngine"]):
         progress: bool | None = None,
         **settings: Any,
     ) -> None:
+        check_kind(Mapping, load_kwargs=load_kwargs, apply_chat_template_kwargs=apply_chat_template_kwargs)
         super().__init__(name_or_path(model_id), **settings)
         check_integers(minimum=1, context_length=context_length, parallel=parallel, prefill_step_size=prefill_step_size)
         check_integers(minimum=0, queue=queue, prefix_cache_bytes=prefix_cache_bytes)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from modelport.errors import InvalidRequest, MissingDependency
-from modelport.inputs.settings import name_or_path
+from modelport.inputs.settings import check_kind, name_or_path
 from modelport.inputs.vendor_parameters import parameters_of
 from modelport.local.engine import check_integers
 from modelport.local.progress import shows_progress
@@ -110,6 +110,8 @@ class TransformersModel(TokenEngineModel["TransformersEngine"]):
         if "device" in settings:
             # `device` is another name of `device_map`.
             device_map = settings.pop("device") if device_map is None else device_map
+        variables = settings.get("apply_chat_template_kwargs")
+        check_kind(Mapping, model_kwargs=model_kwargs, apply_chat_template_kwargs=variables)
         check_integers(minimum=1, context_length=context_length, parallel=parallel, queue=queue, threads=threads)
         check_integers(minimum=0, prefix_cache_bytes=prefix_cache_bytes)
         if not {"max_tokens", "max_new_tokens", "max_completion_tokens"} & set(settings):
