@@ -43,6 +43,19 @@ def test_mismatch_invalid_schema_raises_invalid_request(schema: dict[str, Any]) 
     assert "\n" not in str(raised.value)
 
 
+@pytest.mark.parametrize("frames", range(12))
+def test_mismatch_at_the_limit_of_recursion_is_always_a_typed_error(frames: int) -> None:
+    """Where the limit is met depends on the frames below. A package in Rust panics there, which is no Exception."""
+
+    def call(frames: int) -> str | None:
+        return call(frames - 1) if frames else mismatch({"type": "object", "properties": {"k": {"$ref": "#"}}}, value)
+
+    value: Any = {}
+    for _ in range(400):
+        value = {"k": value}
+    assert call(frames) == "at $: the value is nested too deeply to be checked"
+
+
 def test_mismatch_deep_value_is_invalid_output_not_invalid_schema() -> None:
     schema = {"type": "object", "properties": {"k": {"$ref": "#"}}}
     deep = '{"k": ' * 400 + "{}" + "}" * 400

@@ -68,14 +68,21 @@ def mismatch(schema: dict[str, Any], value: Any) -> str | None:
         with time_limit():
             new_memo()
             error = best_match(validator.iter_errors(value))
-    except RecursionError:
-        if _depth(value) > _SAFE_DEPTH:
-            return "at $: the value is nested too deeply to be checked"
-        raise InvalidRequest("the JSON schema can't be used: its references form an endless loop") from None
-    except Exception as broken:
+    except BaseException as broken:
+        if isinstance(broken, RecursionError) or _is_panic(broken):
+            if _depth(value) > _SAFE_DEPTH:
+                return "at $: the value is nested too deeply to be checked"
+            raise InvalidRequest("the JSON schema can't be used: its references form an endless loop") from None
+        if not isinstance(broken, Exception):
+            raise
         # An invalid schema raises one of many exceptions, for example for an unknown type or an unresolved `$ref`.
         raise InvalidRequest(f"the JSON schema can't be used: {str(broken).splitlines()[0]}") from None
     return None if error is None else f"at {error.json_path}: {shorten(error.message)}"
+
+
+def _is_panic(error: BaseException) -> bool:
+    """Return whether a package in Rust, on which jsonschema depends, met Python's limit of recursion and panicked."""
+    return type(error).__name__ == "PanicException"
 
 
 #: A value that is not nested deeper than this can be checked within Python's recursion limit, unless the references of
