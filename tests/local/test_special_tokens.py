@@ -44,6 +44,42 @@ def test_all_texts_of_messages_are_searched() -> None:
     assert not SPECIAL.occur_in([{"role": "user", "content": None, "n": 5, "t": [True]}])
 
 
+IMAGE = {"type": "image"}
+
+
+def content(*texts: str | dict[str, Any]) -> list[dict[str, Any]]:
+    return [{"role": "user", "content": [{"type": "text", "text": t} if isinstance(t, str) else t for t in texts]}]
+
+
+@pytest.mark.parametrize(
+    ("texts", "expected"),
+    [
+        (("a<|", "a|> ", IMAGE, "b"), ("a<-|a|> ", IMAGE, "b")),
+        ((IMAGE, "<", "/", "s>"), (IMAGE, "<-/s>")),
+        (("a<s>", "b</s>", IMAGE), ("a<-s>", "b<-/s>", IMAGE)),
+        (("a<| ", " a|>", IMAGE), ("a<|  a|>", IMAGE)),  # A template may trim each.
+    ],
+)
+def test_spelling_over_several_texts_is_broken(texts: Any, expected: Any) -> None:
+    """Templates write the texts of a message in a row."""
+    assert SPECIAL.occur_in(content(*texts))
+    assert SPECIAL.break_in(content(*texts), "-") == content(*expected)
+
+
+@pytest.mark.parametrize("texts", [("a", "b"), ("<", IMAGE, "s"), ("a <| b", IMAGE)])
+def test_other_texts_stay_apart(texts: Any) -> None:
+    assert not SPECIAL.occur_in(content(*texts))
+    assert SPECIAL.break_in(content(*texts), "-") == content(*texts)
+
+
+@pytest.mark.parametrize("texts", [("<", IMAGE, "s>"), ("<|a ", IMAGE, " |>")])
+def test_spelling_over_texts_around_an_image_is_refused(texts: Any) -> None:
+    """Some templates write all the images first."""
+    assert SPECIAL.occur_in(content(*texts))
+    with pytest.raises(InvalidRequest, match="around an image"):
+        SPECIAL.break_in(content(*texts), "-")
+
+
 @pytest.mark.parametrize("arguments", [r'{"a": "\u003cs>"}', r'{"a": "<\/s>"}', '{"a": "<s>"}'])
 def test_arguments_are_searched_as_they_will_be_parsed(arguments: str) -> None:
     message = {"tool_calls": [{"function": {"arguments": arguments}}]}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+import tracemalloc
 from typing import Any
 
 import pytest
@@ -46,6 +47,44 @@ HOSTILE = {
     "a replacement": "{{ ('x' * 90000).replace('x', 'y' * 90000) }}",
     "an endless output": "{% for i in range(90000) %}{{ 'x' * 900 }}" + "x" * 1000 + "{% endfor %}",
 }  # fmt: skip
+#: Builds tuples and lists that contain the same one twice, 45 times over. `a == b`, but they share nothing.
+SHARED = (
+    "{% set n = namespace(t=(1,), a=[1], b=[1]) %}{% for i in range(45) %}{% set n.t = (n.t, n.t) %}"
+    "{% set n.a = [n.a, n.a] %}{% set n.b = [n.b, n.b] %}{% endfor %}"
+)
+#: Name -> what follows `SHARED`. Each would hash, compare or write everything at once, in C.
+HOSTILE |= {
+    f"shared lists: {source}": SHARED + source
+    for source in (
+        "{{ {}.get(n.t) }}", "{{ {}[n.t] }}", "{{ {n.t: 1} }}", "{{ dict([(n.t, 1)]) }}", "{{ namespace([(n.t, 1)]) }}",
+        "{{ n.t in {} }}", "{{ n.a == n.b }}", "{{ n.a != n.b }}", "{{ n.a < n.b }}", "{{ n.a in {1: n.b}.values() }}",
+        "{{ {}.keys() - [n.t] }}", "{{ {1: n.t}.values() }}", "{{ 'x' | attr(n.t) }}", "{{ {1: 2}[1:n.t] }}",
+        "{% for k in [n.a, n.b] %}{{ loop.changed(k) }}{% endfor %}", "{{ {}.fromkeys([n.t]) }}",
+        "{{ raise_exception(n.t) }}", "{{ '{}'.format(n) }}", "{{ '%s' % n }}",
+    )
+} | {
+    "tuples too deep to be hashed": "{% set n = namespace(t=()) %}{% for i in range(90000) %}{% set n.t = (n.t,) %}"
+    "{% endfor %}{{ {}.get(n.t) }}",
+    "a sum of lists": "{{ ([[0] * 5000] * 3000) | sum(start=[]) }}",
+    "many widths in a method": "{{ ('{0:99999}' * 20000).format(1) }}",
+    "a width that is an item of a value": "{{ '{0:{1[0]}}'.format(1, [10**9]) }}",
+    "many widths in a format": "{{ ('%99999d' * 20000) % ((1,) * 20000) }}",
+    "many widths that are values": "{{ ('%*d' * 20000) % ((99999, 1) * 20000) }}",
+    "many long values in a format": "{{ ('%(a)s' * 20000) % {'a': 'x' * 90000} }}",
+    "many widths in a filter": "{{ ('%(a)99999d' * 20000) | format(a=1) }}",
+    "many long values in a filter": "{{ ('%(a)s' * 20000) | format(a='x' * 90000) }}",
+    "many long attributes in a method": "{% set n = namespace(a='x' * 90000) %}{{ ('{0.a}' * 20000).format(n) }}",
+    "a separator given by name": "{{ ([''] * 9000) | join(d='y' * 90000) }}",
+    "the separators of JSON": "{{ ([1] * 9000) | tojson(separators=('y' * 90000, ':')) }}",
+    "a replacement given by name": "{{ ('x' * 9000) | replace(old='x', new='y' * 90000) }}",
+    "a replacement of a number": "{{ ('1' * 9000) | replace(1, 'y' * 90000) }}",
+    "bytes": "{{ ('x' * 9000).encode().replace('x'.encode(), ('y' * 900000).encode()) }}",
+    "bytes of a number": "{{ (1).to_bytes(9, 'big') }}",
+    "many lists": "{% for i in range(90000) %}{% set l = [" + "0," * 5000 + "] %}{% endfor %}",
+    "many namespaces": "{% set n = namespace() %}{% for i in range(90000) %}{% for j in range(9) %}"
+    "{% set n.n = namespace(n=n.n) %}{% endfor %}{% endfor %}",
+    "many lists of a filter": "{% for i in range(90000) %}{% set l = [1] | batch(90000, 0) | list %}{% endfor %}",
+}  # fmt: skip
 MESSAGES = [{"role": "user", "content": "Hello"}]
 
 
@@ -77,10 +116,28 @@ def test_template_that_computes_without_end_is_ended(name: str) -> None:
     assert time.thread_time() - begin < 3
 
 
+@pytest.mark.usefixtures("short_time")
+@pytest.mark.parametrize("name", [name for name in HOSTILE if name.startswith(("many", "bytes", "a width", "a repl"))])
+def test_template_that_allocates_without_end_is_ended_before_it_does(name: str) -> None:
+    tracemalloc.start()
+    try:
+        with pytest.raises(InvalidRequest):
+            rendered(HOSTILE[name], {"messages": MESSAGES})
+        assert tracemalloc.get_traced_memory()[1] < 2**26
+    finally:
+        tracemalloc.stop()
+
+
 @pytest.mark.parametrize("source", ["{% if %}", "{% if true %}" * 3000, "{{ " + "(" * 5000])
 def test_template_that_cannot_be_read_raises_invalid_request(source: str) -> None:
     with pytest.raises(InvalidRequest, match="the chat template can't be read: "):
         rendered(source, {"messages": MESSAGES})
+
+
+def test_template_that_is_too_long_raises_invalid_request() -> None:
+    """It is not compiled, which would take minutes."""
+    with pytest.raises(InvalidRequest, match="the chat template has 1000000 characters; at most 131072 are accepted"):
+        rendered("{% set a = 1 + 2 %}x" * 50_000, {"messages": MESSAGES})
 
 
 @pytest.mark.usefixtures("short_time")
@@ -132,6 +189,11 @@ ORDINARY = {
     "{{ loop.nextitem.role if not loop.last }}{{ loop.cycle('a', 'b') }}{{ loop.length }}{% else %}none{% endfor %}",
     "expressions": "{{ 7 // 2 * 3 % 5 ** 2 - 1 }}{{ 'a' 'b' }}{{ [1, 2] + [3] }}{{ messages[0]['content'][1:4] }}"
     "{{ 'user' in messages[0].values() }}{{ tools is none }}{{ x is defined }}{{ range(3) | list }}{{ dict(a=1).a }}",
+    "containers": "{% set d = {'a': [1, (2, 3)], 4: {}} %}{{ d }}{{ d['a'][1][0] }}{{ d.get(4) == {} }}"
+    "{{ (2, 3) in d.a }}{% for k in messages %}{{ loop.changed(k.role) }}{% endfor %}{{ d.keys() | list }}"
+    "{{ [1] * 2 + [3] == [1, 1, 3] }}"
+    "{{ '{:>4}{{}}'.format(5) }}{{ '%d' % 1700000000 }}"
+    "{{ '%4s%%' | format('x') }}{{ '**%s**' % messages[0].role }}{{ [1, 2] | sum }}",
     "white space": "  {%- if messages %}\n    {% set a = 1 %}\n  {{ a }}\n{%- endif -%}  \n tail",
 }  # fmt: skip
 

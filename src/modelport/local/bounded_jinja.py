@@ -7,7 +7,7 @@ that use the filters in `_REFUSED_FILTERS`, which no known chat template has, ar
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from datetime import datetime
 from functools import lru_cache, wraps
 from typing import Any, ClassVar
@@ -15,15 +15,17 @@ from typing import Any, ClassVar
 import jinja2
 import jinja2.ext
 from jinja2 import nodes
+from jinja2.runtime import Macro
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.visitor import NodeTransformer
 
 from modelport.errors import InvalidRequest
 from modelport.local.template_budget import (
+    CONTAINERS,
     MAX_NUMBER,
+    NAMESPACE_SIZE,
     Budget,
     TemplateLimit,
-    check_format,
     check_numbers,
     current,
     limited,
@@ -31,14 +33,17 @@ from modelport.local.template_budget import (
 
 #: How many compiled templates are cached.
 _CACHE_SIZE = 64
-_REFUSED_FILTERS = ("urlize", "xmlattr", "wordwrap", "filesizeformat", "striptags")
+#: How many characters a template may have. Those of published models have less than 60,000.
+MAX_SOURCE = 2**17
+_REFUSED_FILTERS = ("urlize", "xmlattr", "wordwrap", "filesizeformat", "striptags", "pprint")
+#: Methods of texts whose time or result isn't known before.
+_REFUSED_METHODS = ("expandtabs", "translate", "striptags", "unescape")
 #: Filters that do not look into the items of a list. All others read everything that their input contains.
 _SHALLOW_FILTERS = frozenset(
     """
     attr batch count d default first items last length list map reject rejectattr reverse safe select selectattr slice
     """.split()  # noqa: SIM905
 )
-_CONTAINERS = (list, tuple, dict, set)
 
 
 class _GenerationTag(jinja2.ext.Extension):
@@ -60,6 +65,7 @@ class _Namespace(jinja2.utils.Namespace):
 
     def __init__(*args: Any, **kwargs: Any) -> None:
         self, *values = args
+        current().spend(NAMESPACE_SIZE)
         attributes = dict(*values, **kwargs)
         for name in attributes:
             _check_name(name)
@@ -68,6 +74,9 @@ class _Namespace(jinja2.utils.Namespace):
     def __setitem__(self, name: str, value: Any) -> None:
         _check_name(name)
         super().__setitem__(name, value)
+
+    def __repr__(self) -> str:
+        return "<Namespace>"  # Without the values, which may be of any size.
 
 
 def _check_name(name: Any) -> None:
@@ -98,6 +107,25 @@ class _CountingTransformer(NodeTransformer):
         self.generic_visit(node)
         return _filter(node, "_result") if isinstance(node.arg, nodes.Slice) else node
 
+    def visit_Slice(self, node: nodes.Slice) -> nodes.Node:
+        self.generic_visit(node)
+        node.start, node.stop, node.step = map(_unless_constant, (node.start, node.stop, node.step))
+        return node
+
+    def visit_List(self, node: nodes.List) -> nodes.Node:
+        self.generic_visit(node)
+        return _filter(node, "_result")
+
+    def visit_Tuple(self, node: nodes.Tuple) -> nodes.Node:
+        self.generic_visit(node)
+        return _filter(node, "_result") if node.ctx == "load" else node
+
+    def visit_Dict(self, node: nodes.Dict) -> nodes.Node:
+        self.generic_visit(node)
+        for item in node.items:
+            item.key = _unless_constant(item.key)
+        return _filter(node, "_result")
+
     def visit_Compare(self, node: nodes.Compare) -> nodes.Node:
         self.generic_visit(node)
         node.expr = _unless_constant(node.expr)
@@ -119,8 +147,8 @@ def _filter(node: nodes.Expr, name: str) -> nodes.Filter:
     return nodes.Filter(node, name, [], [], None, None, lineno=node.lineno)
 
 
-def _unless_constant(node: nodes.Expr) -> nodes.Expr:
-    return node if isinstance(node, nodes.Const) else _filter(node, "_compared")
+def _unless_constant(node: Any) -> Any:
+    return node if node is None or isinstance(node, nodes.Const) else _filter(node, "_compared")
 
 
 # Filters with `pass_context` are not evaluated when the template is compiled.
@@ -144,7 +172,7 @@ def _result(_: Any, value: Any) -> Any:
 
 @jinja2.pass_context
 def _compared(_: Any, value: Any) -> Any:
-    if isinstance(value, _CONTAINERS):
+    if isinstance(value, CONTAINERS):
         current().read(value)
     return value
 
@@ -164,7 +192,7 @@ def _literal(_: Any, size: int) -> str:
 class _BoundedEnvironment(ImmutableSandboxedEnvironment):
     filters: Any
     tests: Any
-    intercepted_binops = frozenset({"+", "*", "%", "**"})
+    intercepted_binops = frozenset({"+", "-", "*", "%", "**"})
 
     def __init__(self) -> None:
         super().__init__(
@@ -180,8 +208,7 @@ class _BoundedEnvironment(ImmutableSandboxedEnvironment):
             "_items": _items, "_concat": _concat, "_result": _result, "_compared": _compared, "_output": _output,
             "_literal": _literal,
         }  # fmt: skip
-        tests = {**self.tests}
-        self.tests = {name: _counted_test(function) for name, function in tests.items()}
+        self.tests = {name: _counted_test(function) for name, function in self.tests.items()}
         del self.globals["lipsum"]
         self.globals |= {
             "raise_exception": _raise_exception, "strftime_now": _strftime_now, "namespace": _Namespace,
@@ -195,11 +222,18 @@ class _BoundedEnvironment(ImmutableSandboxedEnvironment):
         budget = current()
         budget.step()
         owner = getattr(getattr(__obj, "__wrapped__", __obj), "__self__", None)
-        if isinstance(owner, str | bytes | list | tuple | dict):
+        if isinstance(owner, str | list | tuple | dict):
             args = tuple(list(value) if hasattr(value, "__next__") else value for value in args)
             _check_method(budget, owner, getattr(__obj, "__name__", ""), args, kwargs)
+        elif not isinstance(__obj, Macro):
+            for value in (owner, *args, *kwargs.values()):
+                budget.read(value)
         with budget.deeper():
             return budget.result(super().call(__context, __obj, *args, **kwargs))
+
+    def getitem(self, obj: Any, argument: Any) -> Any:
+        current().read(argument)  # A dict hashes it.
+        return super().getitem(obj, argument)
 
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
         budget = current()
@@ -207,15 +241,19 @@ class _BoundedEnvironment(ImmutableSandboxedEnvironment):
         if operator == "**" and not (abs(left) <= 2**32 and 0 <= right <= 64):
             raise TemplateLimit("it computes a power that is too large")
         if operator == "%" and isinstance(left, str):
-            check_format(left)
+            values = right if isinstance(right, tuple) else (right,)
             if "*" in left:  # A width can be one of the values.
-                check_numbers(right if isinstance(right, tuple) else (right,))
+                check_numbers(values)
+                budget.spend(sum(abs(value) for value in values if isinstance(value, int)))
+            budget.read_format(left, values)
+        if operator == "-":  # Of the keys of dicts, too.
+            budget.read(left)
             budget.read(right)
         if operator == "*":
             for sequence, factor in ((left, right), (right, left)):
-                if isinstance(sequence, str | bytes | list | tuple) and isinstance(factor, int):
+                if isinstance(sequence, str | list | tuple) and isinstance(factor, int):
                     budget.spend(len(sequence) * max(factor, 0))
-        if operator == "+" and isinstance(left, str | bytes | list | tuple):
+        if operator == "+" and isinstance(left, str | list | tuple):
             budget.spend(len(left))
         return budget.result(super().call_binop(context, operator, left, right))
 
@@ -223,25 +261,21 @@ class _BoundedEnvironment(ImmutableSandboxedEnvironment):
 def _check_method(budget: Budget, owner: Any, name: str, args: Any, kwargs: Mapping[str, Any]) -> None:
     """Check a call of a method of a text or a list before it runs."""
     check_numbers((*args, *kwargs.values()))
-    if isinstance(owner, dict):
-        return
-    for value in (owner, *args, *kwargs.values()):
+    for value in (None if isinstance(owner, dict) else owner, *args, *kwargs.values()):
         budget.read(value)
     if not isinstance(owner, str):
         return
     if name in ("format", "format_map"):
-        check_format(owner)
-        longest = max((len(str(value)) for value in (*args, *kwargs.values())), default=0)
-        budget.spend(owner.count("{") * longest)
+        budget.read_format(owner, (*args, *kwargs.values()))
     elif name == "replace":
-        _check_replace(budget, owner, *args[:2])
-    elif name == "join" and args and isinstance(args[0], (str, *_CONTAINERS)):
+        _check_replace(budget, owner, *args)
+    elif name == "join" and args and isinstance(args[0], str | Collection):
         budget.spend(len(owner) * len(args[0]))
-    elif name in ("expandtabs", "translate"):
+    elif name in _REFUSED_METHODS:
         raise TemplateLimit(f"it uses the method {name!r}, which can produce any length")
 
 
-def _check_replace(budget: Budget, text: Any, old: Any = "", new: Any = "") -> None:
+def _check_replace(budget: Budget, text: Any, old: Any = "", new: Any = "", *_: Any) -> None:
     if isinstance(text, str) and isinstance(old, str) and isinstance(new, str):
         budget.spend(text.count(old) * len(new))
 
@@ -256,21 +290,23 @@ def _counted_filter(name: str, function: Callable[..., Any]) -> Callable[..., An
         budget = current()
         budget.step()
         value, *options = args[skipped:]
-        check_numbers((*options, *kwargs.values()))
+        given = (*options, *kwargs.values())
+        check_numbers(given)
+        for item in given:
+            budget.read(item)
         if not is_shallow:
-            if hasattr(value, "__next__"):
-                value = list(value)
-            for item in (value, *options, *kwargs.values()):
-                budget.read(item)
+            value = list(value) if hasattr(value, "__next__") else value
+            budget.read(value)
         if name == "replace":
-            _check_replace(budget, str(value), *options[:2])
-        elif name == "join" and options and isinstance(value, (str, *_CONTAINERS)):
-            budget.spend(len(str(options[0])) * len(value))
+            _check_replace(budget, *map(str, (value, *options, *(kwargs[n] for n in ("old", "new") if n in kwargs))))
+        elif name == "join" and isinstance(value, str | Collection):
+            budget.spend(max((len(str(option)) for option in given), default=0) * len(value))
         elif name == "format":
-            check_format(str(value))
-            budget.spend(str(value).count("%") * max((len(str(option)) for option in options), default=0))
+            budget.read_format(str(value), given)
+        elif name == "sum" and any(isinstance(option, CONTAINERS) for option in given):
+            raise TemplateLimit("it adds lists with the filter 'sum'")
         elif name in ("indent", "center", "tojson"):
-            width = max((_width(option) for option in (*options, *kwargs.values())), default=0)
+            width = sum(map(_width, given))
             lines = str(value).count("\n") + 1 if name != "tojson" else _count_items(value)
             budget.spend(width * lines)
         return budget.result(function(*args[:skipped], value, *options, **kwargs))
@@ -279,6 +315,8 @@ def _counted_filter(name: str, function: Callable[..., Any]) -> Callable[..., An
 
 
 def _width(option: Any) -> int:
+    if isinstance(option, tuple | list):  # The separators of JSON.
+        return sum(map(_width, option))
     return len(option) if isinstance(option, str) else option if isinstance(option, int) else 0
 
 
@@ -294,10 +332,8 @@ def _count_items(value: Any, depth: int = 1) -> int:
 def _counted_test(function: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(function)
     def counted(*args: Any, **kwargs: Any) -> Any:
-        budget = current()
         for value in args:
-            if isinstance(value, _CONTAINERS):
-                budget.read(value)
+            _compared(None, value)
         return function(*args, **kwargs)
 
     return counted
@@ -321,7 +357,7 @@ def _raise_exception(message: str) -> None:
 
 
 def _strftime_now(format: str) -> str:
-    check_format(format)
+    current().read_format(format, ["x" * 32])
     return datetime.now().strftime(format)
 
 
@@ -330,8 +366,10 @@ def compiled(source: str) -> jinja2.Template:
     """Return a template for `render`.
 
     Raises:
-        InvalidRequest: The source is no template, or is nested too deeply.
+        InvalidRequest: The source is no template, is too long, or is nested too deeply.
     """
+    if len(source) > MAX_SOURCE:
+        raise InvalidRequest(f"the chat template has {len(source)} characters; at most {MAX_SOURCE} are accepted")
     try:
         return _BoundedEnvironment().from_string(source)
     except Exception as error:  # Besides jinja2's errors, Python's own for code that is nested too deeply.

@@ -66,19 +66,29 @@ class SpecialTokens:
             return self._break(value, separator)
         if isinstance(value, Mapping):
             return {
-                self._break(key, separator) if isinstance(key, str) else key: self._break_arguments(item, separator)
-                if key == "arguments"
-                else self._break_in(item, separator)
+                self._break(key, separator) if isinstance(key, str) else key: self._break_value(key, item, separator)
                 for key, item in value.items()
             }
         if isinstance(value, list | tuple):
             return type(value)([self._break_in(item, separator) for item in value])
         return value
 
-    def _break_arguments(self, arguments: Any, separator: str) -> Any:
-        parsed = _parsed(arguments)
-        broken = self._break_in(parsed, separator)
-        return broken if parsed is arguments else json.dumps(broken, ensure_ascii=False)
+    def _break_value(self, key: Any, value: Any, separator: str) -> Any:
+        if key == "arguments":
+            parsed = _parsed(value)
+            broken = self._break_in(parsed, separator)
+            return broken if parsed is value else json.dumps(broken, ensure_ascii=False)
+        if key == "content" and isinstance(value, list | tuple):
+            return self._break_parts(value, separator)
+        return self._break_in(value, separator)
+
+    def _break_parts(self, parts: Iterable[Any], separator: str) -> Any:
+        """Break the content of a message. Its texts can form a spelling together: templates write them in a row."""
+        for candidate in (parts, _joined(parts)):
+            broken = self._break_in(candidate, separator)
+            if self._pattern is None or not any(map(self._pattern.search, _in_a_row(broken))):
+                return broken
+        raise InvalidRequest("texts around an image form the spelling of a special token of the model together")
 
     def _break(self, text: str, separator: str) -> str:
         if self._pattern is None:
@@ -112,8 +122,30 @@ def _texts_in(value: Any) -> Iterator[str]:
         elif isinstance(item, Mapping):
             stack += (key for key in item if isinstance(key, str))
             stack += (_parsed(entry) if key == "arguments" else entry for key, entry in item.items())
+            yield from _in_a_row(item.get("content"))
         elif isinstance(item, list | tuple):
             stack += item
+
+
+def _is_text(part: Any) -> bool:
+    return isinstance(part, Mapping) and part.get("type") == "text" and isinstance(part.get("text"), str)
+
+
+def _in_a_row(content: Any) -> tuple[str, ...]:
+    """Return the texts of a content of several parts as templates may write them: as they are, or each trimmed."""
+    texts = [part["text"] for part in content if _is_text(part)] if isinstance(content, list | tuple) else []
+    return ("".join(texts), "".join(text.strip() for text in texts)) if len(texts) > 1 else ()
+
+
+def _joined(parts: Iterable[Any]) -> list[Any]:
+    """Return the parts of a content, with texts that follow each other as one."""
+    joined: list[Any] = []
+    for part in parts:
+        if joined and _is_text(part) and _is_text(joined[-1]):
+            joined[-1] = {**joined[-1], "text": joined[-1]["text"] + part["text"]}
+        else:
+            joined.append(part)
+    return joined
 
 
 def _parsed(arguments: Any) -> Any:

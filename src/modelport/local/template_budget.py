@@ -2,17 +2,21 @@
 
 A chat template is a program that comes with a model, so it may never end, or produce more text than there is memory.
 `Budget` counts what one rendering does, and ends it with `TemplateLimit`. Each single operation is checked before it
-runs, because Python can't interrupt it.
+runs, because Python can't interrupt it: comparing lists that contain the same list twice,
+40 times over, takes for ever.
 """
 
 from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from itertools import chain
 from typing import Any
+
+from jinja2 import Undefined
 
 from modelport.runtime.threads import is_abandoned
 
@@ -26,8 +30,26 @@ _PER_CHARACTER = 32
 MAX_DEPTH = 100
 #: The largest argument of a filter or a method, such as the width of `center`.
 MAX_NUMBER = 100_000
+#: How deep lists may be nested. Python ends the process when it hashes a tuple that is nested too deeply.
+MAX_NESTING = 500
+#: What an operation can look into: lists, dicts and so on.
+CONTAINERS: tuple[type[Collection[Any]], ...] = (
+    list,
+    tuple,
+    dict,
+    set,
+    type({}.keys()),
+    type({}.values()),
+    type({}.items()),
+)
+#: What a list costs beside its items.
+_PER_CONTAINER = 8
+#: What a namespace costs.
+NAMESPACE_SIZE = 100
 _MAX_BITS = 512
-_WIDTH_IN_FORMAT = re.compile(r"\d{6}")
+_NUMBER = re.compile(r"[0-9]+")
+#: A width that is one of the values, as in `{:{}}`, where `{{` is an ordinary character.
+_INNER_FIELD = re.compile(r"\{[^{}]*\{")
 #: After how many steps the clock is read.
 _STEPS_PER_CHECK = 256
 
@@ -97,18 +119,38 @@ class Budget:
         """
         if isinstance(value, str):
             self.spend(len(value))
+        if not isinstance(value, CONTAINERS):
             return
-        stack = [value]
+        stack: list[Iterator[Any]] = [iter((value,))]
         while stack:
-            item = stack.pop()
-            if isinstance(item, str):
-                self.spend(len(item))
-            elif isinstance(item, dict):
-                self.spend(1 + len(item))
-                stack += item.values()
-            elif isinstance(item, list | tuple | set):
-                self.spend(1 + len(item))
-                stack += item
+            for item in stack[-1]:
+                if isinstance(item, str):
+                    self.spend(len(item))
+                elif isinstance(item, CONTAINERS):
+                    self.spend(1 + len(item))
+                    stack.append(chain(item, item.values()) if isinstance(item, dict) else iter(item))
+                    break
+            else:
+                stack.pop()
+            if len(stack) > MAX_NESTING:
+                raise TemplateLimit(f"its lists are nested more than {MAX_NESTING} levels deep")
+
+    def read_format(self, text: str, values: Iterable[Any] = ()) -> None:
+        """Count what a format string, such as `%8d` or `{:8}`, can produce from values.
+
+        Raises:
+            TemplateLimit: It is too much, or can't be known.
+        """
+        widths = [int(number[:9]) for number in _NUMBER.findall(text)]
+        if max(widths, default=0) > MAX_NUMBER or _INNER_FIELD.search(text.replace("{{", "")):
+            raise TemplateLimit(f"a format string has a width of more than {MAX_NUMBER}, or one that is a value")
+        longest = 0
+        for value in values:
+            self.read(value)
+            if not (value is None or isinstance(value, (str, int, float, Undefined, *CONTAINERS))):
+                raise TemplateLimit(f"it formats a value of the type {type(value).__name__!r}")
+            longest = max(longest, len(str(value)))
+        self.spend(sum(widths) + max(text.count("%"), text.count("{")) * longest)
 
     def result(self, value: Any) -> Any:
         """Count what an operation has made, and return it.
@@ -116,12 +158,16 @@ class Budget:
         Raises:
             TemplateLimit: It is too large.
         """
-        if isinstance(value, str | bytes | list | tuple | dict | set):
+        if isinstance(value, str):
             self.spend(len(value))
+        elif isinstance(value, CONTAINERS):
+            self.spend(_PER_CONTAINER + len(value))
+        elif isinstance(value, bytes):
+            raise TemplateLimit("it makes bytes")
         elif isinstance(value, int) and value.bit_length() > _MAX_BITS:
             raise TemplateLimit(f"it computes a number of more than {_MAX_BITS} bits")
         elif isinstance(value, Iterator):
-            return self.items(value)
+            return map(self.result, self.items(value))
         return value
 
     def items(self, values: Iterable[Any]) -> Iterator[Any]:
@@ -140,16 +186,6 @@ def check_numbers(values: Iterable[Any]) -> None:
     for value in values:
         if isinstance(value, int) and abs(value) > MAX_NUMBER:
             raise TemplateLimit(f"a filter or method has the argument {value}; at most {MAX_NUMBER} is accepted")
-
-
-def check_format(text: str) -> None:
-    """Check a format string, such as `%8d`.
-
-    Raises:
-        TemplateLimit: It contains a width that is too large.
-    """
-    if _WIDTH_IN_FORMAT.search(text):
-        raise TemplateLimit("a format string has a width of six digits or more")
 
 
 _current: ContextVar[Budget | None] = ContextVar("modelport_template_budget", default=None)
