@@ -19,6 +19,8 @@ from .process import HOST
 
 CHUNK = 2**16
 EVENT_STREAM, AMAZON_STREAM = "text/event-stream", "application/vnd.amazon.eventstream"
+#: The header of gzip. Any number of blocks without content may follow it.
+EMPTY_GZIP = b"\x1f\x8b\x08\0\0\0\0\0\0\x03"
 MALFORMED, REFUSED = "MalformedResponse", "InvalidRequest"
 
 
@@ -105,6 +107,10 @@ _TOOL_CALL = '{{"index": {0}, "id": "c{0}", "type": "function", "function": {{"n
 ATTACKS: dict[str, Attack] = {
     "endless body": Attack(endless(b'{"a": "')),
     "gzip bomb": Attack(bomb(b'{"a": "'), encoding="gzip"),
+    "empty gzip": Attack(endless(EMPTY_GZIP, b"\0\0\0\xff\xff" * (CHUNK // 5)), encoding="gzip"),
+    "empty gzip, streamed": Attack(
+        endless(EMPTY_GZIP, b"\0\0\0\xff\xff" * (CHUNK // 5)), streamed=True, encoding="gzip"
+    ),
     "lists": Attack(lists(b'{"choices": [{"message": {"content": "a"}}], "a": [', b"]}")),
     "deep lists": Attack(lambda: iter((b"[" * 2**19,))),
     "tool calls": Attack(

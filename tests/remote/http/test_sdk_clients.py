@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import pickle
 import threading
+from collections.abc import Iterator
 from typing import Any
 
 import openai
 import pytest
 
 from modelport import OpenAIServerModel
-from modelport.errors import InvalidRequest, ModelError
+from modelport.errors import DeadlineExceeded, InvalidRequest, ModelError
 from modelport.runtime.portal import run
 from tests.remote.http.models import ANSWER, KEY
 from tests.servers.faults import OK, Fault, FaultServer
+from tests.servers.hostile import Attack, HostileServer
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -83,6 +86,54 @@ def wait_for_no_thread(name: str) -> None:
             return
         threading.Event().wait(0.02)
     raise AssertionError(threading.enumerate())
+
+
+class SlowBody:
+    """A body that sends a piece now and then, and shows whether its client has left."""
+
+    def __init__(self, piece: bytes) -> None:
+        self.piece, self.left = piece, threading.Event()
+
+    def __call__(self) -> Iterator[bytes]:
+        try:
+            yield self.piece
+            for _ in range(400):
+                threading.Event().wait(0.05)
+                yield self.piece
+        finally:
+            self.left.set()
+
+
+@pytest.mark.parametrize("pace", ["drip", "silence"])
+def test_slow_error_body_through_sync_client_has_time_limit(pace: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error is the service's, and not that the deadline of the call has passed."""
+    monkeypatch.setattr("modelport.remote.http.bodies.ERROR_BODY_TIMEOUT", 0.2)
+    end = threading.Event()
+
+    def silence() -> Iterator[bytes]:
+        yield b" "
+        end.wait(30)
+
+    body = SlowBody(b" ") if pace == "drip" else silence
+    with HostileServer() as server, openai.OpenAI(base_url=server.url, api_key=KEY) as client:
+        server.attack = Attack(body, status=400)
+        with pytest.raises(InvalidRequest):
+            OpenAIServerModel("m", client=client, retry=False).generate("hello", timeout=10)
+        end.set()
+
+
+@pytest.mark.parametrize("piece", [b" ", gzip.compress(b"")], ids=["spaces", "empty gzip"])
+@pytest.mark.parametrize("streamed", [False, True], ids=["whole", "streamed"])
+def test_sync_client_leaves_slow_body_at_deadline(streamed: bool, piece: bytes) -> None:
+    """Its thread and its connection end, although the service goes on sending."""
+    body = SlowBody(piece)
+    with HostileServer() as server, openai.OpenAI(base_url=server.url, api_key=KEY) as client:
+        server.attack = Attack(body, streamed=streamed, encoding=None if piece == b" " else "gzip")
+        model = OpenAIServerModel("m", client=client, retry=False)
+        with pytest.raises(DeadlineExceeded):
+            list(model.generate_stream("hello", timeout=0.5)) if streamed else model.generate("hello", timeout=0.5)
+        wait_for_no_thread("modelport-stream" if streamed else "modelport-call")
+        assert body.left.wait(5)
 
 
 def test_async_client_of_caller_works_on_its_own_loop(server: FaultServer) -> None:

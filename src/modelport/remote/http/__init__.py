@@ -11,5 +11,5 @@ modules do this for the transport:
 - `packages` imports the optional packages.
 
 `httpx_clients` makes the HTTP clients of vendors' packages follow the same rules for redirects and bodies; `streams`
-limits the streams that such a package parses itself.
+limits the streams that such a package parses itself, and `interrupts` ends reads of synchronous clients.
 """

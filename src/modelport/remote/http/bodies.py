@@ -4,7 +4,7 @@ The rules:
 
 - A body, or one event of a stream, may be at most 16 MiB after decompression. `responses.EventReader` enforces the
   limit for events. The limit is larger than any usual response, images and speech included. A stream may be at most
-  1 GiB.
+  1 GiB. Compressed bytes may decompress to nothing, so a body may be at most 16 MiB larger before decompression.
 - JSON of more than 1 MiB may have at most 2^19 lists and objects, and 2^21 commas. A list without items takes 3 bytes
   of JSON and 64 bytes of memory, and parsers of JSON hold Python's global lock: a thread would not keep the event loop
   running (docs/decisions/067).
@@ -54,7 +54,7 @@ class BodyDecoder:
 
     def __init__(self, headers: Mapping[str, str], max_size: int = MAX_RESPONSE_SIZE) -> None:
         self._encoding = (headers.get("Content-Encoding") or "identity").strip().lower()
-        self._max_size, self._size = max_size, 0
+        self._max_size, self._received, self._size = max_size, 0, 0
         #: The decompressor of zlib; `None` before the first bytes.
         self._inflater: zlib._Decompress | None = None
 
@@ -67,6 +67,7 @@ class BodyDecoder:
         Raises:
             MalformedResponse: The body is too large, or can't be decompressed.
         """
+        self._received += len(chunk)
         if self._encoding == "identity":
             pieces = iter((chunk,)) if len(chunk) <= _PIECE_SIZE else _split(chunk)
         else:
@@ -78,6 +79,10 @@ class BodyDecoder:
                 del piece
                 raise MalformedResponse(f"The service's response is larger than {self._max_size >> 20} MiB.")
             yield piece
+        if self._received - self._size > MAX_RESPONSE_SIZE:
+            raise MalformedResponse(
+                f"The service's response is over {MAX_RESPONSE_SIZE >> 20} MiB larger than what it decompresses to."
+            )
 
     def _inflate(self, chunk: bytes) -> Iterator[bytes]:
         if self._encoding not in ("gzip", "x-gzip", "deflate"):

@@ -27,6 +27,7 @@ from typing import Any
 
 from modelport.remote.http import bodies
 from modelport.remote.http.errors import redirect_error
+from modelport.remote.http.interrupts import time_limit
 from modelport.remote.http.redaction import secrets_in
 from modelport.remote.http.streams import StreamLimits
 
@@ -63,11 +64,12 @@ class _Hook:
             return
         body = io.BytesIO()
         decoder = bodies.BodyDecoder(response.headers)
-        with suppress(Exception):  # Whatever interrupted the body, the package can report the status.
+        # Whatever interrupts the body, the package can report the status.
+        with suppress(Exception), time_limit(response, bodies.ERROR_BODY_TIMEOUT) as interrupt:
             for chunk in response.iter_raw():
                 for piece in decoder.decode(chunk):
                     body.write(piece)
-                if body.tell() >= bodies.MAX_ERROR_BODY_SIZE:
+                if interrupt.is_set or body.tell() >= bodies.MAX_ERROR_BODY_SIZE:
                     break
         _set_body(response, body.getvalue()[: bodies.MAX_ERROR_BODY_SIZE])
         response.close()

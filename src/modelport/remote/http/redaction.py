@@ -17,6 +17,7 @@ The rules:
 from __future__ import annotations
 
 import base64
+import functools
 import html
 import re
 from collections.abc import Collection, Iterator, Mapping
@@ -32,7 +33,10 @@ _HARMLESS_NAME = re.compile(
 )
 _MIN_SECRET_LENGTH = 8
 
-_ESCAPE = re.compile(r"[\\%&]")
+#: The parts of a secret that can be matched one after the other, without going back. A part is one character, except
+#: after a character with which escapes begin, and before a brace, which may end an escape.
+_UNIT = re.compile(r"(?:[\\%&]|.(?=\}))*.", re.S)
+_BACKSLASHES = re.compile(r"\\*")
 #: Nothing, or the beginning of an escaped character.
 _UNFINISHED_ESCAPE = re.compile(r"(?:\\+\w{0,3}|%\w{0,3}|&#?\w{0,3})?")
 
@@ -76,36 +80,79 @@ def redact(value: Any, secrets: Collection[str]) -> Any:
         secrets: The secrets of the request, as `secrets_in` returns them.
     """
     try:
-        return _redact(value, secrets)
+        return _redact(value, [_SecretFinder(secret) for secret in secrets if secret])
     except RecursionError:
         return "something nested too deep to be shown"
 
 
-def _redact(value: Any, secrets: Collection[str]) -> Any:
+def _redact(value: Any, finders: list[_SecretFinder]) -> Any:
     if isinstance(value, str):
-        for secret in secrets:
-            value = value.replace(secret, "***")
-            if _ESCAPE.search(value):  # A gateway may quote another service's JSON, in which characters are escaped.
-                value = re.sub("".join(map(_character_pattern, secret)), "***", value)
-            value = _redact_truncated(value, secret)
+        for finder in finders:
+            value = finder.redact(value)
         return value
     if isinstance(value, list):
-        return [_redact(item, secrets) for item in value]
+        return [_redact(item, finders) for item in value]
     if isinstance(value, dict):
-        return {_redact(key, secrets): _redact(item, secrets) for key, item in value.items()}
+        return {_redact(key, finders): _redact(item, finders) for key, item in value.items()}
     return value
 
 
-def _redact_truncated(text: str, secret: str) -> str:
-    """Replace the first characters of a secret (at least eight) if a truncated text ends with them."""
-    if not (found := list(re.finditer("".join(map(_character_pattern, secret[:_MIN_SECRET_LENGTH])), text))):
-        return text
-    end = found[-1].end()
-    for character in secret[_MIN_SECRET_LENGTH:]:
-        if (match := re.compile(_character_pattern(character)).match(text, end)) is None:
-            break
-        end = match.end()
-    return f"{text[: found[-1].start()]}***" if _UNFINISHED_ESCAPE.fullmatch(text, end) else text
+class _SecretFinder:
+    """Finds one secret in many texts. The patterns are made once, because a service may send thousands of texts.
+
+    The first characters of the secret are found by one pattern, and the others are then compared one after the other.
+    A pattern of all characters of a long token would take a third of a second to compile.
+    """
+
+    def __init__(self, secret: str) -> None:
+        self._secret = secret
+        self._min_length = min(len(secret), _MIN_SECRET_LENGTH)
+        self._start = re.compile("".join(map(_character_pattern, secret[:_MIN_SECRET_LENGTH])))
+        self._units = _UNIT.findall(secret)
+
+    def redact(self, text: str) -> str:
+        """Replace the secret, and the secret's first characters (at least eight) if a truncated text ends with them."""
+        if len(text) < self._min_length:  # No spelling of a character is shorter than the character.
+            return text
+        text = text.replace(self._secret, "***")
+        if (start := self._start.search(text)) is None:
+            return text
+        parts, copied = [], 0
+        while start is not None:
+            end, is_complete = self._match(text, start.start())
+            if is_complete or _UNFINISHED_ESCAPE.fullmatch(text, end):
+                parts += [text[copied : start.start()], "***"]
+                copied = next_start = end if is_complete else len(text)
+            else:
+                # Backslashes in front of the first character do not change whether the others follow.
+                backslashes = _BACKSLASHES.match(text, start.start() + 1)
+                next_start = backslashes.end() if backslashes else start.start() + 1
+            start = self._start.search(text, next_start)
+        return "".join([*parts, text[copied:]])
+
+    def _match(self, text: str, end: int) -> tuple[int, bool]:
+        """Return where a text stops to agree with the secret, and whether the secret is complete there."""
+        for unit in self._units:
+            if len(unit) == 1 and unit not in "\\%&":
+                if text.startswith(unit, end):  # Most characters are not escaped, and this is the fastest comparison.
+                    end += 1
+                    continue
+                if not text.startswith(("\\", "%", "&"), end):
+                    return end, False
+            if match := _unit_pattern(unit).match(text, end):
+                end = match.end()
+                continue
+            for length in range(len(unit) - 1, 0, -1):
+                if match := _unit_pattern(unit[:length]).match(text, end):
+                    return match.end(), False
+            return end, False
+        return end, True
+
+
+@functools.lru_cache(maxsize=1024)
+def _unit_pattern(unit: str) -> re.Pattern[str]:
+    """Return the pattern of one unit of a secret, which is one character for most: the cache holds no secrets."""
+    return re.compile("".join(map(_character_pattern, unit)))
 
 
 def _character_pattern(character: str) -> str:
@@ -115,14 +162,17 @@ def _character_pattern(character: str) -> str:
     percent_encoded = "".join(f"%(?:25){{0,3}}{byte:02x}" for byte in utf8)
     # No two spellings match the same text. Otherwise, where a text contains only the beginning of the secret, all
     # combinations of spellings would be tried, and each character of the secret would double the time. The repetitions
-    # of a backslash are bounded. Otherwise the time for a text of backslashes would grow with the square of its length.
-    spellings = [
-        rf"\\{{0,9}}{re.escape(character)}", rf"\\{{1,9}}(?:u\{{?|x|U)0*{code:x}\}}?", rf"\\{{1,9}}0?{code:o}",
-        percent_encoded, f"&#x0*{code:x};", f"&#0*{code};",
-    ]  # fmt: skip
+    # of a backslash are bounded, and possessive (`{1,9}+`). Otherwise the time for a text of backslashes would be long.
+    plain, escaped = re.escape(character), rf"(?:u\{{?|x|U)0*{code:x}\}}?|0?{code:o}"
+    spellings = [percent_encoded, f"&#x0*{code:x};", f"&#0*{code};"]
     if (entity := html.escape(character)) != character:
         spellings.append(re.escape(entity))
     if code > 0xFFFF:
         pair = character.encode("utf-16-be").hex()
-        spellings.append(rf"\\{{1,9}}u{pair[:4]}\\{{1,9}}u{pair[4:]}")
-    return f"(?:{spellings[0]}|(?i:{'|'.join(spellings[1:])}))"
+        spellings.append(rf"\\{{1,9}}+u{pair[:4]}\\{{1,9}}+u{pair[4:]}")
+    others = "|".join(spellings)
+    if character == "\\":
+        return rf"(?:\\{{1,9}}+(?i:{escaped})|(?i:{others})|\\{{1,10}})"
+    if character in "%&":  # As in `%25` and `&amp;`, an escape of these begins with the character itself.
+        return rf"(?:\\{{1,9}}+(?:(?i:{escaped})|{plain})|(?i:{others})|{plain})"
+    return rf"(?:{plain}|\\{{1,9}}+(?:(?i:{escaped})|{plain})|(?i:{others}))"

@@ -31,6 +31,7 @@ from modelport.remote.http.bodies import (
 )
 from modelport.remote.http.errors import error_from_httpx, is_encoding_error, is_httpx_exception, redirect_error
 from modelport.remote.http.httpx_clients import install_response_hook, sends_for_modelport
+from modelport.remote.http.interrupts import Interrupt
 from modelport.remote.http.redaction import redact, secrets_in, with_hidden_repr
 from modelport.remote.http.requests import check_headers, query_pairs
 from modelport.remote.http.responses import EventReader, read_json
@@ -86,9 +87,12 @@ class SDKTransport:
         """See `Transport.call`."""
         client, call = await self._client_of_loop(), await self._with_headers(call)
         received: list[Any] = []  # The response, and the pieces of its body.
+        interrupt = Interrupt()
         try:
             if self._is_sync:  # Without a stream, a thread of the pool does it, which takes a third less time.
-                await in_thread(lambda: self._exchange_in_thread(client, call, MAX_RESPONSE_SIZE, received.append))
+                await in_thread(
+                    lambda: self._exchange_in_thread(client, call, MAX_RESPONSE_SIZE, received.append, interrupt)
+                )
             else:
                 async with aclosing(self._exchange(client, call, MAX_RESPONSE_SIZE)) as pieces:
                     received += [await anext(pieces), await read_body(pieces)]
@@ -98,6 +102,7 @@ class SDKTransport:
             if (model_error := self._model_error(error, client, call)) is None:
                 raise
         finally:
+            interrupt.set()
             received.clear()  # Otherwise a traceback with local variables would show an API key in the body.
         raise model_error  # Raised outside of the `except` block, so that it has no `__context__`.
 
@@ -180,12 +185,16 @@ class SDKTransport:
     async def _exchange(self, client: Any, call: ServiceCall, max_size: int) -> AsyncGenerator[Any, None]:
         """Send a request, and yield its HTTP response, and then the pieces of the response's body."""
         if self._is_sync:
+            interrupt = Interrupt()
             exchange: AsyncGenerator[Any, None] = iterate_in_thread(
-                lambda emit: self._exchange_in_thread(client, call, max_size, emit), max_items=64
+                lambda emit: self._exchange_in_thread(client, call, max_size, emit, interrupt), max_items=64
             )
-            async with aclosing(exchange) as items:
-                async for item in items:
-                    yield item
+            try:
+                async with aclosing(exchange) as items:
+                    async for item in items:
+                        yield item
+            finally:
+                interrupt.set()
             return
         sends_for_modelport.set(True)
         try:
@@ -208,10 +217,16 @@ class SDKTransport:
                 async for _ in chunks:
                     pass
 
-    def _exchange_in_thread(self, client: Any, call: ServiceCall, max_size: int, emit: Callable[[Any], Any]) -> None:
-        """Emit what `_exchange` yields, for a synchronous client. If `emit` returns `True`, nobody reads any more."""
+    def _exchange_in_thread(
+        self, client: Any, call: ServiceCall, max_size: int, emit: Callable[[Any], Any], interrupt: Interrupt
+    ) -> None:
+        """Emit what `_exchange` yields, for a synchronous client.
+
+        If `emit` returns `True`, or `interrupt` is set, nobody reads any more.
+        """
         sends_for_modelport.set(True)  # This thread has its own context.
         response = self._post(client, call).http_response
+        interrupt.watch(response)
         try:
             if emit(response):
                 return
@@ -220,6 +235,8 @@ class SDKTransport:
                 return
             decoder = BodyDecoder(response.headers, max_size)
             for chunk in response.iter_raw():
+                if interrupt.is_set:  # A chunk may complete no piece, and then nothing is emitted.
+                    return
                 for piece in decoder.decode(chunk):
                     if emit(piece):
                         return
