@@ -11,6 +11,8 @@ rejects. This module rewrites or refuses them:
   pattern.
 - `multipleOf` with a fraction such as 0.01 allows 9.77, which `jsonschema` rejects, because it divides floats. It is
   refused.
+- `multipleOf` compiles to an automaton with a state for each remainder, which takes hours for 99999999 and can't be
+  interrupted. It is refused if the automaton is large.
 - `minProperties` counts a repeated key twice. It is refused if it exceeds the number of required keys by more than one.
 - `x-guidance` is llguidance's own keyword, by which a schema can relax other keywords. It is refused.
 
@@ -20,7 +22,9 @@ for the old llguidance in llama.cpp, which can't forbid them.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from fractions import Fraction
 from typing import Any
 
 from modelport.errors import UnsupportedFeature
@@ -74,9 +78,37 @@ def enforceable_schema(schema: Schema) -> Schema:
     """
     # Engines, and modelport's validation of the output, apply draft 2020-12 to every schema. So `$schema`, which may
     # name another draft, is removed.
+    factors: list[Any] = []
     without_draft = {key: value for key, value in schema.items() if key != "$schema"}
-    result: Schema = _change_subschemas(without_draft, _make_enforceable)
+
+    def make_enforceable(part: Schema) -> Schema:
+        factors.extend([part["multipleOf"]] if "multipleOf" in part else [])
+        return _make_enforceable(part)
+
+    result: Schema = _change_subschemas(without_draft, make_enforceable)
+    _refuse_many_remainders(factors)
     return result
+
+
+#: The most remainders of `multipleOf`. llguidance takes 40 ms to compile so many, and 0.6 s for ten times as many.
+_MAX_REMAINDERS = 10_000
+
+
+def _refuse_many_remainders(factors: list[Any]) -> None:
+    """Raise an error if llguidance would take long to compile the values of `multipleOf` of a schema.
+
+    If several apply to one value, llguidance uses their least common multiple. The factors 2 and 5 cost nothing,
+    because numbers are decimal.
+    """
+    remainders = 1
+    for factor in factors:
+        numerator = Fraction(str(factor)).numerator
+        for prime in (2, 5):
+            while numerator % prime == 0:
+                numerator //= prime
+        remainders = math.lcm(remainders, numerator)
+        if remainders > _MAX_REMAINDERS:
+            raise _unenforceable(f"multipleOf={factor}", "an engine would take too long to compile it")
 
 
 def _change_subschemas(schema: Any, change: Callable[[Schema], Schema]) -> Any:
@@ -111,8 +143,6 @@ def _make_enforceable(schema: Schema) -> Schema:
 
 def _is_exact_float(number: Any) -> bool:
     """Return whether a float represents the number exactly, so that dividing by it is exact."""
-    from fractions import Fraction
-
     denominator = Fraction(str(number)).denominator
     return denominator & (denominator - 1) == 0
 

@@ -3,7 +3,7 @@
 The formats are those of draft 2020-12 of JSON Schema. Some checks accept more than the standards that the draft names.
 An email address only needs an `@`. A time may lack its time zone, and the seconds of a duration may have decimals,
 because models write both and Python's types accept them. Every string that an engine allows when it enforces a format
-is also valid in this module.
+is also valid in this module. A `regex` is one of Python, of a length that `modelport.schema.regex_bounds` allows.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from collections.abc import Callable
 from datetime import date
 from functools import cache
 from typing import Any
+
+from modelport.schema import regex_bounds
 
 _TIME = re.compile(
     r"([01]\d|2[0-3]):([0-5]\d):([0-5]\d|60)(?:\.\d+)?(?:[Zz]|([+-])([01]\d|2[0-3]):([0-5]\d))?", re.ASCII
@@ -44,6 +46,13 @@ def _is_ipv6(text: str) -> bool:
     return "%" not in text and bool(ipaddress.IPv6Address(text))
 
 
+def _is_regex(text: str) -> bool:
+    if len(text) > regex_bounds.MAX_PATTERN_LENGTH:
+        return False
+    regex_bounds.check(text)
+    return True
+
+
 def _matches(pattern: str) -> Callable[[str], bool]:
     compiled = re.compile(pattern, re.ASCII)
     return lambda text: compiled.fullmatch(text) is not None
@@ -65,7 +74,7 @@ _CHECKS: dict[str, Callable[[str], bool]] = {
     "uri-reference": _matches(rf"{_URI_PART}(?:#{_URI_PART})?"),
     "json-pointer": _matches(_JSON_POINTER),
     "relative-json-pointer": _matches(rf"(?:0|[1-9]\d*)(?:#|{_JSON_POINTER})"),
-    "regex": lambda text: bool(re.compile(text)),
+    "regex": _is_regex,
 }
 CHECKED_FORMATS = frozenset(_CHECKS)
 

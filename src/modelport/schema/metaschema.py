@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from contextvars import ContextVar
 from typing import Any
+
+from modelport.schema import regex_bounds
 
 _TYPES = ("array", "boolean", "integer", "null", "number", "object", "string")
 _NAME = re.compile("^[a-zA-Z][a-zA-Z0-9_]*$")
@@ -37,6 +40,7 @@ def find_mistake(schema: Any) -> str | None:
         RecursionError: The schema is nested too deeply, or one of its regular expressions is.
         OverflowError: A regular expression has too large a number.
     """
+    _patterns.set(_Patterns())
     try:
         _check_schema(schema)
     except _Mistake as mistake:
@@ -109,12 +113,35 @@ def _matching(pattern: str) -> Callable[[Any], None]:
     return check
 
 
+class _Patterns:
+    """The patterns of one schema that have been checked, and how many more characters its patterns may have."""
+
+    def __init__(self) -> None:
+        self.checked: set[str] = set()
+        self.characters_left = regex_bounds.MAX_PATTERN_LENGTH
+
+
+_patterns: ContextVar[_Patterns] = ContextVar("modelport_checked_patterns")
+#: Parsing a pattern takes as long as this many characters, besides its own.
+_PATTERN_OVERHEAD = 10
+
+
 def _check_regex(value: Any) -> None:
     _check_string(value)
+    patterns = _patterns.get()
+    if value in patterns.checked:
+        return
+    patterns.characters_left -= len(value) + _PATTERN_OVERHEAD
+    if patterns.characters_left < -_PATTERN_OVERHEAD:
+        raise _Mistake(
+            f"all regular expressions of a schema may have {regex_bounds.MAX_PATTERN_LENGTH} characters together, "
+            f"where each counts {_PATTERN_OVERHEAD} more: shorten them"
+        )
     try:
-        re.compile(value)
+        regex_bounds.check(value)
     except re.error:
         raise _Mistake(f"{value!r} is not a 'regex'") from None
+    patterns.checked.add(value)
 
 
 def _check_items(value: list[Any], check: Callable[[Any], None]) -> None:

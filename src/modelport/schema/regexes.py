@@ -16,6 +16,9 @@ and `search` validates a string against the `pattern` of a JSON schema. These ru
 - Rust's regex engine lacks look-around, back references and possessive quantifiers, and refuses large patterns. Such
   patterns are matched by Python's, if an upper bound of its steps, computed from the parsed pattern, is small enough.
   Otherwise they are refused.
+- Reading a pattern takes bounded time too. No pattern may be longer than `MAX_PATTERN_LENGTH`. Whether a pattern is
+  valid is decided by parsing it, because `re.compile` takes 6 ms for one wide class under `(?i)`. Compiling is left to
+  the match, and its cost counts as steps of the match.
 """
 
 from __future__ import annotations
@@ -27,6 +30,7 @@ from functools import lru_cache
 from typing import Any
 
 from modelport.errors import InvalidRequest, UnsupportedFeature
+from modelport.schema.regex_bounds import max_python_steps, parse, state_count, wide_class_count
 from modelport.schema.time_limit import check_time
 
 _CHARACTER_CODE = r"N\{[^}]*\}|x[0-9a-fA-F]{2}|u[0-9a-fA-F]{4}|U[0-9a-fA-F]{8}"
@@ -157,15 +161,16 @@ def search(pattern: str, text: str) -> bool:
 
 
 def _matches(pattern: str, text: str, *, full: bool) -> bool:
-    state_count, matchers = _rust_matchers(pattern, full)
-    if (rust_steps := state_count * max(1, len(text))) <= _MAX_RUST_STEPS:
+    states, matchers = _rust_matchers(pattern, full)
+    if (rust_steps := states * max(1, len(text))) <= _MAX_RUST_STEPS:
         check_time(long_step=rust_steps > _MAX_STEPS_ON_LOOP)
         if _SURROGATE.search(text):
             # A JSON string can contain half a surrogate pair, which Rust does not accept as a character.
             text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
         return all(matches(text) is expected for expected, matches in matchers)
-    if (python_steps := _max_python_steps(pattern, len(text), full)) <= _MAX_PYTHON_STEPS:
+    if (python_steps := max_python_steps(pattern, len(text), full)) <= _MAX_PYTHON_STEPS:
         check_time(long_step=python_steps > _MAX_STEPS_ON_LOOP)
+        # The time for compiling is part of the steps.
         return (re.fullmatch(for_python(pattern), text) if full else re.search(pattern, text)) is not None
     raise InvalidRequest(
         f"matching {pattern[:200]!r} with {len(text)} characters could take too long: write it without look-around, "
@@ -196,25 +201,32 @@ def _rust_matchers(pattern: str, full: bool) -> tuple[float, list[tuple[bool, Ca
     classes, boundaries = (_ASCII_CLASSES, _RUST_ASCII_BOUNDARIES) if full else (_UNICODE_CLASSES, {})
 
     def compile_in_rust(part: str, template: str) -> Callable[[str], bool]:
+        check_time()
         schema: Any = {"type": "str", "regex_engine": "rust-regex", "strict": True}
         schema["pattern"] = template.format(_for_rust(part, classes, boundaries))
         return SchemaValidator(schema).isinstance_python
 
-    state_count = _state_count(_parse(pattern))
+    tree = parse(pattern)
+    states, wide_classes = state_count(tree), wide_class_count(tree)
+    if wide_classes > _MAX_WIDE_CLASSES:
+        return math.inf, []
+    check_time(long_step=states > 100 or wide_classes > 10 or len(pattern) > 1000)
     try:
-        return state_count, [(True, compile_in_rust(pattern, r"\A(?:{})\z" if full else "{}"))]
+        return states, [(True, compile_in_rust(pattern, r"\A(?:{})\z" if full else "{}"))]
     except (SchemaError, UnsupportedFeature):
         pass
     lookaheads, remainder = _split_lookaheads(pattern, full)
     try:
         matchers = [(expected, compile_in_rust(part, r"\A(?:{})")) for expected, part in lookaheads]
         matchers.append((True, compile_in_rust(remainder, r"\A(?:{})\z" if full else r"\A(?:{})")))
-        return state_count if lookaheads else math.inf, matchers
+        return states if lookaheads else math.inf, matchers
     except (SchemaError, UnsupportedFeature, re.error):
         # `re.error`: a part of the pattern can be invalid alone, such as a back reference to a group in another part.
         return math.inf, []
 
 
+#: Rust's engine takes up to 0.3 ms to compile a wide class, so that this many take it 90 ms.
+_MAX_WIDE_CLASSES = 300
 #: An escape, a character class, or (as group 1) a parenthesis or a bar.
 _STRUCTURE = re.compile(r"\\[\s\S]|\[\^?\]?(?:\\[\s\S]|[^\]\\])*\]|([()|])")
 
@@ -246,91 +258,8 @@ def _split_lookaheads(pattern: str, full: bool) -> tuple[list[tuple[bool, str]],
     return lookaheads, remainder
 
 
-@lru_cache(256)
-def _parse(pattern: str) -> Any:
-    """Return the syntax tree that Python's `re` makes of a pattern: a list of pairs of an opcode and its argument."""
-    from re import _parser  # type: ignore[attr-defined]
-
-    return _parser.parse(pattern)
-
-
-def _state_count(tree: Any) -> float:
-    """Return an upper bound of the number of states in which Rust's engine can be at the same time."""
-    count = 0.0
-    for opcode, argument in tree:
-        name = str(opcode)
-        if name == "SUBPATTERN":
-            count += _state_count(argument[3])
-        elif name in ("ASSERT", "ASSERT_NOT"):
-            count += _state_count(argument[1])
-        elif name == "BRANCH":
-            count += sum(map(_state_count, argument[1]))
-        elif name.endswith("_REPEAT"):
-            low, high, repeated = argument
-            count += _state_count(repeated) * min(max(low + 1, high if high < _UNBOUNDED else 0), 10**9)
-        else:
-            count += 1
-    return count
-
-
-#: In a syntax tree, a count of repetitions that is at least this large means "without an upper bound". The exact number
-#: differs between versions of Python.
-_UNBOUNDED = 2**31 - 1
-
-
-def _max_python_steps(pattern: str, length: int, full: bool) -> float:
-    """Return an upper bound of the steps that Python's engine takes for a text of this length."""
-    tree = _parse(pattern)
-    # An anchored pattern is tried only at the start of the text, every other pattern at each position.
-    anchored = full or (str(next(iter(tree), [0, 0])[1]) in _TEXT_STARTS and not tree.state.flags & re.MULTILINE)
-    steps_at_one_position = _ways_and_steps(tree, length)[1]
-    return steps_at_one_position * (1 if anchored else length + 1)
-
-
-_TEXT_STARTS = {"AT_BEGINNING", "AT_BEGINNING_STRING"}
-
-
-def _ways_and_steps(tree: Any, length: int) -> tuple[float, float]:
-    """Return how many ways a pattern can match at one position, and how many steps it takes to try all of them.
-
-    Both numbers are upper bounds. The number of ways is capped, so that no float overflows.
-
-    Args:
-        tree: The syntax tree of the pattern or of a part of it.
-        length: The length of the text.
-    """
-    total_ways, total_steps = 1.0, 0.0
-    for opcode, argument in tree:
-        name, ways, steps = str(opcode), 1.0, 1.0
-        if name == "SUBPATTERN":
-            ways, steps = _ways_and_steps(argument[3], length)
-        elif name in ("ASSERT", "ASSERT_NOT"):
-            steps += _ways_and_steps(argument[1], length)[1]
-        elif name == "ATOMIC_GROUP":
-            steps += _ways_and_steps(argument, length)[1]
-        elif name in ("BRANCH", "GROUPREF_EXISTS"):
-            branches = argument[1] if name == "BRANCH" else [branch or [] for branch in argument[1:]]
-            bounds = [_ways_and_steps(branch, length) for branch in branches]
-            ways, steps = sum(bound[0] for bound in bounds), 1 + sum(bound[1] for bound in bounds)
-        elif name.endswith("_REPEAT"):
-            low, high, repeated = argument
-            high = max(low, min(high, length))
-            ways, steps = _ways_and_steps(repeated, length)
-            if ways > 1:
-                ways = 2 ** min(200.0, (high + 1) * math.log2(ways))
-                steps = ways * (steps + 1)
-            else:
-                ways, steps = high - low + 1.0, high * steps + 1
-            ways = 1 if name.startswith("POSSESSIVE") else ways
-        elif name == "GROUPREF":
-            steps = length + 1.0
-        total_steps += total_ways * steps
-        total_ways = min(total_ways * ways, 2.0**400)
-    return total_ways, total_steps
-
-
 def _tokens_of(pattern: str) -> re.Pattern[str]:
-    return _VERBOSE_TOKENS if re.compile(pattern).flags & re.VERBOSE else _TOKENS
+    return _VERBOSE_TOKENS if parse(pattern).state.flags & re.VERBOSE else _TOKENS
 
 
 def _flag_group(match: re.Match[str], flags: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any
 
@@ -13,6 +14,8 @@ from modelport.schema.time_limit import check_time, new_memo, time_limit
 
 #: The most characters that a schema may have as JSON text. Each walk over such a schema takes up to 0.1 s.
 MAX_SCHEMA_LENGTH = 2**20
+#: The most objects, lists and booleans that a schema may have. Collecting the names of so many parts takes 0.1 s.
+MAX_SCHEMA_PARTS = 10_000
 
 
 def checked_schema(schema: Any) -> dict[str, Any]:
@@ -38,6 +41,9 @@ def _problem_of_schema(text: str) -> str | None:
 
     if len(text) > MAX_SCHEMA_LENGTH:
         return f"the JSON schema has {len(text)} characters, and may have {MAX_SCHEMA_LENGTH}: simplify it"
+    # Each part of a schema is an object or a boolean. They are counted in the text, which takes a millisecond.
+    if (count := sum(map(text.count, ("{", "[", "true", "false")))) > MAX_SCHEMA_PARTS:
+        return f"the JSON schema has {count} objects, lists and booleans, and may have {MAX_SCHEMA_PARTS}: simplify it"
     try:
         mistake = find_mistake(json.loads(text))
     except (RecursionError, OverflowError) as error:  # Parsing a `pattern` can raise these.
@@ -67,7 +73,7 @@ def mismatch(schema: dict[str, Any], value: Any) -> str | None:
         validator = validator_class()(schema, registry=REGISTRY, _resolver=resolver, format_checker=format_checker())
         with time_limit():
             new_memo()
-            error = best_match(validator.iter_errors(value))
+            error = best_match(_with_time_check(validator.iter_errors(value)))
     except BaseException as broken:
         if isinstance(broken, RecursionError) or _is_panic(broken):
             if _depth(value) > _SAFE_DEPTH:
@@ -83,6 +89,13 @@ def mismatch(schema: dict[str, Any], value: Any) -> str | None:
 def _is_panic(error: BaseException) -> bool:
     """Return whether a package in Rust, on which jsonschema depends, met Python's limit of recursion and panicked."""
     return type(error).__name__ == "PanicException"
+
+
+def _with_time_check(errors: Iterator[Any]) -> Iterator[Any]:
+    """Check the limit at each error: one keyword, such as `required`, can yield 80,000 of them."""
+    for error in errors:
+        check_time()
+        yield error
 
 
 #: A value that is not nested deeper than this can be checked within Python's recursion limit, unless the references of

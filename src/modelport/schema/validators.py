@@ -8,7 +8,7 @@ returns a variant of the package's class:
 - A value is validated against the same part of a schema at most twice; see `_descend_with_memo`.
 - Errors of alternatives, which are kept until all alternatives have failed, are few and short.
 - The limit of `modelport.schema.time_limit` is checked at each part of a schema.
-- Keywords that compare the items of lists use sets.
+- Keywords that compare the items of lists use sets; `enum` and `const` check the limit at each item.
 
 `multipleOf` is also replaced, because it is not exact in the package: it computes with floats.
 """
@@ -50,6 +50,7 @@ def validator_class() -> Any:
     keywords = {
         "pattern": _pattern, "patternProperties": _pattern_properties, "additionalProperties": _additional_properties,
         "multipleOf": _multiple_of, "uniqueItems": _unique_items, "anyOf": _any_of, "oneOf": _one_of,
+        "enum": _enum, "const": _const,
         **_unevaluated_keywords(),
     }  # fmt: skip
     untyped_extend: Any = extend
@@ -216,6 +217,18 @@ def _multiple_of(validator: Any, factor: Any, instance: Any, schema: Any) -> Ite
 
 def _to_fraction(number: Any) -> Fraction:
     return Fraction(number if isinstance(number, int) else repr(number))
+
+
+def _enum(validator: Any, options: list[Any], instance: Any, schema: Any) -> Iterator[Any]:
+    key = _to_hashable(instance)
+    if all(_to_hashable(option) != key for option in options):
+        check_time(long_step=len(options) > 10_000)
+        yield _error(f"{instance!r} is not one of {options!r}")
+
+
+def _const(validator: Any, expected: Any, instance: Any, schema: Any) -> Iterator[Any]:
+    if _to_hashable(expected) != _to_hashable(instance):
+        yield _error(f"{expected!r} was expected")
 
 
 def _unique_items(validator: Any, unique: Any, instance: Any, schema: Any) -> Iterator[Any]:

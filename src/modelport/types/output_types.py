@@ -72,8 +72,10 @@ class Regex:
     def __post_init__(self) -> None:
         if not isinstance(self.pattern, str):
             raise InvalidRequest(f"Regex takes a string, not {type(self.pattern).__name__}")
+        from modelport.schema import regex_bounds
+
         try:
-            re.compile(self.pattern)
+            regex_bounds.check(self.pattern)
         except (re.error, RecursionError, OverflowError) as error:
             raise InvalidRequest(f"Regex({self.pattern!r}) is not a valid regular expression: {error}") from None
 
