@@ -6,4 +6,5 @@ from tests.remote.test_hostile_bodies import check_attacks
 
 
 def test_hostile_body_raises_typed_error_in_bounded_memory() -> None:
-    check_attacks("litellm", "litellm-http")
+    # The openai package's own parser of events takes 4 s for an event of 16 MiB that comes in pieces.
+    check_attacks("litellm", "litellm-http", max_cpu=10)
