@@ -81,7 +81,8 @@ def saved(draw: st.DrawFn, canary: Path, model_id: str, classes: tuple[str, ...]
     hostile = hostile_settings(canary)
     names = ("OpenAIServerModel", "os.system", f"{CANARY}.M", "Model", "", 7, None)
     used = draw(st.sampled_from(names)) if draw(st.integers(0, 19)) == 0 else draw(st.sampled_from(classes))
-    data: dict[Any, Any] = {"class": used, "model_id": model_id if draw(st.integers(0, 5)) else draw(junk)}
+    # Without a model_id, llama.cpp would load the large default weights.
+    data: dict[Any, Any] = {"class": used, "model_id": model_id if draw(st.integers(0, 5)) else draw(junk) or model_id}
     for name in draw(st.lists(st.sampled_from(sorted(_PLAIN)), max_size=3)):
         data[name] = _PLAIN[name]
     for name in draw(st.lists(st.sampled_from(sorted(hostile)), max_size=draw(st.sampled_from((0, 1, 1, 2))))):
