@@ -7,6 +7,7 @@ that is loaded before MLX's, for all libraries of the process, provides the name
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 from importlib.util import find_spec
 from pathlib import Path
@@ -21,6 +22,9 @@ def preload() -> dict[str, str]:
 def use_fast_products() -> None:
     """Let MLX use the fast product in this process. MLX must not have computed anything before."""
     if library := _library():
+        # Loaded later, llama.cpp's library would find torch's functions in the place of its own, and abort.
+        with contextlib.suppress(ImportError):
+            import xllamacpp  # noqa: F401
         ctypes.CDLL(str(library), mode=ctypes.RTLD_GLOBAL)
 
 
