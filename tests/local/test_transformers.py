@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -50,8 +51,12 @@ def model() -> Iterator[TransformersModel]:
 
 @pytest.fixture
 def fresh(model: TransformersModel) -> TransformersModel:
-    """The model with an empty prefix cache."""
-    model._engine().prefixes.clear()
+    """The model with an empty prefix cache. A call that has ended is removed from the batch, and then stored, later."""
+    engine, end = model._engine(), time.monotonic() + 20
+    while engine.busy and time.monotonic() < end:
+        time.sleep(0.01)
+    time.sleep(0.05)
+    engine.prefixes.clear()
     return model
 
 
