@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from modelport import LlamaCppModel, Model, OpenAIServerModel
+from modelport.testing import ScriptedModel
 from tests.runtime.calls import LONG, QUESTION, SOON, assert_free, text_of, wait_until
 from tests.servers.faults import Fault, FaultServer
 from tests.servers.llamacpp import LlamaServer
@@ -117,6 +118,7 @@ def test_close_closes_the_connection(server: FaultServer) -> None:
 
         model.generate_stream("hello").close()  # It had not started, so nothing was sent.
         assert server.requests == []
+        ScriptedModel("ok").generate("?")  # The event loop of synchronous calls runs now, and has sockets too.
         before = open_sockets()
         with model.generate_stream("hello") as stream:
             next(stream)
