@@ -13,7 +13,7 @@ from tests.fuzz.junk import junk
 
 #: The name of a module that does not exist. An import of it shows that saved data was imported.
 CANARY = "modelport_fuzz_canary"
-#: The port of every address in the data. Nothing may connect to it.
+#: The TCP port in each address of the data. Nothing may connect to it.
 HOSTILE_PORT = 9
 _URL, _REDIS = (f"{scheme}://127.0.0.1:{HOSTILE_PORT}" for scheme in ("http", "redis"))
 KEY = "sk-fuzz-0123456789"
