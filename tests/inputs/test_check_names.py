@@ -31,6 +31,7 @@ from modelport.inputs.vendor_parameters import SERVICES, services_by_parameter
 from modelport.remote.services import service_at
 from modelport.testing import ScriptedModel
 from tests.inputs.test_spelling import LONG, MIDDLE, edited
+from tests.properties import examples
 
 TOOL = {"name": "now", "description": "", "parameters": {"type": "object"}}
 
@@ -71,6 +72,7 @@ def test_misspelt_option_of_a_fallback_model_is_refused() -> None:
         FallbackModel([ScriptedModel("x"), ScriptedModel("y")])("?", temprature=0)  # type: ignore[call-overload]
 
 
+@examples(100)
 @given(st.sampled_from(MIDDLE + LONG), st.sampled_from([1, 2]), st.data())
 def test_each_edited_option_is_refused_with_a_suggestion(name: str, edits: int, data: Any) -> None:
     misspelt = name
@@ -301,6 +303,7 @@ def valid_response(request: Request) -> Any:
     return ChatMessage("assistant", tool_calls=[ChatMessageToolCall(function, "c1")])
 
 
+@examples(100)
 @given(CAPABILITIES, st.sets(st.sampled_from(sorted(OPTIONS)), max_size=5), st.sampled_from([None, "tools", "grammar"]))
 def test_no_option_vanishes(capabilities: Capabilities, names: set[str], more: str | None) -> None:
     """Each option is refused by an error, or sent, or replaced as documented, or named by a warning."""

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from modelport.inputs.parameters import BY_ANY_NAME
 from modelport.inputs.spelling import edit_distance, similar_names
+from tests.properties import examples
 
 LETTERS = string.ascii_lowercase + "_"
 LONG = sorted(name for name in BY_ANY_NAME if len(name) >= 10)
@@ -31,12 +32,14 @@ def edited(name: str, draw: Any) -> str:
     return name[:at] + name[at : at + 2][::-1] + name[at + 2 :]
 
 
+@examples(100)
 @given(st.sampled_from(MIDDLE + LONG), st.data())
 def test_one_edit_of_an_option_suggests_it(name: str, data: Any) -> None:
     if (misspelt := edited(name, data.draw)) not in BY_ANY_NAME:
         assert name in similar_names(misspelt, BY_ANY_NAME)
 
 
+@examples(100)
 @given(st.sampled_from(LONG), st.data())
 def test_two_edits_of_a_long_option_suggest_the_nearest_ones(name: str, data: Any) -> None:
     if (misspelt := edited(edited(name, data.draw), data.draw)) not in BY_ANY_NAME:
@@ -71,6 +74,7 @@ def test_name_that_differs_more_has_no_suggestion(name: str) -> None:
     assert similar_names(name, BY_ANY_NAME) == ()
 
 
+@examples(100)
 @given(st.text(LETTERS, max_size=12), st.text(LETTERS, max_size=12))
 def test_edit_distance_is_symmetric_and_at_most_the_longer_length(a: str, b: str) -> None:
     assert edit_distance(a, b) == edit_distance(b, a) <= max(len(a), len(b))

@@ -17,6 +17,7 @@ from modelport.remote.schema_subsets import AZURE, BEDROCK, OPENAI
 from modelport.schema.rules import CONSTRAINTS, SchemaRules, UnsupportedSchema, remove_optional_nulls
 from modelport.schema.validation import mismatch
 from modelport.types.capabilities import Capabilities
+from tests.properties import examples
 
 CLOSED = {"type": "object", "properties": {"a": {"type": "string"}}, "required": ["a"], "additionalProperties": False}
 
@@ -225,6 +226,7 @@ def value_of(schema: dict[str, Any], draw: Any) -> Any:
     return {"string": "2026-01-31", "integer": 3, "boolean": True, "null": None}[json_type]
 
 
+@examples(100)
 @given(SCHEMAS, st.sampled_from([OPENAI, AZURE, BEDROCK]), st.data())
 def test_rewrite_values_of_rewritten_schema_are_valid_for_original(schema: Any, rules: SchemaRules, data: Any) -> None:
     original = {"type": "object", "properties": {"it": schema}, "required": ["it"]}
