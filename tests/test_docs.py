@@ -73,7 +73,9 @@ def test_shell_block_runs_or_names_existing_extras_and_scripts(block: Block, env
 
 
 def is_project_script(words: list[str]) -> bool:
-    """Return whether a command runs a script or a module of this project, which has tests of its own."""
+    """Return whether a command runs tests, a script or a module of this project."""
+    if words[0] == "pytest":
+        return (ROOT / words[1]).is_file()
     if words[0] != "python":
         return False
     named = words[2].replace(".", "/") if words[1] == "-m" else words[1]

@@ -84,7 +84,8 @@ def test_calls_on_two_real_servers_are_distributed_and_agree() -> None:
         ]
         question = "What is the capital of France? Answer in one sentence."
         with LiteLLMRouterModel("g", deployments, temperature=0) as model:
-            answers = {model(question).content for _ in range(8)}
+            # The Router picks at random: 8 calls reach only one server in 1 of 128 runs, 25 in 1 of 16 million.
+            answers = {model(question).content for _ in range(25)}
             assert answers == {"The capital of France is Paris."}
             assert one.metrics()["tokens_predicted_total"] > 0 and two.metrics()["tokens_predicted_total"] > 0
 

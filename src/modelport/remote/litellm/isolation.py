@@ -24,7 +24,8 @@ LiteLLM's parameters `client` and `shared_session` can't do this: `client` needs
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Coroutine
+import sys
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from contextvars import ContextVar
 from functools import cached_property, wraps
@@ -136,9 +137,31 @@ def _install_response_hooks(client: Any) -> None:
     for http_client in inner:
         if hasattr(http_client, "event_hooks"):
             install_response_hook(http_client, bound_body=_reads_stream)
-            if hasattr(client, "event_hooks"):
-                # LiteLLM passes these hooks to the HTTP client that it makes after a lost connection.
-                client.event_hooks = http_client.event_hooks
+            if hasattr(client, "create_client"):
+                client.event_hooks = (
+                    http_client.event_hooks
+                )  # LiteLLM passes these hooks to a client that it makes anew.
+                client.create_client = _without_resending(client.create_client)
+
+
+def _without_resending(create_client: Callable[..., Any]) -> Callable[..., Any]:
+    """A replacement for a method by which LiteLLM makes an HTTP client.
+
+    After a lost connection, LiteLLM makes another client, sends the request once more, and closes this client before
+    the response has been read: a streaming response ends too early. The replacement raises the error of the connection
+    again, and `retry` decides whether the request is sent again.
+    """
+
+    @wraps(create_client)
+    def create(*args: Any, **kwargs: Any) -> Any:
+        import httpx
+
+        error = sys.exc_info()[1]
+        if isinstance(error, httpx.RemoteProtocolError | httpx.ConnectError):
+            raise error
+        return create_client(*args, **kwargs)
+
+    return create
 
 
 def _reads_stream() -> bool:

@@ -53,7 +53,7 @@ class LiteLLMModel(Model):
     Some faults can't be detected through LiteLLM. If a stream contains an error event whose data has no field `error`,
     the stream counts as interrupted. LiteLLM calls some providers with its own HTTP client (`hosted_vllm/…`, but not
     `openai/…`). For these, LiteLLM ignores broken events of a stream, and treats the end marker `[DONE]` as a finish
-    reason. It also sends a request once more if the connection was reset before the response started.
+    reason.
 
     Args:
         model_id: LiteLLM's name for the model, `provider/model`; by default `anthropic/claude-3-5-sonnet-20240620`.
