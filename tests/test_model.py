@@ -9,10 +9,12 @@ from typing import Any
 
 import pytest
 
+import modelport
 from modelport.errors import (
     InvalidRequest,
     InvalidToolCall,
     MalformedResponse,
+    MissingDependency,
     ModelError,
     ServerError,
     StreamInterrupted,
@@ -25,6 +27,27 @@ from modelport.types.messages import ChatMessage
 from modelport.types.request import Request
 from modelport.types.usage import TokenUsage
 from tests.echo import METHODS, Delta, EchoModel, each_method
+
+# --- construction -----------------------------------------------------------------------------------------------------
+
+
+#: What the constructors of some classes require besides a `model_id`.
+REQUIRED_SETTINGS: dict[str, dict[str, Any]] = {
+    "FallbackModel": {"models": [EchoModel(), EchoModel()]},
+    "LiteLLMRouterModel": {"model_list": [{"model_name": "g", "litellm_params": {"model": "openai/m"}}]},
+}
+
+
+@pytest.mark.parametrize("model_id", ["", 0, False, b"", []], ids=repr)
+@pytest.mark.parametrize("name", [name for name in modelport.__all__ if name.endswith("Model")])
+def test_model_id_that_names_nothing_is_refused(name: str, model_id: Any) -> None:
+    """Otherwise it would silently mean the default model."""
+    try:
+        with pytest.raises(InvalidRequest, match="model_id"):
+            getattr(modelport, name)(model_id=model_id, **REQUIRED_SETTINGS.get(name, {}))
+    except MissingDependency:
+        assert name.startswith(("LiteLLM", "MLX", "Transformers", "VLLM"))
+
 
 # --- calls ------------------------------------------------------------------------------------------------------------
 

@@ -10,6 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from modelport.calls import CallMethods
+from modelport.errors import InvalidRequest
 from modelport.inputs.options import normalise_options
 from modelport.inputs.parameters import BY_ANY_NAME, REASONING_EFFORTS
 from modelport.inputs.settings import check_kind
@@ -121,6 +122,8 @@ class Model(CallMethods, Storable):
         })  # fmt: skip
         check_kind(bool, allow_private_urls=allow_private_urls)
         check_kind(str, model_id=model_id, tool_name_key=tool_name_key, tool_arguments_key=tool_arguments_key)
+        if model_id == "":
+            raise InvalidRequest("model_id is empty: pass the name of a model", parameter="model_id")
         self._layers()
 
     def __init_subclass__(cls, **kwargs: Any) -> None:

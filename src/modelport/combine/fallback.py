@@ -115,7 +115,7 @@ class FallbackModel(Model):
         self.fallback_on: Any = _fallback_on_setting(fallback_on)
         self.on_interrupted, self.cooldown, self.hedge = on_interrupted, cooldown, hedge
         names = [model.model_id or type(model).__name__ for model in self.models]
-        super().__init__(model_id or " or ".join(names), retry=retry, **settings)
+        super().__init__(" or ".join(names) if model_id is None else model_id, retry=retry, **settings)
         self._set_up()
 
     def _set_up(self) -> None:

@@ -115,7 +115,9 @@ class LlamaCppModel(EngineModel["_LlamaCppEngine"]):
         progress: bool | None = None,
         **settings: Any,
     ) -> None:
-        super().__init__(name_or_path(model_id) if model_id else "HuggingFaceTB/SmolLM2-135M-Instruct", **settings)
+        super().__init__(
+            "HuggingFaceTB/SmolLM2-135M-Instruct" if model_id is None else name_or_path(model_id), **settings
+        )
         check_integers(minimum=1, context_length=context_length, parallel=parallel, threads=threads)
         check_bounds({"gpu_layers": gpu_layers})
         check_bounds(engine_params or {}, "engine_params")

@@ -116,8 +116,9 @@ class TransformersModel(TokenEngineModel["TransformersEngine"]):
         check_integers(minimum=0, prefix_cache_bytes=prefix_cache_bytes)
         if not {"max_tokens", "max_new_tokens", "max_completion_tokens"} & set(settings):
             settings["max_tokens"] = DEFAULT_MAX_TOKENS
-        name = name_or_path(model_id) if model_id else getattr(getattr(model, "config", None), "_name_or_path", None)
-        super().__init__(name or DEFAULT_MODEL, **settings)
+        if model_id is None:
+            model_id = getattr(getattr(model, "config", None), "_name_or_path", None) or DEFAULT_MODEL
+        super().__init__(name_or_path(model_id), **settings)
         self.device_map = device_map if isinstance(device_map, dict | None) else str(device_map)
         given_dtype = dtype if dtype is not None else torch_dtype
         self.dtype = None if given_dtype is None else str(given_dtype).removeprefix("torch.")

@@ -108,7 +108,7 @@ class LiteLLMModel(Model):
         require_litellm()
         check_kind(str, model_id=model_id, api_base=api_base)
         check_kind(bool, accept_missing_finish=accept_missing_finish)
-        model_id = model_id or DEFAULT_MODEL
+        model_id = DEFAULT_MODEL if model_id is None else model_id
         if api_base is not None and not api_base.startswith(("http://", "https://")):
             raise InvalidRequest(
                 f"api_base={api_base!r}: must be a URL such as 'http://localhost:8000/v1'",

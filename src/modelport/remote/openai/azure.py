@@ -110,7 +110,10 @@ class AzureOpenAIServerModel(OpenAIServerModel):
         self.azure_ad_token = None if token is None else Secret.from_value(token, _TOKEN_VARIABLE)
         self.azure_ad_token_provider = given["azure_ad_token_provider"]
         super().__init__(
-            model_id or self.azure_deployment, api_key=given["api_key"], client_kwargs=client_kwargs or None, **settings
+            self.azure_deployment if model_id is None else model_id,
+            api_key=given["api_key"],
+            client_kwargs=client_kwargs or None,
+            **settings,
         )
         if self._uses_token:
             self.api_key = None  # Otherwise a saved model would have a key and a token, which the constructor refuses.
