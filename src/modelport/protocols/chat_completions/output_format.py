@@ -9,13 +9,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from modelport.constrained.lark import as_lark
 from modelport.protocols.chat_completions.dialects import Dialect
+from modelport.protocols.openai_output import OUTPUT_TOOL as OUTPUT_TOOL
+from modelport.protocols.openai_output import OUTPUT_TOOL_DESCRIPTION, custom_tool_grammar, is_strict
 from modelport.schema.rules import is_any_object
-from modelport.types.output_types import Grammar, JSONSchema, Regex
-
-#: The name of the custom tool. What the model writes as input for this tool is the output of the call.
-OUTPUT_TOOL = "give_answer"
+from modelport.types.output_types import Grammar, JSONSchema
 
 
 def output_fields(output_type: Grammar, dialect: Dialect) -> dict[str, Any]:
@@ -36,42 +34,10 @@ def _schema_fields(output_type: JSONSchema) -> dict[str, Any]:
 
 
 def _custom_tool_fields(output_type: Grammar) -> dict[str, Any]:
-    """Return the fields that force a call of `OUTPUT_TOOL`, whose input OpenAI constrains to a grammar.
-
-    OpenAI takes regular expressions and Lark grammars in llguidance's syntax, in which modelport also writes them for
-    local engines.
-
-    See https://developers.openai.com/api/docs/guides/function-calling#context-free-grammars
-    """
-    if isinstance(output_type, Regex):
-        syntax, definition = "regex", output_type.for_engines()
-    else:
-        syntax, definition = "lark", as_lark(output_type)
-    input_format = {"type": "grammar", "grammar": {"syntax": syntax, "definition": definition}}
-    custom = {"name": OUTPUT_TOOL, "description": "Give the answer through this tool.", "format": input_format}
+    """Return the fields that force a call of `OUTPUT_TOOL`, whose input OpenAI constrains to a grammar."""
+    input_format = {"type": "grammar", "grammar": custom_tool_grammar(output_type)}
+    custom = {"name": OUTPUT_TOOL, "description": OUTPUT_TOOL_DESCRIPTION, "format": input_format}
     return {
         "tools": [{"type": "custom", "custom": custom}],
         "tool_choice": {"type": "custom", "custom": {"name": OUTPUT_TOOL}},
     }
-
-
-def is_strict(schema: Any) -> bool:
-    """Return whether OpenAI's strict mode accepts the schema.
-
-    Strict mode requires `additionalProperties: false` in each object, and every property in `required`.
-
-    See https://platform.openai.com/docs/guides/structured-outputs#supported-schemas
-
-    Args:
-        schema: A JSON schema, or any value inside one.
-    """
-    if isinstance(schema, list):
-        return all(map(is_strict, schema))
-    if not isinstance(schema, dict):
-        return True
-    if schema.get("type") == "object" or "properties" in schema:
-        properties = schema.get("properties", {})
-        if schema.get("additionalProperties") is not False or set(schema.get("required", ())) != set(properties):
-            return False
-        return all(map(is_strict, properties.values())) and is_strict(schema.get("$defs", {}))
-    return all(is_strict(value) for key, value in schema.items() if key not in ("const", "enum", "default", "examples"))
