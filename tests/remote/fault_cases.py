@@ -30,6 +30,7 @@ from tests.remote.outcomes import (
 )
 from tests.servers.bedrock import Converse, ConverseFault
 from tests.servers.faults import Fault
+from tests.servers.responses import Response, ResponsesFault
 
 TOOL = {
     "type": "function",
@@ -49,14 +50,17 @@ def script_by_wire(chat: FaultScript, converse: FaultScript) -> FaultScript:
     """Return a script for a fault that differs between the wire formats."""
 
     def script(wire: Wire) -> Sequence[Fault]:
-        return chat(wire) if wire is Fault else converse(wire)
+        return converse(wire) if wire is ConverseFault else chat(wire)
 
     return script
 
 
 def middle_of_fourth_event(wire: Wire) -> int:
     """Return the number of bytes up to the middle of the fourth event."""
-    return 700 if wire is Fault else sum(map(len, Converse().events()[:3])) + 50
+    if wire is Fault:
+        return 700
+    events = Response().events("m") if wire is ResponsesFault else Converse().events()
+    return sum(map(len, events[:3])) + 50
 
 
 NO_SCRIPT: FaultScript = lambda f: []  # noqa: E731
@@ -65,7 +69,7 @@ NON_STREAMING_ONLY = NotApplicable("a fault of non-streaming responses")
 UNREACHABLE, MALFORMED, TRUNCATED = Fails(ConnectionFailed, 3), Fails(MalformedResponse), Interrupted(MalformedResponse)
 BROKEN_ARGUMENTS = Fails(InvalidToolCall, 1, {"text": '{"city": "Par'})
 FIRST, IDLE = {"first_token_timeout": 0.3}, {"idle_timeout": 0.3}
-CHAT, CONVERSE = (Fault,), (ConverseFault,)
+CHAT, CONVERSE, RESPONSES = (Fault,), (ConverseFault,), (ResponsesFault,)
 _LATE_ERROR_EVENT = b'event: error\ndata: {"message": "overloaded", "code": 503}\n\n'
 _502 = {"status": 502}
 
@@ -218,6 +222,13 @@ FAULT_CASES = [
         wires=CHAT,
     ),
     FaultCase(
+        "9: no response.completed",
+        lambda f: [f.unfinished()],  # type: ignore[attr-defined]
+        MALFORMED,
+        Interrupted(MalformedResponse, ANSWER),
+        wires=RESPONSES,
+    ),
+    FaultCase(
         "10: malformed (half JSON, bad CRC)",
         lambda f: [f.malformed()],
         MALFORMED,
@@ -258,7 +269,7 @@ FAULT_CASES = [
         lambda f: [f.error_frame(code=None)],
         STREAMED_ONLY,
         Interrupted(ServerError),
-        wires=CHAT,
+        wires=(*CHAT, *RESPONSES),
     ),
     FaultCase(
         "11: error in an event of type error",
@@ -267,7 +278,16 @@ FAULT_CASES = [
         Interrupted(ServerError),
         wires=CHAT,
     ),
-    FaultCase("11: 200 with an error", lambda f: [f.error_frame()], Succeeds(2), NON_STREAMING_ONLY, wires=CHAT),
+    FaultCase(
+        "11: 200 with an error", lambda f: [f.error_frame()], Succeeds(2), NON_STREAMING_ONLY, wires=(*CHAT, *RESPONSES)
+    ),
+    FaultCase(
+        "11: response.failed",
+        lambda f: [f.failed()],  # type: ignore[attr-defined]
+        Succeeds(2),
+        Interrupted(ServerError),
+        wires=RESPONSES,
+    ),
     _exception("modelStreamErrorException", ServerError),
     _exception("serviceUnavailableException", ServerError),
     _exception("validationException", InvalidRequest),

@@ -18,6 +18,7 @@ from tests.remote.outcomes import ANSWER as ANSWER
 from tests.remote.outcomes import BEGINNING as BEGINNING
 from tests.remote.outcomes import Backend, Fails, FaultCase, Interrupted, NotApplicable, Outcome, Succeeds
 from tests.servers.bedrock import ConverseFault
+from tests.servers.responses import ResponsesFault
 
 #: The four ways to call a model.
 WAYS = ("sync", "sync streamed", "async", "async streamed")
@@ -48,6 +49,7 @@ _LITELLM_HTTP: dict[str, tuple[Outcome, str]] = {
 BACKENDS: dict[str, Backend] = {
     "openai": Backend(),
     "openai-sdk": Backend(),
+    "openai-responses": Backend(ResponsesFault),
     "azure": Backend(),
     "huggingface": Backend(),
     "bedrock": Backend(ConverseFault),

@@ -28,6 +28,7 @@ from tests.remote.matrix import BACKENDS, DEADLINE, expected
 from tests.remote.outcomes import ANSWER, Fails, FaultCase, NotApplicable, Outcome, Succeeds
 from tests.servers.bedrock import BedrockServer
 from tests.servers.faults import FaultServer
+from tests.servers.responses import ResponsesFault, ResponsesServer
 
 QUICK = RetryPolicy(attempts=3, base=0.01)
 KEY = "test-key-0123456789"
@@ -46,6 +47,12 @@ def _router(url: str, **settings: Any) -> Model:
 MODELS: dict[str, Callable[..., Any]] = {
     "openai": lambda server, **settings: OpenAIServerModel("m", server.base_url, KEY, **settings),
     "openai-sdk": lambda server, **settings: OpenAIServerModel("m", server.base_url, KEY, **SDK, **settings),
+    "openai-responses": lambda server, **settings: OpenAIServerModel(
+        "m", server.base_url, KEY, api="responses", **settings
+    ),
+    "openai-responses-sdk": lambda server, **settings: OpenAIServerModel(
+        "m", server.base_url, KEY, api="responses", **SDK, **settings
+    ),
     "azure": lambda server, **settings: AzureOpenAIServerModel("m", server.url, KEY, AZURE, **settings),
     "azure-sdk": lambda server, **settings: AzureOpenAIServerModel("m", server.url, KEY, AZURE, **SDK, **settings),
     "huggingface": lambda server, **more: InferenceClientModel("m", token=KEY, base_url=server.base_url, **more),
@@ -64,7 +71,9 @@ def model_for(server: FaultServer, backend: str, **settings: Any) -> Any:
 
 def server_for(backend: str) -> FaultServer:
     """Return a server with the wire format of a backend."""
-    return BedrockServer(api_key=KEY) if backend == "bedrock" else FaultServer()
+    if backend == "bedrock":
+        return BedrockServer(api_key=KEY)
+    return ResponsesServer() if BACKENDS[backend].wire is ResponsesFault else FaultServer()
 
 
 def ask(model: Model, way: str, **options: Any) -> ChatMessage:

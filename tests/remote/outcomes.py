@@ -9,6 +9,7 @@ from typing import Any
 from modelport.errors import ModelError
 from tests.servers.bedrock import ConverseFault
 from tests.servers.faults import Fault, Reply
+from tests.servers.responses import ResponsesFault
 
 #: The text of a complete response.
 ANSWER = Reply().text
@@ -102,7 +103,7 @@ class FaultCase:
     then: Callable[[Wire], Fault] | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
-    wires: tuple[Wire, ...] = (Fault, ConverseFault)
+    wires: tuple[Wire, ...] = (Fault, ConverseFault, ResponsesFault)
     special: str = ""
     stalls_in_error_body: bool = False
 

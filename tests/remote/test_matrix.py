@@ -24,8 +24,9 @@ MISSING_WAYS = {11: {"sync", "async"}, 12: {"sync streamed", "async streamed"}, 
 def servers() -> Iterator[dict[str, FaultServer]]:
     """The server of each backend."""
     with ExitStack() as stack:
-        chat, converse = (stack.enter_context(server_for(backend)) for backend in ("openai", "bedrock"))
-        servers = {backend: converse if backend == "bedrock" else chat for backend in BACKENDS}
+        names = ("openai", "openai-responses", "bedrock")
+        by_wire = {BACKENDS[name].wire: stack.enter_context(server_for(name)) for name in names}
+        servers = {name: by_wire[backend.wire] for name, backend in BACKENDS.items()}
         # The imports of a process's first call take half a second, which must not count for the time limits of a cell.
         for backend in ("openai-sdk", "huggingface", "bedrock"):
             ask(model_for(servers[backend], backend), "async streamed")

@@ -28,6 +28,7 @@ class VendorOptions(TypedDict, total=False):
     apply_chat_template_kwargs: Mapping[str, Any] | None
     assistant_continue_message: Mapping[str, Any] | None
     audio: Mapping[str, Any] | None
+    background: bool | None
     bad_words: Sequence[str] | None
     bad_words_ids: Sequence[Sequence[int]] | None
     base_url: str | None
@@ -47,8 +48,10 @@ class VendorOptions(TypedDict, total=False):
     compliance: str | None
     compound_custom: Mapping[str, Any] | None
     context_length_exceeded_behavior: str | None
+    context_management: Sequence[Mapping[str, Any]] | None
     context_window_fallback_dict: Mapping[str, str] | None
     continue_final_message: bool | None
+    conversation: str | Mapping[str, Any] | None
     custom_llm_provider: str | None
     custom_logit_processor: str | Sequence[str] | None
     custom_params: Mapping[str, Any] | None
@@ -108,6 +111,7 @@ class VendorOptions(TypedDict, total=False):
     image_config: Mapping[str, Any] | None
     image_domain_filter: Sequence[str] | None
     image_format_filter: Sequence[str] | None
+    include: Sequence[str] | None
     include_domains: Sequence[str] | None
     include_reasoning: bool | None
     include_server_side_tool_invocations: bool | None
@@ -118,6 +122,7 @@ class VendorOptions(TypedDict, total=False):
     input_cost_per_second: float | None
     input_cost_per_token: float | None
     input_ids: Sequence[int] | None
+    instructions: str | None
     json_schema: Mapping[str, Any] | None
     kv_transfer_params: Mapping[str, Any] | None
     language_preference: str | None
@@ -135,6 +140,7 @@ class VendorOptions(TypedDict, total=False):
     lora: Sequence[Mapping[str, Any]] | None
     lora_path: str | Sequence[str] | None
     max_retries: int | None
+    max_tool_calls: int | None
     media_io_kwargs: Mapping[str, Any] | None
     merge_reasoning_content_in_choices: bool | None
     meta: Mapping[str, Any] | None
@@ -180,7 +186,9 @@ class VendorOptions(TypedDict, total=False):
     post_sampling_probs: bool | None
     prediction: Mapping[str, Any] | None
     preserve_thinking: bool | None
+    previous_response_id: str | None
     priority: int | None
+    prompt: Mapping[str, Any] | None
     promptVariables: Mapping[str, Any] | None
     prompt_cache_isolation_key: str | None
     prompt_cache_key: str | None
@@ -265,6 +273,7 @@ class VendorOptions(TypedDict, total=False):
     suppress_tokens: Sequence[int] | None
     t_max_predict_ms: int | None
     tags: Sequence[str] | None
+    text: Mapping[str, Any] | None
     thinking: Mapping[str, Any] | None
     thinking_budget: int | None
     thinking_budget_tokens: int | None
@@ -282,6 +291,7 @@ class VendorOptions(TypedDict, total=False):
     transforms: Sequence[str] | None
     translation_options: Mapping[str, Any] | None
     truncate_prompt_tokens: int | None
+    truncation: str | None
     truncation_side: str | None
     ttl: float | None
     typical_p: float | None

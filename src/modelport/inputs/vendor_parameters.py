@@ -56,6 +56,17 @@ SERVICES: Mapping[str, Service] = {
             """
         ),
     ),
+    "openai-responses": Service(
+        "OpenAI's Responses API",
+        "https://developers.openai.com/api/reference/resources/responses/methods/create",
+        _names(
+            """
+            background context_management conversation include instructions max_tool_calls metadata moderation
+            previous_response_id prompt prompt_cache_key prompt_cache_options prompt_cache_retention reasoning
+            safety_identifier service_tier store stream_options text truncation user verbosity
+            """
+        ),
+    ),
     "azure": Service(
         "Azure OpenAI",
         "https://learn.microsoft.com/en-us/azure/foundry/reference/rest/chat-create-chat-completion",

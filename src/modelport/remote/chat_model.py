@@ -11,13 +11,13 @@ out or give it another name, or the capability that needs the parameter is switc
 from __future__ import annotations
 
 import warnings
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
-from modelport.errors import InvalidRequest, NotFoundError
+from modelport.errors import InvalidRequest, ModelError, NotFoundError
 from modelport.inputs.parameters import REASONING_EFFORTS
 from modelport.inputs.settings import check_kind
 from modelport.inputs.vendor_parameters import parameters_of
@@ -28,6 +28,7 @@ from modelport.protocols.chat_completions.response import ChatResponseReader
 from modelport.remote.http.redaction import with_hidden_repr
 from modelport.remote.http.transport import ServiceCall, Transport
 from modelport.remote.profiles import PROFILES
+from modelport.remote.rejected_combinations import parameters_of_request, rejected_beside
 from modelport.remote.schema_subsets import OPENAI
 from modelport.remote.unconstrained_reasoning import RENDER_PATH, grammar_after_reasoning
 from modelport.types.capabilities import Capabilities
@@ -35,6 +36,22 @@ from modelport.types.deltas import ChatMessageStreamDelta
 from modelport.types.output_types import JSONSchema
 from modelport.types.request import Request
 from modelport.types.warnings import CallWarning
+
+
+class ResponseReader(Protocol):
+    """Reads one response of a wire format, non-streaming or in events, into deltas."""
+
+    def read_response(self, data: Any) -> ChatMessageStreamDelta:
+        """Return the one delta of a non-streaming response."""
+        ...
+
+    def read_chunk(self, data: Any) -> ChatMessageStreamDelta | None:
+        """Return the delta of an event, or `None` for an event that delivers nothing."""
+        ...
+
+    def finish(self) -> ChatMessageStreamDelta:
+        """Return the last delta."""
+        ...
 
 
 class ChatCompletionsModel(Model):
@@ -76,6 +93,9 @@ class ChatCompletionsModel(Model):
     _observed: Capabilities | None = None
     #: The parameters that the service has rejected. Later requests leave them out.
     _rejected_parameters: frozenset[str] = frozenset()
+    #: Parameters that the service has rejected beside others: pairs of a parameter and the others. Later requests leave
+    #: the parameter out if they have one of the others.
+    _rejected_combinations: frozenset[tuple[str, frozenset[str]]] = frozenset()
 
     def __init__(
         self,
@@ -144,11 +164,10 @@ class ChatCompletionsModel(Model):
         dialect = self._dialect
         if dialect.streams_always:
             request = request.replace(stream=True)
-        left_out = self._rejected_parameters
-        call = self._service_call(request, left_out)
+        left_out = self._left_out_of(request)
+        call, reader, notes = self._exchange(request, left_out)
         if dialect.constrains_reasoning and request.grammar is not None:
-            call = await self._with_unconstrained_reasoning(call, request)
-        reader = ChatResponseReader(self.accept_missing_finish)
+            call = await self._with_unconstrained_reasoning(call, request, left_out)
         try:
             if request.stream:
                 async with aclosing(self._transport.stream(call, reader.read_chunk)) as deltas:
@@ -159,17 +178,39 @@ class ChatCompletionsModel(Model):
             else:
                 last = await self._transport.call(call, reader.read_response)
             if left_out:
-                last.warnings = self._left_out_warnings(request, left_out)
+                notes = [*notes, *self._left_out_warnings(request, left_out)]
+            if notes:
+                last.warnings = [*(last.warnings or ()), *notes]
             yield last
         except InvalidRequest as error:
+            error.parameter = self._parameter_name(error.parameter, call)
             error.profile_updated = self._observe_rejection(error, request, left_out)
+            error.profile_updated = error.profile_updated or self._observe_missing_path(error, request, call)
             raise
         except NotFoundError as error:
+            error.profile_updated = self._observe_missing_path(error, request, call)
             if advice := self._not_found_advice():
                 error.args = (f"{error.message} {advice}",)
             raise
 
-    def _service_call(self, request: Request, left_out: frozenset[str]) -> ServiceCall:
+    def _exchange(
+        self, request: Request, left_out: frozenset[str]
+    ) -> tuple[ServiceCall, ResponseReader, Sequence[CallWarning]]:
+        """Return the request as the transport takes it, the reader of the response, and warnings for the message.
+
+        Args:
+            request: The request.
+            left_out: The parameters that are not sent.
+        """
+        call = self._service_call("chat/completions", request, left_out, self._chat_body)
+        return call, ChatResponseReader(self.accept_missing_finish), ()
+
+    def _chat_body(self, request: Request) -> dict[str, Any]:
+        return body_from(request, self._remote_model_id, self.dialect)
+
+    def _service_call(
+        self, path: str, request: Request, left_out: frozenset[str], body_from: Callable[[Request], dict[str, Any]]
+    ) -> ServiceCall:
         """Return the request as the transport takes it, without the parameters in `left_out`."""
         parameters = {name: value for name, value in request.parameters.items() if name not in left_out}
         headers, query, extra_body = [
@@ -182,25 +223,42 @@ class ChatCompletionsModel(Model):
         headers, query = [
             {name: with_hidden_repr(value) for name, value in values.items()} for values in (headers, query)
         ]
-        body = body_from(request, self._remote_model_id, self.dialect)
-        return ServiceCall("chat/completions", {**body, **extra_body}, headers, query)
+        return ServiceCall(path, {**body_from(request), **extra_body}, headers, query)
 
-    async def _with_unconstrained_reasoning(self, call: ServiceCall, request: Request) -> ServiceCall:
+    async def _with_unconstrained_reasoning(
+        self, call: ServiceCall, request: Request, left_out: frozenset[str]
+    ) -> ServiceCall:
         """Return the call, with a grammar that does not constrain the reasoning if the model may reason."""
         grammar = await grammar_after_reasoning(
-            call.body,
+            self._service_call(RENDER_PATH, request, left_out, self._chat_body).body,
             request,
             lambda body: self._transport.call(replace(call, path=RENDER_PATH, body=body), lambda rendered: rendered),
         )
         return replace(call, body={**call.body, "grammar": grammar}) if grammar else call
 
-    def _left_out_warnings(self, request: Request, left_out: frozenset[str]) -> list[CallWarning] | None:
-        """Return a warning for each parameter of the request that was left out, or `None` if there is none."""
+    def _left_out_of(self, request: Request) -> frozenset[str]:
+        """Return the parameters that are not sent: rejected ones, and those that are rejected beside others."""
+        if not self._rejected_combinations:
+            return self._rejected_parameters
+        sent = parameters_of_request(request)
+        rejected = {name for name, others in self._rejected_combinations if others & sent}
+        return self._rejected_parameters | rejected
+
+    def _left_out_warnings(self, request: Request, left_out: frozenset[str]) -> list[CallWarning]:
+        """Return a warning for each parameter of the request that was left out."""
         requested = left_out & {*request.parameters, "tool_choice" if request.tools else ""}
         return [
             CallWarning("left_out", name, f"{name} was left out, because {self.model_id} does not accept it.")
             for name in sorted(requested)
-        ] or None
+        ]
+
+    def _parameter_name(self, field: str | None, call: ServiceCall) -> str | None:
+        """Return modelport's name of the parameter that an error names by a field of the body."""
+        return field
+
+    def _observe_missing_path(self, error: ModelError, request: Request, call: ServiceCall) -> bool:
+        """Record that the path of the call does not exist, and return whether another run uses another path."""
+        return False
 
     def _observe_rejection(self, error: InvalidRequest, request: Request, left_out: frozenset[str]) -> bool:
         """Record that the service rejected a parameter, in this model's capabilities or in `_rejected_parameters`.
@@ -220,21 +278,30 @@ class ChatCompletionsModel(Model):
         # The request was made for the capabilities `planned`. Another call may have changed this model's capabilities
         # since then, to `current`.
         planned, current = request.capabilities, self.capabilities
-        before = current, self._rejected_parameters
+        before = current, self._rejected_parameters, self._rejected_combinations
+        others = rejected_beside(name, error.message, request)
         if name == "stop" and planned.stop:
             self._set_observed(current.replace(stop=False))
         elif name == "max_tokens" and "max_tokens" not in planned.renamed:
             self._set_observed(current.replace(renamed={**current.renamed, "max_tokens": "max_completion_tokens"}))
         elif name == "stream_options" and name not in planned.refused:
             self._set_observed(current.replace(refused=current.refused | {name}))
+        elif name == "response_format" and "tools" in others and planned.grammar_with_tools:
+            self._set_observed(current.replace(grammar_with_tools=False))
         elif name == "response_format" and request.grammar is not None and JSONSchema in planned.grammars:
             self._set_observed(current.replace(grammars=current.grammars - {JSONSchema}))
         elif (name in request.parameters or (name == "tool_choice" and request.tools)) and name not in left_out:
-            self._rejected_parameters |= {name}
+            if others:
+                self._rejected_combinations |= {(name, others)}
+            else:
+                self._rejected_parameters |= {name}
         else:
             return False
-        if (self.capabilities, self._rejected_parameters) != before:
-            warnings.warn(f"{self.model_id} rejects {name!r}; later requests do not send it", stacklevel=2)
+        if (self.capabilities, self._rejected_parameters, self._rejected_combinations) != before:
+            new_name = self.capabilities.renamed.get(name) if name == "max_tokens" else None
+            change = f"send it as {new_name!r}" if new_name else "do not send it"
+            beside = f" beside {', '.join(map(repr, sorted(others)))}" if others else ""
+            warnings.warn(f"{self.model_id} rejects {name!r}{beside}; later requests {change}{beside}", stacklevel=2)
         return True
 
     def _set_observed(self, capabilities: Capabilities) -> None:

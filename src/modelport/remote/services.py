@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fnmatch import fnmatchcase
+from functools import lru_cache
 from urllib.parse import urlsplit
 
 #: A pattern of host names -> the service's key in `inputs.vendor_parameters.SERVICES`.
@@ -40,6 +41,7 @@ _HOSTS = {
 }
 
 
+@lru_cache(64)
 def service_at(url: str | None) -> str | None:
     """Return the key of the service at this address, or `None` if it is not known."""
     try:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from modelport.types.provider_data import ProviderData
 from pydantic import TypeAdapter
 
 from modelport.inputs.messages import normalise_messages
 from modelport.protocols.responses.items import input_items
 from modelport.types.messages import ChatMessage, ChatMessageToolCall, ChatMessageToolCallFunction
-from modelport.types.provider_data import ProviderData
 
 THOUGHT = {"type": "reasoning", "id": "rs_1", "summary": [], "encrypted_content": "gAAA"}
 CALL = {
@@ -105,9 +105,7 @@ def test_dropped_call_is_not_sent_nor_its_reasoning() -> None:
 
 def test_changed_call_is_sent_instead_of_the_item() -> None:
     message = returned(THOUGHT, CALL, calls=[function_call(arguments={"a": 2})])
-    assert items_of(message) == [
-        {"type": "function_call", "call_id": "call_1", "name": "f", "arguments": '{"a": 2}'}
-    ]
+    assert items_of(message) == [{"type": "function_call", "call_id": "call_1", "name": "f", "arguments": '{"a": 2}'}]
 
 
 def test_output_of_the_output_tool_is_sent_as_text() -> None:

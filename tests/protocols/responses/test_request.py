@@ -19,6 +19,7 @@ from modelport.types.content import Attachment, Image, Text
 from modelport.types.messages import ChatMessage
 from modelport.types.request import Request
 
+NO_REASONING = Capabilities()
 REASONING = Capabilities(reasoning=True)
 PLAIN = {"model": "gpt-5", "input": [{"role": "user", "content": "Hello"}], "store": False}
 ENCRYPTED = ["reasoning.encrypted_content"]
@@ -32,7 +33,7 @@ OPEN = {"type": "object", "properties": {"a": {"type": "string"}}}
 CUSTOM = {"type": "custom", "name": "give_answer", "description": "Give the answer through this tool."}
 
 
-def body(messages: Any = "Hello", *, capabilities: Capabilities = Capabilities(), **values: Any) -> dict[str, Any]:
+def body(messages: Any = "Hello", *, capabilities: Capabilities = NO_REASONING, **values: Any) -> dict[str, Any]:
     """Return the body of a request, after the openai package's types have accepted it."""
     from openai.types.responses.response_create_params import ResponseCreateParams
 

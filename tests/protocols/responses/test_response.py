@@ -170,7 +170,11 @@ def test_output_without_pieces_is_emitted(output: list[dict[str, Any]], kept: st
     whole = read_body(response(*output))
     events = [event for event in events_of(*output) if event["type"].endswith(endings.get(kept, ("completed",)))]
     message = read_stream(events)
-    assert (message.content, message.reasoning, message.tool_calls) == (whole.content, whole.reasoning, whole.tool_calls)
+    assert (message.content, message.reasoning, message.tool_calls) == (
+        whole.content,
+        whole.reasoning,
+        whole.tool_calls,
+    )
     assert message.provider_data == whole.provider_data
 
 

@@ -22,7 +22,7 @@ _POLL_S = 0.005
 class FaultServer:
     """The fault server. It listens between `__enter__` and `__exit__`."""
 
-    paths: ClassVar[tuple[str, ...]] = ("/chat/completions",)
+    paths: ClassVar[tuple[str, ...]] = ("/chat/completions", "/responses")
     """The ends of the paths that the script applies to."""
 
     def __init__(self) -> None:

@@ -30,7 +30,11 @@ _CALLS = ("function_call", "custom_tool_call")
 
 
 def input_items(
-    messages: Iterable[ChatMessage], *, service: str | None = None, keeps_ids: bool = False, sends_reasoning: bool = False
+    messages: Iterable[ChatMessage],
+    *,
+    service: str | None = None,
+    keeps_ids: bool = False,
+    sends_reasoning: bool = False,
 ) -> list[dict[str, Any]]:
     """Return the items of a conversation.
 

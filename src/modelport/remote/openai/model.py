@@ -1,4 +1,4 @@
-"""A model on OpenAI, or on any OpenAI-compatible server.
+"""A model on OpenAI, or on any OpenAI-compatible server: by chat completions, or by the Responses API.
 
 Requests go through modelport's own HTTP transport. If the caller passes `client` or `client_kwargs`, requests go
 through the `openai` package (`sdk`) instead. In both cases the same environment variables apply.
@@ -8,20 +8,41 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Awaitable, Callable, Mapping
+import warnings
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, ClassVar
+from urllib.parse import urlsplit
 
-from modelport.errors import AuthenticationError, InvalidRequest
+from modelport.errors import AuthenticationError, InvalidRequest, ModelError
 from modelport.inputs.settings import check_kind
+from modelport.inputs.vendor_parameters import parameters_of
 from modelport.layers.retry import RetryPolicy
-from modelport.remote.chat_model import ChatCompletionsModel
+from modelport.protocols.responses.errors import is_about_missing_item, needs_responses
+from modelport.protocols.responses.request import parameter_name
+from modelport.remote.chat_model import ChatCompletionsModel, ResponseReader
 from modelport.remote.http.packages import require
 from modelport.remote.http.redaction import with_hidden_repr
 from modelport.remote.http.requests import check_headers, check_url
-from modelport.remote.http.transport import HTTPTransport, Transport
+from modelport.remote.http.transport import HTTPTransport, ServiceCall, Transport
+from modelport.remote.openai import responses
+from modelport.remote.openai.api_choice import (
+    API_SETTINGS,
+    NEED_TEXTS,
+    OWN_SERVICES,
+    ApiSetting,
+    Need,
+    need_by_refusal,
+    need_of,
+    needs_responses_api,
+    responses_capabilities,
+)
 from modelport.remote.services import service_at
 from modelport.runtime.threads import in_thread
 from modelport.secrets import Secret
+from modelport.types.capabilities import Capabilities
+from modelport.types.provider_data import ProviderData
+from modelport.types.request import Request
+from modelport.types.warnings import CallWarning
 
 OPENAI_URL = "https://api.openai.com/v1"
 #: Added to the error about a missing key if requests do not go to OpenAI's own address.
@@ -29,7 +50,7 @@ _ANY_KEY_WILL_DO = " If your server needs no key, pass any text, such as 'none'.
 
 
 class OpenAIServerModel(ChatCompletionsModel):
-    """A model on any server with OpenAI's chat completions.
+    """A model on any server with OpenAI's chat completions, or with OpenAI's Responses API.
 
     By default aiohttp sends the requests. With `client` or `client_kwargs`, the `openai` package sends them. In both
     cases keys, the environment variables `OPENAI_*`, proxies and TLS settings work as in the `openai` package, except
@@ -41,6 +62,10 @@ class OpenAIServerModel(ChatCompletionsModel):
         api_key: The key, or a function (also async) that returns the key; by default `OPENAI_API_KEY`.
         organization: The ID of the organization; by default `OPENAI_ORG_ID`.
         project: The ID of the project; by default `OPENAI_PROJECT_ID`.
+        api: `chat` for chat completions, `responses` for the Responses API. `auto` uses chat completions, except for
+            requests that need the Responses API: by the model's name, on OpenAI's and Azure's own addresses only; after
+            an error that names the Responses API; for conversations that have items of it; and, on OpenAI and Azure,
+            for parameters that only this API has, such as `previous_response_id` or `truncation`.
         client: An `openai.OpenAI` or `openai.AsyncOpenAI` that sends the requests.
         client_kwargs: Settings of an `openai.AsyncOpenAI` that modelport makes, as
             `{"timeout": 20, "http_client": …}`. The package's own retries are switched off. If `max_retries` is among
@@ -70,6 +95,10 @@ class OpenAIServerModel(ChatCompletionsModel):
             "base_url", "default_headers", "default_query", "max_retries", "organization", "project", "timeout",
         })
     }  # fmt: skip
+    #: Which requests the service refused as chat completions, naming the Responses API.
+    _observed_needs: frozenset[Need] = frozenset()
+    #: Whether the service has no Responses API, as a response to a request has shown.
+    _has_no_responses = False
     #: The environment variable from which the key is read if no `api_key` is passed.
     key_variable: ClassVar[str] = "OPENAI_API_KEY"
 
@@ -83,6 +112,7 @@ class OpenAIServerModel(ChatCompletionsModel):
         client: Any = None,
         client_kwargs: Mapping[str, Any] | None = None,
         *,
+        api: ApiSetting = "auto",
         default_headers: Mapping[str, str] | None = None,
         default_query: Mapping[str, Any] | None = None,
         **settings: Any,
@@ -111,6 +141,9 @@ class OpenAIServerModel(ChatCompletionsModel):
                     "api_base: errors would show parameters in the URL; pass them as default_query={…}"
                 )
         check_headers(default_headers or {})
+        if api not in API_SETTINGS:
+            raise InvalidRequest(f"api={api!r} is unknown; it must be one of {', '.join(API_SETTINGS)}")
+        self.api = api
         self.api_base = api_base
         self.api_key: Any = api_key if callable(api_key) else Secret.from_value(api_key, self.key_variable)
         self.organization = organization
@@ -135,10 +168,105 @@ class OpenAIServerModel(ChatCompletionsModel):
         return HTTPTransport(base_url or OPENAI_URL, self._headers, self.default_query)
 
     @property
-    def _service(self) -> str | None:
+    def _url(self) -> str:
+        """The base URL."""
         client_url = (self.client_kwargs or {}).get("base_url") or getattr(self.client, "base_url", None)
-        url = client_url or self.api_base or os.environ.get("OPENAI_BASE_URL") or OPENAI_URL
-        return self.dialect or service_at(str(url))
+        return str(client_url or self.api_base or os.environ.get("OPENAI_BASE_URL") or OPENAI_URL)
+
+    @property
+    def _service(self) -> str | None:
+        return self.dialect or service_at(self._url)
+
+    @property
+    def _provider_service(self) -> str | None:
+        """The service to which provider data belongs: its name if it is known, else the host of its address."""
+        return service_at(self._url) or urlsplit(self._url).hostname
+
+    def _declare(self) -> Capabilities:
+        declared, service = super()._declare(), self._service
+        if self.api == "responses" or (self.api == "auto" and need_of(self.model_id, service) == "always"):
+            return responses_capabilities(declared, self.dialect)
+        if self.api == "auto" and service in OWN_SERVICES:
+            extra = (declared.extra_parameters or frozenset()) | parameters_of("openai-responses")
+            return declared.replace(extra_parameters=extra)
+        return declared
+
+    # --- chat completions or Responses --------------------------------------------------------------------------------
+
+    def _uses_responses(self, request: Request) -> bool:
+        """Return whether a request goes to the Responses API."""
+        if self.api == "chat" or self._has_no_responses:
+            return False
+        if self.api == "responses":
+            return True
+        needs = (*self._observed_needs, need_of(self.model_id, self._service))
+        return needs_responses_api(request, needs, self._service)
+
+    @property
+    def _responses_path(self) -> str:
+        return "responses"
+
+    def _exchange(
+        self, request: Request, left_out: frozenset[str]
+    ) -> tuple[ServiceCall, ResponseReader, Sequence[CallWarning]]:
+        if not self._uses_responses(request):
+            return super()._exchange(request, left_out)
+        service, dialect = self._provider_service, None if self.dialect is None else self._dialect
+
+        def body(request: Request) -> dict[str, Any]:
+            return responses.body_of(request, self._remote_model_id, service, dialect, left_out)
+
+        call = self._service_call(self._responses_path, request, left_out, body)
+        return call, responses.new_reader(service), responses.warnings_for(request)
+
+    def accepts_provider_data(self, data: ProviderData) -> bool:
+        """Return whether the service returned this data; see `Model.accepts_provider_data`."""
+        if data.protocol != "responses":
+            return super().accepts_provider_data(data)
+        return self.api != "chat" and not self._has_no_responses and data.fits("responses", self._provider_service)
+
+    def _parameter_name(self, field: str | None, call: ServiceCall) -> str | None:
+        return parameter_name(field) if call.path == self._responses_path else field
+
+    def _observe_rejection(self, error: InvalidRequest, request: Request, left_out: frozenset[str]) -> bool:
+        name = error.parameter
+        if self._observe_need(error, request):
+            return True
+        # modelport adds these two fields to requests of the Responses API by itself.
+        if name in ("store", "include") and name not in request.parameters and name not in left_out:
+            self._rejected_parameters |= {name}
+            return True
+        return super()._observe_rejection(error, request, left_out)
+
+    def _observe_missing_path(self, error: ModelError, request: Request, call: ServiceCall) -> bool:
+        if self._observe_need(error, request):
+            return True
+        if self.api != "auto" or call.path != self._responses_path or error.status not in (404, 405):
+            return False
+        if is_about_missing_item(error.message):
+            return False
+        if not self._has_no_responses:
+            self._has_no_responses = True
+            warnings.warn(f"{self.model_id}: the service has no Responses API; later requests use chat completions",
+                          stacklevel=2)  # fmt: skip
+        return True
+
+    def _observe_need(self, error: ModelError, request: Request) -> bool:
+        """Record that the service refused a chat completion and named the Responses API, and return whether it did."""
+        if self.api != "auto" or self._has_no_responses:
+            return False
+        if not needs_responses(error.message):
+            return False
+        need = need_by_refusal(request, error.message)
+        if need not in self._observed_needs:
+            self._observed_needs |= {need}
+            warnings.warn(f"{self.model_id} needs the Responses API for {NEED_TEXTS[need]}; later requests go there",
+                          stacklevel=2)  # fmt: skip
+        return True
+
+    def _not_found_advice(self) -> str:
+        is_fixed = self.api == "responses"
+        return "If the server does not have the Responses API, pass api='chat' or api='auto'." if is_fixed else ""
 
     def _make_client(self) -> Any:
         """Return a client of the `openai` package."""

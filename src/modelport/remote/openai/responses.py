@@ -1,0 +1,40 @@
+"""Requests of `OpenAIServerModel` to the Responses API. The functions are pure."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+from modelport.protocols.chat_completions.dialects import Dialect, template_variables_for
+from modelport.protocols.chat_completions.errors import error_from
+from modelport.protocols.responses.items import has_cache_control
+from modelport.protocols.responses.request import body_from
+from modelport.protocols.responses.response import ResponsesReader
+from modelport.types.request import Request
+from modelport.types.warnings import CallWarning
+
+_NO_CACHE_CONTROL = CallWarning(
+    "left_out", "cache_control", "cache_control was not sent, because the Responses API does not have it."
+)
+
+
+def body_of(
+    request: Request, model_id: str | None, service: str | None, dialect: Dialect | None, left_out: Collection[str]
+) -> dict[str, Any]:
+    """Return the body of a request; see `protocols.responses.request.body_from` for the arguments."""
+    parameters = request.parameters
+    if dialect is not None and dialect.effort_in_template and "reasoning_effort" in parameters:
+        others = {name: value for name, value in parameters.items() if name != "reasoning_effort"}
+        variables = template_variables_for(parameters["reasoning_effort"], parameters.get("chat_template_kwargs"))
+        request = request.replace(parameters={**others, "chat_template_kwargs": variables})
+    return body_from(request, model_id, service=service, dialect=dialect, left_out=left_out)
+
+
+def new_reader(service: str | None) -> ResponsesReader:
+    """Return a reader of one response of this service."""
+    return ResponsesReader(error_from, service)
+
+
+def warnings_for(request: Request) -> list[CallWarning]:
+    """Return warnings about what is not sent to the Responses API."""
+    return [_NO_CACHE_CONTROL] if has_cache_control(request.messages) else []
