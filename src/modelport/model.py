@@ -19,6 +19,7 @@ from modelport.runtime.running_calls import calls_of, close_in_thread
 from modelport.saving import Storable, constructor_parameters
 from modelport.types.capabilities import Capabilities
 from modelport.types.deltas import ChatMessageStreamDelta
+from modelport.types.provider_data import ProviderData
 from modelport.types.request import Request
 
 if TYPE_CHECKING:
@@ -227,6 +228,14 @@ class Model(CallMethods, Storable):
 
         yield await run_generate(self.generate, request, type(self).__name__)
 
+    def accepts_provider_data(self, data: ProviderData) -> bool:
+        """Return whether this model can send this data of an earlier message to its service.
+
+        If not, the data is left out of the request, with a warning. A backend that puts provider data on its deltas
+        overrides this method.
+        """
+        return False
+
     @property
     def _implements_deltas(self) -> bool:
         return type(self).deltas is not Model.deltas
@@ -276,7 +285,7 @@ class Model(CallMethods, Storable):
         # What an author's own `generate` raises reaches the caller unchanged.
         backend = type(self).__name__ if self._implements_deltas else None
         retry = Retry(RetryPolicy.from_value(self.retry), may_queue=is_limited, backend=backend)
-        return [Adapt(self.allow_private_urls), retry, *limit, Stop()]
+        return [Adapt(self.allow_private_urls, self.accepts_provider_data), retry, *limit, Stop()]
 
 
 def _restore_limits(settings: Mapping[str, Any]) -> Any:

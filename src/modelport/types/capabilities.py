@@ -46,7 +46,7 @@ class Capabilities:
         reasoning_budget: Whether `reasoning_budget` is supported. If it is, a `reasoning_effort` that is not in
             `reasoning_efforts` is sent as a budget.
         sends_reasoning: Whether modelport sends the reasoning text of earlier messages back to the model. The data in
-            `ChatMessage.reasoning_details` does not depend on it.
+            `ChatMessage.provider_data` does not depend on it.
         usage: Whether the backend reports token usage.
         cached_tokens: Whether the backend reports how many tokens of the prompt were read from a cache.
         system_role: Whether system messages are supported. If not, each is merged into the user message after it.

@@ -123,7 +123,7 @@ def test_stream_accumulates_to_the_non_streaming_message(response: Converse) -> 
     streamed = accumulate([delta for delta in [*deltas, reader.finish()] if delta is not None])
     assert streamed == accumulate([ConverseResponseReader(CALL).read_response(json.loads(response.body()))])
     assert streamed.reasoning == (response.reasoning or None)
-    assert bool(streamed.reasoning_details) == (response.signed and bool(response.reasoning))
+    assert bool(streamed.provider_data) == (response.signed and bool(response.reasoning))
 
 
 ANY_JSON = st.recursive(

@@ -21,6 +21,7 @@ The rewritten deltas are emitted as they arrive, with two exceptions:
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from contextlib import aclosing
 from dataclasses import replace
 from typing import Any
@@ -32,6 +33,7 @@ from modelport.layers.adapt.capabilities import adapt_to_capabilities, needs_pla
 from modelport.layers.adapt.forced_tool import arguments_as_text
 from modelport.layers.adapt.plan import Plan, plan_for
 from modelport.layers.adapt.prompted_tools import read_calls
+from modelport.layers.adapt.provider_data import leave_out_foreign_data
 from modelport.layers.adapt.single_call import keep_first_call
 from modelport.layers.adapt.wrapping import unwrap_object
 from modelport.layers.base import Deltas, Next
@@ -42,6 +44,7 @@ from modelport.schema.validation import mismatch
 from modelport.types.deltas import ChatMessageStreamDelta, MessageBuilder, accumulate
 from modelport.types.messages import ChatMessage, MessageRole
 from modelport.types.output_types import Choice, Grammar, JSONSchema
+from modelport.types.provider_data import ProviderData
 from modelport.types.request import Request
 from modelport.types.tools import check_calls
 from modelport.types.usage import TokenUsage
@@ -58,10 +61,16 @@ class Adapt:
 
     Args:
         allow_private_urls: Whether images may be fetched from addresses that are not on the public internet.
+        accepts_provider_data: `Model.accepts_provider_data`. By default no provider data is sent.
     """
 
-    def __init__(self, allow_private_urls: bool = False) -> None:
+    def __init__(
+        self,
+        allow_private_urls: bool = False,
+        accepts_provider_data: Callable[[ProviderData], bool] = lambda data: False,
+    ) -> None:
         self._allow_private_urls = allow_private_urls
+        self._accepts_provider_data = accepts_provider_data
 
     def __call__(self, request: Request, next: Next) -> Deltas:
         """Send the request as its plan says, and validate the response.
@@ -72,6 +81,11 @@ class Adapt:
         """
         capabilities = request.capabilities
         warnings = check_parameter_names(request.parameters, capabilities)
+        for message in request.messages:
+            if message.provider_data is not None or message.tool_calls:  # A tool call may have provider data too.
+                request, left_out = leave_out_foreign_data(request, self._accepts_provider_data)
+                warnings = [*warnings, *left_out]
+                break
         if not needs_plan(request, capabilities):
             deltas = next(adapt_to_capabilities(request, capabilities))
             return _with_warnings(deltas, warnings) if warnings else deltas

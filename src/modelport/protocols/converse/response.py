@@ -6,7 +6,7 @@ returns the last delta. Parts of a response for which modelport has no field are
 non-streaming response, they can be read from `message.raw`.
 
 The text of reasoning is emitted as it arrives. A reasoning block is also collected with its signature, or its encrypted
-content (`redactedContent`), and emitted in `reasoning_details` when the block ends, because it must be sent back to the
+content (`redactedContent`), and emitted as provider data when the block ends, because it must be sent back to the
 service complete.
 
 See https://docs.aws.amazon.com/bedrock/latest/APIReference/API_runtime_ConverseStreamOutput.html
@@ -23,9 +23,12 @@ from modelport.errors import InvalidToolCall, MalformedResponse
 from modelport.protocols.converse.request import ConverseCall
 from modelport.types.deltas import ChatMessageStreamDelta, ChatMessageToolCallStreamDelta
 from modelport.types.messages import ChatMessageToolCallFunction
+from modelport.types.provider_data import ProviderData, join
 from modelport.types.usage import TokenUsage, token_count_from
 from modelport.types.warnings import CallWarning
 
+#: The name of this service in `ProviderData.service`.
+SERVICE = "bedrock"
 _FINISH_REASONS = {
     "end_turn": "stop", "stop_sequence": "stop", "tool_use": "tool_calls", "malformed_tool_use": "tool_calls",
     "max_tokens": "length", "model_context_window_exceeded": "length",
@@ -72,7 +75,7 @@ class ConverseResponseReader:
             delta.content = "".join(block.content or "" for block in blocks) or None
             delta.reasoning = "".join(block.reasoning or "" for block in blocks) or None
             delta.tool_calls = [call for block in blocks for call in block.tool_calls or ()] or None
-            delta.reasoning_details = [detail for block in blocks for detail in block.reasoning_details or ()] or None
+            delta.provider_data = join(block.provider_data for block in blocks if block.provider_data is not None)
             self._record_stop(response)
             self._record_usage(response)
         except (AttributeError, TypeError, KeyError, IndexError, ValueError) as error:
@@ -204,7 +207,7 @@ class ConverseResponseReader:
         return None
 
     def _finish_reasoning(self, index: int) -> ChatMessageStreamDelta | None:
-        """The delta with `reasoning_details` of a block that has ended; the next turn sends them back to the service.
+        """The delta with the provider data of a block that has ended; the next turn sends it back to the service.
 
         The result is `None` if the block is neither signed nor encrypted.
         """
@@ -215,7 +218,7 @@ class ConverseResponseReader:
             detail = {"reasoningText": {"text": reasoning.get("text", ""), "signature": reasoning["signature"]}}
         else:
             return None
-        return ChatMessageStreamDelta(reasoning_details=[detail])
+        return ChatMessageStreamDelta(provider_data=ProviderData("converse", (detail,), SERVICE))
 
     # --- stop reason and usage ----------------------------------------------------------------------------------------
 
