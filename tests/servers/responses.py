@@ -85,7 +85,11 @@ class Response:
 
 
 def _beginning(item: dict[str, Any]) -> dict[str, Any]:
-    empty = {"message": {"content": []}, "reasoning": {"summary": []}, "function_call": {"arguments": ""}}
+    empty: dict[str, dict[str, Any]] = {
+        "message": {"content": []},
+        "reasoning": {"summary": []},
+        "function_call": {"arguments": ""},
+    }
     return item | empty[item["type"]]
 
 

@@ -1,7 +1,7 @@
 """Recognises that a service rejects a parameter only beside another one. All functions are pure.
 
 An example is the text "Function tools with reasoning_effort are not supported": the model accepts the effort in a
-request without tools. Only the combination is then recorded, so that later requests still send the effort without tools.
+request without tools. Only the combination is then recorded, so that requests without tools still send the effort.
 """
 
 from __future__ import annotations

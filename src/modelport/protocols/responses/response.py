@@ -1,8 +1,8 @@
 """Reads responses and the events of streams into deltas.
 
-A response is a list of output items: messages, reasoning, tool calls, and calls of server-side tools. A stream announces
-each item (`response.output_item.added`), sends it in pieces, and then completely (`response.output_item.done`). The
-complete items become the provider data of the message.
+A response is a list of output items: messages, reasoning, tool calls, and calls of server-side tools. A stream
+announces each item (`response.output_item.added`), sends it in pieces, and then completely
+(`response.output_item.done`). The complete items become the provider data of the message.
 
 `ResponsesReader` reads OpenAI's format, and accepts these deviations of other servers:
 
@@ -23,7 +23,7 @@ import json
 import reprlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from modelport.errors import MalformedResponse, ModelError
 from modelport.protocols.openai_output import OUTPUT_TOOL
@@ -35,6 +35,7 @@ from modelport.types.provider_data import ProviderData
 from modelport.types.usage import TokenUsage, token_count_from
 from modelport.types.warnings import CallWarning
 
+T = TypeVar("T")
 #: `incomplete_details.reason` -> modelport's finish reason.
 _INCOMPLETE = {
     "max_output_tokens": "length", "max_tokens": "length", "max_messages": "length", "content_filter": "content_filter",
@@ -130,7 +131,7 @@ class ResponsesReader:
             last.provider_data = ProviderData("responses", tuple(item for _, item in self._done), self._service)
         return last
 
-    def _guarded(self, read: Callable[[Any], Any], data: Any) -> Any:
+    def _guarded(self, read: Callable[[Any], T], data: Any) -> T:
         try:
             return read(data)
         except (AttributeError, TypeError, KeyError, IndexError, ValueError) as error:
@@ -156,7 +157,7 @@ class ResponsesReader:
             raise self._error_from(*error_payload(response.get("error")))
         if status == "incomplete":
             reason = (response.get("incomplete_details") or {}).get("reason")
-            last.finish_reason = _INCOMPLETE.get(reason, "length")
+            last.finish_reason = _INCOMPLETE.get(str(reason), "length")
             if reason not in _INCOMPLETE:
                 text = f"The response is incomplete for a reason that modelport does not know: {reason!r}."
                 last.warnings = [CallWarning("other", None, text)]

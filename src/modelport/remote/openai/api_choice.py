@@ -1,8 +1,8 @@
 """Decides whether a request goes to chat completions or to the Responses API. The functions are pure.
 
 OpenAI's newer models answer some requests only on the Responses API. Which models do is known by name, but only for
-OpenAI's and Azure's own addresses: other services may serve models of the same name in another way. There, the Responses
-API is used only after a refusal that names it.
+OpenAI's and Azure's own addresses: other services may serve models of the same name in another way. There, the
+Responses API is used only after a refusal that names it.
 """
 
 from __future__ import annotations
