@@ -76,7 +76,7 @@ class UserModel(Model):
 
 #: The backends under test that run on such a server, by the prefix of the class.
 _ON_LLAMA_CPP = {
-    "openai": ("openai", "openai-sdk", "openai-sdk-2"), "azure": ("azure", "azure-sdk"),
+    "openai": ("openai", "openai-sdk", "openai-sdk-2", "openai-responses"), "azure": ("azure", "azure-sdk"),
     "huggingface": ("huggingface",),
 }  # fmt: skip
 _ON_VLLM = {"openai": ("openai-vllm",)}

@@ -32,7 +32,7 @@ NOT_CHECKED: dict[str, dict[str, str]] = {
     "openai-vllm": {"errors": "the backend openai checks them: the translation is the same"},
     **{
         name: dict.fromkeys(_REASONING_CHECKS, "as for openai")
-        for name in ("openai-sdk", "fallback", "azure", "azure-sdk", "huggingface")
+        for name in ("openai-sdk", "openai-responses", "fallback", "azure", "azure-sdk", "huggingface")
     },
     **litellm_subjects.NOT_CHECKED,
     **vllm_subjects.NOT_CHECKED,
@@ -96,6 +96,7 @@ SUBJECTS: dict[str, OpenSubject] = {
     "mlx-tools": lambda folder: subjects.local_mlx(chat_template=subjects.TOOLS_TEMPLATE),
     "openai": subjects.on_llamacpp_server,
     "openai-sdk": lambda folder: subjects.on_llamacpp_server(folder, client_kwargs={"timeout": 60}),
+    "openai-responses": lambda folder: subjects.on_llamacpp_server(folder, api="responses"),
     "openai-vllm": lambda folder: subjects.on_vllm_server(),
     "openai-mocked": lambda folder: subjects.on_mock_server(),
     "fallback": subjects.fallback,

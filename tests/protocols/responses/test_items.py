@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from modelport.types.provider_data import ProviderData
 from pydantic import TypeAdapter
 
 from modelport.inputs.messages import normalise_messages
 from modelport.protocols.responses.items import input_items
 from modelport.types.messages import ChatMessage, ChatMessageToolCall, ChatMessageToolCallFunction
+from modelport.types.provider_data import ProviderData
 
 THOUGHT = {"type": "reasoning", "id": "rs_1", "summary": [], "encrypted_content": "gAAA"}
 CALL = {
@@ -30,6 +30,11 @@ def without_ids(*items: dict[str, Any]) -> list[dict[str, Any]]:
     return [{key: value for key, value in item.items() if key != "id"} for item in items]
 
 
+def said(text: str) -> dict[str, Any]:
+    part = {"type": "output_text", "text": text, "annotations": []}
+    return {"type": "message", "role": "assistant", "content": [part]}
+
+
 def function_call(call_id: str = "call_1", arguments: Any = None, name: str = "f") -> ChatMessageToolCall:
     return ChatMessageToolCall(ChatMessageToolCallFunction({"a": 1} if arguments is None else arguments, name), call_id)
 
@@ -39,8 +44,9 @@ def items_of(*messages: Any, service: str | None = "openai", **options: Any) -> 
     from openai.types.responses.response_input_param import ResponseInputParam
 
     result = input_items(normalise_messages(list(messages)), service=service, **options)
-    with_ids = [{"id": "x", **item} if item.get("type") in ("reasoning", "message", "web_search_call") else item
-                for item in result]  # fmt: skip
+    required = {"id": "x", "status": "completed"}  # The types require them, and the services do not.
+    kinds = ("reasoning", "message", "web_search_call")
+    with_ids = [{**required, **item} if item.get("type") in kinds else item for item in result]
     TypeAdapter(ResponseInputParam).validate_python(with_ids)
     return result
 
@@ -60,10 +66,10 @@ def test_messages_without_provider_data() -> None:
     ) == [
         {"role": "system", "content": "Be brief."},
         {"role": "user", "content": "Hi"},
-        {"role": "assistant", "content": "Let me see."},
+        said("Let me see."),
         {"type": "function_call", "call_id": "call_1", "name": "f", "arguments": '{"a": 1}'},
         {"type": "function_call_output", "call_id": "call_1", "output": "3"},
-        {"role": "assistant", "content": "It is 3."},
+        said("It is 3."),
     ]
 
 
@@ -94,7 +100,7 @@ def test_items_given_by_hand_are_sent_to_every_service() -> None:
 
 
 def test_text_that_a_stop_sequence_truncated_replaces_the_item_and_its_reasoning() -> None:
-    assert items_of(returned(THOUGHT, ANSWER, content="It is")) == [{"role": "assistant", "content": "It is"}]
+    assert items_of(returned(THOUGHT, ANSWER, content="It is")) == [said("It is")]
 
 
 def test_dropped_call_is_not_sent_nor_its_reasoning() -> None:
@@ -109,11 +115,11 @@ def test_changed_call_is_sent_instead_of_the_item() -> None:
 
 
 def test_output_of_the_output_tool_is_sent_as_text() -> None:
-    assert items_of(returned(THOUGHT, OUTPUT_CALL, content="12")) == [{"role": "assistant", "content": "12"}]
+    assert items_of(returned(THOUGHT, OUTPUT_CALL, content="12")) == [said("12")]
 
 
 def test_text_of_a_forced_tool_is_sent_as_text() -> None:
-    assert items_of(returned(CALL, content='{"a":1}')) == [{"role": "assistant", "content": '{"a":1}'}]
+    assert items_of(returned(CALL, content='{"a":1}')) == [said('{"a":1}')]
 
 
 def test_custom_tool_call_gets_an_output_of_its_own_type() -> None:
@@ -141,7 +147,7 @@ def test_reasoning_that_says_nothing_without_its_id_is_not_sent() -> None:
 def test_reasoning_text_is_sent_to_models_that_expect_it() -> None:
     thought = {"type": "reasoning", "summary": [], "content": [{"type": "reasoning_text", "text": "Hm."}]}
     message = ChatMessage("assistant", "Yes", reasoning="Hm.")
-    assert items_of(message, sends_reasoning=True) == [thought, {"role": "assistant", "content": "Yes"}]
+    assert items_of(message, sends_reasoning=True) == [thought, said("Yes")]
 
 
 def test_images_of_tool_results_are_input_images() -> None:

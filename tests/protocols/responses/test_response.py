@@ -29,6 +29,13 @@ USAGE = {
     "input_tokens_details": {"cached_tokens": 10, "cache_write_tokens": 0},
     "output_tokens_details": {"reasoning_tokens": 12},
 }  # fmt: skip
+#: The fields of an item that has just begun.
+EMPTY: dict[str, dict[str, Any]] = {
+    "message": {"content": []},
+    "reasoning": {"summary": [], "encrypted_content": ""},
+    "function_call": {"arguments": ""},
+    "custom_tool_call": {"input": ""},
+}
 REFUSAL = ANSWER | {"content": [{"type": "refusal", "refusal": "I can't."}]}
 SUMMARY = THOUGHT | {"summary": [{"type": "summary_text", "text": "One."}, {"type": "summary_text", "text": "Two."}]}
 
@@ -46,16 +53,14 @@ def events_of(*items: dict[str, Any], end: str = "completed", **fields: Any) -> 
     events: list[dict[str, Any]] = [{"type": "response.created", "response": response(status="in_progress")}]
     for index, item in enumerate(items):
         at = {"output_index": index, "item_id": item["id"]}
-        kind = item["type"]
-        empty = {"message": {"content": []}, "reasoning": {"summary": [], "encrypted_content": ""},
-                 "function_call": {"arguments": ""}, "custom_tool_call": {"input": ""}}.get(kind, {})  # fmt: skip
+        empty = EMPTY.get(item["type"], {})
         events.append({"type": "response.output_item.added", "output_index": index, "item": item | empty})
         for number, part in enumerate(item.get("summary", ())):
             name, text = "response.reasoning_summary_text.delta", part["text"]
             events += [{"type": name, **at, "summary_index": number, "delta": piece} for piece in halves(text)]
         for number, part in enumerate(item.get("content", ())):
             name = "response.refusal.delta" if part["type"] == "refusal" else "response.output_text.delta"
-            logprobs = {} if part["type"] == "refusal" else {"logprobs": []}
+            logprobs: dict[str, Any] = {} if part["type"] == "refusal" else {"logprobs": []}
             text = part.get("text") or part.get("refusal")
             events += [{"type": name, **at, "content_index": number, "delta": piece, **logprobs}
                        for piece in halves(text)]  # fmt: skip
@@ -127,7 +132,7 @@ def test_calls_have_ids_names_and_arguments(output: list[dict[str, Any]]) -> Non
 def test_custom_tool_call_has_its_input_as_argument() -> None:
     item = OUTPUT_CALL | {"name": "run", "input": 'print("é\n😀")'}
     for message in (read_body(response(item)), read_stream(events_of(item))):
-        (call,) = message.tool_calls or ()
+        (call,) = message.tool_calls
         assert (call.function.name, call.function.arguments) == ("run", {"input": 'print("é\n😀")'})
 
 
@@ -158,7 +163,7 @@ def test_events_of_llama_cpp() -> None:
         {"type": "response.output_item.done", "item": item | {"arguments": '{"a":1}', "status": "completed"}},
         {"type": "response.completed", "response": {"object": "response", "status": "completed", "output": []}},
     ])  # fmt: skip
-    (call,) = message.tool_calls or ()
+    (call,) = message.tool_calls
     assert (call.id, call.function.arguments, message.token_usage) == ("fc_x", {"a": 1}, None)
 
 
@@ -210,6 +215,16 @@ def test_incomplete_response_has_finish_reason(reason: Any, finish: str, warned:
         read_stream(events_of(ANSWER, end="incomplete", **details)),
     ):
         assert (message.content, message.finish_reason, bool(message.warnings)) == ("It is 3.", finish, warned)
+
+
+@pytest.mark.parametrize(("max_tokens", "finish"), [(20, "length"), (21, "stop"), (None, "stop")])
+def test_server_without_incomplete_details_truncated_output_of_as_many_tokens(max_tokens: Any, finish: str) -> None:
+    data = response(ANSWER)
+    del data["incomplete_details"]
+    for read in ("read_response", "read_chunk"):
+        reader = ResponsesReader(error_from, max_tokens=max_tokens)
+        getattr(reader, read)(data if read == "read_response" else {"type": "response.completed", "response": data})
+        assert reader.finish().finish_reason == finish
 
 
 @pytest.mark.parametrize("count", range(1, 5))

@@ -126,7 +126,9 @@ def _without_id(item: dict[str, Any]) -> dict[str, Any]:
 
 
 def _message(text: str) -> dict[str, Any]:
-    return {"role": "assistant", "content": text}
+    # Some servers, such as llama.cpp's, do not accept a string as the content of an assistant's message.
+    part = {"type": "output_text", "text": text, "annotations": []}
+    return {"type": "message", "role": "assistant", "content": [part]}
 
 
 def _call(call: ChatMessageToolCall) -> dict[str, Any]:

@@ -10,6 +10,8 @@ announces each item (`response.output_item.added`), sends it in pieces, and then
   Copilot's `item_id` changes with each event.
 - Text, reasoning or arguments may come only with the complete item, or only with the complete response.
 - The arguments of a tool call may come parsed.
+- A server without `incomplete_details`, such as llama.cpp's, does not say that it truncated the output. Then output of
+  as many tokens as the request allowed counts as truncated.
 
 A stream that ends before `response.completed` was interrupted. All other events (of server-side tools, of annotations
 and of audio) are ignored.
@@ -65,10 +67,16 @@ class ResponsesReader:
     Args:
         error_from: Returns the exception for the code and the body of an error.
         service: The name of the service, for the provider data.
+        max_tokens: The most tokens of output that the request allowed, if it said so.
     """
 
-    def __init__(self, error_from: Callable[[Any, Any], ModelError], service: str | None = None) -> None:
-        self._error_from, self._service = error_from, service
+    def __init__(
+        self,
+        error_from: Callable[[Any, Any], ModelError],
+        service: str | None = None,
+        max_tokens: int | None = None,
+    ) -> None:
+        self._error_from, self._service, self._max_tokens = error_from, service, max_tokens
         #: Collects token usage, finish reason and provider data until `finish` returns it.
         self._last_delta = ChatMessageStreamDelta()
         self._is_complete = False
@@ -165,6 +173,9 @@ class ResponsesReader:
             raise ValueError(f"its status is {status!r}")
         if usage := response.get("usage"):
             last.token_usage = usage_from(usage)
+            count = last.token_usage.output_tokens
+            if self._max_tokens and count and count >= self._max_tokens and "incomplete_details" not in response:
+                last.finish_reason = "length"
         self._read_model(response)
         last.raw, self._is_complete = raw, True
 

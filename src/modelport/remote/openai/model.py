@@ -217,7 +217,7 @@ class OpenAIServerModel(ChatCompletionsModel):
             return responses.body_of(request, self._remote_model_id, service, dialect, left_out)
 
         call = self._service_call(self._responses_path, request, left_out, body)
-        return call, responses.new_reader(service), responses.warnings_for(request)
+        return call, responses.reader_for(call.body, service), responses.warnings_for(request)
 
     def accepts_provider_data(self, data: ProviderData) -> bool:
         """Return whether the service returned this data; see `Model.accepts_provider_data`."""

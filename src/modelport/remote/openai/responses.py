@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from modelport.protocols.chat_completions.dialects import Dialect, template_variables_for
@@ -30,9 +30,10 @@ def body_of(
     return body_from(request, model_id, service=service, dialect=dialect, left_out=left_out)
 
 
-def new_reader(service: str | None) -> ResponsesReader:
-    """Return a reader of one response of this service."""
-    return ResponsesReader(error_from, service)
+def reader_for(body: Mapping[str, Any], service: str | None) -> ResponsesReader:
+    """Return a reader of the response to a request."""
+    max_tokens = body.get("max_output_tokens")
+    return ResponsesReader(error_from, service, max_tokens if isinstance(max_tokens, int) else None)
 
 
 def warnings_for(request: Request) -> list[CallWarning]:
