@@ -23,8 +23,10 @@ from modelport.inputs.settings import check_kind
 from modelport.inputs.vendor_parameters import parameters_of
 from modelport.model import Model
 from modelport.protocols.chat_completions.dialects import DIALECTS, OPENAI_API, Dialect
+from modelport.protocols.chat_completions.history_rules import HistoryRules
 from modelport.protocols.chat_completions.request import body_from
 from modelport.protocols.chat_completions.response import ChatResponseReader
+from modelport.remote.history import observe_history_refusal, with_accepted_history
 from modelport.remote.http.redaction import with_hidden_repr
 from modelport.remote.http.transport import ServiceCall, Transport
 from modelport.remote.profiles import PROFILES
@@ -33,6 +35,7 @@ from modelport.remote.unconstrained_reasoning import RENDER_PATH, grammar_after_
 from modelport.types.capabilities import Capabilities
 from modelport.types.deltas import ChatMessageStreamDelta
 from modelport.types.output_types import JSONSchema
+from modelport.types.provider_data import ProviderData
 from modelport.types.request import Request
 from modelport.types.warnings import CallWarning
 
@@ -74,6 +77,8 @@ class ChatCompletionsModel(Model):
     client: Any = None
     #: The capabilities after the rejections of the service; `None` before the first of them. A copy keeps them.
     _observed: Capabilities | None = None
+    #: What the service requires and refuses in earlier messages; `None` before its first refusal.
+    _history_rules: HistoryRules | None = None
     #: The parameters that the service has rejected. Later requests leave them out.
     _rejected_parameters: frozenset[str] = frozenset()
 
@@ -134,6 +139,15 @@ class ChatCompletionsModel(Model):
         """The service's key in the table of vendor parameters; `None` if the service is not known."""
         return self.dialect
 
+    @property
+    def _provider(self) -> str | None:
+        """Who returns provider data, for `ProviderData.service`."""
+        return self._service
+
+    def accepts_provider_data(self, data: ProviderData) -> bool:
+        """Return whether this service returned the data; see `Model.accepts_provider_data`."""
+        return data.fits("chat_completions", self._provider)
+
     def _declare(self) -> Capabilities:
         declared = self.declared_capabilities.replace(**self._dialect.capabilities)
         extra = (declared.extra_parameters or frozenset()) | parameters_of(self._service) | declared.renamed.keys()
@@ -146,9 +160,11 @@ class ChatCompletionsModel(Model):
             request = request.replace(stream=True)
         left_out = self._rejected_parameters
         call = self._service_call(request, left_out)
+        body, history_warnings = with_accepted_history(self, call.body)
+        call = replace(call, body=body)
         if dialect.constrains_reasoning and request.grammar is not None:
             call = await self._with_unconstrained_reasoning(call, request)
-        reader = ChatResponseReader(self.accept_missing_finish)
+        reader = ChatResponseReader(self.accept_missing_finish, service=self._provider)
         try:
             if request.stream:
                 async with aclosing(self._transport.stream(call, reader.read_chunk)) as deltas:
@@ -160,9 +176,12 @@ class ChatCompletionsModel(Model):
                 last = await self._transport.call(call, reader.read_response)
             if left_out:
                 last.warnings = self._left_out_warnings(request, left_out)
+            last.warnings = [*(last.warnings or ()), *history_warnings] or None
             yield last
         except InvalidRequest as error:
-            error.profile_updated = self._observe_rejection(error, request, left_out)
+            error.profile_updated = observe_history_refusal(self, error, call.body) or self._observe_rejection(
+                error, request, left_out
+            )
             raise
         except NotFoundError as error:
             if advice := self._not_found_advice():
