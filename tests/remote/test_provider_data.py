@@ -142,8 +142,8 @@ def test_tool_loop_continues_after_failover_and_back(
 
 REFUSALS = [
     # Groq, https://github.com/janhq/jan/issues/8136
-    "'messages.1' : for 'role:assistant' the following must be satisfied[('messages.1' : property 'reasoning_content' is "
-    "unsupported)]",
+    "'messages.1' : for 'role:assistant' the following must be satisfied[('messages.1' : property "
+    "'reasoning_content' is unsupported)]",
     # Cerebras, https://github.com/Kilo-Org/kilocode/issues/10375
     "messages.1.assistant.reasoning_content: property 'messages.1.assistant.reasoning_content' is unsupported",
     "Unknown parameter: 'messages[1].reasoning_content'.",

@@ -1,14 +1,14 @@
 """Services that refuse a conversation unless they get back what they returned, unchanged.
 
-Each service answers a first and a second request with tool calls, and then with text. It answers 400, in its own words,
-if an earlier message of its own has changed, if a message of another service lacks what it requires, or if a message has
-a field that it does not know.
+Each service answers a first and a second request with tool calls, and then with text. It answers 400, in its own
+words, if an earlier message of its own has changed, if a message of another service lacks what it requires, or if a
+message has a field that it does not know.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -73,7 +73,7 @@ class StrictService:
             if calls and calls[0]["id"].startswith(self.name):
                 if not self._is_unchanged(message, self.service.turns[int(calls[0]["id"][len(self.name)])], body):
                     return self.service.missing
-            elif (calls and not self.service.accepts_foreign(message, body)) or (not calls and not self._is_own_text(message)):
+            elif not (self.service.accepts_foreign(message, body) if calls else self._is_own_text(message)):
                 return self.service.missing
         return None
 
@@ -129,7 +129,7 @@ def _event(delta: JSON, finish_reason: str | None = None) -> bytes:
 
 
 def _gemini() -> Service:
-    """See https://ai.google.dev/gemini-api/docs/thought-signatures: only the first of parallel calls has a signature."""
+    """See https://ai.google.dev/gemini-api/docs/thought-signatures: of parallel calls, only the first has one."""
 
     def signature(value: str) -> JSON:
         return {"extra_content": {"google": {"thought_signature": value}}}
@@ -202,8 +202,8 @@ def _proxy() -> Service:
 
     return Service(
         (turn("Look first."), turn("And again."), turn("Now I know.", FINAL_TEXT)),
-        "messages.1.content.0.type: Expected `thinking` or `redacted_thinking`, but found `tool_use`. When `thinking` is "
-        "enabled, a final `assistant` message must start with a thinking block",
+        "messages.1.content.0.type: Expected `thinking` or `redacted_thinking`, but found `tool_use`. When `thinking` "
+        "is enabled, a final `assistant` message must start with a thinking block",
         begins_with_thinking,
     )
 
@@ -253,8 +253,3 @@ REASONING = {
     "gemini": None, "openrouter": "Look first.", "deepseek": "I need the weather.", "proxy": "Look first.",
     "mistral": "Look first.", "databricks": "Look first.",
 }  # fmt: skip
-
-
-def names() -> Iterator[str]:
-    """Yield the names of the services."""
-    yield from SERVICES
