@@ -23,8 +23,10 @@ from modelport.inputs.settings import check_kind
 from modelport.inputs.vendor_parameters import parameters_of
 from modelport.model import Model
 from modelport.protocols.chat_completions.dialects import DIALECTS, OPENAI_API, Dialect
+from modelport.protocols.chat_completions.history_rules import HistoryRules
 from modelport.protocols.chat_completions.request import body_from
 from modelport.protocols.chat_completions.response import ChatResponseReader
+from modelport.remote.history import observe_history_refusal, with_accepted_history
 from modelport.remote.http.redaction import with_hidden_repr
 from modelport.remote.http.transport import ServiceCall, Transport
 from modelport.remote.profiles import PROFILES
@@ -34,6 +36,7 @@ from modelport.remote.unconstrained_reasoning import RENDER_PATH, grammar_after_
 from modelport.types.capabilities import Capabilities
 from modelport.types.deltas import ChatMessageStreamDelta
 from modelport.types.output_types import JSONSchema
+from modelport.types.provider_data import ProviderData
 from modelport.types.request import Request
 from modelport.types.warnings import CallWarning
 
@@ -91,6 +94,8 @@ class ChatCompletionsModel(Model):
     client: Any = None
     #: The capabilities after the rejections of the service; `None` before the first of them. A copy keeps them.
     _observed: Capabilities | None = None
+    #: What the service requires and refuses in earlier messages; `None` before its first refusal.
+    _history_rules: HistoryRules | None = None
     #: The parameters that the service has rejected. Later requests leave them out.
     _rejected_parameters: frozenset[str] = frozenset()
     #: Parameters that the service has rejected beside others: pairs of a parameter and the others. Later requests leave
@@ -154,6 +159,15 @@ class ChatCompletionsModel(Model):
         """The service's key in the table of vendor parameters; `None` if the service is not known."""
         return self.dialect
 
+    @property
+    def _provider(self) -> str | None:
+        """Who returns provider data, for `ProviderData.service`."""
+        return self._service
+
+    def accepts_provider_data(self, data: ProviderData) -> bool:
+        """Return whether this service returned the data; see `Model.accepts_provider_data`."""
+        return data.fits("chat_completions", self._provider)
+
     def _declare(self) -> Capabilities:
         declared = self.declared_capabilities.replace(**self._dialect.capabilities)
         extra = (declared.extra_parameters or frozenset()) | parameters_of(self._service) | declared.renamed.keys()
@@ -184,8 +198,11 @@ class ChatCompletionsModel(Model):
             yield last
         except InvalidRequest as error:
             error.parameter = self._parameter_name(error.parameter, call)
-            error.profile_updated = self._observe_rejection(error, request, left_out)
-            error.profile_updated = error.profile_updated or self._observe_missing_path(error, request, call)
+            error.profile_updated = (
+                ("messages" in call.body and observe_history_refusal(self, error, call.body))
+                or self._observe_rejection(error, request, left_out)
+                or self._observe_missing_path(error, request, call)
+            )
             raise
         except NotFoundError as error:
             error.profile_updated = self._observe_missing_path(error, request, call)
@@ -203,7 +220,9 @@ class ChatCompletionsModel(Model):
             left_out: The parameters that are not sent.
         """
         call = self._service_call("chat/completions", request, left_out, self._chat_body)
-        return call, ChatResponseReader(self.accept_missing_finish), ()
+        body, history_warnings = with_accepted_history(self, call.body)
+        reader = ChatResponseReader(self.accept_missing_finish, service=self._provider)
+        return replace(call, body=body), reader, history_warnings
 
     def _chat_body(self, request: Request) -> dict[str, Any]:
         return body_from(request, self._remote_model_id, self.dialect)

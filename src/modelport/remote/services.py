@@ -42,6 +42,16 @@ _HOSTS = {
 
 
 @lru_cache(64)
+def provider_at(url: str | None) -> str | None:
+    """Return who answers at this address, for `ProviderData.service`: a known service, or host and port."""
+    try:
+        address = urlsplit(url or "").netloc.rpartition("@")[2].lower()
+    except ValueError:
+        return None
+    return service_at(url) or address or None
+
+
+@lru_cache(64)
 def service_at(url: str | None) -> str | None:
     """Return the key of the service at this address, or `None` if it is not known."""
     try:

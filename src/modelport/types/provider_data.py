@@ -117,10 +117,9 @@ def provider_data_from(get: Callable[[str], Any], fields: Iterable[str]) -> Prov
         data = ProviderData.from_value(given)
     except ValueError as error:
         raise ValueError(f"'provider_data': {error}") from None
-    if data.protocol != "chat_completions" or not by_hand:
-        return data
-    # What the caller added by hand overrides the recorded fields.
-    return ProviderData(data.protocol, (*data.items, by_hand), data.service)
+    if by_hand:
+        raise ValueError(f"'provider_data' and {next(iter(by_hand))!r} exclude each other: pass one of them")
+    return data
 
 
 def _check_field(name: str, value: Any) -> None:

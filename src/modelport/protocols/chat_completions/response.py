@@ -6,7 +6,8 @@
   emitted once, with the finish reason, in the delta that `finish` returns.
 - A service may answer a streaming request with one complete message.
 - Content may be a list of parts, of which only the text is used.
-- Reasoning may be called `reasoning_content` or `reasoning`.
+- Reasoning may be called `reasoning_content` or `reasoning`, or be a part of the content. It is recorded as provider
+  data if the service may require it in later requests; see `provider_fields`.
 - Parallel tool calls may all have index 0, or no index at all. They are distinguished by their ids and names.
 - An error may come inside a response with status 200, or as a chunk of a stream.
 - A stream that ends without a finish reason may be incomplete. It is an error unless `accept_missing_finish` is set.
@@ -21,6 +22,7 @@ from typing import Any
 from modelport.errors import MalformedResponse
 from modelport.protocols.chat_completions.errors import error_from
 from modelport.protocols.chat_completions.output_format import OUTPUT_TOOL
+from modelport.protocols.chat_completions.provider_fields import ProviderFields, reasoning_text
 from modelport.types.deltas import ChatMessageStreamDelta, ChatMessageToolCallStreamDelta
 from modelport.types.messages import ChatMessageToolCallFunction
 from modelport.types.usage import TokenUsage, token_count_from
@@ -40,9 +42,11 @@ class ChatResponseReader:
     Args:
         accept_missing_finish: Whether a stream without a finish reason counts as complete, because the server never
             sends one.
+        service: The name of the service, for the provider data; `None` if it is not known.
     """
 
-    def __init__(self, accept_missing_finish: bool = False) -> None:
+    def __init__(self, accept_missing_finish: bool = False, *, service: str | None = None) -> None:
+        self._provider_fields = ProviderFields(service)
         self._accept_missing_finish = accept_missing_finish
         #: Collects token usage and finish reason until `finish` returns it.
         self._last_delta = ChatMessageStreamDelta()
@@ -74,6 +78,7 @@ class ChatResponseReader:
             last.token_usage, last.finish_reason, last.stop_sequence,
         )  # fmt: skip
         delta.model_id, delta.raw = last.model_id, last.raw
+        delta.provider_data = delta.provider_data or last.provider_data
         return delta
 
     def read_chunk(self, data: Any) -> ChatMessageStreamDelta | None:
@@ -95,6 +100,7 @@ class ChatResponseReader:
             MalformedResponse: The stream ended without a finish reason, and `accept_missing_finish` is not set.
         """
         last = self._last_delta
+        last.provider_data = self._provider_fields.take()
         if last.finish_reason is None:
             if not self._accept_missing_finish:
                 raise MalformedResponse(
@@ -135,12 +141,13 @@ class ChatResponseReader:
                 self._last_delta.stop_sequence = stop
         # A service may answer a streaming request with a complete message.
         message = choice.get(message_key) or choice.get("message") or {}
+        self._provider_fields.read(message)
         content = message.get("content")
         if isinstance(content, list):  # Mistral's reasoning models send a list of parts.
             content = "".join(part.get("text", "") for part in content if part.get("type") == "text")
         if refusal := message.get("refusal"):
             content, self._has_refusal = (content or "") + refusal, True
-        reasoning = message.get("reasoning_content") or message.get("reasoning")
+        reasoning = message.get("reasoning_content") or message.get("reasoning") or reasoning_text(message)
         if content is not None and not isinstance(content, str):
             raise TypeError(f"content is {type(content).__name__}, not a string")
         if reasoning is not None and not isinstance(reasoning, str):
@@ -161,8 +168,10 @@ class ChatResponseReader:
             # An empty message is a valid response, but an empty chunk delivers nothing.
             return ChatMessageStreamDelta() if "message" in choice else None
         return ChatMessageStreamDelta(
-            content=content or None, tool_calls=calls or None, reasoning=reasoning, logprobs=logprobs or None
-        )
+            content=content or None, tool_calls=calls or None, reasoning=reasoning, logprobs=logprobs or None,
+            # The output follows the reasoning, which is therefore complete.
+            provider_data=self._provider_fields.take() if content or calls else None,
+        )  # fmt: skip
 
     def _is_output(self, call: Any) -> bool:
         """Return whether a tool call, or a fragment of one, belongs to a call of `OUTPUT_TOOL`."""
@@ -184,6 +193,7 @@ class ChatResponseReader:
             id=call_id,
             type=kind if isinstance(kind := call.get("type"), str) and kind else "function",
             function=ChatMessageToolCallFunction(arguments=arguments if arguments is not None else "", name=name or ""),
+            provider_data=self._provider_fields.of_call(call),
         )
 
     def _index_of(self, service_index: int | None, call_id: str | None, name: str | None) -> int:

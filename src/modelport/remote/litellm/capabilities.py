@@ -11,6 +11,7 @@ from modelport.inputs.parameters import KNOWN_PARAMETERS
 from modelport.inputs.vendor_parameters import parameters_of
 from modelport.remote.litellm.package import litellm_package
 from modelport.remote.profiles import PROFILES
+from modelport.remote.services import provider_at
 from modelport.types.capabilities import Capabilities
 from modelport.types.output_types import JSONSchema
 
@@ -83,6 +84,22 @@ def known_capabilities(base: Capabilities, model_id: str, provider: str | None, 
     result = base.replace(**changes).with_profiles(model_id, PROFILES).replace(grammars=changes["grammars"])
     # A profile may rename `max_tokens` to `max_completion_tokens`, which not every provider accepts through LiteLLM.
     return result if "max_completion_tokens" in accepted else result.replace(renamed={})
+
+
+def service_of(model_id: str, provider: str | None, api_base: str | None) -> str:
+    """Who answers a model, for `ProviderData.service`.
+
+    LiteLLM passes chat completions of the provider `openai` on as they are. So the data is that of the address.
+    """
+    try:
+        _, provider, _, base = litellm_package().get_llm_provider(
+            model_id, custom_llm_provider=provider, api_base=api_base
+        )
+    except Exception:
+        base = api_base
+    if provider == "openai":
+        return provider_at(api_base or base) or "openai"
+    return f"litellm/{provider}"
 
 
 def _has_support_flags(row: Mapping[str, Any]) -> bool:

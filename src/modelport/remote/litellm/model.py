@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
+from functools import cached_property
 from typing import Any, ClassVar
 
 from modelport.errors import AuthenticationError, InvalidRequest, MalformedResponse, ModelError
@@ -11,8 +12,10 @@ from modelport.inputs.settings import check_kind
 from modelport.inputs.vendor_parameters import parameters_of
 from modelport.layers.retry import RetryPolicy
 from modelport.model import Model
+from modelport.protocols.chat_completions.history_rules import HistoryRules
 from modelport.protocols.chat_completions.request import body_from
 from modelport.protocols.chat_completions.response import ChatResponseReader
+from modelport.remote.history import observe_history_refusal, with_accepted_history
 from modelport.remote.http.connections import CONNECT_TIMEOUT
 from modelport.remote.http.redaction import HiddenStr
 from modelport.remote.http.requests import check_headers
@@ -21,6 +24,7 @@ from modelport.remote.litellm.capabilities import (
     SAVED_PARAMETERS,
     common_capabilities,
     known_capabilities,
+    service_of,
 )
 from modelport.remote.litellm.errors import model_error_from
 from modelport.remote.litellm.isolation import ClientIsolation
@@ -33,6 +37,7 @@ from modelport.secrets import Secret
 from modelport.types.capabilities import Capabilities
 from modelport.types.deltas import ChatMessageStreamDelta
 from modelport.types.output_types import JSONSchema
+from modelport.types.provider_data import ProviderData
 from modelport.types.request import Request
 
 #: The model if the caller names none: the default of the `smolagents` package.
@@ -93,6 +98,8 @@ class LiteLLMModel(Model):
     secret_settings: ClassVar[frozenset[str]] = frozenset({"api_key"})
     saved_parameters: ClassVar[frozenset[str] | None] = SAVED_PARAMETERS
     api_key: Secret | None = None
+    #: What the service requires and refuses in earlier messages; `None` before its first refusal.
+    _history_rules: HistoryRules | None = None
 
     def __init__(
         self,
@@ -139,6 +146,19 @@ class LiteLLMModel(Model):
         self.__dict__.update(state)
         self._isolations = PerLoop(ClientIsolation.aclose)
 
+    @cached_property
+    def _provider(self) -> str | None:
+        """Who returns provider data, for `ProviderData.service`. LiteLLM rewrites the data of most providers."""
+        services = {
+            service_of(parameters["model"], parameters.get("custom_llm_provider"), parameters.get("api_base"))
+            for parameters in self._deployments()
+        }
+        return "+".join(sorted(services))
+
+    def accepts_provider_data(self, data: ProviderData) -> bool:
+        """Return whether LiteLLM returned the data for this provider; see `Model.accepts_provider_data`."""
+        return data.fits("chat_completions", self._provider)
+
     def _declare(self) -> Capabilities:
         return common_capabilities(
             known_capabilities(
@@ -158,8 +178,9 @@ class LiteLLMModel(Model):
         """Run one request; see `Model.deltas`."""
         litellm_package()  # On first use, this imports LiteLLM and prepares it for `isolation`.
         isolation = await self._isolations.get(ClientIsolation)
-        reader = ChatResponseReader(self.accept_missing_finish)
-        arguments = self._arguments(request)
+        reader = ChatResponseReader(self.accept_missing_finish, service=self._provider)
+        accepted, history_warnings = with_accepted_history(self, self._arguments(request))
+        arguments = dict(accepted)
         stream: ResponseStream | None = None
         has_content = False
         # `failure` is raised after the `except` block, so that LiteLLM's exception does not become its `__context__`.
@@ -168,7 +189,9 @@ class LiteLLMModel(Model):
         try:
             response = await isolation.run(self._complete(arguments), streams=request.stream)
             if not request.stream:
-                yield reader.read_response(response_dict(response))
+                complete = reader.read_response(response_dict(response))
+                complete.warnings = [*(complete.warnings or ()), *history_warnings] or None
+                yield complete
                 return
             stream = ResponseStream(response, isolation)
             async for chunk in stream.chunks():
@@ -177,6 +200,7 @@ class LiteLLMModel(Model):
                     yield delta
         except Exception as error:  # An error of `reader` may quote the response, and so the key.
             failure = self._model_error(error, arguments)
+            failure.profile_updated = observe_history_refusal(self, failure, arguments)
         finally:
             if stream is not None:
                 await stream.close()
@@ -186,7 +210,9 @@ class LiteLLMModel(Model):
         if not has_content and stream.has_only_ending():
             raise MalformedResponse("The service sent no stream, or a stream without any part of a response.")
         reader.read_chunk(stream.ending())
-        yield reader.finish()
+        last = reader.finish()
+        last.warnings = [*(last.warnings or ()), *history_warnings] or None
+        yield last
 
     def _arguments(self, request: Request) -> dict[str, Any]:
         """The arguments of `litellm.acompletion`."""

@@ -11,7 +11,6 @@ import os
 import warnings
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, ClassVar
-from urllib.parse import urlsplit
 
 from modelport.errors import AuthenticationError, InvalidRequest, ModelError
 from modelport.inputs.settings import check_kind
@@ -36,7 +35,7 @@ from modelport.remote.openai.api_choice import (
     needs_responses_api,
     responses_capabilities,
 )
-from modelport.remote.services import service_at
+from modelport.remote.services import provider_at, service_at
 from modelport.runtime.threads import in_thread
 from modelport.secrets import Secret
 from modelport.types.capabilities import Capabilities
@@ -178,9 +177,8 @@ class OpenAIServerModel(ChatCompletionsModel):
         return self.dialect or service_at(self._url)
 
     @property
-    def _provider_service(self) -> str | None:
-        """The service to which provider data belongs: its name if it is known, else the host of its address."""
-        return service_at(self._url) or urlsplit(self._url).hostname
+    def _provider(self) -> str | None:
+        return provider_at(self._url)
 
     def _declare(self) -> Capabilities:
         declared, service = super()._declare(), self._service
@@ -211,7 +209,7 @@ class OpenAIServerModel(ChatCompletionsModel):
     ) -> tuple[ServiceCall, ResponseReader, Sequence[CallWarning]]:
         if not self._uses_responses(request):
             return super()._exchange(request, left_out)
-        service, dialect = self._provider_service, None if self.dialect is None else self._dialect
+        service, dialect = self._provider, None if self.dialect is None else self._dialect
 
         def body(request: Request) -> dict[str, Any]:
             return responses.body_of(request, self._remote_model_id, service, dialect, left_out)
@@ -223,7 +221,7 @@ class OpenAIServerModel(ChatCompletionsModel):
         """Return whether the service returned this data; see `Model.accepts_provider_data`."""
         if data.protocol != "responses":
             return super().accepts_provider_data(data)
-        return self.api != "chat" and not self._has_no_responses and data.fits("responses", self._provider_service)
+        return self.api != "chat" and not self._has_no_responses and data.fits("responses", self._provider)
 
     def _parameter_name(self, field: str | None, call: ServiceCall) -> str | None:
         return parameter_name(field) if call.path == self._responses_path else field
