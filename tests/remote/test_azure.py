@@ -16,6 +16,7 @@ from modelport import AzureOpenAIServerModel, Model, load_model
 from modelport.errors import AuthenticationError, ContentFiltered, InvalidRequest, ModelError, NotFoundError
 from tests.servers.faults import Fault, FaultServer, Reply, sse
 from tests.servers.front import Front, azure
+from tests.servers.responses import ResponsesFault
 
 KEY, TOKEN = "az-key-0123456789", "entra-token-0123456789"
 ANSWER = Reply().text
@@ -330,3 +331,46 @@ def test_token_function_can_not_be_saved(resource: Front) -> None:
     model = AzureOpenAIServerModel("my gpt", resource.url, azure_ad_token_provider=lambda: TOKEN)
     with pytest.raises(TypeError, match=r"azure_ad_token_provider .* give it at run time"):
         model.to_dict()
+
+
+RESPONSES = "2025-04-01-preview"
+
+
+@pytest.mark.parametrize(
+    ("version", "path"),
+    [(None, "/openai/v1/responses"), ("preview", "/openai/v1/responses"), (RESPONSES, "/openai/responses")],
+)
+@pytest.mark.parametrize("credential", ["a key", "a token"])
+def test_responses_api_is_beside_the_deployments(
+    resource: Front, fault_server: FaultServer, transport: dict[str, Any], credential: str, version: Any, path: str
+) -> None:
+    fault_server.script(then=ResponsesFault())
+    settings, _ = CREDENTIALS[credential]
+    model = AzureOpenAIServerModel(
+        "gpt-5.6", resource.url, api_version=version, azure_deployment="my gpt", api="responses", **settings,
+        **transport,
+    )  # fmt: skip
+    assert texts_of(model) == [ANSWER, ANSWER]
+    assert {request.path for request in resource.requests} == {path}
+    assert {request.json["model"] for request in fault_server.requests} == {"my gpt"}
+
+
+@pytest.mark.parametrize("has_deployment", [True, False])
+def test_client_of_caller_finds_the_responses_api(
+    resource: Front, fault_server: FaultServer, has_deployment: bool
+) -> None:
+    fault_server.script(then=ResponsesFault())
+    deployment = {"azure_deployment": "my gpt"} if has_deployment else {}
+    client = openai.AzureOpenAI(azure_endpoint=resource.url, api_key=KEY, api_version=RESPONSES, **deployment)
+    model = AzureOpenAIServerModel("my gpt", client=client, api="responses")
+    assert texts_of(model) == [ANSWER, ANSWER]
+    assert {request.path for request in resource.requests} == {"/openai/responses"}
+
+
+def test_older_version_goes_back_to_chat_completions(resource: Front, fault_server: FaultServer) -> None:
+    """The resource names the Responses API only for newer versions; the model of this name needs it for tools."""
+    fault_server.script(then=Fault())
+    model = AzureOpenAIServerModel("gpt-5.6", resource.url, KEY, DATED, azure_deployment="my gpt")
+    with pytest.warns(UserWarning, match="has no Responses API"):
+        assert model.generate("hello", truncation="auto").content == ANSWER
+    assert [request.path.rpartition("/")[2] for request in resource.requests] == ["responses", "completions"]

@@ -171,7 +171,7 @@ def azure(upstream: str, upstream_key: str, *, deployment: str, api_key: str, to
 
     As in Azure, the key is accepted as `api-key`, and by the v1 API also as a bearer token; Entra's tokens are accepted
     as bearer tokens. The deployments paths require an `api-version`, and the v1 API accepts none with a date. A stream
-    begins with a chunk without choices.
+    begins with a chunk without choices. The Responses API is beside the deployments, whose name is then in the body.
 
     Args:
         upstream: The URL of the other server.
@@ -193,7 +193,11 @@ def azure(upstream: str, upstream_key: str, *, deployment: str, api_key: str, to
         if request.headers.get("api-key") != api_key and request.headers.get("authorization") not in bearers:
             return refusal(401, "401", "Access denied due to invalid subscription key or wrong API endpoint.")
         version = request.query.get("api-version", "")
-        if is_v1:
+        is_responses = request.path == f"/openai{'/v1' * is_v1}/responses"
+        if is_responses:
+            name = request.json["model"]
+            known = version in ("", "v1", "preview") if is_v1 else version >= "2025-03-01-preview"
+        elif is_v1:
             name, known = request.json["model"], version in ("", "v1", "preview")
             known = known and request.path == "/openai/v1/chat/completions"
         else:
@@ -204,6 +208,8 @@ def azure(upstream: str, upstream_key: str, *, deployment: str, api_key: str, to
         if name != deployment:
             return refusal(404, "DeploymentNotFound", "The API deployment for this resource does not exist.")
         headers = {"Authorization": f"Bearer {upstream_key}", "Content-Type": "application/json"}
+        if is_responses:
+            return Forward("/v1/responses", headers)
         return Forward("/v1/chat/completions", headers, f"data: {json.dumps(FIRST_CHUNK)}\n\n".encode())
 
     with front(upstream, decide) as running:

@@ -17,7 +17,7 @@ from modelport.errors import (
     ServerError,
 )
 from modelport.protocols.chat_completions.errors import error_from
-from modelport.protocols.responses.errors import NEEDS_RESPONSES, is_about_missing_item, needs_responses
+from modelport.protocols.responses.errors import NEEDS_RESPONSES, means_missing_path, needs_responses
 from modelport.protocols.responses.response import ResponsesReader
 from modelport.types.deltas import accumulate
 from modelport.types.messages import ChatMessage
@@ -339,7 +339,17 @@ def test_refusals_have_sources() -> None:
     assert [refusal for refusal in NEEDS_RESPONSES if not refusal.source.startswith("https://")] == []
 
 
-def test_404_about_an_item_is_not_about_the_path() -> None:
-    assert is_about_missing_item("Item with id 'rs_1' not found. Items are not persisted when `store` is false.")
-    assert is_about_missing_item("Previous response with id 'resp_1' not found.")
-    assert not is_about_missing_item("Invalid URL (POST /v1/responses)")
+@pytest.mark.parametrize(
+    ("text", "is_missing"),
+    [
+        ("Invalid URL (POST /v1/responses)", True),
+        ("Not Found", True),
+        ("Resource not found", True),
+        ("Item with id 'rs_1' not found. Items are not persisted when `store` is set to false.", False),
+        ("Previous response with id 'resp_1' not found.", False),
+        ("The model `x` does not exist or you do not have access to it.", False),
+        ("The API deployment for this resource does not exist.", False),
+    ],
+)
+def test_404_says_whether_the_path_is_missing(text: str, is_missing: bool) -> None:
+    assert means_missing_path(text) is is_missing

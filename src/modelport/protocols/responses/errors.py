@@ -65,8 +65,11 @@ NEEDS_RESPONSES = (
     Refusal(r"use the Responses API", "https://developers.openai.com/api/docs/guides/migrate-to-responses"),
 )
 _NEEDS_RESPONSES = re.compile("|".join(refusal.pattern for refusal in NEEDS_RESPONSES), re.IGNORECASE)
-#: A status 404 with one of these texts is about an item or an earlier response, and not about the path.
-_MISSING_ITEM = re.compile(r"item with id|previous_response|previous response|conversation with id", re.IGNORECASE)
+#: A status 404 with one of these texts is about an item, an earlier response, or the model, and not about the path.
+#: Sources: https://github.com/vercel/ai/issues/7543 (items), and the texts of OpenAI and Azure for unknown models
+_NOT_ABOUT_PATH = re.compile(
+    r"item with id|previous_response|previous response|conversation with id|does not exist", re.IGNORECASE
+)
 
 
 def needs_responses(text: str) -> bool:
@@ -74,9 +77,6 @@ def needs_responses(text: str) -> bool:
     return _NEEDS_RESPONSES.search(text) is not None
 
 
-def is_about_missing_item(text: str) -> bool:
-    """Return whether the text of a status 404 is about an item that the service has not stored.
-
-    See https://github.com/vercel/ai/issues/7543
-    """
-    return _MISSING_ITEM.search(text) is not None
+def means_missing_path(text: str) -> bool:
+    """Return whether the text of a status 404 says that the service does not have the path of the request."""
+    return _NOT_ABOUT_PATH.search(text) is None

@@ -6,6 +6,8 @@ Azure serves OpenAI's API at two kinds of addresses:
 - Otherwise requests go to the v1 API, with the API key as a bearer token: the v1 API is made for OpenAI's own client,
   which sends the key in this way.
 
+Requests of the Responses API go to the path `/openai/responses` with a date, which must be 2025-03-01-preview or later.
+
 A token of Microsoft Entra ID is sent as a bearer token to both.
 """
 
@@ -14,7 +16,7 @@ from __future__ import annotations
 import os
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, ClassVar
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 from modelport.errors import AuthenticationError, InvalidRequest
 from modelport.inputs.settings import check_kind
@@ -131,6 +133,17 @@ class AzureOpenAIServerModel(OpenAIServerModel):
     def _service(self) -> str | None:
         return self.dialect or "azure"
 
+    @property
+    def _provider(self) -> str | None:
+        return "azure"
+
+    @property
+    def _responses_path(self) -> str:
+        # Azure has this API beside the deployments. The body names the deployment.
+        given = (self.client_kwargs or {}).get("base_url") or getattr(self.client, "base_url", None)
+        parent, separator, _ = urlsplit(str(given or self._base_url_and_query()[0])).path.partition("/deployments/")
+        return f"{parent}/responses" if separator else super()._responses_path
+
     def _make_transport(self) -> Transport:
         if self.client is not None:
             return super()._make_transport()
@@ -221,7 +234,8 @@ class AzureOpenAIServerModel(OpenAIServerModel):
     def _not_found_advice(self) -> str:
         resource = self.azure_endpoint or os.environ.get("AZURE_OPENAI_ENDPOINT") or "the client's resource"
         name = self._remote_model_id
-        return f"Is there a deployment {name!r} at {resource}? Pass its name as model_id or azure_deployment."
+        question = f"Is there a deployment {name!r} at {resource}? Pass its name as model_id or azure_deployment."
+        return " ".join(filter(None, (question, super()._not_found_advice())))
 
 
 #: A shorter name of the same class.

@@ -16,7 +16,7 @@ from modelport.errors import AuthenticationError, InvalidRequest, ModelError
 from modelport.inputs.settings import check_kind
 from modelport.inputs.vendor_parameters import parameters_of
 from modelport.layers.retry import RetryPolicy
-from modelport.protocols.responses.errors import is_about_missing_item, needs_responses
+from modelport.protocols.responses.errors import means_missing_path, needs_responses
 from modelport.protocols.responses.request import parameter_name
 from modelport.remote.chat_model import ChatCompletionsModel, ResponseReader
 from modelport.remote.http.packages import require
@@ -241,7 +241,7 @@ class OpenAIServerModel(ChatCompletionsModel):
             return True
         if self.api != "auto" or call.path != self._responses_path or error.status not in (404, 405):
             return False
-        if is_about_missing_item(error.message):
+        if not means_missing_path(error.message):
             return False
         if not self._has_no_responses:
             self._has_no_responses = True
