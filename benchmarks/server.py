@@ -1,4 +1,4 @@
-"""A loopback server that answers chat completions (and Bedrock's Converse) faster than any client can send them.
+"""A loopback server that answers chat completions, Responses and Converse faster than any client can send them.
 
     python benchmarks/server.py
 
@@ -49,6 +49,39 @@ def _sse(count: int) -> list[bytes]:
     return _chunked([first + middle[0], *middle[1:], last])
 
 
+def _responses_response(text: str, status: str = "completed") -> dict[str, object]:
+    part = {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
+    item = {"type": "message", "id": "msg_1", "role": "assistant", "status": "completed", "content": [part]}
+    usage = {
+        "input_tokens": 9, "output_tokens": 12, "total_tokens": 21,
+        "input_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 0},
+        "output_tokens_details": {"reasoning_tokens": 0},
+    }  # fmt: skip
+    return {
+        "id": "resp_1", "object": "response", "created_at": 1735689600, "model": "bench", "status": status,
+        "error": None, "incomplete_details": None, "output": [item] if status == "completed" else [],
+        "parallel_tool_calls": True, "tool_choice": "auto", "tools": [], "usage": usage,
+    }  # fmt: skip
+
+
+@cache
+def _responses_stream(count: int) -> list[bytes]:
+    def event(number: int, kind: str, **fields: object) -> bytes:
+        data = {"type": kind, "sequence_number": number, **fields}
+        return f"event: {kind}\ndata: {json.dumps(data)}\n\n".encode()
+
+    item = {"type": "message", "id": "msg_1", "role": "assistant", "status": "in_progress", "content": []}
+    at = {"output_index": 0, "content_index": 0, "item_id": "msg_1", "logprobs": []}
+    words = [f"{WORD}{i % 1000}" for i in range(count)]
+    middle = [event(i + 2, "response.output_text.delta", **at, delta=word) for i, word in enumerate(words)]
+    response = _responses_response("".join(words))
+    first = event(0, "response.created", response=_responses_response("", "in_progress"))
+    first += event(1, "response.output_item.added", output_index=0, item=item)
+    last = event(count + 2, "response.output_item.done", output_index=0, item=response["output"][0])  # type: ignore[index]
+    last += event(count + 3, "response.completed", response=response)
+    return _chunked([first + middle[0], *middle[1:], last])
+
+
 def _frame(kind: str, payload: object) -> bytes:
     """Return a frame of AWS's event stream: https://smithy.io/2.0/aws/amazon-eventstream.html"""
     pairs = ((":message-type", "event"), (":event-type", kind), (":content-type", "application/json"))
@@ -96,6 +129,7 @@ _STREAM = b"HTTP/1.1 200 OK\r\nContent-Type: %b\r\nTransfer-Encoding: chunked\r\
 _SSE_HEAD = _STREAM % b"text/event-stream; charset=utf-8"
 _AWS_HEAD = _STREAM % b"application/vnd.amazon.eventstream"
 _CHAT, _AWS = _response(_completion()), _response(_converse())
+_RESPONSES = _response(json.dumps(_responses_response(WORD * 12)).encode())
 
 
 class _Connection(asyncio.Protocol):
@@ -122,12 +156,12 @@ class _Connection(asyncio.Protocol):
 
     def _respond(self, path: str, body: bytes) -> None:
         shape = path.split("/")[1]
-        bedrock = "/model/" in path
+        bedrock, responses = "/model/" in path, path.endswith("/responses")
         if not (path.endswith("converse-stream") or (not bedrock and _wants_stream(body))):
-            self._transport.write(_AWS if bedrock else _CHAT)
+            self._transport.write(_AWS if bedrock else _RESPONSES if responses else _CHAT)
             return
         count, _, gap = shape.partition("x")
-        chunks = (_converse_stream if bedrock else _sse)(int(count))
+        chunks = (_converse_stream if bedrock else _responses_stream if responses else _sse)(int(count))
         head = _AWS_HEAD if bedrock else _SSE_HEAD
         if not gap:
             self._transport.write(head + b"".join(chunks))

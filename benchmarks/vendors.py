@@ -13,6 +13,33 @@ class AzureSDK(OpenAISDK):
     """OpenAI's client for Azure's v1 API, which is the plain client at another URL, as in Azure's documentation."""
 
 
+class ResponsesSDK(OpenAISDK):
+    """OpenAI's client on the Responses API, with the arguments that modelport sends too."""
+
+    def _responses(self, kind: str) -> Any:
+        self._client(kind)
+        return self._clients[kind].responses
+
+    def call(self, messages: Messages) -> str:
+        return str(self._responses("OpenAI").create(**_RESPONSES, input=messages).output_text)
+
+    def stream(self, messages: Messages) -> Iterator[str]:
+        for event in self._responses("OpenAI").create(**_RESPONSES, input=messages, stream=True):
+            if event.type == "response.output_text.delta":
+                yield event.delta
+
+    async def acall(self, messages: Messages) -> str:
+        return str((await self._responses("AsyncOpenAI").create(**_RESPONSES, input=messages)).output_text)
+
+    async def astream(self, messages: Messages) -> AsyncIterator[str]:
+        async for event in await self._responses("AsyncOpenAI").create(**_RESPONSES, input=messages, stream=True):
+            if event.type == "response.output_text.delta":
+                yield event.delta
+
+
+_RESPONSES: dict[str, Any] = {"model": "bench", "store": False, "include": ["reasoning.encrypted_content"]}
+
+
 class HubClient(Peer):
     def __init__(self, url: str) -> None:
         from huggingface_hub import AsyncInferenceClient, InferenceClient
@@ -74,6 +101,11 @@ class ModelportAzure(Modelport):
         return {"model_id": "bench", "azure_endpoint": url.removesuffix("/v1"), "api_key": KEY}
 
 
+class ModelportResponses(Modelport):
+    def _settings(self, url: str) -> dict[str, Any]:
+        return {**super()._settings(url), "api": "responses"}
+
+
 class ModelportHub(Modelport):
     name = "InferenceClientModel"
 
@@ -99,6 +131,8 @@ class ModelportLiteLLM(Modelport):
 
 ALL: dict[str, type[Peer]] = {
     **PEERS,
+    "responses: openai SDK": ResponsesSDK,
+    "responses: modelport": ModelportResponses,
     "azure: openai SDK": AzureSDK,
     "azure: modelport": ModelportAzure,
     "huggingface: hub client": HubClient,

@@ -32,6 +32,7 @@ from modelport.remote.http.transport import ServiceCall, Transport
 from modelport.remote.profiles import PROFILES
 from modelport.remote.rejected_combinations import parameters_of_request, rejected_beside
 from modelport.remote.schema_subsets import OPENAI
+from modelport.remote.services import refuse_api_setting
 from modelport.remote.unconstrained_reasoning import RENDER_PATH, grammar_after_reasoning
 from modelport.types.capabilities import Capabilities
 from modelport.types.deltas import ChatMessageStreamDelta
@@ -115,6 +116,7 @@ class ChatCompletionsModel(Model):
                 f"dialect={dialect!r} is unknown; known dialects are {', '.join(sorted(self.dialects))}, or None"
             )
         check_kind(bool, accept_missing_finish=accept_missing_finish)
+        refuse_api_setting(type(self).__name__, settings)
         super().__init__(model_id, **settings)
         self.dialect = dialect
         self.accept_missing_finish = accept_missing_finish

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from functools import lru_cache
+from typing import Any
 from urllib.parse import urlsplit
+
+from modelport.errors import InvalidRequest
 
 #: A pattern of host names -> the service's key in `inputs.vendor_parameters.SERVICES`.
 _HOSTS = {
@@ -39,6 +43,24 @@ _HOSTS = {
     "api.cohere.com": "cohere",
     "router.huggingface.co": "huggingface",
 }
+
+
+def refuse_api_setting(class_name: str, settings: Mapping[str, Any]) -> None:
+    """Refuse the setting `api`, which only two classes have. Otherwise it would be sent as a parameter.
+
+    Args:
+        class_name: The name of the class, for the error.
+        settings: The keyword arguments that are not settings of the class.
+
+    Raises:
+        InvalidRequest: `api` is among them.
+    """
+    if "api" in settings:
+        raise InvalidRequest(
+            f"{class_name}(api=…): this class has no setting 'api'; OpenAIServerModel and AzureOpenAIServerModel can "
+            "use the Responses API",
+            parameter="api",
+        )
 
 
 @lru_cache(64)
