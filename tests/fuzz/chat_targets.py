@@ -64,7 +64,7 @@ def _chunks(reply: Reply) -> list[Any]:
 STREAMS = [_chunks(reply) for reply in (Reply(), _REPLY, Reply("", calls=(ToolCall(),)), Reply(usage="cumulative"))]
 
 
-class _CannedTransport:
+class CannedTransport:
     """A transport that returns prepared bytes."""
 
     def __init__(self) -> None:
@@ -88,7 +88,7 @@ class _CannedTransport:
 
 class _CannedModel(ChatCompletionsModel):
     def _make_transport(self) -> Transport:
-        return _CannedTransport()
+        return CannedTransport()
 
 
 _canned = _CannedModel("m", retry=False, tokens_per_minute=10**12)
@@ -101,10 +101,15 @@ def split(data: bytes, size: int) -> list[bytes]:
 
 def play_response(pieces: list[bytes], options: dict[str, Any], streamed: bool) -> Any:
     """Call a chat completions model that receives these bytes."""
-    _canned._transport.pieces = pieces  # type: ignore[attr-defined]
+    return play_on(_canned, pieces, options, streamed)
+
+
+def play_on(model: Any, pieces: list[bytes], options: dict[str, Any], streamed: bool) -> Any:
+    """Call a model with a `CannedTransport` that receives these bytes."""
+    model._transport.pieces = pieces
     if not streamed:
-        return _canned.generate("hello", **options)
-    stream = _canned.generate_stream("hello", **options)
+        return model.generate("hello", **options)
+    stream = model.generate_stream("hello", **options)
     for _ in stream:
         pass
     return stream.message

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from modelport.types.provider_data import ProviderData
 
-from modelport import ChatMessage, InvalidRequest, JSONSchema, OpenAIServerModel, Regex
+from modelport import ChatMessage, InferenceClientModel, InvalidRequest, JSONSchema, OpenAIServerModel, Regex
 from modelport.remote.openai.api_choice import Need, need_by_refusal, need_of, needs_responses_api
+from modelport.types.provider_data import ProviderData
 from modelport.types.request import Request
 from modelport.types.tools import Tool
 
@@ -103,3 +103,9 @@ def test_need_by_refusal(values: dict[str, Any], text: str, need: Need) -> None:
 def test_unknown_api_is_refused(api: Any) -> None:
     with pytest.raises(InvalidRequest, match="api="):
         OpenAIServerModel("m", api_key="k", api=api)
+
+
+def test_api_is_refused_by_a_class_without_the_responses_api() -> None:
+    """Otherwise it would be sent as a parameter of the call."""
+    with pytest.raises(InvalidRequest, match="InferenceClientModel.*OpenAIServerModel"):
+        InferenceClientModel("m", base_url="http://127.0.0.1:9", token="k", api="responses")

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from pydantic import TypeAdapter
 
+from modelport.errors import InvalidRequest
 from modelport.inputs.messages import normalise_messages
 from modelport.protocols.responses.items import input_items
 from modelport.types.messages import ChatMessage, ChatMessageToolCall, ChatMessageToolCallFunction
@@ -157,3 +158,10 @@ def test_images_of_tool_results_are_input_images() -> None:
         {"type": "input_text", "text": "see"},
         {"type": "input_image", "image_url": "https://example.com/a.png", "detail": "auto"},
     ]
+
+
+@pytest.mark.parametrize("item", [{"type": "message", "content": 3}, {"type": "function_call", "call_id": []},
+                                  {"type": "message", "content": ["text"]}])  # fmt: skip
+def test_provider_data_that_has_no_items_is_refused(item: dict[str, Any]) -> None:
+    with pytest.raises(InvalidRequest, match="provider_data"):
+        input_items(normalise_messages([returned(item, content="x", calls=[function_call()])]), service="openai")

@@ -18,7 +18,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from modelport.errors import UnsupportedFeature
+from modelport.errors import InvalidRequest, UnsupportedFeature
 from modelport.types.content import Image, Text
 from modelport.types.messages import ChatMessage, ChatMessageToolCall, MessageRole
 
@@ -46,6 +46,7 @@ def input_items(
 
     Raises:
         UnsupportedFeature: A message has audio, which this API does not accept.
+        InvalidRequest: Provider data is not a list of items.
     """
     result: list[dict[str, Any]] = []
     custom_calls: set[str] = set()  # The IDs of calls whose results have a type of their own.
@@ -54,7 +55,13 @@ def input_items(
             data = message.provider_data
             own = data is not None and data.fits("responses", service)
             returned = [dict(item) for item in data.items] if data is not None and own else []
-            items = _assistant_items(message, returned, keeps_ids, sends_reasoning)
+            try:
+                items = _assistant_items(message, returned, keeps_ids, sends_reasoning)
+            except (TypeError, AttributeError, KeyError) as error:
+                raise InvalidRequest(
+                    f"the provider_data of an assistant's message has no valid items of the Responses API ({error}): pass "
+                    "the message as it was returned"
+                ) from None
             custom_calls.update(item["call_id"] for item in items if item.get("type") == "custom_tool_call")
             result += items if keeps_ids else map(_without_id, items)
         elif message.role == MessageRole.TOOL:
