@@ -55,7 +55,8 @@ GROUPS = {
         "LiteLLM": "litellm", "modelport": "modelport",
     },
     "vendors": {
-        "responses: openai SDK": "vendors", "responses: modelport": "vendors", "azure: openai SDK": "vendors", "azure: modelport": "vendors", "huggingface: hub client": "vendors",
+        "responses: openai SDK": "vendors", "responses: modelport": "vendors",
+        "azure: openai SDK": "vendors", "azure: modelport": "vendors", "huggingface: hub client": "vendors",
         "huggingface: modelport": "vendors", "bedrock: boto3": "vendors", "bedrock: modelport": "vendors",
         "litellm: LiteLLM": "modelport-litellm", "litellm: modelport": "modelport-litellm",
     },

@@ -7,9 +7,8 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from modelport import ChatMessage, OpenAIServerModel
+from modelport import OpenAIServerModel
 from modelport.remote.http.transport import Transport
-from modelport.types.provider_data import ProviderData
 from tests.fuzz.chat_targets import ERRORS, OPTIONS, CannedTransport, play_on, split
 from tests.fuzz.junk import encode, events, texts
 from tests.fuzz.target import Target
@@ -47,12 +46,12 @@ def _play_items(text: bytes) -> Any:
     """Send items back that a service might have returned."""
     try:
         items = json.loads(text)["output"]
-        data = ProviderData("responses", items)
     except (ValueError, KeyError, TypeError, RecursionError):
-        return None  # No caller could pass it.
+        items = text
     _canned._transport.pieces = [encode(RESPONSES[0])]  # type: ignore[attr-defined]
-    history = [ChatMessage("user", "hello"), ChatMessage("assistant", "The capital", provider_data=data)]
-    return _canned.generate([*history, ChatMessage("user", "hello")])
+    data = {"protocol": "responses", "items": items}
+    answer = {"role": "assistant", "content": "The capital", "provider_data": data}
+    return _canned.generate([{"role": "user", "content": "hello"}, answer, {"role": "user", "content": "hello"}])
 
 
 RESPONSES_API = {

@@ -107,5 +107,5 @@ def test_unknown_api_is_refused(api: Any) -> None:
 
 def test_api_is_refused_by_a_class_without_the_responses_api() -> None:
     """Otherwise it would be sent as a parameter of the call."""
-    with pytest.raises(InvalidRequest, match="InferenceClientModel.*OpenAIServerModel"):
+    with pytest.raises(InvalidRequest, match=r"InferenceClientModel.*OpenAIServerModel"):
         InferenceClientModel("m", base_url="http://127.0.0.1:9", token="k", api="responses")

@@ -59,8 +59,8 @@ def input_items(
                 items = _assistant_items(message, returned, keeps_ids, sends_reasoning)
             except (TypeError, AttributeError, KeyError) as error:
                 raise InvalidRequest(
-                    f"the provider_data of an assistant's message has no valid items of the Responses API ({error}): pass "
-                    "the message as it was returned"
+                    f"provider_data of an assistant's message: its items are not those of the Responses API ({error}); "
+                    "pass the message as it was returned"
                 ) from None
             custom_calls.update(item["call_id"] for item in items if item.get("type") == "custom_tool_call")
             result += items if keeps_ids else map(_without_id, items)
