@@ -159,7 +159,7 @@ class ChatCompletionsModel(Model):
             else:
                 last = await self._transport.call(call, reader.read_response)
             if left_out:
-                last.warnings = self._left_out_warnings(request, left_out)
+                last.warnings = [*(last.warnings or ()), *self._left_out_warnings(request, left_out)] or None
             yield last
         except InvalidRequest as error:
             error.profile_updated = self._observe_rejection(error, request, left_out)
@@ -194,13 +194,13 @@ class ChatCompletionsModel(Model):
         )
         return replace(call, body={**call.body, "grammar": grammar}) if grammar else call
 
-    def _left_out_warnings(self, request: Request, left_out: frozenset[str]) -> list[CallWarning] | None:
-        """Return a warning for each parameter of the request that was left out, or `None` if there is none."""
+    def _left_out_warnings(self, request: Request, left_out: frozenset[str]) -> list[CallWarning]:
+        """Return a warning for each parameter of the request that was left out."""
         requested = left_out & {*request.parameters, "tool_choice" if request.tools else ""}
         return [
             CallWarning("left_out", name, f"{name} was left out, because {self.model_id} does not accept it.")
             for name in sorted(requested)
-        ] or None
+        ]
 
     def _observe_rejection(self, error: InvalidRequest, request: Request, left_out: frozenset[str]) -> bool:
         """Record that the service rejected a parameter, in this model's capabilities or in `_rejected_parameters`.

@@ -20,18 +20,12 @@ from typing import Any
 
 from modelport.errors import MalformedResponse
 from modelport.protocols.chat_completions.errors import error_from
+from modelport.protocols.chat_completions.finish_word import finish_word
 from modelport.protocols.chat_completions.output_format import OUTPUT_TOOL
+from modelport.protocols.finish_reasons import finish_error, finish_reason_from, finish_warning
 from modelport.types.deltas import ChatMessageStreamDelta, ChatMessageToolCallStreamDelta
 from modelport.types.messages import ChatMessageToolCallFunction
 from modelport.types.usage import TokenUsage, token_count_from
-
-#: Finish reasons of services -> finish reasons of modelport.
-_FINISH_REASONS = {
-    "stop": "stop", "eos": "stop", "end_turn": "stop", "stop_sequence": "stop", "abort": "stop",
-    "length": "length", "max_tokens": "length", "model_length": "length",
-    "tool_calls": "tool_calls", "function_call": "tool_calls", "tool_use": "tool_calls",
-    "content_filter": "content_filter", "safety": "content_filter",
-}  # fmt: skip
 
 
 class ChatResponseReader:
@@ -54,6 +48,8 @@ class ChatResponseReader:
         self._output_indices: set[Any] = set()
         #: Whether the model refused to answer. The finish reason is then `content_filter`.
         self._has_refusal = False
+        #: The finish reason as the service wrote it; `None` until it arrives.
+        self._finish_word: Any = None
 
     def read_response(self, data: Any) -> ChatMessageStreamDelta:
         """Return the one delta of a non-streaming response.
@@ -73,7 +69,7 @@ class ChatResponseReader:
         delta.token_usage, delta.finish_reason, delta.stop_sequence = (
             last.token_usage, last.finish_reason, last.stop_sequence,
         )  # fmt: skip
-        delta.model_id, delta.raw = last.model_id, last.raw
+        delta.model_id, delta.raw, delta.warnings = last.model_id, last.raw, last.warnings
         return delta
 
     def read_chunk(self, data: Any) -> ChatMessageStreamDelta | None:
@@ -93,8 +89,14 @@ class ChatResponseReader:
 
         Raises:
             MalformedResponse: The stream ended without a finish reason, and `accept_missing_finish` is not set.
+            ModelError: The finish reason says that the service or the model failed.
         """
         last = self._last_delta
+        if self._finish_word is not None:
+            if error := finish_error(self._finish_word):
+                raise error
+            if warning := finish_warning(self._finish_word):
+                last.warnings = [warning]
         if last.finish_reason is None:
             if not self._accept_missing_finish:
                 raise MalformedResponse(
@@ -128,8 +130,10 @@ class ChatResponseReader:
             ) from None
 
     def _read_choice(self, choice: Any, message_key: str, data: Any) -> ChatMessageStreamDelta | None:
-        if reason := choice.get("finish_reason"):
-            self._last_delta.finish_reason = _FINISH_REASONS.get(reason, "stop")
+        if error := choice.get("error"):  # OpenRouter reports a failure of the model's provider here.
+            raise error_from(error.get("code") if isinstance(error, dict) else None, {"error": error})
+        if (word := finish_word(choice)) is not None:
+            self._finish_word, self._last_delta.finish_reason = word, finish_reason_from(word)
             self._last_delta.raw = data
             if isinstance(stop := choice.get("stop_reason"), str):
                 self._last_delta.stop_sequence = stop

@@ -175,18 +175,18 @@ class LiteLLMModel(Model):
                 if (delta := reader.read_chunk(chunk)) is not None:
                     has_content = has_content or delta.has_output
                     yield delta
+            if not has_content and stream.has_only_ending():
+                raise MalformedResponse("The service sent no stream, or a stream without any part of a response.")
+            reader.read_chunk(stream.ending())
+            last = reader.finish()
         except Exception as error:  # An error of `reader` may quote the response, and so the key.
-            failure = self._model_error(error, arguments)
+            failure = self._model_error(_reported_error(stream, reader) or error, arguments)
         finally:
             if stream is not None:
                 await stream.close()
         if failure is not None:
             raise failure
-        assert stream is not None
-        if not has_content and stream.has_only_ending():
-            raise MalformedResponse("The service sent no stream, or a stream without any part of a response.")
-        reader.read_chunk(stream.ending())
-        yield reader.finish()
+        yield last
 
     def _arguments(self, request: Request) -> dict[str, Any]:
         """The arguments of `litellm.acompletion`."""
@@ -232,3 +232,13 @@ class LiteLLMModel(Model):
     def release(self) -> None:
         """Close the connections of all event loops, after the callbacks of the calls have finished."""
         self._isolations.close()
+
+
+def _reported_error(stream: ResponseStream | None, reader: ChatResponseReader) -> ModelError | None:
+    """Return the error that the service reported at the end of a stream, for which LiteLLM raised another exception."""
+    try:
+        if stream is not None:
+            stream.raise_reported_error(reader)
+    except ModelError as error:
+        return error
+    return None

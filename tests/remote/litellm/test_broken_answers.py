@@ -1,0 +1,83 @@
+"""Responses with status 200 that are no success, on LiteLLM and on its Router with one deployment."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from modelport.errors import ModelError, ServerError, StreamInterrupted
+from tests.remote.litellm.helpers import warm_up
+from tests.remote.matrix_runner import KEY, ask, model_for
+from tests.servers.faults import Fault, FaultServer
+
+BACKENDS = ("litellm", "litellm-router", "litellm-http")
+WAYS = ("sync", "async streamed")
+TEXT = "The capital"
+
+
+@pytest.fixture(params=BACKENDS)
+def backend(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def shared_server() -> Iterator[FaultServer]:
+    with FaultServer() as server:
+        warm_up(server, BACKENDS)
+        yield server
+
+
+@pytest.fixture
+def server(shared_server: FaultServer) -> FaultServer:
+    shared_server.settle()
+    return shared_server
+
+
+def _loses_words(backend: str, way: str) -> bool:
+    """Whether LiteLLM's own HTTP client replaces the service's words before modelport can read them."""
+    return backend == "litellm-http" and way.endswith("streamed")
+
+
+@pytest.mark.parametrize("word", ["error", "network_error", "abort"])
+@pytest.mark.parametrize("way", WAYS)
+def test_failure_as_finish_reason_is_an_error(server: FaultServer, backend: str, way: str, word: str) -> None:
+    server.script([Fault.ok(TEXT, finish_reason=word)])
+    model = model_for(server, backend, retry=False)
+    if _loses_words(backend, way):
+        pytest.skip("LiteLLM's own HTTP client replaces the word by 'stop'")
+    with pytest.raises(StreamInterrupted if way.endswith("streamed") else ServerError) as caught:
+        ask(model, way)
+    if isinstance(caught.value, StreamInterrupted):
+        assert isinstance(caught.value.__cause__, ServerError)
+        assert caught.value.partial.content == TEXT
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_error_of_choice_is_raised_without_secrets(server: FaultServer, backend: str, way: str) -> None:
+    error = {"code": 502, "message": f"Upstream is down for {KEY}"}
+    server.script([Fault.ok(TEXT, finish_reason="error", choice_fields={"error": error})])
+    if _loses_words(backend, way):
+        pytest.skip("LiteLLM's own HTTP client drops the choice's error")
+    with pytest.raises(ModelError) as caught:
+        ask(model_for(server, backend, retry=False), way)
+    assert KEY not in str(caught.value) + str(caught.value.__cause__)
+    if backend != "litellm-http":
+        assert "Upstream is down" in str(caught.value)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_unknown_finish_reason_is_named_in_a_warning(server: FaultServer, backend: str, way: str) -> None:
+    server.script([Fault.ok(TEXT, finish_reason="pause_turn")])
+    message = ask(model_for(server, backend), way)
+    assert (message.content, message.finish_reason) == (TEXT, "stop")
+    if not _loses_words(backend, way):
+        assert "'pause_turn'" in str(message.warnings[0])
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_refusal_keeps_its_text(server: FaultServer, backend: str, way: str) -> None:
+    server.script([Fault.ok("", message_fields={"refusal": "I can't do that."})])
+    message: Any = ask(model_for(server, backend), way)
+    assert (message.content, message.finish_reason) == ("I can't do that.", "content_filter")
