@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from modelport.errors import ModelError, ServerError, StreamInterrupted
+from modelport.errors import MalformedResponse, ModelError, ServerError, StreamInterrupted
 from tests.remote.chat_backends import *  # noqa: F403
 from tests.remote.chat_backends import model_for
 from tests.remote.matrix_runner import ask
@@ -50,3 +50,44 @@ def test_unknown_finish_reason_is_named_in_a_warning(server: FaultServer, way: s
     message = ask(model_for(server), way)
     assert (message.content, message.finish_reason) == (TEXT, "stop")
     assert "'pause_turn'" in str(message.warnings[0])
+
+
+HTML = {"Content-Type": "text/html; charset=utf-8"}
+NO_RESPONSES = {
+    "web page": (Fault(headers=HTML, content=b"<!doctype html><title>Sign in</title>", never_streams=True), "web page"),
+    "web page as events": (
+        Fault(headers={"Content-Type": "text/event-stream"}, content=b"<html>\n\n<body>\n\n", never_streams=True),
+        "web page",
+    ),
+    "204": (Fault(status_code=204, content=b""), "empty body"),
+    "empty stream": (
+        Fault(headers={"Content-Type": "text/event-stream"}, content=b"", never_streams=True), "empty body"
+    ),
+    "comments alone": (
+        Fault(headers={"Content-Type": "text/event-stream"}, content=b": hello\n\n", never_streams=True), "no events"
+    ),
+    "[DONE] alone": (
+        Fault(headers={"Content-Type": "text/event-stream"}, content=b"data: [DONE]\n\n", never_streams=True),
+        "no part of a response",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("accepts", [False, True])
+@pytest.mark.parametrize(("fault", "text"), NO_RESPONSES.values(), ids=NO_RESPONSES)
+def test_response_that_is_none_is_an_error_without_wrong_advice(
+    server: FaultServer, transport: str, fault: Fault, text: str, accepts: bool
+) -> None:
+    server.script([fault])
+    model = model_for(server, transport, accept_missing_finish=accepts, retry=False)
+    with pytest.raises(MalformedResponse, match=text) as caught:
+        ask(model, "async streamed")
+    assert "accept_missing_finish" not in str(caught.value)
+
+
+@pytest.mark.parametrize("case", ["web page", "204"])
+def test_non_streaming_response_that_is_none_is_an_error(server: FaultServer, transport: str, case: str) -> None:
+    fault, text = NO_RESPONSES[case]
+    server.script([fault])
+    with pytest.raises(MalformedResponse, match=text):
+        ask(model_for(server, transport, accept_missing_finish=True, retry=False), "sync")

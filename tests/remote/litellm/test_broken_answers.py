@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from modelport.errors import ModelError, ServerError, StreamInterrupted
+from modelport.errors import MalformedResponse, ModelError, ServerError, StreamInterrupted
 from tests.remote.litellm.helpers import warm_up
 from tests.remote.matrix_runner import KEY, ask, model_for
 from tests.servers.faults import Fault, FaultServer
@@ -63,8 +63,7 @@ def test_error_of_choice_is_raised_without_secrets(server: FaultServer, backend:
     with pytest.raises(ModelError) as caught:
         ask(model_for(server, backend, retry=False), way)
     assert KEY not in str(caught.value) + str(caught.value.__cause__)
-    if backend != "litellm-http":
-        assert "Upstream is down" in str(caught.value)
+    assert "Upstream is down" in str(caught.value)
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -81,3 +80,21 @@ def test_refusal_keeps_its_text(server: FaultServer, backend: str, way: str) -> 
     server.script([Fault.ok("", message_fields={"refusal": "I can't do that."})])
     message: Any = ask(model_for(server, backend), way)
     assert (message.content, message.finish_reason) == ("I can't do that.", "content_filter")
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        Fault(headers={"Content-Type": "text/html"}, content=b"<!doctype html><p>Sign in", never_streams=True),
+        Fault(status_code=204, content=b""),
+        Fault(headers={"Content-Type": "text/event-stream"}, content=b"", never_streams=True),
+        Fault(headers={"Content-Type": "text/event-stream"}, content=b"data: [DONE]\n\n", never_streams=True),
+    ],
+    ids=["web page", "204", "empty stream", "[DONE] alone"],
+)
+@pytest.mark.parametrize("way", WAYS)
+def test_response_that_is_none_is_an_error(server: FaultServer, backend: str, way: str, fault: Fault) -> None:
+    server.script([fault])
+    with pytest.raises(MalformedResponse) as caught:
+        ask(model_for(server, backend, accept_missing_finish=True, retry=False), way)
+    assert "accept_missing_finish" not in str(caught.value)

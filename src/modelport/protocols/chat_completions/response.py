@@ -48,6 +48,9 @@ class ChatResponseReader:
         self._output_indices: set[Any] = set()
         #: Whether the model refused to answer. The finish reason is then `content_filter`.
         self._has_refusal = False
+        #: Whether any part of a response has arrived. Without one, a stream is no response, even if it need not say why
+        #: it ended.
+        self._has_choice = False
         #: The finish reason as the service wrote it; `None` until it arrives.
         self._finish_word: Any = None
 
@@ -88,7 +91,8 @@ class ChatResponseReader:
         """Return the last delta, which holds token usage and finish reason.
 
         Raises:
-            MalformedResponse: The stream ended without a finish reason, and `accept_missing_finish` is not set.
+            MalformedResponse: The stream ended without a finish reason, and `accept_missing_finish` is not set. Or it had
+                no part of a response.
             ModelError: The finish reason says that the service or the model failed.
         """
         last = self._last_delta
@@ -98,6 +102,8 @@ class ChatResponseReader:
             if warning := finish_warning(self._finish_word):
                 last.warnings = [warning]
         if last.finish_reason is None:
+            if not self._has_choice:
+                raise MalformedResponse("The service sent no part of a response: no event of the stream has a choice.")
             if not self._accept_missing_finish:
                 raise MalformedResponse(
                     "The stream ended without a finish reason, so the response may be truncated. If this server never "
@@ -130,6 +136,7 @@ class ChatResponseReader:
             ) from None
 
     def _read_choice(self, choice: Any, message_key: str, data: Any) -> ChatMessageStreamDelta | None:
+        self._has_choice = True
         if error := choice.get("error"):  # OpenRouter reports a failure of the model's provider here.
             raise error_from(error.get("code") if isinstance(error, dict) else None, {"error": error})
         if (word := finish_word(choice)) is not None:

@@ -135,4 +135,15 @@ def response_dict(response: Any) -> dict[str, Any]:
     usage = data.get("usage") or {}
     if not usage.get("prompt_tokens") and not usage.get("completion_tokens"):
         data["usage"] = None
+    for choice in data.get("choices") or ():
+        _restore_fields(choice, ("error",))
+        _restore_fields(choice.get("message"), ("refusal",))
     return data
+
+
+def _restore_fields(part: Any, names: tuple[str, ...]) -> None:
+    """Put fields back to their places in a choice or a message. LiteLLM collects those that it does not know."""
+    collected = part.get("provider_specific_fields") if isinstance(part, dict) else None
+    for name in names if isinstance(collected, dict) else ():
+        if name in collected:
+            part.setdefault(name, collected[name])
