@@ -22,6 +22,7 @@ from modelport.inputs.parameters import REASONING_EFFORTS
 from modelport.inputs.settings import check_kind
 from modelport.inputs.vendor_parameters import parameters_of
 from modelport.model import Model
+from modelport.protocols.chat_completions.call_ids import CallIdRule, call_id_rule, with_accepted_ids
 from modelport.protocols.chat_completions.dialects import DIALECTS, OPENAI_API, Dialect
 from modelport.protocols.chat_completions.request import body_from
 from modelport.protocols.chat_completions.response import ChatResponseReader
@@ -134,6 +135,11 @@ class ChatCompletionsModel(Model):
         """The service's key in the table of vendor parameters; `None` if the service is not known."""
         return self.dialect
 
+    @cached_property
+    def _call_id_rule(self) -> CallIdRule | None:
+        """Which IDs of tool calls the service accepts; `None` for any."""
+        return call_id_rule(self._service, self.model_id)
+
     def _declare(self) -> Capabilities:
         declared = self.declared_capabilities.replace(**self._dialect.capabilities)
         extra = (declared.extra_parameters or frozenset()) | parameters_of(self._service) | declared.renamed.keys()
@@ -177,6 +183,9 @@ class ChatCompletionsModel(Model):
         ]
         if parameters != request.parameters:
             request = request.replace(parameters=parameters)
+        messages = with_accepted_ids(request.messages, self._call_id_rule)
+        if messages is not request.messages:
+            request = request.replace(messages=messages)
         if "tool_choice" in left_out:
             request = request.replace(tool_choice="auto")  # "auto" is the default, which is never sent.
         headers, query = [

@@ -7,7 +7,7 @@
 - A service may answer a streaming request with one complete message.
 - Content may be a list of parts, of which only the text is used.
 - Reasoning may be called `reasoning_content` or `reasoning`.
-- Parallel tool calls may all have index 0, or no index at all. They are distinguished by their ids and names.
+- Parallel tool calls may all have index 0 or no index, and no ids; see `call_fragments`.
 - An error may come inside a response with status 200, or as a chunk of a stream.
 - A stream that ends without a finish reason may be incomplete. It is an error unless `accept_missing_finish` is set.
 """
@@ -19,6 +19,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from modelport.errors import MalformedResponse
+from modelport.protocols.chat_completions.call_fragments import CallFragments
 from modelport.protocols.chat_completions.errors import error_from
 from modelport.protocols.chat_completions.finish_word import finish_word
 from modelport.protocols.chat_completions.output_format import OUTPUT_TOOL
@@ -40,10 +41,8 @@ class ChatResponseReader:
         self._accept_missing_finish = accept_missing_finish
         #: Collects token usage and finish reason until `finish` returns it.
         self._last_delta = ChatMessageStreamDelta()
-        #: Index of a tool call in modelport's deltas -> the call's id.
-        self._call_ids: dict[int, str | None] = {}
-        #: Index of a tool call in the service's chunks -> its index in modelport's deltas.
-        self._call_indices: dict[int, int] = {}
+        #: The tool calls so far.
+        self._calls = CallFragments()
         #: The service's indices of calls of `OUTPUT_TOOL`. The input of this tool is emitted as content.
         self._output_indices: set[Any] = set()
         #: Whether the model refused to answer. The finish reason is then `content_filter`.
@@ -109,12 +108,12 @@ class ChatResponseReader:
                     "The stream ended without a finish reason, so the response may be truncated. If this server never "
                     "sends a finish reason, pass accept_missing_finish=True."
                 )
-            last.finish_reason = "tool_calls" if self._call_ids else "stop"
+            last.finish_reason = "tool_calls" if self._calls else "stop"
         elif self._has_refusal:
             last.finish_reason = "content_filter"
-        elif self._output_indices and not self._call_ids and last.finish_reason == "tool_calls":
+        elif self._output_indices and not self._calls and last.finish_reason == "tool_calls":
             last.finish_reason = "stop"  # The only tool that was called is `OUTPUT_TOOL`.
-        elif self._call_ids and last.finish_reason == "stop":
+        elif self._calls and last.finish_reason == "stop":
             last.finish_reason = "tool_calls"  # Some services send "stop" with tool calls.
         return last
 
@@ -160,7 +159,8 @@ class ChatResponseReader:
         if received := message.get("tool_calls"):
             if outputs := [call["custom"]["input"] for call in received if self._is_output(call)]:
                 content = (content or "") + "".join(outputs)
-            calls = [self._call_delta(call) for call in received if not self._is_output(call)]
+            is_whole = not choice.get("delta")  # The entries of a list that is not streamed are one call each.
+            calls = [self._call_delta(call, is_whole) for call in received if not self._is_output(call)]
         if logprobs := choice.get("logprobs"):
             logprobs = logprobs.get("content") or None
         if logprobs and not (isinstance(logprobs, list) and all(isinstance(item, dict) for item in logprobs)):
@@ -184,39 +184,19 @@ class ChatResponseReader:
             self._output_indices.add(call.get("index"))
         return call.get("index") in self._output_indices
 
-    def _call_delta(self, call: Any) -> ChatMessageToolCallStreamDelta:
+    def _call_delta(self, call: Any, is_whole: bool) -> ChatMessageToolCallStreamDelta:
         function = call.get("function") or {}
         call_id, name, arguments = call.get("id"), function.get("name"), function.get("arguments")
         for field, value in (("id", call_id), ("name", name)):
             if not isinstance(value, str | None):
                 raise TypeError(f"a call's {field} is {type(value).__name__}, not a string")
+        index, call_id, name = self._calls.add(call.get("index"), call_id, name, arguments, is_whole=is_whole)
         return ChatMessageToolCallStreamDelta(
-            index=self._index_of(call.get("index"), call_id, name),
+            index=index,
             id=call_id,
             type=kind if isinstance(kind := call.get("type"), str) and kind else "function",
             function=ChatMessageToolCallFunction(arguments=arguments if arguments is not None else "", name=name or ""),
         )
-
-    def _index_of(self, service_index: int | None, call_id: str | None, name: str | None) -> int:
-        """Return the index, in modelport's deltas, of the call to which a fragment belongs.
-
-        Some servers give every parallel call the index 0, and some send no index. So a fragment starts a new call not
-        only if its index is new, but also if its id differs from that of the call with its index (of the last call, if
-        it has no index), or if it has a name but neither an index nor an id.
-        """
-        if service_index is not None:
-            index = self._call_indices.get(service_index)
-        else:
-            index = len(self._call_ids) - 1 if self._call_ids else None
-        has_new_id = bool(call_id) and index is not None and self._call_ids[index] not in (None, call_id)
-        has_only_name = service_index is None and bool(name) and not call_id
-        if index is None or has_new_id or has_only_name:
-            index = len(self._call_ids)
-            self._call_ids[index] = None
-        if service_index is not None:
-            self._call_indices[service_index] = index
-        self._call_ids[index] = call_id or self._call_ids[index]
-        return index
 
 
 def usage_from(usage: Mapping[str, Any]) -> TokenUsage:

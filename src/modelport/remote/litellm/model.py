@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
+from functools import cached_property
 from typing import Any, ClassVar
 
 from modelport.errors import AuthenticationError, InvalidRequest, MalformedResponse, ModelError
@@ -11,6 +12,7 @@ from modelport.inputs.settings import check_kind
 from modelport.inputs.vendor_parameters import parameters_of
 from modelport.layers.retry import RetryPolicy
 from modelport.model import Model
+from modelport.protocols.chat_completions.call_ids import CallIdRule, call_id_rule, with_accepted_ids
 from modelport.protocols.chat_completions.request import body_from
 from modelport.protocols.chat_completions.response import ChatResponseReader
 from modelport.remote.http.connections import CONNECT_TIMEOUT
@@ -150,6 +152,13 @@ class LiteLLMModel(Model):
             for parameters in self._deployments()
         )
 
+    @cached_property
+    def _call_id_rule(self) -> CallIdRule | None:
+        """Which IDs of tool calls every deployment accepts; `None` for any."""
+        models = ((one.get("custom_llm_provider"), one["model"]) for one in self._deployments())
+        rules = [call_id_rule(provider or model.partition("/")[0], model) for provider, model in models]
+        return min(filter(None, rules), key=lambda rule: rule.length, default=None)
+
     def _deployments(self) -> Sequence[Mapping[str, Any]]:
         """The deployments that LiteLLM may call, each as LiteLLM's parameters. Only a Router may have several."""
         return [{**self.kwargs, "model": self.model_id, "api_base": self.api_base, "api_key": self.api_key}]
@@ -209,7 +218,8 @@ class LiteLLMModel(Model):
         for name in ("extra_headers", "headers"):
             check_kind(Mapping, **{name: request.parameters.get(name)})
             check_headers(request.parameters.get(name) or {})
-        body = body_from(request, self.model_id)
+        messages = with_accepted_ids(request.messages, self._call_id_rule)
+        body = body_from(request if messages is request.messages else request.replace(messages=messages), self.model_id)
         if (budget := body.pop("reasoning_budget", None)) is not None:
             body["thinking"] = {"type": "enabled", "budget_tokens": budget}
         if "tools" in body:
