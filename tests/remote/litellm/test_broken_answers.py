@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from modelport import LiteLLMModel
 from modelport.errors import MalformedResponse, ModelError, ServerError, StreamInterrupted
 from tests.remote.litellm.helpers import warm_up
 from tests.remote.matrix_runner import KEY, ask, model_for
@@ -98,3 +99,34 @@ def test_response_that_is_none_is_an_error(server: FaultServer, backend: str, wa
     with pytest.raises(MalformedResponse) as caught:
         ask(model_for(server, backend, accept_missing_finish=True, retry=False), way)
     assert "accept_missing_finish" not in str(caught.value)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_legacy_function_call_is_a_tool_call(server: FaultServer, backend: str, way: str) -> None:
+    function = {"name": "f", "arguments": '{"a": 1}'}
+    server.script([Fault.ok("", message_fields={"function_call": function}, finish_reason="function_call")])
+    message = ask(model_for(server, backend), way)
+    assert message.tool_calls and message.finish_reason == "tool_calls"
+    assert (message.tool_calls[0].function.arguments, bool(message.tool_calls[0].id)) == ({"a": 1}, True)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_images_are_named_in_a_warning(server: FaultServer, backend: str, way: str) -> None:
+    image = {"type": "image_url", "index": 0, "image_url": {"url": "data:image/png;base64,iVBORw0="}}
+    server.script([Fault.ok("", message_fields={"images": [image]})])
+    message = ask(model_for(server, backend), way)
+    assert [warning.feature for warning in message.warnings] == ["images"]
+
+
+def test_ids_of_calls_are_mapped_for_the_provider() -> None:
+    calls = [{"id": "call_" + "x" * 60, "type": "function", "function": {"name": "f", "arguments": "{}"}}]
+    history = [
+        {"role": "user", "content": "?"},
+        {"role": "assistant", "content": None, "tool_calls": calls},
+        {"role": "tool", "content": "1", "tool_call_id": calls[0]["id"]},
+    ]
+    for model_id, length in (("mistral/labs", 9), ("openai/gpt-4o", 24), ("gemini/gemini-3-pro", 65)):
+        model = LiteLLMModel(model_id, api_key=KEY)
+        messages = model._body(model._build_request(history, {}, False))["messages"]
+        call_id = messages[1]["tool_calls"][0]["id"]
+        assert (len(call_id), messages[2]["tool_call_id"]) == (length, call_id)

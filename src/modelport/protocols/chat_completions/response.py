@@ -5,7 +5,8 @@
 - The token usage of a stream may come in its own chunk without choices, in the last chunk, or in every chunk. It is
   emitted once, with the finish reason, in the delta that `finish` returns.
 - A service may answer a streaming request with one complete message.
-- Content may be a list of parts, of which only the text is used.
+- Content may be a list of parts, of which only the text is used. A warning names media that are left out.
+- A tool call may come in the field `function_call`.
 - Reasoning may be called `reasoning_content` or `reasoning`.
 - Parallel tool calls may all have index 0 or no index, and no ids; see `call_fragments`.
 - An error may come inside a response with status 200, or as a chunk of a stream.
@@ -22,6 +23,7 @@ from modelport.errors import MalformedResponse
 from modelport.protocols.chat_completions.call_fragments import CallFragments
 from modelport.protocols.chat_completions.errors import error_from
 from modelport.protocols.chat_completions.finish_word import finish_word
+from modelport.protocols.chat_completions.media import media_in, media_warnings, transcript_of
 from modelport.protocols.chat_completions.output_format import OUTPUT_TOOL
 from modelport.protocols.finish_reasons import finish_error, finish_reason_from, finish_warning
 from modelport.types.deltas import ChatMessageStreamDelta, ChatMessageToolCallStreamDelta
@@ -47,6 +49,8 @@ class ChatResponseReader:
         self._output_indices: set[Any] = set()
         #: Whether the model refused to answer. The finish reason is then `content_filter`.
         self._has_refusal = False
+        #: The kinds of media that were left out, because deltas have no field for them.
+        self._left_out: set[str] = set()
         #: Whether any part of a response has arrived. Without one, a stream is no response, even if it need not say why
         #: it ended.
         self._has_choice = False
@@ -95,11 +99,12 @@ class ChatResponseReader:
             ModelError: The finish reason says that the service or the model failed.
         """
         last = self._last_delta
+        last.warnings = media_warnings(self._left_out) or None
         if self._finish_word is not None:
             if error := finish_error(self._finish_word):
                 raise error
             if warning := finish_warning(self._finish_word):
-                last.warnings = [warning]
+                last.warnings = [*(last.warnings or ()), warning]
         if last.finish_reason is None:
             if not self._has_choice:
                 raise MalformedResponse("The service sent no part of a response: no event of the stream has a choice.")
@@ -148,6 +153,9 @@ class ChatResponseReader:
         content = message.get("content")
         if isinstance(content, list):  # Mistral's reasoning models send a list of parts.
             content = "".join(part.get("text", "") for part in content if part.get("type") == "text")
+        if media := set(media_in(message)):
+            self._left_out |= media
+            content = content or transcript_of(message) or None
         if refusal := message.get("refusal"):
             content, self._has_refusal = (content or "") + refusal, True
         reasoning = message.get("reasoning_content") or message.get("reasoning")
@@ -156,7 +164,10 @@ class ChatResponseReader:
         if reasoning is not None and not isinstance(reasoning, str):
             raise TypeError(f"reasoning is {type(reasoning).__name__}, not a string")
         calls: list[ChatMessageToolCallStreamDelta] = []
-        if received := message.get("tool_calls"):
+        received = message.get("tool_calls")
+        if not received and (function := message.get("function_call")):
+            received = [{"index": "function_call", "function": function}]  # The only call of OpenAI's API of 2023.
+        if received:
             if outputs := [call["custom"]["input"] for call in received if self._is_output(call)]:
                 content = (content or "") + "".join(outputs)
             is_whole = not choice.get("delta")  # The entries of a list that is not streamed are one call each.
