@@ -17,7 +17,7 @@ from dataclasses import replace
 from functools import cached_property
 from typing import Any, ClassVar
 
-from modelport.errors import InvalidRequest, NotFoundError
+from modelport.errors import InvalidRequest, MalformedResponse, NotFoundError
 from modelport.inputs.parameters import REASONING_EFFORTS
 from modelport.inputs.settings import check_kind
 from modelport.inputs.vendor_parameters import parameters_of
@@ -50,6 +50,8 @@ class ChatCompletionsModel(Model):
             beyond OpenAI's API. By default they use OpenAI's API alone.
         accept_missing_finish: Whether a stream without a finish reason is complete (some servers, such as Ollama, send
             none). By default such a stream counts as truncated.
+        split_reasoning: Whether text between `<think>` and `</think>` at the beginning of the output is reasoning, which
+            some servers do not separate from it. By default it is.
         **settings: See `Model`.
     """
 
@@ -84,16 +86,18 @@ class ChatCompletionsModel(Model):
         *,
         dialect: str | None = None,
         accept_missing_finish: bool = False,
+        split_reasoning: bool = True,
         **settings: Any,
     ) -> None:
         if dialect is not None and not (isinstance(dialect, str) and dialect in self.dialects):
             raise InvalidRequest(
                 f"dialect={dialect!r} is unknown; known dialects are {', '.join(sorted(self.dialects))}, or None"
             )
-        check_kind(bool, accept_missing_finish=accept_missing_finish)
+        check_kind(bool, accept_missing_finish=accept_missing_finish, split_reasoning=split_reasoning)
         super().__init__(model_id, **settings)
         self.dialect = dialect
         self.accept_missing_finish = accept_missing_finish
+        self.split_reasoning = split_reasoning
         self._transport = self._make_transport()
 
     @cached_property
@@ -154,7 +158,7 @@ class ChatCompletionsModel(Model):
         call = self._service_call(request, left_out)
         if dialect.constrains_reasoning and request.grammar is not None:
             call = await self._with_unconstrained_reasoning(call, request)
-        reader = ChatResponseReader(self.accept_missing_finish)
+        reader = ChatResponseReader(self.accept_missing_finish, self.split_reasoning)
         try:
             if request.stream:
                 async with aclosing(self._transport.stream(call, reader.read_chunk)) as deltas:
@@ -164,6 +168,8 @@ class ChatCompletionsModel(Model):
                 last = reader.finish()
             else:
                 last = await self._transport.call(call, reader.read_response)
+            if reader.think_tags is not None and reader.think_tags.has_tag:
+                self._keep_stop_sequences_out_of_reasoning(request, last, reader.think_tags.is_open)
             if left_out:
                 last.warnings = [*(last.warnings or ()), *self._left_out_warnings(request, left_out)] or None
             yield last
@@ -202,6 +208,33 @@ class ChatCompletionsModel(Model):
             lambda body: self._transport.call(replace(call, path=RENDER_PATH, body=body), lambda rendered: rendered),
         )
         return replace(call, body={**call.body, "grammar": grammar}) if grammar else call
+
+    def _keep_stop_sequences_out_of_reasoning(
+        self, request: Request, last: ChatMessageStreamDelta, in_reasoning: bool
+    ) -> None:
+        """Let later requests send no stop sequences, because the server writes reasoning into the text.
+
+        The server would end the output at a stop sequence in the reasoning. modelport applies them to the text alone.
+
+        Args:
+            request: The request.
+            last: The last delta of its response.
+            in_reasoning: Whether the response ended inside the reasoning.
+
+        Raises:
+            MalformedResponse: A stop sequence has probably ended the reasoning of this response. If the caller has
+                received nothing of it, the request is sent again.
+        """
+        if not (request.stop_sequences and request.capabilities.stop):
+            return
+        self._set_observed(self.capabilities.replace(stop=False))
+        if in_reasoning and last.finish_reason == "stop":
+            error = MalformedResponse(
+                "A stop sequence ended the model's reasoning before its output, because the server does not separate "
+                "them. Later requests do not send stop sequences; modelport applies them to the output."
+            )
+            error.profile_updated = True
+            raise error
 
     def _left_out_warnings(self, request: Request, left_out: frozenset[str]) -> list[CallWarning]:
         """Return a warning for each parameter of the request that was left out."""

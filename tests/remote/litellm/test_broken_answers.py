@@ -130,3 +130,10 @@ def test_ids_of_calls_are_mapped_for_the_provider() -> None:
         messages = model._body(model._build_request(history, {}, False))["messages"]
         call_id = messages[1]["tool_calls"][0]["id"]
         assert (len(call_id), messages[2]["tool_call_id"]) == (length, call_id)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_reasoning_in_the_text_is_split(server: FaultServer, backend: str, way: str) -> None:
+    server.script([Fault.ok("<think>\nIt is.\n</think>\n\nParis", piece=3)])
+    message = ask(model_for(server, backend), way)
+    assert ((message.reasoning or "").strip(), (message.content or "").strip()) == ("It is.", "Paris")

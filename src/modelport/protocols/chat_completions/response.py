@@ -7,7 +7,7 @@
 - A service may answer a streaming request with one complete message.
 - Content may be a list of parts, of which only the text is used. A warning names media that are left out.
 - A tool call may come in the field `function_call`.
-- Reasoning may be called `reasoning_content` or `reasoning`.
+- Reasoning may be called `reasoning_content` or `reasoning`, or stand in the content; see `think_tags`.
 - Parallel tool calls may all have index 0 or no index, and no ids; see `call_fragments`.
 - An error may come inside a response with status 200, or as a chunk of a stream.
 - A stream that ends without a finish reason may be incomplete. It is an error unless `accept_missing_finish` is set.
@@ -25,6 +25,7 @@ from modelport.protocols.chat_completions.errors import error_from
 from modelport.protocols.chat_completions.finish_word import finish_word
 from modelport.protocols.chat_completions.media import media_in, media_warnings, transcript_of
 from modelport.protocols.chat_completions.output_format import OUTPUT_TOOL
+from modelport.protocols.chat_completions.think_tags import ThinkTagSplitter
 from modelport.protocols.finish_reasons import finish_error, finish_reason_from, finish_warning
 from modelport.types.deltas import ChatMessageStreamDelta, ChatMessageToolCallStreamDelta
 from modelport.types.messages import ChatMessageToolCallFunction
@@ -37,10 +38,15 @@ class ChatResponseReader:
     Args:
         accept_missing_finish: Whether a stream without a finish reason counts as complete, because the server never
             sends one.
+        split_reasoning: Whether text between `<think>` and `</think>` at the beginning of the content is reasoning.
+
+    Attributes:
+        think_tags: Splits the reasoning from the content; `None` without `split_reasoning`.
     """
 
-    def __init__(self, accept_missing_finish: bool = False) -> None:
+    def __init__(self, accept_missing_finish: bool = False, split_reasoning: bool = False) -> None:
         self._accept_missing_finish = accept_missing_finish
+        self.think_tags = ThinkTagSplitter() if split_reasoning else None
         #: Collects token usage and finish reason until `finish` returns it.
         self._last_delta = ChatMessageStreamDelta()
         #: The tool calls so far.
@@ -75,6 +81,8 @@ class ChatResponseReader:
         delta.token_usage, delta.finish_reason, delta.stop_sequence = (
             last.token_usage, last.finish_reason, last.stop_sequence,
         )  # fmt: skip
+        delta.content = (delta.content or "") + (last.content or "") or None
+        delta.reasoning = (delta.reasoning or "") + (last.reasoning or "") or None
         delta.model_id, delta.raw, delta.warnings = last.model_id, last.raw, last.warnings
         return delta
 
@@ -99,6 +107,9 @@ class ChatResponseReader:
             ModelError: The finish reason says that the service or the model failed.
         """
         last = self._last_delta
+        if self.think_tags is not None:
+            reasoning, content = self.think_tags.finish()
+            last.reasoning, last.content = reasoning or None, content or None
         last.warnings = media_warnings(self._left_out) or None
         if self._finish_word is not None:
             if error := finish_error(self._finish_word):
@@ -179,11 +190,14 @@ class ChatResponseReader:
         if self._last_delta.model_id is None:
             model_id = data.get("model")
             self._last_delta.model_id = model_id if isinstance(model_id, str) else None
+        if self.think_tags is not None and (content or reasoning):
+            split, content = self.think_tags.feed(content or "", has_reasoning=bool(reasoning))
+            reasoning = reasoning or split
         if not (content or reasoning or calls or logprobs):
             # An empty message is a valid response, but an empty chunk delivers nothing.
             return ChatMessageStreamDelta() if "message" in choice else None
         return ChatMessageStreamDelta(
-            content=content or None, tool_calls=calls or None, reasoning=reasoning, logprobs=logprobs or None
+            content=content or None, tool_calls=calls or None, reasoning=reasoning or None, logprobs=logprobs or None
         )
 
     def _is_output(self, call: Any) -> bool:

@@ -66,6 +66,9 @@ class LiteLLMModel(Model):
         flatten_messages_as_text: See `Model`; by default true for `ollama…`, `groq…` and `cerebras…`.
         accept_missing_finish: Whether a stream without a finish reason is complete; by default it counts as
             interrupted.
+        split_reasoning: Whether text between `<think>` and `</think>` at the beginning of the output is reasoning, which
+            some servers do not separate from it. By default it is. If a call does not stream, LiteLLM always separates
+            it.
         **settings: See `Model`. Every other setting is passed to `litellm.acompletion`. `num_retries` or `max_retries`
             becomes this model's `retry`.
 
@@ -105,11 +108,12 @@ class LiteLLMModel(Model):
         flatten_messages_as_text: bool | None = None,
         *,
         accept_missing_finish: bool = False,
+        split_reasoning: bool = True,
         **settings: Any,
     ) -> None:
         require_litellm()
         check_kind(str, model_id=model_id, api_base=api_base)
-        check_kind(bool, accept_missing_finish=accept_missing_finish)
+        check_kind(bool, accept_missing_finish=accept_missing_finish, split_reasoning=split_reasoning)
         model_id = DEFAULT_MODEL if model_id is None else model_id
         if api_base is not None and not api_base.startswith(("http://", "https://")):
             raise InvalidRequest(
@@ -132,6 +136,7 @@ class LiteLLMModel(Model):
         self.api_base = api_base
         self.api_key = secret_from(api_key, model_id) if api_key is not None else None
         self.accept_missing_finish = accept_missing_finish
+        self.split_reasoning = split_reasoning
         self._isolations: PerLoop[ClientIsolation] = PerLoop(ClientIsolation.aclose)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -167,7 +172,7 @@ class LiteLLMModel(Model):
         """Run one request; see `Model.deltas`."""
         litellm_package()  # On first use, this imports LiteLLM and prepares it for `isolation`.
         isolation = await self._isolations.get(ClientIsolation)
-        reader = ChatResponseReader(self.accept_missing_finish)
+        reader = ChatResponseReader(self.accept_missing_finish, self.split_reasoning)
         arguments = self._arguments(request)
         stream: ResponseStream | None = None
         has_content = False
