@@ -29,6 +29,7 @@ from modelport.protocols.chat_completions.response import ChatResponseReader
 from modelport.remote.http.redaction import with_hidden_repr
 from modelport.remote.http.transport import ServiceCall, Transport
 from modelport.remote.profiles import PROFILES
+from modelport.remote.schema_enforcement import claimed_capabilities
 from modelport.remote.schema_subsets import OPENAI
 from modelport.remote.unconstrained_reasoning import RENDER_PATH, grammar_after_reasoning
 from modelport.types.capabilities import Capabilities
@@ -71,6 +72,7 @@ class ChatCompletionsModel(Model):
         cached_tokens=True,
         extra_parameters=frozenset({"extra_body", "extra_headers", "extra_query"}),
     )
+    _may_ignore_output_types: ClassVar[bool] = True
     #: The values that the parameter `dialect` accepts.
     dialects: ClassVar[frozenset[str]] = frozenset({"llama.cpp", "vllm"})
     #: The caller's own client, set by backends that accept one.
@@ -139,6 +141,11 @@ class ChatCompletionsModel(Model):
         """The service's key in the table of vendor parameters; `None` if the service is not known."""
         return self.dialect
 
+    @property
+    def _host(self) -> str | None:
+        """The host to which requests are sent, if the backend knows it."""
+        return None
+
     @cached_property
     def _call_id_rule(self) -> CallIdRule | None:
         """Which IDs of tool calls the service accepts; `None` for any."""
@@ -146,7 +153,9 @@ class ChatCompletionsModel(Model):
 
     def _declare(self) -> Capabilities:
         declared = self.declared_capabilities.replace(**self._dialect.capabilities)
-        extra = (declared.extra_parameters or frozenset()) | parameters_of(self._service) | declared.renamed.keys()
+        service = self._service
+        declared = claimed_capabilities(declared, service, self._host)
+        extra = (declared.extra_parameters or frozenset()) | parameters_of(service) | declared.renamed.keys()
         return declared.replace(extra_parameters=extra).with_profiles(self.model_id, PROFILES)
 
     async def deltas(self, request: Request) -> AsyncGenerator[ChatMessageStreamDelta, None]:

@@ -9,9 +9,10 @@ import pytest
 
 from modelport import LiteLLMModel
 from modelport.errors import MalformedResponse, ModelError, ServerError, StreamInterrupted
+from modelport.types.output_types import JSONSchema
 from tests.remote.litellm.helpers import warm_up
 from tests.remote.matrix_runner import KEY, ask, model_for
-from tests.servers.faults import Fault, FaultServer
+from tests.servers.faults import Call, Fault, FaultServer
 
 BACKENDS = ("litellm", "litellm-router", "litellm-http")
 WAYS = ("sync", "async streamed")
@@ -137,3 +138,15 @@ def test_reasoning_in_the_text_is_split(server: FaultServer, backend: str, way: 
     server.script([Fault.ok("<think>\nIt is.\n</think>\n\nParis", piece=3)])
     message = ask(model_for(server, backend), way)
     assert ((message.reasoning or "").strip(), (message.content or "").strip()) == ("It is.", "Paris")
+
+
+@pytest.mark.filterwarnings("ignore:.*ignored it:UserWarning")
+def test_schema_that_the_server_ignores_is_requested_through_a_tool(server: FaultServer, backend: str) -> None:
+    schema = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
+    by_tool = Fault.tools(Call(JSONSchema(schema).name, '{"a": 2}'))
+    server.script([Fault.ok("The answer is 1."), by_tool, by_tool])
+    model = model_for(server, backend)
+    for _ in range(2):
+        message = ask(model, "sync", response_format=schema)
+        assert (message.parsed, message.enforcement) == ({"a": 2}, "forced_tool")
+    assert ["response_format" in request.json for request in server.requests] == [True, False, False]

@@ -95,6 +95,7 @@ class LiteLLMModel(Model):
         cached_tokens=True,
         extra_parameters=parameters_of("litellm") | {"extra_body", "extra_headers", "headers"},
     )
+    _may_ignore_output_types: ClassVar[bool] = True
     secret_settings: ClassVar[frozenset[str]] = frozenset({"api_key"})
     saved_parameters: ClassVar[frozenset[str] | None] = SAVED_PARAMETERS
     api_key: Secret | None = None
