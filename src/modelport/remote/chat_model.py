@@ -11,13 +11,13 @@ out or give it another name, or the capability that needs the parameter is switc
 from __future__ import annotations
 
 import warnings
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Collection, Mapping
 from contextlib import aclosing
 from dataclasses import replace
 from functools import cached_property
 from typing import Any, ClassVar
 
-from modelport.errors import InvalidRequest, MalformedResponse, NotFoundError
+from modelport.errors import InvalidRequest, MalformedResponse, NotFoundError, UnsupportedFeature
 from modelport.inputs.parameters import REASONING_EFFORTS
 from modelport.inputs.settings import check_kind
 from modelport.inputs.vendor_parameters import parameters_of
@@ -31,6 +31,7 @@ from modelport.remote.http.transport import ServiceCall, Transport
 from modelport.remote.profiles import PROFILES
 from modelport.remote.schema_enforcement import claimed_capabilities
 from modelport.remote.schema_subsets import OPENAI
+from modelport.remote.template_tools import template_has_tools
 from modelport.remote.unconstrained_reasoning import RENDER_PATH, grammar_after_reasoning
 from modelport.types.capabilities import Capabilities
 from modelport.types.deltas import ChatMessageStreamDelta
@@ -79,6 +80,8 @@ class ChatCompletionsModel(Model):
     client: Any = None
     #: The capabilities after the rejections of the service; `None` before the first of them. A copy keeps them.
     _observed: Capabilities | None = None
+    #: Whether the server has been asked whether the model's chat template has tools.
+    _has_probed_tools: bool = False
     #: The parameters that the service has rejected. Later requests leave them out.
     _rejected_parameters: frozenset[str] = frozenset()
 
@@ -165,6 +168,8 @@ class ChatCompletionsModel(Model):
             request = request.replace(stream=True)
         left_out = self._rejected_parameters
         call = self._service_call(request, left_out)
+        if dialect.drops_tools and not self._has_probed_tools and request.tools:
+            await self._probe_tools(call)
         if dialect.constrains_reasoning and request.grammar is not None:
             call = await self._with_unconstrained_reasoning(call, request)
         reader = ChatResponseReader(self.accept_missing_finish, self.split_reasoning)
@@ -209,13 +214,32 @@ class ChatCompletionsModel(Model):
         body = body_from(request, self._remote_model_id, self.dialect)
         return ServiceCall("chat/completions", {**body, **extra_body}, headers, query)
 
+    async def _render(self, call: ServiceCall, body: Mapping[str, Any]) -> Any:
+        """Return what llama.cpp's server renders from a body, in a request like the given one."""
+        return await self._transport.call(replace(call, path=RENDER_PATH, body=body), lambda rendered: rendered)
+
+    async def _probe_tools(self, call: ServiceCall) -> None:
+        """Ask the server, once, whether the model's chat template has tools.
+
+        Raises:
+            UnsupportedFeature: It has none. The request is then sent again, with the tools in its prompt.
+        """
+        has_tools = "tools" in _given_names(self._given_capabilities) or await template_has_tools(
+            lambda body: self._render(call, body)
+        )
+        self._has_probed_tools = True
+        if not has_tools:
+            self._set_observed(self.capabilities.replace(tools=False))
+            error = UnsupportedFeature(
+                f"{self.model_id}: the chat template of this server (dialect={self.dialect!r}) has no tools",
+                parameter="tools",
+            )
+            error.profile_updated = True
+            raise error
+
     async def _with_unconstrained_reasoning(self, call: ServiceCall, request: Request) -> ServiceCall:
         """Return the call, with a grammar that does not constrain the reasoning if the model may reason."""
-        grammar = await grammar_after_reasoning(
-            call.body,
-            request,
-            lambda body: self._transport.call(replace(call, path=RENDER_PATH, body=body), lambda rendered: rendered),
-        )
+        grammar = await grammar_after_reasoning(call.body, request, lambda body: self._render(call, body))
         return replace(call, body={**call.body, "grammar": grammar}) if grammar else call
 
     def _keep_stop_sequences_out_of_reasoning(
@@ -295,3 +319,10 @@ class ChatCompletionsModel(Model):
         """Close the connections of all event loops. A client that was passed in stays open."""
         if "_transport" in self.__dict__:
             self._transport.close()
+
+
+def _given_names(capabilities: Capabilities | Mapping[str, Any] | None) -> Collection[str]:
+    """Return the names of the capabilities that the caller has set."""
+    if isinstance(capabilities, Capabilities):
+        return capabilities.to_dict()
+    return capabilities or ()

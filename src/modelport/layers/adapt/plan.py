@@ -204,6 +204,7 @@ def _plan_output_type(plan: Plan, grammar: Grammar, capabilities: Capabilities) 
     if isinstance(grammar, Lark):
         raise UnsupportedFeature(
             "this backend cannot enforce a context-free grammar (Lark), and modelport cannot validate one"
+            + ("" if capabilities.enforces_grammars else "; if its server can, name the server's kind with dialect=…")
         )
     can_force = capabilities.tools and not request.tools and capabilities.tool_choices & {"named", "required"}
     object_schema = grammar if is_object else wrapper
