@@ -355,6 +355,8 @@ class CallMethods:
                                 await call.raise_error()
                     return
                 except ModelError as error:
+                    if error.disproved is not None:
+                        error.profile_updated = self._take_back(error.disproved, request)
                     if has_output or not error.profile_updated or not updates_left:
                         raise
                 deltas = self._through_layers(request.replace(capabilities=self.capabilities))
@@ -388,6 +390,10 @@ class CallMethods:
     @property
     def _implements_deltas(self) -> bool:
         """Whether the backend implements `deltas`, and not just `generate`."""
+        raise NotImplementedError
+
+    def _take_back(self, disproved: str, request: Request) -> bool:
+        """Record that the backend does not enforce what it was thought to enforce, and return whether it was."""
         raise NotImplementedError
 
     def _check_unknown_options(self, options: Mapping[str, Any]) -> None:

@@ -11,17 +11,18 @@ out or give it another name, or the capability that needs the parameter is switc
 from __future__ import annotations
 
 import warnings
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Collection, Mapping
 from contextlib import aclosing
 from dataclasses import replace
 from functools import cached_property
 from typing import Any, ClassVar
 
-from modelport.errors import InvalidRequest, NotFoundError
+from modelport.errors import InvalidRequest, MalformedResponse, NotFoundError, UnsupportedFeature
 from modelport.inputs.parameters import REASONING_EFFORTS
 from modelport.inputs.settings import check_kind
 from modelport.inputs.vendor_parameters import parameters_of
 from modelport.model import Model
+from modelport.protocols.chat_completions.call_ids import CallIdRule, call_id_rule, with_accepted_ids
 from modelport.protocols.chat_completions.dialects import DIALECTS, OPENAI_API, Dialect
 from modelport.protocols.chat_completions.history_rules import HistoryRules
 from modelport.protocols.chat_completions.request import body_from
@@ -30,7 +31,9 @@ from modelport.remote.history import observe_history_refusal, with_accepted_hist
 from modelport.remote.http.redaction import with_hidden_repr
 from modelport.remote.http.transport import ServiceCall, Transport
 from modelport.remote.profiles import PROFILES
+from modelport.remote.schema_enforcement import claimed_capabilities
 from modelport.remote.schema_subsets import OPENAI
+from modelport.remote.template_tools import template_has_tools
 from modelport.remote.unconstrained_reasoning import RENDER_PATH, grammar_after_reasoning
 from modelport.types.capabilities import Capabilities
 from modelport.types.deltas import ChatMessageStreamDelta
@@ -52,6 +55,8 @@ class ChatCompletionsModel(Model):
             beyond OpenAI's API. By default they use OpenAI's API alone.
         accept_missing_finish: Whether a stream without a finish reason is complete (some servers, such as Ollama, send
             none). By default such a stream counts as truncated.
+        split_reasoning: Whether text between `<think>` and `</think>` at the beginning of the output is reasoning, which
+            some servers do not separate from it. By default it is.
         **settings: See `Model`.
     """
 
@@ -71,6 +76,7 @@ class ChatCompletionsModel(Model):
         cached_tokens=True,
         extra_parameters=frozenset({"extra_body", "extra_headers", "extra_query"}),
     )
+    _may_ignore_output_types: ClassVar[bool] = True
     #: The values that the parameter `dialect` accepts.
     dialects: ClassVar[frozenset[str]] = frozenset({"llama.cpp", "vllm"})
     #: The caller's own client, set by backends that accept one.
@@ -79,6 +85,8 @@ class ChatCompletionsModel(Model):
     _observed: Capabilities | None = None
     #: What the service requires and refuses in earlier messages; `None` before its first refusal.
     _history_rules: HistoryRules | None = None
+    #: Whether the server has been asked whether the model's chat template has tools.
+    _has_probed_tools: bool = False
     #: The parameters that the service has rejected. Later requests leave them out.
     _rejected_parameters: frozenset[str] = frozenset()
 
@@ -88,16 +96,18 @@ class ChatCompletionsModel(Model):
         *,
         dialect: str | None = None,
         accept_missing_finish: bool = False,
+        split_reasoning: bool = True,
         **settings: Any,
     ) -> None:
         if dialect is not None and not (isinstance(dialect, str) and dialect in self.dialects):
             raise InvalidRequest(
                 f"dialect={dialect!r} is unknown; known dialects are {', '.join(sorted(self.dialects))}, or None"
             )
-        check_kind(bool, accept_missing_finish=accept_missing_finish)
+        check_kind(bool, accept_missing_finish=accept_missing_finish, split_reasoning=split_reasoning)
         super().__init__(model_id, **settings)
         self.dialect = dialect
         self.accept_missing_finish = accept_missing_finish
+        self.split_reasoning = split_reasoning
         self._transport = self._make_transport()
 
     @cached_property
@@ -148,9 +158,21 @@ class ChatCompletionsModel(Model):
         """Return whether this service returned the data; see `Model.accepts_provider_data`."""
         return data.fits("chat_completions", self._provider)
 
+    @property
+    def _host(self) -> str | None:
+        """The host to which requests are sent, if the backend knows it."""
+        return None
+
+    @cached_property
+    def _call_id_rule(self) -> CallIdRule | None:
+        """Which IDs of tool calls the service accepts; `None` for any."""
+        return call_id_rule(self._service, self.model_id)
+
     def _declare(self) -> Capabilities:
         declared = self.declared_capabilities.replace(**self._dialect.capabilities)
-        extra = (declared.extra_parameters or frozenset()) | parameters_of(self._service) | declared.renamed.keys()
+        service = self._service
+        declared = claimed_capabilities(declared, service, self._host)
+        extra = (declared.extra_parameters or frozenset()) | parameters_of(service) | declared.renamed.keys()
         return declared.replace(extra_parameters=extra).with_profiles(self.model_id, PROFILES)
 
     async def deltas(self, request: Request) -> AsyncGenerator[ChatMessageStreamDelta, None]:
@@ -162,9 +184,11 @@ class ChatCompletionsModel(Model):
         call = self._service_call(request, left_out)
         body, history_warnings = with_accepted_history(self, call.body)
         call = replace(call, body=body)
+        if dialect.drops_tools and not self._has_probed_tools and request.tools:
+            await self._probe_tools(call)
         if dialect.constrains_reasoning and request.grammar is not None:
             call = await self._with_unconstrained_reasoning(call, request)
-        reader = ChatResponseReader(self.accept_missing_finish, service=self._provider)
+        reader = ChatResponseReader(self.accept_missing_finish, self.split_reasoning, service=self._provider)
         try:
             if request.stream:
                 async with aclosing(self._transport.stream(call, reader.read_chunk)) as deltas:
@@ -174,8 +198,10 @@ class ChatCompletionsModel(Model):
                 last = reader.finish()
             else:
                 last = await self._transport.call(call, reader.read_response)
+            if reader.think_tags is not None and reader.think_tags.has_tag:
+                self._keep_stop_sequences_out_of_reasoning(request, last, reader.think_tags.is_open)
             if left_out:
-                last.warnings = self._left_out_warnings(request, left_out)
+                last.warnings = [*(last.warnings or ()), *self._left_out_warnings(request, left_out)] or None
             last.warnings = [*(last.warnings or ()), *history_warnings] or None
             yield last
         except InvalidRequest as error:
@@ -196,6 +222,9 @@ class ChatCompletionsModel(Model):
         ]
         if parameters != request.parameters:
             request = request.replace(parameters=parameters)
+        messages = with_accepted_ids(request.messages, self._call_id_rule)
+        if messages is not request.messages:
+            request = request.replace(messages=messages)
         if "tool_choice" in left_out:
             request = request.replace(tool_choice="auto")  # "auto" is the default, which is never sent.
         headers, query = [
@@ -204,22 +233,68 @@ class ChatCompletionsModel(Model):
         body = body_from(request, self._remote_model_id, self.dialect)
         return ServiceCall("chat/completions", {**body, **extra_body}, headers, query)
 
+    async def _render(self, call: ServiceCall, body: Mapping[str, Any]) -> Any:
+        """Return what llama.cpp's server renders from a body, in a request like the given one."""
+        return await self._transport.call(replace(call, path=RENDER_PATH, body=body), lambda rendered: rendered)
+
+    async def _probe_tools(self, call: ServiceCall) -> None:
+        """Ask the server, once, whether the model's chat template has tools.
+
+        Raises:
+            UnsupportedFeature: It has none. The request is then sent again, with the tools in its prompt.
+        """
+        has_tools = "tools" in _given_names(self._given_capabilities) or await template_has_tools(
+            lambda body: self._render(call, body)
+        )
+        self._has_probed_tools = True
+        if not has_tools:
+            self._set_observed(self.capabilities.replace(tools=False))
+            error = UnsupportedFeature(
+                f"{self.model_id}: the chat template of this server (dialect={self.dialect!r}) has no tools",
+                parameter="tools",
+            )
+            error.profile_updated = True
+            raise error
+
     async def _with_unconstrained_reasoning(self, call: ServiceCall, request: Request) -> ServiceCall:
         """Return the call, with a grammar that does not constrain the reasoning if the model may reason."""
-        grammar = await grammar_after_reasoning(
-            call.body,
-            request,
-            lambda body: self._transport.call(replace(call, path=RENDER_PATH, body=body), lambda rendered: rendered),
-        )
+        grammar = await grammar_after_reasoning(call.body, request, lambda body: self._render(call, body))
         return replace(call, body={**call.body, "grammar": grammar}) if grammar else call
 
-    def _left_out_warnings(self, request: Request, left_out: frozenset[str]) -> list[CallWarning] | None:
-        """Return a warning for each parameter of the request that was left out, or `None` if there is none."""
+    def _keep_stop_sequences_out_of_reasoning(
+        self, request: Request, last: ChatMessageStreamDelta, in_reasoning: bool
+    ) -> None:
+        """Let later requests send no stop sequences, because the server writes reasoning into the text.
+
+        The server would end the output at a stop sequence in the reasoning. modelport applies them to the text alone.
+
+        Args:
+            request: The request.
+            last: The last delta of its response.
+            in_reasoning: Whether the response ended inside the reasoning.
+
+        Raises:
+            MalformedResponse: A stop sequence has probably ended the reasoning of this response. If the caller has
+                received nothing of it, the request is sent again.
+        """
+        if not (request.stop_sequences and request.capabilities.stop):
+            return
+        self._set_observed(self.capabilities.replace(stop=False))
+        if in_reasoning and last.finish_reason == "stop":
+            error = MalformedResponse(
+                "A stop sequence ended the model's reasoning before its output, because the server does not separate "
+                "them. Later requests do not send stop sequences; modelport applies them to the output."
+            )
+            error.profile_updated = True
+            raise error
+
+    def _left_out_warnings(self, request: Request, left_out: frozenset[str]) -> list[CallWarning]:
+        """Return a warning for each parameter of the request that was left out."""
         requested = left_out & {*request.parameters, "tool_choice" if request.tools else ""}
         return [
             CallWarning("left_out", name, f"{name} was left out, because {self.model_id} does not accept it.")
             for name in sorted(requested)
-        ] or None
+        ]
 
     def _observe_rejection(self, error: InvalidRequest, request: Request, left_out: frozenset[str]) -> bool:
         """Record that the service rejected a parameter, in this model's capabilities or in `_rejected_parameters`.
@@ -263,3 +338,10 @@ class ChatCompletionsModel(Model):
         """Close the connections of all event loops. A client that was passed in stays open."""
         if "_transport" in self.__dict__:
             self._transport.close()
+
+
+def _given_names(capabilities: Capabilities | Mapping[str, Any] | None) -> Collection[str]:
+    """Return the names of the capabilities that the caller has set."""
+    if isinstance(capabilities, Capabilities):
+        return capabilities.to_dict()
+    return capabilities or ()
