@@ -57,7 +57,12 @@ def test_media_are_named_in_a_warning(parts: Any, content: str | None, features:
 
 
 def test_transcript_of_streamed_audio_is_the_text() -> None:
-    parts = [{"audio": {"id": "a"}}, {"audio": {"transcript": "Par"}}, {"audio": {"data": "U"}}, {"audio": {"transcript": "is"}}]
+    parts = [
+        {"audio": {"id": "a"}},
+        {"audio": {"transcript": "Par"}},
+        {"audio": {"data": "U"}},
+        {"audio": {"transcript": "is"}},
+    ]
     assert read(*parts, streamed=True).content == "Paris"
 
 

@@ -144,7 +144,10 @@ def test_ids_of_other_services_are_mapped_consistently(
 
 
 def test_ids_are_mapped_for_the_service_of_the_model() -> None:
-    for model in (OpenAIServerModel("gpt-4o", api_key="k"), AzureOpenAIServerModel("d", "https://a.openai.azure.com", "k")):
+    for model in (
+        OpenAIServerModel("gpt-4o", api_key="k"),
+        AzureOpenAIServerModel("d", "https://a.openai.azure.com", "k"),
+    ):
         rule: Any = model._call_id_rule
         assert rule.length == 24
     other: Any = OpenAIServerModel("m", "http://127.0.0.1:1/v1", "k")._call_id_rule

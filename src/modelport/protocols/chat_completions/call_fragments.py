@@ -34,9 +34,6 @@ class CallFragments:
         #: The IDs of the calls, each as it is reported.
         self._reported: set[str] = set()
 
-    def __bool__(self) -> bool:
-        return bool(self._calls)
-
     def add(
         self, service_index: int | None, call_id: str | None, name: str | None, arguments: Any, *, is_whole: bool
     ) -> tuple[int, str | None, str | None]:
@@ -82,7 +79,9 @@ class CallFragments:
             is_new = call.id is None and call.is_complete_before(name, arguments)
             is_new = is_new or bool(name and call.name and name != call.name)
             # Without an index, a name begins a call, unless it is repeated in the middle of the arguments.
-            is_new = is_new or (service_index is None and bool(name) and not (call.id is None and call.arguments.is_open))
+            is_new = is_new or (
+                service_index is None and bool(name) and not (call.id is None and call.arguments.is_open)
+            )
         return len(self._calls) if is_new else index
 
     def _new_id(self, call_id: str | None) -> str:

@@ -65,17 +65,23 @@ def with_accepted_ids(messages: tuple[ChatMessage, ...], rule: CallIdRule | None
     """
     if rule is None:
         return messages
+    for message in messages:
+        if message.tool_calls or message.tool_call_id:
+            break
+    else:
+        return messages
     accepts = re.compile(rule.pattern, re.DOTALL).fullmatch
 
     def accepted(call_id: str) -> str:
-        return call_id if not call_id or accepts(call_id) else _digest(call_id.encode("utf-8", "surrogatepass"), rule.length)
+        return (
+            call_id
+            if not call_id or accepts(call_id)
+            else _digest(call_id.encode("utf-8", "surrogatepass"), rule.length)
+        )
 
     result = []
     for message in messages:
         calls, result_id = message.tool_calls, message.tool_call_id
-        if calls is None and result_id is None:
-            result.append(message)
-            continue
         if calls and any(accepted(call.id) != call.id for call in calls):
             message = replace(message, tool_calls=[replace(call, id=accepted(call.id)) for call in calls])
         if result_id and accepted(result_id) != result_id:

@@ -17,7 +17,6 @@ from typing import Literal
 
 from modelport.constrained.reasoning import THINK_CLOSE, THINK_OPEN
 
-
 #: So much white space is buffered at most, so that a stream of nothing else takes linear time.
 _MAX_BUFFERED = 1000
 
@@ -33,6 +32,11 @@ class ThinkTagSplitter:
         self._is_blank = True
         #: Whether the text began with the tag.
         self.has_tag = False
+
+    @property
+    def is_done(self) -> bool:
+        """Whether all further text is text, and nothing is buffered."""
+        return self._state == "text"
 
     @property
     def is_open(self) -> bool:

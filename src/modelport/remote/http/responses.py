@@ -101,7 +101,9 @@ class EventReader(Generic[T]):
         """
         self._unparsed = self._parser.feed(chunk)
         if self._start is not None:
-            self._start = None if self._unparsed else [b"".join([*self._start, chunk[:_EXCERPT_BYTES]])[:_EXCERPT_BYTES]]
+            self._start = (
+                None if self._unparsed else [b"".join([*self._start, chunk[:_EXCERPT_BYTES]])[:_EXCERPT_BYTES]]
+            )
 
     def finish(self) -> None:
         """Check, at the end of the stream, that it had an event.
