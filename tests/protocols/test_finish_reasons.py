@@ -1,4 +1,4 @@
-"""Finish reasons: the words of all vendors, and what modelport makes of them. The values are from the vendors' pages."""
+"""Finish reasons: the words of all vendors, and what they mean. The values are from the vendors' pages."""
 
 from __future__ import annotations
 

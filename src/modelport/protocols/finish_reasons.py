@@ -110,6 +110,8 @@ FINISH_WORDS = (
     FinishWord("missing_thought_signature", "bad_request", _GEMINI),
 )
 _MEANINGS = {entry.word: entry.meaning for entry in FINISH_WORDS}
+#: The words that are modelport's own. This is a tuple, because a service may send a value that can't be hashed.
+OWN_WORDS = ("stop", "tool_calls", "length", "content_filter")
 #: A word that begins like this means `content_filter`: `content_policy_violation`, `content_policy`.
 _CONTENT_POLICY = "content_policy"
 #: Some servers send one of these words where others send `null`.
@@ -118,11 +120,13 @@ _NO_WORD = frozenset({"", "null", "none"})
 
 def has_finished(word: object) -> bool:
     """Return whether the value of a finish reason says that the response has ended."""
-    return word is not None and str(word).strip().lower() not in _NO_WORD
+    return word in OWN_WORDS or (word is not None and str(word).strip().lower() not in _NO_WORD)
 
 
 def meaning_of(word: object) -> Meaning | None:
     """Return what a service's finish reason means, or `None` if the table does not have it."""
+    if word in OWN_WORDS:  # These are nearly all words.
+        return word  # type: ignore[return-value]
     text = _normalised(word)
     return "content_filter" if text.startswith(_CONTENT_POLICY) else _MEANINGS.get(text)
 

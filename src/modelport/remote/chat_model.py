@@ -55,8 +55,8 @@ class ChatCompletionsModel(Model):
             beyond OpenAI's API. By default they use OpenAI's API alone.
         accept_missing_finish: Whether a stream without a finish reason is complete (some servers, such as Ollama, send
             none). By default such a stream counts as truncated.
-        split_reasoning: Whether text between `<think>` and `</think>` at the beginning of the output is reasoning, which
-            some servers do not separate from it. By default it is.
+        split_reasoning: Whether text between `<think>` and `</think>` at the beginning of the output is reasoning,
+            which some servers do not separate from it. By default it is.
         **settings: See `Model`.
     """
 

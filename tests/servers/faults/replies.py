@@ -83,7 +83,7 @@ class Reply:
             deltas.append(dict(self.message_fields))
         chunks = [self._chunk(model, [self._choice(delta, None)]) for delta in deltas]
         if self.finish_reason is not None:
-            chunks.append(self._chunk(model, [self._choice({}, self._finish()) | self.choice_fields]))
+            chunks.append(self._chunk(model, [self._choice({}, self._finish()) | dict(self.choice_fields)]))
         if self.null_choice_first:
             chunks.insert(0, self._chunk("", []) | {"prompt_filter_results": []})
         if self.usage == "cumulative":

@@ -1,6 +1,6 @@
 """Decides whether an invalid output disproves that the backend enforces output types or tool choices.
 
-A server may accept a schema and ignore it. Then an output that ended by itself, and that does not match the schema which
+A server may accept a schema and ignore it. Then an output that ended by itself, and that does not match the schema that
 was sent, is the proof. The error says so (`ModelError.disproved`); the model remembers it, and sends the request again
 in another way. Truncated output proves nothing. Neither does output that matches the schema, but not a constraint that
 was not sent, or a validator of the caller's own type.

@@ -20,10 +20,10 @@ parameters, content and roles of the request. Then two parts are planned, the to
 3. An output type is enforced or validated in the first of these ways that the backend supports:
 
    - `enforced`: by constrained decoding, or by the service's schema mode. If it is not known whether the service
-     enforces anything (`Capabilities.enforces_grammars`), the message says `validated`. A JSON schema is rewritten to the subset that
-     the backend supports (`Capabilities.schema_rules`). Constraints outside of the subset are written into the
-     descriptions of the schema, and a warning says so. A `Choice`, or a schema that is not an object, may be wrapped in
-     an object with one property, because some services accept only objects.
+     enforces anything (`Capabilities.enforces_grammars`), the message says `validated`. A JSON schema is rewritten to
+     the subset that the backend supports (`Capabilities.schema_rules`). Constraints outside of the subset are written
+     into the descriptions of the schema, and a warning says so. A `Choice`, or a schema that is not an object, may be
+     wrapped in an object with one property, because some services accept only objects.
    - `forced_tool`: the schema becomes the parameters of a tool that the model must call. The backend must support tools
      and the `tool_choice` `named` or `required`, and the caller's request must have no tools. Stop sequences are not
      sent, because they could truncate the JSON of the call; a warning says so.

@@ -34,9 +34,6 @@ class CallFragments:
         #: The IDs of the calls, each as it is reported.
         self._reported: set[str] = set()
 
-    def __bool__(self) -> bool:
-        return bool(self._calls)
-
     def add(
         self, service_index: int | None, call_id: str | None, name: str | None, arguments: Any, *, is_whole: bool
     ) -> tuple[int, str | None, str | None]:

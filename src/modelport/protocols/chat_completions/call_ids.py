@@ -65,6 +65,11 @@ def with_accepted_ids(messages: tuple[ChatMessage, ...], rule: CallIdRule | None
     """
     if rule is None:
         return messages
+    for message in messages:
+        if message.tool_calls or message.tool_call_id:
+            break
+    else:
+        return messages
     accepts = re.compile(rule.pattern, re.DOTALL).fullmatch
 
     def accepted(call_id: str) -> str:
@@ -77,9 +82,6 @@ def with_accepted_ids(messages: tuple[ChatMessage, ...], rule: CallIdRule | None
     result = []
     for message in messages:
         calls, result_id = message.tool_calls, message.tool_call_id
-        if calls is None and result_id is None:
-            result.append(message)
-            continue
         if calls and any(accepted(call.id) != call.id for call in calls):
             message = replace(message, tool_calls=[replace(call, id=accepted(call.id)) for call in calls])
         if result_id and accepted(result_id) != result_id:

@@ -42,40 +42,38 @@ class ProviderFields:
 
     Args:
         service: The service that sends the response, for `ProviderData.service`.
-
-    Attributes:
-        pieces: The name of a field -> the pieces that were read since the last `take`. They are joined once, because a
-            reasoning may have 100,000 of them.
     """
 
     def __init__(self, service: str | None) -> None:
         self._service = service
-        self.pieces: dict[str, list[Any]] = {}
+        #: The name of a field -> its pieces. They are joined once: a reasoning may have 100,000 of them.
+        self._pieces: dict[str, list[Any]] = {}
 
     def read(self, message: Mapping[str, Any]) -> None:
         """Read a message, or a piece of one, in the service's format."""
         for name, value in _fields_of(message):
-            self.pieces.setdefault(name, []).append(value)
+            self._pieces.setdefault(name, []).append(value)
 
     def take(self) -> ProviderData | None:
         """Return what has been read since the last call of this method, or `None` if that is nothing."""
-        if not self.pieces:
+        if not self._pieces:
             return None
-        fields = {name: _merge(name, pieces) for name, pieces in self.pieces.items()}
-        self.pieces = {}
+        fields = {name: _merge(name, pieces) for name, pieces in self._pieces.items()}
+        self._pieces = {}
         return ProviderData("chat_completions", (fields,), self._service)
 
-    def of_call(self, call: Mapping[str, Any]) -> ProviderData | None:
-        """Return the provider data of a tool call, or of a piece of one."""
-        function = call.get("function")
-        if call.keys() <= _USUAL_FIELDS_OF_CALLS and "provider_specific_fields" not in (function or ()):
-            return None
-        fields = {name: value for name in CALL_FIELDS if isinstance(value := call.get(name), dict) and value}
-        if isinstance(function, Mapping) and "provider_specific_fields" not in fields:
-            # Some versions of LiteLLM put them into the function. All of them read them from the call.
-            value = function.get("provider_specific_fields")
-            fields |= {"provider_specific_fields": value} if isinstance(value, dict) and value else {}
-        return ProviderData("chat_completions", (fields,), self._service) if fields else None
+
+def provider_data_of_call(call: Mapping[str, Any], service: str | None) -> ProviderData | None:
+    """Return the provider data of a tool call, or of a piece of one."""
+    function = call.get("function")
+    if call.keys() <= _USUAL_FIELDS_OF_CALLS and "provider_specific_fields" not in (function or ()):
+        return None
+    fields = {name: value for name in CALL_FIELDS if isinstance(value := call.get(name), dict) and value}
+    if isinstance(function, Mapping) and "provider_specific_fields" not in fields:
+        # Some versions of LiteLLM put them into the function. All of them read them from the call.
+        value = function.get("provider_specific_fields")
+        fields |= {"provider_specific_fields": value} if isinstance(value, dict) and value else {}
+    return ProviderData("chat_completions", (fields,), service) if fields else None
 
 
 def _fields_of(message: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:

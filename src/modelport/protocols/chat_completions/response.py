@@ -26,9 +26,14 @@ from modelport.protocols.chat_completions.errors import error_from
 from modelport.protocols.chat_completions.finish_word import finish_word
 from modelport.protocols.chat_completions.media import media_in, media_warnings, transcript_of
 from modelport.protocols.chat_completions.output_format import OUTPUT_TOOL
-from modelport.protocols.chat_completions.provider_fields import USUAL_FIELDS, ProviderFields, reasoning_text
+from modelport.protocols.chat_completions.provider_fields import (
+    USUAL_FIELDS,
+    ProviderFields,
+    provider_data_of_call,
+    reasoning_text,
+)
 from modelport.protocols.chat_completions.think_tags import ThinkTagSplitter
-from modelport.protocols.finish_reasons import finish_error, finish_reason_from, finish_warning
+from modelport.protocols.finish_reasons import OWN_WORDS, finish_error, finish_reason_from, finish_warning
 from modelport.types.deltas import ChatMessageStreamDelta, ChatMessageToolCallStreamDelta
 from modelport.types.messages import ChatMessageToolCallFunction
 from modelport.types.usage import TokenUsage, token_count_from
@@ -50,13 +55,17 @@ class ChatResponseReader:
     def __init__(
         self, accept_missing_finish: bool = False, split_reasoning: bool = False, *, service: str | None = None
     ) -> None:
-        self._provider_fields = ProviderFields(service)
+        self._service = service
+        #: Collects the provider data; `None` before the first.
+        self._provider_fields: ProviderFields | None = None
         self._accept_missing_finish = accept_missing_finish
         self.think_tags = ThinkTagSplitter() if split_reasoning else None
+        #: Whether the content may still have a tag.
+        self._searches_tags = split_reasoning
         #: Collects token usage and finish reason until `finish` returns it.
         self._last_delta = ChatMessageStreamDelta()
-        #: The tool calls so far.
-        self._calls = CallFragments()
+        #: The tool calls so far; `None` before the first.
+        self._calls: CallFragments | None = None
         #: The service's indices of calls of `OUTPUT_TOOL`. The input of this tool is emitted as content.
         self._output_indices: set[Any] = set()
         #: Whether the model refused to answer. The finish reason is then `content_filter`.
@@ -109,17 +118,19 @@ class ChatResponseReader:
         """Return the last delta, which holds token usage and finish reason.
 
         Raises:
-            MalformedResponse: The stream ended without a finish reason, and `accept_missing_finish` is not set. Or it had
-                no part of a response.
+            MalformedResponse: The stream ended without a finish reason, and `accept_missing_finish` is not set. Or it
+                had no part of a response.
             ModelError: The finish reason says that the service or the model failed.
         """
         last = self._last_delta
-        last.provider_data = self._provider_fields.take()
-        if self.think_tags is not None:
+        if self._provider_fields is not None:
+            last.provider_data = self._provider_fields.take()
+        if self._searches_tags and self.think_tags is not None:
             reasoning, content = self.think_tags.finish()
             last.reasoning, last.content = reasoning or None, content or None
-        last.warnings = media_warnings(self._left_out) or None
-        if self._finish_word is not None:
+        if self._left_out:
+            last.warnings = media_warnings(self._left_out)
+        if self._finish_word not in (None, "stop", "length", "tool_calls"):
             if error := finish_error(self._finish_word):
                 raise error
             if warning := finish_warning(self._finish_word):
@@ -160,10 +171,16 @@ class ChatResponseReader:
 
     def _read_choice(self, choice: Any, message_key: str, data: Any) -> ChatMessageStreamDelta | None:
         self._has_choice = True
-        if error := choice.get("error"):  # OpenRouter reports a failure of the model's provider here.
+        # This method runs for every chunk, so what is rare is asked for with `in`, which takes less time than a call.
+        if "error" in choice and (error := choice["error"]):
+            # OpenRouter reports a failure of the model's provider here.
             raise error_from(error.get("code") if isinstance(error, dict) else None, {"error": error})
-        if (word := finish_word(choice)) is not None:
-            self._finish_word, self._last_delta.finish_reason = word, finish_reason_from(word)
+        word = choice.get("finish_reason")
+        if word not in OWN_WORDS or "native_finish_reason" in choice or "provider_specific_fields" in choice:
+            word = None if word is None else finish_word(word, choice)
+        if word is not None:
+            self._finish_word = word
+            self._last_delta.finish_reason = word if word in OWN_WORDS else finish_reason_from(word)
             self._last_delta.raw = data
             if isinstance(stop := choice.get("stop_reason"), str):
                 self._last_delta.stop_sequence = stop
@@ -172,13 +189,15 @@ class ChatResponseReader:
         content = message.get("content")
         reasoning_of_parts = None
         if type(content) is list or not message.keys() <= USUAL_FIELDS:  # Most chunks need not be searched.
+            self._provider_fields = self._provider_fields or ProviderFields(self._service)
             self._provider_fields.read(message)
             reasoning_of_parts = reasoning_text(message)
+        if isinstance(content, list) or "audio" in message or "images" in message:
+            self._left_out.update(media_in(message))
         if isinstance(content, list):  # Mistral's reasoning models send a list of parts.
             content = "".join(part.get("text", "") for part in content if part.get("type") == "text")
-        if media := set(media_in(message)):
-            self._left_out |= media
-            content = content or transcript_of(message) or None
+        if "audio" in message and not content:
+            content = transcript_of(message) or None
         if refusal := message.get("refusal"):
             content, self._has_refusal = (content or "") + refusal, True
         reasoning = message.get("reasoning_content") or message.get("reasoning") or reasoning_of_parts
@@ -188,7 +207,7 @@ class ChatResponseReader:
             raise TypeError(f"reasoning is {type(reasoning).__name__}, not a string")
         calls: list[ChatMessageToolCallStreamDelta] = []
         received = message.get("tool_calls")
-        if not received and (function := message.get("function_call")):
+        if not received and "function_call" in message and (function := message["function_call"]):
             received = [{"index": "function_call", "function": function}]  # The only call of OpenAI's API of 2023.
         if received:
             if outputs := [call["custom"]["input"] for call in received if self._is_output(call)]:
@@ -202,16 +221,17 @@ class ChatResponseReader:
         if self._last_delta.model_id is None:
             model_id = data.get("model")
             self._last_delta.model_id = model_id if isinstance(model_id, str) else None
-        if self.think_tags is not None and (content or reasoning):
+        if self._searches_tags and (content or reasoning) and self.think_tags is not None:
             split, content = self.think_tags.feed(content or "", has_reasoning=bool(reasoning))
             reasoning = reasoning or split
+            self._searches_tags = not self.think_tags.is_done
         if not (content or reasoning or calls or logprobs):
             # An empty message is a valid response, but an empty chunk delivers nothing.
             return ChatMessageStreamDelta() if "message" in choice else None
         return ChatMessageStreamDelta(
             content=content or None, tool_calls=calls or None, reasoning=reasoning or None, logprobs=logprobs or None,
             # The output follows the reasoning, which is therefore complete.
-            provider_data=self._provider_fields.take() if self._provider_fields.pieces and (content or calls) else None,
+            provider_data=self._provider_fields.take() if self._provider_fields and (content or calls) else None,
         )  # fmt: skip
 
     def _is_output(self, call: Any) -> bool:
@@ -229,13 +249,15 @@ class ChatResponseReader:
         for field, value in (("id", call_id), ("name", name)):
             if not isinstance(value, str | None):
                 raise TypeError(f"a call's {field} is {type(value).__name__}, not a string")
+        if self._calls is None:
+            self._calls = CallFragments()
         index, call_id, name = self._calls.add(call.get("index"), call_id, name, arguments, is_whole=is_whole)
         return ChatMessageToolCallStreamDelta(
             index=index,
             id=call_id,
             type=kind if isinstance(kind := call.get("type"), str) and kind else "function",
             function=ChatMessageToolCallFunction(arguments=arguments if arguments is not None else "", name=name or ""),
-            provider_data=self._provider_fields.of_call(call),
+            provider_data=provider_data_of_call(call, self._service),
         )
 
 

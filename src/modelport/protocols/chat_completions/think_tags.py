@@ -34,6 +34,11 @@ class ThinkTagSplitter:
         self.has_tag = False
 
     @property
+    def is_done(self) -> bool:
+        """Whether all further text is text, and nothing is buffered."""
+        return self._state == "text"
+
+    @property
     def is_open(self) -> bool:
         """Whether the text so far ends inside the reasoning."""
         return self._state == "reasoning"

@@ -129,7 +129,6 @@ class AmazonBedrockServerModel(Model):
         refused=_REFUSED,
         extra_parameters=parameters_of("bedrock"),
     )
-    _may_ignore_output_types: ClassVar[bool] = True
     secret_settings: ClassVar[frozenset[str]] = frozenset({"api_key"})
     #: Without `verify` and `use_ssl`, which could switch off TLS.
     saved_fields: ClassVar[Mapping[str, frozenset[str]]] = {

@@ -16,8 +16,8 @@ How modelport prevents this:
 3. `isolate_clients` replaces four functions and one client of LiteLLM. If `_current_call` is set, the replacements use
    the call's `ClientIsolation`. When the user calls LiteLLM directly, the variable is not set, and the replacements do
    what the originals do.
-4. `observe_chunks` replaces the method by which LiteLLM reads a chunk of chat completions, so that `responses` sees what
-   LiteLLM leaves out of its own chunks.
+4. `observe_chunks` replaces the method by which LiteLLM reads a chunk of chat completions, so that `responses` sees
+   what LiteLLM leaves out of its own chunks.
 
 LiteLLM's parameters `client` and `shared_session` can't do this: `client` needs a different type for each provider, and
 `shared_session` has no effect on a client that is already in LiteLLM's cache.

@@ -70,9 +70,9 @@ class LiteLLMModel(Model):
         flatten_messages_as_text: See `Model`; by default true for `ollama…`, `groq…` and `cerebras…`.
         accept_missing_finish: Whether a stream without a finish reason is complete; by default it counts as
             interrupted.
-        split_reasoning: Whether text between `<think>` and `</think>` at the beginning of the output is reasoning, which
-            some servers do not separate from it. By default it is. If a call does not stream, LiteLLM always separates
-            it.
+        split_reasoning: Whether text between `<think>` and `</think>` at the beginning of the output is reasoning,
+            which some servers do not separate from it. By default it is. If a call does not stream, LiteLLM always
+            separates it.
         **settings: See `Model`. Every other setting is passed to `litellm.acompletion`. `num_retries` or `max_retries`
             becomes this model's `retry`.
 

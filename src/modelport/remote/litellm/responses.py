@@ -38,13 +38,12 @@ class ResponseStream:
         #: The stream of the deployment that the Router called last. Its `chunks` hold the ending.
         self._last_stream = stream
         self._isolation = isolation
-        #: The choice with which the service ended its response, as a dict; `None` until it arrives, and if LiteLLM calls
-        #: the provider with its own HTTP client.
+        #: The choice with which the service ended its response, as a dict; `None` until it arrives.
         self._last_choice: dict[str, Any] | None = None
         #: The text of a refusal that has arrived and was not yielded yet.
         self._refusal = ""
-        #: The fields with reasoning and provider data that have arrived and were not yielded yet. `None` until the first
-        #: chunk of the service has been observed.
+        #: The fields with reasoning and provider data that have arrived and were not yielded yet. `None` until the
+        #: first chunk of the service has been observed.
         self._fields: list[dict[str, Any]] | None = None
         self._follow_fallbacks(stream)
 
@@ -163,6 +162,6 @@ def response_dict(response: Any) -> dict[str, Any]:
 def _restore_fields(part: Any, names: tuple[str, ...]) -> None:
     """Put fields back to their places in a choice or a message. LiteLLM collects those that it does not know."""
     collected = part.get("provider_specific_fields") if isinstance(part, dict) else None
-    for name in names if isinstance(collected, dict) else ():
-        if name in collected:
+    for name in names:
+        if isinstance(collected, dict) and name in collected:
             part.setdefault(name, collected[name])

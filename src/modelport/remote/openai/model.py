@@ -51,8 +51,8 @@ class OpenAIServerModel(ChatCompletionsModel):
             OpenAI's API, such as any grammar. By default they use OpenAI's API alone.
         accept_missing_finish: Whether a stream without a finish reason is complete (some servers, such as Ollama, send
             none). By default such a stream counts as truncated.
-        split_reasoning: Whether text between `<think>` and `</think>` at the beginning of the output is reasoning, which
-            some servers do not separate from it. By default it is.
+        split_reasoning: Whether text between `<think>` and `</think>` at the beginning of the output is reasoning,
+            which some servers do not separate from it. By default it is.
         **settings: See `Model`. Parameters that the service documents, such as `service_tier`, go into the request's
             body; so do others, with a warning. `extra_headers`, `extra_query` and `extra_body` work as in the `openai`
             package.
