@@ -187,11 +187,11 @@ class ChatResponseReader:
         # A service may answer a streaming request with a complete message.
         message = choice.get(message_key) or choice.get("message") or {}
         content = message.get("content")
-        reasoning_of_parts = None
+        reasoning = None
         if type(content) is list or not message.keys() <= USUAL_FIELDS:  # Most chunks need not be searched.
             self._provider_fields = self._provider_fields or ProviderFields(self._service)
             self._provider_fields.read(message)
-            reasoning_of_parts = reasoning_text(message)
+            reasoning = message.get("reasoning_content") or message.get("reasoning") or reasoning_text(message)
         if isinstance(content, list) or "audio" in message or "images" in message:
             self._left_out.update(media_in(message))
         if isinstance(content, list):  # Mistral's reasoning models send a list of parts.
@@ -200,7 +200,6 @@ class ChatResponseReader:
             content = transcript_of(message) or None
         if refusal := message.get("refusal"):
             content, self._has_refusal = (content or "") + refusal, True
-        reasoning = message.get("reasoning_content") or message.get("reasoning") or reasoning_of_parts
         if content is not None and not isinstance(content, str):
             raise TypeError(f"content is {type(content).__name__}, not a string")
         if reasoning is not None and not isinstance(reasoning, str):
