@@ -48,6 +48,7 @@ from modelport.types.request import Request
 from modelport.types.warnings import CallWarning
 
 DEFAULT_CONTEXT_LENGTH = 8192
+_DEFAULT_MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
 #: How many calls that have ended may still occupy the engine. Further calls are refused.
 MAX_ABANDONED_JOBS = 64
 
@@ -115,9 +116,7 @@ class LlamaCppModel(EngineModel["_LlamaCppEngine"]):
         progress: bool | None = None,
         **settings: Any,
     ) -> None:
-        super().__init__(
-            "HuggingFaceTB/SmolLM2-135M-Instruct" if model_id is None else name_or_path(model_id), **settings
-        )
+        super().__init__(_DEFAULT_MODEL if model_id is None else name_or_path(model_id), **settings)
         check_integers(minimum=1, context_length=context_length, parallel=parallel, threads=threads)
         check_bounds({"gpu_layers": gpu_layers})
         check_bounds(engine_params or {}, "engine_params")
@@ -263,7 +262,7 @@ class _LlamaCppEngine:
                 raise InvalidRequest(f"engine_params: {name}={value!r}: {error}") from error
         #: The templates of which llama.cpp chooses one.
         self._templates = (params.chat_template,) if params.chat_template else self.header.chat_templates
-        probe_template(self._templates, params.model.path)
+        probe_template(self._templates, "chat_template" if params.chat_template else params.model.path)
         self._server: Any = None
         #: The requests whose threads have not ended.
         self._jobs: set[_Job] = set()
@@ -294,7 +293,8 @@ class _LlamaCppEngine:
         thread.join()
         if failure:
             raise ServerError(
-                f"llama.cpp could not load {path!r}: {str(failure[0]).rstrip('.')}. Is there enough memory?",
+                f"llama.cpp could not load {path!r}: {str(failure[0]).rstrip('.')}. Are the weights complete? Is there "
+                "memory for this context_length? Does the chat template render a conversation?",
                 retryable=False,
             ) from None
 
