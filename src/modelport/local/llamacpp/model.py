@@ -63,7 +63,7 @@ class LlamaCppModel(EngineModel["_LlamaCppEngine"]):
         model_id: A `.gguf` file, a folder with one such file, `owner/repo:file.gguf` on the Hugging Face Hub, or `None`
             for the default local model, SmolLM2-135M-Instruct (93 MB, downloaded once).
         context_length: The most tokens of prompt and output in one request; by default 8192, or the model's own limit
-            if that is less.
+            if that is less. llama.cpp rounds it up to a multiple of 256.
         parallel: How many requests run at once, by default 4. Further requests wait.
         threads: CPU threads; by default the engine's choice.
         gpu_layers: How many layers to put on the GPU; by default as many as fit, where there is a GPU.
@@ -71,8 +71,7 @@ class LlamaCppModel(EngineModel["_LlamaCppEngine"]):
         mmproj: The GGUF file of the model's vision (or audio) projector.
         engine_params: Further fields of llama.cpp's `CommonParams`, as `{"flash_attn_type": …}`.
         progress: Whether to show a progress bar for a download; by default where standard error is a terminal.
-        **settings: See `Model`; also the parameters of llama.cpp's sampler: `repeat_penalty`, `mirostat`, `logit_bias`,
-            …
+        **settings: See `Model`; also parameters of llama.cpp's sampler: `repeat_penalty`, `mirostat`, `logit_bias`, …
 
     Raises:
         MissingDependency: A package is missing; the message gives the command that installs it.
