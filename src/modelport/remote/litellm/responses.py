@@ -98,8 +98,7 @@ class ResponseStream:
         if self._fields is None:
             self._fields = []
         for choice in getattr(chunk, "choices", None) or ():
-            extra = getattr(getattr(choice, "delta", None), "model_extra", None) or {}
-            if fields := {name: extra[name] for name in _REASONING_FIELDS if extra.get(name) is not None}:
+            if fields := _reasoning_fields_of(getattr(choice, "delta", None)):
                 self._fields.append(fields)
             self._refusal += getattr(getattr(choice, "delta", None), "refusal", None) or ""
             if getattr(choice, "finish_reason", None) or getattr(choice, "error", None):
@@ -157,6 +156,16 @@ def response_dict(response: Any) -> dict[str, Any]:
         _restore_fields(choice, ("error",))
         _restore_fields(choice.get("message"), ("refusal", *_REASONING_FIELDS))
     return data
+
+
+def _reasoning_fields_of(delta: Any) -> dict[str, Any]:
+    """The fields of a delta in `_REASONING_FIELDS`. The delta is an object of the openai package or of LiteLLM."""
+    declared, others = getattr(delta, "__dict__", None) or {}, getattr(delta, "model_extra", None) or {}
+    return {
+        name: value
+        for name in _REASONING_FIELDS
+        if (value := declared.get(name) if name in declared else others.get(name)) is not None
+    }
 
 
 def _restore_fields(part: Any, names: tuple[str, ...]) -> None:
