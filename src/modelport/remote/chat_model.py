@@ -182,7 +182,7 @@ class ChatCompletionsModel(Model):
             request = request.replace(stream=True)
         left_out = self._rejected_parameters
         call = self._service_call(request, left_out)
-        body, history_warnings = with_accepted_history(self, call.body)
+        body, history_warnings = with_accepted_history(self, request, call.body)
         call = replace(call, body=body)
         if dialect.drops_tools and not self._has_probed_tools and request.tools:
             await self._probe_tools(call)

@@ -193,7 +193,7 @@ class LiteLLMModel(Model):
         litellm_package()  # On first use, this imports LiteLLM and prepares it for `isolation`.
         isolation = await self._isolations.get(ClientIsolation)
         reader = ChatResponseReader(self.accept_missing_finish, self.split_reasoning, service=self._provider)
-        accepted, history_warnings = with_accepted_history(self, self._arguments(request))
+        accepted, history_warnings = with_accepted_history(self, request, self._arguments(request))
         arguments = dict(accepted)
         stream: ResponseStream | None = None
         has_content = False
