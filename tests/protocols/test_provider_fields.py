@@ -106,8 +106,8 @@ def test_provider_data_is_written_as_it_was_read(fields: dict[str, Any]) -> None
 
 def test_output_between_two_pieces_changes_nothing() -> None:
     """The data that precedes the output is emitted with it, so that an interrupted stream has it."""
-    deltas = [{"reasoning_details": [detail(text="a")]}, {"content": "x"}, {"reasoning_details": [detail(text="b")]}]
-    message = read_stream([*deltas, {"content": "y"}])
+    first, second = ({"reasoning_details": [detail(text=text)]} for text in "ab")
+    message = read_stream([first, {"content": "x"}, second, {"content": "y"}])
     assert (message.content, message.reasoning) == ("xy", "ab")
     assert message.provider_data is not None and len(message.provider_data.items) == 2
     assert merged_fields(message.provider_data.items) == {"reasoning_details": [detail(text="ab")]}

@@ -38,7 +38,8 @@ REQUIRED = (
 REFUSED = (
     # https://github.com/janhq/jan/issues/8136 and https://github.com/Kilo-Org/kilocode/issues/10375
     r"property\W+(?:[\w.]+\.)?{name}\W+is unsupported",
-    r"(?:unknown|unsupported|unrecognized|unexpected) (?:\w+ )?(?:parameter|argument|field|property|key)(?: supplied)?\W+"
+    r"(?:unknown|unsupported|unrecognized|unexpected) (?:\w+ )?(?:parameter|argument|field|property|key)"
+    r"(?: supplied)?\W+"
     r"(?:[\w.\[\]]+\.)?{name}",
     r"\W{name}\W.{0,40}(?:was unexpected|not permitted|not supported|unsupported|not allowed|forbidden)",
     r"(?:not permitted|not supported|not allowed|extra_forbidden).{0,80}\W{name}\b",
