@@ -355,8 +355,7 @@ class CallMethods:
                                 await call.raise_error()
                     return
                 except ModelError as error:
-                    if error.disproved is not None:
-                        error.profile_updated = self._take_back(error.disproved, request)
+                    self._observe_error(error, request)
                     if has_output or not error.profile_updated or not updates_left:
                         raise
                 deltas = self._through_layers(request.replace(capabilities=self.capabilities))
@@ -392,9 +391,8 @@ class CallMethods:
         """Whether the backend implements `deltas`, and not just `generate`."""
         raise NotImplementedError
 
-    def _take_back(self, disproved: str, request: Request) -> bool:
-        """Record that the backend does not enforce what it was thought to enforce, and return whether it was."""
-        raise NotImplementedError
+    def _observe_error(self, error: ModelError, request: Request) -> None:
+        """Record what an error says about the service."""
 
     def _check_unknown_options(self, options: Mapping[str, Any]) -> None:
         """Check the options of a call if modelport does not know all of them."""
