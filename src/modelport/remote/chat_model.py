@@ -316,7 +316,10 @@ class ChatCompletionsModel(Model):
         self._observed = self._capabilities = capabilities
 
     def release(self) -> None:
-        """Close the connections of all event loops. A client that was passed in stays open."""
+        """Close the connections of all event loops. A client that was passed in stays open.
+
+        `close` calls this method: users call `close`, authors override this.
+        """
         if "_transport" in self.__dict__:
             self._transport.close()
 
