@@ -11,7 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from modelport.calls import CallMethods
-from modelport.errors import InvalidRequest
+from modelport.errors import InvalidRequest, ModelError
 from modelport.inputs.options import normalise_options
 from modelport.inputs.parameters import BY_ANY_NAME, REASONING_EFFORTS
 from modelport.inputs.settings import check_kind
@@ -145,20 +145,22 @@ class Model(CallMethods, Storable):
             self._capabilities = self._declare().merged_with(self._given_capabilities)
         return self._capabilities
 
-    def _take_back(self, disproved: str, request: Request) -> bool:
-        """Record that the service does not enforce what it was thought to enforce.
+    def _observe_error(self, error: ModelError, request: Request) -> None:
+        """Record that the service does not enforce what it was thought to enforce, if the error disproves that.
+
+        Another run of the call is then sent in another way.
 
         Args:
-            disproved: What an invalid output has disproved: `grammar` or `tool_choice`.
+            error: The error of a call.
             request: The request.
-
-        Returns:
-            Whether another run of the call will be sent in another way.
         """
+        if error.disproved is None:
+            return
+        error.profile_updated = self._may_ignore_output_types
         if not self._may_ignore_output_types:
-            return False
+            return
         current = self.capabilities
-        if disproved == "tool_choice":
+        if error.disproved == "tool_choice":
             changed = current.replace(tool_choices=current.tool_choices & {"auto", "none"})
             what, substitute = "a forced tool call", "the output is validated"
         else:
@@ -172,7 +174,6 @@ class Model(CallMethods, Storable):
             warnings.warn(
                 f"{self.model_id} was sent {what} and ignored it; in later requests {substitute}", stacklevel=2
             )
-        return True
 
     def _set_observed(self, capabilities: Capabilities) -> None:
         """Replace the capabilities by what has been observed about the model."""

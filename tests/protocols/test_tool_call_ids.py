@@ -55,7 +55,7 @@ TWO = [("f", {"city": 'Paris {"}'}), ("f", {"city": "Oslo"})]
 
 @pytest.mark.parametrize("call_id", ["", None, _MISSING], ids=["empty", "null", "missing"])
 @pytest.mark.parametrize("index", [0, None, _MISSING], ids=["index 0", "index null", "no index"])
-def test_calls_without_ids_are_told_apart_and_get_ids(call_id: Any, index: Any) -> None:
+def test_calls_without_ids_are_distinguished_and_get_ids(call_id: Any, index: Any) -> None:
     def fragments(name: str, arguments: str) -> list[dict[str, Any]]:
         pieces = [arguments[i : i + 4] for i in range(0, len(arguments), 4)]
         return [entry(name, "", call_id, index), *(entry(None, piece, call_id, index) for piece in pieces)]

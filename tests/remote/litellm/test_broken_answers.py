@@ -137,7 +137,7 @@ def test_ids_of_calls_are_mapped_for_the_provider() -> None:
 def test_reasoning_in_the_text_is_split(server: FaultServer, backend: str, way: str) -> None:
     server.script([Fault.ok("<think>\nIt is.\n</think>\n\nParis", piece=3)])
     message = ask(model_for(server, backend), way)
-    assert ((message.reasoning or "").strip(), (message.content or "").strip()) == ("It is.", "Paris")
+    assert ((message.reasoning or "").strip(), message.text.strip()) == ("It is.", "Paris")
 
 
 @pytest.mark.filterwarnings("ignore:.*ignored it:UserWarning")
