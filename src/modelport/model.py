@@ -5,12 +5,13 @@ The methods that callers use, such as `generate`, are those of `CallMethods`.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import AsyncGenerator, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from modelport.calls import CallMethods
-from modelport.errors import InvalidRequest
+from modelport.errors import InvalidRequest, ModelError
 from modelport.inputs.options import normalise_options
 from modelport.inputs.parameters import BY_ANY_NAME, REASONING_EFFORTS
 from modelport.inputs.settings import check_kind
@@ -19,6 +20,7 @@ from modelport.runtime.running_calls import calls_of, close_in_thread
 from modelport.saving import Storable, constructor_parameters
 from modelport.types.capabilities import Capabilities
 from modelport.types.deltas import ChatMessageStreamDelta
+from modelport.types.output_types import JSONSchema
 from modelport.types.provider_data import ProviderData
 from modelport.types.request import Request
 
@@ -62,6 +64,9 @@ class Model(CallMethods, Storable):
 
     #: What the backend can do. Profiles (by the model's name) and the caller's `capabilities` override single values.
     declared_capabilities: ClassVar[Capabilities] = Capabilities()
+
+    #: Whether the service may accept an output type or a tool choice and then ignore it.
+    _may_ignore_output_types: ClassVar[bool] = False
 
     # These defaults are for a subclass whose `__init__` does not call `super().__init__()`.
     model_id: str | None = None
@@ -140,15 +145,50 @@ class Model(CallMethods, Storable):
             self._capabilities = self._declare().merged_with(self._given_capabilities)
         return self._capabilities
 
+    def _observe_error(self, error: ModelError, request: Request) -> None:
+        """Record that the service does not enforce what it was thought to enforce, if the error disproves that.
+
+        Another run of the call is then sent in another way.
+
+        Args:
+            error: The error of a call.
+            request: The request.
+        """
+        if error.disproved is None:
+            return
+        error.profile_updated = self._may_ignore_output_types
+        if not self._may_ignore_output_types:
+            return
+        current = self.capabilities
+        if error.disproved == "tool_choice":
+            changed = current.replace(tool_choices=current.tool_choices & {"auto", "none"})
+            what, substitute = "a forced tool call", "the output is validated"
+        else:
+            kind = type(request.grammar)
+            # A `Choice` may have been sent as a JSON schema.
+            kinds = {kind} if kind in current.grammars else {JSONSchema}
+            changed = current.replace(grammars=current.grammars - kinds)
+            what, substitute = "an output type", "it is requested through a tool, or validated"
+        if changed != current:
+            self._set_observed(changed)
+            warnings.warn(
+                f"{self.model_id} was sent {what} and ignored it; in later requests {substitute}", stacklevel=2
+            )
+
+    def _set_observed(self, capabilities: Capabilities) -> None:
+        """Replace the capabilities by what has been observed about the model."""
+        self._capabilities = capabilities
+
     def close(self, drain: float = 0.0) -> None:
         """End the calls that run, and release the engine or the connections. Afterwards the model can't be used.
 
-        Calls in progress, in every thread and event loop, raise `ModelClosed`; a stream raises `StreamInterrupted` with
-        the part that had arrived. New calls raise `ModelClosed`. When this method returns, the calls have ended, and
-        the engine and the connections are released. What does not end within 10 seconds goes on in the background,
-        such as a thread in a library. A second `close` does no harm.
+        Calls in progress, in every thread and event loop, raise `ModelClosed`; a stream of which a part had arrived
+        raises `StreamInterrupted` with that part. New calls raise `ModelClosed`. When this method returns, the calls
+        have ended, and the engine and the connections are released. What does not end within 10 seconds goes on in the
+        background, such as a thread in a library. A second `close` does no harm.
 
-        Call `aclose` in asynchronous code: this method blocks the event loop, and so does not wait for the calls on it.
+        Call `aclose` in asynchronous code: this method blocks the event loop, and so can't wait for the calls on it. It
+        ends them, whatever `drain` is.
 
         Args:
             drain: How long the calls in progress may go on first, in seconds; the default is 0. A stream that nobody
@@ -161,7 +201,14 @@ class Model(CallMethods, Storable):
         self.release()
 
     async def aclose(self, drain: float = 0.0) -> None:
-        """Do the same as `close` in asynchronous code."""
+        """Do the same as `close` in asynchronous code, without blocking the event loop.
+
+        If the task that awaits this is cancelled, closing goes on in the background. Another `aclose()` ends the calls
+        that it waits for.
+
+        Args:
+            drain: See `close`.
+        """
         # Somebody else's class may have a `close` without arguments.
         await close_in_thread(partial(self.close, drain) if drain else self.close)
 
@@ -178,7 +225,18 @@ class Model(CallMethods, Storable):
         await self.aclose()
 
     def to_dict(self, *, trust_remote_code: bool = False) -> dict[str, Any]:
-        """Return the settings as a dict; see `Storable.to_dict`."""
+        """Return the name of the model's class and its settings as a dict of JSON types, for `from_dict`.
+
+        Settings that have their default are left out. Instead of an API key, the dict has the name of the environment
+        variable that contains it.
+
+        Args:
+            trust_remote_code: Whether the dict may have settings that `from_dict` accepts only with this argument.
+
+        Raises:
+            TypeError: A setting can't be stored, because it is a secret or an object such as a client, or because
+                `from_dict` would refuse it; the message names it. Layers from `with_layers` can't be stored either.
+        """
         if self._outer_layers:
             raise TypeError(f"{self!r} has layers from with_layers, which can't be stored: add them after from_dict")
         return super().to_dict(trust_remote_code=trust_remote_code)
@@ -205,9 +263,10 @@ class Model(CallMethods, Storable):
     # --- for the author of a backend ----------------------------------------------------------------------------------
 
     def release(self) -> None:
-        """Free the engine or the connections. `close` calls this method, in any thread, when no call runs any more.
+        """Free the engine or the connections. Users of a model call `close` and not this method.
 
-        It may be called several times. The default does nothing.
+        The author of a backend overrides this method. `close` calls it, in any thread and possibly several times, when
+        no call runs any more. The default does nothing.
         """
 
     async def deltas(self, request: Request) -> AsyncGenerator[ChatMessageStreamDelta, None]:

@@ -156,11 +156,11 @@ def test_normalise_messages_fields_of_calls_become_provider_data(fields: dict[st
         assert [result.provider_data for result in calls] == [ProviderData("chat_completions", (fields,))]
 
 
-def test_normalise_messages_field_given_by_hand_overrides_recorded_field() -> None:
+def test_normalise_messages_field_beside_provider_data_is_refused() -> None:
     recorded = {"protocol": "chat_completions", "items": [{"reasoning_content": "a"}], "service": "s"}
     given = {"role": "assistant", "content": "a", "provider_data": recorded, "reasoning_content": "b"}
-    data = normalise_one(given).provider_data
-    assert data == ProviderData("chat_completions", ({"reasoning_content": "a"}, {"reasoning_content": "b"}), "s")
+    with pytest.raises(InvalidRequest, match="'provider_data' and 'reasoning_content' exclude each other"):
+        normalise_one(given)
 
 
 @pytest.mark.parametrize(

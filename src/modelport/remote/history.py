@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 from modelport.errors import InvalidRequest
 from modelport.protocols.chat_completions.history_rules import HistoryRules, initial_rules
+from modelport.types.request import Request
 from modelport.types.warnings import CallWarning
 
 
@@ -22,9 +23,11 @@ class _Backend(Protocol):
     def _provider(self) -> str | None: ...
 
 
-def with_accepted_history(model: _Backend, body: Mapping[str, Any]) -> tuple[Mapping[str, Any], list[CallWarning]]:
+def with_accepted_history(
+    model: _Backend, request: Request, body: Mapping[str, Any]
+) -> tuple[Mapping[str, Any], list[CallWarning]]:
     """Return a request's body whose messages the service accepts, and a warning for each change."""
-    return _rules_of(model).apply(body)
+    return _rules_of(model).apply(body, request.messages)
 
 
 def observe_history_refusal(model: _Backend, error: Exception | None, body: Mapping[str, Any]) -> bool:

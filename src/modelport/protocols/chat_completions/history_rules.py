@@ -7,10 +7,11 @@ refuses. `HistoryRules` records what is known, and `apply` changes the body of a
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from modelport.types.messages import ChatMessage
 from modelport.types.warnings import CallWarning
 
 #: Gemini accepts this text instead of a signature for a call that another model made.
@@ -37,7 +38,8 @@ REQUIRED = (
 REFUSED = (
     # https://github.com/janhq/jan/issues/8136 and https://github.com/Kilo-Org/kilocode/issues/10375
     r"property\W+(?:[\w.]+\.)?{name}\W+is unsupported",
-    r"(?:unknown|unsupported|unrecognized|unexpected) (?:\w+ )?(?:parameter|argument|field|property|key)\W+"
+    r"(?:unknown|unsupported|unrecognized|unexpected) (?:\w+ )?(?:parameter|argument|field|property|key)"
+    r"(?: supplied)?\W+"
     r"(?:[\w.\[\]]+\.)?{name}",
     r"\W{name}\W.{0,40}(?:was unexpected|not permitted|not supported|unsupported|not allowed|forbidden)",
     r"(?:not permitted|not supported|not allowed|extra_forbidden).{0,80}\W{name}\b",
@@ -84,11 +86,14 @@ class HistoryRules:
                 return replace(self, refused=self.refused | {name}, required=self.required - {name})
         return self
 
-    def apply(self, body: Mapping[str, Any]) -> tuple[Mapping[str, Any], list[CallWarning]]:
+    def apply(
+        self, body: Mapping[str, Any], messages: Sequence[ChatMessage]
+    ) -> tuple[Mapping[str, Any], list[CallWarning]]:
         """Return a body whose messages the service accepts, and a warning for each change.
 
         Args:
             body: The body. Its messages belong to this request alone, and are changed in place.
+            messages: The messages of the request, from which those of the body were made.
         """
         warnings: list[CallWarning] = []
         if not (self.required or self.refused):
@@ -97,7 +102,7 @@ class HistoryRules:
         for name in sorted(self.refused & _fields_in(body)):
             _remove(body["messages"], name)
             warnings.append(_warning("left_out", f"{name} of earlier messages was left out: the service refuses it."))
-        if "reasoning_content" in self.required and _fill_reasoning(body["messages"]):
+        if "reasoning_content" in self.required and _fill_reasoning(body["messages"], messages):
             text = "Messages of another model were sent with a blank reasoning_content, which the service requires."
             warnings.append(_warning("substituted", text))
         if "thought_signature" in self.required and _fill_signatures(body["messages"]):
@@ -142,11 +147,14 @@ def _remove(messages: list[Message], name: str) -> None:
             call.pop(name, None)
 
 
-def _fill_reasoning(messages: list[Message]) -> bool:
-    lacking = [m for m in messages if m["role"] == "assistant" and "reasoning_content" not in m]
-    for message in lacking:
-        message["reasoning_content"] = NO_REASONING
-    return bool(lacking)
+def _fill_reasoning(messages: list[Message], originals: Sequence[ChatMessage]) -> bool:
+    """Add the reasoning to the messages that lack it. Return whether any message has no reasoning that is known."""
+    has_blank = False
+    for message, original in zip(messages, originals, strict=False):
+        if message["role"] == "assistant" and "reasoning_content" not in message:
+            message["reasoning_content"] = original.reasoning or NO_REASONING
+            has_blank = has_blank or not original.reasoning
+    return has_blank
 
 
 def _fill_signatures(messages: list[Message]) -> bool:

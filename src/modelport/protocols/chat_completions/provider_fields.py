@@ -24,6 +24,9 @@ from typing import Any
 
 from modelport.types.provider_data import CALL_FIELDS, MESSAGE_FIELDS, ProviderData
 
+#: The fields of messages and of calls that have no provider data, unless the content is a list.
+USUAL_FIELDS = frozenset({"role", "content", "tool_calls", "refusal", "function_call", "audio", "annotations"})
+_USUAL_FIELDS_OF_CALLS = frozenset({"id", "index", "type", "function", "custom"})
 #: The types of content parts that are reasoning.
 _REASONING_PARTS = ("thinking", "reasoning")
 #: The keys whose texts are joined when pieces of an object are merged. Of other keys, the last value counts.
@@ -43,7 +46,7 @@ class ProviderFields:
 
     def __init__(self, service: str | None) -> None:
         self._service = service
-        #: The name of a field -> its pieces. They are joined once: a reasoning may have 100,000 pieces.
+        #: The name of a field -> its pieces. They are joined once: a reasoning may have 100,000 of them.
         self._pieces: dict[str, list[Any]] = {}
 
     def read(self, message: Mapping[str, Any]) -> None:
@@ -59,15 +62,18 @@ class ProviderFields:
         self._pieces = {}
         return ProviderData("chat_completions", (fields,), self._service)
 
-    def of_call(self, call: Mapping[str, Any]) -> ProviderData | None:
-        """Return the provider data of a tool call, or of a piece of one."""
-        fields = {name: value for name in CALL_FIELDS if isinstance(value := call.get(name), dict) and value}
-        function = call.get("function")
-        if isinstance(function, Mapping) and "provider_specific_fields" not in fields:
-            # Some versions of LiteLLM put them into the function. All of them read them from the call.
-            value = function.get("provider_specific_fields")
-            fields |= {"provider_specific_fields": value} if isinstance(value, dict) and value else {}
-        return ProviderData("chat_completions", (fields,), self._service) if fields else None
+
+def provider_data_of_call(call: Mapping[str, Any], service: str | None) -> ProviderData | None:
+    """Return the provider data of a tool call, or of a piece of one."""
+    function = call.get("function")
+    if call.keys() <= _USUAL_FIELDS_OF_CALLS and "provider_specific_fields" not in (function or ()):
+        return None
+    fields = {name: value for name in CALL_FIELDS if isinstance(value := call.get(name), dict) and value}
+    if isinstance(function, Mapping) and "provider_specific_fields" not in fields:
+        # Some versions of LiteLLM put them into the function. All of them read them from the call.
+        value = function.get("provider_specific_fields")
+        fields |= {"provider_specific_fields": value} if isinstance(value, dict) and value else {}
+    return ProviderData("chat_completions", (fields,), service) if fields else None
 
 
 def _fields_of(message: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:

@@ -70,6 +70,9 @@ class ResponsesReader:
         max_tokens: The most tokens of output that the request allowed, if it said so.
     """
 
+    #: This API separates reasoning from text, so no tags are looked for.
+    think_tags = None
+
     def __init__(
         self,
         error_from: Callable[[Any, Any], ModelError],

@@ -154,6 +154,7 @@ class HTTPTransport:
                     if reader.done:
                         await drain(pieces)
                         return
+                reader.finish()
             finally:
                 # Nothing may be awaited here. When an event loop ends, it closes all generators concurrently. If this
                 # one were suspended here, the generator that iterates over it could not close it and would raise.

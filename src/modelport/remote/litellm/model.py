@@ -12,6 +12,7 @@ from modelport.inputs.settings import check_kind
 from modelport.inputs.vendor_parameters import parameters_of
 from modelport.layers.retry import RetryPolicy
 from modelport.model import Model
+from modelport.protocols.chat_completions.call_ids import CallIdRule, call_id_rule, with_accepted_ids
 from modelport.protocols.chat_completions.history_rules import HistoryRules
 from modelport.protocols.chat_completions.request import body_from
 from modelport.protocols.chat_completions.response import ChatResponseReader
@@ -70,6 +71,9 @@ class LiteLLMModel(Model):
         flatten_messages_as_text: See `Model`; by default true for `ollama…`, `groq…` and `cerebras…`.
         accept_missing_finish: Whether a stream without a finish reason is complete; by default it counts as
             interrupted.
+        split_reasoning: Whether text between `<think>` and `</think>` at the beginning of the output is reasoning,
+            which some servers do not separate from it. By default it is. If a call does not stream, LiteLLM always
+            separates it.
         **settings: See `Model`. Every other setting is passed to `litellm.acompletion`. `num_retries` or `max_retries`
             becomes this model's `retry`.
 
@@ -96,6 +100,7 @@ class LiteLLMModel(Model):
         cached_tokens=True,
         extra_parameters=parameters_of("litellm") | {"extra_body", "extra_headers", "headers"},
     )
+    _may_ignore_output_types: ClassVar[bool] = True
     secret_settings: ClassVar[frozenset[str]] = frozenset({"api_key"})
     saved_parameters: ClassVar[frozenset[str] | None] = SAVED_PARAMETERS
     api_key: Secret | None = None
@@ -111,11 +116,12 @@ class LiteLLMModel(Model):
         flatten_messages_as_text: bool | None = None,
         *,
         accept_missing_finish: bool = False,
+        split_reasoning: bool = True,
         **settings: Any,
     ) -> None:
         require_litellm()
         check_kind(str, model_id=model_id, api_base=api_base)
-        check_kind(bool, accept_missing_finish=accept_missing_finish)
+        check_kind(bool, accept_missing_finish=accept_missing_finish, split_reasoning=split_reasoning)
         refuse_api_setting(type(self).__name__, settings)
         model_id = DEFAULT_MODEL if model_id is None else model_id
         if api_base is not None and not api_base.startswith(("http://", "https://")):
@@ -139,6 +145,7 @@ class LiteLLMModel(Model):
         self.api_base = api_base
         self.api_key = secret_from(api_key, model_id) if api_key is not None else None
         self.accept_missing_finish = accept_missing_finish
+        self.split_reasoning = split_reasoning
         self._isolations: PerLoop[ClientIsolation] = PerLoop(ClientIsolation.aclose)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -172,6 +179,13 @@ class LiteLLMModel(Model):
             for parameters in self._deployments()
         )
 
+    @cached_property
+    def _call_id_rule(self) -> CallIdRule | None:
+        """Which IDs of tool calls every deployment accepts; `None` for any."""
+        models = ((one.get("custom_llm_provider"), one["model"]) for one in self._deployments())
+        rules = [call_id_rule(provider or model.partition("/")[0], model) for provider, model in models]
+        return min(filter(None, rules), key=lambda rule: rule.length, default=None)
+
     def _deployments(self) -> Sequence[Mapping[str, Any]]:
         """The deployments that LiteLLM may call, each as LiteLLM's parameters. Only a Router may have several."""
         return [{**self.kwargs, "model": self.model_id, "api_base": self.api_base, "api_key": self.api_key}]
@@ -180,8 +194,8 @@ class LiteLLMModel(Model):
         """Run one request; see `Model.deltas`."""
         litellm_package()  # On first use, this imports LiteLLM and prepares it for `isolation`.
         isolation = await self._isolations.get(ClientIsolation)
-        reader = ChatResponseReader(self.accept_missing_finish, service=self._provider)
-        accepted, history_warnings = with_accepted_history(self, self._arguments(request))
+        reader = ChatResponseReader(self.accept_missing_finish, self.split_reasoning, service=self._provider)
+        accepted, history_warnings = with_accepted_history(self, request, self._arguments(request))
         arguments = dict(accepted)
         stream: ResponseStream | None = None
         has_content = False
@@ -200,19 +214,18 @@ class LiteLLMModel(Model):
                 if (delta := reader.read_chunk(chunk)) is not None:
                     has_content = has_content or delta.has_output
                     yield delta
+            if not has_content and stream.has_only_ending():
+                raise MalformedResponse("The service sent no stream, or a stream without any part of a response.")
+            reader.read_chunk(stream.ending())
+            last = reader.finish()
         except Exception as error:  # An error of `reader` may quote the response, and so the key.
-            failure = self._model_error(error, arguments)
+            failure = self._model_error(_reported_error(stream, reader) or error, arguments)
             failure.profile_updated = observe_history_refusal(self, failure, arguments)
         finally:
             if stream is not None:
                 await stream.close()
         if failure is not None:
             raise failure
-        assert stream is not None
-        if not has_content and stream.has_only_ending():
-            raise MalformedResponse("The service sent no stream, or a stream without any part of a response.")
-        reader.read_chunk(stream.ending())
-        last = reader.finish()
         last.warnings = [*(last.warnings or ()), *history_warnings] or None
         yield last
 
@@ -237,7 +250,8 @@ class LiteLLMModel(Model):
         for name in ("extra_headers", "headers"):
             check_kind(Mapping, **{name: request.parameters.get(name)})
             check_headers(request.parameters.get(name) or {})
-        body = body_from(request, self.model_id)
+        messages = with_accepted_ids(request.messages, self._call_id_rule)
+        body = body_from(request if messages is request.messages else request.replace(messages=messages), self.model_id)
         if (budget := body.pop("reasoning_budget", None)) is not None:
             body["thinking"] = {"type": "enabled", "budget_tokens": budget}
         if "tools" in body:
@@ -258,5 +272,18 @@ class LiteLLMModel(Model):
         return result
 
     def release(self) -> None:
-        """Close the connections of all event loops, after the callbacks of the calls have finished."""
+        """Close the connections of all event loops, after the callbacks of the calls have finished.
+
+        `close` calls this method: users call `close`, authors override this.
+        """
         self._isolations.close()
+
+
+def _reported_error(stream: ResponseStream | None, reader: ChatResponseReader) -> ModelError | None:
+    """Return the error that the service reported at the end of a stream, for which LiteLLM raised another exception."""
+    try:
+        if stream is not None:
+            stream.raise_reported_error(reader)
+    except ModelError as error:
+        return error
+    return None

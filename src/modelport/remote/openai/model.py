@@ -18,7 +18,7 @@ from modelport.inputs.vendor_parameters import parameters_of
 from modelport.layers.retry import RetryPolicy
 from modelport.protocols.responses.errors import means_missing_path, needs_responses
 from modelport.protocols.responses.request import parameter_name
-from modelport.remote.chat_model import ChatCompletionsModel, ResponseReader
+from modelport.remote.chat_model import ChatCompletionsModel
 from modelport.remote.http.packages import require
 from modelport.remote.http.redaction import with_hidden_repr
 from modelport.remote.http.requests import check_headers, check_url
@@ -35,7 +35,8 @@ from modelport.remote.openai.api_choice import (
     needs_responses_api,
     responses_capabilities,
 )
-from modelport.remote.services import provider_at, service_at
+from modelport.remote.response_reader import ResponseReader
+from modelport.remote.services import host_of, provider_at, service_at
 from modelport.runtime.threads import in_thread
 from modelport.secrets import Secret
 from modelport.types.capabilities import Capabilities
@@ -75,6 +76,8 @@ class OpenAIServerModel(ChatCompletionsModel):
             OpenAI's API, such as any grammar. By default they use OpenAI's API alone.
         accept_missing_finish: Whether a stream without a finish reason is complete (some servers, such as Ollama, send
             none). By default such a stream counts as truncated.
+        split_reasoning: Whether text between `<think>` and `</think>` at the beginning of the output is reasoning,
+            which some servers do not separate from it. By default it is.
         **settings: See `Model`. Parameters that the service documents, such as `service_tier`, go into the request's
             body; so do others, with a warning. `extra_headers`, `extra_query` and `extra_body` work as in the `openai`
             package.
@@ -168,7 +171,7 @@ class OpenAIServerModel(ChatCompletionsModel):
 
     @property
     def _url(self) -> str:
-        """The base URL."""
+        """The address of the service."""
         client_url = (self.client_kwargs or {}).get("base_url") or getattr(self.client, "base_url", None)
         return str(client_url or self.api_base or os.environ.get("OPENAI_BASE_URL") or OPENAI_URL)
 
@@ -199,6 +202,10 @@ class OpenAIServerModel(ChatCompletionsModel):
             return True
         needs = (*self._observed_needs, need_of(self.model_id, self._service))
         return needs_responses_api(request, needs, self._service)
+
+    @property
+    def _host(self) -> str | None:
+        return host_of(self._url)
 
     @property
     def _responses_path(self) -> str:

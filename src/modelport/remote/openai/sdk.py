@@ -125,6 +125,7 @@ class SDKTransport:
                     if reader.done:
                         await drain(pieces)
                         return
+                reader.finish()
             return
         except Exception as error:
             if (model_error := self._model_error(error, client, call)) is None:
