@@ -41,7 +41,7 @@ def read_json(data: bytes, read: Callable[[Any], T], secrets: Collection[str]) -
         excerpt = redact(data[:_EXCERPT_BYTES].decode("utf-8", "replace"), secrets)[:120]
         data = b""  # Otherwise a traceback with local variables would show an API key that the data repeats.
         if excerpt.lstrip().startswith("<"):
-            raise _web_page_error(excerpt) from None
+            raise _web_page_error(excerpt, "JSON") from None
         raise MalformedResponse(f"The service sent broken JSON ({error}): {excerpt!r}.") from None
     try:
         return read(parsed)
@@ -66,9 +66,9 @@ def _redacted(parsed: Any, data: bytes, secrets: Collection[str]) -> Any:
     raise MalformedResponse(f"The service sent {size} bytes of JSON that is no chat completion: {excerpt!r}.")
 
 
-def _web_page_error(excerpt: str) -> MalformedResponse:
+def _web_page_error(excerpt: str, expected: str) -> MalformedResponse:
     return MalformedResponse(
-        f"The service sent a web page instead of a response; is this the address of its API? {excerpt!r}."
+        f"The service sent a web page instead of {expected}; is this the address of its API? {excerpt!r}."
     )
 
 
@@ -115,7 +115,7 @@ class EventReader(Generic[T]):
             return
         excerpt = redact(b"".join(self._start).decode("utf-8", "replace"), self._secrets).strip()[:120]
         if excerpt.startswith("<"):
-            raise _web_page_error(excerpt)
+            raise _web_page_error(excerpt, "a stream")
         if not excerpt:
             raise MalformedResponse("The service sent an empty body instead of a stream of events.")
         raise MalformedResponse(f"The service sent no events of a stream, but {excerpt!r}.")
