@@ -250,3 +250,58 @@ def test_refusal_of_bedrock_is_classified(code: str, text: str, kind: type[Model
     error = bedrock_error_from(code, text, 400, {})
     assert (type(error), error.parameter) == (kind, parameter)
     assert error.incompatible_with == ("temperature" if "both" in text else None)
+
+
+def problems(*items: tuple[str, list[Any]]) -> list[dict[str, Any]]:
+    return [{"type": kind, "loc": location, "msg": "No.", "input": 1} for kind, location in items]
+
+
+INCLUDE_USAGE = problems(("extra_forbidden", ["body", "stream_options", "include_usage"]))
+VLLM = "[{'type': 'extra_forbidden', 'loc': ('body', 'top_k'), 'msg': 'Extra inputs are not permitted', 'input': 15}]"
+
+#: Service, complete body, the rejected parameter, the one with which it is rejected.
+PARAMETERS: list[tuple[str, Any, str | None, str | None]] = [
+    ("mistral", {"object": "error", "message": {"detail": INCLUDE_USAGE}}, "stream_options.include_usage", None),
+    ("mistral, list", {"detail": INCLUDE_USAGE, "message": INCLUDE_USAGE}, "stream_options.include_usage", None),
+    ("mistral, in messages", {"detail": problems(("extra_forbidden", ["body", "messages", 2, "assistant", "reasoning"]))}, "messages.2.assistant.reasoning", None),
+    ("vllm", {"object": "error", "message": VLLM, "type": "BadRequestError", "param": None, "code": 400}, "top_k", None),
+    ("vllm, inside", {"message": VLLM.replace("'top_k'", "'stream_options', 'include_usage'")}, "stream_options.include_usage", None),
+    ("nebius", {"detail": "Invalid request. " + VLLM}, "top_k", None),
+    ("databricks", {"error_code": "BAD_REQUEST", "message": json.dumps({"message": "tools.0.custom.strict: Extra inputs are not permitted"})}, "tools", None),
+    ("databricks, nested", {"error_code": "BAD_REQUEST", "message": json.dumps({"external_model_error": {"error": {"message": "Unsupported parameter: 'stop' is not supported with this model.", "param": "stop", "code": "unsupported_parameter"}}})}, "stop", None),
+    ("databricks, go", {"message": 'Bad request: json: unknown field "top_k"'}, "top_k", None),
+    ("json schema", {"error": {"message": "Additional properties are not allowed ('stream_options' was unexpected)"}}, "stream_options", None),
+    ("json schema, two", {"error": {"message": "Additional properties are not allowed ('seed', 'stop' were unexpected)"}}, "seed", None),
+    ("azure", {"error": {"message": "Validation error at #/stream_options: Extra inputs are not permitted"}}, "stream_options", None),
+    ("xai", {"code": "Client specified an invalid argument", "error": "Argument not supported on this model: presencePenalty"}, "presence_penalty", None),
+    ("xai, new", {"code": "invalid-argument", "error": "Model grok-4.6 does not support parameter frequencyPenalty."}, "frequency_penalty", None),
+    ("anthropic, both", {"error": {"message": "`temperature` and `top_p` cannot both be specified for this model. Please use only one."}}, "top_p", "temperature"),
+    ("anthropic, plain", {"error": {"message": "temperature and top_p cannot both be specified for this model. Please use only one."}}, "top_p", "temperature"),
+    ("openrouter, both", openrouter({"error": {"message": "`temperature` and `top_p` cannot both be specified for this model."}}), "top_p", "temperature"),
+    ("anthropic, deprecated", {"error": {"message": "`temperature` is deprecated for this model."}}, "temperature", None),
+    ("kimi", {"error": {"message": "invalid temperature: only 1 is allowed for this model", "type": "invalid_request_error"}}, "temperature", None),
+    ("kimi, 0.6", {"error": {"message": "invalid top_p: only 0.95 is allowed for this model"}}, "top_p", None),
+    ("openai", {"error": {"message": "Unsupported parameter: 'max_completion_tokens' is not supported with this model.", "code": "unsupported_parameter", "param": "max_completion_tokens"}}, "max_completion_tokens", None),
+    ("deepseek", {"error": {"message": "This response_format type is unavailable now"}}, "response_format", None),
+    ("deepseek, serde", {"error": {"message": "Failed to deserialize the JSON body into the target type: response_format: response_format.type `json_schema` is unavailable now at line 1 column 12440"}}, "response_format", None),
+    ("lm studio", {"error": "'response_format.type' must be 'json_schema' or 'text'"}, "response_format", None),
+    ("dashscope", {"error": {"message": "<400> InternalError.Algo.InvalidParameter: 'messages' must contain the word 'json' in some form, to use 'response_format' of type 'json_object'.", "param": None}}, "response_format", None),
+    ("dashscope, thinking", {"error": {"message": "<400> InternalError.Algo.InvalidParameter: Json mode response is not supported when enable_thinking is true"}}, "response_format", None),
+    ("dashscope, format", {"error": {"message": "Unknown format of response_format, response_format should be a dict"}}, "response_format", None),
+    ("groq", {"error": {"message": "This model does not support response format `json_schema`.", "param": "response_format"}}, "response_format", None),
+    ("groq, without param", {"error": {"message": "This model does not support response format `json_schema`."}}, "response_format", None),
+    ("groq, schema", {"error": {"message": "'response_format' : one of the following must be satisfied[('response_format.type' : value is not one of the allowed values ['text'])]"}}, "response_format", None),
+    ("pydantic, literal", {"detail": problems(("literal_error", ["body", "response_format", "type"]))}, "response_format.type", None),
+    ("vllm, literal", {"message": "[{'type': 'literal_error', 'loc': ('body', 'response_format', 'type'), 'msg': \"Input should be 'text' or 'json_object'\"}]"}, "response_format.type", None),
+    ("pydantic, effort", {"detail": problems(("literal_error", ["body", "reasoning_effort"]))}, None, None),
+    ("pydantic, type", {"detail": problems(("int_parsing", ["body", "max_tokens"]))}, None, None),
+    ("openai, word", {"error": {"message": "'messages' must contain the word 'json' in some form, to use 'response_format' of type 'json_object'.", "param": "messages"}}, None, None),
+    ("openai, schema", {"error": {"message": "Invalid schema for response_format 'a': 'name' is not supported.", "param": "response_format"}}, None, None),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("body", "name", "other"), [row[1:] for row in PARAMETERS], ids=[row[0] for row in PARAMETERS])
+def test_rejected_parameter_is_named(body: Any, name: str | None, other: str | None) -> None:
+    error = error_from(400, body)
+    assert type(error) is InvalidRequest
+    assert (error.parameter, error.incompatible_with) == (name, other)

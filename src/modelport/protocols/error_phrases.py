@@ -1,4 +1,3 @@
-# ruff: noqa: E501
 # Each phrase is one line, whatever its length.
 """Phrases that identify errors which services send without an error code of their own.
 
@@ -58,6 +57,11 @@ CONTEXT_EXCEEDED = (
     KnownPhrase(r"reduce the length of the (?:messages|prompt)", "Groq, Cerebras", "https://github.com/badlogic/pi-mono/blob/main/packages/ai/src/utils/overflow.ts"),
 )  # fmt: skip
 
+#: This phrase says that one string of the request is too long, such as the id of a tool call or a description.
+STRING_TOO_LONG = (
+    KnownPhrase(r"string too long\. expected a string with maximum length", "OpenAI", "https://github.com/microsoft/autogen/issues/6377"),
+)  # fmt: skip
+
 #: These phrases say that a content policy refused the prompt or the answer.
 CONTENT_REFUSED = (
     KnownPhrase(r"content exists risk", "DeepSeek", "https://github.com/666ghj/BettaFish/issues/108"),
@@ -81,6 +85,7 @@ def compile_patterns(patterns: Iterable[str]) -> re.Pattern[str]:
 
 
 _CONTEXT_EXCEEDED = compile_patterns(phrase.pattern for phrase in CONTEXT_EXCEEDED)
+_STRING_TOO_LONG = compile_patterns(phrase.pattern for phrase in STRING_TOO_LONG)
 _CONTENT_REFUSED = compile_patterns(phrase.pattern for phrase in CONTENT_REFUSED)
 _WRONG_KEY = compile_patterns(phrase.pattern for phrase in WRONG_KEY)
 
@@ -88,6 +93,11 @@ _WRONG_KEY = compile_patterns(phrase.pattern for phrase in WRONG_KEY)
 def means_context_exceeded(text: str) -> bool:
     """Return whether an error text says that the context window is exceeded."""
     return _CONTEXT_EXCEEDED.search(text, 0, MAX_TEXT) is not None
+
+
+def means_string_too_long(text: str) -> bool:
+    """Return whether an error text says that one string of the request is too long."""
+    return _STRING_TOO_LONG.search(text, 0, MAX_TEXT) is not None
 
 
 def means_content_refused(text: str) -> bool:

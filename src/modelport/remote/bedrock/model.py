@@ -11,12 +11,12 @@ from modelport.errors import InvalidRequest, ModelError
 from modelport.inputs.settings import check_kind
 from modelport.inputs.vendor_parameters import parameters_of
 from modelport.layers.retry import RetryPolicy
-from modelport.model import Model
 from modelport.protocols.converse.request import converse_call_from
 from modelport.protocols.converse.response import ConverseResponseReader
 from modelport.remote.bedrock.client import check_client, make_client, max_attempts_of
 from modelport.remote.bedrock.transport import BotoTransport
 from modelport.remote.http.redaction import redact
+from modelport.remote.rejections import ObservingModel
 from modelport.remote.schema_subsets import BEDROCK as BEDROCK_SCHEMAS
 from modelport.secrets import Secret
 from modelport.types.capabilities import Capabilities
@@ -81,7 +81,7 @@ PROFILES: tuple[tuple[str, Mapping[str, Any]], ...] = (
 )  # fmt: skip
 
 
-class AmazonBedrockServerModel(Model):
+class AmazonBedrockServerModel(ObservingModel):
     """A model on Amazon Bedrock.
 
     boto3 finds credentials, region and proxies, unless they are passed here. Calls run in threads. If the caller stops
@@ -128,6 +128,7 @@ class AmazonBedrockServerModel(Model):
         refused=_REFUSED,
         extra_parameters=parameters_of("bedrock"),
     )
+    has_two_names_for_max_tokens: ClassVar[bool] = False
     secret_settings: ClassVar[frozenset[str]] = frozenset({"api_key"})
     #: Without `verify` and `use_ssl`, which could switch off TLS.
     saved_fields: ClassVar[Mapping[str, frozenset[str]]] = {
@@ -181,9 +182,6 @@ class AmazonBedrockServerModel(Model):
             raise TypeError(f"{self!r} has a client that was passed in, which can't be pickled")
         return {key: value for key, value in super().__getstate__().items() if key != "_transport"}
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-
     @cached_property
     def _transport(self) -> BotoTransport:
         """The transport. The constructor sets it; an unpickled model makes it at its first call, as others do."""
@@ -205,11 +203,14 @@ class AmazonBedrockServerModel(Model):
 
     async def deltas(self, request: Request) -> AsyncGenerator[ChatMessageStreamDelta, None]:
         """Run one request; see `Model.deltas`."""
-        call = converse_call_from(request, self.model_id)
+        left_out = self._left_out_of(request)
+        call = converse_call_from(self._without(request, left_out), self.model_id)
         reader = ConverseResponseReader(call)
         try:
             if not request.stream:
-                yield reader.read_response(await self._transport.call("converse", call.arguments))
+                last = reader.read_response(await self._transport.call("converse", call.arguments))
+                self._add_warnings(last, request, left_out)
+                yield last
                 return
             try:
                 async with aclosing(
@@ -222,8 +223,12 @@ class AmazonBedrockServerModel(Model):
                 # After the stop reason the message is complete, and an error loses nothing but the token usage.
                 if not reader.has_stop_reason:
                     raise
-            yield reader.finish()
+            last = reader.finish()
+            self._add_warnings(last, request, left_out)
+            yield last
         except ModelError as error:
+            if isinstance(error, InvalidRequest):
+                error.profile_updated = self._observe_rejection(error, request, left_out)
             raise self._redact(error) from None
 
     def _redact(self, error: ModelError) -> ModelError:
