@@ -169,7 +169,9 @@ class ChatCompletionsModel(ObservingModel):
         headers, query = [
             {name: with_hidden_repr(value) for name, value in values.items()} for values in (headers, query)
         ]
-        body = body_from(request, self._remote_model_id, self.dialect)
+        # Mistral accepts images in tool results, and refuses a user message behind them.
+        moves_media = self._service != "mistral"
+        body = body_from(request, self._remote_model_id, self.dialect, moves_media=moves_media)
         return ServiceCall("chat/completions", {**body, **extra_body}, headers, query)
 
     async def _with_unconstrained_reasoning(self, call: ServiceCall, request: Request) -> ServiceCall:

@@ -39,6 +39,8 @@ from modelport.types.request import Request
 DEFAULT_MODEL = "anthropic/claude-3-5-sonnet-20240620"
 #: Providers whose API accepts the text of a message only as a string.
 TEXT_ONLY_PROVIDERS = ("ollama", "groq", "cerebras")
+#: Providers to which LiteLLM passes on images in tool results.
+PROVIDERS_WITH_MEDIA_IN_RESULTS = ("anthropic/", "bedrock/", "gemini/", "mistral/", "vertex_ai/")
 #: The time limit for LiteLLM, in seconds. It is longer than any call: modelport's layers enforce the caller's timeouts.
 _LITELLM_TIMEOUT = 86400.0
 
@@ -216,7 +218,8 @@ class LiteLLMModel(ObservingModel):
         for name in ("extra_headers", "headers"):
             check_kind(Mapping, **{name: request.parameters.get(name)})
             check_headers(request.parameters.get(name) or {})
-        body = body_from(request, self.model_id)
+        moves_media = not str(self.model_id).startswith(PROVIDERS_WITH_MEDIA_IN_RESULTS)
+        body = body_from(request, self.model_id, moves_media=moves_media)
         if (budget := body.pop("reasoning_budget", None)) is not None:
             body["thinking"] = {"type": "enabled", "budget_tokens": budget}
         if "tools" in body:
