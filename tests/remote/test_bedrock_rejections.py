@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from botocore.auth import BearerAuth
+from botocore.exceptions import InvalidEndpointConfigurationError
 
 from modelport import AmazonBedrockServerModel
 from modelport.errors import InvalidRequest
@@ -99,3 +101,55 @@ def test_rejection_of_a_value_changes_nothing(server: BedrockServer) -> None:
     with pytest.raises(InvalidRequest):
         ask(model_for(server, "us.amazon.nova-pro-v1:0"), "sync", max_tokens=10)
     assert len(server.requests) == 1
+
+
+NO_TOOLS = "This model doesn't support tool use in streaming mode."
+NO_STREAM = "The model is unsupported for streaming."
+
+
+def get_weather(city: str) -> str:
+    """Tells the weather of a city."""
+    return city
+
+
+@pytest.mark.parametrize("way", ["sync streamed", "async streamed"])
+@pytest.mark.parametrize("text", [NO_TOOLS, NO_STREAM])
+def test_model_that_does_not_stream_with_tools_answers_in_one_piece(server: BedrockServer, text: str, way: str) -> None:
+    def respond(request: Any) -> ConverseFault:
+        refuses = request.stream and ("toolConfig" in request.json or text == NO_STREAM)
+        return ConverseFault.status(400, message=text) if refuses else ConverseFault.ok()
+
+    server.script(then=respond)
+    model = model_for(server, "us.meta.llama4-scout-17b-instruct-v1:0")
+    for _ in range(2):
+        message = ask(model, way, tools=[get_weather])
+        assert message.content == RESPONSE_TEXT
+        assert [warning.feature for warning in message.warnings or ()] == ["stream"]
+    assert [request.stream for request in server.requests] == [True, False, False]
+    assert bool(ask(model, way).warnings) == (text == NO_STREAM)
+
+
+ARN = "arn:aws:bedrock:us-east-1:123456789012:application-inference-profile/abc123"
+
+
+def test_base_model_gives_an_application_inference_profile_its_capabilities(
+    server: BedrockServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert not model_for(server, ARN).capabilities.reasoning_budget
+    model = model_for(server, ARN, base_model="anthropic.claude-sonnet-4-5-20250929-v1:0")
+    assert model.capabilities.reasoning_budget
+    message = ask(model, "sync", reasoning_budget=1024, max_tokens=2000, temperature=0.2)
+    assert [warning.feature for warning in message.warnings or ()] == ["temperature"]
+    assert "abc123" in server.requests[0].target
+    monkeypatch.setenv("AWS_BEARER_TOKEN_BEDROCK", KEY)
+    assert AmazonBedrockServerModel.from_dict(model.to_dict()).capabilities == model.capabilities
+
+
+def test_boto3_that_refuses_keys_over_http_is_reported_at_construction(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(self: Any, request: Any) -> None:
+        raise InvalidEndpointConfigurationError(msg="Bearer authorization requires an HTTPS endpoint.")
+
+    monkeypatch.setattr(BearerAuth, "add_auth", refuse)
+    with pytest.raises(InvalidRequest, match=r"api_base='http://h'.*HTTPS only; pass an address with https://"):
+        AmazonBedrockServerModel("m", api_base="http://h", api_key=KEY, region_name="us-east-1")
+    AmazonBedrockServerModel("m", api_base="https://h", api_key=KEY, region_name="us-east-1")

@@ -72,6 +72,14 @@ CONTENT_REFUSED = (
     KnownPhrase(r"blocked by content filtering policy", "Anthropic", "https://github.com/anthropics/claude-code/issues/6195"),
 )  # fmt: skip
 
+#: These phrases say that a model does not stream: with tools, or at all.
+NO_STREAM_WITH_TOOLS = (
+    KnownPhrase(r"support tool use in streaming mode", "Bedrock", "https://github.com/earendil-works/pi/issues/3739"),
+)  # fmt: skip
+NO_STREAM = (
+    KnownPhrase(r"unsupported for streaming", "Bedrock", "https://github.com/aws-samples/amazon-bedrock-client-for-mac/issues/112"),
+)  # fmt: skip
+
 #: These phrases say that the key is wrong, in errors with status 400.
 WRONG_KEY = (
     KnownPhrase(r"api key (?:not valid|not found|expired)", "Gemini", "https://ai.google.dev/gemini-api/docs/troubleshooting"),
@@ -87,6 +95,8 @@ def compile_patterns(patterns: Iterable[str]) -> re.Pattern[str]:
 _CONTEXT_EXCEEDED = compile_patterns(phrase.pattern for phrase in CONTEXT_EXCEEDED)
 _STRING_TOO_LONG = compile_patterns(phrase.pattern for phrase in STRING_TOO_LONG)
 _CONTENT_REFUSED = compile_patterns(phrase.pattern for phrase in CONTENT_REFUSED)
+_NO_STREAM_WITH_TOOLS = compile_patterns(phrase.pattern for phrase in NO_STREAM_WITH_TOOLS)
+_NO_STREAM = compile_patterns(phrase.pattern for phrase in NO_STREAM)
 _WRONG_KEY = compile_patterns(phrase.pattern for phrase in WRONG_KEY)
 
 
@@ -103,6 +113,11 @@ def means_string_too_long(text: str) -> bool:
 def means_content_refused(text: str) -> bool:
     """Return whether an error text says that a content policy refused the prompt or the answer."""
     return _CONTENT_REFUSED.search(text, 0, MAX_TEXT) is not None
+
+
+def means_no_stream(text: str, *, with_tools: bool) -> bool:
+    """Return whether an error text says that the model does not stream: with tools, or at all."""
+    return (_NO_STREAM_WITH_TOOLS if with_tools else _NO_STREAM).search(text, 0, MAX_TEXT) is not None
 
 
 def means_wrong_key(text: str) -> bool:
