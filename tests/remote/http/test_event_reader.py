@@ -18,7 +18,7 @@ CHUNK = b'data: {"a": 1}\n\n'
 
 def read(*pieces: bytes, content_type: str = "text/event-stream") -> tuple[list[Any], bool]:
     reader: EventReader[Any] = EventReader(lambda data: data, (), content_type)
-    events = []
+    events: list[Any] = []
     for piece in pieces:
         reader.feed(piece)
         events += reader.events()
