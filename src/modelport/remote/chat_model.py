@@ -184,6 +184,9 @@ class ChatCompletionsModel(ObservingModel):
         return replace(call, body={**call.body, "grammar": grammar}) if grammar else call
 
     def release(self) -> None:
-        """Close the connections of all event loops. A client that was passed in stays open."""
+        """Close the connections of all event loops. A client that was passed in stays open.
+
+        `close` calls this method: users call `close`, authors override this.
+        """
         if "_transport" in self.__dict__:
             self._transport.close()

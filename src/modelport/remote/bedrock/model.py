@@ -275,7 +275,10 @@ class AmazonBedrockServerModel(ObservingModel):
         return error
 
     def release(self) -> None:
-        """Close the connections. A client that was passed in stays open."""
+        """Close the connections. A client that was passed in stays open.
+
+        `close` calls this method: users call `close`, authors override this.
+        """
         if "_transport" in self.__dict__:
             self._transport.close()
 

@@ -240,5 +240,8 @@ class LiteLLMModel(ObservingModel):
         return result
 
     def release(self) -> None:
-        """Close the connections of all event loops, after the callbacks of the calls have finished."""
+        """Close the connections of all event loops, after the callbacks of the calls have finished.
+
+        `close` calls this method: users call `close`, authors override this.
+        """
         self._isolations.close()
