@@ -168,3 +168,12 @@ def test_signature_of_parallel_calls_stays_on_the_first_call() -> None:
     streamed = read_stream([{"tool_calls": [{"index": i, **call}]} for i, call in enumerate(calls)])
     for message in (whole, streamed, ChatMessage.from_dict(whole.to_dict())):
         assert plain_dict(message)["tool_calls"] == calls
+
+
+def test_complete_message_after_its_pieces_is_not_read_again() -> None:
+    reader = ChatResponseReader(service="s")
+    fields = {"reasoning_details": [detail(text="a")]}
+    pieces = [reader.read_chunk({"choices": [{"delta": fields}]})]
+    pieces.append(reader.read_chunk({"choices": [{"delta": {}, "message": fields, "finish_reason": "stop"}]}))
+    message = accumulate([piece for piece in [*pieces, reader.finish()] if piece is not None])
+    assert message.provider_data == ProviderData("chat_completions", (fields,), "s")

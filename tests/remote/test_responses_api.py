@@ -8,10 +8,10 @@ import warnings
 from typing import Any
 
 import pytest
-from modelport.types.provider_data import ProviderData
 
 from modelport import ChatMessage, Model, NotFoundError, OpenAIServerModel
 from modelport.types.messages import ChatMessageToolCall, ChatMessageToolCallFunction
+from modelport.types.provider_data import ProviderData
 from tests.remote.chat_backends import module_server as module_server
 from tests.remote.chat_backends import server as server
 from tests.remote.fault_cases import TOOL
@@ -105,7 +105,7 @@ def test_combination_alone_is_left_out_on_chat_completions(server: FaultServer, 
     """With api='chat', the effort is left out beside tools, and sent without them."""
     server.script(then=refuses_tools(with_effort=True, text=USE))
     model = model_for(server, "m", api="chat")
-    with pytest.warns(UserWarning, match="rejects 'reasoning_effort' beside 'tools'; later requests do not send it"):
+    with pytest.warns(UserWarning, match="'reasoning_effort'; later requests do not send it together with 'tools'"):
         message = ask(model, way, tools=[TOOL], reasoning_effort="high")
     assert [warning.feature for warning in message.warnings] == ["reasoning_effort"]
     message = ask(model, way, reasoning_effort="high")

@@ -3,14 +3,12 @@
 Its method `deltas` turns a request into a JSON body (`protocols.chat_completions.request`), sends it through the
 backend's transport, and turns the response into deltas (`protocols.chat_completions.response`).
 
-If the service rejects a parameter, the model object records that for its lifetime: later requests leave the parameter
-out or give it another name, or the capability that needs the parameter is switched off. The error is raised with
-`profile_updated = True`, so that `Model` runs the call once more from the start, with the changed capabilities.
+If the service rejects a parameter, the model object records that for its lifetime (`rejections`). The error is raised
+with `profile_updated = True`, so that `Model` runs the call once more from the start, with the changed capabilities.
 """
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import replace
@@ -21,7 +19,6 @@ from modelport.errors import InvalidRequest, MalformedResponse, ModelError, NotF
 from modelport.inputs.parameters import REASONING_EFFORTS
 from modelport.inputs.settings import check_kind
 from modelport.inputs.vendor_parameters import parameters_of
-from modelport.model import Model
 from modelport.protocols.chat_completions.call_ids import CallIdRule, call_id_rule, with_accepted_ids
 from modelport.protocols.chat_completions.dialects import DIALECTS, OPENAI_API, Dialect
 from modelport.protocols.chat_completions.history_rules import HistoryRules
@@ -31,7 +28,7 @@ from modelport.remote.history import observe_history_refusal, with_accepted_hist
 from modelport.remote.http.redaction import with_hidden_repr
 from modelport.remote.http.transport import ServiceCall, Transport
 from modelport.remote.profiles import PROFILES
-from modelport.remote.rejected_combinations import parameters_of_request, rejected_beside
+from modelport.remote.rejections import ObservingModel
 from modelport.remote.response_reader import ResponseReader
 from modelport.remote.schema_enforcement import claimed_capabilities
 from modelport.remote.schema_subsets import OPENAI
@@ -46,7 +43,7 @@ from modelport.types.request import Request
 from modelport.types.warnings import CallWarning
 
 
-class ChatCompletionsModel(Model):
+class ChatCompletionsModel(ObservingModel):
     """The base class of backends that send requests in the format of OpenAI's chat-completions API.
 
     A backend implements `_make_transport`, which the constructor of this class calls. So a backend's own constructor
@@ -84,17 +81,10 @@ class ChatCompletionsModel(Model):
     dialects: ClassVar[frozenset[str]] = frozenset({"llama.cpp", "vllm"})
     #: The caller's own client, set by backends that accept one.
     client: Any = None
-    #: The capabilities after the rejections of the service; `None` before the first of them. A copy keeps them.
-    _observed: Capabilities | None = None
     #: What the service requires and refuses in earlier messages; `None` before its first refusal.
     _history_rules: HistoryRules | None = None
     #: Whether the server has been asked whether the model's chat template has tools.
     _has_probed_tools: bool = False
-    #: The parameters that the service has rejected. Later requests leave them out.
-    _rejected_parameters: frozenset[str] = frozenset()
-    #: Parameters that the service has rejected beside others: pairs of a parameter and the others. Later requests leave
-    #: the parameter out if they have one of the others.
-    _rejected_combinations: frozenset[tuple[str, frozenset[str]]] = frozenset()
 
     def __init__(
         self,
@@ -142,10 +132,6 @@ class ChatCompletionsModel(Model):
         if self.client is not None:
             raise TypeError(f"{self!r} uses a client that you passed, which can't be pickled")
         return {key: value for key, value in super().__getstate__().items() if key != "_transport"}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._capabilities = self._observed
 
     @property
     def _dialect(self) -> Dialect:
@@ -204,8 +190,7 @@ class ChatCompletionsModel(Model):
                 last = await self._transport.call(call, reader.read_response)
             if reader.think_tags is not None and reader.think_tags.has_tag:
                 self._keep_stop_sequences_out_of_reasoning(request, last, reader.think_tags.is_open)
-            if left_out:
-                notes = [*notes, *self._left_out_warnings(request, left_out)]
+            self._add_warnings(last, request, left_out)
             if notes:
                 last.warnings = [*(last.warnings or ()), *notes]
             yield last
@@ -238,13 +223,16 @@ class ChatCompletionsModel(Model):
         return replace(call, body=body), reader, history_warnings
 
     def _chat_body(self, request: Request) -> dict[str, Any]:
-        return body_from(request, self._remote_model_id, self.dialect)
+        # Mistral accepts images in tool results, and refuses a user message behind them.
+        moves_media = self._service != "mistral"
+        return body_from(request, self._remote_model_id, self.dialect, moves_media=moves_media)
 
     def _service_call(
         self, path: str, request: Request, left_out: frozenset[str], body_from: Callable[[Request], dict[str, Any]]
     ) -> ServiceCall:
         """Return the request as the transport takes it, without the parameters in `left_out`."""
-        parameters = {name: value for name, value in request.parameters.items() if name not in left_out}
+        request = self._without(request, left_out)
+        parameters = dict(request.parameters)
         headers, query, extra_body = [
             parameters.pop(name, {}) for name in ("extra_headers", "extra_query", "extra_body")
         ]
@@ -253,8 +241,6 @@ class ChatCompletionsModel(Model):
         messages = with_accepted_ids(request.messages, self._call_id_rule)
         if messages is not request.messages:
             request = request.replace(messages=messages)
-        if "tool_choice" in left_out:
-            request = request.replace(tool_choice="auto")  # "auto" is the default, which is never sent.
         headers, query = [
             {name: with_hidden_repr(value) for name, value in values.items()} for values in (headers, query)
         ]
@@ -318,22 +304,6 @@ class ChatCompletionsModel(Model):
             error.profile_updated = True
             raise error
 
-    def _left_out_of(self, request: Request) -> frozenset[str]:
-        """Return the parameters that are not sent: rejected ones, and those that are rejected beside others."""
-        if not self._rejected_combinations:
-            return self._rejected_parameters
-        sent = parameters_of_request(request)
-        rejected = {name for name, others in self._rejected_combinations if others & sent}
-        return self._rejected_parameters | rejected
-
-    def _left_out_warnings(self, request: Request, left_out: frozenset[str]) -> list[CallWarning]:
-        """Return a warning for each parameter of the request that was left out."""
-        requested = left_out & {*request.parameters, "tool_choice" if request.tools else ""}
-        return [
-            CallWarning("left_out", name, f"{name} was left out, because {self.model_id} does not accept it.")
-            for name in sorted(requested)
-        ]
-
     def _parameter_name(self, field: str | None, call: ServiceCall) -> str | None:
         """Return modelport's name of the parameter that an error names by a field of the body."""
         return field
@@ -341,53 +311,6 @@ class ChatCompletionsModel(Model):
     def _observe_missing_path(self, error: ModelError, request: Request, call: ServiceCall) -> bool:
         """Record that the path of the call does not exist, and return whether another run uses another path."""
         return False
-
-    def _observe_rejection(self, error: InvalidRequest, request: Request, left_out: frozenset[str]) -> bool:
-        """Record that the service rejected a parameter, in this model's capabilities or in `_rejected_parameters`.
-
-        If the service rejects the parameter in several concurrent calls, only the first rejection changes anything. The
-        other requests were made before that change too, so the result is also `True` for them.
-
-        Args:
-            error: The rejection; its `parameter` names what the service rejected.
-            request: The rejected request.
-            left_out: The parameters that were left out of the request.
-
-        Returns:
-            Whether another run of the call will send the parameter no more, or send it under another name.
-        """
-        name = (error.parameter or "").partition(".")[0]
-        # The request was made for the capabilities `planned`. Another call may have changed this model's capabilities
-        # since then, to `current`.
-        planned, current = request.capabilities, self.capabilities
-        before = current, self._rejected_parameters, self._rejected_combinations
-        others = rejected_beside(name, error.message, request)
-        if name == "stop" and planned.stop:
-            self._set_observed(current.replace(stop=False))
-        elif name == "max_tokens" and "max_tokens" not in planned.renamed:
-            self._set_observed(current.replace(renamed={**current.renamed, "max_tokens": "max_completion_tokens"}))
-        elif name == "stream_options" and name not in planned.refused:
-            self._set_observed(current.replace(refused=current.refused | {name}))
-        elif name == "response_format" and "tools" in others and planned.grammar_with_tools:
-            self._set_observed(current.replace(grammar_with_tools=False))
-        elif name == "response_format" and request.grammar is not None and JSONSchema in planned.grammars:
-            self._set_observed(current.replace(grammars=current.grammars - {JSONSchema}))
-        elif (name in request.parameters or (name == "tool_choice" and request.tools)) and name not in left_out:
-            if others:
-                self._rejected_combinations |= {(name, others)}
-            else:
-                self._rejected_parameters |= {name}
-        else:
-            return False
-        if (self.capabilities, self._rejected_parameters, self._rejected_combinations) != before:
-            new_name = self.capabilities.renamed.get(name) if name == "max_tokens" else None
-            change = f"send it as {new_name!r}" if new_name else "do not send it"
-            beside = f" beside {', '.join(map(repr, sorted(others)))}" if others else ""
-            warnings.warn(f"{self.model_id} rejects {name!r}{beside}; later requests {change}{beside}", stacklevel=2)
-        return True
-
-    def _set_observed(self, capabilities: Capabilities) -> None:
-        self._observed = self._capabilities = capabilities
 
     def release(self) -> None:
         """Close the connections of all event loops. A client that was passed in stays open.

@@ -149,11 +149,15 @@ def _remove(messages: list[Message], name: str) -> None:
 
 def _fill_reasoning(messages: list[Message], originals: Sequence[ChatMessage]) -> bool:
     """Add the reasoning to the messages that lack it. Return whether any message has no reasoning that is known."""
+    assistants = [message for message in messages if message["role"] == "assistant"]
+    reasoning = [original.reasoning for original in originals if original.role == "assistant"]
+    if len(reasoning) != len(assistants):  # The caller replaced the messages of the body.
+        reasoning = [None] * len(assistants)
     has_blank = False
-    for message, original in zip(messages, originals, strict=False):
-        if message["role"] == "assistant" and "reasoning_content" not in message:
-            message["reasoning_content"] = original.reasoning or NO_REASONING
-            has_blank = has_blank or not original.reasoning
+    for message, text in zip(assistants, reasoning, strict=True):
+        if "reasoning_content" not in message:
+            message["reasoning_content"] = text or NO_REASONING
+            has_blank = has_blank or not text
     return has_blank
 
 

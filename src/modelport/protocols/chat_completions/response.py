@@ -32,6 +32,7 @@ from modelport.protocols.chat_completions.provider_fields import (
     provider_data_of_call,
     reasoning_text,
 )
+from modelport.protocols.chat_completions.stream_quirks import MessageParts, error_in, unwrap_error_list, usage_in
 from modelport.protocols.chat_completions.think_tags import ThinkTagSplitter
 from modelport.protocols.finish_reasons import OWN_WORDS, finish_error, finish_reason_from, finish_warning
 from modelport.types.deltas import ChatMessageStreamDelta, ChatMessageToolCallStreamDelta
@@ -59,6 +60,7 @@ class ChatResponseReader:
         #: Collects the provider data; `None` before the first.
         self._provider_fields: ProviderFields | None = None
         self._accept_missing_finish = accept_missing_finish
+        self._parts = MessageParts()
         self.think_tags = ThinkTagSplitter() if split_reasoning else None
         #: Whether the content may still have a tag.
         self._searches_tags = split_reasoning
@@ -154,13 +156,14 @@ class ChatResponseReader:
 
     def _read(self, data: Any, message_key: str) -> ChatMessageStreamDelta | None:
         try:
-            error = data.get("error")
+            data = unwrap_error_list(data)
+            error = error_in(data)
             if error or ("choices" not in data and isinstance(data.get("message"), str)):
                 error = error or data  # Some gateways send the error's fields without the key "error".
                 raise error_from(error.get("code") if isinstance(error, dict) else None, {"error": error})
             # Azure's first chunk, and the chunk with the usage, have no choices.
             delta = self._read_choice(choices[0], message_key, data) if (choices := data.get("choices")) else None
-            if usage := data.get("usage"):
+            if usage := usage_in(data):
                 self._last_delta.token_usage = usage_from(usage)
                 self._last_delta.raw = data
             return delta
@@ -184,13 +187,13 @@ class ChatResponseReader:
             self._last_delta.raw = data
             if isinstance(stop := choice.get("stop_reason"), str):
                 self._last_delta.stop_sequence = stop
-        # A service may answer a streaming request with a complete message.
-        message = choice.get(message_key) or choice.get("message") or {}
+        message = self._parts.read(choice, message_key)
         content = message.get("content")
         reasoning = None
         if type(content) is list or not message.keys() <= USUAL_FIELDS:  # Most chunks need not be searched.
-            self._provider_fields = self._provider_fields or ProviderFields(self._service)
-            self._provider_fields.read(message)
+            if self._provider_fields is None or choice.get(message_key):  # A repeated message is not read again.
+                self._provider_fields = self._provider_fields or ProviderFields(self._service)
+                self._provider_fields.read(message)
             reasoning = message.get("reasoning_content") or message.get("reasoning") or reasoning_text(message)
         if isinstance(content, list) or "audio" in message or "images" in message:
             self._left_out.update(media_in(message))

@@ -6,12 +6,11 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from functools import cached_property
 from typing import Any, ClassVar
 
-from modelport.errors import AuthenticationError, InvalidRequest, MalformedResponse, ModelError
+from modelport.errors import AuthenticationError, InvalidRequest, MalformedResponse, ModelError, UnsupportedFeature
 from modelport.inputs.parameters import REASONING_EFFORTS
 from modelport.inputs.settings import check_kind
 from modelport.inputs.vendor_parameters import parameters_of
 from modelport.layers.retry import RetryPolicy
-from modelport.model import Model
 from modelport.protocols.chat_completions.call_ids import CallIdRule, call_id_rule, with_accepted_ids
 from modelport.protocols.chat_completions.history_rules import HistoryRules
 from modelport.protocols.chat_completions.request import body_from
@@ -32,6 +31,7 @@ from modelport.remote.litellm.isolation import ClientIsolation
 from modelport.remote.litellm.package import litellm_package, require_litellm
 from modelport.remote.litellm.responses import ResponseStream, response_dict
 from modelport.remote.litellm.secrets import secret_from, secrets_in_parameters
+from modelport.remote.rejections import ObservingModel
 from modelport.remote.schema_subsets import OPENAI
 from modelport.remote.services import refuse_api_setting
 from modelport.runtime.per_loop import PerLoop
@@ -46,11 +46,13 @@ from modelport.types.request import Request
 DEFAULT_MODEL = "anthropic/claude-3-5-sonnet-20240620"
 #: Providers whose API accepts the text of a message only as a string.
 TEXT_ONLY_PROVIDERS = ("ollama", "groq", "cerebras")
+#: Providers to which LiteLLM passes on images in tool results.
+PROVIDERS_WITH_MEDIA_IN_RESULTS = ("anthropic/", "bedrock/", "gemini/", "mistral/", "vertex_ai/")
 #: The time limit for LiteLLM, in seconds. It is longer than any call: modelport's layers enforce the caller's timeouts.
 _LITELLM_TIMEOUT = 86400.0
 
 
-class LiteLLMModel(Model):
+class LiteLLMModel(ObservingModel):
     """A model of any provider that LiteLLM supports.
 
     LiteLLM is imported at the first call, or when `capabilities` is first read. The import takes seconds, and downloads
@@ -152,7 +154,7 @@ class LiteLLMModel(Model):
         return {key: value for key, value in super().__getstate__().items() if key != "_isolations"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
+        super().__setstate__(state)
         self._isolations = PerLoop(ClientIsolation.aclose)
 
     @cached_property
@@ -195,7 +197,9 @@ class LiteLLMModel(Model):
         litellm_package()  # On first use, this imports LiteLLM and prepares it for `isolation`.
         isolation = await self._isolations.get(ClientIsolation)
         reader = ChatResponseReader(self.accept_missing_finish, self.split_reasoning, service=self._provider)
-        accepted, history_warnings = with_accepted_history(self, request, self._arguments(request))
+        left_out = self._left_out_of(request)
+        arguments = self._arguments(self._without(request, left_out))
+        accepted, history_warnings = with_accepted_history(self, request, arguments)
         arguments = dict(accepted)
         stream: ResponseStream | None = None
         has_content = False
@@ -205,9 +209,10 @@ class LiteLLMModel(Model):
         try:
             response = await isolation.run(self._complete(arguments), streams=request.stream)
             if not request.stream:
-                complete = reader.read_response(response_dict(response))
-                complete.warnings = [*(complete.warnings or ()), *history_warnings] or None
-                yield complete
+                last = reader.read_response(response_dict(response))
+                self._add_warnings(last, request, left_out)
+                last.warnings = [*(last.warnings or ()), *history_warnings] or None
+                yield last
                 return
             stream = ResponseStream(response, isolation)
             async for chunk in stream.chunks():
@@ -220,12 +225,16 @@ class LiteLLMModel(Model):
             last = reader.finish()
         except Exception as error:  # An error of `reader` may quote the response, and so the key.
             failure = self._model_error(_reported_error(stream, reader) or error, arguments)
-            failure.profile_updated = observe_history_refusal(self, failure, arguments)
+            if isinstance(failure, InvalidRequest | UnsupportedFeature):
+                failure.profile_updated = observe_history_refusal(self, failure, arguments) or self._observe_rejection(
+                    failure, request, left_out
+                )
         finally:
             if stream is not None:
                 await stream.close()
         if failure is not None:
             raise failure
+        self._add_warnings(last, request, left_out)
         last.warnings = [*(last.warnings or ()), *history_warnings] or None
         yield last
 
@@ -251,7 +260,10 @@ class LiteLLMModel(Model):
             check_kind(Mapping, **{name: request.parameters.get(name)})
             check_headers(request.parameters.get(name) or {})
         messages = with_accepted_ids(request.messages, self._call_id_rule)
-        body = body_from(request if messages is request.messages else request.replace(messages=messages), self.model_id)
+        if messages is not request.messages:
+            request = request.replace(messages=messages)
+        moves_media = not str(self.model_id).startswith(PROVIDERS_WITH_MEDIA_IN_RESULTS)
+        body = body_from(request, self.model_id, moves_media=moves_media)
         if (budget := body.pop("reasoning_budget", None)) is not None:
             body["thinking"] = {"type": "enabled", "budget_tokens": budget}
         if "tools" in body:

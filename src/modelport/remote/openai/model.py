@@ -233,7 +233,7 @@ class OpenAIServerModel(ChatCompletionsModel):
     def _parameter_name(self, field: str | None, call: ServiceCall) -> str | None:
         return parameter_name(field) if call.path == self._responses_path else field
 
-    def _observe_rejection(self, error: InvalidRequest, request: Request, left_out: frozenset[str]) -> bool:
+    def _observe_rejection(self, error: ModelError, request: Request, left_out: frozenset[str]) -> bool:
         name = error.parameter
         if self._observe_need(error, request):
             return True
