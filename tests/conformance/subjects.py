@@ -188,14 +188,14 @@ def fallback(folder: Path) -> Iterator[Subject]:
 
 
 @contextmanager
-def on_vllm_server() -> Iterator[Subject]:
+def on_vllm_server(**settings: Any) -> Iterator[Subject]:
     """`OpenAIServerModel` on `vllm serve`, with the same weights and a chat template that has tools."""
     with (
         vllm_server(api_key=KEY) as server,
         environment_variable("OPENAI_API_KEY", KEY),
         OpenAIServerModel(
             server.model, api_base=server.base_url, api_key=KEY, dialect="vllm",
-            capabilities={"inputs": ["text"], "reasoning": False},
+            capabilities={"inputs": ["text"], "reasoning": False}, **settings,
         ) as model,
     ):  # fmt: skip
         yield Subject(

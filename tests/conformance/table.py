@@ -79,7 +79,7 @@ _ON_LLAMA_CPP = {
     "openai": ("openai", "openai-sdk", "openai-sdk-2", "openai-responses"), "azure": ("azure", "azure-sdk"),
     "huggingface": ("huggingface",),
 }  # fmt: skip
-_ON_VLLM = {"openai": ("openai-vllm",)}
+_ON_VLLM = {"openai": ("openai-vllm", "openai-vllm-responses")}
 
 
 @cache

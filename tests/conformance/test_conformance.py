@@ -30,6 +30,7 @@ NOT_CHECKED: dict[str, dict[str, str]] = {
         _REASONING_CHECKS, "SmolLM2 does not reason; the backends llamacpp-thinking and openai-mocked do"
     ),
     "openai-vllm": {"errors": "the backend openai checks them: the translation is the same"},
+    "openai-vllm-responses": {"errors": "the backend openai-responses checks them: the translation is the same"},
     **{
         name: dict.fromkeys(_REASONING_CHECKS, "as for openai")
         for name in ("openai-sdk", "openai-responses", "fallback", "azure", "azure-sdk", "huggingface")
@@ -98,6 +99,7 @@ SUBJECTS: dict[str, OpenSubject] = {
     "openai-sdk": lambda folder: subjects.on_llamacpp_server(folder, client_kwargs={"timeout": 60}),
     "openai-responses": lambda folder: subjects.on_llamacpp_server(folder, api="responses"),
     "openai-vllm": lambda folder: subjects.on_vllm_server(),
+    "openai-vllm-responses": lambda folder: subjects.on_vllm_server(api="responses"),
     "openai-mocked": lambda folder: subjects.on_mock_server(),
     "fallback": subjects.fallback,
     "azure": lambda folder: subjects.on_llamacpp_server(folder, subjects.azure_model),

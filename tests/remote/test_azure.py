@@ -360,8 +360,10 @@ def test_client_of_caller_finds_the_responses_api(
     resource: Front, fault_server: FaultServer, has_deployment: bool
 ) -> None:
     fault_server.script(then=ResponsesFault())
-    deployment = {"azure_deployment": "my gpt"} if has_deployment else {}
-    client = openai.AzureOpenAI(azure_endpoint=resource.url, api_key=KEY, api_version=RESPONSES, **deployment)
+    deployment = "my gpt" if has_deployment else None
+    client = openai.AzureOpenAI(
+        azure_endpoint=resource.url, api_key=KEY, api_version=RESPONSES, azure_deployment=deployment
+    )
     model = AzureOpenAIServerModel("my gpt", client=client, api="responses")
     assert texts_of(model) == [ANSWER, ANSWER]
     assert {request.path for request in resource.requests} == {"/openai/responses"}

@@ -87,6 +87,22 @@ WRONG_KEY = (
 )  # fmt: skip
 
 
+#: These phrases refuse a chat completion, because the Responses API answers this model or this kind of request.
+NEEDS_RESPONSES = (
+    KnownPhrase(r"use (?:the )?[`'\"]?/?v1/responses", "OpenAI", "https://github.com/pipecat-ai/pipecat/issues/4043"),
+    KnownPhrase(r"only supported in [`'\"]?/?v1/responses", "OpenAI", "https://github.com/n8n-io/n8n/issues/18352"),
+    KnownPhrase(r"not accessible via the /chat/completions endpoint", "GitHub Copilot", "https://github.com/caozhiyuan/copilot-api/issues/102"),
+    KnownPhrase(r"the chatCompletion operation does not work with the specified model", "Azure", "https://github.com/langchain-ai/langchain-azure/issues/228"),
+)  # fmt: skip
+
+#: With these phrases, a status 404 is about a stored item, an earlier response or the model, and not about the path.
+NOT_ABOUT_PATH = (
+    KnownPhrase(r"item with id", "OpenAI", "https://github.com/vercel/ai/issues/7543"),
+    KnownPhrase(r"previous[_ ]response|conversation with id", "OpenAI, Azure", "https://developers.openai.com/api/docs/guides/conversation-state"),
+    KnownPhrase(r"does not exist", "OpenAI, Azure", "https://learn.microsoft.com/en-us/answers/questions/2225315/i-cant-call-this-azure-openai-api-i-tried-multiple"),
+)  # fmt: skip
+
+
 def compile_patterns(patterns: Iterable[str]) -> re.Pattern[str]:
     """Return one regular expression that finds any of several, ignoring case."""
     return re.compile("|".join(patterns), re.IGNORECASE | re.DOTALL)
@@ -98,6 +114,8 @@ _CONTENT_REFUSED = compile_patterns(phrase.pattern for phrase in CONTENT_REFUSED
 _NO_STREAM_WITH_TOOLS = compile_patterns(phrase.pattern for phrase in NO_STREAM_WITH_TOOLS)
 _NO_STREAM = compile_patterns(phrase.pattern for phrase in NO_STREAM)
 _WRONG_KEY = compile_patterns(phrase.pattern for phrase in WRONG_KEY)
+_NEEDS_RESPONSES = compile_patterns(phrase.pattern for phrase in NEEDS_RESPONSES)
+_NOT_ABOUT_PATH = compile_patterns(phrase.pattern for phrase in NOT_ABOUT_PATH)
 
 
 def means_context_exceeded(text: str) -> bool:
@@ -123,3 +141,13 @@ def means_no_stream(text: str, *, with_tools: bool) -> bool:
 def means_wrong_key(text: str) -> bool:
     """Return whether the text of an error with status 400 says that the key is wrong."""
     return _WRONG_KEY.search(text, 0, MAX_TEXT) is not None
+
+
+def needs_responses(text: str) -> bool:
+    """Return whether the error text of a chat completion says that the Responses API must be used."""
+    return _NEEDS_RESPONSES.search(text, 0, MAX_TEXT) is not None
+
+
+def means_missing_path(text: str) -> bool:
+    """Return whether the text of a status 404 says that the service does not have the path of the request."""
+    return _NOT_ABOUT_PATH.search(text, 0, MAX_TEXT) is None

@@ -16,8 +16,10 @@ from modelport.errors import (
     RateLimited,
     ServerError,
 )
+from modelport.inputs.messages import normalise_messages
 from modelport.protocols.chat_completions.errors import error_from
-from modelport.protocols.responses.errors import NEEDS_RESPONSES, means_missing_path, needs_responses
+from modelport.protocols.error_phrases import NEEDS_RESPONSES, means_missing_path, needs_responses
+from modelport.protocols.responses.items import input_items
 from modelport.protocols.responses.response import ResponsesReader
 from modelport.types.deltas import accumulate
 from modelport.types.messages import ChatMessage
@@ -127,6 +129,17 @@ def test_calls_have_ids_names_and_arguments(output: list[dict[str, Any]]) -> Non
     for message in (read_body(response(*output)), read_stream(events_of(*output))):
         calls = [(call.id, call.function.name, call.function.arguments) for call in message.tool_calls or ()]
         assert calls == [("call_1", "f", {"a": 1}), ("call_2", "f", {})]
+
+
+@pytest.mark.parametrize("call_id", [None, "", "call_1"])
+def test_call_without_an_id_of_its_own_gets_one(call_id: Any) -> None:
+    output = [CALL, SECOND_CALL | {"call_id": call_id}]
+    for message in (read_body(response(*output)), read_stream(events_of(*output))):
+        first, second = message.tool_calls
+        assert first.id == "call_1" and second.id and second.id != "call_1"
+        assert (first.function.arguments, second.function.arguments) == ({"a": 1}, {})
+        items = input_items(normalise_messages([message]), service="openai")
+        assert [item["call_id"] for item in items] == [first.id, second.id]
 
 
 def test_custom_tool_call_has_its_input_as_argument() -> None:

@@ -9,7 +9,8 @@ announces each item (`response.output_item.added`), sends it in pieces, and then
 - An event may name its item by `output_index`, by `item_id`, or by both. llama.cpp has only `item_id`, and GitHub
   Copilot's `item_id` changes with each event.
 - Text, reasoning or arguments may come only with the complete item, or only with the complete response.
-- The arguments of a tool call may come parsed.
+- The arguments of a tool call may come parsed. Its ID may be missing, empty or that of another call: it then gets a new
+  one, so that its result can be sent.
 - A server without `incomplete_details`, such as llama.cpp's, does not say that it truncated the output. Then output of
   as many tokens as the request allowed counts as truncated.
 
@@ -22,6 +23,7 @@ See https://developers.openai.com/api/reference/resources/responses/streaming-ev
 from __future__ import annotations
 
 import json
+import os
 import reprlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -84,7 +86,8 @@ class ResponsesReader:
         self._last_delta = ChatMessageStreamDelta()
         self._is_complete = False
         self._has_refusal = False
-        self._call_count = 0
+        #: The IDs of the tool calls so far.
+        self._call_ids: set[str] = set()
         #: `output_index` or `item_id` of an event -> the item.
         self._items: dict[Any, _Item] = {}
         #: The complete items, each with its `output_index`.
@@ -135,7 +138,7 @@ class ResponsesReader:
         if self._has_refusal:
             last.finish_reason = "content_filter"
         elif last.finish_reason is None:
-            last.finish_reason = "tool_calls" if self._call_count else "stop"
+            last.finish_reason = "tool_calls" if self._call_ids else "stop"
         if self._done:
             if all(type(index) is int for index, _ in self._done):
                 self._done.sort(key=lambda pair: pair[0])
@@ -238,27 +241,28 @@ class ResponsesReader:
             The item, and the delta of its beginning.
         """
         kind, entry = item.get("type"), _Item()
-        for key in (data.get("output_index"), data.get("item_id"), item.get("id"), item.get("call_id")):
-            if key is not None:
-                self._items[key] = entry
+        for key in _keys_of(data, item):
+            self._items[key] = entry
         if kind not in ("function_call", "custom_tool_call"):
             return entry, None
         entry.is_custom = kind == "custom_tool_call"
         if entry.is_custom and item.get("name") == OUTPUT_TOOL:
             entry.is_output = True
             return entry, None
-        entry.call_index, self._call_count = self._call_count, self._call_count + 1
-        call_id, name = item["call_id"], item["name"]
-        if not isinstance(call_id, str) or not isinstance(name, str):
+        entry.call_index = len(self._call_ids)
+        call_id, name = item.get("call_id"), item["name"]
+        if not isinstance(call_id, str | None) or not isinstance(name, str):
             raise TypeError("a call's ID or name is not a string")
+        if not call_id or call_id in self._call_ids:
+            call_id = f"call_{os.urandom(12).hex()}"
+        self._call_ids.add(call_id)
         function = ChatMessageToolCallFunction(f'{{"{CUSTOM_INPUT}": "' if entry.is_custom else "", name)
         piece = ChatMessageToolCallStreamDelta(entry.call_index, call_id, "function", function)
         return entry, ChatMessageStreamDelta(tool_calls=[piece])
 
     def _end_item(self, data: Mapping[str, Any], item: Mapping[str, Any]) -> ChatMessageStreamDelta | None:
         """Read a complete item, and return what has not been emitted of it."""
-        keys = (_key_of(data), item.get("id"), item.get("call_id"))
-        entry = next((self._items[key] for key in keys if key in self._items), None)
+        entry = next((self._items[key] for key in _keys_of(data, item)[:1] if key in self._items), None)
         deltas: list[ChatMessageStreamDelta | None] = []
         if entry is None:
             entry, start = self._start(data, item)
@@ -334,6 +338,12 @@ class ResponsesReader:
 def _key_of(data: Mapping[str, Any]) -> Any:
     index = data.get("output_index")
     return data.get("item_id") if index is None else index
+
+
+def _keys_of(data: Mapping[str, Any], item: Mapping[str, Any]) -> list[Any]:
+    """Return by what later events may name an item, the most reliable first."""
+    keys = (data.get("output_index"), data.get("item_id"), item.get("id"), item.get("call_id"))
+    return [key for key in keys if key is not None]
 
 
 def _joined(deltas: Iterable[ChatMessageStreamDelta | None]) -> ChatMessageStreamDelta | None:

@@ -16,7 +16,7 @@ from modelport.errors import AuthenticationError, InvalidRequest, ModelError
 from modelport.inputs.settings import check_kind
 from modelport.inputs.vendor_parameters import parameters_of
 from modelport.layers.retry import RetryPolicy
-from modelport.protocols.responses.errors import means_missing_path, needs_responses
+from modelport.protocols.error_phrases import means_missing_path, needs_responses
 from modelport.protocols.responses.request import parameter_name
 from modelport.remote.chat_model import ChatCompletionsModel
 from modelport.remote.http.packages import require

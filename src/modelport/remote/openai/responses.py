@@ -13,6 +13,9 @@ from modelport.protocols.responses.response import ResponsesReader
 from modelport.types.request import Request
 from modelport.types.warnings import CallWarning
 
+_OTHER_PROTOCOL = CallWarning(
+    "left_out", "messages", "Provider data of chat completions was not sent, because the Responses API can't use it."
+)
 _NO_CACHE_CONTROL = CallWarning(
     "left_out", "cache_control", "cache_control was not sent, because the Responses API does not have it."
 )
@@ -38,4 +41,6 @@ def reader_for(body: Mapping[str, Any], service: str | None) -> ResponsesReader:
 
 def warnings_for(request: Request) -> list[CallWarning]:
     """Return warnings about what is not sent to the Responses API."""
-    return [_NO_CACHE_CONTROL] if has_cache_control(request.messages) else []
+    owners = (owner for message in request.messages for owner in (message, *(message.tool_calls or ())))
+    has_other = any(o.provider_data is not None and o.provider_data.protocol != "responses" for o in owners)
+    return [_OTHER_PROTOCOL] * has_other + [_NO_CACHE_CONTROL] * has_cache_control(request.messages)
