@@ -92,6 +92,8 @@ class LiteLLMModel(Model):
     )
     secret_settings: ClassVar[frozenset[str]] = frozenset({"api_key"})
     saved_parameters: ClassVar[frozenset[str] | None] = SAVED_PARAMETERS
+    #: LiteLLM also accepts dicts of parameters here, such as `ssl_verify`.
+    saved_names: ClassVar[frozenset[str]] = frozenset({"fallbacks", "context_window_fallback_dict.*"})
     api_key: Secret | None = None
 
     def __init__(
