@@ -53,8 +53,15 @@ class Storable:
 
     #: Settings that are passed to an engine or a client as a whole -> the names in them that `from_dict` accepts. Names
     #: that could run code, import it, listen on the network or name a path are not among them. The path of a setting
-    #: may have several parts (`model_list.litellm_params`); a list on the way stands for all its items.
+    #: may have several parts (`model_list.litellm_params`), of which `*` means all values of a dict; a list on the way
+    #: stands for all its items.
     saved_fields: ClassVar[Mapping[str, frozenset[str]]] = {}
+    #: Paths of settings at which saved data may only have strings, the names of models, although the constructor
+    #: accepts dicts of settings too. The paths of a class are checked in addition to those of its base classes.
+    saved_names: ClassVar[frozenset[str]] = frozenset()
+    #: Paths of settings that saved data may only have as `{"env": <name of an environment variable>}`. The paths of a
+    #: class are checked in addition to those of its base classes.
+    saved_variables: ClassVar[frozenset[str]] = frozenset({"shared_limits.url"})
     #: The keyword arguments (`**parameters`) that `from_dict` accepts beside known options; `None` for all, because
     #: they are only sent to a service.
     saved_parameters: ClassVar[frozenset[str] | None] = None
