@@ -143,7 +143,7 @@ def test_accumulate_calls_without_text_gives_no_content() -> None:
         ('{"a": 1}', {"a": 1}),
         ("", {}),
         ("  \n", {}),
-        ("null", None),
+        ("null", {}),
         ('{"a": 1', '{"a": 1'),
         ("[" * 99_999, "[" * 99_999),
     ],

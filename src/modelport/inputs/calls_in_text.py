@@ -42,10 +42,10 @@ def find_tool_call(message: ChatMessage, name_key: str, arguments_key: str) -> C
 
 
 def parse_arguments(arguments: Any) -> Any:
-    """Return the value of JSON text, `{}` for `None`, and anything else (such as other text) unchanged."""
+    """Return the value of JSON text, `{}` for `None` and `null`, and anything else (such as other text) unchanged."""
     if isinstance(arguments, str):
         try:
-            return read_json(arguments)
+            arguments = read_json(arguments)
         except ValueError:
             return arguments
     return {} if arguments is None else arguments

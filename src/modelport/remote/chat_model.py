@@ -3,41 +3,41 @@
 Its method `deltas` turns a request into a JSON body (`protocols.chat_completions.request`), sends it through the
 backend's transport, and turns the response into deltas (`protocols.chat_completions.response`).
 
-If the service rejects a parameter, the model object records that for its lifetime: later requests leave the parameter
-out or give it another name, or the capability that needs the parameter is switched off. The error is raised with
-`profile_updated = True`, so that `Model` runs the call once more from the start, with the changed capabilities.
+If the service rejects a parameter, the model object records that for its lifetime (`rejections`). The error is raised
+with `profile_updated = True`, so that `Model` runs the call once more from the start, with the changed capabilities.
 """
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Collection, Mapping
 from contextlib import aclosing
 from dataclasses import replace
 from functools import cached_property
 from typing import Any, ClassVar
 
-from modelport.errors import InvalidRequest, NotFoundError
+from modelport.errors import InvalidRequest, MalformedResponse, NotFoundError, UnsupportedFeature
 from modelport.inputs.parameters import REASONING_EFFORTS
 from modelport.inputs.settings import check_kind
 from modelport.inputs.vendor_parameters import parameters_of
-from modelport.model import Model
+from modelport.protocols.chat_completions.call_ids import CallIdRule, call_id_rule, with_accepted_ids
 from modelport.protocols.chat_completions.dialects import DIALECTS, OPENAI_API, Dialect
 from modelport.protocols.chat_completions.request import body_from
 from modelport.protocols.chat_completions.response import ChatResponseReader
 from modelport.remote.http.redaction import with_hidden_repr
 from modelport.remote.http.transport import ServiceCall, Transport
 from modelport.remote.profiles import PROFILES
+from modelport.remote.rejections import ObservingModel
+from modelport.remote.schema_enforcement import claimed_capabilities
 from modelport.remote.schema_subsets import OPENAI
+from modelport.remote.template_tools import template_has_tools
 from modelport.remote.unconstrained_reasoning import RENDER_PATH, grammar_after_reasoning
 from modelport.types.capabilities import Capabilities
 from modelport.types.deltas import ChatMessageStreamDelta
 from modelport.types.output_types import JSONSchema
 from modelport.types.request import Request
-from modelport.types.warnings import CallWarning
 
 
-class ChatCompletionsModel(Model):
+class ChatCompletionsModel(ObservingModel):
     """The base class of backends that send requests in the format of OpenAI's chat-completions API.
 
     A backend implements `_make_transport`, which the constructor of this class calls. So a backend's own constructor
@@ -49,6 +49,8 @@ class ChatCompletionsModel(Model):
             beyond OpenAI's API. By default they use OpenAI's API alone.
         accept_missing_finish: Whether a stream without a finish reason is complete (some servers, such as Ollama, send
             none). By default such a stream counts as truncated.
+        split_reasoning: Whether text between `<think>` and `</think>` at the beginning of the output is reasoning,
+            which some servers do not separate from it. By default it is.
         **settings: See `Model`.
     """
 
@@ -68,14 +70,13 @@ class ChatCompletionsModel(Model):
         cached_tokens=True,
         extra_parameters=frozenset({"extra_body", "extra_headers", "extra_query"}),
     )
+    _may_ignore_output_types: ClassVar[bool] = True
     #: The values that the parameter `dialect` accepts.
     dialects: ClassVar[frozenset[str]] = frozenset({"llama.cpp", "vllm"})
     #: The caller's own client, set by backends that accept one.
     client: Any = None
-    #: The capabilities after the rejections of the service; `None` before the first of them. A copy keeps them.
-    _observed: Capabilities | None = None
-    #: The parameters that the service has rejected. Later requests leave them out.
-    _rejected_parameters: frozenset[str] = frozenset()
+    #: Whether the server has been asked whether the model's chat template has tools.
+    _has_probed_tools: bool = False
 
     def __init__(
         self,
@@ -83,16 +84,18 @@ class ChatCompletionsModel(Model):
         *,
         dialect: str | None = None,
         accept_missing_finish: bool = False,
+        split_reasoning: bool = True,
         **settings: Any,
     ) -> None:
         if dialect is not None and not (isinstance(dialect, str) and dialect in self.dialects):
             raise InvalidRequest(
                 f"dialect={dialect!r} is unknown; known dialects are {', '.join(sorted(self.dialects))}, or None"
             )
-        check_kind(bool, accept_missing_finish=accept_missing_finish)
+        check_kind(bool, accept_missing_finish=accept_missing_finish, split_reasoning=split_reasoning)
         super().__init__(model_id, **settings)
         self.dialect = dialect
         self.accept_missing_finish = accept_missing_finish
+        self.split_reasoning = split_reasoning
         self._transport = self._make_transport()
 
     @cached_property
@@ -121,10 +124,6 @@ class ChatCompletionsModel(Model):
             raise TypeError(f"{self!r} uses a client that you passed, which can't be pickled")
         return {key: value for key, value in super().__getstate__().items() if key != "_transport"}
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._capabilities = self._observed
-
     @property
     def _dialect(self) -> Dialect:
         return OPENAI_API if self.dialect is None else DIALECTS[self.dialect]
@@ -134,9 +133,21 @@ class ChatCompletionsModel(Model):
         """The service's key in the table of vendor parameters; `None` if the service is not known."""
         return self.dialect
 
+    @property
+    def _host(self) -> str | None:
+        """The host to which requests are sent, if the backend knows it."""
+        return None
+
+    @cached_property
+    def _call_id_rule(self) -> CallIdRule | None:
+        """Which IDs of tool calls the service accepts; `None` for any."""
+        return call_id_rule(self._service, self.model_id)
+
     def _declare(self) -> Capabilities:
         declared = self.declared_capabilities.replace(**self._dialect.capabilities)
-        extra = (declared.extra_parameters or frozenset()) | parameters_of(self._service) | declared.renamed.keys()
+        service = self._service
+        declared = claimed_capabilities(declared, service, self._host)
+        extra = (declared.extra_parameters or frozenset()) | parameters_of(service) | declared.renamed.keys()
         return declared.replace(extra_parameters=extra).with_profiles(self.model_id, PROFILES)
 
     async def deltas(self, request: Request) -> AsyncGenerator[ChatMessageStreamDelta, None]:
@@ -144,11 +155,13 @@ class ChatCompletionsModel(Model):
         dialect = self._dialect
         if dialect.streams_always:
             request = request.replace(stream=True)
-        left_out = self._rejected_parameters
+        left_out = self._left_out_of(request)
         call = self._service_call(request, left_out)
+        if dialect.drops_tools and not self._has_probed_tools and request.tools:
+            await self._probe_tools(call)
         if dialect.constrains_reasoning and request.grammar is not None:
             call = await self._with_unconstrained_reasoning(call, request)
-        reader = ChatResponseReader(self.accept_missing_finish)
+        reader = ChatResponseReader(self.accept_missing_finish, self.split_reasoning)
         try:
             if request.stream:
                 async with aclosing(self._transport.stream(call, reader.read_chunk)) as deltas:
@@ -158,8 +171,9 @@ class ChatCompletionsModel(Model):
                 last = reader.finish()
             else:
                 last = await self._transport.call(call, reader.read_response)
-            if left_out:
-                last.warnings = self._left_out_warnings(request, left_out)
+            if reader.think_tags is not None and reader.think_tags.has_tag:
+                self._keep_stop_sequences_out_of_reasoning(request, last, reader.think_tags.is_open)
+            self._add_warnings(last, request, left_out)
             yield last
         except InvalidRequest as error:
             error.profile_updated = self._observe_rejection(error, request, left_out)
@@ -171,74 +185,78 @@ class ChatCompletionsModel(Model):
 
     def _service_call(self, request: Request, left_out: frozenset[str]) -> ServiceCall:
         """Return the request as the transport takes it, without the parameters in `left_out`."""
-        parameters = {name: value for name, value in request.parameters.items() if name not in left_out}
+        request = self._without(request, left_out)
+        parameters = dict(request.parameters)
         headers, query, extra_body = [
             parameters.pop(name, {}) for name in ("extra_headers", "extra_query", "extra_body")
         ]
         if parameters != request.parameters:
             request = request.replace(parameters=parameters)
-        if "tool_choice" in left_out:
-            request = request.replace(tool_choice="auto")  # "auto" is the default, which is never sent.
+        messages = with_accepted_ids(request.messages, self._call_id_rule)
+        if messages is not request.messages:
+            request = request.replace(messages=messages)
         headers, query = [
             {name: with_hidden_repr(value) for name, value in values.items()} for values in (headers, query)
         ]
-        body = body_from(request, self._remote_model_id, self.dialect)
+        # Mistral accepts images in tool results, and refuses a user message behind them.
+        moves_media = self._service != "mistral"
+        body = body_from(request, self._remote_model_id, self.dialect, moves_media=moves_media)
         return ServiceCall("chat/completions", {**body, **extra_body}, headers, query)
+
+    async def _render(self, call: ServiceCall, body: Mapping[str, Any]) -> Any:
+        """Return what llama.cpp's server renders from a body, in a request like the given one."""
+        return await self._transport.call(replace(call, path=RENDER_PATH, body=body), lambda rendered: rendered)
+
+    async def _probe_tools(self, call: ServiceCall) -> None:
+        """Ask the server, once, whether the model's chat template has tools.
+
+        Raises:
+            UnsupportedFeature: It has none. The request is then sent again, with the tools in its prompt.
+        """
+        has_tools = "tools" in _given_names(self._given_capabilities) or await template_has_tools(
+            lambda body: self._render(call, body)
+        )
+        self._has_probed_tools = True
+        if not has_tools:
+            self._set_observed(self.capabilities.replace(tools=False))
+            error = UnsupportedFeature(
+                f"{self.model_id}: the chat template of this server (dialect={self.dialect!r}) has no tools",
+                parameter="tools",
+            )
+            error.profile_updated = True
+            raise error
 
     async def _with_unconstrained_reasoning(self, call: ServiceCall, request: Request) -> ServiceCall:
         """Return the call, with a grammar that does not constrain the reasoning if the model may reason."""
-        grammar = await grammar_after_reasoning(
-            call.body,
-            request,
-            lambda body: self._transport.call(replace(call, path=RENDER_PATH, body=body), lambda rendered: rendered),
-        )
+        grammar = await grammar_after_reasoning(call.body, request, lambda body: self._render(call, body))
         return replace(call, body={**call.body, "grammar": grammar}) if grammar else call
 
-    def _left_out_warnings(self, request: Request, left_out: frozenset[str]) -> list[CallWarning] | None:
-        """Return a warning for each parameter of the request that was left out, or `None` if there is none."""
-        requested = left_out & {*request.parameters, "tool_choice" if request.tools else ""}
-        return [
-            CallWarning("left_out", name, f"{name} was left out, because {self.model_id} does not accept it.")
-            for name in sorted(requested)
-        ] or None
+    def _keep_stop_sequences_out_of_reasoning(
+        self, request: Request, last: ChatMessageStreamDelta, in_reasoning: bool
+    ) -> None:
+        """Let later requests send no stop sequences, because the server writes reasoning into the text.
 
-    def _observe_rejection(self, error: InvalidRequest, request: Request, left_out: frozenset[str]) -> bool:
-        """Record that the service rejected a parameter, in this model's capabilities or in `_rejected_parameters`.
-
-        If the service rejects the parameter in several concurrent calls, only the first rejection changes anything. The
-        other requests were made before that change too, so the result is also `True` for them.
+        The server would end the output at a stop sequence in the reasoning. modelport applies them to the text alone.
 
         Args:
-            error: The rejection; its `parameter` names what the service rejected.
-            request: The rejected request.
-            left_out: The parameters that were left out of the request.
+            request: The request.
+            last: The last delta of its response.
+            in_reasoning: Whether the response ended inside the reasoning.
 
-        Returns:
-            Whether another run of the call will send the parameter no more, or send it under another name.
+        Raises:
+            MalformedResponse: A stop sequence has probably ended the reasoning of this response. If the caller has
+                received nothing of it, the request is sent again.
         """
-        name = (error.parameter or "").partition(".")[0]
-        # The request was made for the capabilities `planned`. Another call may have changed this model's capabilities
-        # since then, to `current`.
-        planned, current = request.capabilities, self.capabilities
-        before = current, self._rejected_parameters
-        if name == "stop" and planned.stop:
-            self._set_observed(current.replace(stop=False))
-        elif name == "max_tokens" and "max_tokens" not in planned.renamed:
-            self._set_observed(current.replace(renamed={**current.renamed, "max_tokens": "max_completion_tokens"}))
-        elif name == "stream_options" and name not in planned.refused:
-            self._set_observed(current.replace(refused=current.refused | {name}))
-        elif name == "response_format" and request.grammar is not None and JSONSchema in planned.grammars:
-            self._set_observed(current.replace(grammars=current.grammars - {JSONSchema}))
-        elif (name in request.parameters or (name == "tool_choice" and request.tools)) and name not in left_out:
-            self._rejected_parameters |= {name}
-        else:
-            return False
-        if (self.capabilities, self._rejected_parameters) != before:
-            warnings.warn(f"{self.model_id} rejects {name!r}; later requests do not send it", stacklevel=2)
-        return True
-
-    def _set_observed(self, capabilities: Capabilities) -> None:
-        self._observed = self._capabilities = capabilities
+        if not (request.stop_sequences and request.capabilities.stop):
+            return
+        self._set_observed(self.capabilities.replace(stop=False))
+        if in_reasoning and last.finish_reason == "stop":
+            error = MalformedResponse(
+                "A stop sequence ended the model's reasoning before its output, because the server does not separate "
+                "them. Later requests do not send stop sequences; modelport applies them to the output."
+            )
+            error.profile_updated = True
+            raise error
 
     def release(self) -> None:
         """Close the connections of all event loops. A client that was passed in stays open.
@@ -247,3 +265,10 @@ class ChatCompletionsModel(Model):
         """
         if "_transport" in self.__dict__:
             self._transport.close()
+
+
+def _given_names(capabilities: Capabilities | Mapping[str, Any] | None) -> Collection[str]:
+    """Return the names of the capabilities that the caller has set."""
+    if isinstance(capabilities, Capabilities):
+        return capabilities.to_dict()
+    return capabilities or ()

@@ -42,8 +42,13 @@ _HOSTS = {
 
 def service_at(url: str | None) -> str | None:
     """Return the key of the service at this address, or `None` if it is not known."""
+    host = host_of(url) or ""
+    return next((service for pattern, service in _HOSTS.items() if fnmatchcase(host, pattern)), None)
+
+
+def host_of(url: str | None) -> str | None:
+    """Return the host of an address, in lower case, or `None` if it has none."""
     try:
-        host = urlsplit(url or "").hostname or ""
+        return urlsplit(url or "").hostname
     except ValueError:
         return None
-    return next((service for pattern, service in _HOSTS.items() if fnmatchcase(host, pattern)), None)

@@ -256,9 +256,10 @@ def _parse_arguments(arguments: Any) -> Any:
     if not arguments.strip():
         return {}  # If a call has no arguments, some services send "" instead of "{}".
     try:
-        return read_json(arguments)
+        value = read_json(arguments)
     except ValueError:
         return arguments
+    return {} if value is None else value  # Some models write `null` for a call without arguments.
 
 
 def as_delta(response: Any) -> ChatMessageStreamDelta:

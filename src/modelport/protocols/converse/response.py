@@ -21,16 +21,11 @@ from typing import Any
 
 from modelport.errors import InvalidToolCall, MalformedResponse
 from modelport.protocols.converse.request import ConverseCall
+from modelport.protocols.finish_reasons import finish_error, finish_reason_from, finish_warning
 from modelport.types.deltas import ChatMessageStreamDelta, ChatMessageToolCallStreamDelta
 from modelport.types.messages import ChatMessageToolCallFunction
 from modelport.types.usage import TokenUsage, token_count_from
 from modelport.types.warnings import CallWarning
-
-_FINISH_REASONS = {
-    "end_turn": "stop", "stop_sequence": "stop", "tool_use": "tool_calls", "malformed_tool_use": "tool_calls",
-    "max_tokens": "length", "model_context_window_exceeded": "length",
-    "guardrail_intervened": "content_filter", "content_filtered": "content_filter",
-}  # fmt: skip
 
 
 class ConverseResponseReader:
@@ -52,6 +47,8 @@ class ConverseResponseReader:
         self._reasoning: dict[int, dict[str, Any]] = {}
         #: The kinds of content that were left out, because modelport has no field for them.
         self._left_out: set[str] = set()
+        #: The warning about a stop reason that modelport does not know.
+        self._unknown_reason: CallWarning | None = None
 
     @property
     def has_stop_reason(self) -> bool:
@@ -127,6 +124,8 @@ class ConverseResponseReader:
             )
             for kind in sorted(self._left_out)
         ]
+        if self._unknown_reason is not None:
+            left_out.append(self._unknown_reason)
         last_delta.warnings = [*self._call.warnings, *left_out] or None
         last_delta.raw = self._raw
         return last_delta
@@ -221,13 +220,12 @@ class ConverseResponseReader:
 
     def _record_stop(self, data: Mapping[str, Any]) -> None:
         reason = _require_text(data["stopReason"])
-        if reason == "malformed_model_output":
-            raise MalformedResponse("The service reports that the model's output was malformed.")
-        if reason == "malformed_tool_use" and not self._call_indices:
-            raise InvalidToolCall(
-                "The service reports that the model's tool call was malformed, and returns no part of it."
-            )
-        self._last_delta.finish_reason = _FINISH_REASONS.get(reason, "stop")
+        if reason == "malformed_tool_use" and self._call_indices:
+            reason = "tool_use"  # The layer `adapt` reports the call, with its arguments as the model wrote them.
+        if error := finish_error(reason):
+            raise error
+        self._unknown_reason = finish_warning(reason)
+        self._last_delta.finish_reason = finish_reason_from(reason)
         stop_sequences = self._call.arguments.get("inferenceConfig", {}).get("stopSequences", ())
         # The service does not say which sequence ended the output, so this is known only if there is a single one.
         if reason == "stop_sequence" and len(stop_sequences) == 1:

@@ -1,11 +1,15 @@
 """Parses the bodies of successful responses, and the events of streams.
 
+Some servers deviate from the format of streams: an event whose data is blank is a sign of life, the end marker `[DONE]`
+may have blanks around it, and a stream may be labelled as JSON.
+
 The caller passes a function that reads the parsed JSON. If it raises an error, the error may quote the JSON. Only then
 the secrets of the request are redacted in the JSON, and the error is made again. Nothing is redacted in an answer.
 """
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Collection, Iterator
 from typing import Any, Generic, TypeVar
 
@@ -16,6 +20,8 @@ from modelport.remote.http.packages import orjson_package
 from modelport.remote.http.redaction import redact
 
 T = TypeVar("T")
+#: The first bytes of the fields of an event, of a comment, and of a byte order mark. No JSON begins with one of them.
+_EVENT_BEGINNINGS = (b"d", b"e", b"i", b"r", b":", b"\xef")
 #: So many bytes of a response are redacted to quote its beginning in an error.
 _EXCERPT_BYTES = 4096
 
@@ -33,15 +39,15 @@ def read_json(data: bytes, read: Callable[[Any], T], secrets: Collection[str]) -
         ModelError: `read` raised it. It shows no secrets.
     """
     check_json_size(data)
+    if not data.strip():
+        raise MalformedResponse("The service sent an empty body instead of a response.")
     try:
         parsed = orjson_package().loads(data)
     except ValueError as error:
         excerpt = redact(data[:_EXCERPT_BYTES].decode("utf-8", "replace"), secrets)[:120]
         data = b""  # Otherwise a traceback with local variables would show an API key that the data repeats.
         if excerpt.lstrip().startswith("<"):
-            raise MalformedResponse(
-                f"The service sent a web page instead of JSON; is this the address of its API? {excerpt!r}."
-            ) from None
+            raise _web_page_error(excerpt, "JSON") from None
         raise MalformedResponse(f"The service sent broken JSON ({error}): {excerpt!r}.") from None
     try:
         return read(parsed)
@@ -66,19 +72,30 @@ def _redacted(parsed: Any, data: bytes, secrets: Collection[str]) -> Any:
     raise MalformedResponse(f"The service sent {size} bytes of JSON that is no chat completion: {excerpt!r}.")
 
 
+def _web_page_error(excerpt: str, expected: str) -> MalformedResponse:
+    return MalformedResponse(
+        f"The service sent a web page instead of {expected}; is this the address of its API? {excerpt!r}."
+    )
+
+
 class EventReader(Generic[T]):
     """Turns the bytes of a stream into events.
 
     Args:
         read: A function that reads a parsed event; see `read_json`.
         secrets: The secrets of the request, as `secrets_in` returns them.
+        content_type: The response's content type. If it is JSON, its first byte decides whether it is a stream.
     """
 
-    def __init__(self, read: Callable[[Any], T], secrets: Collection[str]) -> None:
+    def __init__(self, read: Callable[[Any], T], secrets: Collection[str], content_type: str = "") -> None:
         self._read, self._secrets = read, secrets
+        #: What has arrived of a body that is JSON, or that may be JSON; `None` for a stream.
+        self._body = io.BytesIO() if content_type.startswith("application/json") else None
         self._parser = EventParser(MAX_RESPONSE_SIZE)
         #: The events that the last chunk completed, each as its type and its data, which is JSON.
         self._unparsed: list[tuple[bytes, bytes]] = []
+        #: The beginning of the stream, until its first event arrives; then `None`. A list hides it from tracebacks.
+        self._start: list[bytes] | None = []
         #: Whether the event `[DONE]` has arrived, which ends the stream.
         self.done = False
 
@@ -89,9 +106,20 @@ class EventReader(Generic[T]):
             chunk: The next bytes.
 
         Raises:
-            MalformedResponse: An event is larger than `MAX_RESPONSE_SIZE`.
+            MalformedResponse: An event, or a body of JSON, is larger than `MAX_RESPONSE_SIZE`.
         """
+        if self._body is not None:
+            self._body.write(chunk)
+            if self._body.tell() > MAX_RESPONSE_SIZE:
+                raise MalformedResponse(f"The service's response is larger than {MAX_RESPONSE_SIZE >> 20} MiB.")
+            if not bytes(self._body.getbuffer()[:_EXCERPT_BYTES]).lstrip().startswith(_EVENT_BEGINNINGS):
+                return
+            chunk, self._body = self._body.getvalue(), None
         self._unparsed = self._parser.feed(chunk)
+        if self._start is not None:
+            self._start = (
+                None if self._unparsed else [b"".join([*self._start, chunk[:_EXCERPT_BYTES]])[:_EXCERPT_BYTES]]
+            )
 
     def events(self) -> Iterator[T]:
         """Yield what `read` returns for each event that the last chunk completed.
@@ -101,9 +129,12 @@ class EventReader(Generic[T]):
             ModelError: `read` raised it.
         """
         for event_type, data in self._unparsed:
-            if data == b"[DONE]":
-                self.done = True
-                return
+            if len(data) < 32:
+                if not (stripped := data.strip()):
+                    continue
+                if stripped == b"[DONE]":
+                    self.done = True
+                    return
             try:
                 event = read_json(data, self._read_error if event_type == b"error" else self._read, self._secrets)
             except ModelError:
@@ -111,6 +142,33 @@ class EventReader(Generic[T]):
                 self._unparsed = []
                 raise
             yield event
+
+    def body(self) -> Iterator[T]:
+        """Yield what `read` returns for a response that was no stream, after its last bytes.
+
+        Raises:
+            MalformedResponse: The body is not JSON, or a stream had no event.
+            ModelError: `read` raised it.
+        """
+        if self._body is not None:
+            yield read_json(self._body.getvalue(), self._read, self._secrets)
+        else:
+            self._check_not_empty()
+
+    def _check_not_empty(self) -> None:
+        """Check, at the end of the stream, that it had an event.
+
+        Raises:
+            MalformedResponse: The body is empty, a web page, or anything else without an event.
+        """
+        if self._start is None:
+            return
+        excerpt = redact(b"".join(self._start).decode("utf-8", "replace"), self._secrets).strip()[:120]
+        if excerpt.startswith("<"):
+            raise _web_page_error(excerpt, "a stream")
+        if not excerpt:
+            raise MalformedResponse("The service sent an empty body instead of a stream of events.")
+        raise MalformedResponse(f"The service sent no events of a stream, but {excerpt!r}.")
 
     def _read_error(self, event: Any) -> T:
         """Read an event of type "error". `ChatResponseReader` expects the key "error"."""

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
+from functools import cached_property
 from typing import Any, ClassVar
 
-from modelport.errors import AuthenticationError, InvalidRequest, MalformedResponse, ModelError
+from modelport.errors import AuthenticationError, InvalidRequest, MalformedResponse, ModelError, UnsupportedFeature
 from modelport.inputs.parameters import REASONING_EFFORTS
 from modelport.inputs.settings import check_kind
 from modelport.inputs.vendor_parameters import parameters_of
 from modelport.layers.retry import RetryPolicy
-from modelport.model import Model
+from modelport.protocols.chat_completions.call_ids import CallIdRule, call_id_rule, with_accepted_ids
 from modelport.protocols.chat_completions.request import body_from
 from modelport.protocols.chat_completions.response import ChatResponseReader
 from modelport.remote.http.connections import CONNECT_TIMEOUT
@@ -27,6 +28,7 @@ from modelport.remote.litellm.isolation import ClientIsolation
 from modelport.remote.litellm.package import litellm_package, require_litellm
 from modelport.remote.litellm.responses import ResponseStream, response_dict
 from modelport.remote.litellm.secrets import secret_from, secrets_in_parameters
+from modelport.remote.rejections import ObservingModel
 from modelport.remote.schema_subsets import OPENAI
 from modelport.runtime.per_loop import PerLoop
 from modelport.secrets import Secret
@@ -39,11 +41,13 @@ from modelport.types.request import Request
 DEFAULT_MODEL = "anthropic/claude-3-5-sonnet-20240620"
 #: Providers whose API accepts the text of a message only as a string.
 TEXT_ONLY_PROVIDERS = ("ollama", "groq", "cerebras")
+#: Providers to which LiteLLM passes on images in tool results.
+PROVIDERS_WITH_MEDIA_IN_RESULTS = ("anthropic/", "bedrock/", "gemini/", "mistral/", "vertex_ai/")
 #: The time limit for LiteLLM, in seconds. It is longer than any call: modelport's layers enforce the caller's timeouts.
 _LITELLM_TIMEOUT = 86400.0
 
 
-class LiteLLMModel(Model):
+class LiteLLMModel(ObservingModel):
     """A model of any provider that LiteLLM supports.
 
     LiteLLM is imported at the first call, or when `capabilities` is first read. The import takes seconds, and downloads
@@ -64,6 +68,9 @@ class LiteLLMModel(Model):
         flatten_messages_as_text: See `Model`; by default true for `ollama…`, `groq…` and `cerebras…`.
         accept_missing_finish: Whether a stream without a finish reason is complete; by default it counts as
             interrupted.
+        split_reasoning: Whether text between `<think>` and `</think>` at the beginning of the output is reasoning,
+            which some servers do not separate from it. By default it is. If a call does not stream, LiteLLM always
+            separates it.
         **settings: See `Model`. Every other setting is passed to `litellm.acompletion`. `num_retries` or `max_retries`
             becomes this model's `retry`.
 
@@ -90,6 +97,7 @@ class LiteLLMModel(Model):
         cached_tokens=True,
         extra_parameters=parameters_of("litellm") | {"extra_body", "extra_headers", "headers"},
     )
+    _may_ignore_output_types: ClassVar[bool] = True
     secret_settings: ClassVar[frozenset[str]] = frozenset({"api_key"})
     saved_parameters: ClassVar[frozenset[str] | None] = SAVED_PARAMETERS
     #: LiteLLM also accepts dicts of parameters here, such as `ssl_verify`.
@@ -105,11 +113,12 @@ class LiteLLMModel(Model):
         flatten_messages_as_text: bool | None = None,
         *,
         accept_missing_finish: bool = False,
+        split_reasoning: bool = True,
         **settings: Any,
     ) -> None:
         require_litellm()
         check_kind(str, model_id=model_id, api_base=api_base)
-        check_kind(bool, accept_missing_finish=accept_missing_finish)
+        check_kind(bool, accept_missing_finish=accept_missing_finish, split_reasoning=split_reasoning)
         model_id = DEFAULT_MODEL if model_id is None else model_id
         if api_base is not None and not api_base.startswith(("http://", "https://")):
             raise InvalidRequest(
@@ -132,13 +141,14 @@ class LiteLLMModel(Model):
         self.api_base = api_base
         self.api_key = secret_from(api_key, model_id) if api_key is not None else None
         self.accept_missing_finish = accept_missing_finish
+        self.split_reasoning = split_reasoning
         self._isolations: PerLoop[ClientIsolation] = PerLoop(ClientIsolation.aclose)
 
     def __getstate__(self) -> dict[str, Any]:
         return {key: value for key, value in super().__getstate__().items() if key != "_isolations"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
+        super().__setstate__(state)
         self._isolations = PerLoop(ClientIsolation.aclose)
 
     def _declare(self) -> Capabilities:
@@ -152,6 +162,13 @@ class LiteLLMModel(Model):
             for parameters in self._deployments()
         )
 
+    @cached_property
+    def _call_id_rule(self) -> CallIdRule | None:
+        """Which IDs of tool calls every deployment accepts; `None` for any."""
+        models = ((one.get("custom_llm_provider"), one["model"]) for one in self._deployments())
+        rules = [call_id_rule(provider or model.partition("/")[0], model) for provider, model in models]
+        return min(filter(None, rules), key=lambda rule: rule.length, default=None)
+
     def _deployments(self) -> Sequence[Mapping[str, Any]]:
         """The deployments that LiteLLM may call, each as LiteLLM's parameters. Only a Router may have several."""
         return [{**self.kwargs, "model": self.model_id, "api_base": self.api_base, "api_key": self.api_key}]
@@ -160,8 +177,9 @@ class LiteLLMModel(Model):
         """Run one request; see `Model.deltas`."""
         litellm_package()  # On first use, this imports LiteLLM and prepares it for `isolation`.
         isolation = await self._isolations.get(ClientIsolation)
-        reader = ChatResponseReader(self.accept_missing_finish)
-        arguments = self._arguments(request)
+        reader = ChatResponseReader(self.accept_missing_finish, self.split_reasoning)
+        left_out = self._left_out_of(request)
+        arguments = self._arguments(self._without(request, left_out))
         stream: ResponseStream | None = None
         has_content = False
         # `failure` is raised after the `except` block, so that LiteLLM's exception does not become its `__context__`.
@@ -170,25 +188,30 @@ class LiteLLMModel(Model):
         try:
             response = await isolation.run(self._complete(arguments), streams=request.stream)
             if not request.stream:
-                yield reader.read_response(response_dict(response))
+                last = reader.read_response(response_dict(response))
+                self._add_warnings(last, request, left_out)
+                yield last
                 return
             stream = ResponseStream(response, isolation)
             async for chunk in stream.chunks():
                 if (delta := reader.read_chunk(chunk)) is not None:
                     has_content = has_content or delta.has_output
                     yield delta
+            if not has_content and stream.has_only_ending():
+                raise MalformedResponse("The service sent no stream, or a stream without any part of a response.")
+            reader.read_chunk(stream.ending())
+            last = reader.finish()
         except Exception as error:  # An error of `reader` may quote the response, and so the key.
-            failure = self._model_error(error, arguments)
+            failure = self._model_error(_reported_error(stream, reader) or error, arguments)
+            if isinstance(failure, InvalidRequest | UnsupportedFeature):
+                failure.profile_updated = self._observe_rejection(failure, request, left_out)
         finally:
             if stream is not None:
                 await stream.close()
         if failure is not None:
             raise failure
-        assert stream is not None
-        if not has_content and stream.has_only_ending():
-            raise MalformedResponse("The service sent no stream, or a stream without any part of a response.")
-        reader.read_chunk(stream.ending())
-        yield reader.finish()
+        self._add_warnings(last, request, left_out)
+        yield last
 
     def _arguments(self, request: Request) -> dict[str, Any]:
         """The arguments of `litellm.acompletion`."""
@@ -211,7 +234,11 @@ class LiteLLMModel(Model):
         for name in ("extra_headers", "headers"):
             check_kind(Mapping, **{name: request.parameters.get(name)})
             check_headers(request.parameters.get(name) or {})
-        body = body_from(request, self.model_id)
+        messages = with_accepted_ids(request.messages, self._call_id_rule)
+        if messages is not request.messages:
+            request = request.replace(messages=messages)
+        moves_media = not str(self.model_id).startswith(PROVIDERS_WITH_MEDIA_IN_RESULTS)
+        body = body_from(request, self.model_id, moves_media=moves_media)
         if (budget := body.pop("reasoning_budget", None)) is not None:
             body["thinking"] = {"type": "enabled", "budget_tokens": budget}
         if "tools" in body:
@@ -237,3 +264,13 @@ class LiteLLMModel(Model):
         `close` calls this method: users call `close`, authors override this.
         """
         self._isolations.close()
+
+
+def _reported_error(stream: ResponseStream | None, reader: ChatResponseReader) -> ModelError | None:
+    """Return the error that the service reported at the end of a stream, for which LiteLLM raised another exception."""
+    try:
+        if stream is not None:
+            stream.raise_reported_error(reader)
+    except ModelError as error:
+        return error
+    return None

@@ -3,6 +3,10 @@
 LiteLLM makes up a finish reason if a stream was interrupted, and token counts if the service sent none. Therefore
 `ResponseStream` removes both from the chunks that LiteLLM yields. After the last chunk, it reads them from the
 attribute `chunks` of LiteLLM's stream object, which holds what the service sent.
+
+LiteLLM also leaves out the text of a refusal, replaces finish reasons such as `abort` by `stop`, and fails at others.
+Therefore `ResponseStream` reads both from the chunks of the service, before LiteLLM does. This is possible for the
+providers that LiteLLM calls through the openai package.
 """
 
 from __future__ import annotations
@@ -11,6 +15,8 @@ from collections.abc import AsyncGenerator
 from typing import Any
 
 from modelport.errors import MalformedResponse
+from modelport.protocols.chat_completions.response import ChatResponseReader
+from modelport.protocols.chat_completions.stream_quirks import usage_in
 from modelport.remote.litellm.isolation import ClientIsolation
 
 
@@ -28,6 +34,10 @@ class ResponseStream:
         #: The stream of the deployment that the Router called last. Its `chunks` hold the ending.
         self._last_stream = stream
         self._isolation = isolation
+        #: The choice with which the service ended its response, as a dict; `None` until it arrives.
+        self._last_choice: dict[str, Any] | None = None
+        #: The text of a refusal that has arrived and was not yielded yet.
+        self._refusal = ""
         self._follow_fallbacks(stream)
 
     def _follow_fallbacks(self, stream: Any) -> None:
@@ -41,7 +51,7 @@ class ResponseStream:
             return
 
         def adopt_and_follow(response: Any, *rest: Any) -> Any:
-            self._last_stream = response
+            self._last_stream, self._last_choice = response, None
             self._follow_fallbacks(response)
             return adopt(response, *rest)
 
@@ -54,22 +64,46 @@ class ResponseStream:
             Each chunk as a dict in OpenAI's format.
         """
         chunks = aiter(self._stream)
-        while (chunk := await self._isolation.run(anext(chunks, None), streams=True)) is not None:
+        while True:
+            reading = self._isolation.run(anext(chunks, None), streams=True, on_chunk=self._observe)
+            chunk = await reading
+            if self._refusal:
+                refusal, self._refusal = self._refusal, ""
+                yield {"choices": [{"delta": {"refusal": refusal}}]}
+            if chunk is None:
+                return
             data = response_dict(chunk)
             data.pop("usage", None)
             for choice in data.get("choices") or ():
                 choice["finish_reason"] = None
+                if isinstance(delta := choice.get("delta"), dict):
+                    delta.pop("refusal", None)  # `_observe` has read it.
             yield data
+
+    def _observe(self, chunk: Any) -> None:
+        """Read from a chunk of the service what LiteLLM leaves out of its own."""
+        for choice in getattr(chunk, "choices", None) or ():
+            self._refusal += getattr(getattr(choice, "delta", None), "refusal", None) or ""
+            if getattr(choice, "finish_reason", None) or getattr(choice, "error", None):
+                self._last_choice = choice.model_dump()
+
+    def raise_reported_error(self, reader: ChatResponseReader) -> None:
+        """Raise the error for the choice with which the service ended its response, if that says that it failed."""
+        if self._last_choice is not None:
+            reader.read_chunk({"choices": [{**self._last_choice, "delta": {}}]})
+            reader.finish()
 
     def ending(self) -> dict[str, Any]:
         """A last chunk with the finish reason and the usage, each only if the service sent it."""
         result: dict[str, Any] = {"choices": []}
         for chunk in self._last_stream.chunks:
             data = response_dict(chunk)
-            if usage := data.get("usage"):
+            if usage := usage_in(data):
                 result["usage"] = usage
             if choices := [choice for choice in data.get("choices") or () if choice.get("finish_reason")]:
                 result |= {**data, "choices": [{"finish_reason": choices[0]["finish_reason"], "delta": {}}]}
+        if self._last_choice is not None:
+            result["choices"] = [{**self._last_choice, "delta": {}}]
         return result
 
     def has_only_ending(self) -> bool:
@@ -101,4 +135,15 @@ def response_dict(response: Any) -> dict[str, Any]:
     usage = data.get("usage") or {}
     if not usage.get("prompt_tokens") and not usage.get("completion_tokens"):
         data["usage"] = None
+    for choice in data.get("choices") or ():
+        _restore_fields(choice, ("error",))
+        _restore_fields(choice.get("message"), ("refusal",))
     return data
+
+
+def _restore_fields(part: Any, names: tuple[str, ...]) -> None:
+    """Put fields back to their places in a choice or a message. LiteLLM collects those that it does not know."""
+    collected = part.get("provider_specific_fields") if isinstance(part, dict) else None
+    for name in names:
+        if isinstance(collected, dict) and name in collected:
+            part.setdefault(name, collected[name])
