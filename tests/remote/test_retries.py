@@ -20,6 +20,7 @@ from tests.servers.faults import Fault, FaultServer
 from tests.servers.front import azure
 from tests.servers.llmock import Fault as LlmockFault
 from tests.servers.llmock import LlmockServer, llmock
+from tests.servers.responses import ResponsesServer
 
 pytestmark = pytest.mark.server
 
@@ -71,8 +72,9 @@ def test_n_attempts_send_n_requests(
 
 @pytest.fixture(scope="module")
 def servers() -> Iterator[Callable[[str], FaultServer]]:
-    with FaultServer() as chat, BedrockServer(api_key=KEY) as converse:
-        yield lambda backend: converse if backend == "bedrock" else chat
+    with FaultServer() as chat, BedrockServer(api_key=KEY) as converse, ResponsesServer() as responses:
+        others = {"bedrock": converse, "openai-responses": responses, "openai-responses-sdk": responses}
+        yield lambda backend: others.get(backend, chat)
 
 
 @pytest.fixture(params=MODELS_BY_BACKEND)
