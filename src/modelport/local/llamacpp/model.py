@@ -31,6 +31,7 @@ from modelport.local.bounds import check_bounds, check_prompt_size, text_size
 from modelport.local.chat_template import template_message
 from modelport.local.engine import EngineModel, check_integers, model_closed, never_destroy, tokens_per_notification
 from modelport.local.grammar_matching import TextMatcher, checked_text_matcher
+from modelport.local.image_sizes import check_media
 from modelport.local.llamacpp.engine_fields import PROTECTED_ENGINE_FIELDS, SAVED_ENGINE_FIELDS
 from modelport.local.llamacpp.events import EventHandler, EventReader
 from modelport.local.llamacpp.gguf_header import check_header
@@ -164,6 +165,7 @@ class LlamaCppModel(EngineModel["_LlamaCppEngine"]):
         """Run a request; see `Model.deltas`."""
         check_bounds(request.parameters)
         engine = self._engine()
+        check_media(request.messages)
         check_prompt_size(text_size(request.messages), engine.context_length, engine.header.longest_token)
         capabilities = request.capabilities
         body = body_from(request.replace(stream=True, stop_sequences=()), model_id=None, dialect="llama.cpp")
