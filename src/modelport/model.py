@@ -15,7 +15,7 @@ from modelport.inputs.options import normalise_options
 from modelport.inputs.parameters import BY_ANY_NAME, REASONING_EFFORTS
 from modelport.inputs.settings import check_kind
 from modelport.layers.base import Layer, Next
-from modelport.runtime.running_calls import calls_of, close_in_thread
+from modelport.runtime.running_calls import calls_of, check_drain, close_in_thread
 from modelport.saving import Storable, constructor_parameters
 from modelport.types.capabilities import Capabilities
 from modelport.types.deltas import ChatMessageStreamDelta
@@ -150,17 +150,18 @@ class Model(CallMethods, Storable):
         Call `aclose` in asynchronous code: this method blocks the event loop, and so does not wait for the calls on it.
 
         Args:
-            drain: How long the calls in progress may go on first, in seconds; the default is 0. A stream that nobody
-                reads is in progress too.
+            drain: How long the calls in progress may go on first, in seconds; the default is 0, and at most a day. A
+                stream that nobody reads is in progress too.
 
         Raises:
-            InvalidRequest: `drain` is not a number of seconds.
+            InvalidRequest: `drain` is not a number of seconds, or is too long.
         """
         calls_of(self).close(drain)
         self.release()
 
     async def aclose(self, drain: float = 0.0) -> None:
         """Do the same as `close` in asynchronous code."""
+        check_drain(drain)
         # Somebody else's class may have a `close` without arguments.
         await close_in_thread(partial(self.close, drain) if drain else self.close)
 

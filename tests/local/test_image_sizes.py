@@ -136,7 +136,9 @@ def test_check_media_of_audio_that_is_none_raises(name: str) -> None:
         check_media(messages(Attachment("audio", UNKNOWN[name], "wav")))
 
 
-@pytest.mark.parametrize("data", [UNKNOWN["audio"], b"ID3" + b"\0" * 20, b"\xff\xfb" + b"\0" * 20, b"fLaC" + b"\0" * 20])
+@pytest.mark.parametrize(
+    "data", [UNKNOWN["audio"], b"ID3" + b"\0" * 20, b"\xff\xfb" + b"\0" * 20, b"fLaC" + b"\0" * 20]
+)
 def test_check_media_accepts_audio_urls_and_small_images(data: bytes) -> None:
     audio, by_url = Attachment("audio", data, "wav"), Image(url="https://example.com/a.png")
     check_media([*messages(audio, by_url, Image(png(5000, 5000), "image/png")), ChatMessage("user", "?")])

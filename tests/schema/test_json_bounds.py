@@ -139,7 +139,12 @@ def test_from_status_of_a_body_too_large_or_too_deep_quotes_it_as_text(body: str
 @pytest.mark.parametrize("text", ['{"a": "' + "x" * 200_000 + '"}', "{" + "x" * 200_000], ids=["valid", "invalid"])
 def test_long_arguments_are_parsed_once(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     parsed: list[str] = []
-    monkeypatch.setattr(deltas_module, "read_json", lambda text: parsed.append(text) or read_json(text))
+
+    def read_and_record(text: str) -> Any:
+        parsed.append(text)
+        return read_json(text)
+
+    monkeypatch.setattr(deltas_module, "read_json", read_and_record)
     builder = MessageBuilder()
     for piece in (text[:50], text[50:]):
         builder.add(Delta(tool_calls=[CallDelta(0, "c", "function", Function(piece, "f"))]))
@@ -265,4 +270,3 @@ def test_parse_tool_calls_of_hostile_text_takes_little_time(text: str, processor
 def test_parse_tool_calls_finds_a_call_inside_and_behind_broken_json(text: str) -> None:
     call = find_tool_call(ChatMessage("assistant", text), "name", "arguments")
     assert (call.function.name, call.function.arguments) == ("f", {"a": 1})
-

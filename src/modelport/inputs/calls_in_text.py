@@ -11,7 +11,6 @@ from modelport.errors import InvalidToolCall
 from modelport.schema.json_text import json_size_problem, read_json
 from modelport.types.messages import ChatMessage, ChatMessageToolCall, ChatMessageToolCallFunction
 
-
 #: How an object with a key begins.
 _OBJECT_START = re.compile(r'\{\s*+"')
 #: How many characters may be parsed in vain until the search goes on behind what was parsed, and not inside of it.
@@ -64,6 +63,7 @@ def _first_object(text: _Text, name_key: str) -> dict[str, Any] | None:
     while failures < _MAX_FAILURES and (match := _OBJECT_START.search(text, position)) is not None:
         start = match.start()
         try:
+            value: dict[str, Any]
             value, position = decoder.raw_decode(text, start)
         except (ValueError, RecursionError) as error:
             # It is not known where the other errors occurred. Behind a string without an end, there is no other string.

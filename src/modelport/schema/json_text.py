@@ -45,8 +45,8 @@ def read_json(text: str) -> Any:
     """Parse JSON text.
 
     Raises:
-        ValueError: The text is too large, is not JSON, is nested too deeply, has a number so large that Python would read it as an
-            infinity, or has half of a surrogate pair, which can't be sent or printed.
+        ValueError: The text is too large, is not JSON, is nested too deeply, has a number so large that Python would
+            read it as an infinity, or has half of a surrogate pair, which can't be sent or printed.
     """
     if (problem := json_size_problem(text)) is not None:
         raise ValueError(problem)

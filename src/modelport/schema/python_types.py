@@ -46,8 +46,8 @@ def parse_json_as(python_type: Any, text: str) -> Any:
     """Parse JSON text to a value of a Python type.
 
     Raises:
-        ValueError: The text is too large, or not a value of the type; the message says where. If one of the type's own validators
-            raised another exception, that exception is the cause.
+        ValueError: The text is too large, or not a value of the type; the message says where. If one of the type's own
+            validators raised another exception, that exception is the cause.
     """
     from pydantic import ValidationError
 

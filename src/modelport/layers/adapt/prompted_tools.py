@@ -21,7 +21,7 @@ import uuid
 from collections.abc import Callable
 from contextlib import aclosing
 from dataclasses import replace
-from json.decoder import scanstring
+from json.decoder import scanstring  # type: ignore[attr-defined]  # typeshed lacks it.
 from typing import Any
 
 from modelport.errors import MalformedResponse, ModelError
@@ -184,7 +184,9 @@ async def read_calls(
                 if not emitted.is_empty:
                     yield emitted
         except ModelError:
-            if rest := "".join(call_texts) or scanner.flush():  # An incomplete call is emitted as text, so that nothing is lost.
+            if (
+                rest := "".join(call_texts) or scanner.flush()
+            ):  # An incomplete call is emitted as text, so that nothing is lost.
                 yield ChatMessageStreamDelta(content=rest)
             raise
     call_text = "".join(call_texts)
@@ -264,13 +266,20 @@ def _calls_in(text: str, parse: Callable[[str], Any] | None) -> list[tuple[str, 
                 # Arguments that the model wrote as JSON are returned as the same text. Encoding them again could
                 # change them, for example the digits of a number.
                 original = _original_json(text, key) if call is value and parse is None else None
-                arguments = original or json.dumps(arguments)
+                arguments = original or _as_json(arguments) or text
             found.append((call["name"], arguments))
             _check_number(len(found))
         elif is_valid:
             is_valid = False
             found.append(("", text))
     return found
+
+
+def _as_json(arguments: Any) -> str | None:
+    try:
+        return json.dumps(arguments)
+    except (TypeError, ValueError, RecursionError):  # A parser returned a Python object that JSON does not have.
+        return None
 
 
 #: The most keys of a call that `_original_json` reads. A call has two.
