@@ -287,11 +287,11 @@ def litellm(session: nox.Session) -> None:
     """LiteLLM and its Router, with version 2 of the openai package, which LiteLLM requires."""
     install(session, "litellm")
     backends = "--backends=litellm,litellm-mocked,litellm-router,litellm-router-mocked,openai-sdk-2"
-    pytest(session, *IN_PARALLEL, backends, "tests/conformance/test_conformance.py", "tests/remote/litellm")
+    pytest(session, *MOSTLY_WAITING, backends, "tests/conformance/test_conformance.py", "tests/remote/litellm")
     if not session.posargs:  # modelport[openai] with version 2 of the package
         pytest(
             session,
-            *IN_PARALLEL,
+            *MOSTLY_WAITING,
             "tests/remote/test_faults.py",
             "tests/remote/test_rejected_parameters.py",
             "tests/remote/test_matrix.py",

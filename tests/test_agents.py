@@ -33,6 +33,10 @@ STEP = Lark(
     r'start: "Thought: " /[a-zA-Z ]{3,30}/ "\n<code>\nfinal_answer(get_weather(\"" /[A-Z][a-z]{2,12}/ "\"))\n</code>"'
 )
 
+#: Replaces the agents' own system prompts of 3000 tokens, which take the processor 15 seconds. The page on agents and
+#: the example run an agent with its own prompt.
+SHORT_PROMPT = "Solve the task with the tools, step by step. Give the result to the tool final_answer." + " Be brief." * 30
+
 
 @smolagents.tool
 def get_weather(city: str) -> str:
@@ -59,6 +63,7 @@ def test_tool_calling_agent_on_real_weights_succeeds(local_model: Model, streame
     agent = smolagents.ToolCallingAgent(
         tools=[], model=local_model, max_steps=2, stream_outputs=streamed, verbosity_level=0
     )
+    agent.prompt_templates["system_prompt"] = SHORT_PROMPT
     result = agent.run("Answer with the word Paris.", return_full_result=True)
     assert result.state == "success"
     assert isinstance(result.output, str | dict | int | float) and result.output
@@ -71,6 +76,7 @@ def test_code_agent_on_real_weights_calls_its_tool() -> None:
         agent = smolagents.CodeAgent(
             tools=[get_weather], model=model, max_steps=2, stream_outputs=True, verbosity_level=0
         )
+        agent.prompt_templates["system_prompt"] = SHORT_PROMPT
         output = agent.run("What is the weather in Paris?")
     assert str(output).startswith("sunny in ")
 

@@ -11,12 +11,14 @@ import subprocess
 import sys
 from collections.abc import AsyncGenerator, Mapping
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
 
 from modelport import AmazonBedrockServerModel, AzureOpenAIServerModel, InferenceClientModel
 from modelport.errors import AuthenticationError, InvalidRequest
+from modelport.inputs.output_types import grammar_from
 from modelport.layers.redis_limits import RedisLimits
 from modelport.layers.retry import RetryPolicy
 from modelport.model import Model
@@ -26,7 +28,7 @@ from modelport.saving import constructor_parameters
 from modelport.secrets import Secret
 from modelport.types.capabilities import Capabilities
 from modelport.types.deltas import ChatMessageStreamDelta
-from modelport.types.output_types import JSONSchema, Regex
+from modelport.types.output_types import Choice, JSONSchema, Lark, Regex
 from modelport.types.request import Request
 
 KEY = "sk-this-must-never-be-seen"
@@ -101,12 +103,32 @@ def test_to_dict_leaves_declared_capabilities_out() -> None:
     assert "capabilities" not in Local().to_dict()
 
 
+@pytest.mark.parametrize("name", ["grammar", "response_format"])
+@pytest.mark.parametrize(
+    "output_type",
+    [Regex("[ab]{3}"), Choice("yes", "no"), Lark('start: "a"'), JSONSchema({"type": "object"}), JSONSchema({}, "x")],
+    ids=repr,
+)
+def test_restored_model_has_its_output_type(output_type: Any, name: str) -> None:
+    twin = save_and_restore(Local(**{name: output_type}))
+    assert grammar_from(twin.kwargs[name]) == output_type
+
+
+@dataclass
+class Point:
+    """A type that a saved file can't name."""
+
+    x: int
+
+
 @pytest.mark.parametrize(
     ("settings", "named"),
     [
-        ({"client": object()}, "client is object"),
-        ({"whatever": {"a": object()}}, r"whatever\.a is object"),
-        ({"retry": RetryPolicy(retryable=lambda error: True)}, r"retry\.retryable is function"),
+        ({"client": object()}, "client is of the type object, which can't be stored; give it at run time"),
+        ({"whatever": {"a": object()}}, r"whatever\.a is of the type object"),
+        ({"retry": RetryPolicy(retryable=lambda error: True)}, r"retry\.retryable is of the type function"),
+        ({"grammar": Point}, "grammar is the type Point, which can't be stored; pass grammar= to the calls"),
+        ({"response_format": JSONSchema({}, type=Point)}, "response_format is the type Point"),
     ],
 )
 def test_to_dict_names_the_setting_that_cannot_be_stored(settings: dict[str, Any], named: str) -> None:
@@ -220,7 +242,7 @@ HARMFUL: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("nested", [False, True], ids=["alone", "in a FallbackModel"])
 def test_setting_outside_the_list_of_its_class_is_refused(path: str, nested: bool) -> None:
     data = {"class": "FallbackModel", "models": [HARMFUL[path]]} if nested else HARMFUL[path]
-    with pytest.raises(InvalidRequest, match=rf"{re.escape(path)}: the data has a setting that is refused by default"):
+    with pytest.raises(InvalidRequest, match=rf"{re.escape(path)}: this is not among the settings that data may have"):
         Model.from_dict(data)
 
 
@@ -263,7 +285,7 @@ def test_to_dict_refuses_what_from_dict_would_refuse() -> None:
     assert Engine(options={"n": 1}).to_dict() == {"class": "Engine", "options": {"n": 1}}
     for settings, path in (({"options": {"run": "x"}}, r"options\.run"), ({"other": 1}, "other")):
         with pytest.raises(
-            TypeError, match=rf"{path}: the data has a setting .* and to_dict\(trust_remote_code=True\)"
+            TypeError, match=rf"{path}: this is not among the settings .* and to_dict\(trust_remote_code=True\)"
         ):
             Engine(**settings).to_dict()
         data = Engine(**settings).to_dict(trust_remote_code=True)
@@ -286,6 +308,25 @@ def test_shared_limits_are_restored_from_their_settings(monkeypatch: pytest.Monk
     limits = RedisLimits(Secret(env="REDIS_URL"), on_unavailable="local")
     model = Local(requests_per_minute=5, shared_limits=limits)
     assert isinstance(save_and_restore(model).shared_limits, RedisLimits)
+
+
+@pytest.mark.parametrize("api_key", [{"envv": "X"}, {}, {"env": 5}, {"env": "X", "value": "y"}], ids=repr)
+def test_key_that_names_no_variable_is_refused(api_key: Any) -> None:
+    with pytest.raises(InvalidRequest, match="api_key: the data must name an environment variable"):
+        Model.from_dict({"class": "OpenAIServerModel", "model_id": "m", "api_key": api_key})
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ({"class": "LlamaCppModel", "context_lenght": 2}, "no setting 'context_lenght'; did you mean 'context_length'"),
+        ({"class": "LlamaCppModel", "foo": 2}, "foo: this is not among the settings that data may have.*misspelt"),
+        ({"class": "OpenAiServerModel"}, "did you mean 'OpenAIServerModel'.*FallbackModel"),
+    ],
+)
+def test_misspelt_name_in_the_data_is_refused_with_a_question(data: dict[str, Any], message: str) -> None:
+    with pytest.raises(InvalidRequest, match=message):
+        Model.from_dict(data)
 
 
 class Trusting(Local):
@@ -421,7 +462,8 @@ def test_worker_without_the_key_fails_at_the_call_and_lives_on(monkeypatch: pyte
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=context) as pool:
         for _ in range(2):
-            assert "No key was given. Pass api_key=…" in pool.submit(call_without_key, model).result(60)
+            message = pool.submit(call_without_key, model).result(60)
+            assert "restored without its key, which is never saved. Set the environment variable OPENAI" in message
 
 
 @pytest.mark.parametrize("make", [

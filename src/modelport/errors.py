@@ -66,6 +66,8 @@ class ModelError(Exception):
     #: Backends set this to `True` if the service rejected something, such as a parameter, and the model object has
     #: recorded this in what it knows about the model (its profile). `Model` then sends the request again without it.
     profile_updated = False
+    #: If the service accepts `parameter`, but not together with another one: the other one.
+    incompatible_with: str | None = None
     #: Whether another model may accept the request: `FallbackModel` then calls the next one. This is set on the error
     #: about an unknown option, which may be a parameter of another backend.
     other_models_may_accept = False

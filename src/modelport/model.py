@@ -142,12 +142,13 @@ class Model(CallMethods, Storable):
     def close(self, drain: float = 0.0) -> None:
         """End the calls that run, and release the engine or the connections. Afterwards the model can't be used.
 
-        Calls in progress, in every thread and event loop, raise `ModelClosed`; a stream raises `StreamInterrupted` with
-        the part that had arrived. New calls raise `ModelClosed`. When this method returns, the calls have ended, and
-        the engine and the connections are released. What does not end within 10 seconds goes on in the background,
-        such as a thread in a library. A second `close` does no harm.
+        Calls in progress, in every thread and event loop, raise `ModelClosed`; a stream of which a part had arrived
+        raises `StreamInterrupted` with that part. New calls raise `ModelClosed`. When this method returns, the calls
+        have ended, and the engine and the connections are released. What does not end within 10 seconds goes on in the
+        background, such as a thread in a library. A second `close` does no harm.
 
-        Call `aclose` in asynchronous code: this method blocks the event loop, and so does not wait for the calls on it.
+        Call `aclose` in asynchronous code: this method blocks the event loop, and so can't wait for the calls on it. It
+        ends them, whatever `drain` is.
 
         Args:
             drain: How long the calls in progress may go on first, in seconds; the default is 0, and at most a day. A
@@ -160,7 +161,14 @@ class Model(CallMethods, Storable):
         self.release()
 
     async def aclose(self, drain: float = 0.0) -> None:
-        """Do the same as `close` in asynchronous code."""
+        """Do the same as `close` in asynchronous code, without blocking the event loop.
+
+        If the task that awaits this is cancelled, closing goes on in the background. Another `aclose()` ends the calls
+        that it waits for.
+
+        Args:
+            drain: See `close`.
+        """
         check_drain(drain)
         # Somebody else's class may have a `close` without arguments.
         await close_in_thread(partial(self.close, drain) if drain else self.close)
@@ -178,7 +186,18 @@ class Model(CallMethods, Storable):
         await self.aclose()
 
     def to_dict(self, *, trust_remote_code: bool = False) -> dict[str, Any]:
-        """Return the settings as a dict; see `Storable.to_dict`."""
+        """Return the name of the model's class and its settings as a dict of JSON types, for `from_dict`.
+
+        Settings that have their default are left out. Instead of an API key, the dict has the name of the environment
+        variable that contains it.
+
+        Args:
+            trust_remote_code: Whether the dict may have settings that `from_dict` accepts only with this argument.
+
+        Raises:
+            TypeError: A setting can't be stored, because it is a secret or an object such as a client, or because
+                `from_dict` would refuse it; the message names it. Layers from `with_layers` can't be stored either.
+        """
         if self._outer_layers:
             raise TypeError(f"{self!r} has layers from with_layers, which can't be stored: add them after from_dict")
         return super().to_dict(trust_remote_code=trust_remote_code)
@@ -205,9 +224,10 @@ class Model(CallMethods, Storable):
     # --- for the author of a backend ----------------------------------------------------------------------------------
 
     def release(self) -> None:
-        """Free the engine or the connections. `close` calls this method, in any thread, when no call runs any more.
+        """Free the engine or the connections. Users of a model call `close` and not this method.
 
-        It may be called several times. The default does nothing.
+        The author of a backend overrides this method. `close` calls it, in any thread and possibly several times, when
+        no call runs any more. The default does nothing.
         """
 
     async def deltas(self, request: Request) -> AsyncGenerator[ChatMessageStreamDelta, None]:

@@ -120,7 +120,10 @@ def class_named(name: str) -> type[Model]:
     for backend, path in backends().items():
         if path.partition(":")[2] == name:
             return backend_class(backend)
-    raise InvalidRequest(f"model class {name!r} is unknown; there are {', '.join(sorted(BACKENDS_BY_CLASS))}")
+    known = sorted({*BACKENDS_BY_CLASS, *COMPOSED})
+    close = get_close_matches(name[:64], known, 1, cutoff=0.7)
+    hint = f"did you mean {close[0]!r}? There" if close else "there"
+    raise InvalidRequest(f"model class {name!r} is unknown; {hint} are {', '.join(known)}")
 
 
 def load_model(spec: str, **settings: Any) -> Model:

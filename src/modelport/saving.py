@@ -18,13 +18,16 @@ from typing import Any, ClassVar, Self
 
 from modelport.errors import InvalidRequest
 from modelport.inputs.parameters import BY_ANY_NAME
+from modelport.inputs.spelling import did_you_mean, similar_names
 from modelport.secrets import SCHEMA_SETTINGS, Secret, hides_secrets, names_secret
 from modelport.types.capabilities import Capabilities
+from modelport.types.output_types import JSONSchema
 
 #: What `from_dict` and `to_dict` say about a setting that is not in the list of its class.
 _REFUSED = (
-    "{}: the data has a setting that is refused by default, because it could run code, listen on the network or read a "
-    "file; if you trust whoever wrote the data, pass from_dict(data, trust_remote_code=True)"
+    "{}: this is not among the settings that data may have; others could run code, listen on the network, switch off "
+    "TLS or read a file. Is it misspelt? If you trust whoever wrote the data, pass from_dict(data, "
+    "trust_remote_code=True)"
 )
 #: Constructor parameters -> the attribute with their value, where its name differs from the parameter's.
 _ATTRIBUTES = {"capabilities": "_given_capabilities"}
@@ -104,6 +107,7 @@ class Storable:
         Raises:
             InvalidRequest: The dict does not describe a model of this class, or it has a setting that runs code and is
                 not trusted.
+            AuthenticationError: The model needs its API key when it is made, and there is none.
         """
         from modelport.registry import class_named  # It is imported here, because few programs restore models.
 
@@ -125,7 +129,7 @@ class Storable:
             raise InvalidRequest("the data is nested too deeply") from None
         for key in target.secret_settings & set(settings):
             if isinstance(settings[key], Mapping):
-                settings[key] = Secret(env=settings[key].get("env"))
+                settings[key] = _saved_secret(key, settings[key])
         try:
             return target._restore(settings, trust_remote_code)
         except RecursionError:
@@ -153,6 +157,13 @@ class Storable:
             _refuse_secret(self, name, value)
 
 
+def _saved_secret(name: str, value: Mapping[str, Any]) -> Secret:
+    env = value.get("env")
+    if set(value) != {"env"} or not isinstance(env, str | None):
+        raise InvalidRequest(f"{name}: the data must name an environment variable here, as {{'env': 'MY_KEY'}}")
+    return Secret.restored(env)
+
+
 def _refuse_untrusted(settings: Mapping[str, Any], cls: type[Storable]) -> None:
     """Check that a stranger may have written these settings of a class.
 
@@ -163,6 +174,8 @@ def _refuse_untrusted(settings: Mapping[str, Any], cls: type[Storable]) -> None:
     if cls.saved_parameters is not None:
         known = constructor_parameters(cls).keys() | BY_ANY_NAME.keys() | cls.saved_parameters
         if unknown := sorted(settings.keys() - known):
+            if similar := similar_names(unknown[0], known):
+                raise InvalidRequest(f"{cls.__name__} has no setting {unknown[0]!r}; {did_you_mean(similar)}")
             raise InvalidRequest(_REFUSED.format(unknown[0]))
     for path, accepted in cls.saved_fields.items():
         values: list[Any] = [settings]
@@ -294,7 +307,9 @@ def _as_json(model: Storable, path: str, value: Any, trust_remote_code: bool) ->
     _refuse_secret(model, path, value)
     if isinstance(value, Storable):  # A model of a `FallbackModel`.
         return value.to_dict(trust_remote_code=trust_remote_code)
-    if isinstance(value, Capabilities) or callable(getattr(value, "to_dict", None)):
+    if isinstance(value, JSONSchema) and value.type is not None:
+        raise _not_stored(model, path, value.type)
+    if not isinstance(value, type) and callable(getattr(value, "to_dict", None)):
         return value.to_dict()
     if isinstance(value, Mapping) and path == "capabilities":
         all_capabilities = Capabilities().replace(**value).to_dict()
@@ -312,6 +327,11 @@ def _as_json(model: Storable, path: str, value: Any, trust_remote_code: bool) ->
     try:
         return json.loads(json.dumps(value))
     except (TypeError, ValueError):
-        raise TypeError(
-            f"{model!r}: {path} is {type(value).__name__}, which can't be stored; give it at run time"
-        ) from None
+        raise _not_stored(model, path, value) from None
+
+
+def _not_stored(model: Storable, path: str, value: Any) -> TypeError:
+    """Return the error for the value of a setting that has no JSON form."""
+    shown = f"the type {value.__name__}" if isinstance(value, type) else f"of the type {type(value).__name__}"
+    fix = f"pass {path}= to the calls" if path in BY_ANY_NAME else "give it at run time"
+    return TypeError(f"{model!r}: {path} is {shown}, which can't be stored; {fix}")

@@ -59,7 +59,8 @@ def hide_secrets(settings: dict[str, Any]) -> None:
 
 
 def _hidden(name: str, value: Any, is_secret: bool = False) -> Any:
-    is_secret = is_secret or names_secret(name)
+    # The URL of a Redis server may have a password, which can't be found in a URL that is not valid.
+    is_secret = is_secret or names_secret(name) or name == "url"
     if isinstance(value, str):
         is_url_with_password = "://" in value and "@" in value
         return HiddenStr(value) if is_secret or is_url_with_password else value
@@ -93,13 +94,15 @@ class Secret:
             so a restored model reads its key from this variable.
     """
 
-    __slots__ = ("_value", "env")
+    __slots__ = ("_value", "env", "_is_restored")
 
     def __init__(self, value: str | None = None, env: str | None = None) -> None:
         if value is not None and not isinstance(value, str):
             raise InvalidRequest(f"a key must be a string, not {type(value).__name__}")
         self._value = value
         self.env = env
+        #: Whether the object was made from saved or pickled data, which has no keys.
+        self._is_restored = False
 
     @classmethod
     def from_value(cls, value: Secret | str | None, env: str) -> Secret:
@@ -107,6 +110,13 @@ class Secret:
         if isinstance(value, Secret):
             return value
         return cls(value, env)
+
+    @classmethod
+    def restored(cls, env: str | None) -> Secret:
+        """Return the `Secret` of saved data, which has only the name of an environment variable, or not even that."""
+        result = cls(env=env)
+        result._is_restored = True
+        return result
 
     def reveal(self, advice: str = "") -> str:
         """Return the key.
@@ -121,6 +131,11 @@ class Secret:
         if not value:
             where = f", or set the environment variable {self.env}" if self.env else ""
             hint = f"The command line takes keys from the environment only: export {self.env}=…" if self.env else None
+            if self._is_restored:
+                where = f"Set the environment variable {self.env}" if self.env else "Make it with Secret(env='MY_KEY')"
+                raise AuthenticationError(
+                    f"The model was restored without its key, which is never saved. {where}.", hint=hint
+                )
             raise AuthenticationError(f"No key was given. Pass api_key=…{where}.{advice}", hint=hint)
         return value
 
@@ -140,7 +155,7 @@ class Secret:
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Only the name of the environment variable is pickled, never the key.
-        return (Secret, (None, self.env))
+        return (Secret.restored, (self.env,))
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Secret:
         return self

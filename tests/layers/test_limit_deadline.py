@@ -32,10 +32,10 @@ def test_call_beyond_the_limit_of_requests_fails_at_once() -> None:
     model("first")
     begin = time.process_time()
     with pytest.raises(
-        RateLimited, match=r"^requests_per_minute=1: this model's own limit admits the next request in 6"
+        RateLimited, match=r"^requests_per_minute=1: this model's own limit admits this request in 6"
     ) as raised:
         model("second", timeout=30)
-    assert 59 < (raised.value.retry_after or 0) <= 60 and not raised.value.retryable
+    assert 59 < (raised.value.retry_after or 0) <= 60 and raised.value.retryable
     assert time.process_time() - begin < 5
     assert model.backend.texts == ["first"]
 

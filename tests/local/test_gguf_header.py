@@ -89,3 +89,23 @@ def test_random_damage_raises_invalid_request_or_nothing(
         check_header(write(tmp_path_factory.mktemp("damaged"), bytes(data[: max(length, 1)])))
     except InvalidRequest:
         pass
+
+
+def with_tensors(*offsets: int, size: int) -> bytes:
+    """Return a file with tensors of one dimension, whose weights have `size` bytes."""
+    begin = struct.pack("<4sIQQ", b"GGUF", 3, len(offsets), 0)
+    infos = (text(f"t{n}") + struct.pack("<IQIQ", 1, 8, 0, offset) for n, offset in enumerate(offsets))
+    return begin + b"".join(infos) + bytes(size)
+
+
+def test_file_that_ends_before_its_last_tensor_is_refused(tmp_path: Path) -> None:
+    check_header(write(tmp_path, with_tensors(0, 64, 32, size=100)))
+    with pytest.raises(InvalidRequest, match=r"has 1\d\d bytes, and its last tensor begins at 1\d\d. Is the download"):
+        check_header(write(tmp_path, with_tensors(0, 64, 32, size=40)))
+
+
+@pytest.mark.parametrize(("count", "dimensions"), [(2**40, 1), (1, 2**31)])
+def test_impossible_tensors_are_refused(tmp_path: Path, count: int, dimensions: int) -> None:
+    data = struct.pack("<4sIQQ", b"GGUF", 3, count, 0) + text("t") + struct.pack("<I", dimensions)
+    with pytest.raises(InvalidRequest, match=r"tensors|dimensions"):
+        check_header(write(tmp_path, data))

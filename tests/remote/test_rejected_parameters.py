@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import pickle
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -247,3 +248,87 @@ def test_rejection_in_mid_stream_is_not_retried(server: FaultServer, transport: 
         ask(model_for(server, transport), "sync streamed", stop_sequences=[" is"])
     assert isinstance(caught.value.__cause__, InvalidRequest)
     assert len(server.requests) == 1
+
+
+INSIDE = EXTRA_FORBIDDEN | {"loc": ["body", "stream_options", "include_usage"]}
+VLLM_TEXT = "[{'type': 'extra_forbidden', 'loc': ('body', 'stream_options'), 'msg': 'Extra inputs are not permitted'}]"
+
+
+@pytest.mark.parametrize(
+    "rejects",
+    [
+        Rejects("stream_options", "", status=422, body=json.dumps({"detail": [INSIDE]}).encode()),
+        Rejects("stream_options", VLLM_TEXT),
+        Rejects("stream_options", "Additional properties are not allowed ('stream_options' was unexpected)"),
+    ],
+    ids=["mistral", "vllm", "json schema"],
+)
+def test_stream_options_rejected_in_other_wordings_are_left_out(server: FaultServer, rejects: Rejects) -> None:
+    server.script(then=rejects)
+    model = model_for(server)
+    with pytest.warns(UserWarning, match="stream_options"):
+        assert ask(model, "sync streamed").content == ANSWER
+    assert ask(model, "async streamed").content == ANSWER
+    assert ["stream_options" in request.json for request in server.requests] == [True, False, False]
+
+
+BOTH = "`temperature` and `top_p` cannot both be specified for this model. Please use only one."
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_parameters_rejected_together_are_sent_one_by_one(server: FaultServer, way: str) -> None:
+    """Only the combination is remembered: each of the two is sent in requests without the other."""
+
+    def reject(request: Any) -> Fault:
+        return Fault.status(400, message=BOTH) if {"temperature", "top_p"} <= request.json.keys() else OK
+
+    server.script(then=reject)
+    model = model_for(server)
+    with pytest.warns(UserWarning, match="do not send it together"):
+        message = ask(model, way, temperature=0.2, top_p=0.9)
+    assert [(warning.feature, warning.text) for warning in message.warnings or ()] == [
+        ("top_p", "top_p was left out, because m does not accept it together with temperature.")
+    ]
+    assert not ask(model, way, top_p=0.9).warnings
+    assert not ask(model, way, temperature=0.2).warnings
+    ask(model, way, temperature=0.2, top_p=0.9)
+    sent = [sorted({"temperature", "top_p"} & request.json.keys()) for request in server.requests]
+    assert sent == [["temperature", "top_p"], ["temperature"], ["top_p"], ["temperature"], ["temperature"]]
+
+
+def test_rejected_max_completion_tokens_becomes_max_tokens(server: FaultServer, transport: str) -> None:
+    text = "Unknown parameter: 'max_completion_tokens'."
+    server.script(then=Rejects("max_completion_tokens", text, param="max_completion_tokens"))
+    model = model_for(server, transport, capabilities={"renamed": {"max_tokens": "max_completion_tokens"}})
+    with pytest.warns(UserWarning, match="later requests send it as 'max_tokens'"):
+        assert not ask(model, "sync", max_tokens=7).warnings
+    ask(model, "async streamed", max_tokens=9)
+    assert [request.json.get("max_tokens") for request in server.requests] == [None, 7, 9]
+
+
+def test_output_limit_rejected_under_both_names_is_left_out(server: FaultServer) -> None:
+    def reject(request: Any) -> Fault:
+        for name in ("max_tokens", "max_completion_tokens"):
+            if name in request.json:
+                return Fault.status(400, message=f"Unsupported parameter: '{name}'")
+        return OK
+
+    server.script(then=reject)
+    for capabilities in ({}, {"renamed": {"max_tokens": "max_completion_tokens"}}):
+        model = model_for(server, capabilities=capabilities)
+        with pytest.warns(UserWarning):
+            message = ask(model, "sync", max_tokens=7)
+        assert [warning.feature for warning in message.warnings or ()] == ["max_tokens"]
+    assert len(server.requests) == 7
+
+
+def test_pickled_model_remembers_what_was_rejected(server: FaultServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "any")  # A pickled model has no key.
+    server.script(then=STOP[0])
+    model = model_for(server)
+    with pytest.warns(UserWarning, match="stop"):
+        ask(model, "sync", stop_sequences=[" France"])
+    twin = pickle.loads(pickle.dumps(model))
+    assert not twin.capabilities.stop
+    assert ask(twin, "sync", stop_sequences=[" France"]).content == "The capital of"
+    assert len(server.requests) == 3

@@ -17,8 +17,29 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self
 
+import botocore.auth
+
 from .bedrock_rules import Refused, check, redacted_reasoning, service, signature_of
 from .faults import Call, Connection, Fault, FaultServer, Recorded, split_text
+
+
+def _allow_keys_over_http() -> None:
+    """Let boto3 send API keys to servers on the loopback interface over HTTP, which boto3 1.44.8 and later refuse."""
+    add_auth = botocore.auth.BearerAuth.add_auth
+
+    def add_auth_as_if_by_https(self: Any, request: Any) -> None:
+        url = request.url
+        if url.startswith(("http://127.0.0.1", "http://localhost")):
+            request.url = url.replace("http", "https", 1)
+        try:
+            add_auth(self, request)
+        finally:
+            request.url = url
+
+    botocore.auth.BearerAuth.add_auth = add_auth_as_if_by_https
+
+
+_allow_keys_over_http()
 
 RESPONSE_TEXT = "The capital of France is Paris."
 

@@ -9,7 +9,7 @@ from modelport.errors import InvalidRequest
 from modelport.schema.python_types import schema_from_type
 from modelport.schema.rules import CONSTRAINTS
 from modelport.schema.validation import checked_schema
-from modelport.types.output_types import Grammar, JSONSchema, Regex
+from modelport.types.output_types import Choice, Grammar, JSONSchema, Lark, Regex
 
 #: A dict is a JSON schema if it has one of these keywords.
 _SCHEMA_KEYS = CONSTRAINTS | {
@@ -24,8 +24,9 @@ def grammar_from(value: Any, name: str = "grammar") -> Grammar | None:
     Args:
         value: A `JSONSchema`, `Regex`, `Choice` or `Lark`; a JSON schema as a dict; a pydantic model, dataclass,
             TypedDict, Enum, Literal or other type; a `response_format` of the chat completions API (see
-            https://platform.openai.com/docs/guides/structured-outputs); or `{"type": "json" | "regex", "value": …}`,
-            the format of https://huggingface.co/docs/text-generation-inference/conceptual/guidance
+            https://platform.openai.com/docs/guides/structured-outputs); `{"type": "json" | "regex", "value": …}`, the
+            format of https://huggingface.co/docs/text-generation-inference/conceptual/guidance; or a dict that
+            `to_dict` of an output type returned
         name: The name of the argument, for errors.
 
     Raises:
@@ -50,10 +51,14 @@ def _from_dict(value: dict[str, Any], name: str) -> Grammar | None:
     kind = value.get("type")
     if kind == "text":
         return None
-    if "value" in value and kind in ("json", "json_object", "regex"):
+    if "value" in value and kind in ("json", "json_object", "regex", "choice", "lark"):
         inner = value["value"]
         if kind == "regex":
             return Regex(inner)
+        if kind == "choice":
+            return Choice(inner)
+        if kind == "lark":
+            return Lark(inner)
         try:
             return JSONSchema(checked_schema(json.loads(inner) if isinstance(inner, str) else inner))
         except ValueError as error:

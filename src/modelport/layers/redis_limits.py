@@ -187,6 +187,8 @@ class RedisLimits:
         self.url = Secret(env=url.get("env")) if isinstance(url, Mapping) else Secret.from_value(url, "REDIS_URL")
         self.name, self.on_unavailable, self.timeout = name, on_unavailable, timeout
         self._clients: PerLoop[Any] = PerLoop(lambda client: client.aclose())
+        if self.url:
+            self._make_client()
 
     async def acquire(
         self, name: str, request_id: str, seconds: float, requests: float | None, tokens: float | None, wanted: int

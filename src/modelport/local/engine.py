@@ -108,7 +108,7 @@ class EngineModel(Model, Generic[E]):
             ) from error
 
     def release(self) -> None:
-        """Free the engine and its memory. `Engine.close` says what happens to requests in progress."""
+        """Free the engine and its memory. `close` calls this method: users call `close`, authors override this."""
         self._closed = True
         engine, self._loaded_engine = self._loaded_engine, None
         if engine is not None:

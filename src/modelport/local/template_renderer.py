@@ -113,14 +113,14 @@ def check_template(sources: Sequence[str], messages: Sequence[Mapping[str, Any]]
             pass
 
 
-def probe_template(sources: Sequence[str], path: str) -> None:
+def probe_template(sources: Sequence[str], name: str) -> None:
     """Render short conversations with templates that llama.cpp is going to load.
 
     llama.cpp renders such conversations itself when it loads a model, to find what the template supports.
 
     Args:
         sources: The templates.
-        path: The model's file, for errors.
+        name: The setting or the file with the templates, for errors.
 
     Raises:
         InvalidRequest: A template computes or produces too much, or its source can't be read.
@@ -131,7 +131,7 @@ def probe_template(sources: Sequence[str], path: str) -> None:
             try:
                 check_template(sources, messages, {"tools": tools, **variables})
             except InvalidRequest as error:
-                raise InvalidRequest(f"{path}: {error.message}") from None
+                raise InvalidRequest(f"{name}: {error.message}") from None
 
 
 def plain_data(value: Any) -> Any:

@@ -3,14 +3,12 @@
 Its method `deltas` turns a request into a JSON body (`protocols.chat_completions.request`), sends it through the
 backend's transport, and turns the response into deltas (`protocols.chat_completions.response`).
 
-If the service rejects a parameter, the model object records that for its lifetime: later requests leave the parameter
-out or give it another name, or the capability that needs the parameter is switched off. The error is raised with
-`profile_updated = True`, so that `Model` runs the call once more from the start, with the changed capabilities.
+If the service rejects a parameter, the model object records that for its lifetime (`rejections`). The error is raised
+with `profile_updated = True`, so that `Model` runs the call once more from the start, with the changed capabilities.
 """
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import replace
@@ -21,23 +19,22 @@ from modelport.errors import InvalidRequest, NotFoundError
 from modelport.inputs.parameters import REASONING_EFFORTS
 from modelport.inputs.settings import check_kind
 from modelport.inputs.vendor_parameters import parameters_of
-from modelport.model import Model
 from modelport.protocols.chat_completions.dialects import DIALECTS, OPENAI_API, Dialect
 from modelport.protocols.chat_completions.request import body_from
 from modelport.protocols.chat_completions.response import ChatResponseReader
 from modelport.remote.http.redaction import with_hidden_repr
 from modelport.remote.http.transport import ServiceCall, Transport
 from modelport.remote.profiles import PROFILES
+from modelport.remote.rejections import ObservingModel
 from modelport.remote.schema_subsets import OPENAI
 from modelport.remote.unconstrained_reasoning import RENDER_PATH, grammar_after_reasoning
 from modelport.types.capabilities import Capabilities
 from modelport.types.deltas import ChatMessageStreamDelta
 from modelport.types.output_types import JSONSchema
 from modelport.types.request import Request
-from modelport.types.warnings import CallWarning
 
 
-class ChatCompletionsModel(Model):
+class ChatCompletionsModel(ObservingModel):
     """The base class of backends that send requests in the format of OpenAI's chat-completions API.
 
     A backend implements `_make_transport`, which the constructor of this class calls. So a backend's own constructor
@@ -72,10 +69,6 @@ class ChatCompletionsModel(Model):
     dialects: ClassVar[frozenset[str]] = frozenset({"llama.cpp", "vllm"})
     #: The caller's own client, set by backends that accept one.
     client: Any = None
-    #: The capabilities after the rejections of the service; `None` before the first of them. A copy keeps them.
-    _observed: Capabilities | None = None
-    #: The parameters that the service has rejected. Later requests leave them out.
-    _rejected_parameters: frozenset[str] = frozenset()
 
     def __init__(
         self,
@@ -121,10 +114,6 @@ class ChatCompletionsModel(Model):
             raise TypeError(f"{self!r} uses a client that you passed, which can't be pickled")
         return {key: value for key, value in super().__getstate__().items() if key != "_transport"}
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._capabilities = self._observed
-
     @property
     def _dialect(self) -> Dialect:
         return OPENAI_API if self.dialect is None else DIALECTS[self.dialect]
@@ -144,7 +133,7 @@ class ChatCompletionsModel(Model):
         dialect = self._dialect
         if dialect.streams_always:
             request = request.replace(stream=True)
-        left_out = self._rejected_parameters
+        left_out = self._left_out_of(request)
         call = self._service_call(request, left_out)
         if dialect.constrains_reasoning and request.grammar is not None:
             call = await self._with_unconstrained_reasoning(call, request)
@@ -158,8 +147,7 @@ class ChatCompletionsModel(Model):
                 last = reader.finish()
             else:
                 last = await self._transport.call(call, reader.read_response)
-            if left_out:
-                last.warnings = self._left_out_warnings(request, left_out)
+            self._add_warnings(last, request, left_out)
             yield last
         except InvalidRequest as error:
             error.profile_updated = self._observe_rejection(error, request, left_out)
@@ -171,18 +159,19 @@ class ChatCompletionsModel(Model):
 
     def _service_call(self, request: Request, left_out: frozenset[str]) -> ServiceCall:
         """Return the request as the transport takes it, without the parameters in `left_out`."""
-        parameters = {name: value for name, value in request.parameters.items() if name not in left_out}
+        request = self._without(request, left_out)
+        parameters = dict(request.parameters)
         headers, query, extra_body = [
             parameters.pop(name, {}) for name in ("extra_headers", "extra_query", "extra_body")
         ]
         if parameters != request.parameters:
             request = request.replace(parameters=parameters)
-        if "tool_choice" in left_out:
-            request = request.replace(tool_choice="auto")  # "auto" is the default, which is never sent.
         headers, query = [
             {name: with_hidden_repr(value) for name, value in values.items()} for values in (headers, query)
         ]
-        body = body_from(request, self._remote_model_id, self.dialect)
+        # Mistral accepts images in tool results, and refuses a user message behind them.
+        moves_media = self._service != "mistral"
+        body = body_from(request, self._remote_model_id, self.dialect, moves_media=moves_media)
         return ServiceCall("chat/completions", {**body, **extra_body}, headers, query)
 
     async def _with_unconstrained_reasoning(self, call: ServiceCall, request: Request) -> ServiceCall:
@@ -194,53 +183,10 @@ class ChatCompletionsModel(Model):
         )
         return replace(call, body={**call.body, "grammar": grammar}) if grammar else call
 
-    def _left_out_warnings(self, request: Request, left_out: frozenset[str]) -> list[CallWarning] | None:
-        """Return a warning for each parameter of the request that was left out, or `None` if there is none."""
-        requested = left_out & {*request.parameters, "tool_choice" if request.tools else ""}
-        return [
-            CallWarning("left_out", name, f"{name} was left out, because {self.model_id} does not accept it.")
-            for name in sorted(requested)
-        ] or None
-
-    def _observe_rejection(self, error: InvalidRequest, request: Request, left_out: frozenset[str]) -> bool:
-        """Record that the service rejected a parameter, in this model's capabilities or in `_rejected_parameters`.
-
-        If the service rejects the parameter in several concurrent calls, only the first rejection changes anything. The
-        other requests were made before that change too, so the result is also `True` for them.
-
-        Args:
-            error: The rejection; its `parameter` names what the service rejected.
-            request: The rejected request.
-            left_out: The parameters that were left out of the request.
-
-        Returns:
-            Whether another run of the call will send the parameter no more, or send it under another name.
-        """
-        name = (error.parameter or "").partition(".")[0]
-        # The request was made for the capabilities `planned`. Another call may have changed this model's capabilities
-        # since then, to `current`.
-        planned, current = request.capabilities, self.capabilities
-        before = current, self._rejected_parameters
-        if name == "stop" and planned.stop:
-            self._set_observed(current.replace(stop=False))
-        elif name == "max_tokens" and "max_tokens" not in planned.renamed:
-            self._set_observed(current.replace(renamed={**current.renamed, "max_tokens": "max_completion_tokens"}))
-        elif name == "stream_options" and name not in planned.refused:
-            self._set_observed(current.replace(refused=current.refused | {name}))
-        elif name == "response_format" and request.grammar is not None and JSONSchema in planned.grammars:
-            self._set_observed(current.replace(grammars=current.grammars - {JSONSchema}))
-        elif (name in request.parameters or (name == "tool_choice" and request.tools)) and name not in left_out:
-            self._rejected_parameters |= {name}
-        else:
-            return False
-        if (self.capabilities, self._rejected_parameters) != before:
-            warnings.warn(f"{self.model_id} rejects {name!r}; later requests do not send it", stacklevel=2)
-        return True
-
-    def _set_observed(self, capabilities: Capabilities) -> None:
-        self._observed = self._capabilities = capabilities
-
     def release(self) -> None:
-        """Close the connections of all event loops. A client that was passed in stays open."""
+        """Close the connections of all event loops. A client that was passed in stays open.
+
+        `close` calls this method: users call `close`, authors override this.
+        """
         if "_transport" in self.__dict__:
             self._transport.close()

@@ -36,7 +36,7 @@ PROFILES: list[tuple[str, dict[str, Any]]] = [
     ("gpt-4*", _NO_REASONING),
     ("gpt-4", _NO_SCHEMAS),
     ("gpt-4-*", _NO_SCHEMAS),
-    ("gpt-5*", {"stop": False, **_RENAMED_MAX_TOKENS, **_CUSTOM_TOOL_GRAMMARS}),
+    ("gpt-[5-9]*", {"stop": False, **_RENAMED_MAX_TOKENS, **_CUSTOM_TOOL_GRAMMARS}),
     ("gpt-5-chat*", {"grammars": frozenset({JSONSchema})}),
     ("deepseek-chat", _NO_SCHEMAS),
     ("deepseek-reasoner", _NO_SCHEMAS),

@@ -56,6 +56,16 @@ class JSONSchema:
         """Return a description of the output type for a prompt."""
         return f"JSON that is valid against this JSON schema, and nothing else:\n{json.dumps(self.schema)}"
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return the output type as a dict of JSON types, which `grammar` and `response_format` accept.
+
+        Raises:
+            TypeError: The output type has a Python type, which JSON can't hold.
+        """
+        if self.type is not None:
+            raise TypeError(f"the type {getattr(self.type, '__name__', self.type)} can't be stored as JSON")
+        return {"type": "json_schema", "json_schema": {"name": self.name, "schema": self.schema}}
+
 
 @dataclass(frozen=True)
 class Regex:
@@ -107,6 +117,10 @@ class Regex:
         """Return a description of the output type for a prompt."""
         return f"text that this regular expression matches as a whole, and nothing else: {self.pattern}"
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return the output type as a dict of JSON types, which `grammar` and `response_format` accept."""
+        return {"type": "regex", "value": self.pattern}
+
 
 @dataclass(frozen=True)
 class Choice:
@@ -138,6 +152,10 @@ class Choice:
         """Return a description of the output type for a prompt."""
         return f"exactly one of these, and nothing else: {json.dumps(self.options)}"
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return the output type as a dict of JSON types, which `grammar` and `response_format` accept."""
+        return {"type": "choice", "value": list(self.options)}
+
 
 @dataclass(frozen=True)
 class Lark:
@@ -157,6 +175,10 @@ class Lark:
     def describe(self) -> str:
         """Return a description of the output type for a prompt."""
         return f"text of this Lark grammar, and nothing else:\n{self.grammar}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the output type as a dict of JSON types, which `grammar` and `response_format` accept."""
+        return {"type": "lark", "value": self.grammar}
 
 
 #: Matches every text that may contain a number which Python reads as an infinity or as NaN: `NaN`, `Infinity`, or a

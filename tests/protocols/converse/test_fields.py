@@ -7,8 +7,13 @@ from typing import Any
 
 import pytest
 
-from modelport import InvalidRequest, InvalidToolCall, ModelError, UnsupportedFeature
+from modelport import ChatMessage, InvalidRequest, InvalidToolCall, ModelError, UnsupportedFeature
+from modelport.protocols.converse.request import converse_call_from
+from modelport.remote.bedrock.model import PROFILES
+from modelport.types.capabilities import Capabilities
+from modelport.types.request import Request
 from tests.protocols.converse.examples import (
+    CLAUDE,
     LLAMA,
     NOVA,
     WEATHER_TOOL,
@@ -88,13 +93,13 @@ def test_service_fields_are_passed_through_and_not_changed(model: RecordingModel
     fields = {
         "inference_config": {"maxTokens": 9, "temperature": 0.1}, "performanceConfig": {"latency": "optimized"},
         "request_metadata": {"team": "a"}, "serviceTier": {"type": "flex"},
-        "additional_model_request_fields": {"thinking": {"type": "enabled", "budget_tokens": 1024}},
+        "additional_model_request_fields": {"thinking": {"type": "disabled"}},
         "additionalModelResponseFieldPaths": ["/stop_sequence"], "outputConfig": {"effort": "low"},
     }  # fmt: skip
     before = json.dumps(fields)
     body = sent_body(model, temperature=0.7, top_k=3, **fields)
     assert body["inferenceConfig"] == {"maxTokens": 9, "temperature": 0.7}
-    assert body["additionalModelRequestFields"] == {"thinking": {"type": "enabled", "budget_tokens": 1024}, "top_k": 3}
+    assert body["additionalModelRequestFields"] == {"thinking": {"type": "disabled"}, "top_k": 3}
     assert body["requestMetadata"] == {"team": "a"} and body["performanceConfig"] == {"latency": "optimized"}
     assert body["outputConfig"] == {"effort": "low"} and body["serviceTier"] == {"type": "flex"}
     assert json.dumps(fields) == before, "the caller's dict was changed"
@@ -190,3 +195,33 @@ def test_schema_of_any_object_is_sent_as_a_forced_tool(model: RecordingModel) ->
         model.generate("hi", response_format={"type": "json_object"})
     assert "outputConfig" not in model.sent[-1]
     assert model.sent[-1]["toolConfig"]["toolChoice"] == {"tool": {"name": "json_object"}}
+
+
+THINKING = {"additional_model_request_fields": {"thinking": {"type": "enabled", "budget_tokens": 1024}}}
+HIGH = {"additional_model_request_fields": {"reasoningConfig": {"type": "enabled", "maxReasoningEffort": "high"}}}
+LOW = {"additional_model_request_fields": {"reasoningConfig": {"type": "enabled", "maxReasoningEffort": "low"}}}
+
+
+@pytest.mark.parametrize(
+    ("model_id", "parameters", "left_out"),
+    [
+        (CLAUDE, THINKING | {"temperature": 0.2}, ["temperature"]),
+        (CLAUDE, THINKING | {"temperature": 1}, []),
+        (CLAUDE, THINKING | {"top_k": 5, "temperature": 0.2, "top_p": 0.5}, ["temperature", "top_p", "top_k"]),
+        (CLAUDE, THINKING | {"top_p": 0.97}, []),
+        (CLAUDE, {"reasoning_budget": 1024, "max_tokens": 2000, "temperature": 0.2}, ["temperature"]),
+        (CLAUDE, {"temperature": 0.2, "top_k": 5}, []),
+        (NOVA, HIGH | {"temperature": 0.2, "top_p": 0.5, "top_k": 5}, ["temperature", "top_p", "top_k"]),
+        (NOVA, LOW | {"temperature": 0.2, "top_k": 5}, []),
+    ],
+)
+def test_sampling_that_the_service_refuses_while_the_model_reasons_is_left_out(
+    model_id: str, parameters: dict[str, Any], left_out: list[str]
+) -> None:
+    capabilities = Capabilities().with_profiles(model_id, PROFILES)
+    request = Request((ChatMessage("user", "?"),), capabilities=capabilities, parameters=parameters)
+    call = converse_call_from(request, model_id)
+    assert [warning.feature for warning in call.warnings] == left_out
+    sent = str(call.arguments)
+    for name, field in (("temperature", "temperature"), ("top_p", "topP"), ("top_k", "top_k"), ("top_k", "topK")):
+        assert not (name in left_out and field in sent)

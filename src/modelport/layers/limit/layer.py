@@ -272,10 +272,9 @@ class Limit:
         else:
             return
         raise RateLimited(
-            f"{name}={getattr(self, name):g}: this model's own limit admits the next request in {delay:.1f} s, and the "
+            f"{name}={getattr(self, name):g}: this model's own limit admits this request in {delay:.1f} s, and the "
             f"time limit of the call (timeout={timeouts.timeout:g} s) ends before.",
             retry_after=delay,
-            retryable=False,
         )
 
     def _seconds_until_check(self, delay: float | None) -> float:

@@ -5,6 +5,7 @@ See https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 
 from __future__ import annotations
 
+import os
 import re
 import struct
 from collections.abc import Mapping
@@ -29,7 +30,7 @@ _LISTS = ("tokenizer.ggml.tokens", "tokenizer.ggml.token_type")
 #: their type is.
 _SPECIAL_TYPES = (2, 3)
 _LOOKS_SPECIAL = re.compile(r"<[|｜].+[|｜]>|<end_of_\w+>|_?< ?EOT ?>")
-_MAX_FIELDS = 100_000
+_MAX_FIELDS, _MAX_TENSORS, _MAX_DIMENSIONS = 100_000, 1_000_000, 4
 _MAX_KEY_LENGTH = 65_535  # GGUF's own limit.
 #: A longer text (a chat template) or list (a vocabulary) is an error of the file.
 _MAX_TEXT, _MAX_ITEMS = 64 * 2**20, 16 * 2**20
@@ -102,7 +103,7 @@ def _list_in(fields: Mapping[str, Any], name: str) -> list[Any]:
 
 def _read_fields(file: BinaryIO) -> dict[str, Any]:
     """Return the numbers and texts of the header. Lists are returned only if they are short or in `_LISTS`."""
-    magic, version, _, count = struct.unpack("<4sIQQ", _read(file, 24))
+    magic, version, tensors, count = struct.unpack("<4sIQQ", _read(file, 24))
     if magic != b"GGUF":
         raise ValueError("it does not begin with GGUF")
     if version not in (2, 3):
@@ -114,7 +115,29 @@ def _read_fields(file: BinaryIO) -> dict[str, Any]:
         key = _read_text(file, _MAX_KEY_LENGTH)
         (kind,) = struct.unpack("<I", _read(file, 4))
         fields[key] = _read_value(file, kind, key in _LISTS)
+    _check_size(file, tensors, fields.get("general.alignment"))
     return fields
+
+
+def _check_size(file: BinaryIO, tensors: int, alignment: Any) -> None:
+    """Check that the file reaches to the beginning of its last tensor: a download may have been interrupted."""
+    if tensors > _MAX_TENSORS:
+        raise ValueError(f"its header has {tensors} tensors")
+    last = -1
+    for _ in range(tensors):
+        _read_text(file, _MAX_KEY_LENGTH)
+        (dimensions,) = struct.unpack("<I", _read(file, 4))
+        if dimensions > _MAX_DIMENSIONS:
+            raise ValueError(f"a tensor has {dimensions} dimensions")
+        *_, offset = struct.unpack(f"<{dimensions}QIQ", _read(file, 8 * dimensions + 12))
+        last = max(last, offset)
+    begin = file.tell()
+    if isinstance(alignment, int) and alignment > 0:
+        begin += -begin % alignment
+    if tensors and begin + last >= (size := os.fstat(file.fileno()).st_size):
+        raise ValueError(
+            f"it has {size} bytes, and its last tensor begins at {begin + last}. Is the download complete?"
+        )
 
 
 def _read_value(file: BinaryIO, kind: int, keep_list: bool) -> Any:

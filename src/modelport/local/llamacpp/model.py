@@ -49,6 +49,7 @@ from modelport.types.request import Request
 from modelport.types.warnings import CallWarning
 
 DEFAULT_CONTEXT_LENGTH = 8192
+_DEFAULT_MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
 #: How many calls that have ended may still occupy the engine. Further calls are refused.
 MAX_ABANDONED_JOBS = 64
 
@@ -63,7 +64,7 @@ class LlamaCppModel(EngineModel["_LlamaCppEngine"]):
         model_id: A `.gguf` file, a folder with one such file, `owner/repo:file.gguf` on the Hugging Face Hub, or `None`
             for the default local model, SmolLM2-135M-Instruct (93 MB, downloaded once).
         context_length: The most tokens of prompt and output in one request; by default 8192, or the model's own limit
-            if that is less.
+            if that is less. llama.cpp rounds it up to a multiple of 256.
         parallel: How many requests run at once, by default 4. Further requests wait.
         threads: CPU threads; by default the engine's choice.
         gpu_layers: How many layers to put on the GPU; by default as many as fit, where there is a GPU.
@@ -71,8 +72,7 @@ class LlamaCppModel(EngineModel["_LlamaCppEngine"]):
         mmproj: The GGUF file of the model's vision (or audio) projector.
         engine_params: Further fields of llama.cpp's `CommonParams`, as `{"flash_attn_type": …}`.
         progress: Whether to show a progress bar for a download; by default where standard error is a terminal.
-        **settings: See `Model`; also the parameters of llama.cpp's sampler: `repeat_penalty`, `mirostat`, `logit_bias`,
-            …
+        **settings: See `Model`; also parameters of llama.cpp's sampler: `repeat_penalty`, `mirostat`, `logit_bias`, …
 
     Raises:
         MissingDependency: A package is missing; the message gives the command that installs it.
@@ -116,9 +116,7 @@ class LlamaCppModel(EngineModel["_LlamaCppEngine"]):
         progress: bool | None = None,
         **settings: Any,
     ) -> None:
-        super().__init__(
-            "HuggingFaceTB/SmolLM2-135M-Instruct" if model_id is None else name_or_path(model_id), **settings
-        )
+        super().__init__(_DEFAULT_MODEL if model_id is None else name_or_path(model_id), **settings)
         check_integers(minimum=1, context_length=context_length, parallel=parallel, threads=threads)
         check_bounds({"gpu_layers": gpu_layers})
         check_bounds(engine_params or {}, "engine_params")
@@ -265,7 +263,7 @@ class _LlamaCppEngine:
                 raise InvalidRequest(f"engine_params: {name}={value!r}: {error}") from error
         #: The templates of which llama.cpp chooses one.
         self._templates = (params.chat_template,) if params.chat_template else self.header.chat_templates
-        probe_template(self._templates, params.model.path)
+        probe_template(self._templates, "chat_template" if params.chat_template else params.model.path)
         self._server: Any = None
         #: The requests whose threads have not ended.
         self._jobs: set[_Job] = set()
@@ -296,7 +294,8 @@ class _LlamaCppEngine:
         thread.join()
         if failure:
             raise ServerError(
-                f"llama.cpp could not load {path!r}: {str(failure[0]).rstrip('.')}. Is there enough memory?",
+                f"llama.cpp could not load {path!r}: {str(failure[0]).rstrip('.')}. Are the weights complete? Is there "
+                "memory for this context_length? Does the chat template render a conversation?",
                 retryable=False,
             ) from None
 

@@ -330,7 +330,8 @@ def _check_gguf(path: Path) -> Path:
     """Return the path of a GGUF file, or of the first part of a split model, whose parts must all exist."""
     with path.open("rb") as file:
         if (begin := file.read(4)) != b"GGUF":
-            raise InvalidRequest(f"{path} is not a GGUF file: it begins with {begin!r}. Is the download complete?")
+            found = f"begins with {begin!r}" if begin else "is empty"
+            raise InvalidRequest(f"{path} is not a GGUF file: it {found}. Is the download complete?")
     names = _part_names(path.name)
     if missing := [name for name in names if not path.with_name(name).is_file()]:
         raise NotFoundError(f"{path} is one of {len(names)} parts of a model, and {missing[0]} is not next to it.")

@@ -1,7 +1,7 @@
 """Classifies the errors of services that implement chat completions, and reads how long they ask clients to wait.
 
-An error is classified by its HTTP status and by the service's own code. Where these do not decide, the phrases in
-`error_phrases` do. All functions are pure.
+`error_bodies` reads the body. The HTTP status and the service's own codes then classify the error. Where these do not
+decide, the phrases in `error_phrases` and `parameter_phrases` do. All functions are pure.
 """
 
 from __future__ import annotations
@@ -17,28 +17,49 @@ from modelport.errors import (
     AuthenticationError,
     ContentFiltered,
     ContextWindowExceeded,
+    InvalidOutput,
     InvalidRequest,
+    InvalidToolCall,
     ModelError,
     NotFoundError,
     RateLimited,
     ServerError,
 )
-from modelport.protocols.chat_completions.error_phrases import (
-    means_context_exceeded,
+from modelport.protocols.chat_completions.error_bodies import ErrorBody, read_error_body, status_from
+from modelport.protocols.error_phrases import means_content_refused, means_context_exceeded, means_wrong_key
+from modelport.protocols.parameter_phrases import (
+    incompatible_parameters_in,
     means_invalid_schema,
     means_param_is_unsupported,
+    snake_case,
     unsupported_parameter_in,
 )
 
+#: Codes are compared in lower case. 1261 is GLM's, see https://docs.z.ai/api-reference/api-code; `tokens_limit_reached`
+#: is GitHub Models', and `model_max_prompt_tokens_exceeded` GitHub Copilot's.
 _CONTEXT_EXCEEDED_CODES = {
-    "context_length_exceeded",
-    "exceed_context_size_error",
-    "context_window_exceeded",
-    "string_above_max_length",
-}
-_CONTENT_FILTER_CODES = {"content_filter", "content_policy_violation", "moderation_blocked"}
+    "context_length_exceeded", "exceed_context_size_error", "context_window_exceeded", "1261", "tokens_limit_reached",
+    "model_max_prompt_tokens_exceeded",
+}  # fmt: skip
+#: 1301 is GLM's, `data_inspection_failed` and `datainspectionfailed` are DashScope's, `invalid_prompt` is OpenAI's.
+_CONTENT_FILTER_CODES = {
+    "content_filter", "content_policy_violation", "moderation_blocked", "data_inspection_failed",
+    "datainspectionfailed", "invalid_prompt", "1301",
+}  # fmt: skip
+_WRONG_KEY_CODES = {"invalid_api_key", "api_key_invalid"}
 _UNKNOWN_MODEL_CODES = {"model_not_found", "model_not_supported"}
 _UNSUPPORTED_PARAMETER_CODES = {"unsupported_parameter", "unsupported_value"}
+#: Groq's codes for output of the model that it could not use -> the error. See https://console.groq.com/docs/errors and
+#: https://console.groq.com/docs/structured-outputs
+_UNUSABLE_OUTPUT_CODES: dict[str, type[InvalidToolCall] | type[InvalidOutput]] = {
+    "tool_use_failed": InvalidToolCall, "json_validate_failed": InvalidOutput,
+}  # fmt: skip
+#: A text that means that the prompt is too long, or that content is refused, counts with these statuses. `None` is the
+#: status of an error inside a stream.
+_TEXT_STATUSES = (None, 400, 413, 422)
+#: 408, 409, 424 and 425 denote temporary faults, so they count as server errors, which are retried. 498 is Groq's
+#: status for a lack of capacity, see https://console.groq.com/docs/flex-processing
+TEMPORARY_STATUSES = (408, 409, 424, 425, 498)
 
 
 def error_from(
@@ -53,16 +74,19 @@ def error_from(
         from_engine: Whether a local engine, and not a service, sent the error. The exception then shows no status,
             because no HTTP was involved.
     """
-    error = payload.get("error", payload) if isinstance(payload, dict) else payload
-    fields: Mapping[str, Any] = error if isinstance(error, dict) else {}
-    text = _readable(str(fields.get("message") or fields.get("detail") or error or "no reason given").strip())
-    status_text = str(status)
-    status = int(status_text) if status_text.isascii() and status_text.isdecimal() and len(status_text) <= 4 else None
-    codes = {str(fields.get("code")), str(fields.get("type"))}
+    body = read_error_body(payload)
+    codes = body.codes
+    if (http_status := status_from(status)) is None:
+        http_status = body.status
+    status = http_status
+    text = _readable(body.text.strip())
     message = f"{text.rstrip('.')} (HTTP {status})." if status and not from_engine else f"{text.rstrip('.')}."
     source = "engine" if from_engine else "service"
-    details: dict[str, Any] = {"status": None if from_engine else status, "retry_after": retry_after(headers or {})}
-    if codes & _CONTEXT_EXCEEDED_CODES or (status in (400, 413, 422) and means_context_exceeded(text)):
+    wait = retry_after(headers or {})
+    details: dict[str, Any] = {
+        "status": None if from_engine else status, "retry_after": body.retry_delay if wait is None else wait
+    }  # fmt: skip
+    if codes & _CONTEXT_EXCEEDED_CODES or (status in _TEXT_STATUSES and means_context_exceeded(body.text)):
         alternative = "make the model with a larger context_length=…" if from_engine else "lower max_tokens"
         cli_option = (
             "--set context_length=… makes the context larger" if from_engine else "--max-tokens limits the output"
@@ -72,10 +96,15 @@ def error_from(
             hint=f"The option {cli_option}.",
             **details,
         )
-    if codes & _CONTENT_FILTER_CODES:
+    refused_by_text = status in (*_TEXT_STATUSES, 403) and means_content_refused(body.text)
+    if codes & _CONTENT_FILTER_CODES or body.is_moderated or refused_by_text:
         return ContentFiltered(f"The service's content policy refused the prompt or the response: {message}", **details)
-    if status in (401, 403):
-        problem = "refused the key" if status == 401 else "does not allow this request with this key"
+    for code, error_class in _UNUSABLE_OUTPUT_CODES.items():
+        if code in codes:
+            return _unusable_output(error_class, message, body, details)
+    is_wrong_key = status in (400, 401) and (bool(codes & _WRONG_KEY_CODES) or means_wrong_key(body.text))
+    if status in (401, 403) or is_wrong_key:
+        problem = "does not allow this request with this key" if status == 403 else "refused the key"
         return AuthenticationError(f"The service {problem}: {message}", **details)
     if status == 404 or (status == 400 and codes & _UNKNOWN_MODEL_CODES):
         return NotFoundError(
@@ -89,43 +118,55 @@ def error_from(
         requested_wait = f" The service asks to wait {wait:g} s." if wait else ""
         problem = "The account has no quota left" if no_quota else "Too many requests"
         return RateLimited(f"{problem}: {message}{requested_wait}", retryable=not no_quota, **details)
-    # 408, 409, 424 and 425 denote temporary faults, so they count as server errors, which are retried.
-    if (status is not None and status >= 500) or status in (408, 409, 424, 425):
+    if (status is not None and status >= 500) or status in TEMPORARY_STATUSES:
         return ServerError(f"The {source} failed: {message}", **details)
     if status is None and "rate_limit_exceeded" in codes:
         return RateLimited(f"Too many requests: {message}", **details)
     if (status is not None and 300 <= status < 500) or "invalid_request_error" in codes:
-        return InvalidRequest(
-            f"The {source} refused the request: {message}", parameter=_rejected_parameter(fields, text), **details
-        )
+        parameter, other = _rejected_parameter(body)
+        refusal = InvalidRequest(f"The {source} refused the request: {message}", parameter=parameter, **details)
+        refusal.incompatible_with = other
+        return refusal
     return ServerError(f"The {source} failed: {message}", **details)
+
+
+def _unusable_output(
+    error_class: type[InvalidToolCall] | type[InvalidOutput], message: str, body: ErrorBody, details: dict[str, Any]
+) -> ModelError:
+    generation = body.failed_generation or ""
+    excerpt = f" The model wrote: {generation[:200]!r}." if generation else ""
+    return error_class(f"The service could not use the model's output: {message}{excerpt}", text=generation, **details)
 
 
 def _readable(text: str) -> str:
     """Return the beginning of an error text. If the text is a web page, which proxies send, return its title."""
-    if text.startswith("<"):
+    # DashScope's texts begin with "<400> ", which is no tag.
+    if re.match(r"<[!?a-z]", text, re.IGNORECASE):
         title = re.search(r"<title[^>]*>(.*?)</title>", text[:5000], re.I | re.S)
         return f"the response is a web page, {' '.join((title[1] if title else text[:80]).split())!r}"
     return text[:600]
 
 
-def _rejected_parameter(fields: Mapping[str, Any], text: str) -> str | None:
-    """Return the parameter that an error names as not accepted, or `None`."""
+def _rejected_parameter(body: ErrorBody) -> tuple[str | None, str | None]:
+    """Return the parameter that an error names as not accepted, and the one with which it is not accepted.
+
+    Both are `None` if the error names no parameter, and the second one if the first is never accepted.
+    """
+    text, param = body.text, body.param
     if means_invalid_schema(text):
-        return None  # The service accepts the parameter, but not the schema in it.
-    param = fields.get("param")
-    if isinstance(param, str) and (
-        str(fields.get("code")) in _UNSUPPORTED_PARAMETER_CODES or means_param_is_unsupported(text)
-    ):
-        return param
-    # Servers that validate with pydantic send pydantic's list of problems as `detail`. Mistral sends it in `message`.
-    holder = fields["message"] if isinstance(fields.get("message"), dict) else fields
-    for problem in holder["detail"] if isinstance(holder.get("detail"), list) else ():
-        if isinstance(problem, dict) and problem.get("type") == "extra_forbidden":
-            location = problem.get("loc")
-            if isinstance(location, list) and location:
-                return str(location[-1])
-    return unsupported_parameter_in(text)
+        return None, None  # The service accepts the parameter, but not the schema in it.
+    if pair := incompatible_parameters_in(text):
+        return pair[1], pair[0]
+    if param and (body.codes & _UNSUPPORTED_PARAMETER_CODES or means_param_is_unsupported(text)):
+        return snake_case(param), None
+    for problem in body.problems:
+        # Another kind of problem is a wrong value, which is the caller's mistake. Only the types of response formats
+        # that a service accepts depend on the service.
+        is_unknown_format = problem.kind == "literal_error" and problem.path[:1] == ("response_format",)
+        if problem.path and (problem.kind == "extra_forbidden" or is_unknown_format):
+            return ".".join(problem.path), None
+    # OpenAI's error about a prompt that does not ask for JSON names `messages`, which is what the caller can change.
+    return (None if param and param.startswith("messages") else unsupported_parameter_in(text)), None
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:

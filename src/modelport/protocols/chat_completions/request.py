@@ -9,13 +9,16 @@ from typing import Any
 
 from modelport.protocols.chat_completions.dialects import DIALECTS, OPENAI_API, template_variables_for
 from modelport.protocols.chat_completions.output_format import output_fields
+from modelport.protocols.chat_completions.sendable_messages import sendable_messages
 from modelport.types.capabilities import Capabilities
 from modelport.types.messages import ChatMessage
 from modelport.types.request import Request
 from modelport.types.tools import NamedToolChoice
 
 
-def body_from(request: Request, model_id: str | None, dialect: str | None = None) -> dict[str, Any]:
+def body_from(
+    request: Request, model_id: str | None, dialect: str | None = None, *, moves_media: bool = True
+) -> dict[str, Any]:
     """Return the JSON body of a request.
 
     Args:
@@ -23,11 +26,13 @@ def body_from(request: Request, model_id: str | None, dialect: str | None = None
             `max_stop_sequences`, `renamed`, `sends_reasoning` and `refused` (for `stream_options`) are applied here.
         model_id: The service's name for the model; `None` to leave the name out.
         dialect: A key of `DIALECTS`, or `None` for OpenAI's API.
+        moves_media: Whether images in tool results are moved to a user message; see `sendable_messages`.
     """
     capabilities = request.capabilities
     server = OPENAI_API if dialect is None else DIALECTS[dialect]
     body: dict[str, Any] = {} if model_id is None else {"model": model_id}
-    body["messages"] = [_message(message, capabilities) for message in request.messages]
+    messages = [_message(message, capabilities) for message in request.messages]
+    body["messages"] = sendable_messages(messages, moves_media)
     if request.stop_sequences and capabilities.stop:
         # The layer `stop` ends the output at the stop sequences that exceed the service's maximum and are not sent.
         body["stop"] = list(request.stop_sequences[: capabilities.max_stop_sequences])

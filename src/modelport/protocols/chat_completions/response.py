@@ -21,6 +21,7 @@ from typing import Any
 from modelport.errors import MalformedResponse
 from modelport.protocols.chat_completions.errors import error_from
 from modelport.protocols.chat_completions.output_format import OUTPUT_TOOL
+from modelport.protocols.chat_completions.stream_quirks import MessageParts, error_in, unwrap_error_list, usage_in
 from modelport.types.deltas import ChatMessageStreamDelta, ChatMessageToolCallStreamDelta
 from modelport.types.messages import ChatMessageToolCallFunction
 from modelport.types.usage import TokenUsage, token_count_from
@@ -44,6 +45,7 @@ class ChatResponseReader:
 
     def __init__(self, accept_missing_finish: bool = False) -> None:
         self._accept_missing_finish = accept_missing_finish
+        self._parts = MessageParts()
         #: Collects token usage and finish reason until `finish` returns it.
         self._last_delta = ChatMessageStreamDelta()
         #: Index of a tool call in modelport's deltas -> the call's id.
@@ -112,13 +114,14 @@ class ChatResponseReader:
 
     def _read(self, data: Any, message_key: str) -> ChatMessageStreamDelta | None:
         try:
-            error = data.get("error")
+            data = unwrap_error_list(data)
+            error = error_in(data)
             if error or ("choices" not in data and isinstance(data.get("message"), str)):
                 error = error or data  # Some gateways send the error's fields without the key "error".
                 raise error_from(error.get("code") if isinstance(error, dict) else None, {"error": error})
             # Azure's first chunk, and the chunk with the usage, have no choices.
             delta = self._read_choice(choices[0], message_key, data) if (choices := data.get("choices")) else None
-            if usage := data.get("usage"):
+            if usage := usage_in(data):
                 self._last_delta.token_usage = usage_from(usage)
                 self._last_delta.raw = data
             return delta
@@ -133,8 +136,7 @@ class ChatResponseReader:
             self._last_delta.raw = data
             if isinstance(stop := choice.get("stop_reason"), str):
                 self._last_delta.stop_sequence = stop
-        # A service may answer a streaming request with a complete message.
-        message = choice.get(message_key) or choice.get("message") or {}
+        message = self._parts.read(choice, message_key)
         content = message.get("content")
         if isinstance(content, list):  # Mistral's reasoning models send a list of parts.
             content = "".join(part.get("text", "") for part in content if part.get("type") == "text")

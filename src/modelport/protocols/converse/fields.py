@@ -4,6 +4,8 @@
 place, and `add_cache_points` the complete arguments of the call. They enforce these rules before anything is sent:
 
 - `temperature` is at most 1.
+- While Claude reasons, `temperature` is 1 and there is no `top_k`; `top_p` is at least `MIN_REASONING_TOP_P`. Nova
+  takes none of them at its highest effort. `drop_sampling` leaves them out, with a warning.
 - A reasoning budget has at least `MIN_REASONING_BUDGET` tokens, and fewer than `max_tokens`, which includes the
   reasoning.
 - A guardrail with an identifier also has a version. Its setting `streamProcessingMode` is sent with streams only.
@@ -21,6 +23,7 @@ from typing import Any
 from modelport.errors import InvalidRequest, UnsupportedFeature
 from modelport.protocols.converse.content import cache_point
 from modelport.types.request import Request
+from modelport.types.warnings import CallWarning
 
 #: modelport's parameter -> the path of its field in the arguments of `converse`: the keys of the nested dicts, joined
 #: by dots. `Capabilities.renamed` has the paths of the parameters whose field depends on the model.
@@ -43,6 +46,7 @@ _COMPANION_FIELDS = {
 #: the field `thinking` with the type "adaptive" for them.
 _ADAPTIVE_EFFORT_PATH = "additionalModelRequestFields.output_config.effort"
 MIN_REASONING_BUDGET = 1024
+MIN_REASONING_TOP_P = 0.95
 MAX_CACHE_POINTS = 4
 #: The sections of a request that can end with a cache point.
 CACHE_SECTIONS = ("tools", "system", "messages")
@@ -94,6 +98,50 @@ def fields_from(request: Request, field_paths: Mapping[str, str]) -> dict[str, A
     if isinstance(temperature, int | float) and temperature > 1:
         raise InvalidRequest(f"temperature={temperature!r}: Bedrock accepts 0 to 1", parameter="temperature")
     return fields
+
+
+def drop_sampling(fields: dict[str, Any]) -> list[CallWarning]:
+    """Leave out the sampling parameters that the service refuses while the model reasons.
+
+    See https://docs.aws.amazon.com/bedrock/latest/userguide/claude-messages-extended-thinking.html and
+    https://docs.aws.amazon.com/nova/latest/nova2-userguide/extended-thinking.html
+
+    Args:
+        fields: The fields of a request; changed in place.
+
+    Returns:
+        A warning for each parameter that was left out.
+    """
+    config = fields.get("inferenceConfig", {})
+    model_fields = fields.get("additionalModelRequestFields")
+    if not isinstance(model_fields, dict):
+        return []
+    thinking, nova = model_fields.get("thinking"), model_fields.get("reasoningConfig")
+    dropped: list[str] = []
+    if isinstance(thinking, dict) and thinking.get("type") in ("enabled", "adaptive"):
+        if config.get("temperature", 1) != 1:
+            dropped.append("temperature")
+        top_p = config.get("topP")
+        if isinstance(top_p, int | float) and top_p < MIN_REASONING_TOP_P:
+            dropped.append("topP")
+        if model_fields.pop("top_k", None) is not None:
+            dropped.append("top_k")
+    elif isinstance(nova, dict) and nova.get("maxReasoningEffort") == "high":
+        dropped += [name for name in ("temperature", "topP") if name in config]
+        nova_config = model_fields.get("inferenceConfig")
+        if isinstance(nova_config, dict) and nova_config.pop("topK", None) is not None:
+            dropped.append("top_k")
+            if not nova_config:
+                del model_fields["inferenceConfig"]
+    for name in dropped:
+        config.pop(name, None)
+    if dropped and not config:
+        fields.pop("inferenceConfig", None)
+    names = [re.sub("([A-Z])", lambda match: f"_{match[1].lower()}", name) for name in dropped]
+    return [
+        CallWarning("left_out", name, f"{name} was left out, because the model does not accept it while it reasons.")
+        for name in names
+    ]
 
 
 def set_guardrail_config(fields: dict[str, Any], *, is_stream: bool) -> None:

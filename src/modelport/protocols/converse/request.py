@@ -28,7 +28,13 @@ from typing import Any
 
 from modelport.errors import InvalidRequest, UnsupportedFeature
 from modelport.protocols.converse.content import TOOL_NAME, Block, blocks_from, text_format, tool_result_blocks
-from modelport.protocols.converse.fields import FIELD_PATHS, add_cache_points, fields_from, set_guardrail_config
+from modelport.protocols.converse.fields import (
+    FIELD_PATHS,
+    add_cache_points,
+    drop_sampling,
+    fields_from,
+    set_guardrail_config,
+)
 from modelport.types.capabilities import Capabilities
 from modelport.types.messages import ChatMessage
 from modelport.types.request import Request
@@ -71,7 +77,9 @@ def converse_call_from(request: Request, model_id: str | None) -> ConverseCall:
     fields = fields_from(request, {**FIELD_PATHS, **capabilities.renamed})
     # The parts of the prompt ("tools", "system", "messages") at whose ends the caller wants a cache point.
     cached_sections = fields.pop("cachePoints", ())
+    dropped = drop_sampling(fields)
     system, turns, warnings = _system_and_turns(request.messages, capabilities)
+    warnings += dropped
     arguments: dict[str, Any] = {"modelId": model_id, "messages": turns}
     if system:
         arguments["system"] = system

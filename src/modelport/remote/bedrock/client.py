@@ -70,6 +70,8 @@ def make_client(
         has_api_key = api_key is not None or os.environ.get("AWS_BEARER_TOKEN_BEDROCK")
         if is_signed and not has_api_key and "aws_access_key_id" not in arguments and session.get_credentials() is None:
             raise AuthenticationError(NO_CREDENTIALS)
+        if has_api_key and client.meta.config.signature_version in ("bearer", None):
+            _check_transport(client.meta.endpoint_url)
         if arguments.get("endpoint_url") is None:
             _check_region(session, client.meta.region_name, client.meta.endpoint_url)
     except TypeError as error:
@@ -128,6 +130,28 @@ class _BearerTokenProvider:
 
     def load_token(self, **kwargs: Any) -> Any:
         return boto_packages()[1].tokens.FrozenAuthToken(HiddenStr(self._key.reveal()))
+
+
+def _check_transport(endpoint: str) -> None:
+    """Check that boto3 sends an API key to an endpoint. Since 1.44.8 it does so over HTTPS only.
+
+    Raises:
+        InvalidRequest: boto3 would refuse each call.
+    """
+    if not endpoint.startswith("http://"):
+        return
+    from botocore.auth import BearerAuth
+    from botocore.awsrequest import AWSRequest
+    from botocore.exceptions import BotoCoreError
+    from botocore.tokens import FrozenAuthToken
+
+    try:
+        BearerAuth(FrozenAuthToken("none")).add_auth(AWSRequest("POST", url=endpoint))
+    except BotoCoreError:
+        raise InvalidRequest(
+            f"api_base={endpoint!r}: this boto3 sends Bedrock API keys over HTTPS only; pass an address with https://, "
+            "or access keys (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY), which sign the request"
+        ) from None
 
 
 def _check_region(session: Any, region: str, endpoint: str) -> None:

@@ -1,19 +1,19 @@
 """Turns exceptions of boto3 and botocore into modelport's errors.
 
 `model_error_from` classifies an exception by its class. If AWS returned an error, it calls `error_from`, which
-classifies the error by AWS's error code, or by the HTTP status if the code is unknown. AWS has no code for a prompt
-that is too long, so this error is recognised by AWS's message.
+classifies the error by AWS's error code, or by the HTTP status if the code is unknown. AWS has one code for all
+requests that it refuses. What is wrong, such as a prompt that is too long, is recognised by the phrases in its message.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
 from modelport.errors import (
     AuthenticationError,
     ConnectionFailed,
+    ContentFiltered,
     ContextWindowExceeded,
     InvalidRequest,
     MalformedResponse,
@@ -22,14 +22,10 @@ from modelport.errors import (
     RateLimited,
     ServerError,
 )
-from modelport.protocols.chat_completions.errors import retry_after
+from modelport.protocols.chat_completions.errors import TEMPORARY_STATUSES, retry_after
+from modelport.protocols.error_phrases import means_content_refused, means_context_exceeded
+from modelport.protocols.parameter_phrases import incompatible_parameters_in, unsupported_parameter_in
 
-#: Phrases in AWS's message that say that the prompt is too long.
-_PROMPT_TOO_LONG = re.compile(
-    r"(?:input|prompt) is too long|too many (?:input )?tokens|context (?:length|window|limit)|maximum (?:input|context)"
-    r"|exceeds? the maximum (?:number of )?(?:input )?tokens",
-    re.I,
-)
 #: AWS's error code, in lower case -> the class of modelport's error.
 _BY_CODE: dict[str, type[ModelError]] = {
     "throttlingexception": RateLimited, "toomanyrequestsexception": RateLimited,
@@ -65,8 +61,15 @@ def error_from(code: str, text: str, status: int | None, headers: Mapping[str, s
     details: dict[str, Any] = {"status": status, "retry_after": retry_after(headers)}
     # After the first line, AWS's message about a wrong signature quotes the whole request, including its keys.
     text = text.strip().partition("\n")[0][:600].rstrip(".") or "no reason given"
-    if kind is InvalidRequest and _PROMPT_TOO_LONG.search(text):
+    if kind is InvalidRequest and means_context_exceeded(text):
         return ContextWindowExceeded(f"The prompt does not fit the model's context: {text} ({code}).", **details)
+    if kind is InvalidRequest and means_content_refused(text):
+        return ContentFiltered(f"The content policy refused the prompt or the response: {text} ({code}).", **details)
+    if kind is InvalidRequest:
+        other, parameter = incompatible_parameters_in(text) or (None, unsupported_parameter_in(text))
+        refusal = InvalidRequest(f"{_SUMMARIES[kind]}: {text} ({code}).", parameter=parameter, **details)
+        refusal.incompatible_with = other
+        return refusal
     return kind(f"{_SUMMARIES[kind]}: {text} ({code}).", **details)
 
 
@@ -77,8 +80,7 @@ def _by_status(status: int | None) -> type[ModelError]:
         return NotFoundError
     if status == 429:
         return RateLimited
-    # 408, 409, 424 and 425 denote temporary faults, so they count as server errors, which are retried.
-    if status is not None and 300 <= status < 500 and status not in (408, 409, 424, 425):
+    if status is not None and 300 <= status < 500 and status not in TEMPORARY_STATUSES:
         return InvalidRequest
     return ServerError
 

@@ -11,18 +11,20 @@ from modelport.errors import InvalidRequest, ModelError
 from modelport.inputs.settings import check_kind
 from modelport.inputs.vendor_parameters import parameters_of
 from modelport.layers.retry import RetryPolicy
-from modelport.model import Model
 from modelport.protocols.converse.request import converse_call_from
 from modelport.protocols.converse.response import ConverseResponseReader
+from modelport.protocols.error_phrases import means_no_stream
 from modelport.remote.bedrock.client import check_client, make_client, max_attempts_of
 from modelport.remote.bedrock.transport import BotoTransport
 from modelport.remote.http.redaction import redact
+from modelport.remote.rejections import ObservingModel
 from modelport.remote.schema_subsets import BEDROCK as BEDROCK_SCHEMAS
 from modelport.secrets import Secret
 from modelport.types.capabilities import Capabilities
 from modelport.types.deltas import ChatMessageStreamDelta
 from modelport.types.output_types import JSONSchema
 from modelport.types.request import Request
+from modelport.types.warnings import CallWarning
 
 #: The secret arguments of boto3's clients, and the environment variables from which boto3 reads these secrets.
 _SECRET_VARIABLES = {"aws_secret_access_key": "AWS_SECRET_ACCESS_KEY", "aws_session_token": "AWS_SESSION_TOKEN"}
@@ -81,7 +83,12 @@ PROFILES: tuple[tuple[str, Mapping[str, Any]], ...] = (
 )  # fmt: skip
 
 
-class AmazonBedrockServerModel(Model):
+_NO_STREAM_WARNING = CallWarning(
+    "substituted", "stream", "The response came in one piece, because Bedrock does not stream this request's responses."
+)
+
+
+class AmazonBedrockServerModel(ObservingModel):
     """A model on Amazon Bedrock.
 
     boto3 finds credentials, region and proxies, unless they are passed here. Calls run in threads. If the caller stops
@@ -89,6 +96,8 @@ class AmazonBedrockServerModel(Model):
 
     Args:
         model_id: The id of a model or of an inference profile (`us.amazon.nova-pro-v1:0`), or an ARN.
+        base_model: The id of the model behind an ARN that does not name it, such as that of an application inference
+            profile. Without it, nothing is known about such a model's capabilities.
         client: A client of your own, from `boto3.client("bedrock-runtime")`, whose settings are not changed. If the
             client retries, this model does not, unless `retry` is passed. If the caller stops waiting for a
             non-streaming response of your own client, the connection stays open until the service has responded.
@@ -128,6 +137,10 @@ class AmazonBedrockServerModel(Model):
         refused=_REFUSED,
         extra_parameters=parameters_of("bedrock"),
     )
+    has_two_names_for_max_tokens: ClassVar[bool] = False
+    #: Whether the service has refused to stream: requests with tools, or all requests.
+    _never_streams_tools = False
+    _never_streams = False
     secret_settings: ClassVar[frozenset[str]] = frozenset({"api_key"})
     #: Without `verify` and `use_ssl`, which could switch off TLS.
     saved_fields: ClassVar[Mapping[str, frozenset[str]]] = {
@@ -143,6 +156,7 @@ class AmazonBedrockServerModel(Model):
         client: Any = None,
         client_kwargs: Mapping[str, Any] | None = None,
         *,
+        base_model: str | None = None,
         region_name: str | None = None,
         profile_name: str | None = None,
         api_base: str | None = None,
@@ -156,7 +170,7 @@ class AmazonBedrockServerModel(Model):
                 hint="The option -m names backend and model, for example -m bedrock/us.amazon.nova-pro-v1:0.",
             )
         check_kind(Mapping, client_kwargs=client_kwargs)
-        check_kind(str, region_name=region_name, profile_name=profile_name, api_base=api_base)
+        check_kind(str, base_model=base_model, region_name=region_name, profile_name=profile_name, api_base=api_base)
         client_settings = {"client_kwargs": client_kwargs, "region_name": region_name, "profile_name": profile_name,
                            "api_base": api_base, "api_key": api_key}  # fmt: skip
         if client is not None:
@@ -167,6 +181,7 @@ class AmazonBedrockServerModel(Model):
                 settings.setdefault("retry", False)
         elif (attempts := _configured_attempts(client_kwargs)) is not None:
             settings.setdefault("retry", RetryPolicy(attempts=attempts))
+        self.base_model = base_model  # The constructor of `Model` may read the capabilities.
         super().__init__(model_id, **settings)
         self.client = client
         self.client_kwargs = _with_secrets(client_kwargs)
@@ -180,9 +195,6 @@ class AmazonBedrockServerModel(Model):
         if self.client is not None:
             raise TypeError(f"{self!r} has a client that was passed in, which can't be pickled")
         return {key: value for key, value in super().__getstate__().items() if key != "_transport"}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
 
     @cached_property
     def _transport(self) -> BotoTransport:
@@ -201,15 +213,23 @@ class AmazonBedrockServerModel(Model):
         fields = self._transport.fields_of("Converse") | {"messages", "system", "modelId"}
         extra = (self.declared_capabilities.extra_parameters or frozenset()) | fields
         declared = self.declared_capabilities.replace(extra_parameters=extra, forwards_unknown=False)
-        return declared.with_profiles(self.model_id, PROFILES)
+        return declared.with_profiles(self.base_model or self.model_id, PROFILES)
 
     async def deltas(self, request: Request) -> AsyncGenerator[ChatMessageStreamDelta, None]:
         """Run one request; see `Model.deltas`."""
-        call = converse_call_from(request, self.model_id)
+        does_not_stream = request.stream and (self._never_streams or (self._never_streams_tools and request.tools))
+        if does_not_stream:
+            request = request.replace(stream=False)
+        left_out = self._left_out_of(request)
+        call = converse_call_from(self._without(request, left_out), self.model_id)
         reader = ConverseResponseReader(call)
         try:
             if not request.stream:
-                yield reader.read_response(await self._transport.call("converse", call.arguments))
+                last = reader.read_response(await self._transport.call("converse", call.arguments))
+                self._add_warnings(last, request, left_out)
+                if does_not_stream:
+                    last.warnings = [*(last.warnings or ()), _NO_STREAM_WARNING]
+                yield last
                 return
             try:
                 async with aclosing(
@@ -222,9 +242,29 @@ class AmazonBedrockServerModel(Model):
                 # After the stop reason the message is complete, and an error loses nothing but the token usage.
                 if not reader.has_stop_reason:
                     raise
-            yield reader.finish()
+            last = reader.finish()
+            self._add_warnings(last, request, left_out)
+            yield last
         except ModelError as error:
+            if isinstance(error, InvalidRequest):
+                error.profile_updated = self._observe_rejection(error, request, left_out) or (
+                    request.stream and self._observe_missing_stream(error)
+                )
             raise self._redact(error) from None
+
+    def _observe_missing_stream(self, error: InvalidRequest) -> bool:
+        """Record that the model does not stream. Later streams are sent as non-streaming requests.
+
+        Returns:
+            Whether the error says so.
+        """
+        if means_no_stream(error.message, with_tools=True):
+            self._never_streams_tools = True
+        elif means_no_stream(error.message, with_tools=False):
+            self._never_streams = True
+        else:
+            return False
+        return True
 
     def _redact(self, error: ModelError) -> ModelError:
         """Redact secrets in the error's message, because some services quote the key that they received."""
@@ -235,7 +275,10 @@ class AmazonBedrockServerModel(Model):
         return error
 
     def release(self) -> None:
-        """Close the connections. A client that was passed in stays open."""
+        """Close the connections. A client that was passed in stays open.
+
+        `close` calls this method: users call `close`, authors override this.
+        """
         if "_transport" in self.__dict__:
             self._transport.close()
 

@@ -1,11 +1,15 @@
 """Parses the bodies of successful responses, and the events of streams.
 
+Some servers deviate from the format of streams: an event whose data is blank is a sign of life, the end marker `[DONE]`
+may have blanks around it, and a stream may be labelled as JSON.
+
 The caller passes a function that reads the parsed JSON. If it raises an error, the error may quote the JSON. Only then
 the secrets of the request are redacted in the JSON, and the error is made again. Nothing is redacted in an answer.
 """
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Collection, Iterator
 from typing import Any, Generic, TypeVar
 
@@ -16,6 +20,8 @@ from modelport.remote.http.packages import orjson_package
 from modelport.remote.http.redaction import redact
 
 T = TypeVar("T")
+#: The first bytes of the fields of an event, of a comment, and of a byte order mark. No JSON begins with one of them.
+_EVENT_BEGINNINGS = (b"d", b"e", b"i", b"r", b":", b"\xef")
 #: So many bytes of a response are redacted to quote its beginning in an error.
 _EXCERPT_BYTES = 4096
 
@@ -72,10 +78,13 @@ class EventReader(Generic[T]):
     Args:
         read: A function that reads a parsed event; see `read_json`.
         secrets: The secrets of the request, as `secrets_in` returns them.
+        content_type: The response's content type. If it is JSON, its first byte decides whether it is a stream.
     """
 
-    def __init__(self, read: Callable[[Any], T], secrets: Collection[str]) -> None:
+    def __init__(self, read: Callable[[Any], T], secrets: Collection[str], content_type: str = "") -> None:
         self._read, self._secrets = read, secrets
+        #: What has arrived of a body that is JSON, or that may be JSON; `None` for a stream.
+        self._body = io.BytesIO() if content_type.startswith("application/json") else None
         self._parser = EventParser(MAX_RESPONSE_SIZE)
         #: The events that the last chunk completed, each as its type and its data, which is JSON.
         self._unparsed: list[tuple[bytes, bytes]] = []
@@ -89,8 +98,15 @@ class EventReader(Generic[T]):
             chunk: The next bytes.
 
         Raises:
-            MalformedResponse: An event is larger than `MAX_RESPONSE_SIZE`.
+            MalformedResponse: An event, or a body of JSON, is larger than `MAX_RESPONSE_SIZE`.
         """
+        if self._body is not None:
+            self._body.write(chunk)
+            if self._body.tell() > MAX_RESPONSE_SIZE:
+                raise MalformedResponse(f"The service's response is larger than {MAX_RESPONSE_SIZE >> 20} MiB.")
+            if not bytes(self._body.getbuffer()[:_EXCERPT_BYTES]).lstrip().startswith(_EVENT_BEGINNINGS):
+                return
+            chunk, self._body = self._body.getvalue(), None
         self._unparsed = self._parser.feed(chunk)
 
     def events(self) -> Iterator[T]:
@@ -101,9 +117,12 @@ class EventReader(Generic[T]):
             ModelError: `read` raised it.
         """
         for event_type, data in self._unparsed:
-            if data == b"[DONE]":
-                self.done = True
-                return
+            if len(data) < 32:
+                if not (stripped := data.strip()):
+                    continue
+                if stripped == b"[DONE]":
+                    self.done = True
+                    return
             try:
                 event = read_json(data, self._read_error if event_type == b"error" else self._read, self._secrets)
             except ModelError:
@@ -111,6 +130,16 @@ class EventReader(Generic[T]):
                 self._unparsed = []
                 raise
             yield event
+
+    def body(self) -> Iterator[T]:
+        """Yield what `read` returns for a response that was no stream, after its last bytes.
+
+        Raises:
+            MalformedResponse: The body is not JSON.
+            ModelError: `read` raised it.
+        """
+        if self._body is not None:
+            yield read_json(self._body.getvalue(), self._read, self._secrets)
 
     def _read_error(self, event: Any) -> T:
         """Read an event of type "error". `ChatResponseReader` expects the key "error"."""

@@ -142,10 +142,8 @@ class HTTPTransport:
         try:
             response = await self._send(url, body, headers, call.query, secrets)
             try:
-                if response.content_type == "application/json":  # The server answers without streaming.
-                    yield read_json(await read_body(_pieces(response)), read, secrets)
-                    return
-                reader, pieces = EventReader(read, secrets), _pieces(response, MAX_STREAM_SIZE)
+                reader = EventReader(read, secrets, response.content_type)
+                pieces = _pieces(response, MAX_STREAM_SIZE)
                 async for piece in pieces:
                     reader.feed(piece)
                     del piece  # Otherwise a traceback with local variables would show an API key in the piece.
@@ -154,6 +152,8 @@ class HTTPTransport:
                     if reader.done:
                         await drain(pieces)
                         return
+                for answer in reader.body():  # The server answers without streaming.
+                    yield answer
             finally:
                 # Nothing may be awaited here. When an event loop ends, it closes all generators concurrently. If this
                 # one were suspended here, the generator that iterates over it could not close it and would raise.

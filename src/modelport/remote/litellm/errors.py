@@ -27,6 +27,8 @@ from modelport.errors import (
     UnsupportedFeature,
 )
 from modelport.protocols.chat_completions.errors import error_from
+from modelport.protocols.error_phrases import means_string_too_long
+from modelport.protocols.parameter_phrases import unsupported_parameter_in
 from modelport.remote.http.errors import error_from_aiohttp, error_from_httpx, is_encoding_error
 from modelport.remote.http.redaction import redact, secrets_in
 from modelport.remote.litellm.package import litellm_package
@@ -99,7 +101,7 @@ def _classify_by_class(error: Exception, exceptions: Any) -> ModelError:
         # The Router raises this exception while all deployments are cooling down.
         return RateLimited(f"No deployment is available at the moment: {text}", retry_after=float(wait))
     if isinstance(error, exceptions.UnsupportedParamsError):
-        return UnsupportedFeature(text)
+        return UnsupportedFeature(text, parameter=unsupported_parameter_in(text))
     if isinstance(error, exceptions.BudgetExceededError):
         return RateLimited(text, retryable=False)
     if isinstance(error, exceptions.Timeout):
@@ -116,6 +118,8 @@ def _classify_by_class(error: Exception, exceptions: Any) -> ModelError:
 def _refine(result: ModelError, error: Exception) -> ModelError:
     """The error in a more precise class, if LiteLLM's class means that the prompt is too long or was filtered."""
     exceptions = litellm_package().exceptions
+    if means_string_too_long(result.message):  # LiteLLM takes this for a prompt that is too long.
+        return result
     for litellm_class, error_class in (
         (exceptions.ContextWindowExceededError, ContextWindowExceeded),
         (exceptions.ContentPolicyViolationError, ContentFiltered),

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Any, ClassVar
 
-from modelport.errors import AuthenticationError, InvalidRequest, MalformedResponse, ModelError
+from modelport.errors import AuthenticationError, InvalidRequest, MalformedResponse, ModelError, UnsupportedFeature
 from modelport.inputs.parameters import REASONING_EFFORTS
 from modelport.inputs.settings import check_kind
 from modelport.inputs.vendor_parameters import parameters_of
 from modelport.layers.retry import RetryPolicy
-from modelport.model import Model
 from modelport.protocols.chat_completions.request import body_from
 from modelport.protocols.chat_completions.response import ChatResponseReader
 from modelport.remote.http.connections import CONNECT_TIMEOUT
@@ -27,6 +26,7 @@ from modelport.remote.litellm.isolation import ClientIsolation
 from modelport.remote.litellm.package import litellm_package, require_litellm
 from modelport.remote.litellm.responses import ResponseStream, response_dict
 from modelport.remote.litellm.secrets import secret_from, secrets_in_parameters
+from modelport.remote.rejections import ObservingModel
 from modelport.remote.schema_subsets import OPENAI
 from modelport.runtime.per_loop import PerLoop
 from modelport.secrets import Secret
@@ -39,11 +39,13 @@ from modelport.types.request import Request
 DEFAULT_MODEL = "anthropic/claude-3-5-sonnet-20240620"
 #: Providers whose API accepts the text of a message only as a string.
 TEXT_ONLY_PROVIDERS = ("ollama", "groq", "cerebras")
+#: Providers to which LiteLLM passes on images in tool results.
+PROVIDERS_WITH_MEDIA_IN_RESULTS = ("anthropic/", "bedrock/", "gemini/", "mistral/", "vertex_ai/")
 #: The time limit for LiteLLM, in seconds. It is longer than any call: modelport's layers enforce the caller's timeouts.
 _LITELLM_TIMEOUT = 86400.0
 
 
-class LiteLLMModel(Model):
+class LiteLLMModel(ObservingModel):
     """A model of any provider that LiteLLM supports.
 
     LiteLLM is imported at the first call, or when `capabilities` is first read. The import takes seconds, and downloads
@@ -136,7 +138,7 @@ class LiteLLMModel(Model):
         return {key: value for key, value in super().__getstate__().items() if key != "_isolations"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
+        super().__setstate__(state)
         self._isolations = PerLoop(ClientIsolation.aclose)
 
     def _declare(self) -> Capabilities:
@@ -159,7 +161,8 @@ class LiteLLMModel(Model):
         litellm_package()  # On first use, this imports LiteLLM and prepares it for `isolation`.
         isolation = await self._isolations.get(ClientIsolation)
         reader = ChatResponseReader(self.accept_missing_finish)
-        arguments = self._arguments(request)
+        left_out = self._left_out_of(request)
+        arguments = self._arguments(self._without(request, left_out))
         stream: ResponseStream | None = None
         has_content = False
         # `failure` is raised after the `except` block, so that LiteLLM's exception does not become its `__context__`.
@@ -168,7 +171,9 @@ class LiteLLMModel(Model):
         try:
             response = await isolation.run(self._complete(arguments), streams=request.stream)
             if not request.stream:
-                yield reader.read_response(response_dict(response))
+                last = reader.read_response(response_dict(response))
+                self._add_warnings(last, request, left_out)
+                yield last
                 return
             stream = ResponseStream(response, isolation)
             async for chunk in stream.chunks():
@@ -177,6 +182,8 @@ class LiteLLMModel(Model):
                     yield delta
         except Exception as error:  # An error of `reader` may quote the response, and so the key.
             failure = self._model_error(error, arguments)
+            if isinstance(failure, InvalidRequest | UnsupportedFeature):
+                failure.profile_updated = self._observe_rejection(failure, request, left_out)
         finally:
             if stream is not None:
                 await stream.close()
@@ -186,7 +193,9 @@ class LiteLLMModel(Model):
         if not has_content and stream.has_only_ending():
             raise MalformedResponse("The service sent no stream, or a stream without any part of a response.")
         reader.read_chunk(stream.ending())
-        yield reader.finish()
+        last = reader.finish()
+        self._add_warnings(last, request, left_out)
+        yield last
 
     def _arguments(self, request: Request) -> dict[str, Any]:
         """The arguments of `litellm.acompletion`."""
@@ -209,7 +218,8 @@ class LiteLLMModel(Model):
         for name in ("extra_headers", "headers"):
             check_kind(Mapping, **{name: request.parameters.get(name)})
             check_headers(request.parameters.get(name) or {})
-        body = body_from(request, self.model_id)
+        moves_media = not str(self.model_id).startswith(PROVIDERS_WITH_MEDIA_IN_RESULTS)
+        body = body_from(request, self.model_id, moves_media=moves_media)
         if (budget := body.pop("reasoning_budget", None)) is not None:
             body["thinking"] = {"type": "enabled", "budget_tokens": budget}
         if "tools" in body:
@@ -230,5 +240,8 @@ class LiteLLMModel(Model):
         return result
 
     def release(self) -> None:
-        """Close the connections of all event loops, after the callbacks of the calls have finished."""
+        """Close the connections of all event loops, after the callbacks of the calls have finished.
+
+        `close` calls this method: users call `close`, authors override this.
+        """
         self._isolations.close()

@@ -11,6 +11,7 @@ from collections.abc import AsyncGenerator
 from typing import Any
 
 from modelport.errors import MalformedResponse
+from modelport.protocols.chat_completions.stream_quirks import usage_in
 from modelport.remote.litellm.isolation import ClientIsolation
 
 
@@ -66,7 +67,7 @@ class ResponseStream:
         result: dict[str, Any] = {"choices": []}
         for chunk in self._last_stream.chunks:
             data = response_dict(chunk)
-            if usage := data.get("usage"):
+            if usage := usage_in(data):
                 result["usage"] = usage
             if choices := [choice for choice in data.get("choices") or () if choice.get("finish_reason")]:
                 result |= {**data, "choices": [{"finish_reason": choices[0]["finish_reason"], "delta": {}}]}

@@ -157,7 +157,10 @@ class LiteLLMRouterModel(LiteLLMModel):
         return model_error_from(error, secrets)
 
     def release(self) -> None:
-        """Close the connections of all event loops, and remove the Router's callbacks from LiteLLM."""
+        """Close the connections of all event loops, and remove the Router's callbacks from LiteLLM.
+
+        `close` calls this method: users call `close`, authors override this.
+        """
         super().release()
         with self._lock:
             if self._router is not None:

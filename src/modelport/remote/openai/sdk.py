@@ -113,10 +113,7 @@ class SDKTransport:
             async with aclosing(self._exchange(client, call, MAX_STREAM_SIZE)) as pieces:
                 response = await anext(pieces)
                 secrets = self._secrets(client, call, response.request.headers)
-                if response.headers.get("Content-Type", "").startswith("application/json"):  # It does not stream.
-                    yield read_json(await read_body(pieces), read, secrets)
-                    return
-                reader = EventReader(read, secrets)
+                reader = EventReader(read, secrets, response.headers.get("Content-Type", ""))
                 async for piece in pieces:
                     reader.feed(piece)
                     del piece  # Otherwise a traceback with local variables would show an API key in the piece.
@@ -125,6 +122,8 @@ class SDKTransport:
                     if reader.done:
                         await drain(pieces)
                         return
+                for answer in reader.body():  # The server answers without streaming.
+                    yield answer
             return
         except Exception as error:
             if (model_error := self._model_error(error, client, call)) is None:

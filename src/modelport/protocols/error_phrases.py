@@ -1,0 +1,125 @@
+# Each phrase is one line, whatever its length.
+"""Phrases that identify errors which services send without an error code of their own.
+
+This module is the only place where modelport interprets the text of an error. Code that classifies errors uses the
+status and the error code wherever a service sends them. All wire formats share the tables. They are data: one line for
+one phrase, with the services that send it and a page that quotes it.
+
+`parameter_phrases` has the phrases that say which parameter a service does not accept.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import NamedTuple
+
+#: The phrases are searched for in so many characters of an error text.
+MAX_TEXT = 4000
+
+
+class KnownPhrase(NamedTuple):
+    """A phrase in the error texts of one or several services.
+
+    Args:
+        pattern: A regular expression that is searched for, ignoring case.
+        services: The services whose error texts contain the phrase. This is documentation; no code reads it.
+        source: The address of a page that quotes the phrase. This is documentation too.
+    """
+
+    pattern: str
+    services: str
+    source: str
+
+
+#: These phrases say that the prompt, or the prompt together with the requested output, exceeds the context window.
+CONTEXT_EXCEEDED = (
+    KnownPhrase(r"maximum context length", "OpenAI, OpenRouter, vLLM, GLM", "https://github.com/neulab/prompt2model/issues/353"),
+    KnownPhrase(r"context[ _](?:length|window|size|limit)", "OpenAI, llama.cpp, LM Studio, MiniMax, Anthropic", "https://github.com/continuedev/continue/issues/6080"),
+    KnownPhrase(r"max_model_len", "vLLM", "https://github.com/google/tunix/pull/222"),
+    KnownPhrase(r"longer than the maximum model length", "vLLM", "https://github.com/xorbitsai/inference/issues/3785"),
+    KnownPhrase(r"max(?:_completion)?_tokens must be at least 1, got -", "vLLM", "https://github.com/vllm-project/vllm/pull/36789"),
+    KnownPhrase(r"too many (?:input )?tokens", "Cohere, Mistral, Bedrock", "https://docs.cohere.com/reference/errors"),
+    KnownPhrase(r"`inputs` (?:tokens \+ `max_new_tokens` must be|must have less than)", "TGI, Together", "https://github.com/huggingface/llm-vscode/issues/94"),
+    KnownPhrase(r"prompt is too long", "Anthropic, Fireworks", "https://github.com/anthropics/claude-code/issues/12186"),
+    KnownPhrase(r"input is too long", "Bedrock, Databricks", "https://github.com/continuedev/continue/issues/6005"),
+    KnownPhrase(r"input tokens exceed the configured limit", "OpenAI, Azure", "https://github.com/cline/cline/issues/5474"),
+    KnownPhrase(r"exceeds? the maximum (?:number of )?(?:input )?tokens", "Gemini, Bedrock", "https://github.com/google-gemini/gemini-cli/issues/4692"),
+    KnownPhrase(r"maximum (?:input|context) (?:length|size|tokens)", "Bedrock", "https://docs.aws.amazon.com/bedrock/latest/userguide/troubleshooting-api-error-codes.html"),
+    KnownPhrase(r"range of input length should be", "DashScope", "https://github.com/QwenLM/qwen-code/issues/98"),
+    KnownPhrase(r"maximum prompt length is", "xAI", "https://github.com/cline/cline/issues/3120"),
+    KnownPhrase(r"exceeded model token limit", "Kimi", "https://platform.moonshot.ai/docs/api/chat#error-codes"),
+    KnownPhrase(r"input token length too long", "Kimi", "https://platform.moonshot.ai/docs/api/chat#error-codes"),
+    KnownPhrase(r"prompt exceeds max length", "GLM", "https://github.com/zeroclaw-labs/zeroclaw/issues/4124"),
+    KnownPhrase(r"maximum supported sequence length", "SambaNova", "https://github.com/cline/cline/issues/294"),
+    KnownPhrase(r"request body too large for .{1,100} model\. max size: \d+ tokens", "GitHub Models", "https://github.com/cline/cline/issues/995"),
+    KnownPhrase(r"prompt token count of \d+ exceeds", "GitHub Copilot", "https://github.com/badlogic/pi-mono/blob/main/packages/ai/src/utils/overflow.ts"),
+    KnownPhrase(r"reduce the length of the (?:messages|prompt)", "Groq, Cerebras", "https://github.com/badlogic/pi-mono/blob/main/packages/ai/src/utils/overflow.ts"),
+)  # fmt: skip
+
+#: This phrase says that one string of the request is too long, such as the id of a tool call or a description.
+STRING_TOO_LONG = (
+    KnownPhrase(r"string too long\. expected a string with maximum length", "OpenAI", "https://github.com/microsoft/autogen/issues/6377"),
+)  # fmt: skip
+
+#: These phrases say that a content policy refused the prompt or the answer.
+CONTENT_REFUSED = (
+    KnownPhrase(r"content exists risk", "DeepSeek", "https://github.com/666ghj/BettaFish/issues/108"),
+    KnownPhrase(r"data may contain inappropriate content", "DashScope", "https://www.alibabacloud.com/help/en/model-studio/error-code"),
+    KnownPhrase(r"prompt was flagged as potentially violating", "OpenAI", "https://github.com/openai/codex/issues/7250"),
+    KnownPhrase(r"requires moderation on .{1,100}your input was flagged", "OpenRouter", "https://openrouter.ai/docs/api/reference/errors-and-debugging"),
+    KnownPhrase(r"rejected because it was considered high risk", "Kimi", "https://platform.moonshot.ai/docs/api/chat#error-codes"),
+    KnownPhrase(r"blocked by content filtering policy", "Anthropic", "https://github.com/anthropics/claude-code/issues/6195"),
+)  # fmt: skip
+
+#: These phrases say that a model does not stream: with tools, or at all.
+NO_STREAM_WITH_TOOLS = (
+    KnownPhrase(r"support tool use in streaming mode", "Bedrock", "https://github.com/earendil-works/pi/issues/3739"),
+)  # fmt: skip
+NO_STREAM = (
+    KnownPhrase(r"unsupported for streaming", "Bedrock", "https://github.com/aws-samples/amazon-bedrock-client-for-mac/issues/112"),
+)  # fmt: skip
+
+#: These phrases say that the key is wrong, in errors with status 400.
+WRONG_KEY = (
+    KnownPhrase(r"api key (?:not valid|not found|expired)", "Gemini", "https://ai.google.dev/gemini-api/docs/troubleshooting"),
+    KnownPhrase(r"incorrect api key provided", "xAI", "https://docs.x.ai/docs/key-information/debugging"),
+)  # fmt: skip
+
+
+def compile_patterns(patterns: Iterable[str]) -> re.Pattern[str]:
+    """Return one regular expression that finds any of several, ignoring case."""
+    return re.compile("|".join(patterns), re.IGNORECASE | re.DOTALL)
+
+
+_CONTEXT_EXCEEDED = compile_patterns(phrase.pattern for phrase in CONTEXT_EXCEEDED)
+_STRING_TOO_LONG = compile_patterns(phrase.pattern for phrase in STRING_TOO_LONG)
+_CONTENT_REFUSED = compile_patterns(phrase.pattern for phrase in CONTENT_REFUSED)
+_NO_STREAM_WITH_TOOLS = compile_patterns(phrase.pattern for phrase in NO_STREAM_WITH_TOOLS)
+_NO_STREAM = compile_patterns(phrase.pattern for phrase in NO_STREAM)
+_WRONG_KEY = compile_patterns(phrase.pattern for phrase in WRONG_KEY)
+
+
+def means_context_exceeded(text: str) -> bool:
+    """Return whether an error text says that the context window is exceeded."""
+    return _CONTEXT_EXCEEDED.search(text, 0, MAX_TEXT) is not None
+
+
+def means_string_too_long(text: str) -> bool:
+    """Return whether an error text says that one string of the request is too long."""
+    return _STRING_TOO_LONG.search(text, 0, MAX_TEXT) is not None
+
+
+def means_content_refused(text: str) -> bool:
+    """Return whether an error text says that a content policy refused the prompt or the answer."""
+    return _CONTENT_REFUSED.search(text, 0, MAX_TEXT) is not None
+
+
+def means_no_stream(text: str, *, with_tools: bool) -> bool:
+    """Return whether an error text says that the model does not stream: with tools, or at all."""
+    return (_NO_STREAM_WITH_TOOLS if with_tools else _NO_STREAM).search(text, 0, MAX_TEXT) is not None
+
+
+def means_wrong_key(text: str) -> bool:
+    """Return whether the text of an error with status 400 says that the key is wrong."""
+    return _WRONG_KEY.search(text, 0, MAX_TEXT) is not None
