@@ -35,7 +35,9 @@ STEP = Lark(
 
 #: Replaces the agents' own system prompts of 3000 tokens, which take the processor 15 seconds. The page on agents and
 #: the example run an agent with its own prompt.
-SHORT_PROMPT = "Solve the task with the tools, step by step. Give the result to the tool final_answer." + " Be brief." * 30
+SHORT_PROMPT = (
+    "Solve the task with the tools, step by step. Give the result to the tool final_answer." + " Be brief." * 30
+)
 
 
 @smolagents.tool

@@ -140,8 +140,7 @@ class LlamaCppModel(EngineModel["_LlamaCppEngine"]):
         reasoning = "<think" in template_source or "reasoning" in template_source
         efforts = {"none"} if "enable_thinking" in template_source else set()
         efforts |= {"low", "medium", "high"} if features.get("supports_reasoning_effort") else set()
-        modalities = properties["modalities"]
-        media = {name for name, key in (("image", "vision"), ("audio", "audio")) if modalities.get(key)}
+        media = {name for name, key in (("image", "vision"), ("audio", "audio")) if properties["modalities"].get(key)}
         return self.declared_capabilities.replace(
             tools=bool(features.get("supports_tools")),
             system_role=bool(features.get("supports_system_role", True)),
@@ -194,8 +193,7 @@ class LlamaCppModel(EngineModel["_LlamaCppEngine"]):
                 async for delta in deltas:
                     yield delta
         last_delta = reader.finish()
-        last_delta.model_id = self.model_id
-        last_delta.warnings = warnings
+        last_delta.model_id, last_delta.warnings = self.model_id, warnings
         yield last_delta
 
 
