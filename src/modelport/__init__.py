@@ -63,6 +63,7 @@ if TYPE_CHECKING:
     from modelport.types.output_types import JSONSchema as JSONSchema
     from modelport.types.output_types import Lark as Lark
     from modelport.types.output_types import Regex as Regex
+    from modelport.types.provider_data import ProviderData as ProviderData
     from modelport.types.request import Request as Request
     from modelport.types.tools import Tool as Tool
     from modelport.types.usage import TokenUsage as TokenUsage
@@ -98,6 +99,7 @@ _NAMES_OF_MODULES = {
     "types.deltas": ["ChatMessageStreamDelta", "ChatMessageToolCallStreamDelta", "accumulate"],
     "types.messages": ["Attempt", "ChatMessage", "ChatMessageToolCall", "ChatMessageToolCallFunction", "MessageRole"],
     "types.output_types": ["Choice", "JSONSchema", "Lark", "Regex"],
+    "types.provider_data": ["ProviderData"],
     "types.request": ["Request"],
     "types.tools": ["Tool"],
     "types.usage": ["TokenUsage"],
@@ -114,8 +116,8 @@ __all__ = [
     "DeadlineExceeded", "FallbackModel", "Image", "InferenceClientModel", "InvalidOutput", "InvalidRequest",
     "InvalidToolCall", "JSONSchema", "Lark", "LiteLLMModel", "LiteLLMRouterModel", "LlamaCppModel", "MLXModel",
     "MalformedResponse", "MessageInput", "MessageRole", "MissingDependency", "Model", "ModelClosed", "ModelError",
-    "NotFoundError", "OpenAIModel", "OpenAIServerModel", "RateLimited", "RedisLimits", "Regex", "Request",
-    "RetryPolicy", "Secret", "ServerError", "Stream", "StreamInterrupted", "Text", "TokenUsage", "Tool",
+    "NotFoundError", "OpenAIModel", "OpenAIServerModel", "ProviderData", "RateLimited", "RedisLimits", "Regex",
+    "Request", "RetryPolicy", "Secret", "ServerError", "Stream", "StreamInterrupted", "Text", "TokenUsage", "Tool",
     "TransformersModel", "UnsupportedFeature", "VLLMModel", "accumulate", "load_model",
 ]  # fmt: skip
 __version__ = "0.1.0"

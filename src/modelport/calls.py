@@ -1,13 +1,12 @@
 """`CallMethods`: the methods that callers of every model use, and the path of a request through the model.
 
-The arguments of a call are checked and converted to a `Request`. The request passes through the layers to the backend's
-method `deltas`, and the deltas of the response pass back through the same layers. `generate` accumulates the deltas
-into a message, and `generate_stream` passes them on one by one.
+The arguments of a call become a `Request`. It passes through the layers to the backend's `deltas`, and the deltas
+pass back through the same layers. `generate` accumulates them into a message; `generate_stream` passes each of them on.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, Self, overload
 
@@ -44,6 +43,7 @@ class CallMethods:
     kwargs: Mapping[str, Any]
     _options: Mapping[str, Any] | None = None  # `kwargs`, checked and converted by `normalise_options`.
     _chain: Next | None = None  # The layers around `deltas`; composed at the first call.
+    _observe_error: Callable[[ModelError, Request], None]  # Records what an error says about the service.
     _running_calls: RunningCalls | None = None  # The calls that run; made at the first call or by `close`.
     # A model and its copies from `with_layers` have one `__dict__`, so this attribute has a slot of its own.
     __slots__ = ("__dict__", "_layers_of_caller")
@@ -355,6 +355,7 @@ class CallMethods:
                                 await call.raise_error()
                     return
                 except ModelError as error:
+                    self._observe_error(error, request)
                     if has_output or not error.profile_updated or not updates_left:
                         raise
                 deltas = self._through_layers(request.replace(capabilities=self.capabilities))

@@ -66,6 +66,9 @@ class ModelError(Exception):
     #: Backends set this to `True` if the service rejected something, such as a parameter, and the model object has
     #: recorded this in what it knows about the model (its profile). `Model` then sends the request again without it.
     profile_updated = False
+    #: What the response has disproved: "grammar" if an output did not match the output type that the backend was
+    #: thought to enforce, "tool_choice" if the model did not call a tool that it was forced to call, else `None`.
+    disproved: str | None = None
     #: If the service accepts `parameter`, but not together with another one: the other one.
     incompatible_with: str | None = None
     #: Whether another model may accept the request: `FallbackModel` then calls the next one. This is set on the error

@@ -5,12 +5,13 @@ The methods that callers use, such as `generate`, are those of `CallMethods`.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import AsyncGenerator, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from modelport.calls import CallMethods
-from modelport.errors import InvalidRequest
+from modelport.errors import InvalidRequest, ModelError
 from modelport.inputs.options import normalise_options
 from modelport.inputs.parameters import BY_ANY_NAME, REASONING_EFFORTS
 from modelport.inputs.settings import check_kind
@@ -19,6 +20,8 @@ from modelport.runtime.running_calls import calls_of, check_drain, close_in_thre
 from modelport.saving import Storable, constructor_parameters
 from modelport.types.capabilities import Capabilities
 from modelport.types.deltas import ChatMessageStreamDelta
+from modelport.types.output_types import JSONSchema
+from modelport.types.provider_data import ProviderData
 from modelport.types.request import Request
 
 if TYPE_CHECKING:
@@ -61,6 +64,9 @@ class Model(CallMethods, Storable):
 
     #: What the backend can do. Profiles (by the model's name) and the caller's `capabilities` override single values.
     declared_capabilities: ClassVar[Capabilities] = Capabilities()
+
+    #: Whether the service may accept an output type or a tool choice and then ignore it.
+    _may_ignore_output_types: ClassVar[bool] = False
 
     # These defaults are for a subclass whose `__init__` does not call `super().__init__()`.
     model_id: str | None = None
@@ -138,6 +144,40 @@ class Model(CallMethods, Storable):
         if self._capabilities is None:
             self._capabilities = self._declare().merged_with(self._given_capabilities)
         return self._capabilities
+
+    def _observe_error(self, error: ModelError, request: Request) -> None:
+        """Record that the service does not enforce what it was thought to enforce, if the error disproves that.
+
+        Another run of the call is then sent in another way.
+
+        Args:
+            error: The error of a call.
+            request: The request.
+        """
+        if error.disproved is None:
+            return
+        error.profile_updated = self._may_ignore_output_types
+        if not self._may_ignore_output_types:
+            return
+        current = self.capabilities
+        if error.disproved == "tool_choice":
+            changed = current.replace(tool_choices=current.tool_choices & {"auto", "none"})
+            what, substitute = "a forced tool call", "the output is validated"
+        else:
+            kind = type(request.grammar)
+            # A `Choice` may have been sent as a JSON schema.
+            kinds = {kind} if kind in current.grammars else {JSONSchema}
+            changed = current.replace(grammars=current.grammars - kinds)
+            what, substitute = "an output type", "it is requested through a tool, or validated"
+        if changed != current:
+            self._set_observed(changed)
+            warnings.warn(
+                f"{self.model_id} was sent {what} and ignored it; in later requests {substitute}", stacklevel=2
+            )
+
+    def _set_observed(self, capabilities: Capabilities) -> None:
+        """Replace the capabilities by what has been observed about the model."""
+        self._capabilities = capabilities
 
     def close(self, drain: float = 0.0) -> None:
         """End the calls that run, and release the engine or the connections. Afterwards the model can't be used.
@@ -248,6 +288,14 @@ class Model(CallMethods, Storable):
 
         yield await run_generate(self.generate, request, type(self).__name__)
 
+    def accepts_provider_data(self, data: ProviderData) -> bool:
+        """Return whether this model can send this data of an earlier message to its service.
+
+        If not, the data is left out of the request, with a warning. A backend that puts provider data on its deltas
+        overrides this method.
+        """
+        return False
+
     @property
     def _implements_deltas(self) -> bool:
         return type(self).deltas is not Model.deltas
@@ -297,7 +345,7 @@ class Model(CallMethods, Storable):
         # What an author's own `generate` raises reaches the caller unchanged.
         backend = type(self).__name__ if self._implements_deltas else None
         retry = Retry(RetryPolicy.from_value(self.retry), may_queue=is_limited, backend=backend)
-        return [Adapt(self.allow_private_urls), retry, *limit, Stop()]
+        return [Adapt(self.allow_private_urls, self.accepts_provider_data), retry, *limit, Stop()]
 
 
 def _restore_limits(settings: Mapping[str, Any]) -> Any:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from modelport import ChatMessage, FallbackModel, accumulate
+from modelport import ChatMessage, FallbackModel, ProviderData, accumulate
 from modelport.errors import ConnectionFailed, ServerError, StreamInterrupted
 from tests.combine.models import (
     END,
@@ -57,7 +57,8 @@ def test_restart_starts_the_response_anew_with_the_next_model(stream: bool, hedg
 def test_restart_discards_everything_of_the_interrupted_response() -> None:
     call = [{"index": 0, "id": "1", "function": {"name": "a", "arguments": "{}"}}]
     interrupted: list[Any] = [
-        Delta(reasoning="hm", logprobs=[{"token": "x"}], reasoning_details=[{"a": 1}]), Delta(content="x"),
+        Delta(reasoning="hm", logprobs=[{"token": "x"}], provider_data=ProviderData("responses", ({"a": 1},))),
+        Delta(content="x"),
         tool_call_delta(call), ServerError("cut"),
     ]  # fmt: skip
     model = FallbackModel(
@@ -65,7 +66,7 @@ def test_restart_discards_everything_of_the_interrupted_response() -> None:
     )
     message = generate_stream(model)
     assert (message.content, message.reasoning, message.tool_calls) == ("Paris", None, None)
-    assert (message.logprobs, message.reasoning_details) == (None, None)
+    assert (message.logprobs, message.provider_data) == (None, None)
 
 
 def test_restart_resets_the_partial_object() -> None:

@@ -52,7 +52,12 @@ def real_weights(folder: Path, make: MakeModel, server_count: int = 1) -> Iterat
                 *(server.base_url for server in servers),
                 # The default local model's chat template has no tools, so modelport puts them into the prompt.
                 # llama.cpp's server takes any JSON schema.
-                capabilities={"tools": False, "inputs": ["text", "image"], "schema_rules": None},
+                capabilities={
+                    "tools": False,
+                    "inputs": ["text", "image"],
+                    "schema_rules": None,
+                    "enforces_grammars": True,
+                },
             )
         )
         # `busy` is left out: llama.cpp's server computes a non-streaming response to its end even if the client closes
@@ -72,7 +77,11 @@ def fixed_responses(make: MakeModel) -> Iterator[Subject]:
     with (
         aimock(FIXTURES / "conformance.json", api_key=KEY) as server,
         environment_variable("OPENAI_API_KEY", KEY),
-        make(server.base_url, model="openai/gpt-4o", capabilities={"logprobs": False, "reasoning": True}) as model,
+        make(
+            server.base_url,
+            model="openai/gpt-4o",
+            capabilities={"logprobs": False, "reasoning": True, "enforces_grammars": True},
+        ) as model,
     ):
         yield Subject(
             make=lambda: model,

@@ -212,7 +212,7 @@ def on_mock_server(make: Callable[..., Model] = openai_model) -> Iterator[Subjec
     """A remote model on a server of fixed responses: tool calls, parallel and in fragments, images, reasoning."""
     with (
         aimock(FIXTURES / "conformance.json", api_key=KEY) as server,
-        make(server.base_url, capabilities={"logprobs": False}) as model,
+        make(server.base_url, capabilities={"logprobs": False, "enforces_grammars": True}) as model,
     ):
         yield Subject(
             make=lambda: model,

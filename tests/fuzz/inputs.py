@@ -23,6 +23,7 @@ MESSAGES: list[Any] = [
     ]}],
     [{"role": "tool-call", "content": "call"}, {"role": "tool-response", "content": "result"}],
     [{"role": "user", "content": "hi", "name": "Ada", "reasoning": "so", "reasoning_details": [{"a": 1}]}],
+    [{"role": "assistant", "content": "hi", "provider_data": {"protocol": "responses", "items": [{"a": 1}]}}],
 ]  # fmt: skip
 SCHEMA = {
     "type": "object",

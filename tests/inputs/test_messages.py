@@ -6,6 +6,7 @@ import copy
 import datetime
 import json
 import math
+import re
 from types import SimpleNamespace
 from typing import Any
 
@@ -18,6 +19,7 @@ from modelport.layers.limit.estimate import text_size
 from modelport.protocols.chat_completions.request import plain_dict
 from modelport.types.content import Attachment, Image, Text
 from modelport.types.messages import ChatMessage, ChatMessageToolCall, ChatMessageToolCallFunction
+from modelport.types.provider_data import ProviderData
 from tests.inputs.message_examples import CALL, IMAGE, normalise_one
 
 
@@ -123,16 +125,61 @@ def test_normalise_messages_reasoning_is_read_under_both_names() -> None:
     assert normalise_one({"role": "assistant", "content": "a", "reasoning_content": "hm"}).reasoning == "hm"
 
 
-def test_normalise_messages_reasoning_details_are_kept() -> None:
-    details = [{"signature": "s1"}, {"sealed": "s2"}]
-    given = {"role": "assistant", "content": "a", "reasoning": "hm", "reasoning_details": details}
-    assert (
-        normalise_one(given).reasoning_details
-        == normalise_one(ChatMessage.from_dict(given)).reasoning_details
-        == details
-    )
-    with pytest.raises(InvalidRequest, match=r"messages\[0\]\['reasoning_details'\]: must be a list of dicts"):
-        normalise_one({**given, "reasoning_details": "s1"})
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"reasoning_content": "hm"}, {"reasoning_content": ""}, {"reasoning_details": [{"signature": "s1"}, {"x": 2}]},
+        {"thinking_blocks": [{"type": "thinking", "thinking": "hm", "signature": "s"}]},
+        {"extra_content": {"google": {"thought_signature": "s"}}},
+    ],
+    ids=lambda fields: "-".join(fields),
+)  # fmt: skip
+def test_normalise_messages_fields_given_by_hand_become_provider_data(fields: dict[str, Any]) -> None:
+    given = {"role": "assistant", "content": "a", **fields}
+    expected = ProviderData("chat_completions", (fields,))
+    assert normalise_one(given).provider_data == expected
+    assert normalise_one(ChatMessage.from_dict(given)).provider_data == expected
+    assert normalise_one(SimpleNamespace(**given)).provider_data == expected
+    assert normalise_one(normalise_one(given).to_dict()).provider_data == expected
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"extra_content": {"google": {"thought_signature": "s"}}}, {"provider_specific_fields": {"signature": "s"}}],
+    ids=lambda fields: "-".join(fields),
+)
+def test_normalise_messages_fields_of_calls_become_provider_data(fields: dict[str, Any]) -> None:
+    call = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": "{}"}, **fields}
+    given = {"role": "assistant", "content": None, "tool_calls": [call]}
+    for message in (given, ChatMessage.from_dict(given), ChatMessage.from_dict(given).to_dict()):
+        calls = normalise_one(message).tool_calls or []
+        assert [result.provider_data for result in calls] == [ProviderData("chat_completions", (fields,))]
+
+
+def test_normalise_messages_field_beside_provider_data_is_refused() -> None:
+    recorded = {"protocol": "chat_completions", "items": [{"reasoning_content": "a"}], "service": "s"}
+    given = {"role": "assistant", "content": "a", "provider_data": recorded, "reasoning_content": "b"}
+    with pytest.raises(InvalidRequest, match="'provider_data' and 'reasoning_content' exclude each other"):
+        normalise_one(given)
+
+
+@pytest.mark.parametrize(
+    ("fields", "problem"),
+    [
+        ({"reasoning_content": 3}, "'reasoning_content' must be a string, not int"),
+        ({"reasoning_details": "s1"}, "'reasoning_details' must be a list of dicts, as in the response, not str"),
+        ({"thinking_blocks": ["s1"]}, "'thinking_blocks' must be a list of dicts, as in the response, not list"),
+        ({"extra_content": []}, "'extra_content' must be a dict, as in the response, not list"),
+        ({"provider_data": 3}, "'provider_data': must be a dict with 'protocol' and 'items', not int"),
+        ({"provider_data": {"protocol": "x"}}, "'provider_data': 'protocol' is 'x'; it must be one of chat"),
+        ({"provider_data": {"protocol": "responses", "items": [1]}}, "'provider_data': 'items' must be a list of"),
+        ({"provider_data": {"protocol": "responses", "service": 1}}, "'provider_data': 'service' must be a string"),
+        ({"provider_data": {"protocol": "responses", "item": 1}}, "'provider_data': unknown key 'item'"),
+    ],
+)
+def test_normalise_messages_wrong_provider_data_is_refused(fields: dict[str, Any], problem: str) -> None:
+    with pytest.raises(InvalidRequest, match=re.escape(f"messages[0]: {problem}")):
+        normalise_one({"role": "assistant", "content": "a", **fields})
 
 
 def test_normalise_messages_response_can_be_sent_back() -> None:

@@ -21,6 +21,7 @@ from modelport.types.content import Attachment, Image, Text
 from modelport.types.deltas import ChatMessageStreamDelta
 from modelport.types.messages import ChatMessage, ChatMessageToolCall, ChatMessageToolCallFunction
 from modelport.types.output_types import Lark, Regex
+from modelport.types.provider_data import ProviderData
 from modelport.types.request import Request
 
 PIXEL = Image(b"\x89PNG\r\n\x1a\n", "image/png")
@@ -158,12 +159,16 @@ def test_consecutive_messages_of_one_role_are_merged() -> None:
     ]  # fmt: skip
 
 
+def signature(value: str) -> ProviderData:
+    return ProviderData("converse", ({"signature": value},))
+
+
 def test_merging_keeps_parts_calls_and_reasoning() -> None:
-    first = message("assistant", "a", reasoning="hm", reasoning_details=[{"signature": "s1"}])
-    second = message("assistant", None, tool_calls=[CALL], reasoning="so", reasoning_details=[{"signature": "s2"}])
+    first = message("assistant", "a", reasoning="hm", provider_data=signature("s1"))
+    second = message("assistant", None, tool_calls=[CALL], reasoning="so", provider_data=signature("s2"))
     (result,) = merge_consecutive_roles((first, second))
     assert (result.content, result.tool_calls, result.reasoning) == ("a", [CALL], "hm\nso")
-    assert result.reasoning_details == [{"signature": "s1"}, {"signature": "s2"}]
+    assert result.provider_data == ProviderData("converse", ({"signature": "s1"}, {"signature": "s2"}))
     (result,) = merge_consecutive_roles((message("user", (PIXEL,)), message("user", "u")))
     assert result.content == (PIXEL, Text("u"))
 

@@ -279,7 +279,7 @@ def test_reasoning_is_received_and_sent_back_unchanged(server: BedrockServer, st
         kinds = [next(iter(block)) for block in server.accepted[-1]["messages"][1]["content"]]
         assert kinds == ["reasoningContent", "reasoningContent", "text"]
     changed = response.to_dict()
-    changed["reasoning_details"][1]["reasoningText"]["text"] = "Seven sixes."
+    changed["provider_data"]["items"][1]["reasoningText"]["text"] = "Seven sixes."
     with pytest.raises(InvalidRequest, match="Invalid signature"):
         model.generate([user_message(text_part("?")), changed, user_message(text_part("sure?"))])
 

@@ -11,6 +11,7 @@ from modelport.types.deltas import (
     accumulate,
 )
 from modelport.types.messages import ChatMessageToolCallFunction
+from modelport.types.provider_data import ProviderData
 from modelport.types.warnings import CallWarning
 
 FIRST = CallWarning("left_out", "seed", "first")
@@ -30,10 +31,14 @@ def test_delta_is_empty_without_any_field() -> None:
 
 
 def test_restart_discards_the_response_before_it() -> None:
-    before = [Delta(content="a", reasoning="b", logprobs=[{}], reasoning_details=[{}], warnings=[FIRST])]
+    before = [
+        Delta(
+            content="a", reasoning="b", logprobs=[{}], provider_data=ProviderData("responses", ({},)), warnings=[FIRST]
+        )
+    ]
     message = accumulate([*before, tool_call_delta("{}"), Delta(content="new", restart=True)])
     assert (message.content, message.reasoning, message.tool_calls) == ("new", None, None)
-    assert (message.logprobs, message.reasoning_details, message.warnings) == (None, None, [FIRST])
+    assert (message.logprobs, message.provider_data, message.warnings) == (None, None, [FIRST])
 
 
 def test_builder_returns_independent_messages_while_deltas_arrive() -> None:

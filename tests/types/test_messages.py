@@ -28,6 +28,7 @@ from modelport.types.messages import (
     MessageRole,
     tool_call_from,
 )
+from modelport.types.provider_data import ProviderData
 from modelport.types.usage import TokenUsage
 from modelport.types.warnings import CallWarning, WarningType
 from tests.properties import examples
@@ -42,9 +43,16 @@ OBJECTS = st.dictionaries(st.text(max_size=5), JSON, max_size=3)
 COUNTS = st.none() | st.integers(0, 1000)
 USAGES = st.builds(TokenUsage, COUNTS, COUNTS, COUNTS, COUNTS)
 NAMES = st.text(min_size=1, max_size=8)
-CALLS = st.builds(
-    ChatMessageToolCall, st.builds(ChatMessageToolCallFunction, OBJECTS, NAMES), st.text(min_size=1, max_size=8)
+PROVIDER_DATA = st.builds(
+    ProviderData,
+    st.sampled_from(["chat_completions", "responses", "messages", "converse"]),
+    st.lists(OBJECTS, min_size=1, max_size=3),
+    st.none() | NAMES,
 )
+CALLS = st.builds(
+    ChatMessageToolCall, st.builds(ChatMessageToolCallFunction, OBJECTS, NAMES), st.text(min_size=1, max_size=8),
+    provider_data=PROVIDER_DATA | st.none(),
+)  # fmt: skip
 #: `MessageBuilder` drops a warning of the other type about a parameter that was left out in the end.
 WARNING_TYPES = sorted({*get_args(WarningType)} - {"forwarded"})
 MESSAGES = st.builds(
@@ -62,7 +70,7 @@ MESSAGES = st.builds(
     | st.none(),
     model_id=NAMES | st.none(),
     warnings=st.lists(st.builds(CallWarning, st.sampled_from(WARNING_TYPES), st.none() | NAMES, NAMES), max_size=2),
-    reasoning_details=st.lists(OBJECTS, min_size=1, max_size=3) | st.none(),
+    provider_data=PROVIDER_DATA | st.none(),
 )
 
 
@@ -76,6 +84,10 @@ def split(draw: st.DrawFn, text: str) -> list[str]:
     return [text[a:b] for a, b in pairwise([0, *positions, len(text)])]
 
 
+def split_data(data: ProviderData | None) -> list[ProviderData]:
+    return [ProviderData(data.protocol, (item,), data.service) for item in data.items] if data is not None else []
+
+
 @st.composite
 def messages_in_deltas(draw: st.DrawFn) -> tuple[ChatMessage, list[Delta]]:
     """Return a message and deltas with the same content: text, reasoning and arguments are split anywhere."""
@@ -84,13 +96,15 @@ def messages_in_deltas(draw: st.DrawFn) -> tuple[ChatMessage, list[Delta]]:
         [Delta(reasoning=part) for part in split(draw, message.reasoning or "")],
         [Delta(content=part) for part in split(draw, message.content)],
         [Delta(logprobs=[entry]) for entry in message.logprobs or ()],
-        [Delta(reasoning_details=[detail]) for detail in message.reasoning_details or ()],
+        [Delta(provider_data=part) for part in split_data(message.provider_data)],
     ]
     deltas = []
     for index, call in enumerate(message.tool_calls or ()):
         # Calls begin in order; their arguments may then come interleaved.
         deltas.append(call_delta(index, "", call.function.name, call.id))
         sequences.append([call_delta(index, part) for part in split(draw, call.function.arguments_json())])
+        pieces = [ChatMessageToolCallStreamDelta(index, provider_data=part) for part in split_data(call.provider_data)]
+        sequences.append([Delta(tool_calls=[piece]) for piece in pieces])
     while sequences := [sequence for sequence in sequences if sequence]:
         deltas.append(draw(st.sampled_from(sequences)).pop(0))
     last_fields = ("token_usage", "finish_reason", "stop_sequence", "parsed", "enforcement", "model_id")
@@ -143,7 +157,7 @@ def test_accumulate_calls_without_text_gives_no_content() -> None:
         ('{"a": 1}', {"a": 1}),
         ("", {}),
         ("  \n", {}),
-        ("null", None),
+        ("null", {}),
         ('{"a": 1', '{"a": 1'),
         ("[" * 99_999, "[" * 99_999),
     ],
@@ -176,7 +190,12 @@ def test_accumulate_raw_is_kept_but_not_printed_or_compared() -> None:
 
 
 def test_delta_has_output_for_content_only() -> None:
-    for delta in (Delta(content="a"), Delta(reasoning="a"), call_delta(0, "", "f"), Delta(reasoning_details=[{}])):
+    for delta in (
+        Delta(content="a"),
+        Delta(reasoning="a"),
+        call_delta(0, "", "f"),
+        Delta(provider_data=ProviderData("responses", ({},))),
+    ):
         assert delta.has_output
     for other in ({}, {"content": ""}, {"finish_reason": "stop"}, {"token_usage": TokenUsage(1)}, {"model_id": "m"}):
         assert not Delta(**other).has_output
@@ -289,7 +308,7 @@ def test_from_dict_invalid_dict_raises(data: dict[str, Any]) -> None:
     ids=str,
 )  # fmt: skip
 def test_from_dict_of_anything_else_raises_value_error(data: Any) -> None:
-    with pytest.raises(ValueError, match=r"message|attempt|tool call|MessageRole"):
+    with pytest.raises(ValueError, match=r"message|attempt|tool call|MessageRole|reasoning"):
         ChatMessage.from_dict(data)
 
 

@@ -30,6 +30,7 @@ from modelport.types.output_types import Choice as Choice
 from modelport.types.output_types import JSONSchema as JSONSchema
 from modelport.types.output_types import Lark as Lark
 from modelport.types.output_types import Regex as Regex
+from modelport.types.provider_data import ProviderData as ProviderData
 from modelport.types.request import Request as Request
 from modelport.types.tools import NamedToolChoice as NamedToolChoice
 from modelport.types.tools import Tool as Tool
@@ -39,6 +40,6 @@ from modelport.types.warnings import CallWarning as CallWarning
 __all__ = [
     "Attachment", "CallWarning", "Capabilities", "ChatMessage", "ChatMessageStreamDelta", "ChatMessageToolCall",
     "ChatMessageToolCallFunction", "ChatMessageToolCallStreamDelta", "Choice", "Deltas", "Image", "JSONSchema",
-    "Lark", "Layer", "MessageRole", "Model", "ModelError", "NamedToolChoice", "Next", "Regex", "Request", "Secret",
-    "Text", "TokenUsage", "Tool", "errors", "in_thread", "iterate_in_thread", "plain_dict",
+    "Lark", "Layer", "MessageRole", "Model", "ModelError", "NamedToolChoice", "Next", "ProviderData", "Regex",
+    "Request", "Secret", "Text", "TokenUsage", "Tool", "errors", "in_thread", "iterate_in_thread", "plain_dict",
 ]  # fmt: skip

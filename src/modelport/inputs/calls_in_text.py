@@ -79,10 +79,10 @@ def _first_object(text: _Text, name_key: str) -> dict[str, Any] | None:
 
 
 def parse_arguments(arguments: Any) -> Any:
-    """Return the value of JSON text, `{}` for `None`, and anything else (such as other text) unchanged."""
+    """Return the value of JSON text, `{}` for `None` and `null`, and anything else (such as other text) unchanged."""
     if isinstance(arguments, str):
         try:
-            return read_json(arguments)
+            arguments = read_json(arguments)
         except ValueError:
             return arguments
     return {} if arguments is None else arguments

@@ -20,13 +20,14 @@ from modelport.types.messages import (
     MessageRole,
     tool_call_from,
 )
+from modelport.types.provider_data import MESSAGE_FIELDS, provider_data_from
 
 _ROLES = {role.value: role for role in MessageRole} | {"developer": MessageRole.SYSTEM}
 #: The keys and roles of simple messages: `_message_from` converts them in a faster way if the content is a string.
 _SIMPLE_KEYS = {"role", "content"}
 _SIMPLE_ROLES = {name: _ROLES[name] for name in ("system", "developer", "user", "assistant")}
 _INPUT_KEYS = {
-    "role", "content", "tool_calls", "tool_call_id", "name", "reasoning", "reasoning_content", "reasoning_details",
+    "role", "content", "tool_calls", "tool_call_id", "name", "reasoning", "provider_data", *MESSAGE_FIELDS,
 }  # fmt: skip
 #: Keys that only responses have. Callers often send a response back as a message; these keys are then dropped.
 _OUTPUT_KEYS = {
@@ -87,12 +88,14 @@ def _message_from(message: Any, path: str, conversions: Mapping[str, str], flatt
     if not isinstance(given_calls := get("tool_calls") or (), Sequence):
         refuse(f"{path}['tool_calls']", f"must be a list, not {type(given_calls).__name__}")
     calls = [_call_from(call, f"{path}['tool_calls'][{i}]") for i, call in enumerate(given_calls)]
-    for key in ("name", "tool_call_id", "reasoning", "reasoning_content"):
+    for key in ("name", "tool_call_id", "reasoning"):
         if (text := get(key)) is not None and not isinstance(text, str):
             refuse(f"{path}[{key!r}]", f"must be a string, not {type(text).__name__}")
-    details = get("reasoning_details")
-    if details is not None and not (isinstance(details, list | tuple) and all(isinstance(d, Mapping) for d in details)):
-        refuse(f"{path}['reasoning_details']", "must be a list of dicts, as in the response")
+    try:
+        # The fields of the wire format are no attributes of a `ChatMessage`, which is therefore not searched for them.
+        data = provider_data_from(get, () if isinstance(message, ChatMessage) else MESSAGE_FIELDS)
+    except ValueError as error:
+        refuse(path, str(error))
     # Agents use the roles `tool-call` and `tool-response`, which services don't have. Services require that the result
     # of a tool call has a `tool_call_id`, so a `tool-response` without one is sent as a user message.
     if role == "tool-call":
@@ -111,7 +114,7 @@ def _message_from(message: Any, path: str, conversions: Mapping[str, str], flatt
         reasoning=get("reasoning") or get("reasoning_content"),
         tool_call_id=get("tool_call_id"),
         name=get("name"),
-        reasoning_details=[dict(detail) for detail in details or ()] or None,
+        provider_data=data,
     )
 
 
@@ -146,7 +149,8 @@ def _call_from(given: Any, path: str) -> ChatMessageToolCall:
     except (TypeError, ValueError, RecursionError) as error:
         refuse(arguments_path, f"can't be written as JSON ({error}): pass JSON text, or types that JSON has")
     _check_characters(text, arguments_path)
-    return ChatMessageToolCall(ChatMessageToolCallFunction(text, function.name, function.description), call.id)
+    converted = ChatMessageToolCallFunction(text, function.name, function.description)
+    return ChatMessageToolCall(converted, call.id, provider_data=call.provider_data)
 
 
 def _check_characters(text: str, path: str) -> None:

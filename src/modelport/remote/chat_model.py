@@ -9,28 +9,34 @@ with `profile_updated = True`, so that `Model` runs the call once more from the 
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Collection, Mapping
 from contextlib import aclosing
 from dataclasses import replace
 from functools import cached_property
 from typing import Any, ClassVar
 
-from modelport.errors import InvalidRequest, NotFoundError
+from modelport.errors import InvalidRequest, MalformedResponse, NotFoundError, UnsupportedFeature
 from modelport.inputs.parameters import REASONING_EFFORTS
 from modelport.inputs.settings import check_kind
 from modelport.inputs.vendor_parameters import parameters_of
+from modelport.protocols.chat_completions.call_ids import CallIdRule, call_id_rule, with_accepted_ids
 from modelport.protocols.chat_completions.dialects import DIALECTS, OPENAI_API, Dialect
+from modelport.protocols.chat_completions.history_rules import HistoryRules
 from modelport.protocols.chat_completions.request import body_from
 from modelport.protocols.chat_completions.response import ChatResponseReader
+from modelport.remote.history import observe_history_refusal, with_accepted_history
 from modelport.remote.http.redaction import with_hidden_repr
 from modelport.remote.http.transport import ServiceCall, Transport
 from modelport.remote.profiles import PROFILES
 from modelport.remote.rejections import ObservingModel
+from modelport.remote.schema_enforcement import claimed_capabilities
 from modelport.remote.schema_subsets import OPENAI
+from modelport.remote.template_tools import template_has_tools
 from modelport.remote.unconstrained_reasoning import RENDER_PATH, grammar_after_reasoning
 from modelport.types.capabilities import Capabilities
 from modelport.types.deltas import ChatMessageStreamDelta
 from modelport.types.output_types import JSONSchema
+from modelport.types.provider_data import ProviderData
 from modelport.types.request import Request
 
 
@@ -46,6 +52,8 @@ class ChatCompletionsModel(ObservingModel):
             beyond OpenAI's API. By default they use OpenAI's API alone.
         accept_missing_finish: Whether a stream without a finish reason is complete (some servers, such as Ollama, send
             none). By default such a stream counts as truncated.
+        split_reasoning: Whether text between `<think>` and `</think>` at the beginning of the output is reasoning,
+            which some servers do not separate from it. By default it is.
         **settings: See `Model`.
     """
 
@@ -65,10 +73,15 @@ class ChatCompletionsModel(ObservingModel):
         cached_tokens=True,
         extra_parameters=frozenset({"extra_body", "extra_headers", "extra_query"}),
     )
+    _may_ignore_output_types: ClassVar[bool] = True
     #: The values that the parameter `dialect` accepts.
     dialects: ClassVar[frozenset[str]] = frozenset({"llama.cpp", "vllm"})
     #: The caller's own client, set by backends that accept one.
     client: Any = None
+    #: What the service requires and refuses in earlier messages; `None` before its first refusal.
+    _history_rules: HistoryRules | None = None
+    #: Whether the server has been asked whether the model's chat template has tools.
+    _has_probed_tools: bool = False
 
     def __init__(
         self,
@@ -76,16 +89,18 @@ class ChatCompletionsModel(ObservingModel):
         *,
         dialect: str | None = None,
         accept_missing_finish: bool = False,
+        split_reasoning: bool = True,
         **settings: Any,
     ) -> None:
         if dialect is not None and not (isinstance(dialect, str) and dialect in self.dialects):
             raise InvalidRequest(
                 f"dialect={dialect!r} is unknown; known dialects are {', '.join(sorted(self.dialects))}, or None"
             )
-        check_kind(bool, accept_missing_finish=accept_missing_finish)
+        check_kind(bool, accept_missing_finish=accept_missing_finish, split_reasoning=split_reasoning)
         super().__init__(model_id, **settings)
         self.dialect = dialect
         self.accept_missing_finish = accept_missing_finish
+        self.split_reasoning = split_reasoning
         self._transport = self._make_transport()
 
     @cached_property
@@ -123,9 +138,30 @@ class ChatCompletionsModel(ObservingModel):
         """The service's key in the table of vendor parameters; `None` if the service is not known."""
         return self.dialect
 
+    @property
+    def _provider(self) -> str | None:
+        """Who returns provider data, for `ProviderData.service`."""
+        return self._service
+
+    def accepts_provider_data(self, data: ProviderData) -> bool:
+        """Return whether this service returned the data; see `Model.accepts_provider_data`."""
+        return data.fits("chat_completions", self._provider)
+
+    @property
+    def _host(self) -> str | None:
+        """The host to which requests are sent, if the backend knows it."""
+        return None
+
+    @cached_property
+    def _call_id_rule(self) -> CallIdRule | None:
+        """Which IDs of tool calls the service accepts; `None` for any."""
+        return call_id_rule(self._service, self.model_id)
+
     def _declare(self) -> Capabilities:
         declared = self.declared_capabilities.replace(**self._dialect.capabilities)
-        extra = (declared.extra_parameters or frozenset()) | parameters_of(self._service) | declared.renamed.keys()
+        service = self._service
+        declared = claimed_capabilities(declared, service, self._host)
+        extra = (declared.extra_parameters or frozenset()) | parameters_of(service) | declared.renamed.keys()
         return declared.replace(extra_parameters=extra).with_profiles(self.model_id, PROFILES)
 
     async def deltas(self, request: Request) -> AsyncGenerator[ChatMessageStreamDelta, None]:
@@ -135,9 +171,13 @@ class ChatCompletionsModel(ObservingModel):
             request = request.replace(stream=True)
         left_out = self._left_out_of(request)
         call = self._service_call(request, left_out)
+        body, history_warnings = with_accepted_history(self, request, call.body)
+        call = replace(call, body=body)
+        if dialect.drops_tools and not self._has_probed_tools and request.tools:
+            await self._probe_tools(call)
         if dialect.constrains_reasoning and request.grammar is not None:
             call = await self._with_unconstrained_reasoning(call, request)
-        reader = ChatResponseReader(self.accept_missing_finish)
+        reader = ChatResponseReader(self.accept_missing_finish, self.split_reasoning, service=self._provider)
         try:
             if request.stream:
                 async with aclosing(self._transport.stream(call, reader.read_chunk)) as deltas:
@@ -147,10 +187,16 @@ class ChatCompletionsModel(ObservingModel):
                 last = reader.finish()
             else:
                 last = await self._transport.call(call, reader.read_response)
+            if reader.think_tags is not None and reader.think_tags.has_tag:
+                self._keep_stop_sequences_out_of_reasoning(request, last, reader.think_tags.is_open)
             self._add_warnings(last, request, left_out)
+            if history_warnings:
+                last.warnings = [*(last.warnings or ()), *history_warnings]
             yield last
         except InvalidRequest as error:
-            error.profile_updated = self._observe_rejection(error, request, left_out)
+            error.profile_updated = observe_history_refusal(self, error, call.body) or self._observe_rejection(
+                error, request, left_out
+            )
             raise
         except NotFoundError as error:
             if advice := self._not_found_advice():
@@ -166,6 +212,9 @@ class ChatCompletionsModel(ObservingModel):
         ]
         if parameters != request.parameters:
             request = request.replace(parameters=parameters)
+        messages = with_accepted_ids(request.messages, self._call_id_rule)
+        if messages is not request.messages:
+            request = request.replace(messages=messages)
         headers, query = [
             {name: with_hidden_repr(value) for name, value in values.items()} for values in (headers, query)
         ]
@@ -174,14 +223,60 @@ class ChatCompletionsModel(ObservingModel):
         body = body_from(request, self._remote_model_id, self.dialect, moves_media=moves_media)
         return ServiceCall("chat/completions", {**body, **extra_body}, headers, query)
 
+    async def _render(self, call: ServiceCall, body: Mapping[str, Any]) -> Any:
+        """Return what llama.cpp's server renders from a body, in a request like the given one."""
+        return await self._transport.call(replace(call, path=RENDER_PATH, body=body), lambda rendered: rendered)
+
+    async def _probe_tools(self, call: ServiceCall) -> None:
+        """Ask the server, once, whether the model's chat template has tools.
+
+        Raises:
+            UnsupportedFeature: It has none. The request is then sent again, with the tools in its prompt.
+        """
+        has_tools = "tools" in _given_names(self._given_capabilities) or await template_has_tools(
+            lambda body: self._render(call, body)
+        )
+        self._has_probed_tools = True
+        if not has_tools:
+            self._set_observed(self.capabilities.replace(tools=False))
+            error = UnsupportedFeature(
+                f"{self.model_id}: the chat template of this server (dialect={self.dialect!r}) has no tools",
+                parameter="tools",
+            )
+            error.profile_updated = True
+            raise error
+
     async def _with_unconstrained_reasoning(self, call: ServiceCall, request: Request) -> ServiceCall:
         """Return the call, with a grammar that does not constrain the reasoning if the model may reason."""
-        grammar = await grammar_after_reasoning(
-            call.body,
-            request,
-            lambda body: self._transport.call(replace(call, path=RENDER_PATH, body=body), lambda rendered: rendered),
-        )
+        grammar = await grammar_after_reasoning(call.body, request, lambda body: self._render(call, body))
         return replace(call, body={**call.body, "grammar": grammar}) if grammar else call
+
+    def _keep_stop_sequences_out_of_reasoning(
+        self, request: Request, last: ChatMessageStreamDelta, in_reasoning: bool
+    ) -> None:
+        """Let later requests send no stop sequences, because the server writes reasoning into the text.
+
+        The server would end the output at a stop sequence in the reasoning. modelport applies them to the text alone.
+
+        Args:
+            request: The request.
+            last: The last delta of its response.
+            in_reasoning: Whether the response ended inside the reasoning.
+
+        Raises:
+            MalformedResponse: A stop sequence has probably ended the reasoning of this response. If the caller has
+                received nothing of it, the request is sent again.
+        """
+        if not (request.stop_sequences and request.capabilities.stop):
+            return
+        self._set_observed(self.capabilities.replace(stop=False))
+        if in_reasoning and last.finish_reason == "stop":
+            error = MalformedResponse(
+                "A stop sequence ended the model's reasoning before its output, because the server does not separate "
+                "them. Later requests do not send stop sequences; modelport applies them to the output."
+            )
+            error.profile_updated = True
+            raise error
 
     def release(self) -> None:
         """Close the connections of all event loops. A client that was passed in stays open.
@@ -190,3 +285,10 @@ class ChatCompletionsModel(ObservingModel):
         """
         if "_transport" in self.__dict__:
             self._transport.close()
+
+
+def _given_names(capabilities: Capabilities | Mapping[str, Any] | None) -> Collection[str]:
+    """Return the names of the capabilities that the caller has set."""
+    if isinstance(capabilities, Capabilities):
+        return capabilities.to_dict()
+    return capabilities or ()

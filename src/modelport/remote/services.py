@@ -40,10 +40,24 @@ _HOSTS = {
 }
 
 
-def service_at(url: str | None) -> str | None:
-    """Return the key of the service at this address, or `None` if it is not known."""
+def provider_at(url: str | None) -> str | None:
+    """Return who answers at this address, for `ProviderData.service`: a known service, or host and port."""
     try:
-        host = urlsplit(url or "").hostname or ""
+        address = urlsplit(url or "").netloc.rpartition("@")[2].lower()
     except ValueError:
         return None
+    return service_at(url) or address or None
+
+
+def service_at(url: str | None) -> str | None:
+    """Return the key of the service at this address, or `None` if it is not known."""
+    host = host_of(url) or ""
     return next((service for pattern, service in _HOSTS.items() if fnmatchcase(host, pattern)), None)
+
+
+def host_of(url: str | None) -> str | None:
+    """Return the host of an address, in lower case, or `None` if it has none."""
+    try:
+        return urlsplit(url or "").hostname
+    except ValueError:
+        return None

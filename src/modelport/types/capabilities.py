@@ -33,6 +33,8 @@ class Capabilities:
         parallel_tool_calls: Whether the model can make several calls in one message.
         grammars: The output types that the backend enforces, as classes or as the names `json_schema`, `regex`,
             `choice` and `lark`.
+        enforces_grammars: Whether it is known that the backend enforces `grammars`. If not, they are sent, and the
+            output is checked: `message.enforcement` says `validated`, and requests with `strict` are refused.
         schema_rules: The subset of JSON Schema that the backend enforces; `None` if it enforces any schema. modelport
             rewrites other schemas to this subset. If that is not possible, modelport requests the output as the
             arguments of a tool call, or validates the finished output.
@@ -46,7 +48,7 @@ class Capabilities:
         reasoning_budget: Whether `reasoning_budget` is supported. If it is, a `reasoning_effort` that is not in
             `reasoning_efforts` is sent as a budget.
         sends_reasoning: Whether modelport sends the reasoning text of earlier messages back to the model. The data in
-            `ChatMessage.reasoning_details` does not depend on it.
+            `ChatMessage.provider_data` does not depend on it.
         usage: Whether the backend reports token usage.
         cached_tokens: Whether the backend reports how many tokens of the prompt were read from a cache.
         system_role: Whether system messages are supported. If not, each is merged into the user message after it.
@@ -65,6 +67,7 @@ class Capabilities:
     tool_choices: frozenset[str] = frozenset({"auto", "none", "required", "named"})
     parallel_tool_calls: bool = True
     grammars: frozenset[type] = frozenset()
+    enforces_grammars: bool = True
     schema_rules: SchemaRules | None = None
     grammar_with_tools: bool = False
     inputs: frozenset[str] = frozenset({"text"})

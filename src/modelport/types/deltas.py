@@ -19,6 +19,7 @@ from modelport.types.messages import (
     MessageRole,
     tool_call_from,
 )
+from modelport.types.provider_data import MESSAGE_FIELDS, ProviderData, join, provider_data_from
 from modelport.types.usage import TokenUsage
 from modelport.types.warnings import CallWarning
 
@@ -32,20 +33,22 @@ class ChatMessageToolCallStreamDelta:
         id: The ID of the call. Usually only the first piece of a call has it.
         type: `function`.
         function: The tool's name, and a piece of the text of the arguments.
+        provider_data: Provider data of the call. The items of all pieces are joined, in order.
     """
 
     index: int | None = None
     id: str | None = None
     type: str | None = None
     function: ChatMessageToolCallFunction | None = None
+    provider_data: ProviderData | None = field(default=None, repr=False)
 
 
 @dataclass(slots=True)
 class ChatMessageStreamDelta:
     """A piece of a response; its fields have the meaning of the same fields of `ChatMessage`.
 
-    `MessageBuilder` joins the texts and the lists of all deltas. Of every other field, it takes the last value that is
-    not `None`, which usually comes with the last delta.
+    `MessageBuilder` joins the texts, the lists and the items of the provider data of all deltas. Of every other field,
+    it takes the last value that is not `None`, which usually comes with the last delta.
 
     `restart` is true if a response starts anew with this delta, so that all earlier output must be discarded:
     `FallbackModel` sets it where a model failed in mid-stream and another model was called.
@@ -63,17 +66,17 @@ class ChatMessageStreamDelta:
     model_id: str | None = None
     warnings: list[CallWarning] | None = None
     raw: Any = field(default=None, repr=False, compare=False)
-    reasoning_details: list[dict[str, Any]] | None = field(default=None, repr=False)
+    provider_data: ProviderData | None = field(default=None, repr=False)
     attempts: list[Attempt] | None = None
     restart: bool = False
 
     @property
     def has_output(self) -> bool:
-        """Whether the delta has output of the model: text, reasoning or a piece of a tool call.
+        """Whether the delta has output of the model: text, reasoning, a piece of a tool call or provider data.
 
         A request is not retried after the caller has received output, because the caller would receive it twice.
         """
-        return bool(self.content or self.reasoning or self.tool_calls or self.reasoning_details)
+        return bool(self.content or self.reasoning or self.tool_calls or self.provider_data)
 
     @property
     def is_empty(self) -> bool:
@@ -110,7 +113,7 @@ class MessageBuilder:
         "_reasoning",
         "_calls",
         "_logprobs",
-        "_reasoning_details",
+        "_provider_data",
         "_warnings",
         "_attempts",
         "_last_values",
@@ -122,7 +125,7 @@ class MessageBuilder:
         self._reasoning: list[str] = []
         self._calls: dict[int, _ToolCallBuilder] = {}
         self._logprobs: list[dict[str, Any]] = []
-        self._reasoning_details: list[dict[str, Any]] = []
+        self._provider_data: list[ProviderData] = []
         self._warnings: list[CallWarning] = []
         self._attempts: list[Attempt] = []
         self._last_values: dict[str, Any] = {"model_id": model_id}
@@ -130,7 +133,7 @@ class MessageBuilder:
     def add(self, delta: ChatMessageStreamDelta) -> None:
         """Add the next delta. If it has `restart`, the output of all earlier deltas is discarded first."""
         if delta.restart:
-            for parts in (self._text, self._reasoning, self._calls, self._logprobs, self._reasoning_details):
+            for parts in (self._text, self._reasoning, self._calls, self._logprobs, self._provider_data):
                 parts.clear()
         if delta.content:
             self.has_output = True
@@ -145,9 +148,9 @@ class MessageBuilder:
                 self._calls.setdefault(index, _ToolCallBuilder()).add(piece)
             if len(self._calls) > MAX_TOOL_CALLS:
                 raise MalformedResponse(f"The response has more than {MAX_TOOL_CALLS} tool calls.")
-        if delta.reasoning_details:
+        if delta.provider_data is not None:
             self.has_output = True
-            self._reasoning_details += delta.reasoning_details
+            self._provider_data.append(delta.provider_data)
         if delta.logprobs:
             self._logprobs += delta.logprobs
         if delta.warnings:
@@ -195,7 +198,7 @@ class MessageBuilder:
             calls or None,
             reasoning="".join(self._reasoning) or None,
             logprobs=list(self._logprobs) or None,
-            reasoning_details=list(self._reasoning_details) or None,
+            provider_data=join(self._provider_data) if self._provider_data else None,
             warnings=self._final_warnings(),
             attempts=list(self._attempts),
             **self._last_values,
@@ -212,10 +215,11 @@ class MessageBuilder:
 class _ToolCallBuilder:
     """Accumulates the pieces of one tool call."""
 
-    __slots__ = ("id", "type", "name", "arguments", "_parsed")
+    __slots__ = ("id", "type", "name", "arguments", "provider_data", "_parsed")
 
     def __init__(self) -> None:
         self.id, self.type, self.name = "", "function", ""
+        self.provider_data: list[ProviderData] = []
         # Either a list of the pieces of the arguments' text, or a tuple whose one item is the parsed arguments.
         self.arguments: list[str] | tuple[Any] = [""]
         #: The text of long arguments, and the value that was parsed from it.
@@ -227,6 +231,8 @@ class _ToolCallBuilder:
         if piece.function is not None:
             self.name = piece.function.name or self.name
             self._add_arguments(piece.function.arguments)
+        if piece.provider_data is not None:
+            self.provider_data.append(piece.provider_data)
 
     def _add_arguments(self, arguments: Any) -> None:
         # Some services send the arguments parsed instead of as text, and then an empty piece of text or the same
@@ -251,7 +257,10 @@ class _ToolCallBuilder:
         arguments = self.text() if isinstance(self.arguments, list) else self.arguments[0]
         if parse_arguments:
             arguments = self._parse(arguments)
-        return ChatMessageToolCall(ChatMessageToolCallFunction(arguments, self.name), self.id, self.type)
+        function = ChatMessageToolCallFunction(arguments, self.name)
+        return ChatMessageToolCall(
+            function, self.id, self.type, join(self.provider_data) if self.provider_data else None
+        )
 
     def _parse(self, arguments: Any) -> Any:
         if not isinstance(arguments, str) or len(arguments) <= LONG_TEXT:
@@ -283,9 +292,10 @@ def _parse_arguments(arguments: Any) -> Any:
     if not arguments.strip():
         return {}  # If a call has no arguments, some services send "" instead of "{}".
     try:
-        return read_json(arguments)
+        value = read_json(arguments)
     except ValueError:
         return arguments
+    return {} if value is None else value  # Some models write `null` for a call without arguments.
 
 
 def as_delta(response: Any) -> ChatMessageStreamDelta:
@@ -296,18 +306,22 @@ def as_delta(response: Any) -> ChatMessageStreamDelta:
 
     Raises:
         AttributeError: The object has no `content`.
+        ValueError: A tool call or the provider data is not valid.
     """
     calls = [tool_call_from(call) for call in getattr(response, "tool_calls", None) or ()]
     optional_fields = (
         "reasoning", "finish_reason", "stop_sequence", "parsed", "enforcement", "logprobs", "model_id", "raw",
-        "reasoning_details",
     )  # fmt: skip
     values: dict[str, Any] = {name: getattr(response, name, None) for name in optional_fields}
     return ChatMessageStreamDelta(
         content=None if response.content is None else text_of(response.content),
         tool_calls=[
             ChatMessageToolCallStreamDelta(
-                i, call.id, call.type, ChatMessageToolCallFunction(call.function.arguments_json(), call.function.name)
+                i,
+                call.id,
+                call.type,
+                ChatMessageToolCallFunction(call.function.arguments_json(), call.function.name),
+                call.provider_data,
             )
             for i, call in enumerate(calls)
         ]
@@ -315,5 +329,6 @@ def as_delta(response: Any) -> ChatMessageStreamDelta:
         token_usage=getattr(response, "token_usage", None),
         warnings=getattr(response, "warnings", None) or None,
         attempts=getattr(response, "attempts", None) or None,
+        provider_data=provider_data_from(lambda name: getattr(response, name, None), MESSAGE_FIELDS),
         **values,
     )

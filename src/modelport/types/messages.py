@@ -7,7 +7,7 @@ accumulates the deltas of a stream into a `ChatMessage`.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from typing import Any, Generic
@@ -15,6 +15,7 @@ from typing import Any, Generic
 from modelport.secrets import Url
 from modelport.types.content import repr_with_urls_hidden, text_of
 from modelport.types.parsed import Parsed
+from modelport.types.provider_data import CALL_FIELDS, MESSAGE_FIELDS, ProviderData, provider_data_from
 from modelport.types.usage import TokenUsage
 from modelport.types.warnings import CallWarning
 
@@ -71,11 +72,13 @@ class ChatMessageToolCall:
         function: The tool's name and the arguments.
         id: The ID to which the `tool_call_id` of the message with the tool's result refers.
         type: Always `function`.
+        provider_data: What the service expects to receive again with this call, such as a signature.
     """
 
     function: ChatMessageToolCallFunction
     id: str
     type: str = "function"
+    provider_data: ProviderData | None = field(default=None, repr=False)
 
     def __str__(self) -> str:
         return f"Call: {self.id}: Calling {self.function.name} with arguments: {self.function.arguments}"
@@ -119,9 +122,8 @@ class ChatMessage(Generic[Parsed]):
         warnings: What was done in another way than requested.
         tool_call_id: On a `tool` message, the ID of the call whose result it is.
         name: The name of the author or of the tool, for services that accept one.
-        reasoning_details: Data that the service expects to be sent back in later requests, such as the signature of
-            the reasoning, or encrypted reasoning. Each item is a dict in the service's own format; other services
-            can't use it.
+        provider_data: What the service expects to receive again in later requests, such as the signature of the
+            reasoning, or encrypted reasoning. It is sent to the same service only.
         attempts: What happened with each model that `FallbackModel` called; empty for other models.
     """
 
@@ -140,7 +142,7 @@ class ChatMessage(Generic[Parsed]):
     warnings: list[CallWarning] = field(default_factory=list)
     tool_call_id: str | None = None
     name: str | None = None
-    reasoning_details: list[_JSON] | None = field(default=None, repr=False)
+    provider_data: ProviderData | None = field(default=None, repr=False)
     attempts: list[Attempt] = field(default_factory=list)
 
     @property
@@ -181,7 +183,8 @@ class ChatMessage(Generic[Parsed]):
         """Return the message whose `to_dict` returned `data`.
 
         Args:
-            data: A dict with at least a `role`.
+            data: A dict with at least a `role`. It may also have fields in which services return provider data, such as
+                `reasoning_content`.
             raw: The message's `raw`, which `data` does not have.
             token_usage: The message's `token_usage`; `None` to take it from `data`.
 
@@ -190,7 +193,7 @@ class ChatMessage(Generic[Parsed]):
         """
         if not isinstance(data, Mapping):
             raise ValueError(f"a message must be a dict, not {type(data).__name__}")
-        _check_keys(data, cls, "a message")
+        _check_keys(data, cls, "a message", MESSAGE_FIELDS)
         for key, value in data.items():
             expected = _TYPES.get(key, str)
             if value is not None and not isinstance(value, expected):
@@ -208,6 +211,10 @@ class ChatMessage(Generic[Parsed]):
         if token_usage is not None:
             values["token_usage"] = token_usage
         values["raw"] = raw
+        values["provider_data"] = provider_data_from(data.get, MESSAGE_FIELDS)
+        by_hand = {name: values.pop(name, None) for name in MESSAGE_FIELDS}
+        if isinstance(by_hand["reasoning_content"], str):
+            values["reasoning"] = values.get("reasoning") or by_hand["reasoning_content"] or None
         return cls(**values)
 
     def render_as_markdown(self) -> str:
@@ -222,13 +229,14 @@ class ChatMessage(Generic[Parsed]):
 #: Key of the dict of a message -> the types that its value may have, if that is not `str` alone. Each may be `None`.
 _TYPES: Mapping[str, Any] = {
     "content": str | list | tuple, "tool_calls": list | tuple, "token_usage": TokenUsage | Mapping,
-    "warnings": list | tuple, "attempts": list | tuple, "logprobs": list | tuple, "reasoning_details": list | tuple,
-    "parsed": object, "raw": object,
+    "warnings": list | tuple, "attempts": list | tuple, "logprobs": list | tuple, "parsed": object, "raw": object,
+    # `provider_data_from` checks these.
+    **dict.fromkeys(("provider_data", *MESSAGE_FIELDS), object),
 }  # fmt: skip
 
 
-def _check_keys(data: Mapping[Any, Any], cls: type[Any], what: str) -> None:
-    known = {item.name for item in fields(cls)}
+def _check_keys(data: Mapping[Any, Any], cls: type[Any], what: str, others: Iterable[str] = ()) -> None:
+    known = {item.name for item in fields(cls)} | {*others}
     if unknown := sorted(map(repr, set(data) - known)):
         raise ValueError(f"unknown key {unknown[0]} in {what}; known are {', '.join(sorted(known))}")
 
@@ -254,7 +262,8 @@ def tool_call_from(call: Any) -> ChatMessageToolCall:
     """Return the tool call from a dict or an object in the chat completions format.
 
     Raises:
-        ValueError: The call has no function, the function has no name, or the ID is not a string.
+        ValueError: The call has no function, the function has no name, the ID is not a string, or the provider data is
+            not valid.
     """
     if isinstance(call, ChatMessageToolCall):
         return call
@@ -264,12 +273,15 @@ def tool_call_from(call: Any) -> ChatMessageToolCall:
     get: Callable[[str], Any] = function.get if isinstance(function, dict) else lambda key: getattr(function, key, None)
     if not isinstance(name := get("name"), str):
         raise ValueError("a tool call's function needs a 'name'")
-    identifier = call.get("id") if isinstance(call, dict) else getattr(call, "id", None)
+    get_from_call: Callable[[str], Any] = call.get if isinstance(call, dict) else lambda key: getattr(call, key, None)
+    identifier = get_from_call("id")
     if not isinstance(identifier, str | None):
         raise ValueError(f"a tool call's 'id' must be a string, not {type(identifier).__name__}")
     arguments = get("arguments")
     return ChatMessageToolCall(
-        ChatMessageToolCallFunction({} if arguments is None else arguments, name, get("description")), identifier or ""
+        ChatMessageToolCallFunction({} if arguments is None else arguments, name, get("description")),
+        identifier or "",
+        provider_data=provider_data_from(get_from_call, CALL_FIELDS),
     )
 
 

@@ -48,7 +48,8 @@ ANY_MESSAGE = st.one_of(
     st.builds(lambda content: {"role": "user", "content": content}, CONTENTS),
     st.builds(
         lambda content, calls, details: {
-            "role": "assistant", "content": content, "tool_calls": calls, "reasoning_details": details,
+            "role": "assistant", "content": content, "tool_calls": calls,
+            "provider_data": {"protocol": "converse", "items": details},
         },
         CONTENTS, st.lists(CALLS, max_size=2), st.lists(DETAILS, max_size=2),
     ),

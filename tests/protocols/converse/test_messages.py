@@ -12,6 +12,7 @@ from modelport import ChatMessage, InvalidRequest, Request, UnsupportedFeature
 from modelport.protocols.converse.request import converse_call_from
 from modelport.types.capabilities import Capabilities
 from modelport.types.content import Attachment
+from modelport.types.provider_data import ProviderData
 from tests.protocols.converse.examples import (
     CLAUDE,
     LLAMA,
@@ -135,11 +136,11 @@ def test_call_id_that_aws_refuses_is_rewritten_equally_in_call_and_result(model:
     assert body["messages"][2]["content"][0]["toolResult"]["toolUseId"] == used
 
 
-def test_reasoning_details_of_bedrock_are_sent_back_unchanged(model: RecordingModel) -> None:
+def test_provider_data_of_bedrock_is_sent_back_unchanged(model: RecordingModel) -> None:
     signed = {"reasoningText": {"text": "hm", "signature": signature_of("hm")}}
     redacted = {"redactedContent": base64.b64encode(redacted_reasoning("x")).decode()}
-    details: list[dict[str, Any]] = [signed, redacted, {"another": "service"}]
-    response = ChatMessage("assistant", "42", reasoning="hm", reasoning_details=details)
+    details: tuple[dict[str, Any], ...] = (signed, redacted, {"another": "block"})
+    response = ChatMessage("assistant", "42", reasoning="hm", provider_data=ProviderData("converse", details))
     for earlier in (response, response.to_dict(), ChatMessage.from_dict(json.loads(response.model_dump_json()))):
         body = sent_body(model, [user_message(text_part("?")), earlier, user_message(text_part("sure?"))])
         assert body["messages"][1]["content"] == [
@@ -215,8 +216,9 @@ REFUSED: list[tuple[str, Any, dict[str, Any], str]] = [
     ("unknown cache duration", "hi", {"cache_points": {"messages": "2h"}}, "'2h': must be '5m', '1h' or None"),
     ("cache sections as a string", "hi", {"cache_points": "system"}, "cache_points='system': must be a list"),
     ("system as a parameter", "hi", {"system": [{"text": "a"}]}, "'system' is not a parameter"),
-    ("reasoning details that are not base64", [A, {"role": "assistant", "content": "b", "reasoning_details":
-     [{"redactedContent": "?"}]}, B], {}, r"messages\[1\]\['reasoning_details'\]\[0\].*base64"),
+    ("reasoning that is not base64", [A, {"role": "assistant", "content": "b", "provider_data":
+     {"protocol": "converse", "items": [{"redactedContent": "?"}]}}, B], {},
+     r"messages\[1\]\['provider_data'\]\['items'\]\[0\].*base64"),
 ]  # fmt: skip
 
 

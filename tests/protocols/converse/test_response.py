@@ -47,11 +47,13 @@ def test_response_with_calls_has_finish_reason_tool_calls_whatever_the_stop_reas
     [
         ("end_turn", "stop"), ("stop_sequence", "stop"), ("max_tokens", "length"), ("tool_use", "tool_calls"),
         ("guardrail_intervened", "content_filter"), ("content_filtered", "content_filter"),
-        ("model_context_window_exceeded", "length"), ("something_new", "stop"),
+        ("model_context_window_exceeded", "length"), ("something_new", "stop"), ("refusal", "content_filter"),
     ],
 )  # fmt: skip
 def test_stop_reason_becomes_finish_reason(stop_reason: str, finish_reason: str) -> None:
-    assert message_from([{"text": "a"}], stop_reason).finish_reason == finish_reason
+    message = message_from([{"text": "a"}], stop_reason)
+    assert message.finish_reason == finish_reason
+    assert ["'something_new'" in str(w) for w in message.warnings] == [True] * (stop_reason == "something_new")
 
 
 def test_only_stop_sequence_of_the_request_is_named_in_the_message() -> None:
@@ -123,7 +125,7 @@ def test_stream_accumulates_to_the_non_streaming_message(response: Converse) -> 
     streamed = accumulate([delta for delta in [*deltas, reader.finish()] if delta is not None])
     assert streamed == accumulate([ConverseResponseReader(CALL).read_response(json.loads(response.body()))])
     assert streamed.reasoning == (response.reasoning or None)
-    assert bool(streamed.reasoning_details) == (response.signed and bool(response.reasoning))
+    assert bool(streamed.provider_data) == (response.signed and bool(response.reasoning))
 
 
 ANY_JSON = st.recursive(

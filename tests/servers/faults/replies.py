@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 _CREATED = 1_700_000_000
@@ -46,6 +46,11 @@ class Reply:
     null_choice_first: bool = False
     """Whether a chunk with empty choices comes first, as from Azure's content filter."""
 
+    message_fields: Mapping[str, Any] = field(default_factory=dict)
+    """Further fields of the message; in a stream, they come in a delta of their own."""
+    choice_fields: Mapping[str, Any] = field(default_factory=dict)
+    """Further fields of the choice; in a stream, of its last chunk."""
+
     def body(self, model: str) -> bytes:
         """Return the body of a response that is not streamed."""
         message: dict[str, Any] = {"role": "assistant", "content": self.text or None}
@@ -53,7 +58,8 @@ class Reply:
             message["reasoning_content"] = self.reasoning
         if self.calls:
             message["tool_calls"] = [self._call(call, call.arguments, None) for call in self.calls]
-        choice: dict[str, Any] = {"index": 0, "message": message, "logprobs": None}
+        message |= self.message_fields
+        choice: dict[str, Any] = {"index": 0, "message": message, "logprobs": None, **self.choice_fields}
         if self.finish_reason is not None:
             choice["finish_reason"] = self._finish()
         body = {"id": _ID, "object": "chat.completion", "created": _CREATED, "model": model, "choices": [choice]}
@@ -73,9 +79,11 @@ class Reply:
             deltas.append({"tool_calls": [self._call(call, "", position)]})
             for piece in split_text(call.arguments, self.piece):
                 deltas.append({"tool_calls": [self._index(position) | {"function": {"arguments": piece}}]})
+        if self.message_fields:
+            deltas.append(dict(self.message_fields))
         chunks = [self._chunk(model, [self._choice(delta, None)]) for delta in deltas]
         if self.finish_reason is not None:
-            chunks.append(self._chunk(model, [self._choice({}, self._finish())]))
+            chunks.append(self._chunk(model, [self._choice({}, self._finish()) | dict(self.choice_fields)]))
         if self.null_choice_first:
             chunks.insert(0, self._chunk("", []) | {"prompt_filter_results": []})
         if self.usage == "cumulative":

@@ -16,6 +16,7 @@ from modelport.inputs.parameters import NEEDED_CAPABILITIES, REASONING_EFFORTS
 from modelport.types.capabilities import Capabilities
 from modelport.types.content import Image, Text
 from modelport.types.messages import ChatMessage, MessageRole
+from modelport.types.provider_data import join
 from modelport.types.request import Request
 
 #: Reasoning effort -> the reasoning budget in tokens that is sent to models which accept only budgets.
@@ -180,5 +181,5 @@ def _merge(messages: list[ChatMessage]) -> ChatMessage:
         tool_calls=calls or None,
         reasoning="\n".join(m.reasoning for m in messages if m.reasoning) or None,
         name=next((m.name for m in messages if m.name), None),
-        reasoning_details=[detail for m in messages for detail in m.reasoning_details or ()] or None,
+        provider_data=join(m.provider_data for m in messages if m.provider_data is not None),
     )

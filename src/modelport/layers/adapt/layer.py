@@ -12,8 +12,9 @@ Each delta passes through the rewrites that the plan needs, in this order:
 
 The rewritten deltas are emitted as they arrive, with two exceptions:
 
-- If the output type is only validated (`Plan.enforcement`) and the caller does not stream, they are buffered until the
-  output is valid, because a retry with feedback may replace them.
+- If there is an output type and the caller does not stream, they are buffered until the output is valid. Invalid output
+  of a type that is only validated (`Plan.enforcement`) is replaced by a retry with feedback. Otherwise it may disprove
+  that the service enforces the type (`disproof`), and the model sends the request again in another way.
 - If two requests are planned, the deltas of the first are buffered until the model calls a tool, because the second
   response may replace them.
 """
@@ -21,6 +22,7 @@ The rewritten deltas are emitted as they arrive, with two exceptions:
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from contextlib import aclosing
 from dataclasses import replace
 from typing import Any
@@ -29,9 +31,11 @@ from modelport.constrained.continuation import could_continue
 from modelport.errors import InvalidOutput, InvalidToolCall
 from modelport.inputs.check_names import check_parameter_names
 from modelport.layers.adapt.capabilities import adapt_to_capabilities, needs_plan
+from modelport.layers.adapt.disproof import disproved_by, note_calls
 from modelport.layers.adapt.forced_tool import arguments_as_text
 from modelport.layers.adapt.plan import Plan, plan_for
 from modelport.layers.adapt.prompted_tools import read_calls
+from modelport.layers.adapt.provider_data import leave_out_foreign_data
 from modelport.layers.adapt.single_call import keep_first_call
 from modelport.layers.adapt.wrapping import unwrap_object
 from modelport.layers.base import Deltas, Next
@@ -42,6 +46,7 @@ from modelport.schema.validation import mismatch
 from modelport.types.deltas import ChatMessageStreamDelta, MessageBuilder, accumulate
 from modelport.types.messages import ChatMessage, MessageRole
 from modelport.types.output_types import Choice, Grammar, JSONSchema
+from modelport.types.provider_data import ProviderData
 from modelport.types.request import Request
 from modelport.types.tools import check_calls
 from modelport.types.usage import TokenUsage
@@ -58,10 +63,16 @@ class Adapt:
 
     Args:
         allow_private_urls: Whether images may be fetched from addresses that are not on the public internet.
+        accepts_provider_data: `Model.accepts_provider_data`. By default no provider data is sent.
     """
 
-    def __init__(self, allow_private_urls: bool = False) -> None:
+    def __init__(
+        self,
+        allow_private_urls: bool = False,
+        accepts_provider_data: Callable[[ProviderData], bool] = lambda data: False,
+    ) -> None:
         self._allow_private_urls = allow_private_urls
+        self._accepts_provider_data = accepts_provider_data
 
     def __call__(self, request: Request, next: Next) -> Deltas:
         """Send the request as its plan says, and validate the response.
@@ -72,6 +83,11 @@ class Adapt:
         """
         capabilities = request.capabilities
         warnings = check_parameter_names(request.parameters, capabilities)
+        for message in request.messages:
+            if message.provider_data is not None or message.tool_calls:  # A tool call may have provider data too.
+                request, left_out = leave_out_foreign_data(request, self._accepts_provider_data)
+                warnings = [*warnings, *left_out]
+                break
         if not needs_plan(request, capabilities):
             deltas = next(adapt_to_capabilities(request, capabilities))
             return _with_warnings(deltas, warnings) if warnings else deltas
@@ -138,14 +154,16 @@ async def _respond(plan: Plan, next: Next, usage: TokenUsage | None = None) -> D
         next: The next layer.
         usage: The token usage of the requests that were sent before for the same call.
     """
-    buffers_deltas = plan.enforcement == "validated" and not plan.original.stream
-    retries_left = MAX_FEEDBACK_RETRIES if buffers_deltas else 0
+    buffers_deltas = plan.enforcement is not None and not plan.original.stream
+    retries_left = MAX_FEEDBACK_RETRIES if buffers_deltas and plan.enforcement == "validated" else 0
+    has_calls: list[bool] = []
     request = plan.sent.replace(needs_closing_delta=True)
     while True:
         buffered: list[ChatMessageStreamDelta] = []
         response = MessageBuilder()
         closing = ChatMessageStreamDelta()
-        async with aclosing(_rewritten_deltas(plan, next(request))) as deltas:
+        received = note_calls(next(request), has_calls) if plan.forced_tool is not None else next(request)
+        async with aclosing(_rewritten_deltas(plan, received)) as deltas:
             async for delta in deltas:
                 response.add(delta)
                 if delta.finish_reason is not None or delta.token_usage is not None:
@@ -161,6 +179,7 @@ async def _respond(plan: Plan, next: Next, usage: TokenUsage | None = None) -> D
             message = response.message()
             # Output that `max_tokens` truncated is not retried, because the next output could be truncated too.
             if not retries_left or message.finish_reason == "length":
+                error.disproved = disproved_by(plan, message, made_calls=bool(has_calls))
                 raise
             retries_left -= 1
             request = _with_feedback(request, message, error)
@@ -236,7 +255,7 @@ def _validate(plan: Plan, response: MessageBuilder, closing: ChatMessageStreamDe
         )
     if request.grammar is not None:
         closing.parsed = _validated_output(plan, request.grammar, message)
-        closing.enforcement = plan.enforcement
+        closing.enforcement = plan.reported_enforcement
     return closing
 
 

@@ -19,10 +19,11 @@ parameters, content and roles of the request. Then two parts are planned, the to
    tools.
 3. An output type is enforced or validated in the first of these ways that the backend supports:
 
-   - `enforced`: by constrained decoding, or by the service's schema mode. A JSON schema is rewritten to the subset that
-     the backend supports (`Capabilities.schema_rules`). Constraints outside of the subset are written into the
-     descriptions of the schema, and a warning says so. A `Choice`, or a schema that is not an object, may be wrapped in
-     an object with one property, because some services accept only objects.
+   - `enforced`: by constrained decoding, or by the service's schema mode. If it is not known whether the service
+     enforces anything (`Capabilities.enforces_grammars`), the message says `validated`. A JSON schema is rewritten to
+     the subset that the backend supports (`Capabilities.schema_rules`). Constraints outside of the subset are written
+     into the descriptions of the schema, and a warning says so. A `Choice`, or a schema that is not an object, may be
+     wrapped in an object with one property, because some services accept only objects.
    - `forced_tool`: the schema becomes the parameters of a tool that the model must call. The backend must support tools
      and the `tool_choice` `named` or `required`, and the caller's request must have no tools. Stop sequences are not
      sent, because they could truncate the JSON of the call; a warning says so.
@@ -65,6 +66,11 @@ _CHOICE_NOT_ENFORCED = CallWarning(
 _TOOLS_IN_PROMPT = CallWarning(
     "substituted", "tools", "The tools were put into the prompt, because the backend does not support tools."
 )
+_NOT_KNOWN = CallWarning(
+    "not_enforced",
+    "grammar",
+    "The output type was sent and the output checked, because it is not known whether this service enforces it.",
+)
 _STOP_NOT_SENT = CallWarning(
     "left_out", "stop_sequences", "Stop sequences were not sent, because the output comes as a tool call."
 )
@@ -102,6 +108,12 @@ class Plan:
     fetches_images: bool = False
     warnings: tuple[CallWarning, ...] = ()
     second: Plan | None = None
+
+    @property
+    def reported_enforcement(self) -> str | None:
+        """The value of `message.enforcement`: what is known, which may be less than what the backend declares."""
+        is_known = self.enforcement != "enforced" or self.original.capabilities.enforces_grammars
+        return self.enforcement if is_known else "validated"
 
     @property
     def keeps_one_call(self) -> bool:
@@ -165,6 +177,13 @@ def _plan_prompted_tools(request: Request, capabilities: Capabilities) -> Plan:
 
 def _plan_output_type(plan: Plan, grammar: Grammar, capabilities: Capabilities) -> Plan:
     request = plan.sent
+    if type(grammar) in capabilities.grammars and not capabilities.enforces_grammars:
+        if request.strict:
+            raise UnsupportedFeature(
+                "strict=True: it is not known whether this server enforces output types; name its kind with dialect=…, "
+                "or pass capabilities={'enforces_grammars': True} if it does"
+            )
+        plan = replace(plan, warnings=(*plan.warnings, _NOT_KNOWN))
     if type(grammar) in capabilities.grammars and not isinstance(grammar, JSONSchema):
         return replace(plan, enforcement="enforced")
     is_object = isinstance(grammar, JSONSchema) and grammar.schema.get("type") == "object"
@@ -185,6 +204,7 @@ def _plan_output_type(plan: Plan, grammar: Grammar, capabilities: Capabilities) 
     if isinstance(grammar, Lark):
         raise UnsupportedFeature(
             "this backend cannot enforce a context-free grammar (Lark), and modelport cannot validate one"
+            + ("" if capabilities.enforces_grammars else "; if its server can, name the server's kind with dialect=…")
         )
     can_force = capabilities.tools and not request.tools and capabilities.tool_choices & {"named", "required"}
     object_schema = grammar if is_object else wrapper

@@ -36,6 +36,7 @@ class Dialect:
         streams_always: Whether the server is asked for a stream even if the caller did not ask for one.
         constrains_reasoning: Whether the server applies a grammar from the first token, and so to the reasoning before
             the output. If the model may reason, modelport then sends a grammar that begins with any reasoning.
+        drops_tools: Whether the server leaves out tools, without a word, if the model's chat template has none.
     """
 
     capabilities: Mapping[str, Any] = field(default_factory=dict)
@@ -44,6 +45,7 @@ class Dialect:
     effort_in_template: bool = False
     streams_always: bool = False
     constrains_reasoning: bool = False
+    drops_tools: bool = False
 
 
 def llama_grammar(lark: str) -> str:
@@ -124,6 +126,7 @@ DIALECTS: dict[str, Dialect] = {
         # non-streaming response to its end.
         streams_always=True,
         constrains_reasoning=True,
+        drops_tools=True,
     ),
     "vllm": Dialect(
         capabilities={

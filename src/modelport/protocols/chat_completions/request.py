@@ -9,9 +9,11 @@ from typing import Any
 
 from modelport.protocols.chat_completions.dialects import DIALECTS, OPENAI_API, template_variables_for
 from modelport.protocols.chat_completions.output_format import output_fields
+from modelport.protocols.chat_completions.provider_fields import merged_fields, with_reasoning_parts
 from modelport.protocols.chat_completions.sendable_messages import sendable_messages
 from modelport.types.capabilities import Capabilities
 from modelport.types.messages import ChatMessage
+from modelport.types.provider_data import ProviderData
 from modelport.types.request import Request
 from modelport.types.tools import NamedToolChoice
 
@@ -71,14 +73,15 @@ def body_from(
 def _message(message: ChatMessage, capabilities: Capabilities) -> dict[str, Any]:
     result = plain_dict(message)
     if message.reasoning and capabilities.sends_reasoning:
-        result["reasoning_content"] = message.reasoning
+        result.setdefault("reasoning_content", message.reasoning)
     return result
 
 
 def plain_dict(message: ChatMessage) -> dict[str, Any]:
     """Return a message as a dict in OpenAI's format.
 
-    Content that is a string stays a string; parts become dicts. The arguments of tool calls become JSON text.
+    Content that is a string stays a string; parts become dicts. The arguments of tool calls become JSON text. Provider
+    data of chat completions becomes the fields that the service returned.
 
     Args:
         message: A message as `inputs` has normalised it: its content is a string, a tuple of parts, or `None`.
@@ -93,6 +96,7 @@ def plain_dict(message: ChatMessage) -> dict[str, Any]:
                 "id": call.id,
                 "type": "function",
                 "function": {"name": call.function.name, "arguments": call.function.arguments_json()},
+                **_fields(call.provider_data),
             }
             for call in message.tool_calls
         ]
@@ -100,4 +104,13 @@ def plain_dict(message: ChatMessage) -> dict[str, Any]:
         result["tool_call_id"] = message.tool_call_id
     if message.name:
         result["name"] = message.name
+    if message.provider_data is not None:
+        fields = _fields(message.provider_data)
+        if (parts := fields.pop("content", None)) is not None:
+            result["content"] = with_reasoning_parts(parts, content)
+        result |= fields
     return result
+
+
+def _fields(data: ProviderData | None) -> dict[str, Any]:
+    return {} if data is None or data.protocol != "chat_completions" else merged_fields(data.items)

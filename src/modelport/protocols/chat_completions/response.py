@@ -5,9 +5,11 @@
 - The token usage of a stream may come in its own chunk without choices, in the last chunk, or in every chunk. It is
   emitted once, with the finish reason, in the delta that `finish` returns.
 - A service may answer a streaming request with one complete message.
-- Content may be a list of parts, of which only the text is used.
-- Reasoning may be called `reasoning_content` or `reasoning`.
-- Parallel tool calls may all have index 0, or no index at all. They are distinguished by their ids and names.
+- Content may be a list of parts, of which only the text is used. A warning names media that are left out.
+- A tool call may come in the field `function_call`.
+- Reasoning may be called `reasoning_content` or `reasoning`, be a part of the content, or stand in its text; see
+  `think_tags`. If the service may require it in later requests, it is recorded as provider data; see `provider_fields`.
+- Parallel tool calls may all have index 0 or no index, and no ids; see `call_fragments`.
 - An error may come inside a response with status 200, or as a chunk of a stream.
 - A stream that ends without a finish reason may be incomplete. It is an error unless `accept_missing_finish` is set.
 """
@@ -19,20 +21,23 @@ from collections.abc import Mapping
 from typing import Any
 
 from modelport.errors import MalformedResponse
+from modelport.protocols.chat_completions.call_fragments import CallFragments
 from modelport.protocols.chat_completions.errors import error_from
+from modelport.protocols.chat_completions.finish_word import finish_word
+from modelport.protocols.chat_completions.media import media_in, media_warnings, transcript_of
 from modelport.protocols.chat_completions.output_format import OUTPUT_TOOL
+from modelport.protocols.chat_completions.provider_fields import (
+    USUAL_FIELDS,
+    ProviderFields,
+    provider_data_of_call,
+    reasoning_text,
+)
 from modelport.protocols.chat_completions.stream_quirks import MessageParts, error_in, unwrap_error_list, usage_in
+from modelport.protocols.chat_completions.think_tags import ThinkTagSplitter
+from modelport.protocols.finish_reasons import OWN_WORDS, finish_error, finish_reason_from, finish_warning
 from modelport.types.deltas import ChatMessageStreamDelta, ChatMessageToolCallStreamDelta
 from modelport.types.messages import ChatMessageToolCallFunction
 from modelport.types.usage import TokenUsage, token_count_from
-
-#: Finish reasons of services -> finish reasons of modelport.
-_FINISH_REASONS = {
-    "stop": "stop", "eos": "stop", "end_turn": "stop", "stop_sequence": "stop", "abort": "stop",
-    "length": "length", "max_tokens": "length", "model_length": "length",
-    "tool_calls": "tool_calls", "function_call": "tool_calls", "tool_use": "tool_calls",
-    "content_filter": "content_filter", "safety": "content_filter",
-}  # fmt: skip
 
 
 class ChatResponseReader:
@@ -41,21 +46,39 @@ class ChatResponseReader:
     Args:
         accept_missing_finish: Whether a stream without a finish reason counts as complete, because the server never
             sends one.
+        split_reasoning: Whether text between `<think>` and `</think>` at the beginning of the content is reasoning.
+        service: The name of the service, for the provider data; `None` if it is not known.
+
+    Attributes:
+        think_tags: Splits the reasoning from the content; `None` without `split_reasoning`.
     """
 
-    def __init__(self, accept_missing_finish: bool = False) -> None:
+    def __init__(
+        self, accept_missing_finish: bool = False, split_reasoning: bool = False, *, service: str | None = None
+    ) -> None:
+        self._service = service
+        #: Collects the provider data; `None` before the first.
+        self._provider_fields: ProviderFields | None = None
         self._accept_missing_finish = accept_missing_finish
         self._parts = MessageParts()
+        self.think_tags = ThinkTagSplitter() if split_reasoning else None
+        #: Whether the content may still have a tag.
+        self._searches_tags = split_reasoning
         #: Collects token usage and finish reason until `finish` returns it.
         self._last_delta = ChatMessageStreamDelta()
-        #: Index of a tool call in modelport's deltas -> the call's id.
-        self._call_ids: dict[int, str | None] = {}
-        #: Index of a tool call in the service's chunks -> its index in modelport's deltas.
-        self._call_indices: dict[int, int] = {}
+        #: The tool calls so far; `None` before the first.
+        self._calls: CallFragments | None = None
         #: The service's indices of calls of `OUTPUT_TOOL`. The input of this tool is emitted as content.
         self._output_indices: set[Any] = set()
         #: Whether the model refused to answer. The finish reason is then `content_filter`.
         self._has_refusal = False
+        #: The kinds of media that were left out, because deltas have no field for them.
+        self._left_out: set[str] = set()
+        #: Whether any part of a response has arrived. Without one, a stream is no response, even if it need not say why
+        #: it ended.
+        self._has_choice = False
+        #: The finish reason as the service wrote it; `None` until it arrives.
+        self._finish_word: Any = None
 
     def read_response(self, data: Any) -> ChatMessageStreamDelta:
         """Return the one delta of a non-streaming response.
@@ -75,7 +98,10 @@ class ChatResponseReader:
         delta.token_usage, delta.finish_reason, delta.stop_sequence = (
             last.token_usage, last.finish_reason, last.stop_sequence,
         )  # fmt: skip
-        delta.model_id, delta.raw = last.model_id, last.raw
+        delta.content = (delta.content or "") + (last.content or "") or None
+        delta.reasoning = (delta.reasoning or "") + (last.reasoning or "") or None
+        delta.model_id, delta.raw, delta.warnings = last.model_id, last.raw, last.warnings
+        delta.provider_data = delta.provider_data or last.provider_data
         return delta
 
     def read_chunk(self, data: Any) -> ChatMessageStreamDelta | None:
@@ -94,21 +120,37 @@ class ChatResponseReader:
         """Return the last delta, which holds token usage and finish reason.
 
         Raises:
-            MalformedResponse: The stream ended without a finish reason, and `accept_missing_finish` is not set.
+            MalformedResponse: The stream ended without a finish reason, and `accept_missing_finish` is not set. Or it
+                had no part of a response.
+            ModelError: The finish reason says that the service or the model failed.
         """
         last = self._last_delta
+        if self._provider_fields is not None:
+            last.provider_data = self._provider_fields.take()
+        if self._searches_tags and self.think_tags is not None:
+            reasoning, content = self.think_tags.finish()
+            last.reasoning, last.content = reasoning or None, content or None
+        if self._left_out:
+            last.warnings = media_warnings(self._left_out)
+        if self._finish_word not in (None, "stop", "length", "tool_calls"):
+            if error := finish_error(self._finish_word):
+                raise error
+            if warning := finish_warning(self._finish_word):
+                last.warnings = [*(last.warnings or ()), warning]
         if last.finish_reason is None:
+            if not self._has_choice:
+                raise MalformedResponse("The service sent no part of a response: no event of the stream has a choice.")
             if not self._accept_missing_finish:
                 raise MalformedResponse(
                     "The stream ended without a finish reason, so the response may be truncated. If this server never "
                     "sends a finish reason, pass accept_missing_finish=True."
                 )
-            last.finish_reason = "tool_calls" if self._call_ids else "stop"
+            last.finish_reason = "tool_calls" if self._calls else "stop"
         elif self._has_refusal:
             last.finish_reason = "content_filter"
-        elif self._output_indices and not self._call_ids and last.finish_reason == "tool_calls":
+        elif self._output_indices and not self._calls and last.finish_reason == "tool_calls":
             last.finish_reason = "stop"  # The only tool that was called is `OUTPUT_TOOL`.
-        elif self._call_ids and last.finish_reason == "stop":
+        elif self._calls and last.finish_reason == "stop":
             last.finish_reason = "tool_calls"  # Some services send "stop" with tool calls.
         return last
 
@@ -131,27 +173,49 @@ class ChatResponseReader:
             ) from None
 
     def _read_choice(self, choice: Any, message_key: str, data: Any) -> ChatMessageStreamDelta | None:
-        if reason := choice.get("finish_reason"):
-            self._last_delta.finish_reason = _FINISH_REASONS.get(reason, "stop")
+        self._has_choice = True
+        # This method runs for every chunk, so what is rare is asked for with `in`, which takes less time than a call.
+        if "error" in choice and (error := choice["error"]):
+            # OpenRouter reports a failure of the model's provider here.
+            raise error_from(error.get("code") if isinstance(error, dict) else None, {"error": error})
+        word = choice.get("finish_reason")
+        if word not in OWN_WORDS or "native_finish_reason" in choice or "provider_specific_fields" in choice:
+            word = None if word is None else finish_word(word, choice)
+        if word is not None:
+            self._finish_word = word
+            self._last_delta.finish_reason = word if word in OWN_WORDS else finish_reason_from(word)
             self._last_delta.raw = data
             if isinstance(stop := choice.get("stop_reason"), str):
                 self._last_delta.stop_sequence = stop
         message = self._parts.read(choice, message_key)
         content = message.get("content")
+        reasoning = None
+        if type(content) is list or not message.keys() <= USUAL_FIELDS:  # Most chunks need not be searched.
+            if self._provider_fields is None or choice.get(message_key):  # A repeated message is not read again.
+                self._provider_fields = self._provider_fields or ProviderFields(self._service)
+                self._provider_fields.read(message)
+            reasoning = message.get("reasoning_content") or message.get("reasoning") or reasoning_text(message)
+        if isinstance(content, list) or "audio" in message or "images" in message:
+            self._left_out.update(media_in(message))
         if isinstance(content, list):  # Mistral's reasoning models send a list of parts.
             content = "".join(part.get("text", "") for part in content if part.get("type") == "text")
+        if "audio" in message and not content:
+            content = transcript_of(message) or None
         if refusal := message.get("refusal"):
             content, self._has_refusal = (content or "") + refusal, True
-        reasoning = message.get("reasoning_content") or message.get("reasoning")
         if content is not None and not isinstance(content, str):
             raise TypeError(f"content is {type(content).__name__}, not a string")
         if reasoning is not None and not isinstance(reasoning, str):
             raise TypeError(f"reasoning is {type(reasoning).__name__}, not a string")
         calls: list[ChatMessageToolCallStreamDelta] = []
-        if received := message.get("tool_calls"):
+        received = message.get("tool_calls")
+        if not received and "function_call" in message and (function := message["function_call"]):
+            received = [{"index": "function_call", "function": function}]  # The only call of OpenAI's API of 2023.
+        if received:
             if outputs := [call["custom"]["input"] for call in received if self._is_output(call)]:
                 content = (content or "") + "".join(outputs)
-            calls = [self._call_delta(call) for call in received if not self._is_output(call)]
+            is_whole = not choice.get("delta")  # The entries of a list that is not streamed are one call each.
+            calls = [self._call_delta(call, is_whole) for call in received if not self._is_output(call)]
         if logprobs := choice.get("logprobs"):
             logprobs = logprobs.get("content") or None
         if logprobs and not (isinstance(logprobs, list) and all(isinstance(item, dict) for item in logprobs)):
@@ -159,12 +223,18 @@ class ChatResponseReader:
         if self._last_delta.model_id is None:
             model_id = data.get("model")
             self._last_delta.model_id = model_id if isinstance(model_id, str) else None
+        if self._searches_tags and (content or reasoning) and self.think_tags is not None:
+            split, content = self.think_tags.feed(content or "", has_reasoning=bool(reasoning))
+            reasoning = reasoning or split
+            self._searches_tags = not self.think_tags.is_done
         if not (content or reasoning or calls or logprobs):
             # An empty message is a valid response, but an empty chunk delivers nothing.
             return ChatMessageStreamDelta() if "message" in choice else None
         return ChatMessageStreamDelta(
-            content=content or None, tool_calls=calls or None, reasoning=reasoning, logprobs=logprobs or None
-        )
+            content=content or None, tool_calls=calls or None, reasoning=reasoning or None, logprobs=logprobs or None,
+            # The output follows the reasoning, which is therefore complete.
+            provider_data=self._provider_fields.take() if self._provider_fields and (content or calls) else None,
+        )  # fmt: skip
 
     def _is_output(self, call: Any) -> bool:
         """Return whether a tool call, or a fragment of one, belongs to a call of `OUTPUT_TOOL`."""
@@ -175,39 +245,22 @@ class ChatResponseReader:
             self._output_indices.add(call.get("index"))
         return call.get("index") in self._output_indices
 
-    def _call_delta(self, call: Any) -> ChatMessageToolCallStreamDelta:
+    def _call_delta(self, call: Any, is_whole: bool) -> ChatMessageToolCallStreamDelta:
         function = call.get("function") or {}
         call_id, name, arguments = call.get("id"), function.get("name"), function.get("arguments")
         for field, value in (("id", call_id), ("name", name)):
             if not isinstance(value, str | None):
                 raise TypeError(f"a call's {field} is {type(value).__name__}, not a string")
+        if self._calls is None:
+            self._calls = CallFragments()
+        index, call_id, name = self._calls.add(call.get("index"), call_id, name, arguments, is_whole=is_whole)
         return ChatMessageToolCallStreamDelta(
-            index=self._index_of(call.get("index"), call_id, name),
+            index=index,
             id=call_id,
             type=kind if isinstance(kind := call.get("type"), str) and kind else "function",
             function=ChatMessageToolCallFunction(arguments=arguments if arguments is not None else "", name=name or ""),
+            provider_data=provider_data_of_call(call, self._service),
         )
-
-    def _index_of(self, service_index: int | None, call_id: str | None, name: str | None) -> int:
-        """Return the index, in modelport's deltas, of the call to which a fragment belongs.
-
-        Some servers give every parallel call the index 0, and some send no index. So a fragment starts a new call not
-        only if its index is new, but also if its id differs from that of the call with its index (of the last call, if
-        it has no index), or if it has a name but neither an index nor an id.
-        """
-        if service_index is not None:
-            index = self._call_indices.get(service_index)
-        else:
-            index = len(self._call_ids) - 1 if self._call_ids else None
-        has_new_id = bool(call_id) and index is not None and self._call_ids[index] not in (None, call_id)
-        has_only_name = service_index is None and bool(name) and not call_id
-        if index is None or has_new_id or has_only_name:
-            index = len(self._call_ids)
-            self._call_ids[index] = None
-        if service_index is not None:
-            self._call_indices[service_index] = index
-        self._call_ids[index] = call_id or self._call_ids[index]
-        return index
 
 
 def usage_from(usage: Mapping[str, Any]) -> TokenUsage:

@@ -196,21 +196,24 @@ def _check_size(data: bytes, max_bytes: int, location: str) -> None:
 
 
 def _reasoning_blocks(message: ChatMessage, location: str, sends_unsigned_reasoning: bool) -> list[Block]:
-    """The reasoning of an earlier turn, exactly as this service returned it in `reasoning_details`.
+    """The reasoning of an earlier turn, exactly as this service returned it.
 
-    Items of `reasoning_details` in another service's format are left out, because this service can't verify them. If
-    there are no other items, and `sends_unsigned_reasoning` is set, the text `message.reasoning` is sent instead.
+    Provider data of other protocols is ignored. If there is no signed or encrypted reasoning, and
+    `sends_unsigned_reasoning` is set, the text `message.reasoning` is sent instead.
     """
     blocks: list[Block] = []
-    for i, detail in enumerate(message.reasoning_details or ()):
+    data = message.provider_data
+    for i, detail in enumerate(data.items if data is not None and data.protocol == "converse" else ()):
         if isinstance(redacted := detail.get("redactedContent"), str):
             try:
                 blocks.append({"reasoningContent": {"redactedContent": base64.b64decode(redacted, validate=True)}})
             except binascii.Error:
-                raise InvalidRequest(f"{location}['reasoning_details'][{i}]: 'redactedContent' is not base64") from None
+                raise InvalidRequest(
+                    f"{location}['provider_data']['items'][{i}]: 'redactedContent' is not base64"
+                ) from None
         elif isinstance(text := detail.get("reasoningText"), dict):
             if not all(isinstance(text.get(key, ""), str) for key in ("text", "signature")) or "text" not in text:
-                raise InvalidRequest(f"{location}['reasoning_details'][{i}]: 'reasoningText' needs a 'text'")
+                raise InvalidRequest(f"{location}['provider_data']['items'][{i}]: 'reasoningText' needs a 'text'")
             known = {key: text[key] for key in ("text", "signature") if key in text}
             blocks.append({"reasoningContent": {"reasoningText": known}})
     if not blocks and sends_unsigned_reasoning and (message.reasoning or "").strip():

@@ -6,7 +6,7 @@ returns the last delta. Parts of a response for which modelport has no field are
 non-streaming response, they can be read from `message.raw`.
 
 The text of reasoning is emitted as it arrives. A reasoning block is also collected with its signature, or its encrypted
-content (`redactedContent`), and emitted in `reasoning_details` when the block ends, because it must be sent back to the
+content (`redactedContent`), and emitted as provider data when the block ends, because it must be sent back to the
 service complete.
 
 See https://docs.aws.amazon.com/bedrock/latest/APIReference/API_runtime_ConverseStreamOutput.html
@@ -21,16 +21,15 @@ from typing import Any
 
 from modelport.errors import InvalidToolCall, MalformedResponse
 from modelport.protocols.converse.request import ConverseCall
+from modelport.protocols.finish_reasons import finish_error, finish_reason_from, finish_warning
 from modelport.types.deltas import ChatMessageStreamDelta, ChatMessageToolCallStreamDelta
 from modelport.types.messages import ChatMessageToolCallFunction
+from modelport.types.provider_data import ProviderData, join
 from modelport.types.usage import TokenUsage, token_count_from
 from modelport.types.warnings import CallWarning
 
-_FINISH_REASONS = {
-    "end_turn": "stop", "stop_sequence": "stop", "tool_use": "tool_calls", "malformed_tool_use": "tool_calls",
-    "max_tokens": "length", "model_context_window_exceeded": "length",
-    "guardrail_intervened": "content_filter", "content_filtered": "content_filter",
-}  # fmt: skip
+#: The name of this service in `ProviderData.service`.
+SERVICE = "bedrock"
 
 
 class ConverseResponseReader:
@@ -52,6 +51,8 @@ class ConverseResponseReader:
         self._reasoning: dict[int, dict[str, Any]] = {}
         #: The kinds of content that were left out, because modelport has no field for them.
         self._left_out: set[str] = set()
+        #: The warning about a stop reason that modelport does not know.
+        self._unknown_reason: CallWarning | None = None
 
     @property
     def has_stop_reason(self) -> bool:
@@ -72,7 +73,7 @@ class ConverseResponseReader:
             delta.content = "".join(block.content or "" for block in blocks) or None
             delta.reasoning = "".join(block.reasoning or "" for block in blocks) or None
             delta.tool_calls = [call for block in blocks for call in block.tool_calls or ()] or None
-            delta.reasoning_details = [detail for block in blocks for detail in block.reasoning_details or ()] or None
+            delta.provider_data = join(block.provider_data for block in blocks if block.provider_data is not None)
             self._record_stop(response)
             self._record_usage(response)
         except (AttributeError, TypeError, KeyError, IndexError, ValueError) as error:
@@ -127,6 +128,8 @@ class ConverseResponseReader:
             )
             for kind in sorted(self._left_out)
         ]
+        if self._unknown_reason is not None:
+            left_out.append(self._unknown_reason)
         last_delta.warnings = [*self._call.warnings, *left_out] or None
         last_delta.raw = self._raw
         return last_delta
@@ -204,7 +207,7 @@ class ConverseResponseReader:
         return None
 
     def _finish_reasoning(self, index: int) -> ChatMessageStreamDelta | None:
-        """The delta with `reasoning_details` of a block that has ended; the next turn sends them back to the service.
+        """The delta with the provider data of a block that has ended; the next turn sends it back to the service.
 
         The result is `None` if the block is neither signed nor encrypted.
         """
@@ -215,19 +218,18 @@ class ConverseResponseReader:
             detail = {"reasoningText": {"text": reasoning.get("text", ""), "signature": reasoning["signature"]}}
         else:
             return None
-        return ChatMessageStreamDelta(reasoning_details=[detail])
+        return ChatMessageStreamDelta(provider_data=ProviderData("converse", (detail,), SERVICE))
 
     # --- stop reason and usage ----------------------------------------------------------------------------------------
 
     def _record_stop(self, data: Mapping[str, Any]) -> None:
         reason = _require_text(data["stopReason"])
-        if reason == "malformed_model_output":
-            raise MalformedResponse("The service reports that the model's output was malformed.")
-        if reason == "malformed_tool_use" and not self._call_indices:
-            raise InvalidToolCall(
-                "The service reports that the model's tool call was malformed, and returns no part of it."
-            )
-        self._last_delta.finish_reason = _FINISH_REASONS.get(reason, "stop")
+        if reason == "malformed_tool_use" and self._call_indices:
+            reason = "tool_use"  # The layer `adapt` reports the call, with its arguments as the model wrote them.
+        if error := finish_error(reason):
+            raise error
+        self._unknown_reason = finish_warning(reason)
+        self._last_delta.finish_reason = finish_reason_from(reason)
         stop_sequences = self._call.arguments.get("inferenceConfig", {}).get("stopSequences", ())
         # The service does not say which sequence ended the output, so this is known only if there is a single one.
         if reason == "stop_sequence" and len(stop_sequences) == 1:

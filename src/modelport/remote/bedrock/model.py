@@ -12,7 +12,7 @@ from modelport.inputs.settings import check_kind
 from modelport.inputs.vendor_parameters import parameters_of
 from modelport.layers.retry import RetryPolicy
 from modelport.protocols.converse.request import converse_call_from
-from modelport.protocols.converse.response import ConverseResponseReader
+from modelport.protocols.converse.response import SERVICE, ConverseResponseReader
 from modelport.protocols.error_phrases import means_no_stream
 from modelport.remote.bedrock.client import check_client, make_client, max_attempts_of
 from modelport.remote.bedrock.transport import BotoTransport
@@ -23,6 +23,7 @@ from modelport.secrets import Secret
 from modelport.types.capabilities import Capabilities
 from modelport.types.deltas import ChatMessageStreamDelta
 from modelport.types.output_types import JSONSchema
+from modelport.types.provider_data import ProviderData
 from modelport.types.request import Request
 from modelport.types.warnings import CallWarning
 
@@ -214,6 +215,10 @@ class AmazonBedrockServerModel(ObservingModel):
         extra = (self.declared_capabilities.extra_parameters or frozenset()) | fields
         declared = self.declared_capabilities.replace(extra_parameters=extra, forwards_unknown=False)
         return declared.with_profiles(self.base_model or self.model_id, PROFILES)
+
+    def accepts_provider_data(self, data: ProviderData) -> bool:
+        """Return whether Bedrock returned this data; see `Model.accepts_provider_data`."""
+        return data.fits("converse", SERVICE)
 
     async def deltas(self, request: Request) -> AsyncGenerator[ChatMessageStreamDelta, None]:
         """Run one request; see `Model.deltas`."""

@@ -39,15 +39,15 @@ def read_json(data: bytes, read: Callable[[Any], T], secrets: Collection[str]) -
         ModelError: `read` raised it. It shows no secrets.
     """
     check_json_size(data)
+    if not data.strip():
+        raise MalformedResponse("The service sent an empty body instead of a response.")
     try:
         parsed = orjson_package().loads(data)
     except ValueError as error:
         excerpt = redact(data[:_EXCERPT_BYTES].decode("utf-8", "replace"), secrets)[:120]
         data = b""  # Otherwise a traceback with local variables would show an API key that the data repeats.
         if excerpt.lstrip().startswith("<"):
-            raise MalformedResponse(
-                f"The service sent a web page instead of JSON; is this the address of its API? {excerpt!r}."
-            ) from None
+            raise _web_page_error(excerpt, "JSON") from None
         raise MalformedResponse(f"The service sent broken JSON ({error}): {excerpt!r}.") from None
     try:
         return read(parsed)
@@ -72,6 +72,12 @@ def _redacted(parsed: Any, data: bytes, secrets: Collection[str]) -> Any:
     raise MalformedResponse(f"The service sent {size} bytes of JSON that is no chat completion: {excerpt!r}.")
 
 
+def _web_page_error(excerpt: str, expected: str) -> MalformedResponse:
+    return MalformedResponse(
+        f"The service sent a web page instead of {expected}; is this the address of its API? {excerpt!r}."
+    )
+
+
 class EventReader(Generic[T]):
     """Turns the bytes of a stream into events.
 
@@ -88,6 +94,8 @@ class EventReader(Generic[T]):
         self._parser = EventParser(MAX_RESPONSE_SIZE)
         #: The events that the last chunk completed, each as its type and its data, which is JSON.
         self._unparsed: list[tuple[bytes, bytes]] = []
+        #: The beginning of the stream, until its first event arrives; then `None`. A list hides it from tracebacks.
+        self._start: list[bytes] | None = []
         #: Whether the event `[DONE]` has arrived, which ends the stream.
         self.done = False
 
@@ -108,6 +116,10 @@ class EventReader(Generic[T]):
                 return
             chunk, self._body = self._body.getvalue(), None
         self._unparsed = self._parser.feed(chunk)
+        if self._start is not None:
+            self._start = (
+                None if self._unparsed else [b"".join([*self._start, chunk[:_EXCERPT_BYTES]])[:_EXCERPT_BYTES]]
+            )
 
     def events(self) -> Iterator[T]:
         """Yield what `read` returns for each event that the last chunk completed.
@@ -135,11 +147,28 @@ class EventReader(Generic[T]):
         """Yield what `read` returns for a response that was no stream, after its last bytes.
 
         Raises:
-            MalformedResponse: The body is not JSON.
+            MalformedResponse: The body is not JSON, or a stream had no event.
             ModelError: `read` raised it.
         """
         if self._body is not None:
             yield read_json(self._body.getvalue(), self._read, self._secrets)
+        else:
+            self._check_not_empty()
+
+    def _check_not_empty(self) -> None:
+        """Check, at the end of the stream, that it had an event.
+
+        Raises:
+            MalformedResponse: The body is empty, a web page, or anything else without an event.
+        """
+        if self._start is None:
+            return
+        excerpt = redact(b"".join(self._start).decode("utf-8", "replace"), self._secrets).strip()[:120]
+        if excerpt.startswith("<"):
+            raise _web_page_error(excerpt, "a stream")
+        if not excerpt:
+            raise MalformedResponse("The service sent an empty body instead of a stream of events.")
+        raise MalformedResponse(f"The service sent no events of a stream, but {excerpt!r}.")
 
     def _read_error(self, event: Any) -> T:
         """Read an event of type "error". `ChatResponseReader` expects the key "error"."""

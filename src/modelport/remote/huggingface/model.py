@@ -14,7 +14,7 @@ from modelport.inputs.settings import check_kind
 from modelport.remote.chat_model import ChatCompletionsModel
 from modelport.remote.http.transport import Transport
 from modelport.remote.huggingface.transport import URL_SCHEMES, HubTransport, hub_package, provider_helper
-from modelport.remote.services import service_at
+from modelport.remote.services import host_of, provider_at, service_at
 from modelport.secrets import Secret
 
 #: The model if the caller names none: the default of the `smolagents` package.
@@ -103,6 +103,14 @@ class InferenceClientModel(ChatCompletionsModel):
         if self._url is not None:
             return self.dialect or service_at(self._url)
         return _SERVICES_OF_PROVIDERS.get(self.provider or "", "huggingface")
+
+    @property
+    def _provider(self) -> str | None:
+        return provider_at(self._url) or _SERVICES_OF_PROVIDERS.get(self.provider or "", self.provider or "huggingface")
+
+    @property
+    def _host(self) -> str | None:
+        return host_of(self._url)
 
     def _make_transport(self) -> Transport:
         if (self.base_url is not None or self._url) and not _is_url(self._url):

@@ -11,6 +11,7 @@ from modelport.inputs.parameters import KNOWN_PARAMETERS
 from modelport.inputs.vendor_parameters import parameters_of
 from modelport.remote.litellm.package import litellm_package
 from modelport.remote.profiles import PROFILES
+from modelport.remote.services import provider_at, service_at
 from modelport.types.capabilities import Capabilities
 from modelport.types.output_types import JSONSchema
 
@@ -21,6 +22,8 @@ RETRY_PARAMETERS = ("num_retries", "max_retries")
 SAVED_PARAMETERS = (
     parameters_of("litellm") - {"cache", "caching", "logger_fn", "shared_session", "ssl_verify", "verbose"}
 ) | {"aws_region_name", "extra_headers", "headers", "organization", "vertex_location", "vertex_project"}
+#: LiteLLM's providers for servers with OpenAI's API, of which only the address says which service it is.
+_COMPATIBLE = ("openai", "custom_openai", "openai_like")
 _TIMEOUT_PARAMETERS = {"timeout", "first_token_timeout", "idle_timeout"}
 
 
@@ -49,6 +52,8 @@ def known_capabilities(base: Capabilities, model_id: str, provider: str | None, 
             "'anthropic/claude-sonnet-4-5'; 'openai/NAME' with api_base for a compatible server. See "
             "https://docs.litellm.ai/docs/providers"
         ) from None
+    if provider in _COMPATIBLE and api_base is not None and service_at(api_base) is None:
+        base = base.replace(enforces_grammars=False)  # LiteLLM calls any server in this way.
     accepted = set(litellm.get_supported_openai_params(model, custom_llm_provider=provider) or ())
     if not accepted:  # LiteLLM does not know what the provider accepts, so the declared capabilities apply.
         result = base.replace(refused=frozenset(RETRY_PARAMETERS)).with_profiles(model_id, PROFILES)
@@ -83,6 +88,22 @@ def known_capabilities(base: Capabilities, model_id: str, provider: str | None, 
     result = base.replace(**changes).with_profiles(model_id, PROFILES).replace(grammars=changes["grammars"])
     # A profile may rename `max_tokens` to `max_completion_tokens`, which not every provider accepts through LiteLLM.
     return result if "max_completion_tokens" in accepted else result.replace(renamed={})
+
+
+def service_of(model_id: str, provider: str | None, api_base: str | None) -> str:
+    """Who answers a model, for `ProviderData.service`.
+
+    LiteLLM passes chat completions of the provider `openai` on as they are. So the data is that of the address.
+    """
+    try:
+        _, provider, _, base = litellm_package().get_llm_provider(
+            model_id, custom_llm_provider=provider, api_base=api_base
+        )
+    except Exception:
+        base = api_base
+    if provider == "openai":
+        return provider_at(api_base or base) or "openai"
+    return f"litellm/{provider}"
 
 
 def _has_support_flags(row: Mapping[str, Any]) -> bool:

@@ -16,6 +16,8 @@ How modelport prevents this:
 3. `isolate_clients` replaces four functions and one client of LiteLLM. If `_current_call` is set, the replacements use
    the call's `ClientIsolation`. When the user calls LiteLLM directly, the variable is not set, and the replacements do
    what the originals do.
+4. `observe_chunks` replaces the method by which LiteLLM reads a chunk of chat completions, so that `responses` sees
+   what LiteLLM leaves out of its own chunks.
 
 LiteLLM's parameters `client` and `shared_session` can't do this: `client` needs a different type for each provider, and
 `shared_session` has no effect on a client that is already in LiteLLM's cache.
@@ -51,14 +53,17 @@ class ClientIsolation:
         #: Callbacks whose task has not started. `aclose` runs those whose task was cancelled because the loop ends.
         self._callbacks_not_started: set[Coroutine[Any, Any, Any]] = set()
 
-    async def run(self, call: Awaitable[T], *, streams: bool = False) -> T:
+    async def run(
+        self, call: Awaitable[T], *, streams: bool = False, on_chunk: Callable[[Any], None] | None = None
+    ) -> T:
         """Await a call of LiteLLM. The call uses the clients and callbacks of this object.
 
         Args:
             call: The call.
             streams: Whether LiteLLM reads responses as streams.
+            on_chunk: A function that receives each chunk of chat completions before LiteLLM reads it.
         """
-        current = _IsolatedCall(self, streams)
+        current = _IsolatedCall(self, streams, on_chunk)
         previous = _current_call.set(current)
         try:
             return await call
@@ -177,8 +182,10 @@ class _IsolatedCall:
     loop.
     """
 
-    def __init__(self, isolation: ClientIsolation, streams: bool) -> None:
-        self.isolation, self.streams = isolation, streams
+    def __init__(
+        self, isolation: ClientIsolation, streams: bool, on_chunk: Callable[[Any], None] | None = None
+    ) -> None:
+        self.isolation, self.streams, self.on_chunk = isolation, streams, on_chunk
         self._requests: list[Coroutine[Any, Any, Any]] = []
         self._is_cancelled = False
 
@@ -223,6 +230,25 @@ def isolate_clients(litellm: Any) -> None:
     cache.get_cache, cache.set_cache = _isolated_method(cache, "get_cache"), _isolated_method(cache, "set_cache")
     worker.ensure_initialized_and_enqueue, litellm.main.completion = isolated_enqueue, isolated_completion
     litellm.module_level_aclient = _ModuleLevelClient(shared_client)
+
+
+def observe_chunks(litellm: Any) -> None:
+    """Replace the method by which LiteLLM reads a chunk of chat completions, to pass it to the call's `on_chunk` too.
+
+    Raises:
+        AttributeError: This version of LiteLLM has other internals.
+    """
+    wrapper = litellm.CustomStreamWrapper
+    read_chunk = wrapper.handle_openai_chat_completion_chunk
+
+    @wraps(read_chunk)
+    def observed(self: Any, chunk: Any, *args: Any, **kwargs: Any) -> Any:
+        call = _current_call.get()
+        if call is not None and call.on_chunk is not None:
+            call.on_chunk(chunk)
+        return read_chunk(self, chunk, *args, **kwargs)
+
+    wrapper.handle_openai_chat_completion_chunk = observed
 
 
 def _isolated_method(cache: Any, name: str) -> Any:

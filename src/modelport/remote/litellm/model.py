@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
+from functools import cached_property
 from typing import Any, ClassVar
 
 from modelport.errors import AuthenticationError, InvalidRequest, MalformedResponse, ModelError, UnsupportedFeature
@@ -10,8 +11,11 @@ from modelport.inputs.parameters import REASONING_EFFORTS
 from modelport.inputs.settings import check_kind
 from modelport.inputs.vendor_parameters import parameters_of
 from modelport.layers.retry import RetryPolicy
+from modelport.protocols.chat_completions.call_ids import CallIdRule, call_id_rule, with_accepted_ids
+from modelport.protocols.chat_completions.history_rules import HistoryRules
 from modelport.protocols.chat_completions.request import body_from
 from modelport.protocols.chat_completions.response import ChatResponseReader
+from modelport.remote.history import observe_history_refusal, with_accepted_history
 from modelport.remote.http.connections import CONNECT_TIMEOUT
 from modelport.remote.http.redaction import HiddenStr
 from modelport.remote.http.requests import check_headers
@@ -20,6 +24,7 @@ from modelport.remote.litellm.capabilities import (
     SAVED_PARAMETERS,
     common_capabilities,
     known_capabilities,
+    service_of,
 )
 from modelport.remote.litellm.errors import model_error_from
 from modelport.remote.litellm.isolation import ClientIsolation
@@ -33,6 +38,7 @@ from modelport.secrets import Secret
 from modelport.types.capabilities import Capabilities
 from modelport.types.deltas import ChatMessageStreamDelta
 from modelport.types.output_types import JSONSchema
+from modelport.types.provider_data import ProviderData
 from modelport.types.request import Request
 
 #: The model if the caller names none: the default of the `smolagents` package.
@@ -66,6 +72,9 @@ class LiteLLMModel(ObservingModel):
         flatten_messages_as_text: See `Model`; by default true for `ollama…`, `groq…` and `cerebras…`.
         accept_missing_finish: Whether a stream without a finish reason is complete; by default it counts as
             interrupted.
+        split_reasoning: Whether text between `<think>` and `</think>` at the beginning of the output is reasoning,
+            which some servers do not separate from it. By default it is. If a call does not stream, LiteLLM always
+            separates it.
         **settings: See `Model`. Every other setting is passed to `litellm.acompletion`. `num_retries` or `max_retries`
             becomes this model's `retry`.
 
@@ -92,9 +101,12 @@ class LiteLLMModel(ObservingModel):
         cached_tokens=True,
         extra_parameters=parameters_of("litellm") | {"extra_body", "extra_headers", "headers"},
     )
+    _may_ignore_output_types: ClassVar[bool] = True
     secret_settings: ClassVar[frozenset[str]] = frozenset({"api_key"})
     saved_parameters: ClassVar[frozenset[str] | None] = SAVED_PARAMETERS
     api_key: Secret | None = None
+    #: What the service requires and refuses in earlier messages; `None` before its first refusal.
+    _history_rules: HistoryRules | None = None
 
     def __init__(
         self,
@@ -105,11 +117,12 @@ class LiteLLMModel(ObservingModel):
         flatten_messages_as_text: bool | None = None,
         *,
         accept_missing_finish: bool = False,
+        split_reasoning: bool = True,
         **settings: Any,
     ) -> None:
         require_litellm()
         check_kind(str, model_id=model_id, api_base=api_base)
-        check_kind(bool, accept_missing_finish=accept_missing_finish)
+        check_kind(bool, accept_missing_finish=accept_missing_finish, split_reasoning=split_reasoning)
         model_id = DEFAULT_MODEL if model_id is None else model_id
         if api_base is not None and not api_base.startswith(("http://", "https://")):
             raise InvalidRequest(
@@ -132,6 +145,7 @@ class LiteLLMModel(ObservingModel):
         self.api_base = api_base
         self.api_key = secret_from(api_key, model_id) if api_key is not None else None
         self.accept_missing_finish = accept_missing_finish
+        self.split_reasoning = split_reasoning
         self._isolations: PerLoop[ClientIsolation] = PerLoop(ClientIsolation.aclose)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -140,6 +154,19 @@ class LiteLLMModel(ObservingModel):
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         self._isolations = PerLoop(ClientIsolation.aclose)
+
+    @cached_property
+    def _provider(self) -> str | None:
+        """Who returns provider data, for `ProviderData.service`. LiteLLM rewrites the data of most providers."""
+        services = {
+            service_of(parameters["model"], parameters.get("custom_llm_provider"), parameters.get("api_base"))
+            for parameters in self._deployments()
+        }
+        return "+".join(sorted(services))
+
+    def accepts_provider_data(self, data: ProviderData) -> bool:
+        """Return whether LiteLLM returned the data for this provider; see `Model.accepts_provider_data`."""
+        return data.fits("chat_completions", self._provider)
 
     def _declare(self) -> Capabilities:
         return common_capabilities(
@@ -152,6 +179,13 @@ class LiteLLMModel(ObservingModel):
             for parameters in self._deployments()
         )
 
+    @cached_property
+    def _call_id_rule(self) -> CallIdRule | None:
+        """Which IDs of tool calls every deployment accepts; `None` for any."""
+        models = ((one.get("custom_llm_provider"), one["model"]) for one in self._deployments())
+        rules = [call_id_rule(provider or model.partition("/")[0], model) for provider, model in models]
+        return min(filter(None, rules), key=lambda rule: rule.length, default=None)
+
     def _deployments(self) -> Sequence[Mapping[str, Any]]:
         """The deployments that LiteLLM may call, each as LiteLLM's parameters. Only a Router may have several."""
         return [{**self.kwargs, "model": self.model_id, "api_base": self.api_base, "api_key": self.api_key}]
@@ -160,9 +194,11 @@ class LiteLLMModel(ObservingModel):
         """Run one request; see `Model.deltas`."""
         litellm_package()  # On first use, this imports LiteLLM and prepares it for `isolation`.
         isolation = await self._isolations.get(ClientIsolation)
-        reader = ChatResponseReader(self.accept_missing_finish)
+        reader = ChatResponseReader(self.accept_missing_finish, self.split_reasoning, service=self._provider)
         left_out = self._left_out_of(request)
         arguments = self._arguments(self._without(request, left_out))
+        accepted, history_warnings = with_accepted_history(self, request, arguments)
+        arguments = dict(accepted)
         stream: ResponseStream | None = None
         has_content = False
         # `failure` is raised after the `except` block, so that LiteLLM's exception does not become its `__context__`.
@@ -173,6 +209,7 @@ class LiteLLMModel(ObservingModel):
             if not request.stream:
                 last = reader.read_response(response_dict(response))
                 self._add_warnings(last, request, left_out)
+                last.warnings = [*(last.warnings or ()), *history_warnings] or None
                 yield last
                 return
             stream = ResponseStream(response, isolation)
@@ -180,21 +217,23 @@ class LiteLLMModel(ObservingModel):
                 if (delta := reader.read_chunk(chunk)) is not None:
                     has_content = has_content or delta.has_output
                     yield delta
+            if not has_content and stream.has_only_ending():
+                raise MalformedResponse("The service sent no stream, or a stream without any part of a response.")
+            reader.read_chunk(stream.ending())
+            last = reader.finish()
         except Exception as error:  # An error of `reader` may quote the response, and so the key.
-            failure = self._model_error(error, arguments)
+            failure = self._model_error(_reported_error(stream, reader) or error, arguments)
             if isinstance(failure, InvalidRequest | UnsupportedFeature):
-                failure.profile_updated = self._observe_rejection(failure, request, left_out)
+                failure.profile_updated = observe_history_refusal(self, failure, arguments) or self._observe_rejection(
+                    failure, request, left_out
+                )
         finally:
             if stream is not None:
                 await stream.close()
         if failure is not None:
             raise failure
-        assert stream is not None
-        if not has_content and stream.has_only_ending():
-            raise MalformedResponse("The service sent no stream, or a stream without any part of a response.")
-        reader.read_chunk(stream.ending())
-        last = reader.finish()
         self._add_warnings(last, request, left_out)
+        last.warnings = [*(last.warnings or ()), *history_warnings] or None
         yield last
 
     def _arguments(self, request: Request) -> dict[str, Any]:
@@ -218,6 +257,9 @@ class LiteLLMModel(ObservingModel):
         for name in ("extra_headers", "headers"):
             check_kind(Mapping, **{name: request.parameters.get(name)})
             check_headers(request.parameters.get(name) or {})
+        messages = with_accepted_ids(request.messages, self._call_id_rule)
+        if messages is not request.messages:
+            request = request.replace(messages=messages)
         moves_media = not str(self.model_id).startswith(PROVIDERS_WITH_MEDIA_IN_RESULTS)
         body = body_from(request, self.model_id, moves_media=moves_media)
         if (budget := body.pop("reasoning_budget", None)) is not None:
@@ -245,3 +287,13 @@ class LiteLLMModel(ObservingModel):
         `close` calls this method: users call `close`, authors override this.
         """
         self._isolations.close()
+
+
+def _reported_error(stream: ResponseStream | None, reader: ChatResponseReader) -> ModelError | None:
+    """Return the error that the service reported at the end of a stream, for which LiteLLM raised another exception."""
+    try:
+        if stream is not None:
+            stream.raise_reported_error(reader)
+    except ModelError as error:
+        return error
+    return None

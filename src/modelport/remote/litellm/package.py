@@ -9,7 +9,7 @@ from contextlib import suppress
 from typing import Any
 
 from modelport.remote.http.packages import require
-from modelport.remote.litellm.isolation import isolate_clients
+from modelport.remote.litellm.isolation import isolate_clients, observe_chunks
 
 
 def require_litellm() -> None:
@@ -48,4 +48,6 @@ def litellm_package() -> Any:
     # If a version of LiteLLM has other internals, this fails, and models share HTTP clients and callbacks.
     with suppress(AttributeError, ImportError):
         isolate_clients(litellm)
+    with suppress(AttributeError):
+        observe_chunks(litellm)
     return litellm

@@ -19,7 +19,7 @@ from modelport.remote.http.packages import require
 from modelport.remote.http.redaction import with_hidden_repr
 from modelport.remote.http.requests import check_headers, check_url
 from modelport.remote.http.transport import HTTPTransport, Transport
-from modelport.remote.services import service_at
+from modelport.remote.services import host_of, provider_at, service_at
 from modelport.runtime.threads import in_thread
 from modelport.secrets import Secret
 
@@ -51,6 +51,8 @@ class OpenAIServerModel(ChatCompletionsModel):
             OpenAI's API, such as any grammar. By default they use OpenAI's API alone.
         accept_missing_finish: Whether a stream without a finish reason is complete (some servers, such as Ollama, send
             none). By default such a stream counts as truncated.
+        split_reasoning: Whether text between `<think>` and `</think>` at the beginning of the output is reasoning,
+            which some servers do not separate from it. By default it is.
         **settings: See `Model`. Parameters that the service documents, such as `service_tier`, go into the request's
             body; so do others, with a warning. `extra_headers`, `extra_query` and `extra_body` work as in the `openai`
             package.
@@ -135,10 +137,22 @@ class OpenAIServerModel(ChatCompletionsModel):
         return HTTPTransport(base_url or OPENAI_URL, self._headers, self.default_query)
 
     @property
-    def _service(self) -> str | None:
+    def _url(self) -> str:
+        """The address of the service."""
         client_url = (self.client_kwargs or {}).get("base_url") or getattr(self.client, "base_url", None)
-        url = client_url or self.api_base or os.environ.get("OPENAI_BASE_URL") or OPENAI_URL
-        return self.dialect or service_at(str(url))
+        return str(client_url or self.api_base or os.environ.get("OPENAI_BASE_URL") or OPENAI_URL)
+
+    @property
+    def _service(self) -> str | None:
+        return self.dialect or service_at(self._url)
+
+    @property
+    def _provider(self) -> str | None:
+        return provider_at(self._url)
+
+    @property
+    def _host(self) -> str | None:
+        return host_of(self._url)
 
     def _make_client(self) -> Any:
         """Return a client of the `openai` package."""

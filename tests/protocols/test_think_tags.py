@@ -1,0 +1,66 @@
+"""Reasoning between `<think>` and `</think>` in the text of a response."""
+
+from __future__ import annotations
+
+import pytest
+
+from modelport.protocols.chat_completions.response import ChatResponseReader
+from modelport.protocols.chat_completions.think_tags import ThinkTagSplitter
+from modelport.types.deltas import accumulate
+
+CASES = [
+    ("<think>It is Paris.</think>Paris", "It is Paris.", "Paris"),
+    ("<think>\nIt is\n\nParis.\n</think>\n\nParis\n", "It is\n\nParis.", "Paris\n"),
+    ("\n <think>a</think> b", "a", "b"),
+    ("<think>\n\n</think>\n\nParis", "", "Paris"),
+    ("<think></think>", "", ""),
+    ("<think>cut off </thi", "cut off </thi", ""),
+    ("<think>a < b </ think> c</think>d", "a < b </ think> c", "d"),
+    ("<think>a</think>b<think>c</think>", "a", "b<think>c</think>"),
+    ("The tag <think> opens, </think> closes.", "", "The tag <think> opens, </think> closes."),
+    ("<thinking>a</thinking>", "", "<thinking>a</thinking>"),
+    ("<thi", "", "<thi"),
+    ("  \n ", "", "  \n "),
+    (" Paris", "", " Paris"),
+]
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7, 100])
+@pytest.mark.parametrize(("text", "reasoning", "content"), CASES)
+def test_reasoning_is_split_however_the_text_is_cut(text: str, reasoning: str, content: str, size: int) -> None:
+    splitter = ThinkTagSplitter()
+    pairs = [splitter.feed(text[i : i + size]) for i in range(0, len(text), size)] + [splitter.finish()]
+    assert ("".join(pair[0] for pair in pairs), "".join(pair[1] for pair in pairs)) == (reasoning, content)
+
+
+@pytest.mark.parametrize(("split", "expected"), [(True, ("It is.", "Paris")), (False, (None, CASES[0][0]))])
+@pytest.mark.parametrize("streamed", [False, True])
+def test_reader_splits_reasoning_unless_switched_off(
+    split: bool, expected: tuple[str | None, str], streamed: bool
+) -> None:
+    reader, text = ChatResponseReader(split_reasoning=split), CASES[0][0]
+    text, expected = ("<think>It is.</think>Paris", expected) if split else (text, expected)
+    if streamed:
+        chunks = [{"choices": [{"delta": {"content": text[i : i + 5]}}]} for i in range(0, len(text), 5)]
+        deltas = [reader.read_chunk(chunk) for chunk in chunks]
+        reader.read_chunk({"choices": [{"delta": {}, "finish_reason": "stop"}]})
+        message = accumulate([*filter(None, deltas), reader.finish()])
+    else:
+        choice = {"message": {"content": text}, "finish_reason": "stop"}
+        message = accumulate([reader.read_response({"choices": [choice]})])
+    assert (message.reasoning, message.content) == expected
+
+
+@pytest.mark.parametrize("field", ["reasoning_content", "reasoning"])
+def test_tag_is_text_beside_reasoning_in_its_own_field(field: str) -> None:
+    reader = ChatResponseReader(split_reasoning=True)
+    choice = {"message": {field: "a", "content": "<think>b</think>c"}, "finish_reason": "stop"}
+    delta = reader.read_response({"choices": [choice]})
+    assert (delta.reasoning, delta.content) == ("a", "<think>b</think>c")
+
+
+def test_tag_is_text_after_streamed_reasoning_in_its_own_field() -> None:
+    reader = ChatResponseReader(split_reasoning=True)
+    parts = ({"reasoning": "a"}, {"content": "<think>b</think>"})
+    deltas = [reader.read_chunk({"choices": [{"delta": part}]}) for part in parts]
+    assert [(delta.reasoning, delta.content) for delta in deltas if delta] == [("a", None), (None, "<think>b</think>")]

@@ -1,0 +1,69 @@
+"""Servers that write reasoning into the text: it is split from it, and stop sequences and schemas apply behind it."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytest
+
+from modelport.errors import StreamInterrupted
+from modelport.protocols.chat_completions.think_tags import ThinkTagSplitter
+from tests.remote.chat_backends import *  # noqa: F403
+from tests.remote.chat_backends import model_for
+from tests.remote.matrix_runner import ask
+from tests.servers.faults import Fault, FaultServer
+
+WAYS = ("sync", "async streamed")
+SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"], "additionalProperties": False}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_reasoning_in_the_text_is_split(server: FaultServer, transport: str, way: str) -> None:
+    server.script([Fault.ok("<think>\nIt is.\n</think>\n\nParis", piece=3)])
+    message = ask(model_for(server, transport), way)
+    assert (message.reasoning, message.content) == ("It is.", "Paris")
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_splitting_can_be_switched_off(server: FaultServer, way: str) -> None:
+    server.script([Fault.ok("<think>It is.</think>Paris")])
+    message = ask(model_for(server, split_reasoning=False), way)
+    assert (message.reasoning, message.content) == (None, "<think>It is.</think>Paris")
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_stop_sequence_and_schema_apply_behind_the_reasoning(server: FaultServer, way: str) -> None:
+    server.script([Fault.ok('<think>A stop: {"a": 2}</think>{"a": 1} stop and more')])
+    message: Any = ask(model_for(server), way, stop_sequences=[" stop"], response_format=SCHEMA)
+    assert (message.content, message.parsed, message.stop_sequence) == ('{"a": 1}', {"a": 1}, " stop")
+
+
+def test_stop_sequence_that_ended_the_reasoning_is_not_sent_again(server: FaultServer) -> None:
+    # The server itself ends the first response at the stop sequence, which the model wrote in its reasoning.
+    server.script([Fault.ok("<think>A "), Fault.ok("<think>A stop is near.</think>Paris stop")])
+    model = model_for(server)
+    message = ask(model, "sync", stop_sequences=["stop"])
+    assert (message.content, message.reasoning, message.finish_reason) == ("Paris ", "A stop is near.", "stop")
+    assert ["stop" in request.json for request in server.requests] == [True, False]
+    ask(model, "sync", stop_sequences=["stop"])
+    assert "stop" not in server.requests[-1].json
+
+
+def test_stop_sequence_that_ended_streamed_reasoning_is_an_error_once(server: FaultServer) -> None:
+    server.script([Fault.ok("<think>A ")])
+    model = model_for(server)
+    with pytest.raises(StreamInterrupted, match="stop sequence") as caught:
+        ask(model, "async streamed", stop_sequences=["stop"])
+    assert caught.value.partial.reasoning == "A"
+    assert ask(model, "async streamed", stop_sequences=["stop"]).content
+    assert "stop" not in server.requests[-1].json
+
+
+@pytest.mark.parametrize("text", [" ", "<think>" + " " * 50, "<think>a</thin", "<think>a</think>" + " " * 50])
+def test_stream_of_white_space_takes_linear_time(text: str) -> None:
+    splitter, start = ThinkTagSplitter(), time.process_time()
+    splitter.feed(text)
+    for _ in range(300_000):
+        splitter.feed(" ")
+    assert time.process_time() - start < 5
