@@ -230,11 +230,17 @@ HARMFUL: dict[str, dict[str, Any]] = {
     "client_kwargs.verify": {"class": "AmazonBedrockServerModel", "model_id": "m", "client_kwargs": {"verify": False}},
     "client_kwargs.trust_env": {"class": "InferenceClientModel", "client_kwargs": {"trust_env": True}},
     "ssl_verify": {"class": "LiteLLMModel", "ssl_verify": False},
+    "model_list": {"class": "LiteLLMModel", "model_list": [
+        {"model_name": "m", "litellm_params": {"model": "x/y", "ssl_verify": False}}]},
     "vertex_credentials": {"class": "LiteLLMModel", "vertex_credentials": "/etc/passwd"},
     "client_kwargs.debug_level": {"class": "LiteLLMRouterModel", "model_id": "m", "model_list": [], "client_kwargs": {
         "debug_level": "DEBUG"}},
-    "model_list.litellm_params.ssl_verify": {"class": "LiteLLMRouterModel", "model_id": "m", "model_list": [
+    "model_list[0].litellm_params.ssl_verify": {"class": "LiteLLMRouterModel", "model_id": "m", "model_list": [
         {"model_name": "m", "litellm_params": {"model": "x/y", "ssl_verify": False}}]},
+    "model_list[0].litellm_params.model_list": {"class": "LiteLLMRouterModel", "model_id": "m", "model_list": [
+        {"model_name": "m", "litellm_params": {"model": "x/y", "model_list": []}}]},
+    "model_list[0].model_info": {"class": "LiteLLMRouterModel", "model_id": "m", "model_list": [
+        {"model_name": "m", "litellm_params": {"model": "x/y"}, "model_info": {"base_model": "z"}}]},
 }  # fmt: skip
 
 

@@ -53,8 +53,15 @@ class Storable:
 
     #: Settings that are passed to an engine or a client as a whole -> the names in them that `from_dict` accepts. Names
     #: that could run code, import it, listen on the network or name a path are not among them. The path of a setting
-    #: may have several parts (`model_list.litellm_params`); a list on the way stands for all its items.
+    #: may have several parts (`model_list.litellm_params`), of which `*` means all values of a dict; a list on the way
+    #: stands for all its items.
     saved_fields: ClassVar[Mapping[str, frozenset[str]]] = {}
+    #: Paths of settings at which saved data may only have strings, the names of models, although the constructor
+    #: accepts dicts of settings too. The paths of a class are checked in addition to those of its base classes.
+    saved_names: ClassVar[frozenset[str]] = frozenset()
+    #: Paths of settings that saved data may only have as `{"env": <name of an environment variable>}`. The paths of a
+    #: class are checked in addition to those of its base classes.
+    saved_variables: ClassVar[frozenset[str]] = frozenset({"shared_limits.url"})
     #: The keyword arguments (`**parameters`) that `from_dict` accepts beside known options; `None` for all, because
     #: they are only sent to a service.
     saved_parameters: ClassVar[frozenset[str] | None] = None
@@ -178,16 +185,53 @@ def _refuse_untrusted(settings: Mapping[str, Any], cls: type[Storable]) -> None:
                 raise InvalidRequest(f"{cls.__name__} has no setting {unknown[0]!r}; {did_you_mean(similar)}")
             raise InvalidRequest(_REFUSED.format(unknown[0]))
     for path, accepted in cls.saved_fields.items():
-        values: list[Any] = [settings]
-        for name in path.split("."):
-            found = [value.get(name) for value in values]
-            values = [item for value in found for item in (value if isinstance(value, list | tuple) else [value])]
-            values = [value for value in values if value is not None]
-            if not all(isinstance(value, Mapping) for value in values):  # `dict()` accepts lists of pairs too.
-                raise InvalidRequest(f"{path}: the data must have a dict here")
-        for value in values:
+        for full_path, value in _values_at(path, settings):
+            if not isinstance(value, Mapping):  # `dict()` accepts lists of pairs too.
+                raise InvalidRequest(f"{full_path}: the data must have a dict here")
             if other := sorted(map(str, value.keys() - accepted)):
-                raise InvalidRequest(_REFUSED.format(f"{path}.{other[0]}"))
+                raise InvalidRequest(_REFUSED.format(f"{full_path}.{other[0]}"))
+    for path in _of_all_bases(cls, "saved_names"):
+        for full_path, value in _values_at(path, settings):
+            if not isinstance(value, str):
+                raise InvalidRequest(
+                    f"{full_path}: the data may only have the name of a model here, because its settings are not "
+                    "checked. If you trust whoever wrote the data, pass from_dict(data, trust_remote_code=True)"
+                )
+    for path in _of_all_bases(cls, "saved_variables"):
+        for full_path, value in _values_at(path, settings):
+            if not isinstance(value, Mapping) or set(value) != {"env"} or not isinstance(value["env"], str | None):
+                raise InvalidRequest(
+                    f"{full_path}: the data must name an environment variable here, as {{'env': 'MY_URL'}}"
+                )
+
+
+def _of_all_bases(cls: type[Storable], name: str) -> list[str]:
+    """Return the paths in an attribute of the class and of its base classes, sorted."""
+    return sorted(frozenset().union(*(vars(base).get(name, ()) for base in cls.__mro__)))
+
+
+def _values_at(path: str, settings: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """Return the values at a path of `saved_fields`, without `None`, each with its own path, as `model_list[0].x`.
+
+    Raises:
+        InvalidRequest: On the way to the path is a value that is neither a dict nor a list.
+    """
+    found: list[tuple[str, Any]] = [("", settings)]
+    for part in path.split("."):
+        parents, found = found, []
+        for parent_path, parent in parents:
+            if not isinstance(parent, Mapping):
+                raise InvalidRequest(f"{parent_path}: the data must have a dict here")
+            for name in parent if part == "*" else (part,):
+                found += _items(f"{parent_path}.{name}" if parent_path else str(name), parent.get(name))
+    return found
+
+
+def _items(path: str, value: Any) -> list[tuple[str, Any]]:
+    """Return the items of a list, of lists in it, or else the value, each with its path, and without `None`."""
+    if isinstance(value, list | tuple):
+        return [item for n, inner in enumerate(value) for item in _items(f"{path}[{n}]", inner)]
+    return [] if value is None else [(path, value)]
 
 
 def _code_settings(cls: type[Storable]) -> dict[str, Callable[[Any], bool]]:

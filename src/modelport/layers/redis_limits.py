@@ -20,9 +20,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any, Literal
-from urllib.parse import unquote, urlsplit
+from urllib.parse import urlsplit
 
-from modelport.errors import AuthenticationError, ConnectionFailed, InvalidRequest, MissingDependency, ServerError
+from modelport.errors import (
+    AuthenticationError,
+    ConnectionFailed,
+    InvalidRequest,
+    MalformedResponse,
+    MissingDependency,
+    ServerError,
+)
 from modelport.layers.limit.shared import SharedDelay
 from modelport.runtime.per_loop import PerLoop
 from modelport.secrets import Secret, hides_secrets
@@ -132,6 +139,8 @@ TURN_WAIT_MS = 20
 _KEYS = ("entries", "tokens", "waiting", "last_asked")
 #: A limit that no window reaches. The script compares numbers, so it cannot receive `None` for no limit.
 _NO_LIMIT = 10**15
+#: The latest time of a Redis server, in milliseconds: about the year 287,000.
+_MAX_TIME = 2**53
 
 
 class RedisLimits:
@@ -141,13 +150,15 @@ class RedisLimits:
 
     Args:
         url: `redis://[user:password@]host:port/db`, `rediss://…` or `unix://…`; by default the value of the environment
-            variable `REDIS_URL`. The URL is treated as a secret: a saved model contains only the variable's name.
+            variable `REDIS_URL`. The URL is treated as a secret: a saved model contains only the variable's name. Files
+            that the URL names (`ssl_ca_certs`) must be regular files.
         name: The name of the limit, for example the account that is charged. Models with limits of the same name share
             one limit. The default is the model's `model_id`.
         on_unavailable: What happens to a call while Redis cannot be reached. `error`: it fails with `ConnectionFailed`.
             `local`: each process enforces the whole limit for itself, so all processes together may exceed it. The
             `warnings` of the message say so.
-        timeout: The seconds within which the Redis server must respond; the default is 1.
+        timeout: The seconds within which the Redis server must respond; the default is 1. It takes precedence over
+            timeouts in the URL.
 
     Raises:
         InvalidRequest: An argument is not valid.
@@ -208,6 +219,7 @@ class RedisLimits:
         Raises:
             ConnectionFailed: Redis cannot be reached, or does not respond in time.
             ServerError: Redis responds with an error.
+            MalformedResponse: Redis responds with something other than the result of the script.
             AuthenticationError: Redis refuses the credentials of its URL.
         """
         return (await self._acquire(name, request_id, seconds, requests, tokens, wanted))[0]
@@ -274,64 +286,49 @@ class RedisLimits:
     ) -> tuple[SharedDelay, float]:
         """Do what `acquire` does, and also return the Redis server's time in seconds."""
         limits = [_NO_LIMIT if limit is None else int(limit) for limit in (requests, tokens)]
-        arguments = (request_id, round(seconds * 1000), LEASE_MS, *limits, wanted, TURN_WAIT_MS)
-        wait, requests_wait, now = await self._run(ACQUIRE_SCRIPT, name, _KEYS, *arguments)
+        window = round(seconds * 1000)
+        arguments = (request_id, window, LEASE_MS, *limits, wanted, TURN_WAIT_MS)
+        response = await self._run(ACQUIRE_SCRIPT, name, _KEYS, *arguments)
+        if not _is_result(response, window):
+            raise MalformedResponse(
+                f"{self._server()} responded with a value that modelport's script never returns: three whole numbers, "
+                f"of which the waits are at most the window of {window} ms."
+            )
+        wait, requests_wait, now = response
+        # A server that always responds with a short wait would otherwise keep the processor busy.
+        wait = max(wait, TURN_WAIT_MS) if wait else 0
         return SharedDelay(wait / 1000, requests_wait / 1000), now / 1000
 
     async def _run(self, script: str, name: str, keys: tuple[str, ...], *arguments: Any) -> Any:
         name = self.name or name
+        client = await self._clients.get(self._make_client)
         try:
-            client = await self._clients.get(self._make_client)
             # A Redis cluster stores keys with the same text in braces on the same node, which a script requires.
             # `backslashreplace` is for names that UTF-8 cannot encode.
             full_keys = [f"modelport:{{{name}}}:{key}".encode(errors="backslashreplace") for key in keys]
             return await client.register_script(script)(full_keys, arguments)
-        except (self._redis.RedisError, OSError, TimeoutError) as error:
+        except Exception as error:  # For an invalid response, the redis package raises errors of many types.
             translated = self._translate(error)
         raise translated  # Outside of `except`, so that the original error is not chained: it may hold the password.
 
     def _make_client(self) -> Any:
+        from modelport.layers.redis_client import client_or_none, wrong_file_parameter
+
         if not self.url:
             raise InvalidRequest(f"No Redis server is configured. Pass url='redis://…', or set {self.url.env}.")
-        if (client := self._client_or_none()) is not None:
+        if (parameter := wrong_file_parameter(self.url.reveal())) is not None:
+            raise InvalidRequest(f"The URL of the Redis server is not valid: {parameter} must name a regular file.")
+        if (client := client_or_none(self.url.reveal(), self.timeout)) is not None:
             return client
         raise InvalidRequest(
             "The URL of the Redis server is not valid. Write redis://[user:password@]host:port/db, and behind a '?' "
             "only parameters that the redis package accepts."
         )
 
-    def _client_or_none(self) -> Any:
-        """Return a client, or `None` if the URL is not valid.
-
-        This method does not raise: the errors of the redis package and the local variables of this method, which a
-        traceback refers to, may contain the password.
-        """
-        from redis.asyncio.retry import Retry
-        from redis.backoff import NoBackoff
-
-        try:
-            parts = urlsplit(self.url.reveal())
-            if parts.scheme != "unix":
-                int(unquote(parts.path).strip("/") or 0)  # For a path that is no number, the redis package would use 0.
-            client = self._redis.asyncio.from_url(
-                self.url.reveal(),
-                socket_timeout=self.timeout,
-                socket_connect_timeout=self.timeout,
-                # One retry, on a new connection, because Redis may have been restarted since the last call.
-                retry=Retry(NoBackoff(), 1),
-            )
-            # The redis package checks the parameters behind the "?" only when it creates a connection object. Creating
-            # the object here does not open a connection.
-            settings = client.connection_pool.connection_kwargs
-            client.connection_pool.connection_class(**settings)
-            "".encode(settings.get("encoding", "utf-8"))  # Raises an error if the encoding is unknown.
-        except Exception:  # The redis package raises errors of many types.
-            return None
-        return client
-
     def _translate(self, error: Exception) -> ConnectionFailed | ServerError | AuthenticationError:
+        from modelport.layers.redis_client import quotable
+
         redis_errors = self._redis.exceptions
-        server = f"The Redis server at {self._address()}, which counts the shared rate limits,"
         refused = (
             redis_errors.AuthenticationError
             | redis_errors.NoPermissionError
@@ -340,14 +337,25 @@ class RedisLimits:
         # Without a password, Redis 7 refuses a command with many arguments, such as a script's, with a protocol error
         # that has no error code. So the error is recognised by its text.
         if isinstance(error, refused) or str(error).startswith("Protocol error: unauthenticated"):
-            return AuthenticationError(f"{server} refuses the credentials of its URL.")
+            return AuthenticationError(f"{self._server()} refuses the credentials of its URL.")
+        name = type(error).__name__
         if isinstance(error, redis_errors.ResponseError):
-            return ServerError(f"{server} responded with an error: {str(error)[:300]}")
-        return ConnectionFailed(f"{server} cannot be reached ({type(error).__name__}).")
+            text = quotable(str(error), self.url.reveal()) or f"{name} (its text may quote the URL)"
+            return ServerError(f"{self._server()} responded with an error: {text}")
+        return ConnectionFailed(f"{self._server()} cannot be reached, or does not respond as Redis does ({name}).")
 
-    def _address(self) -> str:
+    def _server(self) -> str:
         parts = urlsplit(self.url.reveal())
-        return parts.netloc.rpartition("@")[2] or parts.path or "localhost"
+        address = parts.netloc.rpartition("@")[2] or parts.path or "localhost"
+        return f"The Redis server at {address}, which counts the shared rate limits,"
+
+
+def _is_result(response: Any, window: int) -> bool:
+    """Return whether `ACQUIRE_SCRIPT` may have returned this value, for a window of so many milliseconds."""
+    if not isinstance(response, list) or len(response) != 3 or not all(type(number) is int for number in response):
+        return False
+    wait, requests_wait, now = response
+    return bool(0 <= requests_wait <= wait <= window + 1 and 0 <= now <= _MAX_TIME)
 
 
 def _from_dict(settings: Mapping[str, Any]) -> RedisLimits:

@@ -69,6 +69,35 @@ def test_router_does_not_change_the_capabilities_of_models(server: FaultServer) 
         assert [LiteLLMModel(name).capabilities for name in names] == before
 
 
+def named(*names: str) -> list[dict[str, Any]]:
+    return [{"model_name": name, "litellm_params": {"model": "openai/m"}} for name in names]
+
+
+@pytest.mark.parametrize(
+    ("model_id", "names", "text"),
+    [
+        (
+            "a" * 60,
+            ["a*", "*a" * 8 + "*b"],
+            r"model_list\[1\]\['model_name'\]='\*a.*': has 9 '\*', but may have at most 2",
+        ),
+        ("a", ["a", "***"], r"model_list\[1\]\['model_name'\]='\*\*\*': has 3"),
+        ("a", ["a", "a" * 257], r"model_list\[1\]\['model_name'\]: must be a string of at most 256 characters"),
+        ("a" * 257, ["a*"], "model_id: must be a string of at most 256 characters"),
+        ("alias", ["a*"], "model_id: must be a string of at most 256 characters"),
+        ("a", [f"a{n}*" for n in range(51)], "model_list: has 51 names with '.'; at most 50"),
+    ],
+)
+def test_names_that_take_long_to_match_are_refused(model_id: str, names: list[str], text: str) -> None:
+    """LiteLLM matches them with regular expressions on the event loop: eight `*` took more than a minute."""
+    with pytest.raises(InvalidRequest, match=text):
+        LiteLLMRouterModel(model_id, named(*names), {"model_group_alias": {"alias": "a" * 300}})
+
+
+def test_names_within_the_bounds_are_accepted() -> None:
+    LiteLLMRouterModel("a" * 256, named("*a*", *(f"{n}*" for n in range(49)), "a" * 256))
+
+
 # --- keys -------------------------------------------------------------------------------------------------------------
 
 
@@ -104,6 +133,32 @@ def test_keys_are_shown_in_no_representation_and_restored_from_the_environment(
     monkeypatch.delenv("FIRST_KEY")
     with pytest.raises(AuthenticationError, match="FIRST_KEY"):
         Model.from_dict(data).generate("hi")
+
+
+def test_names_of_fallbacks_and_the_variable_of_a_redis_url_are_saved_and_restored() -> None:
+    settings: dict[str, Any] = {
+        "fallbacks": [{"g": ["h", "i"]}, {"h": ["i"]}],
+        "context_window_fallbacks": [{"g": ["h"]}],
+        "content_policy_fallbacks": [{"g": ["h"]}],
+        "default_fallbacks": ["i"],
+        "model_group_alias": {"mine": "g"},
+        "redis_url": "redis://127.0.0.1:1/0",
+    }
+    parameters = {"model": "openai/m", "fallbacks": ["openai/n"], "context_window_fallback_dict": {"m": "n"}}
+    model = LiteLLMRouterModel("mine", [{"model_name": "g", "litellm_params": parameters}], settings)
+    data = json.loads(json.dumps(model.to_dict()))
+    assert data["client_kwargs"] == {**settings, "redis_url": {"env": "REDIS_URL"}}
+    assert Model.from_dict(data).to_dict() == data
+    data = LiteLLMModel("openai/m", fallbacks=["openai/n"], context_window_fallback_dict={"m": "n"}).to_dict()
+    assert Model.from_dict(data).to_dict() == data
+
+
+def test_fallbacks_with_parameters_are_saved_only_for_those_who_trust_the_data() -> None:
+    model = LiteLLMModel("openai/m", fallbacks=[{"model": "openai/n", "temperature": 0}])
+    with pytest.raises(TypeError, match=r"fallbacks\[0\]: the data may only have the name .*trust_remote_code=True"):
+        model.to_dict()
+    data = model.to_dict(trust_remote_code=True)
+    assert Model.from_dict(data, trust_remote_code=True).to_dict(trust_remote_code=True) == data
 
 
 def test_two_keys_of_one_provider_get_two_variables(server: FaultServer) -> None:

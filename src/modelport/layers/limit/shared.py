@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from modelport.errors import ModelError
-
 if TYPE_CHECKING:
     import asyncio
 
@@ -84,5 +82,5 @@ async def leave(shared: SharedWindow, name: str, request_id: str) -> None:
 async def _remove(shared: SharedWindow, name: str, request_id: str) -> None:
     try:
         await shared.leave(name, request_id)
-    except ModelError:
+    except Exception:  # A window of another author may raise any error, and nobody waits for this task.
         pass

@@ -32,7 +32,13 @@ from modelport.protocols.chat_completions.provider_fields import (
     provider_data_of_call,
     reasoning_text,
 )
-from modelport.protocols.chat_completions.stream_quirks import MessageParts, error_in, unwrap_error_list, usage_in
+from modelport.protocols.chat_completions.stream_quirks import (
+    count_reasoning,
+    error_in,
+    new_part,
+    unwrap_error_list,
+    usage_in,
+)
 from modelport.protocols.chat_completions.think_tags import ThinkTagSplitter
 from modelport.protocols.finish_reasons import OWN_WORDS, finish_error, finish_reason_from, finish_warning
 from modelport.types.deltas import ChatMessageStreamDelta, ChatMessageToolCallStreamDelta
@@ -60,7 +66,8 @@ class ChatResponseReader:
         #: Collects the provider data; `None` before the first.
         self._provider_fields: ProviderFields | None = None
         self._accept_missing_finish = accept_missing_finish
-        self._parts = MessageParts()
+        #: The number of characters that have come of each field of text.
+        self._lengths = {"content": 0, "reasoning_content": 0, "reasoning": 0, "refusal": 0}
         self.think_tags = ThinkTagSplitter() if split_reasoning else None
         #: Whether the content may still have a tag.
         self._searches_tags = split_reasoning
@@ -156,14 +163,17 @@ class ChatResponseReader:
 
     def _read(self, data: Any, message_key: str) -> ChatMessageStreamDelta | None:
         try:
-            data = unwrap_error_list(data)
-            error = error_in(data)
+            if isinstance(data, list):
+                data = unwrap_error_list(data)
+            error, choices, usage = data.get("error"), data.get("choices"), data.get("usage")
+            if "x_groq" in data:
+                error, usage = error or error_in(data), usage or usage_in(data)
             if error or ("choices" not in data and isinstance(data.get("message"), str)):
                 error = error or data  # Some gateways send the error's fields without the key "error".
                 raise error_from(error.get("code") if isinstance(error, dict) else None, {"error": error})
             # Azure's first chunk, and the chunk with the usage, have no choices.
-            delta = self._read_choice(choices[0], message_key, data) if (choices := data.get("choices")) else None
-            if usage := usage_in(data):
+            delta = self._read_choice(choices[0], message_key, data) if choices else None
+            if usage or (choices and "usage" in choices[0] and (usage := usage_in(data))):
                 self._last_delta.token_usage = usage_from(usage)
                 self._last_delta.raw = data
             return delta
@@ -187,22 +197,27 @@ class ChatResponseReader:
             self._last_delta.raw = data
             if isinstance(stop := choice.get("stop_reason"), str):
                 self._last_delta.stop_sequence = stop
-        message = self._parts.read(choice, message_key)
+        if not (message := choice.get(message_key)):
+            message = new_part(choice, self._lengths, bool(self._calls or self._output_indices))
         content = message.get("content")
-        reasoning = None
-        if type(content) is list or not message.keys() <= USUAL_FIELDS:  # Most chunks need not be searched.
+        reasoning, is_list = None, content.__class__ is list
+        if is_list or not message.keys() <= USUAL_FIELDS:  # Most chunks need not be searched.
             if self._provider_fields is None or choice.get(message_key):  # A repeated message is not read again.
                 self._provider_fields = self._provider_fields or ProviderFields(self._service)
                 self._provider_fields.read(message)
             reasoning = message.get("reasoning_content") or message.get("reasoning") or reasoning_text(message)
-        if isinstance(content, list) or "audio" in message or "images" in message:
+            count_reasoning(message, self._lengths)
+        if is_list or "audio" in message or "images" in message:
             self._left_out.update(media_in(message))
-        if isinstance(content, list):  # Mistral's reasoning models send a list of parts.
+        if is_list:  # Mistral's reasoning models send a list of parts.
             content = "".join(part.get("text", "") for part in content if part.get("type") == "text")
         if "audio" in message and not content:
             content = transcript_of(message) or None
         if refusal := message.get("refusal"):
             content, self._has_refusal = (content or "") + refusal, True
+            self._lengths["refusal"] += len(refusal)
+        elif content:
+            self._lengths["content"] += len(content)
         if content is not None and not isinstance(content, str):
             raise TypeError(f"content is {type(content).__name__}, not a string")
         if reasoning is not None and not isinstance(reasoning, str):

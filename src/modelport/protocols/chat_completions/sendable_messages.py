@@ -21,6 +21,11 @@ def sendable_messages(messages: list[dict[str, Any]], moves_media: bool = True) 
         messages: The messages of a body.
         moves_media: Whether images in tool results are moved to a user message.
     """
+    for message in messages:  # Most messages are sent as they are. This loop calls no functions.
+        if (not (content := message["content"]) and message["role"] == "assistant") or content.__class__ is list:
+            break
+    else:
+        return messages
     result: list[dict[str, Any]] = []
     moved: list[dict[str, Any]] = []
     for message in messages:

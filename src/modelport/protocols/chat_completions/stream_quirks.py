@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-#: The fields of a message that hold text.
-_TEXT_FIELDS = ("content", "reasoning_content", "reasoning", "refusal")
-
 
 def unwrap_error_list(data: Any) -> Any:
     """Return the error in a list, which Gemini sends, or else the data."""
@@ -38,43 +35,34 @@ def _field(value: Any, name: str) -> Any:
     return value.get(name) if isinstance(value, dict) else None
 
 
-class MessageParts:
-    """Returns the new part of the message in each choice.
+def count_reasoning(part: Any, lengths: dict[str, int]) -> None:
+    """Count the characters of reasoning in a part of a message; see `new_part`."""
+    for name in ("reasoning_content", "reasoning"):
+        if isinstance(text := part.get(name), str):
+            lengths[name] += len(text)
 
-    A chunk has the new part in `delta`. If that is empty, a chunk may have a complete message in `message`: the whole
-    answer, if the service does not stream, or all of it so far (Perplexity). What has come before is then left out; see
+
+def new_part(choice: Any, lengths: dict[str, int], has_calls: bool) -> Any:
+    """Return the new part of the message in a choice without `delta`.
+
+    Such a choice may have a complete message in `message`: the whole answer, if the service does not stream, or all of
+    it so far (Perplexity). What has come before is then left out; see
     https://docs.perplexity.ai/guides/chat-completions-guide
+
+    Args:
+        choice: The choice.
+        lengths: The number of characters that have come of each field of text.
+        has_calls: Whether a tool call has come.
     """
-
-    def __init__(self) -> None:
-        self._lengths = dict.fromkeys(_TEXT_FIELDS, 0)
-        self._has_calls = False
-
-    def read(self, choice: Any, message_key: str) -> Any:
-        """Return the new part of the message.
-
-        Args:
-            choice: A choice of a response or a chunk.
-            message_key: `message` for a non-streaming response, and `delta` for a chunk.
-        """
-        part = choice.get(message_key) or choice.get("message") or {}
-        if message_key == "message" or not isinstance(part, dict):
-            return part
-        if not choice.get(message_key):
-            part = self._new_part(part)
-        for name in _TEXT_FIELDS:
-            if text := part.get(name):
-                self._lengths[name] += len(text) if isinstance(text, str) else 1
-        self._has_calls = self._has_calls or bool(part.get("tool_calls"))
-        return part
-
-    def _new_part(self, message: dict[str, Any]) -> dict[str, Any]:
-        part = dict(message)
-        for name, length in self._lengths.items():
-            if isinstance(text := part.get(name), str):
-                part[name] = text[length:]
-            elif length:
-                part.pop(name, None)
-        if self._has_calls:
-            part.pop("tool_calls", None)
-        return part
+    message = choice.get("message") or {}
+    if not isinstance(message, dict):
+        return message
+    part = dict(message)
+    for name, length in lengths.items():
+        if length and isinstance(text := part.get(name), str):
+            part[name] = text[length:]
+        elif length:
+            part.pop(name, None)
+    if has_calls:
+        part.pop("tool_calls", None)
+    return part

@@ -18,9 +18,11 @@ from modelport.types.output_types import JSONSchema
 #: The parameters that make LiteLLM retry. modelport's retry layer retries instead: `LiteLLMModel` converts these
 #: parameters in its constructor to its setting `retry`, and a call with one of them is refused.
 RETRY_PARAMETERS = ("num_retries", "max_retries")
-#: The parameters of LiteLLM that saved data may set. The others of its page name a path, switch off TLS, or call code.
+#: The parameters of LiteLLM that saved data may set. The others of its page name a path, switch off TLS, call code, or
+#: (`model_list`) consist of such parameters.
 SAVED_PARAMETERS = (
-    parameters_of("litellm") - {"cache", "caching", "logger_fn", "shared_session", "ssl_verify", "verbose"}
+    parameters_of("litellm")
+    - {"cache", "caching", "logger_fn", "model_list", "shared_session", "ssl_verify", "verbose"}
 ) | {"aws_region_name", "extra_headers", "headers", "organization", "vertex_location", "vertex_project"}
 #: LiteLLM's providers for servers with OpenAI's API, of which only the address says which service it is.
 _COMPATIBLE = ("openai", "custom_openai", "openai_like")

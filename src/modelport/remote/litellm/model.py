@@ -104,6 +104,8 @@ class LiteLLMModel(ObservingModel):
     _may_ignore_output_types: ClassVar[bool] = True
     secret_settings: ClassVar[frozenset[str]] = frozenset({"api_key"})
     saved_parameters: ClassVar[frozenset[str] | None] = SAVED_PARAMETERS
+    #: LiteLLM also accepts dicts of parameters here, such as `ssl_verify`.
+    saved_names: ClassVar[frozenset[str]] = frozenset({"fallbacks", "context_window_fallback_dict.*"})
     api_key: Secret | None = None
     #: What the service requires and refuses in earlier messages; `None` before its first refusal.
     _history_rules: HistoryRules | None = None

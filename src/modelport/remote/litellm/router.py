@@ -22,6 +22,10 @@ from modelport.remote.litellm.secrets import secret_from, secrets_in_parameters
 from modelport.secrets import Secret, names_secret
 from modelport.types.request import Request
 
+#: LiteLLM makes a regular expression of each `model_name` with `*`, and matches it on the event loop. The time grows
+#: with the length of the name to the power of the number of `*`. With these bounds it is 0.4 ms for each pattern; with
+#: eight `*` and 60 characters, it is more than a minute.
+_MAX_WILDCARDS, _MAX_NAME_LENGTH, _MAX_PATTERNS = 2, 256, 50
 _ROUTER_RETRY_SETTINGS = ("num_retries", "retry_policy", "model_group_retry_policy")
 
 
@@ -49,7 +53,8 @@ class LiteLLMRouterModel(LiteLLMModel):
         **settings: As for `LiteLLMModel`.
 
     Raises:
-        InvalidRequest: `model_list` is not a list of deployments, or has no deployment of this name.
+        InvalidRequest: `model_list` is not a list of deployments, or has no deployment of this name. A name may have
+            256 characters and two `*`, and 50 names may have a `*`.
         MissingDependency: LiteLLM is not installed, or redis is not although `client_kwargs` needs it.
 
     Examples:
@@ -69,8 +74,16 @@ class LiteLLMRouterModel(LiteLLMModel):
             "redis_db", "redis_host", "redis_password", "redis_port", "redis_url", "retry_after", "retry_policy",
             "routing_strategy", "routing_strategy_args", "stream_timeout", "timeout",
         }),
+        "model_list": frozenset({"model_name", "litellm_params"}),
         "model_list.litellm_params": SAVED_PARAMETERS | BY_ANY_NAME.keys() | {"model", "order", "rpm", "tpm", "weight"},
     }  # fmt: skip
+    saved_names: ClassVar[frozenset[str]] = frozenset({
+        "client_kwargs.content_policy_fallbacks.*", "client_kwargs.context_window_fallbacks.*",
+        "client_kwargs.default_fallbacks", "client_kwargs.fallbacks.*", "model_list.litellm_params.fallbacks",
+        "model_list.litellm_params.context_window_fallback_dict.*",
+    })  # fmt: skip
+    #: The URL can name files and switch off TLS.
+    saved_variables: ClassVar[frozenset[str]] = frozenset({"client_kwargs.redis_url"})
     #: LiteLLM's Router; `None` until `_get_router` makes it at the first call.
     _router: Any = None
 
@@ -187,9 +200,25 @@ def _check_model_list(model_id: str, model_list: Any, router_settings: Mapping[s
             raise InvalidRequest(
                 f"model_list[{number}]: must be {{'model_name': …, 'litellm_params': {{'model': 'provider/model', …}}}}"
             )
+        _check_model_name(f"model_list[{number}]['model_name']", deployment["model_name"])
     names = sorted({deployment["model_name"] for deployment in model_list})
-    if not any(fnmatchcase(_resolve_alias(model_id, router_settings), name) for name in names):
+    if (patterns := sum("*" in name for name in names)) > _MAX_PATTERNS:
+        raise InvalidRequest(f"model_list: has {patterns} names with '*'; at most {_MAX_PATTERNS} are possible")
+    name = _resolve_alias(model_id, router_settings)
+    _check_model_name("model_id", name, is_pattern=False)
+    if not any(fnmatchcase(name, pattern) for pattern in names):
         raise InvalidRequest(f"model_id={model_id!r}: the model_list has {', '.join(names)}")
+
+
+def _check_model_name(path: str, name: Any, is_pattern: bool = True) -> None:
+    """Check that matching a name takes little time."""
+    if not isinstance(name, str) or len(name) > _MAX_NAME_LENGTH:
+        raise InvalidRequest(f"{path}: must be a string of at most {_MAX_NAME_LENGTH} characters")
+    if is_pattern and name.count("*") > _MAX_WILDCARDS:
+        raise InvalidRequest(
+            f"{path}={name!r}: has {name.count('*')} '*', but may have at most {_MAX_WILDCARDS}, because the time that "
+            "LiteLLM takes to match a name grows exponentially with their number"
+        )
 
 
 def _resolve_alias(model_id: str, router_settings: Mapping[str, Any]) -> str:
