@@ -16,7 +16,7 @@ from modelport.inputs.options import normalise_options
 from modelport.inputs.parameters import BY_ANY_NAME, REASONING_EFFORTS
 from modelport.inputs.settings import check_kind
 from modelport.layers.base import Layer, Next
-from modelport.runtime.running_calls import calls_of, close_in_thread
+from modelport.runtime.running_calls import calls_of, check_drain, close_in_thread
 from modelport.saving import Storable, constructor_parameters
 from modelport.types.capabilities import Capabilities
 from modelport.types.deltas import ChatMessageStreamDelta
@@ -191,11 +191,11 @@ class Model(CallMethods, Storable):
         ends them, whatever `drain` is.
 
         Args:
-            drain: How long the calls in progress may go on first, in seconds; the default is 0. A stream that nobody
-                reads is in progress too.
+            drain: How long the calls in progress may go on first, in seconds; the default is 0, and at most a day. A
+                stream that nobody reads is in progress too.
 
         Raises:
-            InvalidRequest: `drain` is not a number of seconds.
+            InvalidRequest: `drain` is not a number of seconds, or is too long.
         """
         calls_of(self).close(drain)
         self.release()
@@ -209,6 +209,7 @@ class Model(CallMethods, Storable):
         Args:
             drain: See `close`.
         """
+        check_drain(drain)
         # Somebody else's class may have a `close` without arguments.
         await close_in_thread(partial(self.close, drain) if drain else self.close)
 

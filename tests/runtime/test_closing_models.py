@@ -279,12 +279,22 @@ def test_drain_of_a_fallback_model_lets_its_calls_go_to_the_next_model() -> None
     assert isinstance(Caller(lambda: second.generate("?")).end(), ModelClosed)
 
 
-@pytest.mark.parametrize("drain", [-1, True, "10", None, float("nan")])
-def test_invalid_drain_is_refused(drain: Any) -> None:
-    model = WaitingModel()
-    with pytest.raises(InvalidRequest, match="drain="):
-        model.close(drain)
+@pytest.mark.parametrize("method", ["close", "aclose"])
+@pytest.mark.parametrize("fallback", [False, True], ids=["model", "fallback"])
+@pytest.mark.parametrize(
+    "drain",
+    [-1, True, False, "10", "", None, {}, [], float("nan"), float("inf"), 2**2000, 86_401, 1j],
+    ids=lambda d: str(d)[:9],
+)
+def test_invalid_drain_is_refused(drain: Any, fallback: bool, method: str) -> None:
+    model: Model = FallbackModel([WaitingModel()]) if fallback else WaitingModel()
+    with pytest.raises(InvalidRequest, match=r"drain=.*at most 86400 "):
+        close(model, method, drain=drain)
     assert model._running_calls is None or not model._running_calls.closed
+
+
+def test_longest_drain_is_accepted() -> None:
+    FallbackModel([WaitingModel()]).close(drain=86_400)
 
 
 # --- who closes -------------------------------------------------------------------------------------------------------

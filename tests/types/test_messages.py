@@ -291,6 +291,27 @@ def test_from_dict_invalid_dict_raises(data: dict[str, Any]) -> None:
         ChatMessage.from_dict(data)
 
 
+@pytest.mark.parametrize(
+    "data",
+    [
+        {"content": "x"}, [], None, 5, "role", {}, {"role": None}, {"role": ["a"]}, {"role": {}}, {"role": 5},
+        {1: 2, "role": "user", "z": 1}, {None: 1, "role": "user"}, {"role": "user", "attempts": [{"x": 1}]},
+        {"role": "user", "attempts": 5}, {"role": "user", "attempts": [5]}, {"role": "user", "attempts": [{1: 2}]},
+        {"role": "user", "attempts": {}}, {"role": "user", "warnings": 5}, {"role": "user", "warnings": "text"},
+        {"role": "user", "tool_calls": 5}, {"role": "user", "tool_calls": [5]}, {"role": "user", "tool_calls": "abc"},
+        {"role": "user", "tool_calls": {"a": 1}}, {"role": "user", "tool_calls": [{"function": 5}]},
+        {"role": "user", "token_usage": {"input_tokens": "x"}}, {"role": "user", "token_usage": 5},
+        {"role": "user", "content": b"x"}, {"role": "user", "content": 5}, {"role": "user", "content": {}},
+        {"role": "user", "logprobs": 5}, {"role": "user", "reasoning_details": "x"}, {"role": "user", "name": 5},
+        {"role": "user", "reasoning": []}, {"role": "user", "finish_reason": 1}, {"role": "user", "tool_call_id": {}},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_from_dict_of_anything_else_raises_value_error(data: Any) -> None:
+    with pytest.raises(ValueError, match=r"message|attempt|tool call|MessageRole|reasoning"):
+        ChatMessage.from_dict(data)
+
+
 def test_as_delta_any_object_with_content_is_accepted() -> None:
     function = SimpleNamespace(name="f", arguments='{"a": 1}')
     response = SimpleNamespace(content="hi", tool_calls=[SimpleNamespace(id="c1", function=function)])

@@ -24,6 +24,7 @@ from modelport.errors import ServerError as ServerError
 from modelport.errors import StreamInterrupted as StreamInterrupted
 from modelport.errors import UnsupportedFeature as UnsupportedFeature
 from modelport.protocols.chat_completions.errors import error_from
+from modelport.schema.json_text import json_size_problem
 
 __all__ = [
     "AuthenticationError", "ConnectionFailed", "ContentFiltered", "ContextWindowExceeded", "DeadlineExceeded",
@@ -60,11 +61,11 @@ def from_status(status: Any, body: Any = "", headers: Mapping[str, str] | None =
     """
     if isinstance(body, bytes):
         body = body.decode(errors="replace")
-    if isinstance(body, str):
+    if isinstance(body, str) and json_size_problem(body) is None:
         try:
             body = json.loads(body)
-        except ValueError:
-            pass  # The body is plain text or a web page.
+        except (ValueError, RecursionError):
+            pass  # The body is plain text, a web page, or JSON that is nested too deeply.
     if status is None and isinstance(body, dict) and isinstance(body.get("error"), dict):
         status = body["error"].get("code")
     return error_from(status, body, {name.lower(): value for name, value in (headers or {}).items()})

@@ -19,6 +19,7 @@ from modelport.layers.base import Layer
 from modelport.layers.limit.layer import Limit
 from modelport.layers.retry import Retry
 from modelport.model import Model
+from modelport.runtime.running_calls import check_drain
 from modelport.types.capabilities import Capabilities, union_of
 from modelport.types.deltas import ChatMessageStreamDelta
 from modelport.types.request import Request, Timeouts
@@ -157,7 +158,11 @@ class FallbackModel(Model):
         Args:
             drain: How long the calls in progress may go on first, in seconds: those of this model, and those of the
                 inner models.
+
+        Raises:
+            InvalidRequest: `drain` is not a number of seconds, or is too long.
         """
+        check_drain(drain)
         drained_at = time.monotonic() + drain
         super().close(drain)
         with ExitStack() as stack:

@@ -7,10 +7,12 @@ constructors and saved data.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from modelport.errors import ContextWindowExceeded, InvalidRequest
+from modelport.schema.json_text import json_size_problem
 from modelport.types.messages import ChatMessage
 
 #: The largest number that the engines' C++ and Rust code can store in 32 bits.
@@ -86,6 +88,20 @@ def _size(value: Any) -> int:
     if isinstance(value, Mapping | list | tuple):
         return sum(_size(item) if isinstance(item, str | list | tuple) else 1 for item in value)
     return 0
+
+
+def parsed_arguments(arguments: str) -> Any:
+    """Return the arguments of a tool call in a prompt, parsed if they are JSON.
+
+    Raises:
+        InvalidRequest: They are too large to be parsed.
+    """
+    if (problem := json_size_problem(arguments)) is not None:
+        raise InvalidRequest(f"the arguments of a tool call in the messages are too large: {problem}")
+    try:
+        return json.loads(arguments)
+    except (ValueError, RecursionError):
+        return arguments
 
 
 def text_size(messages: Iterable[ChatMessage]) -> int:

@@ -7,13 +7,13 @@ Support for reasoning and for reasoning efforts is detected by words in the temp
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from modelport.constrained.reasoning import THINK_CLOSE, THINK_OPEN
 from modelport.errors import InvalidRequest, ModelError
+from modelport.local.bounds import parsed_arguments
 from modelport.local.special_tokens import SpecialTokens, separator_for
 from modelport.types.content import Image, Text
 from modelport.types.messages import ChatMessage
@@ -215,12 +215,7 @@ def template_message(message: ChatMessage) -> dict[str, Any]:
 
 def _arguments(call: Any) -> Any:
     arguments = call.function.arguments
-    if isinstance(arguments, str):
-        try:
-            return json.loads(arguments)
-        except (ValueError, RecursionError):
-            return arguments
-    return arguments
+    return parsed_arguments(arguments) if isinstance(arguments, str) else arguments
 
 
 def _template_part(part: Any) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from modelport.errors import InvalidRequest
+from modelport.local.bounds import parsed_arguments
 from modelport.types.warnings import CallWarning
 
 #: The warning where the parts can't be encoded apart, and a space was put between them.
@@ -150,12 +151,7 @@ def _joined(parts: Iterable[Any]) -> list[Any]:
 
 def _parsed(arguments: Any) -> Any:
     r"""Return the arguments of a tool call, parsed if their text contains escapes. Then `\u003c` can be `<`."""
-    if isinstance(arguments, str) and "\\" in arguments:
-        try:
-            return json.loads(arguments)
-        except (ValueError, RecursionError):
-            pass
-    return arguments
+    return parsed_arguments(arguments) if isinstance(arguments, str) and "\\" in arguments else arguments
 
 
 def _pattern_of(spellings: Iterable[str]) -> str:

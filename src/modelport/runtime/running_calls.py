@@ -36,6 +36,21 @@ if TYPE_CHECKING:
 #: Seconds between two checks whether the calls have ended.
 _POLL_SECONDS = 0.005
 
+#: The longest time that calls get to end by themselves, in seconds: a day.
+_MAX_DRAIN = 86_400
+
+
+def check_drain(drain: Any) -> None:
+    """Check the time for which `close` waits for calls.
+
+    Raises:
+        InvalidRequest: It is not a number of seconds, or is too long.
+    """
+    if isinstance(drain, bool) or not isinstance(drain, int | float) or not 0 <= drain <= _MAX_DRAIN:
+        shown = repr(drain) if not isinstance(drain, int) or abs(drain) < 10**20 else "a larger number"
+        raise InvalidRequest(f"drain={shown}: must be a number of seconds, at least 0 and at most {_MAX_DRAIN} (a day)")
+
+
 #: The task that awaits `aclose`, in the thread that closes the model for it.
 _closing_task: ContextVar[asyncio.Task[Any] | None] = ContextVar("modelport_closing_task", default=None)
 
@@ -154,8 +169,7 @@ class RunningCalls:
         Args:
             drain: How long to wait for them, in seconds.
         """
-        if isinstance(drain, bool) or not isinstance(drain, int | float) or not drain >= 0:
-            raise InvalidRequest(f"drain={drain!r}: must be a number of seconds, 0 or more")
+        check_drain(drain)
         self.closed = True
         if not self._running():
             return

@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator
 from typing import TYPE_CHECKING, Any, Generic, NoReturn
 
 from modelport.errors import ModelError, StreamInterrupted
+from modelport.schema.json_text import json_size_problem
 from modelport.types.deltas import ChatMessageStreamDelta, MessageBuilder
 from modelport.types.messages import ChatMessage
 from modelport.types.parsed import Parsed
@@ -74,13 +75,16 @@ class _ResponseStream(Generic[Parsed]):
         """The text so far, parsed as JSON. Strings, lists and objects that are incomplete end where the text ends.
 
         This is a JSON value, unlike the `partial` of an error, which is a message. It is `None` while the text is not
-        the beginning of JSON. The text is parsed at each access and not validated;
+        the beginning of JSON, and if it is too large to be read. The text is parsed at each access and not validated;
         `message.parsed` holds the validated value at the end of the stream.
         """
         from pydantic_core import from_json
 
+        text = self._response.text
+        if json_size_problem(text) is not None:
+            return None
         try:
-            return from_json(self.message.text, allow_partial="trailing-strings")
+            return from_json(text, allow_partial="trailing-strings")
         except ValueError:
             return None
 

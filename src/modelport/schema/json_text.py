@@ -1,5 +1,9 @@
 """Reads strict JSON (I-JSON, RFC 7493): without `NaN`, `Infinity` and half of a surrogate pair, which Python accepts.
 
+What a model writes has bounds, because the parser can't be interrupted and keeps Python's global lock: a thread would
+not keep the event loop running. JSON within the bounds takes at most 0.2 s (docs/decisions/080). They apply to one
+output, and to the arguments of all tool calls of a response together.
+
 `shorten` is for messages that quote JSON.
 """
 
@@ -12,14 +16,40 @@ from typing import Any
 
 from modelport.schema.time_limit import LONG_TEXT, check_time
 
+#: The most characters, lists and objects, and commas of JSON that a model wrote. An output of a million tokens has
+#: about 4 million characters. Those inside of strings are counted too.
+MAX_JSON_LENGTH, MAX_JSON_CONTAINERS, MAX_JSON_COMMAS = 2**23, 2**17, 2**18
+
+
+def json_size_problem(*texts: str) -> str | None:
+    """Return why these texts together are too large to be parsed as JSON, or `None` if they are not.
+
+    This takes a few milliseconds for the longest texts.
+    """
+    length = sum(map(len, texts))
+    if length > MAX_JSON_LENGTH:
+        return f"the JSON has {length} characters, and at most {MAX_JSON_LENGTH} are read"
+    if length <= MAX_JSON_CONTAINERS:
+        return None
+    containers = sum(text.count("[") + text.count("{") for text in texts)
+    commas = sum(text.count(",") for text in texts)
+    if containers <= MAX_JSON_CONTAINERS and commas <= MAX_JSON_COMMAS:
+        return None
+    return (
+        f"the JSON has {containers} lists and objects and {commas} commas, and at most {MAX_JSON_CONTAINERS} and "
+        f"{MAX_JSON_COMMAS} are read"
+    )
+
 
 def read_json(text: str) -> Any:
     """Parse JSON text.
 
     Raises:
-        ValueError: The text is not JSON, is nested too deeply, has a number so large that Python would read it as an
-            infinity, or has half of a surrogate pair, which can't be sent or printed.
+        ValueError: The text is too large, is not JSON, is nested too deeply, has a number so large that Python would
+            read it as an infinity, or has half of a surrogate pair, which can't be sent or printed.
     """
+    if (problem := json_size_problem(text)) is not None:
+        raise ValueError(problem)
     check_time(long_step=len(text) > LONG_TEXT)
     try:
         value = _DECODER.decode(text)

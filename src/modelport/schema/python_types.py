@@ -12,6 +12,7 @@ from functools import cache
 from typing import Any
 
 from modelport.errors import InvalidRequest
+from modelport.schema.json_text import json_size_problem
 from modelport.schema.time_limit import check_time
 
 
@@ -45,11 +46,13 @@ def parse_json_as(python_type: Any, text: str) -> Any:
     """Parse JSON text to a value of a Python type.
 
     Raises:
-        ValueError: The text is not a value of the type; the message says where. If one of the type's own validators
-            raised another exception, that exception is the cause.
+        ValueError: The text is too large, or not a value of the type; the message says where. If one of the type's own
+            validators raised another exception, that exception is the cause.
     """
     from pydantic import ValidationError
 
+    if (problem := json_size_problem(text)) is not None:
+        raise ValueError(problem)
     check_time(long_step=True)  # The type's own validators may take any time.
     try:
         return type_adapter(python_type).validate_json(text)

@@ -8,7 +8,8 @@ from operator import attrgetter
 from typing import Any
 
 from modelport.errors import MalformedResponse
-from modelport.schema.json_text import read_json
+from modelport.schema.json_text import json_size_problem, read_json
+from modelport.schema.time_limit import LONG_TEXT
 from modelport.types.content import text_of
 from modelport.types.messages import (
     Attempt,
@@ -174,12 +175,21 @@ class MessageBuilder:
         if delta.raw:
             values["raw"] = delta.raw
 
+    @property
+    def text(self) -> str:
+        """The text so far."""
+        return "".join(self._text)
+
     def message(self, *, parse_arguments: bool = True) -> ChatMessage:
         """Return the message that consists of the deltas added so far.
 
         Args:
-            parse_arguments: Whether arguments of tool calls that are valid JSON are parsed. Other arguments stay text.
+            parse_arguments: Whether arguments of tool calls that are valid JSON are parsed. Other arguments stay text,
+                and all do if they are too large together (`json_size_problem`). Arguments of more than 100,000
+                characters are parsed once: all messages share their value.
         """
+        if parse_arguments and self._calls:
+            parse_arguments = json_size_problem(*(call.text() for call in self._calls.values())) is None
         calls = [call.build(parse_arguments) for call in self._calls.values()]
         return ChatMessage(
             MessageRole.ASSISTANT,
@@ -205,13 +215,15 @@ class MessageBuilder:
 class _ToolCallBuilder:
     """Accumulates the pieces of one tool call."""
 
-    __slots__ = ("id", "type", "name", "arguments", "provider_data")
+    __slots__ = ("id", "type", "name", "arguments", "provider_data", "_parsed")
 
     def __init__(self) -> None:
         self.id, self.type, self.name = "", "function", ""
         self.provider_data: list[ProviderData] = []
         # Either a list of the pieces of the arguments' text, or a tuple whose one item is the parsed arguments.
         self.arguments: list[str] | tuple[Any] = [""]
+        #: The text of long arguments, and the value that was parsed from it.
+        self._parsed: tuple[str, Any] = ("", None)
 
     def add(self, piece: ChatMessageToolCallStreamDelta) -> None:
         self.id = piece.id or self.id
@@ -233,14 +245,29 @@ class _ToolCallBuilder:
         elif arguments:
             self.arguments = [arguments]
 
+    def text(self) -> str:
+        """Return the text of the arguments, which is empty if they arrived parsed."""
+        if not isinstance(self.arguments, list):
+            return ""
+        if len(self.arguments) > 1:
+            self.arguments = ["".join(self.arguments)]
+        return self.arguments[0]
+
     def build(self, parse_arguments: bool) -> ChatMessageToolCall:
-        arguments = "".join(self.arguments) if isinstance(self.arguments, list) else self.arguments[0]
+        arguments = self.text() if isinstance(self.arguments, list) else self.arguments[0]
         if parse_arguments:
-            arguments = _parse_arguments(arguments)
+            arguments = self._parse(arguments)
         function = ChatMessageToolCallFunction(arguments, self.name)
         return ChatMessageToolCall(
             function, self.id, self.type, join(self.provider_data) if self.provider_data else None
         )
+
+    def _parse(self, arguments: Any) -> Any:
+        if not isinstance(arguments, str) or len(arguments) <= LONG_TEXT:
+            return _parse_arguments(arguments)
+        if self._parsed[0] != arguments:
+            self._parsed = (arguments, _parse_arguments(arguments))
+        return self._parsed[1]
 
 
 def accumulate(deltas: Iterable[ChatMessageStreamDelta], model_id: str | None = None) -> ChatMessage:

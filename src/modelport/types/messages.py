@@ -7,7 +7,7 @@ accumulates the deltas of a stream into a `ChatMessage`.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from typing import Any, Generic
@@ -189,20 +189,25 @@ class ChatMessage(Generic[Parsed]):
             token_usage: The message's `token_usage`; `None` to take it from `data`.
 
         Raises:
-            ValueError: `data` has an unknown key or role, or provider data that is not valid.
+            ValueError: `data` is not such a dict: it has no role, an unknown key, or a value of another type.
         """
-        known = {item.name for item in fields(cls)} | {*MESSAGE_FIELDS}
-        if unknown := sorted(set(data) - known):
-            raise ValueError(f"unknown key {unknown[0]!r} in a message; known are {', '.join(sorted(known))}")
+        if not isinstance(data, Mapping):
+            raise ValueError(f"a message must be a dict, not {type(data).__name__}")
+        _check_keys(data, cls, "a message", MESSAGE_FIELDS)
+        for key, value in data.items():
+            expected = _TYPES.get(key, str)
+            if value is not None and not isinstance(value, expected):
+                raise ValueError(f"{key!r} in a message can't be of the type {type(value).__name__}")
         values = {**data}
+        if values.get("role") is None:
+            raise ValueError("a message needs a 'role'")
         values["role"] = MessageRole(values["role"])
         if calls := values.get("tool_calls"):
             values["tool_calls"] = [tool_call_from(call) for call in calls]
         if isinstance(usage := values.get("token_usage"), Mapping):
-            counts = {item.name for item in fields(TokenUsage)}
-            values["token_usage"] = TokenUsage(**{key: usage[key] for key in counts & set(usage)})
+            values["token_usage"] = _usage_from(usage)
         values["warnings"] = [CallWarning.from_value(warning) for warning in values.get("warnings") or ()]
-        values["attempts"] = [Attempt(**a) if isinstance(a, Mapping) else a for a in values.get("attempts") or ()]
+        values["attempts"] = [_attempt_from(attempt) for attempt in values.get("attempts") or ()]
         if token_usage is not None:
             values["token_usage"] = token_usage
         values["raw"] = raw
@@ -219,6 +224,38 @@ class ChatMessage(Generic[Parsed]):
             for call in self.tool_calls or ()
         )
         return "\n".join(filter(None, (self.text, *calls)))
+
+
+#: Key of the dict of a message -> the types that its value may have, if that is not `str` alone. Each may be `None`.
+_TYPES: Mapping[str, Any] = {
+    "content": str | list | tuple, "tool_calls": list | tuple, "token_usage": TokenUsage | Mapping,
+    "warnings": list | tuple, "attempts": list | tuple, "logprobs": list | tuple, "parsed": object, "raw": object,
+    # `provider_data_from` checks these.
+    **dict.fromkeys(("provider_data", *MESSAGE_FIELDS), object),
+}  # fmt: skip
+
+
+def _check_keys(data: Mapping[Any, Any], cls: type[Any], what: str, others: Iterable[str] = ()) -> None:
+    known = {item.name for item in fields(cls)} | {*others}
+    if unknown := sorted(map(repr, set(data) - known)):
+        raise ValueError(f"unknown key {unknown[0]} in {what}; known are {', '.join(sorted(known))}")
+
+
+def _attempt_from(value: Any) -> Attempt:
+    if isinstance(value, Attempt):
+        return value
+    if not isinstance(value, Mapping):
+        raise ValueError(f"an attempt in a message must be a dict, not {type(value).__name__}")
+    _check_keys(value, Attempt, "an attempt")
+    return Attempt(**value)
+
+
+def _usage_from(usage: Mapping[str, Any]) -> TokenUsage:
+    counts = {item.name: usage.get(item.name) for item in fields(TokenUsage)}
+    for name, count in counts.items():
+        if isinstance(count, bool) or not isinstance(count, int | None):
+            raise ValueError(f"{name!r} in a message's 'token_usage' must be an integer, not {type(count).__name__}")
+    return TokenUsage(**counts)
 
 
 def tool_call_from(call: Any) -> ChatMessageToolCall:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from modelport.errors import InvalidRequest, InvalidToolCall
-from modelport.schema.json_text import read_json
+from modelport.schema.json_text import json_size_problem, read_json
 from modelport.schema.validation import mismatch
 from modelport.types.deltas import MessageBuilder
 from modelport.types.messages import ChatMessage, ChatMessageToolCallFunction
@@ -81,8 +81,9 @@ def check_calls(
             continue
         calls = (response.message(parse_arguments=False) if response is not None else message).tool_calls or ()
         raw_arguments = calls[index].function.arguments_json() or "{}"
-        if problem == _NOT_AN_OBJECT and not _is_json(raw_arguments):
-            problem = "its arguments contain no valid JSON"
+        if problem == _NOT_AN_OBJECT:
+            texts = [call.function.arguments for call in calls if isinstance(call.function.arguments, str)]
+            problem = _problem_of_json(raw_arguments, texts) or problem
         truncated = "; the output was truncated by max_tokens" if message.finish_reason == "length" else ""
         raise InvalidToolCall(
             f"The model's tool call {index} ({call.function.name!r}) can't be used: {problem}{truncated}",
@@ -117,9 +118,17 @@ def _problem_of(call: ChatMessageToolCallFunction, tools: tuple[Tool, ...], choi
     return None
 
 
-def _is_json(text: str) -> bool:
+def _problem_of_json(text: str, texts: list[str]) -> str | None:
+    """Return why arguments stayed text, or `None` if they are a JSON string.
+
+    Args:
+        text: The text of the arguments.
+        texts: The texts of the arguments of all calls.
+    """
+    if (problem := json_size_problem(*texts)) is not None:
+        return f"its arguments were not read, because {problem} for all calls together"
     try:
         read_json(text)
     except ValueError:
-        return False
-    return True
+        return "its arguments contain no valid JSON"
+    return None

@@ -10,6 +10,7 @@ The rules of this format:
 - Tool calls and tool results in earlier messages are written as text: calls in the format above, results between
   `<tool_response>` and `</tool_response>`.
 - If a call cannot be parsed, its name is empty and its arguments are its whole text, so that the error can show it.
+  The text of a list is shown once, however many of its items are no calls.
 """
 
 from __future__ import annotations
@@ -20,16 +21,18 @@ import uuid
 from collections.abc import Callable
 from contextlib import aclosing
 from dataclasses import replace
+from json.decoder import scanstring  # type: ignore[attr-defined]  # typeshed lacks it.
 from typing import Any
 
-from modelport.errors import ModelError
+from modelport.errors import MalformedResponse, ModelError
 from modelport.layers.adapt.capabilities import append_to_system_message
 from modelport.layers.base import Deltas
 from modelport.layers.stop import StopScanner
+from modelport.schema.json_text import json_size_problem
 from modelport.schema.references import relocate
 from modelport.types.capabilities import Capabilities
 from modelport.types.content import Text, text_of
-from modelport.types.deltas import ChatMessageStreamDelta, ChatMessageToolCallStreamDelta
+from modelport.types.deltas import MAX_TOOL_CALLS, ChatMessageStreamDelta, ChatMessageToolCallStreamDelta
 from modelport.types.messages import ChatMessage, ChatMessageToolCallFunction, MessageRole
 from modelport.types.output_types import JSONSchema
 from modelport.types.request import Request
@@ -150,10 +153,13 @@ async def read_calls(
 
     Yields:
         The text before the first call as soon as it arrives, and all calls at the end of the output.
+
+    Raises:
+        MalformedResponse: There are too many calls.
     """
     scanner = StopScanner([marks[0]])
     in_call = forced
-    call_text = ""
+    call_texts: list[str] = []
     closing = ChatMessageStreamDelta()
     async with aclosing(deltas):
         try:
@@ -163,9 +169,10 @@ async def read_calls(
                     not_emitted = scanner.buffered + text
                     text, found = scanner.feed(text)
                     if found:
-                        in_call, call_text = True, not_emitted[len(text) :]
+                        in_call = True
+                        call_texts.append(not_emitted[len(text) :])
                 elif in_call:
-                    call_text += text
+                    call_texts.append(text)
                     text = ""
                 # Finish reason and token usage are yielded after the calls, in the closing delta.
                 is_last = delta.finish_reason is not None or delta.token_usage is not None
@@ -177,9 +184,12 @@ async def read_calls(
                 if not emitted.is_empty:
                     yield emitted
         except ModelError:
-            if rest := call_text or scanner.flush():  # An incomplete call is emitted as text, so that nothing is lost.
+            if (
+                rest := "".join(call_texts) or scanner.flush()
+            ):  # An incomplete call is emitted as text, so that nothing is lost.
                 yield ChatMessageStreamDelta(content=rest)
             raise
+    call_text = "".join(call_texts)
     calls = _parse_calls(call_text, forced, marks, parse)
     rest = scanner.flush() if calls else scanner.flush() + call_text
     if calls or rest:
@@ -192,34 +202,22 @@ async def read_calls(
 def _parse_calls(
     text: str, forced: bool, marks: tuple[str, str], parse: Callable[[str], Any] | None
 ) -> list[ChatMessageToolCallStreamDelta]:
-    """Return the calls in this text. A call that cannot be parsed has an empty name, and its text as its arguments."""
-    if forced:
-        texts = [text]
+    """Return the calls in this text. A call that cannot be parsed has an empty name, and its text as its arguments.
+
+    Text that is too large to be parsed is one such call.
+
+    Raises:
+        MalformedResponse: There are too many calls.
+    """
+    if not text:
+        return []
+    found: list[tuple[str, str]] = []
+    if json_size_problem(text) is not None:
+        found.append(("", text))
     else:
-        begin, end = (re.escape(mark) for mark in marks)
-        # Without an end mark, a call ends where the next one begins.
-        stop = end or f"(?={begin})"
-        texts = [m[1] for m in re.finditer(f"{begin}(.*?)(?:{stop}|$)", text, re.DOTALL)]
-    found: list[tuple[str, Any]] = []
-    for call_text in filter(str.strip, texts):
-        try:
-            value = json.loads(call_text) if forced or parse is None else parse(call_text)
-        except (ValueError, RecursionError):
-            value = None
-        for call in value if isinstance(value, list) else [value]:
-            if isinstance(call, dict) and isinstance(call.get("name"), str):
-                # Some models write `parameters` instead of `arguments`.
-                key = "arguments" if "arguments" in call else "parameters"
-                arguments = call.get(key, {})
-                if not isinstance(arguments, str):
-                    # Arguments that the model wrote as JSON are returned as the same text. Encoding them again could
-                    # change them, for example the digits of a number.
-                    is_one_json_object = call is value and (forced or parse is None)
-                    original = _original_json(call_text, key) if is_one_json_object else None
-                    arguments = original or json.dumps(arguments)
-                found.append((call["name"], arguments))
-            else:
-                found.append(("", call_text))
+        for call_text in filter(str.strip, [text] if forced else _texts_between(text, *marks)):
+            found += _calls_in(call_text, None if forced else parse)
+            _check_number(len(found))
     return [
         ChatMessageToolCallStreamDelta(
             i, f"call_{uuid.uuid4().hex[:24]}", "function", ChatMessageToolCallFunction(arguments, name)
@@ -228,17 +226,81 @@ def _parse_calls(
     ]
 
 
-_OBJECT_KEY = re.compile(r'[\s{,]*("(?:[^"\\]|\\.)*")\s*:\s*')
+def _texts_between(text: str, begin: str, end: str) -> list[str]:
+    """Return the texts between the marks. Without an end mark, a call ends where the next one begins."""
+    if not begin:
+        return [text]
+    texts = []
+    position = text.find(begin)
+    while position >= 0:
+        start = position + len(begin)
+        stop = text.find(end or begin, start)
+        texts.append(text[start:stop] if stop >= 0 else text[start:].removesuffix("\n"))
+        _check_number(len(texts))
+        position = text.find(begin, stop + len(end)) if stop >= 0 else -1
+    return texts
+
+
+def _check_number(calls: int) -> None:
+    if calls > MAX_TOOL_CALLS:
+        raise MalformedResponse(f"The response has more than {MAX_TOOL_CALLS} tool calls.")
+
+
+def _calls_in(text: str, parse: Callable[[str], Any] | None) -> list[tuple[str, str]]:
+    """Return the names and the arguments of the calls in the text between two marks.
+
+    However many items of a list are no calls, the text is returned once for all of them.
+    """
+    try:
+        value = json.loads(text) if parse is None else parse(text)
+    except Exception:  # Parsers of an engine's library raise exceptions of any kind.
+        value = None
+    found: list[tuple[str, str]] = []
+    is_valid = True
+    for call in value if isinstance(value, list) else [value]:
+        if isinstance(call, dict) and isinstance(call.get("name"), str):
+            # Some models write `parameters` instead of `arguments`.
+            key = "arguments" if "arguments" in call else "parameters"
+            arguments = call.get(key, {})
+            if not isinstance(arguments, str):
+                # Arguments that the model wrote as JSON are returned as the same text. Encoding them again could
+                # change them, for example the digits of a number.
+                original = _original_json(text, key) if call is value and parse is None else None
+                arguments = original or _as_json(arguments) or text
+            found.append((call["name"], arguments))
+            _check_number(len(found))
+        elif is_valid:
+            is_valid = False
+            found.append(("", text))
+    return found
+
+
+def _as_json(arguments: Any) -> str | None:
+    try:
+        return json.dumps(arguments)
+    except (TypeError, ValueError, RecursionError):  # A parser returned a Python object that JSON does not have.
+        return None
+
+
+#: The most keys of a call that `_original_json` reads. A call has two.
+_MAX_KEYS = 32
+_BEFORE_KEY, _BEFORE_VALUE = re.compile(r'[\s{,]*+"'), re.compile(r"\s*+:\s*+")
 
 
 def _original_json(text: str, key: str) -> str | None:
     """Return the text of the value that a key has in the text of a JSON object, or `None` if the object lacks the key.
 
-    If the key occurs several times, the last value counts, as in `json.loads`.
+    If the key occurs several times, the last value counts, as in `json.loads`. An object with many keys is no call that
+    a model would write: the result is `None`, because reading them one by one would take long.
     """
     value_text, position, decoder = None, 0, json.JSONDecoder()
-    while match := _OBJECT_KEY.match(text, position):
-        _, position = decoder.raw_decode(text, match.end())
-        if json.loads(match[1]) == key:
-            value_text = text[match.end() : position]
-    return value_text
+    for _ in range(_MAX_KEYS):
+        if (before := _BEFORE_KEY.match(text, position)) is None:
+            return value_text
+        name, position = scanstring(text, before.end())
+        between = _BEFORE_VALUE.match(text, position)
+        assert between is not None  # The text is a valid JSON object.
+        _, position = decoder.raw_decode(text, between.end())
+        if name == key:
+            value_text = text[between.end() : position]
+    return None

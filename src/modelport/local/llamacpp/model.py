@@ -31,6 +31,7 @@ from modelport.local.bounds import check_bounds, check_prompt_size, text_size
 from modelport.local.chat_template import template_message
 from modelport.local.engine import EngineModel, check_integers, model_closed, never_destroy, tokens_per_notification
 from modelport.local.grammar_matching import TextMatcher, checked_text_matcher
+from modelport.local.image_sizes import check_media
 from modelport.local.llamacpp.engine_fields import PROTECTED_ENGINE_FIELDS, SAVED_ENGINE_FIELDS
 from modelport.local.llamacpp.events import EventHandler, EventReader
 from modelport.local.llamacpp.gguf_header import check_header
@@ -139,8 +140,7 @@ class LlamaCppModel(EngineModel["_LlamaCppEngine"]):
         reasoning = "<think" in template_source or "reasoning" in template_source
         efforts = {"none"} if "enable_thinking" in template_source else set()
         efforts |= {"low", "medium", "high"} if features.get("supports_reasoning_effort") else set()
-        modalities = properties["modalities"]
-        media = {name for name, key in (("image", "vision"), ("audio", "audio")) if modalities.get(key)}
+        media = {name for name, key in (("image", "vision"), ("audio", "audio")) if properties["modalities"].get(key)}
         return self.declared_capabilities.replace(
             tools=bool(features.get("supports_tools")),
             system_role=bool(features.get("supports_system_role", True)),
@@ -162,6 +162,7 @@ class LlamaCppModel(EngineModel["_LlamaCppEngine"]):
         """Run a request; see `Model.deltas`."""
         check_bounds(request.parameters)
         engine = self._engine()
+        check_media(request.messages)
         check_prompt_size(text_size(request.messages), engine.context_length, engine.header.longest_token)
         capabilities = request.capabilities
         body = body_from(request.replace(stream=True, stop_sequences=()), model_id=None, dialect="llama.cpp")
@@ -192,8 +193,7 @@ class LlamaCppModel(EngineModel["_LlamaCppEngine"]):
                 async for delta in deltas:
                     yield delta
         last_delta = reader.finish()
-        last_delta.model_id = self.model_id
-        last_delta.warnings = warnings
+        last_delta.model_id, last_delta.warnings = self.model_id, warnings
         yield last_delta
 
 

@@ -8,6 +8,7 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 from modelport.errors import InvalidRequest, MissingDependency
+from modelport.local.image_sizes import IMAGE_FORMATS, check_sizes, image_size
 from modelport.local.token_engine import Prompt
 from modelport.types.content import Image
 
@@ -25,9 +26,13 @@ def prompt_with_images(loaded: LoadedModel, text: str, images: list[Image]) -> P
     token and the position after the last. If no token is known to be an image token, the span is the whole prompt.
 
     Raises:
-        InvalidRequest: An image can't be read, or the processor refuses it.
+        InvalidRequest: An image can't be read or is too large, or the processor refuses it.
     """
-    pictures = [_open_image(image) for image in images]
+    check_sizes(size for image in images if (size := image_size(image.data or b"")) is not None)
+    # Pillow may find another size, so that is checked too. `open` reads only headers, and `_decode` the pixels.
+    opened = [_open_image(image) for image in images]
+    check_sizes(picture.size for picture in opened)
+    pictures = [_decode(picture) for picture in opened]
     with _lock:
         try:
             outputs = dict(
@@ -55,8 +60,15 @@ def _open_image(image: Image) -> Any:
     except ImportError:
         raise MissingDependency("pillow", "transformers") from None
     try:
-        return pillow.open(io.BytesIO(image.data or b"")).convert("RGB")
+        return pillow.open(io.BytesIO(image.data or b""), formats=IMAGE_FORMATS)
     except Exception as error:  # Pillow raises exceptions of many kinds.
+        raise InvalidRequest(f"an image can't be read: {error}") from None
+
+
+def _decode(picture: Any) -> Any:
+    try:
+        return picture.convert("RGB")
+    except Exception as error:  # See above.
         raise InvalidRequest(f"an image can't be read: {error}") from None
 
 

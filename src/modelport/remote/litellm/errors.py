@@ -32,6 +32,7 @@ from modelport.protocols.parameter_phrases import unsupported_parameter_in
 from modelport.remote.http.errors import error_from_aiohttp, error_from_httpx, is_encoding_error
 from modelport.remote.http.redaction import redact, secrets_in
 from modelport.remote.litellm.package import litellm_package
+from modelport.schema.json_text import json_size_problem
 from modelport.secrets import names_secret
 
 #: A class name at the beginning of LiteLLM's message, such as `litellm.BadRequestError: `. There may be several.
@@ -157,9 +158,11 @@ def _payload(causes: list[Any], response: Any) -> Any:
         # The body of a streamed response has not been read. The exception that LiteLLM wrapped, the second in the list,
         # may quote the body.
         text = str(getattr(causes[min(1, len(causes) - 1)], "message", ""))
+    if json_size_problem(text) is not None:
+        return text
     try:
         return json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return text
 
 
