@@ -73,18 +73,7 @@ class Storable:
             cls.__init__ = hides_secrets(cls.__init__)  # type: ignore[method-assign]
 
     def to_dict(self, *, trust_remote_code: bool = False) -> dict[str, Any]:
-        """Return the name of the model's class and its settings as a dict of JSON types, for `from_dict`.
-
-        Settings that have their default are left out. Instead of an API key, the dict has the name of the environment
-        variable that contains it.
-
-        Args:
-            trust_remote_code: Whether the dict may have settings that `from_dict` accepts only with this argument.
-
-        Raises:
-            TypeError: A setting can't be stored, because it is a secret or an object such as a client, or because
-                `from_dict` would refuse it; the message names it.
-        """
+        """Return the name of the class and its settings as a dict of JSON types; see `Model.to_dict`."""
         result: dict[str, Any] = {"class": type(self).__name__}
         for name, default in constructor_parameters(type(self)).items():
             value = getattr(self, _ATTRIBUTES.get(name, name), default)
@@ -341,7 +330,7 @@ def _as_json(model: Storable, path: str, value: Any, trust_remote_code: bool) ->
         model: The model, for the error.
         path: The name of the setting, followed by the path of the value in it.
         value: The value.
-        trust_remote_code: See `Storable.to_dict`.
+        trust_remote_code: See `Model.to_dict`.
 
     Raises:
         TypeError: The value contains a secret, or an object that has no JSON form.
