@@ -31,12 +31,6 @@ def shared_server() -> Iterator[FaultServer]:
         yield server
 
 
-@pytest.fixture
-def server(shared_server: FaultServer) -> FaultServer:
-    shared_server.settle()
-    return shared_server
-
-
 def _loses_words(backend: str, way: str) -> bool:
     """Whether LiteLLM's own HTTP client replaces the service's words before modelport can read them."""
     return backend == "litellm-http" and way.endswith("streamed")
