@@ -180,11 +180,15 @@ class CallMethods:
         self, messages: MessageInput, stop_sequences: StopInput = None, **options: Unpack[CallOptions[Parsed]]
     ) -> ChatMessage[Parsed]: ...
     def __call__(self, messages: Any, stop_sequences: Any = None, **options: Any) -> ChatMessage:
-        """Do the same as `generate`."""
+        """Do the same as `generate`. If the author of the class wrote `generate`, modelport's layers are around it."""
         if stop_sequences is not None:
             options["stop_sequences"] = stop_sequences
         if "extra_headers" in options or "extra_query" in options or "api_key" in options:
             hide_secrets(options)  # In this frame, which a traceback may show.
+        if type(self).generate is not CallMethods.generate and not self._implements_deltas:
+            from modelport.runtime.portal import run
+
+            return run(self._generate(self._prepare(messages, None, options, stream=False)))
         return self.generate(messages, **options)
 
     def parse_tool_calls(self, message: ChatMessage) -> ChatMessage:
@@ -375,8 +379,6 @@ class CallMethods:
             raise_with_partial(error, response, self.model_id, streamed=False)
         return response.message()
 
-    # --- what `Model` implements --------------------------------------------------------------------------------------
-
     @property
     def capabilities(self) -> Capabilities:
         """What this model can do."""
@@ -388,13 +390,10 @@ class CallMethods:
 
     @property
     def _implements_deltas(self) -> bool:
-        """Whether the backend implements `deltas`, and not just `generate`."""
         raise NotImplementedError
 
     def _check_unknown_options(self, options: Mapping[str, Any]) -> None:
-        """Check the options of a call if modelport does not know all of them."""
         raise NotImplementedError
 
     def _layers(self) -> list[Layer]:
-        """Return the layers of this model, the outermost first."""
         raise NotImplementedError

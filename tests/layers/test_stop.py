@@ -254,7 +254,7 @@ def test_without_usage_after_the_stop_sequence_the_response_is_complete(after: D
 
 
 @pytest.mark.parametrize("limits", [{}, {"idle_timeout": 0.02}, {"timeout": 0.02}], ids=str)
-async def test_a_silent_service_is_not_waited_for(limits: dict[str, float], monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_silent_service_is_not_waited_for(limits: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     """The wait ends before the time limits of the call, so that they do not make an error of the response."""
     if not limits:
         monkeypatch.setattr(stop, "_MAX_WAIT", 0.02)

@@ -23,7 +23,7 @@ _NAME = "ModelOfModelport"
 _from_dict = MultiStepAgent.from_dict.__func__
 
 
-def _load_agent(cls: type[Any], agent_dict: dict[str, Any], **kwargs: Any) -> Any:
+def _load_agent(cls: type[Any], /, agent_dict: dict[str, Any], **kwargs: Any) -> Any:
     """Do the same as smolagents' `from_dict`, also if the agent has a model of modelport."""
     # Only data that `Model.to_dict` of modelport returned has the name of the class.
     if "class" in (data := agent_dict["model"]["data"]):

@@ -79,8 +79,6 @@ class ChatCompletionsModel(ObservingModel):
     _may_ignore_output_types: ClassVar[bool] = True
     #: The values that the parameter `dialect` accepts.
     dialects: ClassVar[frozenset[str]] = frozenset({"llama.cpp", "vllm"})
-    #: The caller's own client, set by backends that accept one.
-    client: Any = None
     #: What the service requires and refuses in earlier messages; `None` before its first refusal.
     _history_rules: HistoryRules | None = None
     #: Whether the server has been asked whether the model's chat template has tools.
