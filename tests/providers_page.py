@@ -117,6 +117,10 @@ def _facts_of_parameters(model: Model, service: str | None) -> Iterator[str]:
     if capabilities.tool_choices != frozenset({"auto", "none", "required", "named"}):
         names = _names(capabilities.tool_choices)
         yield f"**`tool_choice`**: {names}. Another one is replaced, and the calls are validated."
+    refused = [f"`{name}`" for name in ("logprobs", "seed") if not getattr(capabilities, name)]
+    refused += [f"{kind} inputs" for kind in ("image", "audio", "file") if kind not in capabilities.inputs]
+    if refused := [*(f"`{name}`" for name in sorted(capabilities.refused)), *refused]:
+        yield f"**Refused**, because the service lacks or ignores them: {', '.join(refused)}."
     if capabilities.reasoning_efforts != frozenset(REASONING_EFFORTS) or capabilities.reasoning_budget:
         yield f"**Reasoning effort**: {_efforts(capabilities.reasoning_efforts, capabilities.reasoning_budget)}."
 
@@ -127,7 +131,7 @@ def _schemas(model: Model, service: str | None) -> str:
                     "Lark": "Lark grammars"}[kind.__name__] for kind in capabilities.grammars)  # fmt: skip
     host = getattr(model, "_host", None)
     if JSONSchema not in capabilities.grammars:
-        source = f" ([source]({IGNORING_HOSTS[host]}))" if host in IGNORING_HOSTS else ""
+        source = f" ([source]({IGNORING_HOSTS[host].source}))" if host in IGNORING_HOSTS else ""
         return f"are not sent. They become the arguments of a forced tool call, and the output is validated{source}."
     if not capabilities.enforces_grammars:
         return "are sent, and the output is validated. They may not be enforced, so `strict=True` is refused."
@@ -190,7 +194,7 @@ def _renamed(names: Mapping[str, str]) -> str:
 def _efforts(efforts: frozenset[str], budget: bool) -> str:
     texts = [_names(efforts)] if efforts else []
     texts += ["others as a budget in tokens"] if budget else []
-    return "; ".join(texts) or "refused, because the model has no levels"
+    return "; ".join(texts) or "refused, except for `none` on models that do not reason"
 
 
 #: Capabilities of a profile -> how the page says it.

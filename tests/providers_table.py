@@ -101,8 +101,7 @@ _CLOSED = [
             "**IDs of tool calls** are rewritten to what Converse accepts. Messages are merged to alternating turns.",
             "**Streams**: a model that does not stream with tools is called without streaming, with a warning.",
         ),
-        "`logprobs`, a `seed`, audio, `presence_penalty` and `frequency_penalty`. An ARN that does not name its model "
-        "needs `base_model=`.",
+        "to know what the model behind an ARN can do that does not name it. Pass `base_model=`.",
         names=("Bedrock",),
     ),
     Provider(
@@ -132,7 +131,7 @@ _CLOSED = [
     Provider(
         "Anthropic's OpenAI endpoint",
         _compatible("claude-sonnet-4-5", "https://api.anthropic.com/v1", "ANTHROPIC_API_KEY"),
-        "Anthropic offers this endpoint to compare models, and ignores many fields of OpenAI's API.",
+        "Anthropic offers this endpoint to compare models. It ignores many fields of OpenAI's API, and modelport refuses those.",
         limits="Claude's reasoning text and its signatures, which this endpoint does not return. Use LiteLLM or Bedrock.",
         names=("Anthropic",),
     ),

@@ -27,6 +27,7 @@ WORDS: dict[str, str | type[ModelError]] = {
     "content_filter: SAFETY": "content_filter",
     "error": ServerError, "ERROR": ServerError, "network_error": ServerError, "abort": ServerError,
     "insufficient_system_resource": ServerError, "engine_overloaded": ServerError, "failed": ServerError,
+    "USER_CANCEL": ServerError, "cancelled": ServerError, "time_limit": ServerError,
     "malformed_function_call": InvalidToolCall, "MALFORMED_FUNCTION_CALL": InvalidToolCall,
     "function_call_filter: MALFORMED_FUNCTION_CALL": InvalidToolCall, "UNEXPECTED_TOOL_CALL": InvalidToolCall,
     "function_call_filter: UNEXPECTED_TOOL_CALL": InvalidToolCall, "TOO_MANY_TOOL_CALLS": InvalidToolCall,

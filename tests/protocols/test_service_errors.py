@@ -74,6 +74,7 @@ OTHERS: list[tuple[str, int, Any, type[ModelError]]] = [
     ("openai, id", 400, {"code": "string_above_max_length", "param": "messages[10].tool_calls[0].id", "message": "Invalid 'messages[10].tool_calls[0].id': string too long. Expected a string with maximum length 40, but got a string with length 51 instead."}, InvalidRequest),
     ("vllm, zero", 400, "max_tokens must be at least 1, got 0.", InvalidRequest),
     ("openai, output", 400, "max_tokens is too large: 99999. This model supports at most 4096 completion tokens.", InvalidRequest),
+    ("bedrock, output", 400, "The maximum tokens you requested exceeds the model limit of 3000. Try again with a maximum tokens value that is lower than 3000.", InvalidRequest),
     ("nginx", 413, "<html><head><title>413 Request Entity Too Large</title></head></html>", InvalidRequest),
     ("openai, rate", 429, "Request too large for gpt-4o on tokens per min (TPM): Limit 30000, Requested 61337.", RateLimited),
     ("bedrock, rate", 429, "Too many tokens, please wait before trying again.", RateLimited),
@@ -118,6 +119,7 @@ FLAGGED = {
 REFUSALS: list[tuple[str, int | None, Any, type[ModelError]]] = [
     ("openrouter, moderation", 403, FLAGGED, ContentFiltered),
     ("openrouter, text", 403, {"error": {"message": FLAGGED["error"]["message"]}}, ContentFiltered),
+    ("openrouter, documentation", 403, {"error": {"code": 403, "message": "Your chosen model requires moderation and your input was flagged"}}, ContentFiltered),
     ("openrouter, key", 403, {"error": {"message": "Key limit exceeded", "code": 403}}, AuthenticationError),
     ("deepseek", 400, {"error": {"message": "Content Exists Risk", "type": "invalid_request_error", "param": None, "code": "invalid_request_error"}}, ContentFiltered),
     ("deepseek, detail", 400, {"detail": "Content Exists Risk"}, ContentFiltered),
