@@ -55,7 +55,8 @@ CONTEXT_EXCEEDED = (
     KnownPhrase(r"maximum supported sequence length", "SambaNova", "https://github.com/cline/cline/issues/294"),
     KnownPhrase(r"request body too large for .{1,100} model\. max size: \d+ tokens", "GitHub Models", "https://github.com/cline/cline/issues/995"),
     KnownPhrase(r"prompt token count of \d+ exceeds", "GitHub Copilot", "https://github.com/ericc-ch/copilot-api/issues/65"),
-    KnownPhrase(r"reduce the length of the messages", "Groq, Cerebras", "https://github.com/letta-ai/letta/issues/1963 (Groq), https://github.com/cline/cline/issues/5140 (Cerebras)"),
+    KnownPhrase(r"reduce the length of the messages", "Groq", "https://github.com/letta-ai/letta/issues/1963"),
+    KnownPhrase(r"messages or completion\. current length is", "Cerebras", "https://github.com/cline/cline/issues/5140"),
 )  # fmt: skip
 
 #: This phrase says that one string of the request is too long, such as the id of a tool call or a description.

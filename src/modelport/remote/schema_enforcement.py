@@ -45,8 +45,8 @@ class IgnoringHost(NamedTuple):
 
 #: The host of a service -> what it ignores.
 IGNORING_HOSTS: Mapping[str, IgnoringHost] = {
-    # "Ignored" in the page's tables: response_format, reasoning_effort, logprobs, seed, the penalties, and content parts
-    # other than texts and images. The model's reasoning is not returned.
+    # "Ignored" in the page's tables: response_format, reasoning_effort, logprobs, seed, the penalties, and parts of the
+    # content other than texts and images. The model's reasoning is not returned.
     "api.anthropic.com": IgnoringHost(
         "https://platform.claude.com/docs/en/api/openai-sdk",
         {
