@@ -210,7 +210,7 @@ _OPEN = [
         'OpenAIServerModel(\n    "MiniMax-M2",\n    "https://api.minimax.io/v1",\n'
         '    api_key=os.environ["MINIMAX_API_KEY"],\n    reasoning_split=True,\n)',
         "With `reasoning_split=True`, MiniMax returns the reasoning in fields of its own. Without it, the reasoning is in the "
-        "text between `<think>` tags: modelport separates it, and does not send it back.",
+        "text too, between `<think>` tags. modelport removes it there, and so returns it once.",
         returns=({**_REASONING, **_DETAILS},),
         names=("MiniMax",),
     ),
@@ -218,7 +218,8 @@ _OPEN = [
         "Qwen (Alibaba Cloud Model Studio, DashScope)",
         _compatible("qwen-plus", "https://dashscope-intl.aliyuncs.com/compatible-mode/v1", "DASHSCOPE_API_KEY"),
         "`enable_thinking=True` switches reasoning on.",
-        limits="output schemas while the model reasons: DashScope refuses that, and modelport validates the output instead.",
+        limits="output schemas while the model reasons: where DashScope refuses that, modelport validates the output. Some "
+        "models reason only in streams, and refuse other calls with `enable_thinking=True`.",
         returns=(_REASONING,),
         names=("DashScope",),
     ),
