@@ -113,7 +113,8 @@ def _facts_of_parameters(model: Model, service: str | None) -> Iterator[str]:
         yield "**Stop sequences** are applied by modelport, because the model refuses them."
     if capabilities.max_stop_sequences != 4 and capabilities.stop:
         most = capabilities.max_stop_sequences
-        yield f"**Stop sequences**: {f'up to {most}' if most else 'any number'} are sent."
+        count = "any number" if most is None else "one" if most == 1 else f"up to {most}"
+        yield f"**Stop sequences**: {count} {'is' if most == 1 else 'are'} sent."
     if capabilities.tool_choices != frozenset({"auto", "none", "required", "named"}):
         names = _names(capabilities.tool_choices)
         yield f"**`tool_choice`**: {names}. Another one is replaced, and the calls are validated."

@@ -202,6 +202,7 @@ _OPEN = [
         _compatible("glm-4.7", "https://api.z.ai/api/paas/v4", "ZAI_API_KEY"),
         "The addresses `api.z.ai` and `open.bigmodel.cn` are known. Error codes 1261 (prompt too long) and 1301 (content) "
         "are known too.",
+        limits="output schemas: Z.AI documents JSON mode alone. modelport sends the schema, and validates the output.",
         returns=(_REASONING,),
         names=("GLM",),
     ),

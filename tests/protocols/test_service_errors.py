@@ -9,6 +9,7 @@ Each wording is quoted from a page or a report; the tables in `modelport.protoco
 from __future__ import annotations
 
 import json
+import re
 import time
 from typing import Any
 
@@ -25,6 +26,7 @@ from modelport.errors import (
     RateLimited,
     ServerError,
 )
+from modelport.protocols import error_phrases, parameter_phrases
 from modelport.protocols.chat_completions.errors import error_from
 from modelport.remote.bedrock.errors import error_from as bedrock_error_from
 
@@ -307,3 +309,19 @@ def test_rejected_parameter_is_named(body: Any, name: str | None, other: str | N
     error = error_from(400, body)
     assert type(error) is InvalidRequest
     assert (error.parameter, error.incompatible_with) == (name, other)
+
+
+def test_every_phrase_has_a_source_and_compiles_alone() -> None:
+    phrases = [
+        phrase
+        for module in (error_phrases, parameter_phrases)
+        for table in vars(module).values()
+        if isinstance(table, tuple)
+        for phrase in table
+        if isinstance(phrase, error_phrases.KnownPhrase)
+    ]
+    assert len(phrases) == len({phrase.pattern for phrase in phrases}) > 50
+    without_page = [phrase for phrase in phrases if not re.fullmatch(r"https://\S+", phrase.source)]
+    assert [(phrase.services, phrase.source) for phrase in without_page] == [("Bedrock", "no public page found")]
+    for phrase in phrases:
+        assert re.compile(phrase.pattern).search("") is None

@@ -32,7 +32,7 @@ class FinishWord:
     Args:
         word: The word, in the spelling that `_normalised` returns.
         meaning: What it means.
-        source: The page that documents or reports the word.
+        source: The page that documents or reports the word, or `no public page found`.
     """
 
     word: str
@@ -58,6 +58,7 @@ _OPENROUTER = "https://openrouter.ai/docs/api/reference/errors-and-debugging"
 _RESPONSES = "https://platform.openai.com/docs/api-reference/responses/object"
 #: Words that were counted in the logs of a gateway in front of many services.
 _GATEWAY = "https://github.com/Kilo-Org/cloud/pull/3071"
+_NO_PAGE = "no public page found"
 
 FINISH_WORDS = (
     FinishWord("stop", "stop", _OPENAI),
@@ -100,7 +101,7 @@ FINISH_WORDS = (
     FinishWord("network_error", "failed", _GLM),
     FinishWord("insufficient_system_resource", "failed", _DEEPSEEK),
     FinishWord("abort", "failed", _VLLM),
-    FinishWord("aborted", "failed", _DEEPSEEK),
+    FinishWord("aborted", "failed", _NO_PAGE),
     FinishWord("cancelled", "failed", _WATSONX),
     FinishWord("user_cancel", "failed", _COHERE_V1),
     FinishWord("time_limit", "failed", _WATSONX),
