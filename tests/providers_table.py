@@ -293,7 +293,7 @@ _HOSTS = [
     ),
     Provider(
         "Hugging Face",
-        'InferenceClientModel("openai/gpt-oss-20b", provider="auto")',
+        'InferenceClientModel(\n    "openai/gpt-oss-20b",\n    provider="auto",\n)',
         "The key comes from `HF_TOKEN`. `provider=` names one provider, such as `groq` or `together`, whose parameters are "
         "then known. `auto` may choose another provider for each request.",
         (
@@ -345,14 +345,14 @@ _SERVERS = [
     ),
     Provider(
         "Text Generation Inference",
-        'InferenceClientModel(base_url="http://localhost:8080", dialect="tgi")',
+        'InferenceClientModel(\n    base_url="http://localhost:8080",\n    dialect="tgi",\n)',
         'With `dialect="tgi"`, requests use TGI\'s own output formats.',
         limits="Lark grammars, and tools together with an output schema in one request.",
         names=("TGI",),
     ),
     Provider(
         "SGLang",
-        'OpenAIServerModel("model", "http://localhost:30000/v1", api_key="none")',
+        'OpenAIServerModel(\n    "model",\n    "http://localhost:30000/v1",\n    api_key="none",\n)',
         "Pass SGLang's own parameters, such as `regex`, in `extra_body`.",
     ),
     Provider(
@@ -363,13 +363,13 @@ _SERVERS = [
     ),
     Provider(
         "LM Studio",
-        'OpenAIServerModel("qwen3-8b", "http://localhost:1234/v1", api_key="none")',
+        'OpenAIServerModel(\n    "qwen3-8b",\n    "http://localhost:1234/v1",\n    api_key="none",\n)',
         "Reasoning in `<think>` tags is separated from the text.",
         names=("LM Studio",),
     ),
     Provider(
         "transformers serve and mlx_lm.server",
-        'OpenAIServerModel("model", "http://localhost:8000/v1", api_key="none")',
+        'OpenAIServerModel(\n    "model",\n    "http://localhost:8000/v1",\n    api_key="none",\n)',
         "These servers ignore `response_format` without an error. The output is validated; after the first one that does "
         "not fit, schemas become the arguments of a forced tool call, or the output is requested again with the error.",
         limits="`logprobs` and a forced tool where the server ignores them. Load such models in the process instead: "

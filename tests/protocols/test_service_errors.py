@@ -143,6 +143,7 @@ REFUSALS: list[tuple[str, int | None, Any, type[ModelError]]] = [
     ("openrouter, rate", 429, openrouter("z-ai/glm is temporarily rate-limited upstream.", 429), RateLimited),
     ("openrouter, no model", 400, openrouter({"error": {"message": "No.", "code": "model_not_found"}}), NotFoundError),
     ("databricks", 400, {"error_code": "BAD_REQUEST", "message": json.dumps({"external_model_provider": "amazon-bedrock", "external_model_error": {"message": "Input is too long for requested model."}})}, ContextWindowExceeded),
+    ("databricks, external", 400, {"error": "Received error from openai", "external_model_message": {"error": {"message": "Too long.", "code": "context_length_exceeded"}}}, ContextWindowExceeded),
     ("groq, flex", 498, {"error": {"message": "Flex tier capacity exceeded", "type": "capacity_exceeded"}}, ServerError),
 ]  # fmt: skip
 
@@ -163,6 +164,7 @@ REASONS: list[tuple[str, Any, str]] = [
     ("dashscope", {"error": {"message": "<400> InternalError.Algo.InvalidParameter: No."}}, ": <400> InternalError.Algo.InvalidParameter: No (HTTP 400)."),
     ("xai", {"code": "invalid-argument", "error": "No such thing."}, ": No such thing (HTTP 400)."),
     ("databricks", {"error_code": "BAD_REQUEST", "message": '{"message": "Multiple tool calls are not supported.\\n"}'}, ": Multiple tool calls are not supported (HTTP 400)."),
+    ("databricks, external", {"error": "Received error from databricks-model-serving", "external_model_message": {"error_code": "INVALID_PARAMETER_VALUE", "message": "Missing parameter."}}, "Missing parameter (HTTP 400)."),
     ("text", "Just text.", ": Just text (HTTP 400)."),
     ("nothing", {}, ": no reason given (HTTP 400)."),
     ("empty text", "", ": no reason given (HTTP 400)."),
