@@ -27,6 +27,7 @@ from modelport.remote.bedrock.model import PROFILES as BEDROCK_PROFILES
 from modelport.remote.openai.api_choice import NEED_TEXTS, NEEDS, OWN_SERVICES
 from modelport.remote.profiles import PROFILES
 from modelport.remote.schema_enforcement import ENFORCING, IGNORING_HOSTS
+from modelport.types.capabilities import Capabilities
 from modelport.types.output_types import JSONSchema
 from tests.providers_table import AFTER_SERVICES, GROUPS, INTRODUCTION, Provider
 
@@ -123,7 +124,7 @@ def _facts_of_parameters(model: Model, service: str | None) -> Iterator[str]:
     if refused := [*(f"`{name}`" for name in sorted(capabilities.refused)), *refused]:
         yield f"**Refused**, because the service lacks or ignores them: {', '.join(refused)}."
     if capabilities.reasoning_efforts != frozenset(REASONING_EFFORTS) or capabilities.reasoning_budget:
-        yield f"**Reasoning effort**: {_efforts(capabilities.reasoning_efforts, capabilities.reasoning_budget)}."
+        yield f"**Reasoning effort**: {_efforts(capabilities)}."
 
 
 def _schemas(model: Model, service: str | None) -> str:
@@ -192,10 +193,11 @@ def _renamed(names: Mapping[str, str]) -> str:
     return ", ".join(f"`{ours}` is sent as `{theirs}`" for ours, theirs in names.items())
 
 
-def _efforts(efforts: frozenset[str], budget: bool) -> str:
+def _efforts(capabilities: Capabilities) -> str:
+    efforts = capabilities.reasoning_efforts
     texts = [_names(efforts)] if efforts else []
-    texts += ["others as a budget in tokens"] if budget else []
-    return "; ".join(texts) or "refused, except for `none` on models that do not reason"
+    texts += ["others as a budget in tokens"] if capabilities.reasoning_budget else []
+    return "; ".join(texts) or ("refused" if capabilities.reasoning else "refused, except for `none`")
 
 
 #: Capabilities of a profile -> how the page says it.
