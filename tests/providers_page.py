@@ -7,6 +7,7 @@ in `providers_table`.
 from __future__ import annotations
 
 import os
+import re
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -23,6 +24,7 @@ from modelport.protocols.chat_completions.history_rules import initial_rules
 from modelport.protocols.chat_completions.provider_fields import ProviderFields, provider_data_of_call
 from modelport.protocols.finish_reasons import FINISH_WORDS
 from modelport.protocols.responses.request import CHAT_ONLY
+from modelport.providers import PROVIDERS
 from modelport.remote.bedrock.model import PROFILES as BEDROCK_PROFILES
 from modelport.remote.openai.api_choice import NEED_TEXTS, NEEDS, OWN_SERVICES
 from modelport.remote.profiles import PROFILES
@@ -64,7 +66,7 @@ def model_of(provider: Provider) -> Model | None:
     names: dict[str, Any] = {**vars(modelport), "os": _OS()}
     names.update((name, getattr(modelport, name)) for name in modelport.__all__)
     keys = {"OPENAI_API_KEY": "key", "AZURE_OPENAI_API_KEY": "key", "HF_TOKEN": "hf_key",
-            "AWS_BEARER_TOKEN_BEDROCK": "key"}  # fmt: skip
+            "AWS_BEARER_TOKEN_BEDROCK": "key", **{p.key_variable: "key" for p in PROVIDERS.values()}}  # fmt: skip
     with patch.dict(os.environ, keys), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         model: Model = eval(provider.code, names)
@@ -78,10 +80,32 @@ def entry(provider: Provider) -> str:
     """Return the section of one service."""
     lines = [f"### {provider.title}", "", "```py", provider.code, "```", "", provider.text, ""]
     model = model_of(provider) if provider.is_built else None
-    lines += [f"- {line}" for line in (*_facts(provider, model), *provider.facts)]
+    lines += [f"- {line}" for line in (*_facts_of_name(provider), *_facts(provider, model), *provider.facts)]
     if provider.limits:
         lines.append(f"- **Not possible**: {provider.limits}")
     return "\n".join([*lines, ""])
+
+
+def name_of(provider: Provider) -> str | None:
+    """Return the name by which `load_model` knows the service, or `None` if the page shows a class."""
+    found = re.match(r'load_model\("(\w+)/', provider.code)
+    return found[1] if found else None
+
+
+def _facts_of_name(provider: Provider) -> Iterator[str]:
+    """Yield what the provider's name stands for."""
+    name = name_of(provider)
+    if name is None:
+        return
+    named = PROVIDERS[name]
+    settings = {"dialect": named.dialect, **named.settings} if named.dialect else named.settings
+    others = "".join(f", `{setting}={value!r}`" for setting, value in settings.items())
+    cls = "OpenAIServerModel" if named.backend == "openai" else "LiteLLMModel"
+    address = f"`{cls}` at `{named.api_base}`" if named.api_base else f"`{cls}`"
+    key = f"the key in `{named.key_variable}`{'' if named.needs_key else ', if there is one'}"
+    yield f"**`{name}/`** stands for {address}, {key}{others} ([source]({named.source}))."
+    if named.litellm_names:
+        yield f"**LiteLLM's name** {_names(frozenset(named.litellm_names))} means the same."
 
 
 def _facts(provider: Provider, model: Model | None) -> Iterator[str]:

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from modelport.providers import PROVIDERS
+
 
 @dataclass(frozen=True)
 class Provider:
@@ -39,6 +41,11 @@ _DETAILS = {"reasoning_details": [{"type": "reasoning.text", "text": "So.", "ind
 _SIGNATURE = {"extra_content": {"google": {"thought_signature": "s"}}}
 
 
+def _named(name: str) -> str:
+    """Return the expression for a provider that `load_model` knows."""
+    return f'load_model("{name}/{PROVIDERS[name].example}")'
+
+
 def _compatible(model: str, url: str, variable: str) -> str:
     return f'OpenAIServerModel(\n    "{model}",\n    "{url}",\n    api_key=os.environ["{variable}"],\n)'
 
@@ -50,6 +57,12 @@ INTRODUCTION = """# Providers
 Find your service, and read what modelport maps for it and what can't be done. Most facts on this page come from the
 tables that the code uses, and a test makes each model as the page shows it (with `import os` and
 `from modelport import *` before it). [Models](models.md) describes the classes.
+
+A name such as `groq` in `load_model("groq/openai/gpt-oss-120b")` only stands for the settings of a model of an existing
+class: the address, the environment variable of the key, and what else the page says. Your own settings override them,
+for example `load_model("ollama/qwen3", api_base="http://gpu:11434/v1")`. A saved model has the settings, and not the
+name. LiteLLM's model strings with the names on this page lead to the same models; for its other providers, put
+`litellm/` before the string. `modelport models` lists the names, and `modelport models groq` the models of a service.
 
 What holds for every service is not repeated:
 
@@ -106,7 +119,7 @@ _CLOSED = [
     ),
     Provider(
         "Anthropic through LiteLLM",
-        'LiteLLMModel("anthropic/claude-sonnet-4-5")',
+        _named("anthropic"),
         "The key comes from `ANTHROPIC_API_KEY`. This is the way to Claude's reasoning with tools, beside Bedrock.",
         (
             "**Goes back** in later requests: `thinking_blocks` with their signatures.",
@@ -137,9 +150,7 @@ _CLOSED = [
     ),
     Provider(
         "Gemini",
-        _compatible(
-            "gemini-3-pro-preview", "https://generativelanguage.googleapis.com/v1beta/openai", "GEMINI_API_KEY"
-        ),
+        _named("gemini"),
         "This is Gemini's OpenAI endpoint. Vertex AI's addresses are known too.",
         (
             "**Errors** come as lists; their `retryDelay` is obeyed, and a wrong key with status 400 is an "
@@ -151,7 +162,7 @@ _CLOSED = [
     ),
     Provider(
         "Mistral",
-        _compatible("mistral-large-latest", "https://api.mistral.ai/v1", "MISTRAL_API_KEY"),
+        _named("mistral"),
         "Mistral names a seed `random_seed`: pass it under this name.",
         ("**Images** in tool results stay there; other services get them in a user message.",),
         returns=({"content": [{"type": "thinking", "thinking": [{"type": "text", "text": "So."}]}]},),
@@ -159,13 +170,13 @@ _CLOSED = [
     ),
     Provider(
         "Cohere",
-        _compatible("command-a-03-2025", "https://api.cohere.ai/compatibility/v1", "COHERE_API_KEY"),
+        _named("cohere"),
         "This is Cohere's Compatibility API. It has none of the parameters of Cohere's own API.",
         names=("Cohere",),
     ),
     Provider(
         "xAI",
-        _compatible("grok-4", "https://api.x.ai/v1", "XAI_API_KEY"),
+        _named("xai"),
         "Errors of xAI are plain strings, and name parameters in camelCase; both are read. A wrong key, which xAI answers "
         "with status 400, raises `AuthenticationError`.",
         (),
@@ -174,7 +185,7 @@ _CLOSED = [
     ),
     Provider(
         "Perplexity",
-        _compatible("sonar-pro", "https://api.perplexity.ai", "PERPLEXITY_API_KEY"),
+        _named("perplexity"),
         "A chunk of a stream may have the whole message so far beside an empty delta; no text is doubled.",
         ('**Tools**: if the model has none, `capabilities={"tools": False}` describes them in the prompt.',),
     ),
@@ -183,7 +194,7 @@ _CLOSED = [
 _OPEN = [
     Provider(
         "DeepSeek",
-        _compatible("deepseek-chat", "https://api.deepseek.com", "DEEPSEEK_API_KEY"),
+        _named("deepseek"),
         "`deepseek-reasoner` has profiles of its own; see the [table](#models-by-name).",
         ("**Messages of another model** get a blank `reasoning_content` after one refusal.",),
         returns=(_REASONING,),
@@ -191,7 +202,7 @@ _OPEN = [
     ),
     Provider(
         "Kimi (Moonshot AI)",
-        _compatible("kimi-k2.5", "https://api.moonshot.ai/v1", "MOONSHOT_API_KEY"),
+        _named("moonshot"),
         "A parameter that may have one value only (`only 1 is allowed`) is left out after one refusal.",
         ("**Token usage** of a stream is read from the first choice, where Kimi puts it.",),
         returns=(_REASONING,),
@@ -199,7 +210,7 @@ _OPEN = [
     ),
     Provider(
         "GLM (Z.AI, Zhipu)",
-        _compatible("glm-4.7", "https://api.z.ai/api/paas/v4", "ZAI_API_KEY"),
+        _named("zai"),
         "The addresses `api.z.ai` and `open.bigmodel.cn` are known. Error codes 1261 (prompt too long) and 1301 (content) "
         "are known too.",
         limits="output schemas: Z.AI documents JSON mode alone. modelport sends the schema, and validates the output.",
@@ -208,17 +219,17 @@ _OPEN = [
     ),
     Provider(
         "MiniMax",
-        'OpenAIServerModel(\n    "MiniMax-M2",\n    "https://api.minimax.io/v1",\n'
-        '    api_key=os.environ["MINIMAX_API_KEY"],\n    reasoning_split=True,\n)',
-        "With `reasoning_split=True`, MiniMax returns the reasoning in fields of its own. Without it, the reasoning is in the "
+        _named("minimax"),
+        "With `reasoning_split=True`, which the name sets, MiniMax returns the reasoning in fields of its own. Without it, the reasoning is in the "
         "text too, between `<think>` tags. modelport removes it there, and so returns it once.",
         returns=({**_REASONING, **_DETAILS},),
         names=("MiniMax",),
     ),
     Provider(
         "Qwen (Alibaba Cloud Model Studio, DashScope)",
-        _compatible("qwen-plus", "https://dashscope-intl.aliyuncs.com/compatible-mode/v1", "DASHSCOPE_API_KEY"),
-        "`enable_thinking=True` switches reasoning on.",
+        _named("dashscope"),
+        "`enable_thinking=True` switches reasoning on. A key belongs to one region: for another one, pass its address as "
+        "`api_base`.",
         limits="output schemas while the model reasons: where DashScope refuses that, modelport validates the output. Some "
         "models reason only in streams, and refuse other calls with `enable_thinking=True`.",
         returns=(_REASONING,),
@@ -229,7 +240,7 @@ _OPEN = [
 _HOSTS = [
     Provider(
         "OpenRouter",
-        _compatible("anthropic/claude-sonnet-4.5", "https://openrouter.ai/api/v1", "OPENROUTER_API_KEY"),
+        _named("openrouter"),
         "The error of the service behind OpenRouter is read from `error.metadata.raw`, and decides the class of the error.",
         (
             "**Moderation** (status 403) raises `ContentFiltered`, so `FallbackModel` does not send the prompt on.",
@@ -240,7 +251,7 @@ _HOSTS = [
     ),
     Provider(
         "Groq",
-        _compatible("openai/gpt-oss-120b", "https://api.groq.com/openai/v1", "GROQ_API_KEY"),
+        _named("groq"),
         "Groq refuses reasoning in earlier messages; modelport sends it none.",
         (
             "**Output that Groq could not use** is in the error: `InvalidToolCall` or `InvalidOutput`, whose `text` is "
@@ -251,34 +262,37 @@ _HOSTS = [
     ),
     Provider(
         "Together AI",
-        _compatible("deepseek-ai/DeepSeek-V3.1", "https://api.together.xyz/v1", "TOGETHER_API_KEY"),
+        _named("together"),
         "Open models on their own names; the profiles below match the part after the last slash.",
         names=("Together",),
     ),
     Provider(
         "Fireworks AI",
-        _compatible(
-            "accounts/fireworks/models/kimi-k2-instruct", "https://api.fireworks.ai/inference/v1", "FIREWORKS_API_KEY"
-        ),
+        _named("fireworks"),
         "Models have long names; the profiles below match the part after the last slash.",
         names=("Fireworks",),
     ),
     Provider(
         "Cerebras",
-        _compatible("gpt-oss-120b", "https://api.cerebras.ai/v1", "CEREBRAS_API_KEY"),
+        _named("cerebras"),
         "Requests go to chat completions.",
         names=("Cerebras",),
     ),
     Provider(
         "SambaNova",
-        _compatible("Meta-Llama-3.3-70B-Instruct", "https://api.sambanova.ai/v1", "SAMBANOVA_API_KEY"),
-        "modelport does not know this address, so parameters beyond OpenAI's API are sent with a warning.",
+        _named("sambanova"),
+        "Requests go to chat completions.",
         names=("SambaNova",),
     ),
     Provider(
+        "Hyperbolic",
+        _named("hyperbolic"),
+        "Open models on their own names; the profiles below match the part after the last slash.",
+    ),
+    Provider(
         "NVIDIA NIM",
-        _compatible("meta/llama-3.3-70b-instruct", "https://integrate.api.nvidia.com/v1", "NVIDIA_API_KEY"),
-        'A NIM of version 2 on a machine of your own runs vLLM\'s server: pass `dialect="vllm"` there.',
+        _named("nvidia"),
+        'A NIM of version 2 on a machine of your own runs vLLM\'s server: use `load_model("hosted_vllm/…")` there.',
     ),
     Provider(
         "Databricks",
@@ -304,7 +318,7 @@ _HOSTS = [
     ),
     Provider(
         "GitHub Models",
-        _compatible("openai/gpt-4.1", "https://models.github.ai/inference", "GITHUB_TOKEN"),
+        _named("github"),
         "The limits are low, such as 8,000 tokens for `gpt-4o`. A longer prompt raises `ContextWindowExceeded`.",
         names=("GitHub Models",),
     ),
@@ -328,8 +342,9 @@ _HOSTS = [
 _SERVERS = [
     Provider(
         "vLLM",
-        'OpenAIServerModel(\n    "Qwen/Qwen3-8B",\n    "http://localhost:8000/v1",\n    api_key="none",\n    dialect="vllm",\n)',
-        'With `dialect="vllm"`, requests use what vLLM accepts beyond OpenAI\'s API. Start the server with '
+        _named("hosted_vllm"),
+        'With `dialect="vllm"`, which the name sets, requests use what vLLM accepts beyond OpenAI\'s API. `vllm/…` loads '
+        "a model in this process instead. Start the server with "
         "`--enable-auto-tool-choice` and a `--tool-call-parser` for tools.",
         ("**Reasoning** without a `--reasoning-parser` is separated from the text by its `<think>` tags.",),
         names=("vLLM",),
@@ -357,13 +372,14 @@ _SERVERS = [
     ),
     Provider(
         "Ollama",
-        'OpenAIServerModel(\n    "qwen3",\n    "http://localhost:11434/v1",\n    api_key="none",\n    accept_missing_finish=True,\n)',
-        "`accept_missing_finish=True` accepts streams without a finish reason, which some versions send.",
+        _named("ollama"),
+        "`accept_missing_finish=True`, which the name sets, accepts streams without a finish reason, which some versions "
+        "send. For a server on another machine, pass its address as `api_base`.",
         ("**Reasoning** in `<think>` tags is separated from the text.",),
     ),
     Provider(
         "LM Studio",
-        'OpenAIServerModel(\n    "qwen3-8b",\n    "http://localhost:1234/v1",\n    api_key="none",\n)',
+        _named("lmstudio"),
         "Reasoning in `<think>` tags is separated from the text.",
         names=("LM Studio",),
     ),

@@ -1,4 +1,4 @@
-"""The names of the backends and of their classes. A class is imported when it is first used.
+"""The names of the backends and of their classes, and `load_model`. A class is imported when it is first used.
 
 Other Python packages can add backends through entry points of the group `modelport.backends`.
 """
@@ -12,7 +12,8 @@ from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any
 
 from modelport.errors import InvalidRequest
-from modelport.secrets import hide_secrets
+from modelport.providers import PROVIDER_NAMES, PROVIDERS, Provider
+from modelport.secrets import Secret, hide_secrets
 
 if TYPE_CHECKING:
     from modelport.model import Model
@@ -52,8 +53,8 @@ BACKENDS_BY_CLASS = {
 #: Patterns of model names, each with the prefix that is missing. The error message suggests it to a user who wrote
 #: `gpt-4o` instead of `openai/gpt-4o`.
 _PREFIXES_BY_MODEL_NAME = (
-    ("gpt-*", "openai"), ("o[1-9]*", "openai"), ("chatgpt-*", "openai"), ("claude-*", "litellm/anthropic"),
-    ("gemini-*", "litellm/gemini"), ("*.gguf", "llamacpp"),
+    ("gpt-*", "openai"), ("o[1-9]*", "openai"), ("chatgpt-*", "openai"), ("claude-*", "anthropic"),
+    ("gemini-*", "gemini"), ("grok-*", "xai"), ("*.gguf", "llamacpp"),
 )  # fmt: skip
 #: Classes of models that combine other models -> the module and the name of the class. They are not backends.
 COMPOSED = {"FallbackModel": "modelport.combine.fallback:FallbackModel"}
@@ -77,14 +78,29 @@ def backend_class(name: str, spec: str = "") -> type[Model]:
     """
     known = backends()
     if name not in known:
-        close = get_close_matches(name, known, 1, cutoff=0.7)
-        prefixes = [prefix for pattern, prefix in _PREFIXES_BY_MODEL_NAME if fnmatchcase(spec or name, pattern)]
-        if prefixes:
-            hint = f"did you mean '{prefixes[0]}/{spec or name}'? Write backend/model id, with a backend of"
-        else:
-            hint = f"did you mean {close[0]!r}? There are" if close else "write backend/model id, with a backend of"
-        raise InvalidRequest(f"backend {name!r} is unknown; {hint} {', '.join(sorted(known))}")
+        raise _unknown_backend(name, spec or name, {*known, *PROVIDER_NAMES})
     return _import_class(known[name])
+
+
+def _unknown_backend(name: str, spec: str, known: set[str]) -> InvalidRequest:
+    """Return the error for a name that is neither that of a backend nor that of a provider."""
+    close = get_close_matches(name, known, 3, cutoff=0.7)
+    prefixes = [prefix for pattern, prefix in _PREFIXES_BY_MODEL_NAME if fnmatchcase(spec, pattern)]
+    if prefixes:
+        return InvalidRequest(
+            f"backend {name!r} is unknown; did you mean '{prefixes[0]}/{spec}'? Write backend/model id, with a backend "
+            f"of {', '.join(sorted(known))}"
+        )
+    model_id = spec.partition("/")[2] or "MODEL"
+    ways = (
+        f"For a provider of LiteLLM, write 'litellm/{name}/{model_id}'. For any server with OpenAI's API, write "
+        f"'openai/{model_id}' and pass its address as api_base"
+    )
+    hint = f"did you mean {' or '.join(map(repr, close))}?" if close else f"there are {', '.join(sorted(known))}."
+    return InvalidRequest(
+        f"backend {name!r} is unknown; {hint} {ways}",
+        hint=f"On the command line: -m openai/{model_id} --api-base URL.",
+    )
 
 
 def _import_class(path: str) -> type[Model]:
@@ -127,15 +143,17 @@ def class_named(name: str) -> type[Model]:
 
 
 def load_model(spec: str, **settings: Any) -> Model:
-    """Return a new model of the backend that the name starts with.
+    """Return a new model of the backend or the provider that the name starts with.
 
     Args:
         spec: `backend/model id`, such as `openai/gpt-4o`: the backend is the part before the first slash. The name of a
-            backend alone, such as `llamacpp`, means the backend's default model.
-        **settings: Settings for the constructor of the backend's class.
+            backend alone, such as `llamacpp`, means the backend's default model. Instead of a backend, `spec` may name
+            a provider, such as `groq` or `ollama`, also as LiteLLM's model strings do. `modelport models` lists both.
+        **settings: Settings for the constructor of the backend's class. They override those of the provider.
 
     Raises:
-        InvalidRequest: No backend has this name.
+        InvalidRequest: No backend and no provider has this name.
+        AuthenticationError: The key's environment variable, which the message names, is not set.
         MissingDependency: The backend's client is not installed; the message holds the command that installs it.
     """
     hide_secrets(settings)
@@ -146,4 +164,33 @@ def load_model(spec: str, **settings: Any) -> Model:
         if "model_id" in settings:
             raise InvalidRequest(f"the model id is given twice: {spec!r} and model_id={settings['model_id']!r}")
         settings["model_id"] = model_id
-    return backend_class(name, spec)(**settings)
+    provider = provider_named(name)
+    if provider is None:
+        return backend_class(name, spec)(**settings)
+    if not settings.get("model_id"):
+        raise InvalidRequest(
+            f"{name!r} names no model: write '{name}/{provider.example}', for example",
+            hint=f"'modelport models {name}' lists its models.",
+        )
+    return backend_class(provider.backend)(**_with_provider(provider, settings))
+
+
+def provider_named(name: str) -> Provider | None:
+    """Return the provider of this name, or `None`. It takes precedence over a backend of another package."""
+    return PROVIDERS[PROVIDER_NAMES[name]] if name in PROVIDER_NAMES else None
+
+
+def _with_provider(provider: Provider, settings: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings of a provider's model. Those of the caller override those of the provider."""
+    result = {**provider.settings, **settings}
+    if provider.model_prefix:
+        result["model_id"] = provider.model_prefix + result["model_id"]
+    if provider.api_base is None:  # The backend finds the address and the key by the model ID.
+        return result
+    result.setdefault("dialect", provider.dialect)
+    if result.get("api_base") is None:
+        result["api_base"] = provider.api_base
+    key = result.get("api_key")
+    if key is None or isinstance(key, str):  # A function or a `Secret` of the caller's is used as it is.
+        result["api_key"] = Secret(key, provider.key_variable, optional=not provider.needs_key)
+    return result

@@ -154,10 +154,15 @@ class Storable:
 
 
 def _saved_secret(name: str, value: Mapping[str, Any]) -> Secret:
-    env = value.get("env")
-    if set(value) != {"env"} or not isinstance(env, str | None):
+    env, optional = value.get("env"), value.get("optional", False)
+    if not _names_variable(value) or not isinstance(env, str | None) or not isinstance(optional, bool):
         raise InvalidRequest(f"{name}: the data must name an environment variable here, as {{'env': 'MY_KEY'}}")
-    return Secret.restored(env)
+    return Secret.restored(env, optional)
+
+
+def _names_variable(value: Mapping[str, Any]) -> bool:
+    """Return whether a dict is the form in which a `Secret` is saved; see `Secret.to_dict`."""
+    return {"env"} <= set(value) <= {"env", "optional"}
 
 
 def _refuse_untrusted(settings: Mapping[str, Any], cls: type[Storable]) -> None:
@@ -279,7 +284,7 @@ def _refuse_secret(model: Storable, path: str, value: Any, in_secret: bool = Fal
     elif isinstance(value, Mapping):
         # `{"env": <name>}` is how a `Secret` is stored; it contains no secret. Neither does a JSON schema, although a
         # property in it may be named `token`.
-        is_secret = is_secret and set(value) != {"env"} and SCHEMA_SETTINGS.isdisjoint(re.split(r"[.\[]", path))
+        is_secret = is_secret and not _names_variable(value) and SCHEMA_SETTINGS.isdisjoint(re.split(r"[.\[]", path))
         for key, item in value.items():
             _refuse_secret(model, f"{path}.{key}", item, in_secret=is_secret)
     elif isinstance(value, list | tuple):
@@ -336,7 +341,7 @@ def _as_json(model: Storable, path: str, value: Any, trust_remote_code: bool) ->
         TypeError: The value contains a secret, or an object that has no JSON form.
     """
     if isinstance(value, Secret):
-        return {"env": value.env}
+        return value.to_dict()
     _refuse_secret(model, path, value)
     if isinstance(value, Storable):  # A model of a `FallbackModel`.
         return value.to_dict(trust_remote_code=trust_remote_code)

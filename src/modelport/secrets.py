@@ -92,15 +92,17 @@ class Secret:
         value: The key; `None` to read it from the environment variable `env` each time it is needed.
         env: The name of an environment variable that contains the key. A pickled or saved model stores only this name,
             so a restored model reads its key from this variable.
+        optional: Whether the text `none` is the key if there is no other, for a server that needs no key.
     """
 
-    __slots__ = ("_value", "env", "_is_restored")
+    __slots__ = ("_value", "env", "optional", "_is_restored")
 
-    def __init__(self, value: str | None = None, env: str | None = None) -> None:
+    def __init__(self, value: str | None = None, env: str | None = None, optional: bool = False) -> None:
         if value is not None and not isinstance(value, str):
             raise InvalidRequest(f"a key must be a string, not {type(value).__name__}")
         self._value = value
         self.env = env
+        self.optional = optional
         #: Whether the object was made from saved or pickled data, which has no keys.
         self._is_restored = False
 
@@ -112,9 +114,9 @@ class Secret:
         return cls(value, env)
 
     @classmethod
-    def restored(cls, env: str | None) -> Secret:
+    def restored(cls, env: str | None, optional: bool = False) -> Secret:
         """Return the `Secret` of saved data, which has only the name of an environment variable, or not even that."""
-        result = cls(env=env)
+        result = cls(env=env, optional=optional)
         result._is_restored = True
         return result
 
@@ -128,6 +130,8 @@ class Secret:
             AuthenticationError: There is no key; the message names the variable to set.
         """
         value = self._value if self._value is not None else os.environ.get(self.env or "")
+        if not value and self.optional:
+            return "none"
         if not value:
             where = f", or set the environment variable {self.env}" if self.env else ""
             hint = f"The command line takes keys from the environment only: export {self.env}=…" if self.env else None
@@ -140,22 +144,28 @@ class Secret:
         return value
 
     def __bool__(self) -> bool:
-        return bool(self._value if self._value is not None else os.environ.get(self.env or ""))
+        return self.optional or bool(self._value if self._value is not None else os.environ.get(self.env or ""))
 
     def __repr__(self) -> str:
-        return f"Secret(env={self.env!r})"
+        return f"Secret(env={self.env!r}{', optional=True' if self.optional else ''})"
 
     __str__ = __repr__
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Secret) and (self._value, self.env) == (other._value, other.env)
+        return isinstance(other, Secret) and (self._value, self.env, self.optional) == (
+            other._value, other.env, other.optional
+        )  # fmt: skip
 
     def __hash__(self) -> int:
         return hash((Secret, self.env))
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Only the name of the environment variable is pickled, never the key.
-        return (Secret.restored, (self.env,))
+        return (Secret.restored, (self.env, True) if self.optional else (self.env,))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return how saved data has a key: the name of its environment variable, never the key."""
+        return {"env": self.env, **({"optional": True} if self.optional else {})}
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Secret:
         return self

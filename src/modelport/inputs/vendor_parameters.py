@@ -204,6 +204,15 @@ SERVICES: Mapping[str, Service] = {
             """
         ),
     ),
+    "sambanova": Service(
+        "SambaNova", "https://docs.sambanova.ai/docs/ja/api-reference/endpoints/chat", _names("stream_options top_k")
+    ),
+    "hyperbolic": Service(
+        "Hyperbolic", "https://docs.hyperbolic.xyz/docs/rest-api", _SAMPLING | _names("logit_bias user")
+    ),
+    "github": Service(
+        "GitHub Models", "https://docs.github.com/en/rest/models/inference", _names("modalities stream_options")
+    ),
     # Cohere documents that this API has none of the parameters of Cohere's own API.
     "cohere": Service("Cohere", "https://docs.cohere.com/docs/compatibility-api", _names("")),
     "huggingface": Service(

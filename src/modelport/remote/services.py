@@ -9,37 +9,33 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from modelport.errors import InvalidRequest
+from modelport.providers import PROVIDERS
 
-#: A pattern of host names -> the service's key in `inputs.vendor_parameters.SERVICES`.
+#: A pattern of host names, or of host and port -> the service's key in `inputs.vendor_parameters.SERVICES`.
 _HOSTS = {
+    # The addresses that `load_model` uses. Those of servers of the user's own have a port.
+    **{
+        urlsplit(provider.api_base).netloc: provider.service
+        for provider in PROVIDERS.values()
+        if provider.api_base and provider.service
+    },
+    "127.0.0.1:11434": "ollama",
+    "127.0.0.1:1234": "lmstudio",
     "api.openai.com": "openai",
     "*.api.openai.com": "openai",
     "*.cognitiveservices.azure.com": "azure",
     "*.openai.azure.com": "azure",
     "*.services.ai.azure.com": "azure",
-    "openrouter.ai": "openrouter",
     "*.openrouter.ai": "openrouter",
-    "api.groq.com": "groq",
-    "api.together.ai": "together",
     "api.together.xyz": "together",
-    "api.fireworks.ai": "fireworks",
-    "api.deepseek.com": "deepseek",
-    "api.mistral.ai": "mistral",
     "codestral.mistral.ai": "mistral",
-    "api.x.ai": "xai",
     "dashscope*.aliyuncs.com": "dashscope",
-    "api.moonshot.ai": "moonshot",
+    "*.dashscope.aliyuncs.com": "dashscope",
+    "*.maas.aliyuncs.com": "dashscope",
     "api.moonshot.cn": "moonshot",
-    "api.z.ai": "zhipu",
     "open.bigmodel.cn": "zhipu",
-    "api.minimax.io": "minimax",
     "api.minimaxi.com": "minimax",
-    "generativelanguage.googleapis.com": "gemini",
     "*aiplatform.googleapis.com": "gemini",
-    "api.cerebras.ai": "cerebras",
-    "integrate.api.nvidia.com": "nvidia",
-    "api.perplexity.ai": "perplexity",
-    "api.cohere.ai": "cohere",
     "api.cohere.com": "cohere",
     "router.huggingface.co": "huggingface",
 }
@@ -68,18 +64,22 @@ def refuse_api_setting(class_name: str, settings: Mapping[str, Any]) -> None:
 @lru_cache(64)
 def provider_at(url: str | None) -> str | None:
     """Return who answers at this address, for `ProviderData.service`: a known service, or host and port."""
-    try:
-        address = urlsplit(url or "").netloc.rpartition("@")[2].lower()
-    except ValueError:
-        return None
-    return service_at(url) or address or None
+    return service_at(url) or _address_of(url) or None
 
 
 @lru_cache(64)
 def service_at(url: str | None) -> str | None:
     """Return the key of the service at this address, or `None` if it is not known."""
-    host = host_of(url) or ""
-    return next((service for pattern, service in _HOSTS.items() if fnmatchcase(host, pattern)), None)
+    names = (host_of(url) or "", _address_of(url))
+    return next((service for pattern, service in _HOSTS.items() if any(fnmatchcase(n, pattern) for n in names)), None)
+
+
+def _address_of(url: str | None) -> str:
+    """Return host and port of an address, in lower case; an empty text if it has none."""
+    try:
+        return urlsplit(url or "").netloc.rpartition("@")[2].lower()
+    except ValueError:
+        return ""
 
 
 def host_of(url: str | None) -> str | None:

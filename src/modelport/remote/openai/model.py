@@ -173,7 +173,7 @@ class OpenAIServerModel(ChatCompletionsModel):
             return SDKTransport(make_client=self._make_client, headers=self._credential if has_key_function else None)
         base_url = self.api_base or os.environ.get("OPENAI_BASE_URL")
         if isinstance(self.api_key, Secret):  # A missing key raises here, and not at the first call.
-            self.api_key.reveal(_ANY_KEY_WILL_DO if base_url else "")
+            self.api_key.reveal(_ANY_KEY_WILL_DO if base_url and service_at(base_url) is None else "")
         return HTTPTransport(base_url or OPENAI_URL, self._headers, self.default_query)
 
     @property
@@ -309,6 +309,10 @@ class OpenAIServerModel(ChatCompletionsModel):
     async def _headers(self) -> dict[str, str]:
         """Return the headers of a call: the key, and those that settings and environment variables add."""
         headers = await self._credential()
+        if self.api_base and service_at(self.api_base) not in (None, "openai", "azure"):
+            # The environment variables are for OpenAI, or for a server at OPENAI_BASE_URL.
+            named = {"OpenAI-Organization": self.organization, "OpenAI-Project": self.project}
+            return {**headers, **{n: v for n, v in named.items() if v}, **(self.default_headers or {})}
         for name, value in (
             ("OpenAI-Organization", self.organization or os.environ.get("OPENAI_ORG_ID")),
             ("OpenAI-Project", self.project or os.environ.get("OPENAI_PROJECT_ID")),
