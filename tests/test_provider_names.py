@@ -90,7 +90,9 @@ def test_name_of_litellm_makes_the_same_model(litellm_name: str, name: str) -> N
 def test_missing_key_is_named_with_its_variable(name: str) -> None:
     with pytest.raises(AuthenticationError) as raised:
         load_model(f"{name}/m")
-    assert str(raised.value) == f"No key was given. Pass api_key=…, or set the environment variable {EXPECTED[name][1]}."
+    assert (
+        str(raised.value) == f"No key was given. Pass api_key=…, or set the environment variable {EXPECTED[name][1]}."
+    )
     assert str(raised.value.hint).endswith(f"export {EXPECTED[name][1]}=…")
 
 
@@ -102,7 +104,7 @@ def test_saved_model_reads_the_key_of_its_own_service(name: str, monkeypatch: py
     assert data["api_key"]["env"] == EXPECTED[name][1] and "by hand" not in str(data)
     monkeypatch.setenv("OPENAI_API_KEY", "of openai")
     monkeypatch.setenv(EXPECTED[name][1], "from variable")
-    for restored in (Model.from_dict(data), pickle.loads(pickle.dumps(model))):
+    for restored in (OpenAIServerModel.from_dict(data), pickle.loads(pickle.dumps(model))):
         assert restored.api_key.reveal() == "from variable"
         assert restored.to_dict() == data
 

@@ -26,8 +26,6 @@ class Provider(NamedTuple):
         litellm_names: The provider's names in LiteLLM's model strings, where they differ from its name here.
         model_prefix: What precedes the model ID for the backend.
         needs_key: Whether the provider refuses requests without a key.
-        models_path: The path that lists the models, below `api_base`, or below the server's root if it begins with a
-            slash.
     """
 
     api_base: str | None
@@ -41,7 +39,6 @@ class Provider(NamedTuple):
     litellm_names: tuple[str, ...] = ()
     model_prefix: str = ""
     needs_key: bool = True
-    models_path: str = "models"
 
 
 #: The provider's name -> how to make its models. LiteLLM's names are those of https://docs.litellm.ai/docs/providers
@@ -77,7 +74,7 @@ PROVIDERS: Mapping[str, Provider] = {
     ),
     "github": Provider(
         "https://models.github.ai/inference", "GITHUB_TOKEN", "openai/gpt-4.1",
-        "https://docs.github.com/en/rest/models/inference", "github", models_path="/catalog/models",
+        "https://docs.github.com/en/rest/models/inference", "github",
     ),
     "groq": Provider(
         "https://api.groq.com/openai/v1", "GROQ_API_KEY", "openai/gpt-oss-120b",
@@ -100,7 +97,8 @@ PROVIDERS: Mapping[str, Provider] = {
         "https://platform.minimax.io/docs/api-reference/text-openai-api", "minimax", settings={"reasoning_split": True},
     ),
     "mistral": Provider(
-        "https://api.mistral.ai/v1", "MISTRAL_API_KEY", "mistral-large-latest", "https://docs.mistral.ai/api", "mistral",
+        "https://api.mistral.ai/v1", "MISTRAL_API_KEY", "mistral-large-latest",
+        "https://docs.mistral.ai/api", "mistral",
     ),
     "moonshot": Provider(
         "https://api.moonshot.ai/v1", "MOONSHOT_API_KEY", "kimi-k2.5",
@@ -112,7 +110,8 @@ PROVIDERS: Mapping[str, Provider] = {
     ),
     # Some versions of Ollama send streams without a finish reason.
     "ollama": Provider(
-        "http://localhost:11434/v1", "OLLAMA_API_KEY", "qwen3", "https://docs.ollama.com/api/openai-compatibility", "ollama",
+        "http://localhost:11434/v1", "OLLAMA_API_KEY", "qwen3",
+        "https://docs.ollama.com/api/openai-compatibility", "ollama",
         settings={"accept_missing_finish": True}, litellm_names=("ollama_chat",), needs_key=False,
     ),
     "openrouter": Provider(

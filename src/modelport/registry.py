@@ -175,6 +175,12 @@ def load_model(spec: str, **settings: Any) -> Model:
     return backend_class(provider.backend)(**_with_provider(provider, settings))
 
 
+def model_class(name: str, spec: str = "") -> type[Model]:
+    """Return the class of the models of a backend or a provider; see `backend_class`."""
+    provider = provider_named(name)
+    return backend_class(name, spec) if provider is None else backend_class(provider.backend)
+
+
 def provider_named(name: str) -> Provider | None:
     """Return the provider of this name, or `None`. It takes precedence over a backend of another package."""
     return PROVIDERS[PROVIDER_NAMES[name]] if name in PROVIDER_NAMES else None

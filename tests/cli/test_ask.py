@@ -50,10 +50,37 @@ def test_name_of_command_can_be_the_prompt(invoke: Any, args: list[str]) -> None
     assert model.requests[0].messages[0].content == "chat"
 
 
+@pytest.mark.parametrize(
+    "args", [["ask", "chek"], ["--", "chek"], ["What"], ["task"], ["Check this text."], ["cheese"], ["-u", "Hello"]]
+)
+def test_prompt_that_resembles_a_command_can_be_sent(invoke: Any, args: list[str]) -> None:
+    result, model = invoke(*args)
+    assert result.exit_code == 0 and model.requests[0].messages[0].content == args[-1]
+
+
+@pytest.mark.parametrize(
+    ("args", "max_tokens"),
+    [
+        ([], 1024),
+        (["--max-tokens", "7"], 7),
+        (["--set", "max_tokens=9"], None),
+        (["-m", "llamacpp/model.gguf"], None),
+        (["-m", "openai/gpt-4o"], None),
+    ],
+)
+def test_default_local_model_has_a_limit_unless_the_user_sets_one(
+    invoke: Any, args: list[str], max_tokens: int | None
+) -> None:
+    _, model = invoke("Hi", *args)
+    assert model.requests[0].parameters.get("max_tokens") == max_tokens
+    _, model = invoke("chat", *args, stdin="Hi\n")
+    assert model.requests[0].parameters.get("max_tokens") == max_tokens
+
+
 def test_options_before_command_belong_to_the_command(invoke: Any) -> None:
     result, model = invoke("-t", "0.5", "--set", "a=1", "chat", stdin="Hello\n")
     assert (result.exit_code, result.stdout) == (0, "Paris.\n")
-    assert model.requests[0].parameters == {"temperature": 0.5}
+    assert model.requests[0].parameters == {"temperature": 0.5, "max_tokens": 1024}
     result, _ = invoke("-t", "0", "models")
     assert result.exit_code == 2 and "No such option" in result.stderr
 
@@ -149,6 +176,12 @@ def test_invalid_schema_file_is_refused_before_anything_is_sent(invoke: Any, tmp
         (["--frobnicate", "Hi"], "No such option '--frobnicate'.\n"),
         (["Hi", "--choise", "a"], "Did you mean '--choice'?"),
         (["chekc", "llamacpp"], "Did you mean the command 'check'?"),
+        (["chek"], "To send the word to a model: modelport ask chek"),
+        (["-m", "openai/gpt-4o", "chek"], "Did you mean the command 'check'?"),
+        (["Modles"], "Did you mean the command 'models'?"),
+        (["dowload", "mlx/a/b"], "Did you mean the command 'download'?"),
+        (["Chat", "with", "me"], "Put quotes around a prompt"),
+        (["models", "--api-base", "http://x/v1"], "name a BACKEND"),
         (["check", "llamacpp", "--json", "--report"], "give one"),
         (["Hi", "--set", "dialect"], "key=value"),
         (["Hi", "--set", 'headers={"a"'], "not valid JSON"),

@@ -42,14 +42,14 @@ def test_reset_forgets_history_and_keeps_system_message(invoke: Any) -> None:
 
 
 def test_model_command_continues_with_another_model(invoke: Any, load_model: FakeLoadModel) -> None:
-    load_model.models["mine/b"] = same_backend = ClosableModel("B")
+    load_model.models["openai/b"] = same_backend = ClosableModel("B")
     load_model.models["other/c"] = other_backend = ClosableModel("C")
-    lines = "One\n/model\n/model mine/b\nTwo\n/model other/c\nThree\n"
-    result, first = invoke("chat", "-m", "mine/a", "--set", "x=1", "--api-base", "u", stdin=lines, answers=["A"])
+    lines = "One\n/model\n/model openai/b\nTwo\n/model other/c\nThree\n"
+    result, first = invoke("chat", "-m", "openai/a", "--set", "x=1", "--api-base", "u", stdin=lines, answers=["A"])
     assert result.stdout == "A\nB\nC\n"
     assert [message[1] for message in received(other_backend)[0]] == ["One", "A", "Two", "B", "Three"]
     settings = {"x": 1, "api_base": "u"}
-    assert load_model.calls == [("mine/a", settings), ("mine/b", settings), ("other/c", {})]
+    assert load_model.calls == [("openai/a", settings), ("openai/b", settings), ("other/c", {})]
     assert (first.closed, same_backend.closed, other_backend.closed) == (1, 1, 1)
 
 

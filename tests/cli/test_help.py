@@ -13,7 +13,7 @@ from modelport.cli.commands import cli
 from tests.cli.running import RUNNER, run_process
 
 
-@pytest.mark.parametrize("command", [[], ["ask"], ["chat"], ["check"]])
+@pytest.mark.parametrize("command", [[], ["ask"], ["chat"], ["check"], ["models"], ["download"]])
 def test_help_has_examples(command: list[str]) -> None:
     for flag in ("-h", "--help"):
         result = RUNNER.invoke(cli, [*command, flag], prog_name="modelport")

@@ -10,6 +10,7 @@ import pytest
 from modelport.cli import tables
 from modelport.cli.commands import cli
 from modelport.cli.tables import REQUIREMENTS
+from modelport.providers import PROVIDERS
 from modelport.registry import BACKENDS
 from tests.cli.running import RUNNER, read_terminal
 
@@ -17,6 +18,7 @@ from tests.cli.running import RUNNER, read_terminal
 def test_examples_are_never_broken_in_terminal_of_80_columns() -> None:
     shown = read_terminal(80, "models")
     assert all(f"  -m {needed.example}\r\n" in shown for needed in REQUIREMENTS.values())
+    assert all(f"  -m {name}/{provider.example}\r\n" in shown for name, provider in PROVIDERS.items())
     assert max(map(len, shown.splitlines())) <= 80
     assert "│ -m openai/gpt-4o " in read_terminal(200, "models")
 
@@ -25,7 +27,8 @@ def test_backend_with_one_missing_package_is_not_installed(monkeypatch: pytest.M
     monkeypatch.setattr(tables, "find_spec", lambda name: None if name == "aiohttp" else name)
     entries = json.loads(RUNNER.invoke(cli, ["models", "--json"]).stdout)
     lacking = {entry["name"] for entry in entries if entry["missing"] == ["aiohttp"] and not entry["installed"]}
-    assert lacking == {"azure", "huggingface", "openai"}
+    assert lacking - PROVIDERS.keys() == {"azure", "huggingface", "openai"}
+    assert PROVIDERS.keys() - lacking == {"anthropic"}
 
 
 def test_models_lists_backends_and_install_commands(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -70,6 +73,17 @@ def test_backend_of_another_package_without_its_class_is_not_installed(
     (entry,) = json.loads(RUNNER.invoke(cli, ["models", "--json"]).stdout)
     assert (entry["installed"], entry["missing"], entry["install"]) == (False, [missing], None)
     assert f"no: {missing}" in RUNNER.invoke(cli, ["models"]).stdout
+
+
+def test_models_lists_providers_with_their_keys() -> None:
+    result = RUNNER.invoke(cli, ["models"])
+    assert "GROQ_API_KEY" in result.stdout and "OLLAMA_API_KEY (optional)" in result.stdout
+    entries = {entry["name"]: entry for entry in json.loads(RUNNER.invoke(cli, ["models", "--json"]).stdout)}
+    assert entries.keys() >= PROVIDERS.keys()
+    together = entries["together"]
+    assert (together["class"], together["key_variable"]) == ("OpenAIServerModel", "TOGETHER_API_KEY")
+    assert (together["api_base"], together["litellm_names"]) == ("https://api.together.ai/v1", ["together_ai"])
+    assert entries["anthropic"]["class"] == "LiteLLMModel"
 
 
 def test_requirements_of_every_backend_are_known() -> None:

@@ -14,6 +14,7 @@ from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import Any
 
+from modelport.cli.options import DEFAULT_MODEL
 from modelport.cli.terminal import (
     CommandError,
     MessagePrinter,
@@ -22,13 +23,16 @@ from modelport.cli.terminal import (
     describe_error,
     is_terminal,
     print_error,
+    print_note,
     print_to_stderr,
     print_warnings,
     wrap_for_terminal,
 )
+from modelport.cli.usage import Stopwatch, format_tokens, format_usage
 from modelport.errors import StreamInterrupted
 from modelport.model import Model
 from modelport.types.messages import ChatMessage, MessageRole
+from modelport.types.usage import TokenUsage
 
 PROMPT = "you> "
 
@@ -42,6 +46,8 @@ class Chat:
         system: The text of the system message; `None` for no system message.
         options: Arguments for `Model.generate_stream` in each call.
         debug: Whether to show tracebacks.
+        show_usage: Whether to show the tokens and the time of each response.
+        default_limit: The `max_tokens` of the default local model; `None` if the user has set a limit.
     """
 
     def __init__(
@@ -51,12 +57,16 @@ class Chat:
         system: str | None,
         options: dict[str, Any],
         debug: bool,
+        show_usage: bool = False,
+        default_limit: int | None = None,
     ) -> None:
         self._spec = spec
         self._open_model = open_model
         self._system = system
         self._options = options
         self._debug = debug
+        self._show_usage = show_usage
+        self._default_limit = default_limit
         self._history: list[ChatMessage] = []
         #: Every response, for /usage. A /reset does not remove responses from this list.
         self._responses: list[ChatMessage] = []
@@ -160,14 +170,24 @@ class Chat:
         """
         question = ChatMessage(MessageRole.USER, text)
         system = [ChatMessage(MessageRole.SYSTEM, self._system)] if self._system else []
-        stream = self._model.generate_stream([*system, *self._history, question], **self._options)
+        options, limit = self._options, self._default_limit if self._spec == DEFAULT_MODEL else None
+        if limit is not None:
+            options = {**options, "max_tokens": limit}
+        clock = Stopwatch()
+        clock.start()
+        stream = self._model.generate_stream([*system, *self._history, question], **options)
         remember = False
         try:
             with MessagePrinter() as printer, stream:
                 for delta in stream:
+                    clock.see(delta)
                     printer.print(delta.content, delta.reasoning)
             remember = True
-            print_warnings(stream.message, report_truncation=self._options.get("max_tokens") is None)
+            clock.stop()
+            report = self._options.get("max_tokens") is None
+            print_warnings(stream.message, report_truncation=report, default_limit=limit)
+            if self._show_usage:
+                print_note(format_usage(stream.message, clock.seconds, clock.first_output))
         except (KeyboardInterrupt, StreamInterrupted):
             remember = True
             raise
@@ -217,15 +237,11 @@ class Chat:
         _print_status(f"Saved {len(messages)} messages to {path}.")
 
     def _usage(self, argument: str) -> None:
-        usages = [usage for message in self._responses if (usage := message.token_usage) is not None]
-        read, cached, generated = (
-            sum(getattr(usage, name) or 0 for usage in usages)
-            for name in ("input_tokens", "cached_input_tokens", "output_tokens")
-        )
-        uncounted = len(self._responses) - len(usages)
+        usages = [message.token_usage or TokenUsage() for message in self._responses]
+        uncounted = sum(usage.input_tokens is None or usage.output_tokens is None for usage in usages)
         _print_status(
-            f"{_format_count(len(self._responses))}: {read:,} tokens read ({cached:,} of them from the cache), "
-            f"{generated:,} generated" + (f"; {_format_count(uncounted)} came without a count" if uncounted else "")
+            f"{_format_count(len(self._responses))}: {format_tokens(usages)}"
+            + (f"; {_format_count(uncounted)} came without a count" if uncounted else "")
         )
 
     def _exit(self, argument: str) -> None:

@@ -1,4 +1,4 @@
-"""The commands of the command line: `ask`, `chat`, `check` and `models`."""
+"""The commands of the command line: `ask`, `chat`, `check`, `models` and `download`."""
 
 from __future__ import annotations
 
@@ -10,103 +10,37 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from modelport import __version__
-from modelport.cli import INTERRUPTED
+from modelport.cli.group import Command, CommandGroup
 from modelport.cli.options import (
     CALL_OPTIONS,
     DEBUG_KEY,
     DEBUG_OPTION,
+    DEFAULT_MAX_TOKENS,
+    DEFAULT_MODEL,
     MODEL_OPTION,
     MODEL_OPTIONS,
     add_options,
+    limit_default_model,
     open_model,
     utf8_text,
 )
 from modelport.cli.terminal import (
     CommandError,
     MessagePrinter,
-    OutputClosed,
-    print_error,
     print_json,
+    print_note,
+    print_output,
     print_warnings,
     read_piped_input,
 )
+from modelport.cli.usage import Stopwatch, format_usage
 
 if TYPE_CHECKING:
     from modelport.model import Model
     from modelport.types.output_types import Grammar
 
-#: The exit status if the reader of standard output has closed it: 128 + SIGPIPE, by the convention of shells.
-_PIPE_CLOSED = 141
-#: How similar to a mistyped word a name must be to be suggested, from 0 to 1.
-_SIMILARITY = 0.7
 
-
-class _Command(click.Command):
-    """A command that suggests similar names for an unknown option. click itself suggests almost any name."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        try:
-            return super().parse_args(ctx, args)
-        except click.NoSuchOption as error:
-            from difflib import get_close_matches
-
-            close = get_close_matches(error.option_name, error.possibilities or (), cutoff=_SIMILARITY)
-            raise click.NoSuchOption(error.option_name, possibilities=close, ctx=error.ctx) from None
-
-
-class _Group(click.Group):
-    """A group of commands that runs "ask" if the first word after the options is not the name of a command."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        if not (args and args[0] in (*self.commands, "-h", "--help", "--version")):
-            args = self._with_command(ctx, args)
-        return super().parse_args(ctx, args)
-
-    def _with_command(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Return the arguments with the name of a command at the beginning, where click expects it.
-
-        If the first word after the options is the name of a command, it is moved to the beginning. Otherwise "ask" is
-        inserted.
-        """
-        options = [param for param in self.commands["ask"].get_params(ctx) if isinstance(param, click.Option)]
-        parser = click.Command(None, params=list(options), add_help_option=False).make_parser(ctx)
-        parser.allow_interspersed_args = False
-        try:
-            words = parser.parse_args(list(args))[1]
-        except click.UsageError:  # "ask" parses the arguments again, and reports the error.
-            words = []
-        index = len(args) - len(words)
-        # After "--", a word is the prompt, even if it is the name of a command.
-        if words and words[0] in self.commands and args[index - 1] != "--":
-            return [words[0], *args[:index], *words[1:]]
-        return ["ask", *args]
-
-    def invoke(self, ctx: click.Context) -> Any:
-        try:
-            return super().invoke(ctx)
-        except (click.ClickException, click.exceptions.Exit, click.Abort):
-            raise
-        except KeyboardInterrupt:
-            ctx.exit(INTERRUPTED)
-        except OutputClosed:
-            ctx.exit(_PIPE_CLOSED)
-        except Exception as error:
-            print_error(error, ctx.meta.get(DEBUG_KEY, False))
-            ctx.exit(1)
-
-    def format_usage(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        formatter.write_usage(ctx.command_path, "[OPTIONS] [PROMPT]")
-        formatter.write_usage(ctx.command_path, "COMMAND [OPTIONS] ...", prefix="       ")
-
-    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        params = (*self.commands["ask"].params, *self.get_params(ctx))
-        options = [param for param in params if isinstance(param, click.Option)]
-        with formatter.section("Options"):
-            formatter.write_dl([record for option in options if (record := option.get_help_record(ctx))])
-        self.format_commands(ctx, formatter)
-
-
-@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]}, invoke_without_command=True)
+@click.group(cls=CommandGroup, context_settings={"help_option_names": ["-h", "--help"]}, invoke_without_command=True)
 @click.version_option(__version__, prog_name="modelport", message="%(prog)s %(version)s")
 def cli() -> None:
     """Ask a language model, local or remote.
@@ -122,6 +56,7 @@ def cli() -> None:
       OPENAI_API_KEY=none modelport -m openai/qwen3 --api-base http://localhost:8000/v1 "Hello"
       modelport chat -m openai/gpt-4o
       modelport check llamacpp
+      modelport models groq
 
     Without -m, a small local model is used; its weights (93 MB) are downloaded once. Input from a pipe or a
     file is the prompt, or is put before the prompt in the arguments. To send a prompt that is the name of a command,
@@ -129,7 +64,7 @@ def cli() -> None:
     """
 
 
-@cli.command(cls=_Command)
+@cli.command(cls=Command)
 @click.argument("words", metavar="[PROMPT]", nargs=-1, type=utf8_text)
 @add_options(
     MODEL_OPTION,
@@ -165,6 +100,7 @@ def ask(
     regex: str | None,
     choices: tuple[str, ...],
     stop: tuple[str, ...],
+    usage: bool,
     as_json: bool,
     stream: bool,
     **parameters: Any,
@@ -178,40 +114,40 @@ def ask(
       modelport ask -m openai/gpt-4o "Name three rivers."
       modelport ask --choice yes --choice no "Is Rome in Italy?"
       modelport ask --stop $'\\n' -- "-5 + 3 ="
+      modelport ask -u -m ollama/qwen3 "Name a colour."
     """
     if len(words) > 1:
-        suggestion = _suggest_command(ctx, words[0])
-        raise click.UsageError(f"The prompt must be one argument: put quotes around it.{suggestion}", ctx)
+        raise click.UsageError("The prompt must be one argument: put quotes around it.", ctx)
     prompt = _read_prompt(ctx, words)
     grammar = _parse_output_type(schema, regex, choices)
     content = _build_content(prompt, images)
     messages = [{"role": "system", "content": system}] if system is not None else []
     messages.append({"role": "user", "content": content})
+    report_truncation = parameters["max_tokens"] is None
+    limit_default_model(model, settings, parameters)
     options = {"stop_sequences": list(stop) or None, "grammar": grammar, **parameters}
+    clock = Stopwatch()
     with MessagePrinter() as printer, open_model(model, settings, api_base) as loaded:
+        clock.start()
         if stream and grammar is None and not as_json:
             with loaded.generate_stream(messages, **options) as deltas:
                 for delta in deltas:
+                    clock.see(delta)
                     printer.print(delta.content, delta.reasoning)
             message = deltas.message
         else:
             # Structured output is not streamed, so that invalid output can be requested again before it is printed.
             message = loaded.generate(messages, **options)
-            if as_json:
-                print_json(message.to_dict())
-                return
+        clock.stop()
+        if as_json:
+            print_json(message.to_dict())
+        elif not stream or grammar is not None:
             printer.print(str(message), message.reasoning)
         printer.end_line()
-    print_warnings(message, report_truncation=parameters["max_tokens"] is None)
-
-
-def _suggest_command(ctx: click.Context, word: str) -> str:
-    """Return " Did you mean …?" if a word is similar to the name of a command; otherwise an empty text."""
-    from difflib import get_close_matches
-
-    group = ctx.parent and ctx.parent.command
-    close = get_close_matches(word, group.commands, 1, cutoff=_SIMILARITY) if isinstance(group, click.Group) else []
-    return f" Did you mean the command {close[0]!r}?" if close else ""
+    if not as_json:
+        print_warnings(message, report_truncation=report_truncation, default_limit=parameters["max_tokens"])
+    if usage:
+        print_note(format_usage(message, clock.seconds, clock.first_output))
 
 
 def _read_prompt(ctx: click.Context, words: tuple[str, ...]) -> str:
@@ -271,7 +207,7 @@ def _describe_image(image: str) -> str:
     return redact_url(image) if ":" in image and not Path(image).exists() else image
 
 
-@cli.command(cls=_Command)
+@cli.command(cls=Command)
 @add_options(MODEL_OPTION, *CALL_OPTIONS, *MODEL_OPTIONS, DEBUG_OPTION)
 @click.pass_context
 def chat(
@@ -282,6 +218,7 @@ def chat(
     api_base: str | None,
     system: str | None,
     stop: tuple[str, ...],
+    usage: bool,
     **parameters: Any,
 ) -> None:
     """Talk with a model, line by line.
@@ -300,11 +237,12 @@ def chat(
             return open_model(spec, settings, api_base)
         return open_model(spec, {})  # The settings on the command line are for the backend of the first model.
 
+    default_limit = DEFAULT_MAX_TOKENS if parameters["max_tokens"] is None and "max_tokens" not in settings else None
     options = {"stop_sequences": list(stop) or None, **parameters}
-    Chat(model, open_by_name, system, options, ctx.meta[DEBUG_KEY]).run()
+    Chat(model, open_by_name, system, options, ctx.meta[DEBUG_KEY], usage, default_limit).run()
 
 
-@cli.command(cls=_Command)
+@cli.command(cls=Command)
 @click.argument("model", type=utf8_text)
 @add_options(
     click.option("--only", "names", type=utf8_text, multiple=True, metavar="NAME",
@@ -348,10 +286,56 @@ def check(
         sys.exit(1)
 
 
-@cli.command(cls=_Command)
-@add_options(click.option("--json", "as_json", is_flag=True, help="Print the backends as JSON."), DEBUG_OPTION)
-def models(as_json: bool) -> None:
-    """List the backends, and what must be installed or set to use each."""
+@cli.command(cls=Command)
+@click.argument("backend", required=False, type=utf8_text)
+@add_options(
+    click.option("--json", "as_json", is_flag=True, help="Print the list as JSON."),
+    *MODEL_OPTIONS,
+    DEBUG_OPTION,
+)
+def models(backend: str | None, as_json: bool, settings: dict[str, Any], api_base: str | None) -> None:
+    """List the backends and providers, and what must be installed or set to use each; with BACKEND, its models.
+
+    Services with OpenAI's API, Hugging Face and Amazon Bedrock list their models.
+
+    \b
+    Examples:
+      modelport models
+      modelport models openai
+      modelport models groq --json | jq -r '.[].id'
+      modelport models ollama --api-base http://gpu:11434/v1
+      OPENAI_API_KEY=none modelport models openai --api-base http://localhost:8080/v1
+    """
+    if backend is not None:
+        from modelport.cli.service_models import print_service_models
+
+        print_service_models(backend, settings, api_base, as_json)
+        return
+    if settings or api_base:
+        raise click.UsageError("--set and --api-base are for the list of a service's models: name a BACKEND.")
     from modelport.cli.tables import print_backends
 
     print_backends(as_json)
+
+
+@cli.command(cls=Command)
+@click.argument("model", default=DEFAULT_MODEL, type=utf8_text)
+@add_options(
+    click.option("--revision", type=utf8_text, metavar="NAME", help="A branch, tag or commit on the Hugging Face Hub."),
+    DEBUG_OPTION,
+)
+def download(model: str, revision: str | None) -> None:
+    """Download the weights of MODEL ahead, for example while a Docker image is built; by default the local model's.
+
+    Prints the path of the weights. A later start needs no network: set HF_HUB_OFFLINE=1 to make sure of it. Weights
+    that are in the cache are not downloaded again. A token for gated models is read from HF_TOKEN.
+
+    \b
+    Examples:
+      modelport download
+      modelport download llamacpp/Qwen/Qwen3-0.6B-GGUF:Qwen3-0.6B-Q8_0.gguf
+      modelport download transformers/HuggingFaceTB/SmolLM2-135M-Instruct
+    """
+    from modelport.cli.download import download_weights
+
+    print_output(f"{download_weights(model, revision)}\n")

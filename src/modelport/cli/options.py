@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+
+from modelport.cli.terminal import CommandError
 
 if TYPE_CHECKING:
     from modelport.model import Model
@@ -65,8 +67,11 @@ def _store_debug(ctx: click.Context, param: click.Parameter, value: bool) -> Non
     ctx.meta[DEBUG_KEY] = value
 
 
+#: The default local model, and the most tokens of its responses if the user sets no limit. Such a small model may
+#: repeat itself until its context is full; this many tokens take it about ten seconds.
+DEFAULT_MODEL, DEFAULT_MAX_TOKENS = "llamacpp", 1024
 MODEL_OPTION = click.option(
-    "-m", "--model", type=utf8_text, metavar="BACKEND/ID", envvar="MODELPORT_MODEL", default="llamacpp",
+    "-m", "--model", type=utf8_text, metavar="BACKEND/ID", envvar="MODELPORT_MODEL", default=DEFAULT_MODEL,
     show_default=True, show_envvar=True,
     help="The model, for example openai/gpt-4o; 'modelport models' lists the backends.",
 )  # fmt: skip
@@ -82,9 +87,11 @@ CALL_OPTIONS = (
     click.option("-s", "--system", type=utf8_text, metavar="TEXT", help="The system message."),
     click.option("--stop", type=utf8_text, multiple=True, metavar="TEXT", help="A stop sequence. Repeatable."),
     click.option("-t", "--temperature", type=float, metavar="NUMBER", help="Sampling temperature; 0 is greedy."),
-    click.option("--max-tokens", type=int, metavar="NUMBER", help="The most tokens to generate."),
+    click.option("--max-tokens", type=int, metavar="NUMBER",
+                 help="The most tokens to generate; without -m, at most 1,024 are."),
     click.option("--seed", type=int, metavar="NUMBER", help="Makes sampling repeatable."),
-)
+    click.option("-u", "--usage", is_flag=True, help="Show the tokens and the time of a response on standard error."),
+)  # fmt: skip
 DEBUG_OPTION = click.option(
     "--debug", is_flag=True, envvar="MODELPORT_DEBUG", show_envvar=True, expose_value=False, callback=_store_debug,
     help="Show tracebacks.",
@@ -102,6 +109,12 @@ def add_options(*options: Callable[[F], F]) -> Callable[[F], F]:
     return decorate
 
 
+def limit_default_model(spec: str, settings: Mapping[str, Any], parameters: dict[str, Any]) -> None:
+    """Set `max_tokens` in the parameters of calls of the default local model, unless the user has set it."""
+    if spec == DEFAULT_MODEL and parameters["max_tokens"] is None and "max_tokens" not in settings:
+        parameters["max_tokens"] = DEFAULT_MAX_TOKENS
+
+
 @contextmanager
 def open_model(spec: str, settings: dict[str, Any], api_base: str | None = None) -> Iterator[Model]:
     """Load the model that the options describe, and close it at the end.
@@ -113,11 +126,30 @@ def open_model(spec: str, settings: dict[str, Any], api_base: str | None = None)
 
     Yields:
         The model.
+
+    Raises:
+        CommandError: The class of the model has no setting `api_base`.
     """
     from modelport.registry import load_model
 
+    if api_base:
+        _check_has_api_base(spec)
     model = load_model(spec, **settings, **({"api_base": api_base} if api_base else {}))
     try:
         yield model
     finally:
         model.close()
+
+
+def _check_has_api_base(spec: str) -> None:
+    """Raise `CommandError` if the class of the model has no setting `api_base`, as that of a local engine."""
+    from modelport.registry import model_class
+    from modelport.saving import constructor_parameters
+
+    cls = model_class(spec.partition("/")[0], spec)
+    settings = constructor_parameters(cls)
+    if "api_base" in settings and "azure_endpoint" not in settings:
+        return
+    others = [name for name in ("base_url", "azure_endpoint") if name in settings]
+    advice = f"pass --set {others[0]}=URL" if others else "it calls no service at an address"
+    raise CommandError(f"--api-base: {cls.__name__} has no such setting; {advice}")

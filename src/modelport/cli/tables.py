@@ -16,6 +16,7 @@ from modelport.cli.terminal import (
     is_utf8,
     print_json,
     print_output,
+    printable,
     render_table,
 )
 
@@ -136,13 +137,57 @@ def list_backends() -> list[dict[str, Any]]:
     return entries
 
 
+def list_providers(backends: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return a dict for each provider, with its key's variable and its address.
+
+    Args:
+        backends: What `list_backends` returns.
+    """
+    from modelport.providers import PROVIDERS
+
+    by_name = {entry["name"]: entry for entry in backends}
+    return [
+        {
+            **{key: by_name[provider.backend][key] for key in ("class", "installed", "missing", "install")},
+            "name": name,
+            "example": f"{name}/{provider.example}",
+            "key_variable": provider.key_variable,
+            "needs_key": provider.needs_key,
+            "api_base": provider.api_base,
+            "litellm_names": list(provider.litellm_names),
+        }
+        for name, provider in PROVIDERS.items()
+        if provider.backend in by_name
+    ]
+
+
 def print_backends(as_json: bool) -> None:
-    """Print the backends as a table, or as JSON."""
+    """Print the backends and the providers as tables, or as JSON."""
     entries = list_backends()
+    providers = list_providers(entries)
     if as_json:
-        print_json(entries)
+        print_json([*entries, *providers])
         return
-    table = _new_table("Backend", "Class", "Installed", "Example")
+    _print_backend_table(entries)
+    _print_provider_table(providers)
+    for entry in entries:  # The table would wrap these commands, so they are printed below it.
+        if entry["install"]:
+            print_output(f"For {entry['name']}: {entry['install']}\n")
+
+
+def _print_provider_table(providers: Iterable[dict[str, Any]]) -> None:
+    table = new_table("Provider", "Class", "Key", "Example")
+    lines = []
+    for entry in providers:
+        key = f"{entry['key_variable']}{'' if entry['needs_key'] else ' (optional)'}"
+        table.add_row(entry["name"], entry["class"], key, f"-m {entry['example']}")
+        lines.append(f"{entry['name']}: key in {key}\n  -m {entry['example']}\n")
+    if lines:
+        print_output(render_table(table) if fits_terminal(table) else "".join(lines), styled=True)
+
+
+def _print_backend_table(entries: Iterable[dict[str, Any]]) -> None:
+    table = new_table("Backend", "Class", "Installed", "Example")
     lines = []
     for entry in entries:
         installed = "yes" if entry["installed"] else f"no: {', '.join(entry['missing'])}"
@@ -152,9 +197,6 @@ def print_backends(as_json: bool) -> None:
         print_output(render_table(table), styled=True)
     else:  # In a narrow table, the examples would be wrapped and could not be copied.
         print_output("".join(lines))
-    for entry in entries:  # The table would wrap these commands, so they are printed below it.
-        if entry["install"]:
-            print_output(f"For {entry['name']}: {entry['install']}\n")
 
 
 # --- conformance checks -----------------------------------------------------------------------------------------------
@@ -258,7 +300,7 @@ def _print_outcomes(spec: str, checks: Sequence[Check], outcomes: Sequence[Outco
 def _outcome_table(outcomes: Iterable[Outcome]) -> Table:
     from rich.text import Text
 
-    table = _new_table("", "Check", "Outcome", "Seconds", "Detail")
+    table = new_table("", "Check", "Outcome", "Seconds", "Detail")
     for outcome in outcomes:
         symbol = _SYMBOLS.get(outcome.status, _Symbol("?", "?", ""))
         table.add_row(
@@ -266,16 +308,17 @@ def _outcome_table(outcomes: Iterable[Outcome]) -> Table:
             Text(outcome.check),
             Text(outcome.status, symbol.style),
             Text(f"{outcome.seconds:.1f}"),
-            Text(" ".join(outcome.detail.split())),
+            Text(printable(" ".join(outcome.detail.split()))),
         )
     return table
 
 
-def _new_table(*headers: str) -> Table:
+def new_table(*headers: str) -> Table:
+    """Return an empty table. Columns of numbers are aligned to the right."""
     from rich.box import ASCII, HEAVY_HEAD
     from rich.table import Table
 
     table = Table(header_style="bold", box=HEAVY_HEAD if is_utf8(sys.stdout) else ASCII)
     for header in headers:
-        table.add_column(header, overflow="fold", justify="right" if header == "Seconds" else "left")
+        table.add_column(header, overflow="fold", justify="right" if header in ("Seconds", "Context") else "left")
     return table

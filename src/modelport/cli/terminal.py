@@ -85,6 +85,11 @@ def print_output(text: str, *, styled: bool = False) -> None:
         raise CommandError(f"can't write to standard output: {error.strerror or error}") from None
 
 
+def printable(text: str) -> str:
+    """Return a text of a service or a model without control characters, for output that is `styled`."""
+    return text.translate(_CONTROL_CHARACTERS)
+
+
 def discard_output() -> None:
     """Redirect standard output to the null device.
 
@@ -213,19 +218,21 @@ class MessagePrinter:
             print_to_stderr("\n")
 
 
-def print_warnings(message: ChatMessage, *, report_truncation: bool) -> None:
+def print_warnings(message: ChatMessage, *, report_truncation: bool, default_limit: int | None = None) -> None:
     """Write to standard error what the text of a message does not show: warnings, and why it ended early.
 
     Args:
         message: The message.
         report_truncation: Whether to say that the message was truncated. A user who set `max_tokens` expects it.
+        default_limit: The `max_tokens` that the command line has set; `None` if it has not set any.
     """
     for warning in message.warnings:
         print_note(str(warning))
     if message.finish_reason == "content_filter":
         print_note("the service's content policy ended the response early")
     elif message.finish_reason == "length" and report_truncation:
-        print_note("the response was truncated: it reached the model's limit")
+        reached = "the model's limit" if default_limit is None else f"{default_limit:,} tokens; set --max-tokens"
+        print_note(f"the response was truncated: it reached {reached}")
     elif not message.text and not message.tool_calls:
         print_note("the response is empty")
 

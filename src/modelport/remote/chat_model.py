@@ -15,13 +15,21 @@ from dataclasses import replace
 from functools import cached_property
 from typing import Any, ClassVar
 
-from modelport.errors import InvalidRequest, MalformedResponse, ModelError, NotFoundError, UnsupportedFeature
+from modelport.errors import (
+    DeadlineExceeded,
+    InvalidRequest,
+    MalformedResponse,
+    ModelError,
+    NotFoundError,
+    UnsupportedFeature,
+)
 from modelport.inputs.parameters import REASONING_EFFORTS
 from modelport.inputs.settings import check_kind
 from modelport.inputs.vendor_parameters import parameters_of
 from modelport.protocols.chat_completions.call_ids import CallIdRule, call_id_rule, with_accepted_ids
 from modelport.protocols.chat_completions.dialects import DIALECTS, OPENAI_API, Dialect
 from modelport.protocols.chat_completions.history_rules import HistoryRules
+from modelport.protocols.chat_completions.models_list import listed_models_from
 from modelport.protocols.chat_completions.request import body_from
 from modelport.protocols.chat_completions.response import ChatResponseReader
 from modelport.remote.history import observe_history_refusal, with_accepted_history
@@ -32,15 +40,19 @@ from modelport.remote.rejections import ObservingModel
 from modelport.remote.response_reader import ResponseReader
 from modelport.remote.schema_enforcement import claimed_capabilities
 from modelport.remote.schema_subsets import OPENAI
-from modelport.remote.services import MAX_STOP_SEQUENCES, refuse_api_setting
+from modelport.remote.services import MAX_STOP_SEQUENCES, MODELS_PATHS, refuse_api_setting
 from modelport.remote.template_tools import template_has_tools
 from modelport.remote.unconstrained_reasoning import RENDER_PATH, grammar_after_reasoning
 from modelport.types.capabilities import Capabilities
 from modelport.types.deltas import ChatMessageStreamDelta
+from modelport.types.listed_models import ListedModel
 from modelport.types.output_types import JSONSchema
 from modelport.types.provider_data import ProviderData
 from modelport.types.request import Request
 from modelport.types.warnings import CallWarning
+
+#: The most seconds that a service may take to list its models.
+LIST_TIMEOUT = 30.0
 
 
 class ChatCompletionsModel(ObservingModel):
@@ -303,6 +315,31 @@ class ChatCompletionsModel(ObservingModel):
             )
             error.profile_updated = True
             raise error
+
+    @property
+    def _models_path(self) -> str:
+        """The path of the list of models."""
+        return MODELS_PATHS.get(self._service or "", "models")
+
+    async def list_models(self) -> list[ListedModel]:
+        """Return the models that the service offers. It is asked once, and not longer than 30 seconds.
+
+        Raises:
+            ModelError: The service has no such list, or the request failed.
+        """
+        import asyncio
+
+        try:
+            async with asyncio.timeout(LIST_TIMEOUT):
+                return await self._transport.call(ServiceCall(self._models_path, {}, method="GET"), listed_models_from)
+        except TimeoutError:
+            raise DeadlineExceeded(f"The service did not list its models within {LIST_TIMEOUT:.0f} s.") from None
+        except NotFoundError as error:
+            raise NotFoundError(
+                f"The service has no list of models at {self._models_path} (HTTP {error.status}).",
+                hint="Check the address, which often ends in /v1; the option --api-base sets it.",
+                status=error.status,
+            ) from None
 
     def _parameter_name(self, field: str | None, call: ServiceCall) -> str | None:
         """Return modelport's name of the parameter that an error names by a field of the body."""

@@ -39,6 +39,8 @@ _HOSTS = {
     "api.cohere.com": "cohere",
     "router.huggingface.co": "huggingface",
 }
+#: The service's key -> the path that lists its models, where it is not `models`.
+MODELS_PATHS = {"github": "/catalog/models"}  # See https://docs.github.com/en/rest/models/catalog
 #: The service's key -> how many stop sequences a request may have, where that is less than OpenAI's four.
 MAX_STOP_SEQUENCES = {"zhipu": 1}  # See https://docs.z.ai/api-reference/llm/chat-completion
 

@@ -7,7 +7,7 @@ from contextlib import aclosing
 from functools import cached_property
 from typing import Any, ClassVar
 
-from modelport.errors import InvalidRequest, ModelError
+from modelport.errors import InvalidRequest, ModelError, UnsupportedFeature
 from modelport.inputs.settings import check_kind
 from modelport.inputs.vendor_parameters import parameters_of
 from modelport.layers.retry import RetryPolicy
@@ -22,6 +22,7 @@ from modelport.remote.schema_subsets import BEDROCK as BEDROCK_SCHEMAS
 from modelport.secrets import Secret
 from modelport.types.capabilities import Capabilities
 from modelport.types.deltas import ChatMessageStreamDelta
+from modelport.types.listed_models import ListedModel
 from modelport.types.output_types import JSONSchema
 from modelport.types.provider_data import ProviderData
 from modelport.types.request import Request
@@ -209,6 +210,21 @@ class AmazonBedrockServerModel(ObservingModel):
         # The lambda must not refer to `self`. Otherwise a running call would prevent this model's garbage collection.
         arguments = (self.region_name, self.profile_name, self.api_base, self.api_key, self.client_kwargs or {})
         return BotoTransport(make_client=lambda: make_client(*arguments))
+
+    async def list_models(self) -> list[ListedModel]:
+        """Return the foundation models of the region. Inference profiles are not among them.
+
+        See https://docs.aws.amazon.com/bedrock/latest/APIReference/API_ListFoundationModels.html
+        """
+        if self.client is not None:
+            raise UnsupportedFeature("a client of 'bedrock-runtime' has no list of models: pass no client")
+        arguments = (self.region_name, self.profile_name, self.api_base, self.api_key, self.client_kwargs or {})
+        transport = BotoTransport(make_client=lambda: make_client(*arguments, service="bedrock"))
+        try:
+            response = await transport.call("list_foundation_models", {})
+        finally:
+            transport.close()
+        return [ListedModel(model["modelId"], model.get("providerName")) for model in response["modelSummaries"]]
 
     def _declare(self) -> Capabilities:
         # boto3 refuses every name that its description of the API does not have. `fields_from` explains three refusals.

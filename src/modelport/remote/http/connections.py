@@ -36,7 +36,7 @@ CONNECT_TIMEOUT = 5.0
 #: The most connections of a session, as in the `openai` package.
 _MAX_CONNECTIONS = 1000
 
-# aiohttp's code runs between `post` and the connector, so they pass these two values as context variables.
+# aiohttp's code runs between `send` and the connector, so they pass these two values as context variables.
 #: Whether the request of the running task was sent on a connection that had served a request before.
 _was_reused: ContextVar[bool] = ContextVar("modelport_connection_was_reused", default=False)
 #: Whether the request of the running task must be sent on a new connection.
@@ -66,11 +66,11 @@ def open_session(base_url: str, verify: ssl.SSLContext | bool, timeout: float | 
     )
 
 
-async def post(
+async def send(
     session: aiohttp.ClientSession,
     url: str,
     query: list[tuple[str, str]] | None,
-    payload: bytes,
+    payload: bytes | None,
     headers: Mapping[str, str],
 ) -> aiohttp.ClientResponse:
     """Send a request, and return its response when the headers have arrived. Redirects are not followed.
@@ -79,7 +79,7 @@ async def post(
         session: A session of the running event loop.
         url: The complete URL, without the query.
         query: The query parameters, as pairs of name and text.
-        payload: The encoded body.
+        payload: The encoded body of a POST request; `None` for a GET request.
         headers: The complete headers, merged and checked.
 
     Raises:
@@ -90,6 +90,8 @@ async def post(
     while True:
         _was_reused.set(False)
         try:
+            if payload is None:
+                return await session.get(url, headers=headers, params=query, allow_redirects=False)
             return await session.post(url, data=payload, headers=headers, params=query, allow_redirects=False)
         except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
             if not _was_reused.get() or isinstance(error, aiohttp.ClientConnectorError):

@@ -20,7 +20,7 @@ from __future__ import annotations
 import ssl
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 from urllib.parse import urljoin
 
 from modelport import __version__
@@ -34,7 +34,7 @@ from modelport.remote.http.bodies import (
     read_body,
     read_error_body,
 )
-from modelport.remote.http.connections import open_session, post
+from modelport.remote.http.connections import open_session, send
 from modelport.remote.http.errors import error_from_aiohttp, error_from_response
 from modelport.remote.http.packages import aiohttp_package
 from modelport.remote.http.redaction import secrets_in, with_hidden_repr
@@ -64,12 +64,14 @@ class ServiceCall:
         body: The body, which is sent as JSON.
         headers: The headers of this call. They override those of the transport.
         query: The query parameters of this call. They override those of the transport.
+        method: The HTTP method. A GET request has no body.
     """
 
     path: str
     body: Mapping[str, Any]
     headers: Mapping[str, str] = field(default_factory=dict)
     query: Mapping[str, Any] = field(default_factory=dict)
+    method: Literal["POST", "GET"] = "POST"
 
 
 class Transport(Protocol):
@@ -165,11 +167,12 @@ class HTTPTransport:
         """See `Transport.close`."""
         self._sessions.close()
 
-    async def _request(self, call: ServiceCall) -> tuple[str, Mapping[str, Any], dict[str, str]]:
-        """Return URL, body and headers of a call."""
+    async def _request(self, call: ServiceCall) -> tuple[str, Mapping[str, Any] | None, dict[str, str]]:
+        """Return URL, body (`None` for a GET request) and headers of a call."""
         aiohttp_package()  # A missing package is reported before any other error.
         url = urljoin(self.base_url, call.path) if call.path[0] == "/" else f"{self.base_url}/{call.path}"
-        return url, call.body, self._merge_headers(await self._headers(), call.headers)
+        body = None if call.method == "GET" else call.body
+        return url, body, self._merge_headers(await self._headers(), call.headers)
 
     def _merge_headers(self, *mappings: Mapping[str, Any]) -> dict[str, str]:
         """Check and merge headers. If they are those of the last call, as nearly always, return its merged headers."""
@@ -192,7 +195,7 @@ class HTTPTransport:
     async def _send(
         self,
         url: str,
-        body: Mapping[str, Any],
+        body: Mapping[str, Any] | None,
         headers: Mapping[str, str],
         query: Mapping[str, Any],
         secrets: tuple[str, ...],
@@ -203,10 +206,10 @@ class HTTPTransport:
             ModelError: The status is 300 or more.
         """
         # The body is not encoded in `stream`, because `stream` would keep the payload in memory until the last event.
-        payload = to_json(body)
+        payload = None if body is None else to_json(body)
         session = await self._sessions.get(self._open_session)
         # The encoded query is not assigned to a variable: a traceback with local variables would show a key in it.
-        response = await post(
+        response = await send(
             session,
             url,
             query=([*query_pairs({**self._query, **query})] or None) if query or self._query else None,

@@ -116,6 +116,10 @@ class InferenceClientModel(ChatCompletionsModel):
         return provider_at(self._url) or _SERVICES_OF_PROVIDERS.get(self.provider or "", self.provider or "huggingface")
 
     @property
+    def _models_path(self) -> str:
+        return "/v1/models"  # Also behind an address without `/v1`.
+
+    @property
     def _host(self) -> str | None:
         return host_of(self._url)
 

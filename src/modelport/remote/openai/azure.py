@@ -18,7 +18,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, ClassVar
 from urllib.parse import quote, urlsplit
 
-from modelport.errors import AuthenticationError, InvalidRequest
+from modelport.errors import AuthenticationError, InvalidRequest, UnsupportedFeature
 from modelport.inputs.settings import check_kind
 from modelport.remote.http.requests import check_url
 from modelport.remote.http.transport import HTTPTransport, Transport
@@ -26,6 +26,7 @@ from modelport.remote.openai.model import OpenAIServerModel, call_key_function
 from modelport.remote.schema_subsets import AZURE
 from modelport.secrets import Secret
 from modelport.types.capabilities import Capabilities
+from modelport.types.listed_models import ListedModel
 
 _TOKEN_VARIABLE = "AZURE_OPENAI_AD_TOKEN"
 #: Values of `api_version` for which requests go to the v1 API. All others go to the path of the deployment.
@@ -122,6 +123,13 @@ class AzureOpenAIServerModel(OpenAIServerModel):
         )
         if self._uses_token:
             self.api_key = None  # Otherwise a saved model would have a key and a token, which the constructor refuses.
+
+    async def list_models(self) -> list[ListedModel]:
+        """Refuse to list models: requests name a deployment, and Azure's list has the models that can be deployed."""
+        raise UnsupportedFeature(
+            "Azure's API lists the models that can be deployed, and not your deployments; "
+            "`az cognitiveservices account deployment list` does"
+        )
 
     @property
     def _uses_token(self) -> bool:
