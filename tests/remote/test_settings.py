@@ -58,3 +58,27 @@ def test_setting_of_wrong_type_is_named_and_not_shown(
     with pytest.raises(InvalidRequest, match=f"^{setting}|a key must be a string") as raised:
         make(**{**settings, **wrong})
     assert "hidden" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "wrong", "right"),
+    [
+        ("OpenAIServerModel", {"model_id": "m", "api_key": "k"}, "base_url", "api_base"),
+        ("OpenAIServerModel", {"model_id": "m", "api_key": "k"}, "azure_endpoint", "api_base"),
+        ("AzureOpenAIServerModel", AZURE, "base_url", "azure_endpoint"),
+        ("InferenceClientModel", {"model_id": "m", "token": "hf_key"}, "api_base", "base_url"),
+        ("AmazonBedrockServerModel", BEDROCK, "base_url", "api_base"),
+    ],
+)
+def test_address_under_the_name_of_another_class_is_refused(
+    name: str, settings: dict[str, Any], wrong: str, right: str
+) -> None:
+    """Otherwise the prompt and the key would go to the default address."""
+    make = getattr(modelport, name)
+    try:
+        make(**settings)
+    except MissingDependency as error:
+        pytest.skip(str(error))
+    with pytest.raises(InvalidRequest, match=f"no setting '{wrong}'; pass the address as {right}=") as raised:
+        make(**settings, **{wrong: "http://127.0.0.1:9/hidden"})
+    assert "hidden" not in str(raised.value)

@@ -147,9 +147,8 @@ def _check_has_api_base(spec: str) -> None:
     from modelport.saving import constructor_parameters
 
     cls = model_class(spec.partition("/")[0], spec)
-    settings = constructor_parameters(cls)
-    if "api_base" in settings and "azure_endpoint" not in settings:
+    address = getattr(cls, "address_setting", "api_base")
+    if address == "api_base" and address in constructor_parameters(cls):
         return
-    others = [name for name in ("base_url", "azure_endpoint") if name in settings]
-    advice = f"pass --set {others[0]}=URL" if others else "it calls no service at an address"
+    advice = "it calls no service at an address" if address == "api_base" else f"pass --set {address}=URL"
     raise CommandError(f"--api-base: {cls.__name__} has no such setting; {advice}")

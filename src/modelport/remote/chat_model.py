@@ -40,7 +40,7 @@ from modelport.remote.rejections import ObservingModel
 from modelport.remote.response_reader import ResponseReader
 from modelport.remote.schema_enforcement import claimed_capabilities
 from modelport.remote.schema_subsets import OPENAI
-from modelport.remote.services import MAX_STOP_SEQUENCES, MODELS_PATHS, refuse_api_setting
+from modelport.remote.services import MAX_STOP_SEQUENCES, MODELS_PATHS, refuse_settings_of_other_classes
 from modelport.remote.template_tools import template_has_tools
 from modelport.remote.unconstrained_reasoning import RENDER_PATH, grammar_after_reasoning
 from modelport.types.capabilities import Capabilities
@@ -89,6 +89,8 @@ class ChatCompletionsModel(ObservingModel):
         extra_parameters=frozenset({"extra_body", "extra_headers", "extra_query"}),
     )
     _may_ignore_output_types: ClassVar[bool] = True
+    #: The name of the setting for the address.
+    address_setting: ClassVar[str] = "api_base"
     #: The values that the parameter `dialect` accepts.
     dialects: ClassVar[frozenset[str]] = frozenset({"llama.cpp", "vllm"})
     #: What the service requires and refuses in earlier messages; `None` before its first refusal.
@@ -110,7 +112,7 @@ class ChatCompletionsModel(ObservingModel):
                 f"dialect={dialect!r} is unknown; known dialects are {', '.join(sorted(self.dialects))}, or None"
             )
         check_kind(bool, accept_missing_finish=accept_missing_finish, split_reasoning=split_reasoning)
-        refuse_api_setting(type(self).__name__, settings)
+        refuse_settings_of_other_classes(type(self).__name__, settings, self.address_setting)
         super().__init__(model_id, **settings)
         self.dialect = dialect
         self.accept_missing_finish = accept_missing_finish

@@ -45,16 +45,28 @@ MODELS_PATHS = {"github": "/catalog/models"}  # See https://docs.github.com/en/r
 MAX_STOP_SEQUENCES = {"zhipu": 1}  # See https://docs.z.ai/api-reference/llm/chat-completion
 
 
-def refuse_api_setting(class_name: str, settings: Mapping[str, Any]) -> None:
-    """Refuse the setting `api`, which only two classes have. Otherwise it would be sent as a parameter.
+def refuse_settings_of_other_classes(
+    class_name: str, settings: Mapping[str, Any], address_setting: str | None = None
+) -> None:
+    """Refuse settings that only other classes have. Otherwise they would be sent as parameters.
+
+    An address that is sent as a parameter is not used: the prompt would go to the class's default address.
 
     Args:
         class_name: The name of the class, for the error.
         settings: The keyword arguments that are not settings of the class.
+        address_setting: The class's own setting for the address. With `None`, addresses are not refused.
 
     Raises:
-        InvalidRequest: `api` is among them.
+        InvalidRequest: Such a setting is among them.
     """
+    wrong = next((name for name in ("api_base", "base_url", "azure_endpoint") if settings.get(name) is not None), None)
+    if wrong and address_setting:
+        raise InvalidRequest(
+            f"{class_name}({wrong}=…): this class has no setting {wrong!r}; pass the address as {address_setting}=…",
+            hint="The option --api-base sets the address." if address_setting == "api_base" else None,
+            parameter=wrong,
+        )
     if "api" in settings:
         raise InvalidRequest(
             f"{class_name}(api=…): this class has no setting 'api'; OpenAIServerModel and AzureOpenAIServerModel can "

@@ -19,6 +19,7 @@ from modelport.remote.bedrock.transport import BotoTransport
 from modelport.remote.http.redaction import redact
 from modelport.remote.rejections import ObservingModel
 from modelport.remote.schema_subsets import BEDROCK as BEDROCK_SCHEMAS
+from modelport.remote.services import refuse_settings_of_other_classes
 from modelport.secrets import Secret
 from modelport.types.capabilities import Capabilities
 from modelport.types.deltas import ChatMessageStreamDelta
@@ -172,6 +173,7 @@ class AmazonBedrockServerModel(ObservingModel):
                 "`aws bedrock list-inference-profiles` lists those of your account",
                 hint="The option -m names backend and model, for example -m bedrock/us.amazon.nova-pro-v1:0.",
             )
+        refuse_settings_of_other_classes(type(self).__name__, settings, "api_base")
         check_kind(Mapping, client_kwargs=client_kwargs)
         check_kind(str, base_model=base_model, region_name=region_name, profile_name=profile_name, api_base=api_base)
         client_settings = {"client_kwargs": client_kwargs, "region_name": region_name, "profile_name": profile_name,

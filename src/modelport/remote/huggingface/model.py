@@ -61,6 +61,7 @@ class InferenceClientModel(ChatCompletionsModel):
         "client_kwargs": frozenset({"cookies", "headers", "timeout"})
     }
     dialects: ClassVar[frozenset[str]] = frozenset({"llama.cpp", "vllm", "tgi"})
+    address_setting: ClassVar[str] = "base_url"
 
     def __init__(
         self,

@@ -33,7 +33,7 @@ from modelport.remote.litellm.responses import ResponseStream, response_dict
 from modelport.remote.litellm.secrets import secret_from, secrets_in_parameters
 from modelport.remote.rejections import ObservingModel
 from modelport.remote.schema_subsets import OPENAI
-from modelport.remote.services import refuse_api_setting
+from modelport.remote.services import refuse_settings_of_other_classes
 from modelport.runtime.per_loop import PerLoop
 from modelport.secrets import Secret
 from modelport.types.capabilities import Capabilities
@@ -126,7 +126,7 @@ class LiteLLMModel(ObservingModel):
         require_litellm()
         check_kind(str, model_id=model_id, api_base=api_base)
         check_kind(bool, accept_missing_finish=accept_missing_finish, split_reasoning=split_reasoning)
-        refuse_api_setting(type(self).__name__, settings)
+        refuse_settings_of_other_classes(type(self).__name__, settings)
         model_id = DEFAULT_MODEL if model_id is None else model_id
         if api_base is not None and not api_base.startswith(("http://", "https://")):
             raise InvalidRequest(

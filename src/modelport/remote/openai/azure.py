@@ -70,6 +70,7 @@ class AzureOpenAIServerModel(OpenAIServerModel):
     declared_capabilities: ClassVar[Capabilities] = OpenAIServerModel.declared_capabilities.replace(schema_rules=AZURE)
     secret_settings: ClassVar[frozenset[str]] = frozenset({"api_key", "azure_ad_token"})
     key_variable: ClassVar[str] = "AZURE_OPENAI_API_KEY"
+    address_setting: ClassVar[str] = "azure_endpoint"
 
     def __init__(
         self,
