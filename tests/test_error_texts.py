@@ -177,7 +177,11 @@ MISTAKES: list[tuple[type[Exception], Callable[[], Any], str]] = [
         r"'gpt-4o' is unknown; did you mean 'openai/gpt-4o'\? Write backend/model id, with a backend",
     ),
     (errors.ModelClosed, lambda: closed_model().generate("?"), r"^this model has been closed; make a new one"),
-    (errors.InvalidRequest, lambda: load_model("nope"), r"'nope' is unknown; there are anthropic, azure, .*write 'litellm/nope/MODEL'"),
+    (
+        errors.InvalidRequest,
+        lambda: load_model("nope"),
+        r"'nope' is unknown; there are anthropic, azure, .*write 'litellm/nope/MODEL'",
+    ),
     (errors.InvalidRequest, lambda: load_model("a/b.gguf"), r"'a' is unknown; did you mean 'llamacpp/a/b.gguf'\?"),
     (errors.InvalidRequest, lambda: ScriptedModel("x", retry=0), r"retry=0: must be .* write retry=False"),
     (

@@ -25,6 +25,8 @@ class FakeHub:
     def snapshot_download(self, repo: str, **options: Any) -> str:
         from huggingface_hub.utils import filter_repo_objects
 
+        if options.get("local_files_only"):
+            return str(self.folder)
         self.requested = {"repo": repo, "revision": options.get("revision")}
         patterns = {name: options.get(name) for name in ("allow_patterns", "ignore_patterns")}
         self.requested["files"] = sorted(filter_repo_objects(self.files, **patterns))
@@ -57,6 +59,18 @@ def test_repository_without_safetensors_is_downloaded_whole(hub: FakeHub) -> Non
     hub.files = ("config.json", "pytorch_model.bin")
     RUNNER.invoke(cli, ["download", "transformers/org/name"])
     assert hub.requested["files"] == ["config.json", "pytorch_model.bin"]
+
+
+@pytest.mark.parametrize(("file", "status"), [("model-00001-of-00002.safetensors", 0), ("config.json", 1)])
+def test_offline_the_weights_must_be_in_the_cache(
+    hub: FakeHub, monkeypatch: pytest.MonkeyPatch, file: str, status: int
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.is_offline_mode", lambda: True)
+    (hub.folder / file).write_text("")
+    result = RUNNER.invoke(cli, ["download", "transformers/org/name"])
+    assert result.exit_code == status
+    error = "modelport: The Hub's cache has no weights of org/name, and HF_HUB_OFFLINE is set.\n"
+    assert (result.stdout, result.stderr) == ((f"{hub.folder}\n", "") if status == 0 else ("", error))
 
 
 def test_default_weights_and_files_of_llamacpp_are_downloaded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

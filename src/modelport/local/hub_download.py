@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from modelport.errors import InvalidRequest, MissingDependency
+from modelport.errors import InvalidRequest, MissingDependency, ModelError, NotFoundError
 from modelport.local.hub_errors import error_from_hub, redact_text, silence_logger
 
 #: Files that are not downloaded if the repository has safetensors: the same weights in other formats.
@@ -23,6 +23,8 @@ def download_repository(
     extra: str = "transformers",
 ) -> Path:
     """Return the folder of a repository in the Hub's cache; download what is missing there.
+
+    With `HF_HUB_OFFLINE`, nothing is downloaded: the weights must be in the cache.
 
     Args:
         repo: The repository, as `owner/name`.
@@ -43,6 +45,7 @@ def download_repository(
         )
     try:
         from huggingface_hub import list_repo_files, snapshot_download
+        from huggingface_hub.constants import is_offline_mode
         from huggingface_hub.utils.tqdm import tqdm
     except ImportError:
         raise MissingDependency("huggingface_hub", extra) from None
@@ -51,11 +54,26 @@ def download_repository(
         download.keywords["tqdm_class"] = partial(tqdm, disable=True)
     try:
         with silence_logger("huggingface_hub"):
+            if is_offline_mode():
+                return _with_weights(Path(download(local_files_only=True)), repo)
             if files is not None:
                 return Path(download(allow_patterns=list(files)))
             names = list_repo_files(repo, revision=revision)
             ignored = _OTHER_FORMATS if any(name.endswith(".safetensors") for name in names) else ()
             return Path(download(ignore_patterns=list(ignored)))
+    except ModelError:
+        raise
     except Exception as error:
         # `from None`: the text or the request of the original exception may contain the user's access token.
         raise error_from_hub(error, repo, "the model") from None
+
+
+def _with_weights(folder: Path, repo: str) -> Path:
+    """Return the folder of a cached repository. An earlier download may have left only some of its files there.
+
+    Raises:
+        NotFoundError: The folder contains no weights.
+    """
+    if not any(folder.glob("*.safetensors")) and not any(folder.glob("*.bin")) and not any(folder.glob("*.gguf")):
+        raise NotFoundError(f"The Hub's cache has no weights of {repo}, and HF_HUB_OFFLINE is set.")
+    return folder
