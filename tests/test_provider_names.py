@@ -143,6 +143,30 @@ async def test_variables_of_openai_are_not_sent_to_another_service(monkeypatch: 
     assert (await model._headers()).keys() == {"Authorization", "OpenAI-Organization", "OpenAI-Project", "X-Mine"}
 
 
+def test_client_of_the_openai_package_sends_nothing_of_openai(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The package itself reads these variables, and OPENAI_API_KEY if it is made without a key."""
+    pytest.importorskip("openai")
+    for name in ("OPENAI_API_KEY", "OPENAI_ORG_ID", "OPENAI_PROJECT_ID"):
+        monkeypatch.setenv(name, "of-openai-0123")
+    monkeypatch.setenv("OPENAI_CUSTOM_HEADERS", "X-Mine: of-openai-0123")
+    settings: dict[str, Any] = {"client_kwargs": {"timeout": 20}, "retry": False}
+    with pytest.raises(AuthenticationError, match="GROQ_API_KEY"):
+        load_model("groq/m", **settings)("Hi")
+    with FaultServer() as server:
+        monkeypatch.setattr(OpenAIServerModel, "_is_another_service", True)
+        load_model("groq/m", api_key="k", api_base=server.base_url, default_headers={"A": "b"}, **settings)("Hi")
+        load_model("ollama/m", api_base=server.base_url, **settings)("Hi")
+    first, second = (request.headers for request in server.requests)
+    assert (first["authorization"], first["a"], second["authorization"]) == ("Bearer k", "b", "Bearer none")
+    assert "of-openai" not in f"{first}{second}"
+
+
+def test_key_that_is_optional_counts_as_none() -> None:
+    """Otherwise `modelport check --report` would redact the word "none"."""
+    assert not Secret(env="NOT_SET_HERE", optional=True)
+    assert Secret("k", env="NOT_SET_HERE", optional=True)
+
+
 @pytest.mark.parametrize(
     ("spec", "near", "ways"),
     [

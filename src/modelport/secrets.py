@@ -144,7 +144,7 @@ class Secret:
         return value
 
     def __bool__(self) -> bool:
-        return self.optional or bool(self._value if self._value is not None else os.environ.get(self.env or ""))
+        return bool(self._value if self._value is not None else os.environ.get(self.env or ""))
 
     def __repr__(self) -> str:
         return f"Secret(env={self.env!r}{', optional=True' if self.optional else ''})"

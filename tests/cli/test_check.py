@@ -91,6 +91,12 @@ def test_report_contains_versions_and_no_secret(load_model: FakeLoadModel) -> No
     assert f"| generate | failed | {detail} |" in text
 
 
+def test_report_on_a_provider_has_the_packages_of_its_backend(load_model: FakeLoadModel) -> None:
+    load_model.models["*"] = ClosableModel("A", repeat=True)
+    result = RUNNER.invoke(cli, ["check", "groq/m", "--only", "generate", "--json"])
+    assert "aiohttp" in json.loads(result.stdout)["packages"]
+
+
 @pytest.mark.parametrize(
     "error",
     [errors.AuthenticationError("Wrong key."), errors.ConnectionFailed("Nobody there.")],

@@ -73,7 +73,7 @@ DEFAULT_MODEL, DEFAULT_MAX_TOKENS = "llamacpp", 1024
 MODEL_OPTION = click.option(
     "-m", "--model", type=utf8_text, metavar="BACKEND/ID", envvar="MODELPORT_MODEL", default=DEFAULT_MODEL,
     show_default=True, show_envvar=True,
-    help="The model, for example openai/gpt-4o; 'modelport models' lists the backends.",
+    help="The model, for example openai/gpt-4o; 'modelport models' lists the names.",
 )  # fmt: skip
 MODEL_OPTIONS = (
     click.option("--api-base", type=utf8_text, metavar="URL", help="The base URL of the service."),

@@ -272,9 +272,11 @@ def _print_report(
     secrets: tuple[str, ...],
 ) -> None:  # fmt: skip
     from modelport.cli.report import build_report, render_markdown
-    from modelport.registry import backends
+    from modelport.registry import backends, provider_named
 
-    backend = spec.partition("/")[0]
+    name = spec.partition("/")[0]
+    provider = provider_named(name)
+    backend = name if provider is None else provider.backend
     extra = requirements_of(backend, backends().get(backend, "")).extra
     report = build_report(model, spec, extra, settings, outcomes, secrets)
     if output_format == "json":

@@ -284,18 +284,25 @@ class OpenAIServerModel(ChatCompletionsModel):
         """Return a client of the `openai` package."""
         from modelport.remote.openai.sdk import openai_package
 
+        package = openai_package()
         key: str | None = "set for each call"  # A placeholder: each call sends the key that `api_key` returns.
         if isinstance(self.api_key, Secret):
-            key = self.api_key.reveal() if self.api_key else None
+            # Without a key, the package reads OPENAI_API_KEY, which must not reach a service with another variable.
+            is_openai_key = self.api_key.env in (None, self.key_variable)
+            key = None if is_openai_key and not self.api_key else self.api_key.reveal()
+        default_headers: Mapping[str, Any] | None = self.default_headers
+        if self._is_another_service:  # `Omit` removes the headers that the package adds by environment variables.
+            added = self._added_headers(os.environ).keys() - self._added_headers({}).keys()
+            default_headers = {**dict.fromkeys(added, package.Omit()), **(default_headers or {})}
         settings = {
             "api_key": key,
             "base_url": self.api_base,
             "organization": self.organization,
             "project": self.project,
-            "default_headers": self.default_headers,
+            "default_headers": default_headers,
             "default_query": self.default_query,
         }
-        return openai_package().AsyncOpenAI(**{**settings, **(self.client_kwargs or {}), "max_retries": 0})
+        return package.AsyncOpenAI(**{**settings, **(self.client_kwargs or {}), "max_retries": 0})
 
     async def _key(self) -> str:
         if isinstance(self.api_key, Secret):
@@ -308,18 +315,24 @@ class OpenAIServerModel(ChatCompletionsModel):
 
     async def _headers(self) -> dict[str, str]:
         """Return the headers of a call: the key, and those that settings and environment variables add."""
-        headers = await self._credential()
-        if self.api_base and service_at(self.api_base) not in (None, "openai", "azure"):
-            # The environment variables are for OpenAI, or for a server at OPENAI_BASE_URL.
-            named = {"OpenAI-Organization": self.organization, "OpenAI-Project": self.project}
-            return {**headers, **{n: v for n, v in named.items() if v}, **(self.default_headers or {})}
+        return {**await self._credential(), **self._added_headers({} if self._is_another_service else os.environ)}
+
+    @property
+    def _is_another_service(self) -> bool:
+        """Whether requests go to a known service that is not OpenAI's, for which no `OPENAI_*` variable is meant."""
+        address = (self.client_kwargs or {}).get("base_url") or self.api_base
+        return bool(address) and service_at(str(address)) not in (None, "openai", "azure")
+
+    def _added_headers(self, environment: Mapping[str, str]) -> dict[str, str]:
+        """Return the headers that settings and environment variables add."""
+        headers = {}
         for name, value in (
-            ("OpenAI-Organization", self.organization or os.environ.get("OPENAI_ORG_ID")),
-            ("OpenAI-Project", self.project or os.environ.get("OPENAI_PROJECT_ID")),
+            ("OpenAI-Organization", self.organization or environment.get("OPENAI_ORG_ID")),
+            ("OpenAI-Project", self.project or environment.get("OPENAI_PROJECT_ID")),
         ):
             if value:
                 headers[name] = value
-        for line in os.environ.get("OPENAI_CUSTOM_HEADERS", "").splitlines():
+        for line in environment.get("OPENAI_CUSTOM_HEADERS", "").splitlines():
             name, colon, value = line.partition(":")
             if colon:
                 headers[name.strip()] = value.strip()
