@@ -13,6 +13,7 @@ import pexpect
 import pytest
 
 from tests.cli.running import CLI, LOCAL_MODEL, PARIS, STORY, run_process, start_process
+from tests.servers.llamacpp import llama_server
 
 pytestmark = pytest.mark.engine
 
@@ -20,6 +21,14 @@ pytestmark = pytest.mark.engine
 def test_prompt_is_answered_on_standard_output() -> None:
     done = run_process(*LOCAL_MODEL, PARIS)
     assert (done.returncode, done.stdout, done.stderr) == (0, "The capital of France is Paris.\n", "")
+
+
+def test_models_of_a_llamacpp_server_are_listed() -> None:
+    with llama_server(slots=1, api_key="sk-0123456789") as server:
+        env = {**os.environ, "OPENAI_API_KEY": "sk-0123456789", "COLUMNS": "300"}
+        done = run_process("models", "openai", "--api-base", server.base_url, env=env)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert re.search(r"openai/\S*SmolLM2\S*\.gguf +│ llamacpp +│ +[\d,]+ │", done.stdout)
 
 
 def test_piped_prompt_with_json_option_prints_message() -> None:

@@ -43,8 +43,8 @@ def test_body_that_is_no_list_is_malformed(body: Any) -> None:
         listed_models_from(body)
 
 
-@pytest.fixture
-def service(monkeypatch: pytest.MonkeyPatch) -> Iterator[Front]:
+@pytest.fixture(scope="module")
+def running_service() -> Iterator[Front]:
     """A service with two models, one of whose names contains a control character."""
 
     def decide(request: ReceivedRequest) -> Respond:
@@ -55,9 +55,16 @@ def service(monkeypatch: pytest.MonkeyPatch) -> Iterator[Front]:
         models = [{"id": "small\x1b[31m", "owned_by": "me"}, {"id": "a/big", "context_length": 131072}]
         return Respond(200, {"object": "list", "data": models})
 
-    monkeypatch.setenv("OPENAI_API_KEY", "sk-0123456789")
     with front("http://127.0.0.1:9", decide) as server:
         yield server
+
+
+@pytest.fixture
+def service(running_service: Front, monkeypatch: pytest.MonkeyPatch) -> Front:
+    """The service without requests so far, and its key in the environment."""
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-0123456789")
+    running_service.requests.clear()
+    return running_service
 
 
 def test_models_of_a_service_are_printed_sorted(service: Front) -> None:
