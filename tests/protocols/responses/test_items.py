@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from pydantic import TypeAdapter
 
 from modelport.errors import InvalidRequest
 from modelport.inputs.messages import normalise_messages
 from modelport.protocols.responses.items import input_items
 from modelport.types.messages import ChatMessage, ChatMessageToolCall, ChatMessageToolCallFunction
 from modelport.types.provider_data import ProviderData
+from tests.protocols.responses.openai_types import validate_items
 
 THOUGHT = {"type": "reasoning", "id": "rs_1", "summary": [], "encrypted_content": "gAAA"}
 CALL = {
@@ -42,13 +42,8 @@ def function_call(call_id: str = "call_1", arguments: Any = None, name: str = "f
 
 def items_of(*messages: Any, service: str | None = "openai", **options: Any) -> list[dict[str, Any]]:
     """Return the items of messages, after the openai package's types have accepted them."""
-    from openai.types.responses.response_input_param import ResponseInputParam
-
     result = input_items(normalise_messages(list(messages)), service=service, **options)
-    required = {"id": "x", "status": "completed"}  # The types require them, and the services do not.
-    kinds = ("reasoning", "message", "web_search_call")
-    with_ids = [{**required, **item} if item.get("type") in kinds else item for item in result]
-    TypeAdapter(ResponseInputParam).validate_python(with_ids)
+    validate_items(result)
     return result
 
 
@@ -65,8 +60,8 @@ def test_messages_without_provider_data() -> None:
         {"role": "tool", "content": "3", "tool_call_id": "call_1"},
         {"role": "assistant", "content": "It is 3."},
     ) == [
-        {"role": "system", "content": "Be brief."},
-        {"role": "user", "content": "Hi"},
+        {"type": "message", "role": "system", "content": "Be brief."},
+        {"type": "message", "role": "user", "content": "Hi"},
         said("Let me see."),
         {"type": "function_call", "call_id": "call_1", "name": "f", "arguments": '{"a": 1}'},
         {"type": "function_call_output", "call_id": "call_1", "output": "3"},

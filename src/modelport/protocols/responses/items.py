@@ -9,7 +9,9 @@ only the first of several tool calls may be used. So each item is compared with 
 message is sent, and not the item. A reasoning item is sent only with the item that follows it, because the service
 rejects one without the other.
 
-See https://developers.openai.com/api/docs/guides/reasoning#keeping-reasoning-items-in-context
+See https://developers.openai.com/api/docs/guides/reasoning#keeping-reasoning-items-in-context. Every message has its
+type: OpenAI does not require it, but Azure Foundry (https://github.com/microsoft/vscode/issues/318125) and Open
+Responses do (https://www.openresponses.org/specification).
 """
 
 from __future__ import annotations
@@ -68,7 +70,7 @@ def input_items(
             kind = "custom_tool_call_output" if message.tool_call_id in custom_calls else "function_call_output"
             result.append({"type": kind, "call_id": message.tool_call_id, "output": _content(message)})
         else:
-            result.append({"role": str(message.role), "content": _content(message)})
+            result.append({"type": "message", "role": str(message.role), "content": _content(message)})
     return result
 
 
