@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -81,6 +82,23 @@ def test_ids_are_sent_if_the_service_stores() -> None:
 def test_items_survive_a_dict_and_a_change_of_white_space_in_arguments() -> None:
     message = ChatMessage.from_dict(returned(THOUGHT, CALL, calls=[function_call()]).to_dict())
     assert items_of(message) == without_ids(THOUGHT, CALL)
+
+
+@pytest.mark.parametrize(
+    ("item", "field", "call"),
+    [
+        (CALL, "arguments", function_call()),
+        ({"type": "custom_tool_call", "id": "ctc_2", "call_id": "call_1", "name": "run", "input": '[1]'}, "input",
+         function_call(arguments={"input": "[1]"}, name="run")),
+    ],
+)  # fmt: skip
+def test_json_text_that_was_parsed_is_text_again(item: dict[str, Any], field: str, call: Any) -> None:
+    """smolagents parses every text that looks like JSON when it saves the memory of an agent."""
+    parsed = item | {field: json.loads(item[field])}
+    first, second = items_of(returned(THOUGHT, parsed, calls=[call]))
+    assert first == without_ids(THOUGHT)[0]
+    assert json.loads(second[field]) == parsed[field]
+    assert (second["type"], second["name"]) == (item["type"], item["name"])
 
 
 @pytest.mark.parametrize("service", ["azure", None])

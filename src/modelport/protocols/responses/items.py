@@ -56,10 +56,10 @@ def input_items(
         if message.role == MessageRole.ASSISTANT:
             data = message.provider_data
             own = data is not None and data.fits("responses", service)
-            returned = [dict(item) for item in data.items] if data is not None and own else []
             try:
+                returned = [_with_text(item) for item in data.items] if data is not None and own else []
                 items = _assistant_items(message, returned, keeps_ids, sends_reasoning)
-            except (TypeError, AttributeError, KeyError) as error:
+            except (TypeError, ValueError, AttributeError, KeyError, RecursionError) as error:
                 raise InvalidRequest(
                     f"provider_data of an assistant's message: its items are not those of the Responses API ({error}); "
                     "pass the message as it was returned"
@@ -128,6 +128,18 @@ def _assistant_items(
             position -= 1
         result.insert(position, _message(text))
     return [*result, *map(_call, calls.values())]
+
+
+def _with_text(item: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a copy of an item, whose arguments are text again.
+
+    smolagents parses every text that looks like JSON when it saves the memory of an agent.
+    """
+    result = dict(item)
+    for field in ("arguments", "input"):
+        if result.get("type") in _CALLS and not isinstance(result.get(field), str | None):
+            result[field] = json.dumps(result[field], ensure_ascii=False)
+    return result
 
 
 def _without_id(item: dict[str, Any]) -> dict[str, Any]:
