@@ -266,6 +266,6 @@ def test_calls_of_another_service_are_sent_as_plain_items(server: FaultServer) -
     history.append(ChatMessage("tool", "sunny", tool_call_id="c1"))
     message = model_for(server, api="responses").generate(history, tools=[TOOL])
     assert [item.get("type") for item in server.requests[0].json["input"]] == [
-        None, "function_call", "function_call_output",
+        "message", "function_call", "function_call_output",
     ]  # fmt: skip
     assert [warning.type for warning in message.warnings] == ["left_out"]
