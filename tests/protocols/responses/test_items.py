@@ -101,6 +101,20 @@ def test_json_text_that_was_parsed_is_text_again(item: dict[str, Any], field: st
     assert (second["type"], second["name"]) == (item["type"], item["name"])
 
 
+@pytest.mark.parametrize(("length", "is_kept"), [(41, True), (64, True), (65, False), (116, False)])
+def test_call_id_that_is_too_long_becomes_the_same_digest_everywhere(length: int, is_kept: bool) -> None:
+    call_id = "c" * length
+    own = returned(THOUGHT, CALL | {"call_id": call_id}, calls=[function_call(call_id)])
+    result = {"role": "tool", "tool_call_id": call_id, "content": "3"}
+    for keeps_ids in (False, True):
+        thought, call, output = items_of(own, result, keeps_ids=keeps_ids)
+        plain_call, _ = items_of(ChatMessage("assistant", None, [function_call(call_id)]), result)
+        assert thought["type"] == "reasoning"
+        assert call["call_id"] == output["call_id"] == plain_call["call_id"]
+        assert (call["call_id"] == call_id) is is_kept and len(call["call_id"]) <= 64
+    assert own.provider_data is not None and own.provider_data.items[1]["call_id"] == call_id
+
+
 @pytest.mark.parametrize("service", ["azure", None])
 def test_items_of_another_service_are_not_sent(service: str | None) -> None:
     message = returned(THOUGHT, CALL, calls=[function_call()])

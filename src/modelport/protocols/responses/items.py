@@ -16,6 +16,7 @@ Responses do (https://www.openresponses.org/specification).
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -29,6 +30,9 @@ MESSAGE_SEPARATOR = "\n\n"
 #: The argument that holds the input of a custom tool, which is text and not JSON.
 CUSTOM_INPUT = "input"
 _CALLS = ("function_call", "custom_tool_call")
+#: The most characters of a call's ID. Some services return longer ones, and refuse them in the next request, see
+#: https://github.com/NousResearch/hermes-agent/issues/73492
+_MAX_CALL_ID = 64
 
 
 def input_items(
@@ -71,6 +75,11 @@ def input_items(
             result.append({"type": kind, "call_id": message.tool_call_id, "output": _content(message)})
         else:
             result.append({"type": "message", "role": str(message.role), "content": _content(message)})
+    for item in result:
+        if len(item.get("call_id") or "") > _MAX_CALL_ID:
+            # The same ID becomes the same digest in the call, in its result, and in every later request.
+            digest = hashlib.sha256(item["call_id"].encode("utf-8", "surrogatepass"))
+            item["call_id"] = f"call_{digest.hexdigest()[:40]}"
     return result
 
 
