@@ -34,8 +34,7 @@ class KnownPhrase(NamedTuple):
 
 #: These phrases say that the prompt, or the prompt together with the requested output, exceeds the context window.
 CONTEXT_EXCEEDED = (
-    KnownPhrase(r"maximum context length", "OpenAI, OpenRouter, vLLM, GLM", "https://github.com/neulab/prompt2model/issues/353"),
-    KnownPhrase(r"context[ _](?:length|window|size|limit)", "OpenAI, llama.cpp, LM Studio, MiniMax, Anthropic", "https://github.com/continuedev/continue/issues/6080"),
+    KnownPhrase(r"context[ _](?:length|window|size|limit)", "OpenAI, vLLM, GLM, llama.cpp, Anthropic", "https://github.com/continuedev/continue/issues/6080"),
     KnownPhrase(r"max_model_len", "vLLM", "https://github.com/google/tunix/pull/222"),
     KnownPhrase(r"longer than the maximum model length", "vLLM", "https://github.com/xorbitsai/inference/issues/3785"),
     KnownPhrase(r"max(?:_completion)?_tokens must be at least 1, got -", "vLLM", "https://github.com/vllm-project/vllm/pull/36789"),
