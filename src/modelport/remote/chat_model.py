@@ -225,6 +225,9 @@ class ChatCompletionsModel(ObservingModel):
     def _chat_body(self, request: Request) -> dict[str, Any]:
         # Mistral accepts images in tool results, and refuses a user message behind them.
         moves_media = self._service != "mistral"
+        messages = with_accepted_ids(request.messages, self._call_id_rule)
+        if messages is not request.messages:
+            request = request.replace(messages=messages)
         return body_from(request, self._remote_model_id, self.dialect, moves_media=moves_media)
 
     def _service_call(
@@ -238,9 +241,6 @@ class ChatCompletionsModel(ObservingModel):
         ]
         if parameters != request.parameters:
             request = request.replace(parameters=parameters)
-        messages = with_accepted_ids(request.messages, self._call_id_rule)
-        if messages is not request.messages:
-            request = request.replace(messages=messages)
         headers, query = [
             {name: with_hidden_repr(value) for name, value in values.items()} for values in (headers, query)
         ]

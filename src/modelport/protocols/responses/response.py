@@ -44,6 +44,10 @@ T = TypeVar("T")
 _INCOMPLETE = {
     "max_output_tokens": "length", "max_tokens": "length", "max_messages": "length", "content_filter": "content_filter",
 }  # fmt: skip
+#: Events with a piece of reasoning: a summary, OpenAI's name for the reasoning itself, and that of Open Responses.
+_REASONING_EVENTS = frozenset({
+    "response.reasoning_summary_text.delta", "response.reasoning_text.delta", "response.reasoning.delta",
+})  # fmt: skip
 
 
 @dataclass(slots=True)
@@ -197,7 +201,7 @@ class ResponsesReader:
             return self._text(self._item_of(data), data["delta"], data.get("logprobs"))
         if kind in ("response.function_call_arguments.delta", "response.custom_tool_call_input.delta"):
             return self._input(self._item_of(data), data["delta"])
-        if kind in ("response.reasoning_summary_text.delta", "response.reasoning_text.delta"):
+        if kind in _REASONING_EVENTS:
             part = (kind, data.get("output_index"), data.get("summary_index"), data.get("content_index"))
             return self._reasoning(self._item_of(data), data["delta"], part)
         if kind == "response.output_item.added":
