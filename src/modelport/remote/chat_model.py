@@ -33,6 +33,12 @@ from modelport.remote.response_reader import ResponseReader
 from modelport.remote.schema_enforcement import claimed_capabilities
 from modelport.remote.schema_subsets import OPENAI
 from modelport.remote.services import refuse_api_setting
+from modelport.remote.split_reasoning import (
+    SplitReasoning,
+    check_split_reasoning,
+    splitting_of,
+    with_reasoning_in_text,
+)
 from modelport.remote.unconstrained_reasoning import RENDER_PATH, grammar_after_reasoning
 from modelport.types.capabilities import Capabilities
 from modelport.types.deltas import ChatMessageStreamDelta
@@ -57,7 +63,8 @@ class ChatCompletionsModel(ProbingModel):
         accept_missing_finish: Whether a stream without a finish reason is complete (some servers, such as Ollama, send
             none). By default such a stream counts as truncated.
         split_reasoning: Whether text between `<think>` and `</think>` at the beginning of the output is reasoning,
-            which some servers do not separate from it. By default it is.
+            which some servers do not separate from it. By default it is. With `opened`, the output begins inside the
+            reasoning, because the model's chat template writes `<think>` into the prompt; `</think>` ends it.
         **settings: See `Model`.
     """
 
@@ -89,14 +96,15 @@ class ChatCompletionsModel(ProbingModel):
         *,
         dialect: str | None = None,
         accept_missing_finish: bool = False,
-        split_reasoning: bool = True,
+        split_reasoning: SplitReasoning = True,
         **settings: Any,
     ) -> None:
         if dialect is not None and not (isinstance(dialect, str) and dialect in self.dialects):
             raise InvalidRequest(
                 f"dialect={dialect!r} is unknown; known dialects are {', '.join(sorted(self.dialects))}, or None"
             )
-        check_kind(bool, accept_missing_finish=accept_missing_finish, split_reasoning=split_reasoning)
+        check_kind(bool, accept_missing_finish=accept_missing_finish)
+        check_split_reasoning(split_reasoning)
         refuse_api_setting(type(self).__name__, settings)
         super().__init__(model_id, **settings)
         self.dialect = dialect
@@ -152,6 +160,7 @@ class ChatCompletionsModel(ProbingModel):
         declared = self.declared_capabilities.replace(**self._dialect.capabilities)
         service = self._service
         declared = claimed_capabilities(declared, service, self._host)
+        declared = with_reasoning_in_text(declared, self.split_reasoning, self._dialect.constrains_reasoning)
         extra = (declared.extra_parameters or frozenset()) | parameters_of(service) | declared.renamed.keys()
         return declared.replace(extra_parameters=extra).with_profiles(self.model_id, PROFILES)
 
@@ -206,7 +215,8 @@ class ChatCompletionsModel(ProbingModel):
         """
         call = self._service_call("chat/completions", request, left_out, self._chat_body)
         body, history_warnings = with_accepted_history(self, request, call.body)
-        reader = ChatResponseReader(self.accept_missing_finish, self.split_reasoning, service=self._provider)
+        splitting = splitting_of(self.split_reasoning, request)
+        reader = ChatResponseReader(self.accept_missing_finish, splitting, service=self._provider)
         return replace(call, body=body), reader, history_warnings
 
     def _chat_body(self, request: Request) -> dict[str, Any]:

@@ -117,6 +117,14 @@ def test_reasoning_in_the_text_is_split(server: FaultServer, backend: str, way: 
     assert ((message.reasoning or "").strip(), message.text.strip()) == ("It is.", "Paris")
 
 
+@pytest.mark.parametrize("way", WAYS)
+def test_text_that_begins_inside_the_reasoning_is_split_on_request(server: FaultServer, backend: str, way: str) -> None:
+    server.script([Fault.ok("A stop is near.</think>\n\nParis stop")])
+    message = ask(model_for(server, backend, split_reasoning="opened"), way, stop_sequences=[" stop"])
+    assert (message.reasoning, message.content) == ("A stop is near.", "Paris")
+    assert "stop" not in server.requests[0].json
+
+
 @pytest.mark.filterwarnings("ignore:.*ignored it:UserWarning")
 def test_schema_that_the_server_ignores_is_requested_through_a_tool(server: FaultServer, backend: str) -> None:
     schema = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}

@@ -18,8 +18,9 @@ from __future__ import annotations
 
 import reprlib
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
+from modelport.constrained.reasoning import THINK_CLOSE, THINK_OPEN
 from modelport.errors import MalformedResponse
 from modelport.protocols.chat_completions.call_fragments import CallFragments
 from modelport.protocols.chat_completions.errors import error_from
@@ -39,7 +40,7 @@ from modelport.protocols.chat_completions.stream_quirks import (
     unwrap_error_list,
     usage_in,
 )
-from modelport.protocols.chat_completions.think_tags import ThinkTagSplitter
+from modelport.protocols.chat_completions.think_tags import LONE_TAG, ThinkTagSplitter
 from modelport.protocols.finish_reasons import OWN_WORDS, finish_error, finish_reason_from, finish_warning
 from modelport.types.deltas import ChatMessageStreamDelta, ChatMessageToolCallStreamDelta
 from modelport.types.messages import ChatMessageToolCallFunction
@@ -52,7 +53,8 @@ class ChatResponseReader:
     Args:
         accept_missing_finish: Whether a stream without a finish reason counts as complete, because the server never
             sends one.
-        split_reasoning: Whether text between `<think>` and `</think>` at the beginning of the content is reasoning.
+        split_reasoning: Whether text between `<think>` and `</think>` at the beginning of the content is reasoning;
+            `opened` if the content begins inside the reasoning.
         service: The name of the service, for the provider data; `None` if it is not known.
 
     Attributes:
@@ -60,7 +62,11 @@ class ChatResponseReader:
     """
 
     def __init__(
-        self, accept_missing_finish: bool = False, split_reasoning: bool = False, *, service: str | None = None
+        self,
+        accept_missing_finish: bool = False,
+        split_reasoning: bool | Literal["opened"] = False,
+        *,
+        service: str | None = None,
     ) -> None:
         self._service = service
         #: Collects the provider data; `None` before the first.
@@ -68,9 +74,11 @@ class ChatResponseReader:
         self._accept_missing_finish = accept_missing_finish
         #: The number of characters that have come of each field of text.
         self._lengths = {"content": 0, "reasoning_content": 0, "reasoning": 0, "refusal": 0}
-        self.think_tags = ThinkTagSplitter() if split_reasoning else None
+        self.think_tags = ThinkTagSplitter(opened=split_reasoning == "opened") if split_reasoning else None
         #: Whether the content may still have a tag.
-        self._searches_tags = split_reasoning
+        self._searches_tags = bool(split_reasoning)
+        #: Whether the content has a closing tag without an opening one.
+        self._has_lone_tag = False
         #: Collects token usage and finish reason until `finish` returns it.
         self._last_delta = ChatMessageStreamDelta()
         #: The tool calls so far; `None` before the first.
@@ -137,8 +145,8 @@ class ChatResponseReader:
         if self._searches_tags and self.think_tags is not None:
             reasoning, content = self.think_tags.finish()
             last.reasoning, last.content = reasoning or None, content or None
-        if self._left_out:
-            last.warnings = media_warnings(self._left_out)
+        if self._left_out or self._has_lone_tag:
+            last.warnings = [*media_warnings(self._left_out), *([LONE_TAG] if self._has_lone_tag else ())]
         if self._finish_word not in (None, "stop", "length", "tool_calls"):
             if error := finish_error(self._finish_word):
                 raise error
@@ -242,6 +250,9 @@ class ChatResponseReader:
             split, content = self.think_tags.feed(content or "", has_reasoning=bool(reasoning))
             reasoning = reasoning or split
             self._searches_tags = not self.think_tags.is_done
+        if content and THINK_CLOSE in content and self.think_tags is not None:
+            has_reasoning = bool(self._lengths["reasoning"] or self._lengths["reasoning_content"])
+            self._has_lone_tag = not (has_reasoning or THINK_OPEN in content or self.think_tags.has_tag)
         if not (content or reasoning or calls or logprobs):
             # An empty message is a valid response, but an empty chunk delivers nothing.
             return ChatMessageStreamDelta() if "message" in choice else None

@@ -3,6 +3,9 @@
 vLLM without a reasoning parser, LM Studio and Ollama do so. The rules:
 
 - Only a tag at the beginning of the text is one; white space may precede it. Elsewhere it is ordinary text.
+- With `opened`, the text begins inside the reasoning even without a tag, because the chat template has written the tag
+  into the prompt. Reasoning that does not end is then all there is.
+- Otherwise a closing tag without an opening one is ordinary text, because a stream has emitted what is before it.
 - Reasoning occurs once. If the server also sends reasoning in a field of its own, no tag is searched for.
 - White space between the tags and the reasoning, and before the text, is dropped.
 - Text that may be the beginning of a tag is buffered until the next text shows whether it is one.
@@ -16,15 +19,27 @@ from __future__ import annotations
 from typing import Literal
 
 from modelport.constrained.reasoning import THINK_CLOSE, THINK_OPEN
+from modelport.types.warnings import CallWarning
 
+LONE_TAG = CallWarning(
+    "other",
+    "reasoning",
+    "The text has '</think>' without '<think>', so its beginning may be reasoning. If the model's chat template opens "
+    "the reasoning, pass split_reasoning='opened'.",
+)
 #: So much white space is buffered at most, so that a stream of nothing else takes linear time.
 _MAX_BUFFERED = 1000
 
 
 class ThinkTagSplitter:
-    """Splits the text of one response, as it arrives in pieces."""
+    """Splits the text of one response, as it arrives in pieces.
 
-    def __init__(self) -> None:
+    Args:
+        opened: Whether the text begins inside the reasoning.
+    """
+
+    def __init__(self, opened: bool = False) -> None:
+        self._opened = opened
         self._state: Literal["start", "reasoning", "before text", "text"] = "start"
         #: White space and text that may be the beginning of a tag.
         self._buffered = ""
@@ -41,7 +56,7 @@ class ThinkTagSplitter:
     @property
     def is_open(self) -> bool:
         """Whether the text so far ends inside the reasoning."""
-        return self._state == "reasoning"
+        return self._state == "reasoning" or (self._opened and self._state == "start")
 
     def feed(self, text: str, has_reasoning: bool = False) -> tuple[str, str]:
         """Take the next piece of the text.
@@ -58,14 +73,15 @@ class ThinkTagSplitter:
         reasoning, text, self._buffered = "", self._buffered + text, ""
         if self._state == "start":
             stripped = text.lstrip()
-            if has_reasoning or len(text) - len(stripped) > _MAX_BUFFERED or not _may_be_tag(stripped):
+            is_text = len(text) - len(stripped) > _MAX_BUFFERED or not _may_be_tag(stripped)
+            if has_reasoning or (is_text and not self._opened):
                 self._state = "text"
                 return "", text
-            if len(stripped) < len(THINK_OPEN):
+            if len(stripped) < len(THINK_OPEN) and not is_text:
                 self._buffered = text
                 return "", ""
             self._state, self.has_tag = "reasoning", True
-            text = stripped[len(THINK_OPEN) :]
+            text = stripped if is_text else stripped[len(THINK_OPEN) :]
         if self._state == "reasoning":
             text = text.lstrip() if self._is_blank else text
             before, tag, after = text.partition(THINK_CLOSE)

@@ -78,7 +78,8 @@ class OpenAIServerModel(ChatCompletionsModel):
         accept_missing_finish: Whether a stream without a finish reason is complete (some servers, such as Ollama, send
             none). By default such a stream counts as truncated.
         split_reasoning: Whether text between `<think>` and `</think>` at the beginning of the output is reasoning,
-            which some servers do not separate from it. By default it is.
+            which some servers do not separate from it. By default it is. With `opened`, the output begins inside the
+            reasoning, because the model's chat template writes `<think>` into the prompt; `</think>` ends it.
         **settings: See `Model`. Parameters that the service documents, such as `service_tier`, go into the request's
             body; so do others, with a warning. `extra_headers`, `extra_query` and `extra_body` work as in the `openai`
             package.
