@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from modelport.errors import InvalidRequest
+from modelport.inputs.call_ids import with_call_ids
 from modelport.inputs.parts import part_from, refuse
 from modelport.types.content import Part, Text
 from modelport.types.messages import (
@@ -61,7 +62,7 @@ def normalise_messages(
     result = tuple(_message_from(m, f"messages[{i}]", conversions, flatten) for i, m in enumerate(messages))
     if not result:
         raise InvalidRequest("messages is empty: a request needs at least one message")
-    return result
+    return with_call_ids(result)
 
 
 def _message_from(message: Any, path: str, conversions: Mapping[str, str], flatten: bool) -> ChatMessage:
@@ -102,8 +103,6 @@ def _message_from(message: Any, path: str, conversions: Mapping[str, str], flatt
         role = MessageRole.ASSISTANT
     elif role == "tool-response":
         role = MessageRole.TOOL if get("tool_call_id") else MessageRole.USER
-    if role == "tool" and not get("tool_call_id"):
-        refuse(path, "a 'tool' message needs the 'tool_call_id' of the call whose result it is")
     content = _content_from(get("content"), path, flatten)
     if content is None and not calls and role != "assistant":
         refuse(path, "has no 'content'")
