@@ -23,6 +23,7 @@ from typing import Any, Literal
 from modelport.constrained.reasoning import THINK_CLOSE, THINK_OPEN
 from modelport.errors import MalformedResponse
 from modelport.protocols.chat_completions.call_fragments import CallFragments
+from modelport.protocols.chat_completions.cumulative_texts import CumulativeTexts, may_be_cumulative
 from modelport.protocols.chat_completions.errors import error_from
 from modelport.protocols.chat_completions.finish_word import finish_word
 from modelport.protocols.chat_completions.media import media_in, media_warnings, transcript_of
@@ -71,9 +72,11 @@ class ChatResponseReader:
         self._service = service
         #: Collects the provider data; `None` before the first.
         self._provider_fields: ProviderFields | None = None
+        #: Finds what is new in each chunk; `None` for services whose chunks have only that.
+        self._cumulative = CumulativeTexts() if may_be_cumulative(service) else None
         self._accept_missing_finish = accept_missing_finish
         #: The number of characters that have come of each field of text.
-        self._lengths = {"content": 0, "reasoning_content": 0, "reasoning": 0, "refusal": 0}
+        self._lengths = {"content": 0, "reasoning_content": 0, "reasoning": 0, "reasoning_details": 0, "refusal": 0}
         self.think_tags = ThinkTagSplitter(opened=split_reasoning == "opened") if split_reasoning else None
         #: Whether the content may still have a tag.
         self._searches_tags = bool(split_reasoning)
@@ -140,11 +143,16 @@ class ChatResponseReader:
             ModelError: The finish reason says that the service or the model failed.
         """
         last = self._last_delta
+        if self._cumulative is not None and (rest := self._cumulative.rest()):
+            self._cumulative = None
+            if (delta := self._read_choice({"delta": rest}, "delta", {})) is not None:
+                last.reasoning, last.content, last.provider_data = delta.reasoning, delta.content, delta.provider_data
         if self._provider_fields is not None:
-            last.provider_data = self._provider_fields.take()
+            last.provider_data = self._provider_fields.take() or last.provider_data
         if self._searches_tags and self.think_tags is not None:
             reasoning, content = self.think_tags.finish()
-            last.reasoning, last.content = reasoning or None, content or None
+            last.reasoning = (last.reasoning or "") + reasoning or None
+            last.content = (last.content or "") + content or None
         if self._left_out or self._has_lone_tag:
             last.warnings = [*media_warnings(self._left_out), *([LONE_TAG] if self._has_lone_tag else ())]
         if self._finish_word not in (None, "stop", "length", "tool_calls"):
@@ -207,6 +215,8 @@ class ChatResponseReader:
                 self._last_delta.stop_sequence = stop
         if not (message := choice.get(message_key)):
             message = new_part(choice, self._lengths, bool(self._calls or self._output_indices))
+        elif self._cumulative is not None and message_key == "delta":
+            message = self._cumulative.new_part(message)
         content = message.get("content")
         reasoning, is_list = None, content.__class__ is list
         if is_list or not message.keys() <= USUAL_FIELDS:  # Most chunks need not be searched.
