@@ -89,11 +89,13 @@ def test_legacy_function_call_is_a_tool_call(server: FaultServer, backend: str, 
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_images_are_named_in_a_warning(server: FaultServer, backend: str, way: str) -> None:
+def test_media_are_named_in_a_warning(server: FaultServer, backend: str, way: str) -> None:
     image = {"type": "image_url", "index": 0, "image_url": {"url": "data:image/png;base64,iVBORw0="}}
-    server.script([Fault.ok("", message_fields={"images": [image]})])
-    message = ask(model_for(server, backend), way)
-    assert [warning.feature for warning in message.warnings] == ["images"]
+    audio = {"id": "a", "data": "UklGRg==", "transcript": "Paris.", "expires_at": 1}
+    for fields, text in (({"images": [image]}, ""), ({"audio": audio}, "Paris."), ({"images": [image]}, "See:")):
+        server.script([Fault.ok("" if "audio" in fields else text, message_fields=fields)])
+        message = ask(model_for(server, backend), way)
+        assert ([warning.feature for warning in message.warnings], message.content or "") == ([*fields], text)
 
 
 def test_ids_of_calls_are_mapped_for_the_provider() -> None:

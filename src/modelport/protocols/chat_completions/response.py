@@ -26,7 +26,6 @@ from modelport.protocols.chat_completions.call_fragments import CallFragments
 from modelport.protocols.chat_completions.cumulative_texts import CumulativeTexts, may_be_cumulative
 from modelport.protocols.chat_completions.errors import error_from
 from modelport.protocols.chat_completions.finish_word import finish_word
-from modelport.protocols.chat_completions.media import media_in, media_warnings, transcript_of
 from modelport.protocols.chat_completions.output_format import OUTPUT_TOOL
 from modelport.protocols.chat_completions.provider_fields import (
     USUAL_FIELDS,
@@ -43,6 +42,7 @@ from modelport.protocols.chat_completions.stream_quirks import (
 )
 from modelport.protocols.chat_completions.think_tags import LONE_TAG, ThinkTagSplitter
 from modelport.protocols.finish_reasons import OWN_WORDS, finish_error, finish_reason_from, finish_warning
+from modelport.protocols.media import media_in, media_warnings, transcript_of
 from modelport.types.deltas import ChatMessageStreamDelta, ChatMessageToolCallStreamDelta
 from modelport.types.messages import ChatMessageToolCallFunction
 from modelport.types.usage import TokenUsage, token_count_from
@@ -218,7 +218,7 @@ class ChatResponseReader:
         elif self._cumulative is not None and message_key == "delta":
             message = self._cumulative.new_part(message)
         content = message.get("content")
-        reasoning, is_list = None, content.__class__ is list
+        reasoning, is_list, media = None, content.__class__ is list, None
         if is_list or not message.keys() <= USUAL_FIELDS:  # Most chunks need not be searched.
             if self._provider_fields is None or choice.get(message_key):  # A repeated message is not read again.
                 self._provider_fields = self._provider_fields or ProviderFields(self._service)
@@ -226,7 +226,8 @@ class ChatResponseReader:
             reasoning = message.get("reasoning_content") or message.get("reasoning") or reasoning_text(message)
             count_reasoning(message, self._lengths)
         if is_list or "audio" in message or "images" in message:
-            self._left_out.update(media_in(message))
+            media = {*media_in(message)}
+            self._left_out |= media
         if is_list:  # Mistral's reasoning models send a list of parts.
             content = "".join(part.get("text", "") for part in content if part.get("type") == "text")
         if "audio" in message and not content:
@@ -263,11 +264,12 @@ class ChatResponseReader:
         if content and THINK_CLOSE in content and self.think_tags is not None:
             has_reasoning = bool(self._lengths["reasoning"] or self._lengths["reasoning_content"])
             self._has_lone_tag = not (has_reasoning or THINK_OPEN in content or self.think_tags.has_tag)
-        if not (content or reasoning or calls or logprobs):
+        if not (content or reasoning or calls or logprobs or media):
             # An empty message is a valid response, but an empty chunk delivers nothing.
             return ChatMessageStreamDelta() if "message" in choice else None
         return ChatMessageStreamDelta(
             content=content or None, tool_calls=calls or None, reasoning=reasoning or None, logprobs=logprobs or None,
+            raw=data if media else None,
             # The output follows the reasoning, which is therefore complete.
             provider_data=self._provider_fields.take() if self._provider_fields and (content or calls) else None,
         )  # fmt: skip
