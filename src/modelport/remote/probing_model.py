@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from contextlib import aclosing
-from dataclasses import fields, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from modelport.errors import InvalidRequest, ModelError, UnsupportedFeature
@@ -117,12 +117,8 @@ class ProbingModel(ObservingModel):
             raise
 
     def _use_dialect(self, kind: str) -> None:
-        """Use the dialect of a server from now on. What has been observed before still holds."""
-        before, observed = self._declare().merged_with(self._given_capabilities), self.capabilities
-        values = ((item.name, getattr(observed, item.name)) for item in fields(Capabilities))
-        differing = {name: value for name, value in values if value != getattr(before, name)}
-        self._identified_dialect = kind
-        self._set_observed(self._declare().merged_with(self._given_capabilities).replace(**differing))
+        """Use the dialect of a server from now on."""
+        self._declare_again(lambda: setattr(self, "_identified_dialect", kind))
 
     # --- the chat template --------------------------------------------------------------------------------------------
 
