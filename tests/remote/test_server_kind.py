@@ -162,3 +162,13 @@ def test_what_was_observed_before_still_holds(server: KindServer) -> None:
 )
 def test_path_beside_the_api_is_below_the_proxys_prefix(url: str | None, path: str) -> None:
     assert beside_api(url, "/props") == path
+
+
+def test_mistake_of_the_caller_does_not_name_the_dialect(server: KindServer) -> None:
+    server.pages = {"/props": PROPS}
+    server.script(then=Fault.ok('{"a": 1}'))
+    model = model_for(server)
+    ask(model, "sync", response_format=SCHEMA)
+    with pytest.raises(ModelError) as caught:
+        ask(model, "sync", response_format=SCHEMA, temprature=1)
+    assert "llama.cpp" not in str(caught.value)

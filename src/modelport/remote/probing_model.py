@@ -111,7 +111,8 @@ class ProbingModel(ObservingModel):
                 async for delta in deltas:
                     yield delta
         except (InvalidRequest, UnsupportedFeature) as error:
-            if (kind := self._identified_dialect) is not None:
+            depends = isinstance(error, UnsupportedFeature) or (type(error) is InvalidRequest and error.status)
+            if depends and (kind := self._identified_dialect) is not None:
                 advice = f"(The server says that it is {kind}. If it is another, pass dialect='openai'.)"
                 error.args = (f"{error.message} {advice}",)
             raise
