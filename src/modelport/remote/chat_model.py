@@ -32,7 +32,7 @@ from modelport.remote.profiles import PROFILES
 from modelport.remote.response_reader import ResponseReader
 from modelport.remote.schema_enforcement import claimed_capabilities
 from modelport.remote.schema_subsets import OPENAI
-from modelport.remote.services import refuse_api_setting
+from modelport.remote.services import MAX_STOP_SEQUENCES, refuse_api_setting
 from modelport.remote.split_reasoning import (
     SplitReasoning,
     check_split_reasoning,
@@ -85,8 +85,6 @@ class ChatCompletionsModel(ProbingModel):
         extra_parameters=frozenset({"extra_body", "extra_headers", "extra_query"}),
     )
     _may_ignore_output_types: ClassVar[bool] = True
-    #: The caller's own client, set by backends that accept one.
-    client: Any = None
     #: What the service requires and refuses in earlier messages; `None` before its first refusal.
     _history_rules: HistoryRules | None = None
 
@@ -160,6 +158,8 @@ class ChatCompletionsModel(ProbingModel):
         declared = self.declared_capabilities.replace(**self._dialect.capabilities)
         service = self._service
         declared = claimed_capabilities(declared, service, self._host)
+        if service in MAX_STOP_SEQUENCES:
+            declared = declared.replace(max_stop_sequences=MAX_STOP_SEQUENCES[service])
         declared = with_reasoning_in_text(declared, self.split_reasoning, self._dialect.constrains_reasoning)
         extra = (declared.extra_parameters or frozenset()) | parameters_of(service) | declared.renamed.keys()
         return declared.replace(extra_parameters=extra).with_profiles(self.model_id, PROFILES)
