@@ -215,7 +215,9 @@ class ChatCompletionsModel(ProbingModel):
         """
         call = self._service_call("chat/completions", request, left_out, self._chat_body)
         body, history_warnings = with_accepted_history(self, request, call.body)
-        splitting = splitting_of(self.split_reasoning, request)
+        splitting = self.split_reasoning
+        if splitting == "opened":
+            splitting = splitting_of(splitting, request)
         reader = ChatResponseReader(self.accept_missing_finish, splitting, service=self._provider)
         return replace(call, body=body), reader, history_warnings
 

@@ -15,12 +15,9 @@ from typing import Any, Literal
 
 #: A chunk that begins with so many characters of text before it does not do so by chance.
 _CERTAIN_LENGTH = 8
+#: The services whose chunks may repeat the text so far, also through LiteLLM.
+CUMULATIVE_SERVICES = frozenset({"minimax", "litellm/minimax"})
 _FIELDS = ("content", "reasoning_content", "reasoning")
-
-
-def may_be_cumulative(service: str | None) -> bool:
-    """Return whether chunks of this service may repeat the text so far."""
-    return service is not None and service.rpartition("/")[2] == "minimax"
 
 
 class CumulativeTexts:

@@ -23,7 +23,7 @@ from typing import Any, Literal
 from modelport.constrained.reasoning import THINK_CLOSE, THINK_OPEN
 from modelport.errors import MalformedResponse
 from modelport.protocols.chat_completions.call_fragments import CallFragments
-from modelport.protocols.chat_completions.cumulative_texts import CumulativeTexts, may_be_cumulative
+from modelport.protocols.chat_completions.cumulative_texts import CUMULATIVE_SERVICES, CumulativeTexts
 from modelport.protocols.chat_completions.errors import error_from
 from modelport.protocols.chat_completions.finish_word import finish_word
 from modelport.protocols.chat_completions.output_format import OUTPUT_TOOL
@@ -73,7 +73,7 @@ class ChatResponseReader:
         #: Collects the provider data; `None` before the first.
         self._provider_fields: ProviderFields | None = None
         #: Finds what is new in each chunk; `None` for services whose chunks have only that.
-        self._cumulative = CumulativeTexts() if may_be_cumulative(service) else None
+        self._cumulative = CumulativeTexts() if service in CUMULATIVE_SERVICES else None
         self._accept_missing_finish = accept_missing_finish
         #: The number of characters that have come of each field of text.
         self._lengths = {"content": 0, "reasoning_content": 0, "reasoning": 0, "reasoning_details": 0, "refusal": 0}

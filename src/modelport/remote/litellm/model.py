@@ -207,7 +207,9 @@ class LiteLLMModel(ObservingModel):
         """Run one request; see `Model.deltas`."""
         litellm_package()  # On first use, this imports LiteLLM and prepares it for `isolation`.
         isolation = await self._isolations.get(ClientIsolation)
-        splitting = splitting_of(self.split_reasoning, request)
+        splitting = self.split_reasoning
+        if splitting == "opened":
+            splitting = splitting_of(splitting, request)
         reader = ChatResponseReader(self.accept_missing_finish, splitting, service=self._provider)
         left_out = self._left_out_of(request)
         arguments = self._arguments(self._without(request, left_out))
