@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from modelport.errors import InvalidRequest
+from modelport.inputs.call_ids import with_call_ids
 from modelport.inputs.merging import merge
 from modelport.inputs.parts import part_from, refuse
 from modelport.types.content import Part, Text
@@ -64,6 +65,7 @@ def normalise_messages(
     result = tuple(_message_from(m, f"messages[{i}]", conversions, flatten) for i, m in enumerate(messages))
     if not result:
         raise InvalidRequest("messages is empty: a request needs at least one message")
+    result = with_call_ids(result)
     return _merge_converted(messages, result, conversions) if conversions else result
 
 
@@ -126,8 +128,6 @@ def _message_from(message: Any, path: str, conversions: Mapping[str, str], flatt
         role = MessageRole.ASSISTANT
     elif role == "tool-response":
         role = MessageRole.TOOL if get("tool_call_id") else MessageRole.USER
-    if role == "tool" and not get("tool_call_id"):
-        refuse(path, "a 'tool' message needs the 'tool_call_id' of the call whose result it is")
     content = _content_from(get("content"), path, flatten)
     if content is None and not calls and role != "assistant":
         refuse(path, "has no 'content'")

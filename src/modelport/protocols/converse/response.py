@@ -2,8 +2,8 @@
 
 `ConverseResponseReader` reads one response. `read_response` returns the one delta of a non-streaming response.
 `read_event` returns the delta of each stream event that carries content, and records stop reason and usage; `finish`
-returns the last delta. Parts of a response for which modelport has no field are left out with a warning. For a
-non-streaming response, they can be read from `message.raw`.
+returns the last delta. Parts of a response for which modelport has no field are left out with a warning. They
+can be read from `message.raw`, or in a stream from the `raw` of the deltas.
 
 The text of reasoning is emitted as it arrives. A reasoning block is also collected with its signature, or its encrypted
 content (`redactedContent`), and emitted as provider data when the block ends, because it must be sent back to the
@@ -22,6 +22,7 @@ from typing import Any
 from modelport.errors import InvalidToolCall, MalformedResponse
 from modelport.protocols.converse.request import ConverseCall
 from modelport.protocols.finish_reasons import finish_error, finish_reason_from, finish_warning
+from modelport.protocols.media import kind_of_part, media_warnings
 from modelport.types.deltas import ChatMessageStreamDelta, ChatMessageToolCallStreamDelta
 from modelport.types.messages import ChatMessageToolCallFunction
 from modelport.types.provider_data import ProviderData, join
@@ -120,14 +121,7 @@ class ConverseResponseReader:
             raise MalformedResponse("The stream ended without a messageStop event, so the response is incomplete.")
         if self._call_indices and last_delta.finish_reason == "stop":
             last_delta.finish_reason = "tool_calls"
-        left_out = [
-            CallWarning(
-                "discarded",
-                kind,
-                f"The message leaves out the response's {kind}. message.raw has it, unless the call streams.",
-            )
-            for kind in sorted(self._left_out)
-        ]
+        left_out = media_warnings(self._left_out)
         if self._unknown_reason is not None:
             left_out.append(self._unknown_reason)
         last_delta.warnings = [*self._call.warnings, *left_out] or None
@@ -161,7 +155,7 @@ class ConverseResponseReader:
             self._left_out.add("citations")
             texts = (part.get("text", "") for part in block["citationsContent"].get("content", ()))
             return ChatMessageStreamDelta(content="".join(texts) or None)
-        self._left_out |= set(block)
+        self._left_out |= {kind_of_part(name) for name in block}
         return ChatMessageStreamDelta()
 
     # --- events of a stream -------------------------------------------------------------------------------------------
@@ -170,7 +164,7 @@ class ConverseResponseReader:
         """The delta for the start of a block: the id and the name of a tool call."""
         use = start.get("toolUse")
         if use is None or use.get("type") == "server_tool_use":  # The service itself executes such a call.
-            self._left_out |= set(start) if use is None else {"server-side tool use"}
+            self._left_out |= {*map(kind_of_part, start)} if use is None else {"server-side tool use"}
             return None
         if not self._call.allows_tool_calls:
             raise InvalidToolCall(
@@ -203,8 +197,8 @@ class ConverseResponseReader:
                 if key in part:
                     reasoning[key] = reasoning.get(key, "") + part[key]
             return ChatMessageStreamDelta(reasoning=part["text"]) if part.get("text") else None
-        self._left_out |= set(delta)
-        return None
+        self._left_out |= {kind_of_part(name) for name in delta}
+        return ChatMessageStreamDelta(raw={"contentBlockDelta": {"contentBlockIndex": index, "delta": delta}})
 
     def _finish_reasoning(self, index: int) -> ChatMessageStreamDelta | None:
         """The delta with the provider data of a block that has ended; the next turn sends it back to the service.

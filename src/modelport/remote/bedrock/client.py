@@ -21,9 +21,14 @@ MAX_POOL_CONNECTIONS = 100
 
 
 def make_client(
-    region: str | None, profile: str | None, endpoint: str | None, api_key: Secret | None, settings: Mapping[str, Any]
+    region: str | None,
+    profile: str | None,
+    endpoint: str | None,
+    api_key: Secret | None,
+    settings: Mapping[str, Any],
+    service: str = "bedrock-runtime",
 ) -> Any:
-    """A client of `bedrock-runtime` that does not retry.
+    """A client of one of Bedrock's services that does not retry.
 
     Args:
         region: The AWS region; by default the one that boto3 finds, else that of `AWS_REGION`.
@@ -31,6 +36,7 @@ def make_client(
         endpoint: The URL of the service; by default the region's.
         api_key: A Bedrock API key; by default the credentials that boto3 finds.
         settings: Further arguments for `boto3.Session.client`. Secret access keys and tokens among them are `Secret`s.
+        service: boto3's name of the service.
 
     Raises:
         MissingDependency: boto3 is not installed.
@@ -65,7 +71,7 @@ def make_client(
         # boto3 does not read AWS_REGION, although AWS's other SDKs do and AWS sets it on its own machines.
         if region := region or session.region_name or os.environ.get("AWS_REGION"):
             arguments.setdefault("region_name", region)
-        client = session.client("bedrock-runtime", **arguments)
+        client = session.client(service, **arguments)
         is_signed = client.meta.config.signature_version is not botocore.UNSIGNED
         has_api_key = api_key is not None or os.environ.get("AWS_BEARER_TOKEN_BEDROCK")
         if is_signed and not has_api_key and "aws_access_key_id" not in arguments and session.get_credentials() is None:

@@ -179,6 +179,8 @@ class SDKTransport:
         # In a `ServiceCall`, a path with a leading slash is below the server's root. The package would append that path
         # to its base URL, so the package gets the complete URL instead.
         path = str(client.base_url.join(call.path)) if call.path[0] == "/" else f"/{call.path}"
+        if call.method == "GET":
+            return client.get(path, cast_to=object, options=options)
         return client.post(path, body=call.body, cast_to=object, options=options)
 
     async def _exchange(self, client: Any, call: ServiceCall, max_size: int) -> AsyncGenerator[Any, None]:
