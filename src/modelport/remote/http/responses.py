@@ -18,6 +18,7 @@ from modelport.protocols.sse import EventParser
 from modelport.remote.http.bodies import MAX_ERROR_BODY_SIZE, MAX_RESPONSE_SIZE, check_json_size
 from modelport.remote.http.packages import orjson_package
 from modelport.remote.http.redaction import redact
+from modelport.schema.json_text import MAX_JSON_DEPTH, is_nested_too_deeply
 
 T = TypeVar("T")
 #: The first bytes of the fields of an event, of a comment, and of a byte order mark. No JSON begins with one of them.
@@ -35,7 +36,7 @@ def read_json(data: bytes, read: Callable[[Any], T], secrets: Collection[str]) -
         secrets: The secrets of the request, as `secrets_in` returns them.
 
     Raises:
-        MalformedResponse: The data is not JSON, or has too many values.
+        MalformedResponse: The data is not JSON, has too many values, or is nested too deeply.
         ModelError: `read` raised it. It shows no secrets.
     """
     check_json_size(data)
@@ -49,6 +50,9 @@ def read_json(data: bytes, read: Callable[[Any], T], secrets: Collection[str]) -
         if excerpt.lstrip().startswith("<"):
             raise _web_page_error(excerpt, "JSON") from None
         raise MalformedResponse(f"The service sent broken JSON ({error}): {excerpt!r}.") from None
+    if data.count(b"[") + data.count(b"{") > MAX_JSON_DEPTH and is_nested_too_deeply(parsed):
+        data, parsed = b"", None
+        raise MalformedResponse(f"The service sent JSON that is nested more than {MAX_JSON_DEPTH} levels deep.")
     try:
         return read(parsed)
     except ModelError:
