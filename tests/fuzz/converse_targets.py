@@ -1,4 +1,4 @@
-"""Targets: Converse responses and events as boto3 parses them, and messages that a caller has stored. Nothing is sent."""
+"""Targets: Converse responses and events as boto3 parses them, and stored messages of a caller. Nothing is sent."""
 
 from __future__ import annotations
 

@@ -47,17 +47,17 @@ def json_size_problem(*texts: str) -> str | None:
 
 def is_nested_too_deeply(value: Any) -> bool:
     """Return whether parsed JSON has more than `MAX_JSON_DEPTH` levels of lists and objects."""
-    containers = [value] if isinstance(value, (dict, list)) else []
+    level = [value] if type(value) in (dict, list) else []
     for _ in range(MAX_JSON_DEPTH):
-        if not containers:
+        if not level:
             return False
-        containers = [
-            item
-            for one in containers
-            for item in (one.values() if isinstance(one, dict) else one)
-            if isinstance(item, (dict, list))
-        ]
-    return bool(containers)
+        parents, level = level, []
+        for one in parents:
+            for item in one.values() if type(one) is dict else one:
+                kind = type(item)
+                if kind is dict or kind is list:  # This is twice as fast as `isinstance` in a comprehension.
+                    level.append(item)
+    return bool(level)
 
 
 def read_json(text: str) -> Any:

@@ -171,6 +171,7 @@ for _ in range(200):
         {"reasoningContent": {"reasoningText": {"text": ["a"], "signature": "s"}}},
         {"reasoningContent": {"redactedContent": "a"}},
         {"toolUse": {"toolUseId": "a", "name": "f", "input": {"a": DEEP}}},
+        ["a", None, False],
     ],
 )
 def test_value_of_another_type_in_a_block_raises_malformed_response(block: Any) -> None:

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from modelport.errors import InvalidToolCall, MalformedResponse
@@ -31,6 +31,8 @@ from modelport.types.warnings import CallWarning
 
 #: The name of this service in `ProviderData.service`.
 SERVICE = "bedrock"
+#: So many kinds of content that a message leaves out are named in its warnings.
+_MOST_LEFT_OUT = 16
 
 
 class ConverseResponseReader:
@@ -162,7 +164,7 @@ class ConverseResponseReader:
             self._left_out.add("citations")
             texts = (part.get("text", "") for part in block["citationsContent"].get("content", ()))
             return ChatMessageStreamDelta(content="".join(texts) or None)
-        self._left_out |= set(block)
+        self._leave_out(block)
         return ChatMessageStreamDelta()
 
     # --- events of a stream -------------------------------------------------------------------------------------------
@@ -171,7 +173,7 @@ class ConverseResponseReader:
         """The delta for the start of a block: the id and the name of a tool call."""
         use = start.get("toolUse")
         if use is None or use.get("type") == "server_tool_use":  # The service itself executes such a call.
-            self._left_out |= set(start) if use is None else {"server-side tool use"}
+            self._leave_out(start if use is None else ("server-side tool use",))
             return None
         if not self._call.allows_tool_calls:
             raise InvalidToolCall(
@@ -200,8 +202,14 @@ class ConverseResponseReader:
             part = delta["reasoningContent"]
             self._add_reasoning(index, part)
             return ChatMessageStreamDelta(reasoning=part["text"]) if part.get("text") else None
-        self._left_out |= set(delta)
+        self._leave_out(delta)
         return None
+
+    def _leave_out(self, kinds: Iterable[str]) -> None:
+        """Record kinds of content that the message leaves out, of which services have a few."""
+        for kind in kinds:
+            if len(self._left_out) < _MOST_LEFT_OUT:
+                self._left_out.add(_require_text(kind)[:100])
 
     def _add_reasoning(self, index: int, part: Mapping[str, Any]) -> None:
         """Collect a piece of a reasoning block. The pieces are joined once, because a block may have very many."""
