@@ -103,6 +103,16 @@ def test_role_conversions_replace_roles(conversions: Any) -> None:
 
 
 @pytest.mark.server
+def test_role_conversions_merge_the_messages_that_get_the_same_role() -> None:
+    """Two turns of the user that the caller wrote one behind the other stay apart."""
+    roles = ("system", "user", "user", "tool-call", "assistant", "tool-response", "system")
+    written = [{"role": role, "content": f"{n}"} for n, role in enumerate(roles)]
+    conversions = {"system": "user", "tool-call": "assistant", "tool-response": "user"}
+    messages = normalise_messages(iter(written), role_conversions=conversions)
+    expected = [("user", "0\n1"), ("user", "2"), ("assistant", "3\n4"), ("user", "5\n6")]
+    assert [(message.role, message.content) for message in messages] == expected
+
+
 def test_role_conversions_accept_unknown_roles_and_enums() -> None:
     from smolagents.models import MessageRole as AgentsRole
 

@@ -9,6 +9,7 @@ Each wording is quoted from a page or a report; the tables in `modelport.protoco
 from __future__ import annotations
 
 import json
+import re
 import time
 from typing import Any
 
@@ -25,6 +26,7 @@ from modelport.errors import (
     RateLimited,
     ServerError,
 )
+from modelport.protocols import error_phrases, parameter_phrases
 from modelport.protocols.chat_completions.errors import error_from
 from modelport.remote.bedrock.errors import error_from as bedrock_error_from
 
@@ -74,6 +76,7 @@ OTHERS: list[tuple[str, int, Any, type[ModelError]]] = [
     ("openai, id", 400, {"code": "string_above_max_length", "param": "messages[10].tool_calls[0].id", "message": "Invalid 'messages[10].tool_calls[0].id': string too long. Expected a string with maximum length 40, but got a string with length 51 instead."}, InvalidRequest),
     ("vllm, zero", 400, "max_tokens must be at least 1, got 0.", InvalidRequest),
     ("openai, output", 400, "max_tokens is too large: 99999. This model supports at most 4096 completion tokens.", InvalidRequest),
+    ("bedrock, output", 400, "The maximum tokens you requested exceeds the model limit of 3000. Try again with a maximum tokens value that is lower than 3000.", InvalidRequest),
     ("nginx", 413, "<html><head><title>413 Request Entity Too Large</title></head></html>", InvalidRequest),
     ("openai, rate", 429, "Request too large for gpt-4o on tokens per min (TPM): Limit 30000, Requested 61337.", RateLimited),
     ("bedrock, rate", 429, "Too many tokens, please wait before trying again.", RateLimited),
@@ -118,6 +121,7 @@ FLAGGED = {
 REFUSALS: list[tuple[str, int | None, Any, type[ModelError]]] = [
     ("openrouter, moderation", 403, FLAGGED, ContentFiltered),
     ("openrouter, text", 403, {"error": {"message": FLAGGED["error"]["message"]}}, ContentFiltered),
+    ("openrouter, documentation", 403, {"error": {"code": 403, "message": "Your chosen model requires moderation and your input was flagged"}}, ContentFiltered),
     ("openrouter, key", 403, {"error": {"message": "Key limit exceeded", "code": 403}}, AuthenticationError),
     ("deepseek", 400, {"error": {"message": "Content Exists Risk", "type": "invalid_request_error", "param": None, "code": "invalid_request_error"}}, ContentFiltered),
     ("deepseek, detail", 400, {"detail": "Content Exists Risk"}, ContentFiltered),
@@ -139,6 +143,7 @@ REFUSALS: list[tuple[str, int | None, Any, type[ModelError]]] = [
     ("openrouter, rate", 429, openrouter("z-ai/glm is temporarily rate-limited upstream.", 429), RateLimited),
     ("openrouter, no model", 400, openrouter({"error": {"message": "No.", "code": "model_not_found"}}), NotFoundError),
     ("databricks", 400, {"error_code": "BAD_REQUEST", "message": json.dumps({"external_model_provider": "amazon-bedrock", "external_model_error": {"message": "Input is too long for requested model."}})}, ContextWindowExceeded),
+    ("databricks, external", 400, {"error": "Received error from openai", "external_model_message": {"error": {"message": "Too long.", "code": "context_length_exceeded"}}}, ContextWindowExceeded),
     ("groq, flex", 498, {"error": {"message": "Flex tier capacity exceeded", "type": "capacity_exceeded"}}, ServerError),
 ]  # fmt: skip
 
@@ -159,6 +164,7 @@ REASONS: list[tuple[str, Any, str]] = [
     ("dashscope", {"error": {"message": "<400> InternalError.Algo.InvalidParameter: No."}}, ": <400> InternalError.Algo.InvalidParameter: No (HTTP 400)."),
     ("xai", {"code": "invalid-argument", "error": "No such thing."}, ": No such thing (HTTP 400)."),
     ("databricks", {"error_code": "BAD_REQUEST", "message": '{"message": "Multiple tool calls are not supported.\\n"}'}, ": Multiple tool calls are not supported (HTTP 400)."),
+    ("databricks, external", {"error": "Received error from databricks-model-serving", "external_model_message": {"error_code": "INVALID_PARAMETER_VALUE", "message": "Missing parameter."}}, "Missing parameter (HTTP 400)."),
     ("text", "Just text.", ": Just text (HTTP 400)."),
     ("nothing", {}, ": no reason given (HTTP 400)."),
     ("empty text", "", ": no reason given (HTTP 400)."),
@@ -313,3 +319,19 @@ def test_rejected_parameter_is_named(body: Any, name: str | None, other: str | N
     error = error_from(400, body)
     assert type(error) is InvalidRequest
     assert (error.parameter, error.incompatible_with) == (name, other)
+
+
+def test_every_phrase_has_a_source_and_compiles_alone() -> None:
+    phrases = [
+        phrase
+        for module in (error_phrases, parameter_phrases)
+        for table in vars(module).values()
+        if isinstance(table, tuple)
+        for phrase in table
+        if isinstance(phrase, error_phrases.KnownPhrase)
+    ]
+    assert len(phrases) == len({phrase.pattern for phrase in phrases}) > 50
+    without_page = [phrase for phrase in phrases if not re.fullmatch(r"https://\S+", phrase.source)]
+    assert [(phrase.services, phrase.source) for phrase in without_page] == [("Bedrock", "no public page found")]
+    for phrase in phrases:
+        assert re.compile(phrase.pattern).search("") is None

@@ -64,3 +64,33 @@ def test_tag_is_text_after_streamed_reasoning_in_its_own_field() -> None:
     parts = ({"reasoning": "a"}, {"content": "<think>b</think>"})
     deltas = [reader.read_chunk({"choices": [{"delta": part}]}) for part in parts]
     assert [(delta.reasoning, delta.content) for delta in deltas if delta] == [("a", None), (None, "<think>b</think>")]
+
+
+@pytest.mark.parametrize("size", [9, 12, 100])
+def test_reasoning_in_tags_and_in_its_own_field_occurs_once(size: int) -> None:
+    """MiniMax sends both unless `reasoning_split` is set. The field has the text between the tags."""
+    text = "<think>\nIt is Paris, so I say it.\n</think>\n\nParis"
+    reader = ChatResponseReader(split_reasoning=True)
+    choice = {"message": {"content": text, "reasoning_content": "It is Paris, so I say it.\n"}, "finish_reason": "stop"}
+    delta = reader.read_response({"choices": [choice]})
+    assert (delta.reasoning, delta.content) == ("It is Paris, so I say it.\n", "Paris")
+
+    reader, open_tag = ChatResponseReader(split_reasoning=True), len("<think>\n")
+    end = text.index("</think>")
+    chunks = []
+    for i in range(0, len(text), size):
+        piece = {"content": text[i : i + size]}
+        if field := text[max(i, open_tag) : min(i + size, end)]:
+            piece["reasoning_content"] = field
+        chunks.append({"choices": [{"delta": piece}]})
+    deltas = [reader.read_chunk(chunk) for chunk in chunks]
+    reader.read_chunk({"choices": [{"delta": {}, "finish_reason": "stop"}]})
+    message = accumulate([*filter(None, deltas), reader.finish()])
+    assert (message.reasoning, message.content) == ("It is Paris, so I say it.\n", "Paris")
+
+
+def test_repeated_reasoning_without_a_closing_tag_is_no_text() -> None:
+    reader = ChatResponseReader(split_reasoning=True)
+    choice = {"message": {"content": "<think>It is", "reasoning_content": "It is"}, "finish_reason": "length"}
+    delta = reader.read_response({"choices": [choice]})
+    assert (delta.reasoning, delta.content) == ("It is", None)

@@ -32,7 +32,7 @@ from modelport.remote.rejections import ObservingModel
 from modelport.remote.response_reader import ResponseReader
 from modelport.remote.schema_enforcement import claimed_capabilities
 from modelport.remote.schema_subsets import OPENAI
-from modelport.remote.services import refuse_api_setting
+from modelport.remote.services import MAX_STOP_SEQUENCES, refuse_api_setting
 from modelport.remote.template_tools import template_has_tools
 from modelport.remote.unconstrained_reasoning import RENDER_PATH, grammar_after_reasoning
 from modelport.types.capabilities import Capabilities
@@ -79,8 +79,6 @@ class ChatCompletionsModel(ObservingModel):
     _may_ignore_output_types: ClassVar[bool] = True
     #: The values that the parameter `dialect` accepts.
     dialects: ClassVar[frozenset[str]] = frozenset({"llama.cpp", "vllm"})
-    #: The caller's own client, set by backends that accept one.
-    client: Any = None
     #: What the service requires and refuses in earlier messages; `None` before its first refusal.
     _history_rules: HistoryRules | None = None
     #: Whether the server has been asked whether the model's chat template has tools.
@@ -165,6 +163,8 @@ class ChatCompletionsModel(ObservingModel):
         declared = self.declared_capabilities.replace(**self._dialect.capabilities)
         service = self._service
         declared = claimed_capabilities(declared, service, self._host)
+        if service in MAX_STOP_SEQUENCES:
+            declared = declared.replace(max_stop_sequences=MAX_STOP_SEQUENCES[service])
         extra = (declared.extra_parameters or frozenset()) | parameters_of(service) | declared.renamed.keys()
         return declared.replace(extra_parameters=extra).with_profiles(self.model_id, PROFILES)
 

@@ -19,6 +19,7 @@ import warnings
 from typing import Any, ClassVar
 
 from modelport.errors import ModelError, UnsupportedFeature
+from modelport.inputs.settings import ClientSetting
 from modelport.model import Model
 from modelport.protocols.parameter_phrases import snake_case
 from modelport.remote.rejected_combinations import parameters_of_request, rejected_beside
@@ -38,6 +39,8 @@ class ObservingModel(Model):
 
     #: Whether the service may accept `max_tokens` under its new name, `max_completion_tokens`.
     has_two_names_for_max_tokens: ClassVar[bool] = True
+    #: The caller's own client, set by backends that accept one.
+    client: Any = ClientSetting()
     #: The capabilities after the rejections of the service; `None` before the first of them. A copy keeps them.
     _observed: Capabilities | None = None
     #: The parameters that the service has rejected. Later requests leave them out.

@@ -74,12 +74,14 @@ class ChatMessageToolCall:
         id: The ID to which the `tool_call_id` of the message with the tool's result refers.
         type: Always `function`.
         provider_data: What the service expects to receive again with this call, such as a signature.
+        error: Why the call can't be used, if it came with `tool_errors="return"`; `None` for a call that can.
     """
 
     function: ChatMessageToolCallFunction
     id: str
     type: str = "function"
     provider_data: ProviderData | None = field(default=None, repr=False)
+    error: str | None = None
 
     def __str__(self) -> str:
         return f"Call: {self.id}: Calling {self.function.name} with arguments: {self.function.arguments}"
@@ -285,6 +287,7 @@ def tool_call_from(call: Any) -> ChatMessageToolCall:
         ChatMessageToolCallFunction({} if arguments is None else arguments, name, get("description")),
         identifier or "",
         provider_data=provider_data_from(get_from_call, CALL_FIELDS),
+        error=error if isinstance(error := get_from_call("error"), str) else None,
     )
 
 

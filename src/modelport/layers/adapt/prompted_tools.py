@@ -25,7 +25,7 @@ from json.decoder import scanstring  # type: ignore[attr-defined]  # typeshed la
 from typing import Any
 
 from modelport.errors import MalformedResponse, ModelError
-from modelport.layers.adapt.capabilities import append_to_system_message
+from modelport.inputs.merging import append_to_system_message
 from modelport.layers.base import Deltas
 from modelport.layers.stop import StopScanner
 from modelport.schema.json_text import json_size_problem

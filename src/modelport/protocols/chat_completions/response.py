@@ -239,7 +239,7 @@ class ChatResponseReader:
             model_id = data.get("model")
             self._last_delta.model_id = model_id if isinstance(model_id, str) else None
         if self._searches_tags and (content or reasoning) and self.think_tags is not None:
-            split, content = self.think_tags.feed(content or "", has_reasoning=bool(reasoning))
+            split, content = self.think_tags.feed(content or "", reasoning or "")
             reasoning = reasoning or split
             self._searches_tags = not self.think_tags.is_done
         if not (content or reasoning or calls or logprobs):

@@ -156,6 +156,7 @@ class AmazonBedrockServerModel(ObservingModel):
         model_id: str | None = None,
         client: Any = None,
         client_kwargs: Mapping[str, Any] | None = None,
+        custom_role_conversions: Mapping[str, str] | None = None,
         *,
         base_model: str | None = None,
         region_name: str | None = None,
@@ -183,8 +184,8 @@ class AmazonBedrockServerModel(ObservingModel):
         elif (attempts := _configured_attempts(client_kwargs)) is not None:
             settings.setdefault("retry", RetryPolicy(attempts=attempts))
         self.base_model = base_model  # The constructor of `Model` may read the capabilities.
-        super().__init__(model_id, **settings)
         self.client = client
+        super().__init__(model_id, custom_role_conversions=custom_role_conversions, **settings)
         self.client_kwargs = _with_secrets(client_kwargs)
         self.region_name = region_name
         self.profile_name = profile_name

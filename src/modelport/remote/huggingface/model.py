@@ -67,11 +67,12 @@ class InferenceClientModel(ChatCompletionsModel):
         model_id: str | None = None,
         provider: str | None = None,
         token: Secret | str | None = None,
-        *,
+        timeout: float | None = None,
+        client_kwargs: Mapping[str, Any] | None = None,
+        custom_role_conversions: Mapping[str, str] | None = None,
         api_key: Secret | str | None = None,
         bill_to: str | None = None,
         base_url: str | None = None,
-        client_kwargs: Mapping[str, Any] | None = None,
         **settings: Any,
     ) -> None:
         check_kind(Mapping, client_kwargs=client_kwargs)
@@ -81,12 +82,18 @@ class InferenceClientModel(ChatCompletionsModel):
         parameters_of_model = {"model", "provider", "token", "api_key", "bill_to", "base_url"}
         if misplaced := sorted(parameters_of_model & {*(client_kwargs or {})}):
             raise InvalidRequest(f"{misplaced[0]} is a setting of its own: pass it beside client_kwargs, not in it")
+        if timeout is not None:
+            settings["timeout"] = timeout
         self.provider = provider
         self.token = Secret.from_value(api_key if token is None else token, "HF_TOKEN")
         self.bill_to = bill_to
         self.base_url = base_url
         self.client_kwargs = client_kwargs
-        super().__init__(DEFAULT_MODEL if model_id is None and base_url is None else model_id, **settings)
+        super().__init__(
+            DEFAULT_MODEL if model_id is None and base_url is None else model_id,
+            custom_role_conversions=custom_role_conversions,
+            **settings,
+        )
 
     @property
     def _url(self) -> str | None:

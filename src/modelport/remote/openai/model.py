@@ -111,9 +111,11 @@ class OpenAIServerModel(ChatCompletionsModel):
         api_key: Secret | str | Callable[[], str | Awaitable[str]] | None = None,
         organization: str | None = None,
         project: str | None = None,
-        client: Any = None,
         client_kwargs: Mapping[str, Any] | None = None,
+        custom_role_conversions: Mapping[str, str] | None = None,
+        flatten_messages_as_text: bool = False,
         *,
+        client: Any = None,
         api: ApiSetting = "auto",
         default_headers: Mapping[str, str] | None = None,
         default_query: Mapping[str, Any] | None = None,
@@ -154,7 +156,12 @@ class OpenAIServerModel(ChatCompletionsModel):
         self.client_kwargs = client_kwargs
         self.default_headers = default_headers
         self.default_query = default_query
-        super().__init__(model_id, **settings)
+        super().__init__(
+            model_id,
+            custom_role_conversions=custom_role_conversions,
+            flatten_messages_as_text=flatten_messages_as_text,
+            **settings,
+        )
 
     def _make_transport(self) -> Transport:
         if self.client is not None or self.client_kwargs:
