@@ -114,7 +114,8 @@ _CLOSED = [
             "**IDs of tool calls** are rewritten to what Converse accepts. Messages are merged to alternating turns.",
             "**Streams**: a model that does not stream with tools is called without streaming, with a warning.",
         ),
-        "to know what the model behind an ARN can do that does not name it. Pass `base_model=`.",
+        "to know what the model behind an ARN can do that does not name it, except that of an application inference "
+        "profile, which is looked up if AWS allows it. Pass `base_model=`.",
         names=("Bedrock",),
     ),
     Provider(

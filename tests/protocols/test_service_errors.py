@@ -36,6 +36,7 @@ CONTEXT_EXCEEDED: list[tuple[str, int, Any]] = [
     ("anthropic, output", 400, "input length and `max_tokens` exceed context limit: 178959 + 64000 > 200000, decrease input length or `max_tokens` and try again"),
     ("openai", 400, "This model's maximum context length is 8192 tokens. However, your messages resulted in 8545 tokens. Please reduce the length of the messages."),
     ("openai, gpt-5", 400, "Input tokens exceed the configured limit of 272000 tokens. Your messages resulted in 289650 tokens. Please reduce the length of the messages."),
+    ("openai, gpt-5, this phrase alone", 400, "Input tokens exceed the configured limit of 272000 tokens. Your messages resulted in 289650 tokens."),
     ("openai, responses", 400, "Your input exceeds the context window of this model. Please adjust your input and try again."),
     ("openai, code", 400, {"message": "Too long.", "code": "context_length_exceeded"}),
     ("openrouter", 400, "This endpoint's maximum context length is 204800 tokens. However, you requested about 309977 tokens (303247 of text input, 6730 of tool input)."),
@@ -130,6 +131,10 @@ REFUSALS: list[tuple[str, int | None, Any, type[ModelError]]] = [
     ("openai", 400, {"error": {"message": "Invalid prompt: your prompt was flagged as potentially violating our usage policy.", "type": "invalid_request_error", "param": None, "code": "invalid_prompt"}}, ContentFiltered),
     ("openai by openrouter", 400, openrouter({"error": {"message": "Invalid prompt", "code": "invalid_prompt"}}), ContentFiltered),
     ("kimi", 400, {"error": {"type": "content_filter", "message": "The request was rejected because it was considered high risk"}}, ContentFiltered),
+    # A proxy passes the text on, but not the code.
+    ("dashscope, text alone", 400, "Input text data may contain inappropriate content.", ContentFiltered),
+    ("openai, text alone", 400, "Invalid prompt: your prompt was flagged as potentially violating our usage policy.", ContentFiltered),
+    ("kimi, text alone", 400, "The request was rejected because it was considered high risk", ContentFiltered),
     ("anthropic", 400, {"type": "error", "error": {"type": "invalid_request_error", "message": "Output blocked by content filtering policy"}}, ContentFiltered),
     ("glm", 400, {"error": {"code": "1301", "message": "系统检测到输入或生成内容可能包含不安全或敏感内容"}}, ContentFiltered),
     ("in a stream", None, {"error": {"message": "Content Exists Risk"}}, ContentFiltered),
@@ -198,6 +203,14 @@ def test_retry_delay_of_gemini_is_obeyed_unless_a_header_has_one(delay: Any, hea
         assert type(error) is RateLimited
         assert error.retry_after == expected
     assert error_from(None, [body], headers).status == 429  # This is an event of a stream.
+
+
+@pytest.mark.parametrize("name", ["retry-after", "retry-after-ms", "x-amz-retry-after"])
+@pytest.mark.parametrize("value", ["inf", "1e400", "9" * 400, "1e308", "nan", "1764500000000000"])
+def test_endless_wait_in_a_header_is_ignored(name: str, value: str) -> None:
+    """A `FallbackModel` would cool the model down for ever, and `time.sleep` raises OverflowError."""
+    assert error_from(429, "{}", {name: value}).retry_after is None
+    assert error_from(429, "{}", {"ratelimit": f'"q";r=0;t={"9" * 400}'}).retry_after is None
 
 
 @pytest.mark.parametrize("status", [400, None])

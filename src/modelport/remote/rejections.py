@@ -16,6 +16,8 @@ tools of the request.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
+from dataclasses import fields
 from typing import Any, ClassVar
 
 from modelport.errors import ModelError, UnsupportedFeature
@@ -143,6 +145,14 @@ class ObservingModel(Model):
     def _may_rename_max_tokens(self, planned: Capabilities) -> bool:
         is_tried = "max_tokens" in planned.renamed or _NEW_NAME in self._rejected_parameters
         return self.has_two_names_for_max_tokens and not is_tried
+
+    def _declare_again(self, change: Callable[[], None]) -> None:
+        """Declare the capabilities again after a change of what is known. What has been observed before still holds."""
+        before, observed = self._declare().merged_with(self._given_capabilities), self.capabilities
+        values = ((item.name, getattr(observed, item.name)) for item in fields(Capabilities))
+        differing = {name: value for name, value in values if value != getattr(before, name)}
+        change()
+        self._set_observed(self._declare().merged_with(self._given_capabilities).replace(**differing))
 
     def _set_observed(self, capabilities: Capabilities) -> None:
         self._observed = self._capabilities = capabilities

@@ -40,6 +40,8 @@ def count_reasoning(part: Any, lengths: dict[str, int]) -> None:
     for name in ("reasoning_content", "reasoning"):
         if isinstance(text := part.get(name), str):
             lengths[name] += len(text)
+    if part.get("reasoning_details"):
+        lengths["reasoning_details"] += 1
 
 
 def new_part(choice: Any, lengths: dict[str, int], has_calls: bool) -> Any:

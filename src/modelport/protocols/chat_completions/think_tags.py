@@ -3,6 +3,9 @@
 vLLM without a reasoning parser, LM Studio and Ollama do so. The rules:
 
 - Only a tag at the beginning of the text is one; white space may precede it. Elsewhere it is ordinary text.
+- With `opened`, the text begins inside the reasoning even without a tag, because the chat template has written the tag
+  into the prompt. Reasoning that does not end is then all there is.
+- Otherwise a closing tag without an opening one is ordinary text, because a stream has emitted what is before it.
 - Reasoning occurs once. If the server also sends reasoning in a field of its own, a tag is ordinary text, unless the
   text behind it is the reasoning of the field again. MiniMax sends both, see
   https://github.com/vellum-ai/vellum-assistant/pull/34556. The text between the tags is then left out.
@@ -18,15 +21,27 @@ from __future__ import annotations
 from typing import Literal
 
 from modelport.constrained.reasoning import THINK_CLOSE, THINK_OPEN
+from modelport.types.warnings import CallWarning
 
+LONE_TAG = CallWarning(
+    "other",
+    "reasoning",
+    "The text has '</think>' without '<think>', so its beginning may be reasoning. If the model's chat template opens "
+    "the reasoning, pass split_reasoning='opened'.",
+)
 #: So much white space is buffered at most, so that a stream of nothing else takes linear time.
 _MAX_BUFFERED = 1000
 
 
 class ThinkTagSplitter:
-    """Splits the text of one response, as it arrives in pieces."""
+    """Splits the text of one response, as it arrives in pieces.
 
-    def __init__(self) -> None:
+    Args:
+        opened: Whether the text begins inside the reasoning.
+    """
+
+    def __init__(self, opened: bool = False) -> None:
+        self._opened = opened
         self._state: Literal["start", "reasoning", "before text", "text"] = "start"
         #: White space and text that may be the beginning of a tag.
         self._buffered = ""
@@ -45,7 +60,7 @@ class ThinkTagSplitter:
     @property
     def is_open(self) -> bool:
         """Whether the text so far ends inside the reasoning."""
-        return self._state == "reasoning"
+        return self._state == "reasoning" or (self._opened and self._state == "start")
 
     def feed(self, text: str, field: str = "") -> tuple[str, str]:
         """Take the next piece of the text.
@@ -63,15 +78,16 @@ class ThinkTagSplitter:
         if self._state == "start":
             stripped = text.lstrip()
             self._is_repeated = bool(field) and _repeats(stripped, field)
-            is_text = bool(field) and not self._is_repeated
-            if is_text or len(text) - len(stripped) > _MAX_BUFFERED or not _may_be_tag(stripped):
+            has_other_reasoning = bool(field) and not self._is_repeated
+            is_text = len(text) - len(stripped) > _MAX_BUFFERED or not _may_be_tag(stripped)
+            if has_other_reasoning or (is_text and not self._opened):
                 self._state = "text"
                 return "", text
-            if len(stripped) < len(THINK_OPEN):
+            if len(stripped) < len(THINK_OPEN) and not is_text:
                 self._buffered = text
                 return "", ""
             self._state, self.has_tag = "reasoning", True
-            text = stripped[len(THINK_OPEN) :]
+            text = stripped if is_text else stripped[len(THINK_OPEN) :]
         if self._state == "reasoning":
             text = text.lstrip() if self._is_blank else text
             before, tag, after = text.partition(THINK_CLOSE)

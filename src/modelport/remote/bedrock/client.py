@@ -13,6 +13,7 @@ from modelport.errors import AuthenticationError, InvalidRequest, MissingDepende
 from modelport.remote.bedrock.errors import NO_CREDENTIALS, model_error_from
 from modelport.remote.bedrock.log_filter import redact_in_logs
 from modelport.remote.http.connections import CONNECT_TIMEOUT
+from modelport.remote.http.packages import no_fork_during_import
 from modelport.remote.http.redaction import HiddenStr
 from modelport.secrets import Secret
 
@@ -28,7 +29,7 @@ def make_client(
     settings: Mapping[str, Any],
     service: str = "bedrock-runtime",
 ) -> Any:
-    """A client of `bedrock-runtime`, or of another service of AWS, that does not retry.
+    """A client of one of Bedrock's services that does not retry.
 
     Args:
         region: The AWS region; by default the one that boto3 finds, else that of `AWS_REGION`.
@@ -36,7 +37,7 @@ def make_client(
         endpoint: The URL of the service; by default the region's.
         api_key: A Bedrock API key; by default the credentials that boto3 finds.
         settings: Further arguments for `boto3.Session.client`. Secret access keys and tokens among them are `Secret`s.
-        service: The name of the service: `bedrock` has the list of models.
+        service: boto3's name of the service; `bedrock` has the list of models.
 
     Raises:
         MissingDependency: boto3 is not installed.
@@ -96,11 +97,12 @@ def boto_packages() -> tuple[Any, Any]:
         MissingDependency: They are not installed.
     """
     try:
-        import boto3
-        import botocore
-        import botocore.config
-        import botocore.session
-        import botocore.tokens
+        with no_fork_during_import():
+            import boto3
+            import botocore
+            import botocore.config
+            import botocore.session
+            import botocore.tokens
     except ImportError:
         raise MissingDependency("boto3", "bedrock") from None
     return boto3, botocore

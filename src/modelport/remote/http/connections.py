@@ -79,7 +79,7 @@ async def send(
         session: A session of the running event loop.
         url: The complete URL, without the query.
         query: The query parameters, as pairs of name and text.
-        payload: The encoded body of a POST request; `None` for a GET request.
+        payload: The encoded body; `None` for a GET request.
         headers: The complete headers, merged and checked.
 
     Raises:

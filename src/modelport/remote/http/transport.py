@@ -61,17 +61,22 @@ class ServiceCall:
 
     Args:
         path: The path below the base URL, or below the server's root if it begins with a slash.
-        body: The body, which is sent as JSON.
+        body: The body, which is sent as JSON. A GET request has none.
         headers: The headers of this call. They override those of the transport.
         query: The query parameters of this call. They override those of the transport.
-        method: The HTTP method. A GET request has no body.
+        method: The HTTP method.
     """
 
     path: str
     body: Mapping[str, Any]
     headers: Mapping[str, str] = field(default_factory=dict)
     query: Mapping[str, Any] = field(default_factory=dict)
-    method: Literal["POST", "GET"] = "POST"
+    method: Literal["GET", "POST"] = "POST"
+
+    @property
+    def payload(self) -> Mapping[str, Any] | None:
+        """The body; `None` for a GET request."""
+        return self.body if self.method == "POST" else None
 
 
 class Transport(Protocol):
@@ -168,11 +173,10 @@ class HTTPTransport:
         self._sessions.close()
 
     async def _request(self, call: ServiceCall) -> tuple[str, Mapping[str, Any] | None, dict[str, str]]:
-        """Return URL, body (`None` for a GET request) and headers of a call."""
+        """Return URL, body and headers of a call."""
         aiohttp_package()  # A missing package is reported before any other error.
         url = urljoin(self.base_url, call.path) if call.path[0] == "/" else f"{self.base_url}/{call.path}"
-        body = None if call.method == "GET" else call.body
-        return url, body, self._merge_headers(await self._headers(), call.headers)
+        return url, call.payload, self._merge_headers(await self._headers(), call.headers)
 
     def _merge_headers(self, *mappings: Mapping[str, Any]) -> dict[str, str]:
         """Check and merge headers. If they are those of the last call, as nearly always, return its merged headers."""

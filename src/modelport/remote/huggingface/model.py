@@ -14,7 +14,7 @@ from modelport.inputs.settings import check_kind
 from modelport.remote.chat_model import ChatCompletionsModel
 from modelport.remote.http.transport import Transport
 from modelport.remote.huggingface.transport import URL_SCHEMES, HubTransport, hub_package, provider_helper
-from modelport.remote.services import host_of, provider_at, service_at
+from modelport.remote.services import provider_at, service_at
 from modelport.secrets import Secret
 
 #: The model if the caller names none: the default of the `smolagents` package.
@@ -47,7 +47,8 @@ class InferenceClientModel(ChatCompletionsModel):
             `{"headers": {…}, "cookies": {…}, "timeout": 20}`. The timeout is the most seconds to connect, and between
             two reads.
         dialect: The kind of the server at a URL: `tgi`, `llama.cpp` or `vllm`. Requests then use the grammars that such
-            servers accept beyond OpenAI's API.
+            servers accept beyond OpenAI's API. With `openai`, they use OpenAI's API alone. By default, the server is
+            asked once whether it is llama.cpp's or vLLM's, by the first call with tools or an output type.
         **settings: See `Model` and `ChatCompletionsModel`. Parameters that the provider documents go into the request's
             body; so do others, with a warning. `extra_headers`, `extra_query` and `extra_body` work as in the `openai`
             package.
@@ -60,7 +61,7 @@ class InferenceClientModel(ChatCompletionsModel):
     saved_fields: ClassVar[Mapping[str, frozenset[str]]] = {
         "client_kwargs": frozenset({"cookies", "headers", "timeout"})
     }
-    dialects: ClassVar[frozenset[str]] = frozenset({"llama.cpp", "vllm", "tgi"})
+    dialects: ClassVar[frozenset[str]] = frozenset({"openai", "llama.cpp", "vllm", "tgi"})
     address_setting: ClassVar[str] = "base_url"
 
     def __init__(
@@ -109,7 +110,7 @@ class InferenceClientModel(ChatCompletionsModel):
     @property
     def _service(self) -> str | None:
         if self._url is not None:
-            return self.dialect or service_at(self._url)
+            return self._dialect_name or service_at(self._url)
         return _SERVICES_OF_PROVIDERS.get(self.provider or "", "huggingface")
 
     @property
@@ -119,10 +120,6 @@ class InferenceClientModel(ChatCompletionsModel):
     @property
     def _models_path(self) -> str:
         return "/v1/models"  # Also behind an address without `/v1`.
-
-    @property
-    def _host(self) -> str | None:
-        return host_of(self._url)
 
     def _make_transport(self) -> Transport:
         if (self.base_url is not None or self._url) and not _is_url(self._url):

@@ -108,8 +108,8 @@ class HubTransport(HTTPTransport):
         if self._sends_to_url:  # The server may ignore a JSON schema in the format that the package writes.
             prepared_body = {**prepared_body, **call.body}
         if call.path[0] == "/":  # Another endpoint of the server, for which the package has no format.
-            url, prepared_body = urljoin(url, call.path), call.body
-        return url, None if call.method == "GET" else prepared_body, headers
+            url, prepared_body = urljoin(url, call.path), call.payload
+        return url, prepared_body, headers
 
     def _check_token(self, token: HiddenStr) -> None:
         """Check that the provider accepts this kind of token.

@@ -143,7 +143,7 @@ class AzureOpenAIServerModel(OpenAIServerModel):
 
     @property
     def _service(self) -> str | None:
-        return self.dialect or "azure"
+        return self._dialect_name or "azure"
 
     @property
     def _provider(self) -> str | None:
