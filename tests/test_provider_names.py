@@ -86,7 +86,7 @@ def test_name_of_litellm_makes_the_same_model(litellm_name: str, name: str) -> N
     assert load_model(f"{litellm_name}/a/b", **settings).to_dict() == load_model(f"{name}/a/b", **settings).to_dict()
 
 
-@pytest.mark.parametrize("name", EXPECTED.keys() - set(SERVERS))
+@pytest.mark.parametrize("name", [name for name in EXPECTED if name not in SERVERS])
 def test_missing_key_is_named_with_its_variable(name: str) -> None:
     with pytest.raises(AuthenticationError) as raised:
         load_model(f"{name}/m")
