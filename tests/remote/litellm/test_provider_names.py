@@ -8,6 +8,7 @@ import pytest
 
 from modelport import LiteLLMModel, Model, load_model
 from modelport.providers import PROVIDERS
+from modelport.remote.litellm.package import litellm_package
 
 #: Addresses that LiteLLM has otherwise, and why modelport's is another one.
 OTHER_ADDRESSES = {
@@ -23,13 +24,12 @@ OTHER_ADDRESSES = {
     [(alias, name) for name, provider in PROVIDERS.items() for alias in (provider.litellm_names or (name,))],
 )
 def test_litellm_knows_the_name_and_has_the_same_address(litellm_name: str, name: str, monkeypatch: Any) -> None:
-    from litellm import get_llm_provider
-
+    litellm = litellm_package()  # Imported by itself, LiteLLM would download its tables.
     provider = PROVIDERS[name]
     monkeypatch.setenv(provider.key_variable, "key")
     for variable in ("HOSTED_VLLM_API_BASE", "LM_STUDIO_API_BASE"):  # LiteLLM has no address for these.
         monkeypatch.setenv(variable, provider.api_base or "")
-    model_id, found, _, address = get_llm_provider(f"{litellm_name}/org/m")
+    model_id, found, _, address = litellm.get_llm_provider(f"{litellm_name}/org/m")
     assert (model_id, found) == ("org/m", litellm_name)
     if address and name not in OTHER_ADDRESSES:
         assert address.rstrip("/") == provider.api_base
