@@ -231,6 +231,10 @@ class _BoundedEnvironment(ImmutableSandboxedEnvironment):
         with budget.deeper():
             return budget.result(super().call(__context, __obj, *args, **kwargs))
 
+    def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
+        """Also allow a list as a queue, in which the templates of Kimi K2 collect IDs. All data are copies."""
+        return (attr in ("append", "pop") and type(obj) is list) or super().is_safe_attribute(obj, attr, value)
+
     def getitem(self, obj: Any, argument: Any) -> Any:
         current().read(argument)  # A dict hashes it.
         return super().getitem(obj, argument)
@@ -263,6 +267,11 @@ def _check_method(budget: Budget, owner: Any, name: str, args: Any, kwargs: Mapp
     check_numbers((*args, *kwargs.values()))
     for value in (None if isinstance(owner, dict) else owner, *args, *kwargs.values()):
         budget.read(value)
+    if name == "pop":
+        budget.spend(len(owner))
+    if name == "append" and not all(value is None or isinstance(value, str | int | float) for value in args):
+        # A list in itself would be read for ever.
+        raise jinja2.exceptions.SecurityError("only texts and numbers can be appended to a list")
     if not isinstance(owner, str):
         return
     if name in ("format", "format_map"):

@@ -49,7 +49,7 @@ def renderer_for(renderer: Any) -> Callable[..., str]:
         plain = [{name: value for name, value in message.items() if value is not None} for message in messages]
         values = {
             "messages": alias(plain_data(plain)),
-            "tools": tools,
+            "tools": plain_data(tools),
             "documents": None,
             "add_generation_prompt": add_generation_prompt,
             **tokenizer.special_tokens_map,
