@@ -69,18 +69,19 @@ class ChatTemplate:
         self._special_tokens = special_tokens or SpecialTokens()
         self._hidden_tokens: frozenset[int] | None = None
         #: The marks around the model's reasoning and its content; `None` if there are none.
-        self.reasoning_format = find_reasoning_format(self._probe, source)
+        self.reasoning_format = find_reasoning_format(self.probe, source)
         #: Whether the model reasons. Some models have marks around their content alone.
         self.supports_reasoning = self.reasoning_format is not None and bool(self.reasoning_format.begin)
         self.reasoning_efforts = {"none"} if "enable_thinking" in source else set()
         self.reasoning_efforts |= {"low", "medium", "high"} if "reasoning_effort" in source else set()
-        style = find_style(self._probe)
-        self._style = style or HistoryStyle()
+        style = find_style(self.probe)
+        #: How the template expects the tool calls of earlier messages.
+        self.style = style or HistoryStyle()
         #: How the model writes tool calls; `None` if the template does not support tools, or if its calls can't be
         #: read. Then modelport describes the tools in the system message instead.
         self.call_format = None
         if style is not None:
-            self.call_format = find_call_format(self._probe, style, self.reasoning_format, library_calls)
+            self.call_format = find_call_format(self.probe, style, self.reasoning_format, library_calls)
 
     def render(
         self, messages: Sequence[ChatMessage], tools: Sequence[Tool] = (), joined: bool = False, **variables: Any
@@ -106,7 +107,7 @@ class ChatTemplate:
             if self._special_tokens.occur_in(conversation):
                 separator = " " if joined else separator_for(conversation)
                 conversation = self._special_tokens.break_in(conversation, separator)
-            prompt = self._render(self._style.apply(conversation[0]), conversation[1], **variables)
+            prompt = self._render(self.style.apply(conversation[0]), conversation[1], **variables)
             prompt.encode()  # Fails for half of a surrogate pair, which no tokenizer accepts.
             return [prompt] if joined or separator is None else prompt.split(separator)
         except ModelError:
@@ -118,7 +119,8 @@ class ChatTemplate:
         """Return whether a message or a tool contains the spelling of a special token."""
         return self._special_tokens.occur_in(([template_message(m) for m in messages], [t.to_dict() for t in tools]))
 
-    def _probe(self, messages: list[dict[str, Any]], tools: Sequence[dict[str, Any]], generation_prompt: bool) -> str:
+    def probe(self, messages: list[dict[str, Any]], tools: Sequence[dict[str, Any]], generation_prompt: bool) -> str:
+        """Render messages in the template's form. It may raise an exception of any kind."""
         return self._render(messages, tools, add_generation_prompt=generation_prompt)
 
     def _render(self, messages: list[dict[str, Any]], tools: Sequence[dict[str, Any]] = (), **variables: Any) -> str:

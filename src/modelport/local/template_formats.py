@@ -68,6 +68,11 @@ _TWO_CALLS = [
     _result(0, "probe_tool", "probe-result"),
     _result(1, "probe_other", "probe-other"),
 ]
+_TEXT_AND_CALL = [
+    USER,
+    {**_assistant(_FIRST, content="probe-answer"), "reasoning_content": "probe-reason"},
+    _result(0, "probe_tool", "probe-result"),
+]
 
 
 @dataclass(frozen=True)
@@ -78,15 +83,20 @@ class HistoryStyle:
         arguments_as_text: Whether arguments are JSON text, and not objects.
         short_ids: Whether the IDs of calls are nine letters and digits.
         one_call: Whether a message has one call at most. Then each call is followed by its own result.
+        text_beside_calls: Whether a message with reasoning and calls also has text. If not, the text is a message of
+            its own.
     """
 
     arguments_as_text: bool = False
     short_ids: bool = False
     one_call: bool = False
+    text_beside_calls: bool = True
 
     def apply(self, messages: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
         """Return messages in this style."""
         messages = [self._message(message) for message in messages]
+        if not self.text_beside_calls:
+            messages = [part for message in messages for part in _text_apart(message)]
         return _one_call_each(messages) if self.one_call else messages
 
     def _message(self, message: dict[str, Any]) -> dict[str, Any]:
@@ -107,6 +117,13 @@ class HistoryStyle:
 def short_id(identifier: str) -> str:
     """Return the last nine letters and digits of the ID of a call. An ID that is shorter is filled up."""
     return re.sub(r"[^a-zA-Z0-9]", "", identifier)[-_SHORT_ID:].rjust(_SHORT_ID, "0")
+
+
+def _text_apart(message: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return a message, or one with its text and one with its calls."""
+    if not message.get("tool_calls") or not message.get("content"):
+        return [message]
+    return [{"role": message["role"], "content": message["content"]}, {**message, "content": ""}]
 
 
 def _one_call_each(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -162,8 +179,8 @@ def find_style(render: Render) -> HistoryStyle | None:
         style = HistoryStyle(as_text, short)
         if _renders(render, style.apply(ONE_CALL), "probe-x", "probe-result"):
             words = ("probe-x", "probe-y", "probe-result", "probe-other")
-            is_parallel = _renders(render, style.apply(_TWO_CALLS), *words)
-            return style if is_parallel else replace(style, one_call=True)
+            style = replace(style, one_call=not _renders(render, style.apply(_TWO_CALLS), *words))
+            return replace(style, text_beside_calls=_renders(render, style.apply(_TEXT_AND_CALL), "probe-x"))
     return None
 
 

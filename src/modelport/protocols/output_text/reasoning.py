@@ -6,6 +6,7 @@ The rules:
   with the first.
 - Line breaks at the beginning of the reasoning and of the content are dropped, and so is one before the end mark.
 - Reasoning occurs once, unless the format says otherwise. After it, a mark is ordinary text.
+- An end mark at the beginning of the output is dropped: some models write it where they don't reason.
 - Some models write further marks around the content, which are dropped.
 - Text that may be the beginning of a mark is buffered until the next text shows whether it is one.
 """
@@ -153,8 +154,8 @@ class ReasoningReader:
             self._had_reasoning = True
             self._scanner = _MarkScanner(form.ends)
         else:
-            begins = form.begins if form.repeats or not self._had_reasoning else ()
-            self._scanner = _MarkScanner((*begins, *form.content_marks, *form.kept))
+            marks = (*form.begins, form.end) if form.repeats or not self._had_reasoning else ()
+            self._scanner = _MarkScanner((*filter(None, marks), *form.content_marks, *form.kept))
         #: Whether the current reasoning or content has no text yet, except dropped line breaks.
         self._is_blank = True
 
@@ -181,8 +182,9 @@ class ReasoningReader:
                 self._enter(in_reasoning=False)
             elif mark in self._format.begins:
                 self._enter(in_reasoning=True)
-            elif mark in self._format.kept:
+            elif mark in self._format.kept or (mark == self._format.end and not self._is_blank):
                 content += mark
+                self._is_blank = False
             else:
                 self._is_blank = True
 

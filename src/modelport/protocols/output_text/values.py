@@ -22,7 +22,10 @@ _CONSTANTS = {"True": True, "False": False, "None": None, "true": True, "false":
 _SPACE = re.compile(r"\s*+")
 _NUMBER = re.compile(r"[-+]?(?:\d++(?:\.\d*+)?|\.\d++)(?:[eE][-+]?\d++)?")
 _WORD = re.compile(r"[^\W\d][\w.-]*+")
-_STRING = re.compile(r"""[uU]?("(?:[^"\\]|\\.)*+"|'(?:[^'\\]|\\.)*+')""", re.DOTALL)
+#: A quotation mark that no delimiter follows is a part of the string: some templates do not escape it.
+_STRING = re.compile(
+    r"""[uU]?("(?:[^"\\]|\\.|"(?!\s*+[,:)\]}]|\s*+\Z))*+"|'(?:[^'\\]|\\.|'(?!\s*+[,:)\]}]|\s*+\Z))*+')""", re.DOTALL
+)
 _ESCAPED = re.compile(r"\\(?:u[0-9a-fA-F]{4}|.)", re.DOTALL)
 _ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "b": "\b", "f": "\f", "\n": ""}
 
