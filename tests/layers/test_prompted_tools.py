@@ -151,6 +151,24 @@ def test_read_calls_keeps_an_empty_call_as_text(text: str) -> None:
     assert (message.content, message.tool_calls, message.finish_reason) == (text, None, "stop")
 
 
+def test_read_calls_keeps_reasoning_and_logprobs_of_deltas_with_token_usage() -> None:
+    async def backend() -> AsyncGenerator[Delta, None]:
+        for number, text in enumerate(["I ", "think."], 1):
+            yield Delta(reasoning=text, logprobs=[{"token": text}], token_usage=TokenUsage(1, number))
+        yield Delta(content=CALL, token_usage=TokenUsage(1, 3))
+        yield Delta(finish_reason="stop")
+
+    async def work() -> list[Delta]:
+        return [delta async for delta in read_calls(backend(), False)]
+
+    deltas = asyncio.run(work())
+    message = accumulate(deltas)
+    assert (message.reasoning, message.finish_reason) == ("I think.", "tool_calls")
+    assert message.logprobs == [{"token": "I "}, {"token": "think."}]
+    assert message.token_usage == TokenUsage(1, 3)
+    assert [delta.token_usage for delta in deltas[:-1]] == [None] * (len(deltas) - 1)
+
+
 def test_read_calls_loses_nothing_without_a_finish_reason() -> None:
     assert read(["a <"], reason=None)[0].content == "a <"
     assert names_and_arguments(read([CALL], reason=None)[0]) == [("weather", {"city": "Paris"})]

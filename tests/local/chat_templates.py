@@ -103,8 +103,15 @@ def apply_function(source: str) -> Any:
         **variables: Any,
     ) -> str:
         reasoning = "reasoning_content"  # The transformers library gives it two more names.
-        aliases = [{**m, "reasoning": m[reasoning], "thinking": m[reasoning]} if reasoning in m else m for m in messages]
-        values = {"messages": aliases, "tools": tools, "documents": None, "add_generation_prompt": add_generation_prompt}
+        aliases = [
+            {**m, "reasoning": m[reasoning], "thinking": m[reasoning]} if reasoning in m else m for m in messages
+        ]
+        values = {
+            "messages": aliases,
+            "tools": tools,
+            "documents": None,
+            "add_generation_prompt": add_generation_prompt,
+        }
         return rendered(source, {**values, "bos_token": "<BOS>", "eos_token": "<EOS>", **variables})
 
     return apply

@@ -49,7 +49,7 @@ def allow_reasoning(
     lark: str,
     starts_in_reasoning: bool,
     line_breaks: bool = True,
-    marks: ReasoningMarks = ReasoningMarks(),  # noqa: B008  # It is immutable.
+    marks: ReasoningMarks = ReasoningMarks(),  # It is immutable.
 ) -> str:
     """Return a grammar that allows reasoning (any text), followed by output of the given grammar.
 

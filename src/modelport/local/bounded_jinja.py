@@ -27,8 +27,10 @@ from modelport.local.template_budget import (
     Budget,
     TemplateLimit,
     check_numbers,
+    count_items,
     current,
     limited,
+    width_of,
 )
 
 #: How many compiled templates are cached.
@@ -315,27 +317,12 @@ def _counted_filter(name: str, function: Callable[..., Any]) -> Callable[..., An
         elif name == "sum" and any(isinstance(option, CONTAINERS) for option in given):
             raise TemplateLimit("it adds lists with the filter 'sum'")
         elif name in ("indent", "center", "tojson"):
-            width = sum(map(_width, given))
-            lines = str(value).count("\n") + 1 if name != "tojson" else _count_items(value)
+            width = sum(map(width_of, given))
+            lines = str(value).count("\n") + 1 if name != "tojson" else count_items(value)
             budget.spend(width * lines)
         return budget.result(function(*args[:skipped], value, *options, **kwargs))
 
     return counted
-
-
-def _width(option: Any) -> int:
-    if isinstance(option, tuple | list):  # The separators of JSON.
-        return sum(map(_width, option))
-    return len(option) if isinstance(option, str) else option if isinstance(option, int) else 0
-
-
-def _count_items(value: Any, depth: int = 1) -> int:
-    """Return how many items `tojson` writes, each as often as it is indented."""
-    if isinstance(value, dict):
-        return depth + sum(_count_items(item, depth + 1) for item in value.values())
-    if isinstance(value, list | tuple):
-        return depth + sum(_count_items(item, depth + 1) for item in value)
-    return depth
 
 
 def _counted_test(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -2,7 +2,8 @@
 
 Support for system messages, for consecutive messages of one role, and for tools is detected by rendering probe
 conversations. A template supports tools if it renders a tool, a call and its result, and if the call can be read back
-from the rendered text (`template_formats`). Support for reasoning efforts is detected by words in the template's source.
+from the rendered text (`template_formats`). Support for reasoning efforts is detected by words in the template's
+source.
 """
 
 from __future__ import annotations
@@ -27,7 +28,6 @@ from modelport.protocols.output_text.calls import CallFormat
 from modelport.types.content import Image, Text
 from modelport.types.messages import ChatMessage
 from modelport.types.tools import Tool
-
 
 #: Conversations that use the features of templates, each with its tools.
 PROBES: tuple[tuple[list[dict[str, Any]], list[dict[str, Any]] | None], ...] = (

@@ -7,7 +7,6 @@ is not used: modelport describes the tools in the prompt instead, and reads call
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -163,12 +162,18 @@ def rendered_text(render: Render, messages: list[dict[str, Any]], tools: Sequenc
         for a new output, but not within a mark.
     """
     text = render(messages, tools, False)
-    start = len(os.path.commonprefix([text, render(messages[:-1], tools, True)]))
-    least = len(os.path.commonprefix([text, render(messages[:-1], tools, False)]))
+    start = _common_length(text, render(messages[:-1], tools, True))
+    least = _common_length(text, render(messages[:-1], tools, False))
     mark = max(text.rfind("<", 0, start), text.rfind("[", 0, start))
     if mark >= least and not re.search(r"[>\]]", text[mark:start]):
         start = mark
     return text[:start], text[start:]
+
+
+def _common_length(first: str, second: str) -> int:
+    """Return how many characters two texts have in common at their beginning."""
+    pairs = enumerate(zip(first, second, strict=False))
+    return next((index for index, (a, b) in pairs if a != b), min(len(first), len(second)))
 
 
 def find_style(render: Render) -> HistoryStyle | None:
@@ -223,7 +228,7 @@ def _written(render: Render, without_result: list[dict[str, Any]], whole: list[d
         return rendered_text(render, without_result, TOOLS)
     except Exception:
         prompt, text = render([USER], TOOLS, False), render(whole, TOOLS, False)
-        start = len(os.path.commonprefix([prompt, text]))
+        start = _common_length(prompt, text)
         return text[:start], text[start:]
 
 
@@ -299,9 +304,7 @@ def find_reasoning_format(render: Render, source: str) -> ReasoningFormat | None
             reasoning, content = reader.feed(text, final=True)
             if reasoning.strip() == "probe-reason" and "probe-answer" in content:
                 return reasoning_format
-        tags = re.search(
-            r"(<[^\s<>/]+>|\[[A-Z_]+\])\s*probe-reason\s*(</[^\s<>]+>|\[/[A-Z_]+\])", prompt[-64:] + text
-        )
+        tags = re.search(r"(<[^\s<>/]+>|\[[A-Z_]+\])\s*probe-reason\s*(</[^\s<>]+>|\[/[A-Z_]+\])", prompt[-64:] + text)
         if tags:
             return ReasoningFormat(tags[1], tags[2])
     return reasoning_format_in(source)

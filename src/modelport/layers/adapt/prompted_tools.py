@@ -139,7 +139,7 @@ async def read_calls(
     deltas: Deltas,
     forced: bool,
     call_format: CallFormat = TAGGED_JSON,
-    schemas: Schemas = MappingProxyType({}),  # noqa: B008  # It is immutable.
+    schemas: Schemas = MappingProxyType({}),  # It is immutable.
 ) -> Deltas:
     """Turn the tool calls in the text of these deltas into `tool_calls`.
 
@@ -178,19 +178,18 @@ async def read_calls(
                             in_call = True
                             call_texts.append(not_emitted[len(text) :])
                         is_blank = is_blank and not text.strip()
-                        text = line_breaks + text
-                        emitted_text = text.rstrip("\n")
-                        text, line_breaks = emitted_text, text[len(emitted_text) :]
+                        joined = line_breaks + text
+                        text = joined.rstrip("\n")
+                        line_breaks = joined[len(text) :]
                 elif in_call:
                     call_texts.append(text)
                     text = ""
+                emitted = replace(delta, content=text or None)
                 # Finish reason and token usage are yielded after the calls, in the closing delta.
-                is_last = delta.finish_reason is not None or delta.token_usage is not None
-                if is_last:
-                    closing = replace(delta, content=None)
-                emitted = (
-                    ChatMessageStreamDelta(content=text or None) if is_last else replace(delta, content=text or None)
-                )
+                if delta.finish_reason is not None or delta.token_usage is not None:
+                    closing.finish_reason = delta.finish_reason or closing.finish_reason
+                    closing.token_usage = delta.token_usage or closing.token_usage
+                    emitted.finish_reason = emitted.token_usage = None
                 if not emitted.is_empty:
                     yield emitted
         except ModelError:
@@ -207,7 +206,7 @@ async def read_calls(
     if calls or rest:
         yield ChatMessageStreamDelta(content=rest or None, tool_calls=_as_deltas(calls) or None)
     if calls and closing.finish_reason == "stop":
-        closing = replace(closing, finish_reason="tool_calls")
+        closing.finish_reason = "tool_calls"
     yield closing
 
 

@@ -108,20 +108,20 @@ CALL_FORMATS: dict[str, CallFormat] = {
     ),
     # DeepSeek R1, V3 and V3.1
     "DeepSeek": CallFormat(
-        ("<｜tool▁calls▁begin｜>",),  # noqa: RUF001
-        "<｜tool▁calls▁end｜>",  # noqa: RUF001
+        ("<｜tool▁calls▁begin｜>",),
+        "<｜tool▁calls▁end｜>",
         named_json(
-            r"<｜tool▁call▁begin｜>(?:function<｜tool▁sep｜>)?(?P<name>[^<\s]+)(?:<｜tool▁sep｜>|\s*+```json)",  # noqa: RUF001
-            r"(?:\s*+```)?\s*+<｜tool▁call▁end｜>",  # noqa: RUF001
+            r"<｜tool▁call▁begin｜>(?:function<｜tool▁sep｜>)?(?P<name>[^<\s]+)(?:<｜tool▁sep｜>|\s*+```json)",
+            r"(?:\s*+```)?\s*+<｜tool▁call▁end｜>",
         ),
-        names="<｜tool▁call▁begin｜> <｜tool▁sep｜> <｜tool▁call▁end｜>",  # noqa: RUF001
+        names="<｜tool▁call▁begin｜> <｜tool▁sep｜> <｜tool▁call▁end｜>",
     ),
     # DeepSeek V3.2 and V4
     "DeepSeek markup": CallFormat(
-        ("<｜DSML｜function_calls>", "<｜DSML｜tool_calls>"),  # noqa: RUF001
+        ("<｜DSML｜function_calls>", "<｜DSML｜tool_calls>"),
         "",
-        _invocations("｜DSML｜", after=r"(?:\s*+</｜DSML｜(?:function|tool)_calls>)?+"),  # noqa: RUF001
-        names="｜DSML｜",  # noqa: RUF001
+        _invocations("｜DSML｜", after=r"(?:\s*+</｜DSML｜(?:function|tool)_calls>)?+"),
+        names="｜DSML｜",
     ),
     # MiniMax M2
     "MiniMax M2": CallFormat(("<minimax:tool_call>",), "</minimax:tool_call>", _invocations("")),

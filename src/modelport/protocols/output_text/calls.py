@@ -21,6 +21,9 @@ from modelport.errors import MalformedResponse
 from modelport.schema.json_text import json_size_problem
 from modelport.types.deltas import MAX_TOOL_CALLS
 
+#: How many characters can be read for calls that turn out to be invalid. Each may be read to the end of the text.
+MAX_WASTED = 2**24
+
 
 class TextCall(NamedTuple):
     """A tool call that was read from text. The arguments are JSON text. An invalid call has an empty name."""
@@ -85,10 +88,15 @@ def read_output(text: str, call_format: CallFormat, schemas: Schemas) -> tuple[l
         return [TextCall("", text)], ""
     calls: list[TextCall] = []
     outside: list[str] = []
-    position = sections = 0
+    position = sections = wasted = 0
     while match := _next_section(text, position, call_format):
         outside.append(text[position : match[0]])
+        if wasted > MAX_WASTED:
+            calls, position = [*calls, TextCall("", text[match[1] :])], len(text)
+            break
         found, position = _read_section(text, *match, call_format, schemas)
+        if not all(call.name for call in found):
+            wasted += len(text) - match[1]
         if not match[1] and not any(call.name for call in found) and not _BEGINS_CALL.match(text):
             return [], text  # The whole output is JSON, but not a call.
         calls += found
