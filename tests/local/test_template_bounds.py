@@ -83,8 +83,8 @@ HOSTILE |= {
     "many lists": "{% for i in range(90000) %}{% set l = [" + "0," * 5000 + "] %}{% endfor %}",
     "many namespaces": "{% set n = namespace() %}{% for i in range(90000) %}{% for j in range(9) %}"
     "{% set n.n = namespace(n=n.n) %}{% endfor %}{% endfor %}",
-    "a list that grows": "{% set l = [1] %}{% for x in l %}{% for i in range(90000) %}{% set _ = l.append(x) %}{% endfor %}"
-    "{% endfor %}{{ l }}",
+    "a list that grows": "{% set l = [1] %}{% for x in l %}{% for i in range(90000) %}{% set _ = l.append(x) %}"
+    "{% endfor %}{% endfor %}{{ l }}",
     "many items of a queue": "{% set l = [1] * 90000 %}{% for i in range(90000) %}{% set _ = l.append(l.pop(0)) %}"
     "{% endfor %}",
     "many lists of a filter": "{% for i in range(90000) %}{% set l = [1] | batch(90000, 0) | list %}{% endfor %}",

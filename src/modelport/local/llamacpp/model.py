@@ -186,9 +186,10 @@ class LlamaCppModel(EngineModel["_LlamaCppEngine"]):
         reader = EventReader()
         if grammar is not None:
             lark, matcher = await in_thread(partial(compile_grammar, grammar))
+            body["grammar"] = llama_grammar(lark)
             if capabilities.reasoning:
-                # The engine applies the grammar to the reasoning too. So the grammar that is sent first allows any
-                # reasoning, and line breaks between it and the output. The engine returns these as content.
+                # The engine applies the grammar to the reasoning too. So the grammar allows any reasoning first, and
+                # line breaks between it and the output. The engine returns these as content.
                 body["grammar"] = llama_grammar(await in_thread(lambda: engine.allow_reasoning(lark, body)))
                 reader.drop_leading_line_breaks = True
             else:
@@ -386,7 +387,7 @@ class _LlamaCppEngine:
         """
         relevant = {key: body[key] for key in ("messages", "chat_template_kwargs", "tools") if key in body}
         prompt: str = self.query("/apply-template", relevant).get("prompt", "")
-        template = self.properties.get("chat_template", "")
+        template: str = self.properties.get("chat_template", "")
         return grammar_after_reasoning(lark, template, prompt, self.header.special_tokens, self.query)
 
     def detach_after_fork(self) -> None:
