@@ -1,4 +1,4 @@
-"""Marks that are special tokens, on `TransformersModel`: reasoning and calls, and a required call or output behind them.
+"""Marks that are special tokens, on `TransformersModel`: reasoning, calls, and required or typed output behind them.
 
 The model is tiny and random. A logits processor writes the beginning of its output; the grammar does the rest.
 """

@@ -178,7 +178,6 @@ class LlamaCppModel(EngineModel["_LlamaCppEngine"]):
         engine = self._engine()
         check_media(request.messages)
         check_prompt_size(text_size(request.messages), engine.context_length, engine.header.longest_token)
-        capabilities = request.capabilities
         body = body_from(request.replace(stream=True, stop_sequences=()), model_id=None, dialect="llama.cpp")
         warnings = await in_thread(lambda: engine.check_body(request, body))
         if is_call:
@@ -187,7 +186,7 @@ class LlamaCppModel(EngineModel["_LlamaCppEngine"]):
         if grammar is not None:
             lark, matcher = await in_thread(partial(compile_grammar, grammar))
             body["grammar"] = llama_grammar(lark)
-            if capabilities.reasoning:
+            if request.capabilities.reasoning:
                 # The engine applies the grammar to the reasoning too. So the grammar allows any reasoning first, and
                 # line breaks between it and the output. The engine returns these as content.
                 body["grammar"] = llama_grammar(await in_thread(lambda: engine.allow_reasoning(lark, body)))

@@ -15,11 +15,11 @@ from modelport.protocols.output_text.parameter_calls import nested_elements, par
 TAGGED_JSON = CallFormat(("<tool_call>",), "</tool_call>", read_json_calls)
 
 _FUNCTION_TAGS = parameter_calls(
-    r"<function=(?P<name>[^>\n]+)>", r"<parameter=(?P<key>[^>\n]+)>\n?", r"\n?</parameter>", r"</function>"
+    r"<function=(?P<name>[^>\n]{1,256})>", r"<parameter=(?P<key>[^>\n]{1,256})>\n?", r"\n?</parameter>", r"</function>"
 )
 _KEYS_AND_VALUES = parameter_calls(
-    r"(?P<name>[^\s<>{}]+)(?:\s*+<tool_sep(?::\w+)?>)?",
-    r"<arg_key(?::\w+)?>(?P<key>[^<]*)</arg_key(?::\w+)?>\s*+<arg_value(?::\w+)?>",
+    r"(?P<name>[^\s<>{}]{1,256})(?:\s*+<tool_sep(?::\w+)?>)?",
+    r"<arg_key(?::\w+)?>(?P<key>[^<]{0,256})</arg_key(?::\w+)?>\s*+<arg_value(?::\w+)?>",
     r"</arg_value(?::\w+)?>",
     r"(?=</tool_call(?::\w+)?>)",
 )
@@ -27,8 +27,8 @@ _KEYS_AND_VALUES = parameter_calls(
 
 def _invocations(prefix: str, before: str = "", after: str = "") -> CallReader:
     return parameter_calls(
-        rf'{before}<{prefix}invoke name="(?P<name>[^"\n]+)">',
-        rf'<{prefix}parameter name="(?P<key>[^"\n]+)"(?: string="(?P<type>\w+)")?>',
+        rf'{before}<{prefix}invoke name="(?P<name>[^"\n]{{1,256}})">',
+        rf'<{prefix}parameter name="(?P<key>[^"\n]{{1,256}})"(?: string="(?P<type>\w+)")?>',
         rf"</{prefix}parameter>",
         rf"</{prefix}invoke>{after}",
     )
@@ -47,8 +47,8 @@ CALL_FORMATS: dict[str, CallFormat] = {
         ("<tool_calls:opensource>",),
         "</tool_calls:opensource>",
         parameter_calls(
-            r"<tool_call:opensource>\s*+(?P<name>[^\s<>{}]+)\s*+<tool_sep:opensource>",
-            r"<arg_key:opensource>(?P<key>[^<]*)</arg_key:opensource>\s*+<arg_value:opensource>",
+            r"<tool_call:opensource>\s*+(?P<name>[^\s<>{}]{1,256})\s*+<tool_sep:opensource>",
+            r"<arg_key:opensource>(?P<key>[^<]{0,256})</arg_key:opensource>\s*+<arg_value:opensource>",
             r"</arg_value:opensource>",
             r"</tool_call:opensource>",
         ),
@@ -61,7 +61,9 @@ CALL_FORMATS: dict[str, CallFormat] = {
     "Mistral": CallFormat(
         ("[TOOL_CALLS]",),
         "",
-        first_of(read_json_calls, named_json(r"(?P<name>[^\s\[{]+)(?:\[CALL_ID\][^\[{]*)?(?:\[ARGS\]|(?=\{))")),
+        first_of(
+            read_json_calls, named_json(r"(?P<name>[^\s\[{]{1,256})(?:\[CALL_ID\][^\[{]{0,256})?(?:\[ARGS\]|(?=\{))")
+        ),
         names="[CALL_ID] [ARGS]",
     ),
     # Llama 3.1 to 3.3
@@ -81,16 +83,16 @@ CALL_FORMATS: dict[str, CallFormat] = {
     ),
     # Functionary 3.1
     "Functionary 3.1": CallFormat(
-        ("<function=",), "", named_json(r"<function=(?P<name>[^>\n]+)>", "</function>"), includes_begin=True
+        ("<function=",), "", named_json(r"<function=(?P<name>[^>\n]{1,256})>", "</function>"), includes_begin=True
     ),
     # Functionary 3.2
-    "Functionary 3.2": CallFormat((">>>",), "", named_json(r">>>(?P<name>[\w.-]+)\n"), includes_begin=True),
+    "Functionary 3.2": CallFormat((">>>",), "", named_json(r">>>(?P<name>[\w.-]{1,256})\n"), includes_begin=True),
     # Kimi K2
     "Kimi K2": CallFormat(
         ("<|tool_calls_section_begin|>",),
         "<|tool_calls_section_end|>",
         named_json(
-            r"<\|tool_call_begin\|>\s*+(?:functions\.)?(?P<name>[^\s<:]+)(?::\d+)?\s*+<\|tool_call_argument_begin\|>",
+            r"<\|tool_call_begin\|>\s*+(?:functions\.)?(?P<name>[^\s<:]{1,256})(?::\d+)?\s*+<\|tool_call_argument_begin\|>",
             r"\s*+<\|tool_call_end\|>",
         ),
         names="<|tool_call_begin|> <|tool_call_argument_begin|> <|tool_call_end|>",
@@ -100,8 +102,8 @@ CALL_FORMATS: dict[str, CallFormat] = {
         ("<|open|>tools<|sep|>",),
         "<|close|>tools<|sep|>",
         parameter_calls(
-            r'<\|open\|>call tool="(?P<name>[^"\n]+)"[^<]*<\|sep\|>',
-            r'<\|open\|>argument key="(?P<key>[^"\n]+)"(?: type="(?P<type>\w+)")?<\|sep\|>',
+            r'<\|open\|>call tool="(?P<name>[^"\n]{1,256})"[^<]{0,256}<\|sep\|>',
+            r'<\|open\|>argument key="(?P<key>[^"\n]{1,256})"(?: type="(?P<type>\w+)")?<\|sep\|>',
             r"<\|close\|>argument<\|sep\|>",
             r"<\|close\|>call<\|sep\|>",
         ),
@@ -111,7 +113,7 @@ CALL_FORMATS: dict[str, CallFormat] = {
         ("<｜tool▁calls▁begin｜>",),
         "<｜tool▁calls▁end｜>",
         named_json(
-            r"<｜tool▁call▁begin｜>(?:function<｜tool▁sep｜>)?(?P<name>[^<\s]+)(?:<｜tool▁sep｜>|\s*+```json)",
+            r"<｜tool▁call▁begin｜>(?:function<｜tool▁sep｜>)?(?P<name>[^<\s]{1,256})(?:<｜tool▁sep｜>|\s*+```json)",
             r"(?:\s*+```)?\s*+<｜tool▁call▁end｜>",
         ),
         names="<｜tool▁call▁begin｜> <｜tool▁sep｜> <｜tool▁call▁end｜>",
@@ -131,7 +133,7 @@ CALL_FORMATS: dict[str, CallFormat] = {
         "]<]minimax[>[</tool_call>",
         nested_elements(
             "]<]minimax[>[",
-            r'\]<\]minimax\[>\[<invoke name="(?P<name>[^"\n]+)">',
+            r'\]<\]minimax\[>\[<invoke name="(?P<name>[^"\n]{1,256})">',
             r"\]<\]minimax\[>\[</invoke>",
         ),
         names="]<]minimax[>[",
@@ -141,19 +143,22 @@ CALL_FORMATS: dict[str, CallFormat] = {
         ("<function name=",),
         "",
         parameter_calls(
-            r'<function name="(?P<name>[^"\n]+)">', r'<param name="(?P<key>[^"\n]+)">', r"</param>", r"</function>"
+            r'<function name="(?P<name>[^"\n]{1,256})">',
+            r'<param name="(?P<key>[^"\n]{1,256})">',
+            r"</param>",
+            r"</function>",
         ),
         includes_begin=True,
     ),
     # LFM 2 and 2.5
     "LFM": CallFormat(("<|tool_call_start|>",), "<|tool_call_end|>", read_python_calls),
     "Gemma 4": CallFormat(
-        ("<|tool_call>",), "<tool_call|>", braced_calls(r"call:(?P<name>[\w.-]+)", '<|"|>'), names='<|"|>'
+        ("<|tool_call>",), "<tool_call|>", braced_calls(r"call:(?P<name>[\w.-]{1,256})", '<|"|>'), names='<|"|>'
     ),
     "FunctionGemma": CallFormat(
         ("<start_function_call>",),
         "<end_function_call>",
-        braced_calls(r"call:(?P<name>[\w.-]+)", "<escape>"),
+        braced_calls(r"call:(?P<name>[\w.-]{1,256})", "<escape>"),
         names="<escape>",
     ),
     # gpt-oss: a call is a message to a function in the channel `commentary`
@@ -165,7 +170,7 @@ CALL_FORMATS: dict[str, CallFormat] = {
         ),
         "",
         named_json(
-            r"(?P<name>[^\s<{]+)\s*+(?:<\|channel\|>\w++)?\s*+(?:<\|constrain\|>)?\s*+\w*+\s*+<\|message\|>",
+            r"(?P<name>[^\s<{]{1,256})\s*+(?:<\|channel\|>\w++)?\s*+(?:<\|constrain\|>)?\s*+\w*+\s*+<\|message\|>",
             r"(?:<\|call\|>|<\|end\|>)",
         ),
         names="<|start|> <|channel|> <|constrain|> <|message|> <|call|> <|end|>",
@@ -176,7 +181,7 @@ CALL_FORMATS: dict[str, CallFormat] = {
         "",
         _invocations(
             "atem:",
-            before=r"[^\s<]++<\|message\|>\s*+<atem:function_calls>\s*+",
+            before=r"[^\s<]{1,256}+<\|message\|>\s*+<atem:function_calls>\s*+",
             after=r"\s*+</atem:function_calls>(?:<\|eom\|>|<\|eot\|>)?+",
         ),
         names="<|start|> <|message|> <|eom|> <|eot|> atem:",
@@ -186,7 +191,7 @@ CALL_FORMATS: dict[str, CallFormat] = {
         ("<|tool_calls|>",),
         "<|calls|>",
         named_json(
-            r"<\|tool_call:begin\|>[^<]*<\|tool_call:name\|>(?P<name>[^<]+)<\|tool_call:args\|>",
+            r"<\|tool_call:begin\|>[^<]{0,256}<\|tool_call:name\|>(?P<name>[^<]{1,256})<\|tool_call:args\|>",
             r"<\|tool_call:end\|>",
         ),
         names="<|tool_call:begin|> <|tool_call:name|> <|tool_call:args|> <|tool_call:end|>",

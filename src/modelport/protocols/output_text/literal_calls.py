@@ -7,7 +7,7 @@ import re
 from modelport.protocols.output_text.calls import CallReader, Schemas, TextCall, check_number
 from modelport.protocols.output_text.values import LiteralReader, Literals, arguments_text
 
-_NAME = re.compile(r"\s*+(?P<name>[^\W\d][\w.-]*+)\(")
+_NAME = re.compile(r"\s*+(?P<name>[^\W\d][\w.-]{0,255}+)\(")
 _OPEN, _BETWEEN, _CLOSE = re.compile(r"\s*+\[?"), re.compile(r"\s*+,?"), re.compile(r"\s*+\]?")
 
 

@@ -72,7 +72,7 @@ def nested_elements(mark: str, call: str, call_end: str) -> CallReader:
     """
     prefix = re.escape(mark)
     call_pattern, end_pattern = re.compile(rf"\s*+{call}"), re.compile(rf"\s*+{call_end}\s*+")
-    tag_pattern = re.compile(rf"{prefix}<(?P<close>/?)(?P<key>[^<>]+)>")
+    tag_pattern = re.compile(rf"{prefix}<(?P<close>/?)(?P<key>[^<>]{{1,256}})>")
 
     def element(text: str, position: int, key: str, schema: Any, depth: int) -> tuple[Any, int]:
         """Read the content of an element, up to its closing tag."""

@@ -182,7 +182,7 @@ class ReasoningReader:
                 self._enter(in_reasoning=False)
             elif mark in self._format.begins:
                 self._enter(in_reasoning=True)
-            elif mark in self._format.kept or (mark == self._format.end and not self._is_blank):
+            elif mark in self._format.kept or (mark not in self._format.content_marks and not self._is_blank):
                 content += mark
                 self._is_blank = False
             else:
