@@ -48,6 +48,8 @@ OLDEST_VERSIONS_CHECKS = "stream or typed or required"
 IN_PARALLEL = ("-n", "2", "--dist", "loadgroup")
 #: Three processes on two cores, for tests that wait for servers and engines a third of their time.
 MOSTLY_WAITING = ("-n", "3", "--dist", "loadgroup")
+#: Four processes, for tests that wait half of their time.
+HALF_WAITING = ("-n", "4", "--dist", "loadgroup")
 #: torch computes with one thread in each process. Several processes with two threads each wait for each other, and use
 #: up to twice the processor time for the same output.
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}
@@ -147,8 +149,9 @@ def lowest(session: nox.Session) -> None:
     backends = "--backends=llamacpp,transformers,openai,openai-sdk,huggingface,bedrock-strict"
     checks = ("tests/conformance/test_conformance.py", "-k", OLDEST_VERSIONS_CHECKS)
     pytest(session, *IN_PARALLEL, backends, *checks, env=ONE_THREAD)
-    pytest(session, "tests/local/weights", "-k", "hub")
-    pytest(session, "tests/layers/test_shared_limit.py")
+    pytest(
+        session, *IN_PARALLEL, "tests/local/weights", "tests/layers/test_shared_limit.py", "-k", "hub or shared_limit"
+    )
     session.run(
         "uv", "build", "--quiet", "--build-constraints", "locks/lowest-build.txt", "--require-hashes",
         "--out-dir", str(Path(session.create_tmp()) / "dist"),
@@ -161,7 +164,8 @@ def lowest_of(session: nox.Session, backend: str) -> None:
     """The oldest versions of backends whose packages conflict with others. `vllm` tests the oldest vLLM itself."""
     backends = {"mlx": "mlx", "litellm": "litellm,litellm-router,openai-sdk-2"}[backend]
     install(session, f"lowest-{backend}")
-    pytest(session, f"--backends={backends}", "tests/conformance/test_conformance.py", "-k", OLDEST_VERSIONS_CHECKS)
+    checks = ("tests/conformance/test_conformance.py", "-k", OLDEST_VERSIONS_CHECKS)
+    pytest(session, *IN_PARALLEL, f"--backends={backends}", *checks)
     if backend == "litellm":
         pytest(session, "tests/remote/litellm/test_router.py", "-k", "redis")
 
@@ -287,18 +291,13 @@ def litellm(session: nox.Session) -> None:
     """LiteLLM and its Router, with version 2 of the openai package, which LiteLLM requires."""
     install(session, "litellm")
     backends = "--backends=litellm,litellm-mocked,litellm-router,litellm-router-mocked,openai-sdk-2"
-    pytest(session, *MOSTLY_WAITING, backends, "tests/conformance/test_conformance.py", "tests/remote/litellm")
+    pytest(session, *HALF_WAITING, backends, "tests/conformance/test_conformance.py", "tests/remote/litellm")
     if not session.posargs:  # modelport[openai] with version 2 of the package
         pytest(
-            session,
-            *MOSTLY_WAITING,
-            "tests/remote/test_faults.py",
-            "tests/remote/test_rejected_parameters.py",
-            "tests/remote/test_matrix.py",
-            "-k",
-            "sdk",
-        )
-        pytest(session, "tests/remote/test_retries.py", "tests/remote/test_settings.py", "-k", "litellm")
+            session, *HALF_WAITING, "tests/remote/test_faults.py", "tests/remote/test_rejected_parameters.py",
+            "tests/remote/test_matrix.py", "tests/remote/test_retries.py", "tests/remote/test_settings.py",
+            "-k", "sdk and (faults or rejected_parameters or matrix) or litellm and (retries or settings)",
+        )  # fmt: skip
 
 
 @nox.session

@@ -196,7 +196,7 @@ def docs_environment(folder: Path) -> Iterator[DocsEnvironment]:
         if find_spec("torch"):  # LiteLLM's environment has no torch, and no block in it needs weights of the Hub.
             as_hub_cache(cache, "HuggingFaceTB/SmolLM2-135M-Instruct")
         variables = {
-            "OPENAI_BASE_URL": server.base_url, "OPENAI_API_KEY": KEY, "MY_KEY": KEY,
+            "OPENAI_BASE_URL": server.base_url, "OPENAI_API_KEY": KEY, "MY_KEY": KEY, "DEEPSEEK_API_KEY": KEY,
             "AZURE_OPENAI_ENDPOINT": resource.url, "AZURE_OPENAI_API_KEY": "az-docs-0123",
             "OPENAI_API_VERSION": "2024-10-21",
             "AWS_ENDPOINT_URL_BEDROCK_RUNTIME": bedrock.url, "AWS_REGION": "us-east-1",
@@ -206,9 +206,8 @@ def docs_environment(folder: Path) -> Iterator[DocsEnvironment]:
         yield DocsEnvironment(
             folder,
             variables,
-            {LOCAL_SERVER: open_server.base_url},
+            {LOCAL_SERVER: open_server.base_url, "https://api.deepseek.com": reasoner.base_url},
             {
-                "deepseek-reasoner": {"OPENAI_BASE_URL": reasoner.base_url},
                 "TransformersModel": OFFLINE,
                 "MLXModel": OFFLINE | preload(),
             },

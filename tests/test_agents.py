@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from importlib import import_module
+from pathlib import Path
 
 import pytest
 
@@ -203,3 +205,32 @@ def test_message_of_smolagents_is_accepted() -> None:
     )
     assert isinstance(model([message]), ChatMessage)
     assert (model.requests[0].messages[0].role, model.requests[0].messages[0].content) == ("user", "Observation: 4")
+
+
+SAVED: dict[str, Callable[[], Model]] = {
+    "remote": lambda: OpenAIServerModel("gpt-4o", api_base="http://127.0.0.1:1/v1", temperature=0.2),
+    "local": lambda: LlamaCppModel(model_file(), context_length=512, threads=1),
+    "several": lambda: FallbackModel([OpenAIServerModel("a", "http://127.0.0.1:1"), InferenceClientModel("b")]),
+}
+
+
+@pytest.mark.parametrize("name", SAVED)
+def test_saved_agent_is_loaded_with_its_model(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import_module("modelport.integrations.smolagents")
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-saved")
+    model = SAVED[name]()
+    agent = smolagents.CodeAgent(tools=[], model=model, verbosity_level=0)
+    agent.save(tmp_path / "agent")
+    for loaded in (
+        smolagents.CodeAgent.from_folder(tmp_path / "agent"),
+        smolagents.CodeAgent.from_dict(agent.to_dict()),
+    ):
+        assert type(loaded.model) is type(model)
+        assert loaded.model.to_dict() == model.to_dict()
+
+
+def test_saved_agent_with_a_model_of_smolagents_is_loaded_as_before() -> None:
+    import_module("modelport.integrations.smolagents")
+    model = smolagents.InferenceClientModel("someone/model")
+    loaded = smolagents.CodeAgent.from_dict(smolagents.CodeAgent(tools=[], model=model, verbosity_level=0).to_dict())
+    assert type(loaded.model) is smolagents.InferenceClientModel

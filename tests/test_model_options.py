@@ -138,10 +138,13 @@ def test_stop_is_accepted_as_stop_sequences() -> None:
 
 
 def test_tools_to_call_from_require_a_tool_call() -> None:
-    model = EchoModel()
+    request = request_for(tools_to_call_from=[WEATHER])
+    assert (request.tools, request.tool_choice, request.tool_errors) == ((WEATHER,), "required", "return")
     with pytest.raises(InvalidToolCall, match="made none"):
-        model.generate("?", tools_to_call_from=[WEATHER])
-    assert (model.requests[0].tools, model.requests[0].tool_choice) == ((WEATHER,), "required")
+        EchoModel().generate("?", tools_to_call_from=[WEATHER], tool_errors="raise")
+    constructor = {"tool_choice": "auto", "tool_errors": "raise"}
+    request = request_for(settings=constructor, tools_to_call_from=[WEATHER])
+    assert (request.tool_choice, request.tool_errors) == ("auto", "raise")
     assert request_for(tools_to_call_from=[WEATHER], tool_choice="auto").tool_choice == "auto"
     assert request_for(tools=[WEATHER]).tool_choice == "auto"
     with pytest.raises(InvalidRequest, match="tools and tools_to_call_from are two names"):

@@ -15,9 +15,11 @@ from modelport.errors import (
     MalformedResponse,
     ServerError,
 )
+from modelport.layers.retry import RetryPolicy
 from modelport.model import Model
 from modelport.types.messages import ChatMessage
 from modelport.types.request import Request
+from modelport.types.tools import Tool
 from modelport.types.usage import TokenUsage
 from tests.echo import METHODS, Delta, EchoModel, each_method, text_of
 
@@ -284,3 +286,27 @@ def test_subclass_of_a_backend_may_override_generate() -> None:
     assert model("?", stop_sequences=["END"]).content == "PARIS IS IT. "
     for method in ("generate_stream", "agenerate", "agenerate_stream"):
         assert METHODS[method](model, "?", stop_sequences=["END"]) == "Paris is it. "
+
+
+class Numbers(Model):
+    """Its author knows neither stop sequences nor output types, and the service fails once."""
+
+    def __init__(self, *answers: str | Exception, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.answers = list(answers)
+
+    def generate(self, messages: Any, stop_sequences: Any = None, **options: Any) -> ChatMessage:  # type: ignore[override]
+        if isinstance(answer := self.answers.pop(0), Exception):
+            raise answer
+        return ChatMessage("assistant", answer)
+
+
+def test_plain_call_of_an_authors_generate_runs_through_the_layers() -> None:
+    """Stop sequences, output types, retries with feedback and retries after errors work as on other models."""
+    assert Numbers("one END two")("?", stop_sequences=["END"]).content == "one "
+    assert Numbers(ServerError("busy"), "yes", retry=RetryPolicy(base=0.01))("?").content == "yes"
+    message = Numbers("none", "7")("?", grammar={"type": "integer"})
+    assert (message.parsed, message.enforcement) == (7, "validated")
+    model = Numbers('<tool_call>{"name": "f", "arguments": {"a": 1}}</tool_call>')
+    message = model("?", tools=[Tool("f", "", {"type": "object"})])
+    assert message.tool_calls and message.tool_calls[0].function.arguments == {"a": 1}

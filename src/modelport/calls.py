@@ -88,9 +88,9 @@ class CallMethods:
                 - `grammar` (or OpenAI's `response_format`): the output type, or `None` for free text.
                 - `strict`: whether the call is refused if neither the engine nor the service can enforce the output
                   type. Otherwise modelport uses a tool call whose arguments are the output, or validates the output.
-                - `tools`: the tools that the model may call. If they are given as `tools_to_call_from`, the default of
-                  `tool_choice` is `required`.
+                - `tools`: the tools that the model may call. `tools_to_call_from` has other defaults, those of agents.
                 - `tool_choice`: `auto`, `none`, `required` or the name of a tool.
+                - `tool_errors`: `raise`, or `return` for calls that can't be used, with the reason in `call.error`.
                 - `reasoning_effort` (`none`, `minimal`, `low`, `medium`, `high`, `xhigh`, `max`), or `reasoning_budget`
                   in tokens. An effort is sent as a budget if the model supports only budgets.
                 - other parameters: `temperature`, `max_tokens`, `top_p`, `seed`, `logprobs`, `top_logprobs`, `timeout`…
@@ -180,11 +180,15 @@ class CallMethods:
         self, messages: MessageInput, stop_sequences: StopInput = None, **options: Unpack[CallOptions[Parsed]]
     ) -> ChatMessage[Parsed]: ...
     def __call__(self, messages: Any, stop_sequences: Any = None, **options: Any) -> ChatMessage:
-        """Do the same as `generate`."""
+        """Do the same as `generate`. If the author of the class wrote `generate`, modelport's layers are around it."""
         if stop_sequences is not None:
             options["stop_sequences"] = stop_sequences
         if "extra_headers" in options or "extra_query" in options or "api_key" in options:
             hide_secrets(options)  # In this frame, which a traceback may show.
+        if type(self).generate is not CallMethods.generate and not self._implements_deltas:
+            from modelport.runtime.portal import run
+
+            return run(self._generate(self._prepare(messages, None, options, stream=False)))
         return self.generate(messages, **options)
 
     def parse_tool_calls(self, message: ChatMessage) -> ChatMessage:
@@ -260,10 +264,8 @@ class CallMethods:
         """Check the arguments of a call, and return its request."""
         if "extra_headers" in options or "extra_query" in options or "api_key" in options:
             hide_secrets(options)  # In the frames of the callers too, which refer to this dict.
-        call_options = normalise_options(
-            {"stop_sequences": stop_sequences, **options} if stop_sequences is not None else options
-        )
-        return self._build_request(messages, call_options, stream)
+        given = {"stop_sequences": stop_sequences, **options} if stop_sequences is not None else options
+        return self._build_request(messages, normalise_options(given, self._options or {}), stream)
 
     def _build_request(self, messages: Any, call_options: Mapping[str, Any], stream: bool) -> Request:
         """Return the request of a call. Options that the call does not have are taken from the constructor.
@@ -293,6 +295,8 @@ class CallMethods:
             strict=options.pop("strict", False),
             tools=tools,
             tool_choice="auto" if tool_choice == "auto" else tool_choice_from(tool_choice, tools),
+            tool_errors=options.pop("tool_errors") if "tool_errors" in options else "raise",
+            usage_after_stop=options.pop("usage_after_stop") if "usage_after_stop" in options else 64,
             timeouts=Timeouts(**{name: options.pop(name) for name in TIMEOUTS if name in options}),
             stream=stream,
             capabilities=self.capabilities,
@@ -375,8 +379,6 @@ class CallMethods:
             raise_with_partial(error, response, self.model_id, streamed=False)
         return response.message()
 
-    # --- what `Model` implements --------------------------------------------------------------------------------------
-
     @property
     def capabilities(self) -> Capabilities:
         """What this model can do."""
@@ -388,13 +390,10 @@ class CallMethods:
 
     @property
     def _implements_deltas(self) -> bool:
-        """Whether the backend implements `deltas`, and not just `generate`."""
         raise NotImplementedError
 
     def _check_unknown_options(self, options: Mapping[str, Any]) -> None:
-        """Check the options of a call if modelport does not know all of them."""
         raise NotImplementedError
 
     def _layers(self) -> list[Layer]:
-        """Return the layers of this model, the outermost first."""
         raise NotImplementedError

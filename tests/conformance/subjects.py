@@ -6,11 +6,12 @@ server that others wrote. The subjects of LiteLLM, vLLM and Bedrock have modules
 
 from __future__ import annotations
 
+import atexit
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ from tests.servers.front import azure
 from tests.servers.llamacpp import llama_server, model_file
 from tests.servers.smollm2 import smollm2_folder
 from tests.servers.tiny_mmproj import write_tiny_mmproj
-from tests.servers.vllm import vllm_server
+from tests.servers.vllm import VllmServer, vllm_server
 
 KEY = "sk-conformance-key-0123456789"
 TOO_LONG = "word " * 6000
@@ -187,11 +188,19 @@ def fallback(folder: Path) -> Iterator[Subject]:
         yield replace(subject, make=lambda: model, faults=faults)
 
 
+@cache
+def shared_vllm_server() -> VllmServer:
+    """Start `vllm serve`, which takes a minute, once for all backends. It ends with this process."""
+    stack = ExitStack()
+    atexit.register(stack.close)
+    return stack.enter_context(vllm_server(api_key=KEY))
+
+
 @contextmanager
 def on_vllm_server(**settings: Any) -> Iterator[Subject]:
     """`OpenAIServerModel` on `vllm serve`, with the same weights and a chat template that has tools."""
+    server = shared_vllm_server()
     with (
-        vllm_server(api_key=KEY) as server,
         environment_variable("OPENAI_API_KEY", KEY),
         OpenAIServerModel(
             server.model, api_base=server.base_url, api_key=KEY, dialect="vllm",

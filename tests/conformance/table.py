@@ -119,7 +119,7 @@ def entries() -> list[Entry]:
     ):
         known = AmazonBedrockServerModel.declared_capabilities.with_profiles(example, BEDROCK)
         rows.append(Entry(f"`AmazonBedrockServerModel`, {models}", known, backends))
-    return [*rows, Entry("a `Model` of your own with `generate`", UserModel().capabilities)]
+    return [*rows, Entry("a `Model` of your own with `generate`, called as `model(…)`", UserModel().capabilities)]
 
 
 class _Person:

@@ -75,6 +75,12 @@ SELECTED_CHECKS = {
         "generate", "stream", "async", "stop sequences", "cancellation", "deterministic", "seed", "usage", "logprobs",
         "roles", "invalid input", "timeout", "event loops", "concurrent calls", "fork", "closing", "secrets", "saving",
     },
+    # It has the client of openai-sdk, and the address and key of azure, which run all checks.
+    "azure-sdk": {
+        "generate", "stream", "async", "cancellation", "usage", "logprobs", "JSON schema", "tools: required",
+        "streamed tool calls", "image input", "errors", "timeout", "event loops", "concurrent calls", "fork",
+        "closing", "secrets", "saving",
+    },
     # If every model fails, the first model's error is raised; here it says that this model does not exist.
     "fallback": {check.name for check in CHECKS} - {"context window exceeded"},
     "bedrock-forced": {
@@ -147,7 +153,8 @@ def markers(backend: str, config: pytest.Config) -> list[pytest.MarkDecorator]:
     elif backend not in ("bedrock-strict", "bedrock-forced"):  # These talk to a server of this project.
         marks.append(pytest.mark.server)
     if config.pluginmanager.hasplugin("xdist"):
-        marks.append(pytest.mark.xdist_group(backend))
+        # The two backends on vLLM's server share it.
+        marks.append(pytest.mark.xdist_group(backend.removesuffix("-responses") if "vllm" in backend else backend))
     return marks
 
 

@@ -9,12 +9,8 @@ from typing import Any
 import pytest
 
 from modelport.errors import UnsupportedFeature
-from modelport.layers.adapt.capabilities import (
-    adapt_to_capabilities,
-    append_to_system_message,
-    merge_consecutive_roles,
-    merge_system_messages,
-)
+from modelport.inputs.merging import append_to_system_message, merge_consecutive_roles, merge_system_messages
+from modelport.layers.adapt.capabilities import adapt_to_capabilities
 from modelport.model import Model
 from modelport.types.capabilities import Capabilities
 from modelport.types.content import Attachment, Image, Text

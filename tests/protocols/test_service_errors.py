@@ -9,6 +9,7 @@ Each wording is quoted from a page or a report; the tables in `modelport.protoco
 from __future__ import annotations
 
 import json
+import re
 import time
 from typing import Any
 
@@ -25,6 +26,7 @@ from modelport.errors import (
     RateLimited,
     ServerError,
 )
+from modelport.protocols import error_phrases, parameter_phrases
 from modelport.protocols.chat_completions.errors import error_from
 from modelport.remote.bedrock.errors import error_from as bedrock_error_from
 
@@ -34,6 +36,7 @@ CONTEXT_EXCEEDED: list[tuple[str, int, Any]] = [
     ("anthropic, output", 400, "input length and `max_tokens` exceed context limit: 178959 + 64000 > 200000, decrease input length or `max_tokens` and try again"),
     ("openai", 400, "This model's maximum context length is 8192 tokens. However, your messages resulted in 8545 tokens. Please reduce the length of the messages."),
     ("openai, gpt-5", 400, "Input tokens exceed the configured limit of 272000 tokens. Your messages resulted in 289650 tokens. Please reduce the length of the messages."),
+    ("openai, gpt-5, this phrase alone", 400, "Input tokens exceed the configured limit of 272000 tokens. Your messages resulted in 289650 tokens."),
     ("openai, responses", 400, "Your input exceeds the context window of this model. Please adjust your input and try again."),
     ("openai, code", 400, {"message": "Too long.", "code": "context_length_exceeded"}),
     ("openrouter", 400, "This endpoint's maximum context length is 204800 tokens. However, you requested about 309977 tokens (303247 of text input, 6730 of tool input)."),
@@ -74,6 +77,7 @@ OTHERS: list[tuple[str, int, Any, type[ModelError]]] = [
     ("openai, id", 400, {"code": "string_above_max_length", "param": "messages[10].tool_calls[0].id", "message": "Invalid 'messages[10].tool_calls[0].id': string too long. Expected a string with maximum length 40, but got a string with length 51 instead."}, InvalidRequest),
     ("vllm, zero", 400, "max_tokens must be at least 1, got 0.", InvalidRequest),
     ("openai, output", 400, "max_tokens is too large: 99999. This model supports at most 4096 completion tokens.", InvalidRequest),
+    ("bedrock, output", 400, "The maximum tokens you requested exceeds the model limit of 3000. Try again with a maximum tokens value that is lower than 3000.", InvalidRequest),
     ("nginx", 413, "<html><head><title>413 Request Entity Too Large</title></head></html>", InvalidRequest),
     ("openai, rate", 429, "Request too large for gpt-4o on tokens per min (TPM): Limit 30000, Requested 61337.", RateLimited),
     ("bedrock, rate", 429, "Too many tokens, please wait before trying again.", RateLimited),
@@ -118,6 +122,7 @@ FLAGGED = {
 REFUSALS: list[tuple[str, int | None, Any, type[ModelError]]] = [
     ("openrouter, moderation", 403, FLAGGED, ContentFiltered),
     ("openrouter, text", 403, {"error": {"message": FLAGGED["error"]["message"]}}, ContentFiltered),
+    ("openrouter, documentation", 403, {"error": {"code": 403, "message": "Your chosen model requires moderation and your input was flagged"}}, ContentFiltered),
     ("openrouter, key", 403, {"error": {"message": "Key limit exceeded", "code": 403}}, AuthenticationError),
     ("deepseek", 400, {"error": {"message": "Content Exists Risk", "type": "invalid_request_error", "param": None, "code": "invalid_request_error"}}, ContentFiltered),
     ("deepseek, detail", 400, {"detail": "Content Exists Risk"}, ContentFiltered),
@@ -126,6 +131,10 @@ REFUSALS: list[tuple[str, int | None, Any, type[ModelError]]] = [
     ("openai", 400, {"error": {"message": "Invalid prompt: your prompt was flagged as potentially violating our usage policy.", "type": "invalid_request_error", "param": None, "code": "invalid_prompt"}}, ContentFiltered),
     ("openai by openrouter", 400, openrouter({"error": {"message": "Invalid prompt", "code": "invalid_prompt"}}), ContentFiltered),
     ("kimi", 400, {"error": {"type": "content_filter", "message": "The request was rejected because it was considered high risk"}}, ContentFiltered),
+    # A proxy passes the text on, but not the code.
+    ("dashscope, text alone", 400, "Input text data may contain inappropriate content.", ContentFiltered),
+    ("openai, text alone", 400, "Invalid prompt: your prompt was flagged as potentially violating our usage policy.", ContentFiltered),
+    ("kimi, text alone", 400, "The request was rejected because it was considered high risk", ContentFiltered),
     ("anthropic", 400, {"type": "error", "error": {"type": "invalid_request_error", "message": "Output blocked by content filtering policy"}}, ContentFiltered),
     ("glm", 400, {"error": {"code": "1301", "message": "系统检测到输入或生成内容可能包含不安全或敏感内容"}}, ContentFiltered),
     ("in a stream", None, {"error": {"message": "Content Exists Risk"}}, ContentFiltered),
@@ -139,6 +148,7 @@ REFUSALS: list[tuple[str, int | None, Any, type[ModelError]]] = [
     ("openrouter, rate", 429, openrouter("z-ai/glm is temporarily rate-limited upstream.", 429), RateLimited),
     ("openrouter, no model", 400, openrouter({"error": {"message": "No.", "code": "model_not_found"}}), NotFoundError),
     ("databricks", 400, {"error_code": "BAD_REQUEST", "message": json.dumps({"external_model_provider": "amazon-bedrock", "external_model_error": {"message": "Input is too long for requested model."}})}, ContextWindowExceeded),
+    ("databricks, external", 400, {"error": "Received error from openai", "external_model_message": {"error": {"message": "Too long.", "code": "context_length_exceeded"}}}, ContextWindowExceeded),
     ("groq, flex", 498, {"error": {"message": "Flex tier capacity exceeded", "type": "capacity_exceeded"}}, ServerError),
 ]  # fmt: skip
 
@@ -159,6 +169,7 @@ REASONS: list[tuple[str, Any, str]] = [
     ("dashscope", {"error": {"message": "<400> InternalError.Algo.InvalidParameter: No."}}, ": <400> InternalError.Algo.InvalidParameter: No (HTTP 400)."),
     ("xai", {"code": "invalid-argument", "error": "No such thing."}, ": No such thing (HTTP 400)."),
     ("databricks", {"error_code": "BAD_REQUEST", "message": '{"message": "Multiple tool calls are not supported.\\n"}'}, ": Multiple tool calls are not supported (HTTP 400)."),
+    ("databricks, external", {"error": "Received error from databricks-model-serving", "external_model_message": {"error_code": "INVALID_PARAMETER_VALUE", "message": "Missing parameter."}}, "Missing parameter (HTTP 400)."),
     ("text", "Just text.", ": Just text (HTTP 400)."),
     ("nothing", {}, ": no reason given (HTTP 400)."),
     ("empty text", "", ": no reason given (HTTP 400)."),
@@ -192,6 +203,14 @@ def test_retry_delay_of_gemini_is_obeyed_unless_a_header_has_one(delay: Any, hea
         assert type(error) is RateLimited
         assert error.retry_after == expected
     assert error_from(None, [body], headers).status == 429  # This is an event of a stream.
+
+
+@pytest.mark.parametrize("name", ["retry-after", "retry-after-ms", "x-amz-retry-after"])
+@pytest.mark.parametrize("value", ["inf", "1e400", "9" * 400, "1e308", "nan", "1764500000000000"])
+def test_endless_wait_in_a_header_is_ignored(name: str, value: str) -> None:
+    """A `FallbackModel` would cool the model down for ever, and `time.sleep` raises OverflowError."""
+    assert error_from(429, "{}", {name: value}).retry_after is None
+    assert error_from(429, "{}", {"ratelimit": f'"q";r=0;t={"9" * 400}'}).retry_after is None
 
 
 @pytest.mark.parametrize("status", [400, None])
@@ -305,3 +324,19 @@ def test_rejected_parameter_is_named(body: Any, name: str | None, other: str | N
     error = error_from(400, body)
     assert type(error) is InvalidRequest
     assert (error.parameter, error.incompatible_with) == (name, other)
+
+
+def test_every_phrase_has_a_source_and_compiles_alone() -> None:
+    phrases = [
+        phrase
+        for module in (error_phrases, parameter_phrases)
+        for table in vars(module).values()
+        if isinstance(table, tuple)
+        for phrase in table
+        if isinstance(phrase, error_phrases.KnownPhrase)
+    ]
+    assert len(phrases) == len({phrase.pattern for phrase in phrases}) > 50
+    without_page = [phrase for phrase in phrases if not re.fullmatch(r"https://\S+", phrase.source)]
+    assert [(phrase.services, phrase.source) for phrase in without_page] == [("Bedrock", "no public page found")]
+    for phrase in phrases:
+        assert re.compile(phrase.pattern).search("") is None

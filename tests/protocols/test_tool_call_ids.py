@@ -106,6 +106,10 @@ def test_new_ids_are_accepted_by_every_service() -> None:
 
 
 OPENAI_ID, LONG_ID = "call_PTLP8xhu3uwZk4l3nlnrrJha", "fc_0f0e50a1476a6c35006912c58dc9f8819192c25864eb16f07f"
+MISTRAL_MODELS = (
+    "Mistral-Small-3.2-24B-Instruct-2506", "Open-Mistral-7B", "Magistral-Small-2509", "Codestral-22B-v0.1",
+    "Devstral-Small-2507", "Pixtral-12B-2409", "Mixtral-8x7B-Instruct-v0.1", "Voxtral-Mini-3B-2507",
+)  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -123,6 +127,9 @@ OPENAI_ID, LONG_ID = "call_PTLP8xhu3uwZk4l3nlnrrJha", "fc_0f0e50a1476a6c35006912
         ("vllm", "mistralai/Ministral-8B-Instruct-2410", OPENAI_ID, "[a-zA-Z0-9]{9}"),
         ("gemini", "gemini-3-pro", LONG_ID, LONG_ID),
         (None, "my-model", LONG_ID, LONG_ID),
+        ("openai", "another-name", LONG_ID, "[a-zA-Z0-9]{24}"),
+        *(("openrouter", name, LONG_ID, "[a-zA-Z0-9]{24}") for name in ("openai/o3", "openai/o4-mini")),
+        *((None, f"mistralai/{name}", OPENAI_ID, "[a-zA-Z0-9]{9}") for name in MISTRAL_MODELS),
     ],
 )
 def test_ids_of_other_services_are_mapped_consistently(

@@ -76,27 +76,27 @@ def server_for(backend: str) -> FaultServer:
     return ResponsesServer() if BACKENDS[backend].wire is ResponsesFault else FaultServer()
 
 
-def ask(model: Model, way: str, **options: Any) -> ChatMessage:
+def ask(model: Model, way: str, messages: Any = "hello", **options: Any) -> ChatMessage:
     """Call a model in one of the four ways, and close its connections afterwards."""
     try:
         if way == "sync":
-            return model.generate("hello", **options)
+            return model.generate(messages, **options)
         if way == "sync streamed":
-            with model.generate_stream("hello", **options) as stream:
+            with model.generate_stream(messages, **options) as stream:
                 for _ in stream:
                     pass
                 return stream.message
-        return asyncio.run(_ask_async(model, way, options))
+        return asyncio.run(_ask_async(model, way, messages, options))
     finally:
         # Connections that an event loop opened end with the loop, except those of boto3.
         if not way.startswith("async") or isinstance(model, AmazonBedrockServerModel):
             model.release()
 
 
-async def _ask_async(model: Model, way: str, options: dict[str, Any]) -> ChatMessage:
+async def _ask_async(model: Model, way: str, messages: Any, options: dict[str, Any]) -> ChatMessage:
     if way == "async":
-        return await model.agenerate("hello", **options)
-    async with model.agenerate_stream("hello", **options) as stream:
+        return await model.agenerate(messages, **options)
+    async with model.agenerate_stream(messages, **options) as stream:
         async for _ in stream:
             pass
         return stream.message

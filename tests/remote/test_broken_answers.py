@@ -91,3 +91,11 @@ def test_non_streaming_response_that_is_none_is_an_error(server: FaultServer, tr
     server.script([fault])
     with pytest.raises(MalformedResponse, match=text):
         ask(model_for(server, transport, accept_missing_finish=True, retry=False), "sync")
+
+
+@pytest.mark.parametrize("way", ["sync", "async streamed"])
+def test_media_beside_text_are_named_in_a_warning(server: FaultServer, transport: str, way: str) -> None:
+    image = {"type": "image_url", "index": 0, "image_url": {"url": "data:image/png;base64,iVBORw0="}}
+    server.script([Fault.ok("See:", message_fields={"images": [image], "audio": {"id": "a", "data": "UklGRg=="}})])
+    message = ask(model_for(server, transport), way)
+    assert ([warning.feature for warning in message.warnings], message.content) == (["audio", "images"], "See:")

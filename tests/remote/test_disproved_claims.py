@@ -38,7 +38,8 @@ def test_lucky_answer_of_unknown_server_is_not_called_enforced(server: FaultServ
     message: Any = ask(model_for(server, transport), way, response_format=SCHEMA)
     is_known = transport.startswith("azure")
     assert (message.parsed, message.enforcement) == ({"a": 1}, "enforced" if is_known else "validated")
-    assert [w.feature for w in message.warnings if w.type == "not_enforced"] == [] if is_known else ["grammar"]
+    features = [w.feature for w in message.warnings if w.type == "not_enforced"]
+    assert features == ([] if is_known else ["grammar"])
 
 
 def test_invalid_answer_leads_to_forced_tool_and_is_remembered(server: FaultServer, transport: str) -> None:
@@ -119,3 +120,29 @@ def test_known_services_claim_to_enforce_and_others_do_not() -> None:
     assert OpenAIServerModel("m", "http://localhost/v1", "k", dialect="vllm").capabilities.enforces_grammars
     assert AzureOpenAIServerModel("m", "https://x.openai.azure.com", "k").capabilities.enforces_grammars
     assert not InferenceClientModel("m", token="hf_x").capabilities.enforces_grammars
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"logprobs": True}, {"seed": 1}, {"presence_penalty": 0.5}, {"frequency_penalty": 0.5},
+        {"reasoning_effort": "high"}, {"reasoning_budget": 2000},
+    ],
+    ids=lambda options: next(iter(options)),
+)  # fmt: skip
+def test_option_that_anthropics_endpoint_ignores_is_refused(options: dict[str, Any]) -> None:
+    """The request is never sent. See https://platform.claude.com/docs/en/api/openai-sdk."""
+    model = OpenAIServerModel("claude-sonnet-4-5", "https://api.anthropic.com/v1", "k")
+    with pytest.raises(UnsupportedFeature, match=next(iter(options))):
+        model("Hi", **options)
+
+
+@pytest.mark.parametrize("kind", ["audio", "file"])
+def test_input_that_anthropics_endpoint_ignores_is_refused(kind: str) -> None:
+    part = {
+        "audio": {"type": "input_audio", "input_audio": {"data": "aGk=", "format": "wav"}},
+        "file": {"type": "file", "file": {"filename": "a.pdf", "file_data": "data:application/pdf;base64,aGk="}},
+    }[kind]
+    model = OpenAIServerModel("claude-sonnet-4-5", "https://api.anthropic.com/v1", "k")
+    with pytest.raises(UnsupportedFeature, match=kind):
+        model([{"role": "user", "content": [part]}])

@@ -91,3 +91,15 @@ def test_server_without_render_path_gets_plain_grammar() -> None:
             # If the caller requests reasoning, the grammar allows for it.
             model.generate(QUESTION, grammar=SENTENCE, reasoning_budget=50)
             assert '("<think>" reasoning_)?' in server.requests[-1].json["grammar"]
+
+
+@pytest.mark.engine
+@pytest.mark.timeout(120)
+def test_real_server_says_its_kind_and_gets_tools_in_the_prompt(plain_server: LlamaServer) -> None:
+    """The chat template of SmolLM2 has no tools, so the server would drop them."""
+    tool = {"name": "add", "description": "Adds.", "parameters": {"type": "object", "properties": {}}}
+    with OpenAIServerModel("m", plain_server.base_url, plain_server.api_key, temperature=0, max_tokens=4) as model:
+        message = model.generate(QUESTION, tools=[tool])
+        assert [warning.feature for warning in message.warnings] == ["tools"]
+        assert model.generate(QUESTION, grammar=Regex("yes|no")).enforcement == "enforced"
+        assert not model.capabilities.tools

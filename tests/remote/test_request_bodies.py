@@ -91,6 +91,20 @@ def test_profile_of_model_name_is_applied(name: str, stop: bool, limit: str) -> 
     assert (capabilities.stop, capabilities.renamed.get("max_tokens", "max_tokens")) == (stop, limit)
 
 
+@pytest.mark.parametrize(
+    ("address", "expected"),
+    [
+        ("https://api.z.ai/api/paas/v4", 1),
+        ("https://open.bigmodel.cn/api/paas/v4", 1),
+        ("https://api.groq.com/openai/v1", 4),
+        ("http://localhost/v1", 4),
+    ],
+)
+def test_number_of_stop_sequences_depends_on_service(address: str, expected: int) -> None:
+    """modelport applies further stop sequences itself. See https://docs.z.ai/api-reference/llm/chat-completion."""
+    assert OpenAIServerModel("glm-4.7", address, "k").capabilities.max_stop_sequences == expected
+
+
 def test_capabilities_of_caller_override_profile() -> None:
     assert OpenAIServerModel("o3", api_key="k", capabilities={"stop": True}).capabilities.stop
 

@@ -204,7 +204,7 @@ def test_renamed_parameter_is_not_said_to_be_left_out(server: FaultServer) -> No
 # --- a tool loop ------------------------------------------------------------------------------------------------------
 
 
-def strict_server(request: Any) -> Fault:
+def strict_server(request: Any) -> Any:
     """Answer as OpenAI does: reasoning must come back with its call, without ids, and before the next turn."""
     items = request.json["input"]
     if request.json.get("store") is not False or "reasoning.encrypted_content" not in request.json.get("include", ()):
@@ -258,6 +258,23 @@ def test_tool_loop_of_three_turns_sends_reasoning_back(server: FaultServer, way:
     assert targets(server) == ["responses"] * 4
 
 
+@pytest.mark.parametrize("length", [45, 69])
+def test_reasoning_goes_back_with_calls_that_have_long_ids(server: FaultServer, length: int) -> None:
+    """Chat completions of OpenAI's models refuse IDs of more than 40 characters, and this API those of more than 64."""
+
+    def respond(request: Any) -> Fault:
+        answer = strict_server(request)
+        if any(len(item.get("call_id", "")) > 64 for item in request.json["input"]):
+            return Fault.status(400, message="Invalid 'input[1].call_id': string too long.")
+        if answer.status_code != 200 or not answer.response.calls:
+            return answer
+        return ResponsesFault.tools(Call(id=answer.response.calls[0].id.ljust(length, "x")), reasoning="")
+
+    server.script(then=respond)
+    assert run_loop(model_for(server, "gpt-5", api="responses"), "sync").content == "done"
+    assert targets(server) == ["responses"] * 4
+
+
 def test_calls_of_another_service_are_sent_as_plain_items(server: FaultServer) -> None:
     server.script(then=ResponsesFault.ok("fine"))
     call = ChatMessageToolCall(ChatMessageToolCallFunction({"city": "Paris"}, "get_weather"), "c1")
@@ -266,6 +283,6 @@ def test_calls_of_another_service_are_sent_as_plain_items(server: FaultServer) -
     history.append(ChatMessage("tool", "sunny", tool_call_id="c1"))
     message = model_for(server, api="responses").generate(history, tools=[TOOL])
     assert [item.get("type") for item in server.requests[0].json["input"]] == [
-        None, "function_call", "function_call_output",
+        "message", "function_call", "function_call_output",
     ]  # fmt: skip
     assert [warning.type for warning in message.warnings] == ["left_out"]

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from modelport.errors import StreamInterrupted
+from modelport.errors import InvalidRequest, StreamInterrupted
 from modelport.protocols.chat_completions.think_tags import ThinkTagSplitter
 from tests.remote.chat_backends import *  # noqa: F403
 from tests.remote.chat_backends import model_for
@@ -58,6 +58,36 @@ def test_stop_sequence_that_ended_streamed_reasoning_is_an_error_once(server: Fa
     assert caught.value.partial.reasoning == "A"
     assert ask(model, "async streamed", stop_sequences=["stop"]).content
     assert "stop" not in server.requests[-1].json
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_text_that_begins_inside_the_reasoning_is_split_on_request(
+    server: FaultServer, transport: str, way: str
+) -> None:
+    server.script(then=Fault.ok("A stop is near.</think>\n\nParis stop", piece=3))
+    model = model_for(server, transport, split_reasoning="opened")
+    message = ask(model, way, stop_sequences=[" stop"])
+    assert (message.reasoning, message.content, message.stop_sequence) == ("A stop is near.", "Paris", " stop")
+    assert "stop" not in server.requests[0].json
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_schema_applies_behind_reasoning_that_the_template_opened(server: FaultServer, way: str) -> None:
+    """A server that enforced the schema would apply it to the reasoning, so it is not sent."""
+    server.script(then=Fault.ok('Is it {"a": 2}?</think>{"a": 1}'))
+    model = model_for(server, split_reasoning="opened", capabilities={"tools": False})
+    message: Any = ask(model, way, response_format=SCHEMA)
+    assert (message.parsed, message.enforcement) == ({"a": 1}, "validated")
+    assert "response_format" not in server.requests[0].json
+
+
+def test_without_reasoning_the_text_is_text(server: FaultServer) -> None:
+    server.script(then=Fault.ok("Paris"))
+    model = model_for(server, split_reasoning="opened")
+    message = ask(model, "sync", reasoning_effort="none")
+    assert (message.reasoning, message.content) == (None, "Paris")
+    with pytest.raises(InvalidRequest, match="'opened'"):
+        model_for(server, split_reasoning="open")
 
 
 @pytest.mark.parametrize("text", [" ", "<think>" + " " * 50, "<think>a</thin", "<think>a</think>" + " " * 50])

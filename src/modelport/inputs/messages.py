@@ -11,7 +11,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from modelport.errors import InvalidRequest
+from modelport.inputs.call_ids import with_call_ids
+from modelport.inputs.merging import merge
 from modelport.inputs.parts import part_from, refuse
+from modelport.schema.json_text import excerpt
 from modelport.types.content import Part, Text
 from modelport.types.messages import (
     ChatMessage,
@@ -44,7 +47,8 @@ def normalise_messages(
     Args:
         messages: A string (the text of one user message), a message, or a list of messages. A message can be a
             `ChatMessage`, a dict in the format of OpenAI or transformers, or a message object of another library.
-        role_conversions: Roles to replace, as `{"system": "user"}`.
+        role_conversions: Roles to replace, as `{"system": "user"}`. A message that thereby gets the role of the message
+            before or behind it is merged with it.
         flatten: Whether the text parts of each message are joined into one string.
 
     Raises:
@@ -58,10 +62,33 @@ def normalise_messages(
     if not isinstance(messages, Iterable) or isinstance(messages, bytes):
         raise InvalidRequest(f"messages must be a string or a list of messages, not {type(messages).__name__}")
     conversions = role_conversions_from(role_conversions) if role_conversions else {}
+    messages = [*messages] if conversions else messages
     result = tuple(_message_from(m, f"messages[{i}]", conversions, flatten) for i, m in enumerate(messages))
     if not result:
         raise InvalidRequest("messages is empty: a request needs at least one message")
-    return result
+    result = with_call_ids(result)
+    return _merge_converted(messages, result, conversions) if conversions else result
+
+
+def _merge_converted(
+    given: Sequence[Any], messages: tuple[ChatMessage, ...], conversions: Mapping[str, str]
+) -> tuple[ChatMessage, ...]:
+    """Merge each message whose role was replaced with its neighbours of the same role.
+
+    Args:
+        given: The messages as the caller wrote them.
+        messages: The same messages, converted.
+        conversions: The roles to replace.
+    """
+    is_converted = [_enum_value(m.get("role") if isinstance(m, Mapping) else m.role) in conversions for m in given]
+    groups: list[list[ChatMessage]] = []
+    for i, message in enumerate(messages):
+        is_same = i and message.role == messages[i - 1].role and message.role != MessageRole.TOOL
+        if is_same and (is_converted[i] or is_converted[i - 1]):
+            groups[-1].append(message)
+        else:
+            groups.append([message])
+    return tuple(merge(group) if len(group) > 1 else group[0] for group in groups)
 
 
 def _message_from(message: Any, path: str, conversions: Mapping[str, str], flatten: bool) -> ChatMessage:
@@ -74,7 +101,7 @@ def _message_from(message: Any, path: str, conversions: Mapping[str, str], flatt
     if isinstance(message, Mapping):
         for key, value in message.items():
             if key not in _INPUT_KEYS and key not in _OUTPUT_KEYS and value is not None:
-                refuse(path, f"unknown key {key!r}; a message has {', '.join(sorted(_INPUT_KEYS))}")
+                refuse(path, f"unknown key {excerpt(key)}; a message has {', '.join(sorted(_INPUT_KEYS))}")
         get: Callable[[str], Any] = message.get
     elif hasattr(message, "role"):
         get = lambda key: getattr(message, key, None)  # noqa: E731
@@ -83,7 +110,7 @@ def _message_from(message: Any, path: str, conversions: Mapping[str, str], flatt
     given_role = _enum_value(get("role"))
     role = _ROLES.get(conversions.get(given_role, given_role)) if isinstance(given_role, str) else None
     if role is None:
-        problem = "has no 'role'" if given_role is None else f"role {given_role!r} is unknown"
+        problem = "has no 'role'" if given_role is None else f"role {excerpt(given_role)} is unknown"
         refuse(path, f"{problem}; it must be one of {', '.join(sorted(_ROLES))}")
     if not isinstance(given_calls := get("tool_calls") or (), Sequence):
         refuse(f"{path}['tool_calls']", f"must be a list, not {type(given_calls).__name__}")
@@ -102,8 +129,6 @@ def _message_from(message: Any, path: str, conversions: Mapping[str, str], flatt
         role = MessageRole.ASSISTANT
     elif role == "tool-response":
         role = MessageRole.TOOL if get("tool_call_id") else MessageRole.USER
-    if role == "tool" and not get("tool_call_id"):
-        refuse(path, "a 'tool' message needs the 'tool_call_id' of the call whose result it is")
     content = _content_from(get("content"), path, flatten)
     if content is None and not calls and role != "assistant":
         refuse(path, "has no 'content'")

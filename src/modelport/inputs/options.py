@@ -8,8 +8,12 @@ from typing import Any
 from modelport.errors import InvalidRequest
 from modelport.inputs.parameters import BY_ANY_NAME, EXCLUSIVE
 
+#: The defaults of calls whose tools are given as `tools_to_call_from`, the name that agents of smolagents use. They
+#: expect that the model calls one of the tools, and they tell the model what is wrong with its call.
+AGENT_DEFAULTS = {"tool_choice": "required", "tool_errors": "return"}
 
-def normalise_options(given: Mapping[str, Any]) -> dict[str, Any]:
+
+def normalise_options(given: Mapping[str, Any], constructor: Mapping[str, Any] = {}) -> dict[str, Any]:
     """Return the options, each under its main name and with a checked value.
 
     The options of a call can then override those of the constructor, whichever names the caller used.
@@ -17,6 +21,7 @@ def normalise_options(given: Mapping[str, Any]) -> dict[str, Any]:
     Args:
         given: The options as the caller wrote them, under any of the names in `modelport.inputs.parameters`. `None`
             means "not given". Options that are not in that table are returned unchanged.
+        constructor: The options of the constructor, as this function returned them, if `given` are those of a call.
 
     Raises:
         InvalidRequest: A value is wrong, one option has different values under two names, or two options exclude each
@@ -33,14 +38,13 @@ def normalise_options(given: Mapping[str, Any]) -> dict[str, Any]:
         value = parameter.normalise(value, name)
         first_name = first_names.setdefault(parameter.name, name)
         # An option may have two names in one call if the values are equal. An exception is `tools`, because its other
-        # name, `tools_to_call_from`, also changes the default of `tool_choice` (see below).
+        # name, `tools_to_call_from`, also has other defaults (`AGENT_DEFAULTS`).
         if first_name != name and (result[parameter.name] != value or parameter.name == "tools"):
             raise InvalidRequest(f"{first_name} and {name} are two names of one parameter: give one")
         if parameter.destination != "check_only":
             result[parameter.name] = value
-    # `tools_to_call_from` is the name that agents of smolagents use. They expect that the model calls one of the tools.
     if given.get("tools_to_call_from"):
-        result.setdefault("tool_choice", "required")
+        result = {**{name: value for name, value in AGENT_DEFAULTS.items() if name not in constructor}, **result}
     if result.get("top_logprobs") and not result.setdefault("logprobs", True):
         raise InvalidRequest("top_logprobs needs logprobs=True")
     for name, excluded in EXCLUSIVE.items():

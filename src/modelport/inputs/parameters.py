@@ -116,8 +116,21 @@ def _reasoning_effort(value: Any, name: str) -> Any:
     raise _invalid(value, name, f"must be one of {', '.join(REASONING_EFFORTS)}")
 
 
+ToolErrors = Literal["raise", "return"]
+
+
+def _tool_errors(value: Any, name: str) -> Any:
+    if value in get_args(ToolErrors):
+        return value
+    raise _invalid(value, name, "must be 'raise' or 'return'")
+
+
 #: How many characters the stop sequences of a call may have together. Each piece of the output is compared with them.
 MAX_STOP_CHARACTERS = 10_000
+
+
+#: The maximum of `usage_after_stop`.
+MAX_USAGE_DELTAS = 10_000
 
 
 def stop_sequences_from(value: Any, name: str = "stop_sequences") -> tuple[str, ...]:
@@ -191,14 +204,26 @@ PARAMETERS: Mapping[str, Parameter] = {
         Parameter(
             "tools", _tools, other_names=("tools_to_call_from",), destination="request",
             description="The tools that the model may call: functions, `Tool`s, dicts in the chat completions "
-            "format, or tool objects of other libraries. Given as `tools_to_call_from`, the default of `tool_choice` "
-            "is `required`.",
+            "format, or tool objects of other libraries. Given as `tools_to_call_from`, as agents do, the "
+            "defaults are `tool_choice=\"required\"` and `tool_errors=\"return\"`.",
             elsewhere="the tools are described in the prompt, with a warning",
         ),
         Parameter(
             "tool_choice", lambda value, name: tool_choice_from(value), destination="request", default="auto",
             description="`auto`, `none`, `required` (at least one call), or the name of the tool to call.",
             elsewhere="the choice is checked on the response, with a warning",
+        ),
+        Parameter(
+            "tool_errors", _tool_errors, destination="request", default="raise",
+            description="What happens if the model's tool call can't be used, or is missing although it was required: "
+            "`raise` raises `InvalidToolCall`; `return` returns the message as the model wrote it, with the reason in "
+            "`call.error` and in `warnings`, for an agent that tells its model.",
+        ),
+        Parameter(
+            "usage_after_stop", _number(0, MAX_USAGE_DELTAS, integer=True), destination="request", default="64",
+            description="How many more deltas are read, in at most a second, if the token usage is not known yet when "
+            "modelport ends the output at a stop sequence: many services report it only at the end. 0 to close the "
+            "connection at once; `token_usage` may then be `None`.",
         ),
         Parameter(
             "custom_role_conversions", lambda value, name: role_conversions_from(value), destination="request",

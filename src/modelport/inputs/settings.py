@@ -37,3 +37,21 @@ def name_or_path(model_id: Any) -> str:
     if not isinstance(model_id, str | os.PathLike):
         raise InvalidRequest(f"model_id must be a name or a path, not {type(model_id).__name__}")
     return os.fspath(model_id)
+
+
+class ClientSetting:
+    """The attribute `client` of a remote model: the caller's own client, which only the constructor accepts.
+
+    Assigning it later raises, because it would have no effect: the connections are made from the settings.
+    """
+
+    def __get__(self, model: Any, owner: Any = None) -> Any:
+        return None if model is None else model.__dict__.get("client")
+
+    def __set__(self, model: Any, value: Any) -> None:
+        if "kwargs" in model.__dict__:  # The constructor of `Model` has run.
+            raise AttributeError(
+                f"client can't be assigned: make a new {type(model).__name__}, and pass the client or its settings to "
+                "the constructor"
+            )
+        model.__dict__["client"] = value

@@ -158,7 +158,7 @@ SERVICES: Mapping[str, Service] = {
     ),
     "moonshot": Service(
         "Moonshot AI",
-        "https://platform.moonshot.ai/docs/api/chat",
+        "https://platform.kimi.ai/docs/api/chat",
         _names("prompt_cache_key safety_identifier stream_options thinking"),
     ),
     "zhipu": Service(

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from functools import lru_cache
 
 from modelport.errors import ModelError
@@ -103,10 +103,39 @@ class Stop:
         """Return the deltas of the backend, truncated before the first stop sequence."""
         if not (request.stop_sequences or request.stream or request.needs_closing_delta):
             return next(request)
-        return _end_at_stop_sequence(next(request), request.stop_sequences)
+        return _end_at_stop_sequence(next(request), request)
 
 
-async def _end_at_stop_sequence(deltas: Deltas, stops: Sequence[str]) -> Deltas:
+#: How long the token usage is waited for after a stop sequence, in seconds.
+_MAX_WAIT = 1.0
+
+
+async def _read_usage(deltas: Deltas, request: Request) -> TokenUsage | None:
+    """Read some more deltas for the token usage, which many services report only at the end.
+
+    The call never fails because of this: the wait takes at most half of the time that the call has left.
+
+    Returns:
+        The usage, or `None` if it did not come.
+    """
+    from asyncio import get_running_loop, timeout  # Here, because importing them takes long.
+
+    timeouts, deltas_left = request.timeouts, request.usage_after_stop
+    limits = [_MAX_WAIT, *((timeouts.idle_timeout / 2,) if timeouts.idle_timeout is not None else ())]
+    if timeouts.deadline is not None:
+        limits.append((timeouts.deadline - get_running_loop().time()) / 2)
+    usage = None
+    with suppress(ModelError, TimeoutError):
+        async with timeout(min(limits)):
+            async for delta in deltas:
+                deltas_left -= 1
+                if (usage := delta.token_usage) is not None or not deltas_left:
+                    break
+    return usage
+
+
+async def _end_at_stop_sequence(deltas: Deltas, request: Request) -> Deltas:
+    stops = request.stop_sequences
     scanner = StopScanner(stops)
     usage: TokenUsage | None = None
     closing = ChatMessageStreamDelta()  # The last delta, with token usage and finish reason.
@@ -138,6 +167,8 @@ async def _end_at_stop_sequence(deltas: Deltas, stops: Sequence[str]) -> Deltas:
                     last_text = copy_delta(delta)
                     last_text.tool_calls = None
                     closing.finish_reason, closing.stop_sequence = "stop", found
+                    if usage is None and request.usage_after_stop:
+                        usage = await _read_usage(deltas, request)
                     break
                 if text or delta.has_output:  # Most deltas contain text, so `has_output` is seldom called.
                     delivered = True

@@ -24,7 +24,8 @@ class KnownPhrase(NamedTuple):
     Args:
         pattern: A regular expression that is searched for, ignoring case.
         services: The services whose error texts contain the phrase. This is documentation; no code reads it.
-        source: The address of a page that quotes the phrase. This is documentation too.
+        source: The address of a page that quotes the phrase, or else of one that describes the error, or
+            `no public page found`. This is documentation too.
     """
 
     pattern: str
@@ -34,27 +35,28 @@ class KnownPhrase(NamedTuple):
 
 #: These phrases say that the prompt, or the prompt together with the requested output, exceeds the context window.
 CONTEXT_EXCEEDED = (
-    KnownPhrase(r"maximum context length", "OpenAI, OpenRouter, vLLM, GLM", "https://github.com/neulab/prompt2model/issues/353"),
+    KnownPhrase(r"maximum context length", "OpenAI, OpenRouter, vLLM, GLM, Mistral", "https://github.com/neulab/prompt2model/issues/353"),
     KnownPhrase(r"context[ _](?:length|window|size|limit)", "OpenAI, llama.cpp, LM Studio, MiniMax, Anthropic", "https://github.com/continuedev/continue/issues/6080"),
     KnownPhrase(r"max_model_len", "vLLM", "https://github.com/google/tunix/pull/222"),
     KnownPhrase(r"longer than the maximum model length", "vLLM", "https://github.com/xorbitsai/inference/issues/3785"),
     KnownPhrase(r"max(?:_completion)?_tokens must be at least 1, got -", "vLLM", "https://github.com/vllm-project/vllm/pull/36789"),
-    KnownPhrase(r"too many (?:input )?tokens", "Cohere, Mistral, Bedrock", "https://docs.cohere.com/reference/errors"),
+    KnownPhrase(r"too many (?:input )?tokens", "Cohere", "https://portkey.ai/error-library/input-limit-exceeded-error-10147"),
     KnownPhrase(r"`inputs` (?:tokens \+ `max_new_tokens` must be|must have less than)", "TGI, Together", "https://github.com/huggingface/llm-vscode/issues/94"),
     KnownPhrase(r"prompt is too long", "Anthropic, Fireworks", "https://github.com/anthropics/claude-code/issues/12186"),
     KnownPhrase(r"input is too long", "Bedrock, Databricks", "https://github.com/continuedev/continue/issues/6005"),
     KnownPhrase(r"input tokens exceed the configured limit", "OpenAI, Azure", "https://github.com/cline/cline/issues/5474"),
     KnownPhrase(r"exceeds? the maximum (?:number of )?(?:input )?tokens", "Gemini, Bedrock", "https://github.com/google-gemini/gemini-cli/issues/4692"),
-    KnownPhrase(r"maximum (?:input|context) (?:length|size|tokens)", "Bedrock", "https://docs.aws.amazon.com/bedrock/latest/userguide/troubleshooting-api-error-codes.html"),
+    KnownPhrase(r"maximum (?:input|context) (?:length|size|tokens)", "Bedrock", "no public page found"),
     KnownPhrase(r"range of input length should be", "DashScope", "https://github.com/QwenLM/qwen-code/issues/98"),
     KnownPhrase(r"maximum prompt length is", "xAI", "https://github.com/cline/cline/issues/3120"),
-    KnownPhrase(r"exceeded model token limit", "Kimi", "https://platform.moonshot.ai/docs/api/chat#error-codes"),
-    KnownPhrase(r"input token length too long", "Kimi", "https://platform.moonshot.ai/docs/api/chat#error-codes"),
+    KnownPhrase(r"exceeded model token limit", "Kimi", "https://platform.kimi.ai/docs/api/errors"),
+    KnownPhrase(r"input token length too long", "Kimi", "https://platform.kimi.ai/docs/api/errors"),
     KnownPhrase(r"prompt exceeds max length", "GLM", "https://github.com/zeroclaw-labs/zeroclaw/issues/4124"),
     KnownPhrase(r"maximum supported sequence length", "SambaNova", "https://github.com/cline/cline/issues/294"),
     KnownPhrase(r"request body too large for .{1,100} model\. max size: \d+ tokens", "GitHub Models", "https://github.com/cline/cline/issues/995"),
-    KnownPhrase(r"prompt token count of \d+ exceeds", "GitHub Copilot", "https://github.com/badlogic/pi-mono/blob/main/packages/ai/src/utils/overflow.ts"),
-    KnownPhrase(r"reduce the length of the (?:messages|prompt)", "Groq, Cerebras", "https://github.com/badlogic/pi-mono/blob/main/packages/ai/src/utils/overflow.ts"),
+    KnownPhrase(r"prompt token count of \d+ exceeds", "GitHub Copilot", "https://github.com/ericc-ch/copilot-api/issues/65"),
+    KnownPhrase(r"reduce the length of the messages", "Groq", "https://github.com/letta-ai/letta/issues/1963"),
+    KnownPhrase(r"messages or completion\. current length is", "Cerebras", "https://github.com/cline/cline/issues/5140"),
 )  # fmt: skip
 
 #: This phrase says that one string of the request is too long, such as the id of a tool call or a description.
@@ -65,10 +67,10 @@ STRING_TOO_LONG = (
 #: These phrases say that a content policy refused the prompt or the answer.
 CONTENT_REFUSED = (
     KnownPhrase(r"content exists risk", "DeepSeek", "https://github.com/666ghj/BettaFish/issues/108"),
-    KnownPhrase(r"data may contain inappropriate content", "DashScope", "https://www.alibabacloud.com/help/en/model-studio/error-code"),
+    KnownPhrase(r"data may contain inappropriate content", "DashScope", "https://www.alibabacloud.com/help/model-studio/error-code"),
     KnownPhrase(r"prompt was flagged as potentially violating", "OpenAI", "https://github.com/openai/codex/issues/7250"),
-    KnownPhrase(r"requires moderation on .{1,100}your input was flagged", "OpenRouter", "https://openrouter.ai/docs/api/reference/errors-and-debugging"),
-    KnownPhrase(r"rejected because it was considered high risk", "Kimi", "https://platform.moonshot.ai/docs/api/chat#error-codes"),
+    KnownPhrase(r"requires moderation .{1,100}your input was flagged", "OpenRouter", "https://openrouter.ai/docs/api/reference/errors-and-debugging"),
+    KnownPhrase(r"rejected because it was considered high risk", "Kimi", "https://platform.kimi.ai/docs/api/errors"),
     KnownPhrase(r"blocked by content filtering policy", "Anthropic", "https://github.com/anthropics/claude-code/issues/6195"),
 )  # fmt: skip
 
@@ -82,8 +84,10 @@ NO_STREAM = (
 
 #: These phrases say that the key is wrong, in errors with status 400.
 WRONG_KEY = (
-    KnownPhrase(r"api key (?:not valid|not found|expired)", "Gemini", "https://ai.google.dev/gemini-api/docs/troubleshooting"),
-    KnownPhrase(r"incorrect api key provided", "xAI", "https://docs.x.ai/docs/key-information/debugging"),
+    KnownPhrase(r"api key not valid", "Gemini", "https://github.com/cequence-io/openai-scala-client/issues/109"),
+    KnownPhrase(r"api key expired", "Gemini", "https://github.com/continuedev/continue/issues/11336"),
+    KnownPhrase(r"api key not found", "Gemini", "https://github.com/google-gemini/gemini-cli/issues/25198"),
+    KnownPhrase(r"incorrect api key provided", "xAI", "https://docs.x.ai/developers/debugging"),
 )  # fmt: skip
 
 

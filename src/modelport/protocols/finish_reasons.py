@@ -32,7 +32,7 @@ class FinishWord:
     Args:
         word: The word, in the spelling that `_normalised` returns.
         meaning: What it means.
-        source: The page that documents or reports the word.
+        source: The page that documents or reports the word, or `no public page found`.
     """
 
     word: str
@@ -41,21 +41,24 @@ class FinishWord:
 
 
 _OPENAI = "https://platform.openai.com/docs/api-reference/chat/object"
-_ANTHROPIC = "https://docs.claude.com/en/api/handling-stop-reasons"
+_ANTHROPIC = "https://platform.claude.com/docs/en/build-with-claude/handling-stop-reasons"
 _BEDROCK = "https://docs.aws.amazon.com/bedrock/latest/APIReference/API_runtime_ConverseResponse.html"
 _GEMINI = "https://ai.google.dev/api/generate-content#FinishReason"
 _COHERE = "https://docs.cohere.com/reference/chat"
+#: The words of Cohere's older API, as Oracle's package for it lists them.
+_COHERE_V1 = "https://docs.oracle.com/en-us/iaas/tools/dotnet/latest/api/Oci.GenerativeaiinferenceService.Models.CohereChatResponse.FinishReasonEnum.html"
 _MISTRAL = "https://docs.mistral.ai/api/"
 _DEEPSEEK = "https://api-docs.deepseek.com/api/create-chat-completion"
-_GLM = "https://docs.bigmodel.cn/api-reference"
+_GLM = "https://github.com/promptfoo/promptfoo/pull/9905"
 _TOGETHER = "https://docs.together.ai/reference/chat-completions-1"
 _TGI = "https://huggingface.co/docs/text-generation-inference/reference/api_reference"
-_WATSONX = "https://cloud.ibm.com/apidocs/watsonx-ai"
+_WATSONX = "https://ibm.github.io/watsonx-ai-node-sdk/enums/0_1_x.WatsonXAI.TextGenResult.Constants.StopReason.html"
 _VLLM = "https://github.com/vllm-project/vllm/issues/57082"
 _OPENROUTER = "https://openrouter.ai/docs/api/reference/errors-and-debugging"
 _RESPONSES = "https://platform.openai.com/docs/api-reference/responses/object"
 #: Words that were counted in the logs of a gateway in front of many services.
 _GATEWAY = "https://github.com/Kilo-Org/cloud/pull/3071"
+_NO_PAGE = "no public page found"
 
 FINISH_WORDS = (
     FinishWord("stop", "stop", _OPENAI),
@@ -70,7 +73,7 @@ FINISH_WORDS = (
     FinishWord("max_output_tokens", "length", _RESPONSES),
     FinishWord("model_length", "length", _MISTRAL),
     FinishWord("model_context_window_exceeded", "length", _ANTHROPIC),
-    FinishWord("error_limit", "length", _COHERE),
+    FinishWord("error_limit", "length", _COHERE_V1),
     FinishWord("token_limit", "length", _WATSONX),
     FinishWord("tool_calls", "tool_calls", _OPENAI),
     FinishWord("function_call", "tool_calls", _OPENAI),
@@ -82,7 +85,7 @@ FINISH_WORDS = (
     FinishWord("guardrail_intervened", "content_filter", _BEDROCK),
     FinishWord("refusal", "content_filter", _ANTHROPIC),
     FinishWord("sensitive", "content_filter", _GLM),
-    FinishWord("error_toxic", "content_filter", _COHERE),
+    FinishWord("error_toxic", "content_filter", _COHERE_V1),
     FinishWord("safety", "content_filter", _GEMINI),
     FinishWord("recitation", "content_filter", _GEMINI),
     FinishWord("language", "content_filter", _GEMINI),
@@ -98,8 +101,9 @@ FINISH_WORDS = (
     FinishWord("network_error", "failed", _GLM),
     FinishWord("insufficient_system_resource", "failed", _DEEPSEEK),
     FinishWord("abort", "failed", _VLLM),
-    FinishWord("aborted", "failed", _DEEPSEEK),
+    FinishWord("aborted", "failed", _NO_PAGE),
     FinishWord("cancelled", "failed", _WATSONX),
+    FinishWord("user_cancel", "failed", _COHERE_V1),
     FinishWord("time_limit", "failed", _WATSONX),
     FinishWord("timeout", "failed", _COHERE),
     FinishWord("malformed_function_call", "bad_call", _GEMINI),

@@ -38,8 +38,8 @@ UNSUPPORTED_PARAMETER = (
     KnownPhrase(r"'(response_format)' : one of the following must be satisfied", "Groq", "https://github.com/vercel/ai/issues/7808"),
     KnownPhrase(r"does not support (response[ _]format)", "Groq", "https://github.com/ItzCrazyKns/Vane/issues/980"),
     KnownPhrase(r"must contain the word 'json' in some form, to use '(response_format)'", "DashScope", "https://github.com/agno-agi/agno/pull/5317"),
-    KnownPhrase(r"unknown format of (response_format)", "DashScope", "https://www.alibabacloud.com/help/en/model-studio/error-code"),
-    KnownPhrase(r"(json mode response) is not supported when", "DashScope", "https://www.alibabacloud.com/help/en/model-studio/error-code"),
+    KnownPhrase(r"unknown format of (response_format)", "DashScope", "https://www.alibabacloud.com/help/model-studio/error-code"),
+    KnownPhrase(r"(json mode response) is not supported when", "DashScope", "https://github.com/presenton/presenton/issues/184"),
 )  # fmt: skip
 
 #: Words for a parameter in the phrases above -> the parameter.

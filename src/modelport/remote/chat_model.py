@@ -9,13 +9,13 @@ with `profile_updated = True`, so that `Model` runs the call once more from the 
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from functools import cached_property
 from typing import Any, ClassVar
 
-from modelport.errors import InvalidRequest, MalformedResponse, ModelError, NotFoundError, UnsupportedFeature
+from modelport.errors import InvalidRequest, MalformedResponse, ModelError, NotFoundError
 from modelport.inputs.parameters import REASONING_EFFORTS
 from modelport.inputs.settings import check_kind
 from modelport.inputs.vendor_parameters import parameters_of
@@ -27,13 +27,18 @@ from modelport.protocols.chat_completions.response import ChatResponseReader
 from modelport.remote.history import observe_history_refusal, with_accepted_history
 from modelport.remote.http.redaction import with_hidden_repr
 from modelport.remote.http.transport import ServiceCall, Transport
+from modelport.remote.probing_model import ProbingModel
 from modelport.remote.profiles import PROFILES
-from modelport.remote.rejections import ObservingModel
 from modelport.remote.response_reader import ResponseReader
 from modelport.remote.schema_enforcement import claimed_capabilities
 from modelport.remote.schema_subsets import OPENAI
-from modelport.remote.services import refuse_api_setting
-from modelport.remote.template_tools import template_has_tools
+from modelport.remote.services import MAX_STOP_SEQUENCES, refuse_api_setting
+from modelport.remote.split_reasoning import (
+    SplitReasoning,
+    check_split_reasoning,
+    splitting_of,
+    with_reasoning_in_text,
+)
 from modelport.remote.unconstrained_reasoning import RENDER_PATH, grammar_after_reasoning
 from modelport.types.capabilities import Capabilities
 from modelport.types.deltas import ChatMessageStreamDelta
@@ -43,7 +48,7 @@ from modelport.types.request import Request
 from modelport.types.warnings import CallWarning
 
 
-class ChatCompletionsModel(ObservingModel):
+class ChatCompletionsModel(ProbingModel):
     """The base class of backends that send requests in the format of OpenAI's chat-completions API.
 
     A backend implements `_make_transport`, which the constructor of this class calls. So a backend's own constructor
@@ -52,11 +57,14 @@ class ChatCompletionsModel(ObservingModel):
     Args:
         model_id: The service's name for the model.
         dialect: The kind of the server, one of the class's `dialects`. Requests then use what such servers accept
-            beyond OpenAI's API. By default they use OpenAI's API alone.
+            beyond OpenAI's API; with `openai`, they use OpenAI's API alone. By default, a server at an address that
+            modelport does not know is asked once, by the first call with tools or an output type, whether it is
+            llama.cpp's or vLLM's.
         accept_missing_finish: Whether a stream without a finish reason is complete (some servers, such as Ollama, send
             none). By default such a stream counts as truncated.
         split_reasoning: Whether text between `<think>` and `</think>` at the beginning of the output is reasoning,
-            which some servers do not separate from it. By default it is.
+            which some servers do not separate from it. By default it is. With `opened`, the output begins inside the
+            reasoning, because the model's chat template writes `<think>` into the prompt; `</think>` ends it.
         **settings: See `Model`.
     """
 
@@ -77,14 +85,8 @@ class ChatCompletionsModel(ObservingModel):
         extra_parameters=frozenset({"extra_body", "extra_headers", "extra_query"}),
     )
     _may_ignore_output_types: ClassVar[bool] = True
-    #: The values that the parameter `dialect` accepts.
-    dialects: ClassVar[frozenset[str]] = frozenset({"llama.cpp", "vllm"})
-    #: The caller's own client, set by backends that accept one.
-    client: Any = None
     #: What the service requires and refuses in earlier messages; `None` before its first refusal.
     _history_rules: HistoryRules | None = None
-    #: Whether the server has been asked whether the model's chat template has tools.
-    _has_probed_tools: bool = False
 
     def __init__(
         self,
@@ -92,14 +94,15 @@ class ChatCompletionsModel(ObservingModel):
         *,
         dialect: str | None = None,
         accept_missing_finish: bool = False,
-        split_reasoning: bool = True,
+        split_reasoning: SplitReasoning = True,
         **settings: Any,
     ) -> None:
         if dialect is not None and not (isinstance(dialect, str) and dialect in self.dialects):
             raise InvalidRequest(
                 f"dialect={dialect!r} is unknown; known dialects are {', '.join(sorted(self.dialects))}, or None"
             )
-        check_kind(bool, accept_missing_finish=accept_missing_finish, split_reasoning=split_reasoning)
+        check_kind(bool, accept_missing_finish=accept_missing_finish)
+        check_split_reasoning(split_reasoning)
         refuse_api_setting(type(self).__name__, settings)
         super().__init__(model_id, **settings)
         self.dialect = dialect
@@ -135,12 +138,7 @@ class ChatCompletionsModel(ObservingModel):
 
     @property
     def _dialect(self) -> Dialect:
-        return OPENAI_API if self.dialect is None else DIALECTS[self.dialect]
-
-    @property
-    def _service(self) -> str | None:
-        """The service's key in the table of vendor parameters; `None` if the service is not known."""
-        return self.dialect
+        return OPENAI_API if self._dialect_name is None else DIALECTS[self._dialect_name]
 
     @property
     def _provider(self) -> str | None:
@@ -151,11 +149,6 @@ class ChatCompletionsModel(ObservingModel):
         """Return whether this service returned the data; see `Model.accepts_provider_data`."""
         return data.fits("chat_completions", self._provider)
 
-    @property
-    def _host(self) -> str | None:
-        """The host to which requests are sent, if the backend knows it."""
-        return None
-
     @cached_property
     def _call_id_rule(self) -> CallIdRule | None:
         """Which IDs of tool calls the service accepts; `None` for any."""
@@ -165,6 +158,9 @@ class ChatCompletionsModel(ObservingModel):
         declared = self.declared_capabilities.replace(**self._dialect.capabilities)
         service = self._service
         declared = claimed_capabilities(declared, service, self._host)
+        if service in MAX_STOP_SEQUENCES:
+            declared = declared.replace(max_stop_sequences=MAX_STOP_SEQUENCES[service])
+        declared = with_reasoning_in_text(declared, self.split_reasoning, self._dialect.constrains_reasoning)
         extra = (declared.extra_parameters or frozenset()) | parameters_of(service) | declared.renamed.keys()
         return declared.replace(extra_parameters=extra).with_profiles(self.model_id, PROFILES)
 
@@ -176,7 +172,7 @@ class ChatCompletionsModel(ObservingModel):
         left_out = self._left_out_of(request)
         call, reader, notes = self._exchange(request, left_out)
         if dialect.drops_tools and not self._has_probed_tools and request.tools:
-            await self._probe_tools(call)
+            await self._probe_tools(call, request)
         if dialect.constrains_reasoning and request.grammar is not None:
             call = await self._with_unconstrained_reasoning(call, request, left_out)
         try:
@@ -219,13 +215,19 @@ class ChatCompletionsModel(ObservingModel):
         """
         call = self._service_call("chat/completions", request, left_out, self._chat_body)
         body, history_warnings = with_accepted_history(self, request, call.body)
-        reader = ChatResponseReader(self.accept_missing_finish, self.split_reasoning, service=self._provider)
+        splitting = self.split_reasoning
+        if splitting == "opened":
+            splitting = splitting_of(splitting, request)
+        reader = ChatResponseReader(self.accept_missing_finish, splitting, service=self._provider)
         return replace(call, body=body), reader, history_warnings
 
     def _chat_body(self, request: Request) -> dict[str, Any]:
         # Mistral accepts images in tool results, and refuses a user message behind them.
         moves_media = self._service != "mistral"
-        return body_from(request, self._remote_model_id, self.dialect, moves_media=moves_media)
+        messages = with_accepted_ids(request.messages, self._call_id_rule)
+        if messages is not request.messages:
+            request = request.replace(messages=messages)
+        return body_from(request, self._remote_model_id, self._dialect_name, moves_media=moves_media)
 
     def _service_call(
         self, path: str, request: Request, left_out: frozenset[str], body_from: Callable[[Request], dict[str, Any]]
@@ -238,43 +240,17 @@ class ChatCompletionsModel(ObservingModel):
         ]
         if parameters != request.parameters:
             request = request.replace(parameters=parameters)
-        messages = with_accepted_ids(request.messages, self._call_id_rule)
-        if messages is not request.messages:
-            request = request.replace(messages=messages)
         headers, query = [
             {name: with_hidden_repr(value) for name, value in values.items()} for values in (headers, query)
         ]
         return ServiceCall(path, {**body_from(request), **extra_body}, headers, query)
-
-    async def _render(self, call: ServiceCall, body: Mapping[str, Any]) -> Any:
-        """Return what llama.cpp's server renders from a body, in a request like the given one."""
-        return await self._transport.call(replace(call, path=RENDER_PATH, body=body), lambda rendered: rendered)
-
-    async def _probe_tools(self, call: ServiceCall) -> None:
-        """Ask the server, once, whether the model's chat template has tools.
-
-        Raises:
-            UnsupportedFeature: It has none. The request is then sent again, with the tools in its prompt.
-        """
-        has_tools = "tools" in _given_names(self._given_capabilities) or await template_has_tools(
-            lambda body: self._render(call, body)
-        )
-        self._has_probed_tools = True
-        if not has_tools:
-            self._set_observed(self.capabilities.replace(tools=False))
-            error = UnsupportedFeature(
-                f"{self.model_id}: the chat template of this server (dialect={self.dialect!r}) has no tools",
-                parameter="tools",
-            )
-            error.profile_updated = True
-            raise error
 
     async def _with_unconstrained_reasoning(
         self, call: ServiceCall, request: Request, left_out: frozenset[str]
     ) -> ServiceCall:
         """Return the call, with a grammar that does not constrain the reasoning if the model may reason."""
         body = self._service_call(RENDER_PATH, request, left_out, self._chat_body).body
-        grammar = await grammar_after_reasoning(body, request, lambda body: self._render(call, body))
+        grammar = await grammar_after_reasoning(body, request, lambda body: self._render(call, body, request))
         return replace(call, body={**call.body, "grammar": grammar}) if grammar else call
 
     def _keep_stop_sequences_out_of_reasoning(
@@ -319,10 +295,3 @@ class ChatCompletionsModel(ObservingModel):
         """
         if "_transport" in self.__dict__:
             self._transport.close()
-
-
-def _given_names(capabilities: Capabilities | Mapping[str, Any] | None) -> Collection[str]:
-    """Return the names of the capabilities that the caller has set."""
-    if isinstance(capabilities, Capabilities):
-        return capabilities.to_dict()
-    return capabilities or ()

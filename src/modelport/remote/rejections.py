@@ -16,9 +16,12 @@ tools of the request.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
+from dataclasses import fields
 from typing import Any, ClassVar
 
 from modelport.errors import ModelError, UnsupportedFeature
+from modelport.inputs.settings import ClientSetting
 from modelport.model import Model
 from modelport.protocols.parameter_phrases import snake_case
 from modelport.remote.rejected_combinations import parameters_of_request, rejected_beside
@@ -38,6 +41,8 @@ class ObservingModel(Model):
 
     #: Whether the service may accept `max_tokens` under its new name, `max_completion_tokens`.
     has_two_names_for_max_tokens: ClassVar[bool] = True
+    #: The caller's own client, set by backends that accept one.
+    client: Any = ClientSetting()
     #: The capabilities after the rejections of the service; `None` before the first of them. A copy keeps them.
     _observed: Capabilities | None = None
     #: The parameters that the service has rejected. Later requests leave them out.
@@ -140,6 +145,14 @@ class ObservingModel(Model):
     def _may_rename_max_tokens(self, planned: Capabilities) -> bool:
         is_tried = "max_tokens" in planned.renamed or _NEW_NAME in self._rejected_parameters
         return self.has_two_names_for_max_tokens and not is_tried
+
+    def _declare_again(self, change: Callable[[], None]) -> None:
+        """Declare the capabilities again after a change of what is known. What has been observed before still holds."""
+        before, observed = self._declare().merged_with(self._given_capabilities), self.capabilities
+        values = ((item.name, getattr(observed, item.name)) for item in fields(Capabilities))
+        differing = {name: value for name, value in values if value != getattr(before, name)}
+        change()
+        self._set_observed(self._declare().merged_with(self._given_capabilities).replace(**differing))
 
     def _set_observed(self, capabilities: Capabilities) -> None:
         self._observed = self._capabilities = capabilities

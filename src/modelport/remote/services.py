@@ -43,6 +43,8 @@ _HOSTS = {
     "api.cohere.com": "cohere",
     "router.huggingface.co": "huggingface",
 }
+#: The service's key -> how many stop sequences a request may have, where that is less than OpenAI's four.
+MAX_STOP_SEQUENCES = {"zhipu": 1}  # See https://docs.z.ai/api-reference/llm/chat-completion
 
 
 def refuse_api_setting(class_name: str, settings: Mapping[str, Any]) -> None:

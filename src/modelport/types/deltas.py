@@ -34,6 +34,7 @@ class ChatMessageToolCallStreamDelta:
         type: `function`.
         function: The tool's name, and a piece of the text of the arguments.
         provider_data: Provider data of the call. The items of all pieces are joined, in order.
+        error: Why the call can't be used; it comes in a last piece, without a function.
     """
 
     index: int | None = None
@@ -41,6 +42,7 @@ class ChatMessageToolCallStreamDelta:
     type: str | None = None
     function: ChatMessageToolCallFunction | None = None
     provider_data: ProviderData | None = field(default=None, repr=False)
+    error: str | None = None
 
 
 @dataclass(slots=True)
@@ -176,6 +178,11 @@ class MessageBuilder:
             values["raw"] = delta.raw
 
     @property
+    def call_indices(self) -> list[int]:
+        """The indices of the tool calls, in the order of the message."""
+        return list(self._calls)
+
+    @property
     def text(self) -> str:
         """The text so far."""
         return "".join(self._text)
@@ -215,11 +222,12 @@ class MessageBuilder:
 class _ToolCallBuilder:
     """Accumulates the pieces of one tool call."""
 
-    __slots__ = ("id", "type", "name", "arguments", "provider_data", "_parsed")
+    __slots__ = ("id", "type", "name", "arguments", "provider_data", "error", "_parsed")
 
     def __init__(self) -> None:
         self.id, self.type, self.name = "", "function", ""
         self.provider_data: list[ProviderData] = []
+        self.error: str | None = None
         # Either a list of the pieces of the arguments' text, or a tuple whose one item is the parsed arguments.
         self.arguments: list[str] | tuple[Any] = [""]
         #: The text of long arguments, and the value that was parsed from it.
@@ -233,6 +241,7 @@ class _ToolCallBuilder:
             self._add_arguments(piece.function.arguments)
         if piece.provider_data is not None:
             self.provider_data.append(piece.provider_data)
+        self.error = piece.error or self.error
 
     def _add_arguments(self, arguments: Any) -> None:
         # Some services send the arguments parsed instead of as text, and then an empty piece of text or the same
@@ -259,7 +268,7 @@ class _ToolCallBuilder:
             arguments = self._parse(arguments)
         function = ChatMessageToolCallFunction(arguments, self.name)
         return ChatMessageToolCall(
-            function, self.id, self.type, join(self.provider_data) if self.provider_data else None
+            function, self.id, self.type, join(self.provider_data) if self.provider_data else None, self.error
         )
 
     def _parse(self, arguments: Any) -> Any:

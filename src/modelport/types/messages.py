@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from typing import Any, Generic
 
+from modelport.schema.json_text import excerpt
 from modelport.secrets import Url
 from modelport.types.content import repr_with_urls_hidden, text_of
 from modelport.types.parsed import Parsed
@@ -73,12 +74,14 @@ class ChatMessageToolCall:
         id: The ID to which the `tool_call_id` of the message with the tool's result refers.
         type: Always `function`.
         provider_data: What the service expects to receive again with this call, such as a signature.
+        error: Why the call can't be used, if it came with `tool_errors="return"`; `None` for a call that can.
     """
 
     function: ChatMessageToolCallFunction
     id: str
     type: str = "function"
     provider_data: ProviderData | None = field(default=None, repr=False)
+    error: str | None = None
 
     def __str__(self) -> str:
         return f"Call: {self.id}: Calling {self.function.name} with arguments: {self.function.arguments}"
@@ -201,6 +204,8 @@ class ChatMessage(Generic[Parsed]):
         values = {**data}
         if values.get("role") is None:
             raise ValueError("a message needs a 'role'")
+        if values["role"] not in list(MessageRole):
+            raise ValueError(f"'role' in a message is {excerpt(values['role'])}; known are {', '.join(MessageRole)}")
         values["role"] = MessageRole(values["role"])
         if calls := values.get("tool_calls"):
             values["tool_calls"] = [tool_call_from(call) for call in calls]
@@ -282,6 +287,7 @@ def tool_call_from(call: Any) -> ChatMessageToolCall:
         ChatMessageToolCallFunction({} if arguments is None else arguments, name, get("description")),
         identifier or "",
         provider_data=provider_data_from(get_from_call, CALL_FIELDS),
+        error=error if isinstance(error := get_from_call("error"), str) else None,
     )
 
 

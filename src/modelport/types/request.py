@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from modelport.types.capabilities import Capabilities
 from modelport.types.messages import ChatMessage
@@ -59,6 +59,8 @@ class Request:
         strict: Whether the request is refused if neither the engine nor the service can enforce the output type.
         tools: The tools that the model may call.
         tool_choice: `auto`, `none`, `required` or a `NamedToolChoice`.
+        tool_errors: `raise` or `return`: whether a call that can't be used is an error or is returned.
+        usage_after_stop: How many more deltas are read for the token usage after a stop sequence.
         parameters: All other parameters (`temperature`, `max_tokens`, …). The values of those in the table of
             `modelport.inputs.parameters` have been checked; the others are passed on as they are.
         stream: Whether the caller wants each delta as soon as it arrives.
@@ -78,6 +80,8 @@ class Request:
     strict: bool = False
     tools: tuple[Tool, ...] = ()
     tool_choice: ToolChoice = "auto"
+    tool_errors: Literal["raise", "return"] = "raise"
+    usage_after_stop: int = 64
     parameters: Mapping[str, Any] = field(default_factory=dict)
     stream: bool = False
     timeouts: Timeouts = field(default_factory=Timeouts)

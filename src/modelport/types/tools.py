@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from modelport.errors import InvalidRequest, InvalidToolCall
-from modelport.schema.json_text import json_size_problem, read_json
+from modelport.schema.json_text import excerpt, json_size_problem, read_json
 from modelport.schema.validation import mismatch
 from modelport.types.deltas import MessageBuilder
 from modelport.types.messages import ChatMessage, ChatMessageToolCallFunction
@@ -57,12 +58,12 @@ class NamedToolChoice:
 ToolChoice = Literal["auto", "none", "required"] | NamedToolChoice
 
 
-def check_calls(
+def errors_of_calls(
     message: ChatMessage,
     tools: tuple[Tool, ...],
     choice: ToolChoice = "auto",
     response: MessageBuilder | None = None,
-) -> None:
+) -> Iterator[tuple[int, InvalidToolCall]]:
     """Validate a message's tool calls against the tools and the tool choice of the request.
 
     Args:
@@ -72,9 +73,9 @@ def check_calls(
         response: The builder that accumulated the message, from which the unparsed text of the arguments is read.
             `None` if there is none; `InvalidToolCall.text` is then the parsed arguments as JSON.
 
-    Raises:
-        InvalidToolCall: A call is not valid or not allowed. The error has the text of the call's arguments (`text`)
-            and the message (`partial`).
+    Yields:
+        The position of each call that is not valid or not allowed, and its error, which has the text of the call's
+            arguments (`text`) and the message (`partial`).
     """
     for index, call in enumerate(message.tool_calls or ()):
         if (problem := _problem_of(call.function, tools, choice)) is None:
@@ -85,12 +86,28 @@ def check_calls(
             texts = [call.function.arguments for call in calls if isinstance(call.function.arguments, str)]
             problem = _problem_of_json(raw_arguments, texts) or problem
         truncated = "; the output was truncated by max_tokens" if message.finish_reason == "length" else ""
-        raise InvalidToolCall(
-            f"The model's tool call {index} ({call.function.name!r}) can't be used: {problem}{truncated}",
+        error = InvalidToolCall(
+            f"The model's tool call {index} ({excerpt(call.function.name)}) can't be used: {problem}{truncated}",
             text=raw_arguments,
             partial=message,
             model_id=message.model_id,
         )
+        yield index, error
+
+
+def check_calls(
+    message: ChatMessage,
+    tools: tuple[Tool, ...],
+    choice: ToolChoice = "auto",
+    response: MessageBuilder | None = None,
+) -> None:
+    """Raise the first error of a message's tool calls. The arguments are those of `errors_of_calls`.
+
+    Raises:
+        InvalidToolCall: A call is not valid or not allowed.
+    """
+    for _, error in errors_of_calls(message, tools, choice, response):
+        raise error
 
 
 _NOT_AN_OBJECT = "its arguments are a JSON string, and must be an object"

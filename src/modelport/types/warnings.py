@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-WarningType = Literal["substituted", "not_enforced", "left_out", "changed", "discarded", "forwarded", "other"]
+WarningType = Literal[
+    "substituted", "not_enforced", "left_out", "changed", "discarded", "forwarded", "invalid", "other"
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +24,7 @@ class CallWarning:
             - `changed`: the request was changed for it, or because the backend requires the change;
             - `discarded`: a part of the response was dropped;
             - `forwarded`: it was sent unchanged, and nobody knows whether the service uses or ignores it;
+            - `invalid`: the model's output is not what was requested, and was returned as it is (`tool_errors`);
             - `other`: anything else, such as a warning of another author's backend.
         feature: The option of the call (`tools`, `top_k`), or the part of the request or of the response (`messages`)
             that the warning is about; `None` if it is not known.

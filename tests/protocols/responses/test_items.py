@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
-from pydantic import TypeAdapter
 
 from modelport.errors import InvalidRequest
 from modelport.inputs.messages import normalise_messages
 from modelport.protocols.responses.items import input_items
 from modelport.types.messages import ChatMessage, ChatMessageToolCall, ChatMessageToolCallFunction
 from modelport.types.provider_data import ProviderData
+from tests.protocols.responses.openai_types import validate_items
 
 THOUGHT = {"type": "reasoning", "id": "rs_1", "summary": [], "encrypted_content": "gAAA"}
 CALL = {
@@ -42,13 +43,8 @@ def function_call(call_id: str = "call_1", arguments: Any = None, name: str = "f
 
 def items_of(*messages: Any, service: str | None = "openai", **options: Any) -> list[dict[str, Any]]:
     """Return the items of messages, after the openai package's types have accepted them."""
-    from openai.types.responses.response_input_param import ResponseInputParam
-
     result = input_items(normalise_messages(list(messages)), service=service, **options)
-    required = {"id": "x", "status": "completed"}  # The types require them, and the services do not.
-    kinds = ("reasoning", "message", "web_search_call")
-    with_ids = [{**required, **item} if item.get("type") in kinds else item for item in result]
-    TypeAdapter(ResponseInputParam).validate_python(with_ids)
+    validate_items(result)
     return result
 
 
@@ -65,8 +61,8 @@ def test_messages_without_provider_data() -> None:
         {"role": "tool", "content": "3", "tool_call_id": "call_1"},
         {"role": "assistant", "content": "It is 3."},
     ) == [
-        {"role": "system", "content": "Be brief."},
-        {"role": "user", "content": "Hi"},
+        {"type": "message", "role": "system", "content": "Be brief."},
+        {"type": "message", "role": "user", "content": "Hi"},
         said("Let me see."),
         {"type": "function_call", "call_id": "call_1", "name": "f", "arguments": '{"a": 1}'},
         {"type": "function_call_output", "call_id": "call_1", "output": "3"},
@@ -86,6 +82,37 @@ def test_ids_are_sent_if_the_service_stores() -> None:
 def test_items_survive_a_dict_and_a_change_of_white_space_in_arguments() -> None:
     message = ChatMessage.from_dict(returned(THOUGHT, CALL, calls=[function_call()]).to_dict())
     assert items_of(message) == without_ids(THOUGHT, CALL)
+
+
+@pytest.mark.parametrize(
+    ("item", "field", "call"),
+    [
+        (CALL, "arguments", function_call()),
+        ({"type": "custom_tool_call", "id": "ctc_2", "call_id": "call_1", "name": "run", "input": '[1]'}, "input",
+         function_call(arguments={"input": "[1]"}, name="run")),
+    ],
+)  # fmt: skip
+def test_json_text_that_was_parsed_is_text_again(item: dict[str, Any], field: str, call: Any) -> None:
+    """smolagents parses every text that looks like JSON when it saves the memory of an agent."""
+    parsed = item | {field: json.loads(item[field])}
+    first, second = items_of(returned(THOUGHT, parsed, calls=[call]))
+    assert first == without_ids(THOUGHT)[0]
+    assert json.loads(second[field]) == parsed[field]
+    assert (second["type"], second["name"]) == (item["type"], item["name"])
+
+
+@pytest.mark.parametrize(("length", "is_kept"), [(41, True), (64, True), (65, False), (116, False)])
+def test_call_id_that_is_too_long_becomes_the_same_digest_everywhere(length: int, is_kept: bool) -> None:
+    call_id = "c" * length
+    own = returned(THOUGHT, CALL | {"call_id": call_id}, calls=[function_call(call_id)])
+    result = {"role": "tool", "tool_call_id": call_id, "content": "3"}
+    for keeps_ids in (False, True):
+        thought, call, output = items_of(own, result, keeps_ids=keeps_ids)
+        plain_call, _ = items_of(ChatMessage("assistant", None, [function_call(call_id)]), result)
+        assert thought["type"] == "reasoning"
+        assert call["call_id"] == output["call_id"] == plain_call["call_id"]
+        assert (call["call_id"] == call_id) is is_kept and len(call["call_id"]) <= 64
+    assert own.provider_data is not None and own.provider_data.items[1]["call_id"] == call_id
 
 
 @pytest.mark.parametrize("service", ["azure", None])

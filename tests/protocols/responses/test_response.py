@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from pydantic import TypeAdapter
 
 from modelport.errors import (
     ContentFiltered,
@@ -24,6 +23,7 @@ from modelport.protocols.responses.response import ResponsesReader
 from modelport.types.deltas import accumulate
 from modelport.types.messages import ChatMessage
 from modelport.types.usage import TokenUsage
+from tests.protocols.responses.openai_types import validate_event
 from tests.protocols.responses.test_items import ANSWER, CALL, OUTPUT_CALL, SEARCH, SECOND_CALL, THOUGHT
 
 USAGE = {
@@ -107,11 +107,9 @@ OUTPUTS: list[tuple[list[dict[str, Any]], dict[str, Any]]] = [
 
 @pytest.mark.parametrize(("output", "values"), OUTPUTS, ids=[str([i["type"] for i in o]) for o, _ in OUTPUTS])
 def test_body_and_stream_become_the_same_message(output: list[dict[str, Any]], values: dict[str, Any]) -> None:
-    from openai.types.responses import ResponseStreamEvent
-
     events = events_of(*output)
     for event in events:
-        TypeAdapter(ResponseStreamEvent).validate_python(event)
+        validate_event(event)
     for message in (read_body(response(*output)), read_stream(events)):
         assert {name: getattr(message, name) for name in values} == values
         assert message.token_usage == TokenUsage(30, 20, 10, 12)

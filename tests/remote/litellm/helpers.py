@@ -12,6 +12,8 @@ from modelport.remote.litellm.package import litellm_package
 from tests.remote.matrix_runner import ask, model_for
 from tests.servers.faults import FaultServer
 
+#: The backends under test: the model, its Router with one deployment, and a provider with LiteLLM's own HTTP client.
+BACKENDS = ("litellm", "litellm-router", "litellm-http")
 KEY = "sk-of-litellm-0123456789"
 ROUTER_KEY = "sk-of-the-router-0123456789"
 OTHER_KEY = "sk-of-another-0123456789"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import itertools
 from typing import Any
 
 import pytest
@@ -10,39 +10,24 @@ import pytest
 from modelport import LiteLLMModel
 from modelport.errors import MalformedResponse, ModelError, ServerError, StreamInterrupted
 from modelport.types.output_types import JSONSchema
-from tests.remote.litellm.helpers import warm_up
+from tests.remote.litellm.helpers import BACKENDS
 from tests.remote.matrix_runner import KEY, ask, model_for
 from tests.servers.faults import Call, Fault, FaultServer
 
-BACKENDS = ("litellm", "litellm-router", "litellm-http")
 WAYS = ("sync", "async streamed")
 TEXT = "The capital"
 
 
-@pytest.fixture(params=BACKENDS)
-def backend(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
-
-
-@pytest.fixture(scope="module")
-def shared_server() -> Iterator[FaultServer]:
-    with FaultServer() as server:
-        warm_up(server, BACKENDS)
-        yield server
-
-
-def _loses_words(backend: str, way: str) -> bool:
-    """Whether LiteLLM's own HTTP client replaces the service's words before modelport can read them."""
-    return backend == "litellm-http" and way.endswith("streamed")
+#: LiteLLM's own HTTP client replaces finish reasons, and drops a choice's error, before modelport can read them.
+LOSES_WORDS = ("litellm-http", "async streamed")
+KEEPS_WORDS = [pair for pair in itertools.product(BACKENDS, WAYS) if pair != LOSES_WORDS]
 
 
 @pytest.mark.parametrize("word", ["error", "network_error", "abort"])
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(("backend", "way"), KEEPS_WORDS)
 def test_failure_as_finish_reason_is_an_error(server: FaultServer, backend: str, way: str, word: str) -> None:
     server.script([Fault.ok(TEXT, finish_reason=word)])
     model = model_for(server, backend, retry=False)
-    if _loses_words(backend, way):
-        pytest.skip("LiteLLM's own HTTP client replaces the word by 'stop'")
     with pytest.raises(StreamInterrupted if way.endswith("streamed") else ServerError) as caught:
         ask(model, way)
     if isinstance(caught.value, StreamInterrupted):
@@ -50,12 +35,10 @@ def test_failure_as_finish_reason_is_an_error(server: FaultServer, backend: str,
         assert caught.value.partial.content == TEXT
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(("backend", "way"), KEEPS_WORDS)
 def test_error_of_choice_is_raised_without_secrets(server: FaultServer, backend: str, way: str) -> None:
     error = {"code": 502, "message": f"Upstream is down for {KEY}"}
     server.script([Fault.ok(TEXT, finish_reason="error", choice_fields={"error": error})])
-    if _loses_words(backend, way):
-        pytest.skip("LiteLLM's own HTTP client drops the choice's error")
     with pytest.raises(ModelError) as caught:
         ask(model_for(server, backend, retry=False), way)
     assert KEY not in str(caught.value) + str(caught.value.__cause__)
@@ -67,7 +50,7 @@ def test_unknown_finish_reason_is_named_in_a_warning(server: FaultServer, backen
     server.script([Fault.ok(TEXT, finish_reason="pause_turn")])
     message = ask(model_for(server, backend), way)
     assert (message.content, message.finish_reason) == (TEXT, "stop")
-    if not _loses_words(backend, way):
+    if (backend, way) != LOSES_WORDS:
         assert "'pause_turn'" in str(message.warnings[0])
 
 
@@ -106,11 +89,13 @@ def test_legacy_function_call_is_a_tool_call(server: FaultServer, backend: str, 
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_images_are_named_in_a_warning(server: FaultServer, backend: str, way: str) -> None:
+def test_media_are_named_in_a_warning(server: FaultServer, backend: str, way: str) -> None:
     image = {"type": "image_url", "index": 0, "image_url": {"url": "data:image/png;base64,iVBORw0="}}
-    server.script([Fault.ok("", message_fields={"images": [image]})])
-    message = ask(model_for(server, backend), way)
-    assert [warning.feature for warning in message.warnings] == ["images"]
+    audio = {"id": "a", "data": "UklGRg==", "transcript": "Paris.", "expires_at": 1}
+    for fields, text in (({"images": [image]}, ""), ({"audio": audio}, "Paris."), ({"images": [image]}, "See:")):
+        server.script([Fault.ok("" if "audio" in fields else text, message_fields=fields)])
+        message = ask(model_for(server, backend), way)
+        assert ([warning.feature for warning in message.warnings], message.content or "") == ([*fields], text)
 
 
 def test_ids_of_calls_are_mapped_for_the_provider() -> None:
@@ -132,6 +117,14 @@ def test_reasoning_in_the_text_is_split(server: FaultServer, backend: str, way: 
     server.script([Fault.ok("<think>\nIt is.\n</think>\n\nParis", piece=3)])
     message = ask(model_for(server, backend), way)
     assert ((message.reasoning or "").strip(), message.text.strip()) == ("It is.", "Paris")
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_text_that_begins_inside_the_reasoning_is_split_on_request(server: FaultServer, backend: str, way: str) -> None:
+    server.script([Fault.ok("A stop is near.</think>\n\nParis stop")])
+    message = ask(model_for(server, backend, split_reasoning="opened"), way, stop_sequences=[" stop"])
+    assert (message.reasoning, message.content) == ("A stop is near.", "Paris")
+    assert "stop" not in server.requests[0].json
 
 
 @pytest.mark.filterwarnings("ignore:.*ignored it:UserWarning")

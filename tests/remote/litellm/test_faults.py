@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import traceback
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -19,25 +18,9 @@ from modelport.errors import (
     RateLimited,
     StreamInterrupted,
 )
-from tests.remote.litellm.helpers import warm_up
 from tests.remote.matrix import ANSWER, TOOL
 from tests.remote.matrix_runner import KEY, ask, model_for
 from tests.servers.faults import Call, Fault, FaultServer, Reply
-
-BACKENDS = ("litellm", "litellm-router", "litellm-http")
-
-
-@pytest.fixture(params=BACKENDS)
-def backend(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
-
-
-@pytest.fixture(scope="module")
-def shared_server() -> Iterator[FaultServer]:
-    with FaultServer() as server:
-        warm_up(server, BACKENDS)
-        yield server
-
 
 # --- error responses --------------------------------------------------------------------------------------------------
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterator
 
 import pytest
 
 from modelport.errors import ModelError
-from tests.remote.litellm.helpers import warm_up
+from tests.remote.litellm.helpers import BACKENDS
 from tests.remote.matrix_runner import KEY, model_for
 from tests.remote.secret_leaks import leaks, text_of_failed_call
 from tests.servers.faults import Fault, FaultServer, sse
@@ -20,14 +19,6 @@ LEAKS["no JSON"] = lambda f: f(content=ECHO.encode(), replaced_events={3: sse(EC
 LEAKS["an error in a 200"] = lambda f: f.error_frame(message=f"Incorrect API key: {KEY}.")
 
 
-@pytest.fixture(scope="module")
-def shared_server() -> Iterator[FaultServer]:
-    with FaultServer() as server:
-        warm_up(server, BACKENDS)
-        yield server
-
-
-BACKENDS = ("litellm", "litellm-router", "litellm-http")
 CASES = [
     (backend, name, way)
     for backend in BACKENDS

@@ -43,12 +43,17 @@ from modelport.schema.json_text import read_json
 from modelport.schema.rules import remove_optional_nulls
 from modelport.schema.time_limit import ThreadNeeded, time_limit
 from modelport.schema.validation import mismatch
-from modelport.types.deltas import ChatMessageStreamDelta, MessageBuilder, accumulate
+from modelport.types.deltas import (
+    ChatMessageStreamDelta,
+    ChatMessageToolCallStreamDelta,
+    MessageBuilder,
+    accumulate,
+)
 from modelport.types.messages import ChatMessage, MessageRole
 from modelport.types.output_types import Choice, Grammar, JSONSchema
 from modelport.types.provider_data import ProviderData
 from modelport.types.request import Request
-from modelport.types.tools import check_calls
+from modelport.types.tools import errors_of_calls
 from modelport.types.usage import TokenUsage
 from modelport.types.warnings import CallWarning
 
@@ -164,14 +169,20 @@ async def _respond(plan: Plan, next: Next, usage: TokenUsage | None = None) -> D
         closing = ChatMessageStreamDelta()
         received = note_calls(next(request), has_calls) if plan.forced_tool is not None else next(request)
         async with aclosing(_rewritten_deltas(plan, received)) as deltas:
-            async for delta in deltas:
-                response.add(delta)
-                if delta.finish_reason is not None or delta.token_usage is not None:
-                    closing = delta
-                elif buffers_deltas:
-                    buffered.append(delta)
-                else:
-                    yield delta
+            try:
+                async for delta in deltas:
+                    response.add(delta)
+                    if delta.finish_reason is not None or delta.token_usage is not None:
+                        closing = delta
+                    elif buffers_deltas:
+                        buffered.append(delta)
+                    else:
+                        yield delta
+            except InvalidToolCall as error:  # The service itself refuses the model's call.
+                if not (plan.original.tools and plan.original.tool_errors == "return"):
+                    raise
+                yield _as_the_model_wrote_it(error, plan, response, closing)
+                return
         usage = _add_usage(usage, closing.token_usage)
         try:
             closing = await _validated_closing(plan, response, closing)
@@ -242,21 +253,54 @@ def _validate(plan: Plan, response: MessageBuilder, closing: ChatMessageStreamDe
     request, message = plan.original, response.message()
     closing = replace(closing, warnings=[*(closing.warnings or ()), *plan.warnings] or None)
     if message.tool_calls:
-        check_calls(message, request.tools, request.tool_choice, response)
+        for index, error in errors_of_calls(message, request.tools, request.tool_choice, response):
+            _raise_or_note(error, request, closing, response.call_indices[index])
         if message.finish_reason == "stop":
             closing.finish_reason = "tool_calls"
         return closing
     if request.tools and request.tool_choice not in ("auto", "none"):
         truncated = " before max_tokens truncated its output" if message.finish_reason == "length" else ""
-        raise InvalidToolCall(
+        error = InvalidToolCall(
             f"A tool call was required, and the model made none{truncated}. Its output: {message.text[:200]!r}",
             text=message.text,
             partial=message,
         )
+        _raise_or_note(error, request, closing)
     if request.grammar is not None:
         closing.parsed = _validated_output(plan, request.grammar, message)
         closing.enforcement = plan.reported_enforcement
     return closing
+
+
+def _as_the_model_wrote_it(
+    error: InvalidToolCall, plan: Plan, response: MessageBuilder, closing: ChatMessageStreamDelta
+) -> ChatMessageStreamDelta:
+    """Return the last delta of a response that the service ended because of the model's tool call."""
+    return replace(
+        closing,
+        content=None if response.has_output else error.text or None,
+        finish_reason="stop",
+        warnings=[*(closing.warnings or ()), *plan.warnings, CallWarning("invalid", "tools", error.message)],
+    )
+
+
+def _raise_or_note(
+    error: InvalidToolCall, request: Request, closing: ChatMessageStreamDelta, index: int | None = None
+) -> None:
+    """Raise the error, or put it on the closing delta if the request has `tool_errors="return"`.
+
+    Args:
+        error: The error.
+        request: The caller's request.
+        closing: The closing delta.
+        index: The index of the tool call that the error is about; `None` if it is about the message.
+    """
+    if request.tool_errors == "raise":
+        raise error
+    closing.warnings = [*(closing.warnings or ()), CallWarning("invalid", "tools", error.message)]
+    if index is not None:
+        piece = ChatMessageToolCallStreamDelta(index, error=error.message)
+        closing.tool_calls = [*(closing.tool_calls or ()), piece]
 
 
 def _validated_output(plan: Plan, grammar: Grammar, message: ChatMessage) -> Any:

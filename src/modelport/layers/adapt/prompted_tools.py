@@ -23,7 +23,7 @@ from types import MappingProxyType
 from typing import Any
 
 from modelport.errors import ModelError
-from modelport.layers.adapt.capabilities import append_to_system_message
+from modelport.inputs.merging import append_to_system_message
 from modelport.layers.base import Deltas
 from modelport.layers.stop import StopScanner
 from modelport.protocols.output_text.call_formats import TAGGED_JSON

@@ -90,6 +90,9 @@ class TransformersModel(TokenEngineModel["TransformersEngine"]):
         torch_dtype: Any = None,
         trust_remote_code: bool = False,
         model_kwargs: Mapping[str, Any] | None = None,
+        max_new_tokens: int | None = None,
+        max_tokens: int | None = None,
+        apply_chat_template_kwargs: Mapping[str, Any] | None = None,
         *,
         dtype: Any = None,
         model: Any = None,
@@ -110,8 +113,12 @@ class TransformersModel(TokenEngineModel["TransformersEngine"]):
         if "device" in settings:
             # `device` is another name of `device_map`.
             device_map = settings.pop("device") if device_map is None else device_map
-        variables = settings.get("apply_chat_template_kwargs")
-        check_kind(Mapping, model_kwargs=model_kwargs, apply_chat_template_kwargs=variables)
+        parameters = {
+            "max_new_tokens": max_new_tokens, "max_tokens": max_tokens,
+            "apply_chat_template_kwargs": apply_chat_template_kwargs,
+        }  # fmt: skip
+        settings |= {name: value for name, value in parameters.items() if value is not None}
+        check_kind(Mapping, model_kwargs=model_kwargs, apply_chat_template_kwargs=apply_chat_template_kwargs)
         check_integers(minimum=1, context_length=context_length, parallel=parallel, queue=queue, threads=threads)
         check_integers(minimum=0, prefix_cache_bytes=prefix_cache_bytes)
         if not {"max_tokens", "max_new_tokens", "max_completion_tokens"} & set(settings):

@@ -4,8 +4,10 @@ OpenAI numbers the calls of a response, and the first fragment of each call has 
 
 - Some servers give every call the index 0, and some send no index. So a fragment starts a new call not only if its
   index is new, but also if its ID differs from that of the call with its index (of the last call, if it has no index).
-- Some servers send no IDs. Then a fragment starts a new call if its name differs, or if its name is the same, the
-  arguments so far are a complete JSON object, and the fragment has more of them.
+- Some servers send no IDs. Gemini has sent neither ID nor index, see
+  https://discuss.ai.google.dev/t/openai-compatibilioty-with-jnodejs-error/50746?page=2
+  Then a fragment starts a new call if its name differs, or if its name is the same, the arguments so far are a complete
+  JSON object, and the fragment has more of them.
 - A fragment that has a name but neither an index nor an ID starts a new call, unless the name is repeated while the
   arguments are not complete.
 

@@ -6,8 +6,9 @@ OpenAI's form is `{"error": {"message", "type", "param", "code"}}`. `read_error_
 - A list whose first item is the body (Gemini). The wait before the next attempt is in `details`, as a `RetryInfo`; see
   https://github.com/googleapis/googleapis/blob/master/google/rpc/error_details.proto
 - The body of another service inside: in `metadata.raw` (OpenRouter, see
-  https://openrouter.ai/docs/api/reference/errors-and-debugging), in `external_model_error` (Databricks), or as JSON in
-  `message` (Databricks and proxies). The innermost body has the reason.
+  https://openrouter.ai/docs/api/reference/errors-and-debugging), in `external_model_message` (Databricks, see
+  https://github.com/databricks-demos/dbdemos/issues/97) or `external_model_error`, or as JSON in `message` (Databricks
+  and proxies). The innermost body has the reason.
 - pydantic's list of problems, in `detail` or in `message`, as JSON or in Python's notation (vLLM).
 
 Only the first layers and the first characters are read, so that no body takes long.
@@ -112,7 +113,7 @@ def _inner_body(layer: Mapping[str, Any]) -> Any:
     metadata = layer.get("metadata")
     if isinstance(metadata, dict) and (raw := metadata.get("raw")):
         return raw
-    for name in ("error", "external_model_error"):
+    for name in ("external_model_error", "external_model_message", "error"):
         if inner := layer.get(name):
             return inner
     message = layer.get("message")

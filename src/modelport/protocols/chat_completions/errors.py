@@ -35,13 +35,16 @@ from modelport.protocols.parameter_phrases import (
     unsupported_parameter_in,
 )
 
-#: Codes are compared in lower case. 1261 is GLM's, see https://docs.z.ai/api-reference/api-code; `tokens_limit_reached`
-#: is GitHub Models', and `model_max_prompt_tokens_exceeded` GitHub Copilot's.
+#: Codes are compared in lower case. Some are GLM's (1261, see https://docs.z.ai/api-reference/api-code), GitHub Models'
+#: (`tokens_limit_reached`, see https://github.com/eslint/tsc-meetings/pull/593) and GitHub Copilot's
+#: (`model_max_prompt_tokens_exceeded`, see https://github.com/ericc-ch/copilot-api/issues/65).
 _CONTEXT_EXCEEDED_CODES = {
     "context_length_exceeded", "exceed_context_size_error", "context_window_exceeded", "1261", "tokens_limit_reached",
     "model_max_prompt_tokens_exceeded",
 }  # fmt: skip
-#: 1301 is GLM's, `data_inspection_failed` and `datainspectionfailed` are DashScope's, `invalid_prompt` is OpenAI's.
+#: 1301 is GLM's, see https://docs.z.ai/api-reference/api-code; `data_inspection_failed` and `datainspectionfailed` are
+#: DashScope's, see https://www.alibabacloud.com/help/model-studio/error-code; `invalid_prompt` is OpenAI's, see
+#: https://github.com/openai/codex/issues/7250
 _CONTENT_FILTER_CODES = {
     "content_filter", "content_policy_violation", "moderation_blocked", "data_inspection_failed",
     "datainspectionfailed", "invalid_prompt", "1301",
@@ -169,6 +172,10 @@ def _rejected_parameter(body: ErrorBody) -> tuple[str | None, str | None]:
     return (None if param and param.startswith("messages") else unsupported_parameter_in(text)), None
 
 
+#: A longer wait in a header is not valid, in seconds: it is infinite, or a time of day instead of a wait.
+_LONGEST_WAIT = 1e9
+
+
 def retry_after(headers: Mapping[str, str]) -> float | None:
     """Return the seconds that a service asks the client to wait, or `None`.
 
@@ -195,7 +202,7 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
                 seconds = (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp() - time.time()
             except (ValueError, TypeError, OverflowError):
                 continue
-        if seconds == seconds:  # This is false for NaN.
+        if seconds < _LONGEST_WAIT:  # This is false for NaN.
             return max(seconds, 0.0)
-    exhausted = re.search(r";\s*r\s*=\s*0\s*;\s*t\s*=\s*(\d+)", headers.get("ratelimit", ""))
+    exhausted = re.search(r";\s*r\s*=\s*0\s*;\s*t\s*=\s*(\d{1,9})(?!\d)", headers.get("ratelimit", ""))
     return float(exhausted[1]) if exhausted else None

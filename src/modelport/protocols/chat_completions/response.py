@@ -16,15 +16,15 @@
 
 from __future__ import annotations
 
-import reprlib
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
+from modelport.constrained.reasoning import THINK_CLOSE, THINK_OPEN
 from modelport.errors import MalformedResponse
 from modelport.protocols.chat_completions.call_fragments import CallFragments
+from modelport.protocols.chat_completions.cumulative_texts import CUMULATIVE_SERVICES, CumulativeTexts
 from modelport.protocols.chat_completions.errors import error_from
 from modelport.protocols.chat_completions.finish_word import finish_word
-from modelport.protocols.chat_completions.media import media_in, media_warnings, transcript_of
 from modelport.protocols.chat_completions.output_format import OUTPUT_TOOL
 from modelport.protocols.chat_completions.provider_fields import (
     USUAL_FIELDS,
@@ -39,8 +39,10 @@ from modelport.protocols.chat_completions.stream_quirks import (
     unwrap_error_list,
     usage_in,
 )
-from modelport.protocols.chat_completions.think_tags import ThinkTagSplitter
+from modelport.protocols.chat_completions.think_tags import LONE_TAG, ThinkTagSplitter
 from modelport.protocols.finish_reasons import OWN_WORDS, finish_error, finish_reason_from, finish_warning
+from modelport.protocols.media import media_in, media_warnings, transcript_of
+from modelport.schema.json_text import excerpt
 from modelport.types.deltas import ChatMessageStreamDelta, ChatMessageToolCallStreamDelta
 from modelport.types.messages import ChatMessageToolCallFunction
 from modelport.types.usage import TokenUsage, token_count_from
@@ -52,7 +54,8 @@ class ChatResponseReader:
     Args:
         accept_missing_finish: Whether a stream without a finish reason counts as complete, because the server never
             sends one.
-        split_reasoning: Whether text between `<think>` and `</think>` at the beginning of the content is reasoning.
+        split_reasoning: Whether text between `<think>` and `</think>` at the beginning of the content is reasoning;
+            `opened` if the content begins inside the reasoning.
         service: The name of the service, for the provider data; `None` if it is not known.
 
     Attributes:
@@ -60,17 +63,25 @@ class ChatResponseReader:
     """
 
     def __init__(
-        self, accept_missing_finish: bool = False, split_reasoning: bool = False, *, service: str | None = None
+        self,
+        accept_missing_finish: bool = False,
+        split_reasoning: bool | Literal["opened"] = False,
+        *,
+        service: str | None = None,
     ) -> None:
         self._service = service
         #: Collects the provider data; `None` before the first.
         self._provider_fields: ProviderFields | None = None
+        #: Finds what is new in each chunk; `None` for services whose chunks have only that.
+        self._cumulative = CumulativeTexts() if service in CUMULATIVE_SERVICES else None
         self._accept_missing_finish = accept_missing_finish
         #: The number of characters that have come of each field of text.
-        self._lengths = {"content": 0, "reasoning_content": 0, "reasoning": 0, "refusal": 0}
-        self.think_tags = ThinkTagSplitter() if split_reasoning else None
+        self._lengths = {"content": 0, "reasoning_content": 0, "reasoning": 0, "reasoning_details": 0, "refusal": 0}
+        self.think_tags = ThinkTagSplitter(opened=split_reasoning == "opened") if split_reasoning else None
         #: Whether the content may still have a tag.
-        self._searches_tags = split_reasoning
+        self._searches_tags = bool(split_reasoning)
+        #: Whether the content has a closing tag without an opening one.
+        self._has_lone_tag = False
         #: Collects token usage and finish reason until `finish` returns it.
         self._last_delta = ChatMessageStreamDelta()
         #: The tool calls so far; `None` before the first.
@@ -100,7 +111,7 @@ class ChatResponseReader:
         self._accept_missing_finish = True  # A body that parses as JSON is complete.
         delta = self._read(data, "message")
         if delta is None:
-            raise MalformedResponse(f"The service's response holds no choices: {_excerpt(data)}.")
+            raise MalformedResponse(f"The service's response holds no choices: {excerpt(data)}.")
         last = self.finish()
         delta.token_usage, delta.finish_reason, delta.stop_sequence = (
             last.token_usage, last.finish_reason, last.stop_sequence,
@@ -132,13 +143,18 @@ class ChatResponseReader:
             ModelError: The finish reason says that the service or the model failed.
         """
         last = self._last_delta
+        if self._cumulative is not None and (rest := self._cumulative.rest()):
+            self._cumulative = None
+            if (delta := self._read_choice({"delta": rest}, "delta", {})) is not None:
+                last.reasoning, last.content, last.provider_data = delta.reasoning, delta.content, delta.provider_data
         if self._provider_fields is not None:
-            last.provider_data = self._provider_fields.take()
+            last.provider_data = self._provider_fields.take() or last.provider_data
         if self._searches_tags and self.think_tags is not None:
             reasoning, content = self.think_tags.finish()
-            last.reasoning, last.content = reasoning or None, content or None
-        if self._left_out:
-            last.warnings = media_warnings(self._left_out)
+            last.reasoning = (last.reasoning or "") + reasoning or None
+            last.content = (last.content or "") + content or None
+        if self._left_out or self._has_lone_tag:
+            last.warnings = [*media_warnings(self._left_out), *([LONE_TAG] if self._has_lone_tag else ())]
         if self._finish_word not in (None, "stop", "length", "tool_calls"):
             if error := finish_error(self._finish_word):
                 raise error
@@ -179,7 +195,7 @@ class ChatResponseReader:
             return delta
         except (AttributeError, TypeError, KeyError, IndexError, ValueError) as error:
             raise MalformedResponse(
-                f"The service's response is not a chat completion ({type(error).__name__}: {error}): {_excerpt(data)}."
+                f"The service's response is not a chat completion ({type(error).__name__}: {error}): {excerpt(data)}."
             ) from None
 
     def _read_choice(self, choice: Any, message_key: str, data: Any) -> ChatMessageStreamDelta | None:
@@ -199,8 +215,10 @@ class ChatResponseReader:
                 self._last_delta.stop_sequence = stop
         if not (message := choice.get(message_key)):
             message = new_part(choice, self._lengths, bool(self._calls or self._output_indices))
+        elif self._cumulative is not None and message_key == "delta":
+            message = self._cumulative.new_part(message)
         content = message.get("content")
-        reasoning, is_list = None, content.__class__ is list
+        reasoning, is_list, media = None, content.__class__ is list, None
         if is_list or not message.keys() <= USUAL_FIELDS:  # Most chunks need not be searched.
             if self._provider_fields is None or choice.get(message_key):  # A repeated message is not read again.
                 self._provider_fields = self._provider_fields or ProviderFields(self._service)
@@ -208,7 +226,8 @@ class ChatResponseReader:
             reasoning = message.get("reasoning_content") or message.get("reasoning") or reasoning_text(message)
             count_reasoning(message, self._lengths)
         if is_list or "audio" in message or "images" in message:
-            self._left_out.update(media_in(message))
+            media = {*media_in(message)}
+            self._left_out |= media
         if is_list:  # Mistral's reasoning models send a list of parts.
             content = "".join(part.get("text", "") for part in content if part.get("type") == "text")
         if "audio" in message and not content:
@@ -239,14 +258,18 @@ class ChatResponseReader:
             model_id = data.get("model")
             self._last_delta.model_id = model_id if isinstance(model_id, str) else None
         if self._searches_tags and (content or reasoning) and self.think_tags is not None:
-            split, content = self.think_tags.feed(content or "", has_reasoning=bool(reasoning))
+            split, content = self.think_tags.feed(content or "", reasoning or "")
             reasoning = reasoning or split
             self._searches_tags = not self.think_tags.is_done
-        if not (content or reasoning or calls or logprobs):
+        if content and THINK_CLOSE in content and self.think_tags is not None:
+            has_reasoning = bool(self._lengths["reasoning"] or self._lengths["reasoning_content"])
+            self._has_lone_tag = not (has_reasoning or THINK_OPEN in content or self.think_tags.has_tag)
+        if not (content or reasoning or calls or logprobs or media):
             # An empty message is a valid response, but an empty chunk delivers nothing.
             return ChatMessageStreamDelta() if "message" in choice else None
         return ChatMessageStreamDelta(
             content=content or None, tool_calls=calls or None, reasoning=reasoning or None, logprobs=logprobs or None,
+            raw=data if media else None,
             # The output follows the reasoning, which is therefore complete.
             provider_data=self._provider_fields.take() if self._provider_fields and (content or calls) else None,
         )  # fmt: skip
@@ -288,12 +311,3 @@ def usage_from(usage: Mapping[str, Any]) -> TokenUsage:
         cached_input_tokens=token_count_from(prompt.get("cached_tokens", usage.get("prompt_cache_hit_tokens"))),
         reasoning_tokens=token_count_from(completion.get("reasoning_tokens")),
     )
-
-
-def _excerpt(data: Any) -> str:
-    text = _REPR.repr(data)  # It reads only the beginning of large data.
-    return text if len(text) <= 200 else text[:200] + "…"
-
-
-_REPR = reprlib.Repr()
-_REPR.maxlevel, _REPR.maxdict, _REPR.maxlist, _REPR.maxstring, _REPR.maxother = 8, 20, 20, 300, 300

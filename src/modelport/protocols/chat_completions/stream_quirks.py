@@ -24,7 +24,7 @@ def usage_in(data: Any) -> Any:
     """Return the token usage of a response or a chunk, or `None`.
 
     Groq's streams have it in `x_groq`, and Kimi's in the first choice; see
-    https://platform.moonshot.ai/docs/guide/utilize-the-streaming-output-feature-of-kimi-api
+    https://github.com/northes/go-moonshot/issues/17
     """
     choices = data.get("choices")
     first = choices[0] if isinstance(choices, list) and choices else None
@@ -40,6 +40,8 @@ def count_reasoning(part: Any, lengths: dict[str, int]) -> None:
     for name in ("reasoning_content", "reasoning"):
         if isinstance(text := part.get(name), str):
             lengths[name] += len(text)
+    if part.get("reasoning_details"):
+        lengths["reasoning_details"] += 1
 
 
 def new_part(choice: Any, lengths: dict[str, int], has_calls: bool) -> Any:
@@ -47,7 +49,7 @@ def new_part(choice: Any, lengths: dict[str, int], has_calls: bool) -> Any:
 
     Such a choice may have a complete message in `message`: the whole answer, if the service does not stream, or all of
     it so far (Perplexity). What has come before is then left out; see
-    https://docs.perplexity.ai/guides/chat-completions-guide
+    https://docs.perplexity.ai/docs/sonar/pro-search/stream-mode
 
     Args:
         choice: The choice.

@@ -3,7 +3,12 @@
 vLLM without a reasoning parser, LM Studio and Ollama do so. The rules:
 
 - Only a tag at the beginning of the text is one; white space may precede it. Elsewhere it is ordinary text.
-- Reasoning occurs once. If the server also sends reasoning in a field of its own, no tag is searched for.
+- With `opened`, the text begins inside the reasoning even without a tag, because the chat template has written the tag
+  into the prompt. Reasoning that does not end is then all there is.
+- Otherwise a closing tag without an opening one is ordinary text, because a stream has emitted what is before it.
+- Reasoning occurs once. If the server also sends reasoning in a field of its own, a tag is ordinary text, unless the
+  text behind it is the reasoning of the field again. MiniMax sends both, see
+  https://github.com/vellum-ai/vellum-assistant/pull/34556. The text between the tags is then left out.
 - White space between the tags and the reasoning, and before the text, is dropped.
 - Text that may be the beginning of a tag is buffered until the next text shows whether it is one.
 
@@ -16,15 +21,27 @@ from __future__ import annotations
 from typing import Literal
 
 from modelport.constrained.reasoning import THINK_CLOSE, THINK_OPEN
+from modelport.types.warnings import CallWarning
 
+LONE_TAG = CallWarning(
+    "other",
+    "reasoning",
+    "The text has '</think>' without '<think>', so its beginning may be reasoning. If the model's chat template opens "
+    "the reasoning, pass split_reasoning='opened'.",
+)
 #: So much white space is buffered at most, so that a stream of nothing else takes linear time.
 _MAX_BUFFERED = 1000
 
 
 class ThinkTagSplitter:
-    """Splits the text of one response, as it arrives in pieces."""
+    """Splits the text of one response, as it arrives in pieces.
 
-    def __init__(self) -> None:
+    Args:
+        opened: Whether the text begins inside the reasoning.
+    """
+
+    def __init__(self, opened: bool = False) -> None:
+        self._opened = opened
         self._state: Literal["start", "reasoning", "before text", "text"] = "start"
         #: White space and text that may be the beginning of a tag.
         self._buffered = ""
@@ -32,6 +49,8 @@ class ThinkTagSplitter:
         self._is_blank = True
         #: Whether the text began with the tag.
         self.has_tag = False
+        #: Whether the reasoning between the tags came in a field of its own too.
+        self._is_repeated = False
 
     @property
     def is_done(self) -> bool:
@@ -41,14 +60,14 @@ class ThinkTagSplitter:
     @property
     def is_open(self) -> bool:
         """Whether the text so far ends inside the reasoning."""
-        return self._state == "reasoning"
+        return self._state == "reasoning" or (self._opened and self._state == "start")
 
-    def feed(self, text: str, has_reasoning: bool = False) -> tuple[str, str]:
+    def feed(self, text: str, field: str = "") -> tuple[str, str]:
         """Take the next piece of the text.
 
         Args:
             text: The piece.
-            has_reasoning: Whether the server sends reasoning in a field of its own.
+            field: The reasoning that came with the piece, in a field of its own.
 
         Returns:
             The new reasoning, and the new text.
@@ -58,14 +77,17 @@ class ThinkTagSplitter:
         reasoning, text, self._buffered = "", self._buffered + text, ""
         if self._state == "start":
             stripped = text.lstrip()
-            if has_reasoning or len(text) - len(stripped) > _MAX_BUFFERED or not _may_be_tag(stripped):
+            self._is_repeated = bool(field) and _repeats(stripped, field)
+            has_other_reasoning = bool(field) and not self._is_repeated
+            is_text = len(text) - len(stripped) > _MAX_BUFFERED or not _may_be_tag(stripped)
+            if has_other_reasoning or (is_text and not self._opened):
                 self._state = "text"
                 return "", text
-            if len(stripped) < len(THINK_OPEN):
+            if len(stripped) < len(THINK_OPEN) and not is_text:
                 self._buffered = text
                 return "", ""
             self._state, self.has_tag = "reasoning", True
-            text = stripped[len(THINK_OPEN) :]
+            text = stripped if is_text else stripped[len(THINK_OPEN) :]
         if self._state == "reasoning":
             text = text.lstrip() if self._is_blank else text
             before, tag, after = text.partition(THINK_CLOSE)
@@ -77,17 +99,25 @@ class ThinkTagSplitter:
             self._is_blank = self._is_blank and not reasoning
         if self._state == "before text" and (text := text.lstrip()):
             self._state = "text"
-        return reasoning, text
+        return "" if self._is_repeated else reasoning, text
 
     def finish(self) -> tuple[str, str]:
         """Return the buffered text at the end of the response, as reasoning and text."""
         buffered, self._buffered = self._buffered, ""
-        return (buffered.rstrip(), "") if self.is_open else ("", buffered)
+        if self.is_open:
+            return "" if self._is_repeated else buffered.rstrip(), ""
+        return "", buffered
 
 
 def _may_be_tag(text: str) -> bool:
     """Return whether a text begins with the opening tag, or may do so when more of it arrives."""
     return THINK_OPEN.startswith(text[: len(THINK_OPEN)])
+
+
+def _repeats(text: str, field: str) -> bool:
+    """Return whether a text is the opening tag, and behind it the same as in the field, as far as both have come."""
+    tag, text, field = text[: len(THINK_OPEN)], text[len(THINK_OPEN) :].strip(), field.strip()
+    return tag == THINK_OPEN and (text.startswith(field) or field.startswith(text))
 
 
 def _length_without_partial_tag(text: str) -> int:

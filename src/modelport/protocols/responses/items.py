@@ -9,11 +9,14 @@ only the first of several tool calls may be used. So each item is compared with 
 message is sent, and not the item. A reasoning item is sent only with the item that follows it, because the service
 rejects one without the other.
 
-See https://developers.openai.com/api/docs/guides/reasoning#keeping-reasoning-items-in-context
+See https://developers.openai.com/api/docs/guides/reasoning#keeping-reasoning-items-in-context. Every message has its
+type: OpenAI does not require it, but Azure Foundry (https://github.com/microsoft/vscode/issues/318125) and Open
+Responses do (https://www.openresponses.org/specification).
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -27,6 +30,9 @@ MESSAGE_SEPARATOR = "\n\n"
 #: The argument that holds the input of a custom tool, which is text and not JSON.
 CUSTOM_INPUT = "input"
 _CALLS = ("function_call", "custom_tool_call")
+#: The most characters of a call's ID. Some services return longer ones, and refuse them in the next request, see
+#: https://github.com/NousResearch/hermes-agent/issues/73492
+_MAX_CALL_ID = 64
 
 
 def input_items(
@@ -54,10 +60,10 @@ def input_items(
         if message.role == MessageRole.ASSISTANT:
             data = message.provider_data
             own = data is not None and data.fits("responses", service)
-            returned = [dict(item) for item in data.items] if data is not None and own else []
             try:
+                returned = [_with_text(item) for item in data.items] if data is not None and own else []
                 items = _assistant_items(message, returned, keeps_ids, sends_reasoning)
-            except (TypeError, AttributeError, KeyError) as error:
+            except (TypeError, ValueError, AttributeError, KeyError, RecursionError) as error:
                 raise InvalidRequest(
                     f"provider_data of an assistant's message: its items are not those of the Responses API ({error}); "
                     "pass the message as it was returned"
@@ -68,7 +74,12 @@ def input_items(
             kind = "custom_tool_call_output" if message.tool_call_id in custom_calls else "function_call_output"
             result.append({"type": kind, "call_id": message.tool_call_id, "output": _content(message)})
         else:
-            result.append({"role": str(message.role), "content": _content(message)})
+            result.append({"type": "message", "role": str(message.role), "content": _content(message)})
+    for item in result:
+        if len(item.get("call_id") or "") > _MAX_CALL_ID:
+            # The same ID becomes the same digest in the call, in its result, and in every later request.
+            digest = hashlib.sha256(item["call_id"].encode("utf-8", "surrogatepass"))
+            item["call_id"] = f"call_{digest.hexdigest()[:40]}"
     return result
 
 
@@ -126,6 +137,18 @@ def _assistant_items(
             position -= 1
         result.insert(position, _message(text))
     return [*result, *map(_call, calls.values())]
+
+
+def _with_text(item: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a copy of an item, whose arguments are text again.
+
+    smolagents parses every text that looks like JSON when it saves the memory of an agent.
+    """
+    result = dict(item)
+    for field in ("arguments", "input"):
+        if result.get("type") in _CALLS and not isinstance(result.get(field), str | None):
+            result[field] = json.dumps(result[field], ensure_ascii=False)
+    return result
 
 
 def _without_id(item: dict[str, Any]) -> dict[str, Any]:

@@ -11,28 +11,27 @@ announces each item (`response.output_item.added`), sends it in pieces, and then
 - Text, reasoning or arguments may come only with the complete item, or only with the complete response.
 - The arguments of a tool call may come parsed. Its ID may be missing, empty or that of another call: it then gets a new
   one, so that its result can be sent.
-- A server without `incomplete_details`, such as llama.cpp's, does not say that it truncated the output. Then output of
-  as many tokens as the request allowed counts as truncated.
+- A server may have no `incomplete_details`. Then output of as many tokens as the request allowed counts as truncated.
 
-A stream that ends before `response.completed` was interrupted. All other events (of server-side tools, of annotations
-and of audio) are ignored.
-
-See https://developers.openai.com/api/reference/resources/responses/streaming-events
+A stream that ends before `response.completed` was interrupted. All other events (of server-side tools, of annotations)
+are ignored. Audio and images are left out with a warning; see `media`. The events are those of
+https://developers.openai.com/api/reference/resources/responses/streaming-events
 """
 
 from __future__ import annotations
 
 import json
 import os
-import reprlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from modelport.errors import MalformedResponse, ModelError
+from modelport.protocols.media import MEDIA_EVENTS, media_in_item, media_warnings
 from modelport.protocols.openai_output import OUTPUT_TOOL
 from modelport.protocols.responses.errors import error_payload
 from modelport.protocols.responses.items import CUSTOM_INPUT, MESSAGE_SEPARATOR
+from modelport.schema.json_text import excerpt
 from modelport.types.deltas import ChatMessageStreamDelta, ChatMessageToolCallStreamDelta
 from modelport.types.messages import ChatMessageToolCallFunction
 from modelport.types.provider_data import ProviderData
@@ -44,6 +43,10 @@ T = TypeVar("T")
 _INCOMPLETE = {
     "max_output_tokens": "length", "max_tokens": "length", "max_messages": "length", "content_filter": "content_filter",
 }  # fmt: skip
+#: Events with a piece of reasoning. The last one is that of Open Responses.
+_REASONING_EVENTS = frozenset({
+    "response.reasoning_summary_text.delta", "response.reasoning_text.delta", "response.reasoning.delta",
+})  # fmt: skip
 
 
 @dataclass(slots=True)
@@ -85,6 +88,8 @@ class ResponsesReader:
         #: Collects token usage, finish reason and provider data until `finish` returns it.
         self._last_delta = ChatMessageStreamDelta()
         self._is_complete = False
+        #: The kinds of media that were left out, because deltas have no field for them.
+        self._left_out: set[str] = set()
         self._has_refusal = False
         #: The IDs of the tool calls so far.
         self._call_ids: set[str] = set()
@@ -139,6 +144,8 @@ class ResponsesReader:
             last.finish_reason = "content_filter"
         elif last.finish_reason is None:
             last.finish_reason = "tool_calls" if self._call_ids else "stop"
+        if self._left_out:
+            last.warnings = [*(last.warnings or ()), *media_warnings(self._left_out)]
         if self._done:
             if all(type(index) is int for index, _ in self._done):
                 self._done.sort(key=lambda pair: pair[0])
@@ -151,7 +158,7 @@ class ResponsesReader:
         except (AttributeError, TypeError, KeyError, IndexError, ValueError) as error:
             raise MalformedResponse(
                 f"The service's response is not of the Responses API ({type(error).__name__}: {error}): "
-                f"{_excerpt(data)}."
+                f"{excerpt(data)}."
             ) from None
 
     # --- a response ---------------------------------------------------------------------------------------------------
@@ -173,10 +180,10 @@ class ResponsesReader:
             reason = (response.get("incomplete_details") or {}).get("reason")
             last.finish_reason = _INCOMPLETE.get(str(reason), "length")
             if reason not in _INCOMPLETE:
-                text = f"The response is incomplete for a reason that modelport does not know: {reason!r}."
+                text = f"The response is incomplete for a reason that modelport does not know: {excerpt(reason)}."
                 last.warnings = [CallWarning("other", None, text)]
         elif status != "completed":
-            raise ValueError(f"its status is {status!r}")
+            raise ValueError(f"its status is {excerpt(status)}")
         if usage := response.get("usage"):
             last.token_usage = usage_from(usage)
             count = last.token_usage.output_tokens
@@ -197,7 +204,7 @@ class ResponsesReader:
             return self._text(self._item_of(data), data["delta"], data.get("logprobs"))
         if kind in ("response.function_call_arguments.delta", "response.custom_tool_call_input.delta"):
             return self._input(self._item_of(data), data["delta"])
-        if kind in ("response.reasoning_summary_text.delta", "response.reasoning_text.delta"):
+        if kind in _REASONING_EVENTS:
             part = (kind, data.get("output_index"), data.get("summary_index"), data.get("content_index"))
             return self._reasoning(self._item_of(data), data["delta"], part)
         if kind == "response.output_item.added":
@@ -216,6 +223,9 @@ class ResponsesReader:
         elif kind == "error" or data.get("error"):
             # `EventReader` puts an event of type `error` into the key "error".
             raise self._error_from(*error_payload(data.get("error") or data))
+        elif kind in MEDIA_EVENTS:
+            self._left_out.add(MEDIA_EVENTS[kind])
+            return ChatMessageStreamDelta(raw=data)
         elif kind is None:
             return self._read_complete(data)  # The server answers without streaming.
         return None
@@ -268,6 +278,9 @@ class ResponsesReader:
             entry, start = self._start(data, item)
             deltas.append(start)
         self._done.append((data.get("output_index"), item))
+        if media := media_in_item(item):
+            self._left_out.update(media)
+            deltas.append(ChatMessageStreamDelta(raw=data))
         kind = item.get("type")
         if kind == "message":
             parts = item.get("content") or ()
@@ -356,6 +369,7 @@ def _joined(deltas: Iterable[ChatMessageStreamDelta | None]) -> ChatMessageStrea
         tool_calls=[call for part in parts for call in part.tool_calls or ()] or None,
         reasoning="".join(part.reasoning or "" for part in parts) or None,
         logprobs=[item for part in parts for item in part.logprobs or ()] or None,
+        raw=next((part.raw for part in parts if part.raw is not None), None),
     )
 
 
@@ -375,12 +389,3 @@ def usage_from(usage: Mapping[str, Any]) -> TokenUsage:
         cached_input_tokens=token_count_from((usage.get("input_tokens_details") or {}).get("cached_tokens")),
         reasoning_tokens=token_count_from((usage.get("output_tokens_details") or {}).get("reasoning_tokens")),
     )
-
-
-def _excerpt(data: Any) -> str:
-    text = _REPR.repr(data)  # It reads only the beginning of large data.
-    return text if len(text) <= 200 else text[:200] + "…"
-
-
-_REPR = reprlib.Repr()
-_REPR.maxlevel, _REPR.maxdict, _REPR.maxlist, _REPR.maxstring, _REPR.maxother = 8, 20, 20, 300, 300

@@ -13,6 +13,7 @@ from modelport.errors import AuthenticationError, InvalidRequest, MissingDepende
 from modelport.remote.bedrock.errors import NO_CREDENTIALS, model_error_from
 from modelport.remote.bedrock.log_filter import redact_in_logs
 from modelport.remote.http.connections import CONNECT_TIMEOUT
+from modelport.remote.http.packages import no_fork_during_import
 from modelport.remote.http.redaction import HiddenStr
 from modelport.secrets import Secret
 
@@ -21,9 +22,14 @@ MAX_POOL_CONNECTIONS = 100
 
 
 def make_client(
-    region: str | None, profile: str | None, endpoint: str | None, api_key: Secret | None, settings: Mapping[str, Any]
+    region: str | None,
+    profile: str | None,
+    endpoint: str | None,
+    api_key: Secret | None,
+    settings: Mapping[str, Any],
+    service: str = "bedrock-runtime",
 ) -> Any:
-    """A client of `bedrock-runtime` that does not retry.
+    """A client of one of Bedrock's services that does not retry.
 
     Args:
         region: The AWS region; by default the one that boto3 finds, else that of `AWS_REGION`.
@@ -31,6 +37,7 @@ def make_client(
         endpoint: The URL of the service; by default the region's.
         api_key: A Bedrock API key; by default the credentials that boto3 finds.
         settings: Further arguments for `boto3.Session.client`. Secret access keys and tokens among them are `Secret`s.
+        service: boto3's name of the service.
 
     Raises:
         MissingDependency: boto3 is not installed.
@@ -65,7 +72,7 @@ def make_client(
         # boto3 does not read AWS_REGION, although AWS's other SDKs do and AWS sets it on its own machines.
         if region := region or session.region_name or os.environ.get("AWS_REGION"):
             arguments.setdefault("region_name", region)
-        client = session.client("bedrock-runtime", **arguments)
+        client = session.client(service, **arguments)
         is_signed = client.meta.config.signature_version is not botocore.UNSIGNED
         has_api_key = api_key is not None or os.environ.get("AWS_BEARER_TOKEN_BEDROCK")
         if is_signed and not has_api_key and "aws_access_key_id" not in arguments and session.get_credentials() is None:
@@ -90,11 +97,12 @@ def boto_packages() -> tuple[Any, Any]:
         MissingDependency: They are not installed.
     """
     try:
-        import boto3
-        import botocore
-        import botocore.config
-        import botocore.session
-        import botocore.tokens
+        with no_fork_during_import():
+            import boto3
+            import botocore
+            import botocore.config
+            import botocore.session
+            import botocore.tokens
     except ImportError:
         raise MissingDependency("boto3", "bedrock") from None
     return boto3, botocore

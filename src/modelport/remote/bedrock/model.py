@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from functools import cached_property
@@ -10,11 +11,18 @@ from typing import Any, ClassVar
 from modelport.errors import InvalidRequest, ModelError
 from modelport.inputs.settings import check_kind
 from modelport.inputs.vendor_parameters import parameters_of
+from modelport.layers.base import Deltas, Layer, Next
 from modelport.layers.retry import RetryPolicy
 from modelport.protocols.converse.request import converse_call_from
 from modelport.protocols.converse.response import SERVICE, ConverseResponseReader
 from modelport.protocols.error_phrases import means_no_stream
 from modelport.remote.bedrock.client import check_client, make_client, max_attempts_of
+from modelport.remote.bedrock.inference_profiles import (
+    advice,
+    has_own_address,
+    is_application_profile,
+    model_behind,
+)
 from modelport.remote.bedrock.transport import BotoTransport
 from modelport.remote.http.redaction import redact
 from modelport.remote.rejections import ObservingModel
@@ -97,8 +105,9 @@ class AmazonBedrockServerModel(ObservingModel):
 
     Args:
         model_id: The id of a model or of an inference profile (`us.amazon.nova-pro-v1:0`), or an ARN.
-        base_model: The id of the model behind an ARN that does not name it, such as that of an application inference
-            profile. Without it, nothing is known about such a model's capabilities.
+        base_model: The id of the model behind an ARN that does not name it. For an application inference profile, the
+            first call looks it up, if `bedrock:GetInferenceProfile` is allowed and neither `client` nor `api_base` is
+            given. Otherwise nothing is known about such a model's capabilities without this setting.
         client: A client of your own, from `boto3.client("bedrock-runtime")`, whose settings are not changed. If the
             client retries, this model does not, unless `retry` is passed. If the caller stops waiting for a
             non-streaming response of your own client, the connection stays open until the service has responded.
@@ -142,6 +151,9 @@ class AmazonBedrockServerModel(ObservingModel):
     #: Whether the service has refused to stream: requests with tools, or all requests.
     _never_streams_tools = False
     _never_streams = False
+    #: Whether the model behind the inference profile has been looked up, and its id.
+    _has_looked_up = False
+    _looked_up_model: str | None = None
     secret_settings: ClassVar[frozenset[str]] = frozenset({"api_key"})
     #: Without `verify` and `use_ssl`, which could switch off TLS.
     saved_fields: ClassVar[Mapping[str, frozenset[str]]] = {
@@ -156,6 +168,7 @@ class AmazonBedrockServerModel(ObservingModel):
         model_id: str | None = None,
         client: Any = None,
         client_kwargs: Mapping[str, Any] | None = None,
+        custom_role_conversions: Mapping[str, str] | None = None,
         *,
         base_model: str | None = None,
         region_name: str | None = None,
@@ -183,8 +196,8 @@ class AmazonBedrockServerModel(ObservingModel):
         elif (attempts := _configured_attempts(client_kwargs)) is not None:
             settings.setdefault("retry", RetryPolicy(attempts=attempts))
         self.base_model = base_model  # The constructor of `Model` may read the capabilities.
-        super().__init__(model_id, **settings)
         self.client = client
+        super().__init__(model_id, custom_role_conversions=custom_role_conversions, **settings)
         self.client_kwargs = _with_secrets(client_kwargs)
         self.region_name = region_name
         self.profile_name = profile_name
@@ -214,7 +227,33 @@ class AmazonBedrockServerModel(ObservingModel):
         fields = self._transport.fields_of("Converse") | {"messages", "system", "modelId"}
         extra = (self.declared_capabilities.extra_parameters or frozenset()) | fields
         declared = self.declared_capabilities.replace(extra_parameters=extra, forwards_unknown=False)
-        return declared.with_profiles(self.base_model or self.model_id, PROFILES)
+        return declared.with_profiles(self.base_model or self._looked_up_model or self.model_id, PROFILES)
+
+    def _layers(self) -> list[Layer]:
+        return [self._look_up_model, *super()._layers()]
+
+    def _look_up_model(self, request: Request, next: Next) -> Deltas:
+        """The layer that looks up the model behind an application inference profile, before the first request."""
+        if self._has_looked_up or self.base_model or self.client or not is_application_profile(self.model_id):
+            return next(request)
+        return self._send_with_model(request, next)
+
+    async def _send_with_model(self, request: Request, next: Next) -> Deltas:
+        settings = self.client_kwargs or {}
+        if not has_own_address(self.api_base, settings):
+            arguments = (self.region_name, self.profile_name, self.api_key, settings, request.timeouts)
+            try:
+                found = await model_behind(self.model_id or "", *arguments)
+                if found and not self._has_looked_up:
+                    self._declare_again(lambda: setattr(self, "_looked_up_model", found))
+            except TimeoutError as error:
+                warnings.warn(f"{self.model_id}: {advice(error)}", stacklevel=2)
+            except ModelError as error:
+                warnings.warn(f"{self.model_id}: {advice(self._redact(error))}", stacklevel=2)
+        self._has_looked_up = True
+        async with aclosing(next(request.replace(capabilities=self.capabilities))) as deltas:
+            async for delta in deltas:
+                yield delta
 
     def accepts_provider_data(self, data: ProviderData) -> bool:
         """Return whether Bedrock returned this data; see `Model.accepts_provider_data`."""

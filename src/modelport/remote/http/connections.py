@@ -70,7 +70,7 @@ async def post(
     session: aiohttp.ClientSession,
     url: str,
     query: list[tuple[str, str]] | None,
-    payload: bytes,
+    payload: bytes | None,
     headers: Mapping[str, str],
 ) -> aiohttp.ClientResponse:
     """Send a request, and return its response when the headers have arrived. Redirects are not followed.
@@ -79,7 +79,7 @@ async def post(
         session: A session of the running event loop.
         url: The complete URL, without the query.
         query: The query parameters, as pairs of name and text.
-        payload: The encoded body.
+        payload: The encoded body; `None` for a GET request.
         headers: The complete headers, merged and checked.
 
     Raises:
@@ -90,6 +90,8 @@ async def post(
     while True:
         _was_reused.set(False)
         try:
+            if payload is None:
+                return await session.get(url, headers=headers, params=query, allow_redirects=False)
             return await session.post(url, data=payload, headers=headers, params=query, allow_redirects=False)
         except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
             if not _was_reused.get() or isinstance(error, aiohttp.ClientConnectorError):

@@ -20,7 +20,7 @@ from __future__ import annotations
 import ssl
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 from urllib.parse import urljoin
 
 from modelport import __version__
@@ -61,15 +61,22 @@ class ServiceCall:
 
     Args:
         path: The path below the base URL, or below the server's root if it begins with a slash.
-        body: The body, which is sent as JSON.
+        body: The body, which is sent as JSON. A GET request has none.
         headers: The headers of this call. They override those of the transport.
         query: The query parameters of this call. They override those of the transport.
+        method: The HTTP method.
     """
 
     path: str
     body: Mapping[str, Any]
     headers: Mapping[str, str] = field(default_factory=dict)
     query: Mapping[str, Any] = field(default_factory=dict)
+    method: Literal["GET", "POST"] = "POST"
+
+    @property
+    def payload(self) -> Mapping[str, Any] | None:
+        """The body; `None` for a GET request."""
+        return self.body if self.method == "POST" else None
 
 
 class Transport(Protocol):
@@ -165,11 +172,11 @@ class HTTPTransport:
         """See `Transport.close`."""
         self._sessions.close()
 
-    async def _request(self, call: ServiceCall) -> tuple[str, Mapping[str, Any], dict[str, str]]:
+    async def _request(self, call: ServiceCall) -> tuple[str, Mapping[str, Any] | None, dict[str, str]]:
         """Return URL, body and headers of a call."""
         aiohttp_package()  # A missing package is reported before any other error.
         url = urljoin(self.base_url, call.path) if call.path[0] == "/" else f"{self.base_url}/{call.path}"
-        return url, call.body, self._merge_headers(await self._headers(), call.headers)
+        return url, call.payload, self._merge_headers(await self._headers(), call.headers)
 
     def _merge_headers(self, *mappings: Mapping[str, Any]) -> dict[str, str]:
         """Check and merge headers. If they are those of the last call, as nearly always, return its merged headers."""
@@ -192,7 +199,7 @@ class HTTPTransport:
     async def _send(
         self,
         url: str,
-        body: Mapping[str, Any],
+        body: Mapping[str, Any] | None,
         headers: Mapping[str, str],
         query: Mapping[str, Any],
         secrets: tuple[str, ...],
@@ -203,7 +210,7 @@ class HTTPTransport:
             ModelError: The status is 300 or more.
         """
         # The body is not encoded in `stream`, because `stream` would keep the payload in memory until the last event.
-        payload = to_json(body)
+        payload = None if body is None else to_json(body)
         session = await self._sessions.get(self._open_session)
         # The encoded query is not assigned to a variable: a traceback with local variables would show a key in it.
         response = await post(

@@ -14,7 +14,7 @@ from modelport.inputs.settings import check_kind
 from modelport.remote.chat_model import ChatCompletionsModel
 from modelport.remote.http.transport import Transport
 from modelport.remote.huggingface.transport import URL_SCHEMES, HubTransport, hub_package, provider_helper
-from modelport.remote.services import host_of, provider_at, service_at
+from modelport.remote.services import provider_at, service_at
 from modelport.secrets import Secret
 
 #: The model if the caller names none: the default of the `smolagents` package.
@@ -47,7 +47,8 @@ class InferenceClientModel(ChatCompletionsModel):
             `{"headers": {…}, "cookies": {…}, "timeout": 20}`. The timeout is the most seconds to connect, and between
             two reads.
         dialect: The kind of the server at a URL: `tgi`, `llama.cpp` or `vllm`. Requests then use the grammars that such
-            servers accept beyond OpenAI's API.
+            servers accept beyond OpenAI's API. With `openai`, they use OpenAI's API alone. By default, the server is
+            asked once whether it is llama.cpp's or vLLM's, by the first call with tools or an output type.
         **settings: See `Model` and `ChatCompletionsModel`. Parameters that the provider documents go into the request's
             body; so do others, with a warning. `extra_headers`, `extra_query` and `extra_body` work as in the `openai`
             package.
@@ -60,18 +61,19 @@ class InferenceClientModel(ChatCompletionsModel):
     saved_fields: ClassVar[Mapping[str, frozenset[str]]] = {
         "client_kwargs": frozenset({"cookies", "headers", "timeout"})
     }
-    dialects: ClassVar[frozenset[str]] = frozenset({"llama.cpp", "vllm", "tgi"})
+    dialects: ClassVar[frozenset[str]] = frozenset({"openai", "llama.cpp", "vllm", "tgi"})
 
     def __init__(
         self,
         model_id: str | None = None,
         provider: str | None = None,
         token: Secret | str | None = None,
-        *,
+        timeout: float | None = None,
+        client_kwargs: Mapping[str, Any] | None = None,
+        custom_role_conversions: Mapping[str, str] | None = None,
         api_key: Secret | str | None = None,
         bill_to: str | None = None,
         base_url: str | None = None,
-        client_kwargs: Mapping[str, Any] | None = None,
         **settings: Any,
     ) -> None:
         check_kind(Mapping, client_kwargs=client_kwargs)
@@ -81,12 +83,18 @@ class InferenceClientModel(ChatCompletionsModel):
         parameters_of_model = {"model", "provider", "token", "api_key", "bill_to", "base_url"}
         if misplaced := sorted(parameters_of_model & {*(client_kwargs or {})}):
             raise InvalidRequest(f"{misplaced[0]} is a setting of its own: pass it beside client_kwargs, not in it")
+        if timeout is not None:
+            settings["timeout"] = timeout
         self.provider = provider
         self.token = Secret.from_value(api_key if token is None else token, "HF_TOKEN")
         self.bill_to = bill_to
         self.base_url = base_url
         self.client_kwargs = client_kwargs
-        super().__init__(DEFAULT_MODEL if model_id is None and base_url is None else model_id, **settings)
+        super().__init__(
+            DEFAULT_MODEL if model_id is None and base_url is None else model_id,
+            custom_role_conversions=custom_role_conversions,
+            **settings,
+        )
 
     @property
     def _url(self) -> str | None:
@@ -101,16 +109,12 @@ class InferenceClientModel(ChatCompletionsModel):
     @property
     def _service(self) -> str | None:
         if self._url is not None:
-            return self.dialect or service_at(self._url)
+            return self._dialect_name or service_at(self._url)
         return _SERVICES_OF_PROVIDERS.get(self.provider or "", "huggingface")
 
     @property
     def _provider(self) -> str | None:
         return provider_at(self._url) or _SERVICES_OF_PROVIDERS.get(self.provider or "", self.provider or "huggingface")
-
-    @property
-    def _host(self) -> str | None:
-        return host_of(self._url)
 
     def _make_transport(self) -> Transport:
         if (self.base_url is not None or self._url) and not _is_url(self._url):

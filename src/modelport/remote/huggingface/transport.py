@@ -62,7 +62,7 @@ class HubTransport(HTTPTransport):
         """Return no headers: `_prepare` adds those that the package builds."""
         return {}
 
-    async def _request(self, call: ServiceCall) -> tuple[str, Mapping[str, Any], dict[str, str]]:
+    async def _request(self, call: ServiceCall) -> tuple[str, Mapping[str, Any] | None, dict[str, str]]:
         if hub_package().constants.is_offline_mode():
             raise ConnectionFailed("HF_HUB_OFFLINE is set, so nothing is sent.", retryable=False)
         known = self._known_token
@@ -79,7 +79,7 @@ class HubTransport(HTTPTransport):
                 self._known_token = None
             raise
 
-    def _prepare_with_new_token(self, call: ServiceCall) -> tuple[str, Mapping[str, Any], dict[str, str]]:
+    def _prepare_with_new_token(self, call: ServiceCall) -> tuple[str, Mapping[str, Any] | None, dict[str, str]]:
         """Look up the token, and return URL, body and headers of a request. This may block, so it runs in a thread."""
         token = HiddenStr((self._token.reveal() if self._token else hub_package().get_token()) or "")
         if not token.isascii():
@@ -89,13 +89,13 @@ class HubTransport(HTTPTransport):
         self._known_token = token, time.monotonic() + TOKEN_LIFETIME
         return prepared
 
-    def _prepare(self, call: ServiceCall, token: HiddenStr) -> tuple[str, Mapping[str, Any], dict[str, str]]:
+    def _prepare(self, call: ServiceCall, token: HiddenStr) -> tuple[str, Mapping[str, Any] | None, dict[str, str]]:
         """Return URL, body and headers of a request, as huggingface_hub builds them for the provider."""
         client, body = self._client, dict(call.body)
         self._check_token(token)
         with _translate_hub_errors(client.model):
             prepared = provider_helper(client).prepare_request(
-                inputs=body["messages"],
+                inputs=body.get("messages", []),
                 parameters={name: value for name, value in body.items() if name != "messages"},
                 headers=client.headers,
                 model=client.model,
@@ -108,7 +108,7 @@ class HubTransport(HTTPTransport):
         if self._sends_to_url:  # The server may ignore a JSON schema in the format that the package writes.
             prepared_body = {**prepared_body, **call.body}
         if call.path[0] == "/":  # Another endpoint of the server, for which the package has no format.
-            url, prepared_body = urljoin(url, call.path), call.body
+            url, prepared_body = urljoin(url, call.path), call.payload
         return url, prepared_body, headers
 
     def _check_token(self, token: HiddenStr) -> None:

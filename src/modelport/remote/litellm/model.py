@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any, ClassVar
 
 from modelport.errors import AuthenticationError, InvalidRequest, MalformedResponse, ModelError, UnsupportedFeature
@@ -34,6 +35,12 @@ from modelport.remote.litellm.secrets import secret_from, secrets_in_parameters
 from modelport.remote.rejections import ObservingModel
 from modelport.remote.schema_subsets import OPENAI
 from modelport.remote.services import refuse_api_setting
+from modelport.remote.split_reasoning import (
+    SplitReasoning,
+    check_split_reasoning,
+    splitting_of,
+    with_reasoning_in_text,
+)
 from modelport.runtime.per_loop import PerLoop
 from modelport.secrets import Secret
 from modelport.types.capabilities import Capabilities
@@ -75,7 +82,8 @@ class LiteLLMModel(ObservingModel):
             interrupted.
         split_reasoning: Whether text between `<think>` and `</think>` at the beginning of the output is reasoning,
             which some servers do not separate from it. By default it is. If a call does not stream, LiteLLM always
-            separates it.
+            separates it. With `opened`, the output begins inside the reasoning, because the model's chat template
+            writes `<think>` into the prompt; `</think>` ends it.
         **settings: See `Model`. Every other setting is passed to `litellm.acompletion`. `num_retries` or `max_retries`
             becomes this model's `retry`.
 
@@ -120,12 +128,13 @@ class LiteLLMModel(ObservingModel):
         flatten_messages_as_text: bool | None = None,
         *,
         accept_missing_finish: bool = False,
-        split_reasoning: bool = True,
+        split_reasoning: SplitReasoning = True,
         **settings: Any,
     ) -> None:
         require_litellm()
         check_kind(str, model_id=model_id, api_base=api_base)
-        check_kind(bool, accept_missing_finish=accept_missing_finish, split_reasoning=split_reasoning)
+        check_kind(bool, accept_missing_finish=accept_missing_finish)
+        check_split_reasoning(split_reasoning)
         refuse_api_setting(type(self).__name__, settings)
         model_id = DEFAULT_MODEL if model_id is None else model_id
         if api_base is not None and not api_base.startswith(("http://", "https://")):
@@ -173,7 +182,7 @@ class LiteLLMModel(ObservingModel):
         return data.fits("chat_completions", self._provider)
 
     def _declare(self) -> Capabilities:
-        return common_capabilities(
+        declared = common_capabilities(
             known_capabilities(
                 self.declared_capabilities,
                 parameters["model"],
@@ -182,6 +191,7 @@ class LiteLLMModel(ObservingModel):
             )
             for parameters in self._deployments()
         )
+        return with_reasoning_in_text(declared, self.split_reasoning)
 
     @cached_property
     def _call_id_rule(self) -> CallIdRule | None:
@@ -198,7 +208,10 @@ class LiteLLMModel(ObservingModel):
         """Run one request; see `Model.deltas`."""
         litellm_package()  # On first use, this imports LiteLLM and prepares it for `isolation`.
         isolation = await self._isolations.get(ClientIsolation)
-        reader = ChatResponseReader(self.accept_missing_finish, self.split_reasoning, service=self._provider)
+        splitting = self.split_reasoning
+        if splitting == "opened":
+            splitting = splitting_of(splitting, request)
+        reader = ChatResponseReader(self.accept_missing_finish, splitting, service=self._provider)
         left_out = self._left_out_of(request)
         arguments = self._arguments(self._without(request, left_out))
         accepted, history_warnings = with_accepted_history(self, request, arguments)
@@ -268,6 +281,10 @@ class LiteLLMModel(ObservingModel):
         body = body_from(request, self.model_id, moves_media=moves_media)
         if (budget := body.pop("reasoning_budget", None)) is not None:
             body["thinking"] = {"type": "enabled", "budget_tokens": budget}
+        if _validates_output() or "enable_json_schema_validation" in body:
+            # modelport validates every output, within bounds. LiteLLM would validate it without any, on the event loop,
+            # and fetch references of the schema.
+            body["enable_json_schema_validation"] = False
         if "tools" in body:
             # Otherwise LiteLLM would search the tools for tools of its MCP gateway, although all of them are functions.
             # For the search, LiteLLM 1.106 imports a package that it does not install, and other versions their proxy.
@@ -291,6 +308,12 @@ class LiteLLMModel(ObservingModel):
         `close` calls this method: users call `close`, authors override this.
         """
         self._isolations.close()
+
+
+@cache
+def _validates_output() -> bool:
+    """Return whether this version of LiteLLM may validate outputs by itself: the process may have set that for all."""
+    return "enable_json_schema_validation" in inspect.signature(litellm_package().acompletion).parameters
 
 
 def _reported_error(stream: ResponseStream | None, reader: ChatResponseReader) -> ModelError | None:

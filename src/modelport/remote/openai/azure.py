@@ -76,6 +76,8 @@ class AzureOpenAIServerModel(OpenAIServerModel):
         azure_endpoint: str | None = None,
         api_key: Secret | str | Callable[[], str | Awaitable[str]] | None = None,
         api_version: str | None = None,
+        client_kwargs: Mapping[str, Any] | None = None,
+        custom_role_conversions: Mapping[str, str] | None = None,
         *,
         azure_deployment: str | None = None,
         azure_ad_token: Secret | str | None = None,
@@ -87,8 +89,8 @@ class AzureOpenAIServerModel(OpenAIServerModel):
             "azure_deployment": azure_deployment, "azure_ad_token": azure_ad_token,
             "azure_ad_token_provider": azure_ad_token_provider,
         }  # fmt: skip
-        check_kind(Mapping, client_kwargs=settings.get("client_kwargs"), default_query=settings.get("default_query"))
-        client_kwargs = dict(settings.pop("client_kwargs", None) or {})
+        check_kind(Mapping, client_kwargs=client_kwargs, default_query=settings.get("default_query"))
+        client_kwargs = dict(client_kwargs or {})
         # Users of smolagents pass these settings in client_kwargs, because its model class has no parameters for them.
         for name in given.keys() & client_kwargs.keys():
             if given[name] is not None:
@@ -115,6 +117,7 @@ class AzureOpenAIServerModel(OpenAIServerModel):
             self.azure_deployment if model_id is None else model_id,
             api_key=given["api_key"],
             client_kwargs=client_kwargs or None,
+            custom_role_conversions=custom_role_conversions,
             **settings,
         )
         if self._uses_token:
@@ -131,7 +134,7 @@ class AzureOpenAIServerModel(OpenAIServerModel):
 
     @property
     def _service(self) -> str | None:
-        return self.dialect or "azure"
+        return self._dialect_name or "azure"
 
     @property
     def _provider(self) -> str | None:

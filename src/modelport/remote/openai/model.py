@@ -36,7 +36,7 @@ from modelport.remote.openai.api_choice import (
     responses_capabilities,
 )
 from modelport.remote.response_reader import ResponseReader
-from modelport.remote.services import host_of, provider_at, service_at
+from modelport.remote.services import provider_at, service_at
 from modelport.runtime.threads import in_thread
 from modelport.secrets import Secret
 from modelport.types.capabilities import Capabilities
@@ -73,11 +73,13 @@ class OpenAIServerModel(ChatCompletionsModel):
         default_headers: Headers of every request, in addition to those in `OPENAI_CUSTOM_HEADERS`.
         default_query: Query parameters of every request.
         dialect: The kind of the server: `llama.cpp` or `vllm`. Requests then use what such servers accept beyond
-            OpenAI's API, such as any grammar. By default they use OpenAI's API alone.
+            OpenAI's API, such as any grammar. With `openai`, they use OpenAI's API alone. By default, a server at an
+            unknown address is asked once which of the two it is, by the first call with tools or an output type.
         accept_missing_finish: Whether a stream without a finish reason is complete (some servers, such as Ollama, send
             none). By default such a stream counts as truncated.
         split_reasoning: Whether text between `<think>` and `</think>` at the beginning of the output is reasoning,
-            which some servers do not separate from it. By default it is.
+            which some servers do not separate from it. By default it is. With `opened`, the output begins inside the
+            reasoning, because the model's chat template writes `<think>` into the prompt; `</think>` ends it.
         **settings: See `Model`. Parameters that the service documents, such as `service_tier`, go into the request's
             body; so do others, with a warning. `extra_headers`, `extra_query` and `extra_body` work as in the `openai`
             package.
@@ -111,9 +113,11 @@ class OpenAIServerModel(ChatCompletionsModel):
         api_key: Secret | str | Callable[[], str | Awaitable[str]] | None = None,
         organization: str | None = None,
         project: str | None = None,
-        client: Any = None,
         client_kwargs: Mapping[str, Any] | None = None,
+        custom_role_conversions: Mapping[str, str] | None = None,
+        flatten_messages_as_text: bool = False,
         *,
+        client: Any = None,
         api: ApiSetting = "auto",
         default_headers: Mapping[str, str] | None = None,
         default_query: Mapping[str, Any] | None = None,
@@ -154,7 +158,12 @@ class OpenAIServerModel(ChatCompletionsModel):
         self.client_kwargs = client_kwargs
         self.default_headers = default_headers
         self.default_query = default_query
-        super().__init__(model_id, **settings)
+        super().__init__(
+            model_id,
+            custom_role_conversions=custom_role_conversions,
+            flatten_messages_as_text=flatten_messages_as_text,
+            **settings,
+        )
 
     def _make_transport(self) -> Transport:
         if self.client is not None or self.client_kwargs:
@@ -177,7 +186,7 @@ class OpenAIServerModel(ChatCompletionsModel):
 
     @property
     def _service(self) -> str | None:
-        return self.dialect or service_at(self._url)
+        return self._dialect_name or service_at(self._url)
 
     @property
     def _provider(self) -> str | None:
@@ -186,7 +195,7 @@ class OpenAIServerModel(ChatCompletionsModel):
     def _declare(self) -> Capabilities:
         declared, service = super()._declare(), self._service
         if self.api == "responses" or (self.api == "auto" and need_of(self.model_id, service) == "always"):
-            return responses_capabilities(declared, self.dialect)
+            return responses_capabilities(declared, self._dialect_name)
         if self.api == "auto" and service in OWN_SERVICES:
             extra = (declared.extra_parameters or frozenset()) | parameters_of("openai-responses")
             return declared.replace(extra_parameters=extra)
@@ -204,10 +213,6 @@ class OpenAIServerModel(ChatCompletionsModel):
         return needs_responses_api(request, needs, self._service)
 
     @property
-    def _host(self) -> str | None:
-        return host_of(self._url)
-
-    @property
     def _responses_path(self) -> str:
         return "responses"
 
@@ -216,7 +221,7 @@ class OpenAIServerModel(ChatCompletionsModel):
     ) -> tuple[ServiceCall, ResponseReader, Sequence[CallWarning]]:
         if not self._uses_responses(request):
             return super()._exchange(request, left_out)
-        service, dialect = self._provider, None if self.dialect is None else self._dialect
+        service, dialect = self._provider, None if self._dialect_name is None else self._dialect
 
         def body(request: Request) -> dict[str, Any]:
             return responses.body_of(request, self._remote_model_id, service, dialect, left_out)

@@ -131,8 +131,17 @@ def tool_choice_auto(subject: Subject, model: Model) -> str:
 
 
 def tool_choice_required(subject: Subject, model: Model) -> None:
-    """The model must call a tool, and the call is valid."""
+    """The model must call a tool, and the call is valid. With `tool_errors="return"`, an unusable call is no error."""
     request_calls(model, subject.prompt("tool"), {"get_weather", "add"})
+    if not _has_own_generate(model):
+        truncated = model.generate(
+            subject.prompt("tool"), tools=TOOLS, tool_choice="required", tool_errors="return", temperature=0,
+            max_tokens=3,
+        )  # fmt: skip
+        is_marked = any(warning.type == "invalid" for warning in truncated.warnings)
+        assert is_marked or (truncated.tool_calls and not any(call.error for call in truncated.tool_calls)), (
+            f"the calls of a truncated response are neither usable nor marked as errors: {truncated!r}"
+        )
 
 
 def tool_choice_named(subject: Subject, model: Model) -> None:

@@ -1,0 +1,1 @@
+"""Connects other libraries with modelport. Each module needs the library after which it is named."""

@@ -1,0 +1,36 @@
+"""Loads saved agents of smolagents that have a model of modelport.
+
+Import this module before the agent is loaded. Nothing else is needed: agents can use and save such models anyway.
+
+Examples:
+    >>> import modelport.integrations.smolagents
+    >>> from smolagents import CodeAgent
+    >>> agent = CodeAgent.from_folder("my_agent")
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import smolagents.models
+from smolagents.agents import MultiStepAgent
+
+from modelport.model import Model
+
+#: The name under which smolagents finds `Model`. A saved agent has the name of the model's class, which smolagents does
+#: not know, or which is a class of its own.
+_NAME = "ModelOfModelport"
+_from_dict = MultiStepAgent.from_dict.__func__
+
+
+def _load_agent(cls: type[Any], /, agent_dict: dict[str, Any], **kwargs: Any) -> Any:
+    """Do the same as smolagents' `from_dict`, also if the agent has a model of modelport."""
+    # Only data that `Model.to_dict` of modelport returned has the name of the class.
+    if "class" in (data := agent_dict["model"]["data"]):
+        agent_dict = {**agent_dict, "model": {"class": _NAME, "data": data}}
+    return _from_dict(cls, agent_dict, **kwargs)
+
+
+# The table exists since smolagents 1.25. Older versions look the name up in the module.
+getattr(smolagents.models, "MODEL_REGISTRY", vars(smolagents.models))[_NAME] = Model
+MultiStepAgent.from_dict = classmethod(_load_agent)
