@@ -8,7 +8,7 @@ source.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from modelport.errors import InvalidRequest, ModelError
@@ -158,12 +158,17 @@ class ChatTemplate:
             return False
         return all(word in rendered for word in words)
 
-    def hidden_tokens(self, tokenizer: Any) -> frozenset[int]:
-        """Return the ids of the special tokens that are not part of an output's text: all but those in marks."""
+    def hidden_tokens(self, tokenizer: Any, eos: Iterable[int]) -> frozenset[int]:
+        """Return the ids of the tokens that are not part of an output's text.
+
+        Args:
+            tokenizer: The model's tokenizer. Its special tokens are hidden, except those in marks.
+            eos: The token ids that end an output. They are hidden too.
+        """
         if self._hidden_tokens is None:
             marks = " ".join(form.marks for form in (self.reasoning_format, self.call_format) if form is not None)
             tokens = special_token_ids(tokenizer)
-            self._hidden_tokens = frozenset(number for text, number in tokens.items() if text not in marks)
+            self._hidden_tokens = frozenset([*eos, *(number for text, number in tokens.items() if text not in marks)])
         return self._hidden_tokens
 
 

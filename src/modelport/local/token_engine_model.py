@@ -143,7 +143,7 @@ class TokenEngineModel(EngineModel[E]):
 
     async def _generate_deltas(self, engine: E, request: EngineRequest, one_token_per_delta: bool) -> Deltas:
         template = engine.template
-        detokenizer = Detokenizer(engine.tokenizer, {*engine.eos, *template.hidden_tokens(engine.tokenizer)})
+        detokenizer = Detokenizer(engine.tokenizer, template.hidden_tokens(engine.tokenizer, engine.eos))
         reader = None
         if template.reasoning_format is not None:
             reader = ReasoningReader(template.reasoning_format, request.prompt.tail)
