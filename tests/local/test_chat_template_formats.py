@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.local.chat_templates import load_template, templates_folder
+from tests.local.chat_templates import apply_function, load_template, templates_folder
 
 from modelport.layers.adapt.prompted_tools import read_calls
-from modelport.local.chat_template import template_message
-from modelport.local.template_formats import TOOLS, USER, rendered_text
+from modelport.local.chat_template import ChatTemplate, template_message
+from modelport.local.template_formats import TOOLS, USER, library_format, rendered_text
 from modelport.protocols.output_text.call_formats import CALL_FORMATS
 from modelport.protocols.output_text.calls import schemas_of
-from modelport.protocols.output_text.reasoning import ReasoningReader
+from modelport.protocols.output_text.reasoning import ReasoningFormat, ReasoningReader
 from modelport.protocols.output_text.reasoning_formats import REASONING_FORMATS
 from modelport.types.deltas import ChatMessageStreamDelta as Delta
 from modelport.types.deltas import accumulate
@@ -41,9 +42,9 @@ TEMPLATES: dict[str, tuple[str | None, str | None]] = {
     "Kimi-K2-Instruct": ("Kimi K2", None),
     "Kimi-K2-Thinking": ("Kimi K2", "think"),
     "Kimi-K3": ("Kimi K3", "Kimi K3"),
-    "LFM2-8B-A1B": (None, None),
+    "LFM2-8B-A1B": ("LFM", None),
     "LFM2.5-8B-A1B": ("LFM", "think"),
-    "LFM2.5-Instruct": (None, "think"),
+    "LFM2.5-Instruct": ("LFM", "think"),
     "MiMo-VL": ("tagged JSON", None),
     "MiniMax-M1": ("list of calls", None),
     "MiniMax-M2": ("MiniMax M2", "think"),
@@ -71,7 +72,7 @@ TEMPLATES: dict[str, tuple[str | None, str | None]] = {
     "google-gemma-2-2b-it": (None, None),
     "google-gemma-4-31B-it-interleaved": ("Gemma 4", "Gemma 4"),
     "google-gemma-4-31B-it": ("Gemma 4", "Gemma 4"),
-    "ibm-granite-granite-3.3-2B-Instruct": (None, "think"),
+    "ibm-granite-granite-3.3-2B-Instruct": ("Granite", "think"),
     "ibm-granite-granite-4.0": ("tagged JSON", None),
     "ibm-granite-granite-4.1": ("tagged JSON", None),
     "inclusionai-ling-3.0-flash": ("GLM", "think"),
@@ -103,8 +104,6 @@ WITHOUT_TOOLS = frozenset({
     "deepseek-ai-DeepSeek-R1-Distill-Qwen-32B", "deepseek-ai-DeepSeek-V3.1", "fireworks-ai-llama-3-firefunction-v2",
     "google-gemma-2-2b-it", "llama-cpp-rwkv-world", "microsoft-Phi-3.5-mini-instruct",
 })  # fmt: skip
-#: These list tools, but drop the calls of earlier messages.
-DROPS_CALLS = frozenset({"LFM2-8B-A1B", "LFM2.5-Instruct", "ibm-granite-granite-3.3-2B-Instruct"})
 NATIVE = sorted(name for name, (calls, _) in TEMPLATES.items() if calls is not None)
 #: The template writes the reasoning of an earlier message without the mark before it, or the text without one after
 #: it, where the message is the last. The output of the model has them.
@@ -213,22 +212,64 @@ def test_calls_text_and_reasoning_that_a_template_writes_are_read_back(name: str
         assert (message.reasoning or "").rstrip() == ("Because <b>." if has_reasoning else "")
 
 
-@pytest.mark.parametrize("name", sorted(set(TEMPLATES) - set(NATIVE)))
-def test_template_whose_calls_cannot_be_read_declares_no_tools(name: str) -> None:
-    template = load_template(name)
-    assert not template.capabilities()["tools"]
-    try:
-        lists_tools = "probe_tool" in template.probe([USER], TOOLS, True)
-    except Exception:
-        lists_tools = False
-    assert lists_tools == (name in DROPS_CALLS)
-    assert lists_tools != (name in WITHOUT_TOOLS)
+def test_every_template_that_lists_tools_is_read() -> None:
+    for name in TEMPLATES:
+        template = load_template(name)
+        try:
+            lists_tools = "probe_tool" in template.probe([USER], TOOLS, True)
+        except Exception:
+            lists_tools = False
+        assert lists_tools == (name not in WITHOUT_TOOLS) == template.capabilities()["tools"] == (name in NATIVE)
+
+
+TEMPLATE = (
+    "{{ tools | tojson }}{% for m in messages %}[{{ m.role }}]{{ m.content }}"
+    "{% for c in m.tool_calls or () %}CALL{% endfor %}{% endfor %}"
+)
+
+
+@pytest.mark.parametrize(
+    ("call", "is_read"),
+    [
+        # Marks that no model of the table has
+        ("<mycall>{{ c.function | tojson }}</mycall>", True),
+        ("[MY_CALL]{{ c.function | tojson }}", True),
+        ("{{ c.function.name }} with {{ c.function.arguments }}", False),
+        ("<tool_call>{{ c.function.name }}!{{ c.function.arguments | tojson }}</tool_call>", False),
+        # A format that is known, but loses an argument
+        ('<tool_call>{"name": "{{ c.function.name }}", "arguments": {"x": "{{ c.function.arguments.x }}"}}</tool_call>',
+         False),
+        ("", False),
+    ],
+)  # fmt: skip
+def test_tools_are_declared_only_if_calls_are_read_back(call: str, is_read: bool) -> None:
+    source = TEMPLATE.replace("CALL", call)
+    template = ChatTemplate(apply_function(source), source)
+    assert template.capabilities()["tools"] == is_read
+
+
+def test_parser_of_a_library_reads_what_no_format_reads() -> None:
+    def parse(text: str, tools: list[dict[str, Any]]) -> Any:
+        assert [tool["function"]["name"] for tool in tools] == ["probe_tool", "probe_other"]
+        name, _, arguments = text.partition("!")
+        return {"name": name, "arguments": json.loads(arguments)}
+
+    source = TEMPLATE.replace("CALL", "<c>{{ c.function.name }}!{{ c.function.arguments | tojson }}</c>")
+    library = library_format("<c>", "</c>", parse)
+    assert ChatTemplate(apply_function(source), source, library_calls=library).call_format is library
+    assert not ChatTemplate(apply_function(source), source).capabilities()["tools"]
+
+
+def test_reasoning_between_unknown_tags_is_found() -> None:
+    source = "{% for m in messages %}[{{ m.role }}]{% if m.thinking %}<mull>{{ m.thinking }}</mull>{% endif %}"
+    template = ChatTemplate(apply_function(f"{source}{{{{ m.content }}}}{{% endfor %}}"), source)
+    assert template.reasoning_format == ReasoningFormat("<mull>", "</mull>")
 
 
 def test_counts_of_the_table_are_in_the_docs() -> None:
     listed = len(TEMPLATES) - len(WITHOUT_TOOLS)
+    assert listed == len(NATIVE)
     page = " ".join((Path(__file__).parents[2] / "docs/how-to/tools.md").read_text().split())
     assert f"{len(TEMPLATES)} chat templates" in page
-    assert f"{listed} of them list tools" in page
-    assert f"{len(NATIVE)} of these" in page
-    assert f"other {listed - len(NATIVE)}" in page
+    assert f"{listed} of them list tools, and" in page
+    assert f"the calls of all {len(NATIVE)}" in page

@@ -84,12 +84,14 @@ class HistoryStyle:
         one_call: Whether a message has one call at most. Then each call is followed by its own result.
         text_beside_calls: Whether a message with reasoning and calls also has text. If not, the text is a message of
             its own.
+        written_by: The format in which calls are written into the text of a message, because the template drops them.
     """
 
     arguments_as_text: bool = False
     short_ids: bool = False
     one_call: bool = False
     text_beside_calls: bool = True
+    written_by: CallFormat | None = None
 
     def apply(self, messages: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
         """Return messages in this style."""
@@ -103,6 +105,13 @@ class HistoryStyle:
             message = {**message, "tool_call_id": short_id(message["tool_call_id"])}
         if not message.get("tool_calls"):
             return message
+        if self.written_by is not None and self.written_by.write is not None:
+            calls = [
+                (call["function"]["name"], _as_object(call["function"]["arguments"])) for call in message["tool_calls"]
+            ]
+            text, content = self.written_by.write(calls), message.get("content") or ""
+            content = content + text if isinstance(content, str) else [*content, {"type": "text", "text": text}]
+            return {name: value for name, value in message.items() if name != "tool_calls"} | {"content": content}
         return {**message, "tool_calls": [self._tool_call(call) for call in message["tool_calls"]]}
 
     def _tool_call(self, call: dict[str, Any]) -> dict[str, Any]:
@@ -111,6 +120,11 @@ class HistoryStyle:
             function = {**function, "arguments": json.dumps(function["arguments"], ensure_ascii=False)}
         identifier = short_id(call["id"]) if self.short_ids and isinstance(call.get("id"), str) else call.get("id")
         return {**call, "id": identifier, "function": function}
+
+
+def _as_object(arguments: Any) -> dict[str, Any]:
+    """Return the arguments of a call as an object. Text that is no object is the only argument of it."""
+    return arguments if isinstance(arguments, dict) else {"arguments": arguments}
 
 
 def short_id(identifier: str) -> str:
@@ -186,6 +200,10 @@ def find_style(render: Render) -> HistoryStyle | None:
             words = ("probe-x", "probe-y", "probe-result", "probe-other")
             style = replace(style, one_call=not _renders(render, style.apply(_TWO_CALLS), *words))
             return replace(style, text_beside_calls=_renders(render, style.apply(_TEXT_AND_CALL), "probe-x"))
+    for call_format in CALL_FORMATS.values():
+        if any(_renders(render, [USER], hint) for hint in call_format.hints):
+            style = HistoryStyle(written_by=call_format)
+            return style if _renders(render, style.apply(_TWO_CALLS), "probe-x", "probe-result") else None
     return None
 
 

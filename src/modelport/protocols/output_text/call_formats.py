@@ -7,8 +7,8 @@ https://github.com/ggml-org/llama.cpp/tree/master/models/templates
 from __future__ import annotations
 
 from modelport.protocols.output_text.calls import CallFormat, CallReader, first_of
-from modelport.protocols.output_text.json_calls import named_json, read_json_calls, read_keyed_calls
-from modelport.protocols.output_text.literal_calls import braced_calls, read_python_calls
+from modelport.protocols.output_text.json_calls import named_json, read_json_calls, read_keyed_calls, write_json_calls
+from modelport.protocols.output_text.literal_calls import braced_calls, read_python_calls, write_python_calls
 from modelport.protocols.output_text.parameter_calls import nested_elements, parameter_calls
 
 #: The format of tools in the prompt, and of most models: `<tool_call>{"name": …, "arguments": {…}}</tool_call>`.
@@ -73,7 +73,13 @@ CALL_FORMATS: dict[str, CallFormat] = {
     # Nemotron Nano 2
     "Nemotron": CallFormat(("<TOOLCALL>",), "</TOOLCALL>", read_json_calls),
     # Granite 3
-    "Granite": CallFormat(("<|tool_call|>",), "", read_json_calls),
+    "Granite": CallFormat(
+        ("<|tool_call|>",),
+        "",
+        read_json_calls,
+        write=lambda calls: f"<|tool_call|>{write_json_calls(calls)}",
+        hints=("respond only with <|tool_call|>",),
+    ),
     # Command R7B, Command A
     "Cohere": CallFormat(("<|START_ACTION|>",), "<|END_ACTION|>", read_json_calls),
     "Apertus": CallFormat(("<|tools_prefix|>",), "<|tools_suffix|>", read_keyed_calls),
@@ -151,7 +157,13 @@ CALL_FORMATS: dict[str, CallFormat] = {
         includes_begin=True,
     ),
     # LFM 2 and 2.5
-    "LFM": CallFormat(("<|tool_call_start|>",), "<|tool_call_end|>", read_python_calls),
+    "LFM": CallFormat(
+        ("<|tool_call_start|>",),
+        "<|tool_call_end|>",
+        read_python_calls,
+        write=lambda calls: f"<|tool_call_start|>{write_python_calls(calls)}<|tool_call_end|>",
+        hints=("List of tools: <|tool_list_start|>", "List of tools: ["),
+    ),
     "Gemma 4": CallFormat(
         ("<|tool_call>",), "<tool_call|>", braced_calls(r"call:(?P<name>[\w.-]{1,256})", '<|"|>'), names='<|"|>'
     ),

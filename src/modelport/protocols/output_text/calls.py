@@ -50,6 +50,9 @@ class CallFormat:
         includes_begin: Whether `read` starts at the mark itself, because the mark is a part of each call.
         is_whole_output: Whether the model also writes calls without marks, as JSON objects that are its whole output.
         names: Further spellings of marks inside the calls. If one of them is a special token, it is kept in the text.
+        write: Writes calls, given by their names and arguments. It is for chat templates that list tools, but drop the
+            calls of earlier messages.
+        hints: Texts that such a template writes around the tools.
     """
 
     begins: tuple[str, ...]
@@ -58,6 +61,8 @@ class CallFormat:
     includes_begin: bool = False
     is_whole_output: bool = False
     names: str = ""
+    write: Callable[[Sequence[tuple[str, Mapping[str, Any]]]], str] | None = None
+    hints: tuple[str, ...] = ()
 
     @cached_property
     def begin_pattern(self) -> re.Pattern[str]:

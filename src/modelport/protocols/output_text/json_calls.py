@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping, Sequence
 from json.decoder import scanstring  # type: ignore[attr-defined]  # typeshed lacks it.
 from typing import Any
 
@@ -89,6 +90,11 @@ def _call_in(value: Any, text: str | None, name_is_key: bool) -> TextCall | None
         original = _original_json(text, key) if text is not None else None
         arguments = original or as_json(arguments) or str(arguments)
     return TextCall(name, arguments)
+
+
+def write_json_calls(calls: Sequence[tuple[str, Mapping[str, Any]]]) -> str:
+    """Return calls as a JSON list, given by their names and arguments."""
+    return json.dumps([{"name": name, "arguments": arguments} for name, arguments in calls], ensure_ascii=False)
 
 
 def as_json(value: Any) -> str | None:

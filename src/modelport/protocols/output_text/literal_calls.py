@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from modelport.protocols.output_text.calls import CallReader, Schemas, TextCall, check_number
 from modelport.protocols.output_text.values import LiteralReader, Literals, arguments_text
@@ -47,3 +50,17 @@ def braced_calls(before: str, quote: str) -> CallReader:
         return [TextCall(match["name"], arguments_text(arguments))], position
 
     return read
+
+
+def write_python_calls(calls: Sequence[tuple[str, Mapping[str, Any]]]) -> str:
+    """Return a list of calls of functions in Python, given by their names and arguments."""
+    written = (
+        f"{name}({', '.join(f'{key}={_literal(value)}' for key, value in arguments.items())})"
+        for name, arguments in calls
+    )
+    return f"[{', '.join(written)}]"
+
+
+def _literal(value: Any) -> str:
+    # The texts of JSON are literals of Python too, and contain every character as it is.
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, str | list | dict) else repr(value)
