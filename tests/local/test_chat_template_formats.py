@@ -175,7 +175,7 @@ def calls_of(message: ChatMessage) -> list[tuple[str, Any]]:
 
 
 def test_templates_of_the_package_are_those_of_the_table() -> None:
-    assert {file.stem for file in templates_folder().iterdir()} == set(TEMPLATES)
+    assert {file.stem for file in templates_folder().glob("*.jinja")} == set(TEMPLATES)
 
 
 @pytest.mark.parametrize("name", TEMPLATES)
