@@ -121,6 +121,24 @@ def test_value_from_text_has_the_type_of_the_schema(text: str, schema: Any, valu
     assert type(value_from_text(text, schema)) is type(value)
 
 
+def test_types_of_definitions_are_used() -> None:
+    schema = {
+        "type": "object",
+        "properties": {
+            "code": {"$ref": "#/$defs/Code"},
+            "maybe": {"anyOf": [{"$ref": "#/$defs/Code"}, {"type": "null"}]},
+            "endless": {"$ref": "#/$defs/Endless"},
+        },
+        "$defs": {"Code": {"type": "string"}, "Endless": {"anyOf": [{"$ref": "#/$defs/Endless"}] * 50}},
+    }
+    arguments = "".join(
+        f"<arg_key>{key}</arg_key><arg_value>{value}</arg_value>"
+        for key, value in (("code", "007"), ("maybe", "007"), ("endless", "7"))
+    )
+    calls, _ = read_output(f"<tool_call>f{arguments}</tool_call>", CALL_FORMATS["GLM"], {"f": schema})
+    assert json.loads(calls[0].arguments) == {"code": "007", "maybe": "007", "endless": 7}
+
+
 @pytest.mark.parametrize("text", ["__import__('os')", "f()", "[1", "{1}", "1 2", "[" * 100 + "]" * 100, "1" * 2000, ""])
 def test_read_literal_refuses_what_is_no_literal(text: str) -> None:
     with pytest.raises(ValueError, match=r"."):

@@ -199,7 +199,7 @@ def _types(schema: Any) -> set[str]:
     if "enum" in schema or "const" in schema:
         values = schema.get("enum", [schema.get("const")])
         return {name for value in values for name in _TYPE_NAMES.get(type(value), ())}
-    options = [option for key in ("anyOf", "oneOf") for option in schema.get(key, ())]
+    options = [option for key in ("anyOf", "oneOf", "allOf") for option in schema.get(key, ())]
     return {name for option in options for name in _types(option)}
 
 
@@ -207,7 +207,32 @@ def property_schema(schemas: Mapping[str, Any], tool: str, name: str) -> Any:
     """Return the schema of an argument of a tool, or `None`."""
     schema = schemas.get(tool)
     properties = schema.get("properties") if isinstance(schema, Mapping) else None
-    return properties.get(name) if isinstance(properties, Mapping) else None
+    return _resolved(properties.get(name), schema, set()) if isinstance(properties, Mapping) else None
+
+
+def _resolved(schema: Any, root: Any, seen: set[str], depth: int = 0) -> Any:
+    """Return a schema without references to definitions, as far as `value_from_text` looks at it.
+
+    Each definition is inserted once, because definitions can contain each other.
+    """
+    if not isinstance(schema, Mapping) or depth > MAX_DEPTH:
+        return schema
+    reference = schema.get("$ref")
+    if isinstance(reference, str):
+        if reference in seen:
+            return None
+        seen.add(reference)
+        _, _, definition = reference.partition("#/$defs/")
+        definitions = root.get("$defs")
+        return _resolved(
+            definitions.get(definition) if isinstance(definitions, Mapping) else None, root, seen, depth + 1
+        )
+    options = {
+        key: [_resolved(option, root, seen, depth + 1) for option in schema[key]]
+        for key in ("anyOf", "oneOf", "allOf")
+        if isinstance(schema.get(key), list)
+    }
+    return {**schema, **options} if options else schema
 
 
 def arguments_text(arguments: Mapping[str, Any]) -> str:
