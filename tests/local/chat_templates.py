@@ -13,16 +13,13 @@ from modelport.local.chat_template import ChatTemplate
 from modelport.local.template_renderer import rendered
 
 _PACKAGE = SourcePackage(
-    "llama_cpp_python",
-    "0.3.36",
-    "832db0699007f1be95a7e41ef12e88926b02ba836461e36a36372db2760c1a2e",
-    build_backend="scikit_build_core.build",
-    part="vendor/llama.cpp/models/templates",
-)
+    "llama_cpp_python", "0.3.36", "832db0699007f1be95a7e41ef12e88926b02ba836461e36a36372db2760c1a2e",
+    "scikit_build_core.build", "vendor/llama.cpp/models/templates",
+)  # fmt: skip
 
 
 def templates_folder() -> Path:
-    """Return the folder with the templates, each a file `NAME.jinja`; download them on first use."""
+    """Return the folder with the templates, each a file `NAME.jinja`."""
     return _PACKAGE.folder()
 
 
