@@ -205,7 +205,7 @@ def test_call_that_is_cancelled_while_it_asks_lets_another_ask(server: KindServe
 
     async def calls() -> ChatMessage:
         first = asyncio.ensure_future(model.agenerate("?", tools=[TOOL]))
-        while not server.gets:
+        while not server.gets:  # noqa: ASYNC110
             await asyncio.sleep(0.005)
         second = asyncio.ensure_future(model.agenerate("?", tools=[TOOL]))
         server.pages = {}
