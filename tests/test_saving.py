@@ -232,6 +232,10 @@ HARMFUL: dict[str, dict[str, Any]] = {
     "ssl_verify": {"class": "LiteLLMModel", "ssl_verify": False},
     "model_list": {"class": "LiteLLMModel", "model_list": [
         {"model_name": "m", "litellm_params": {"model": "x/y", "ssl_verify": False}}]},
+    **{price: {"class": "LiteLLMModel", price: 0.5} for price in (
+        "input_cost_per_token", "output_cost_per_token", "input_cost_per_second", "output_cost_per_second")},
+    "model_list[0].litellm_params.input_cost_per_token": {"class": "LiteLLMRouterModel", "model_id": "m",
+        "model_list": [{"model_name": "m", "litellm_params": {"model": "x/y", "input_cost_per_token": 0}}]},
     "vertex_credentials": {"class": "LiteLLMModel", "vertex_credentials": "/etc/passwd"},
     "client_kwargs.debug_level": {"class": "LiteLLMRouterModel", "model_id": "m", "model_list": [], "client_kwargs": {
         "debug_level": "DEBUG"}},

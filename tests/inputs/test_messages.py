@@ -102,7 +102,6 @@ def test_role_conversions_replace_roles(conversions: Any) -> None:
     assert normalise_one({"role": "assistant", "content": "a"}, role_conversions=conversions).role == "assistant"
 
 
-@pytest.mark.server
 def test_role_conversions_merge_the_messages_that_get_the_same_role() -> None:
     """Two turns of the user that the caller wrote one behind the other stay apart."""
     roles = ("system", "user", "user", "tool-call", "assistant", "tool-response", "system")
@@ -113,6 +112,7 @@ def test_role_conversions_merge_the_messages_that_get_the_same_role() -> None:
     assert [(message.role, message.content) for message in messages] == expected
 
 
+@pytest.mark.server
 def test_role_conversions_accept_unknown_roles_and_enums() -> None:
     from smolagents.models import MessageRole as AgentsRole
 
@@ -352,3 +352,29 @@ def test_text_size_counts_bytes_of_text_and_calls() -> None:
     assert text_size(normalise_one({"role": "assistant", "tool_calls": [CALL]})) == len("weather") + len(
         '{"city": "Paris"}'
     )
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        {"role": "x" * 10**6, "content": "a"},
+        {"role": ["x" * 10**6] * 1000, "content": "a"},
+        {"role": "user", "content": "a", "x" * 10**6: 1},
+        {"role": "user", "content": [{"type": "x" * 10**6}]},
+        {"role": "user", "content": [{"type": "text", "text": "a", "x" * 10**6: 1}]},
+        {"role": "user", "content": [{"type": "text", "text": "a", "cache_control": "x" * 10**6}]},
+        {"role": "assistant", "content": "a", "provider_data": {"protocol": "x" * 10**6, "items": []}},
+    ],
+    ids=["role", "roles", "key", "type of a part", "key of a part", "cache_control", "protocol"],
+)
+def test_error_about_a_long_value_is_short(message: Any) -> None:
+    with pytest.raises(InvalidRequest) as raised:
+        normalise_messages([message])
+    assert len(str(raised.value)) < 2000
+
+
+@pytest.mark.parametrize("role", ["x" * 10**6, "", "tool_call"])
+def test_unknown_role_of_a_stored_message_raises_short_value_error(role: str) -> None:
+    with pytest.raises(ValueError, match="'role' in a message is") as raised:
+        ChatMessage.from_dict({"role": role, "content": "a"})
+    assert len(str(raised.value)) < 2000

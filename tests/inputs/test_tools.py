@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import time
+import tracemalloc
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -113,3 +115,103 @@ def test_tools_from_invalid_value_raises_with_path(value: Any, error_text: str |
 def test_tools_from_value_that_is_not_a_list_raises(value: Any) -> None:
     with pytest.raises(InvalidRequest, match="tools must be a list of tools"):
         tools_from(value)
+
+
+class Raises:
+    """Every attribute raises."""
+
+    def __getattribute__(self, name: str) -> Any:
+        raise RuntimeError("no attribute for you")
+
+
+class RaisesAtInputs:
+    name = "t"
+
+    @property
+    def inputs(self) -> Any:
+        raise ValueError("x" * 10**6)
+
+
+class Recurses:
+    @property
+    def inputs(self) -> Any:
+        return self.inputs
+
+
+class RaisingMeta(type):
+    def __getattr__(cls, name: str) -> Any:
+        raise RuntimeError(name)
+
+
+class RaisingClass(metaclass=RaisingMeta): ...
+
+
+class RaisingDict(dict[str, Any]):
+    def items(self) -> Any:
+        raise RuntimeError("no items")
+
+
+class AnswersAll:
+    def __getattr__(self, name: str) -> Any:
+        return self
+
+    def __call__(self, *args: Any) -> Any:
+        return self
+
+
+class RaisingSignature:
+    @property
+    def __signature__(self) -> Any:
+        raise RuntimeError("no signature")
+
+    def __call__(self) -> None: ...
+
+
+CIRCULAR: dict[str, Any] = {"type": "object", "properties": {}}
+CIRCULAR["properties"]["a"] = CIRCULAR
+HOSTILE = {
+    "attributes raise": Raises(),
+    "a property raises": RaisesAtInputs(),
+    "a property calls itself": Recurses(),
+    "a metaclass raises": RaisingClass,
+    "a dict raises": RaisingDict(name="t"),
+    "every attribute exists": AnswersAll(),
+    "the signature raises": RaisingSignature(),
+    "the key of an input raises": SimpleNamespace(name="t", inputs={Raises(): {}}),
+    "a type raises": SimpleNamespace(name="t", inputs={"a": {"type": Raises()}}),
+    "an input has a long type": SimpleNamespace(name="t", inputs={"a": {"type": {"x": "x" * 10**6}}}),
+    "an input has a long name": SimpleNamespace(name="t", inputs={"x" * 10**6: 5}),
+    "an MCP schema refers to itself": SimpleNamespace(name="t", description="", inputSchema=CIRCULAR),
+    "a LangChain schema raises": SimpleNamespace(name="t", description="", args_schema=Raises()),
+    "the name is long": {"name": "x" * 10**6},
+    "the name has a line break": {"name": "a\nb"},
+    "the type is long": {"name": "t", "type": "x" * 10**6},
+    "a key is long": {"name": "t", "x" * 10**6: 1},
+    "the root type is long": {"name": "t", "parameters": {"type": "x" * 10**6}},
+    "the schema is long": {"name": "t", "parameters": {"type": "object", "description": "x" * 2**21}},
+}
+
+
+@pytest.mark.parametrize("case", HOSTILE)
+def test_hostile_tool_raises_short_invalid_request_that_names_it(case: str) -> None:
+    with pytest.raises(InvalidRequest, match=r"tools\[1\]") as raised:
+        tools_from([get_weather, HOSTILE[case]])
+    assert len(str(raised.value)) < 2000
+
+
+def test_many_tools_are_compared_in_linear_time() -> None:
+    tools = [{"name": f"t{n}"} for n in range(20_000)]
+    begin = time.process_time()
+    assert len(tools_from(tools)) == 20_000
+    assert time.process_time() - begin < 5
+
+
+def test_long_schemas_do_not_stay_in_memory() -> None:
+    tracemalloc.start()
+    try:
+        for n in range(20):
+            with pytest.raises(InvalidRequest, match="simplify it"):
+                tools_from([{"name": "t", "parameters": {"type": "object", "description": f"{n}" * 2**21}}])
+        assert tracemalloc.get_traced_memory()[0] < 2**21
+    finally:
+        tracemalloc.stop()

@@ -211,6 +211,14 @@ def test_retry_delay_of_gemini_is_obeyed_unless_a_header_has_one(delay: Any, hea
     assert error_from(None, [body], headers).status == 429  # This is an event of a stream.
 
 
+@pytest.mark.parametrize("name", ["retry-after", "retry-after-ms", "x-amz-retry-after"])
+@pytest.mark.parametrize("value", ["inf", "1e400", "9" * 400, "1e308", "nan", "1764500000000000"])
+def test_endless_wait_in_a_header_is_ignored(name: str, value: str) -> None:
+    """A `FallbackModel` would cool the model down for ever, and `time.sleep` raises OverflowError."""
+    assert error_from(429, "{}", {name: value}).retry_after is None
+    assert error_from(429, "{}", {"ratelimit": f'"q";r=0;t={"9" * 400}'}).retry_after is None
+
+
 @pytest.mark.parametrize("status", [400, None])
 def test_output_that_groq_could_not_use_is_on_the_error(status: int | None) -> None:
     """The event of a stream has the status in its field `status_code`."""

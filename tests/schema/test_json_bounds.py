@@ -17,7 +17,14 @@ from modelport.errors import InvalidRequest
 from modelport.inputs.calls_in_text import find_tool_call
 from modelport.layers.adapt.prompted_tools import read_calls
 from modelport.local.bounds import parsed_arguments
-from modelport.schema.json_text import MAX_JSON_COMMAS, MAX_JSON_CONTAINERS, MAX_JSON_LENGTH, read_json
+from modelport.schema.json_text import (
+    MAX_JSON_COMMAS,
+    MAX_JSON_CONTAINERS,
+    MAX_JSON_DEPTH,
+    MAX_JSON_LENGTH,
+    excerpt,
+    read_json,
+)
 from modelport.testing import ScriptedModel
 from modelport.types import deltas as deltas_module
 from modelport.types.capabilities import Capabilities
@@ -270,3 +277,57 @@ def test_parse_tool_calls_of_hostile_text_takes_little_time(text: str, processor
 def test_parse_tool_calls_finds_a_call_inside_and_behind_broken_json(text: str) -> None:
     call = find_tool_call(ChatMessage("assistant", text), "name", "arguments")
     assert (call.function.name, call.function.arguments) == ("f", {"a": 1})
+
+
+def nested(levels: int, inner: str = "") -> str:
+    """Return JSON of so many levels: lists and objects by turns."""
+    pairs = [('{"a":', "}"), ("[", "]")]
+    begin = "".join(pairs[n % 2][0] for n in range(levels - 1, -1, -1))
+    return begin + (inner or ("1" if levels else "")) + "".join(pairs[n % 2][1] for n in range(levels))
+
+
+@pytest.mark.parametrize(("levels", "accepted"), [(MAX_JSON_DEPTH, True), (MAX_JSON_DEPTH + 1, False), (900, False)])
+def test_json_of_too_many_levels_is_not_parsed(levels: int, accepted: bool) -> None:
+    """Python's parser reads 990 levels, but a message with them could not be stored, printed, pickled or sent back."""
+    text = nested(levels)
+    if accepted:
+        assert json.dumps(read_json(text), separators=(",", ":")) == text
+        return
+    with pytest.raises(ValueError, match="nested too deeply"):
+        read_json(text)
+    with pytest.raises(InvalidToolCall, match="128 levels"):
+        find_tool_call(ChatMessage("assistant", f'{{"name": "f", "arguments": {text}}}'), "name", "arguments")
+    call = CallDelta(0, "c1", "function", Function(f'{{"a": {text}}}', "f"))
+    message = accumulate([Delta(tool_calls=[call])])
+    assert message.tool_calls and isinstance(message.tool_calls[0].function.arguments, str)
+    with pytest.raises(InvalidToolCall):
+        check_calls(message, (Tool("f", "", {"type": "object"}),), "auto", None)
+
+
+def test_many_values_that_are_not_nested_are_parsed() -> None:
+    flat = f"[{','.join(['[]'] * 300)}]"
+    assert len(read_json(flat)) == 300
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["x" * 10**6, [["x"] * 10**5], 10**5000, {"a": {1, 2}}, object(), b"x" * 10**6],
+    ids=lambda v: type(v).__name__,
+)
+def test_excerpt_of_any_value_is_short(value: Any) -> None:
+    assert 0 < len(excerpt(value)) <= 201
+
+
+def test_excerpt_of_an_object_that_raises_names_its_type() -> None:
+    class Raises:
+        def __repr__(self) -> str:
+            raise RuntimeError
+
+    assert "Raises" in excerpt(Raises())
+
+
+def test_error_about_a_call_of_an_unknown_tool_is_short() -> None:
+    message = accumulate([Delta(tool_calls=[CallDelta(0, "c1", "function", Function("{}", "x" * 10**6))])])
+    with pytest.raises(InvalidToolCall, match="no such tool") as raised:
+        check_calls(message, (Tool("f", "", {"type": "object"}),), "auto", None)
+    assert len(str(raised.value)) < 1000

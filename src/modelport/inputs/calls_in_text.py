@@ -8,7 +8,7 @@ import uuid
 from typing import Any
 
 from modelport.errors import InvalidToolCall
-from modelport.schema.json_text import json_size_problem, read_json
+from modelport.schema.json_text import MAX_JSON_DEPTH, is_nested_too_deeply, json_size_problem, read_json
 from modelport.types.content import text_of
 from modelport.types.messages import ChatMessage, ChatMessageToolCall, ChatMessageToolCallFunction
 
@@ -43,6 +43,8 @@ def find_tool_call(message: ChatMessage, name_key: str, arguments_key: str) -> C
     text = text_of(message.content)  # A message object of another library has no `text`.
     problem = json_size_problem(text)
     value = None if problem is not None else _first_object(_Text(text), name_key)
+    if is_nested_too_deeply(value):
+        value, problem = None, f"the JSON is nested more than {MAX_JSON_DEPTH} levels deep"
     if value is None:
         reason = f"no JSON object with {name_key!r}" if problem is None else problem
         raise InvalidToolCall(

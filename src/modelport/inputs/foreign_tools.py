@@ -23,6 +23,7 @@ import sys
 from typing import Any
 
 from modelport.errors import InvalidRequest
+from modelport.schema.json_text import excerpt, shorten
 from modelport.schema.python_types import forbid_additional_properties, schema_generator
 from modelport.types.tools import Tool
 
@@ -57,7 +58,9 @@ def tool_from_dict(value: dict[str, Any], path: str) -> Tool:
     # Anthropic writes "custom" where OpenAI writes "function", and has the schema under `input_schema`. OpenAI's tools
     # of type "custom" take free text and have no schema. They are not supported.
     if tool_type != "function" and not (tool_type == "custom" and "input_schema" in given):
-        raise InvalidRequest(f"{path}: tools of type {tool_type!r} are not supported; a tool looks like {_example()}")
+        raise InvalidRequest(
+            f"{path}: tools of type {excerpt(tool_type)} are not supported; a tool looks like {_example()}"
+        )
     function, keys_beside_function = given, set[str]()
     if "function" in given:
         function, keys_beside_function = given["function"], set(given) - {"function"}
@@ -66,10 +69,12 @@ def tool_from_dict(value: dict[str, Any], path: str) -> Tool:
         raise InvalidRequest(f"{path}: the tool has no name; a tool looks like {_example()}")
     function = {key: item for key, item in function.items() if item is not None}
     if unknown := sorted(map(str, keys_beside_function | (set(function) - _KNOWN_KEYS - _IGNORED_KEYS))):
-        raise InvalidRequest(f"{path} ({name!r}): the key {unknown[0]!r} is unknown; a tool looks like {_example()}")
+        raise InvalidRequest(
+            f"{path} ({excerpt(name)}): the key {excerpt(unknown[0])} is unknown; a tool looks like {_example()}"
+        )
     schemas = [function[key] for key in _SCHEMA_KEYS if key in function]
     if len(schemas) > 1:
-        raise InvalidRequest(f"{path} ({name!r}): give one of {', '.join(map(repr, _SCHEMA_KEYS))}")
+        raise InvalidRequest(f"{path} ({excerpt(name)}): give one of {', '.join(map(repr, _SCHEMA_KEYS))}")
     parameters = (schemas or [None])[0] or {"type": "object", "properties": {}}
     return Tool(name, function.get("description", ""), parameters, function.get("strict"))
 
@@ -110,12 +115,16 @@ def _from_smolagents(value: Any, path: str) -> Tool | None:
     properties, required = {}, []
     for name, given in inputs.items():
         if not isinstance(name, str) or not isinstance(given, dict):
-            raise InvalidRequest(f"{path}: inputs[{name!r}] must be a dict such as {{'type': 'string'}}, by its name")
+            raise InvalidRequest(
+                f"{path}: inputs[{excerpt(name)}] must be a dict such as {{'type': 'string'}}, by its name"
+            )
         schema = {key: item for key, item in given.items() if key != "nullable"}
         types = schema.get("type")
         types = types if isinstance(types, list) else [types]
         if not all(isinstance(item, str | None) for item in types):
-            raise InvalidRequest(f"{path}: inputs[{name!r}]['type'] must be a type's name, not {schema['type']!r}")
+            raise InvalidRequest(
+                f"{path}: inputs[{excerpt(name)}]['type'] must be a type's name, not {excerpt(schema['type'])}"
+            )
         if not _JSON_TYPES.issuperset(types):
             schema.pop("type", None)
         if not given.get("nullable"):
@@ -156,7 +165,9 @@ def _from_langchain(value: Any, path: str) -> Tool | None:
         try:
             schema = forbid_additional_properties(schema.model_json_schema(schema_generator=schema_generator()))
         except Exception as error:  # pydantic raises several exception types for a type that it can't describe.
-            raise InvalidRequest(f"{path} ({name!r}): its args_schema can't be used: {error}") from None
+            raise InvalidRequest(
+                f"{path} ({excerpt(name)}): its args_schema can't be used: {shorten(str(error))}"
+            ) from None
     return Tool(name, _description(value), schema)
 
 

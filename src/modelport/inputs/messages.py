@@ -14,6 +14,7 @@ from modelport.errors import InvalidRequest
 from modelport.inputs.call_ids import with_call_ids
 from modelport.inputs.merging import merge
 from modelport.inputs.parts import part_from, refuse
+from modelport.schema.json_text import excerpt
 from modelport.types.content import Part, Text
 from modelport.types.messages import (
     ChatMessage,
@@ -100,7 +101,7 @@ def _message_from(message: Any, path: str, conversions: Mapping[str, str], flatt
     if isinstance(message, Mapping):
         for key, value in message.items():
             if key not in _INPUT_KEYS and key not in _OUTPUT_KEYS and value is not None:
-                refuse(path, f"unknown key {key!r}; a message has {', '.join(sorted(_INPUT_KEYS))}")
+                refuse(path, f"unknown key {excerpt(key)}; a message has {', '.join(sorted(_INPUT_KEYS))}")
         get: Callable[[str], Any] = message.get
     elif hasattr(message, "role"):
         get = lambda key: getattr(message, key, None)  # noqa: E731
@@ -109,7 +110,7 @@ def _message_from(message: Any, path: str, conversions: Mapping[str, str], flatt
     given_role = _enum_value(get("role"))
     role = _ROLES.get(conversions.get(given_role, given_role)) if isinstance(given_role, str) else None
     if role is None:
-        problem = "has no 'role'" if given_role is None else f"role {given_role!r} is unknown"
+        problem = "has no 'role'" if given_role is None else f"role {excerpt(given_role)} is unknown"
         refuse(path, f"{problem}; it must be one of {', '.join(sorted(_ROLES))}")
     if not isinstance(given_calls := get("tool_calls") or (), Sequence):
         refuse(f"{path}['tool_calls']", f"must be a list, not {type(given_calls).__name__}")

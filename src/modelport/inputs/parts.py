@@ -15,6 +15,7 @@ from dataclasses import replace
 from typing import Any, Never
 
 from modelport.errors import InvalidRequest
+from modelport.schema.json_text import excerpt
 from modelport.secrets import redact_url
 from modelport.types.content import MAX_IMAGE_BYTES, Attachment, Image, Part, Text, sniff_image, split_data_url
 
@@ -39,7 +40,7 @@ def part_from(part: Any, path: str) -> Part:
     kind = part["type"]
     read_part = _PART_READERS.get(kind) if isinstance(kind, str) else None
     if read_part is None:
-        refuse(path, f"type {kind!r} is unknown; it must be one of {', '.join(sorted(_PART_READERS))}")
+        refuse(path, f"type {excerpt(kind)} is unknown; it must be one of {', '.join(sorted(_PART_READERS))}")
     _check_keys(part, _PART_KEYS[kind], path)
     result, cache_control = read_part(part, path), part.get("cache_control")
     if cache_control is None:
@@ -51,14 +52,14 @@ def part_from(part: Any, path: str) -> Part:
 def _check_keys(given: Mapping[str, Any], known: set[str], path: str) -> None:
     for key, value in given.items():
         if key not in known and value is not None:
-            refuse(path, f"unknown key {key!r}; known are {', '.join(sorted(known))}")
+            refuse(path, f"unknown key {excerpt(key)}; known are {', '.join(sorted(known))}")
 
 
 def _check_cache_control(cache_control: Any, path: str) -> None:
     if not isinstance(cache_control, Mapping) or cache_control.get("type") != "ephemeral":
-        refuse(f"{path}['cache_control']", f"must be {{'type': 'ephemeral'}}, not {cache_control!r}")
+        refuse(f"{path}['cache_control']", f"must be {{'type': 'ephemeral'}}, not {excerpt(cache_control)}")
     if cache_control.get("ttl") not in _CACHE_TTLS:
-        refuse(f"{path}['cache_control']['ttl']", f"must be '5m' or '1h', not {cache_control['ttl']!r}")
+        refuse(f"{path}['cache_control']['ttl']", f"must be '5m' or '1h', not {excerpt(cache_control['ttl'])}")
 
 
 def _check_part(part: Part, path: str) -> None:

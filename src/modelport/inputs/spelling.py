@@ -23,13 +23,11 @@ def similar_names(name: str, known: Iterable[str]) -> tuple[str, ...]:
     Returns:
         The most similar names in alphabetical order; empty if none is similar enough.
     """
-    return _similar_names(name, frozenset(known))
+    return _similar_names(name, frozenset(known)) if len(name) <= _LONGEST_NAME else ()
 
 
 @lru_cache(maxsize=256)  # A program passes the same options to every call.
 def _similar_names(name: str, known: frozenset[str]) -> tuple[str, ...]:
-    if len(name) > _LONGEST_NAME:
-        return ()
     plain = _plain(name)
     distances = {
         candidate: edit_distance(plain, _plain(candidate))

@@ -14,6 +14,7 @@ from typing import Any
 
 from modelport.errors import InvalidRequest
 from modelport.inputs.foreign_tools import OBJECT_SOURCES, tool_from_dict, tool_from_object
+from modelport.schema.json_text import excerpt
 from modelport.schema.references import find_unresolved_reference, inline_root_reference
 from modelport.schema.validation import checked_schema
 from modelport.types.tools import Tool
@@ -31,15 +32,29 @@ def tools_from(values: Iterable[Any]) -> tuple[Tool, ...]:
     """
     if isinstance(values, (str, dict)) or not isinstance(values, Iterable):
         raise InvalidRequest(f"tools must be a list of tools, not {type(values).__name__}")
-    tools = tuple(
-        _checked_tool(_tool_from(value, path), path)
-        for value, path in ((value, f"tools[{index}]") for index, value in enumerate(values))
-    )
-    names = [tool.name for tool in tools]
-    for index, name in enumerate(names):
-        if name in names[:index]:
-            raise InvalidRequest(f"tools[{index}]: another tool is named {name!r} too; names must differ")
-    return tools
+    by_name: dict[str, Tool] = {}
+    for index, value in enumerate(values):
+        tool = _read_tool(value, f"tools[{index}]")
+        if by_name.setdefault(tool.name, tool) is not tool:
+            raise InvalidRequest(f"tools[{index}]: another tool is named {tool.name!r} too; names must differ")
+    return tuple(by_name.values())
+
+
+def _read_tool(value: Any, path: str) -> Tool:
+    """Return a tool, converted and checked.
+
+    Raises:
+        InvalidRequest: It is not a tool, or reading it raises an exception. The attributes of another library's object
+            may be properties, which run that library's code.
+    """
+    try:
+        return _checked_tool(_tool_from(value, path), path)
+    except InvalidRequest:
+        raise
+    except Exception as error:
+        raise InvalidRequest(
+            f"{path}: reading this {type(value).__name__} as a tool raised {type(error).__name__}: {excerpt(error)}"
+        ) from error
 
 
 def _tool_from(value: Any, path: str) -> Tool:
@@ -69,24 +84,26 @@ def _checked_tool(tool: Tool, path: str) -> Tool:
         InvalidRequest: The tool's name or schema is not valid.
     """
     if not isinstance(tool.name, str) or not tool.name:
-        raise InvalidRequest(f"{path}: the tool has no name: {tool.name!r}")
+        raise InvalidRequest(f"{path}: the tool has no name: {excerpt(tool.name)}")
     # Services have different rules for names: OpenAI accepts up to 64 letters, digits, `_` and `-`; Anthropic accepts
     # 128 of them, and MCP also allows dots. This check refuses only names that no service accepts.
     if len(tool.name) > 128 or not tool.name.isprintable() or " " in tool.name:
         raise InvalidRequest(
-            f"{path}: {tool.name!r} can't be the name of a tool: a name has at most 128 characters and no spaces; "
-            "all services take up to 64 letters, digits, '_' and '-'"
+            f"{path}: {excerpt(tool.name)} can't be the name of a tool: a name has at most 128 characters and no "
+            "spaces; all services take up to 64 letters, digits, '_' and '-'"
         )
     path = f"{path} ({tool.name!r})"
     if not isinstance(tool.parameters, dict) or not isinstance(tool.description, str):
         raise InvalidRequest(f"{path}: 'parameters' must be a JSON schema (a dict), 'description' a string")
     if not isinstance(tool.strict, bool | None):
-        raise InvalidRequest(f"{path}: 'strict' must be True or False, not {tool.strict!r}")
+        raise InvalidRequest(f"{path}: 'strict' must be True or False, not {excerpt(tool.strict)}")
     parameters = inline_root_reference(tool.parameters)
     if (root_type := parameters.get("type", "object")) != "object":
-        raise InvalidRequest(f"{path}: 'parameters' must be a JSON schema of type 'object', not {root_type!r}")
+        raise InvalidRequest(f"{path}: 'parameters' must be a JSON schema of type 'object', not {excerpt(root_type)}")
     try:
-        problem = _problem_of_schema(json.dumps(parameters, allow_nan=False))
+        text = json.dumps(parameters, allow_nan=False)
+        check = _cached_problem_of_schema if len(text) <= _MAX_CACHED else _problem_of_schema
+        problem = check(text)
     except (TypeError, ValueError, RecursionError) as error:
         raise InvalidRequest(f"{path}: 'parameters' is not valid JSON: {error}") from None
     if problem is not None:
@@ -96,7 +113,6 @@ def _checked_tool(tool: Tool, path: str) -> Tool:
     return tool if parameters is tool.parameters else replace(tool, parameters=parameters)
 
 
-@lru_cache(256)  # An agent sends the same tools with each call.
 def _problem_of_schema(text: str) -> str | None:
     """Return why a schema (as JSON text, which can be a key of the cache) is not valid, or `None` if it is."""
     schema = json.loads(text)
@@ -107,3 +123,8 @@ def _problem_of_schema(text: str) -> str | None:
     if (reference := find_unresolved_reference(schema)) is not None:
         return f"the JSON schema refers to {reference!r}, which is not in it, and nothing is fetched"
     return None
+
+
+#: Longer schemas are not cached: the cache would keep up to 256 of them.
+_MAX_CACHED = 2**16
+_cached_problem_of_schema = lru_cache(256)(_problem_of_schema)  # An agent sends the same tools with each call.

@@ -27,7 +27,8 @@ def checked_schema(schema: Any) -> dict[str, Any]:
     if not isinstance(schema, dict):
         raise InvalidRequest(f"a JSON schema must be a dict, not {type(schema).__name__}")
     try:
-        problem = _problem_of_schema(json.dumps(schema))
+        text = json.dumps(schema)
+        problem = _problem_of_length(len(text)) or _problem_of_schema(text)
     except (TypeError, ValueError, RecursionError) as error:
         raise InvalidRequest(f"the JSON schema is not valid JSON: {error}") from None
     if problem is not None:
@@ -35,12 +36,17 @@ def checked_schema(schema: Any) -> dict[str, Any]:
     return schema
 
 
+def _problem_of_length(length: int) -> str | None:
+    """Return why a schema is too long, or `None`. This is not cached, because the cache would keep the text."""
+    if length <= MAX_SCHEMA_LENGTH:
+        return None
+    return f"the JSON schema has {length} characters, and may have {MAX_SCHEMA_LENGTH}: simplify it"
+
+
 @lru_cache(64)  # The check takes up to 0.1 s, and an agent sends the same schemas with each call.
 def _problem_of_schema(text: str) -> str | None:
     from modelport.schema.metaschema import find_mistake
 
-    if len(text) > MAX_SCHEMA_LENGTH:
-        return f"the JSON schema has {len(text)} characters, and may have {MAX_SCHEMA_LENGTH}: simplify it"
     # Each part of a schema is an object or a boolean. They are counted in the text, which takes a millisecond.
     if (count := sum(map(text.count, ("{", "[", "true", "false")))) > MAX_SCHEMA_PARTS:
         return f"the JSON schema has {count} objects, lists and booleans, and may have {MAX_SCHEMA_PARTS}: simplify it"

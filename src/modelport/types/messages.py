@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from typing import Any, Generic
 
+from modelport.schema.json_text import excerpt
 from modelport.secrets import Url
 from modelport.types.content import repr_with_urls_hidden, text_of
 from modelport.types.parsed import Parsed
@@ -207,6 +208,8 @@ class ChatMessage(Generic[Parsed]):
         values = {**data}
         if values.get("role") is None:
             raise ValueError("a message needs a 'role'")
+        if values["role"] not in list(MessageRole):
+            raise ValueError(f"'role' in a message is {excerpt(values['role'])}; known are {', '.join(MessageRole)}")
         values["role"] = MessageRole(values["role"])
         if calls := values.get("tool_calls"):
             values["tool_calls"] = [tool_call_from(call) for call in calls]

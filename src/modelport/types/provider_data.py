@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
+from modelport.schema.json_text import excerpt
+
 #: The names of the wire formats, which are packages of `modelport.protocols`.
 Protocol = Literal["chat_completions", "responses", "messages", "converse"]
 
@@ -48,7 +50,9 @@ class ProviderData:
 
     def __post_init__(self) -> None:
         if self.protocol not in get_args(Protocol):
-            raise ValueError(f"'protocol' is {self.protocol!r}; it must be one of {', '.join(get_args(Protocol))}")
+            raise ValueError(
+                f"'protocol' is {excerpt(self.protocol)}; it must be one of {', '.join(get_args(Protocol))}"
+            )
         if not isinstance(self.service, str | None):
             raise ValueError(f"'service' must be a string, not {type(self.service).__name__}")
         if not isinstance(self.items, list | tuple) or not all(isinstance(item, Mapping) for item in self.items):

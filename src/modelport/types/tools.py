@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from modelport.errors import InvalidRequest, InvalidToolCall
-from modelport.schema.json_text import json_size_problem, read_json
+from modelport.schema.json_text import excerpt, json_size_problem, read_json
 from modelport.schema.validation import mismatch
 from modelport.types.deltas import MessageBuilder
 from modelport.types.messages import ChatMessage, ChatMessageToolCallFunction
@@ -87,7 +87,7 @@ def errors_of_calls(
             problem = _problem_of_json(raw_arguments, texts) or problem
         truncated = "; the output was truncated by max_tokens" if message.finish_reason == "length" else ""
         error = InvalidToolCall(
-            f"The model's tool call {index} ({call.function.name!r}) can't be used: {problem}{truncated}",
+            f"The model's tool call {index} ({excerpt(call.function.name)}) can't be used: {problem}{truncated}",
             text=raw_arguments,
             partial=message,
             model_id=message.model_id,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import Any
 
 import pytest
@@ -155,3 +156,58 @@ def test_any_json_is_read_as_a_response_or_raises_model_error(events: list[Any],
             accumulate([delta for delta in read() if delta is not None])
         except ModelError:
             pass
+
+
+DEEP: Any = []
+for _ in range(200):
+    DEEP = [DEEP]
+
+
+@pytest.mark.parametrize(
+    "block",
+    [
+        {"reasoningContent": {"reasoningText": {"text": "a", "signature": ["s"]}}},
+        {"reasoningContent": {"reasoningText": {"text": "a", "signature": {"s": DEEP}}}},
+        {"reasoningContent": {"reasoningText": {"text": ["a"], "signature": "s"}}},
+        {"reasoningContent": {"redactedContent": "a"}},
+        {"toolUse": {"toolUseId": "a", "name": "f", "input": {"a": DEEP}}},
+        ["a", None, False],
+    ],
+)
+def test_value_of_another_type_in_a_block_raises_malformed_response(block: Any) -> None:
+    with pytest.raises(MalformedResponse, match="not a Converse response"):
+        message_from([block])
+
+
+@pytest.mark.parametrize(
+    "part", [{"text": 1}, {"signature": ["s"]}, {"redactedContent": "s"}, {"redactedContent": None}, {"text": None}]
+)
+def test_value_of_another_type_in_a_reasoning_event_raises_malformed_response(part: Any) -> None:
+    event = {"contentBlockDelta": {"contentBlockIndex": 0, "delta": {"reasoningContent": part}}}
+    with pytest.raises(MalformedResponse, match="not a Converse response"):
+        ConverseResponseReader(CALL).read_event(event)
+
+
+@pytest.mark.parametrize("model_id", [5, ["m"], {"m": 1}, None])
+def test_id_of_another_type_of_the_invoked_model_is_ignored(model_id: Any) -> None:
+    response = {"output": {"message": {"content": []}}, "stopReason": "end_turn",
+                "trace": {"promptRouter": {"invokedModelId": model_id}}}  # fmt: skip
+    assert ConverseResponseReader(CALL).read_response(response).model_id is None
+
+
+@pytest.mark.parametrize(("field", "piece"), [("text", "x"), ("signature", "x"), ("redactedContent", b"x")])
+def test_reasoning_in_small_pieces_takes_linear_time(field: str, piece: Any) -> None:
+    """After a first piece of 4 MiB, each later piece copied it: 20,000 pieces copied 80 GiB."""
+    reader = ConverseResponseReader(CALL)
+
+    def read(value: Any) -> None:
+        delta = {"reasoningContent": {field: value}}
+        reader.read_event({"contentBlockDelta": {"contentBlockIndex": 0, "delta": delta}})
+
+    begin = time.process_time()
+    read(piece * 2**22)
+    for _ in range(20_000):
+        read(piece)
+    last = reader.read_event({"contentBlockStop": {"contentBlockIndex": 0}})
+    assert (last is None) == (field == "text")
+    assert time.process_time() - begin < 2

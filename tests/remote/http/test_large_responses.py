@@ -66,3 +66,13 @@ def test_message_with_too_many_tool_calls_is_refused() -> None:
     assert len(accumulate(deltas).tool_calls or ()) == 1024
     with pytest.raises(MalformedResponse, match="more than 1024 tool calls"):
         accumulate([*deltas, ChatMessageStreamDelta(tool_calls=[call(1024)])])
+
+
+@pytest.mark.parametrize("levels", [100, 129, 900])
+def test_json_of_too_many_levels_is_refused(levels: int) -> None:
+    data = b'{"a": ' * levels + b"[]" + b"}" * levels
+    if levels < 128:
+        assert read_json(data, lambda parsed: parsed, ())
+        return
+    with pytest.raises(MalformedResponse, match="nested more than 128 levels deep"):
+        read_json(data, lambda parsed: parsed, ())

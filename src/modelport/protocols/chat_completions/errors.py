@@ -172,6 +172,10 @@ def _rejected_parameter(body: ErrorBody) -> tuple[str | None, str | None]:
     return (None if param and param.startswith("messages") else unsupported_parameter_in(text)), None
 
 
+#: A longer wait in a header is not valid, in seconds: it is infinite, or a time of day instead of a wait.
+_LONGEST_WAIT = 1e9
+
+
 def retry_after(headers: Mapping[str, str]) -> float | None:
     """Return the seconds that a service asks the client to wait, or `None`.
 
@@ -198,7 +202,7 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
                 seconds = (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp() - time.time()
             except (ValueError, TypeError, OverflowError):
                 continue
-        if seconds == seconds:  # This is false for NaN.
+        if seconds < _LONGEST_WAIT:  # This is false for NaN.
             return max(seconds, 0.0)
-    exhausted = re.search(r";\s*r\s*=\s*0\s*;\s*t\s*=\s*(\d+)", headers.get("ratelimit", ""))
+    exhausted = re.search(r";\s*r\s*=\s*0\s*;\s*t\s*=\s*(\d{1,9})(?!\d)", headers.get("ratelimit", ""))
     return float(exhausted[1]) if exhausted else None

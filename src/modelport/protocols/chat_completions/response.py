@@ -16,7 +16,6 @@
 
 from __future__ import annotations
 
-import reprlib
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -43,6 +42,7 @@ from modelport.protocols.chat_completions.stream_quirks import (
 from modelport.protocols.chat_completions.think_tags import LONE_TAG, ThinkTagSplitter
 from modelport.protocols.finish_reasons import OWN_WORDS, finish_error, finish_reason_from, finish_warning
 from modelport.protocols.media import media_in, media_warnings, transcript_of
+from modelport.schema.json_text import excerpt
 from modelport.types.deltas import ChatMessageStreamDelta, ChatMessageToolCallStreamDelta
 from modelport.types.messages import ChatMessageToolCallFunction
 from modelport.types.usage import TokenUsage, token_count_from
@@ -111,7 +111,7 @@ class ChatResponseReader:
         self._accept_missing_finish = True  # A body that parses as JSON is complete.
         delta = self._read(data, "message")
         if delta is None:
-            raise MalformedResponse(f"The service's response holds no choices: {_excerpt(data)}.")
+            raise MalformedResponse(f"The service's response holds no choices: {excerpt(data)}.")
         last = self.finish()
         delta.token_usage, delta.finish_reason, delta.stop_sequence = (
             last.token_usage, last.finish_reason, last.stop_sequence,
@@ -195,7 +195,7 @@ class ChatResponseReader:
             return delta
         except (AttributeError, TypeError, KeyError, IndexError, ValueError) as error:
             raise MalformedResponse(
-                f"The service's response is not a chat completion ({type(error).__name__}: {error}): {_excerpt(data)}."
+                f"The service's response is not a chat completion ({type(error).__name__}: {error}): {excerpt(data)}."
             ) from None
 
     def _read_choice(self, choice: Any, message_key: str, data: Any) -> ChatMessageStreamDelta | None:
@@ -311,12 +311,3 @@ def usage_from(usage: Mapping[str, Any]) -> TokenUsage:
         cached_input_tokens=token_count_from(prompt.get("cached_tokens", usage.get("prompt_cache_hit_tokens"))),
         reasoning_tokens=token_count_from(completion.get("reasoning_tokens")),
     )
-
-
-def _excerpt(data: Any) -> str:
-    text = _REPR.repr(data)  # It reads only the beginning of large data.
-    return text if len(text) <= 200 else text[:200] + "…"
-
-
-_REPR = reprlib.Repr()
-_REPR.maxlevel, _REPR.maxdict, _REPR.maxlist, _REPR.maxstring, _REPR.maxother = 8, 20, 20, 300, 300

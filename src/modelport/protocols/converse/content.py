@@ -29,7 +29,7 @@ import re
 from typing import Any
 
 from modelport.errors import InvalidRequest
-from modelport.schema.json_text import read_json
+from modelport.schema.json_text import excerpt, read_json
 from modelport.types.content import Attachment, Image, Part, Text
 from modelport.types.messages import ChatMessage, ChatMessageToolCall
 from modelport.types.output_types import Grammar, JSONSchema
@@ -230,12 +230,12 @@ def _tool_use_block(call: ChatMessageToolCall, location: str) -> Block:
             arguments = None
     if not isinstance(arguments, dict):
         raise InvalidRequest(
-            f"{location}['tool_calls']: the arguments of {name!r} are not a JSON object, as Bedrock requires; correct "
-            "them or remove the call"
+            f"{location}['tool_calls']: the arguments of {excerpt(name)} are not a JSON object, as Bedrock requires; "
+            "correct them or remove the call"
         )
     if not TOOL_NAME.fullmatch(name):
         raise InvalidRequest(
-            f"{location}['tool_calls']: Bedrock does not accept the tool name {name!r}; a name has up to 64 letters, "
-            "digits, '_' and '-'"
+            f"{location}['tool_calls']: Bedrock does not accept the tool name {excerpt(name)}; a name has up to 64 "
+            "letters, digits, '_' and '-'"
         )
     return {"toolUse": {"toolUseId": tool_use_id(call.id), "name": name, "input": arguments}}

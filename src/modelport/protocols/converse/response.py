@@ -16,13 +16,14 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from modelport.errors import InvalidToolCall, MalformedResponse
 from modelport.protocols.converse.request import ConverseCall
 from modelport.protocols.finish_reasons import finish_error, finish_reason_from, finish_warning
 from modelport.protocols.media import kind_of_part, media_warnings
+from modelport.schema.json_text import MAX_JSON_DEPTH, excerpt, is_nested_too_deeply
 from modelport.types.deltas import ChatMessageStreamDelta, ChatMessageToolCallStreamDelta
 from modelport.types.messages import ChatMessageToolCallFunction
 from modelport.types.provider_data import ProviderData, join
@@ -31,6 +32,8 @@ from modelport.types.warnings import CallWarning
 
 #: The name of this service in `ProviderData.service`.
 SERVICE = "bedrock"
+#: So many kinds of content that a message leaves out are named in its warnings.
+_MOST_LEFT_OUT = 16
 
 
 class ConverseResponseReader:
@@ -48,8 +51,9 @@ class ConverseResponseReader:
         self._raw: dict[str, Any] = {}
         #: Index of a tool call's block in the response -> index of the tool call in modelport's deltas.
         self._call_indices: dict[int, int] = {}
-        #: Index of an unfinished reasoning block -> its text and signature, or its encrypted bytes.
-        self._reasoning: dict[int, dict[str, Any]] = {}
+        #: Index of an unfinished reasoning block -> the pieces of its `text`, its `signature`, and its encrypted bytes
+        #: (`redacted`).
+        self._reasoning: dict[int, dict[str, list[Any]]] = {}
         #: The kinds of content that were left out, because modelport has no field for them.
         self._left_out: set[str] = set()
         #: The warning about a stop reason that modelport does not know.
@@ -68,6 +72,7 @@ class ConverseResponseReader:
             InvalidToolCall: The response has a malformed tool call, or a tool call although none was allowed.
         """
         try:
+            _check_nesting(response)
             content = response["output"]["message"]["content"]
             delta = ChatMessageStreamDelta()
             blocks = [self._read_block(index, block) for index, block in enumerate(content)]
@@ -94,6 +99,7 @@ class ConverseResponseReader:
         """
         try:
             ((kind, data),) = event.items()
+            _check_nesting(data)
             if kind == "contentBlockStart":
                 return self._read_start(data["contentBlockIndex"], data["start"])
             if kind == "contentBlockDelta":
@@ -136,12 +142,9 @@ class ConverseResponseReader:
         if "reasoningContent" in block:
             reasoning = block["reasoningContent"]
             text = reasoning.get("reasoningText", {})
-            if text:
-                self._reasoning[index] = dict(text)
-            elif "redactedContent" in reasoning:
-                self._reasoning[index] = {"redacted": reasoning["redactedContent"]}
+            self._add_reasoning(index, text or reasoning)
             delta = self._finish_reasoning(index) or ChatMessageStreamDelta()
-            delta.reasoning = _require_text(text.get("text", "")) or None
+            delta.reasoning = text.get("text") or None
             return delta
         if "toolUse" in block:
             use = block["toolUse"]
@@ -155,7 +158,7 @@ class ConverseResponseReader:
             self._left_out.add("citations")
             texts = (part.get("text", "") for part in block["citationsContent"].get("content", ()))
             return ChatMessageStreamDelta(content="".join(texts) or None)
-        self._left_out |= {kind_of_part(name) for name in block}
+        self._leave_out(block)
         return ChatMessageStreamDelta()
 
     # --- events of a stream -------------------------------------------------------------------------------------------
@@ -164,12 +167,12 @@ class ConverseResponseReader:
         """The delta for the start of a block: the id and the name of a tool call."""
         use = start.get("toolUse")
         if use is None or use.get("type") == "server_tool_use":  # The service itself executes such a call.
-            self._left_out |= {*map(kind_of_part, start)} if use is None else {"server-side tool use"}
+            self._leave_out(start if use is None else ("server-side tool use",))
             return None
         if not self._call.allows_tool_calls:
             raise InvalidToolCall(
-                f"The model called {use['name']!r} although no tool call was allowed. Bedrock requires toolConfig "
-                "because the history contains tool calls.",
+                f"The model called {excerpt(use['name'])} although no tool call was allowed. Bedrock requires "
+                "toolConfig because the history contains tool calls.",
                 text=json.dumps(use.get("input", "")),
             )
         call_index = self._call_indices[index] = len(self._call_indices)
@@ -190,26 +193,37 @@ class ConverseResponseReader:
                 tool_calls=[ChatMessageToolCallStreamDelta(self._call_indices[index], function=function)]
             )
         if "reasoningContent" in delta:
-            part, reasoning = delta["reasoningContent"], self._reasoning.setdefault(index, {})
-            if "redactedContent" in part:
-                reasoning["redacted"] = reasoning.get("redacted", b"") + part["redactedContent"]
-            for key in ("text", "signature"):
-                if key in part:
-                    reasoning[key] = reasoning.get(key, "") + part[key]
+            part = delta["reasoningContent"]
+            self._add_reasoning(index, part)
             return ChatMessageStreamDelta(reasoning=part["text"]) if part.get("text") else None
-        self._left_out |= {kind_of_part(name) for name in delta}
+        self._leave_out(delta)
         return ChatMessageStreamDelta(raw={"contentBlockDelta": {"contentBlockIndex": index, "delta": delta}})
+
+    def _leave_out(self, kinds: Iterable[str]) -> None:
+        """Record kinds of content that the message leaves out, of which services have a few."""
+        for kind in kinds:
+            if len(self._left_out) < _MOST_LEFT_OUT:
+                self._left_out.add(kind_of_part(_require_text(kind))[:100])
+
+    def _add_reasoning(self, index: int, part: Mapping[str, Any]) -> None:
+        """Collect a piece of a reasoning block. The pieces are joined once, because a block may have very many."""
+        pieces = self._reasoning.setdefault(index, {})
+        if "redactedContent" in part:
+            pieces.setdefault("redacted", []).append(_require_bytes(part["redactedContent"]))
+        for key in ("text", "signature"):
+            if key in part:
+                pieces.setdefault(key, []).append(_require_text(part[key]))
 
     def _finish_reasoning(self, index: int) -> ChatMessageStreamDelta | None:
         """The delta with the provider data of a block that has ended; the next turn sends it back to the service.
 
         The result is `None` if the block is neither signed nor encrypted.
         """
-        reasoning = self._reasoning.pop(index, {})
-        if "redacted" in reasoning:
-            detail: dict[str, Any] = {"redactedContent": base64.b64encode(reasoning["redacted"]).decode()}
-        elif reasoning.get("signature"):
-            detail = {"reasoningText": {"text": reasoning.get("text", ""), "signature": reasoning["signature"]}}
+        pieces = self._reasoning.pop(index, {})
+        if "redacted" in pieces:
+            detail: dict[str, Any] = {"redactedContent": base64.b64encode(b"".join(pieces["redacted"])).decode()}
+        elif signature := "".join(pieces.get("signature", ())):
+            detail = {"reasoningText": {"text": "".join(pieces.get("text", ())), "signature": signature}}
         else:
             return None
         return ChatMessageStreamDelta(provider_data=ProviderData("converse", (detail,), SERVICE))
@@ -232,7 +246,8 @@ class ConverseResponseReader:
     def _record_usage(self, data: Mapping[str, Any]) -> None:
         if (usage := data.get("usage")) is not None:
             self._last_delta.token_usage = usage_from(usage)
-        self._last_delta.model_id = data.get("trace", {}).get("promptRouter", {}).get("invokedModelId")
+        model_id = data.get("trace", {}).get("promptRouter", {}).get("invokedModelId")
+        self._last_delta.model_id = model_id if isinstance(model_id, str) else None
 
 
 def usage_from(usage: Mapping[str, Any]) -> TokenUsage:
@@ -255,13 +270,21 @@ def _require_text(value: Any) -> str:
     return value
 
 
+def _require_bytes(value: Any) -> bytes:
+    if not isinstance(value, bytes):
+        raise TypeError(f"{type(value).__name__} where bytes were expected")
+    return value
+
+
+def _check_nesting(data: Any) -> None:
+    if is_nested_too_deeply(data):
+        raise ValueError(f"it is nested more than {MAX_JSON_DEPTH} levels deep")
+
+
 def _malformed_response(error: Exception, data: Any) -> MalformedResponse:
     if isinstance(data, dict):
         data = {key: value for key, value in data.items() if key != "ResponseMetadata"}
-    try:
-        excerpt = repr(data)[:200]
-    except RecursionError:
-        excerpt = "nested too deeply to be shown"
     return MalformedResponse(
-        f"The service sent something that is not a Converse response ({type(error).__name__}: {error}): {excerpt}."
+        f"The service sent something that is not a Converse response ({type(error).__name__}: {error}): "
+        f"{excerpt(data)}."
     )

@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import json
 import os
-import reprlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -32,6 +31,7 @@ from modelport.protocols.media import MEDIA_EVENTS, media_in_item, media_warning
 from modelport.protocols.openai_output import OUTPUT_TOOL
 from modelport.protocols.responses.errors import error_payload
 from modelport.protocols.responses.items import CUSTOM_INPUT, MESSAGE_SEPARATOR
+from modelport.schema.json_text import excerpt
 from modelport.types.deltas import ChatMessageStreamDelta, ChatMessageToolCallStreamDelta
 from modelport.types.messages import ChatMessageToolCallFunction
 from modelport.types.provider_data import ProviderData
@@ -158,7 +158,7 @@ class ResponsesReader:
         except (AttributeError, TypeError, KeyError, IndexError, ValueError) as error:
             raise MalformedResponse(
                 f"The service's response is not of the Responses API ({type(error).__name__}: {error}): "
-                f"{_excerpt(data)}."
+                f"{excerpt(data)}."
             ) from None
 
     # --- a response ---------------------------------------------------------------------------------------------------
@@ -180,10 +180,10 @@ class ResponsesReader:
             reason = (response.get("incomplete_details") or {}).get("reason")
             last.finish_reason = _INCOMPLETE.get(str(reason), "length")
             if reason not in _INCOMPLETE:
-                text = f"The response is incomplete for a reason that modelport does not know: {reason!r}."
+                text = f"The response is incomplete for a reason that modelport does not know: {excerpt(reason)}."
                 last.warnings = [CallWarning("other", None, text)]
         elif status != "completed":
-            raise ValueError(f"its status is {status!r}")
+            raise ValueError(f"its status is {excerpt(status)}")
         if usage := response.get("usage"):
             last.token_usage = usage_from(usage)
             count = last.token_usage.output_tokens
@@ -389,12 +389,3 @@ def usage_from(usage: Mapping[str, Any]) -> TokenUsage:
         cached_input_tokens=token_count_from((usage.get("input_tokens_details") or {}).get("cached_tokens")),
         reasoning_tokens=token_count_from((usage.get("output_tokens_details") or {}).get("reasoning_tokens")),
     )
-
-
-def _excerpt(data: Any) -> str:
-    text = _REPR.repr(data)  # It reads only the beginning of large data.
-    return text if len(text) <= 200 else text[:200] + "…"
-
-
-_REPR = reprlib.Repr()
-_REPR.maxlevel, _REPR.maxdict, _REPR.maxlist, _REPR.maxstring, _REPR.maxother = 8, 20, 20, 300, 300

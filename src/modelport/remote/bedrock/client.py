@@ -13,6 +13,7 @@ from modelport.errors import AuthenticationError, InvalidRequest, MissingDepende
 from modelport.remote.bedrock.errors import NO_CREDENTIALS, model_error_from
 from modelport.remote.bedrock.log_filter import redact_in_logs
 from modelport.remote.http.connections import CONNECT_TIMEOUT
+from modelport.remote.http.packages import no_fork_during_import
 from modelport.remote.http.redaction import HiddenStr
 from modelport.secrets import Secret
 
@@ -96,11 +97,12 @@ def boto_packages() -> tuple[Any, Any]:
         MissingDependency: They are not installed.
     """
     try:
-        import boto3
-        import botocore
-        import botocore.config
-        import botocore.session
-        import botocore.tokens
+        with no_fork_during_import():
+            import boto3
+            import botocore
+            import botocore.config
+            import botocore.session
+            import botocore.tokens
     except ImportError:
         raise MissingDependency("boto3", "bedrock") from None
     return boto3, botocore

@@ -3,10 +3,41 @@
 from __future__ import annotations
 
 import functools
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import Any
 
 from modelport.errors import MissingDependency
+
+#: Held during the import of a large package. A process that forks waits for it: in the child, the thread that imports
+#: does not exist, and the package would stay half imported, so that each call of the child would fail.
+_import_lock = threading.RLock()
+#: The longest wait of a fork, in seconds. LiteLLM's import takes about 3 s, or 10 s on a busy machine.
+_LONGEST_WAIT = 30.0
+#: Whether the fork in progress has the lock.
+_locked_for_fork = [False]
+
+
+@contextmanager
+def no_fork_during_import() -> Iterator[None]:
+    """Let other threads fork only before or after this block, which imports a package."""
+    with _import_lock:
+        yield
+
+
+def _before_fork() -> None:
+    _locked_for_fork[0] = _import_lock.acquire(timeout=_LONGEST_WAIT)
+
+
+def _after_fork() -> None:
+    if _locked_for_fork[0]:
+        _import_lock.release()
+
+
+os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork)
 
 
 def require(extra: str, *packages: str) -> None:
@@ -34,7 +65,8 @@ def aiohttp_package() -> Any:
         MissingDependency: The package is not installed.
     """
     try:
-        import aiohttp
+        with no_fork_during_import():
+            import aiohttp
     except ImportError:
         raise MissingDependency("aiohttp", "openai") from None
     return aiohttp
@@ -48,7 +80,8 @@ def orjson_package() -> Any:
         MissingDependency: The package is not installed.
     """
     try:
-        import orjson
+        with no_fork_during_import():
+            import orjson
     except ImportError:
         raise MissingDependency("orjson", "openai") from None
     return orjson

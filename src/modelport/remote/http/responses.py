@@ -18,10 +18,13 @@ from modelport.protocols.sse import EventParser
 from modelport.remote.http.bodies import MAX_ERROR_BODY_SIZE, MAX_RESPONSE_SIZE, check_json_size
 from modelport.remote.http.packages import orjson_package
 from modelport.remote.http.redaction import redact
+from modelport.schema.json_text import MAX_JSON_DEPTH, is_nested_too_deeply
 
 T = TypeVar("T")
 #: The first bytes of the fields of an event, of a comment, and of a byte order mark. No JSON begins with one of them.
 _EVENT_BEGINNINGS = (b"d", b"e", b"i", b"r", b":", b"\xef")
+#: JSON of so many bytes has at most `MAX_JSON_DEPTH` levels. Most chunks of a stream are smaller.
+_SMALL_JSON = 2 * MAX_JSON_DEPTH + 1
 #: So many bytes of a response are redacted to quote its beginning in an error.
 _EXCERPT_BYTES = 4096
 
@@ -35,10 +38,11 @@ def read_json(data: bytes, read: Callable[[Any], T], secrets: Collection[str]) -
         secrets: The secrets of the request, as `secrets_in` returns them.
 
     Raises:
-        MalformedResponse: The data is not JSON, or has too many values.
+        MalformedResponse: The data is not JSON, has too many values, or is nested too deeply.
         ModelError: `read` raised it. It shows no secrets.
     """
-    check_json_size(data)
+    if is_large := len(data) > _SMALL_JSON:
+        check_json_size(data)
     if not data.strip():
         raise MalformedResponse("The service sent an empty body instead of a response.")
     try:
@@ -49,6 +53,9 @@ def read_json(data: bytes, read: Callable[[Any], T], secrets: Collection[str]) -
         if excerpt.lstrip().startswith("<"):
             raise _web_page_error(excerpt, "JSON") from None
         raise MalformedResponse(f"The service sent broken JSON ({error}): {excerpt!r}.") from None
+    if is_large and data.count(b"[") + data.count(b"{") > MAX_JSON_DEPTH and is_nested_too_deeply(parsed):
+        data, parsed = b"", None
+        raise MalformedResponse(f"The service sent JSON that is nested more than {MAX_JSON_DEPTH} levels deep.")
     try:
         return read(parsed)
     except ModelError:

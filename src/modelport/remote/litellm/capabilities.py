@@ -18,10 +18,13 @@ from modelport.types.output_types import JSONSchema
 #: The parameters that make LiteLLM retry. modelport's retry layer retries instead: `LiteLLMModel` converts these
 #: parameters in its constructor to its setting `retry`, and a call with one of them is refused.
 RETRY_PARAMETERS = ("num_retries", "max_retries")
-#: The parameters of LiteLLM that saved data may set. The others of its page name a path, switch off TLS, call code, or
-#: (`model_list`) consist of such parameters.
+#: LiteLLM writes these prices into its table of models, which all models of the process share.
+_PRICES = frozenset(name for name in parameters_of("litellm") if "_cost_per_" in name)
+#: The parameters of LiteLLM that saved data may set. The others of its page name a path, switch off TLS, call code,
+#: change the prices of other models, or (`model_list`) consist of such parameters.
 SAVED_PARAMETERS = (
     parameters_of("litellm")
+    - _PRICES
     - {"cache", "caching", "logger_fn", "model_list", "shared_session", "ssl_verify", "verbose"}
 ) | {"aws_region_name", "extra_headers", "headers", "organization", "vertex_location", "vertex_project"}
 #: LiteLLM's providers for servers with OpenAI's API, of which only the address says which service it is.

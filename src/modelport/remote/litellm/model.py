@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any, ClassVar
 
 from modelport.errors import AuthenticationError, InvalidRequest, MalformedResponse, ModelError, UnsupportedFeature
@@ -280,6 +281,10 @@ class LiteLLMModel(ObservingModel):
         body = body_from(request, self.model_id, moves_media=moves_media)
         if (budget := body.pop("reasoning_budget", None)) is not None:
             body["thinking"] = {"type": "enabled", "budget_tokens": budget}
+        if _validates_output() or "enable_json_schema_validation" in body:
+            # modelport validates every output, within bounds. LiteLLM would validate it without any, on the event loop,
+            # and fetch references of the schema.
+            body["enable_json_schema_validation"] = False
         if "tools" in body:
             # Otherwise LiteLLM would search the tools for tools of its MCP gateway, although all of them are functions.
             # For the search, LiteLLM 1.106 imports a package that it does not install, and other versions their proxy.
@@ -303,6 +308,12 @@ class LiteLLMModel(ObservingModel):
         `close` calls this method: users call `close`, authors override this.
         """
         self._isolations.close()
+
+
+@cache
+def _validates_output() -> bool:
+    """Return whether this version of LiteLLM may validate outputs by itself: the process may have set that for all."""
+    return "enable_json_schema_validation" in inspect.signature(litellm_package().acompletion).parameters
 
 
 def _reported_error(stream: ResponseStream | None, reader: ChatResponseReader) -> ModelError | None:

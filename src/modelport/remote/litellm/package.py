@@ -8,7 +8,7 @@ import os
 from contextlib import suppress
 from typing import Any
 
-from modelport.remote.http.packages import require
+from modelport.remote.http.packages import no_fork_during_import, require
 from modelport.remote.litellm.isolation import isolate_clients, observe_chunks
 
 
@@ -36,7 +36,8 @@ def litellm_package() -> Any:
     # Otherwise LiteLLM would download tables that the package contains, at its import and at calls of some services.
     os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
     os.environ.setdefault("LITELLM_LOCAL_ANTHROPIC_BETA_HEADERS", "True")
-    import litellm
+    with no_fork_during_import():
+        import litellm
 
     litellm.suppress_debug_info = True  # Otherwise LiteLLM prints "Give Feedback / Get Help" at every error.
     if hasattr(litellm, "telemetry"):  # Only older versions have telemetry.

@@ -19,6 +19,7 @@ from modelport.errors import MalformedResponse
 from modelport.protocols.chat_completions.response import ChatResponseReader
 from modelport.protocols.chat_completions.stream_quirks import usage_in
 from modelport.remote.litellm.isolation import ClientIsolation
+from modelport.schema.json_text import MAX_JSON_DEPTH, is_nested_too_deeply
 from modelport.types.provider_data import MESSAGE_FIELDS
 
 #: The fields of a message with reasoning and provider data, which LiteLLM drops, renames or moves.
@@ -145,11 +146,13 @@ def response_dict(response: Any) -> dict[str, Any]:
     If all token counts are zero, LiteLLM made them up, and they are removed.
 
     Raises:
-        MalformedResponse: LiteLLM returned something that is not a response.
+        MalformedResponse: LiteLLM returned something that is not a response, or is nested too deeply.
     """
     if not hasattr(response, "model_dump"):
         raise MalformedResponse(f"LiteLLM returned {type(response).__name__} instead of a response.")
     data: dict[str, Any] = response.model_dump()
+    if is_nested_too_deeply(data):
+        raise MalformedResponse(f"The service sent JSON that is nested more than {MAX_JSON_DEPTH} levels deep.")
     usage = data.get("usage") or {}
     if not usage.get("prompt_tokens") and not usage.get("completion_tokens"):
         data["usage"] = None

@@ -32,6 +32,7 @@ from modelport.remote.http.bodies import (
 from modelport.remote.http.errors import error_from_httpx, is_encoding_error, is_httpx_exception, redirect_error
 from modelport.remote.http.httpx_clients import install_response_hook, sends_for_modelport
 from modelport.remote.http.interrupts import Interrupt
+from modelport.remote.http.packages import no_fork_during_import
 from modelport.remote.http.redaction import redact, secrets_in, with_hidden_repr
 from modelport.remote.http.requests import check_headers, query_pairs
 from modelport.remote.http.responses import EventReader, read_json
@@ -49,7 +50,8 @@ def openai_package() -> Any:
         MissingDependency: The package is not installed.
     """
     try:
-        import openai
+        with no_fork_during_import():
+            import openai
     except ImportError:
         raise MissingDependency("openai", "openai") from None
     return openai
