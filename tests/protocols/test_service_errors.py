@@ -141,6 +141,7 @@ REFUSALS: list[tuple[str, int | None, Any, type[ModelError]]] = [
     ("glm", 400, {"error": {"code": "1301", "message": "系统检测到输入或生成内容可能包含不安全或敏感内容"}}, ContentFiltered),
     ("in a stream", None, {"error": {"message": "Content Exists Risk"}}, ContentFiltered),
     ("xai", 403, {"code": "The caller does not have permission to execute the specified operation", "error": "Content violates usage guidelines. Team: 1, API key ID: 2, Model: grok-4-0709, Failed check: SAFETY_CHECK_TYPE_BIO"}, ContentFiltered),
+    ("minimax", 422, {"type": "error", "error": {"type": "bad_request_error", "message": "input new_sensitive (1026)", "http_code": "422"}}, ContentFiltered),
     ("xai, no access", 403, {"code": "The caller does not have permission to execute the specified operation", "error": "The team has no access to this model."}, AuthenticationError),
     ("gemini, header", 400, [{"error": {"code": 400, "message": "Missing or invalid Authorization header.", "status": "INVALID_ARGUMENT"}}], AuthenticationError),
     ("gemini, no header", 400, [{"error": {"code": 400, "message": "Missing Authorization header.", "status": "INVALID_ARGUMENT"}}], AuthenticationError),

@@ -74,6 +74,7 @@ CONTENT_REFUSED = (
     KnownPhrase(r"prompt was flagged as potentially violating", "OpenAI", "https://github.com/openai/codex/issues/7250"),
     KnownPhrase(r"requires moderation .{1,100}your input was flagged", "OpenRouter", "https://openrouter.ai/docs/api/reference/errors-and-debugging"),
     KnownPhrase(r"rejected because it was considered high risk", "Kimi", "https://platform.kimi.ai/docs/api/errors"),
+    KnownPhrase(r"(?:input|output) new_sensitive", "MiniMax", "https://platform.minimax.io/docs/api-reference/errorcode"),
     KnownPhrase(r"content violates usage guidelines", "xAI", "https://github.com/theopenco/llmgateway/pull/1785"),
     KnownPhrase(r"blocked by content filtering policy", "Anthropic", "https://github.com/anthropics/claude-code/issues/6195"),
 )  # fmt: skip
