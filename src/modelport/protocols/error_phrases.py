@@ -46,7 +46,7 @@ CONTEXT_EXCEEDED = (
     KnownPhrase(r"input is too long", "Bedrock, Databricks", "https://github.com/continuedev/continue/issues/6005"),
     KnownPhrase(r"input tokens exceed the configured limit", "OpenAI, Azure", "https://github.com/cline/cline/issues/5474"),
     KnownPhrase(r"exceeds? the maximum (?:number of )?(?:input )?tokens", "Gemini, Bedrock", "https://github.com/google-gemini/gemini-cli/issues/4692"),
-    KnownPhrase(r"input token count is \d+ but model only supports up to", "Gemini, Vertex AI", "https://github.com/google-gemini/gemini-cli/issues/19727"),
+    KnownPhrase(r"input token count is \d+ but model only supports up to", "Gemini", "https://github.com/google-gemini/gemini-cli/issues/19727"),
     KnownPhrase(r"maximum (?:input|context) (?:length|size|tokens)", "Bedrock", "no public page found"),
     KnownPhrase(r"range of input length should be", "DashScope", "https://github.com/QwenLM/qwen-code/issues/98"),
     KnownPhrase(r"maximum prompt length is", "xAI", "https://github.com/cline/cline/issues/3120"),
