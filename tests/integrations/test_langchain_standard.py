@@ -1,5 +1,7 @@
-"""The standard tests of LangChain (`langchain-tests`) with `ChatModelport`: all unit tests, and on real weights all
-integration tests but those in `NOT_RUN` and those of features that the weights lack, which skip themselves."""
+"""LangChain's standard tests (`langchain-tests`) with `ChatModelport`.
+
+All unit tests run. The integration tests run on real weights, but for those in `NOT_ON_WEIGHTS` and in `NOT_RUN`.
+"""
 
 from __future__ import annotations
 
@@ -44,7 +46,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "tool_c": {"max_tokens": 60},
     "few_shot": {"max_tokens": 60},
 }
-#: Integration tests that the default weights can't pass -> why. `test_standard_test_passes_on_scripted_model` runs them.
+#: Integration tests that the default weights can't pass -> why. They run on a scripted model.
 NOT_ON_WEIGHTS = {
     "test_unicode_tool_call_integration": "the model copies the Chinese or the Japanese name, but not both",
     "test_pdf_inputs": "llama.cpp takes no documents",

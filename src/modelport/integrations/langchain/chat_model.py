@@ -174,7 +174,7 @@ class ChatModelport(BaseChatModel):
         if tool_choice is True:
             tool_choice = "required"
         options = {"tool_choice": tool_choice} if tool_choice else {}
-        return self.bind(tools=[_tool_from(tool, strict) for tool in tools], **options, **kwargs)  # type: ignore[no-any-return]
+        return self.bind(tools=[_tool_from(tool, strict) for tool in tools], **options, **kwargs)
 
     def with_structured_output(
         self,

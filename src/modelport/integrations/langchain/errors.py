@@ -54,7 +54,7 @@ def _class_for(cls: type[errors.ModelError], status: int | None) -> type[errors.
 
 
 def _make(cls: type[errors.ModelError], args: tuple[Any, ...], state: dict[str, Any]) -> errors.ModelError:
-    new = _class_for(cls, state.get("status"))
+    new: type[errors.ModelError] = _class_for(cls, state.get("status"))  # type: ignore[arg-type]
     error = new.__new__(new, *args)
     error.args = args
     error.__dict__.update(state)
@@ -66,7 +66,7 @@ def shared_error(error: errors.ModelError) -> errors.ModelError:
     if isinstance(error, _SharedError):
         return error
     # LangChain reads `is_retryable`, and the last three of an `OutputParserException`.
-    details = {"is_retryable": error.retryable}
+    details: dict[str, Any] = {"is_retryable": error.retryable}
     if isinstance(error, errors.InvalidOutput):
         details |= {"llm_output": error.text, "observation": None, "send_to_llm": False}
     return _make(type(error), error.args, {**error.__dict__, **details})

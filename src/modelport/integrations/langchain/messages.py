@@ -18,7 +18,7 @@ from modelport.types.warnings import CallWarning
 #: The key of `additional_kwargs` under which a message of LangChain has what modelport must send back to the service.
 PROVIDER_KEY = "modelport"
 _ROLES = ((HumanMessage, "user"), (AIMessage, "assistant"), (SystemMessage, "system"), (ToolMessage, "tool"))
-_CALL_BLOCKS = ("tool_call", "invalid_tool_call", "tool_call_chunk")
+_CALL_BLOCKS = ("tool_call", "invalid_tool_call", "tool_call_chunk", "tool_use")
 #: Names that media types have for the formats of audio that chat completions know.
 _AUDIO_FORMATS = {"mpeg": "mp3", "x-wav": "wav", "wave": "wav", "vnd.wave": "wav"}
 
@@ -56,7 +56,7 @@ def _message_from(message: BaseMessage, path: str, warnings: list[CallWarning]) 
 
 def _add_response(result: dict[str, Any], message: AIMessage, path: str, warnings: list[CallWarning]) -> None:
     """Add the content, the reasoning, the calls and the provider data of a model's message."""
-    blocks: Sequence[Mapping[str, Any]] = message.content_blocks
+    blocks: Sequence[Mapping[str, Any]] = [_unwrapped(block) for block in message.content_blocks]
     texts = [_text_part(block) for block in blocks if block["type"] == "text" and block.get("text")]
     is_plain = all(part.keys() == {"type", "text"} for part in texts)
     result["content"] = "".join(part["text"] for part in texts) if is_plain else texts
@@ -72,13 +72,20 @@ def _add_response(result: dict[str, Any], message: AIMessage, path: str, warning
     data_of_calls = data.get("calls") if isinstance(data, Mapping) else None
     calls: list[Any] = [*message.tool_calls, *message.invalid_tool_calls]
     if not calls:  # A message that was made from content blocks may have calls only there.
-        calls = [block for block in blocks if block["type"] in ("tool_call", "invalid_tool_call")]
+        calls = [block for block in blocks if block["type"] in ("tool_call", "invalid_tool_call", "tool_use")]
     if calls:
         result["tool_calls"] = [_call_from(call, data_of_calls or {}) for call in calls]
 
 
+def _unwrapped(block: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the call of a message in Anthropic's format, which LangChain does not convert; else the block."""
+    value = block.get("value") if block["type"] == "non_standard" else None
+    return value if isinstance(value, Mapping) and value.get("type") == "tool_use" else block
+
+
 def _call_from(call: Mapping[str, Any], data_of_calls: Mapping[str, Any]) -> dict[str, Any]:
-    arguments = {} if call.get("args") is None else call["args"]
+    arguments = call.get("input") if call["type"] == "tool_use" else call.get("args")
+    arguments = {} if arguments is None else arguments
     function = {"name": call.get("name") or "", "arguments": arguments}
     result: dict[str, Any] = {"id": call.get("id") or "", "type": "function", "function": function}
     if (data := data_of_calls.get(result["id"])) is not None:

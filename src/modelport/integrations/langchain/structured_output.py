@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from operator import itemgetter
 from typing import TYPE_CHECKING, Any, is_typeddict
 
-from langchain_core.messages import AIMessage
+from langchain_core.messages import AIMessage, AIMessageChunk, message_chunk_to_message
 from langchain_core.output_parsers import JsonOutputKeyToolsParser, PydanticToolsParser
-from langchain_core.runnables import Runnable, RunnableLambda, RunnableMap, RunnablePassthrough
+from langchain_core.runnables import Runnable, RunnableLambda
 from langchain_core.utils.function_calling import convert_to_json_schema, convert_to_openai_tool
 from langchain_core.utils.pydantic import is_basemodel_subclass
 from pydantic import BaseModel
@@ -55,11 +54,18 @@ def structured_output(
         parser = RunnableLambda(_parser(output_type, convert))
     else:
         raise InvalidRequest(f"method={method!r} is unknown; it must be json_schema, function_calling or json_mode")
-    if not include_raw:
-        return llm | parser
-    parsed = RunnablePassthrough.assign(parsed=itemgetter("raw") | parser, parsing_error=lambda _: None)
-    failed = RunnablePassthrough.assign(parsed=lambda _: None)
-    return RunnableMap(raw=llm) | parsed.with_fallbacks([failed], exception_key="parsing_error")
+    return llm | (RunnableLambda(_with_raw(parser)) if include_raw else parser)
+
+
+def _with_raw(parser: Runnable[Any, Any]) -> Callable[[AIMessage], dict[str, Any]]:
+    def parse(message: AIMessage) -> dict[str, Any]:
+        raw = message_chunk_to_message(message) if isinstance(message, AIMessageChunk) else message
+        try:
+            return {"raw": raw, "parsed": parser.invoke(raw), "parsing_error": None}
+        except ValueError as error:  # So are the errors of LangChain's parsers and of pydantic.
+            return {"raw": raw, "parsed": None, "parsing_error": error}
+
+    return parse
 
 
 def _output_type(schema: Any) -> tuple[Grammar, Callable[[Any], Any]]:
@@ -69,7 +75,7 @@ def _output_type(schema: Any) -> tuple[Grammar, Callable[[Any], Any]]:
         # LangChain has its own way to write defaults and descriptions in a TypedDict, and takes tools as schemas.
         schema = _json_schema(schema)
     elif isinstance(schema, type) and is_basemodel_subclass(schema) and not issubclass(schema, BaseModel):
-        convert = schema.parse_obj  # A model of pydantic 1.
+        convert = schema.parse_obj  # type: ignore[attr-defined]  # A model of pydantic 1.
         schema = _json_schema(schema)
     if (output_type := grammar_from(schema)) is None:
         raise InvalidRequest("the schema is that of free text: call the model without with_structured_output")
