@@ -244,6 +244,9 @@ def lock(session: nox.Session) -> None:
             arguments += ["--resolution", "lowest-direct"]
         # vLLM requires these packages, but does not use them for text on a CPU. Their builds don't match torch's.
         excluded = ["torchvision", "torchaudio", "torchcodec", "triton"]
+        # Plugins of pytest that langchain-tests requires. Its tests of chat models don't need them, and they would take
+        # part in every session.
+        excluded += ["pytest-benchmark", "pytest-codspeed", "pytest-recording", "pytest-socket", "syrupy", "vcrpy"]
         if name == "lowest-cli":  # it requires a newer click than the oldest one that the command line supports
             excluded.append("huggingface_hub")
         overrides = folder / "overrides.txt"

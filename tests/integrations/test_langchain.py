@@ -56,6 +56,7 @@ from modelport import (
 )
 from modelport.integrations.langchain import ChatModelport
 from modelport.testing import ScriptedModel
+from modelport.types.tools import NamedToolChoice
 from tests.servers.faults import Fault, FaultServer
 from tests.test_agent_provider_data import TASK, AgentService, ResponsesService
 
@@ -440,7 +441,7 @@ def test_invalid_output_raises_or_is_returned_with_include_raw(streamed: bool, a
     chat = ChatModelport(model=ScriptedModel(answer, repeat=True))
     with pytest.raises(lc.OutputParserException) as caught:
         call(chat.with_structured_output(Person))
-    assert isinstance(caught.value, modelport.InvalidOutput) and caught.value.llm_output == answer
+    assert isinstance(caught.value, modelport.InvalidOutput) and vars(caught.value)["llm_output"] == answer
     result = call(chat.with_structured_output(Person, include_raw=True))
     assert result["raw"].text == answer and result["parsed"] is None
     assert isinstance(result["parsing_error"], modelport.InvalidOutput)
@@ -455,8 +456,8 @@ def test_methods_of_structured_output() -> None:
     assert chat.with_structured_output(Person, method="function_calling").invoke("hi") == Person(name="Ann", age=3)
     assert chat.with_structured_output(Person, method="json_mode").invoke("hi") == Person(name="Ann", age=3)
     forced, json_mode = model.requests
-    assert forced.grammar is None and forced.tool_choice.name == "Person"
-    assert json_mode.grammar.schema == {"type": "object"}
+    assert forced.grammar is None and forced.tool_choice == NamedToolChoice("Person")
+    assert json_mode.grammar == JSONSchema({"type": "object"}, name="json_object")
     with pytest.raises(modelport.InvalidRequest, match="method='xml' is unknown"):
         chat.with_structured_output(Person, method="xml")
 
@@ -497,7 +498,7 @@ def test_error_has_the_classes_of_both_libraries(way: Callable[..., Any], error:
     for found in (caught.value, pickle.loads(pickle.dumps(caught.value))):
         assert isinstance(found, type(error)) and isinstance(found, getattr(lc, name))
         assert (found.status, found.retry_after, found.message) == (error.status, error.retry_after, error.message)
-        assert found.is_retryable is error.retryable and type(found).__name__ == type(error).__name__
+        assert vars(found)["is_retryable"] is error.retryable and type(found).__name__ == type(error).__name__
 
 
 @STREAMS
