@@ -16,20 +16,19 @@ from langchain_core import exceptions
 
 from modelport import errors
 
-#: Classes of modelport, the most special one first -> the name of LangChain's class. Versions of langchain-core before
-#: 1.7 have only some of them.
+#: Classes of modelport, the most special one first, with LangChain's class.
 _LANGCHAIN_CLASSES = (
-    (errors.ContextWindowExceeded, "ContextOverflowError"),
-    (errors.InvalidOutput, "OutputParserException"),
-    (errors.AuthenticationError, "ModelAuthenticationError"),
-    (errors.NotFoundError, "ModelNotFoundError"),
-    (errors.RateLimited, "ModelRateLimitError"),
-    (errors.ServerError, "ModelAPIError"),
-    (errors.ConnectionFailed, "ModelConnectionError"),
-    (errors.DeadlineExceeded, "ModelTimeoutError"),
-    (errors.InvalidRequest, "ModelInvalidRequestError"),
-    (errors.UnsupportedFeature, "ModelInvalidRequestError"),
-    (errors.ModelError, "ModelError"),
+    (errors.ContextWindowExceeded, exceptions.ContextOverflowError),
+    (errors.InvalidOutput, exceptions.OutputParserException),
+    (errors.AuthenticationError, exceptions.ModelAuthenticationError),
+    (errors.NotFoundError, exceptions.ModelNotFoundError),
+    (errors.RateLimited, exceptions.ModelRateLimitError),
+    (errors.ServerError, exceptions.ModelAPIError),
+    (errors.ConnectionFailed, exceptions.ModelConnectionError),
+    (errors.DeadlineExceeded, exceptions.ModelTimeoutError),
+    (errors.InvalidRequest, exceptions.ModelInvalidRequestError),
+    (errors.UnsupportedFeature, exceptions.ModelInvalidRequestError),
+    (errors.ModelError, exceptions.ModelError),
 )
 
 
@@ -45,10 +44,9 @@ class _SharedError:
 
 @functools.cache
 def _class_for(cls: type[errors.ModelError], status: int | None) -> type[errors.ModelError]:
-    name = next(name for base, name in _LANGCHAIN_CLASSES if issubclass(cls, base))
-    if name == "ModelAuthenticationError" and status == 403:
-        name = "ModelPermissionDeniedError"
-    base = getattr(exceptions, name, exceptions.LangChainException)
+    base = next(langchain_class for own, langchain_class in _LANGCHAIN_CLASSES if issubclass(cls, own))
+    if base is exceptions.ModelAuthenticationError and status == 403:
+        base = exceptions.ModelPermissionDeniedError
     members = {"modelport_class": cls, "__module__": cls.__module__, "__qualname__": cls.__qualname__}
     return type(cls.__name__, (_SharedError, cls, base), members)
 
