@@ -119,7 +119,7 @@ class TestIntegration(ChatModelIntegrationTests):
 
     @property
     def chat_model_params(self) -> dict[str, Any]:
-        return {"model": local_model(), "temperature": 0, "max_tokens": 16}
+        return {"model": local_model(), "temperature": 0, "max_tokens": 8}
 
     @pytest.fixture
     def model(self, request: pytest.FixtureRequest) -> ChatModelport:
