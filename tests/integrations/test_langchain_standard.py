@@ -9,9 +9,7 @@ import functools
 import importlib
 import io
 import operator
-import tempfile
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
@@ -69,6 +67,18 @@ def png() -> bytes:
     return data.getvalue()
 
 
+#: The model of the integration tests, which are methods of a class that LangChain wrote, and can't get it as a fixture.
+MODELS: list[LlamaCppModel] = []
+
+
+@pytest.fixture(scope="module", autouse=True)
+def local_model(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    mmproj = write_tiny_mmproj(tmp_path_factory.mktemp("langchain") / "mmproj.gguf")
+    with LlamaCppModel(model_file(), context_length=2048, parallel=2, threads=1, mmproj=mmproj) as model:
+        MODELS.append(model)
+        yield
+
+
 class TestUnit(ChatModelUnitTests):
     @property
     def chat_model_class(self) -> type[ChatModelport]:
@@ -119,7 +129,7 @@ class TestIntegration(ChatModelIntegrationTests):
 
     @property
     def chat_model_params(self) -> dict[str, Any]:
-        return {"model": local_model(), "temperature": 0, "max_tokens": 8}
+        return {"model": MODELS[-1], "temperature": 0, "max_tokens": 8}
 
     @pytest.fixture
     def model(self, request: pytest.FixtureRequest) -> ChatModelport:
@@ -144,12 +154,6 @@ class TestIntegration(ChatModelIntegrationTests):
         message = model.invoke("Hello, how are you?")
         assert message.usage_metadata["input_token_details"]["cache_read"] > 0
         return functools.reduce(operator.add, model.stream("Hello, how are you?")) if stream else message
-
-
-@functools.cache
-def local_model() -> LlamaCppModel:
-    mmproj = write_tiny_mmproj(Path(tempfile.mkdtemp()) / "mmproj.gguf")
-    return LlamaCppModel(model_file(), context_length=2048, parallel=2, threads=1, mmproj=mmproj)
 
 
 class ScriptedSuite(TestIntegration):
