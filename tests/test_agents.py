@@ -234,3 +234,16 @@ def test_saved_agent_with_a_model_of_smolagents_is_loaded_as_before() -> None:
     model = smolagents.InferenceClientModel("someone/model")
     loaded = smolagents.CodeAgent.from_dict(smolagents.CodeAgent(tools=[], model=model, verbosity_level=0).to_dict())
     assert type(loaded.model) is smolagents.InferenceClientModel
+
+
+def test_code_agent_on_a_model_without_stop_counts_its_tokens(streamed: bool) -> None:
+    """modelport ends the output at the agent's stop sequence. The usage comes behind it."""
+    code = "Thought: I look.\n<code>\nfinal_answer(get_weather('Rome'))\n</code>\nObservation: made up"
+    with FaultServer() as server, OpenAIServerModel("o3", api_base=server.base_url, api_key="sk-agent") as model:
+        server.script(then=Fault.ok(code))
+        agent = smolagents.CodeAgent(tools=[get_weather], model=model, stream_outputs=streamed, verbosity_level=0)
+        agent.prompt_templates["system_prompt"] = SHORT_PROMPT
+        result = agent.run("What is the weather in Rome?", return_full_result=True)
+        assert not any("stop" in request.json for request in server.requests)
+    assert result.output == "sunny in Rome"
+    assert result.token_usage is not None and result.token_usage.output_tokens > 0

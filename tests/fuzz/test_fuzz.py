@@ -23,8 +23,9 @@ ON_SOCKETS = [name for name in TARGETS if "over a socket" in name and name not i
 @pytest.mark.parametrize("name", LIGHT)
 def test_generated_input_leads_to_message_or_typed_error(name: str) -> None:
     target = LIGHT[name]
-    fuzz(target, max(5, round(INPUTS * SHARES[name])))
-    assert target.counts["errors"] > 0
+    fuzz(target, inputs := max(5, round(INPUTS * SHARES[name])))
+    # A handful of inputs may all lead to messages.
+    assert target.counts["errors"] > 0 or (inputs < 20 and target.counts["responses"] > 0)
 
 
 @pytest.mark.parametrize("name", ON_SOCKETS)

@@ -102,7 +102,6 @@ def test_role_conversions_replace_roles(conversions: Any) -> None:
     assert normalise_one({"role": "assistant", "content": "a"}, role_conversions=conversions).role == "assistant"
 
 
-@pytest.mark.server
 def test_role_conversions_merge_the_messages_that_get_the_same_role() -> None:
     """Two turns of the user that the caller wrote one behind the other stay apart."""
     roles = ("system", "user", "user", "tool-call", "assistant", "tool-response", "system")
@@ -113,6 +112,7 @@ def test_role_conversions_merge_the_messages_that_get_the_same_role() -> None:
     assert [(message.role, message.content) for message in messages] == expected
 
 
+@pytest.mark.server
 def test_role_conversions_accept_unknown_roles_and_enums() -> None:
     from smolagents.models import MessageRole as AgentsRole
 

@@ -64,3 +64,25 @@ def run_agent(server: FaultServer, model: Model, first: Fault, streamed: bool) -
     agent.prompt_templates["system_prompt"] = "Solve the task with the tools."
     assert agent.run("How will the weather be?") == "It stays sunny."
     return [type(step.error).__name__ for step in agent.memory.steps if getattr(step, "error", None) is not None]
+
+
+#: What the model of a code agent does first.
+BAD_CODE: Mapping[str, str] = {
+    "no code": "I think that it will be sunny.",
+    "broken code": "<code>\nforecast(\n</code>",
+    "wrong argument": "<code>\nforecast('three', 4)\n</code>",
+    "unknown tool": "<code>\nguess()\n</code>",
+}
+
+
+def run_code_agent(server: FaultServer, model: Model, wire: type[Fault], first: str, streamed: bool) -> list[str]:
+    """Run a code agent whose model begins with `first`, and writes correct code afterwards.
+
+    Returns:
+        The names of the errors that the agent noted.
+    """
+    server.script([wire.ok(first)], then=wire.ok("Thought: I look.\n<code>\nfinal_answer(forecast(3))\n</code>"))
+    agent = smolagents.CodeAgent(tools=[forecast], model=model, max_steps=3, stream_outputs=streamed, verbosity_level=0)
+    agent.prompt_templates["system_prompt"] = "Solve the task with the tools."
+    assert agent.run("How will the weather be?") == "sunny for 3 days"
+    return [type(step.error).__name__ for step in agent.memory.steps if getattr(step, "error", None) is not None]

@@ -137,7 +137,7 @@ def test_error_of_service_is_classified(
         ({"dialect": "tgi"}, "dialect='tgi' is for a server at a URL"),
         (
             {"dialect": "ollama", "base_url": "http://x"},
-            "dialect='ollama' is unknown; known dialects are llama.cpp, tgi, vllm",
+            "dialect='ollama' is unknown; known dialects are llama.cpp, openai, tgi, vllm",
         ),
         ({"client_kwargs": {"frobnicate": 1}}, "frobnicate"),
         ({"client_kwargs": {"token": TOKEN}}, "token is a setting of its own"),
