@@ -36,7 +36,8 @@ LOCKS = {
     "vllm-tests": ["-c", "locks/vllm.txt", "--group", "test", "--extra", "openai", "--extra", "bedrock",
                    "--extra", "huggingface"],
     "lowest": ["--group", "test-oldest", "--extra", "llamacpp", "--extra", "openai", "--extra", "huggingface",
-               "--extra", "bedrock", "--extra", "transformers", "--extra", "redis", "--extra", "images"],
+               "--extra", "bedrock", "--extra", "transformers", "--extra", "redis", "--extra", "images",
+               "--extra", "langchain"],
     "lowest-cli": ["--group", "test-oldest", "--extra", "llamacpp"],
     "lowest-mlx": ["--group", "test-oldest", "--extra", "mlx-lm", "--extra", "llamacpp"],
     "lowest-litellm": ["--group", "test-oldest", "--extra", "litellm", "--extra", "openai", "--extra", "llamacpp"],
@@ -153,6 +154,7 @@ def lowest(session: nox.Session) -> None:
     pytest(
         session, *IN_PARALLEL, "tests/local/weights", "tests/layers/test_shared_limit.py", "-k", "hub or shared_limit"
     )
+    pytest(session, "tests/integrations/test_langchain.py")
     session.run(
         "uv", "build", "--quiet", "--build-constraints", "locks/lowest-build.txt", "--require-hashes",
         "--out-dir", str(Path(session.create_tmp()) / "dist"),

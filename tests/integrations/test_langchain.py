@@ -58,7 +58,6 @@ from modelport.integrations.langchain import ChatModelport
 from modelport.testing import ScriptedModel
 from modelport.types.tools import NamedToolChoice
 from tests.servers.faults import Fault, FaultServer
-from tests.test_agent_provider_data import TASK, AgentService, ResponsesService
 
 pytestmark = [pytest.mark.server, pytest.mark.filterwarnings("ignore::langchain_core._api.LangChainBetaWarning")]
 
@@ -200,6 +199,9 @@ def test_provider_data_comes_back_in_the_next_turn(way: Callable[..., Any], vers
 @pytest.mark.parametrize("way", [invoke, stream, events])
 def test_strict_service_accepts_a_tool_loop(name: str, way: Callable[..., Any], server: FaultServer) -> None:
     """These services refuse calls whose reasoning or signature does not come back unchanged."""
+    pytest.importorskip("smolagents", reason="the services are those of its agents")
+    from tests.test_agent_provider_data import AgentService, ResponsesService
+
     service: Any = ResponsesService() if name == "responses" else AgentService(name)
     server.script(then=service)
     settings: dict[str, Any] = {"api": "responses"} if name == "responses" else {}
@@ -207,7 +209,7 @@ def test_strict_service_accepts_a_tool_loop(name: str, way: Callable[..., Any], 
         settings["reasoning_effort"] = "low"
     with OpenAIServerModel("m", server.base_url, "key", retry=False, timeout=20, **settings) as model:
         chat = ChatModelport(model=model).bind_tools([get_weather, final_answer])
-        messages: list[BaseMessage] = [HumanMessage(TASK)]
+        messages: list[BaseMessage] = [HumanMessage("Do I need an umbrella?")]
         while messages[-1].content != "It is sunny.":
             messages.append(loads(dumps(way(chat, messages)), allowed_objects="messages"))
             tools = {"get_weather": get_weather, "final_answer": final_answer}
