@@ -88,7 +88,7 @@ def entries() -> list[Entry]:
     rows = [
         Entry(f"`{cls.__name__}`", cls.declared_capabilities, backends, local=True)
         for cls, backends in (
-            (LlamaCppModel, ("llamacpp", "llamacpp-thinking")),
+            (LlamaCppModel, ("llamacpp", "llamacpp-thinking", "llamacpp-tools")),
             (TransformersModel, ("transformers", "transformers-tools", "transformers-thinking")),
             (MLXModel, ("mlx", "mlx-tools", "mlx-thinking")),
             (VLLMModel, ("vllm", "vllm-tools", "vllm-thinking")),

@@ -62,6 +62,8 @@ THINKING = {*_REASONING_CHECKS, "reasoning effort"}
 SELECTED_CHECKS = {
     "llamacpp-seeing": {"generate", "roles", "image input", "usage"},
     "llamacpp-thinking": THINKING,
+    # llama.cpp reads the calls that the model chooses to make. modelport enforces those that it must make.
+    "llamacpp-tools": {"tools: required", "tools: named", "tools: none", "parallel tool calls", "streamed tool calls"},
     "transformers-thinking": THINKING,
     "transformers-tools": TOOLS,
     "mlx-thinking": THINKING,
@@ -95,6 +97,7 @@ SUBJECTS: dict[str, OpenSubject] = {
     "llamacpp": lambda folder: subjects.local_llamacpp(),
     "llamacpp-seeing": subjects.llamacpp_with_images,
     "llamacpp-thinking": lambda folder: subjects.llamacpp_with_reasoning(),
+    "llamacpp-tools": lambda folder: subjects.local_llamacpp(chat_template=subjects.TOOLS_TEMPLATE),
     "transformers": lambda folder: subjects.local_transformers(),
     "transformers-thinking": lambda folder: subjects.transformers_with_reasoning(),
     "transformers-tools": lambda folder: subjects.local_transformers(chat_template=subjects.TOOLS_TEMPLATE),

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from modelport.constrained.reasoning import allow_reasoning
+from modelport.constrained.reasoning import allow_reasoning, mark_parts
+from modelport.protocols.output_text.reasoning import ReasoningReader
+from modelport.protocols.output_text.reasoning_formats import REASONING_FORMATS
 from tests.constrained.matching import lark_accepts
 
 
@@ -40,3 +42,41 @@ def test_allow_reasoning_recursive_grammar_allows_reasoning_only_first() -> None
     assert lark_accepts(with_reasoning, "<think>x</think>aab")
     assert not lark_accepts(with_reasoning, "<think>x</think>a<think>y</think>b")
     assert not lark_accepts(with_reasoning, "a<think>y</think>b")
+
+
+@pytest.mark.parametrize(
+    ("name", "prompt", "accepted", "refused"),
+    [
+        ("Mistral", "[/INST]", ["[THINK]x[/THINK]a", "a"], ["[THINK]xa", "<think>x</think>a"]),
+        ("harmony", "<|start|>assistant",
+         ["<|channel|>analysis<|message|>x<|end|><|start|>assistant<|channel|>final<|message|>a",
+          "<|channel|>final<|message|>a"],
+         ["a", "<|channel|>analysis<|message|>x<|end|>a"]),
+        ("Muse", "<|start|>assistant",
+         [" to=self<|message|>x<|eom|><|start|>assistant to=user<|message|>a", " to=user<|message|>a"],
+         ["a", "<|start|>assistant to=user<|message|>a"]),
+        ("Kimi K3", "<|open|>think<|sep|>", ["x<|close|>think<|sep|><|open|>response<|sep|>a"],
+         ["a", "x<|close|>think<|sep|>a"]),
+        ("Functionary 3.2", "assistant\n\n>>>", ["all\na"], ["a", ">>>all\na"]),
+        ("Gemma 4", "<|turn>model\n", ["<|channel>thought\nx<channel|>a", "a"], ["<|channel>thought\nxa"]),
+    ],
+)  # fmt: skip
+def test_allow_reasoning_between_the_marks_of_a_model(
+    name: str, prompt: str, accepted: list[str], refused: list[str]
+) -> None:
+    form = REASONING_FORMATS[name]
+    tail = form.tail_of(prompt)
+    starts_in_reasoning = ReasoningReader(form, tail).in_reasoning
+    lark = allow_reasoning('start: "a"', starts_in_reasoning, marks=form.grammar_marks(tail, {}))
+    for text in accepted:
+        assert lark_accepts(lark, text), text
+    for text in refused:
+        assert not lark_accepts(lark, text), text
+
+
+def test_special_tokens_of_marks_are_named_by_their_ids() -> None:
+    assert mark_parts("<|channel|>final<|message|>", {"<|channel|>": 5, "<|message|>": 6}) == (5, "final", 6)
+    marks = REASONING_FORMATS["Mistral"].grammar_marks("", {"[THINK]": 7, "[/THINK]": 8})
+    lark = allow_reasoning('start: "a"', False, marks=marks)
+    assert lark.startswith("start: <[7]> reasoning_ <[8]> ")
+    assert "suffix" not in lark

@@ -153,6 +153,34 @@ def test_normalise_messages_fields_given_by_hand_become_provider_data(fields: di
     assert normalise_one(normalise_one(given).to_dict()).provider_data == expected
 
 
+MISTRAL = {"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]}
+DATABRICKS = {"type": "reasoning", "summary": [{"type": "summary_text", "text": "hm", "signature": "s"}]}
+ANSWER = {"type": "text", "text": "a"}
+
+
+@pytest.mark.parametrize("part", [MISTRAL, DATABRICKS], ids=["mistral", "databricks"])
+@pytest.mark.parametrize("others", [[ANSWER], []], ids=["with text", "alone"])
+def test_normalise_messages_reasoning_in_content_becomes_provider_data(part: Any, others: list[Any]) -> None:
+    given = {"role": "assistant", "content": [part, *others], "tool_calls": [CALL]}
+    for message in (given, ChatMessage.from_dict(given), SimpleNamespace(**given)):
+        result = normalise_one(message)
+        assert (result.text, result.reasoning) == ("a" if others else "", "hm")
+        assert result.provider_data == ProviderData("chat_completions", ({"content": [part]},))
+        assert plain_dict(result)["content"] == [part, *others]
+    again = normalise_one(result.to_dict())
+    assert (plain_dict(again)["content"], again.reasoning) == ([part, *others], "hm")
+
+
+def test_normalise_messages_other_reasoning_in_content_is_refused() -> None:
+    for part in ({"type": "thinking", "thinking": "hm", "signature": "s"}, {"type": "reasoning"}):
+        with pytest.raises(InvalidRequest, match=r"\['content'\]\[0\]: type '(thinking|reasoning)' is unknown"):
+            normalise_one({"role": "assistant", "content": [part]})
+    with pytest.raises(InvalidRequest, match="exclude each other"):
+        normalise_one({"role": "assistant", "content": [MISTRAL], "provider_data": {"protocol": "responses"}})
+    with pytest.raises(InvalidRequest, match="type 'thinking' is unknown"):
+        normalise_one({"role": "user", "content": [MISTRAL]})
+
+
 @pytest.mark.parametrize(
     "fields",
     [{"extra_content": {"google": {"thought_signature": "s"}}}, {"provider_specific_fields": {"signature": "s"}}],

@@ -18,6 +18,8 @@ from modelport.errors import ConnectionFailed, InvalidToolCall, StreamInterrupte
 from modelport.layers.adapt.prompted_tools import CLOSE, OPEN, put_tools_into_prompt, read_calls
 from modelport.local.grammar_matching import check_grammar
 from modelport.model import Model
+from modelport.protocols.output_text.calls import CallFormat
+from modelport.protocols.output_text.json_calls import read_json_calls
 from modelport.types.capabilities import Capabilities
 from modelport.types.content import Image, Text
 from modelport.types.deltas import ChatMessageStreamDelta, accumulate
@@ -94,8 +96,10 @@ def test_read_calls_does_not_depend_on_how_the_text_is_split(before: str, call: 
         one_piece.content or "", names_and_arguments(one_piece),
     )  # fmt: skip
     assert pieces.finish_reason == one_piece.finish_reason == ("tool_calls" if call else "stop")
-    assert (pieces.content or "") == before
-    emitted = "".join(delta.content or "" for delta in deltas)
+    behind = "so" if call.endswith(" so") else ""
+    separator = "\n" if before.strip() and behind else ""
+    assert (pieces.content or "") == before + separator + behind
+    emitted = "".join(delta.content or "" for delta in deltas[:-2])
     assert before.startswith(emitted), "a part of a call was emitted as text"
 
 
@@ -135,7 +139,7 @@ def test_read_calls_finds_every_call_with_and_without_end_marks(end: str) -> Non
         yield Delta(finish_reason="stop")
 
     async def work() -> list[Delta]:
-        return [delta async for delta in read_calls(backend(), False, ("[CALL]", end))]
+        return [delta async for delta in read_calls(backend(), False, CallFormat(("[CALL]",), end, read_json_calls))]
 
     calls = names_and_arguments(accumulate(asyncio.run(work())))
     assert calls == [("weather", {"city": city}) for city in ("Rome", "Paris", "Oslo")]
@@ -145,6 +149,24 @@ def test_read_calls_finds_every_call_with_and_without_end_marks(end: str) -> Non
 def test_read_calls_keeps_an_empty_call_as_text(text: str) -> None:
     message, _ = read([text])
     assert (message.content, message.tool_calls, message.finish_reason) == (text, None, "stop")
+
+
+def test_read_calls_keeps_reasoning_and_logprobs_of_deltas_with_token_usage() -> None:
+    async def backend() -> AsyncGenerator[Delta, None]:
+        for number, text in enumerate(["I ", "think."], 1):
+            yield Delta(reasoning=text, logprobs=[{"token": text}], token_usage=TokenUsage(1, number))
+        yield Delta(content=CALL, token_usage=TokenUsage(1, 3))
+        yield Delta(finish_reason="stop")
+
+    async def work() -> list[Delta]:
+        return [delta async for delta in read_calls(backend(), False)]
+
+    deltas = asyncio.run(work())
+    message = accumulate(deltas)
+    assert (message.reasoning, message.finish_reason) == ("I think.", "tool_calls")
+    assert message.logprobs == [{"token": "I "}, {"token": "think."}]
+    assert message.token_usage == TokenUsage(1, 3)
+    assert [delta.token_usage for delta in deltas[:-1]] == [None] * (len(deltas) - 1)
 
 
 def test_read_calls_loses_nothing_without_a_finish_reason() -> None:

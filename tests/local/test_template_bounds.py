@@ -83,6 +83,10 @@ HOSTILE |= {
     "many lists": "{% for i in range(90000) %}{% set l = [" + "0," * 5000 + "] %}{% endfor %}",
     "many namespaces": "{% set n = namespace() %}{% for i in range(90000) %}{% for j in range(9) %}"
     "{% set n.n = namespace(n=n.n) %}{% endfor %}{% endfor %}",
+    "a list that grows": "{% set l = [1] %}{% for x in l %}{% for i in range(90000) %}{% set _ = l.append(x) %}"
+    "{% endfor %}{% endfor %}{{ l }}",
+    "many items of a queue": "{% set l = [1] * 90000 %}{% for i in range(90000) %}{% set _ = l.append(l.pop(0)) %}"
+    "{% endfor %}",
     "many lists of a filter": "{% for i in range(90000) %}{% set l = [1] | batch(90000, 0) | list %}{% endfor %}",
 }  # fmt: skip
 MESSAGES = [{"role": "user", "content": "Hello"}]
@@ -132,6 +136,14 @@ def test_template_that_allocates_without_end_is_ended_before_it_does(name: str) 
 def test_template_that_cannot_be_read_raises_invalid_request(source: str) -> None:
     with pytest.raises(InvalidRequest, match="the chat template can't be read: "):
         rendered(source, {"messages": MESSAGES})
+
+
+def test_queue_in_a_template_takes_texts_but_no_lists() -> None:
+    queue = "{% set q = namespace(l=[]) %}{% for m in messages %}{% set _ = q.l.append(m.content) %}{% endfor %}"
+    assert rendered(queue + "{{ q.l.pop(0) }}{{ q.l | length }}", {"messages": MESSAGES}) == "Hello0"
+    for source in ("{% set _ = q.l.append(q.l) %}", "{% set _ = q.l.append(q) %}", "{% set _ = messages.clear() %}"):
+        with pytest.raises(Exception, match=r"append|unsafe"):
+            rendered(queue + source, {"messages": MESSAGES})
 
 
 def test_template_that_is_too_long_raises_invalid_request() -> None:

@@ -8,7 +8,15 @@ from typing import Any
 import pytest
 
 from modelport import OpenAIServerModel
-from modelport.errors import MalformedResponse, RateLimited, ServerError
+from modelport.errors import (
+    AuthenticationError,
+    ContentFiltered,
+    ContextWindowExceeded,
+    InvalidRequest,
+    MalformedResponse,
+    RateLimited,
+    ServerError,
+)
 from modelport.protocols.chat_completions.response import ChatResponseReader
 from modelport.types.deltas import accumulate
 
@@ -93,3 +101,29 @@ def test_first_call_of_gpt_6_needs_one_request(name: str) -> None:
     capabilities = OpenAIServerModel(name, api_key="k").capabilities
     assert not capabilities.stop
     assert capabilities.renamed == {"max_tokens": "max_completion_tokens"}
+
+
+@pytest.mark.parametrize(
+    ("code", "text", "kind"),
+    [
+        (1002, "rate limit", RateLimited), (1039, "token limit", RateLimited), (2056, "usage limit exceeded", RateLimited),
+        (1004, "login fail", AuthenticationError), (2049, "invalid api key", AuthenticationError),
+        (1008, "insufficient balance", RateLimited), (1026, "input new_sensitive", ContentFiltered),
+        (1027, "output new_sensitive", ContentFiltered), (1033, "system error", ServerError),
+        (2013, "invalid params, context window exceeds limit", ContextWindowExceeded), (2013, "invalid params", InvalidRequest),
+    ],
+)  # fmt: skip
+def test_error_of_minimax_in_a_response_with_status_200_is_raised(code: int, text: str, kind: type[Exception]) -> None:
+    body = {"id": "1", "choices": None, "base_resp": {"status_code": code, "status_msg": text}}
+    for method in (ChatResponseReader().read_response, ChatResponseReader().read_chunk):
+        with pytest.raises(kind, match=rf"{text} \({code}\)") as caught:
+            method(body)
+        assert type(caught.value) is kind
+
+
+@pytest.mark.parametrize("field", [{"status_code": 0, "status_msg": ""}, {}, None, "odd"])
+def test_other_response_of_minimax_is_read(field: Any) -> None:
+    message = read(
+        {**chunk({"content": "Hi"}), "base_resp": field}, {"choices": [], "base_resp": field}, chunk({}, finish="stop")
+    )
+    assert message.content == "Hi"

@@ -109,6 +109,7 @@ OPENAI_ID, LONG_ID = "call_PTLP8xhu3uwZk4l3nlnrrJha", "fc_0f0e50a1476a6c35006912
 MISTRAL_MODELS = (
     "Mistral-Small-3.2-24B-Instruct-2506", "Open-Mistral-7B", "Magistral-Small-2509", "Codestral-22B-v0.1",
     "Devstral-Small-2507", "Pixtral-12B-2409", "Mixtral-8x7B-Instruct-v0.1", "Voxtral-Mini-3B-2507",
+    "labs-devstral-small-2512", "open-mixtral-8x22b", "Leanstral-2603",
 )  # fmt: skip
 
 
@@ -124,6 +125,7 @@ MISTRAL_MODELS = (
         ("mistral", "mistral-large-latest", OPENAI_ID, "[a-zA-Z0-9]{9}"),
         ("mistral", "labs-model", "turn1_0", "[a-zA-Z0-9]{9}"),
         ("mistral", "mistral-large-latest", "D681PevKs", "D681PevKs"),
+        ("azure", "Mistral-Large-3", OPENAI_ID, "[a-zA-Z0-9]{9}"),
         ("vllm", "mistralai/Ministral-8B-Instruct-2410", OPENAI_ID, "[a-zA-Z0-9]{9}"),
         ("gemini", "gemini-3-pro", LONG_ID, LONG_ID),
         (None, "my-model", LONG_ID, LONG_ID),

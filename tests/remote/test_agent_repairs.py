@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 
 import pytest
 
 from tests.remote.agent_repairs import BAD_CALLS, BAD_CODE, REFUSED_CALL, run_agent, run_code_agent
 from tests.remote.matrix import BACKENDS
-from tests.remote.matrix_runner import model_for, server_for
-from tests.servers.faults import Fault, FaultServer
+from tests.remote.matrix_runner import ask, model_for, server_for
+from tests.servers.faults import Call, Fault, FaultServer
 
 pytestmark = pytest.mark.server
+FORECAST = {
+    "name": "forecast", "description": "Tells the weather.",
+    "parameters": {"type": "object", "properties": {"days": {"type": "integer"}}},
+}  # fmt: skip
 REMOTE = [name for name, backend in BACKENDS.items() if not backend.litellm]
 
 
@@ -53,3 +58,18 @@ def test_code_agent_repairs_bad_code(server: FaultServer, backend: str, name: st
     with model_for(server, backend) as model:
         errors = run_code_agent(server, model, BACKENDS[backend].wire, BAD_CODE[name], streamed)
     assert len(errors) == 1 and errors[0] in ("AgentParsingError", "AgentExecutionError")
+
+
+@pytest.mark.parametrize("arguments", ['{"days": 3', "[3]"])
+def test_call_that_was_no_object_goes_back_as_one(server: FaultServer, backend: str, arguments: str) -> None:
+    """vLLM's, llama.cpp's and others' servers parse the arguments of earlier calls, and refuse any others for ever."""
+    wire = BACKENDS[backend].wire
+    server.script([wire.ok("", calls=(Call("forecast", arguments, "call_bad"),)), wire.ok("fine")])
+    messages: list[object] = [{"role": "user", "content": "How will the weather be?"}]
+    with model_for(server, backend) as model:
+        message = ask(model, "sync streamed", messages, tools=[FORECAST], tool_errors="return")
+        messages += [message.to_dict(), {"role": "tool", "tool_call_id": "call_bad", "content": "Write JSON."}]
+        message = ask(model, "sync", messages, tools=[FORECAST])
+    assert (message.content, [warning.type for warning in message.warnings]) == ("fine", ["changed"])
+    sent = json.dumps(server.requests[-1].json).replace("\\", "")  # The arguments are JSON in JSON.
+    assert f'"invalid_arguments": "{arguments}"' in sent

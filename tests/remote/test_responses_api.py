@@ -116,12 +116,15 @@ def test_combination_alone_is_left_out_on_chat_completions(server: FaultServer, 
 
 
 @pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("status", [404, 405])
-def test_missing_responses_path_goes_back_to_chat(server: FaultServer, way: str, status: int) -> None:
+@pytest.mark.parametrize(
+    ("status", "text"),
+    [(404, "the request is not accepted"), (405, ""), (404, "The path /v1/responses does not exist")],
+)
+def test_missing_responses_path_goes_back_to_chat(server: FaultServer, way: str, status: int, text: str) -> None:
     """A service names the Responses API, but does not have it; or a history comes from elsewhere."""
 
     def respond(request: Any) -> Fault:
-        return Fault.status(status) if request.target.endswith("/responses") else Fault.ok("fine")
+        return Fault.status(status, message=text) if request.target.endswith("/responses") else Fault.ok("fine")
 
     server.script(then=respond)
     model = model_for(server, "m")
@@ -272,6 +275,21 @@ def test_reasoning_goes_back_with_calls_that_have_long_ids(server: FaultServer, 
 
     server.script(then=respond)
     assert run_loop(model_for(server, "gpt-5", api="responses"), "sync").content == "done"
+    assert targets(server) == ["responses"] * 4
+
+
+def test_mistral_models_get_ids_that_their_chat_template_accepts(server: FaultServer) -> None:
+    """The template is the same on every API of vLLM's and llama.cpp's servers."""
+
+    def respond(request: Any) -> Fault:
+        ids = [item["call_id"] for item in request.json["input"] if "call_id" in item]
+        if not all(len(one) == 9 and one.isalnum() for one in ids):
+            return Fault.status(400, message="Tool call IDs should be alphanumeric strings with length 9!")
+        return strict_server(request)
+
+    server.script(then=respond)
+    model = model_for(server, "mistralai/Magistral-Small-2509", api="responses", dialect="openai")
+    assert run_loop(model, "sync").content == "done"
     assert targets(server) == ["responses"] * 4
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import pickle
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pytest
 
-from modelport import Lark, OpenAIServerModel
+from modelport import ChatMessage, Lark, OpenAIServerModel
 from modelport.errors import ModelError, UnsupportedFeature
 from modelport.remote.server_kind import beside_api
 from tests.remote.chat_backends import model_for
@@ -84,6 +86,7 @@ OTHERS = {
     "wrong key": {"/props": Fault.status(401), "/version": Fault.status(401)},
     "list": {"/props": [], "/version": []},
     "props of another server": {"/props": {"chat_template": "", "default_generation_settings": {}}},
+    "models that are no list": {"/version": {"version": "1.2"}, "/v1/models": {"data": 5}},
     "version of another server": {"/version": {"version": "1.2"}, "/v1/models": {"data": [{"owned_by": "sglang"}, 1]}},
 }
 
@@ -172,3 +175,44 @@ def test_mistake_of_the_caller_does_not_name_the_dialect(server: KindServer) -> 
     with pytest.raises(ModelError) as caught:
         ask(model, "sync", response_format=SCHEMA, temprature=1)
     assert "llama.cpp" not in str(caught.value)
+
+
+@pytest.mark.parametrize("settings", [{}, {"dialect": "llama.cpp"}], ids=["unknown", "llama.cpp"])
+def test_several_first_calls_ask_once(server: KindServer, settings: Mapping[str, Any]) -> None:
+    def respond(request: Recorded) -> Fault:
+        is_render = request.target == "/apply-template"
+        rendered = Fault(content=b'{"prompt": "no tools"}', never_streams=True)
+        return rendered if is_render else Fault.ok('<tool_call>{"name": "f", "arguments": {}}</tool_call>')
+
+    server.paths = ("/chat/completions", "/apply-template")  # type: ignore[misc]
+    server.pages = {"/props": PROPS}
+    server.script(then=respond)
+    model = model_for(server, **settings)
+
+    async def calls() -> list[ChatMessage]:
+        return await asyncio.gather(*(model.agenerate("?", tools=[TOOL]) for _ in range(5)))
+
+    messages = asyncio.run(calls())
+    assert [[warning.feature for warning in message.warnings] for message in messages] == [["tools"]] * 5
+    assert server.asked == ([] if settings else ["/props"])
+    assert [request.target for request in server.requests].count("/apply-template") == 1
+
+
+def test_call_that_is_cancelled_while_it_asks_lets_another_ask(server: KindServer) -> None:
+    server.pages = {"/props": Fault.silence()}
+    server.script(then=Fault.tools(Call("f", "{}")))
+    model = model_for(server)
+
+    async def calls() -> ChatMessage:
+        first = asyncio.ensure_future(model.agenerate("?", tools=[TOOL]))
+        while not server.gets:  # noqa: ASYNC110
+            await asyncio.sleep(0.005)
+        second = asyncio.ensure_future(model.agenerate("?", tools=[TOOL]))
+        server.pages = {}
+        await asyncio.sleep(0.01)
+        first.cancel()
+        return await second
+
+    assert asyncio.run(calls()).tool_calls
+    assert server.asked == ["/props", "/props", "/version"]
+    assert pickle.loads(pickle.dumps(model)).model_id == model.model_id

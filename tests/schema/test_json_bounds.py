@@ -17,6 +17,8 @@ from modelport.errors import InvalidRequest
 from modelport.inputs.calls_in_text import find_tool_call
 from modelport.layers.adapt.prompted_tools import read_calls
 from modelport.local.bounds import parsed_arguments
+from modelport.local.template_formats import library_format
+from modelport.protocols.output_text.call_formats import TAGGED_JSON
 from modelport.schema.json_text import (
     MAX_JSON_COMMAS,
     MAX_JSON_CONTAINERS,
@@ -58,7 +60,10 @@ def read(text: str, forced: bool = False, parse: Callable[[str], Any] | None = N
         yield Delta(finish_reason="stop")
 
     async def work() -> list[Delta]:
-        return [delta async for delta in read_calls(backend(), forced, parse=parse)]
+        call_format = (
+            library_format("<tool_call>", "</tool_call>", lambda text, _: parse(text)) if parse else TAGGED_JSON
+        )
+        return [delta async for delta in read_calls(backend(), forced, call_format)]
 
     return accumulate(asyncio.run(work()))
 

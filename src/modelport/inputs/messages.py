@@ -23,7 +23,13 @@ from modelport.types.messages import (
     MessageRole,
     tool_call_from,
 )
-from modelport.types.provider_data import MESSAGE_FIELDS, provider_data_from
+from modelport.types.provider_data import (
+    MESSAGE_FIELDS,
+    ProviderData,
+    provider_data_from,
+    reasoning_parts_of,
+    reasoning_text_of,
+)
 
 _ROLES = {role.value: role for role in MessageRole} | {"developer": MessageRole.SYSTEM}
 #: The keys and roles of simple messages: `_message_from` converts them in a faster way if the content is a string.
@@ -129,14 +135,22 @@ def _message_from(message: Any, path: str, conversions: Mapping[str, str], flatt
         role = MessageRole.ASSISTANT
     elif role == "tool-response":
         role = MessageRole.TOOL if get("tool_call_id") else MessageRole.USER
-    content = _content_from(get("content"), path, flatten)
+    given_content, reasoning = get("content"), get("reasoning") or get("reasoning_content")
+    if role == "assistant" and (parts := reasoning_parts_of(given_content)):
+        # The message of a log of Mistral or Databricks.
+        given_content = [part for part in given_content if part not in parts] or None
+        if get("provider_data") is not None:
+            refuse(path, "'provider_data' and reasoning in 'content' exclude each other: pass one of them")
+        data = ProviderData("chat_completions", (*(data.items if data else ()), {"content": parts}))
+        reasoning = reasoning or "".join(map(reasoning_text_of, parts)) or None
+    content = _content_from(given_content, path, flatten)
     if content is None and not calls and role != "assistant":
         refuse(path, "has no 'content'")
     return ChatMessage(
         role,
         content,
         tool_calls=calls or None,
-        reasoning=get("reasoning") or get("reasoning_content"),
+        reasoning=reasoning,
         tool_call_id=get("tool_call_id"),
         name=get("name"),
         provider_data=data,

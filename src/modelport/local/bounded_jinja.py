@@ -27,8 +27,10 @@ from modelport.local.template_budget import (
     Budget,
     TemplateLimit,
     check_numbers,
+    count_items,
     current,
     limited,
+    width_of,
 )
 
 #: How many compiled templates are cached.
@@ -231,6 +233,10 @@ class _BoundedEnvironment(ImmutableSandboxedEnvironment):
         with budget.deeper():
             return budget.result(super().call(__context, __obj, *args, **kwargs))
 
+    def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
+        """Also allow a list as a queue, in which the templates of Kimi K2 collect IDs. All data are copies."""
+        return (attr in ("append", "pop") and type(obj) is list) or super().is_safe_attribute(obj, attr, value)
+
     def getitem(self, obj: Any, argument: Any) -> Any:
         current().read(argument)  # A dict hashes it.
         return super().getitem(obj, argument)
@@ -263,6 +269,11 @@ def _check_method(budget: Budget, owner: Any, name: str, args: Any, kwargs: Mapp
     check_numbers((*args, *kwargs.values()))
     for value in (None if isinstance(owner, dict) else owner, *args, *kwargs.values()):
         budget.read(value)
+    if name == "pop":
+        budget.spend(len(owner))
+    if name == "append" and not all(value is None or isinstance(value, str | int | float) for value in args):
+        # A list in itself would be read for ever.
+        raise jinja2.exceptions.SecurityError("only texts and numbers can be appended to a list")
     if not isinstance(owner, str):
         return
     if name in ("format", "format_map"):
@@ -306,27 +317,12 @@ def _counted_filter(name: str, function: Callable[..., Any]) -> Callable[..., An
         elif name == "sum" and any(isinstance(option, CONTAINERS) for option in given):
             raise TemplateLimit("it adds lists with the filter 'sum'")
         elif name in ("indent", "center", "tojson"):
-            width = sum(map(_width, given))
-            lines = str(value).count("\n") + 1 if name != "tojson" else _count_items(value)
+            width = sum(map(width_of, given))
+            lines = str(value).count("\n") + 1 if name != "tojson" else count_items(value)
             budget.spend(width * lines)
         return budget.result(function(*args[:skipped], value, *options, **kwargs))
 
     return counted
-
-
-def _width(option: Any) -> int:
-    if isinstance(option, tuple | list):  # The separators of JSON.
-        return sum(map(_width, option))
-    return len(option) if isinstance(option, str) else option if isinstance(option, int) else 0
-
-
-def _count_items(value: Any, depth: int = 1) -> int:
-    """Return how many items `tojson` writes, each as often as it is indented."""
-    if isinstance(value, dict):
-        return depth + sum(_count_items(item, depth + 1) for item in value.values())
-    if isinstance(value, list | tuple):
-        return depth + sum(_count_items(item, depth + 1) for item in value)
-    return depth
 
 
 def _counted_test(function: Callable[..., Any]) -> Callable[..., Any]:

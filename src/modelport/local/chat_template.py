@@ -1,63 +1,41 @@
 """A model's chat template: renders conversations to prompts, and detects which features the template supports.
 
 Support for system messages, for consecutive messages of one role, and for tools is detected by rendering probe
-conversations: a template supports tools, for instance, if the name of a probe tool appears in the rendered prompt.
-Support for reasoning and for reasoning efforts is detected by words in the template's source, such as `<think>`.
+conversations. A template supports tools if it renders a tool, a call and its result, and if the call can be read back
+from the rendered text (`template_formats`). Support for reasoning efforts is detected by words in the template's
+source.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from modelport.constrained.reasoning import THINK_CLOSE, THINK_OPEN
 from modelport.errors import InvalidRequest, ModelError
 from modelport.local.bounds import parsed_arguments
+from modelport.local.detokenizer import special_token_ids
 from modelport.local.special_tokens import SpecialTokens, separator_for
+from modelport.local.template_formats import (
+    ONE_CALL,
+    TOOLS,
+    USER,
+    HistoryStyle,
+    find_call_format,
+    find_reasoning_format,
+    find_style,
+)
+from modelport.protocols.output_text.calls import CallFormat
 from modelport.types.content import Image, Text
 from modelport.types.messages import ChatMessage
 from modelport.types.tools import Tool
 
-
-@dataclass(frozen=True)
-class ToolCallFormat:
-    """How a model writes a tool call as text.
-
-    Args:
-        begin: The mark before a call.
-        end: The mark after a call; empty if a call ends at the next call or at the end of the output.
-        parse: A parser for the text between the marks, from the engine's library. It takes that text and the tools in
-            OpenAI's format, and returns a dict with `name` and `arguments`, or a list of such dicts. `None` if the text
-            is JSON.
-    """
-
-    begin: str
-    end: str
-    parse: Callable[[str, list[dict[str, Any]]], Any] | None = None
-
-
-#: How open models write a tool call as JSON.
-JSON_TOOL_CALL_FORMATS = (
-    ToolCallFormat("<tool_call>", "</tool_call>"),
-    ToolCallFormat("[TOOL_CALLS]", ""),
-    ToolCallFormat("<|python_tag|>", ""),
-)
-
-# The messages and the tool of the probe conversations.
-_USER = {"role": "user", "content": "probe-user"}
-_PARAMETERS = {"type": "object", "properties": {"x": {"type": "string"}}, "required": ["x"]}
-_TOOLS = [Tool("probe_tool", "A probe.", _PARAMETERS).to_dict()]
-_CALL = {"id": "call00000", "type": "function", "function": {"name": "probe_tool", "arguments": {"x": "probe-x"}}}
-_ASSISTANT_CALL = {"role": "assistant", "content": "", "tool_calls": [_CALL]}
-_TOOL_RESULT = {"role": "tool", "content": "probe-result", "tool_call_id": "call00000", "name": "probe_tool"}
 #: Conversations that use the features of templates, each with its tools.
 PROBES: tuple[tuple[list[dict[str, Any]], list[dict[str, Any]] | None], ...] = (
-    ([_USER], None),
-    ([{"role": "system", "content": "probe-system"}, _USER, _USER], None),
-    ([_USER, {"role": "assistant", "content": "probe-answer", "reasoning_content": "probe-reason"}, _USER], None),
-    ([_USER], _TOOLS),
-    ([_USER, _ASSISTANT_CALL, _TOOL_RESULT], _TOOLS),
+    ([USER], None),
+    ([{"role": "system", "content": "probe-system"}, USER, USER], None),
+    ([USER, {"role": "assistant", "content": "probe-answer", "reasoning_content": "probe-reason"}, USER], None),
+    ([USER], TOOLS),
+    (ONE_CALL, TOOLS),
 )
 
 
@@ -71,8 +49,8 @@ class ChatTemplate:
         variables: Template variables for every rendering, as `{"enable_thinking": False}`.
         content_parts: Whether the template expects each message's content as a list of parts, as templates of
             vision-language models do.
-        tool_call_format: How the model writes tool calls, if the engine's library knows it; if `None`, the format is
-            detected in a rendered tool call.
+        library_calls: How the model writes tool calls, if the engine's library can read them. It is used where no
+            format of modelport's own reads a rendered call.
         special_tokens: The model's special tokens.
     """
 
@@ -82,17 +60,28 @@ class ChatTemplate:
         source: str,
         variables: Mapping[str, Any] | None = None,
         content_parts: bool = False,
-        tool_call_format: ToolCallFormat | None = None,
+        library_calls: CallFormat | None = None,
         special_tokens: SpecialTokens | None = None,
     ) -> None:
         self._apply = apply
         self._variables = dict(variables or {})
         self._content_parts = content_parts
         self._special_tokens = special_tokens or SpecialTokens()
-        self.supports_reasoning = THINK_OPEN in source or THINK_CLOSE in source
+        self._hidden_tokens: frozenset[int] | None = None
+        #: The marks around the model's reasoning and its content; `None` if there are none.
+        self.reasoning_format = find_reasoning_format(self.probe, source)
+        #: Whether the model reasons. Some models have marks around their content alone.
+        self.supports_reasoning = self.reasoning_format is not None and bool(self.reasoning_format.begin)
         self.reasoning_efforts = {"none"} if "enable_thinking" in source else set()
         self.reasoning_efforts |= {"low", "medium", "high"} if "reasoning_effort" in source else set()
-        self.tool_call_format = self._detect_tool_call_format(tool_call_format)
+        style = find_style(self.probe)
+        #: How the template expects the tool calls of earlier messages.
+        self.style = style or HistoryStyle()
+        #: How the model writes tool calls; `None` if the template does not support tools, or if its calls can't be
+        #: read. Then modelport describes the tools in the system message instead.
+        self.call_format = None
+        if style is not None:
+            self.call_format = find_call_format(self.probe, style, self.reasoning_format, library_calls)
 
     def render(
         self, messages: Sequence[ChatMessage], tools: Sequence[Tool] = (), joined: bool = False, **variables: Any
@@ -118,7 +107,7 @@ class ChatTemplate:
             if self._special_tokens.occur_in(conversation):
                 separator = " " if joined else separator_for(conversation)
                 conversation = self._special_tokens.break_in(conversation, separator)
-            prompt = self._render(*conversation, **variables)
+            prompt = self._render(self.style.apply(conversation[0]), conversation[1], **variables)
             prompt.encode()  # Fails for half of a surrogate pair, which no tokenizer accepts.
             return [prompt] if joined or separator is None else prompt.split(separator)
         except ModelError:
@@ -129,6 +118,10 @@ class ChatTemplate:
     def has_special_tokens(self, messages: Sequence[ChatMessage], tools: Sequence[Tool]) -> bool:
         """Return whether a message or a tool contains the spelling of a special token."""
         return self._special_tokens.occur_in(([template_message(m) for m in messages], [t.to_dict() for t in tools]))
+
+    def probe(self, messages: list[dict[str, Any]], tools: Sequence[dict[str, Any]], generation_prompt: bool) -> str:
+        """Render messages in the template's form. It may raise an exception of any kind."""
+        return self._render(messages, tools, add_generation_prompt=generation_prompt)
 
     def _render(self, messages: list[dict[str, Any]], tools: Sequence[dict[str, Any]] = (), **variables: Any) -> str:
         if self._content_parts:
@@ -147,12 +140,12 @@ class ChatTemplate:
 
     def capabilities(self) -> dict[str, Any]:
         """Return what the template supports, as values of `Capabilities` fields."""
-        system_message = [{"role": "system", "content": "probe-system"}, _USER]
-        two_user_messages = [_USER, {"role": "user", "content": "probe-again"}]
+        system_message = [{"role": "system", "content": "probe-system"}, USER]
+        two_user_messages = [USER, {"role": "user", "content": "probe-again"}]
         return {
             "system_role": self._renders(system_message, "probe-system"),
             "consecutive_roles": self._renders(two_user_messages, "probe-user", "probe-again"),
-            "tools": self.tool_call_format is not None,
+            "tools": self.call_format is not None,
             "reasoning": self.supports_reasoning,
             "reasoning_efforts": self.reasoning_efforts,
         }
@@ -165,31 +158,18 @@ class ChatTemplate:
             return False
         return all(word in rendered for word in words)
 
-    def _detect_tool_call_format(self, known: ToolCallFormat | None) -> ToolCallFormat | None:
-        """Return how the model writes tool calls.
+    def hidden_tokens(self, tokenizer: Any, eos: Iterable[int]) -> frozenset[int]:
+        """Return the ids of the tokens that are not part of an output's text.
 
         Args:
-            known: The format that the engine's library knows, if any. Then the format is not detected.
-
-        Returns:
-            `None` if the template does not render tools, tool calls and tool results, or if the format of a rendered
-            call is unknown. Then modelport describes the tools in the system message instead.
+            tokenizer: The model's tokenizer. Its special tokens are hidden, except those in marks.
+            eos: The token ids that end an output. They are hidden too.
         """
-        if not self._renders([_USER], "probe_tool", tools=_TOOLS):
-            return None
-        if not self._renders([_USER, _ASSISTANT_CALL, _TOOL_RESULT], "probe-x", "probe-result", tools=_TOOLS):
-            return None
-        if known is not None:
-            return known
-        before = self._render([_USER], _TOOLS)
-        after = self._render([_USER, _ASSISTANT_CALL, _TOOL_RESULT], _TOOLS)
-        # A template may render the last line of the prompt differently if an assistant message follows, so the rendered
-        # call is searched from the beginning of that line.
-        rendered_call = after[before.rfind("\n") + 1 :]
-        for call_format in JSON_TOOL_CALL_FORMATS:
-            if call_format.begin in rendered_call:
-                return call_format
-        return None
+        if self._hidden_tokens is None:
+            marks = " ".join(form.marks for form in (self.reasoning_format, self.call_format) if form is not None)
+            tokens = special_token_ids(tokenizer)
+            self._hidden_tokens = frozenset([*eos, *(number for text, number in tokens.items() if text not in marks)])
+        return self._hidden_tokens
 
 
 def template_message(message: ChatMessage) -> dict[str, Any]:

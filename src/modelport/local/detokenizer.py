@@ -11,22 +11,27 @@ class Detokenizer:
 
     Args:
         tokenizer: A fast tokenizer of the transformers library.
-        hidden: Token ids that are never part of the text, such as those that end the output.
-        keep_special_tokens: Whether special tokens that are not in `hidden` are part of the text. This is needed if
-            such a token marks a tool call.
+        hidden: Token ids that are never part of the text, such as those that end the output. Special tokens that are
+            not among them are part of the text.
     """
 
-    def __init__(self, tokenizer: Any, hidden: Collection[int], keep_special_tokens: bool = False) -> None:
+    def __init__(self, tokenizer: Any, hidden: Collection[int]) -> None:
         from tokenizers.decoders import DecodeStream
 
         self._tokenizer = tokenizer.backend_tokenizer
         self._hidden = hidden
-        self._stream = DecodeStream(skip_special_tokens=not keep_special_tokens)
+        self._stream = DecodeStream(skip_special_tokens=False)
 
     def decode(self, tokens: list[int]) -> str:
         """Decode the next tokens, and return the text of the characters that they complete."""
         parts = (self._stream.step(self._tokenizer, token) for token in tokens if token not in self._hidden)
         return "".join(part for part in parts if part)
+
+
+def special_token_ids(tokenizer: Any) -> dict[str, int]:
+    """Return the ids of the special tokens of a tokenizer, by their spellings."""
+    added = {token.content: identifier for identifier, token in tokenizer.added_tokens_decoder.items() if token.special}
+    return {**dict(zip(tokenizer.all_special_tokens, tokenizer.all_special_ids, strict=True)), **added}
 
 
 def logprobs_entry(tokenizer: Any, token: int, logprob: float, best: Iterable[tuple[int, float]]) -> dict[str, Any]:

@@ -204,3 +204,19 @@ def limited(budget: Budget) -> Iterator[None]:
         yield
     finally:
         _current.reset(token)
+
+
+def width_of(option: Any) -> int:
+    """Return how wide an option of a filter makes each line: the length of a text, or a number."""
+    if isinstance(option, tuple | list):  # The separators of JSON.
+        return sum(map(width_of, option))
+    return len(option) if isinstance(option, str) else option if isinstance(option, int) else 0
+
+
+def count_items(value: Any, depth: int = 1) -> int:
+    """Return how many items `tojson` writes, each as often as it is indented."""
+    if isinstance(value, dict):
+        return depth + sum(count_items(item, depth + 1) for item in value.values())
+    if isinstance(value, list | tuple):
+        return depth + sum(count_items(item, depth + 1) for item in value)
+    return depth

@@ -48,8 +48,8 @@ def renderer_for(renderer: Any) -> Callable[..., str]:
             source = tokenizer.get_chat_template(chat_template, tools)
         plain = [{name: value for name, value in message.items() if value is not None} for message in messages]
         values = {
-            "messages": alias(plain_data(plain)),
-            "tools": tools,
+            "messages": [_with_reasoning(message) for message in alias(plain_data(plain))],
+            "tools": plain_data(tools),
             "documents": None,
             "add_generation_prompt": add_generation_prompt,
             **tokenizer.special_tokens_map,
@@ -58,6 +58,11 @@ def renderer_for(renderer: Any) -> Callable[..., str]:
         return rendered(source, values)
 
     return apply
+
+
+def _with_reasoning(message: dict[str, Any]) -> dict[str, Any]:
+    """Return a message that also has its reasoning under the name that the template of Solar Open reads."""
+    return {"reasoning": message["reasoning_content"], **message} if "reasoning_content" in message else message
 
 
 def _processor_template(processor: Any, given: str | None) -> str:

@@ -20,12 +20,12 @@ class Prompt:
         tokens: Token ids.
         inputs: For a prompt with images, what the model's processor returns for them, such as `pixel_values`, and
             further values for the engine. Empty for text alone.
-        starts_in_reasoning: Whether the output starts within the reasoning, because the prompt ends with `<think>`.
+        tail: The end of the prompt that is a mark, such as `<think>`; see `ReasoningFormat.tail_of`.
     """
 
     tokens: list[int]
     inputs: Mapping[str, Any] = field(default_factory=dict)
-    starts_in_reasoning: bool = False
+    tail: str = ""
 
 
 @dataclass(frozen=True)

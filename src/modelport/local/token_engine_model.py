@@ -8,22 +8,22 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
-from functools import partial
 from typing import Any, ClassVar, TypeVar
 
 from modelport.constrained.lark import as_lark
-from modelport.constrained.reasoning import allow_reasoning, ends_inside_reasoning
+from modelport.constrained.reasoning import allow_reasoning
 from modelport.errors import ContextWindowExceeded
 from modelport.layers.adapt.prompted_tools import call_schema, read_calls
 from modelport.layers.base import Deltas
 from modelport.local.bounds import LONG_PROMPT, check_bounds, check_prompt_size, text_size
-from modelport.local.chat_template import ToolCallFormat
-from modelport.local.detokenizer import Detokenizer
+from modelport.local.detokenizer import Detokenizer, special_token_ids
 from modelport.local.engine import EngineModel, tokens_per_notification
-from modelport.local.reasoning_parser import ReasoningParser
 from modelport.local.special_tokens import SPACE_ADDED
 from modelport.local.token_engine import EngineRequest, Prompt, TokenBatch, TokenEngine
 from modelport.protocols.chat_completions.dialects import template_variables_for
+from modelport.protocols.output_text.call_formats import TAGGED_JSON
+from modelport.protocols.output_text.calls import schemas_of
+from modelport.protocols.output_text.reasoning import ReasoningReader
 from modelport.runtime.threads import in_thread
 from modelport.types.capabilities import Capabilities
 from modelport.types.deltas import ChatMessageStreamDelta
@@ -84,13 +84,9 @@ class TokenEngineModel(EngineModel[E]):
         engine_request = await in_thread(lambda: self._make_engine_request(engine, request, must_call_tool))
         deltas = self._generate_deltas(engine, engine_request, one_token_per_delta=bool(request.stop_sequences))
         if request.tools and request.tool_choice != "none":
-            # If the model must call a tool, the grammar makes the call the whole output, as JSON without marks. Such a
-            # call can be read even if the model's own format is unknown.
-            call_format = engine.template.tool_call_format or ToolCallFormat("", "")
-            parse = None
-            if call_format.parse is not None:
-                parse = partial(_parse_call_text, call_format.parse, [tool.to_dict() for tool in request.tools])
-            deltas = read_calls(deltas, must_call_tool, (call_format.begin, call_format.end), parse)
+            # If the model must call a tool, the grammar makes the call the whole output, as JSON without marks.
+            call_format = engine.template.call_format or TAGGED_JSON
+            deltas = read_calls(deltas, must_call_tool, call_format, schemas_of(request.tools))
         async with aclosing(deltas):
             async for delta in deltas:
                 yield delta
@@ -113,7 +109,8 @@ class TokenEngineModel(EngineModel[E]):
         images = [p for m in request.messages if isinstance(m.content, tuple) for p in m.content if p.kind == "image"]
         # The model's processor encodes text and images together.
         parts = template.render(request.messages, tools, joined=bool(images), **variables)
-        starts_in_reasoning = template.supports_reasoning and ends_inside_reasoning("".join(parts))
+        reasoning = template.reasoning_format
+        tail = reasoning.tail_of("".join(parts)) if reasoning is not None else ""
         prompt = engine.encode_prompt(parts[0], images)
         if len(parts) > 1:
             prompt = Prompt([token for part in parts for token in engine.encode_prompt(part, []).tokens])
@@ -127,11 +124,13 @@ class TokenEngineModel(EngineModel[E]):
         compiled = None
         if grammar is not None:
             lark = as_lark(grammar)
-            if template.supports_reasoning:
-                lark = allow_reasoning(lark, starts_in_reasoning)
+            if reasoning is not None:
+                starts_in_reasoning = ReasoningReader(reasoning, tail).in_reasoning
+                marks = reasoning.grammar_marks(tail, special_token_ids(engine.tokenizer))
+                lark = allow_reasoning(lark, starts_in_reasoning, marks=marks)
             compiled = engine.compile_grammar(lark)
         return EngineRequest(
-            prompt=Prompt(prompt.tokens, prompt.inputs, starts_in_reasoning),
+            prompt=Prompt(prompt.tokens, prompt.inputs, tail),
             max_tokens=min(parameters.pop("max_tokens", most_tokens), most_tokens),
             parameters=parameters,
             grammar=compiled,
@@ -143,25 +142,21 @@ class TokenEngineModel(EngineModel[E]):
         )
 
     async def _generate_deltas(self, engine: E, request: EngineRequest, one_token_per_delta: bool) -> Deltas:
-        call_format = engine.template.tool_call_format
-        # Special tokens stay in the text if one of them begins a tool call.
-        special_tokens = engine.tokenizer.all_special_tokens
-        keep_special_tokens = call_format is not None and any(token in call_format.begin for token in special_tokens)
-        detokenizer = Detokenizer(engine.tokenizer, engine.eos, keep_special_tokens)
-        parser = ReasoningParser(request.prompt.starts_in_reasoning) if engine.template.supports_reasoning else None
+        template = engine.template
+        detokenizer = Detokenizer(engine.tokenizer, template.hidden_tokens(engine.tokenizer, engine.eos))
+        reader = None
+        if template.reasoning_format is not None:
+            reader = ReasoningReader(template.reasoning_format, request.prompt.tail)
         usage = TokenUsage(input_tokens=len(request.prompt.tokens), output_tokens=0, cached_input_tokens=0)
-        usage.reasoning_tokens = 0 if parser else None
+        usage.reasoning_tokens = 0 if template.supports_reasoning else None
         async with aclosing(engine.run(request)) as generated:
             # At a stop sequence, the layer `stop` closes this generator. With one token per delta, the token usage
             # counts no tokens after the stop sequence.
             batches = _split_into_tokens(generated) if one_token_per_delta else generated
             async for batch in batches:
                 text = detokenizer.decode(batch.tokens)
-                reasoning, content = parser.feed(text) if parser else ("", text)
-                if parser and batch.finish_reason:
-                    last_reasoning, last_content = parser.finish()
-                    reasoning, content = reasoning + last_reasoning, content + last_content
-                usage = _add_usage(usage, batch, in_reasoning=bool(parser and parser.in_reasoning))
+                reasoning, content = reader.feed(text, final=bool(batch.finish_reason)) if reader else ("", text)
+                usage = _add_usage(usage, batch, in_reasoning=bool(reader and reader.in_reasoning))
                 yield ChatMessageStreamDelta(
                     content=content or None,
                     reasoning=reasoning or None,
@@ -194,11 +189,3 @@ def _add_usage(usage: TokenUsage, batch: TokenBatch, in_reasoning: bool) -> Toke
         cached_input_tokens=usage.cached_input_tokens if batch.cached_tokens is None else batch.cached_tokens,
         reasoning_tokens=None if reasoning_tokens is None else reasoning_tokens + len(batch.tokens) * in_reasoning,
     )
-
-
-def _parse_call_text(parse: Callable[[str, list[dict[str, Any]]], Any], tools: list[dict[str, Any]], text: str) -> Any:
-    """Parse the text of a tool call with a library's parser; return `None` if the parser fails."""
-    try:
-        return parse(text, tools)
-    except Exception:  # Such parsers raise exceptions of any kind.
-        return None

@@ -46,6 +46,7 @@ CONTEXT_EXCEEDED = (
     KnownPhrase(r"input is too long", "Bedrock, Databricks", "https://github.com/continuedev/continue/issues/6005"),
     KnownPhrase(r"input tokens exceed the configured limit", "OpenAI, Azure", "https://github.com/cline/cline/issues/5474"),
     KnownPhrase(r"exceeds? the maximum (?:number of )?(?:input )?tokens", "Gemini, Bedrock", "https://github.com/google-gemini/gemini-cli/issues/4692"),
+    KnownPhrase(r"input token count is \d+ but model only supports up to", "Gemini", "https://github.com/google-gemini/gemini-cli/issues/19727"),
     KnownPhrase(r"maximum (?:input|context) (?:length|size|tokens)", "Bedrock", "no public page found"),
     KnownPhrase(r"range of input length should be", "DashScope", "https://github.com/QwenLM/qwen-code/issues/98"),
     KnownPhrase(r"maximum prompt length is", "xAI", "https://github.com/cline/cline/issues/3120"),
@@ -56,6 +57,8 @@ CONTEXT_EXCEEDED = (
     KnownPhrase(r"request body too large for .{1,100} model\. max size: \d+ tokens", "GitHub Models", "https://github.com/cline/cline/issues/995"),
     KnownPhrase(r"prompt token count of \d+ exceeds", "GitHub Copilot", "https://github.com/ericc-ch/copilot-api/issues/65"),
     KnownPhrase(r"reduce the length of the messages", "Groq", "https://github.com/letta-ai/letta/issues/1963"),
+    # The request needs more tokens than the account may use in a minute, so waiting does not help.
+    KnownPhrase(r"request too large for model .{1,200}please reduce your message size", "Groq", "https://github.com/assafelovic/gpt-researcher/issues/985"),
     KnownPhrase(r"messages or completion\. current length is", "Cerebras", "https://github.com/cline/cline/issues/5140"),
 )  # fmt: skip
 
@@ -71,6 +74,8 @@ CONTENT_REFUSED = (
     KnownPhrase(r"prompt was flagged as potentially violating", "OpenAI", "https://github.com/openai/codex/issues/7250"),
     KnownPhrase(r"requires moderation .{1,100}your input was flagged", "OpenRouter", "https://openrouter.ai/docs/api/reference/errors-and-debugging"),
     KnownPhrase(r"rejected because it was considered high risk", "Kimi", "https://platform.kimi.ai/docs/api/errors"),
+    KnownPhrase(r"(?:input|output) new_sensitive", "MiniMax", "https://platform.minimax.io/docs/api-reference/errorcode"),
+    KnownPhrase(r"content violates usage guidelines", "xAI", "https://github.com/theopenco/llmgateway/pull/1785"),
     KnownPhrase(r"blocked by content filtering policy", "Anthropic", "https://github.com/anthropics/claude-code/issues/6195"),
 )  # fmt: skip
 
@@ -87,6 +92,7 @@ WRONG_KEY = (
     KnownPhrase(r"api key not valid", "Gemini", "https://github.com/cequence-io/openai-scala-client/issues/109"),
     KnownPhrase(r"api key expired", "Gemini", "https://github.com/continuedev/continue/issues/11336"),
     KnownPhrase(r"api key not found", "Gemini", "https://github.com/google-gemini/gemini-cli/issues/25198"),
+    KnownPhrase(r"(?:missing|invalid) authorization header", "Gemini", "https://github.com/NVIDIA/NemoClaw/issues/2093"),
     KnownPhrase(r"incorrect api key provided", "xAI", "https://docs.x.ai/developers/debugging"),
 )  # fmt: skip
 
@@ -153,5 +159,5 @@ def needs_responses(text: str) -> bool:
 
 
 def means_missing_path(text: str) -> bool:
-    """Return whether the text of a status 404 says that the service does not have the path of the request."""
-    return _NOT_ABOUT_PATH.search(text, 0, MAX_TEXT) is None
+    """Return whether the text of a status 404 or 405 says that the service does not have the Responses API's path."""
+    return "/responses" in text[:MAX_TEXT] or _NOT_ABOUT_PATH.search(text, 0, MAX_TEXT) is None

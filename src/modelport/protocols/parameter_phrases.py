@@ -23,6 +23,8 @@ UNSUPPORTED_PARAMETER = (
     KnownPhrase(rf"argument not supported on this model:\s*{_NAME}", "xAI", "https://github.com/n8n-io/n8n/issues/14581"),
     KnownPhrase(rf"(?:does not|doesn't) support (?:the )?(?:parameter|argument|field)s?[:\s]+{_NAME}", "xAI", "https://github.com/open-webui/open-webui/issues/21266"),
     KnownPhrase(rf"(?:does not|doesn't) support the {_NAME} (?:field|parameter)", "Bedrock", "https://github.com/crewAIInc/crewAI/issues/3317"),
+    # A name inside of another field is followed by "at 'tools[0]…'".
+    KnownPhrase(rf"unknown name {_QUOTED}: cannot find field", "Gemini", "https://github.com/n4ze3m/page-assist/issues/418"),
     KnownPhrase(rf"extra inputs are not permitted, field:\s*{_NAME}", "Fireworks", "https://github.com/anomalyco/opencode/issues/24696"),
     KnownPhrase(r"\b([a-z_]\w{0,63})(?:\.[\w.]{1,100})?: extra inputs are not permitted", "Anthropic, Databricks, Azure", "https://github.com/tidyverse/ellmer/issues/548"),
     KnownPhrase(rf"{_QUOTED} is (?:unsupported|deprecated|not (?:supported|permitted|allowed))", "Groq, Anthropic, Bedrock", "https://github.com/Mintplex-Labs/anything-llm/issues/5461"),

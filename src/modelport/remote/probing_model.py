@@ -1,15 +1,17 @@
 """The base class of models that ask their server of which kind it is, and what the model's chat template has.
 
-Each question is asked once in the life of a model object (several first calls at the same time each ask it). No call
-fails because a question failed: without an answer, the request is sent as if nothing was known.
+Each question is asked once in the life of a model object: of several first calls on one event loop, one asks and the
+others wait, within the same time limit. No call fails because a question failed: without an answer, the request is sent
+as if nothing was known.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Collection, Mapping
+from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
+from weakref import WeakKeyDictionary
 
 from modelport.errors import InvalidRequest, ModelError, UnsupportedFeature
 from modelport.layers.base import Deltas, Layer, Next
@@ -22,7 +24,7 @@ from modelport.remote.services import host_of
 from modelport.remote.template_tools import template_has_tools
 from modelport.remote.unconstrained_reasoning import RENDER_PATH
 from modelport.types.capabilities import Capabilities
-from modelport.types.request import Request
+from modelport.types.request import Request, Timeouts
 
 if TYPE_CHECKING:
     from modelport.remote.http.transport import Transport
@@ -71,6 +73,26 @@ class ProbingModel(ObservingModel):
         """The host to which requests are sent, if the backend knows it."""
         return host_of(self._url)
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {key: value for key, value in super().__getstate__().items() if key != "_questions"}
+
+    @asynccontextmanager
+    async def _question(self, timeouts: Timeouts) -> AsyncGenerator[None, None]:
+        """Enter a block in which only one call of the running event loop asks the server.
+
+        Raises:
+            TimeoutError: Another call has asked for too long.
+        """
+        from asyncio import Lock, get_running_loop  # Imported at the first question, because the import takes long.
+
+        questions = self.__dict__.setdefault("_questions", WeakKeyDictionary())
+        lock: Lock = questions.setdefault(get_running_loop(), Lock())
+        await within_limit(lock.acquire(), timeouts)
+        try:
+            yield
+        finally:
+            lock.release()
+
     # --- the kind of the server ---------------------------------------------------------------------------------------
 
     def _layers(self) -> list[Layer]:
@@ -92,19 +114,9 @@ class ProbingModel(ObservingModel):
 
     async def _send_identified(self, request: Request, next: Next) -> Deltas:
         if self._may_identify:
-            headers, query = [
-                {name: with_hidden_repr(value) for name, value in request.parameters.get(option, {}).items()}
-                for option in ("extra_headers", "extra_query")
-            ]
-
-            async def get(path: str) -> Any:
-                call = ServiceCall(beside_api(self._url, path), {}, headers, query, method="GET")
-                return await self._transport.call(call, lambda answer: answer)
-
-            kind = await kind_of_server(get, request.timeouts)
-            if not self._has_identified and kind in self.dialects:
-                self._use_dialect(kind)
-            self._has_identified = True
+            with suppress(TimeoutError):
+                async with self._question(request.timeouts):
+                    await self._identify(request)
             request = request.replace(capabilities=self.capabilities)
         try:
             async with aclosing(next(request)) as deltas:
@@ -116,6 +128,24 @@ class ProbingModel(ObservingModel):
                 advice = f"(The server says that it is {kind}. If it is another, pass dialect='openai'.)"
                 error.args = (f"{error.message} {advice}",)
             raise
+
+    async def _identify(self, request: Request) -> None:
+        """Ask the server of which kind it is, if no other call has asked it in the meantime."""
+        if not self._may_identify:
+            return
+        headers, query = [
+            {name: with_hidden_repr(value) for name, value in request.parameters.get(option, {}).items()}
+            for option in ("extra_headers", "extra_query")
+        ]
+
+        async def get(path: str) -> Any:
+            call = ServiceCall(beside_api(self._url, path), {}, headers, query, method="GET")
+            return await self._transport.call(call, lambda answer: answer)
+
+        kind = await kind_of_server(get, request.timeouts)
+        if not self._has_identified and kind in self.dialects:
+            self._use_dialect(kind)
+        self._has_identified = True
 
     def _use_dialect(self, kind: str) -> None:
         """Use the dialect of a server from now on."""
@@ -147,12 +177,13 @@ class ProbingModel(ObservingModel):
         Raises:
             UnsupportedFeature: It has none. The request is then sent again, with the tools in its prompt.
         """
-        has_tools = "tools" in _given_names(self._given_capabilities) or await template_has_tools(
-            lambda body: self._render(call, body, request)
-        )
-        self._has_probed_tools = True
-        if not has_tools:
-            self._set_observed(self.capabilities.replace(tools=False))
+        with suppress(TimeoutError):
+            async with self._question(request.timeouts):
+                is_known = self._has_probed_tools or "tools" in _given_names(self._given_capabilities)
+                if not is_known and not await template_has_tools(lambda body: self._render(call, body, request)):
+                    self._set_observed(self.capabilities.replace(tools=False))
+                self._has_probed_tools = True
+        if not self.capabilities.tools:
             error = UnsupportedFeature(
                 f"{self.model_id}: the chat template of this server (dialect={self._dialect_name!r}) has no tools",
                 parameter="tools",

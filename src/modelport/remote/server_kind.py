@@ -84,7 +84,8 @@ async def _ask(get: Callable[[str], Awaitable[Any]]) -> str | None:
         return "llama.cpp"
     if isinstance((await _answer(get, "/version")).get("version"), str):
         models = (await _answer(get, "/v1/models")).get("data")
-        owners = [model.get("owned_by") for model in models or () if isinstance(model, dict)]
+        models = models if isinstance(models, list) else ()
+        owners = [model.get("owned_by") for model in models if isinstance(model, dict)]
         if "vllm" in owners:
             return "vllm"
     return None

@@ -65,6 +65,10 @@ class ChatMessageToolCallFunction:
         return self.arguments if isinstance(self.arguments, str) else json.dumps(self.arguments)
 
 
+#: Arguments that are no JSON object are sent back as a text under this key; see `layers.adapt.invalid_arguments`.
+INVALID_ARGUMENTS = "invalid_arguments"
+
+
 @dataclass(slots=True)
 class ChatMessageToolCall:
     """A tool call that the model makes.

@@ -23,6 +23,8 @@ MESSAGE_FIELDS = ("reasoning_content", "reasoning_details", "thinking_blocks", "
 CALL_FIELDS = ("extra_content", "provider_specific_fields")
 #: The fields that are lists of objects. `reasoning_content` is a string, and the others are objects.
 _LISTS = ("reasoning_details", "thinking_blocks")
+#: The types of content parts that are reasoning.
+REASONING_PARTS = ("thinking", "reasoning")
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -124,6 +126,25 @@ def provider_data_from(get: Callable[[str], Any], fields: Iterable[str]) -> Prov
     if by_hand:
         raise ValueError(f"'provider_data' and {next(iter(by_hand))!r} exclude each other: pass one of them")
     return data
+
+
+def reasoning_parts_of(content: Any) -> list[Mapping[str, Any]]:
+    """Return the parts of a message's content that are reasoning, in the formats of Mistral and Databricks."""
+    return [
+        part
+        for part in (content if isinstance(content, list | tuple) else ())
+        if isinstance(part, Mapping)
+        and part.get("type") in REASONING_PARTS
+        and isinstance(part.get("thinking") or part.get("summary"), list | tuple)
+    ]
+
+
+def reasoning_text_of(part: Mapping[str, Any]) -> str:
+    """Return the text of reasoning in a content part, or in an entry of `reasoning_details`."""
+    inner = part.get("thinking") or part.get("summary") or part.get("text")
+    if isinstance(inner, list):
+        return "".join(reasoning_text_of(item) for item in inner)
+    return inner if isinstance(inner, str) else ""
 
 
 def _check_field(name: str, value: Any) -> None:

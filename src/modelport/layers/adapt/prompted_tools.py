@@ -4,7 +4,7 @@ The rules of this format:
 
 - The system message lists the tools, each as JSON with its name, its description and the JSON schema of its arguments.
 - If the model may call a tool, it writes a call as `<tool_call>{"name": …, "arguments": {…}}</tool_call>`, the format
-  in which most open models were trained. The text before the first call is the text of the message.
+  in which most open models were trained. The text outside of the calls is the text of the message.
 - If the model must call a tool, its whole output is one call as JSON without the marks, or a list of calls if parallel
   calls are allowed. A backend that enforces every JSON schema enforces the schema of this output.
 - Tool calls and tool results in earlier messages are written as text: calls in the format above, results between
@@ -16,23 +16,24 @@ The rules of this format:
 from __future__ import annotations
 
 import json
-import re
 import uuid
-from collections.abc import Callable
 from contextlib import aclosing
 from dataclasses import replace
-from json.decoder import scanstring  # type: ignore[attr-defined]  # typeshed lacks it.
+from types import MappingProxyType
 from typing import Any
 
-from modelport.errors import MalformedResponse, ModelError
+from modelport.errors import ModelError
 from modelport.inputs.merging import append_to_system_message
 from modelport.layers.base import Deltas
 from modelport.layers.stop import StopScanner
+from modelport.protocols.output_text.call_formats import TAGGED_JSON
+from modelport.protocols.output_text.calls import CallFormat, Schemas, TextCall, read_output
+from modelport.protocols.output_text.json_calls import calls_in
 from modelport.schema.json_text import json_size_problem
 from modelport.schema.references import relocate
 from modelport.types.capabilities import Capabilities
 from modelport.types.content import Text, text_of
-from modelport.types.deltas import MAX_TOOL_CALLS, ChatMessageStreamDelta, ChatMessageToolCallStreamDelta
+from modelport.types.deltas import ChatMessageStreamDelta, ChatMessageToolCallStreamDelta
 from modelport.types.messages import ChatMessage, ChatMessageToolCallFunction, MessageRole
 from modelport.types.output_types import JSONSchema
 from modelport.types.request import Request
@@ -137,28 +138,28 @@ def _as_text(message: ChatMessage) -> ChatMessage:
 async def read_calls(
     deltas: Deltas,
     forced: bool,
-    marks: tuple[str, str] = (OPEN, CLOSE),
-    parse: Callable[[str], Any] | None = None,
+    call_format: CallFormat = TAGGED_JSON,
+    schemas: Schemas = MappingProxyType({}),  # It is immutable.
 ) -> Deltas:
     """Turn the tool calls in the text of these deltas into `tool_calls`.
 
     Args:
         deltas: The deltas of the backend.
-        forced: Whether the whole text is one call, or a list of calls.
-        marks: The texts at which a call begins and ends. If the second is empty, a call ends where the next call
-            begins, or at the end of the output.
-        parse: A function that parses the text between the marks into a dict with `name` and `arguments`, or into a list
-            of such dicts. It returns `None` if the text is not valid. By default, and always if `forced`, the text is
-            parsed as JSON.
+        forced: Whether the whole text is one call as JSON, or a list of calls.
+        call_format: How the model writes calls, unless `forced`.
+        schemas: The schemas of the tools' arguments, by the tools' names. Some formats need them to read arguments.
 
     Yields:
-        The text before the first call as soon as it arrives, and all calls at the end of the output.
+        The text before the first call as soon as it arrives, but without the line breaks before the call. All calls and
+        the text behind the first come at the end of the output.
 
     Raises:
         MalformedResponse: There are too many calls.
     """
-    scanner = StopScanner([marks[0]])
+    scanner = StopScanner(call_format.begins)
     in_call = forced
+    is_blank = True  # Whether the text has only white space so far.
+    line_breaks = ""  # The line breaks at the end of the text so far, which are not yielded yet.
     call_texts: list[str] = []
     closing = ChatMessageStreamDelta()
     async with aclosing(deltas):
@@ -166,141 +167,65 @@ async def read_calls(
             async for delta in deltas:
                 text = delta.content or ""
                 if not in_call and text:
-                    not_emitted = scanner.buffered + text
-                    text, found = scanner.feed(text)
-                    if found:
+                    if is_blank and call_format.is_whole_output and text.lstrip().startswith("{"):
                         in_call = True
-                        call_texts.append(not_emitted[len(text) :])
+                        call_texts.append(line_breaks + text)
+                        text = line_breaks = ""
+                    else:
+                        not_emitted = scanner.buffered + text
+                        text, found = scanner.feed(text)
+                        if found:
+                            in_call = True
+                            call_texts.append(not_emitted[len(text) :])
+                        is_blank = is_blank and not text.strip()
+                        joined = line_breaks + text
+                        text = joined.rstrip("\n")
+                        line_breaks = joined[len(text) :]
                 elif in_call:
                     call_texts.append(text)
                     text = ""
+                emitted = replace(delta, content=text or None)
                 # Finish reason and token usage are yielded after the calls, in the closing delta.
-                is_last = delta.finish_reason is not None or delta.token_usage is not None
-                if is_last:
-                    closing = replace(delta, content=None)
-                emitted = (
-                    ChatMessageStreamDelta(content=text or None) if is_last else replace(delta, content=text or None)
-                )
+                if delta.finish_reason is not None or delta.token_usage is not None:
+                    closing.finish_reason = delta.finish_reason or closing.finish_reason
+                    closing.token_usage = delta.token_usage or closing.token_usage
+                    emitted.finish_reason = emitted.token_usage = None
                 if not emitted.is_empty:
                     yield emitted
         except ModelError:
-            if (
-                rest := "".join(call_texts) or scanner.flush()
-            ):  # An incomplete call is emitted as text, so that nothing is lost.
+            # An incomplete call is emitted as text, so that nothing is lost.
+            if rest := line_breaks + ("".join(call_texts) or scanner.flush()):
                 yield ChatMessageStreamDelta(content=rest)
             raise
     call_text = "".join(call_texts)
-    calls = _parse_calls(call_text, forced, marks, parse)
-    rest = scanner.flush() if calls else scanner.flush() + call_text
+    calls, rest = _read_forced(call_text) if forced else read_output(call_text, call_format, schemas)
+    if not calls:
+        rest = line_breaks + scanner.flush() + rest
+    elif rest and not is_blank:
+        rest = f"\n{rest}"
     if calls or rest:
-        yield ChatMessageStreamDelta(content=rest or None, tool_calls=calls or None)
+        yield ChatMessageStreamDelta(content=rest or None, tool_calls=_as_deltas(calls) or None)
     if calls and closing.finish_reason == "stop":
-        closing = replace(closing, finish_reason="tool_calls")
+        closing.finish_reason = "tool_calls"
     yield closing
 
 
-def _parse_calls(
-    text: str, forced: bool, marks: tuple[str, str], parse: Callable[[str], Any] | None
-) -> list[ChatMessageToolCallStreamDelta]:
-    """Return the calls in this text. A call that cannot be parsed has an empty name, and its text as its arguments.
-
-    Text that is too large to be parsed is one such call.
-
-    Raises:
-        MalformedResponse: There are too many calls.
-    """
-    if not text:
-        return []
-    found: list[tuple[str, str]] = []
+def _read_forced(text: str) -> tuple[list[TextCall], str]:
+    """Return the calls in a text that is one call as JSON, or a list of them; without calls, also the text."""
+    if not text.strip():
+        return [], text
     if json_size_problem(text) is not None:
-        found.append(("", text))
-    else:
-        for call_text in filter(str.strip, [text] if forced else _texts_between(text, *marks)):
-            found += _calls_in(call_text, None if forced else parse)
-            _check_number(len(found))
+        return [TextCall("", text)], ""
+    try:
+        return calls_in(json.loads(text), text), ""
+    except (ValueError, RecursionError):
+        return [TextCall("", text)], ""
+
+
+def _as_deltas(calls: list[TextCall]) -> list[ChatMessageToolCallStreamDelta]:
     return [
         ChatMessageToolCallStreamDelta(
-            i, f"call_{uuid.uuid4().hex[:24]}", "function", ChatMessageToolCallFunction(arguments, name)
+            i, f"call_{uuid.uuid4().hex[:24]}", "function", ChatMessageToolCallFunction(call.arguments, call.name)
         )
-        for i, (name, arguments) in enumerate(found)
+        for i, call in enumerate(calls)
     ]
-
-
-def _texts_between(text: str, begin: str, end: str) -> list[str]:
-    """Return the texts between the marks. Without an end mark, a call ends where the next one begins."""
-    if not begin:
-        return [text]
-    texts = []
-    position = text.find(begin)
-    while position >= 0:
-        start = position + len(begin)
-        stop = text.find(end or begin, start)
-        texts.append(text[start:stop] if stop >= 0 else text[start:].removesuffix("\n"))
-        _check_number(len(texts))
-        position = text.find(begin, stop + len(end)) if stop >= 0 else -1
-    return texts
-
-
-def _check_number(calls: int) -> None:
-    if calls > MAX_TOOL_CALLS:
-        raise MalformedResponse(f"The response has more than {MAX_TOOL_CALLS} tool calls.")
-
-
-def _calls_in(text: str, parse: Callable[[str], Any] | None) -> list[tuple[str, str]]:
-    """Return the names and the arguments of the calls in the text between two marks.
-
-    However many items of a list are no calls, the text is returned once for all of them.
-    """
-    try:
-        value = json.loads(text) if parse is None else parse(text)
-    except Exception:  # Parsers of an engine's library raise exceptions of any kind.
-        value = None
-    found: list[tuple[str, str]] = []
-    is_valid = True
-    for call in value if isinstance(value, list) else [value]:
-        if isinstance(call, dict) and isinstance(call.get("name"), str):
-            # Some models write `parameters` instead of `arguments`.
-            key = "arguments" if "arguments" in call else "parameters"
-            arguments = call.get(key, {})
-            if not isinstance(arguments, str):
-                # Arguments that the model wrote as JSON are returned as the same text. Encoding them again could
-                # change them, for example the digits of a number.
-                original = _original_json(text, key) if call is value and parse is None else None
-                arguments = original or _as_json(arguments) or text
-            found.append((call["name"], arguments))
-            _check_number(len(found))
-        elif is_valid:
-            is_valid = False
-            found.append(("", text))
-    return found
-
-
-def _as_json(arguments: Any) -> str | None:
-    try:
-        return json.dumps(arguments)
-    except (TypeError, ValueError, RecursionError):  # A parser returned a Python object that JSON does not have.
-        return None
-
-
-#: The most keys of a call that `_original_json` reads. A call has two.
-_MAX_KEYS = 32
-_BEFORE_KEY, _BEFORE_VALUE = re.compile(r'[\s{,]*+"'), re.compile(r"\s*+:\s*+")
-
-
-def _original_json(text: str, key: str) -> str | None:
-    """Return the text of the value that a key has in the text of a JSON object, or `None` if the object lacks the key.
-
-    If the key occurs several times, the last value counts, as in `json.loads`. An object with many keys is no call that
-    a model would write: the result is `None`, because reading them one by one would take long.
-    """
-    value_text, position, decoder = None, 0, json.JSONDecoder()
-    for _ in range(_MAX_KEYS):
-        if (before := _BEFORE_KEY.match(text, position)) is None:
-            return value_text
-        name, position = scanstring(text, before.end())
-        between = _BEFORE_VALUE.match(text, position)
-        assert between is not None  # The text is a valid JSON object.
-        _, position = decoder.raw_decode(text, between.end())
-        if name == key:
-            value_text = text[between.end() : position]
-    return None

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
+from modelport.errors import InvalidRequest
+
 #: The fields of llama.cpp's `CommonParams` that saved data may set: numbers and switches of the computation. All others
 #: could run programs (`mcp_servers_json`, `server_tools`), listen (`hostnames`, `port`) or name paths.
 SAVED_ENGINE_FIELDS = frozenset(
@@ -18,3 +23,27 @@ SAVED_ENGINE_FIELDS = frozenset(
 )
 #: The fields that keep other users and other machines away from the engine's own HTTP port. No caller may change them.
 PROTECTED_ENGINE_FIELDS = ("api_keys", "hostnames", "cors_origins", "cors_origins_explicit", "cors_credentials")
+
+
+def set_engine_params(params: Any, given: Mapping[str, Any]) -> None:
+    """Set fields of llama.cpp's `CommonParams`.
+
+    Args:
+        params: The `CommonParams`.
+        given: The values by the names of the fields.
+
+    Raises:
+        InvalidRequest: There is no such field, or it can't have this value.
+    """
+    for name, value in given.items():
+        if not hasattr(params, name):
+            raise InvalidRequest(f"engine_params: llama.cpp's CommonParams has no field {name!r}")
+        if name in PROTECTED_ENGINE_FIELDS:
+            raise InvalidRequest(
+                f"engine_params: {name!r} can't be set: the engine's own server listens on the loopback address "
+                "alone, and only for this process, which has its key"
+            )
+        try:
+            setattr(params, name, value)
+        except (TypeError, ValueError, OverflowError, AttributeError) as error:
+            raise InvalidRequest(f"engine_params: {name}={value!r}: {error}") from error

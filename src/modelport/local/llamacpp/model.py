@@ -22,19 +22,24 @@ from contextlib import aclosing, contextmanager
 from functools import partial
 from typing import Any, ClassVar
 
-from modelport.constrained.lark import as_lark
-from modelport.constrained.reasoning import allow_reasoning, ends_inside_reasoning
 from modelport.errors import InvalidRequest, MissingDependency, RateLimited, ServerError
 from modelport.inputs.settings import name_or_path
 from modelport.inputs.vendor_parameters import parameters_of
+from modelport.layers.adapt.prompted_tools import read_calls
 from modelport.local.bounds import check_bounds, check_prompt_size, text_size
 from modelport.local.chat_template import template_message
 from modelport.local.engine import EngineModel, check_integers, model_closed, never_destroy, tokens_per_notification
-from modelport.local.grammar_matching import TextMatcher, checked_text_matcher
 from modelport.local.image_sizes import check_media
-from modelport.local.llamacpp.engine_fields import PROTECTED_ENGINE_FIELDS, SAVED_ENGINE_FIELDS
+from modelport.local.llamacpp.engine_fields import SAVED_ENGINE_FIELDS, set_engine_params
 from modelport.local.llamacpp.events import EventHandler, EventReader
 from modelport.local.llamacpp.gguf_header import check_header
+from modelport.local.llamacpp.grammars import (
+    compile_grammar,
+    give_tools_to_template,
+    grammar_after_reasoning,
+    required_call,
+    supports_reasoning,
+)
 from modelport.local.llamacpp.weights import resolve_weights
 from modelport.local.special_tokens import SPACE_ADDED
 from modelport.local.template_renderer import check_template, probe_template
@@ -135,9 +140,8 @@ class LlamaCppModel(EngineModel["_LlamaCppEngine"]):
 
     def _declare(self) -> Capabilities:
         properties = self._engine().properties
-        template_source = properties.get("chat_template", "")
-        features = properties.get("chat_template_caps", {})
-        reasoning = "<think" in template_source or "reasoning" in template_source
+        template_source, features = properties.get("chat_template", ""), properties.get("chat_template_caps", {})
+        reasoning = supports_reasoning(template_source)
         efforts = {"none"} if "enable_thinking" in template_source else set()
         efforts |= {"low", "medium", "high"} if features.get("supports_reasoning_effort") else set()
         media = {name for name, key in (("image", "vision"), ("audio", "audio")) if properties["modalities"].get(key)}
@@ -160,21 +164,32 @@ class LlamaCppModel(EngineModel["_LlamaCppEngine"]):
 
     async def deltas(self, request: Request) -> AsyncGenerator[ChatMessageStreamDelta, None]:
         """Run a request; see `Model.deltas`."""
+        # The engine does not enforce `tool_choice="required"`. So the call is the whole output, as JSON.
+        call = required_call(request)
+        deltas = self._engine_deltas(request, call or request.grammar, is_call=call is not None)
+        async with aclosing(deltas if call is None else read_calls(deltas, forced=True)) as read:
+            async for delta in read:
+                yield delta
+
+    async def _engine_deltas(
+        self, request: Request, grammar: Grammar | None, *, is_call: bool
+    ) -> AsyncGenerator[ChatMessageStreamDelta, None]:
         check_bounds(request.parameters)
         engine = self._engine()
         check_media(request.messages)
         check_prompt_size(text_size(request.messages), engine.context_length, engine.header.longest_token)
-        capabilities = request.capabilities
         body = body_from(request.replace(stream=True, stop_sequences=()), model_id=None, dialect="llama.cpp")
         warnings = await in_thread(lambda: engine.check_body(request, body))
+        if is_call:
+            give_tools_to_template(body)
         reader = EventReader()
-        if request.grammar is not None:
-            lark, matcher = await in_thread(partial(_compile_grammar, request.grammar))
-            if capabilities.reasoning:
-                # The engine applies the grammar to the reasoning too. So the grammar that is sent first allows any
-                # reasoning, and line breaks between it and the output. The engine returns these as content.
-                starts_in_reasoning = await in_thread(lambda: engine.starts_in_reasoning(body))
-                body["grammar"] = llama_grammar(allow_reasoning(lark, starts_in_reasoning))
+        if grammar is not None:
+            lark, matcher = await in_thread(partial(compile_grammar, grammar))
+            body["grammar"] = llama_grammar(lark)
+            if request.capabilities.reasoning:
+                # The engine applies the grammar to the reasoning too. So the grammar allows any reasoning first, and
+                # line breaks between it and the output. The engine returns these as content.
+                body["grammar"] = llama_grammar(await in_thread(lambda: engine.allow_reasoning(lark, body)))
                 reader.drop_leading_line_breaks = True
             else:
                 # The content of a model that reasons is not checked: the engine may send the reasoning as content, for
@@ -204,12 +219,6 @@ class _Job:
     """
 
     abandoned = False
-
-
-def _compile_grammar(grammar: Grammar) -> tuple[str, TextMatcher]:
-    """Return the grammar for the engine, and a matcher for the text of the output."""
-    lark = as_lark(grammar, old_llguidance=True)
-    return lark, checked_text_matcher(lark, extra="llamacpp")
 
 
 class _LlamaCppEngine:
@@ -247,18 +256,7 @@ class _LlamaCppEngine:
             # cores with another busy process, decoding 8 tokens took 13 s with two threads and 0.07 s with one. Without
             # the other process, one thread is as fast as two.
             params.cpuparams.n_threads = max(1, cores - 1)
-        for name, value in (model.engine_params or {}).items():
-            if not hasattr(params, name):
-                raise InvalidRequest(f"engine_params: llama.cpp's CommonParams has no field {name!r}")
-            if name in PROTECTED_ENGINE_FIELDS:
-                raise InvalidRequest(
-                    f"engine_params: {name!r} can't be set: the engine's own server listens on the loopback address "
-                    "alone, and only for this process, which has its key"
-                )
-            try:
-                setattr(params, name, value)
-            except (TypeError, ValueError, OverflowError, AttributeError) as error:
-                raise InvalidRequest(f"engine_params: {name}={value!r}: {error}") from error
+        set_engine_params(params, model.engine_params or {})
         #: The templates of which llama.cpp chooses one.
         self._templates = (params.chat_template,) if params.chat_template else self.header.chat_templates
         probe_template(self._templates, "chat_template" if params.chat_template else params.model.path)
@@ -379,15 +377,17 @@ class _LlamaCppEngine:
         finally:
             connection.close()
 
-    def starts_in_reasoning(self, body: Mapping[str, Any]) -> bool:
-        """Return whether the output starts within the reasoning, because the prompt ends with `<think>`.
+    def allow_reasoning(self, lark: str, body: Mapping[str, Any]) -> str:
+        """Return a grammar that allows reasoning before output of the given grammar.
 
         Args:
+            lark: The grammar of the output.
             body: The body of a chat-completions request. The engine renders its prompt.
         """
         relevant = {key: body[key] for key in ("messages", "chat_template_kwargs", "tools") if key in body}
         prompt: str = self.query("/apply-template", relevant).get("prompt", "")
-        return ends_inside_reasoning(prompt)
+        template: str = self.properties.get("chat_template", "")
+        return grammar_after_reasoning(lark, template, prompt, self.header.special_tokens, self.query)
 
     def detach_after_fork(self) -> None:
         """Ensure that this process, a forked child, never destroys the engine of its parent process."""

@@ -20,10 +20,11 @@ from modelport.errors import (
     ServerError,
     UnsupportedFeature,
 )
-from modelport.local.chat_template import ToolCallFormat
 from modelport.local.hub_errors import error_from_hub
 from modelport.local.progress import shows_progress
+from modelport.local.template_formats import library_format
 from modelport.local.template_renderer import renderer_for
+from modelport.protocols.output_text.calls import CallFormat
 
 if TYPE_CHECKING:
     from modelport.local.mlx.model import MLXModel
@@ -49,8 +50,7 @@ class LoadedModel:
         apply_template: Renders a conversation; takes the arguments of transformers' `apply_chat_template`.
         template: The source text of the chat template. If the template is Python code of mlx-lm, this is the tag that
             begins the model's reasoning, or an empty string.
-        tool_call_format: How the model writes tool calls, if mlx-lm has a parser for that format; `None` if
-            `ChatTemplate` must detect the format.
+        library_calls: How the model writes tool calls, if mlx-lm has a parser for that format.
         eos: The token ids that end an output.
         vocab_size: The length of the logits.
         prefill_step_size: The device's default for the number of tokens of prompts that are computed in one step.
@@ -63,7 +63,7 @@ class LoadedModel:
     tokenizer: Any
     apply_template: Callable[..., Any]
     template: str
-    tool_call_format: ToolCallFormat | None
+    library_calls: CallFormat | None
     eos: frozenset[int]
     vocab_size: int
     prefill_step_size: int
@@ -207,7 +207,7 @@ def _load(folder: Path, settings: MLXModel, arguments: dict[str, Any]) -> Loaded
         tokenizer=tokenizer,
         apply_template=_renderer(wrapper),
         template=template or wrapper.think_start or "",
-        tool_call_format=_tool_call_format(wrapper, tokenizer),
+        library_calls=_library_calls(wrapper, tokenizer),
         eos=frozenset(wrapper.eos_token_ids),
         vocab_size=logits.shape[-1],
         prefill_step_size=16 if mx.default_device() == mx.cpu else 512,
@@ -255,15 +255,15 @@ def _rope_settings(config: Mapping[str, Any]) -> dict[str, Any]:
     return {"rope_theta": rope["rope_theta"], **({"rope_scaling": scaling} if scaling else {})}
 
 
-def _tool_call_format(wrapper: Any, tokenizer: Any) -> ToolCallFormat | None:
+def _library_calls(wrapper: Any, tokenizer: Any) -> CallFormat | None:
     """Return the format of the model's tool calls, with mlx-lm's parser for it.
 
     Returns:
-        `None` if mlx-lm knows no format, or if calls are JSON between tags, which `ChatTemplate` detects itself.
+        `None` if mlx-lm knows no format, or if calls are JSON between tags, which modelport reads itself.
     """
     if not wrapper.has_tool_calling or tokenizer.init_kwargs.get("tool_parser_type") == "json_tools":
         return None
-    return ToolCallFormat(wrapper.tool_call_start, wrapper.tool_call_end, wrapper.tool_parser)
+    return library_format(wrapper.tool_call_start, wrapper.tool_call_end or "", wrapper.tool_parser)
 
 
 def _recommended_parameters(folder: Path) -> dict[str, Any]:

@@ -150,7 +150,7 @@ class _MLXEngine:
             loaded.apply_template,
             loaded.template,
             settings.apply_chat_template_kwargs,
-            tool_call_format=loaded.tool_call_format,
+            library_calls=loaded.library_calls,
             special_tokens=SpecialTokens.of_tokenizer(self.tokenizer),
         )
         self._vocab_size, self._defaults = loaded.vocab_size, loaded.defaults

@@ -25,22 +25,24 @@ class CallIdRule:
         pattern: A regular expression for the complete ID.
         length: The number of letters and digits in the ID that replaces another one.
         source: The page or report that states the rule.
+        is_of_model: Whether the models themselves have the rule, in their chat templates. It then holds on every API.
     """
 
     pattern: str
     length: int
     source: str
+    is_of_model: bool = False
 
 
 _OPENAI = CallIdRule(r".{1,40}", 24, "https://github.com/agno-agi/agno/issues/5382")
-_MISTRAL = CallIdRule(r"[a-zA-Z0-9]{9}", 9, "https://github.com/anomalyco/opencode/issues/1680")
+_MISTRAL = CallIdRule(r"[a-zA-Z0-9]{9}", 9, "https://github.com/anomalyco/opencode/issues/1680", is_of_model=True)
 #: The service's key, as in `inputs.vendor_parameters` -> its rule.
 _BY_SERVICE = {"openai": _OPENAI, "azure": _OPENAI, "mistral": _MISTRAL}
 #: A pattern of the model's name, without what stands before its last slash -> the rule, on whichever server the model
 #: runs: the chat templates of Mistral's models refuse other IDs, and routers pass the IDs on to OpenAI.
 _BY_MODEL = {
-    "*mistral-*": _MISTRAL, "ministral-*": _MISTRAL, "magistral-*": _MISTRAL, "codestral-*": _MISTRAL,
-    "devstral-*": _MISTRAL, "pixtral-*": _MISTRAL, "mixtral-*": _MISTRAL, "voxtral-*": _MISTRAL,
+    # Mistral, Ministral, Magistral, Codestral, Devstral, …, and Mixtral, Pixtral, Voxtral.
+    "*stral-*": _MISTRAL, "*xtral-*": _MISTRAL,
     "gpt-*": _OPENAI, "o[134]": _OPENAI, "o[134]-*": _OPENAI,
 }  # fmt: skip
 _ALPHABET = string.digits + string.ascii_letters
@@ -49,13 +51,21 @@ _ALPHABET = string.digits + string.ascii_letters
 def call_id_rule(service: str | None, model_id: str | None) -> CallIdRule | None:
     """Return the rule of a service or of a model, or `None` if any ID is accepted."""
     name = (model_id or "").rsplit("/", 1)[-1].lower()
-    by_model = (rule for pattern, rule in _BY_MODEL.items() if fnmatchcase(name, pattern))
-    return _BY_SERVICE.get(service or "") or next(by_model, None)
+    by_model = next((rule for pattern, rule in _BY_MODEL.items() if fnmatchcase(name, pattern)), None)
+    # The rule of a Mistral model on Azure is stricter than that of Azure.
+    return by_model or _BY_SERVICE.get(service or "")
 
 
 def new_call_id() -> str:
     """Return a random ID that every service accepts."""
     return _digest(os.urandom(32), _MISTRAL.length)
+
+
+def accepted_id(call_id: str, rule: CallIdRule) -> str:
+    """Return the ID, or the one that replaces it if the rule does not accept it."""
+    if not call_id or re.fullmatch(rule.pattern, call_id, re.DOTALL):
+        return call_id
+    return _digest(call_id.encode("utf-8", "surrogatepass"), rule.length)
 
 
 def with_accepted_ids(messages: tuple[ChatMessage, ...], rule: CallIdRule | None) -> tuple[ChatMessage, ...]:
@@ -70,14 +80,9 @@ def with_accepted_ids(messages: tuple[ChatMessage, ...], rule: CallIdRule | None
             break
     else:
         return messages
-    accepts = re.compile(rule.pattern, re.DOTALL).fullmatch
 
     def accepted(call_id: str) -> str:
-        return (
-            call_id
-            if not call_id or accepts(call_id)
-            else _digest(call_id.encode("utf-8", "surrogatepass"), rule.length)
-        )
+        return accepted_id(call_id, rule)
 
     result = []
     for message in messages:

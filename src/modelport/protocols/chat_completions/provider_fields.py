@@ -22,13 +22,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from modelport.types.provider_data import CALL_FIELDS, MESSAGE_FIELDS, ProviderData
+from modelport.types.provider_data import (
+    CALL_FIELDS,
+    MESSAGE_FIELDS,
+    REASONING_PARTS,
+    ProviderData,
+    reasoning_text_of,
+)
 
 #: The fields of messages and of calls that have no provider data, unless the content is a list.
 USUAL_FIELDS = frozenset({"role", "content", "tool_calls", "refusal", "function_call", "audio", "annotations"})
 _USUAL_FIELDS_OF_CALLS = frozenset({"id", "index", "type", "function", "custom"})
-#: The types of content parts that are reasoning.
-_REASONING_PARTS = ("thinking", "reasoning")
 #: The keys whose texts are joined when pieces of an object are merged. Of other keys, the last value counts.
 _TEXTS = ("text", "summary", "data", "thinking")
 #: The keys of a message's `provider_specific_fields` that LiteLLM reads in later requests.
@@ -88,7 +92,7 @@ def _fields_of(message: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     if isinstance(extra, dict) and (known := {name: extra[name] for name in _SENT_BACK if extra.get(name)}):
         yield "provider_specific_fields", known
     content = message.get("content")
-    if isinstance(content, list) and any(part.get("type") in _REASONING_PARTS for part in content):
+    if isinstance(content, list) and any(part.get("type") in REASONING_PARTS for part in content):
         yield "content", content
 
 
@@ -101,17 +105,10 @@ def _is_valid(name: str, value: Any) -> bool:
 def reasoning_text(message: Mapping[str, Any]) -> str | None:
     """Return the text of the reasoning in a message's content parts or in its `reasoning_details`, or `None`."""
     content = message.get("content")
-    parts = [part for part in content if part.get("type") in _REASONING_PARTS] if isinstance(content, list) else []
+    parts = [part for part in content if part.get("type") in REASONING_PARTS] if isinstance(content, list) else []
     if not parts and _is_valid("reasoning_details", message.get("reasoning_details")):
         parts = message["reasoning_details"]
-    return "".join(_text_of(part) for part in parts) or None
-
-
-def _text_of(part: Mapping[str, Any]) -> str:
-    inner = part.get("thinking") or part.get("summary") or part.get("text")
-    if isinstance(inner, list):
-        return "".join(_text_of(item) for item in inner)
-    return inner if isinstance(inner, str) else ""
+    return "".join(reasoning_text_of(part) for part in parts) or None
 
 
 def merged_fields(items: Sequence[Mapping[str, Any]]) -> JSON:
@@ -133,7 +130,7 @@ def with_reasoning_parts(parts: list[JSON], content: Any) -> Any:
     texts = [part["text"] for part in parts if part.get("type") == "text" and isinstance(part.get("text"), str)]
     if isinstance(content, str) and "".join(texts) == content:
         return parts
-    reasoning = [part for part in parts if part.get("type") in _REASONING_PARTS]
+    reasoning = [part for part in parts if part.get("type") in REASONING_PARTS]
     if isinstance(content, list):
         return [*reasoning, *content]
     return [*reasoning, {"type": "text", "text": content}] if content else reasoning

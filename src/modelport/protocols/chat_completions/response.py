@@ -35,6 +35,7 @@ from modelport.protocols.chat_completions.provider_fields import (
 from modelport.protocols.chat_completions.stream_quirks import (
     count_reasoning,
     error_in,
+    minimax_failure_in,
     new_part,
     unwrap_error_list,
     usage_in,
@@ -187,6 +188,8 @@ class ChatResponseReader:
             if error or ("choices" not in data and isinstance(data.get("message"), str)):
                 error = error or data  # Some gateways send the error's fields without the key "error".
                 raise error_from(error.get("code") if isinstance(error, dict) else None, {"error": error})
+            if not choices and "base_resp" in data and (failure := minimax_failure_in(data)):
+                raise error_from(failure[0], {"error": failure[1]})
             # Azure's first chunk, and the chunk with the usage, have no choices.
             delta = self._read_choice(choices[0], message_key, data) if choices else None
             if usage or (choices and "usage" in choices[0] and (usage := usage_in(data))):

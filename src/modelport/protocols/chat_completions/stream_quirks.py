@@ -4,6 +4,23 @@ from __future__ import annotations
 
 from typing import Any
 
+#: MiniMax's codes in responses without a choice, whose HTTP status is 200 -> the HTTP status that they mean. Any other
+#: code is 400. See https://platform.minimax.io/docs/api-reference/errorcode and, for the status 200,
+#: https://github.com/CherryHQ/cherry-studio/issues/11287
+_MINIMAX_STATUSES = {
+    **dict.fromkeys((1000, 1001, 1013, 1024, 1033), 500), **dict.fromkeys((1002, 1039, 1041, 2045, 2056), 429),
+    1004: 401, 2049: 401, 1008: 402,
+}  # fmt: skip
+
+
+def minimax_failure_in(data: Any) -> tuple[int, dict[str, Any]] | None:
+    """Return the HTTP status and the error in the field `base_resp` of a response without a choice, or `None`."""
+    code = _field(data["base_resp"], "status_code")
+    if not isinstance(code, int) or code == 0:
+        return None
+    text = _field(data["base_resp"], "status_msg") or "no reason given"
+    return _MINIMAX_STATUSES.get(code, 400), {"message": f"{text} ({code})", "code": code}
+
 
 def unwrap_error_list(data: Any) -> Any:
     """Return the error in a list, which Gemini sends, or else the data."""

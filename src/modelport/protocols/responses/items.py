@@ -23,7 +23,7 @@ from typing import Any
 
 from modelport.errors import InvalidRequest, UnsupportedFeature
 from modelport.types.content import Image, Text
-from modelport.types.messages import ChatMessage, ChatMessageToolCall, MessageRole
+from modelport.types.messages import INVALID_ARGUMENTS, ChatMessage, ChatMessageToolCall, MessageRole
 
 #: Between the texts of two messages of one response, such as a commentary and the final answer.
 MESSAGE_SEPARATOR = "\n\n"
@@ -124,6 +124,8 @@ def _assistant_items(
             has_text = True
         elif kind in _CALLS and not _is_call(item, call := calls.pop(item.get("call_id", ""), None)):
             replacement = None if call is None else _call(call)
+            if replacement is not None and _has_invalid_arguments(item, replacement):
+                item = replacement  # It is the same call, so it keeps its reasoning.
         if replacement is item:
             # Without its id, an item that holds neither encrypted reasoning nor text says nothing.
             result += (one for one in reasoning if keeps_ids or one.get("encrypted_content") or one.get("content"))
@@ -181,6 +183,12 @@ def _is_call(item: Mapping[str, Any], call: ChatMessageToolCall | None) -> bool:
         return bool(parsed == json.loads(item.get("arguments") or "{}"))
     except (ValueError, RecursionError):
         return False
+
+
+def _has_invalid_arguments(item: Mapping[str, Any], call: Mapping[str, Any]) -> bool:
+    """Return whether a call is this item, whose arguments are no JSON object and so became a text in one."""
+    text = json.dumps({INVALID_ARGUMENTS: item.get("arguments")}, ensure_ascii=False)
+    return (item.get("name"), text) == (call["name"], call["arguments"])
 
 
 def _content(message: ChatMessage) -> str | list[dict[str, Any]]:

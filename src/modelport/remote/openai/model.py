@@ -224,7 +224,8 @@ class OpenAIServerModel(ChatCompletionsModel):
         service, dialect = self._provider, None if self._dialect_name is None else self._dialect
 
         def body(request: Request) -> dict[str, Any]:
-            return responses.body_of(request, self._remote_model_id, service, dialect, left_out)
+            rule = self._call_id_rule
+            return responses.body_of(request, self._remote_model_id, service, dialect, left_out, rule)
 
         call = self._service_call(self._responses_path, request, left_out, body)
         return call, responses.reader_for(call.body, service), responses.warnings_for(request)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any
 
+from modelport.protocols.chat_completions.call_ids import CallIdRule, accepted_id
 from modelport.protocols.chat_completions.dialects import Dialect, template_variables_for
 from modelport.protocols.chat_completions.errors import error_from
 from modelport.protocols.responses.items import has_cache_control
@@ -22,15 +23,28 @@ _NO_CACHE_CONTROL = CallWarning(
 
 
 def body_of(
-    request: Request, model_id: str | None, service: str | None, dialect: Dialect | None, left_out: Collection[str]
+    request: Request,
+    model_id: str | None,
+    service: str | None,
+    dialect: Dialect | None,
+    left_out: Collection[str],
+    id_rule: CallIdRule | None = None,
 ) -> dict[str, Any]:
-    """Return the body of a request; see `protocols.responses.request.body_from` for the arguments."""
+    """Return the body of a request; see `protocols.responses.request.body_from` for the arguments.
+
+    `id_rule` is the rule for IDs of tool calls on chat completions. It is applied here if it is the model's own.
+    """
     parameters = request.parameters
     if dialect is not None and dialect.effort_in_template and "reasoning_effort" in parameters:
         others = {name: value for name, value in parameters.items() if name != "reasoning_effort"}
         variables = template_variables_for(parameters["reasoning_effort"], parameters.get("chat_template_kwargs"))
         request = request.replace(parameters={**others, "chat_template_kwargs": variables})
-    return body_from(request, model_id, service=service, dialect=dialect, left_out=left_out)
+    body = body_from(request, model_id, service=service, dialect=dialect, left_out=left_out)
+    if id_rule is not None and id_rule.is_of_model:
+        for item in body["input"]:
+            if "call_id" in item:
+                item["call_id"] = accepted_id(item["call_id"], id_rule)
+    return body
 
 
 def reader_for(body: Mapping[str, Any], service: str | None) -> ResponsesReader:

@@ -1,0 +1,265 @@
+"""Tool calls and reasoning in the text of a model's output, in the formats of open models."""
+
+from __future__ import annotations
+
+import json
+import time
+from itertools import pairwise
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from modelport.errors import MalformedResponse
+from modelport.protocols.output_text.call_formats import CALL_FORMATS
+from modelport.protocols.output_text.calls import CallFormat, read_output
+from modelport.protocols.output_text.json_calls import read_json_calls
+from modelport.protocols.output_text.reasoning import ReasoningReader
+from modelport.protocols.output_text.reasoning_formats import REASONING_FORMATS
+from modelport.protocols.output_text.values import read_literal, value_from_text
+from tests.properties import examples
+
+SCHEMAS = {
+    "f": {
+        "type": "object",
+        "properties": {
+            "a": {"type": "string"},
+            "n": {"type": "integer"},
+            "any": {},
+            "maybe": {"anyOf": [{"type": "integer"}, {"type": "null"}]},
+        },
+    }
+}
+F, G = '{"name": "f", "arguments": {"a": "x"}}', '{"name": "g", "arguments": {}}'
+FX, FY = ("f", {"a": "x"}), ("f", {"a": "y"})
+
+
+def read(name: str, text: str) -> tuple[list[tuple[str, Any]], str]:
+    calls, outside = read_output(text, CALL_FORMATS[name], SCHEMAS)
+    return [(call.name, json.loads(call.arguments) if call.name else call.arguments) for call in calls], outside
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "calls", "outside"),
+    [
+        # Parallel calls behind marks without an end, and text around calls
+        ("Mistral", f"[TOOL_CALLS]{F}[TOOL_CALLS]{G}", [FX, ("g", {})], ""),
+        ("Mistral", f"[TOOL_CALLS][{F}, {G}]", [FX, ("g", {})], ""),
+        ("Mistral", '[TOOL_CALLS]f[ARGS]{"a": "x"}[TOOL_CALLS]g[CALL_ID]123456789[ARGS]{}', [FX, ("g", {})], ""),
+        ("Mistral", '[TOOL_CALLS]f{"a": "x"} so', [FX], "so"),
+        ("Mistral", '[TOOL_CALLS]f[ARGS]{"a": "[TOOL_CALLS]g[ARGS]{}"}', [("f", {"a": "[TOOL_CALLS]g[ARGS]{}"})], ""),
+        ("Llama", f"<|python_tag|>{F}<|python_tag|>{G}", [FX, ("g", {})], ""),
+        ("Llama", f"{F}; {G}", [FX, ("g", {})], ""),
+        ("Llama", '{"type": "function", "name": "f", "parameters": {"a": "x"}}', [FX], ""),
+        ("Llama", '{"answer": 1}', [], '{"answer": 1}'),
+        ("Llama", '{"name": "f", "param', [("", '{"name": "f", "param')], ""),
+        ("Llama", "Paris { and }", [], "Paris { and }"),
+        ("tagged JSON", f"a\n<tool_call>{F}</tool_call>\nb\n<tool_call>{G}</tool_call>\nc", [FX, ("g", {})], "a\nb\nc"),
+        # An end mark within an argument does not end the call
+        ("tagged JSON", f"<tool_call>{F.replace('x', '</tool_call>')}</tool_call>", [("f", {"a": "</tool_call>"})], ""),
+        (
+            "Qwen3-Coder",
+            "<tool_call>\n<function=f>\n<parameter=a>\n</parameter> a </function></tool_call>\n</parameter>\n"
+            "</function>\n</tool_call>",
+            [("f", {"a": "</parameter> a </function></tool_call>"})],
+            "",
+        ),
+        ("GLM", "<tool_call>f<arg_key>a</arg_key><arg_value></tool_call></arg_value></tool_call>",
+         [("f", {"a": "</tool_call>"})], ""),
+        # Values have the types of the schema
+        ("GLM", "<tool_call>f<arg_key>a</arg_key><arg_value>7</arg_value>\n<arg_key>n</arg_key><arg_value>7</arg_value>"
+         "</tool_call>", [("f", {"a": "7", "n": 7})], ""),
+        ("Seed", "<seed:tool_call>\n<function=f>\n<parameter=any>{'b': [True, None]}</parameter>\n</function>\n"
+         "</seed:tool_call>", [("f", {"any": {"b": [True, None]}})], ""),
+        ("MiniMax M2", '<minimax:tool_call>\n<invoke name="f">\n<parameter name="maybe">null</parameter>\n</invoke>\n'
+         '<invoke name="g">\n</invoke>\n</minimax:tool_call>', [("f", {"maybe": None}), ("g", {})], ""),
+        ("MiniCPM", '<function name="f"><param name="a"><![CDATA[<b>\n]]></param></function> so',
+         [("f", {"a": "<b>\n"})], "so"),
+        ("LFM", "<|tool_call_start|>[f(a='it\\'s', n=-3), g()]<|tool_call_end|>ok",
+         [("f", {"a": "it's", "n": -3}), ("g", {})], "ok"),
+        ("Gemma 4", '<|tool_call>call:f{a:<|"|>{}]"<|"|>,any:[1,{b:null}]}<tool_call|>',
+         [("f", {"a": '{}]"', "any": [1, {"b": None}]})], ""),
+        ("FunctionGemma", "<start_function_call>call:f{a:<escape>x<escape>}<end_function_call>", [FX], ""),
+        # gpt-oss writes the recipient before or in the channel
+        ("harmony", '<|channel|>commentary to=functions.f <|constrain|>json<|message|>{"a": "x"}<|call|>', [FX], ""),
+        ("harmony", '<|start|>assistant to=functions.f<|channel|>commentary json<|message|>{"a": "x"}', [FX], ""),
+        # Without its last mark, a call that is complete is read
+        ("tagged JSON", f"<tool_call>{F}", [FX], ""),
+        ("Qwen3-Coder", "<tool_call><function=f><parameter=a>x</parameter></function>", [FX], ""),
+        ("DeepSeek", "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>f<｜tool▁sep｜>{\"a\": \"x\"}", [FX], ""),
+        # Invalid calls keep their text
+        ("tagged JSON", f"<tool_call>{F}}}</tool_call>", [("", F + "}")], ""),
+        ("tagged JSON", f"<tool_call>no</tool_call><tool_call>{F}</tool_call>", [("", "no"), FX], ""),
+        ("tagged JSON", '<tool_call>{"name": "f", "argum', [("", '{"name": "f", "argum')], ""),
+        ("Qwen3-Coder", "<tool_call><function=f><parameter=a>x", [("", "<function=f><parameter=a>x")], ""),
+        ("Kimi K2", "<|tool_calls_section_begin|><|tool_call_begin|>f", [("", "<|tool_call_begin|>f")], ""),
+        ("LFM", "<|tool_call_start|>f(a)<|tool_call_end|>", [("", "f(a)")], ""),
+    ],
+)  # fmt: skip
+def test_read_output_reads_calls_and_keeps_other_text(name: str, text: str, calls: Any, outside: str) -> None:
+    assert read(name, text) == (calls, outside)
+
+
+def test_read_output_keeps_the_digits_that_the_model_wrote() -> None:
+    text = '<tool_call>{"name": "f", "arguments": {"n": 1.10}}</tool_call>'
+    assert read_output(text, CALL_FORMATS["tagged JSON"], {})[0][0].arguments == '{"n": 1.10}'
+
+
+@pytest.mark.parametrize(
+    ("text", "schema", "value"),
+    [
+        ("3", {"type": "string"}, "3"), ("3", {"type": "integer"}, 3), ("3", None, 3), ("3.5", {"type": "number"}, 3.5),
+        ("true", {"type": "boolean"}, True), ("True", {"type": "boolean"}, True), ("x", {"type": "integer"}, "x"),
+        ("null", {"type": ["string", "null"]}, None), ("7", {"type": ["string", "null"]}, "7"),
+        ("7", {"enum": ["7"]}, "7"), ("7", {"enum": [7]}, 7), ("[1]", {"anyOf": [{"type": "string"}]}, "[1]"),
+        ("[1]", {"type": "array"}, [1]), ("{'a': 1}", {"type": "object"}, {"a": 1}), ("", {"type": "integer"}, ""),
+    ],
+)  # fmt: skip
+def test_value_from_text_has_the_type_of_the_schema(text: str, schema: Any, value: Any) -> None:
+    assert value_from_text(text, schema) == value
+    assert type(value_from_text(text, schema)) is type(value)
+
+
+def test_types_of_definitions_are_used() -> None:
+    schema = {
+        "type": "object",
+        "properties": {
+            "code": {"$ref": "#/$defs/Code"},
+            "maybe": {"anyOf": [{"$ref": "#/$defs/Code"}, {"type": "null"}]},
+            "endless": {"$ref": "#/$defs/Endless"},
+        },
+        "$defs": {"Code": {"type": "string"}, "Endless": {"anyOf": [{"$ref": "#/$defs/Endless"}] * 50}},
+    }
+    arguments = "".join(
+        f"<arg_key>{key}</arg_key><arg_value>{value}</arg_value>"
+        for key, value in (("code", "007"), ("maybe", "007"), ("endless", "7"))
+    )
+    calls, _ = read_output(f"<tool_call>f{arguments}</tool_call>", CALL_FORMATS["GLM"], {"f": schema})
+    assert json.loads(calls[0].arguments) == {"code": "007", "maybe": "007", "endless": 7}
+
+
+@pytest.mark.parametrize("text", ["__import__('os')", "f()", "[1", "{1}", "1 2", "[" * 100 + "]" * 100, "1" * 2000, ""])
+def test_read_literal_refuses_what_is_no_literal(text: str) -> None:
+    with pytest.raises(ValueError, match=r"."):
+        read_literal(text)
+
+
+MARKS = sorted({mark for form in CALL_FORMATS.values() for mark in (*form.begins, form.end) if mark})
+
+
+@examples(400)
+@given(
+    st.sampled_from(sorted(CALL_FORMATS)),
+    st.lists(st.sampled_from([*MARKS, F, '{"', "'", "f", "(", "a=", "<parameter=a>", "</parameter>", "\n", " x"])),
+)
+def test_read_output_of_any_text_raises_nothing_and_loses_no_words(name: str, pieces: list[str]) -> None:
+    text = "".join(pieces)
+    calls, outside = read_output(text, CALL_FORMATS[name], SCHEMAS)
+    if not calls:
+        assert outside == text
+    for call in calls:
+        assert not call.name or isinstance(json.loads(call.arguments), dict)
+
+
+HOSTILE = [
+    "{0}" * 300_000,
+    "{0}x{1}" * 100_000,
+    "{0}<function=f><parameter=a>" * 40_000,
+    "{0}<function=f>" + "<parameter=a>x</parameter>" * 40_000,
+    "{0}<function=f><parameter=a>" + "</parameter> " * 100_000,
+    "{0}<invoke name=\"f\">" + "<parameter name=\"a\"></parameter>" * 40_000,
+    "{0}f<arg_key>" * 40_000,
+    "{0}f<arg_key>a</arg_key><arg_value>" * 40_000,
+    "{0}" + "]<]minimax[>[<a>" * 40_000,
+    "{0}]<]minimax[>[<invoke name=\"f\">" + "]<]minimax[>[<a>" * 40_000,
+    "{0}f(a=" * 40_000,
+    "{0}f(a=" + "[" * 400_000,
+    "{0}f(a='" + "' " * 400_000,
+    "{0}f(a=[" + "1," * 200_000,
+    "{0}call:f{{a:" + "{{a:" * 100_000,
+    "{0}" + '{{"a":' * 100_000,
+    "{0}functions.f<|message|>" * 40_000,
+    "{0}" + " " * 1_000_000 + "{1}",
+    "{0}" + "a " * 500_000,
+    '{0}{{"name": "f"}}' * 1025,
+]  # fmt: skip
+
+
+@pytest.mark.timeout(30)
+@pytest.mark.parametrize("name", CALL_FORMATS)
+def test_read_output_of_hostile_text_takes_little_time(name: str) -> None:
+    form = CALL_FORMATS[name]
+    for pattern in HOSTILE:
+        begin = time.process_time()
+        for mark in form.begins:
+            try:
+                read_output(pattern.format(mark, form.end), form, SCHEMAS)
+            except MalformedResponse:
+                pass
+        assert time.process_time() - begin < 1.5 * len(form.begins), pattern[:40]
+
+
+# --- reasoning --------------------------------------------------------------------------------------------------------
+
+
+def split(name: str, pieces: list[str], prompt: str = "") -> tuple[str, str]:
+    form = REASONING_FORMATS[name]
+    reader = ReasoningReader(form, form.tail_of(prompt))
+    read = [reader.feed(piece) for piece in pieces] + [reader.finish()]
+    return "".join(reasoning for reasoning, _ in read), "".join(content for _, content in read)
+
+
+@pytest.mark.parametrize(
+    ("name", "prompt", "text", "reasoning", "content"),
+    [
+        ("think", "", "<think>\nI think.\n</think>\n\nParis <think>", "I think.", "Paris <think>"),
+        ("think", "<|im_start|>assistant\n<think>\n", "I think.\n</think>Paris", "I think.", "Paris"),
+        ("think", "assistant\n<think>\n\n</think>\n\n", "Paris", "", "Paris"),
+        ("think", "", "</think>\nParis", "", "Paris"),
+        ("think", "", "Paris </think> is", "", "Paris </think> is"),
+        ("Mistral", "", "[THINK]I think.[/THINK]Paris", "I think.", "Paris"),
+        ("Gemma 4", "", "<|channel>thought\nI think.\n<channel|>Paris", "I think.", "Paris"),
+        ("Gemma 4", "<|channel>thought\n<channel|>", "Paris", "", "Paris"),
+        ("harmony", "<|start|>assistant",
+         "<|channel|>analysis<|message|>I think.<|end|><|start|>assistant<|channel|>final<|message|>Paris<|return|>",
+         "I think.", "Paris"),
+        ("harmony", "<|start|>assistant",
+         "<|channel|>analysis<|message|>I think.<|end|><|start|>assistant<|channel|>commentary<|message|>Wait.<|end|>",
+         "I think.", "Wait."),
+        ("harmony", "<|start|>assistant", " to=functions.f<|channel|>commentary json<|message|>{}",
+         "", "<|start|>assistant to=functions.f<|channel|>commentary json<|message|>{}"),
+        ("Muse", "<|start|>assistant", " to=self<|message|>I think.<|eom|><|start|>assistant to=user<|message|>Paris",
+         "I think.", "Paris"),
+        ("Solar", "<|begin|>assistant", "<|think|>I think.<|end|><|begin|>assistant<|content|>Paris<|end|>",
+         "I think.", "Paris"),
+        ("Kimi K3", "<|open|>think<|sep|>",
+         "I think.<|close|>think<|sep|><|open|>response<|sep|>Paris<|close|>response<|sep|>", "I think.", "Paris"),
+        ("Cohere", "<|START_THINKING|>", "I think.<|END_THINKING|><|START_TEXT|>Paris<|END_TEXT|>",
+         "I think.", "Paris"),
+        ("Apriel", "Here are my reasoning steps:\n", "I think.\n[BEGIN FINAL RESPONSE]\nParis\n[END FINAL RESPONSE]",
+         "I think.", "Paris\n"),
+        ("Functionary 3.2", "assistant\n\n>>>", "all\nParis", "", "Paris"),
+        ("MiniMax M3", "]~b]ai\n", "</mm:think>Paris", "", "Paris"),
+    ],
+)  # fmt: skip
+def test_reasoning_and_content_are_apart(name: str, prompt: str, text: str, reasoning: str, content: str) -> None:
+    for size in (1, 3, len(text)):
+        pieces = [text[start : start + size] for start in range(0, len(text), size)]
+        assert split(name, pieces, prompt) == (reasoning, content)
+
+
+@examples(300)
+@given(st.data(), st.sampled_from(sorted(REASONING_FORMATS)))
+def test_reasoning_reader_does_not_depend_on_how_the_text_is_split(data: Any, name: str) -> None:
+    form = REASONING_FORMATS[name]
+    marks = [mark for mark in (*form.begins, *form.ends, *form.content_marks, *form.kept) if mark]
+    pieces = st.sampled_from([*marks, *(mark[: len(mark) // 2] for mark in marks), "\n", "ab", "<", "|>"])
+    text = "".join(data.draw(st.lists(pieces, max_size=12)))
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(text)), max_size=8)))
+    assert split(name, [text[a:b] for a, b in pairwise([0, *cuts, len(text)])]) == split(name, [text])
+
+
+def test_own_format_of_a_library_is_read() -> None:
+    form = CallFormat(("[CALL]",), "", read_json_calls)
+    assert [call.name for call in read_output(f"[CALL]{F}[CALL]{G}", form, {})[0]] == ["f", "g"]
