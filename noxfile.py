@@ -29,13 +29,15 @@ LOCKS = {
              "--extra", "bedrock"],
     "docs": ["--group", "docs"],
     "release": ["--group", "release", "--extra", "llamacpp"],
-    "tests": ["--group", "test", "--group", "examples", "--extra", "all", "--extra", "mlx-lm"],
+    "tests": ["--group", "test", "--group", "langchain", "--group", "examples", "--extra", "all", "--extra", "mlx-lm",
+              "--extra", "langchain"],
     "litellm": ["--group", "test", "--extra", "litellm", "--extra", "openai", "--extra", "llamacpp",
                 "--extra", "bedrock", "--extra", "huggingface"],
     "vllm-tests": ["-c", "locks/vllm.txt", "--group", "test", "--extra", "openai", "--extra", "bedrock",
                    "--extra", "huggingface"],
     "lowest": ["--group", "test-oldest", "--extra", "llamacpp", "--extra", "openai", "--extra", "huggingface",
-               "--extra", "bedrock", "--extra", "transformers", "--extra", "redis", "--extra", "images"],
+               "--extra", "bedrock", "--extra", "transformers", "--extra", "redis", "--extra", "images",
+               "--extra", "langchain"],
     "lowest-cli": ["--group", "test-oldest", "--extra", "llamacpp"],
     "lowest-mlx": ["--group", "test-oldest", "--extra", "mlx-lm", "--extra", "llamacpp"],
     "lowest-litellm": ["--group", "test-oldest", "--extra", "litellm", "--extra", "openai", "--extra", "llamacpp"],
@@ -152,6 +154,7 @@ def lowest(session: nox.Session) -> None:
     pytest(
         session, *IN_PARALLEL, "tests/local/weights", "tests/layers/test_shared_limit.py", "-k", "hub or shared_limit"
     )
+    pytest(session, "tests/integrations/test_langchain.py")
     session.run(
         "uv", "build", "--quiet", "--build-constraints", "locks/lowest-build.txt", "--require-hashes",
         "--out-dir", str(Path(session.create_tmp()) / "dist"),
@@ -243,6 +246,9 @@ def lock(session: nox.Session) -> None:
             arguments += ["--resolution", "lowest-direct"]
         # vLLM requires these packages, but does not use them for text on a CPU. Their builds don't match torch's.
         excluded = ["torchvision", "torchaudio", "torchcodec", "triton"]
+        # Plugins of pytest that langchain-tests requires. Its tests of chat models don't need them, and they would take
+        # part in every session.
+        excluded += ["pytest-benchmark", "pytest-codspeed", "pytest-recording", "pytest-socket", "syrupy", "vcrpy"]
         if name == "lowest-cli":  # it requires a newer click than the oldest one that the command line supports
             excluded.append("huggingface_hub")
         overrides = folder / "overrides.txt"

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import csv
-import functools
 import importlib
 import json
-import operator
 import os
 import re
 import subprocess
@@ -190,29 +188,6 @@ def test_langchain_chain_invokes_streams_and_batches() -> None:
     lines = run_example("langchain_chain.py", local_model()).splitlines()
     assert lines[0] == "The capital of France is Paris." and "Rome" in lines[1]
     assert "Madrid" in lines[2] and "Tokyo" in lines[3]
-
-
-def test_langchain_model_translates_tool_calls_and_results(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Calls and results are translated to LangChain's messages and back, streamed and not."""
-    monkeypatch.syspath_prepend(EXAMPLES)
-    chain = importlib.import_module("langchain_chain")
-    messages = importlib.import_module("langchain_core.messages")
-
-    def multiply(a: float, b: float) -> float:
-        """Multiplies two numbers."""
-        return a * b
-
-    message = calling("multiply", {"a": 2, "b": 3})
-    model = ScriptedModel(message, message, "6")
-    bound = chain.ChatModelport(model=model).bind_tools([multiply])
-    question = messages.HumanMessage("2 times 3?")
-    response = bound.invoke([question])
-    streamed = functools.reduce(operator.add, bound.stream([question]))
-    assert [(c["name"], c["args"]) for c in response.tool_calls] == [("multiply", {"a": 2, "b": 3})]
-    assert [(c["name"], c["args"]) for c in streamed.tool_calls] == [("multiply", {"a": 2, "b": 3})]
-    bound.invoke([question, response, messages.ToolMessage("6", tool_call_id=response.tool_calls[0]["id"])])
-    assert [message.role for message in model.requests[2].messages] == ["user", "assistant", "tool"]
-    assert [tool.name for tool in model.requests[2].tools] == ["multiply"]
 
 
 def test_notebook_runs_and_has_no_stored_outputs(tmp_path: Path) -> None:

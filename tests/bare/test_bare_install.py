@@ -62,6 +62,7 @@ print([delta.content for delta in Custom().generate_stream("hi", stop_sequences=
         ("modelport.AmazonBedrockServerModel('us.amazon.nova-pro-v1:0', api_key='k')", "boto3", "bedrock"),
         ("modelport.LiteLLMModel()", "litellm", "litellm"),
         ("modelport.RedisLimits()", "redis", "redis"),
+        ("import modelport.integrations.langchain", "langchain_core", "langchain"),
         ("modelport.MLXModel('some/model')", "mlx-lm", "mlx-lm"),
     ],
 )

@@ -11,7 +11,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PUBLIC = {"modelport", "modelport.backend", "modelport.integrations.smolagents", "modelport.testing"}
+PUBLIC = {
+    "modelport", "modelport.backend", "modelport.integrations.langchain", "modelport.integrations.smolagents",
+    "modelport.testing",
+}  # fmt: skip
 _BLOCK = re.compile(r"^```python[^\n]*\n(.*?)^```", re.M | re.S)
 
 
