@@ -55,7 +55,7 @@ SERVICE: list[tuple[type[errors.ModelError], Fault, Callable[[Model], Any], str]
         errors.AuthenticationError,
         Fault.status(401, message="Wrong key."),
         lambda m: m("x"),
-        r"^The service refused the key: Wrong key \(HTTP 401\)\. \(model: gpt-4o\)$",
+        r"^The service refused the key: Wrong key \(HTTP 401\)\. The key was passed to the constructor\. \(model",
     ),
     (
         errors.AuthenticationError,
@@ -67,7 +67,14 @@ SERVICE: list[tuple[type[errors.ModelError], Fault, Callable[[Model], Any], str]
         errors.NotFoundError,
         Fault.status(404, message="Nothing here."),
         lambda m: m("x"),
-        r"does not know this model or path: Nothing here \(HTTP 404\)\. Check the model's name and",
+        r"does not know this model or path: Nothing here \(HTTP 404\)\. Check the model's name and .*"
+        r"If the server has only the Responses API, pass api='responses'\.",
+    ),
+    (
+        errors.NotFoundError,
+        Fault.status(404, message="The model `gpt-4o` does not exist."),
+        lambda m: m("x"),
+        r"which often ends in /v1\. \(model: gpt-4o\)$",
     ),
     (
         errors.ContextWindowExceeded,
@@ -178,6 +185,21 @@ MISTAKES: list[tuple[type[Exception], Callable[[], Any], str]] = [
     ),
     (errors.ModelClosed, lambda: closed_model().generate("?"), r"^this model has been closed; make a new one"),
     (errors.InvalidRequest, lambda: load_model("nope"), r"'nope' is unknown; write backend/model id, with a backend"),
+    (
+        errors.InvalidRequest,
+        lambda: load_model("groq/llama-3"),
+        r"vllm\. Any service of LiteLLM is 'litellm/groq/llama-3', and .* 'openai/llama-3' with its address as api",
+    ),
+    (
+        errors.InvalidRequest,
+        lambda: OpenAIServerModel("m", "http://x.example/v1/chat/completions", "k"),
+        r"^api_base='http://x\.example/v1/chat/completions': leave out '/chat/completions' at the end",
+    ),
+    (
+        errors.InvalidRequest,
+        lambda: AzureOpenAIServerModel("m", "https://x.example/openai/v1/responses", "k"),
+        r"^azure_endpoint='https://x\.example/openai/v1/responses': leave out '/responses' at the end",
+    ),
     (errors.InvalidRequest, lambda: load_model("a/b.gguf"), r"'a' is unknown; did you mean 'llamacpp/a/b.gguf'\?"),
     (errors.InvalidRequest, lambda: ScriptedModel("x", retry=0), r"retry=0: must be .* write retry=False"),
     (

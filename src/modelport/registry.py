@@ -83,7 +83,14 @@ def backend_class(name: str, spec: str = "") -> type[Model]:
             hint = f"did you mean '{prefixes[0]}/{spec or name}'? Write backend/model id, with a backend of"
         else:
             hint = f"did you mean {close[0]!r}? There are" if close else "write backend/model id, with a backend of"
-        raise InvalidRequest(f"backend {name!r} is unknown; {hint} {', '.join(sorted(known))}")
+        services = ""
+        if not (prefixes or close) and "/" in spec:
+            model_id = spec.partition("/")[2]
+            services = (
+                f". Any service of LiteLLM is 'litellm/{spec}', and a server with OpenAI's API is "
+                f"'openai/{model_id}' with its address as api_base"
+            )
+        raise InvalidRequest(f"backend {name!r} is unknown; {hint} {', '.join(sorted(known))}{services}")
     return _import_class(known[name])
 
 
