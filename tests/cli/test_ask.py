@@ -50,6 +50,12 @@ def test_name_of_command_can_be_the_prompt(invoke: Any, args: list[str]) -> None
     assert model.requests[0].messages[0].content == "chat"
 
 
+@pytest.mark.parametrize("args", [["ask", "modle"], ["--", "modle"], ["modle?"], ["Check this."]])
+def test_prompt_that_resembles_a_command_is_sent(invoke: Any, args: list[str]) -> None:
+    result, _ = invoke(*args)
+    assert result.exit_code == 0
+
+
 def test_options_before_command_belong_to_the_command(invoke: Any) -> None:
     result, model = invoke("-t", "0.5", "--set", "a=1", "chat", stdin="Hello\n")
     assert (result.exit_code, result.stdout) == (0, "Paris.\n")
@@ -156,6 +162,7 @@ def test_invalid_schema_file_is_refused_before_anything_is_sent(invoke: Any, tmp
         ([], "There is no prompt"),
         ([""], "There is no prompt"),
         (["chat", "about", "dogs"], "unexpected extra argument"),
+        (["-t", "0", "modles"], r"'modles' is no command: did you mean 'models'? To send it as a prompt"),
         (["check"], "Missing argument"),
     ],
 )

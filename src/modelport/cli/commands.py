@@ -30,6 +30,7 @@ from modelport.cli.terminal import (
     print_warnings,
     read_piped_input,
 )
+from modelport.inputs.spelling import did_you_mean, similar_names
 
 if TYPE_CHECKING:
     from modelport.model import Model
@@ -67,6 +68,9 @@ class _Group(click.Group):
 
         If the first word after the options is the name of a command, it is moved to the beginning. Otherwise "ask" is
         inserted.
+
+        Raises:
+            click.UsageError: The word is probably a misspelt command. As a prompt, it would be answered at length.
         """
         options = [param for param in self.commands["ask"].get_params(ctx) if isinstance(param, click.Option)]
         parser = click.Command(None, params=list(options), add_help_option=False).make_parser(ctx)
@@ -77,8 +81,14 @@ class _Group(click.Group):
             words = []
         index = len(args) - len(words)
         # After "--", a word is the prompt, even if it is the name of a command.
-        if words and words[0] in self.commands and args[index - 1] != "--":
-            return [words[0], *args[:index], *words[1:]]
+        if words and args[index - 1] != "--":
+            if words[0] in self.commands:
+                return [words[0], *args[:index], *words[1:]]
+            if len(words) == 1 and (similar := similar_names(words[0], self.commands)):
+                raise click.UsageError(
+                    f"{words[0]!r} is no command: {did_you_mean(similar)} To send it as a prompt, write "
+                    f"'{ctx.command_path} ask {words[0]}'.", ctx
+                )  # fmt: skip
         return ["ask", *args]
 
     def invoke(self, ctx: click.Context) -> Any:
