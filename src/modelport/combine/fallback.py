@@ -115,7 +115,7 @@ class FallbackModel(Model):
             if not isinstance(model, Model):
                 raise InvalidRequest(
                     f"models[{number}]: {type(model).__name__} is no modelport model; load_model makes one from "
-                    "a name, such as load_model('openai/gpt-4o')"
+                    "a string, such as load_model('backend/model id')"
                 )
         self.fallback_on: Any = _fallback_on_setting(fallback_on)
         self.on_interrupted, self.cooldown, self.hedge = on_interrupted, cooldown, hedge

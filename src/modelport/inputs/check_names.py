@@ -9,27 +9,12 @@ from modelport.errors import InvalidRequest, UnsupportedFeature
 from modelport.inputs.parameters import BY_ANY_NAME, KNOWN_PARAMETERS
 from modelport.inputs.spelling import did_you_mean, similar_names
 from modelport.inputs.vendor_parameters import services_by_parameter
+from modelport.inputs.vendor_settings import NAMES_OF_OTHER_PACKAGES, setting_meant
 from modelport.types.capabilities import Capabilities
 from modelport.types.warnings import CallWarning
 
 #: Options for whatever a service has beyond modelport's options. A backend accepts them, or not; it forwards none.
 _ADDITIONS = frozenset({"extra_body", "extra_headers", "extra_query"})
-
-#: Names that other packages have for settings of modelport's classes. If such a name were sent as a parameter, requests
-#: would go to another address or model than the caller meant. If a class has both settings, the last one is meant.
-#: The openai package has `base_url`, `model` and `max_retries` (https://github.com/openai/openai-python#readme),
-#: huggingface_hub has `token` (https://huggingface.co/docs/huggingface_hub/package_reference/inference_client), and
-#: LangChain has `model_name`, `openai_api_base` and `openai_api_key`
-#: (https://reference.langchain.com/python/langchain-openai).
-_NAMES_OF_OTHER_PACKAGES = {
-    "base_url": ("api_base", "azure_endpoint"),
-    "openai_api_base": ("api_base", "azure_endpoint"),
-    "openai_api_key": ("api_key",),
-    "token": ("api_key",),
-    "model": ("model_id", "models"),
-    "model_name": ("model_id",),
-    "max_retries": ("retry",),
-}
 
 
 def check_setting_names(
@@ -53,7 +38,7 @@ def check_setting_names(
     for name in options:
         if name in BY_ANY_NAME or name in extra:
             continue
-        if meant := _settings_meant(name, settings):
+        if meant := setting_meant(name, settings):
             raise InvalidRequest(f"{class_name}({name}=…): {did_you_mean(meant)}", parameter=name)
         known = {*BY_ANY_NAME, *settings, *extra}
         if name not in services_by_parameter() and (similar := similar_names(name, known)):
@@ -85,13 +70,13 @@ def check_not_settings(
         return
     own = {*settings} - BY_ANY_NAME.keys()
     for name in options.keys() - BY_ANY_NAME.keys() - extra:
-        meant = (name,) if name in own else _settings_meant(name, own)
+        meant = (name,) if name in own else setting_meant(name, own)
         if not meant and name not in services_by_parameter():
             meant = similar_names(name, own)
         if (
             meant
             and name not in own
-            and name not in _NAMES_OF_OTHER_PACKAGES
+            and name not in NAMES_OF_OTHER_PACKAGES
             and similar_names(name, {*BY_ANY_NAME, *extra, *own}) != meant
         ):
             continue  # It is as similar to an option, or more: `check_parameter_names` says so.
@@ -141,11 +126,6 @@ def check_parameter_names(parameters: Mapping[str, Any], capabilities: Capabilit
             text = f"{name!r} was sent unchanged, but modelport knows no such option."
         warnings.append(CallWarning("forwarded", name, f"{text}{_advice(name, capabilities)}"))
     return warnings
-
-
-def _settings_meant(name: str, settings: Iterable[str]) -> tuple[str, ...]:
-    """Return the setting of the class that has this name in other packages; empty if there is none."""
-    return tuple(setting for setting in _NAMES_OF_OTHER_PACKAGES.get(name, ()) if setting in settings)[-1:]
 
 
 def _documented_by(name: str) -> str:
