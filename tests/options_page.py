@@ -35,12 +35,14 @@ Each option can be passed to every call (`model(…)`, `generate`, `generate_str
 the constructor, as the default of every call. An option of the call overrides the same option of the constructor.
 `None` means "not given".
 
-A type checker knows all of these names: `model("Hi", tempratur=0)` is an error in mypy and pyright. At run time, a name
-that is one edit away from an option of five letters or more is refused with `InvalidRequest` ("did you mean"); or two,
-from an option of ten letters or more. Any
-other unknown name is refused by a local engine. A remote service gets it, and the message a warning, because modelport
-can't know whether the service reads it. A dict of options that you pass on (`model("Hi", **options)`) needs a type:
-`CallOptions`, or `dict[str, Any]`. Write `extra_body={"name": …}` to send a field without a warning.
+A type checker knows all of these names: `model("Hi", tempratur=0)` is an error in mypy and pyright. At run time, a
+misspelt name is refused with `InvalidRequest` ("did you mean"). A name is misspelt if one edit turns an option of five
+letters or more into it, or two edits an option of ten letters or more. A setting of the constructor under its name in
+another package, such as `base_url` or `max_retries`, is refused too.
+
+Any other unknown name is refused by a local engine. A remote service gets it, and `message.warnings` says so, because
+modelport can't know whether the service reads it. Write `extra_body={"name": …}` to send a field without a warning. A
+dict of options that you pass on (`model("Hi", **options)`) needs a type: `CallOptions`, or `dict[str, Any]`.
 
 """
 SERVICES_HEADING = """

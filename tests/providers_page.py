@@ -122,7 +122,7 @@ def _facts(provider: Provider, model: Model | None) -> Iterator[str]:
             )
     kinds = [text for table, text in PHRASES.items() if _names_service(table, provider.names)]
     if kinds:
-        yield f"**Errors** that modelport knows by their text: {', '.join(kinds)}."
+        yield f"**Errors** recognised by their text: {', '.join(kinds)}."
 
 
 def _facts_of_parameters(model: Model, service: str | None) -> Iterator[str]:

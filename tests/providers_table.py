@@ -70,6 +70,8 @@ What holds for every service is not repeated:
 - A parameter that the service does not document is sent with a warning. If the service refuses a parameter, modelport
   sends the request again without it, or with a substitute, and remembers that for the lifetime of the model object.
 - `reasoning_effort` is sent as it is. A refusal is remembered too.
+- Errors have the same [classes](errors.md) everywhere. The line *Errors* names those that modelport recognises by the
+  service's text, because the status says too little: a prompt that is too long raises `ContextWindowExceeded`.
 - A call without an ID gets one. [Provider data](how-to/reasoning.md#tool-loops-with-reasoning) goes back only to the
   service that returned it.
 - The address tells modelport which service it talks to. Behind a proxy with another address, a service counts as

@@ -55,7 +55,7 @@ SERVICE: list[tuple[type[errors.ModelError], Fault, Callable[[Model], Any], str]
         errors.AuthenticationError,
         Fault.status(401, message="Wrong key."),
         lambda m: m("x"),
-        r"^The service refused the key: Wrong key \(HTTP 401\)\. \(model: gpt-4o\)$",
+        r"^The service refused the key: Wrong key \(HTTP 401\)\. The key was passed to the constructor\. \(model",
     ),
     (
         errors.AuthenticationError,
@@ -67,7 +67,14 @@ SERVICE: list[tuple[type[errors.ModelError], Fault, Callable[[Model], Any], str]
         errors.NotFoundError,
         Fault.status(404, message="Nothing here."),
         lambda m: m("x"),
-        r"does not know this model or path: Nothing here \(HTTP 404\)\. Check the model's name and",
+        r"does not know this model or path: Nothing here \(HTTP 404\)\. Check the model's name and .*"
+        r"If the server has only the Responses API, pass api='responses'\.",
+    ),
+    (
+        errors.NotFoundError,
+        Fault.status(404, message="The model `gpt-4o` does not exist."),
+        lambda m: m("x"),
+        r"which often ends in /v1\. \(model: gpt-4o\)$",
     ),
     (
         errors.ContextWindowExceeded,

@@ -143,6 +143,13 @@ class Secret:
             raise AuthenticationError(f"No key was given. Pass api_key=…{where}.{advice}", hint=hint)
         return value
 
+    @property
+    def origin(self) -> str:
+        """How the caller gave the key, for errors: a part of a sentence that begins with `The key was`."""
+        if self._value is not None:
+            return "passed to the constructor"
+        return f"read from the environment variable {self.env}" if self.env else ""
+
     def __bool__(self) -> bool:
         return bool(self._value if self._value is not None else os.environ.get(self.env or ""))
 

@@ -132,7 +132,7 @@ def test_close_closes_every_model(method: str) -> None:
     [
         ({"models": []}, "at least one"),
         ({"models": "gpt-4o"}, "at least one"),
-        ({"models": ["gpt-4o"]}, "str is no modelport model"),
+        ({"models": ["gpt-4o"]}, r"^models\[0\]: str is no modelport model; load_model makes"),
         ({"fallback_on": ["NoSuchError"]}, "NoSuchError"),
         ({"fallback_on": ["print"]}, "print"),
         ({"fallback_on": [KeyboardInterrupt]}, "KeyboardInterrupt"),

@@ -67,6 +67,32 @@ def test_misspelt_setting_of_a_constructor_is_refused() -> None:
         FallbackModel([ScriptedModel("x")], temprature=0)
 
 
+@pytest.mark.parametrize(
+    ("cls", "name", "setting"),
+    [
+        (OpenAIServerModel, "base_url", "api_base"),
+        (OpenAIServerModel, "openai_api_base", "api_base"),
+        (OpenAIServerModel, "token", "api_key"),
+        (OpenAIServerModel, "model", "model_id"),
+        (OpenAIServerModel, "max_retries", "retry"),
+        (AzureOpenAIServerModel, "base_url", "azure_endpoint"),
+        (InferenceClientModel, "model_name", "model_id"),
+        (FallbackModel, "model", "models"),
+        (ScriptedModel, "model", "model_id"),
+    ],
+)
+def test_setting_under_its_name_in_another_package_is_refused(cls: type[Model], name: str, setting: str) -> None:
+    first = [ScriptedModel("x")] if cls is FallbackModel else "x"
+    create: Any = cls
+    with pytest.raises(InvalidRequest, match=rf"^{cls.__name__}\({name}=…\): did you mean '{setting}'\?$"):
+        create(first, **{name: "x"})
+
+
+def test_setting_under_its_name_in_another_package_is_no_option_of_a_call() -> None:
+    with pytest.raises(InvalidRequest, match=r"'base_url' is no option of a call: pass it to .*\(api_base=…\)"):
+        openai()("?", base_url="http://127.0.0.1:1")  # type: ignore[call-overload]
+
+
 def test_misspelt_option_of_a_fallback_model_is_refused() -> None:
     with pytest.raises(InvalidRequest, match="did you mean 'temperature'"):
         FallbackModel([ScriptedModel("x"), ScriptedModel("y")])("?", temprature=0)  # type: ignore[call-overload]

@@ -111,8 +111,12 @@ class FallbackModel(Model):
             _restore_model(model, number, trust_remote_code=False) if isinstance(model, Mapping) else model
             for number, model in enumerate(models)
         ]
-        if invalid := [model for model in self.models if not isinstance(model, Model)]:
-            raise InvalidRequest(f"models: {type(invalid[0]).__name__} is no modelport model")
+        for number, model in enumerate(self.models):
+            if not isinstance(model, Model):
+                raise InvalidRequest(
+                    f"models[{number}]: {type(model).__name__} is no modelport model; load_model makes one from "
+                    "a string, such as load_model('backend/model id')"
+                )
         self.fallback_on: Any = _fallback_on_setting(fallback_on)
         self.on_interrupted, self.cooldown, self.hedge = on_interrupted, cooldown, hedge
         names = [model.model_id or type(model).__name__ for model in self.models]

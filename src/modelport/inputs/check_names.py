@@ -9,6 +9,7 @@ from modelport.errors import InvalidRequest, UnsupportedFeature
 from modelport.inputs.parameters import BY_ANY_NAME, KNOWN_PARAMETERS
 from modelport.inputs.spelling import did_you_mean, similar_names
 from modelport.inputs.vendor_parameters import services_by_parameter
+from modelport.inputs.vendor_settings import NAMES_OF_OTHER_PACKAGES, setting_meant
 from modelport.types.capabilities import Capabilities
 from modelport.types.warnings import CallWarning
 
@@ -37,6 +38,8 @@ def check_setting_names(
     for name in options:
         if name in BY_ANY_NAME or name in extra:
             continue
+        if meant := setting_meant(name, settings):
+            raise InvalidRequest(f"{class_name}({name}=…): {did_you_mean(meant)}", parameter=name)
         known = {*BY_ANY_NAME, *settings, *extra}
         if name not in services_by_parameter() and (similar := similar_names(name, known)):
             raise InvalidRequest(f"{class_name}({name}=…): {did_you_mean(similar)}", parameter=name)
@@ -67,8 +70,15 @@ def check_not_settings(
         return
     own = {*settings} - BY_ANY_NAME.keys()
     for name in options.keys() - BY_ANY_NAME.keys() - extra:
-        meant = (name,) if name in own else () if name in services_by_parameter() else similar_names(name, own)
-        if meant and name not in own and similar_names(name, {*BY_ANY_NAME, *extra, *own}) != meant:
+        meant = (name,) if name in own else setting_meant(name, own)
+        if not meant and name not in services_by_parameter():
+            meant = similar_names(name, own)
+        if (
+            meant
+            and name not in own
+            and name not in NAMES_OF_OTHER_PACKAGES
+            and similar_names(name, {*BY_ANY_NAME, *extra, *own}) != meant
+        ):
             continue  # It is as similar to an option, or more: `check_parameter_names` says so.
         if meant:
             raise InvalidRequest(

@@ -15,7 +15,14 @@ from dataclasses import replace
 from functools import cached_property
 from typing import Any, ClassVar
 
-from modelport.errors import DeadlineExceeded, InvalidRequest, MalformedResponse, ModelError, NotFoundError
+from modelport.errors import (
+    AuthenticationError,
+    DeadlineExceeded,
+    InvalidRequest,
+    MalformedResponse,
+    ModelError,
+    NotFoundError,
+)
 from modelport.inputs.parameters import REASONING_EFFORTS
 from modelport.inputs.settings import check_kind
 from modelport.inputs.vendor_parameters import parameters_of
@@ -134,8 +141,12 @@ class ChatCompletionsModel(ProbingModel):
         """The model's name that is sent to the service; `None` to send no name."""
         return self.model_id
 
-    def _not_found_advice(self) -> str:
+    def _not_found_advice(self, error: ModelError) -> str:
         """Return what the caller can do if the service does not know the model; empty to add nothing to the error."""
+        return ""
+
+    def _key_origin(self) -> str:
+        """Return how the caller gave the key, as `Secret.origin` does; empty if that is not known."""
         return ""
 
     def __getstate__(self) -> dict[str, Any]:
@@ -207,8 +218,12 @@ class ChatCompletionsModel(ProbingModel):
             raise
         except NotFoundError as error:
             error.profile_updated = self._observe_missing_path(error, request, call)
-            if advice := self._not_found_advice():
+            if advice := self._not_found_advice(error):
                 error.args = (f"{error.message} {advice}",)
+            raise
+        except AuthenticationError as error:
+            if error.status is not None and (origin := self._key_origin()):
+                error.args = (f"{error.message} The key was {origin}.",)
             raise
 
     def _exchange(

@@ -50,7 +50,8 @@ def observe_history_refusal(model: _Backend, error: Exception | None, body: Mapp
     model._history_rules = observed
     changes = observed.required ^ rules.required or observed.refused ^ rules.refused
     verb = "requires" if observed.required > rules.required else "rejects"
-    warnings.warn(f"{model.model_id} {verb} {'/'.join(sorted(changes))} in earlier messages", stacklevel=2)
+    warnings.warn(f"{model.model_id} {verb} {'/'.join(sorted(changes))} in earlier messages; "
+                  "requests are adapted to that", stacklevel=2)  # fmt: skip
     return True
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import socketserver
 import threading
 from collections.abc import Mapping
 from pathlib import Path
@@ -109,6 +110,26 @@ def test_certificate_of_another_host_is_refused(
     monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
     with model_for(f"https://127.0.0.2:{tls.port}/v1", transport) as model, pytest.raises(ConnectionFailed):
         model.generate("hello")
+
+
+def test_server_without_tls_is_named(transport: str) -> None:
+    """The client sends the beginning of a TLS handshake, and gets an answer of plain HTTP."""
+
+    class Plain(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            self.request.recv(1 << 16)
+            self.request.sendall(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n")
+
+    with socketserver.TCPServer(("127.0.0.1", 0), Plain) as plain:
+        thread = threading.Thread(target=plain.handle_request)
+        thread.start()
+        with (
+            model_for(f"https://127.0.0.1:{plain.server_address[1]}/v1", transport, retry=True) as model,
+            pytest.raises(ConnectionFailed, match=r"^No TLS connection: .*has no TLS, write http://") as caught,
+        ):
+            model.generate("hello")
+        thread.join()
+    assert not caught.value.retryable
 
 
 def test_missing_certificate_file_is_named(tls: Relay, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

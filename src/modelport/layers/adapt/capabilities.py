@@ -84,7 +84,12 @@ def _adapt_reasoning(request: Request, capabilities: Capabilities) -> Request:
         return request.replace(parameters=others)
     if effort in REASONING_BUDGETS and capabilities.reasoning_budget:
         return request.replace(parameters={**others, "reasoning_budget": REASONING_BUDGETS[effort]})
-    alternative = f"it accepts {_list_efforts(accepted)}" if accepted else "its reasoning effort cannot be set"
+    alternative = (
+        f"it accepts {_list_efforts(accepted)}"
+        if accepted
+        else "its reasoning effort cannot be set. Leave "
+        f"it out, or pass capabilities={{'reasoning_efforts': [{effort!r}]}} to the constructor if the model accepts it"
+    )
     raise UnsupportedFeature(
         f"reasoning_effort={effort!r}: this model does not accept it; {alternative}", parameter="reasoning_effort"
     )

@@ -43,8 +43,8 @@ def leave_out_foreign_data(
         CallWarning(
             "left_out",
             "provider_data",
-            f"The provider data of messages[{i}] and later messages was left out, because it is for {service or 'any'} "
-            f"({protocol}), and this model is another service.",
+            f"The provider data of messages[{i}] and later messages was left out, because it came from another service "
+            f"than this model's: {service or 'any'} ({protocol}).",
         )
         for (protocol, service), i in left_out.items()
     ]

@@ -63,8 +63,10 @@ def error_from_aiohttp(error: aiohttp.ClientError | TimeoutError) -> ModelError:
     aiohttp = aiohttp_package()
     if not isinstance(error, aiohttp.ClientError):
         return ConnectionFailed("The connection could not be made in time.")
-    if isinstance(error, aiohttp.ClientConnectorCertificateError | aiohttp.ClientSSLError):
+    if isinstance(error, aiohttp.ClientConnectorCertificateError):
         return ConnectionFailed(f"The service's certificate was not accepted: {error}.", retryable=False)
+    if isinstance(error, aiohttp.ClientSSLError):
+        return _no_tls(error)
     if isinstance(error, aiohttp.ClientHttpProxyError):
         return ConnectionFailed(f"The proxy refused to connect (HTTP {error.status}).", retryable=error.status >= 500)
     if isinstance(error, aiohttp.ClientConnectorError):
@@ -88,6 +90,12 @@ def error_from_aiohttp(error: aiohttp.ClientError | TimeoutError) -> ModelError:
     return ConnectionFailed(f"The connection to the service broke ({type(error).__name__}).")
 
 
+def _no_tls(error: BaseException) -> ConnectionFailed:
+    return ConnectionFailed(
+        f"No TLS connection: {error}. If the server has no TLS, write http:// in its address.", retryable=False
+    )
+
+
 def is_httpx_exception(error: BaseException) -> bool:
     """Return whether an exception comes from httpx, httpx2, or the package `httpcore` that they use."""
     return type(error).__module__.startswith(("httpx", "httpcore"))
@@ -100,6 +108,8 @@ def error_from_httpx(error: BaseException) -> ModelError:
         if isinstance(cause, ssl.SSLCertVerificationError):
             reason = cause.verify_message
             return ConnectionFailed(f"The service's certificate was not accepted: {reason}.", retryable=False)
+        if isinstance(cause, ssl.SSLError):
+            return _no_tls(cause)
         cause = cause.__cause__ or cause.__context__
     kind = type(error).__name__
     if kind == "LocalProtocolError":

@@ -103,6 +103,18 @@ def check_url(value: Any, name: str = "api_base") -> str:
     )
 
 
+def check_base_url(value: Any, name: str = "api_base") -> None:
+    """Check the base URL of a service: like `check_url`, and that it is not the URL of one of its methods.
+
+    Raises:
+        InvalidRequest: See `check_url`, or the URL ends in a path that modelport appends.
+    """
+    url = check_url(value, name)
+    for path in ("/chat/completions", "/responses"):
+        if url.rstrip("/").endswith(path):
+            raise InvalidRequest(f"{name}={url!r}: leave out {path!r} at the end, which modelport appends")
+
+
 def check_headers(headers: Mapping[Any, Any]) -> None:
     """Check that headers can be sent.
 

@@ -145,6 +145,9 @@ class InferenceClientModel(ChatCompletionsModel):
             raise InvalidRequest(f"huggingface_hub refuses its settings: {error}") from None
         return HubTransport(client, self.token)
 
+    def _key_origin(self) -> str:
+        return self.token.origin if self.token else ""  # Without a token, the Hub's client may have one of its own.
+
 
 def _is_url(text: str | None) -> bool:
     try:

@@ -18,9 +18,9 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, ClassVar
 from urllib.parse import quote, urlsplit
 
-from modelport.errors import AuthenticationError, InvalidRequest, UnsupportedFeature
+from modelport.errors import AuthenticationError, InvalidRequest, ModelError, UnsupportedFeature
 from modelport.inputs.settings import check_kind
-from modelport.remote.http.requests import check_url
+from modelport.remote.http.requests import check_base_url
 from modelport.remote.http.transport import HTTPTransport, Transport
 from modelport.remote.openai.model import OpenAIServerModel, call_key_function
 from modelport.remote.schema_subsets import AZURE
@@ -192,7 +192,7 @@ class AzureOpenAIServerModel(OpenAIServerModel):
                 f"azure_endpoint={address!r}: must be only the address of the resource, such as "
                 "'https://RESOURCE.openai.azure.com'"
             )
-        check_url(endpoint, "azure_endpoint")
+        check_base_url(endpoint, "azure_endpoint")
         if version in _V1_VERSIONS:
             endpoint = f"{endpoint.removesuffix('/v1').removesuffix('/openai')}/openai/v1"
         elif endpoint.endswith("/openai/v1"):
@@ -243,11 +243,14 @@ class AzureOpenAIServerModel(OpenAIServerModel):
         assert self.azure_ad_token_provider is not None
         return await call_key_function(self.azure_ad_token_provider, "azure_ad_token_provider")
 
-    def _not_found_advice(self) -> str:
+    def _key_origin(self) -> str:
+        return "" if self._uses_token else super()._key_origin()
+
+    def _not_found_advice(self, error: ModelError) -> str:
         resource = self.azure_endpoint or os.environ.get("AZURE_OPENAI_ENDPOINT") or "the client's resource"
         name = self._remote_model_id
         question = f"Is there a deployment {name!r} at {resource}? Pass its name as model_id or azure_deployment."
-        return " ".join(filter(None, (question, super()._not_found_advice())))
+        return " ".join(filter(None, (question, super()._not_found_advice(error))))
 
 
 #: A shorter name of the same class.

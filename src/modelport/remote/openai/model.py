@@ -21,7 +21,7 @@ from modelport.protocols.responses.request import parameter_name
 from modelport.remote.chat_model import ChatCompletionsModel
 from modelport.remote.http.packages import require
 from modelport.remote.http.redaction import with_hidden_repr
-from modelport.remote.http.requests import check_headers, check_url
+from modelport.remote.http.requests import check_base_url, check_headers
 from modelport.remote.http.transport import HTTPTransport, ServiceCall, Transport
 from modelport.remote.openai import responses
 from modelport.remote.openai.api_choice import (
@@ -141,7 +141,7 @@ class OpenAIServerModel(ChatCompletionsModel):
                 raise InvalidRequest(f"client_kwargs: max_retries={max_retries!r}: must be an integer")
             settings["retry"] = RetryPolicy(attempts=max_retries + 1)
         if api_base:
-            check_url(api_base)
+            check_base_url(api_base)
             if "?" in api_base:
                 raise InvalidRequest(
                     "api_base: errors would show parameters in the URL; pass them as default_query={…}"
@@ -275,9 +275,18 @@ class OpenAIServerModel(ChatCompletionsModel):
                           stacklevel=2)  # fmt: skip
         return True
 
-    def _not_found_advice(self) -> str:
-        is_fixed = self.api == "responses"
-        return "If the server does not have the Responses API, pass api='chat' or api='auto'." if is_fixed else ""
+    def _not_found_advice(self, error: ModelError) -> str:
+        if not means_missing_path(error.message):
+            return ""
+        if self.api == "responses":
+            return "If the server does not have the Responses API, pass api='chat' or api='auto'."
+        return "If the server has only the Responses API, pass api='responses'." if self._service is None else ""
+
+    def _key_origin(self) -> str:
+        is_own = (
+            isinstance(self.api_key, Secret) and self.client is None and "api_key" not in (self.client_kwargs or {})
+        )
+        return self.api_key.origin if is_own else ""
 
     def _make_client(self) -> Any:
         """Return a client of the `openai` package."""
