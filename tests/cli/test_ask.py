@@ -189,7 +189,6 @@ def test_invalid_schema_file_is_refused_before_anything_is_sent(invoke: Any, tmp
         ([], "There is no prompt"),
         ([""], "There is no prompt"),
         (["chat", "about", "dogs"], "unexpected extra argument"),
-        (["-t", "0", "modles"], r"'modles' is no command: did you mean 'models'? To send it as a prompt"),
         (["check"], "Missing argument"),
     ],
 )

@@ -70,12 +70,10 @@ def test_misspelt_setting_of_a_constructor_is_refused() -> None:
 @pytest.mark.parametrize(
     ("cls", "name", "setting"),
     [
-        (OpenAIServerModel, "base_url", "api_base"),
         (OpenAIServerModel, "openai_api_base", "api_base"),
         (OpenAIServerModel, "token", "api_key"),
         (OpenAIServerModel, "model", "model_id"),
         (OpenAIServerModel, "max_retries", "retry"),
-        (AzureOpenAIServerModel, "base_url", "azure_endpoint"),
         (InferenceClientModel, "model_name", "model_id"),
         (FallbackModel, "model", "models"),
         (ScriptedModel, "model", "model_id"),
