@@ -146,7 +146,7 @@ def lowest(session: nox.Session) -> None:
         session, "tests/types/test_output_types.py", "tests/schema/test_validation.py", "tests/schema/test_regexes.py",
         "tests/constrained/test_lark.py", "tests/constrained/test_continuation.py",
     )  # fmt: skip
-    pytest(session, "tests/cli", "-k", "(help or models or check) and not report")
+    pytest(session, "tests/cli", "-k", "(help or models or check) and not (report or service)")
     install(session, "lowest")
     backends = "--backends=llamacpp,transformers,openai,openai-sdk,huggingface,bedrock-strict"
     checks = ("tests/conformance/test_conformance.py", "-k", OLDEST_VERSIONS_CHECKS)

@@ -23,7 +23,7 @@ def test_prompt_is_answered_on_standard_output() -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "The capital of France is Paris.\n", "")
 
 
-def test_models_of_a_llamacpp_server_are_listed() -> None:
+def test_models_of_a_service_on_llamacpp_are_listed() -> None:
     with llama_server(slots=1, api_key="sk-0123456789") as server:
         env = {**os.environ, "OPENAI_API_KEY": "sk-0123456789", "COLUMNS": "300"}
         done = run_process("models", "openai", "--api-base", server.base_url, env=env)
