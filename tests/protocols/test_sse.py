@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from modelport.errors import MalformedResponse
 from modelport.protocols.sse import EventParser
+from modelport.remote.http.streams import StreamLimits
 
 Events = list[tuple[bytes, bytes]]
 
@@ -129,3 +130,25 @@ def test_event_beyond_maximum_size_raises_malformed_response() -> None:
     with pytest.raises(MalformedResponse, match="larger than"):
         for _ in range(11):
             parser.feed(b"x" * 100)
+
+
+@pytest.mark.parametrize("block", [b": x\n\n", b"\n\n", b"event: ping\r\n\r\n"])
+def test_endless_events_without_data_are_an_error(block: bytes) -> None:
+    """They would take all of a processor until the call's deadline."""
+    parser, limits = EventParser(2**20), StreamLimits({"Content-Type": "text/event-stream"}, reads_stream=True)
+    chunk = block * 2**11
+    for feed in (parser.feed, lambda chunk: list(limits.decode(chunk))):
+        for _ in range(63):
+            feed(chunk)
+        feed(b"data: {}\n\n")  # Data begins the count anew.
+        for _ in range(63):
+            feed(chunk)
+        with pytest.raises(MalformedResponse, match=r"in a row .* have no data"):
+            for _ in range(4):
+                feed(chunk)
+
+
+def test_lines_of_json_are_no_events_without_data() -> None:
+    limits = StreamLimits({"Content-Type": "application/x-ndjson"}, reads_stream=True)
+    for _ in range(40):
+        assert list(limits.decode(b"[1]\n" * 2**12))

@@ -11,8 +11,8 @@ of https://html.spec.whatwg.org/multipage/server-sent-events.html:
 - If the stream does not end with an empty line, its last event is unfinished and is dropped.
 
 The fields `id` and `retry` are ignored, because they serve clients that reconnect. An event larger than a given size,
-or of more than 16,384 lines, is an error, although the standard has no such limits. Otherwise a stream in which no
-event ends could fill the memory.
+or of more than 16,384 lines, is an error, although the standard has no such limits, and so are 131,072 events in a row
+without data. Otherwise a stream in which no event ends could fill the memory, and one of comments take all time.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ from modelport.errors import MalformedResponse
 
 #: The most lines of one event. Each line takes 40 bytes of memory more than it has characters.
 MAX_LINES = 2**14
+#: The most events in a row that have no data, such as comments that keep a connection open: those of some days.
+MAX_EVENTS_WITHOUT_DATA = 2**17
 
 
 class EventParser:
@@ -35,6 +37,7 @@ class EventParser:
     def __init__(self, max_event_size: int) -> None:
         self._max_event_size = max_event_size
         self._is_first_event = True
+        self._without_data = 0
         #: The last bytes of the unfinished event, at most two. `_buffered` has the bytes before them.
         self._remainder = b""
         #: The unfinished event without its last bytes.
@@ -50,7 +53,7 @@ class EventParser:
             The events that this chunk completes, each as its type (empty for the default type) and its data.
 
         Raises:
-            MalformedResponse: An event is larger than `max_event_size`.
+            MalformedResponse: An event is larger than `max_event_size`, or too many in a row have no data.
         """
         buffer = self._remainder + chunk
         if b"\r" in buffer:
@@ -79,7 +82,24 @@ class EventParser:
                 events.append((b"", block[6:]))
             elif (event := _parse_event(block)) is not None:
                 events.append(event)
+        if events:
+            self._without_data = 0
+        elif blocks:
+            self._without_data += len(blocks)
+            check_events_without_data(self._without_data)
         return events
+
+
+def check_events_without_data(number: int) -> None:
+    """Check the number of events in a row that have no data, each of which takes processor time.
+
+    Raises:
+        MalformedResponse: There are too many.
+    """
+    if number > MAX_EVENTS_WITHOUT_DATA:
+        raise MalformedResponse(
+            f"More than {MAX_EVENTS_WITHOUT_DATA} events in a row of the service's stream have no data."
+        )
 
 
 def _parse_event(block: bytes) -> tuple[bytes, bytes] | None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from modelport.errors import MalformedResponse
-from modelport.protocols.sse import MAX_LINES
+from modelport.protocols.sse import MAX_LINES, check_events_without_data
 from modelport.remote.http.bodies import MAX_RESPONSE_SIZE, MAX_STREAM_SIZE, BodyDecoder, check_json_counts
 
 #: Content types of streams -> what ends an event. Packages parse Amazon's format with botocore, which limits its events
@@ -37,6 +37,9 @@ class StreamLimits(BodyDecoder):
         super().__init__(headers, MAX_STREAM_SIZE if self._event_ends else MAX_RESPONSE_SIZE)
         #: The numbers of bytes, lines, lists and objects, and commas of the event or the body so far.
         self._counts = (0, 0, 0, 0)
+        self._is_event_stream = content_type == "text/event-stream"
+        #: The number of events in a row that have no data.
+        self._without_data = 0
 
     def decode(self, chunk: bytes) -> Iterator[bytes]:
         """See `BodyDecoder.decode`."""
@@ -50,12 +53,17 @@ class StreamLimits(BodyDecoder):
         )
         end = max((piece.rfind(end) for end in self._event_ends), default=-1)
         self._counts = _count(piece[end:]) if end >= 0 else (size, lines, containers, commas)
+        if end >= 0 and self._is_event_stream:
+            ends = sum(map(piece.count, self._event_ends))
+            self._without_data = 0 if b"data" in piece else self._without_data + ends
         del piece  # Otherwise a traceback with local variables would show an API key in it.
         if size > MAX_RESPONSE_SIZE:
             raise MalformedResponse(f"An event of the service's stream is larger than {MAX_RESPONSE_SIZE >> 20} MiB.")
         if self._event_ends and lines > MAX_LINES:
             raise MalformedResponse(f"An event of the service's stream has more than {MAX_LINES} lines.")
         check_json_counts(size, containers, commas)
+        if self._without_data:
+            check_events_without_data(self._without_data)
 
 
 def _count(data: bytes) -> tuple[int, int, int, int]:
