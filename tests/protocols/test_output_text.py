@@ -263,6 +263,31 @@ def test_reasoning_and_content_are_apart(name: str, prompt: str, text: str, reas
         assert split(name, pieces, prompt) == (reasoning, content)
 
 
+@pytest.mark.parametrize(
+    ("name", "mark", "text", "reasoning", "content"),
+    [
+        ("think", "<tool_call>", '<tool_call>{"a": "<think>x</think>"}', "", '<tool_call>{"a": "<think>x</think>"}'),
+        ("think", "<tool_call>", "<think><tool_call></think>\n<tool_call></think>", "<tool_call>",
+         "<tool_call></think>"),
+        ("Mistral", "[TOOL_CALLS]", 'So [TOOL_CALLS]f[ARGS]{"a": "[THINK]"}', "",
+         'So [TOOL_CALLS]f[ARGS]{"a": "[THINK]"}'),
+        ("Apriel", "<tool_calls>", "[BEGIN FINAL RESPONSE]\n<tool_calls>[]</tool_calls>[END FINAL RESPONSE]", "",
+         "<tool_calls>[]</tool_calls>"),
+        # Where reasoning can follow a call, its marks still count
+        ("Gemma 4", "<|tool_call>", "<|tool_call>call:f{}<tool_call|><|channel>thought\nx<channel|>", "x",
+         "<|tool_call>call:f{}<tool_call|>"),
+    ],
+)  # fmt: skip
+def test_marks_of_reasoning_within_a_call_are_kept(
+    name: str, mark: str, text: str, reasoning: str, content: str
+) -> None:
+    for size in (1, 3, len(text)):
+        reader = ReasoningReader(REASONING_FORMATS[name], call_marks=(mark,))
+        pieces = [text[start : start + size] for start in range(0, len(text), size)]
+        parts = [*map(reader.feed, pieces), reader.finish()]
+        assert tuple(map("".join, zip(*parts, strict=True))) == (reasoning, content)
+
+
 @examples(300)
 @given(st.data(), st.sampled_from(sorted(REASONING_FORMATS)))
 def test_reasoning_reader_does_not_depend_on_how_the_text_is_split(data: Any, name: str) -> None:
