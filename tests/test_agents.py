@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from importlib import import_module
+from importlib import import_module, reload
 from pathlib import Path
 
 import pytest
@@ -230,7 +230,7 @@ def test_saved_agent_is_loaded_with_its_model(name: str, tmp_path: Path, monkeyp
 
 
 def test_saved_agent_with_a_model_of_smolagents_is_loaded_as_before() -> None:
-    import_module("modelport.integrations.smolagents")
+    reload(import_module("modelport.integrations.smolagents"))  # As a notebook does.
     model = smolagents.InferenceClientModel("someone/model")
     loaded = smolagents.CodeAgent.from_dict(smolagents.CodeAgent(tools=[], model=model, verbosity_level=0).to_dict())
     assert type(loaded.model) is smolagents.InferenceClientModel

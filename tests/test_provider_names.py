@@ -138,6 +138,16 @@ async def test_variables_of_openai_are_not_sent_to_another_service(monkeypatch: 
     model = load_model("groq/m", api_key="k", organization="org-2", default_headers={"A": "b"})
     assert isinstance(model, OpenAIServerModel)
     assert await model._headers() == {"Authorization": "Bearer k", "OpenAI-Organization": "org-2", "A": "b"}
+    for name, settings in (
+        ("ollama/m", {"api_base": "http://gpu:11434/v1"}),
+        ("hosted_vllm/m", {}),
+        ("groq/m", {"api_base": "https://gateway.example/v1"}),
+    ):
+        monkeypatch.setenv("GROQ_API_KEY", "k")
+        model = load_model(name, **settings)
+        for one in (model, Model.from_dict(model.to_dict())):
+            assert isinstance(one, OpenAIServerModel)
+            assert (await one._headers()).keys() == {"Authorization"}
     model = load_model("openai/m", api_key="k")
     assert isinstance(model, OpenAIServerModel)
     assert (await model._headers()).keys() == {"Authorization", "OpenAI-Organization", "OpenAI-Project", "X-Mine"}

@@ -464,6 +464,16 @@ def test_methods_of_structured_output() -> None:
         chat.with_structured_output(Person, method="xml")
 
 
+@pytest.mark.parametrize("streamed", [False, True])
+@pytest.mark.parametrize("schema", [Person, Person.model_json_schema()])
+def test_call_that_does_not_fit_the_schema_of_structured_output_raises(schema: Any, streamed: bool) -> None:
+    call = ChatMessageToolCall(ChatMessageToolCallFunction({"name": "Ann", "age": "x"}, "Person"), "1")
+    chat = ChatModelport(model=ScriptedModel(ChatMessage("assistant", tool_calls=[call])))
+    objects = chat.with_structured_output(schema, method="function_calling")
+    with pytest.raises(modelport.InvalidToolCall, match=r"\$\.age"):
+        list(objects.stream("hi")) if streamed else objects.invoke("hi")
+
+
 def test_strict_is_refused_where_nothing_enforces_the_schema() -> None:
     model = ScriptedModel(PERSON, capabilities=Capabilities())
     with pytest.raises(modelport.UnsupportedFeature):

@@ -128,6 +128,21 @@ def test_read_calls_parses_a_forced_call_as_bare_json(text: str) -> None:
     assert names_and_arguments(read([text], forced=True)[0]) == [("weather", {"city": "Paris"})]
 
 
+@pytest.mark.parametrize(
+    ("text", "calls", "content"),
+    [
+        (CALL, [("weather", {"city": "Paris"})], None),
+        (f"I see.\n{CALL}\n{CALL}", [("weather", {"city": "Paris"})] * 2, "I see."),
+        (f"{OPEN}no{CLOSE}", [("", "no")], None),
+        ("Sure! I will.", [], "Sure! I will."),
+        (f"```json\n{PARIS}\n```", [], f"```json\n{PARIS}\n```"),
+    ],
+)
+def test_read_calls_reads_a_forced_call_that_is_not_bare_json(text: str, calls: Any, content: str | None) -> None:
+    message, _ = read([text], forced=True)
+    assert (names_and_arguments(message), message.content) == (calls, content)
+
+
 def test_read_calls_parses_a_list_of_forced_call_grammar() -> None:
     assert len(names_and_arguments(read([f"[{PARIS}, {PARIS}]"], forced=True)[0])) == 2
 
@@ -334,7 +349,8 @@ def test_self_reference_of_a_tool_means_its_arguments_and_not_the_call(reference
     [
         (f'{OPEN}{{"name": "weather", "argu', "auto", '{"name": "weather", "argu', "no valid JSON"),
         (f"{OPEN}not json{CLOSE}", "auto", "not json", "no valid JSON"),
-        ("Sure! I will.", "required", "Sure! I will.", "no valid JSON"),
+        ("Sure! I will.", "required", "Sure! I will.", "made none"),
+        ('{"name": "weather", "argu', "required", '{"name": "weather", "argu', "no valid JSON"),
         ("", "required", "", "made none"),
         (f'{OPEN}{{"name": "moon", "arguments": {{}}}}{CLOSE}', "auto", "{}", "no such tool"),
         (f'{OPEN}{{"name": "weather", "arguments": {{"city": 5}}}}{CLOSE}', "auto", '{"city": 5}', r"\$\.city"),
@@ -350,8 +366,8 @@ def test_self_reference_of_a_tool_means_its_arguments_and_not_the_call(reference
         (f"{OPEN}" + "[" * 100_000, "auto", "[" * 100_000, "no valid JSON"),
     ],
     ids=[
-        "truncated", "not JSON", "forced text", "forced nothing", "unknown tool", "wrong type", "duplicate keys",
-        "parameters", "a list", "deep nesting",
+        "truncated", "not JSON", "forced text", "forced and truncated", "forced nothing", "unknown tool", "wrong type",
+        "duplicate keys", "parameters", "a list", "deep nesting",
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("streamed", [False, True])

@@ -95,6 +95,15 @@ def read(name: str, text: str) -> tuple[list[tuple[str, Any]], str]:
         ("Qwen3-Coder", "<tool_call><function=f><parameter=a>x", [("", "<function=f><parameter=a>x")], ""),
         ("Kimi K2", "<|tool_calls_section_begin|><|tool_call_begin|>f", [("", "<|tool_call_begin|>f")], ""),
         ("LFM", "<|tool_call_start|>f(a)<|tool_call_end|>", [("", "f(a)")], ""),
+        # Strings of Python have their escapes, and values that JSON does not have are refused
+        ("LFM", r"<|tool_call_start|>f(a='\x41\U0001F600\ud83d\ude00\\d\d\n\UFFFFFFFF')<|tool_call_end|>",
+         [("f", {"a": "A\U0001f600\U0001f600\\d\\d\n\\UFFFFFFFF"})], ""),
+        ("LFM", "<|tool_call_start|>f(a=\'\'\'it's \"b\"\nc\'\'\', any=\"\"\"\"\"\")<|tool_call_end|>",
+         [("f", {"a": "it's \"b\"\nc", "any": ""})], ""),
+        ("LFM", "<|tool_call_start|>f(any=1e999)<|tool_call_end|>", [("", "f(any=1e999)")], ""),
+        ("LFM", "<|tool_call_start|>f(any=007)<|tool_call_end|>", [("", "f(any=007)")], ""),
+        # A call behind JSON that is none
+        ("Llama", f'{{"answer": 1}} so <|python_tag|>{F}', [FX], '{"answer": 1} so'),
     ],
 )  # fmt: skip
 def test_read_output_reads_calls_and_keeps_other_text(name: str, text: str, calls: Any, outside: str) -> None:
@@ -114,6 +123,9 @@ def test_read_output_keeps_the_digits_that_the_model_wrote() -> None:
         ("null", {"type": ["string", "null"]}, None), ("7", {"type": ["string", "null"]}, "7"),
         ("7", {"enum": ["7"]}, "7"), ("7", {"enum": [7]}, 7), ("[1]", {"anyOf": [{"type": "string"}]}, "[1]"),
         ("[1]", {"type": "array"}, [1]), ("{'a': 1}", {"type": "object"}, {"a": 1}), ("", {"type": "integer"}, ""),
+        ('"7"', {"type": ["string", "null"]}, '"7"'), ("007", None, "007"), ("-007", {}, "-007"), ("0", None, 0),
+        ("1e999", None, "1e999"), ("[1e999]", None, "[1e999]"), ("+49", None, "+49"), ("0.5", None, 0.5),
+        ("+.5", {"type": "number"}, 0.5),
     ],
 )  # fmt: skip
 def test_value_from_text_has_the_type_of_the_schema(text: str, schema: Any, value: Any) -> None:
@@ -180,6 +192,8 @@ HOSTILE = [
     "{0}call:f{{a:" + "{{a:" * 100_000,
     "{0}" + '{{"a":' * 100_000,
     "{0}functions.f<|message|>" * 40_000,
+    "{0}" + "a" * 1_000_000,
+    "{0}f(a=\'\'\'" * 20_000,
     "{0}" + " " * 1_000_000 + "{1}",
     "{0}" + "a " * 500_000,
     '{0}{{"name": "f"}}' * 1025,
@@ -247,6 +261,31 @@ def test_reasoning_and_content_are_apart(name: str, prompt: str, text: str, reas
     for size in (1, 3, len(text)):
         pieces = [text[start : start + size] for start in range(0, len(text), size)]
         assert split(name, pieces, prompt) == (reasoning, content)
+
+
+@pytest.mark.parametrize(
+    ("name", "mark", "text", "reasoning", "content"),
+    [
+        ("think", "<tool_call>", '<tool_call>{"a": "<think>x</think>"}', "", '<tool_call>{"a": "<think>x</think>"}'),
+        ("think", "<tool_call>", "<think><tool_call></think>\n<tool_call></think>", "<tool_call>",
+         "<tool_call></think>"),
+        ("Mistral", "[TOOL_CALLS]", 'So [TOOL_CALLS]f[ARGS]{"a": "[THINK]"}', "",
+         'So [TOOL_CALLS]f[ARGS]{"a": "[THINK]"}'),
+        ("Apriel", "<tool_calls>", "[BEGIN FINAL RESPONSE]\n<tool_calls>[]</tool_calls>[END FINAL RESPONSE]", "",
+         "<tool_calls>[]</tool_calls>"),
+        # Where reasoning can follow a call, its marks still count
+        ("Gemma 4", "<|tool_call>", "<|tool_call>call:f{}<tool_call|><|channel>thought\nx<channel|>", "x",
+         "<|tool_call>call:f{}<tool_call|>"),
+    ],
+)  # fmt: skip
+def test_marks_of_reasoning_within_a_call_are_kept(
+    name: str, mark: str, text: str, reasoning: str, content: str
+) -> None:
+    for size in (1, 3, len(text)):
+        reader = ReasoningReader(REASONING_FORMATS[name], call_marks=(mark,))
+        pieces = [text[start : start + size] for start in range(0, len(text), size)]
+        parts = [*map(reader.feed, pieces), reader.finish()]
+        assert tuple(map("".join, zip(*parts, strict=True))) == (reasoning, content)
 
 
 @examples(300)

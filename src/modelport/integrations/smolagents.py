@@ -21,6 +21,7 @@ from modelport.model import Model
 #: not know, or which is a class of its own.
 _NAME = "ModelOfModelport"
 _from_dict = MultiStepAgent.from_dict.__func__
+_from_dict = getattr(_from_dict, "original", _from_dict)  # If this module is loaded again, as in a notebook.
 
 
 def _load_agent(cls: type[Any], /, agent_dict: dict[str, Any], **kwargs: Any) -> Any:
@@ -31,6 +32,7 @@ def _load_agent(cls: type[Any], /, agent_dict: dict[str, Any], **kwargs: Any) ->
     return _from_dict(cls, agent_dict, **kwargs)
 
 
+_load_agent.original = _from_dict  # type: ignore[attr-defined]
 # The table exists since smolagents 1.25. Older versions look the name up in the module.
 getattr(smolagents.models, "MODEL_REGISTRY", vars(smolagents.models))[_NAME] = Model
 MultiStepAgent.from_dict = classmethod(_load_agent)

@@ -259,7 +259,7 @@ def _reads(
 ) -> bool:
     """Return whether a format reads the expected calls in a text that follows a prompt."""
     if reasoning_format is not None:
-        reader = ReasoningReader(reasoning_format, reasoning_format.tail_of(prompt))
+        reader = ReasoningReader(reasoning_format, reasoning_format.tail_of(prompt), call_format.begins)
         text = reader.feed(text, final=True)[1]
     try:
         found, _ = read_output(text, call_format, _SCHEMAS)

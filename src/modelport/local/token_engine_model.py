@@ -146,7 +146,8 @@ class TokenEngineModel(EngineModel[E]):
         detokenizer = Detokenizer(engine.tokenizer, template.hidden_tokens(engine.tokenizer, engine.eos))
         reader = None
         if template.reasoning_format is not None:
-            reader = ReasoningReader(template.reasoning_format, request.prompt.tail)
+            call_marks = (template.call_format or TAGGED_JSON).begins
+            reader = ReasoningReader(template.reasoning_format, request.prompt.tail, call_marks)
         usage = TokenUsage(input_tokens=len(request.prompt.tokens), output_tokens=0, cached_input_tokens=0)
         usage.reasoning_tokens = 0 if template.supports_reasoning else None
         async with aclosing(engine.run(request)) as generated:

@@ -40,6 +40,8 @@ def structured_output(
     parser: Runnable[Any, Any]
     if method == "function_calling":
         name = convert_to_openai_tool(schema)["function"]["name"]
+        if not include_raw:  # No agent corrects the call.
+            options = {"tool_errors": "raise", **options}
         llm = chat.bind_tools([schema], tool_choice=name, strict=strict, **options, **traced)
         if isinstance(schema, type) and is_basemodel_subclass(schema):
             parser = PydanticToolsParser(tools=[schema], first_tool_only=True)

@@ -6,7 +6,8 @@ The rules of this format:
 - If the model may call a tool, it writes a call as `<tool_call>{"name": …, "arguments": {…}}</tool_call>`, the format
   in which most open models were trained. The text outside of the calls is the text of the message.
 - If the model must call a tool, its whole output is one call as JSON without the marks, or a list of calls if parallel
-  calls are allowed. A backend that enforces every JSON schema enforces the schema of this output.
+  calls are allowed. A backend that enforces every JSON schema enforces the schema of this output. Otherwise the model
+  may also write the marks.
 - Tool calls and tool results in earlier messages are written as text: calls in the format above, results between
   `<tool_response>` and `</tool_response>`.
 - If a call cannot be parsed, its name is empty and its arguments are its whole text, so that the error can show it.
@@ -211,15 +212,17 @@ async def read_calls(
 
 
 def _read_forced(text: str) -> tuple[list[TextCall], str]:
-    """Return the calls in a text that is one call as JSON, or a list of them; without calls, also the text."""
-    if not text.strip():
-        return [], text
+    """Return the calls in a text that should be one call as JSON, or a list of them, and the text outside of the calls.
+
+    If the backend does not enforce this, the model may also write the marks in which it was trained, or no call at all.
+    """
     if json_size_problem(text) is not None:
         return [TextCall("", text)], ""
     try:
         return calls_in(json.loads(text), text), ""
     except (ValueError, RecursionError):
-        return [TextCall("", text)], ""
+        is_json = text.lstrip().startswith(("{", "["))
+        return ([TextCall("", text)], "") if is_json else read_output(text, TAGGED_JSON, {})
 
 
 def _as_deltas(calls: list[TextCall]) -> list[ChatMessageToolCallStreamDelta]:

@@ -182,7 +182,7 @@ CALL_FORMATS: dict[str, CallFormat] = {
         ),
         "",
         named_json(
-            r"(?P<name>[^\s<{]{1,256})\s*+(?:<\|channel\|>\w++)?\s*+(?:<\|constrain\|>)?\s*+\w*+\s*+<\|message\|>",
+            r"(?P<name>[^\s<{]{1,256}+)\s*+(?:<\|channel\|>\w++)?\s*+(?:<\|constrain\|>)?\s*+\w*+\s*+<\|message\|>",
             r"(?:<\|call\|>|<\|end\|>)",
         ),
         names="<|start|> <|channel|> <|constrain|> <|message|> <|call|> <|end|>",

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -103,7 +103,8 @@ def read_output(text: str, call_format: CallFormat, schemas: Schemas) -> tuple[l
         if not all(call.name for call in found):
             wasted += len(text) - match[1]
         if not match[1] and not any(call.name for call in found) and not _BEGINS_CALL.match(text):
-            return [], text  # The whole output is JSON, but not a call.
+            # The output begins with JSON, but not with a call.
+            return read_output(text, replace(call_format, is_whole_output=False), schemas)
         calls += found
         sections += 1
         check_number(max(len(calls), sections))

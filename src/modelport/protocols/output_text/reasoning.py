@@ -5,7 +5,8 @@ The rules:
 - Reasoning stands between the marks of a `ReasoningFormat`, such as `<think>` and `</think>`. A prompt may already end
   with the first.
 - Line breaks at the beginning of the reasoning and of the content are dropped, and so is one before the end mark.
-- Reasoning occurs once, unless the format says otherwise. After it, a mark is ordinary text.
+- Reasoning occurs once, unless the format says otherwise. After it, a mark is ordinary text, and so it is within a tool
+  call, whose arguments may contain any text.
 - An end mark at the beginning of the output is dropped: some models write it where they don't reason.
 - Some models write further marks around the content, which are dropped.
 - Text that may be the beginning of a mark is buffered until the next text shows whether it is one.
@@ -139,10 +140,14 @@ class ReasoningReader:
     Args:
         reasoning_format: The marks of the model.
         prompt_tail: The end of the prompt that is a mark; see `ReasoningFormat.tail_of`.
+        call_marks: The marks before tool calls. They end what can contain reasoning, if reasoning occurs once.
     """
 
-    def __init__(self, reasoning_format: ReasoningFormat, prompt_tail: str = "") -> None:
+    def __init__(
+        self, reasoning_format: ReasoningFormat, prompt_tail: str = "", call_marks: tuple[str, ...] = ()
+    ) -> None:
         self._format = reasoning_format
+        self._call_marks = () if reasoning_format.repeats else call_marks
         self._had_reasoning = False
         self._enter(in_reasoning=False)
         self.feed(prompt_tail)
@@ -155,7 +160,8 @@ class ReasoningReader:
             self._scanner = _MarkScanner(form.ends)
         else:
             marks = (*form.begins, form.end) if form.repeats or not self._had_reasoning else ()
-            self._scanner = _MarkScanner((*filter(None, marks), *form.content_marks, *form.kept))
+            calls = self._call_marks if marks else ()
+            self._scanner = _MarkScanner((*filter(None, marks), *form.content_marks, *form.kept, *calls))
         #: Whether the current reasoning or content has no text yet, except dropped line breaks.
         self._is_blank = True
 
@@ -182,6 +188,11 @@ class ReasoningReader:
                 self._enter(in_reasoning=False)
             elif mark in self._format.begins:
                 self._enter(in_reasoning=True)
+            elif mark in self._call_marks:
+                content += mark
+                self._had_reasoning = True
+                self._enter(in_reasoning=False)
+                self._is_blank = False
             elif mark in self._format.kept or (mark not in self._format.content_marks and not self._is_blank):
                 content += mark
                 self._is_blank = False

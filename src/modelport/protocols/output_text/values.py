@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -20,14 +21,22 @@ _MAX_NUMBER = 1000
 
 _CONSTANTS = {"True": True, "False": False, "None": None, "true": True, "false": False, "null": None}
 _SPACE = re.compile(r"\s*+")
-_NUMBER = re.compile(r"[-+]?(?:\d++(?:\.\d*+)?|\.\d++)(?:[eE][-+]?\d++)?")
+#: A number has no leading zeros: `007` is an identifier, and an error in Python and JSON.
+_NUMBER = re.compile(r"[-+]?(?:(?:0(?!\d)|[1-9]\d*+)(?:\.\d*+)?|\.\d++)(?:[eE][-+]?\d++)?")
 _WORD = re.compile(r"[^\W\d][\w.-]*+")
 #: A quotation mark that no delimiter follows is a part of the string: some templates do not escape it.
 _STRING = re.compile(
     r"""[uU]?("(?:[^"\\]|\\.|"(?!\s*+[,:)\]}]|\s*+\Z))*+"|'(?:[^'\\]|\\.|'(?!\s*+[,:)\]}]|\s*+\Z))*+')""", re.DOTALL
 )
-_ESCAPED = re.compile(r"\\(?:u[0-9a-fA-F]{4}|.)", re.DOTALL)
-_ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "b": "\b", "f": "\f", "\n": ""}
+_LONG_STRING = re.compile(
+    r'''[uU]?(?:"""((?:[^"\\]|\\.|"(?!""))*+)"""|\'\'\'((?:[^'\\]|\\.|'(?!''))*+)\'\'\')''', re.DOTALL
+)
+_ESCAPED = re.compile(
+    r"\\(?:u([0-9a-fA-F]{4})|U(00(?:0[0-9a-fA-F]|10)[0-9a-fA-F]{4})|x([0-9a-fA-F]{2})|(.))", re.DOTALL
+)
+_ESCAPES = {
+    "n": "\n", "t": "\t", "r": "\r", "b": "\b", "f": "\f", "\n": "", "\\": "\\", "/": "/", '"': '"', "'": "'"
+}  # fmt: skip
 
 
 class Literals(NamedTuple):
@@ -78,6 +87,8 @@ class LiteralReader:
             return self._items(position + 1, depth, "]" if character == "[" else ")")
         if character == "{":
             return self.members(position + 1, "}", ":", depth)
+        if match := _LONG_STRING.match(self._text, position):
+            return _unescaped(match[1] or match[2] or ""), match.end()
         if match := _STRING.match(self._text, position):
             return _unescaped(match[1][1:-1]), match.end()
         if match := _NUMBER.match(self._text, position):
@@ -131,7 +142,10 @@ def _number(text: str) -> int | float:
     try:
         return int(text)
     except ValueError:
-        return float(text)
+        number = float(text)
+    if math.isinf(number):  # JSON does not have infinity.
+        raise ValueError("the literal has a number that is too large")
+    return number
 
 
 def _unescaped(text: str) -> str:
@@ -139,10 +153,12 @@ def _unescaped(text: str) -> str:
         return text
 
     def replacement(match: re.Match[str]) -> str:
-        escape = match[0][1:]
-        return chr(int(escape[1:], 16)) if len(escape) == 5 else _ESCAPES.get(escape, escape)
+        code = match[1] or match[2] or match[3]
+        # As in Python, other escapes are not changed: `\d` occurs in regular expressions.
+        return chr(int(code, 16)) if code else _ESCAPES.get(match[4], match[0])
 
-    return _ESCAPED.sub(replacement, text)
+    # JSON has two escapes for one character outside of the basic plane.
+    return _ESCAPED.sub(replacement, text).encode("utf-16", "surrogatepass").decode("utf-16", "surrogatepass")
 
 
 def read_literal(text: str, literals: Literals = Literals()) -> Any:  # noqa: B008  # It is immutable.
@@ -179,7 +195,10 @@ def value_from_text(text: str, schema: Any, type_name: str | None = None) -> Any
             value = read_literal(text.strip())
         except ValueError:
             return text
-    if "string" in types and not _TYPE_NAMES.get(type(value), set()) & types:
+        if not types and isinstance(value, int | float) and not isinstance(value, bool):
+            return text  # Such as `+49`, which is a number in Python only.
+    # Templates write strings without quotation marks, so those in the text are a part of the string.
+    if "string" in types and (isinstance(value, str) or not _TYPE_NAMES.get(type(value), set()) & types):
         return text
     return value
 

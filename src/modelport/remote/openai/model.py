@@ -18,6 +18,7 @@ from modelport.inputs.vendor_parameters import parameters_of
 from modelport.layers.retry import RetryPolicy
 from modelport.protocols.error_phrases import means_missing_path, needs_responses
 from modelport.protocols.responses.request import parameter_name
+from modelport.providers import PROVIDERS
 from modelport.remote.chat_model import ChatCompletionsModel
 from modelport.remote.http.packages import require
 from modelport.remote.http.redaction import with_hidden_repr
@@ -47,6 +48,9 @@ from modelport.types.warnings import CallWarning
 OPENAI_URL = "https://api.openai.com/v1"
 #: Added to the error about a missing key if requests do not go to OpenAI's own address.
 _ANY_KEY_WILL_DO = " If your server needs no key, pass any text, such as 'none'."
+
+#: The environment variables with the keys of other services.
+_KEY_VARIABLES = frozenset(provider.key_variable for provider in PROVIDERS.values())
 
 
 class OpenAIServerModel(ChatCompletionsModel):
@@ -327,7 +331,12 @@ class OpenAIServerModel(ChatCompletionsModel):
 
     @property
     def _is_another_service(self) -> bool:
-        """Whether requests go to a known service that is not OpenAI's, for which no `OPENAI_*` variable is meant."""
+        """Whether requests go to a service that is not OpenAI's, for which no `OPENAI_*` variable is meant.
+
+        It is known by its address, or at another address by the variable of its key.
+        """
+        if isinstance(self.api_key, Secret) and self.api_key.env in _KEY_VARIABLES:
+            return True
         address = (self.client_kwargs or {}).get("base_url") or self.api_base
         return bool(address) and service_at(str(address)) not in (None, "openai", "azure")
 
