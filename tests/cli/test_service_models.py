@@ -175,5 +175,15 @@ def test_bedrock_lists_foundation_models(monkeypatch: pytest.MonkeyPatch) -> Non
     ]
 
 
+@pytest.mark.parametrize("body", [{}, {"modelSummaries": None}, {"modelSummaries": [{"modelArn": "arn:aws:x"}]}])
+def test_bedrock_response_without_models_is_an_error(body: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("boto3")
+    for name, value in (("AWS_ACCESS_KEY_ID", "AKIA"), ("AWS_SECRET_ACCESS_KEY", "s"), ("AWS_REGION", "us-east-1")):
+        monkeypatch.setenv(name, value)
+    with front("http://127.0.0.1:9", lambda request: Respond(200, body)) as server:
+        result = RUNNER.invoke(cli, ["models", "bedrock", "--api-base", server.url])
+    assert result.exit_code == 1 and "The response is no list of models." in result.stderr
+
+
 def test_azure_is_not_asked_for_models_that_it_could_deploy() -> None:
     assert AzureOpenAIServerModel.list_models is not OpenAIServerModel.list_models

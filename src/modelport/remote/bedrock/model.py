@@ -8,7 +8,7 @@ from contextlib import aclosing
 from functools import cached_property
 from typing import Any, ClassVar
 
-from modelport.errors import InvalidRequest, ModelError, UnsupportedFeature
+from modelport.errors import InvalidRequest, MalformedResponse, ModelError, UnsupportedFeature
 from modelport.inputs.settings import check_kind
 from modelport.inputs.vendor_parameters import parameters_of
 from modelport.layers.base import Deltas, Layer, Next
@@ -238,7 +238,10 @@ class AmazonBedrockServerModel(ObservingModel):
             response = await transport.call("list_foundation_models", {})
         finally:
             transport.close()
-        return [ListedModel(model["modelId"], model.get("providerName")) for model in response["modelSummaries"]]
+        models = response.get("modelSummaries")
+        if not isinstance(models, list) or not all(isinstance(model.get("modelId"), str) for model in models):
+            raise MalformedResponse("The response is no list of models.")
+        return [ListedModel(model["modelId"], model.get("providerName")) for model in models]
 
     def _declare(self) -> Capabilities:
         # boto3 refuses every name that its description of the API does not have. `fields_from` explains three refusals.
