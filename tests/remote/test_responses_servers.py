@@ -38,10 +38,13 @@ INVOICE = {
 
 
 def model_for(server: AimockServer | LlmockServer, way: str) -> Model:
-    """Return a model. One of the ways goes through the openai package."""
+    """Return a model. One of the ways goes through the openai package.
+
+    The model does not ask these servers of which kind they are, because each request counts for their scripts.
+    """
     settings = SDK if way == "async" else {}
     return OpenAIServerModel(
-        "gpt-5", server.base_url, server.api_key, api="responses", retry=False, timeout=20, **settings
+        "gpt-5", server.base_url, server.api_key, api="responses", dialect="openai", retry=False, timeout=20, **settings
     )
 
 
