@@ -1,4 +1,4 @@
-"""`load_model` with the name of a provider: which model it makes, with which key, and what unknown names are told."""
+"""`load_model` with the name of a provider: which model it makes, with which key, and the errors of unknown names."""
 
 from __future__ import annotations
 
