@@ -162,8 +162,9 @@ def test_claude_does_not_think_after_tool_call_of_another_model(claude: ClaudeSe
 
 
 def test_service_of_a_deployment_is_the_address_or_the_provider() -> None:
-    address = LiteLLMModel("openai/m", "http://localhost:1234/v1", KEY)
-    assert address._provider == OpenAIServerModel("m", "http://localhost:1234/v1", KEY)._provider == "localhost:1234"
+    for url, service in (("http://localhost:4321/v1", "localhost:4321"), ("http://localhost:1234/v1", "lmstudio")):
+        assert LiteLLMModel("openai/m", url, KEY)._provider == service
+        assert OpenAIServerModel("m", url, KEY)._provider == service
     assert LiteLLMModel("anthropic/claude-sonnet-4-5", api_key=KEY)._provider == "litellm/anthropic"
 
 
