@@ -15,7 +15,7 @@ from tests.servers.smollm2 import smollm2_folder
 
 from modelport import InvalidRequest
 from modelport.local import template_budget
-from modelport.local.chat_template import PROBES
+from modelport.local.chat_template import PROBES, ChatTemplate
 from modelport.local.template_renderer import check_template, probe_template, rendered, renderer_for
 from modelport.runtime.threads import in_thread
 
@@ -118,6 +118,36 @@ def test_template_that_computes_without_end_is_ended(name: str) -> None:
     with pytest.raises(InvalidRequest, match=r"^the model's chat template was ended: "):
         rendered(HOSTILE[name], {"messages": MESSAGES})
     assert time.thread_time() - begin < 3
+
+
+def test_all_renderings_at_load_together_have_the_time_of_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The features of a template are found by several renderings, more if the first ones succeed."""
+    monkeypatch.setattr(template_budget, "MAX_SECONDS", 1.0)
+    renderings = []
+
+    def apply(messages: Any, **variables: Any) -> str:
+        renderings.append(messages)
+        return rendered(HOSTILE["nested loops"], {"messages": messages, **variables})
+
+    begin = time.thread_time()
+    template = ChatTemplate(apply, HOSTILE["nested loops"])
+    assert time.thread_time() - begin < 2
+    assert len(renderings) > 3
+    assert template.capabilities()["tools"] is False
+    # The time of later renderings begins anew.
+    plain = "{% for m in messages %}{{ m.content }}{% endfor %}"
+    assert ChatTemplate(lambda messages, **_: rendered(plain, {"messages": messages}), plain).capabilities()[
+        "system_role"
+    ]
+
+
+@pytest.mark.usefixtures("short_time")
+def test_all_templates_of_a_file_together_have_the_time_of_one() -> None:
+    slow = "{% for a in range(100) %}{% for b in range(100) %}{{ a * b }}{% endfor %}{% endfor %}"
+    begin = time.thread_time()
+    with pytest.raises(InvalidRequest, match=r"^model\.gguf: the model's chat template was ended: it computes"):
+        probe_template([slow] * 1000, "model.gguf")
+    assert time.thread_time() - begin < 2
 
 
 @pytest.mark.usefixtures("short_time")

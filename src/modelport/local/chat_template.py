@@ -68,6 +68,13 @@ class ChatTemplate:
         self._content_parts = content_parts
         self._special_tokens = special_tokens or SpecialTokens()
         self._hidden_tokens: frozenset[int] | None = None
+        from modelport.local.template_budget import shared_time
+
+        with shared_time():
+            self._detect(source, library_calls)
+
+    def _detect(self, source: str, library_calls: CallFormat | None) -> None:
+        """Detect the features by rendering conversations."""
         #: The marks around the model's reasoning and its content; `None` if there are none.
         self.reasoning_format = find_reasoning_format(self.probe, source)
         #: Whether the model reasons. Some models have marks around their content alone.
@@ -82,6 +89,10 @@ class ChatTemplate:
         self.call_format = None
         if style is not None:
             self.call_format = find_call_format(self.probe, style, self.reasoning_format, library_calls)
+        system_message = [{"role": "system", "content": "probe-system"}, USER]
+        two_user_messages = [USER, {"role": "user", "content": "probe-again"}]
+        self._system_role = self._renders(system_message, "probe-system")
+        self._consecutive_roles = self._renders(two_user_messages, "probe-user", "probe-again")
 
     def render(
         self, messages: Sequence[ChatMessage], tools: Sequence[Tool] = (), joined: bool = False, **variables: Any
@@ -140,11 +151,9 @@ class ChatTemplate:
 
     def capabilities(self) -> dict[str, Any]:
         """Return what the template supports, as values of `Capabilities` fields."""
-        system_message = [{"role": "system", "content": "probe-system"}, USER]
-        two_user_messages = [USER, {"role": "user", "content": "probe-again"}]
         return {
-            "system_role": self._renders(system_message, "probe-system"),
-            "consecutive_roles": self._renders(two_user_messages, "probe-user", "probe-again"),
+            "system_role": self._system_role,
+            "consecutive_roles": self._consecutive_roles,
             "tools": self.call_format is not None,
             "reasoning": self.supports_reasoning,
             "reasoning_efforts": self.reasoning_efforts,

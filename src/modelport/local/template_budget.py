@@ -20,7 +20,8 @@ from jinja2 import Undefined
 
 from modelport.runtime.threads import is_abandoned
 
-#: How many seconds of processor time a rendering may take. Ordinary ones take milliseconds.
+#: How many seconds of processor time a rendering may take, or all renderings at the load of a model together. Ordinary
+#: ones take milliseconds.
 MAX_SECONDS = 5.0
 #: How many characters a rendering may produce, intermediate results included, beside `_PER_CHARACTER` for each of its
 #: input.
@@ -66,7 +67,7 @@ class Budget:
     """
 
     def __init__(self, input_size: int = 0) -> None:
-        self._end = time.thread_time() + MAX_SECONDS
+        self._end = _shared_end.get() or time.thread_time() + MAX_SECONDS
         self._characters_left = MAX_CHARACTERS + _PER_CHARACTER * input_size
         self._steps_left = _STEPS_PER_CHECK
         self._depth = 0
@@ -189,6 +190,8 @@ def check_numbers(values: Iterable[Any]) -> None:
 
 
 _current: ContextVar[Budget | None] = ContextVar("modelport_template_budget", default=None)
+#: When the time of several renderings ends, on the clock of this thread.
+_shared_end: ContextVar[float | None] = ContextVar("modelport_template_end", default=None)
 
 
 def current() -> Budget:
@@ -204,6 +207,16 @@ def limited(budget: Budget) -> Iterator[None]:
         yield
     finally:
         _current.reset(token)
+
+
+@contextmanager
+def shared_time() -> Iterator[None]:
+    """Give all renderings in this context, which must be in one thread, the time of one."""
+    token = _shared_end.set(_shared_end.get() or time.thread_time() + MAX_SECONDS)
+    try:
+        yield
+    finally:
+        _shared_end.reset(token)
 
 
 def width_of(option: Any) -> int:

@@ -102,20 +102,27 @@ def check_template(sources: Sequence[str], messages: Sequence[Mapping[str, Any]]
         InvalidRequest: A template computes or produces too much, or its source can't be read.
         MissingDependency: jinja2 is not installed.
     """
+    _require_jinja2()
+    from modelport.local.template_budget import shared_time
+
+    # llama.cpp leaves `tools` undefined if there are none.
+    values = {"bos_token": "", "eos_token": "", "add_generation_prompt": True, "enable_thinking": True}
+    values |= {name: value for name, value in plain_data(variables).items() if name != "tools" or value}
+    with shared_time():
+        for source in sources:
+            try:
+                rendered(source, {**values, "messages": plain_data(messages)})
+            except ModelError:
+                raise
+            except Exception:
+                pass
+
+
+def _require_jinja2() -> None:
     try:
         import jinja2  # noqa: F401
     except ImportError:
         raise MissingDependency("jinja2", "llamacpp") from None
-    # llama.cpp leaves `tools` undefined if there are none.
-    values = {"bos_token": "", "eos_token": "", "add_generation_prompt": True, "enable_thinking": True}
-    values |= {name: value for name, value in plain_data(variables).items() if name != "tools" or value}
-    for source in sources:
-        try:
-            rendered(source, {**values, "messages": plain_data(messages)})
-        except ModelError:
-            raise
-        except Exception:
-            pass
 
 
 def probe_template(sources: Sequence[str], name: str) -> None:
@@ -131,12 +138,16 @@ def probe_template(sources: Sequence[str], name: str) -> None:
         InvalidRequest: A template computes or produces too much, or its source can't be read.
         MissingDependency: jinja2 is not installed.
     """
-    for messages, tools in PROBES:
-        for variables in ({}, {"enable_thinking": False, "add_generation_prompt": False}):
-            try:
-                check_template(sources, messages, {"tools": tools, **variables})
-            except InvalidRequest as error:
-                raise InvalidRequest(f"{name}: {error.message}") from None
+    _require_jinja2()
+    from modelport.local.template_budget import shared_time
+
+    with shared_time():
+        for messages, tools in PROBES:
+            for variables in ({}, {"enable_thinking": False, "add_generation_prompt": False}):
+                try:
+                    check_template(sources, messages, {"tools": tools, **variables})
+                except InvalidRequest as error:
+                    raise InvalidRequest(f"{name}: {error.message}") from None
 
 
 def plain_data(value: Any) -> Any:
