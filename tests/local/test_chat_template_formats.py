@@ -16,7 +16,7 @@ from modelport.layers.adapt.prompted_tools import read_calls
 from modelport.local.chat_template import ChatTemplate, template_message
 from modelport.local.template_formats import TOOLS, USER, library_format, rendered_text
 from modelport.protocols.output_text.call_formats import CALL_FORMATS
-from modelport.protocols.output_text.calls import schemas_of
+from modelport.protocols.output_text.calls import read_output, schemas_of
 from modelport.protocols.output_text.reasoning import ReasoningFormat, ReasoningReader
 from modelport.protocols.output_text.reasoning_formats import REASONING_FORMATS
 from modelport.types.deltas import ChatMessageStreamDelta as Delta
@@ -194,6 +194,22 @@ def test_call_that_a_template_writes_is_read_back(name: str) -> None:
         assert calls_of(message) == ONE
         assert message.finish_reason == "tool_calls"
         assert not message.reasoning
+
+
+@pytest.mark.parametrize("name", NATIVE)
+def test_call_that_is_cut_off_is_never_another_call(name: str) -> None:
+    template = load_template(name)
+    assert template.call_format is not None
+    prompt, text = written(name, message_with(ONE))
+    form = template.reasoning_format
+    for end in range(0, len(text), 2):
+        cut = text[:end]
+        if form is not None:
+            reader = ReasoningReader(form, form.tail_of(prompt), template.call_format.begins)
+            cut = reader.feed(cut, final=True)[1]
+        calls, _ = read_output(cut, template.call_format, schemas_of((FILE, OTHER)))
+        found = [(call.name, json.loads(call.arguments)) for call in calls if call.name]
+        assert found in ([], ONE), cut
 
 
 @pytest.mark.parametrize("name", NATIVE)

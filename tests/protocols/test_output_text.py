@@ -84,6 +84,16 @@ def read(name: str, text: str) -> tuple[list[tuple[str, Any]], str]:
         # gpt-oss writes the recipient before or in the channel
         ("harmony", '<|channel|>commentary to=functions.f <|constrain|>json<|message|>{"a": "x"}<|call|>', [FX], ""),
         ("harmony", '<|start|>assistant to=functions.f<|channel|>commentary json<|message|>{"a": "x"}', [FX], ""),
+        ("harmony", '<|channel|>commentary to=f <|constrain|>json<|message|>{"a": "x"}<|call|>', [FX], ""),
+        ("harmony", "<|channel|>analysis to=python code<|message|>1 + 1<|call|>",
+         [("", "python code<|message|>1 + 1<|call|>")], ""),
+        # An answer is no call
+        ("Llama", '{"name": "Alice", "age": 7}', [], '{"name": "Alice", "age": 7}'),
+        ("Llama", '{"name": "f"}', [("f", {})], ""),
+        ("Llama", '{"name": "unknown", "parameters": {}}', [("unknown", {})], ""),
+        ("Functionary 3.2", "Type >>> 1 + 1, and\n>>> print()", [], "Type >>> 1 + 1, and\n>>> print()"),
+        ("Functionary 3.2", 'Type >>> 1.>>>f\n{"a": "x"}', [FX], "Type >>> 1."),
+        ("Functionary 3.2", ">>>f\n{", [("", "f\n{")], ""),
         # Without its last mark, a call that is complete is read
         ("tagged JSON", f"<tool_call>{F}", [FX], ""),
         ("Qwen3-Coder", "<tool_call><function=f><parameter=a>x</parameter></function>", [FX], ""),

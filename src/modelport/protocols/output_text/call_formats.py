@@ -92,7 +92,9 @@ CALL_FORMATS: dict[str, CallFormat] = {
         ("<function=",), "", named_json(r"<function=(?P<name>[^>\n]{1,256})>", "</function>"), includes_begin=True
     ),
     # Functionary 3.2
-    "Functionary 3.2": CallFormat((">>>",), "", named_json(r">>>(?P<name>[\w.-]{1,256})\n"), includes_begin=True),
+    "Functionary 3.2": CallFormat(
+        (">>>",), "", named_json(r">>>(?P<name>[\w.-]{1,256})\n"), includes_begin=True, behind_begin=r"[\w.-]{1,256}\n"
+    ),
     # Kimi K2
     "Kimi K2": CallFormat(
         ("<|tool_calls_section_begin|>",),
@@ -175,14 +177,10 @@ CALL_FORMATS: dict[str, CallFormat] = {
     ),
     # gpt-oss: a call is a message to a function in the channel `commentary`
     "harmony": CallFormat(
-        (
-            "<|start|>assistant to=functions.",
-            "<|channel|>commentary to=functions.",
-            "<|channel|>analysis to=functions.",
-        ),
+        ("<|start|>assistant to=", "<|channel|>commentary to=", "<|channel|>analysis to="),
         "",
         named_json(
-            r"(?P<name>[^\s<{]{1,256}+)\s*+(?:<\|channel\|>\w++)?\s*+(?:<\|constrain\|>)?\s*+\w*+\s*+<\|message\|>",
+            r"(?:functions\.)?(?P<name>[^\s<{]{1,256}+)\s*+(?:<\|channel\|>\w++)?\s*+(?:<\|constrain\|>)?\s*+\w*+\s*+<\|message\|>",
             r"(?:<\|call\|>|<\|end\|>)",
         ),
         names="<|start|> <|channel|> <|constrain|> <|message|> <|call|> <|end|>",

@@ -48,6 +48,7 @@ class CallFormat:
         end: The mark after calls; empty if there is none.
         read: Reads the calls behind a mark.
         includes_begin: Whether `read` starts at the mark itself, because the mark is a part of each call.
+        behind_begin: A regular expression for the text behind a mark, without which the mark is ordinary text.
         is_whole_output: Whether the model also writes calls without marks, as JSON objects that are its whole output.
         names: Further spellings of marks inside the calls. If one of them is a special token, it is kept in the text.
         write: Writes calls, given by their names and arguments. It is for chat templates that list tools, but drop the
@@ -59,6 +60,7 @@ class CallFormat:
     end: str
     read: CallReader
     includes_begin: bool = False
+    behind_begin: str = ""
     is_whole_output: bool = False
     names: str = ""
     write: Callable[[Sequence[tuple[str, Mapping[str, Any]]]], str] | None = None
@@ -67,7 +69,8 @@ class CallFormat:
     @cached_property
     def begin_pattern(self) -> re.Pattern[str]:
         """Matches the marks before calls, of which the longest counts."""
-        return re.compile("|".join(map(re.escape, sorted(self.begins, key=len, reverse=True))))
+        marks = "|".join(map(re.escape, sorted(self.begins, key=len, reverse=True)))
+        return re.compile(f"(?:{marks})(?={self.behind_begin})")
 
     @cached_property
     def marks(self) -> str:
@@ -102,8 +105,7 @@ def read_output(text: str, call_format: CallFormat, schemas: Schemas) -> tuple[l
         found, position = _read_section(text, *match, call_format, schemas)
         if not all(call.name for call in found):
             wasted += len(text) - match[1]
-        if not match[1] and not any(call.name for call in found) and not _BEGINS_CALL.match(text):
-            # The output begins with JSON, but not with a call.
+        if not match[1] and not _is_call(text, found, schemas):
             return read_output(text, replace(call_format, is_whole_output=False), schemas)
         calls += found
         sections += 1
@@ -112,6 +114,14 @@ def read_output(text: str, call_format: CallFormat, schemas: Schemas) -> tuple[l
     if not calls:
         return [], text
     return calls, "\n".join(filter(None, (part.strip() for part in outside)))
+
+
+def _is_call(text: str, found: Sequence[TextCall], schemas: Schemas) -> bool:
+    """Return whether an output that begins with JSON is a call, and not an answer that has a name."""
+    names = [call.name for call in found if call.name]
+    if not names:
+        return _BEGINS_CALL.match(text) is not None
+    return any(name in schemas for name in names) or _HAS_ARGUMENTS.search(text) is not None
 
 
 def _next_section(text: str, position: int, call_format: CallFormat) -> tuple[int, int] | None:
@@ -155,6 +165,7 @@ def _skip_space(text: str, position: int) -> int:
 
 _SPACE = re.compile(r"\s*+")
 _BEGINS_CALL = re.compile(r'\s*+\{\s*+"(?:name|type|function)"')
+_HAS_ARGUMENTS = re.compile(r'"(?:parameters|arguments|function)"\s*+:')
 
 
 def check_number(calls: int) -> None:

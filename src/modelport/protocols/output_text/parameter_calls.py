@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import Any
 
 from modelport.protocols.output_text.calls import CallReader, Schemas, TextCall, check_number
@@ -28,26 +29,38 @@ def parameter_calls(call: str, argument: str, argument_end: str, call_end: str) 
     """
     next_argument = _GROUP_NAME.sub("(?:", argument)
     call_pattern, argument_pattern = re.compile(rf"\s*+{call}"), re.compile(rf"\s*+{argument}", re.DOTALL)
-    value_end = re.compile(rf"{argument_end}(?=\s*+(?:{next_argument}|{call_end}|\Z))", re.DOTALL)
-    end_pattern = re.compile(rf"\s*+(?:{call_end}|\Z)\s*+")
+    value_end = re.compile(rf"{argument_end}(?=\s*+(?:{next_argument}|{call_end}))", re.DOTALL)
+    end_pattern = re.compile(rf"\s*+(?:{call_end})\s*+")
+
+    def arguments_of(text: str, position: int, name: str, schemas: Schemas) -> tuple[dict[str, Any], int]:
+        arguments = dict[str, Any]()
+        while begin := argument_pattern.match(text, position):
+            if (end := value_end.search(text, begin.end())) is None:
+                raise ValueError("an argument does not end")
+            key, value = begin["key"].strip(), text[begin.end() : end.start()]
+            kind = _type_name(begin.groupdict().get("type"))
+            if data := _CDATA.fullmatch(value.strip()):
+                arguments[key] = data[1]
+            else:
+                arguments[key] = value_from_text(value, property_schema(schemas, name, key), kind)
+            position = end.end()
+        if (end := end_pattern.match(text, position)) is None:
+            raise ValueError("a call does not end")
+        return arguments, end.end()
+
+    return _reader(call_pattern, arguments_of)
+
+
+def _reader(
+    call_pattern: re.Pattern[str], arguments_of: Callable[[str, int, str, Schemas], tuple[dict[str, Any], int]]
+) -> CallReader:
+    """Return a reader of calls that begin with a name; `arguments_of` reads up to the end of a call."""
 
     def read(text: str, position: int, schemas: Schemas) -> tuple[list[TextCall], int]:
         calls: list[TextCall] = []
         while match := call_pattern.match(text, position):
-            name, position, arguments = match["name"].strip(), match.end(), dict[str, Any]()
-            while begin := argument_pattern.match(text, position):
-                if (end := value_end.search(text, begin.end())) is None:
-                    raise ValueError("an argument does not end")
-                key, value = begin["key"].strip(), text[begin.end() : end.start()]
-                kind = _type_name(begin.groupdict().get("type"))
-                if data := _CDATA.fullmatch(value.strip()):
-                    arguments[key] = data[1]
-                else:
-                    arguments[key] = value_from_text(value, property_schema(schemas, name, key), kind)
-                position = end.end()
-            if (end := end_pattern.match(text, position)) is None:
-                raise ValueError("a call does not end")
-            position = end.end()
+            name = match["name"].strip()
+            arguments, position = arguments_of(text, match.end(), name, schemas)
             calls.append(TextCall(name, arguments_text(arguments)))
             check_number(len(calls))
         if not calls:
@@ -89,24 +102,17 @@ def nested_elements(mark: str, call: str, call_end: str) -> CallReader:
             members.append((tag["key"], value))
         raise ValueError(f"the element {key!r} is not closed")
 
-    def read(text: str, position: int, schemas: Schemas) -> tuple[list[TextCall], int]:
-        calls: list[TextCall] = []
-        while match := call_pattern.match(text, position):
-            name, position, arguments = match["name"].strip(), match.end(), dict[str, Any]()
-            while (end := end_pattern.match(text, position)) is None:
-                tag = tag_pattern.search(text, position)
-                if tag is None or tag["close"]:
-                    raise ValueError("a call does not end")
-                schema = property_schema(schemas, name, tag["key"])
-                arguments[tag["key"]], position = element(text, tag.end(), tag["key"], schema, 0)
-            position = end.end()
-            calls.append(TextCall(name, arguments_text(arguments)))
-            check_number(len(calls))
-        if not calls:
-            raise ValueError("there is no call with nested elements")
-        return calls, position
+    def arguments_of(text: str, position: int, name: str, schemas: Schemas) -> tuple[dict[str, Any], int]:
+        arguments = dict[str, Any]()
+        while (end := end_pattern.match(text, position)) is None:
+            tag = tag_pattern.search(text, position)
+            if tag is None or tag["close"]:
+                raise ValueError("a call does not end")
+            schema = property_schema(schemas, name, tag["key"])
+            arguments[tag["key"]], position = element(text, tag.end(), tag["key"], schema, 0)
+        return arguments, end.end()
 
-    return read
+    return _reader(call_pattern, arguments_of)
 
 
 def _element_value(members: list[tuple[str, Any]], text: str, schema: Any) -> Any:

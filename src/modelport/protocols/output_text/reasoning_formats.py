@@ -23,12 +23,13 @@ REASONING_FORMATS: dict[str, ReasoningFormat] = {
         other_ends=("<|return|>",),
         dropped=(
             "<|channel|>final <|constrain|>json<|message|>",
+            "<|channel|>final json<|message|>",
             "<|channel|>commentary<|message|>",
             "<|end|>",
             "<|return|>",
             "<|call|>",
         ),
-        kept=("<|start|>assistant to=functions.",),
+        kept=("<|start|>assistant to=",),
         repeats=True,
     ),
     "Muse": ReasoningFormat(
