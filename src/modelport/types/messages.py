@@ -65,7 +65,7 @@ class ChatMessageToolCallFunction:
         return self.arguments if isinstance(self.arguments, str) else json.dumps(self.arguments)
 
 
-#: Arguments that are no JSON object are sent back as a text under this key; see `layers.adapt.invalid_arguments`.
+#: Arguments that are no JSON object are sent back as a text under this key; see `layers.adapt.invalid_calls`.
 INVALID_ARGUMENTS = "invalid_arguments"
 
 

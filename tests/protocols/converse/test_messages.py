@@ -202,7 +202,7 @@ REFUSED: list[tuple[str, Any, dict[str, Any], str]] = [
     ("result without call", [A, result_message("c")], {}, "right after the message with that call"),
     ("two calls with one id", [A, call_message("c", "c"), result_message("c")], {},
      "two tool calls of one turn have the id 'c'"),
-    ("tool name in the history", messages_with_call("a b", {}), {}, "does not accept the tool name 'a b'"),
+    ("tool name in the history", messages_with_call("a.b", {}), {}, "does not accept the tool name 'a.b'"),
     ("tool name", "hi", {"tools": [{"name": "get.weather"}]}, r"tool 'get\.weather': .*rename"),
     ("tool schema", "hi", {"tools": [{"name": "f", "parameters": {"type": "string"}}]}, "of type 'object'"),
     ("temperature", "hi", {"temperature": 1.5}, r"temperature=1\.5: Bedrock accepts 0 to 1"),

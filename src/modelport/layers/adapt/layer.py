@@ -33,7 +33,7 @@ from modelport.inputs.check_names import check_parameter_names
 from modelport.layers.adapt.capabilities import adapt_to_capabilities, needs_plan
 from modelport.layers.adapt.disproof import disproved_by, note_calls
 from modelport.layers.adapt.forced_tool import arguments_as_text
-from modelport.layers.adapt.invalid_arguments import with_object_arguments
+from modelport.layers.adapt.invalid_calls import with_valid_calls
 from modelport.layers.adapt.plan import Plan, plan_for
 from modelport.layers.adapt.prompted_tools import read_calls
 from modelport.layers.adapt.provider_data import leave_out_foreign_data
@@ -92,7 +92,7 @@ class Adapt:
         for message in request.messages:
             if message.provider_data is not None or message.tool_calls:  # A tool call may have provider data too.
                 request, left_out = leave_out_foreign_data(request, self._accepts_provider_data)
-                request, changed = with_object_arguments(request)
+                request, changed = with_valid_calls(request)
                 warnings = [*warnings, *left_out, *changed]
                 break
         if not needs_plan(request, capabilities):

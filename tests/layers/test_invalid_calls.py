@@ -1,4 +1,4 @@
-"""Arguments of earlier tool calls that are no JSON object are sent as one."""
+"""Earlier tool calls with invalid arguments or names are sent in a form that every server accepts."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ import json
 import pytest
 
 from modelport import ChatMessage, Request
-from modelport.layers.adapt.invalid_arguments import with_object_arguments
+from modelport.layers.adapt.invalid_calls import with_valid_calls
 from modelport.types.messages import ChatMessageToolCall, ChatMessageToolCallFunction
+from modelport.types.tools import Tool
 
 ERROR = "its arguments contain no valid JSON"
 
@@ -22,7 +23,7 @@ def request_with(*arguments: str, error: str | None = None) -> Request:
 @pytest.mark.parametrize("error", [None, ERROR])
 def test_objects_are_sent_unchanged(text: str, error: str | None) -> None:
     request = request_with(text, error=error)
-    assert with_object_arguments(request) == (request, [])
+    assert with_valid_calls(request) == (request, [])
 
 
 @pytest.mark.parametrize(
@@ -34,7 +35,7 @@ def test_objects_are_sent_unchanged(text: str, error: str | None) -> None:
 )  # fmt: skip
 def test_other_arguments_become_a_text_in_an_object(text: str, error: str | None) -> None:
     request = request_with('{"a": 1}', text, error=error)
-    changed, warnings = with_object_arguments(request)
+    changed, warnings = with_valid_calls(request)
     first, second = [json.loads(call.function.arguments) for call in changed.messages[1].tool_calls or ()]
     assert (first, second) == ({"a": 1}, {"invalid_arguments": text})
     assert [(warning.type, warning.feature) for warning in warnings] == [("changed", "messages")]
@@ -44,6 +45,25 @@ def test_other_arguments_become_a_text_in_an_object(text: str, error: str | None
 
 @pytest.mark.parametrize("text", ["", " ", "null"])
 def test_empty_arguments_become_an_empty_object(text: str) -> None:
-    changed, warnings = with_object_arguments(request_with(text))
+    changed, warnings = with_valid_calls(request_with(text))
     assert [call.function.arguments for call in changed.messages[1].tool_calls or ()] == ["{}"]
     assert warnings == []
+
+
+@pytest.mark.parametrize(
+    ("name", "error", "sent"),
+    [
+        ("", ERROR, "invalid_call"), ("", None, "invalid_call"), ("look up <b>", ERROR, "look_up__b_"),
+        ("x" * 100, ERROR, "x" * 64), ("wetter_für", None, "wetter_f_r"), ("functions.f", ERROR, "functions_f"),
+        # Names that a service accepts, as far as anyone knows
+        ("f", ERROR, "f"), ("functions.f", None, "functions.f"), ("dotted.tool", ERROR, "dotted.tool"),
+    ],
+)  # fmt: skip
+def test_name_that_no_server_accepts_is_changed(name: str, error: str | None, sent: str) -> None:
+    call = ChatMessageToolCall(ChatMessageToolCallFunction("{}", name), "c", error=error)
+    messages = (ChatMessage("user", "?"), ChatMessage("assistant", None, [call]))
+    request = Request(messages, tools=(Tool("dotted.tool", "", {"type": "object"}),))
+    changed, warnings = with_valid_calls(request)
+    assert [call.function.name for call in changed.messages[1].tool_calls or ()] == [sent]
+    assert [warning.type for warning in warnings] == ["changed"] * (sent != name)
+    assert call.function.name == name  # The caller's message is unchanged.
