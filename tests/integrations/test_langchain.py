@@ -377,6 +377,14 @@ def test_call_that_cannot_be_used_is_returned(way: Callable[..., Any]) -> None:
         way(chat, "hi", tool_errors="raise")
 
 
+@pytest.mark.parametrize("way", [invoke, ainvoke, stream, astream])
+@pytest.mark.parametrize("arguments", ["null", "", "{}"])
+def test_call_without_arguments_has_an_empty_object(way: Callable[..., Any], arguments: str) -> None:
+    model = ScriptedModel(deltas({"tool_calls": [piece(0, arguments, "get_time", "a")]}))
+    message = way(ChatModelport(model=model).bind_tools([Tool("get_time", "", {"type": "object"})]), "hi")
+    assert [(c["name"], c["args"]) for c in message.tool_calls] == [("get_time", {})]
+
+
 @STREAMS
 def test_stream_raises_where_langchain_would_complete_the_arguments(way: Callable[..., Any]) -> None:
     """`AIMessageChunk` reads `{"city": "Ro` as `{"city": "Ro"}`, without an error."""
@@ -472,6 +480,11 @@ def test_call_that_does_not_fit_the_schema_of_structured_output_raises(schema: A
     objects = chat.with_structured_output(schema, method="function_calling")
     with pytest.raises(modelport.InvalidToolCall, match=r"\$\.age"):
         list(objects.stream("hi")) if streamed else objects.invoke("hi")
+    chat = ChatModelport(model=ScriptedModel(ChatMessage("assistant", tool_calls=[call])))
+    objects = chat.with_structured_output(schema, method="function_calling", include_raw=True)
+    result = functools.reduce(operator.add, objects.stream("hi")) if streamed else objects.invoke("hi")
+    assert result["raw"].tool_calls[0]["args"] == {"name": "Ann", "age": "x"} and result["parsed"] is None
+    assert isinstance(result["parsing_error"], ValueError)
 
 
 def test_strict_is_refused_where_nothing_enforces_the_schema() -> None:
@@ -612,6 +625,10 @@ def test_saved_chat_model_has_no_key_and_loads(monkeypatch: pytest.MonkeyPatch) 
         loaded = load(dumpd(one), allowed_objects=[ChatModelport], valid_namespaces=["modelport"])
         assert (loaded.model.to_dict(), loaded.options) == (one.model.to_dict(), one.options)
         assert loaded.output_version == one.output_version
+        saved = one.model_dump_json()
+        assert "sk-secret" not in saved
+        loaded = ChatModelport.model_validate_json(saved)
+        assert (loaded.model.to_dict(), loaded.options) == (one.model.to_dict(), one.options)
 
 
 def test_model_that_cannot_be_saved_is_not_saved() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from langchain_core.language_models import BaseChatModel
@@ -10,7 +10,7 @@ from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.outputs import ChatGenerationChunk, ChatResult
 from langchain_core.runnables import Runnable
 from langchain_core.utils.function_calling import convert_to_openai_tool
-from pydantic import Field, SecretStr, model_validator
+from pydantic import Field, SecretStr, field_serializer, model_validator
 
 from modelport.errors import InvalidOutput, InvalidRequest, UnsupportedFeature
 from modelport.inputs.options import normalise_options
@@ -21,6 +21,7 @@ from modelport.integrations.langchain.responses import PROVIDER, ChunkReader, re
 from modelport.integrations.langchain.structured_output import KEEP_INVALID_OUTPUT, structured_output
 from modelport.model import Model
 from modelport.registry import load_model
+from modelport.runtime.portal import SyncIteration, run
 from modelport.schema.python_types import forbid_additional_properties
 from modelport.secrets import HiddenStr, hide_secrets
 from modelport.types.messages import ChatMessage
@@ -85,13 +86,7 @@ class ChatModelport(BaseChatModel):
     def _generate(
         self, messages: list[BaseMessage], stop: list[str] | None = None, run_manager: Any = None, **kwargs: Any
     ) -> ChatResult:
-        with shared_errors():
-            chat, warnings = messages_from_langchain(messages)
-            try:
-                message = self.model(chat, **self._call_options(stop, kwargs))
-            except InvalidOutput as error:
-                message = _invalid_output(error, kwargs)
-            return result_from(message, warnings)
+        return run(self._agenerate(messages, stop, run_manager, **kwargs))
 
     async def _agenerate(
         self, messages: list[BaseMessage], stop: list[str] | None = None, run_manager: Any = None, **kwargs: Any
@@ -107,22 +102,15 @@ class ChatModelport(BaseChatModel):
     def _stream(
         self, messages: list[BaseMessage], stop: list[str] | None = None, run_manager: Any = None, **kwargs: Any
     ) -> Iterator[ChatGenerationChunk]:
-        reader = ChunkReader()
-        with shared_errors():
-            chat, warnings = messages_from_langchain(messages)
-            with self.model.generate_stream(chat, **self._call_options(stop, kwargs)) as stream:
-                try:
-                    for delta in stream:
-                        if (chunk := reader.chunk_from(delta)) is not None:
-                            yield chunk
-                    message = stream.message
-                except InvalidOutput as error:
-                    message = _invalid_output(error, kwargs)
-            yield reader.last_chunk(message, warnings)
+        chunks = SyncIteration(self._astream(messages, stop, run_manager, **kwargs))
+        try:
+            yield from iter(chunks.next, None)
+        finally:
+            chunks.close()
 
     async def _astream(
         self, messages: list[BaseMessage], stop: list[str] | None = None, run_manager: Any = None, **kwargs: Any
-    ) -> AsyncIterator[ChatGenerationChunk]:
+    ) -> AsyncGenerator[ChatGenerationChunk, None]:
         reader = ChunkReader()
         with shared_errors():
             chat, warnings = messages_from_langchain(messages)
@@ -219,6 +207,10 @@ class ChatModelport(BaseChatModel):
         return self.model.model_id  # type: ignore[no-any-return]
 
     # --- what traces and saved files have -----------------------------------------------------------------------------
+
+    @field_serializer("model", when_used="json")
+    def _saved_model(self, model: Model) -> dict[str, Any]:
+        return model.to_dict()
 
     @property
     def _llm_type(self) -> str:

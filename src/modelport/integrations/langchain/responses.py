@@ -70,9 +70,12 @@ class ChunkReader:
         calls = []
         for piece in delta.tool_calls or ():
             index = len(self._indices) if piece.index is None else piece.index
+            is_first = index not in self._indices
             self._indices.add(index)
             if (function := piece.function) is not None:
                 arguments = None if function.arguments is None else function.arguments_json()
+                if is_first and arguments is not None and arguments.strip() == "null":  # A call without arguments.
+                    arguments = "{}"
                 calls.append({"name": function.name or None, "args": arguments, "id": piece.id, "index": index})
         if not (delta.content or delta.reasoning or calls):
             return None

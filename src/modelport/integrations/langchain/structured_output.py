@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, is_typeddict
 
@@ -40,13 +41,14 @@ def structured_output(
     parser: Runnable[Any, Any]
     if method == "function_calling":
         name = convert_to_openai_tool(schema)["function"]["name"]
-        if not include_raw:  # No agent corrects the call.
-            options = {"tool_errors": "raise", **options}
+        options = {"tool_errors": "return" if include_raw else "raise", **options}  # No agent corrects the call.
         llm = chat.bind_tools([schema], tool_choice=name, strict=strict, **options, **traced)
         if isinstance(schema, type) and is_basemodel_subclass(schema):
             parser = PydanticToolsParser(tools=[schema], first_tool_only=True)
         else:
             parser = JsonOutputKeyToolsParser(key_name=name, first_tool_only=True)
+            if include_raw:  # The call may have an error.
+                parser |= RunnableLambda(_validator(_output_type(schema)[0]))
     elif method in ("json_schema", "json_mode"):
         output_type, convert = _output_type(schema)
         enforced: Any = output_type if method == "json_schema" else {"type": "json_object"}
@@ -57,6 +59,15 @@ def structured_output(
     else:
         raise InvalidRequest(f"method={method!r} is unknown; it must be json_schema, function_calling or json_mode")
     return llm | (RunnableLambda(_with_raw(parser)) if include_raw else parser)
+
+
+def _validator(output_type: Grammar) -> Callable[[Any], Any]:
+    def validate(arguments: Any) -> Any:
+        if arguments is not None:
+            output_type.parse(json.dumps(arguments))
+        return arguments
+
+    return validate
 
 
 def _with_raw(parser: Runnable[Any, Any]) -> Callable[[AIMessage], dict[str, Any]]:
