@@ -14,6 +14,7 @@ from modelport import (
     ChatMessage,
     FallbackModel,
     InferenceClientModel,
+    InvalidRequest,
     Lark,
     LlamaCppModel,
     Model,
@@ -234,6 +235,25 @@ def test_saved_agent_with_a_model_of_smolagents_is_loaded_as_before() -> None:
     model = smolagents.InferenceClientModel("someone/model")
     loaded = smolagents.CodeAgent.from_dict(smolagents.CodeAgent(tools=[], model=model, verbosity_level=0).to_dict())
     assert type(loaded.model) is smolagents.InferenceClientModel
+
+
+class OwnModel(OpenAIServerModel):
+    """A model class of a user."""
+
+
+def test_saved_agent_with_a_users_class_is_loaded_if_smolagents_knows_the_class(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import_module("modelport.integrations.smolagents")
+    model = OwnModel("gpt-4o", "http://127.0.0.1:1/v1", api_key="k", temperature=0.5)
+    saved = smolagents.CodeAgent(tools=[], model=model, verbosity_level=0).to_dict()
+    with pytest.raises(InvalidRequest, match=r"'OwnModel' is unknown; .* by its own from_dict"):
+        smolagents.CodeAgent.from_dict(saved)
+    classes = getattr(smolagents.models, "MODEL_REGISTRY", vars(smolagents.models))
+    monkeypatch.setitem(classes, "OwnModel", OwnModel)
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-saved")
+    loaded = smolagents.CodeAgent.from_dict(saved).model
+    assert type(loaded) is OwnModel and loaded.to_dict() == model.to_dict()
 
 
 def test_code_agent_on_a_model_without_stop_counts_its_tokens(streamed: bool) -> None:

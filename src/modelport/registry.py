@@ -139,7 +139,10 @@ def class_named(name: str) -> type[Model]:
     known = sorted({*BACKENDS_BY_CLASS, *COMPOSED})
     close = get_close_matches(name[:64], known, 1, cutoff=0.7)
     hint = f"did you mean {close[0]!r}? There" if close else "there"
-    raise InvalidRequest(f"model class {name!r} is unknown; {hint} are {', '.join(known)}")
+    raise InvalidRequest(
+        f"model class {name!r} is unknown; {hint} are {', '.join(known)}. A class of your own restores its models by "
+        "its own from_dict"
+    )
 
 
 def load_model(spec: str, **settings: Any) -> Model:

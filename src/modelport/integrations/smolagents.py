@@ -6,6 +6,9 @@ Examples:
     >>> import modelport.integrations.smolagents
     >>> from smolagents import CodeAgent
     >>> agent = CodeAgent.from_folder("my_agent")
+
+A model class of your own has to be added to smolagents' table of classes, as smolagents requires it for its own
+subclasses: `smolagents.models.MODEL_REGISTRY["MyModel"] = MyModel`.
 """
 
 from __future__ import annotations
@@ -20,6 +23,8 @@ from modelport.model import Model
 #: The name under which smolagents finds `Model`. A saved agent has the name of the model's class, which smolagents does
 #: not know, or which is a class of its own.
 _NAME = "ModelOfModelport"
+#: The classes by name. The table exists since smolagents 1.25. Older versions look a name up in the module.
+_CLASSES: dict[str, Any] = getattr(smolagents.models, "MODEL_REGISTRY", vars(smolagents.models))
 _from_dict = MultiStepAgent.from_dict.__func__
 _from_dict = getattr(_from_dict, "original", _from_dict)  # If this module is loaded again, as in a notebook.
 
@@ -28,11 +33,12 @@ def _load_agent(cls: type[Any], /, agent_dict: dict[str, Any], **kwargs: Any) ->
     """Do the same as smolagents' `from_dict`, also if the agent has a model of modelport."""
     # Only data that `Model.to_dict` of modelport returned has the name of the class.
     if "class" in (data := agent_dict["model"]["data"]):
-        agent_dict = {**agent_dict, "model": {"class": _NAME, "data": data}}
+        own = _CLASSES.get(data["class"])
+        is_own = isinstance(own, type) and issubclass(own, Model)
+        agent_dict = {**agent_dict, "model": {"class": data["class"] if is_own else _NAME, "data": data}}
     return _from_dict(cls, agent_dict, **kwargs)
 
 
 _load_agent.original = _from_dict  # type: ignore[attr-defined]
-# The table exists since smolagents 1.25. Older versions look the name up in the module.
-getattr(smolagents.models, "MODEL_REGISTRY", vars(smolagents.models))[_NAME] = Model
+_CLASSES[_NAME] = Model
 MultiStepAgent.from_dict = classmethod(_load_agent)
