@@ -6,17 +6,15 @@ its metadata, and a stub answers in the place of its build system.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import subprocess
 import sys
 import tarfile
-import tempfile
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-import platformdirs
+from tests.servers.cache import cached
 
 _TIMEOUT_S = 170
 _BUILD_STUB = """
@@ -55,14 +53,7 @@ class SourcePackage:
     @cache  # noqa: B019  # The packages are constants.
     def folder(self) -> Path:
         """Return the folder with the extracted part; download the package on first use."""
-        cache_folder = platformdirs.user_cache_path("modelport-tests", ensure_exists=True)
-        target = cache_folder / f"{self.name}-{self.sha256[:12]}"
-        with (cache_folder / f"{target.name}.lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            if not target.exists():
-                with tempfile.TemporaryDirectory(dir=cache_folder) as folder:
-                    self._extract(self._download(Path(folder)), Path(folder) / "part").rename(target)
-        return target
+        return cached(f"{self.name}-{self.sha256[:12]}", lambda at: self._extract(self._download(at), at / "part"))
 
     def _download(self, folder: Path) -> Path:
         *packages, module = self.build_backend.split(".")

