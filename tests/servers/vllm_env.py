@@ -41,6 +41,8 @@ _MARKER = "complete"
 CLEAN_PYTHON = {"PYTHONDONTWRITEBYTECODE": "", "PYTHONPATH": "", "PYTHONHOME": "", "PYTHONNOUSERSITE": "1"}
 #: The settings of a `VLLMModel` for a small machine.
 ENGINE: dict[str, Any] = {"context_length": 2048, "model_kwargs": {"dtype": "float32", "enforce_eager": True}}
+#: The same for programs that don't set `enforce_eager`: torch would compile the model for a minute.
+NO_COMPILATION = {"VLLM_USE_AOT_COMPILE": "0", "TORCHDYNAMO_DISABLE": "1"}
 
 Report = Callable[[str, float], None]
 

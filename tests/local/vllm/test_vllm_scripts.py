@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from tests.servers.smollm2 import as_hub_cache
-from tests.servers.vllm_env import ENGINE, use_variables, vllm_environment
+from tests.servers.vllm_env import ENGINE, NO_COMPILATION, use_variables, vllm_environment
 from tests.test_examples import SWITCH_OUTPUT, run_example
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(300)]
@@ -137,12 +137,10 @@ def scripts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Scri
     environment = vllm_environment()
     use_variables(environment)
     cache = as_hub_cache(folder / "hub", "HuggingFaceTB/SmolLM-135M-Instruct")
-    # The script does not set enforce_eager: without these variables, torch would compile the model for a minute.
-    no_compilation = {"VLLM_USE_AOT_COMPILE": "0", "TORCHDYNAMO_DISABLE": "1"}
     settings = {"path": str(environment.model), "engine": ENGINE}
     running = {
         "reference": Script(
-            folder, "reference", REFERENCE_SCRIPT + SURVIVE_CTRL_C_AND_FORK, **no_compilation, HF_HUB_CACHE=str(cache)
+            folder, "reference", REFERENCE_SCRIPT + SURVIVE_CTRL_C_AND_FORK, **NO_COMPILATION, HF_HUB_CACHE=str(cache)
         ),
         "crash": Script(folder, "crash", CRASH_ENGINE.format(**settings)),
         "kill": Script(folder, "kill", KILL_PROGRAM.format(**settings)),
