@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection
 from dataclasses import replace
 
-from modelport.types.messages import INVALID_ARGUMENTS, ChatMessage, ChatMessageToolCall, ChatMessageToolCallFunction
+from modelport.schema.json_text import read_json
+from modelport.types.messages import INVALID_ARGUMENTS, ChatMessage, ChatMessageToolCall
 from modelport.types.request import Request
 from modelport.types.warnings import CallWarning
 
@@ -26,50 +26,48 @@ _MAX_NAME_LENGTH = 64
 def with_valid_calls(request: Request) -> tuple[Request, list[CallWarning]]:
     """Return the request with valid calls in its messages, and a warning for each message that lost something.
 
-    Arguments that are no JSON object are sent as a text in one. A call without a name gets one, and a name that
-    servers refuse other characters. The arguments of most calls are not parsed: only those that do
-    not look like an object, and those of calls that modelport returned with an error.
+    Arguments that are no JSON object are sent as a text in one. They are parsed only if they do not look like an
+    object, or if modelport returned the call with an error. A name that is no tool's, and that servers refuse, gets
+    other characters, also in the message with the call's result.
     """
-    changed: dict[int, ChatMessage] = {}
+    tools = {tool.name for tool in request.tools}
+    names = _NAME if tools else _NAME_SOMEWHERE
+    messages: list[ChatMessage] = list(request.messages)
     warnings: list[CallWarning] = []
+    renamed: dict[str, str] = {}
     for i, message in enumerate(request.messages):
         for call in message.tool_calls or ():
-            text = call.function.arguments
-            if call.error is not None or _NAME_SOMEWHERE.fullmatch(call.function.name) is None:
+            text, name = call.function.arguments, call.function.name
+            if call.error is not None or (name not in tools and names.fullmatch(name) is None):
                 break
             if isinstance(text, str) and (text[:1] != "{" or text[-1:] != "}"):
                 break
         else:
+            if renamed and message.name and message.tool_call_id in renamed:
+                messages[i] = replace(message, name=renamed[message.tool_call_id])
             continue
-        tools = {tool.name for tool in request.tools}
-        calls = [_with_valid_name(_with_object(call), tools) for call in message.tool_calls or ()]
-        if calls == message.tool_calls:
-            continue
-        changed[i] = replace(message, tool_calls=calls)
+        calls = []
+        for call in message.tool_calls or ():
+            call = _with_object(call)
+            name, pattern = call.function.name, names if call.error is None else _NAME
+            if name not in tools and pattern.fullmatch(name) is None:
+                name = re.sub(r"[^a-zA-Z0-9_-]", "_", name)[:_MAX_NAME_LENGTH] or "invalid_call"
+                call = replace(call, function=replace(call.function, name=name))
+                renamed[call.id] = name
+                warnings.append(_warning(i, "The name", "is no tool's. It was sent with other characters"))
+            calls.append(call)
+        if calls != message.tool_calls:
+            messages[i] = replace(message, tool_calls=calls)
         if any(INVALID_ARGUMENTS in call.function.arguments for call in calls):
-            warnings.append(
-                _warning(i, "Arguments of a tool call", "are no JSON object. They were sent as a text in one")
-            )
-        if [call.function.name for call in calls] != [call.function.name for call in message.tool_calls or ()]:
-            warnings.append(_warning(i, "The name of a tool call", "is no tool's. It was sent with other characters"))
-    if not changed:
+            warnings.append(_warning(i, "The arguments", "are no JSON object. They were sent as a text in one"))
+    if messages == list(request.messages):
         return request, []
-    return request.replace(messages=tuple(changed.get(i, m) for i, m in enumerate(request.messages))), warnings
+    return request.replace(messages=tuple(messages)), warnings
 
 
 def _warning(index: int, part: str, problem: str) -> CallWarning:
-    return CallWarning(
-        "changed", "messages", f"{part} in messages[{index}] {problem}, because servers refuse it otherwise."
-    )
-
-
-def _with_valid_name(call: ChatMessageToolCall, tools: Collection[str]) -> ChatMessageToolCall:
-    function = call.function
-    pattern = _NAME_SOMEWHERE if call.error is None else _NAME
-    if function.name in tools or pattern.fullmatch(function.name):
-        return call
-    name = re.sub(r"[^a-zA-Z0-9_-]", "_", function.name)[:_MAX_NAME_LENGTH] or "invalid_call"
-    return replace(call, function=ChatMessageToolCallFunction(function.arguments, name, function.description))
+    text = f"{part} of a tool call in messages[{index}] {problem}, because servers refuse it otherwise."
+    return CallWarning("changed", "messages", text)
 
 
 def _with_object(call: ChatMessageToolCall) -> ChatMessageToolCall:
@@ -78,11 +76,11 @@ def _with_object(call: ChatMessageToolCall) -> ChatMessageToolCall:
         return call
     is_empty = text.strip() in ("", "null")
     arguments = "{}" if is_empty else json.dumps({INVALID_ARGUMENTS: text}, ensure_ascii=False)
-    return replace(call, function=ChatMessageToolCallFunction(arguments, call.function.name, call.function.description))
+    return replace(call, function=replace(call.function, arguments=arguments))
 
 
 def _is_object(text: str) -> bool:
     try:
-        return isinstance(json.loads(text), dict)
-    except (ValueError, RecursionError):
+        return isinstance(read_json(text), dict)
+    except ValueError:
         return False
