@@ -134,3 +134,32 @@ def test_schema_of_any_object_is_kept_for_openai() -> None:
     rules = OpenAIServerModel("gpt-4o", api_key="k").capabilities.schema_rules
     assert rules is not None
     assert rules.rewrite({"type": "object", "additionalProperties": True}).schema == {"type": "object"}
+
+
+def choice(index: int | None, text: str, key: str = "delta", reason: str | None = None) -> dict[str, Any]:
+    result = {key: {"role": "assistant", "content": text}, "finish_reason": reason}
+    return result if index is None else {**result, "index": index}
+
+
+@pytest.mark.parametrize(
+    ("chunks", "text"),
+    [
+        ([[choice(0, "a")], [choice(1, "X")], [choice(0, "b")], [choice(1, "Y", reason="length")],
+          [choice(0, "", reason="stop")]], "ab"),
+        ([[choice(1, "X"), choice(0, "a")], [choice(1, "Y", reason="length"), choice(0, "b", reason="stop")]], "ab"),
+        ([[choice(3, "a")], [choice(3, "b", reason="stop")]], "ab"),
+        ([[choice(None, "a")], [choice(0, "b")], [choice(None, "", reason="stop")]], "ab"),
+    ],
+)  # fmt: skip
+def test_one_choice_of_a_stream_is_read(chunks: list[list[Any]], text: str) -> None:
+    """A caller may ask for several (`extra_body={"n": 2}`). Their texts and calls are not mixed."""
+    reader = ChatResponseReader()
+    deltas = [reader.read_chunk({"choices": choices}) for choices in chunks]
+    assert "".join(delta.content or "" for delta in deltas if delta) == text
+    assert reader.finish().finish_reason == "stop"
+
+
+def test_first_choice_of_a_response_is_that_with_the_lowest_number() -> None:
+    choices = [choice(1, "X", "message", "length"), choice(0, "ab", "message", "stop")]
+    delta = ChatResponseReader().read_response({"choices": choices})
+    assert (delta.content, delta.finish_reason) == ("ab", "stop")

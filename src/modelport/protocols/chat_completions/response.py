@@ -96,6 +96,8 @@ class ChatResponseReader:
         #: Whether any part of a response has arrived. Without one, a stream is no response, even if it need not say why
         #: it ended.
         self._has_choice = False
+        #: The number of the choice that is read. Others are ignored: a caller may have set `n` in `extra_body`.
+        self._index = 0
         #: The finish reason as the service wrote it; `None` until it arrives.
         self._finish_word: Any = None
 
@@ -191,7 +193,11 @@ class ChatResponseReader:
             if not choices and "base_resp" in data and (failure := minimax_failure_in(data)):
                 raise error_from(failure[0], {"error": failure[1]})
             # Azure's first chunk, and the chunk with the usage, have no choices.
-            delta = self._read_choice(choices[0], message_key, data) if choices else None
+            delta, choice = None, choices[0] if choices else None
+            if choice and (choices[-1] is not choice or ("index" in choice and choice["index"] != self._index)):
+                choice = self._own_choice(choices)
+            if choice is not None:
+                delta = self._read_choice(choice, message_key, data)
             if usage or (choices and "usage" in choices[0] and (usage := usage_in(data))):
                 self._last_delta.token_usage = usage_from(usage)
                 self._last_delta.raw = data
@@ -200,6 +206,12 @@ class ChatResponseReader:
             raise MalformedResponse(
                 f"The service's response is not a chat completion ({type(error).__name__}: {error}): {excerpt(data)}."
             ) from None
+
+    def _own_choice(self, choices: list[Any]) -> Any:
+        """Return the choice that is read, of several or of one that has another number; `None` if it is not there."""
+        if not self._has_choice:
+            self._index = min(choice.get("index") or 0 for choice in choices)
+        return next((choice for choice in choices if choice.get("index", self._index) == self._index), None)
 
     def _read_choice(self, choice: Any, message_key: str, data: Any) -> ChatMessageStreamDelta | None:
         self._has_choice = True
