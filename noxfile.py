@@ -316,6 +316,7 @@ def vllm(session: nox.Session) -> None:
     (own / "vllm-environment.pth").write_text(str(session.run("python", "-c", packages, silent=True)))
     backends = "--backends=vllm,vllm-tools,vllm-thinking"
     tests = ["tests/conformance/test_conformance.py", "tests/local/vllm"]
+    session.run("modelport", "download", silent=True)  # The default weights, which are not looked up below either.
     # Model names are not looked up on the Hub. Each file runs in one of two processes, so that few engines are loaded.
     pytest(session, "-n", "2", "--dist", "loadfile", backends, *tests, env={"HF_HUB_OFFLINE": "1"})
 

@@ -187,7 +187,7 @@ MISTAKES: list[tuple[type[Exception], Callable[[], Any], str]] = [
     (
         errors.InvalidRequest,
         lambda: load_model("nope"),
-        r"'nope' is unknown; there are anthropic, azure, .*write 'litellm/nope/MODEL'",
+        r"'nope' is unknown; there are anthropic, azure, .*write 'litellm/nope'",
     ),
     (errors.InvalidRequest, lambda: load_model("a/b.gguf"), r"'a' is unknown; did you mean 'llamacpp/a/b.gguf'\?"),
     (errors.InvalidRequest, lambda: ScriptedModel("x", retry=0), r"retry=0: must be .* write retry=False"),

@@ -7,7 +7,15 @@ from typing import Any
 
 import pytest
 
-from modelport import AuthenticationError, InvalidRequest, MissingDependency, Model, OpenAIServerModel, load_model
+from modelport import (
+    AuthenticationError,
+    InferenceClientModel,
+    InvalidRequest,
+    MissingDependency,
+    Model,
+    OpenAIServerModel,
+    load_model,
+)
 from modelport.providers import PROVIDER_NAMES, PROVIDERS
 from modelport.registry import BACKENDS, backends
 from modelport.remote.services import service_at
@@ -84,6 +92,20 @@ def test_settings_of_the_name_hold_unless_the_caller_sets_them(name: str, settin
 def test_name_of_litellm_makes_the_same_model(litellm_name: str, name: str) -> None:
     settings: dict[str, Any] = {"api_key": "k", "temperature": 0.5}
     assert load_model(f"{litellm_name}/a/b", **settings).to_dict() == load_model(f"{name}/a/b", **settings).to_dict()
+
+
+@pytest.mark.parametrize(
+    ("spec", "expected"),
+    [
+        ("openai/responses/gpt-5", OpenAIServerModel("gpt-5", api_key="k", api="responses")),
+        ("openai/gpt-5", OpenAIServerModel("gpt-5", api_key="k")),
+        ("huggingface/together/deepseek-ai/DeepSeek-R1", InferenceClientModel("deepseek-ai/DeepSeek-R1", "together")),
+        ("huggingface/deepseek-ai/DeepSeek-R1", InferenceClientModel("deepseek-ai/DeepSeek-R1")),
+    ],
+)
+def test_settings_in_a_model_string_of_litellm_are_read(spec: str, expected: Model) -> None:
+    settings = {"api_key": "k"} if spec.startswith("openai") else {}
+    assert load_model(spec, **settings).to_dict() == expected.to_dict()
 
 
 @pytest.mark.parametrize("name", [name for name in EXPECTED if name not in SERVERS])
@@ -184,7 +206,10 @@ def test_key_that_is_optional_counts_as_none() -> None:
         ("olama/qwen3", "'ollama'", ("'litellm/olama/qwen3'", "'openai/qwen3'")),
         ("togetherai/a/b", "'together_ai'", ("'litellm/togetherai/a/b'", "'openai/a/b'")),
         ("vertex_ai/gemini-3-pro", "", ("'litellm/vertex_ai/gemini-3-pro'", "'openai/gemini-3-pro'")),
-        ("watsonx", "", ("'litellm/watsonx/MODEL'", "'openai/MODEL'")),
+        ("watsonx", "", ("'litellm/watsonx'", "'openai/watsonx'")),
+        ("qwen3", "", ("'litellm/qwen3'", "'openai/qwen3'")),
+        ("GROQ/x", "'groq'", ("'litellm/GROQ/x'", "'openai/x'")),
+        ("openai:gpt-4o", "'openai/gpt-4o'", ("'openai/openai:gpt-4o'",)),
     ],
 )
 def test_unknown_name_gets_near_names_and_ways_to_any_service(spec: str, near: str, ways: tuple[str, ...]) -> None:

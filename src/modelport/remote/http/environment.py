@@ -63,6 +63,7 @@ def environment_proxy(url: str) -> str | None:
         kind = proxy.partition("://")[0]
         raise InvalidRequest(
             f"the environment sets a {kind} proxy, which aiohttp can't use; set an HTTP proxy, or have the openai "
-            "package send the requests: OpenAIServerModel does so with any client_kwargs, such as {'timeout': 60}"
+            "package send the requests: OpenAIServerModel does so with any client_kwargs, such as {'timeout': 60}, if "
+            "`pip install 'httpx[socks]'` was run"
         )
     return proxy

@@ -90,7 +90,7 @@ class LiteLLMRouterModel(LiteLLMModel):
     def __init__(
         self,
         model_id: str,
-        model_list: Sequence[Mapping[str, Any]],
+        model_list: Sequence[Mapping[str, Any]] = (),
         client_kwargs: Mapping[str, Any] | None = None,
         custom_role_conversions: Mapping[str, str] | None = None,
         flatten_messages_as_text: bool | None = None,
