@@ -51,7 +51,17 @@ def test_name_of_command_can_be_the_prompt(invoke: Any, args: list[str]) -> None
 
 
 @pytest.mark.parametrize(
-    "args", [["ask", "chek"], ["--", "chek"], ["What"], ["task"], ["Check this text."], ["cheese"], ["-u", "Hello"]]
+    "args",
+    [
+        ["ask", "chek"],
+        ["--", "chek"],
+        ["What"],
+        ["help", "me"],
+        ["task"],
+        ["Check this text."],
+        ["cheese"],
+        ["-u", "Hello"],
+    ],
 )
 def test_prompt_that_resembles_a_command_can_be_sent(invoke: Any, args: list[str]) -> None:
     result, model = invoke(*args)
@@ -175,11 +185,13 @@ def test_invalid_schema_file_is_refused_before_anything_is_sent(invoke: Any, tmp
         (["Hi", "--regex", "a", "--choice", "b"], "give one"),
         (["--frobnicate", "Hi"], "No such option '--frobnicate'.\n"),
         (["Hi", "--choise", "a"], "Did you mean '--choice'?"),
-        (["chekc", "llamacpp"], "Did you mean the command 'check'?"),
+        (["chekc", "llamacpp"], "Did you mean 'modelport check'?"),
         (["chek"], "To send the word to a model: modelport ask chek"),
-        (["-m", "openai/gpt-4o", "chek"], "Did you mean the command 'check'?"),
-        (["Modles"], "Did you mean the command 'models'?"),
-        (["dowload", "mlx/a/b"], "Did you mean the command 'download'?"),
+        (["-m", "openai/gpt-4o", "chek"], "Did you mean 'modelport check'?"),
+        (["help"], "Did you mean 'modelport --help'?"),
+        (["list", "--json"], "Did you mean 'modelport models'?"),
+        (["Modles"], "Did you mean 'modelport models'?"),
+        (["dowload", "mlx/a/b"], "Did you mean 'modelport download'?"),
         (["Chat", "with", "me"], "Put quotes around a prompt"),
         (["models", "--api-base", "http://x/v1"], "name a BACKEND"),
         (["check", "llamacpp", "--json", "--report"], "give one"),

@@ -15,6 +15,8 @@ from modelport.cli.terminal import OutputClosed, print_error
 _PIPE_CLOSED = 141
 #: How similar to a mistyped word a name must be to be suggested, from 0 to 1.
 _SIMILARITY = 0.7
+#: Words that are commands of other programs -> what they mean here.
+_MEANINGS = {"help": "--help", "version": "--version", "list": "models", "ls": "models", "pull": "download"}
 
 
 def similar_names(word: str, names: Iterable[str]) -> list[str]:
@@ -70,21 +72,24 @@ class CommandGroup(click.Group):
         return ["ask", *args]
 
     def _refuse_misspelling(self, ctx: click.Context, words: list[str]) -> None:
-        """Refuse a first word that is probably a misspelt command. Otherwise it would be sent to a model, as a prompt.
+        """Refuse a first word that is probably meant as a command. Otherwise it would be sent to a model, as a prompt.
 
         Raises:
-            click.UsageError: The word is similar to the name of a command.
+            click.UsageError: The word is similar to the name of a command, or it is a command of other programs and
+                stands alone or before options.
         """
         # Few misspellings change the first letter, but many prompts begin with "What", which resembles "chat".
         word = words[0].lower()
         close = similar_names(word, (name for name in self.commands if name[:1] == word[:1]))
+        if word in _MEANINGS and all(one.startswith("-") for one in words[1:]):
+            close = [_MEANINGS[word]]
         if not close or len(word.split()) != 1:
             return
         as_prompt = f"To send the word to a model: {ctx.command_path} ask {words[0]}"
         if len(words) > 1:
             as_prompt = "Put quotes around a prompt of several words."
         raise click.UsageError(
-            f"There is no command {words[0]!r}. Did you mean the command {close[0]!r}? {as_prompt}", ctx
+            f"There is no command {words[0]!r}. Did you mean '{ctx.command_path} {close[0]}'? {as_prompt}", ctx
         )
 
     def invoke(self, ctx: click.Context) -> Any:

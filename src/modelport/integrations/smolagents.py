@@ -32,7 +32,8 @@ _from_dict = getattr(_from_dict, "original", _from_dict)  # If this module is lo
 def _load_agent(cls: type[Any], /, agent_dict: dict[str, Any], **kwargs: Any) -> Any:
     """Do the same as smolagents' `from_dict`, also if the agent has a model of modelport."""
     # Only data that `Model.to_dict` of modelport returned has the name of the class.
-    if "class" in (data := agent_dict["model"]["data"]):
+    data = agent_dict["model"]["data"]
+    if isinstance(data, dict) and isinstance(data.get("class"), str):
         own = _CLASSES.get(data["class"])
         is_own = isinstance(own, type) and issubclass(own, Model)
         agent_dict = {**agent_dict, "model": {"class": data["class"] if is_own else _NAME, "data": data}}
