@@ -56,7 +56,7 @@ def test_name_of_command_can_be_the_prompt(invoke: Any, args: list[str]) -> None
         ["ask", "chek"],
         ["--", "chek"],
         ["What"],
-        ["help", "me"],
+        ["help me"],
         ["task"],
         ["Check this text."],
         ["cheese"],
