@@ -7,7 +7,7 @@ that use the filters in `_REFUSED_FILTERS`, which no known chat template has, ar
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from functools import lru_cache, wraps
 from typing import Any, ClassVar
@@ -24,6 +24,7 @@ from modelport.local.template_budget import (
     CONTAINERS,
     MAX_NUMBER,
     NAMESPACE_SIZE,
+    SIZED,
     Budget,
     TemplateLimit,
     check_bits,
@@ -294,7 +295,7 @@ def _counted_filter(name: str, function: Callable[..., Any]) -> Callable[..., An
             value = list(value) if hasattr(value, "__next__") else value
             budget.write(value)
         check_filter(budget, name, value, options, kwargs)
-        if name in LAZY_FILTERS and value and isinstance(value, (str, range, *CONTAINERS)):
+        if name in LAZY_FILTERS and value and isinstance(value, SIZED):
             value = budget.items(value)
         return budget.result(function(*args[:skipped], value, *options, **kwargs))
 

@@ -43,6 +43,8 @@ CONTAINERS: tuple[type[Collection[Any]], ...] = (
     type({}.values()),
     type({}.items()),
 )
+#: Values with a length.
+SIZED: tuple[type[Collection[Any]], ...] = (str, range, *CONTAINERS)
 #: What a list costs beside its items.
 _PER_CONTAINER = 8
 #: What making an item of a list costs. Its place takes eight bytes.
@@ -130,9 +132,7 @@ class Budget:
         Raises:
             TemplateLimit: They are too many.
         """
-        if isinstance(value, str):
-            self.spend(len(value))
-        elif isinstance(value, range):
+        if isinstance(value, str | range):
             self.spend(len(value))
         if not isinstance(value, CONTAINERS):
             return

@@ -15,6 +15,7 @@ from modelport.local.template_budget import (
     CONTAINERS,
     PER_ITEM,
     PER_WRITTEN_ITEM,
+    SIZED,
     Budget,
     TemplateLimit,
     check_numbers,
@@ -37,7 +38,7 @@ _FILTER_COSTS = {
 #: The same for methods of texts.
 _METHOD_COSTS = dict.fromkeys(("lower", "upper", "capitalize", "casefold", "swapcase", "title", "splitlines"), 4)
 #: Filters that call a filter or a test for each item.
-LAZY_FILTERS = frozenset("map select reject selectattr rejectattr batch".split())
+LAZY_FILTERS = frozenset(["map", "select", "reject", "selectattr", "rejectattr", "batch"])
 #: Methods whose time or result isn't known before.
 _REFUSED_METHODS = ("expandtabs", "translate", "striptags", "unescape")
 #: Searches from the end compare the text that they search at each position.
@@ -107,7 +108,7 @@ def check_filter(budget: Budget, name: str, value: Any, options: Collection[Any]
     """
     given = (*options, *kwargs.values())
     cost = _FILTER_COSTS.get(name)
-    if cost and isinstance(value, (str, range, *CONTAINERS)):
+    if cost and isinstance(value, SIZED):
         budget.spend(cost * len(value))
     if name == "replace":
         check_replace(budget, *map(str, (value, *options, *(kwargs[n] for n in ("old", "new") if n in kwargs))))
