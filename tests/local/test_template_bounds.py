@@ -116,7 +116,7 @@ HOSTILE |= {
     "characters of a text": "{% set x = ('中' * 5000000) | list %}",
     "the largest character of a text": "{% set x = ('a' * 5000000) | max %}",
     "words of a text": "{% set x = ('中b ' * 2500000).split() %}",
-    "numbers that are written": "{% set x = ([2 ** 64 * 2 ** 64 * 2 ** 64] * 1500000) | string %}",
+    "numbers that are written": "{% set x = ([2 ** 64 * 2 ** 64 * 2 ** 64] * 500000) | string %}",
     "JSON with indents": "{% set x = ([1] * 1500000) | tojson(indent=1) %}",
     "many fields in a method": "{% set x = ('{0}' * 2000000).format(1) %}",
     "a long format of a date": "{% set x = strftime_now('%c' * 50000) %}",
@@ -164,6 +164,24 @@ def test_template_that_computes_without_end_is_ended(name: str) -> None:
     with pytest.raises(InvalidRequest, match=r"^the model's chat template was ended: "):
         rendered(HOSTILE[name], {"messages": MESSAGES})
     assert time.thread_time() - begin < 3
+
+
+@pytest.mark.usefixtures("short_time")
+@pytest.mark.parametrize(
+    "name",
+    [
+        "a number that is rounded",
+        "words in upper case",
+        "a list that is sorted",
+        "characters of a text",
+        "JSON with indents",
+        "many fields in a method",
+    ],
+)
+def test_operation_that_would_take_long_is_refused_before_it_runs(name: str) -> None:
+    """The time would be over behind it."""
+    with pytest.raises(InvalidRequest, match="ended: it (produces|rounds)"):
+        rendered(HOSTILE[name], {"messages": MESSAGES})
 
 
 def test_all_renderings_at_load_together_have_the_time_of_one(monkeypatch: pytest.MonkeyPatch) -> None:
