@@ -16,6 +16,7 @@ from tests.servers.smollm2 import smollm2_folder
 from modelport import InvalidRequest
 from modelport.local import template_budget
 from modelport.local.chat_template import PROBES, ChatTemplate
+from modelport.local.template_formats import library_format
 from modelport.local.template_renderer import check_template, probe_template, rendered, renderer_for
 from modelport.runtime.threads import in_thread
 
@@ -89,7 +90,52 @@ HOSTILE |= {
     "{% endfor %}",
     "many lists of a filter": "{% for i in range(90000) %}{% set l = [1] | batch(90000, 0) | list %}{% endfor %}",
 }  # fmt: skip
+#: Name -> operations that were not charged, or less than they take. Some never ended, and ten of one took minutes.
+HOSTILE |= {
+    "tests of a long text": "{% set s = 'a' * 15000000 %}" + "{% set x = s is lower %}" * 400,
+    "searches of a long text": "{% set s = 'a' * 11000000 %}{% set t = 'a' * 900000 + 'b' + 'a' * 900000 %}"
+    + "{% set x = t in s %}" * 200,
+    "comparisons of long texts": "{% set s = 'a' * 7000000 %}{% set t = s ~ '' %}{% set x = s"
+    + " == t == s" * 1000 + " %}",
+    "searches of a long range": "{% set r = range(99999) %}" + "{% set x = 'a' in r %}" * 1000,
+    "arguments of a macro": "{% macro m() %}{{ varargs[0] }}{% endmacro %}{% set l = [1] * 1500000 %}"
+    + "{% set x = m(*l) %}" * 400,
+    "shared lists as safe text": SHARED + "{{ n.a | safe }}",
+    "a set of characters to strip": "{{ ('a' * 1000000).strip('b' * 1000000 + 'a') }}",
+    "a set of characters to trim": "{{ ('a' * 1000000) | trim('b' * 1000000 + 'a') }}",
+    "a search from the end": "{{ ('a' * 1000000).rfind('ab' + 'a' * 500000) }}",
+    "a split from the end": "{{ ('a' * 1000000).rsplit('ab' + 'a' * 500000) }}",
+    "a width in a test for odd numbers": "{{ '%99999999d' is odd }}",
+    "a width in a test of division": "{{ '%99999999d' is divisibleby 3 }}",
+    "a text that is rounded": "{{ 'ab' | round(8, 'floor') }}",
+    "a number that is rounded": "{% for i in range(90000) %}{% set x = 1 | round(-99999) %}{% endfor %}",
+    "words in upper case": "{% set x = ('a ' * 3000000) | title %}",
+    "a list that is sorted": "{% set x = ([1] * 3000000) | sort %}",
+    "items of a list that is all the same": "{% set x = ([1] * 9000000) | unique | list %}",
+    "items of a list that is all zero": "{% set x = ([0] * 9000000) | select | list %}",
+    "characters of a text": "{% set x = ('中' * 5000000) | list %}",
+    "the largest character of a text": "{% set x = ('a' * 5000000) | max %}",
+    "words of a text": "{% set x = ('中b ' * 2500000).split() %}",
+    "numbers that are written": "{% set x = ([2 ** 64 * 2 ** 64 * 2 ** 64] * 500000) | string %}",
+    "JSON with indents": "{% set x = ([1] * 1500000) | tojson(indent=1) %}",
+    "many fields in a method": "{% set x = ('{0}' * 2000000).format(1) %}",
+    "a long format of a date": "{% set x = strftime_now('%c' * 50000) %}",
+}  # fmt: skip
 MESSAGES = [{"role": "user", "content": "Hello"}]
+#: Renders reasoning, calls and tools, so that all its texts are searched for marks. `BEFORE` is replaced.
+_SEARCHED = (
+    "{%- for m in messages %}{{ m.role }}: {{ m.content }}\n{% if m.reasoning_content %}"
+    "<think>{{ m.reasoning_content }}</think>{% endif %}{% if m.tool_calls %}BEFORE"
+    "{% for c in m.tool_calls %}<call>{{ c.function | tojson }}</call>"
+    "{% endfor %}{% endif %}{% endfor %}{% if tools %}{{ tools | tojson }}{% endif %}"
+)
+#: Name -> a template whose texts take long to search.
+LONG_TEXTS = {
+    "marks before JSON that isn't valid": _SEARCHED.replace("BEFORE", "{{ '<a>[ ' * 200000 }}"),
+    "the same, within the bound of a text": _SEARCHED.replace("BEFORE", "{{ '<a>[ ' * 26000 }}"),
+    "a long prompt": "{{ 'a' * 6000000 }}" + _SEARCHED.replace("BEFORE", ""),
+    "marks around reasoning": _SEARCHED.replace("BEFORE", "{{ '<|end|>' * 1000000 }}"),
+}
 
 
 @pytest.fixture(scope="module")
@@ -120,6 +166,25 @@ def test_template_that_computes_without_end_is_ended(name: str) -> None:
     assert time.thread_time() - begin < 3
 
 
+@pytest.mark.usefixtures("short_time")
+@pytest.mark.parametrize(
+    "name",
+    [
+        "a number that is rounded",
+        "words in upper case",
+        "numbers that are written",
+        "a list that is sorted",
+        "characters of a text",
+        "JSON with indents",
+        "many fields in a method",
+    ],
+)
+def test_operation_that_would_take_long_is_refused_before_it_runs(name: str) -> None:
+    """The time would be over behind it."""
+    with pytest.raises(InvalidRequest, match=r"ended: it (produces|rounds)"):
+        rendered(HOSTILE[name], {"messages": MESSAGES})
+
+
 def test_all_renderings_at_load_together_have_the_time_of_one(monkeypatch: pytest.MonkeyPatch) -> None:
     """The features of a template are found by several renderings, more if the first ones succeed."""
     monkeypatch.setattr(template_budget, "MAX_SECONDS", 1.0)
@@ -139,6 +204,38 @@ def test_all_renderings_at_load_together_have_the_time_of_one(monkeypatch: pytes
     assert ChatTemplate(lambda messages, **_: rendered(plain, {"messages": messages}), plain).capabilities()[
         "system_role"
     ]
+
+
+@pytest.mark.parametrize("name", LONG_TEXTS)
+def test_long_text_of_a_template_is_not_searched_at_load(name: str) -> None:
+    begin = time.thread_time()
+    template = ChatTemplate(lambda messages, **v: rendered(LONG_TEXTS[name], {"messages": messages, **v}), "")
+    assert time.thread_time() - begin < 2
+    assert template.call_format is None
+
+
+def test_search_for_the_format_of_calls_ends_when_the_time_of_the_load_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next format is not tried. Such a format is one of the engine's library, whose code is not modelport's."""
+    source = _SEARCHED.replace("BEFORE", "").replace("<call>", "<a b>").replace("</call>", "")
+    tried = []
+
+    def parse(text: str, tools: Any) -> Any:
+        tried.append(text)
+        raise ValueError
+
+    library = library_format("<a b>", "", parse)
+    ends = iter([False])
+    monkeypatch.setattr(template_budget, "is_shared_time_over", lambda: next(ends, True))
+    template = ChatTemplate(
+        lambda messages, **v: rendered(source, {"messages": messages, **v}), "", library_calls=library
+    )
+    assert template.call_format is None
+    assert tried == []
+
+
+def test_number_of_too_many_digits_in_a_template_raises_invalid_request() -> None:
+    with pytest.raises(InvalidRequest, match="can't be read: it has or computes a number of more than 512 bits"):
+        rendered("{% set x = [" + "9" * 4000 + "] * 1000 %}{{ x }}", {"messages": MESSAGES})
 
 
 @pytest.mark.usefixtures("short_time")

@@ -7,7 +7,7 @@ that use the filters in `_REFUSED_FILTERS`, which no known chat template has, ar
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from functools import lru_cache, wraps
 from typing import Any, ClassVar
@@ -24,13 +24,22 @@ from modelport.local.template_budget import (
     CONTAINERS,
     MAX_NUMBER,
     NAMESPACE_SIZE,
+    SIZED,
     Budget,
     TemplateLimit,
+    check_bits,
     check_numbers,
-    count_items,
     current,
     limited,
-    width_of,
+    size_of,
+)
+from modelport.local.template_costs import (
+    LAZY_FILTERS,
+    check_date_format,
+    check_filter,
+    check_method,
+    check_test,
+    compare,
 )
 
 #: How many compiled templates are cached.
@@ -38,12 +47,10 @@ _CACHE_SIZE = 64
 #: How many characters a template may have. Those of published models have less than 60,000.
 MAX_SOURCE = 2**17
 _REFUSED_FILTERS = ("urlize", "xmlattr", "wordwrap", "filesizeformat", "striptags", "pprint")
-#: Methods of texts whose time or result isn't known before.
-_REFUSED_METHODS = ("expandtabs", "translate", "striptags", "unescape")
 #: Filters that do not look into the items of a list. All others read everything that their input contains.
 _SHALLOW_FILTERS = frozenset(
     """
-    attr batch count d default first items last length list map reject rejectattr reverse safe select selectattr slice
+    attr batch count d default first items last length list map reject rejectattr reverse select selectattr slice
     """.split()  # noqa: SIM905
 )
 
@@ -90,7 +97,9 @@ class _MakeDict:
     """The function `dict`, without the attributes of Python's class."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> dict[Any, Any]:
-        return dict(*args, **kwargs)
+        # Keys with the same hash, which a template can make, take quadratic time.
+        budget = current()
+        return dict(*(budget.items(arg) if isinstance(arg, list | tuple) else arg for arg in args), **kwargs)
 
 
 class _CountingTransformer(NodeTransformer):
@@ -108,6 +117,10 @@ class _CountingTransformer(NodeTransformer):
     def visit_Getitem(self, node: nodes.Getitem) -> nodes.Node:
         self.generic_visit(node)
         return _filter(node, "_result") if isinstance(node.arg, nodes.Slice) else node
+
+    def visit_Const(self, node: nodes.Const) -> nodes.Node:
+        check_bits(node.value)
+        return node
 
     def visit_Slice(self, node: nodes.Slice) -> nodes.Node:
         self.generic_visit(node)
@@ -163,7 +176,7 @@ def _items(_: Any, values: Any) -> Any:
 def _concat(_: Any, values: list[Any]) -> str:
     budget = current()
     for value in values:
-        budget.read(value)
+        budget.write(value)
     return "".join(str(value) for value in values)
 
 
@@ -174,14 +187,13 @@ def _result(_: Any, value: Any) -> Any:
 
 @jinja2.pass_context
 def _compared(_: Any, value: Any) -> Any:
-    if isinstance(value, CONTAINERS):
-        current().read(value)
+    compare(current(), value)
     return value
 
 
 @jinja2.pass_context
 def _output(_: Any, value: Any) -> Any:
-    current().read(value)
+    current().write(value)
     return value
 
 
@@ -210,7 +222,7 @@ class _BoundedEnvironment(ImmutableSandboxedEnvironment):
             "_items": _items, "_concat": _concat, "_result": _result, "_compared": _compared, "_output": _output,
             "_literal": _literal,
         }  # fmt: skip
-        self.tests = {name: _counted_test(function) for name, function in self.tests.items()}
+        self.tests = {name: _counted_test(name, function) for name, function in self.tests.items()}
         del self.globals["lipsum"]
         self.globals |= {
             "raise_exception": _raise_exception, "strftime_now": _strftime_now, "namespace": _Namespace,
@@ -222,14 +234,16 @@ class _BoundedEnvironment(ImmutableSandboxedEnvironment):
 
     def call(__self, __context: Any, __obj: Any, *args: Any, **kwargs: Any) -> Any:
         budget = current()
-        budget.step()
+        budget.step(1 + len(args) + len(kwargs))
         owner = getattr(getattr(__obj, "__wrapped__", __obj), "__self__", None)
         if isinstance(owner, str | list | tuple | dict):
             args = tuple(list(value) if hasattr(value, "__next__") else value for value in args)
-            _check_method(budget, owner, getattr(__obj, "__name__", ""), args, kwargs)
+            check_method(budget, owner, getattr(__obj, "__name__", ""), args, kwargs)
         elif not isinstance(__obj, Macro):
+            if getattr(__obj, "__name__", "") == "fromkeys":  # Keys with the same hash take quadratic time.
+                raise TemplateLimit("it uses the method 'fromkeys'")
             for value in (owner, *args, *kwargs.values()):
-                budget.read(value)
+                budget.write(value)
         with budget.deeper():
             return budget.result(super().call(__context, __obj, *args, **kwargs))
 
@@ -252,43 +266,15 @@ class _BoundedEnvironment(ImmutableSandboxedEnvironment):
                 check_numbers(values)
                 budget.spend(sum(abs(value) for value in values if isinstance(value, int)))
             budget.read_format(left, values)
-        if operator == "-":  # Of the keys of dicts, too.
-            budget.read(left)
-            budget.read(right)
+        if operator == "-" and isinstance(left, CONTAINERS):  # Of the keys of dicts, which takes quadratic time.
+            raise TemplateLimit("it subtracts lists")
         if operator == "*":
             for sequence, factor in ((left, right), (right, left)):
                 if isinstance(sequence, str | list | tuple) and isinstance(factor, int):
-                    budget.spend(len(sequence) * max(factor, 0))
+                    budget.spend(size_of(sequence) * max(factor, 0))
         if operator == "+" and isinstance(left, str | list | tuple):
-            budget.spend(len(left))
+            budget.spend(size_of(left))
         return budget.result(super().call_binop(context, operator, left, right))
-
-
-def _check_method(budget: Budget, owner: Any, name: str, args: Any, kwargs: Mapping[str, Any]) -> None:
-    """Check a call of a method of a text or a list before it runs."""
-    check_numbers((*args, *kwargs.values()))
-    for value in (None if isinstance(owner, dict) else owner, *args, *kwargs.values()):
-        budget.read(value)
-    if name == "pop":
-        budget.spend(len(owner))
-    if name == "append" and not all(value is None or isinstance(value, str | int | float) for value in args):
-        # A list in itself would be read for ever.
-        raise jinja2.exceptions.SecurityError("only texts and numbers can be appended to a list")
-    if not isinstance(owner, str):
-        return
-    if name in ("format", "format_map"):
-        budget.read_format(owner, (*args, *kwargs.values()))
-    elif name == "replace":
-        _check_replace(budget, owner, *args)
-    elif name == "join" and args and isinstance(args[0], str | Collection):
-        budget.spend(len(owner) * len(args[0]))
-    elif name in _REFUSED_METHODS:
-        raise TemplateLimit(f"it uses the method {name!r}, which can produce any length")
-
-
-def _check_replace(budget: Budget, text: Any, old: Any = "", new: Any = "", *_: Any) -> None:
-    if isinstance(text, str) and isinstance(old, str) and isinstance(new, str):
-        budget.spend(text.count(old) * len(new))
 
 
 def _counted_filter(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
@@ -307,29 +293,21 @@ def _counted_filter(name: str, function: Callable[..., Any]) -> Callable[..., An
             budget.read(item)
         if not is_shallow:
             value = list(value) if hasattr(value, "__next__") else value
-            budget.read(value)
-        if name == "replace":
-            _check_replace(budget, *map(str, (value, *options, *(kwargs[n] for n in ("old", "new") if n in kwargs))))
-        elif name == "join" and isinstance(value, str | Collection):
-            budget.spend(max((len(str(option)) for option in given), default=0) * len(value))
-        elif name == "format":
-            budget.read_format(str(value), given)
-        elif name == "sum" and any(isinstance(option, CONTAINERS) for option in given):
-            raise TemplateLimit("it adds lists with the filter 'sum'")
-        elif name in ("indent", "center", "tojson"):
-            width = sum(map(width_of, given))
-            lines = str(value).count("\n") + 1 if name != "tojson" else count_items(value)
-            budget.spend(width * lines)
+            budget.write(value)
+        check_filter(budget, name, value, options, kwargs)
+        if name in LAZY_FILTERS and value and isinstance(value, SIZED):
+            value = budget.items(value)
         return budget.result(function(*args[:skipped], value, *options, **kwargs))
 
     return counted
 
 
-def _counted_test(function: Callable[..., Any]) -> Callable[..., Any]:
+def _counted_test(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    skipped = 1 if hasattr(function, "jinja_pass_arg") else 0
+
     @wraps(function)
     def counted(*args: Any, **kwargs: Any) -> Any:
-        for value in args:
-            _compared(None, value)
+        check_test(current(), name, (*args[skipped:], *kwargs.values()))
         return function(*args, **kwargs)
 
     return counted
@@ -353,7 +331,7 @@ def _raise_exception(message: str) -> None:
 
 
 def _strftime_now(format: str) -> str:
-    current().read_format(format, ["x" * 32])
+    check_date_format(current(), format)
     return datetime.now().strftime(format)
 
 

@@ -43,8 +43,18 @@ CONTAINERS: tuple[type[Collection[Any]], ...] = (
     type({}.values()),
     type({}.items()),
 )
+#: Values with a length.
+SIZED: tuple[type[Collection[Any]], ...] = (str, range, *CONTAINERS)
 #: What a list costs beside its items.
 _PER_CONTAINER = 8
+#: What making an item of a list costs. Its place takes eight bytes.
+PER_ITEM = 8
+#: What writing an item of a list as text costs. Numbers have up to 155 digits, and need up to half a microsecond.
+PER_WRITTEN_ITEM = 64
+#: What a field of a format string costs: `{}` is formatted by Python code.
+_PER_FIELD = 256
+#: What reading a character of a format string costs.
+_PER_FORMAT = 16
 #: What a namespace costs.
 NAMESPACE_SIZE = 100
 _MAX_BITS = 512
@@ -112,13 +122,17 @@ class Budget:
         finally:
             self._depth -= 1
 
-    def read(self, value: Any) -> None:
+    def read(self, value: Any, per_item: int = 1) -> None:
         """Count all texts and items inside a value. A list that contains itself twice, 40 times over, has 2**40.
+
+        Args:
+            value: The value.
+            per_item: What an item costs, beside the characters of a text.
 
         Raises:
             TemplateLimit: They are too many.
         """
-        if isinstance(value, str):
+        if isinstance(value, str | range):
             self.spend(len(value))
         if not isinstance(value, CONTAINERS):
             return
@@ -128,7 +142,7 @@ class Budget:
                 if isinstance(item, str):
                     self.spend(len(item))
                 elif isinstance(item, CONTAINERS):
-                    self.spend(1 + len(item))
+                    self.spend(1 + per_item * len(item))
                     stack.append(chain(item, item.values()) if isinstance(item, dict) else iter(item))
                     break
             else:
@@ -136,22 +150,33 @@ class Budget:
             if len(stack) > MAX_NESTING:
                 raise TemplateLimit(f"its lists are nested more than {MAX_NESTING} levels deep")
 
+    def write(self, value: Any) -> None:
+        """Count what writing a value as text costs.
+
+        Raises:
+            TemplateLimit: It is too much.
+        """
+        self.read(value, PER_WRITTEN_ITEM)
+
     def read_format(self, text: str, values: Iterable[Any] = ()) -> None:
         """Count what a format string, such as `%8d` or `{:8}`, can produce from values.
 
         Raises:
             TemplateLimit: It is too much, or can't be known.
         """
+        self.spend(_PER_FORMAT * len(text))
         widths = [int(number[:9]) for number in _NUMBER.findall(text)]
         if max(widths, default=0) > MAX_NUMBER or _INNER_FIELD.search(text.replace("{{", "")):
             raise TemplateLimit(f"a format string has a width of more than {MAX_NUMBER}, or one that is a value")
         longest = 0
         for value in values:
-            self.read(value)
+            self.write(value)
+            self.spend(PER_WRITTEN_ITEM)
             if not (value is None or isinstance(value, (str, int, float, Undefined, *CONTAINERS))):
                 raise TemplateLimit(f"it formats a value of the type {type(value).__name__!r}")
             longest = max(longest, len(str(value)))
-        self.spend(sum(widths) + max(text.count("%"), text.count("{")) * longest)
+        fields = max(text.count("%"), text.count("{"))
+        self.spend(sum(widths) + fields * (longest + PER_ITEM) + text.count("{") * _PER_FIELD)
 
     def result(self, value: Any) -> Any:
         """Count what an operation has made, and return it.
@@ -162,11 +187,13 @@ class Budget:
         if isinstance(value, str):
             self.spend(len(value))
         elif isinstance(value, CONTAINERS):
-            self.spend(_PER_CONTAINER + len(value))
+            self.spend(_PER_CONTAINER + size_of(value))
+            if isinstance(value, dict):  # Comparing keys with the same hash takes longer.
+                self.step(len(value))
         elif isinstance(value, bytes):
             raise TemplateLimit("it makes bytes")
-        elif isinstance(value, int) and value.bit_length() > _MAX_BITS:
-            raise TemplateLimit(f"it computes a number of more than {_MAX_BITS} bits")
+        elif isinstance(value, int):
+            check_bits(value)
         elif isinstance(value, Iterator):
             return map(self.result, self.items(value))
         return value
@@ -176,6 +203,21 @@ class Budget:
         for value in values:
             self.step()
             yield value
+
+
+def size_of(value: Collection[Any]) -> int:
+    """Return what copying a text or a list costs."""
+    return len(value) if isinstance(value, str) else PER_ITEM * len(value)
+
+
+def check_bits(value: Any) -> None:
+    """Check a number that a template has or computes.
+
+    Raises:
+        TemplateLimit: It is too large.
+    """
+    if isinstance(value, int) and value.bit_length() > _MAX_BITS:
+        raise TemplateLimit(f"it has or computes a number of more than {_MAX_BITS} bits")
 
 
 def check_numbers(values: Iterable[Any]) -> None:
@@ -211,12 +253,21 @@ def limited(budget: Budget) -> Iterator[None]:
 
 @contextmanager
 def shared_time() -> Iterator[None]:
-    """Give all renderings in this context, which must be in one thread, the time of one."""
+    """Give all renderings in this context, which must be in one thread, the time of one.
+
+    What reads the rendered texts asks `is_shared_time_over`.
+    """
     token = _shared_end.set(_shared_end.get() or time.thread_time() + MAX_SECONDS)
     try:
         yield
     finally:
         _shared_end.reset(token)
+
+
+def is_shared_time_over() -> bool:
+    """Return whether the time of `shared_time` in this context is over, or nobody waits for the result any more."""
+    end = _shared_end.get()
+    return end is not None and (is_abandoned() or time.thread_time() > end)
 
 
 def width_of(option: Any) -> int:

@@ -10,7 +10,7 @@ import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import product
+from itertools import islice, product
 from typing import Any
 
 from modelport.protocols.output_text.call_formats import CALL_FORMATS
@@ -45,6 +45,8 @@ _OTHER_ARGUMENTS = {"x": "probe-y"}
 _IDS = ("call_0123456789abcdef01234567", "call_fedcba9876543210fedcba98")
 #: How many letters and digits the IDs have that Mistral's templates accept.
 _SHORT_ID = 9
+#: How many marks in a rendered text are tried as the one before a call. Ordinary texts have a few.
+_MAX_MARKS = 64
 
 
 def _call(index: int, name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
@@ -186,8 +188,14 @@ def rendered_text(render: Render, messages: list[dict[str, Any]], tools: Sequenc
 
 def _common_length(first: str, second: str) -> int:
     """Return how many characters two texts have in common at their beginning."""
-    pairs = enumerate(zip(first, second, strict=False))
-    return next((index for index, (a, b) in pairs if a != b), min(len(first), len(second)))
+    low, high = 0, min(len(first), len(second))
+    while low < high:
+        middle = (low + high + 1) // 2
+        if first[low:middle] == second[low:middle]:
+            low = middle
+        else:
+            high = middle - 1
+    return low
 
 
 def find_style(render: Render) -> HistoryStyle | None:
@@ -235,9 +243,18 @@ def find_call_format(
             return None
     formats = [*CALL_FORMATS.values(), _tagged_json(texts[0][1][1]), library]
     for call_format in filter(None, formats):
+        if _is_time_over():
+            return None
         if all(_reads(call_format, reasoning_format, *text, calls) for calls, text in texts):
             return call_format
     return None
+
+
+def _is_time_over() -> bool:
+    """Return whether the time for finding the features of a template is over. Reading a hostile text takes long."""
+    from modelport.local.template_budget import is_shared_time_over  # jinja2 is loaded with a local model only.
+
+    return is_shared_time_over()
 
 
 def _written(render: Render, without_result: list[dict[str, Any]], whole: list[dict[str, Any]]) -> tuple[str, str]:
@@ -271,7 +288,7 @@ def _reads(
 
 def _tagged_json(text: str) -> CallFormat | None:
     """Return a format for calls in JSON between marks that no model of the table has."""
-    for match in re.finditer(r"(<[^\s<>]+>|\[[A-Z_]+\])\s*(?=[\[{])", text):
+    for match in islice(re.finditer(r"(<[^\s<>]+>|\[[A-Z_]+\])\s*(?=[\[{])", text), _MAX_MARKS):
         try:
             _, position = read_json_calls(text, match.end(), _SCHEMAS)
         except ValueError:
@@ -318,6 +335,8 @@ def find_reasoning_format(render: Render, source: str) -> ReasoningFormat | None
         prompt = text = ""
     if "probe-reason" in text:
         for reasoning_format in REASONING_FORMATS.values():
+            if _is_time_over():
+                return None
             reader = ReasoningReader(reasoning_format, reasoning_format.tail_of(prompt))
             reasoning, content = reader.feed(text, final=True)
             if reasoning.strip() == "probe-reason" and "probe-answer" in content:
