@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 from types import SimpleNamespace
@@ -13,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from modelport import Choice, InvalidRequest, OpenAIServerModel, Regex
 from modelport.inputs.messages import normalise_messages
 from modelport.types.content import Image, Text
 from modelport.types.deltas import (
@@ -358,3 +360,21 @@ def test_accumulate_parsed_arguments_are_replaced_not_concatenated() -> None:
         ]
         (call,) = accumulate(deltas).tool_calls
         assert call.function.arguments == expected
+
+
+def test_errors_do_not_quote_long_texts_whole() -> None:
+    long = "x" * 200_000
+    wrong: list[Callable[[], Any]] = [
+        lambda: ChatMessage.from_dict({"role": "user", long: 1}),
+        lambda: ChatMessage.from_dict({"role": "user", "attempts": [{long: 1}]}),
+        lambda: ChatMessage.from_dict({"role": long}),
+        lambda: Choice("a").parse(long),
+        lambda: Regex("a+").parse(long),
+        lambda: Choice(long, ""),
+        lambda: OpenAIServerModel("m", api_key="k", capabilities={"tools": long}),
+        lambda: OpenAIServerModel("m", api_key="k", capabilities=long),
+    ]
+    for call in wrong:
+        with pytest.raises((ValueError, InvalidRequest)) as raised:
+            call()
+        assert len(str(raised.value)) < 1500

@@ -13,6 +13,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from modelport.errors import InvalidRequest
+from modelport.schema.json_text import excerpt
 from modelport.schema.rules import SchemaRules
 from modelport.types.output_types import Choice, JSONSchema, Lark, Regex
 
@@ -143,7 +144,7 @@ class Capabilities:
         if isinstance(given, Capabilities):
             return given
         if not isinstance(given, Mapping) or not all(isinstance(name, str) for name in given):
-            raise InvalidRequest(f"capabilities={given!r}: must be Capabilities, or a dict of what differs")
+            raise InvalidRequest(f"capabilities={excerpt(given)}: must be Capabilities, or a dict of what differs")
         return self.replace(**given)
 
     def with_profiles(self, model_id: str | None, profiles: Iterable[tuple[str, Mapping[str, Any]]]) -> Capabilities:
@@ -174,7 +175,7 @@ def _to_frozenset(name: str, value: Any) -> frozenset[Any]:
 
 
 def _invalid(name: str, value: Any, expected: str) -> InvalidRequest:
-    return InvalidRequest(f"capabilities: {name}={value!r}: must be {expected}")
+    return InvalidRequest(f"capabilities: {name}={excerpt(value)}: must be {expected}")
 
 
 def union_of(all_capabilities: Sequence[Capabilities]) -> Capabilities:

@@ -246,7 +246,7 @@ _TYPES: Mapping[str, Any] = {
 
 def _check_keys(data: Mapping[Any, Any], cls: type[Any], what: str, others: Iterable[str] = ()) -> None:
     known = {item.name for item in fields(cls)} | {*others}
-    if unknown := sorted(map(repr, set(data) - known)):
+    if unknown := sorted(map(excerpt, set(data) - known)):
         raise ValueError(f"unknown key {unknown[0]} in {what}; known are {', '.join(sorted(known))}")
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from modelport.errors import InvalidRequest
-from modelport.schema.json_text import read_json
+from modelport.schema.json_text import excerpt, read_json
 from modelport.schema.python_types import parse_json_as, to_schema_name
 from modelport.schema.validation import mismatch
 
@@ -100,7 +100,7 @@ class Regex:
         from modelport.schema import regexes
 
         if not regexes.fullmatch(self.pattern, text):
-            raise ValueError(f"{text!r} does not match {self.pattern!r}")
+            raise ValueError(f"{excerpt(text)} does not match {excerpt(self.pattern)}")
         return text
 
     def for_engines(self) -> str:
@@ -135,7 +135,7 @@ class Choice:
     def __init__(self, *options: str | list[str] | tuple[str, ...]) -> None:
         flat = tuple(o for option in options for o in (option if isinstance(option, (list, tuple)) else [option]))
         if not flat or not all(isinstance(option, str) and option for option in flat):
-            raise InvalidRequest(f"Choice needs at least one string, none of them empty; got {flat!r}")
+            raise InvalidRequest(f"Choice needs at least one string, none of them empty; got {excerpt(flat)}")
         object.__setattr__(self, "options", flat)
 
     def parse(self, text: str) -> str:
@@ -145,7 +145,7 @@ class Choice:
             ValueError: The text is not one of the options.
         """
         if text not in self.options:
-            raise ValueError(f"{text!r} is none of {', '.join(map(repr, self.options))}")
+            raise ValueError(f"{excerpt(text)} is none of {', '.join(map(excerpt, self.options))}")
         return text
 
     def describe(self) -> str:
