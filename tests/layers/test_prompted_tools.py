@@ -355,11 +355,17 @@ def test_self_reference_of_a_tool_means_its_arguments_and_not_the_call(reference
         (f'{OPEN}{{"name": "moon", "arguments": {{}}}}{CLOSE}', "auto", "{}", "no such tool"),
         (f'{OPEN}{{"name": "weather", "arguments": {{"city": 5}}}}{CLOSE}', "auto", '{"city": 5}', r"\$\.city"),
         (
-            f'{OPEN}{{"arguments": 1, "x{{\\"": [","], "name": "weather", '
+            f'{OPEN}{{"arguments": 1, "\\u0069d": [","], "name": "weather", '
             f'"arguments":  {{"city":"a",  "city": 5}} }}{CLOSE}',
             "auto",
             '{"city":"a",  "city": 5}',
             r"\$\.city",
+        ),
+        (
+            f'{OPEN}{{"name": "weather", "args": {{"city": "a"}}}}{CLOSE}',
+            "auto",
+            '{"name": "weather", "args": {"city": "a"}}',
+            "no such tool",
         ),
         ('{"name": "weather", "parameters": {"city":5}}', "required", '{"city":5}', r"\$\.city"),
         (f'{OPEN}[{{"name": "weather", "arguments": {{"city": 5}}}}]{CLOSE}', "auto", '{"city": 5}', r"\$\.city"),
@@ -367,7 +373,7 @@ def test_self_reference_of_a_tool_means_its_arguments_and_not_the_call(reference
     ],
     ids=[
         "truncated", "not JSON", "forced text", "forced and truncated", "forced nothing", "unknown tool", "wrong type",
-        "duplicate keys", "parameters", "a list", "deep nesting",
+        "duplicate keys", "wrong key", "parameters", "a list", "deep nesting",
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("streamed", [False, True])

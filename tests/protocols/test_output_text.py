@@ -112,12 +112,47 @@ def read(name: str, text: str) -> tuple[list[tuple[str, Any]], str]:
          [("f", {"a": "it's \"b\"\nc", "any": ""})], ""),
         ("LFM", "<|tool_call_start|>f(any=1e999)<|tool_call_end|>", [("", "f(any=1e999)")], ""),
         ("LFM", "<|tool_call_start|>f(any=007)<|tool_call_end|>", [("", "f(any=007)")], ""),
+        ("Llama", '{"type": "Feature", "geometry": null}', [], '{"type": "Feature", "geometry": null}'),
+        ("Llama", '{"type": "dog"}', [], '{"type": "dog"}'),
+        ("Llama", '{"name": "my-lib", "function": "x"}', [], '{"name": "my-lib", "function": "x"}'),
+        ("Llama", '{"name": "api", "routes": [{"parameters": {}}]}', [],
+         '{"name": "api", "routes": [{"parameters": {}}]}'),
+        ("Llama", '{"name": "g", "description": "d", "parameters": {}}', [],
+         '{"name": "g", "description": "d", "parameters": {}}'),
+        ("Llama", '{"name": "f", "input": {"a": "x"}}', [("", '{"name": "f", "input": {"a": "x"}}')], ""),
+        ("Llama", '{"type": "function", "name": "g", "par', [("", '{"type": "function", "name": "g", "par')], ""),
+        ("Llama", '{"type": "function", "function": {"name": "g", "parameters": {}}}', [("g", {})], ""),
         # A call behind JSON that is none
         ("Llama", f'{{"answer": 1}} so <|python_tag|>{F}', [FX], '{"answer": 1} so'),
     ],
 )  # fmt: skip
 def test_read_output_reads_calls_and_keeps_other_text(name: str, text: str, calls: Any, outside: str) -> None:
     assert read(name, text) == (calls, outside)
+
+
+@pytest.mark.parametrize(
+    ("text", "arguments"),
+    [
+        ('{"name": "f"}', {}),
+        ('{"type": "function", "name": "f"}', {}),
+        ('{"name": "f", "arguments": {"a": "x"}, "id": "123456789"}', {"a": "x"}),
+        ('{"tool_call_id": "0", "tool_name": "f", "parameters": {"a": "x"}}', {"a": "x"}),
+        ('{"id": "1", "type": "function", "function": {"name": "f", "arguments": {"a": "x"}}}', {"a": "x"}),
+        ('{"name": "f", "args": {"a": "x"}}', None),
+        ('{"name": "f", "input": {"a": "x"}}', None),
+        ('{"name": "f", "a": "x"}', None),
+        ('{"name": "f", "id": 7}', None),
+        ('{"name": "f", "arguments": {}, "parameters": {"a": "x"}}', None),
+        ('{"name": "f", "arguments": {"a": "x"}, "limit": 3}', None),
+        ('{"name": "f", "arguments": {"a": "x"}, "type": "x"}', None),
+        ('{"name": "f", "tool_name": "g", "arguments": {}}', None),
+        ('{"function": {"name": "f", "args": {"a": "x"}}}', None),
+        ('{"function": {"name": "f"}, "arguments": {"a": "x"}}', None),
+    ],
+)  # fmt: skip
+def test_call_with_an_unknown_key_is_invalid(text: str, arguments: Any) -> None:
+    expected = [("", text)] if arguments is None else [("f", arguments)]
+    assert read("tagged JSON", f"<tool_call>{text}</tool_call>") == (expected, "")
 
 
 def test_read_output_keeps_the_digits_that_the_model_wrote() -> None:

@@ -11,6 +11,7 @@ The rules:
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -117,11 +118,17 @@ def read_output(text: str, call_format: CallFormat, schemas: Schemas) -> tuple[l
 
 
 def _is_call(text: str, found: Sequence[TextCall], schemas: Schemas) -> bool:
-    """Return whether an output that begins with JSON is a call, and not an answer that has a name."""
-    names = [call.name for call in found if call.name]
-    if not names:
+    """Return whether an output that begins with JSON is a call, and not an answer in JSON."""
+    try:
+        value, _ = _DECODER.raw_decode(text, _skip_space(text, 0))
+    except (ValueError, RecursionError):
         return _BEGINS_CALL.match(text) is not None
-    return any(name in schemas for name in names) or _HAS_ARGUMENTS.search(text) is not None
+    function = value["function"] if isinstance(value.get("function"), dict) else value
+    name = function.get("name")
+    if isinstance(name, str) and name in schemas:
+        return True
+    has_arguments = any(isinstance(function.get(key), dict) for key in ("arguments", "parameters"))
+    return has_arguments and bool(found) and bool(found[0].name)
 
 
 def _next_section(text: str, position: int, call_format: CallFormat) -> tuple[int, int] | None:
@@ -164,8 +171,8 @@ def _skip_space(text: str, position: int) -> int:
 
 
 _SPACE = re.compile(r"\s*+")
-_BEGINS_CALL = re.compile(r'\s*+\{\s*+"(?:name|type|function)"')
-_HAS_ARGUMENTS = re.compile(r'"(?:parameters|arguments|function)"\s*+:')
+_DECODER = json.JSONDecoder()
+_BEGINS_CALL = re.compile(r'\s*+\{\s*+"(?:name"|type"\s*+:\s*+"function"|function"\s*+:\s*+\{)')
 
 
 def check_number(calls: int) -> None:
