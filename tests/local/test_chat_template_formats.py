@@ -153,10 +153,11 @@ def read(name: str, prompt: str, text: str, size: int) -> ChatMessage:
     """Read an output as a local engine does, in pieces of a size."""
     template = load_template(name)
     assert template.call_format is not None
+    form = template.reasoning_format
+    tail = form.tail_of(prompt) if form else ""
 
     async def backend() -> AsyncGenerator[Delta, None]:
-        form = template.reasoning_format
-        reader = ReasoningReader(form, form.tail_of(prompt)) if form else None
+        reader = ReasoningReader(form, tail, template.call_format.begins) if form else None
         for start in range(0, len(text), size):
             piece = text[start : start + size]
             reasoning, content = reader.feed(piece, final=start + size >= len(text)) if reader else ("", piece)
@@ -164,7 +165,7 @@ def read(name: str, prompt: str, text: str, size: int) -> ChatMessage:
         yield Delta(finish_reason="stop")
 
     async def work() -> list[Delta]:
-        deltas = read_calls(backend(), False, template.call_format, schemas_of((FILE, OTHER)))
+        deltas = read_calls(backend(), False, template.call_format, schemas_of((FILE, OTHER)), form, tail)
         return [delta async for delta in deltas]
 
     return accumulate(asyncio.run(work()))

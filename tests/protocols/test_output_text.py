@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
+from collections.abc import AsyncGenerator
 from itertools import pairwise
 from typing import Any
 
@@ -12,12 +14,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from modelport.errors import MalformedResponse
+from modelport.layers.adapt.prompted_tools import read_calls
 from modelport.protocols.output_text.call_formats import CALL_FORMATS
 from modelport.protocols.output_text.calls import CallFormat, read_output
 from modelport.protocols.output_text.json_calls import read_json_calls
 from modelport.protocols.output_text.reasoning import ReasoningReader
 from modelport.protocols.output_text.reasoning_formats import REASONING_FORMATS
 from modelport.protocols.output_text.values import read_literal, value_from_text
+from modelport.types.deltas import ChatMessageStreamDelta as Delta
+from modelport.types.deltas import accumulate
+from modelport.types.messages import ChatMessage
 from tests.properties import examples
 
 SCHEMAS = {
@@ -277,6 +283,15 @@ def split(name: str, pieces: list[str], prompt: str = "") -> tuple[str, str]:
         ("think", "assistant\n<think>\n\n</think>\n\n", "Paris", "", "Paris"),
         ("think", "", "</think>\nParis", "", "Paris"),
         ("think", "", "Paris </think> is", "", "Paris </think> is"),
+        ("think", "", "Use <think>x</think>.\n<think>\ny\n</think>z", "",
+         "Use <think>x</think>.\n<think>\ny\n</think>z"),
+        ("think", "", "\n <think>x</think>y", "x", " y"),
+        ("Mistral", "", "Use [THINK]x[/THINK].", "", "Use [THINK]x[/THINK]."),
+        ("harmony", "<|start|>assistant", "<|channel|>final<|constrain|>json<|message|>{}", "", "{}"),
+        ("harmony", "<|start|>assistant", "<|channel|>commentary <|constrain|>json<|message|>{}", "", "{}"),
+        # A prompt can end in the beginning of a mark that the model does not complete
+        ("Muse", "<|start|>assistant", "Paris", "", "Paris"),
+        ("Muse", "<|start|>assistant", " to the end", "", " to the end"),
         ("Mistral", "", "[THINK]I think.[/THINK]Paris", "I think.", "Paris"),
         ("Gemma 4", "", "<|channel>thought\nI think.\n<channel|>Paris", "I think.", "Paris"),
         ("Gemma 4", "<|channel>thought\n<channel|>", "Paris", "", "Paris"),
@@ -317,13 +332,12 @@ def test_reasoning_and_content_are_apart(name: str, prompt: str, text: str, reas
         ("Mistral", "[TOOL_CALLS]", 'So [TOOL_CALLS]f[ARGS]{"a": "[THINK]"}', "",
          'So [TOOL_CALLS]f[ARGS]{"a": "[THINK]"}'),
         ("Apriel", "<tool_calls>", "[BEGIN FINAL RESPONSE]\n<tool_calls>[]</tool_calls>[END FINAL RESPONSE]", "",
-         "<tool_calls>[]</tool_calls>"),
-        # Where reasoning can follow a call, its marks still count
-        ("Gemma 4", "<|tool_call>", "<|tool_call>call:f{}<tool_call|><|channel>thought\nx<channel|>", "x",
+         "<tool_calls>[]</tool_calls>[END FINAL RESPONSE]"),
+        ("Gemma 4", "<|tool_call>", "<|channel>thought\nx<channel|><|tool_call>call:f{}<tool_call|>", "x",
          "<|tool_call>call:f{}<tool_call|>"),
     ],
 )  # fmt: skip
-def test_marks_of_reasoning_within_a_call_are_kept(
+def test_reasoning_reader_passes_calls_on_unchanged(
     name: str, mark: str, text: str, reasoning: str, content: str
 ) -> None:
     for size in (1, 3, len(text)):
@@ -331,6 +345,88 @@ def test_marks_of_reasoning_within_a_call_are_kept(
         pieces = [text[start : start + size] for start in range(0, len(text), size)]
         parts = [*map(reader.feed, pieces), reader.finish()]
         assert tuple(map("".join, zip(*parts, strict=True))) == (reasoning, content)
+
+
+def read_deltas(calls: str, reasoning: str, text: str, size: int, prompt: str = "") -> ChatMessage:
+    """Read an output as a local engine does, in pieces of a size."""
+    call_format, form = CALL_FORMATS[calls], REASONING_FORMATS[reasoning]
+
+    async def backend() -> AsyncGenerator[Delta, None]:
+        reader = ReasoningReader(form, prompt, call_format.begins)
+        for start in range(0, len(text), size):
+            thought, content = reader.feed(text[start : start + size], final=start + size >= len(text))
+            yield Delta(content=content or None, reasoning=thought or None)
+        yield Delta(finish_reason="stop")
+
+    async def work() -> list[Delta]:
+        return [delta async for delta in read_calls(backend(), False, call_format, SCHEMAS, form, prompt)]
+
+    return accumulate(asyncio.run(work()))
+
+
+HARMONY = '<|channel|>commentary to=functions.f <|constrain|>json<|message|>{"a": "%s"}<|call|>'
+GEMMA = '<|tool_call>call:f{a:<|"|>%s<|"|>}<tool_call|>'
+
+
+@pytest.mark.parametrize(
+    ("calls", "reasoning", "template", "argument"),
+    [
+        ("harmony", "harmony", HARMONY, "a <|end|> b"),
+        ("harmony", "harmony", HARMONY, "a <|start|>assistant b"),
+        ("harmony", "harmony", HARMONY, "a <|channel|>analysis<|message|>b<|end|> c"),
+        ("Gemma 4", "Gemma 4", GEMMA, "a <|channel>thought b<channel|> c"),
+        ("Solar", "Solar", "<|tool_calls|><|tool_call:begin|>1<|tool_call:name|>f<|tool_call:args|>"
+         '{"a": "%s"}<|tool_call:end|><|calls|>', "a <|end|> <|content|>b"),
+        ("Cohere", "Cohere", '<|START_ACTION|>[{"tool_call_id": "0", "tool_name": "f", "parameters": {"a": "%s"}}]'
+         "<|END_ACTION|>", "a <|START_TEXT|> b"),
+        ("list of calls", "Apriel", '<tool_calls>[{"name": "f", "arguments": {"a": "%s"}}]</tool_calls>',
+         "a [END FINAL RESPONSE] b"),
+        ("Muse", "Muse", '<|start|>assistant to=f<|message|><atem:function_calls><atem:invoke name="f">'
+         '<atem:parameter name="a">%s</atem:parameter></atem:invoke></atem:function_calls><|eom|>', "a <|eom|> b"),
+        ("Kimi K3", "Kimi K3", '<|open|>tools<|sep|><|open|>call tool="f" index="1"<|sep|><|open|>argument key="a" '
+         'type="string"<|sep|>%s<|close|>argument<|sep|><|close|>call<|sep|><|close|>tools<|sep|>',
+         "<|open|>think<|sep|>x<|close|>think<|sep|>"),
+    ],
+)  # fmt: skip
+def test_marks_within_an_argument_are_a_part_of_it(calls: str, reasoning: str, template: str, argument: str) -> None:
+    text = template % argument
+    for size in (1, 7, len(text)):
+        message = read_deltas(calls, reasoning, text, size)
+        assert [(call.function.name, call.function.arguments) for call in message.tool_calls or ()] == [
+            ("f", {"a": argument})
+        ]
+        assert (message.text, message.reasoning) == ("", None)
+
+
+@pytest.mark.parametrize(
+    ("calls", "reasoning", "text", "number", "thought", "content"),
+    [
+        ("harmony", "harmony", HARMONY % "x" + "<|start|>assistant<|channel|>analysis<|message|>" + HARMONY % "y"
+         + "So.<|end|><|start|>assistant<|channel|>final<|message|>Paris<|end|>", 1, HARMONY % "y" + "So.", "Paris"),
+        ("harmony", "harmony", HARMONY % "x" + "<|start|>assistant" + HARMONY % "y", 2, "", ""),
+        ("Gemma 4", "Gemma 4", GEMMA % "x" + "<|channel>thought\nSo.<channel|>Paris", 1, "So.", "Paris"),
+        ("list of calls", "Apriel", '<tool_calls>[{"name": "f"}]</tool_calls>\n[END FINAL RESPONSE]', 1, "", ""),
+        ("tagged JSON", "think", "<tool_call>" + F + "</tool_call><think>x</think>", 1, "", "<think>x</think>"),
+        ("Muse", "Muse", '<|start|>assistant to=f<|message|><atem:function_calls><atem:invoke name="f"></atem:invoke>'
+         "</atem:function_calls><|eom|><|start|>assistant to=user<|message|>Paris<|eot|>", 1, "", "Paris"),
+    ],
+)  # fmt: skip
+def test_reasoning_and_text_behind_a_call_are_read(
+    calls: str, reasoning: str, text: str, number: int, thought: str, content: str
+) -> None:
+    for size in (1, 7, len(text)):
+        message = read_deltas(calls, reasoning, text, size)
+        assert [call.function.name for call in message.tool_calls or ()] == ["f"] * number
+        assert (message.text.strip(), message.reasoning or "") == (content, thought)
+
+
+@pytest.mark.parametrize(
+    ("text", "content"), [("Paris.", "Paris."), ("all\nParis", "Paris"), ("1 >>> 2", "1 >>> 2"), ("f\n{}", "")]
+)
+def test_end_of_the_prompt_is_no_part_of_the_text(text: str, content: str) -> None:
+    for size in (1, len(text)):
+        assert read_deltas("Functionary 3.2", "Functionary 3.2", text, size, ">>>").text == content
+        assert split("Functionary 3.2", [text], ">>>")[1] == (content or text)
 
 
 @examples(300)

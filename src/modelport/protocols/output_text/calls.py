@@ -16,6 +16,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from modelport.errors import MalformedResponse
@@ -73,19 +74,32 @@ class CallFormat:
         marks = "|".join(map(re.escape, sorted(self.begins, key=len, reverse=True)))
         return re.compile(f"(?:{marks})(?={self.behind_begin})")
 
+    def pattern_with(self, others: Mapping[str, str]) -> re.Pattern[str]:
+        """Return a pattern of the marks before calls, which are groups, and of other marks. The longest counts.
+
+        Args:
+            others: The other marks, each with a regular expression for the text behind it.
+        """
+        marks = {mark: re.escape(mark) + behind for mark, behind in others.items()}
+        marks |= {mark: f"({re.escape(mark)})(?={self.behind_begin})" for mark in self.begins}
+        return re.compile("|".join(marks[mark] for mark in sorted(marks, key=len, reverse=True)))
+
     @cached_property
     def marks(self) -> str:
         """A text that contains the spellings of all marks."""
         return " ".join([*self.begins, self.end, self.names])
 
 
-def read_output(text: str, call_format: CallFormat, schemas: Schemas) -> tuple[list[TextCall], str]:
+def read_output(
+    text: str, call_format: CallFormat, schemas: Schemas, outside_calls: Mapping[str, str] = MappingProxyType({})
+) -> tuple[list[TextCall], str]:
     """Read the calls in the text of an output, or in the end of it.
 
     Args:
         text: The text; the text from the first mark on suffices.
         call_format: How the model writes calls.
         schemas: The schemas of the tools.
+        outside_calls: Marks of texts between calls that contain no calls; see `ReasoningFormat.outside_calls`.
 
     Returns:
         The calls, and the text outside of them. If there are no calls, that is the whole text.
@@ -97,8 +111,9 @@ def read_output(text: str, call_format: CallFormat, schemas: Schemas) -> tuple[l
         return [TextCall("", text)], ""
     calls: list[TextCall] = []
     outside: list[str] = []
+    pattern = call_format.pattern_with(outside_calls)
     position = sections = wasted = 0
-    while match := _next_section(text, position, call_format):
+    while match := _next_section(text, position, call_format, pattern):
         outside.append(text[position : match[0]])
         if wasted > MAX_WASTED:
             calls, position = [*calls, TextCall("", text[match[1] :])], len(text)
@@ -107,7 +122,7 @@ def read_output(text: str, call_format: CallFormat, schemas: Schemas) -> tuple[l
         if not all(call.name for call in found):
             wasted += len(text) - match[1]
         if not match[1] and not _is_call(text, found, schemas):
-            return read_output(text, replace(call_format, is_whole_output=False), schemas)
+            return read_output(text, replace(call_format, is_whole_output=False), schemas, outside_calls)
         calls += found
         sections += 1
         check_number(max(len(calls), sections))
@@ -131,12 +146,17 @@ def _is_call(text: str, found: Sequence[TextCall], schemas: Schemas) -> bool:
     return has_arguments and bool(found) and bool(found[0].name)
 
 
-def _next_section(text: str, position: int, call_format: CallFormat) -> tuple[int, int] | None:
+def _next_section(
+    text: str, position: int, call_format: CallFormat, pattern: re.Pattern[str]
+) -> tuple[int, int] | None:
     """Return where the mark of the next section starts and ends."""
     if not position and call_format.is_whole_output and text.lstrip().startswith("{"):
         return 0, 0
-    match = call_format.begin_pattern.search(text, position) if call_format.begins else None
-    return match.span() if match else None
+    while call_format.begins and (match := pattern.search(text, position)):
+        if match.lastindex:
+            return match.span(match.lastindex)
+        position = match.end()
+    return None
 
 
 def _read_section(
