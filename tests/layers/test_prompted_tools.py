@@ -352,6 +352,7 @@ def test_self_reference_of_a_tool_means_its_arguments_and_not_the_call(reference
         ("Sure! I will.", "required", "Sure! I will.", "made none"),
         ('{"name": "weather", "argu', "required", '{"name": "weather", "argu', "no valid JSON"),
         ("", "required", "", "made none"),
+        ("[]", "required", "[]", "made none"),
         (f'{OPEN}{{"name": "moon", "arguments": {{}}}}{CLOSE}', "auto", "{}", "no such tool"),
         (f'{OPEN}{{"name": "weather", "arguments": {{"city": 5}}}}{CLOSE}', "auto", '{"city": 5}', r"\$\.city"),
         (
@@ -372,8 +373,8 @@ def test_self_reference_of_a_tool_means_its_arguments_and_not_the_call(reference
         (f"{OPEN}" + "[" * 100_000, "auto", "[" * 100_000, "no valid JSON"),
     ],
     ids=[
-        "truncated", "not JSON", "forced text", "forced and truncated", "forced nothing", "unknown tool", "wrong type",
-        "duplicate keys", "wrong key", "parameters", "a list", "deep nesting",
+        "truncated", "not JSON", "forced text", "forced and truncated", "forced nothing", "forced and empty",
+        "unknown tool", "wrong type", "duplicate keys", "wrong key", "parameters", "a list", "deep nesting",
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("streamed", [False, True])

@@ -128,6 +128,19 @@ def read(name: str, text: str) -> tuple[list[tuple[str, Any]], str]:
         ("Llama", '{"name": "f", "input": {"a": "x"}}', [("", '{"name": "f", "input": {"a": "x"}}')], ""),
         ("Llama", '{"type": "function", "name": "g", "par', [("", '{"type": "function", "name": "g", "par')], ""),
         ("Llama", '{"type": "function", "function": {"name": "g", "parameters": {}}}', [("g", {})], ""),
+        # The rest of a section that is cut off is an invalid call, except a piece of a mark
+        ("tagged JSON", f'<tool_call>{F}{{"na', [FX, ("", '{"na')], ""),
+        ("tagged JSON", f"<tool_call>{F}</tool_c", [FX], ""),
+        ("tagged JSON", f"<tool_call>{F}</tool_call>\n<tool_c", [FX], ""),
+        ("LFM", "<|tool_call_start|>[f(a='x'), g", [FX, ("", "g")], ""),
+        ("Mistral", f'[TOOL_CALLS]{F}{{"na', [FX, ("", '{"na')], ""),
+        ("Kimi K2", "<|tool_calls_section_begin|><|tool_call_begin|>f<|tool_call_argument_begin|>{\"a\": \"x\"}"
+         "<|tool_call_end|><|tool_call_begin|>g", [FX, ("", "<|tool_call_begin|>g")], ""),
+        ("Functionary 3.1", '<function=f>{"a": "x"}</functio', [FX], ""),
+        ("Functionary 3.2", '>>>f\n{"a": "x"}>>>g', [FX, ("", ">>>g")], ""),
+        # Text behind a list of calls that is no call
+        ("Granite", f"<|tool_call|>[{F}]\n\n[1] is the source", [FX], "[1] is the source"),
+        ("Granite", f"<|tool_call|>[{F}]\n\n[a] is", [FX], "[a] is"),
         # A call behind JSON that is none
         ("Llama", f'{{"answer": 1}} so <|python_tag|>{F}', [FX], '{"answer": 1} so'),
     ],

@@ -89,11 +89,16 @@ CALL_FORMATS: dict[str, CallFormat] = {
     ),
     # Functionary 3.1
     "Functionary 3.1": CallFormat(
-        ("<function=",), "", named_json(r"<function=(?P<name>[^>\n]{1,256})>", "</function>"), includes_begin=True
+        ("<function=",), "</function>", named_json(r"<function=(?P<name>[^>\n]{1,256})>"), includes_begin=True
     ),
     # Functionary 3.2
     "Functionary 3.2": CallFormat(
-        (">>>",), "", named_json(r">>>(?P<name>[\w.-]{1,256})\n"), includes_begin=True, behind_begin=r"[\w.-]{1,256}\n"
+        (">>>",),
+        "",
+        named_json(r">>>(?P<name>[\w.-]{1,256})\n"),
+        includes_begin=True,
+        behind_begin=r"[\w.-]{1,256}\n",
+        another=r"\{|>>>[\w.-]{1,256}\Z",
     ),
     # Kimi K2
     "Kimi K2": CallFormat(
@@ -131,7 +136,8 @@ CALL_FORMATS: dict[str, CallFormat] = {
         ("<｜DSML｜function_calls>", "<｜DSML｜tool_calls>"),
         "",
         _invocations("｜DSML｜", after=r"(?:\s*+</｜DSML｜(?:function|tool)_calls>)?+"),
-        names="｜DSML｜",
+        another="<｜DSML｜",
+        names="｜DSML｜ </｜DSML｜function_calls> </｜DSML｜tool_calls>",
     ),
     # MiniMax M2
     "MiniMax M2": CallFormat(("<minimax:tool_call>",), "</minimax:tool_call>", _invocations("")),
@@ -194,7 +200,8 @@ CALL_FORMATS: dict[str, CallFormat] = {
             before=r"[^\s<]{1,256}+<\|message\|>\s*+<atem:function_calls>\s*+",
             after=r"\s*+</atem:function_calls>(?:<\|eom\|>|<\|eot\|>)?+",
         ),
-        names="<|start|> <|message|> <|eom|> <|eot|> atem:",
+        another="</?atem:",
+        names="<|start|> <|message|> <|eom|> <|eot|> atem: </atem:function_calls>",
     ),
     # Solar Open
     "Solar": CallFormat(

@@ -5,6 +5,8 @@ The rules:
 - A section of calls begins at a mark. What follows is read by the format, and not searched for an end mark: an argument
   may contain the spelling of any mark.
 - After the calls, the end mark is skipped. If other text stands before it, the whole section is one invalid call.
+- If the output ends before the end mark, the text behind the last complete call is an invalid call.
+- The beginning of a mark at the end of the output is dropped, if calls stand before it.
 - An invalid call has an empty name, and its arguments are its text, so that an error can show it.
 - Text before, between and behind the calls is kept, except white space.
 """
@@ -52,6 +54,8 @@ class CallFormat:
         includes_begin: Whether `read` starts at the mark itself, because the mark is a part of each call.
         behind_begin: A regular expression for the text behind a mark, without which the mark is ordinary text.
         is_whole_output: Whether the model also writes calls without marks, as JSON objects that are its whole output.
+        another: A regular expression for the beginning of another call. Where a call is not followed by the end mark,
+            such text is an invalid call.
         names: Further spellings of marks inside the calls. If one of them is a special token, it is kept in the text.
         write: Writes calls, given by their names and arguments. It is for chat templates that list tools, but drop the
             calls of earlier messages.
@@ -64,6 +68,7 @@ class CallFormat:
     includes_begin: bool = False
     behind_begin: str = ""
     is_whole_output: bool = False
+    another: str = r"\{|\[\s*+(?:\{|\Z)"
     names: str = ""
     write: Callable[[Sequence[tuple[str, Mapping[str, Any]]]], str] | None = None
     hints: tuple[str, ...] = ()
@@ -73,6 +78,10 @@ class CallFormat:
         """Matches the marks before calls, of which the longest counts."""
         marks = "|".join(map(re.escape, sorted(self.begins, key=len, reverse=True)))
         return re.compile(f"(?:{marks})(?={self.behind_begin})")
+
+    def begins_mark(self, text: str) -> bool:
+        """Return whether a text is the beginning of a mark, or empty."""
+        return any(mark.startswith(text) for mark in (*self.begins, self.end, *self.names.split()))
 
     def pattern_with(self, others: Mapping[str, str]) -> re.Pattern[str]:
         """Return a pattern of the marks before calls, which are groups, and of other marks. The longest counts.
@@ -126,9 +135,11 @@ def read_output(
         calls += found
         sections += 1
         check_number(max(len(calls), sections))
-    outside.append(text[position:])
     if not calls:
         return [], text
+    rest = text[position:].strip()
+    if not call_format.begins_mark(rest) and not any(mark.startswith(rest) for mark in outside_calls):
+        outside.append(rest)
     return calls, "\n".join(filter(None, (part.strip() for part in outside)))
 
 
@@ -177,8 +188,11 @@ def _read_section(
     following = call_format.begin_pattern.search(text, position) if call_format.begins else None
     limit = following.start() if following else len(text)
     stop = text.find(end_mark, position, limit) if end_mark else -1
-    # Without an end mark, text behind a call is text, except the beginning of a call that could not be read.
-    if calls and stop < 0 and (behind == limit or not text.startswith(("{", "["), behind)):
+    if calls and stop < 0:
+        rest = text[behind:limit].rstrip()
+        if re.match(call_format.another, rest) or (rest and end_mark and not following):
+            # Without its end mark, a section has no end before that of the output.
+            return [*calls, *([] if call_format.begins_mark(rest) else [TextCall("", rest)])], limit
         return calls, position
     section = text[begin : limit if stop < 0 else stop]
     position = limit if stop < 0 else stop + len(end_mark)

@@ -38,6 +38,8 @@ def _read_values(text: str, position: int, name_is_key: bool) -> tuple[list[Text
             value, end = _DECODER.raw_decode(text, start)
         except ValueError:
             break
+        if calls and isinstance(value, list) and not any(isinstance(item, dict) for item in value):
+            break  # Text such as `[1]` can follow a call.
         calls += calls_in(value, text[start:end], name_is_key)
         check_number(len(calls))
         position = _end(_BETWEEN, text, end)
