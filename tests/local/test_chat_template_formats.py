@@ -210,7 +210,7 @@ def test_call_that_is_cut_off_is_never_another_call(name: str) -> None:
             reader = ReasoningReader(form, form.tail_of(prompt), call_format.begins)
             cut, outside_calls = reader.feed(cut, final=True)[1], form.outside_calls
         calls, outside = read_output(cut, call_format, schemas_of((FILE, OTHER)), outside_calls)
-        outside = split_behind_calls(form, outside)[1] if form is not None else outside
+        outside = split_behind_calls(form, outside, bool(calls))[1] if form is not None else outside
         return [(call.name, json.loads(call.arguments)) for call in calls if call.name], outside.strip()
 
     found, end_of_turn = read_beginning(len(text))

@@ -128,6 +128,17 @@ def read(name: str, text: str) -> tuple[list[tuple[str, Any]], str]:
         ("Llama", '{"name": "f", "input": {"a": "x"}}', [("", '{"name": "f", "input": {"a": "x"}}')], ""),
         ("Llama", '{"type": "function", "name": "g", "par', [("", '{"type": "function", "name": "g", "par')], ""),
         ("Llama", '{"type": "function", "function": {"name": "g", "parameters": {}}}', [("g", {})], ""),
+        # Only MiniCPM writes CDATA
+        ("GLM", "<tool_call>f<arg_key>a</arg_key><arg_value><![CDATA[x]]></arg_value></tool_call>",
+         [("f", {"a": "<![CDATA[x]]>"})], ""),
+        # A missing end of an argument does not join it with the next, but an argument may contain the same spelling
+        ("Qwen3-Coder", "<tool_call>\n<function=f>\n<parameter=a>\nx\n<parameter=n>\n1\n</parameter>\n</function>\n"
+         "</tool_call>", [("f", {"a": "x", "n": 1})], ""),
+        ("Qwen3-Coder", "<tool_call>\n<function=f>\n<parameter=a>\nx\n<parameter=b>\n<parameter=n> <parameter=a>\n1\n"
+         "</parameter>\n</function>\n</tool_call>",
+         [("f", {"a": "x\n<parameter=b>\n<parameter=n> <parameter=a>\n1"})], ""),
+        ("Qwen3-Coder", "<tool_call>\n<function=f>\n<parameter=n>\n1\n</parameter>\n<parameter=a>\nx\n<parameter=n>\n"
+         "1\n</parameter>\n</function>\n</tool_call>", [("f", {"n": 1, "a": "x\n<parameter=n>\n1"})], ""),
         # The rest of a section that is cut off is an invalid call, except a piece of a mark
         ("tagged JSON", f'<tool_call>{F}{{"na', [FX, ("", '{"na')], ""),
         ("tagged JSON", f"<tool_call>{F}</tool_c", [FX], ""),
@@ -204,15 +215,33 @@ def test_types_of_definitions_are_used() -> None:
             "code": {"$ref": "#/$defs/Code"},
             "maybe": {"anyOf": [{"$ref": "#/$defs/Code"}, {"type": "null"}]},
             "endless": {"$ref": "#/$defs/Endless"},
+            "old": {"$ref": "#/definitions/Old"},
+            "deep": {"$ref": "#/$defs/Deep/properties/a~1b"},
+            "item": {"$ref": "#/$defs/Deep/anyOf/0"},
+            "away": {"$ref": "https://example.org/x"},
         },
-        "$defs": {"Code": {"type": "string"}, "Endless": {"anyOf": [{"$ref": "#/$defs/Endless"}] * 50}},
-    }
+        "additionalProperties": {"$ref": "#/$defs/Code"},
+        "definitions": {"Old": {"type": "string"}},
+        "$defs": {"Code": {"type": "string"}, "Endless": {"anyOf": [{"$ref": "#/$defs/Endless"}] * 50},
+                  "Deep": {"properties": {"a/b": {"type": "string"}}, "anyOf": [{"type": "string"}]}},
+    }  # fmt: skip
     arguments = "".join(
         f"<arg_key>{key}</arg_key><arg_value>{value}</arg_value>"
-        for key, value in (("code", "007"), ("maybe", "007"), ("endless", "7"))
+        for key, value in (
+            ("code", "7"),
+            ("maybe", "7"),
+            ("endless", "7"),
+            ("old", "7"),
+            ("deep", "7"),
+            ("item", "7"),
+            ("away", "7"),
+            ("extra", "7"),
+        )
     )
     calls, _ = read_output(f"<tool_call>f{arguments}</tool_call>", CALL_FORMATS["GLM"], {"f": schema})
-    assert json.loads(calls[0].arguments) == {"code": "007", "maybe": "007", "endless": 7}
+    assert json.loads(calls[0].arguments) == {
+        "code": "7", "maybe": "7", "endless": 7, "old": "7", "deep": "7", "item": "7", "away": 7, "extra": "7"
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("text", ["__import__('os')", "f()", "[1", "{1}", "1 2", "[" * 100 + "]" * 100, "1" * 2000, ""])

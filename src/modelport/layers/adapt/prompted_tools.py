@@ -211,7 +211,7 @@ async def read_calls(
         outside_calls = reasoning_format.outside_calls if reasoning_format is not None else {}
         calls, rest = read_output(call_text, call_format, schemas, outside_calls)
         if reasoning_format is not None:
-            reasoning, rest = split_behind_calls(reasoning_format, rest)
+            reasoning, rest = split_behind_calls(reasoning_format, rest, bool(calls))
     rest = rest.strip() if calls else rest
     if not calls:
         rest = rest.removeprefix(prompt_tail) if is_blank else rest

@@ -14,8 +14,14 @@ from modelport.protocols.output_text.parameter_calls import nested_elements, par
 #: The format of tools in the prompt, and of most models: `<tool_call>{"name": …, "arguments": {…}}</tool_call>`.
 TAGGED_JSON = CallFormat(("<tool_call>",), "</tool_call>", read_json_calls)
 
+#: vLLM too accepts a missing `</parameter>` before the next parameter:
+#: https://github.com/vllm-project/vllm/blob/main/vllm/tool_parsers/qwen3coder_tool_parser.py
 _FUNCTION_TAGS = parameter_calls(
-    r"<function=(?P<name>[^>\n]{1,256})>", r"<parameter=(?P<key>[^>\n]{1,256})>\n?", r"\n?</parameter>", r"</function>"
+    r"<function=(?P<name>[^>\n]{1,256})>",
+    r"<parameter=(?P<key>[^>\n]{1,256})>\n?",
+    r"\n?</parameter>",
+    r"</function>",
+    open_argument=r"\n<parameter=(?P<key>[^>\n]{1,256})>\n",
 )
 _KEYS_AND_VALUES = parameter_calls(
     r"(?P<name>[^\s<>{}]{1,256})(?:\s*+<tool_sep(?::\w+)?>)?",
@@ -161,6 +167,7 @@ CALL_FORMATS: dict[str, CallFormat] = {
             r'<param name="(?P<key>[^"\n]{1,256})">',
             r"</param>",
             r"</function>",
+            has_cdata=True,
         ),
         includes_begin=True,
     ),

@@ -137,9 +137,7 @@ def read_output(
         check_number(max(len(calls), sections))
     if not calls:
         return [], text
-    rest = text[position:].strip()
-    if not call_format.begins_mark(rest) and not any(mark.startswith(rest) for mark in outside_calls):
-        outside.append(rest)
+    outside.append("" if call_format.begins_mark(text[position:].strip()) else text[position:])
     return calls, "\n".join(filter(None, (part.strip() for part in outside)))
 
 

@@ -235,6 +235,12 @@ class ReasoningReader:
         return text
 
 
-def split_behind_calls(reasoning_format: ReasoningFormat, text: str) -> tuple[str, str]:
-    """Return the reasoning and the content in the text between and behind tool calls."""
-    return ReasoningReader(reasoning_format, is_first=False).feed(text, final=True)
+def split_behind_calls(reasoning_format: ReasoningFormat, text: str, has_calls: bool) -> tuple[str, str]:
+    """Return the reasoning and the content in the text between and behind tool calls.
+
+    Args:
+        reasoning_format: The marks of the model.
+        text: The text.
+        has_calls: Whether there are calls. Then the beginning of a mark at the end of the text is dropped.
+    """
+    return ReasoningReader(reasoning_format, is_first=False).feed(text, final=not has_calls)
