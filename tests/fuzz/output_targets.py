@@ -38,6 +38,42 @@ _PIECES = (
 )  # fmt: skip
 
 
+_JSON, _TAGS = '{"name": "f", "arguments": {"a": @json@}}', "<function=f>\n<parameter=a>\n@\n</parameter>\n</function>"
+#: What stands between the marks of a call, if not the usual JSON: `@json@` is an argument as JSON, `@` as text.
+_CALLS = {
+    "Qwen3-Coder": _TAGS,
+    "Seed": _TAGS,
+    "GLM": "f<arg_key>a</arg_key><arg_value>@</arg_value>",
+    "Apertus": '[{"f": {"a": @json@}}]',
+    "Functionary 3.1": 'f>{"a": @json@}',
+    "Functionary 3.2": 'f\n{"a": @json@}',
+    "Kimi K2": '<|tool_call_begin|>f:0<|tool_call_argument_begin|>{"a": @json@}<|tool_call_end|>',
+    "Kimi K3": '<|open|>call tool="f"<|sep|><|open|>argument key="a"<|sep|>@<|close|>argument<|sep|>'
+    "<|close|>call<|sep|>",
+    "DeepSeek": '<｜tool▁call▁begin｜>f<｜tool▁sep｜>{"a": @json@}<｜tool▁call▁end｜>',
+    "DeepSeek markup": '<｜DSML｜invoke name="f"><｜DSML｜parameter name="a">@</｜DSML｜parameter></｜DSML｜invoke>',
+    "Hunyuan": "<tool_call:opensource>f<tool_sep:opensource><arg_key:opensource>a</arg_key:opensource>"
+    "<arg_value:opensource>@</arg_value:opensource></tool_call:opensource>",
+    "MiniMax M2": '<invoke name="f"><parameter name="a">@</parameter></invoke>',
+    "MiniMax M3": ']<]minimax[>[<invoke name="f">]<]minimax[>[<a>@]<]minimax[>[</a>]<]minimax[>[</invoke>',
+    "MiniCPM": '"f"><param name="a">@</param></function>',
+    "LFM": "f(a=@json@)",
+    "Gemma 4": 'call:f{a:<|"|>@<|"|>}',
+    "FunctionGemma": "call:f{a:<escape>@<escape>}",
+    "harmony": 'functions.f<|channel|>commentary json<|message|>{"a": @json@}<|call|>',
+    "Muse": 'f<|message|><atem:function_calls><atem:invoke name="f"><atem:parameter name="a">@</atem:parameter>'
+    "</atem:invoke></atem:function_calls><|eom|>",
+    "Solar": '<|tool_call:begin|>1<|tool_call:name|>f<|tool_call:args|>{"a": @json@}<|tool_call:end|>',
+}
+
+
+def _call(calls: str, argument: str) -> str:
+    """Return a call of a tool as a model writes it."""
+    form, text = CALL_FORMATS[calls], _CALLS.get(calls, _JSON)
+    written = text.replace("@json@", json.dumps(argument)) if "@json@" in text else text.replace("@", argument)
+    return form.begins[0] + written + form.end
+
+
 class _Output(NamedTuple):
     """An output of a model, as pieces of text.
 
@@ -46,12 +82,14 @@ class _Output(NamedTuple):
         reasoning: The name of the format of its reasoning; empty if there is none.
         prompt: The end of the prompt.
         pieces: The output.
+        argument: The argument of the call that the whole output is; `None` if it is anything else.
     """
 
     calls: str
     reasoning: str
     prompt: str
     pieces: list[str]
+    argument: str | None = None
 
 
 @st.composite
@@ -64,15 +102,22 @@ def _outputs(draw: st.DrawFn) -> _Output:
         marks += [*form.begins, *form.ends, *form.content_marks, *form.kept]
     marks = [mark for mark in marks if mark]
     piece = st.sampled_from([*marks, *marks, *(mark[: len(mark) // 2] for mark in marks), *_PIECES])
-    pieces = draw(st.lists(piece, max_size=24))
-    if draw(st.integers(0, 9)) == 0:  # Many calls, or many beginnings of one.
+    pieces = draw(st.lists(piece | piece.map(lambda argument: _call(calls, argument)), max_size=24))
+    argument = None
+    if draw(st.integers(0, 3)) == 0:
+        argument = (
+            draw(st.text("xyz ", max_size=4)) if "@json@" not in _CALLS.get(calls, _JSON) else "".join(pieces[:9])
+        )
+        pieces = [_call(calls, argument)]
+    elif draw(st.integers(0, 9)) == 0:  # Many calls, or many beginnings of one.
         pieces.insert(0, "".join(draw(st.lists(piece, max_size=3))) * draw(st.sampled_from((1030, 20_000))))
     text = "".join(pieces)
     cuts = sorted(draw(st.lists(st.integers(0, len(text)), max_size=8)))
     streamed = [text[start:end] for start, end in pairwise([0, *cuts, len(text)])]
     if len(text) < 200 and draw(st.booleans()):
         streamed = list(text)
-    return _Output(calls, reasoning, draw(st.sampled_from(("", *(mark for mark in marks)))), streamed)
+    prompt = draw(st.sampled_from(("", *marks))) if argument is None else ""
+    return _Output(calls, reasoning, prompt, streamed, argument)
 
 
 def _read(output: _Output, pieces: list[str]) -> ChatMessage | ModelError:
@@ -109,6 +154,10 @@ def _play(output: _Output) -> ChatMessage:
     assert _summary(whole) == _summary(streamed), "a streamed output is not read as the whole output"
     if isinstance(whole, ModelError):
         raise whole
+    if output.argument is not None and output.reasoning in ("", "think", output.calls):
+        arguments = [call.function.arguments for call in whole.tool_calls or ()]
+        assert arguments == [{"a": output.argument}], "an argument has changed"
+        assert (whole.text, whole.reasoning) == ("", None), "a call has text or reasoning outside of it"
     calls = [
         ChatMessageToolCallStreamDelta(
             index, call.id, "function", ChatMessageToolCallFunction(call.function.arguments, call.function.name)
