@@ -9,6 +9,7 @@ from tests.fuzz.byte_targets import BYTE_SOCKETS, BYTES
 from tests.fuzz.chat_targets import CALLERS, CHAT
 from tests.fuzz.converse_targets import CONVERSE_TARGETS
 from tests.fuzz.file_targets import FILES
+from tests.fuzz.output_targets import OUTPUTS
 from tests.fuzz.responses_targets import RESPONSES_API
 from tests.fuzz.saved_targets import SAVED
 from tests.fuzz.schema_targets import SCHEMA_SOCKETS, SCHEMAS
@@ -17,7 +18,7 @@ from tests.fuzz.target import OpenTarget
 from tests.fuzz.tool_targets import TOOL_OBJECTS
 
 #: The targets that need nothing but modelport.
-LIGHT = {**CHAT, **RESPONSES_API, **CONVERSE_TARGETS, **CALLERS, **TOOL_OBJECTS, **SCHEMAS, **BYTES}
+LIGHT = {**CHAT, **RESPONSES_API, **CONVERSE_TARGETS, **CALLERS, **TOOL_OBJECTS, **OUTPUTS, **SCHEMAS, **BYTES}
 TARGETS: dict[str, OpenTarget] = {
     **{name: partial(nullcontext, target) for name, target in LIGHT.items()},
     **SAVED, **FILES, **SOCKETS, **SCHEMA_SOCKETS, **BYTE_SOCKETS, **LITELLM_SOCKETS,

@@ -352,22 +352,29 @@ def test_self_reference_of_a_tool_means_its_arguments_and_not_the_call(reference
         ("Sure! I will.", "required", "Sure! I will.", "made none"),
         ('{"name": "weather", "argu', "required", '{"name": "weather", "argu', "no valid JSON"),
         ("", "required", "", "made none"),
+        ("[]", "required", "[]", "made none"),
         (f'{OPEN}{{"name": "moon", "arguments": {{}}}}{CLOSE}', "auto", "{}", "no such tool"),
         (f'{OPEN}{{"name": "weather", "arguments": {{"city": 5}}}}{CLOSE}', "auto", '{"city": 5}', r"\$\.city"),
         (
-            f'{OPEN}{{"arguments": 1, "x{{\\"": [","], "name": "weather", '
+            f'{OPEN}{{"arguments": 1, "\\u0069d": [","], "name": "weather", '
             f'"arguments":  {{"city":"a",  "city": 5}} }}{CLOSE}',
             "auto",
             '{"city":"a",  "city": 5}',
             r"\$\.city",
+        ),
+        (
+            f'{OPEN}{{"name": "weather", "args": {{"city": "a"}}}}{CLOSE}',
+            "auto",
+            '{"name": "weather", "args": {"city": "a"}}',
+            "no such tool",
         ),
         ('{"name": "weather", "parameters": {"city":5}}', "required", '{"city":5}', r"\$\.city"),
         (f'{OPEN}[{{"name": "weather", "arguments": {{"city": 5}}}}]{CLOSE}', "auto", '{"city": 5}', r"\$\.city"),
         (f"{OPEN}" + "[" * 100_000, "auto", "[" * 100_000, "no valid JSON"),
     ],
     ids=[
-        "truncated", "not JSON", "forced text", "forced and truncated", "forced nothing", "unknown tool", "wrong type",
-        "duplicate keys", "parameters", "a list", "deep nesting",
+        "truncated", "not JSON", "forced text", "forced and truncated", "forced nothing", "forced and empty",
+        "unknown tool", "wrong type", "duplicate keys", "wrong key", "parameters", "a list", "deep nesting",
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("streamed", [False, True])

@@ -17,7 +17,7 @@ from modelport.local.chat_template import ChatTemplate, template_message
 from modelport.local.template_formats import TOOLS, USER, library_format, rendered_text
 from modelport.protocols.output_text.call_formats import CALL_FORMATS
 from modelport.protocols.output_text.calls import read_output, schemas_of
-from modelport.protocols.output_text.reasoning import ReasoningFormat, ReasoningReader
+from modelport.protocols.output_text.reasoning import ReasoningFormat, ReasoningReader, split_behind_calls
 from modelport.protocols.output_text.reasoning_formats import REASONING_FORMATS
 from modelport.types.deltas import ChatMessageStreamDelta as Delta
 from modelport.types.deltas import accumulate
@@ -153,10 +153,11 @@ def read(name: str, prompt: str, text: str, size: int) -> ChatMessage:
     """Read an output as a local engine does, in pieces of a size."""
     template = load_template(name)
     assert template.call_format is not None
+    form = template.reasoning_format
+    tail = form.tail_of(prompt) if form else ""
 
     async def backend() -> AsyncGenerator[Delta, None]:
-        form = template.reasoning_format
-        reader = ReasoningReader(form, form.tail_of(prompt)) if form else None
+        reader = ReasoningReader(form, tail, template.call_format.begins) if form else None
         for start in range(0, len(text), size):
             piece = text[start : start + size]
             reasoning, content = reader.feed(piece, final=start + size >= len(text)) if reader else ("", piece)
@@ -164,7 +165,7 @@ def read(name: str, prompt: str, text: str, size: int) -> ChatMessage:
         yield Delta(finish_reason="stop")
 
     async def work() -> list[Delta]:
-        deltas = read_calls(backend(), False, template.call_format, schemas_of((FILE, OTHER)))
+        deltas = read_calls(backend(), False, template.call_format, schemas_of((FILE, OTHER)), form, tail)
         return [delta async for delta in deltas]
 
     return accumulate(asyncio.run(work()))
@@ -198,18 +199,28 @@ def test_call_that_a_template_writes_is_read_back(name: str) -> None:
 
 @pytest.mark.parametrize("name", NATIVE)
 def test_call_that_is_cut_off_is_never_another_call(name: str) -> None:
-    template = load_template(name)
-    assert template.call_format is not None
-    prompt, text = written(name, message_with(ONE))
-    form = template.reasoning_format
-    for end in range(0, len(text), 2):
-        cut = text[:end]
+    call_format, form = load_template(name).call_format, load_template(name).reasoning_format
+    assert call_format is not None
+    expected = ONE if load_template(name).style.one_call else TWO
+    prompt, text = written(name, message_with(expected))
+
+    def read_beginning(end: int) -> tuple[list[tuple[str, Any]], str]:
+        cut, outside_calls = text[:end], dict[str, str]()
         if form is not None:
-            reader = ReasoningReader(form, form.tail_of(prompt), template.call_format.begins)
-            cut = reader.feed(cut, final=True)[1]
-        calls, _ = read_output(cut, template.call_format, schemas_of((FILE, OTHER)))
-        found = [(call.name, json.loads(call.arguments)) for call in calls if call.name]
-        assert found in ([], ONE), cut
+            reader = ReasoningReader(form, form.tail_of(prompt), call_format.begins)
+            cut, outside_calls = reader.feed(cut, final=True)[1], form.outside_calls
+        calls, outside = read_output(cut, call_format, schemas_of((FILE, OTHER)), outside_calls)
+        outside = split_behind_calls(form, outside, bool(calls))[1] if form is not None else outside
+        return [(call.name, json.loads(call.arguments)) for call in calls if call.name], outside.strip()
+
+    found, end_of_turn = read_beginning(len(text))
+    assert found == expected
+    # The beginning of the second call is where formats differ most.
+    second = min(len(text), len(written(name, message_with(ONE))[1]) - 20)
+    for end in (*range(0, second, 4), *range(second, min(len(text), second + 80)), *range(second, len(text), 4)):
+        found, outside = read_beginning(end)
+        assert found == expected[: len(found)], text[:end]
+        assert not found or end_of_turn.startswith(outside), text[:end]
 
 
 @pytest.mark.parametrize("name", NATIVE)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
+from collections.abc import AsyncGenerator
 from itertools import pairwise
 from typing import Any
 
@@ -12,12 +14,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from modelport.errors import MalformedResponse
+from modelport.layers.adapt.prompted_tools import read_calls
 from modelport.protocols.output_text.call_formats import CALL_FORMATS
 from modelport.protocols.output_text.calls import CallFormat, read_output
 from modelport.protocols.output_text.json_calls import read_json_calls
 from modelport.protocols.output_text.reasoning import ReasoningReader
 from modelport.protocols.output_text.reasoning_formats import REASONING_FORMATS
 from modelport.protocols.output_text.values import read_literal, value_from_text
+from modelport.types.deltas import ChatMessageStreamDelta as Delta
+from modelport.types.deltas import accumulate
+from modelport.types.messages import ChatMessage
 from tests.properties import examples
 
 SCHEMAS = {
@@ -112,12 +118,71 @@ def read(name: str, text: str) -> tuple[list[tuple[str, Any]], str]:
          [("f", {"a": "it's \"b\"\nc", "any": ""})], ""),
         ("LFM", "<|tool_call_start|>f(any=1e999)<|tool_call_end|>", [("", "f(any=1e999)")], ""),
         ("LFM", "<|tool_call_start|>f(any=007)<|tool_call_end|>", [("", "f(any=007)")], ""),
+        ("Llama", '{"type": "Feature", "geometry": null}', [], '{"type": "Feature", "geometry": null}'),
+        ("Llama", '{"type": "dog"}', [], '{"type": "dog"}'),
+        ("Llama", '{"name": "my-lib", "function": "x"}', [], '{"name": "my-lib", "function": "x"}'),
+        ("Llama", '{"name": "api", "routes": [{"parameters": {}}]}', [],
+         '{"name": "api", "routes": [{"parameters": {}}]}'),
+        ("Llama", '{"name": "g", "description": "d", "parameters": {}}', [],
+         '{"name": "g", "description": "d", "parameters": {}}'),
+        ("Llama", '{"name": "f", "input": {"a": "x"}}', [("", '{"name": "f", "input": {"a": "x"}}')], ""),
+        ("Llama", '{"type": "function", "name": "g", "par', [("", '{"type": "function", "name": "g", "par')], ""),
+        ("Llama", '{"type": "function", "function": {"name": "g", "parameters": {}}}', [("g", {})], ""),
+        # Only MiniCPM writes CDATA
+        ("GLM", "<tool_call>f<arg_key>a</arg_key><arg_value><![CDATA[x]]></arg_value></tool_call>",
+         [("f", {"a": "<![CDATA[x]]>"})], ""),
+        # A missing end of an argument does not join it with the next, but an argument may contain the same spelling
+        ("Qwen3-Coder", "<tool_call>\n<function=f>\n<parameter=a>\nx\n<parameter=n>\n1\n</parameter>\n</function>\n"
+         "</tool_call>", [("f", {"a": "x", "n": 1})], ""),
+        ("Qwen3-Coder", "<tool_call>\n<function=f>\n<parameter=a>\nx\n<parameter=b>\n<parameter=n> <parameter=a>\n1\n"
+         "</parameter>\n</function>\n</tool_call>",
+         [("f", {"a": "x\n<parameter=b>\n<parameter=n> <parameter=a>\n1"})], ""),
+        ("Qwen3-Coder", "<tool_call>\n<function=f>\n<parameter=n>\n1\n</parameter>\n<parameter=a>\nx\n<parameter=n>\n"
+         "1\n</parameter>\n</function>\n</tool_call>", [("f", {"n": 1, "a": "x\n<parameter=n>\n1"})], ""),
+        # The rest of a section that is cut off is an invalid call, except a piece of a mark
+        ("tagged JSON", f'<tool_call>{F}{{"na', [FX, ("", '{"na')], ""),
+        ("tagged JSON", f"<tool_call>{F}</tool_c", [FX], ""),
+        ("tagged JSON", f"<tool_call>{F}</tool_call>\n<tool_c", [FX], ""),
+        ("LFM", "<|tool_call_start|>[f(a='x'), g", [FX, ("", "g")], ""),
+        ("Mistral", f'[TOOL_CALLS]{F}{{"na', [FX, ("", '{"na')], ""),
+        ("Kimi K2", "<|tool_calls_section_begin|><|tool_call_begin|>f<|tool_call_argument_begin|>{\"a\": \"x\"}"
+         "<|tool_call_end|><|tool_call_begin|>g", [FX, ("", "<|tool_call_begin|>g")], ""),
+        ("Functionary 3.1", '<function=f>{"a": "x"}</functio', [FX], ""),
+        ("Functionary 3.2", '>>>f\n{"a": "x"}>>>g', [FX, ("", ">>>g")], ""),
+        # Text behind a list of calls that is no call
+        ("Granite", f"<|tool_call|>[{F}]\n\n[1] is the source", [FX], "[1] is the source"),
+        ("Granite", f"<|tool_call|>[{F}]\n\n[a] is", [FX], "[a] is"),
         # A call behind JSON that is none
         ("Llama", f'{{"answer": 1}} so <|python_tag|>{F}', [FX], '{"answer": 1} so'),
     ],
 )  # fmt: skip
 def test_read_output_reads_calls_and_keeps_other_text(name: str, text: str, calls: Any, outside: str) -> None:
     assert read(name, text) == (calls, outside)
+
+
+@pytest.mark.parametrize(
+    ("text", "arguments"),
+    [
+        ('{"name": "f"}', {}),
+        ('{"type": "function", "name": "f"}', {}),
+        ('{"name": "f", "arguments": {"a": "x"}, "id": "123456789"}', {"a": "x"}),
+        ('{"tool_call_id": "0", "tool_name": "f", "parameters": {"a": "x"}}', {"a": "x"}),
+        ('{"id": "1", "type": "function", "function": {"name": "f", "arguments": {"a": "x"}}}', {"a": "x"}),
+        ('{"name": "f", "args": {"a": "x"}}', None),
+        ('{"name": "f", "input": {"a": "x"}}', None),
+        ('{"name": "f", "a": "x"}', None),
+        ('{"name": "f", "id": 7}', None),
+        ('{"name": "f", "arguments": {}, "parameters": {"a": "x"}}', None),
+        ('{"name": "f", "arguments": {"a": "x"}, "limit": 3}', None),
+        ('{"name": "f", "arguments": {"a": "x"}, "type": "x"}', None),
+        ('{"name": "f", "tool_name": "g", "arguments": {}}', None),
+        ('{"function": {"name": "f", "args": {"a": "x"}}}', None),
+        ('{"function": {"name": "f"}, "arguments": {"a": "x"}}', None),
+    ],
+)  # fmt: skip
+def test_call_with_an_unknown_key_is_invalid(text: str, arguments: Any) -> None:
+    expected = [("", text)] if arguments is None else [("f", arguments)]
+    assert read("tagged JSON", f"<tool_call>{text}</tool_call>") == (expected, "")
 
 
 def test_read_output_keeps_the_digits_that_the_model_wrote() -> None:
@@ -150,15 +215,33 @@ def test_types_of_definitions_are_used() -> None:
             "code": {"$ref": "#/$defs/Code"},
             "maybe": {"anyOf": [{"$ref": "#/$defs/Code"}, {"type": "null"}]},
             "endless": {"$ref": "#/$defs/Endless"},
+            "old": {"$ref": "#/definitions/Old"},
+            "deep": {"$ref": "#/$defs/Deep/properties/a~1b"},
+            "item": {"$ref": "#/$defs/Deep/anyOf/0"},
+            "away": {"$ref": "https://example.org/x"},
         },
-        "$defs": {"Code": {"type": "string"}, "Endless": {"anyOf": [{"$ref": "#/$defs/Endless"}] * 50}},
-    }
+        "additionalProperties": {"$ref": "#/$defs/Code"},
+        "definitions": {"Old": {"type": "string"}},
+        "$defs": {"Code": {"type": "string"}, "Endless": {"anyOf": [{"$ref": "#/$defs/Endless"}] * 50},
+                  "Deep": {"properties": {"a/b": {"type": "string"}}, "anyOf": [{"type": "string"}]}},
+    }  # fmt: skip
     arguments = "".join(
         f"<arg_key>{key}</arg_key><arg_value>{value}</arg_value>"
-        for key, value in (("code", "007"), ("maybe", "007"), ("endless", "7"))
+        for key, value in (
+            ("code", "7"),
+            ("maybe", "7"),
+            ("endless", "7"),
+            ("old", "7"),
+            ("deep", "7"),
+            ("item", "7"),
+            ("away", "7"),
+            ("extra", "7"),
+        )
     )
     calls, _ = read_output(f"<tool_call>f{arguments}</tool_call>", CALL_FORMATS["GLM"], {"f": schema})
-    assert json.loads(calls[0].arguments) == {"code": "007", "maybe": "007", "endless": 7}
+    assert json.loads(calls[0].arguments) == {
+        "code": "7", "maybe": "7", "endless": 7, "old": "7", "deep": "7", "item": "7", "away": 7, "extra": "7"
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("text", ["__import__('os')", "f()", "[1", "{1}", "1 2", "[" * 100 + "]" * 100, "1" * 2000, ""])
@@ -242,6 +325,15 @@ def split(name: str, pieces: list[str], prompt: str = "") -> tuple[str, str]:
         ("think", "assistant\n<think>\n\n</think>\n\n", "Paris", "", "Paris"),
         ("think", "", "</think>\nParis", "", "Paris"),
         ("think", "", "Paris </think> is", "", "Paris </think> is"),
+        ("think", "", "Use <think>x</think>.\n<think>\ny\n</think>z", "",
+         "Use <think>x</think>.\n<think>\ny\n</think>z"),
+        ("think", "", "\n <think>x</think>y", "x", " y"),
+        ("Mistral", "", "Use [THINK]x[/THINK].", "", "Use [THINK]x[/THINK]."),
+        ("harmony", "<|start|>assistant", "<|channel|>final<|constrain|>json<|message|>{}", "", "{}"),
+        ("harmony", "<|start|>assistant", "<|channel|>commentary <|constrain|>json<|message|>{}", "", "{}"),
+        # A prompt can end in the beginning of a mark that the model does not complete
+        ("Muse", "<|start|>assistant", "Paris", "", "Paris"),
+        ("Muse", "<|start|>assistant", " to the end", "", " to the end"),
         ("Mistral", "", "[THINK]I think.[/THINK]Paris", "I think.", "Paris"),
         ("Gemma 4", "", "<|channel>thought\nI think.\n<channel|>Paris", "I think.", "Paris"),
         ("Gemma 4", "<|channel>thought\n<channel|>", "Paris", "", "Paris"),
@@ -282,13 +374,12 @@ def test_reasoning_and_content_are_apart(name: str, prompt: str, text: str, reas
         ("Mistral", "[TOOL_CALLS]", 'So [TOOL_CALLS]f[ARGS]{"a": "[THINK]"}', "",
          'So [TOOL_CALLS]f[ARGS]{"a": "[THINK]"}'),
         ("Apriel", "<tool_calls>", "[BEGIN FINAL RESPONSE]\n<tool_calls>[]</tool_calls>[END FINAL RESPONSE]", "",
-         "<tool_calls>[]</tool_calls>"),
-        # Where reasoning can follow a call, its marks still count
-        ("Gemma 4", "<|tool_call>", "<|tool_call>call:f{}<tool_call|><|channel>thought\nx<channel|>", "x",
+         "<tool_calls>[]</tool_calls>[END FINAL RESPONSE]"),
+        ("Gemma 4", "<|tool_call>", "<|channel>thought\nx<channel|><|tool_call>call:f{}<tool_call|>", "x",
          "<|tool_call>call:f{}<tool_call|>"),
     ],
 )  # fmt: skip
-def test_marks_of_reasoning_within_a_call_are_kept(
+def test_reasoning_reader_passes_calls_on_unchanged(
     name: str, mark: str, text: str, reasoning: str, content: str
 ) -> None:
     for size in (1, 3, len(text)):
@@ -296,6 +387,88 @@ def test_marks_of_reasoning_within_a_call_are_kept(
         pieces = [text[start : start + size] for start in range(0, len(text), size)]
         parts = [*map(reader.feed, pieces), reader.finish()]
         assert tuple(map("".join, zip(*parts, strict=True))) == (reasoning, content)
+
+
+def read_deltas(calls: str, reasoning: str, text: str, size: int, prompt: str = "") -> ChatMessage:
+    """Read an output as a local engine does, in pieces of a size."""
+    call_format, form = CALL_FORMATS[calls], REASONING_FORMATS[reasoning]
+
+    async def backend() -> AsyncGenerator[Delta, None]:
+        reader = ReasoningReader(form, prompt, call_format.begins)
+        for start in range(0, len(text), size):
+            thought, content = reader.feed(text[start : start + size], final=start + size >= len(text))
+            yield Delta(content=content or None, reasoning=thought or None)
+        yield Delta(finish_reason="stop")
+
+    async def work() -> list[Delta]:
+        return [delta async for delta in read_calls(backend(), False, call_format, SCHEMAS, form, prompt)]
+
+    return accumulate(asyncio.run(work()))
+
+
+HARMONY = '<|channel|>commentary to=functions.f <|constrain|>json<|message|>{"a": "%s"}<|call|>'
+GEMMA = '<|tool_call>call:f{a:<|"|>%s<|"|>}<tool_call|>'
+
+
+@pytest.mark.parametrize(
+    ("calls", "reasoning", "template", "argument"),
+    [
+        ("harmony", "harmony", HARMONY, "a <|end|> b"),
+        ("harmony", "harmony", HARMONY, "a <|start|>assistant b"),
+        ("harmony", "harmony", HARMONY, "a <|channel|>analysis<|message|>b<|end|> c"),
+        ("Gemma 4", "Gemma 4", GEMMA, "a <|channel>thought b<channel|> c"),
+        ("Solar", "Solar", "<|tool_calls|><|tool_call:begin|>1<|tool_call:name|>f<|tool_call:args|>"
+         '{"a": "%s"}<|tool_call:end|><|calls|>', "a <|end|> <|content|>b"),
+        ("Cohere", "Cohere", '<|START_ACTION|>[{"tool_call_id": "0", "tool_name": "f", "parameters": {"a": "%s"}}]'
+         "<|END_ACTION|>", "a <|START_TEXT|> b"),
+        ("list of calls", "Apriel", '<tool_calls>[{"name": "f", "arguments": {"a": "%s"}}]</tool_calls>',
+         "a [END FINAL RESPONSE] b"),
+        ("Muse", "Muse", '<|start|>assistant to=f<|message|><atem:function_calls><atem:invoke name="f">'
+         '<atem:parameter name="a">%s</atem:parameter></atem:invoke></atem:function_calls><|eom|>', "a <|eom|> b"),
+        ("Kimi K3", "Kimi K3", '<|open|>tools<|sep|><|open|>call tool="f" index="1"<|sep|><|open|>argument key="a" '
+         'type="string"<|sep|>%s<|close|>argument<|sep|><|close|>call<|sep|><|close|>tools<|sep|>',
+         "<|open|>think<|sep|>x<|close|>think<|sep|>"),
+    ],
+)  # fmt: skip
+def test_marks_within_an_argument_are_a_part_of_it(calls: str, reasoning: str, template: str, argument: str) -> None:
+    text = template % argument
+    for size in (1, 7, len(text)):
+        message = read_deltas(calls, reasoning, text, size)
+        assert [(call.function.name, call.function.arguments) for call in message.tool_calls or ()] == [
+            ("f", {"a": argument})
+        ]
+        assert (message.text, message.reasoning) == ("", None)
+
+
+@pytest.mark.parametrize(
+    ("calls", "reasoning", "text", "number", "thought", "content"),
+    [
+        ("harmony", "harmony", HARMONY % "x" + "<|start|>assistant<|channel|>analysis<|message|>" + HARMONY % "y"
+         + "So.<|end|><|start|>assistant<|channel|>final<|message|>Paris<|end|>", 1, HARMONY % "y" + "So.", "Paris"),
+        ("harmony", "harmony", HARMONY % "x" + "<|start|>assistant" + HARMONY % "y", 2, "", ""),
+        ("Gemma 4", "Gemma 4", GEMMA % "x" + "<|channel>thought\nSo.<channel|>Paris", 1, "So.", "Paris"),
+        ("list of calls", "Apriel", '<tool_calls>[{"name": "f"}]</tool_calls>\n[END FINAL RESPONSE]', 1, "", ""),
+        ("tagged JSON", "think", "<tool_call>" + F + "</tool_call><think>x</think>", 1, "", "<think>x</think>"),
+        ("Muse", "Muse", '<|start|>assistant to=f<|message|><atem:function_calls><atem:invoke name="f"></atem:invoke>'
+         "</atem:function_calls><|eom|><|start|>assistant to=user<|message|>Paris<|eot|>", 1, "", "Paris"),
+    ],
+)  # fmt: skip
+def test_reasoning_and_text_behind_a_call_are_read(
+    calls: str, reasoning: str, text: str, number: int, thought: str, content: str
+) -> None:
+    for size in (1, 7, len(text)):
+        message = read_deltas(calls, reasoning, text, size)
+        assert [call.function.name for call in message.tool_calls or ()] == ["f"] * number
+        assert (message.text.strip(), message.reasoning or "") == (content, thought)
+
+
+@pytest.mark.parametrize(
+    ("text", "content"), [("Paris.", "Paris."), ("all\nParis", "Paris"), ("1 >>> 2", "1 >>> 2"), ("f\n{}", "")]
+)
+def test_end_of_the_prompt_is_no_part_of_the_text(text: str, content: str) -> None:
+    for size in (1, len(text)):
+        assert read_deltas("Functionary 3.2", "Functionary 3.2", text, size, ">>>").text == content
+        assert split("Functionary 3.2", [text], ">>>")[1] == (content or text)
 
 
 @examples(300)

@@ -275,11 +275,12 @@ def _reads(
     expected: list[dict[str, Any]],
 ) -> bool:
     """Return whether a format reads the expected calls in a text that follows a prompt."""
+    outside_calls = dict[str, str]()
     if reasoning_format is not None:
         reader = ReasoningReader(reasoning_format, reasoning_format.tail_of(prompt), call_format.begins)
-        text = reader.feed(text, final=True)[1]
+        text, outside_calls = reader.feed(text, final=True)[1], reasoning_format.outside_calls
     try:
-        found, _ = read_output(text, call_format, _SCHEMAS)
+        found, _ = read_output(text, call_format, _SCHEMAS, outside_calls)
         values = [(name, json.loads(arguments)) for name, arguments in found]
     except Exception:
         return False

@@ -22,7 +22,7 @@ from modelport.local.special_tokens import SPACE_ADDED
 from modelport.local.token_engine import EngineRequest, Prompt, TokenBatch, TokenEngine
 from modelport.protocols.chat_completions.dialects import template_variables_for
 from modelport.protocols.output_text.call_formats import TAGGED_JSON
-from modelport.protocols.output_text.calls import schemas_of
+from modelport.protocols.output_text.calls import CallFormat, schemas_of
 from modelport.protocols.output_text.reasoning import ReasoningReader
 from modelport.runtime.threads import in_thread
 from modelport.types.capabilities import Capabilities
@@ -82,11 +82,16 @@ class TokenEngineModel(EngineModel[E]):
         # Rendering and encoding a long conversation takes milliseconds, and compiling a grammar may take seconds, so it
         # must not block the event loop.
         engine_request = await in_thread(lambda: self._make_engine_request(engine, request, must_call_tool))
-        deltas = self._generate_deltas(engine, engine_request, one_token_per_delta=bool(request.stop_sequences))
+        call_format = None
         if request.tools and request.tool_choice != "none":
-            # If the model must call a tool, the grammar makes the call the whole output, as JSON without marks.
             call_format = engine.template.call_format or TAGGED_JSON
-            deltas = read_calls(deltas, must_call_tool, call_format, schemas_of(request.tools))
+        deltas = self._generate_deltas(engine, engine_request, call_format, bool(request.stop_sequences))
+        if call_format is not None:
+            # If the model must call a tool, the grammar makes the call the whole output, as JSON without marks.
+            deltas = read_calls(
+                deltas, must_call_tool, call_format, schemas_of(request.tools), engine.template.reasoning_format,
+                engine_request.prompt.tail,
+            )  # fmt: skip
         async with aclosing(deltas):
             async for delta in deltas:
                 yield delta
@@ -141,12 +146,14 @@ class TokenEngineModel(EngineModel[E]):
             warnings=(SPACE_ADDED,) if images and template.has_special_tokens(request.messages, tools) else (),
         )
 
-    async def _generate_deltas(self, engine: E, request: EngineRequest, one_token_per_delta: bool) -> Deltas:
+    async def _generate_deltas(
+        self, engine: E, request: EngineRequest, call_format: CallFormat | None, one_token_per_delta: bool
+    ) -> Deltas:
         template = engine.template
         detokenizer = Detokenizer(engine.tokenizer, template.hidden_tokens(engine.tokenizer, engine.eos))
         reader = None
         if template.reasoning_format is not None:
-            call_marks = (template.call_format or TAGGED_JSON).begins
+            call_marks = call_format.begins if call_format is not None else ()
             reader = ReasoningReader(template.reasoning_format, request.prompt.tail, call_marks)
         usage = TokenUsage(input_tokens=len(request.prompt.tokens), output_tokens=0, cached_input_tokens=0)
         usage.reasoning_tokens = 0 if template.supports_reasoning else None

@@ -30,6 +30,7 @@ from modelport.layers.stop import StopScanner
 from modelport.protocols.output_text.call_formats import TAGGED_JSON
 from modelport.protocols.output_text.calls import CallFormat, Schemas, TextCall, read_output
 from modelport.protocols.output_text.json_calls import calls_in
+from modelport.protocols.output_text.reasoning import ReasoningFormat, split_behind_calls
 from modelport.schema.json_text import json_size_problem
 from modelport.schema.references import relocate
 from modelport.types.capabilities import Capabilities
@@ -141,6 +142,8 @@ async def read_calls(
     forced: bool,
     call_format: CallFormat = TAGGED_JSON,
     schemas: Schemas = MappingProxyType({}),  # It is immutable.
+    reasoning_format: ReasoningFormat | None = None,
+    prompt_tail: str = "",
 ) -> Deltas:
     """Turn the tool calls in the text of these deltas into `tool_calls`.
 
@@ -149,6 +152,8 @@ async def read_calls(
         forced: Whether the whole text is one call as JSON, or a list of calls.
         call_format: How the model writes calls, unless `forced`.
         schemas: The schemas of the tools' arguments, by the tools' names. Some formats need them to read arguments.
+        reasoning_format: How the model writes reasoning, which can also follow the calls.
+        prompt_tail: The end of the prompt that may be the mark before a call.
 
     Yields:
         The text before the first call as soon as it arrives, but without the line breaks before the call. All calls and
@@ -199,13 +204,24 @@ async def read_calls(
                 yield ChatMessageStreamDelta(content=rest)
             raise
     call_text = "".join(call_texts)
-    calls, rest = _read_forced(call_text) if forced else read_output(call_text, call_format, schemas)
+    reasoning = ""
+    if forced:
+        calls, rest = _read_forced(call_text)
+    else:
+        outside_calls = reasoning_format.outside_calls if reasoning_format is not None else {}
+        calls, rest = read_output(call_text, call_format, schemas, outside_calls)
+        if reasoning_format is not None:
+            reasoning, rest = split_behind_calls(reasoning_format, rest, bool(calls))
+    rest = rest.strip() if calls else rest
     if not calls:
+        rest = rest.removeprefix(prompt_tail) if is_blank else rest
         rest = line_breaks + scanner.flush() + rest
     elif rest and not is_blank:
         rest = f"\n{rest}"
-    if calls or rest:
-        yield ChatMessageStreamDelta(content=rest or None, tool_calls=_as_deltas(calls) or None)
+    if calls or rest or reasoning:
+        yield ChatMessageStreamDelta(
+            content=rest or None, reasoning=reasoning or None, tool_calls=_as_deltas(calls) or None
+        )
     if calls and closing.finish_reason == "stop":
         closing.finish_reason = "tool_calls"
     yield closing
@@ -219,7 +235,8 @@ def _read_forced(text: str) -> tuple[list[TextCall], str]:
     if json_size_problem(text) is not None:
         return [TextCall("", text)], ""
     try:
-        return calls_in(json.loads(text), text), ""
+        calls = calls_in(json.loads(text), text)
+        return calls, "" if calls else text
     except (ValueError, RecursionError):
         is_json = text.lstrip().startswith(("{", "["))
         return ([TextCall("", text)], "") if is_json else read_output(text, TAGGED_JSON, {})

@@ -14,8 +14,14 @@ from modelport.protocols.output_text.parameter_calls import nested_elements, par
 #: The format of tools in the prompt, and of most models: `<tool_call>{"name": …, "arguments": {…}}</tool_call>`.
 TAGGED_JSON = CallFormat(("<tool_call>",), "</tool_call>", read_json_calls)
 
+#: vLLM too accepts a missing `</parameter>` before the next parameter:
+#: https://github.com/vllm-project/vllm/blob/main/vllm/tool_parsers/qwen3coder_tool_parser.py
 _FUNCTION_TAGS = parameter_calls(
-    r"<function=(?P<name>[^>\n]{1,256})>", r"<parameter=(?P<key>[^>\n]{1,256})>\n?", r"\n?</parameter>", r"</function>"
+    r"<function=(?P<name>[^>\n]{1,256})>",
+    r"<parameter=(?P<key>[^>\n]{1,256})>\n?",
+    r"\n?</parameter>",
+    r"</function>",
+    open_argument=r"\n<parameter=(?P<key>[^>\n]{1,256})>\n",
 )
 _KEYS_AND_VALUES = parameter_calls(
     r"(?P<name>[^\s<>{}]{1,256})(?:\s*+<tool_sep(?::\w+)?>)?",
@@ -89,11 +95,16 @@ CALL_FORMATS: dict[str, CallFormat] = {
     ),
     # Functionary 3.1
     "Functionary 3.1": CallFormat(
-        ("<function=",), "", named_json(r"<function=(?P<name>[^>\n]{1,256})>", "</function>"), includes_begin=True
+        ("<function=",), "</function>", named_json(r"<function=(?P<name>[^>\n]{1,256})>"), includes_begin=True
     ),
     # Functionary 3.2
     "Functionary 3.2": CallFormat(
-        (">>>",), "", named_json(r">>>(?P<name>[\w.-]{1,256})\n"), includes_begin=True, behind_begin=r"[\w.-]{1,256}\n"
+        (">>>",),
+        "",
+        named_json(r">>>(?P<name>[\w.-]{1,256})\n"),
+        includes_begin=True,
+        behind_begin=r"[\w.-]{1,256}\n",
+        another=r"\{|>>>[\w.-]{1,256}\Z",
     ),
     # Kimi K2
     "Kimi K2": CallFormat(
@@ -131,7 +142,8 @@ CALL_FORMATS: dict[str, CallFormat] = {
         ("<｜DSML｜function_calls>", "<｜DSML｜tool_calls>"),
         "",
         _invocations("｜DSML｜", after=r"(?:\s*+</｜DSML｜(?:function|tool)_calls>)?+"),
-        names="｜DSML｜",
+        another="<｜DSML｜",
+        names="｜DSML｜ </｜DSML｜function_calls> </｜DSML｜tool_calls>",
     ),
     # MiniMax M2
     "MiniMax M2": CallFormat(("<minimax:tool_call>",), "</minimax:tool_call>", _invocations("")),
@@ -155,6 +167,7 @@ CALL_FORMATS: dict[str, CallFormat] = {
             r'<param name="(?P<key>[^"\n]{1,256})">',
             r"</param>",
             r"</function>",
+            has_cdata=True,
         ),
         includes_begin=True,
     ),
@@ -194,7 +207,8 @@ CALL_FORMATS: dict[str, CallFormat] = {
             before=r"[^\s<]{1,256}+<\|message\|>\s*+<atem:function_calls>\s*+",
             after=r"\s*+</atem:function_calls>(?:<\|eom\|>|<\|eot\|>)?+",
         ),
-        names="<|start|> <|message|> <|eom|> <|eot|> atem:",
+        another="</?atem:",
+        names="<|start|> <|message|> <|eom|> <|eot|> atem: </atem:function_calls>",
     ),
     # Solar Open
     "Solar": CallFormat(

@@ -14,6 +14,8 @@ _DECODER = json.JSONDecoder()
 _SPACE, _BETWEEN = re.compile(r"\s*+"), re.compile(r"[\s,;]*+")
 #: The names of the keys of a call. Models differ.
 _NAME_KEYS, _ARGUMENTS_KEYS = ("name", "tool_name"), ("arguments", "parameters")
+#: Further keys that chat templates write beside the arguments, such as those of Mistral, Cohere and Llama.
+_OTHER_KEYS = frozenset({"id", "tool_call_id", "index", "type"})
 
 
 def read_json_calls(text: str, position: int, schemas: Schemas) -> tuple[list[TextCall], int]:
@@ -36,6 +38,8 @@ def _read_values(text: str, position: int, name_is_key: bool) -> tuple[list[Text
             value, end = _DECODER.raw_decode(text, start)
         except ValueError:
             break
+        if calls and isinstance(value, list) and not any(isinstance(item, dict) for item in value):
+            break  # Text such as `[1]` can follow a call.
         calls += calls_in(value, text[start:end], name_is_key)
         check_number(len(calls))
         position = _end(_BETWEEN, text, end)
@@ -71,18 +75,27 @@ def calls_in(value: Any, text: str, name_is_key: bool = False) -> list[TextCall]
 
 
 def _call_in(value: Any, text: str | None, name_is_key: bool) -> TextCall | None:
-    """Return the call that a value is. `text` is the JSON text of the value, if it is known."""
+    """Return the call that a value is. `text` is the JSON text of the value, if it is known.
+
+    An object with other keys is no call, because they can be arguments under a wrong key.
+    """
     if not isinstance(value, dict):
         return None
     if name_is_key and len(value) == 1:
         ((name, arguments),) = value.items()
         return TextCall(name, as_json(arguments) or str(arguments))
     if isinstance(value.get("function"), dict):  # The form of OpenAI's API.
+        if not value.keys() <= {"function", *_OTHER_KEYS}:
+            return None
         value, text = value["function"], None
-    name = next((value[key] for key in _NAME_KEYS if key in value), None)
-    if not isinstance(name, str):
+    names, keys = ([key for key in known if key in value] for known in (_NAME_KEYS, _ARGUMENTS_KEYS))
+    if len(names) != 1 or len(keys) > 1 or not isinstance(name := value[names[0]], str):
         return None
-    key = next((key for key in _ARGUMENTS_KEYS if key in value), "arguments")
+    others = value.keys() - {*names, *keys}
+    # Without a key for the arguments, the others can be arguments themselves.
+    if not others <= (_OTHER_KEYS if keys else {"type"}) or value.get("type", "function") != "function":
+        return None
+    key = keys[0] if keys else "arguments"
     arguments = value.get(key, {})
     if not isinstance(arguments, str):
         # Arguments that the model wrote as JSON are returned as the same text. Encoding them again could change them,

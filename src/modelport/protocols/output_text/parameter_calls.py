@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from modelport.protocols.output_text.calls import CallReader, Schemas, TextCall, check_number
-from modelport.protocols.output_text.values import arguments_text, property_schema, value_from_text
+from modelport.protocols.output_text.values import arguments_text, property_names, property_schema, value_from_text
 
 _GROUP_NAME = re.compile(r"\(\?P<\w+>")
 #: How deeply the elements of `nested_elements` are nested.
@@ -15,7 +15,9 @@ _MAX_DEPTH = 64
 _CDATA = re.compile(r"<!\[CDATA\[(.*)\]\]>", re.DOTALL)
 
 
-def parameter_calls(call: str, argument: str, argument_end: str, call_end: str) -> CallReader:
+def parameter_calls(
+    call: str, argument: str, argument_end: str, call_end: str, *, open_argument: str = "", has_cdata: bool = False
+) -> CallReader:
     """Return a reader of calls that are a name, then each argument between two marks.
 
     An argument ends at the first mark that is followed by the next argument or by the end of the call, so that its
@@ -26,11 +28,22 @@ def parameter_calls(call: str, argument: str, argument_end: str, call_end: str) 
         argument: One for the beginning of an argument, with the groups `key` and, if the model writes it, `type`.
         argument_end: One for the end of an argument.
         call_end: One for the end of a call.
+        open_argument: One for the beginning of an argument, with the group `key`, where the model forgot the mark after
+            the argument before. It counts only if the tool has an argument of this name that was not read yet, because
+            a value may contain its spelling.
+        has_cdata: Whether a value can be written as `<![CDATA[…]]>`.
     """
     next_argument = _GROUP_NAME.sub("(?:", argument)
     call_pattern, argument_pattern = re.compile(rf"\s*+{call}"), re.compile(rf"\s*+{argument}", re.DOTALL)
     value_end = re.compile(rf"{argument_end}(?=\s*+(?:{next_argument}|{call_end}))", re.DOTALL)
     end_pattern = re.compile(rf"\s*+(?:{call_end})\s*+")
+    open_pattern = re.compile(open_argument) if open_argument else None
+
+    def argument_inside(value: str, name: str, known: set[str], schemas: Schemas) -> re.Match[str] | None:
+        """Return the beginning of a new argument within the value of another."""
+        new = property_names(schemas, name) - known
+        found = open_pattern.finditer(value) if open_pattern and new else ()
+        return next((match for match in found if match["key"].strip() in new), None)
 
     def arguments_of(text: str, position: int, name: str, schemas: Schemas) -> tuple[dict[str, Any], int]:
         arguments = dict[str, Any]()
@@ -38,12 +51,13 @@ def parameter_calls(call: str, argument: str, argument_end: str, call_end: str) 
             if (end := value_end.search(text, begin.end())) is None:
                 raise ValueError("an argument does not end")
             key, value = begin["key"].strip(), text[begin.end() : end.start()]
-            kind = _type_name(begin.groupdict().get("type"))
-            if data := _CDATA.fullmatch(value.strip()):
+            kind, position = _type_name(begin.groupdict().get("type")), end.end()
+            if following := argument_inside(value, name, {*arguments, key}, schemas):
+                value, position = value[: following.start()], begin.end() + following.start()
+            if has_cdata and (data := _CDATA.fullmatch(value.strip())):
                 arguments[key] = data[1]
             else:
                 arguments[key] = value_from_text(value, property_schema(schemas, name, key), kind)
-            position = end.end()
         if (end := end_pattern.match(text, position)) is None:
             raise ValueError("a call does not end")
         return arguments, end.end()

@@ -5,8 +5,10 @@ The rules:
 - Reasoning stands between the marks of a `ReasoningFormat`, such as `<think>` and `</think>`. A prompt may already end
   with the first.
 - Line breaks at the beginning of the reasoning and of the content are dropped, and so is one before the end mark.
-- Reasoning occurs once, unless the format says otherwise. After it, a mark is ordinary text, and so it is within a tool
-  call, whose arguments may contain any text.
+- Reasoning occurs once, and only before the content, unless the format says otherwise. Elsewhere, a mark is ordinary
+  text, and so it is within a tool call, whose arguments may contain any text.
+- From the mark before the first tool call on, the text is passed on unchanged, because only a reader of calls knows
+  where they end. It uses `split_behind_calls` for the text outside of the calls.
 - An end mark at the beginning of the output is dropped: some models write it where they don't reason.
 - Some models write further marks around the content, which are dropped.
 - Text that may be the beginning of a mark is buffered until the next text shows whether it is one.
@@ -63,6 +65,16 @@ class ReasoningFormat:
     def content_marks(self) -> tuple[str, ...]:
         """The marks that are dropped from the content."""
         return tuple(filter(None, (self.between, self.before_content, *self.dropped)))
+
+    @cached_property
+    def outside_calls(self) -> dict[str, str]:
+        """The marks of texts that are no part of a tool call, with a regular expression for the text behind the mark.
+
+        They are repeated reasoning, and the marks around the content.
+        """
+        ends = "|".join(map(re.escape, self.ends))
+        reasoning = dict.fromkeys(self.begins, rf"(?s:.*?)(?:{ends}|\Z)") if self.repeats else {}
+        return dict.fromkeys(self.content_marks, "") | reasoning
 
     @cached_property
     def marks(self) -> str:
@@ -140,29 +152,36 @@ class ReasoningReader:
     Args:
         reasoning_format: The marks of the model.
         prompt_tail: The end of the prompt that is a mark; see `ReasoningFormat.tail_of`.
-        call_marks: The marks before tool calls. They end what can contain reasoning, if reasoning occurs once.
+        call_marks: The marks before tool calls. The text from the first of them on is content.
+        is_first: Whether no content stands before the text.
     """
 
     def __init__(
-        self, reasoning_format: ReasoningFormat, prompt_tail: str = "", call_marks: tuple[str, ...] = ()
+        self,
+        reasoning_format: ReasoningFormat,
+        prompt_tail: str = "",
+        call_marks: tuple[str, ...] = (),
+        is_first: bool = True,
     ) -> None:
-        self._format = reasoning_format
-        self._call_marks = () if reasoning_format.repeats else call_marks
-        self._had_reasoning = False
+        form = self._format = reasoning_format
+        self._call_marks = call_marks
+        marks = (*form.begins, form.end, *form.content_marks, *form.kept, *call_marks)
+        self._content_scanner = _MarkScanner(tuple(filter(None, marks)))
+        self._in_call = False
+        #: Whether marks of reasoning are ordinary text, because reasoning or content stands before them.
+        self._is_over = not is_first and not form.repeats
         self._enter(in_reasoning=False)
+        #: Whether the current reasoning or content has no text yet, except dropped line breaks.
+        self._is_blank = is_first
+        #: How many characters at the beginning of the next text are from the prompt.
+        self._from_prompt = 0
         self.feed(prompt_tail)
+        self._from_prompt = len(self._scanner.buffered)
 
     def _enter(self, in_reasoning: bool) -> None:
-        form = self._format
         self.in_reasoning = in_reasoning
-        if in_reasoning:
-            self._had_reasoning = True
-            self._scanner = _MarkScanner(form.ends)
-        else:
-            marks = (*form.begins, form.end) if form.repeats or not self._had_reasoning else ()
-            calls = self._call_marks if marks else ()
-            self._scanner = _MarkScanner((*filter(None, marks), *form.content_marks, *form.kept, *calls))
-        #: Whether the current reasoning or content has no text yet, except dropped line breaks.
+        self._scanner = _MarkScanner(self._format.ends) if in_reasoning else self._content_scanner
+        self._is_over = self._is_over or (in_reasoning and not self._format.repeats)
         self._is_blank = True
 
     def feed(self, text: str, final: bool = False) -> tuple[str, str]:
@@ -176,28 +195,35 @@ class ReasoningReader:
             The new reasoning and the new content.
         """
         reasoning = content = ""
-        while True:
+        while not self._in_call:
             before, mark, text = self._scanner.feed(text, final)
+            from_prompt = self._from_prompt
+            self._from_prompt = 0 if mark else max(0, from_prompt - len(before))
+            is_of_prompt = mark is not None and len(before) + len(mark) <= from_prompt
+            before = self._without_leading_breaks(before[from_prompt:])
             if self.in_reasoning:
-                reasoning += self._without_leading_breaks(before)
+                reasoning += before
             else:
-                content += self._without_leading_breaks(before)
+                content += before
+                self._is_over = self._is_over or (not self._format.repeats and bool(before.strip()))
             if mark is None:
                 return reasoning, content
             if self.in_reasoning:
                 self._enter(in_reasoning=False)
-            elif mark in self._format.begins:
-                self._enter(in_reasoning=True)
             elif mark in self._call_marks:
+                self._in_call = True
                 content += mark
-                self._had_reasoning = True
-                self._enter(in_reasoning=False)
-                self._is_blank = False
-            elif mark in self._format.kept or (mark not in self._format.content_marks and not self._is_blank):
-                content += mark
-                self._is_blank = False
-            else:
+            elif mark in self._format.begins and not self._is_over:
+                self._enter(in_reasoning=True)
+            elif is_of_prompt or mark in self._format.content_marks or self._is_end_without_reasoning(mark):
                 self._is_blank = True
+            else:
+                content += mark
+                self._is_blank, self._is_over = False, not self._format.repeats
+        return reasoning, content + text
+
+    def _is_end_without_reasoning(self, mark: str) -> bool:
+        return mark == self._format.end and self._is_blank and not self._is_over
 
     def finish(self) -> tuple[str, str]:
         """Return the buffered text, as reasoning and content, at the end of the output."""
@@ -207,3 +233,14 @@ class ReasoningReader:
         text = text.lstrip("\n") if self._is_blank else text
         self._is_blank = self._is_blank and not text
         return text
+
+
+def split_behind_calls(reasoning_format: ReasoningFormat, text: str, has_calls: bool) -> tuple[str, str]:
+    """Return the reasoning and the content in the text between and behind tool calls.
+
+    Args:
+        reasoning_format: The marks of the model.
+        text: The text.
+        has_calls: Whether there are calls. Then the beginning of a mark at the end of the text is dropped.
+    """
+    return ReasoningReader(reasoning_format, is_first=False).feed(text, final=not has_calls)

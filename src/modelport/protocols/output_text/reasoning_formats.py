@@ -23,8 +23,11 @@ REASONING_FORMATS: dict[str, ReasoningFormat] = {
         other_ends=("<|return|>",),
         dropped=(
             "<|channel|>final <|constrain|>json<|message|>",
+            "<|channel|>final<|constrain|>json<|message|>",
             "<|channel|>final json<|message|>",
             "<|channel|>commentary<|message|>",
+            "<|channel|>commentary <|constrain|>json<|message|>",
+            "<|channel|>commentary<|constrain|>json<|message|>",
             "<|end|>",
             "<|return|>",
             "<|call|>",

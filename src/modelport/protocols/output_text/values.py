@@ -11,6 +11,7 @@ import math
 import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
+from urllib.parse import unquote
 
 from modelport.schema.json_text import read_json
 
@@ -224,9 +225,20 @@ def _types(schema: Any) -> set[str]:
 
 def property_schema(schemas: Mapping[str, Any], tool: str, name: str) -> Any:
     """Return the schema of an argument of a tool, or `None`."""
-    schema = schemas.get(tool)
+    root = schemas.get(tool)
+    schema = _resolved(root, root, set())
+    if not isinstance(schema, Mapping):
+        return None
+    properties = schema.get("properties")
+    found = properties.get(name) if isinstance(properties, Mapping) else None
+    return _resolved(schema.get("additionalProperties") if found is None else found, root, set())
+
+
+def property_names(schemas: Mapping[str, Any], tool: str) -> set[str]:
+    """Return the names of the arguments of a tool."""
+    schema = _resolved(schemas.get(tool), schemas.get(tool), set())
     properties = schema.get("properties") if isinstance(schema, Mapping) else None
-    return _resolved(properties.get(name), schema, set()) if isinstance(properties, Mapping) else None
+    return set(properties) if isinstance(properties, Mapping) else set()
 
 
 def _resolved(schema: Any, root: Any, seen: set[str], depth: int = 0) -> Any:
@@ -241,17 +253,26 @@ def _resolved(schema: Any, root: Any, seen: set[str], depth: int = 0) -> Any:
         if reference in seen:
             return None
         seen.add(reference)
-        _, _, definition = reference.partition("#/$defs/")
-        definitions = root.get("$defs")
-        return _resolved(
-            definitions.get(definition) if isinstance(definitions, Mapping) else None, root, seen, depth + 1
-        )
+        return _resolved(_definition(reference, root), root, seen, depth + 1)
     options = {
         key: [_resolved(option, root, seen, depth + 1) for option in schema[key]]
         for key in ("anyOf", "oneOf", "allOf")
         if isinstance(schema.get(key), list)
     }
     return {**schema, **options} if options else schema
+
+
+def _definition(reference: str, root: Any) -> Any:
+    """Return the schema at a JSON Pointer such as `#/$defs/Code`, or `None`."""
+    if not reference.startswith("#"):
+        return None
+    for part in reference.split("/")[1:]:
+        key = unquote(part).replace("~1", "/").replace("~0", "~")
+        if isinstance(root, list) and key.isdecimal() and int(key) < len(root):
+            root = root[int(key)]
+        else:
+            root = root.get(key) if isinstance(root, Mapping) else None
+    return root
 
 
 def arguments_text(arguments: Mapping[str, Any]) -> str:
