@@ -104,6 +104,7 @@ def read(name: str, text: str) -> tuple[list[tuple[str, Any]], str]:
         ("tagged JSON", f"<tool_call>{F}", [FX], ""),
         ("Qwen3-Coder", "<tool_call><function=f><parameter=a>x</parameter></function>", [FX], ""),
         ("DeepSeek", "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>f<｜tool▁sep｜>{\"a\": \"x\"}", [FX], ""),
+        ("tagged JSON", f"<tool_call>{F}\nI called it.", [FX], "I called it."),
         # Invalid calls keep their text
         ("tagged JSON", f"<tool_call>{F}}}</tool_call>", [("", F + "}")], ""),
         ("tagged JSON", f"<tool_call>no</tool_call><tool_call>{F}</tool_call>", [("", "no"), FX], ""),

@@ -188,8 +188,9 @@ def _read_section(
     stop = text.find(end_mark, position, limit) if end_mark else -1
     if calls and stop < 0:
         rest = text[behind:limit].rstrip()
-        if re.match(call_format.another, rest) or (rest and end_mark and not following):
-            # Without its end mark, a section has no end before that of the output.
+        if re.match(call_format.another, rest) or (rest and end_mark and not following and not _PROSE.match(rest)):
+            # Without its end mark, a section ends with the output, which is cut off. Or the model forgot the mark, and
+            # goes on with a sentence.
             return [*calls, *([] if call_format.begins_mark(rest) else [TextCall("", rest)])], limit
         return calls, position
     section = text[begin : limit if stop < 0 else stop]
@@ -203,6 +204,7 @@ def _skip_space(text: str, position: int) -> int:
 
 
 _SPACE = re.compile(r"\s*+")
+_PROSE = re.compile(r"\w+,?\s+\w")
 _DECODER = json.JSONDecoder()
 _BEGINS_CALL = re.compile(r'\s*+\{\s*+"(?:name"|type"\s*+:\s*+"function"|function"\s*+:\s*+\{)')
 
