@@ -385,6 +385,56 @@ def test_call_without_arguments_has_an_empty_object(way: Callable[..., Any], arg
     assert [(c["name"], c["args"]) for c in message.tool_calls] == [("get_time", {})]
 
 
+BROKEN = deltas(
+    {"tool_calls": [piece(0, '{"city": "Rome",}', "get_weather", "a")]},
+    {"tool_calls": [piece(1, '{"city": "Oslo"}', "get_weather", "b")]}, {"finish_reason": "tool_calls"},
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("way", [invoke, ainvoke])
+@VERSIONS
+@pytest.mark.parametrize("has_result", [False, True])
+def test_broken_call_goes_back_as_valid_json_with_a_result(
+    way: Callable[..., Any], version: str | None, has_result: bool
+) -> None:
+    """LangChain's agents run only valid calls; services refuse broken arguments, and calls without a result."""
+    model = ScriptedModel(BROKEN, "ok")
+    chat = ChatModelport(model=model, output_version=version).bind_tools([get_weather])
+    answer = loads(dumps(way(chat, "Weather?")), allowed_objects="messages")
+    assert [call["id"] for call in answer.invalid_tool_calls] == ["a"]
+    results = [ToolMessage("sunny", tool_call_id="b")] + [ToolMessage("mine", tool_call_id="a")] * has_result
+    metadata = way(chat, [HumanMessage("Weather?"), answer, *results, HumanMessage("And?")]).response_metadata
+    _, call, *sent, last = model.requests[-1].messages
+    arguments = [(item.id, json.loads(item.function.arguments_json())) for item in call.tool_calls or ()]
+    assert arguments == [("a", {"invalid_arguments": '{"city": "Rome",}'}), ("b", {"city": "Oslo"})]
+    found = [(message.tool_call_id, message.text) for message in sent]
+    assert last.text == "And?"
+    if has_result:
+        assert found == [("b", "sunny"), ("a", "mine")]
+    else:
+        error = answer.invalid_tool_calls[0]["error"]
+        assert found == [("a", error), ("b", "sunny")] and "valid JSON" in error
+        assert any("Its error was sent as the result" in warning["text"] for warning in metadata["warnings"])
+
+
+@pytest.mark.parametrize(
+    "call, text",
+    [
+        ({"name": "f", "args": "{x", "id": "a", "error": "bad"}, "bad"),
+        ({"name": "f", "args": "{x}", "id": "a", "error": None}, "The call can't be used: its arguments contain"),
+        ({"name": None, "args": None, "id": "a", "error": "no name"}, "no name"),
+    ],
+)
+def test_each_invalid_call_has_its_own_result(call: dict[str, Any], text: str) -> None:
+    """A later call with the same id has its own result, and the last call has one too."""
+    turn = AIMessage("", invalid_tool_calls=[call])
+    messages = [HumanMessage("x"), turn, turn, ToolMessage("own", tool_call_id="a"), HumanMessage("y"), turn]
+    model = ScriptedModel("ok")
+    ChatModelport(model=model).bind_tools([get_weather]).invoke(messages)
+    sent = [message for message in model.requests[0].messages if message.role == "tool"]
+    assert [message.text[:45] for message in sent] == [text, "own", text]
+
+
 @STREAMS
 def test_stream_raises_where_langchain_would_complete_the_arguments(way: Callable[..., Any]) -> None:
     """`AIMessageChunk` reads `{"city": "Ro` as `{"city": "Ro"}`, without an error."""

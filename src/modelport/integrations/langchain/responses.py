@@ -123,6 +123,8 @@ def _provider_data(message: ChatMessage) -> dict[str, Any]:
     calls = {c.id: c.provider_data.to_dict() for c in message.tool_calls or () if c.provider_data is not None}
     if calls:
         data["calls"] = calls
+    if len({isinstance(call.function.arguments, dict) for call in message.tool_calls or ()}) == 2:
+        data["order"] = [call.id for call in message.tool_calls or ()]  # LangChain separates valid and invalid calls.
     return {PROVIDER_KEY: data} if data else {}
 
 
