@@ -12,12 +12,14 @@ import functools
 import json
 import operator
 import pickle
+import traceback
 import warnings
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 import pytest
 from langchain_core import exceptions as lc
+from langchain_core.caches import InMemoryCache
 from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.load import dumpd, dumps, load, loads
 from langchain_core.messages import (
@@ -31,7 +33,7 @@ from langchain_core.messages import (
     trim_messages,
 )
 from langchain_core.tools import tool
-from pydantic import BaseModel
+from pydantic import BaseModel, SecretStr
 from typing_extensions import TypedDict
 
 import modelport
@@ -655,6 +657,63 @@ def test_wrong_setting_is_refused_without_secrets(settings: dict[str, Any], prob
     with pytest.raises(modelport.InvalidRequest, match=problem) as caught:
         ChatModelport(**settings)
     assert "sk-1" not in str(caught.value)
+
+
+SECRET = "sk-very-secret-0123456789"
+UNREACHABLE = {"model": "openai/x", "base_url": "http://127.0.0.1:1/v1", "max_retries": 0}
+
+
+def frames_with_the_secret(failing: Callable[[], Any]) -> list[str]:
+    """Return the variables of all frames outside this file in whose `repr` a failing call leaves the secret."""
+    found, errors = [], []
+    with pytest.raises(Exception) as caught:
+        failing()
+    error: BaseException | None = caught.value
+    while error is not None and error not in errors:
+        errors.append(error)
+        assert SECRET not in str(error)
+        frames = [item[0] for item in traceback.walk_tb(error.__traceback__)]
+        for frame in (frame for frame in frames if frame.f_code.co_filename != __file__):
+            names = [name for name, value in frame.f_locals.items() if SECRET in repr(value)]
+            found += [f"{frame.f_code.co_name} {name}" for name in names]
+        error = error.__cause__ or error.__context__
+    return found
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"model": "opnai/x", "api_key": SECRET},
+        {"model": "openai/x", "api_key": SECRET, "bogus": object(), "retry": 0},
+        {"model": "openai/x", "openai_api_key": SECRET},
+        {"model": "openai/x", "api_key": SecretStr(SECRET), "retry": 0},
+        {"model": "openai/x", "api_key": SECRET, "streaming": "sometimes"},
+        {"model": 3, "api_key": SECRET},
+        {"model": OpenAIServerModel("x", api_key="k"), "extra_headers": {"Authorization": SECRET}},
+        {"model": OpenAIServerModel("x", api_key="k"), "options": {"api_key": SECRET}},
+        {"model": "openai/x", "base_url": f"http://u:{SECRET}@host/v1", "api_key": "k"},
+    ],
+)
+def test_refused_constructor_leaves_no_secret_in_frames(settings: dict[str, Any]) -> None:
+    assert frames_with_the_secret(lambda: ChatModelport(**settings)) == []
+
+
+@WAYS
+@pytest.mark.parametrize("options", [{"extra_headers": {"x-any": SECRET}}, {"extra_body": {"api_key": SECRET}}])
+def test_failed_call_leaves_no_secret_in_frames(way: Callable[..., Any], options: Any) -> None:
+    chat = ChatModelport(api_key="k", **UNREACHABLE)
+    assert frames_with_the_secret(lambda: way(chat.bind(**options), "hi")) == []
+    if way is not events:  # A method that only passes its options to the others.
+        assert frames_with_the_secret(lambda: way(chat, "hi", **options)) == []
+        assert frames_with_the_secret(lambda: chat.batch(["hi"], **options)) == []
+
+
+def test_cached_response_is_not_that_of_another_secret() -> None:
+    cache = InMemoryCache()
+    chat = ChatModelport(model=ScriptedModel("one", "two", "three"), cache=cache)
+    users = ["a", "b", "a"]
+    assert [chat.invoke("hi", extra_headers={"x-user": SECRET + user}).text for user in users] == ["one", "two", "one"]
+    assert SECRET not in repr(cache._cache)
 
 
 def test_model_is_not_changed_by_a_call() -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+import hashlib
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, BaseMessage
@@ -32,6 +34,20 @@ _SETTINGS = {"base_url": "api_base", "max_retries": "retry"}
 _NOT_SENT = {"stream", KEEP_INVALID_OUTPUT}
 
 
+_Method = TypeVar("_Method", bound=Callable[..., Any])
+
+
+def _hides_secrets(method: _Method) -> _Method:
+    """Return a method whose options have their secrets hidden, because tracebacks may show local variables."""
+
+    @functools.wraps(method)
+    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        hide_secrets(kwargs)
+        return method(self, *args, **kwargs)
+
+    return call  # type: ignore[return-value]
+
+
 class ChatModelport(BaseChatModel):
     """A chat model of LangChain on a model of modelport.
 
@@ -58,6 +74,10 @@ class ChatModelport(BaseChatModel):
     options: dict[str, Any] = Field(default_factory=dict)
     streaming: bool = False
 
+    def __init__(self, **settings: Any) -> None:
+        hide_secrets(settings)  # In this frame and in those of pydantic, which a traceback may show.
+        super().__init__(**settings)
+
     @model_validator(mode="before")
     @classmethod
     def _collect_settings(cls, values: Any) -> Any:
@@ -74,7 +94,6 @@ class ChatModelport(BaseChatModel):
             model = Model.from_dict(model)
         if not isinstance(model, Model):
             raise InvalidRequest(f"model must be a name or a Model of modelport, not {type(model).__name__}")
-        hide_secrets(settings)
         if others := sorted(settings.keys() - BY_ANY_NAME.keys()):
             raise InvalidRequest(f"{others[0]!r} is no option of a call: pass it to the constructor of the model")
         if secret := next((name for name, value in settings.items() if _redacted(value) != value), None):
@@ -83,11 +102,13 @@ class ChatModelport(BaseChatModel):
 
     # --- calls --------------------------------------------------------------------------------------------------------
 
+    @_hides_secrets
     def _generate(
         self, messages: list[BaseMessage], stop: list[str] | None = None, run_manager: Any = None, **kwargs: Any
     ) -> ChatResult:
         return run(self._agenerate(messages, stop, run_manager, **kwargs))
 
+    @_hides_secrets
     async def _agenerate(
         self, messages: list[BaseMessage], stop: list[str] | None = None, run_manager: Any = None, **kwargs: Any
     ) -> ChatResult:
@@ -99,6 +120,7 @@ class ChatModelport(BaseChatModel):
                 message = _invalid_output(error, kwargs)
             return result_from(message, warnings)
 
+    @_hides_secrets
     def _stream(
         self, messages: list[BaseMessage], stop: list[str] | None = None, run_manager: Any = None, **kwargs: Any
     ) -> Iterator[ChatGenerationChunk]:
@@ -108,6 +130,7 @@ class ChatModelport(BaseChatModel):
         finally:
             chunks.close()
 
+    @_hides_secrets
     async def _astream(
         self, messages: list[BaseMessage], stop: list[str] | None = None, run_manager: Any = None, **kwargs: Any
     ) -> AsyncGenerator[ChatGenerationChunk, None]:
@@ -233,6 +256,11 @@ class ChatModelport(BaseChatModel):
         }
         return {name: value for name, value in params.items() if value is not None}
 
+    def _get_llm_string(self, stop: list[str] | None = None, **kwargs: Any) -> str:
+        # The key of LangChain's cache. Calls with different secrets, such as headers with the user, are different.
+        digests = _redacted(kwargs, lambda secret: hashlib.sha256(secret.encode()).hexdigest())
+        return super()._get_llm_string(stop=stop, **digests)  # type: ignore[no-any-return]
+
     def _get_invocation_params(self, stop: list[str] | None = None, **kwargs: Any) -> dict[str, Any]:
         params: dict[str, Any] = super()._get_invocation_params(stop=stop, **kwargs)
         hide_secrets(params)
@@ -264,7 +292,7 @@ class ChatModelport(BaseChatModel):
 def _model_settings(settings: dict[str, Any]) -> dict[str, Any]:
     """Return settings for `load_model`; names of LangChain are replaced."""
     result = {
-        _SETTINGS.get(name, name): value.get_secret_value() if isinstance(value, SecretStr) else value
+        _SETTINGS.get(name, name): HiddenStr(value.get_secret_value()) if isinstance(value, SecretStr) else value
         for name, value in settings.items()
     }
     if "max_retries" in settings:
@@ -291,10 +319,15 @@ def _invalid_output(error: InvalidOutput, kwargs: Mapping[str, Any]) -> ChatMess
     raise error
 
 
-def _redacted(value: Any) -> Any:
-    """Return the value with `***` for each secret."""
+def _redacted(value: Any, replacement: Callable[[str], str] = lambda _: "***") -> Any:
+    """Return the value with `***`, or what the function returns, for each secret."""
     if isinstance(value, HiddenStr):
-        return "***"
+        return replacement(value)
     if isinstance(value, dict):
-        return {key: _redacted(item) for key, item in value.items()}
-    return [_redacted(item) for item in value] if isinstance(value, list) else value
+        return {key: _redacted(item, replacement) for key, item in value.items()}
+    return [_redacted(item, replacement) for item in value] if isinstance(value, list) else value
+
+
+# The methods of LangChain that take options of a call. Their local variables have these options.
+for _name in ("bind", "invoke", "ainvoke", "stream", "astream", "batch", "abatch", "generate", "agenerate"):
+    setattr(ChatModelport, _name, _hides_secrets(getattr(BaseChatModel, _name)))
