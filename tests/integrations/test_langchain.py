@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import dataclasses
 import enum
 import functools
 import json
@@ -15,7 +16,8 @@ import pickle
 import traceback
 import warnings
 from collections.abc import AsyncIterator, Callable, Iterator
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal, Optional, Union
 
 import pytest
 from langchain_core import exceptions as lc
@@ -49,9 +51,11 @@ from modelport import (
     FallbackModel,
     Image,
     JSONSchema,
+    Lark,
     ModelError,
     OpenAIServerModel,
     ProviderData,
+    Regex,
     Text,
     TokenUsage,
     Tool,
@@ -445,6 +449,7 @@ def test_stream_raises_where_langchain_would_complete_the_arguments(way: Callabl
     with pytest.raises(modelport.InvalidToolCall, match="no valid JSON") as caught:
         way(chat, "hi")
     assert caught.value.text == '{"city": "Ro' and caught.value.partial.finish_reason == "length"
+    assert str(caught.value).count("can't be used") == 1
 
 
 # --- output types -----------------------------------------------------------------------------------------------------
@@ -466,6 +471,14 @@ class Color(enum.Enum):
     RED = "red"
 
 
+@dataclass
+class Point:
+    x: int
+
+
+# Other objects than `Person | None`.
+OPTIONAL = Optional[Person]  # noqa: UP045
+UNION = Union[int, str]  # noqa: UP007
 PERSON = '{"name": "Ann", "age": 3}'
 AS_DICT = {"name": "Ann", "age": 3}
 
@@ -482,6 +495,14 @@ AS_DICT = {"name": "Ann", "age": 3}
         (JSONSchema(Person.model_json_schema()), PERSON, AS_DICT),
         (Color, '"red"', Color.RED),
         (list[int], "[1, 2]", [1, 2]),
+        (Literal["red", "blue"], '"red"', "red"),
+        (OPTIONAL, "null", None),
+        (OPTIONAL, PERSON, Person(name="Ann", age=3)),
+        (Person | None, "null", None),
+        (UNION, "3", 3),
+        (Point, '{"x": 1}', Point(1)),
+        (Regex("a+"), "aa", "aa"),
+        (Lark('start: "a"'), "a", "a"),
         (Choice("yes", "no"), "yes", "yes"),
     ],
 )
@@ -536,7 +557,84 @@ def test_call_that_does_not_fit_the_schema_of_structured_output_raises(schema: A
     objects = chat.with_structured_output(schema, method="function_calling", include_raw=True)
     result = functools.reduce(operator.add, objects.stream("hi")) if streamed else objects.invoke("hi")
     assert result["raw"].tool_calls[0]["args"] == {"name": "Ann", "age": "x"} and result["parsed"] is None
-    assert isinstance(result["parsing_error"], ValueError)
+    assert isinstance(result["parsing_error"], modelport.InvalidToolCall)
+
+
+def with_raw(schema: Any, answer: Any, streamed: bool, version: str | None = None, **options: Any) -> dict[str, Any]:
+    chat = ChatModelport(model=ScriptedModel(answer), output_version=version)
+    objects = chat.with_structured_output(schema, include_raw=True, **options)
+    return functools.reduce(operator.add, objects.stream("hi")) if streamed else objects.invoke("hi")
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+@pytest.mark.parametrize("method", ["json_schema", "json_mode"])
+@pytest.mark.parametrize(("schema", "text"), [(Person, '{"name": "An'), (list[int], "[1"), (int, "12")])
+def test_truncated_output_has_the_error_of_modelport(schema: Any, text: str, streamed: bool, method: str) -> None:
+    result = with_raw(schema, deltas({"content": text}, {"finish_reason": "length"}), streamed, method=method)
+    if method == "json_schema" or schema is Person:
+        assert isinstance(result["parsing_error"], modelport.InvalidOutput) and result["parsed"] is None
+        assert "truncated by max_tokens" in str(result["parsing_error"]) and result["raw"].text == text
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+@VERSIONS
+@pytest.mark.parametrize(
+    ("answer", "problem"),
+    [
+        (piece(0, '{"name": "Ann", "age": ', "Person", "a"), "contain no valid JSON"),
+        (piece(0, "[1]", "Person", "a"), "is not of type 'object'"),
+        (piece(0, PERSON, "Other", "a"), "there is no such tool"),
+        (None, "the model made none"),
+    ],
+)
+@pytest.mark.parametrize("schema", [Person, PersonDict, Person.model_json_schema()])
+def test_call_that_cannot_be_used_has_a_parsing_error(
+    schema: Any, answer: Any, problem: str, version: str | None, streamed: bool
+) -> None:
+    name = "PersonDict" if schema is PersonDict else "Person"
+    if answer is not None:
+        function = dataclasses.replace(answer.function, name=answer.function.name.replace("Person", name))
+        answer = dataclasses.replace(answer, function=function)
+    script = deltas({"tool_calls": [answer]} if answer else {"content": "No."}, {"finish_reason": "tool_calls"})
+    result = with_raw(schema, script, streamed, version, method="function_calling")
+    assert isinstance(result["parsing_error"], modelport.InvalidToolCall) and result["parsed"] is None
+    assert problem in str(result["parsing_error"]) and str(result["parsing_error"]).count("can't be used") <= 1
+    raw = result["raw"]
+    if problem == "contain no valid JSON":
+        assert [call["args"] for call in raw.invalid_tool_calls] == [answer.function.arguments] and not raw.tool_calls
+        assert [block["type"] for block in raw.content_blocks] == ["invalid_tool_call"]
+
+
+@pytest.mark.parametrize("include_raw", [False, True])
+@pytest.mark.parametrize(
+    ("schema", "name", "arguments", "expected"),
+    [
+        (Person, "Person", AS_DICT, Person(name="Ann", age=3)),
+        (PersonDict, "PersonDict", AS_DICT, AS_DICT),
+        ({"type": "object", "properties": {"age": {"type": "integer"}}}, "answer", {"age": 1}, {"age": 1}),
+        (JSONSchema(Person.model_json_schema(), name="p"), "p", AS_DICT, AS_DICT),
+        (Point, "Point", {"x": 1}, Point(1)),
+        (Color, "Color", {"value": "red"}, Color.RED),
+        (list[Point], None, {"value": [{"x": 1}]}, [Point(1)]),
+        (Literal["red", "blue"], None, {"value": "red"}, "red"),
+        (OPTIONAL, None, {"value": None}, None),
+        (UNION, None, {"value": 3}, 3),
+    ],
+)
+def test_function_calling_takes_each_output_type_with_a_schema(
+    schema: Any, name: str | None, arguments: Any, expected: Any, include_raw: bool
+) -> None:
+    def answer(request: Any) -> ChatMessage:
+        names.append(request.tools[0].name)
+        function = ChatMessageToolCallFunction(arguments, names[0])
+        return ChatMessage("assistant", tool_calls=[ChatMessageToolCall(function, "1")])
+
+    names: list[str] = []
+    chat = ChatModelport(model=ScriptedModel(answer))
+    result = chat.with_structured_output(schema, method="function_calling", include_raw=include_raw).invoke("hi")
+    assert (result["parsed"] if include_raw else result) == expected and name in (None, names[0])
+    with pytest.raises(modelport.InvalidRequest, match="Regex has none"):
+        chat.with_structured_output(Regex("a"), method="function_calling")
 
 
 def test_strict_is_refused_where_nothing_enforces_the_schema() -> None:

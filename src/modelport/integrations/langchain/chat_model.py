@@ -114,11 +114,12 @@ class ChatModelport(BaseChatModel):
     ) -> ChatResult:
         with shared_errors():
             chat, warnings = messages_from_langchain(messages)
+            problem = None
             try:
                 message = await self.model.agenerate(chat, **self._call_options(stop, kwargs))
             except InvalidOutput as error:
-                message = _invalid_output(error, kwargs)
-            return result_from(message, warnings)
+                message, problem = _invalid_output(error, kwargs), error
+            return result_from(message, warnings, problem)
 
     @_hides_secrets
     def _stream(
@@ -137,6 +138,7 @@ class ChatModelport(BaseChatModel):
         reader = ChunkReader()
         with shared_errors():
             chat, warnings = messages_from_langchain(messages)
+            problem = None
             async with self.model.agenerate_stream(chat, **self._call_options(stop, kwargs)) as stream:
                 try:
                     async for delta in stream:
@@ -144,8 +146,8 @@ class ChatModelport(BaseChatModel):
                             yield chunk
                     message = stream.message
                 except InvalidOutput as error:
-                    message = _invalid_output(error, kwargs)
-            yield reader.last_chunk(message, warnings)
+                    message, problem = _invalid_output(error, kwargs), error
+            yield reader.last_chunk(message, warnings, problem, bool(kwargs.get(KEEP_INVALID_OUTPUT)))
 
     def _call_options(self, stop: list[str] | None, kwargs: Mapping[str, Any]) -> dict[str, Any]:
         """Return the options of a call: those of the call override those of the constructor."""
