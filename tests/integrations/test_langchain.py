@@ -34,6 +34,7 @@ from langchain_core.messages import (
     ToolMessage,
     trim_messages,
 )
+from langchain_core.runnables import ConfigurableField
 from langchain_core.tools import tool
 from pydantic import BaseModel, SecretStr
 from typing_extensions import TypedDict
@@ -642,6 +643,16 @@ def test_strict_is_refused_where_nothing_enforces_the_schema() -> None:
     with pytest.raises(modelport.UnsupportedFeature):
         ChatModelport(model=model).with_structured_output(Person, strict=True).invoke("hi")
     assert ChatModelport(model=model).with_structured_output(Person).invoke("hi").age == 3
+    with pytest.raises(modelport.InvalidRequest, match="'json_mode' enforces no schema"):
+        ChatModelport(model=model).with_structured_output(Person, method="json_mode", strict=True)
+
+
+def test_strict_of_function_calling_is_that_of_the_tool() -> None:
+    """A service enforces the schema if it can; the call is not refused where it is not known."""
+    call = ChatMessageToolCall(ChatMessageToolCallFunction(AS_DICT, "Person"), "1")
+    model = ScriptedModel(ChatMessage("assistant", tool_calls=[call]), capabilities=Capabilities(tools=True))
+    objects = ChatModelport(model=model).with_structured_output(Person, method="function_calling", strict=True)
+    assert objects.invoke("hi").age == 3 and model.requests[0].tools[0].strict is True
 
 
 # --- errors -----------------------------------------------------------------------------------------------------------
@@ -749,12 +760,79 @@ def test_options_of_the_call_override_those_of_the_constructor(way: Callable[...
         ({"model": 3}, "not int"),
         ({}, "not NoneType"),
         ({"model": "openai/gpt-4o", "api_key": "k", "temperature": "hot"}, "temperature"),
+        ({"model": "bedrock/x", "use_responses_api": True}, "no Responses API"),
+        ({"model": ScriptedModel(), "google_api_key": "sk-1"}, ": write api_key"),
     ],
 )
 def test_wrong_setting_is_refused_without_secrets(settings: dict[str, Any], problem: str) -> None:
     with pytest.raises(modelport.InvalidRequest, match=problem) as caught:
         ChatModelport(**settings)
     assert "sk-1" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("settings", "problem"),
+    [
+        ({"max_retries": "3"}, "max_retries='3': must be an integer of at least 0"),
+        ({"max_retries": True}, "max_retries=True: must be"),
+        ({"max_retries": -1}, "max_retries=-1: must be"),
+        ({"max_retries": 1, "retry": 2}, "both set 'retry'"),
+        ({"base_url": "http://a/v1", "api_base": "http://b/v1"}, "both set 'api_base'"),
+        ({"temperature": 1, "model_kwargs": {"temperature": 2}}, "both set 'temperature'"),
+        ({"model_kwargs": 3}, "model_kwargs must be"),
+        ({"model_kwargs": {"http_client": 3}}, "'http_client' is a setting of another chat model"),
+        ({"stream_usage": False}, "stream_usage=False: modelport always"),
+        ({"use_responses_api": "yes"}, "use_responses_api must be"),
+        ({"anthropic_api_key": "sk-1"}, "'anthropic_api_key' .*: write api_key"),
+        ({"openai_api_base": "http://a"}, "'openai_api_base' .*: write base_url"),
+        ({"openai_organization": "o"}, ": write organization"),
+        ({"openai_proxy": "http://a"}, "HTTPS_PROXY"),
+        ({"stream_chunk_timeout": 3}, ": write idle_timeout"),
+        ({"tiktoken_model_name": "x"}, "custom_get_token_ids"),
+    ],
+)
+def test_wrong_setting_of_a_model_by_name_is_refused(settings: dict[str, Any], problem: str) -> None:
+    with pytest.raises(modelport.InvalidRequest, match=problem) as caught:
+        ChatModelport(**{"model": "openai/gpt-4o", "api_key": "sk-1", **settings})
+    assert "sk-1" not in str(caught.value)
+
+
+@pytest.mark.parametrize("key", ["", "  ", SecretStr(""), SecretStr("\n")])
+def test_blank_key_is_refused(key: Any) -> None:
+    with pytest.raises(modelport.AuthenticationError, match="api_key is blank"):
+        ChatModelport(model="openai/gpt-4o", api_key=key)
+
+
+@pytest.mark.parametrize("settings", [{"model": "openai/x", "api_key": "k"}, {"model": ScriptedModel()}])
+def test_other_names_of_langchain_are_options(settings: dict[str, Any]) -> None:
+    given = {"model_kwargs": {"top_p": 0.5}, "request_timeout": 3, "max_tokens_to_sample": 4, "stream_usage": True}
+    chat = ChatModelport(**settings, **given)
+    assert {**chat.model.kwargs, **chat.options} == {"top_p": 0.5, "timeout": 3, "max_tokens": 4}
+
+
+@WAYS
+def test_other_names_of_langchain_are_options_of_a_call(way: Callable[..., Any]) -> None:
+    model = ScriptedModel("ok")
+    way(ChatModelport(model=model).bind(model_kwargs={"top_p": 0.5}, max_tokens_to_sample=4, stream_usage=True), "hi")
+    assert dict(model.requests[0].parameters) == {"top_p": 0.5, "max_tokens": 4}
+    with pytest.raises(modelport.InvalidRequest, match="a call can't change 'base_url'"):
+        way(ChatModelport(model=model).bind(base_url="http://a/v1"), "hi")
+
+
+@pytest.mark.parametrize(("use_responses_api", "api"), [(True, "responses"), (False, "chat"), (None, "auto")])
+def test_use_responses_api_chooses_the_api(use_responses_api: bool | None, api: str) -> None:
+    chat = ChatModelport(model_name="openai/gpt-4o", api_key="k", use_responses_api=use_responses_api)
+    assert chat.model.api == api and chat.model_name == "gpt-4o"
+
+
+def test_configurable_model_is_refused_because_its_settings_would_be_lost() -> None:
+    chat = ChatModelport(model=ScriptedModel("a", "b"), temperature=0.5)
+    with pytest.raises(modelport.InvalidRequest, match="configurable_alternatives"):
+        chat.configurable_fields(model=ConfigurableField(id="m"))
+    other = chat.configurable_fields(options=ConfigurableField(id="o"))
+    assert other.with_config(configurable={"o": {"temperature": 1}}).invoke("hi").text == "a"
+    assert other.invoke("hi").text == "b"
+    assert [request.parameters["temperature"] for request in chat.model.requests] == [1, 0.5]
 
 
 SECRET = "sk-very-secret-0123456789"
@@ -879,6 +957,9 @@ def test_tokens_are_counted_by_the_model_or_the_callers_tokenizer() -> None:
     assert ChatModelport(model=ScriptedModel(), custom_get_token_ids=lambda text: [1, 2]).get_num_tokens("x") == 2
     with pytest.raises(modelport.UnsupportedFeature, match="custom_get_token_ids"):
         ChatModelport(model=ScriptedModel()).get_num_tokens("x")
+    with pytest.raises(modelport.UnsupportedFeature, match="custom_get_token_ids"):
+        ChatModelport(model=Counting()).get_token_ids("x")
+    assert ChatModelport(model=ScriptedModel(), custom_get_token_ids=lambda text: [1, 2]).get_token_ids("x") == [1, 2]
 
 
 def test_model_with_only_generate_works() -> None:

@@ -12,7 +12,7 @@ from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.outputs import ChatGenerationChunk, ChatResult
 from langchain_core.runnables import Runnable
 from langchain_core.utils.function_calling import convert_to_openai_tool
-from pydantic import Field, SecretStr, field_serializer, model_validator
+from pydantic import Field, field_serializer, model_validator
 
 from modelport.errors import InvalidOutput, InvalidRequest, UnsupportedFeature
 from modelport.inputs.options import normalise_options
@@ -20,6 +20,7 @@ from modelport.inputs.parameters import BY_ANY_NAME, EXCLUSIVE
 from modelport.integrations.langchain.errors import shared_errors
 from modelport.integrations.langchain.messages import messages_from_langchain
 from modelport.integrations.langchain.responses import PROVIDER, ChunkReader, result_from
+from modelport.integrations.langchain.settings import call_options_from, model_settings_from, options_from
 from modelport.integrations.langchain.structured_output import KEEP_INVALID_OUTPUT, structured_output
 from modelport.model import Model
 from modelport.registry import load_model
@@ -28,8 +29,6 @@ from modelport.schema.python_types import forbid_additional_properties
 from modelport.secrets import HiddenStr, hide_secrets
 from modelport.types.messages import ChatMessage
 
-#: The names that LangChain's chat models have for settings -> those of modelport.
-_SETTINGS = {"base_url": "api_base", "max_retries": "retry"}
 #: Options that LangChain reads itself.
 _NOT_SENT = {"stream", KEEP_INVALID_OUTPUT}
 
@@ -57,10 +56,10 @@ class ChatModelport(BaseChatModel):
     Args:
         model: The model: a `Model`, or a name for `load_model`, such as `openai/gpt-4o`.
         streaming: Whether `invoke` streams the response, for callbacks that receive tokens.
-        **settings: Default options of every call, such as `temperature`, `max_tokens`, `timeout` and `stop`. If `model`
-            is a name, also the settings of its class, under the names of modelport or of LangChain (`api_key`,
-            `base_url`, `max_retries`). LangChain's own settings, such as `callbacks`, `cache`, `rate_limiter` and
-            `output_version`.
+        **settings: Default options of every call, such as `temperature`, `max_tokens`, `timeout` and `stop`;
+            `model_kwargs` is a dict of further ones. If `model` is a name, also the settings of its class, under the
+            names of modelport or of LangChain (`api_key`, `base_url`, `max_retries`, `use_responses_api`). LangChain's
+            own settings, such as `callbacks`, `cache`, `rate_limiter` and `output_version`.
 
     Raises:
         InvalidRequest: A setting is wrong, or it is one of the model and `model` is not a name.
@@ -88,12 +87,15 @@ class ChatModelport(BaseChatModel):
         settings = {name: value for name, value in values.items() if name not in fields and value is not None}
         settings |= fields.pop("options", None) or {}
         model = fields.get("model")
+        if "model_name" in settings and model is None:
+            model = settings.pop("model_name")
         if isinstance(model, str):
-            return {**fields, "model": load_model(model, **_model_settings(settings))}
+            return {**fields, "model": load_model(model, **model_settings_from(model, settings))}
         if isinstance(model, Mapping):  # As `to_json` writes it.
             model = Model.from_dict(model)
         if not isinstance(model, Model):
             raise InvalidRequest(f"model must be a name or a Model of modelport, not {type(model).__name__}")
+        settings = options_from(settings)
         if others := sorted(settings.keys() - BY_ANY_NAME.keys()):
             raise InvalidRequest(f"{others[0]!r} is no option of a call: pass it to the constructor of the model")
         if secret := next((name for name, value in settings.items() if _redacted(value) != value), None):
@@ -153,7 +155,7 @@ class ChatModelport(BaseChatModel):
         """Return the options of a call: those of the call override those of the constructor."""
         if "model" in kwargs:
             raise InvalidRequest("a call can't change the model: make another ChatModelport")
-        given = {name: value for name, value in kwargs.items() if name not in _NOT_SENT}
+        given = call_options_from({name: value for name, value in kwargs.items() if name not in _NOT_SENT})
         if stop is not None:
             given["stop_sequences"] = stop
         call = normalise_options(given, self.options)
@@ -208,10 +210,34 @@ class ChatModelport(BaseChatModel):
                 `json_mode` (any JSON object, which is validated afterwards).
             include_raw: Whether the result is a dict with `raw` (the message), `parsed` and `parsing_error`. Otherwise
                 an output that is not valid raises an error.
-            strict: `True` if the call is refused unless the schema is enforced by constrained decoding.
+            strict: With `json_schema`, `True` refuses the call unless the schema is enforced by constrained decoding.
+                With `function_calling`, it asks the service to enforce the schema, if it can.
             **kwargs: Further options of the calls.
         """
         return structured_output(self, schema, method, include_raw, strict, kwargs)
+
+    def configurable_fields(self, **kwargs: Any) -> Any:
+        """Return a model whose fields a call's config can set.
+
+        Raises:
+            InvalidRequest: The field is `model`: LangChain would make the new model without the settings of this one.
+        """
+        if "model" in kwargs:
+            raise InvalidRequest(
+                "configurable_fields(model=…) would lose the settings of the model, such as base_url, api_key and "
+                "temperature: use configurable_alternatives, with a ChatModelport for each model"
+            )
+        return super().configurable_fields(**kwargs)
+
+    def get_token_ids(self, text: str) -> list[int]:
+        """Return the token ids of a text, as `custom_get_token_ids` returns them.
+
+        Raises:
+            UnsupportedFeature: There is no `custom_get_token_ids`. LangChain would download the tokenizer of GPT-2.
+        """
+        if self.custom_get_token_ids is None:
+            raise UnsupportedFeature(f"{self.model!r} returns no token ids: pass custom_get_token_ids=…")
+        return list(self.custom_get_token_ids(text))
 
     def get_num_tokens(self, text: str) -> int:
         """Return the number of tokens of a text.
@@ -289,17 +315,6 @@ class ChatModelport(BaseChatModel):
             return super().to_json()
         except TypeError:  # From `Model.to_dict`: a setting is an object, such as a client.
             return self.to_json_not_implemented()
-
-
-def _model_settings(settings: dict[str, Any]) -> dict[str, Any]:
-    """Return settings for `load_model`; names of LangChain are replaced."""
-    result = {
-        _SETTINGS.get(name, name): HiddenStr(value.get_secret_value()) if isinstance(value, SecretStr) else value
-        for name, value in settings.items()
-    }
-    if "max_retries" in settings:
-        result["retry"] = settings["max_retries"] + 1  # modelport counts attempts.
-    return result
 
 
 def _tool_from(tool: Any, strict: bool | None) -> Any:

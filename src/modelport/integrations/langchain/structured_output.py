@@ -43,6 +43,8 @@ def structured_output(
         options = {"tool_errors": "return" if include_raw else "raise", **options}  # No agent corrects the call.
         llm = chat.bind_tools([tool], tool_choice=name, strict=strict, **options, **traced)
     elif method in ("json_schema", "json_mode"):
+        if strict and method == "json_mode":
+            raise InvalidRequest("strict=True: method='json_mode' enforces no schema: use method='json_schema'")
         output_type, convert = _output_type(schema)
         enforced: Any = output_type if method == "json_schema" else {"type": "json_object"}
         if strict is not None and method == "json_schema":
