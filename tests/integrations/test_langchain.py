@@ -797,6 +797,23 @@ def test_wrong_setting_of_a_model_by_name_is_refused(settings: dict[str, Any], p
     assert "sk-1" not in str(caught.value)
 
 
+UNSAVED = OpenAIServerModel("x", api_key=lambda: "k")
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        [{"model": OpenAIServerModel(name, api_key=lambda: "k")} for name in "xy"],
+        [{"model": f"openai/{name}", "api_key": "k", "extra_headers": {"Authorization": "b"}} for name in "xy"],
+        [{"model": UNSAVED, "temperature": temperature} for temperature in (0, 1)],
+    ],
+)
+def test_models_that_cannot_be_saved_share_no_cached_response(settings: list[dict[str, Any]]) -> None:
+    first, second = (ChatModelport(**values) for values in settings)
+    assert first._get_llm_string() == first._get_llm_string() != second._get_llm_string()
+    assert ChatModelport(**settings[0])._get_llm_string() != second._get_llm_string()
+
+
 @pytest.mark.parametrize("key", ["", "  ", SecretStr(""), SecretStr("\n")])
 def test_blank_key_is_refused(key: Any) -> None:
     with pytest.raises(modelport.AuthenticationError, match="api_key is blank"):

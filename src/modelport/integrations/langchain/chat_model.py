@@ -6,6 +6,8 @@ import functools
 import hashlib
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
+from uuid import uuid4
+from weakref import WeakKeyDictionary
 
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, BaseMessage
@@ -287,6 +289,8 @@ class ChatModelport(BaseChatModel):
     def _get_llm_string(self, stop: list[str] | None = None, **kwargs: Any) -> str:
         # The key of LangChain's cache. Calls with different secrets, such as headers with the user, are different.
         digests = _redacted(kwargs, lambda secret: hashlib.sha256(secret.encode()).hexdigest())
+        if (name := _name_of_unsaved(self.model)) is not None:  # LangChain leaves its settings out.
+            digests["constructor"] = (name, self.options)
         return super()._get_llm_string(stop=stop, **digests)  # type: ignore[no-any-return]
 
     def _get_invocation_params(self, stop: list[str] | None = None, **kwargs: Any) -> dict[str, Any]:
@@ -315,6 +319,19 @@ class ChatModelport(BaseChatModel):
             return super().to_json()
         except TypeError:  # From `Model.to_dict`: a setting is an object, such as a client.
             return self.to_json_not_implemented()
+
+
+#: Models that can't be saved -> their names in the keys of caches, which no other model has.
+_NAMES_OF_UNSAVED: WeakKeyDictionary[Model, str] = WeakKeyDictionary()
+
+
+def _name_of_unsaved(model: Model) -> str | None:
+    """Return a name for a model that can't be saved, such as one with a client; `None` for other models."""
+    try:
+        model.to_dict()
+    except TypeError:
+        return _NAMES_OF_UNSAVED.setdefault(model, uuid4().hex)
+    return None
 
 
 def _tool_from(tool: Any, strict: bool | None) -> Any:
