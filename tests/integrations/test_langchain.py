@@ -7,17 +7,21 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import dataclasses
 import enum
 import functools
 import json
 import operator
 import pickle
+import traceback
 import warnings
 from collections.abc import AsyncIterator, Callable, Iterator
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal, Optional, Union
 
 import pytest
 from langchain_core import exceptions as lc
+from langchain_core.caches import InMemoryCache
 from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.load import dumpd, dumps, load, loads
 from langchain_core.messages import (
@@ -30,8 +34,9 @@ from langchain_core.messages import (
     ToolMessage,
     trim_messages,
 )
+from langchain_core.runnables import ConfigurableField
 from langchain_core.tools import tool
-from pydantic import BaseModel
+from pydantic import BaseModel, SecretStr
 from typing_extensions import TypedDict
 
 import modelport
@@ -47,9 +52,11 @@ from modelport import (
     FallbackModel,
     Image,
     JSONSchema,
+    Lark,
     ModelError,
     OpenAIServerModel,
     ProviderData,
+    Regex,
     Text,
     TokenUsage,
     Tool,
@@ -385,6 +392,56 @@ def test_call_without_arguments_has_an_empty_object(way: Callable[..., Any], arg
     assert [(c["name"], c["args"]) for c in message.tool_calls] == [("get_time", {})]
 
 
+BROKEN = deltas(
+    {"tool_calls": [piece(0, '{"city": "Rome",}', "get_weather", "a")]},
+    {"tool_calls": [piece(1, '{"city": "Oslo"}', "get_weather", "b")]}, {"finish_reason": "tool_calls"},
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("way", [invoke, ainvoke])
+@VERSIONS
+@pytest.mark.parametrize("has_result", [False, True])
+def test_broken_call_goes_back_as_valid_json_with_a_result(
+    way: Callable[..., Any], version: str | None, has_result: bool
+) -> None:
+    """LangChain's agents run only valid calls; services refuse broken arguments, and calls without a result."""
+    model = ScriptedModel(BROKEN, "ok")
+    chat = ChatModelport(model=model, output_version=version).bind_tools([get_weather])
+    answer = loads(dumps(way(chat, "Weather?")), allowed_objects="messages")
+    assert [call["id"] for call in answer.invalid_tool_calls] == ["a"]
+    results = [ToolMessage("sunny", tool_call_id="b")] + [ToolMessage("mine", tool_call_id="a")] * has_result
+    metadata = way(chat, [HumanMessage("Weather?"), answer, *results, HumanMessage("And?")]).response_metadata
+    _, call, *sent, last = model.requests[-1].messages
+    arguments = [(item.id, json.loads(item.function.arguments_json())) for item in call.tool_calls or ()]
+    assert arguments == [("a", {"invalid_arguments": '{"city": "Rome",}'}), ("b", {"city": "Oslo"})]
+    found = [(message.tool_call_id, message.text) for message in sent]
+    assert last.text == "And?"
+    if has_result:
+        assert found == [("b", "sunny"), ("a", "mine")]
+    else:
+        error = answer.invalid_tool_calls[0]["error"]
+        assert found == [("a", error), ("b", "sunny")] and "valid JSON" in error
+        assert any("Its error was sent as the result" in warning["text"] for warning in metadata["warnings"])
+
+
+@pytest.mark.parametrize(
+    "call, text",
+    [
+        ({"name": "f", "args": "{x", "id": "a", "error": "bad"}, "bad"),
+        ({"name": "f", "args": "{x}", "id": "a", "error": None}, "The call can't be used: its arguments contain"),
+        ({"name": None, "args": None, "id": "a", "error": "no name"}, "no name"),
+    ],
+)
+def test_each_invalid_call_has_its_own_result(call: dict[str, Any], text: str) -> None:
+    """A later call with the same id has its own result, and the last call has one too."""
+    turn = AIMessage("", invalid_tool_calls=[call])
+    messages = [HumanMessage("x"), turn, turn, ToolMessage("own", tool_call_id="a"), HumanMessage("y"), turn]
+    model = ScriptedModel("ok")
+    ChatModelport(model=model).bind_tools([get_weather]).invoke(messages)
+    sent = [message for message in model.requests[0].messages if message.role == "tool"]
+    assert [message.text[:45] for message in sent] == [text, "own", text]
+
+
 @STREAMS
 def test_stream_raises_where_langchain_would_complete_the_arguments(way: Callable[..., Any]) -> None:
     """`AIMessageChunk` reads `{"city": "Ro` as `{"city": "Ro"}`, without an error."""
@@ -393,6 +450,7 @@ def test_stream_raises_where_langchain_would_complete_the_arguments(way: Callabl
     with pytest.raises(modelport.InvalidToolCall, match="no valid JSON") as caught:
         way(chat, "hi")
     assert caught.value.text == '{"city": "Ro' and caught.value.partial.finish_reason == "length"
+    assert str(caught.value).count("can't be used") == 1
 
 
 # --- output types -----------------------------------------------------------------------------------------------------
@@ -414,6 +472,14 @@ class Color(enum.Enum):
     RED = "red"
 
 
+@dataclass
+class Point:
+    x: int
+
+
+# Other objects than `Person | None`.
+OPTIONAL = Optional[Person]  # noqa: UP045
+UNION = Union[int, str]  # noqa: UP007
 PERSON = '{"name": "Ann", "age": 3}'
 AS_DICT = {"name": "Ann", "age": 3}
 
@@ -430,6 +496,14 @@ AS_DICT = {"name": "Ann", "age": 3}
         (JSONSchema(Person.model_json_schema()), PERSON, AS_DICT),
         (Color, '"red"', Color.RED),
         (list[int], "[1, 2]", [1, 2]),
+        (Literal["red", "blue"], '"red"', "red"),
+        (OPTIONAL, "null", None),
+        (OPTIONAL, PERSON, Person(name="Ann", age=3)),
+        (Person | None, "null", None),
+        (UNION, "3", 3),
+        (Point, '{"x": 1}', Point(1)),
+        (Regex("a+"), "aa", "aa"),
+        (Lark('start: "a"'), "a", "a"),
         (Choice("yes", "no"), "yes", "yes"),
     ],
 )
@@ -484,7 +558,84 @@ def test_call_that_does_not_fit_the_schema_of_structured_output_raises(schema: A
     objects = chat.with_structured_output(schema, method="function_calling", include_raw=True)
     result = functools.reduce(operator.add, objects.stream("hi")) if streamed else objects.invoke("hi")
     assert result["raw"].tool_calls[0]["args"] == {"name": "Ann", "age": "x"} and result["parsed"] is None
-    assert isinstance(result["parsing_error"], ValueError)
+    assert isinstance(result["parsing_error"], modelport.InvalidToolCall)
+
+
+def with_raw(schema: Any, answer: Any, streamed: bool, version: str | None = None, **options: Any) -> dict[str, Any]:
+    chat = ChatModelport(model=ScriptedModel(answer), output_version=version)
+    objects = chat.with_structured_output(schema, include_raw=True, **options)
+    return functools.reduce(operator.add, objects.stream("hi")) if streamed else objects.invoke("hi")
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+@pytest.mark.parametrize("method", ["json_schema", "json_mode"])
+@pytest.mark.parametrize(("schema", "text"), [(Person, '{"name": "An'), (list[int], "[1"), (int, "12")])
+def test_truncated_output_has_the_error_of_modelport(schema: Any, text: str, streamed: bool, method: str) -> None:
+    result = with_raw(schema, deltas({"content": text}, {"finish_reason": "length"}), streamed, method=method)
+    if method == "json_schema" or schema is Person:
+        assert isinstance(result["parsing_error"], modelport.InvalidOutput) and result["parsed"] is None
+        assert "truncated by max_tokens" in str(result["parsing_error"]) and result["raw"].text == text
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+@VERSIONS
+@pytest.mark.parametrize(
+    ("answer", "problem"),
+    [
+        (piece(0, '{"name": "Ann", "age": ', "Person", "a"), "contain no valid JSON"),
+        (piece(0, "[1]", "Person", "a"), "is not of type 'object'"),
+        (piece(0, PERSON, "Other", "a"), "there is no such tool"),
+        (None, "the model made none"),
+    ],
+)
+@pytest.mark.parametrize("schema", [Person, PersonDict, Person.model_json_schema()])
+def test_call_that_cannot_be_used_has_a_parsing_error(
+    schema: Any, answer: Any, problem: str, version: str | None, streamed: bool
+) -> None:
+    name = "PersonDict" if schema is PersonDict else "Person"
+    if answer is not None:
+        function = dataclasses.replace(answer.function, name=answer.function.name.replace("Person", name))
+        answer = dataclasses.replace(answer, function=function)
+    script = deltas({"tool_calls": [answer]} if answer else {"content": "No."}, {"finish_reason": "tool_calls"})
+    result = with_raw(schema, script, streamed, version, method="function_calling")
+    assert isinstance(result["parsing_error"], modelport.InvalidToolCall) and result["parsed"] is None
+    assert problem in str(result["parsing_error"]) and str(result["parsing_error"]).count("can't be used") <= 1
+    raw = result["raw"]
+    if problem == "contain no valid JSON":
+        assert [call["args"] for call in raw.invalid_tool_calls] == [answer.function.arguments] and not raw.tool_calls
+        assert [block["type"] for block in raw.content_blocks] == ["invalid_tool_call"]
+
+
+@pytest.mark.parametrize("include_raw", [False, True])
+@pytest.mark.parametrize(
+    ("schema", "name", "arguments", "expected"),
+    [
+        (Person, "Person", AS_DICT, Person(name="Ann", age=3)),
+        (PersonDict, "PersonDict", AS_DICT, AS_DICT),
+        ({"type": "object", "properties": {"age": {"type": "integer"}}}, "answer", {"age": 1}, {"age": 1}),
+        (JSONSchema(Person.model_json_schema(), name="p"), "p", AS_DICT, AS_DICT),
+        (Point, "Point", {"x": 1}, Point(1)),
+        (Color, "Color", {"value": "red"}, Color.RED),
+        (list[Point], None, {"value": [{"x": 1}]}, [Point(1)]),
+        (Literal["red", "blue"], None, {"value": "red"}, "red"),
+        (OPTIONAL, None, {"value": None}, None),
+        (UNION, None, {"value": 3}, 3),
+    ],
+)
+def test_function_calling_takes_each_output_type_with_a_schema(
+    schema: Any, name: str | None, arguments: Any, expected: Any, include_raw: bool
+) -> None:
+    def answer(request: Any) -> ChatMessage:
+        names.append(request.tools[0].name)
+        function = ChatMessageToolCallFunction(arguments, names[0])
+        return ChatMessage("assistant", tool_calls=[ChatMessageToolCall(function, "1")])
+
+    names: list[str] = []
+    chat = ChatModelport(model=ScriptedModel(answer))
+    result = chat.with_structured_output(schema, method="function_calling", include_raw=include_raw).invoke("hi")
+    assert (result["parsed"] if include_raw else result) == expected and name in (None, names[0])
+    with pytest.raises(modelport.InvalidRequest, match="Regex has none"):
+        chat.with_structured_output(Regex("a"), method="function_calling")
 
 
 def test_strict_is_refused_where_nothing_enforces_the_schema() -> None:
@@ -492,6 +643,16 @@ def test_strict_is_refused_where_nothing_enforces_the_schema() -> None:
     with pytest.raises(modelport.UnsupportedFeature):
         ChatModelport(model=model).with_structured_output(Person, strict=True).invoke("hi")
     assert ChatModelport(model=model).with_structured_output(Person).invoke("hi").age == 3
+    with pytest.raises(modelport.InvalidRequest, match="'json_mode' enforces no schema"):
+        ChatModelport(model=model).with_structured_output(Person, method="json_mode", strict=True)
+
+
+def test_strict_of_function_calling_is_that_of_the_tool() -> None:
+    """A service enforces the schema if it can; the call is not refused where it is not known."""
+    call = ChatMessageToolCall(ChatMessageToolCallFunction(AS_DICT, "Person"), "1")
+    model = ScriptedModel(ChatMessage("assistant", tool_calls=[call]), capabilities=Capabilities(tools=True))
+    objects = ChatModelport(model=model).with_structured_output(Person, method="function_calling", strict=True)
+    assert objects.invoke("hi").age == 3 and model.requests[0].tools[0].strict is True
 
 
 # --- errors -----------------------------------------------------------------------------------------------------------
@@ -599,12 +760,153 @@ def test_options_of_the_call_override_those_of_the_constructor(way: Callable[...
         ({"model": 3}, "not int"),
         ({}, "not NoneType"),
         ({"model": "openai/gpt-4o", "api_key": "k", "temperature": "hot"}, "temperature"),
+        ({"model": "bedrock/x", "use_responses_api": True}, "no Responses API"),
+        ({"model": ScriptedModel(), "google_api_key": "sk-1"}, ": write api_key"),
     ],
 )
 def test_wrong_setting_is_refused_without_secrets(settings: dict[str, Any], problem: str) -> None:
     with pytest.raises(modelport.InvalidRequest, match=problem) as caught:
         ChatModelport(**settings)
     assert "sk-1" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("settings", "problem"),
+    [
+        ({"max_retries": "3"}, "max_retries='3': must be an integer of at least 0"),
+        ({"max_retries": True}, "max_retries=True: must be"),
+        ({"max_retries": -1}, "max_retries=-1: must be"),
+        ({"max_retries": 1, "retry": 2}, "both set 'retry'"),
+        ({"base_url": "http://a/v1", "api_base": "http://b/v1"}, "both set 'api_base'"),
+        ({"temperature": 1, "model_kwargs": {"temperature": 2}}, "both set 'temperature'"),
+        ({"model_kwargs": 3}, "model_kwargs must be"),
+        ({"model_kwargs": {"http_client": 3}}, "'http_client' is a setting of another chat model"),
+        ({"stream_usage": False}, "stream_usage=False: modelport always"),
+        ({"use_responses_api": "yes"}, "use_responses_api must be"),
+        ({"anthropic_api_key": "sk-1"}, "'anthropic_api_key' .*: write api_key"),
+        ({"openai_api_base": "http://a"}, "'openai_api_base' .*: write base_url"),
+        ({"openai_organization": "o"}, ": write organization"),
+        ({"openai_proxy": "http://a"}, "HTTPS_PROXY"),
+        ({"stream_chunk_timeout": 3}, ": write idle_timeout"),
+        ({"tiktoken_model_name": "x"}, "custom_get_token_ids"),
+    ],
+)
+def test_wrong_setting_of_a_model_by_name_is_refused(settings: dict[str, Any], problem: str) -> None:
+    with pytest.raises(modelport.InvalidRequest, match=problem) as caught:
+        ChatModelport(**{"model": "openai/gpt-4o", "api_key": "sk-1", **settings})
+    assert "sk-1" not in str(caught.value)
+
+
+UNSAVED = OpenAIServerModel("x", api_key=lambda: "k")
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        [{"model": OpenAIServerModel(name, api_key=lambda: "k")} for name in "xy"],
+        [{"model": f"openai/{name}", "api_key": "k", "extra_headers": {"Authorization": "b"}} for name in "xy"],
+        [{"model": UNSAVED, "temperature": temperature} for temperature in (0, 1)],
+    ],
+)
+def test_models_that_cannot_be_saved_share_no_cached_response(settings: list[dict[str, Any]]) -> None:
+    first, second = (ChatModelport(**values) for values in settings)
+    assert first._get_llm_string() == first._get_llm_string() != second._get_llm_string()
+    assert ChatModelport(**settings[0])._get_llm_string() != second._get_llm_string()
+
+
+@pytest.mark.parametrize("key", ["", "  ", SecretStr(""), SecretStr("\n")])
+def test_blank_key_is_refused(key: Any) -> None:
+    with pytest.raises(modelport.AuthenticationError, match="api_key is blank"):
+        ChatModelport(model="openai/gpt-4o", api_key=key)
+
+
+@pytest.mark.parametrize("settings", [{"model": "openai/x", "api_key": "k"}, {"model": ScriptedModel()}])
+def test_other_names_of_langchain_are_options(settings: dict[str, Any]) -> None:
+    given = {"model_kwargs": {"top_p": 0.5}, "request_timeout": 3, "max_tokens_to_sample": 4, "stream_usage": True}
+    chat = ChatModelport(**settings, **given)
+    assert {**chat.model.kwargs, **chat.options} == {"top_p": 0.5, "timeout": 3, "max_tokens": 4}
+
+
+@WAYS
+def test_other_names_of_langchain_are_options_of_a_call(way: Callable[..., Any]) -> None:
+    model = ScriptedModel("ok")
+    way(ChatModelport(model=model).bind(model_kwargs={"top_p": 0.5}, max_tokens_to_sample=4, stream_usage=True), "hi")
+    assert dict(model.requests[0].parameters) == {"top_p": 0.5, "max_tokens": 4}
+    with pytest.raises(modelport.InvalidRequest, match="a call can't change 'base_url'"):
+        way(ChatModelport(model=model).bind(base_url="http://a/v1"), "hi")
+
+
+@pytest.mark.parametrize(("use_responses_api", "api"), [(True, "responses"), (False, "chat"), (None, "auto")])
+def test_use_responses_api_chooses_the_api(use_responses_api: bool | None, api: str) -> None:
+    chat = ChatModelport(model_name="openai/gpt-4o", api_key="k", use_responses_api=use_responses_api)
+    assert chat.model.api == api and chat.model_name == "gpt-4o"
+
+
+def test_configurable_model_is_refused_because_its_settings_would_be_lost() -> None:
+    chat = ChatModelport(model=ScriptedModel("a", "b"), temperature=0.5)
+    with pytest.raises(modelport.InvalidRequest, match="configurable_alternatives"):
+        chat.configurable_fields(model=ConfigurableField(id="m"))
+    other = chat.configurable_fields(options=ConfigurableField(id="o"))
+    assert other.with_config(configurable={"o": {"temperature": 1}}).invoke("hi").text == "a"
+    assert other.invoke("hi").text == "b"
+    assert [request.parameters["temperature"] for request in chat.model.requests] == [1, 0.5]
+
+
+SECRET = "sk-very-secret-0123456789"
+UNREACHABLE = {"model": "openai/x", "base_url": "http://127.0.0.1:1/v1", "max_retries": 0}
+
+
+def frames_with_the_secret(failing: Callable[[], Any]) -> list[str]:
+    """Return the variables of all frames outside this file in whose `repr` a failing call leaves the secret."""
+    found, errors = [], []
+    with pytest.raises(Exception) as caught:
+        failing()
+    error: BaseException | None = caught.value
+    while error is not None and error not in errors:
+        errors.append(error)
+        assert SECRET not in str(error)
+        frames = [item[0] for item in traceback.walk_tb(error.__traceback__)]
+        for frame in (frame for frame in frames if frame.f_code.co_filename != __file__):
+            names = [name for name, value in frame.f_locals.items() if SECRET in repr(value)]
+            found += [f"{frame.f_code.co_name} {name}" for name in names]
+        error = error.__cause__ or error.__context__
+    return found
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"model": "opnai/x", "api_key": SECRET},
+        {"model": "openai/x", "api_key": SECRET, "bogus": object(), "retry": 0},
+        {"model": "openai/x", "openai_api_key": SECRET},
+        {"model": "openai/x", "api_key": SecretStr(SECRET), "retry": 0},
+        {"model": "openai/x", "api_key": SECRET, "streaming": "sometimes"},
+        {"model": 3, "api_key": SECRET},
+        {"model": OpenAIServerModel("x", api_key="k"), "extra_headers": {"Authorization": SECRET}},
+        {"model": OpenAIServerModel("x", api_key="k"), "options": {"api_key": SECRET}},
+        {"model": "openai/x", "base_url": f"http://u:{SECRET}@host/v1", "api_key": "k"},
+    ],
+)
+def test_refused_constructor_leaves_no_secret_in_frames(settings: dict[str, Any]) -> None:
+    assert frames_with_the_secret(lambda: ChatModelport(**settings)) == []
+
+
+@WAYS
+@pytest.mark.parametrize("options", [{"extra_headers": {"x-any": SECRET}}, {"extra_body": {"api_key": SECRET}}])
+def test_failed_call_leaves_no_secret_in_frames(way: Callable[..., Any], options: Any) -> None:
+    chat = ChatModelport(api_key="k", **UNREACHABLE)
+    assert frames_with_the_secret(lambda: way(chat.bind(**options), "hi")) == []
+    if way is not events:  # A method that only passes its options to the others.
+        assert frames_with_the_secret(lambda: way(chat, "hi", **options)) == []
+        assert frames_with_the_secret(lambda: chat.batch(["hi"], **options)) == []
+
+
+def test_cached_response_is_not_that_of_another_secret() -> None:
+    cache = InMemoryCache()
+    chat = ChatModelport(model=ScriptedModel("one", "two", "three"), cache=cache)
+    users = ["a", "b", "a"]
+    assert [chat.invoke("hi", extra_headers={"x-user": SECRET + user}).text for user in users] == ["one", "two", "one"]
+    assert SECRET not in repr(cache._cache)
 
 
 def test_model_is_not_changed_by_a_call() -> None:
@@ -672,6 +974,9 @@ def test_tokens_are_counted_by_the_model_or_the_callers_tokenizer() -> None:
     assert ChatModelport(model=ScriptedModel(), custom_get_token_ids=lambda text: [1, 2]).get_num_tokens("x") == 2
     with pytest.raises(modelport.UnsupportedFeature, match="custom_get_token_ids"):
         ChatModelport(model=ScriptedModel()).get_num_tokens("x")
+    with pytest.raises(modelport.UnsupportedFeature, match="custom_get_token_ids"):
+        ChatModelport(model=Counting()).get_token_ids("x")
+    assert ChatModelport(model=ScriptedModel(), custom_get_token_ids=lambda text: [1, 2]).get_token_ids("x") == [1, 2]
 
 
 def test_model_with_only_generate_works() -> None:

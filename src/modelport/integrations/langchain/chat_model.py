@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import functools
+import hashlib
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
+from uuid import uuid4
+from weakref import WeakKeyDictionary
 
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.outputs import ChatGenerationChunk, ChatResult
 from langchain_core.runnables import Runnable
 from langchain_core.utils.function_calling import convert_to_openai_tool
-from pydantic import Field, SecretStr, field_serializer, model_validator
+from pydantic import Field, field_serializer, model_validator
 
 from modelport.errors import InvalidOutput, InvalidRequest, UnsupportedFeature
 from modelport.inputs.options import normalise_options
@@ -18,6 +22,7 @@ from modelport.inputs.parameters import BY_ANY_NAME, EXCLUSIVE
 from modelport.integrations.langchain.errors import shared_errors
 from modelport.integrations.langchain.messages import messages_from_langchain
 from modelport.integrations.langchain.responses import PROVIDER, ChunkReader, result_from
+from modelport.integrations.langchain.settings import call_options_from, model_settings_from, options_from
 from modelport.integrations.langchain.structured_output import KEEP_INVALID_OUTPUT, structured_output
 from modelport.model import Model
 from modelport.registry import load_model
@@ -26,10 +31,22 @@ from modelport.schema.python_types import forbid_additional_properties
 from modelport.secrets import HiddenStr, hide_secrets
 from modelport.types.messages import ChatMessage
 
-#: The names that LangChain's chat models have for settings -> those of modelport.
-_SETTINGS = {"base_url": "api_base", "max_retries": "retry"}
 #: Options that LangChain reads itself.
 _NOT_SENT = {"stream", KEEP_INVALID_OUTPUT}
+
+
+_Method = TypeVar("_Method", bound=Callable[..., Any])
+
+
+def _hides_secrets(method: _Method) -> _Method:
+    """Return a method whose options have their secrets hidden, because tracebacks may show local variables."""
+
+    @functools.wraps(method)
+    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        hide_secrets(kwargs)
+        return method(self, *args, **kwargs)
+
+    return call  # type: ignore[return-value]
 
 
 class ChatModelport(BaseChatModel):
@@ -41,10 +58,10 @@ class ChatModelport(BaseChatModel):
     Args:
         model: The model: a `Model`, or a name for `load_model`, such as `openai/gpt-4o`.
         streaming: Whether `invoke` streams the response, for callbacks that receive tokens.
-        **settings: Default options of every call, such as `temperature`, `max_tokens`, `timeout` and `stop`. If `model`
-            is a name, also the settings of its class, under the names of modelport or of LangChain (`api_key`,
-            `base_url`, `max_retries`). LangChain's own settings, such as `callbacks`, `cache`, `rate_limiter` and
-            `output_version`.
+        **settings: Default options of every call, such as `temperature`, `max_tokens`, `timeout` and `stop`;
+            `model_kwargs` is a dict of further ones. If `model` is a name, also the settings of its class, under the
+            names of modelport or of LangChain (`api_key`, `base_url`, `max_retries`, `use_responses_api`). LangChain's
+            own settings, such as `callbacks`, `cache`, `rate_limiter` and `output_version`.
 
     Raises:
         InvalidRequest: A setting is wrong, or it is one of the model and `model` is not a name.
@@ -58,6 +75,10 @@ class ChatModelport(BaseChatModel):
     options: dict[str, Any] = Field(default_factory=dict)
     streaming: bool = False
 
+    def __init__(self, **settings: Any) -> None:
+        hide_secrets(settings)  # In this frame and in those of pydantic, which a traceback may show.
+        super().__init__(**settings)
+
     @model_validator(mode="before")
     @classmethod
     def _collect_settings(cls, values: Any) -> Any:
@@ -68,13 +89,15 @@ class ChatModelport(BaseChatModel):
         settings = {name: value for name, value in values.items() if name not in fields and value is not None}
         settings |= fields.pop("options", None) or {}
         model = fields.get("model")
+        if "model_name" in settings and model is None:
+            model = settings.pop("model_name")
         if isinstance(model, str):
-            return {**fields, "model": load_model(model, **_model_settings(settings))}
+            return {**fields, "model": load_model(model, **model_settings_from(model, settings))}
         if isinstance(model, Mapping):  # As `to_json` writes it.
             model = Model.from_dict(model)
         if not isinstance(model, Model):
             raise InvalidRequest(f"model must be a name or a Model of modelport, not {type(model).__name__}")
-        hide_secrets(settings)
+        settings = options_from(settings)
         if others := sorted(settings.keys() - BY_ANY_NAME.keys()):
             raise InvalidRequest(f"{others[0]!r} is no option of a call: pass it to the constructor of the model")
         if secret := next((name for name, value in settings.items() if _redacted(value) != value), None):
@@ -83,22 +106,26 @@ class ChatModelport(BaseChatModel):
 
     # --- calls --------------------------------------------------------------------------------------------------------
 
+    @_hides_secrets
     def _generate(
         self, messages: list[BaseMessage], stop: list[str] | None = None, run_manager: Any = None, **kwargs: Any
     ) -> ChatResult:
         return run(self._agenerate(messages, stop, run_manager, **kwargs))
 
+    @_hides_secrets
     async def _agenerate(
         self, messages: list[BaseMessage], stop: list[str] | None = None, run_manager: Any = None, **kwargs: Any
     ) -> ChatResult:
         with shared_errors():
             chat, warnings = messages_from_langchain(messages)
+            problem = None
             try:
                 message = await self.model.agenerate(chat, **self._call_options(stop, kwargs))
             except InvalidOutput as error:
-                message = _invalid_output(error, kwargs)
-            return result_from(message, warnings)
+                message, problem = _invalid_output(error, kwargs), error
+            return result_from(message, warnings, problem)
 
+    @_hides_secrets
     def _stream(
         self, messages: list[BaseMessage], stop: list[str] | None = None, run_manager: Any = None, **kwargs: Any
     ) -> Iterator[ChatGenerationChunk]:
@@ -108,12 +135,14 @@ class ChatModelport(BaseChatModel):
         finally:
             chunks.close()
 
+    @_hides_secrets
     async def _astream(
         self, messages: list[BaseMessage], stop: list[str] | None = None, run_manager: Any = None, **kwargs: Any
     ) -> AsyncGenerator[ChatGenerationChunk, None]:
         reader = ChunkReader()
         with shared_errors():
             chat, warnings = messages_from_langchain(messages)
+            problem = None
             async with self.model.agenerate_stream(chat, **self._call_options(stop, kwargs)) as stream:
                 try:
                     async for delta in stream:
@@ -121,14 +150,14 @@ class ChatModelport(BaseChatModel):
                             yield chunk
                     message = stream.message
                 except InvalidOutput as error:
-                    message = _invalid_output(error, kwargs)
-            yield reader.last_chunk(message, warnings)
+                    message, problem = _invalid_output(error, kwargs), error
+            yield reader.last_chunk(message, warnings, problem, bool(kwargs.get(KEEP_INVALID_OUTPUT)))
 
     def _call_options(self, stop: list[str] | None, kwargs: Mapping[str, Any]) -> dict[str, Any]:
         """Return the options of a call: those of the call override those of the constructor."""
         if "model" in kwargs:
             raise InvalidRequest("a call can't change the model: make another ChatModelport")
-        given = {name: value for name, value in kwargs.items() if name not in _NOT_SENT}
+        given = call_options_from({name: value for name, value in kwargs.items() if name not in _NOT_SENT})
         if stop is not None:
             given["stop_sequences"] = stop
         call = normalise_options(given, self.options)
@@ -183,10 +212,34 @@ class ChatModelport(BaseChatModel):
                 `json_mode` (any JSON object, which is validated afterwards).
             include_raw: Whether the result is a dict with `raw` (the message), `parsed` and `parsing_error`. Otherwise
                 an output that is not valid raises an error.
-            strict: `True` if the call is refused unless the schema is enforced by constrained decoding.
+            strict: With `json_schema`, `True` refuses the call unless the schema is enforced by constrained decoding.
+                With `function_calling`, it asks the service to enforce the schema, if it can.
             **kwargs: Further options of the calls.
         """
         return structured_output(self, schema, method, include_raw, strict, kwargs)
+
+    def configurable_fields(self, **kwargs: Any) -> Any:
+        """Return a model whose fields a call's config can set.
+
+        Raises:
+            InvalidRequest: The field is `model`: LangChain would make the new model without the settings of this one.
+        """
+        if "model" in kwargs:
+            raise InvalidRequest(
+                "configurable_fields(model=…) would lose the settings of the model, such as base_url, api_key and "
+                "temperature: use configurable_alternatives, with a ChatModelport for each model"
+            )
+        return super().configurable_fields(**kwargs)
+
+    def get_token_ids(self, text: str) -> list[int]:
+        """Return the token ids of a text, as `custom_get_token_ids` returns them.
+
+        Raises:
+            UnsupportedFeature: There is no `custom_get_token_ids`. LangChain would download the tokenizer of GPT-2.
+        """
+        if self.custom_get_token_ids is None:
+            raise UnsupportedFeature(f"{self.model!r} returns no token ids: pass custom_get_token_ids=…")
+        return list(self.custom_get_token_ids(text))
 
     def get_num_tokens(self, text: str) -> int:
         """Return the number of tokens of a text.
@@ -233,6 +286,13 @@ class ChatModelport(BaseChatModel):
         }
         return {name: value for name, value in params.items() if value is not None}
 
+    def _get_llm_string(self, stop: list[str] | None = None, **kwargs: Any) -> str:
+        # The key of LangChain's cache. Calls with different secrets, such as headers with the user, are different.
+        digests = _redacted(kwargs, lambda secret: hashlib.sha256(secret.encode()).hexdigest())
+        if (name := _name_of_unsaved(self.model)) is not None:  # LangChain leaves its settings out.
+            digests["constructor"] = (name, self.options)
+        return super()._get_llm_string(stop=stop, **digests)  # type: ignore[no-any-return]
+
     def _get_invocation_params(self, stop: list[str] | None = None, **kwargs: Any) -> dict[str, Any]:
         params: dict[str, Any] = super()._get_invocation_params(stop=stop, **kwargs)
         hide_secrets(params)
@@ -261,15 +321,17 @@ class ChatModelport(BaseChatModel):
             return self.to_json_not_implemented()
 
 
-def _model_settings(settings: dict[str, Any]) -> dict[str, Any]:
-    """Return settings for `load_model`; names of LangChain are replaced."""
-    result = {
-        _SETTINGS.get(name, name): value.get_secret_value() if isinstance(value, SecretStr) else value
-        for name, value in settings.items()
-    }
-    if "max_retries" in settings:
-        result["retry"] = settings["max_retries"] + 1  # modelport counts attempts.
-    return result
+#: Models that can't be saved -> their names in the keys of caches, which no other model has.
+_NAMES_OF_UNSAVED: WeakKeyDictionary[Model, str] = WeakKeyDictionary()
+
+
+def _name_of_unsaved(model: Model) -> str | None:
+    """Return a name for a model that can't be saved, such as one with a client; `None` for other models."""
+    try:
+        model.to_dict()
+    except TypeError:
+        return _NAMES_OF_UNSAVED.setdefault(model, uuid4().hex)
+    return None
 
 
 def _tool_from(tool: Any, strict: bool | None) -> Any:
@@ -291,10 +353,15 @@ def _invalid_output(error: InvalidOutput, kwargs: Mapping[str, Any]) -> ChatMess
     raise error
 
 
-def _redacted(value: Any) -> Any:
-    """Return the value with `***` for each secret."""
+def _redacted(value: Any, replacement: Callable[[str], str] = lambda _: "***") -> Any:
+    """Return the value with `***`, or what the function returns, for each secret."""
     if isinstance(value, HiddenStr):
-        return "***"
+        return replacement(value)
     if isinstance(value, dict):
-        return {key: _redacted(item) for key, item in value.items()}
-    return [_redacted(item) for item in value] if isinstance(value, list) else value
+        return {key: _redacted(item, replacement) for key, item in value.items()}
+    return [_redacted(item, replacement) for item in value] if isinstance(value, list) else value
+
+
+# The methods of LangChain that take options of a call. Their local variables have these options.
+for _name in ("bind", "invoke", "ainvoke", "stream", "astream", "batch", "abatch", "generate", "agenerate"):
+    setattr(ChatModelport, _name, _hides_secrets(getattr(BaseChatModel, _name)))

@@ -24,13 +24,15 @@ _AUDIO_FORMATS = {"mpeg": "mp3", "x-wav": "wav", "wave": "wav", "vnd.wave": "wav
 
 
 def messages_from_langchain(messages: Iterable[BaseMessage]) -> tuple[list[dict[str, Any]], list[CallWarning]]:
-    """Return the messages as dicts that `Model.generate` accepts, and warnings about what was left out.
+    """Return the messages as dicts that `Model.generate` accepts, and warnings about what was left out or added.
 
     Raises:
         InvalidRequest: A message can't be sent to any model; the error has its path.
     """
     warnings: list[CallWarning] = []
-    return [_message_from(message, f"messages[{i}]", warnings) for i, message in enumerate(messages)], warnings
+    result = [_message_from(message, f"messages[{i}]", warnings) for i, message in enumerate(messages)]
+    _add_missing_results(result, warnings)
+    return result, warnings
 
 
 def _message_from(message: BaseMessage, path: str, warnings: list[CallWarning]) -> dict[str, Any]:
@@ -54,6 +56,31 @@ def _message_from(message: BaseMessage, path: str, warnings: list[CallWarning]) 
     return result
 
 
+def _add_missing_results(messages: list[dict[str, Any]], warnings: list[CallWarning]) -> None:
+    """Add the errors of invalid calls as their results, where the messages have no result of a call.
+
+    LangChain's agents run only valid calls. Services refuse a conversation in which a call has no result.
+    """
+    for i in range(len(messages) - 1, -1, -1):  # From the end, so that the indices stay right.
+        calls = messages[i].get("tool_calls") or []
+        missing = {call["id"]: call["error"] for call in calls if "error" in call}
+        for later in messages[i + 1 :] if missing else ():
+            if any(call["id"] in missing for call in later.get("tool_calls") or ()):
+                break  # Some models give the same ids in each turn.
+            missing.pop(later.get("tool_call_id"), None)
+        if not missing:
+            continue
+        end = i + 1
+        while end < len(messages) and messages[end]["role"] == "tool":
+            end += 1
+        added = [{"role": "tool", "tool_call_id": key, "content": error} for key, error in missing.items()]
+        indices = {call["id"]: index for index, call in enumerate(calls)}
+        results = messages[i + 1 : end] + added
+        messages[i + 1 : end] = sorted(results, key=lambda item: indices.get(item["tool_call_id"], len(calls)))
+        text = f"messages[{i}] has an invalid tool call without a result. Its error was sent as the result."
+        warnings.append(CallWarning("changed", "messages", text))
+
+
 def _add_response(result: dict[str, Any], message: AIMessage, path: str, warnings: list[CallWarning]) -> None:
     """Add the content, the reasoning, the calls and the provider data of a model's message."""
     blocks: Sequence[Mapping[str, Any]] = [_unwrapped(block) for block in message.content_blocks]
@@ -73,6 +100,8 @@ def _add_response(result: dict[str, Any], message: AIMessage, path: str, warning
     calls: list[Any] = [*message.tool_calls, *message.invalid_tool_calls]
     if not calls:  # A message that was made from content blocks may have calls only there.
         calls = [block for block in blocks if block["type"] in ("tool_call", "invalid_tool_call", "tool_use")]
+    if isinstance(data, Mapping) and (order := data.get("order")):
+        calls.sort(key=lambda call: order.index(call["id"]) if call["id"] in order else len(order))
     if calls:
         result["tool_calls"] = [_call_from(call, data_of_calls or {}) for call in calls]
 
@@ -90,6 +119,8 @@ def _call_from(call: Mapping[str, Any], data_of_calls: Mapping[str, Any]) -> dic
     result: dict[str, Any] = {"id": call.get("id") or "", "type": "function", "function": function}
     if (data := data_of_calls.get(result["id"])) is not None:
         result["provider_data"] = data
+    if call["type"] == "invalid_tool_call":  # modelport makes the arguments of such a call valid JSON again.
+        result["error"] = call.get("error") or "The call can't be used: its arguments contain no valid JSON."
     return result
 
 

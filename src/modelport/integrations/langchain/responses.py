@@ -10,7 +10,7 @@ from langchain_core.messages import AIMessage, AIMessageChunk
 from langchain_core.messages.block_translators import register_translator
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
 
-from modelport.errors import InvalidToolCall, StreamInterrupted
+from modelport.errors import InvalidOutput, InvalidToolCall, StreamInterrupted
 from modelport.integrations.langchain.messages import PROVIDER_KEY
 from modelport.types.deltas import ChatMessageStreamDelta
 from modelport.types.messages import ChatMessage
@@ -19,14 +19,20 @@ from modelport.types.warnings import CallWarning
 
 #: The provider's name in messages. By this name LangChain finds the functions at the end of this module.
 PROVIDER = "modelport"
+#: Keys of `response_metadata` with `include_raw=True`: why the output is not valid; in a stream, why calls are not.
+OUTPUT_ERROR = "output_error"
+INVALID_CALLS = "invalid_calls"
 
 
-def result_from(message: ChatMessage, warnings: Iterable[CallWarning]) -> ChatResult:
+def result_from(
+    message: ChatMessage, warnings: Iterable[CallWarning], error: InvalidOutput | None = None
+) -> ChatResult:
     """Return the result of a call.
 
     Args:
         message: The model's response.
         warnings: Warnings about the conversion of the request.
+        error: Why the output is not valid, if the caller wants it anyway.
     """
     calls: list[dict[str, Any]] = []
     invalid_calls: list[dict[str, Any]] = []
@@ -42,7 +48,7 @@ def result_from(message: ChatMessage, warnings: Iterable[CallWarning]) -> ChatRe
         invalid_tool_calls=invalid_calls,
         additional_kwargs=({"reasoning_content": message.reasoning} if message.reasoning else {})
         | _provider_data(message),
-        response_metadata={"model_provider": PROVIDER, **_metadata(message, warnings)},
+        response_metadata={"model_provider": PROVIDER, **_metadata(message, warnings, error)},
         usage_metadata=_usage(message.token_usage),
     )
     return ChatResult(generations=[ChatGeneration(message=result)])
@@ -87,25 +93,39 @@ class ChunkReader:
             response_metadata={"model_provider": PROVIDER},
         )
 
-    def last_chunk(self, message: ChatMessage, warnings: Iterable[CallWarning]) -> ChatGenerationChunk:
+    def last_chunk(
+        self,
+        message: ChatMessage,
+        warnings: Iterable[CallWarning],
+        error: InvalidOutput | None = None,
+        keep_invalid: bool = False,
+    ) -> ChatGenerationChunk:
         """Return the chunk that ends the stream.
 
         Args:
             message: The complete message.
             warnings: Warnings about the conversion of the request.
+            error: Why the output is not valid, if the caller wants it anyway.
+            keep_invalid: Whether the chunk has the errors of invalid calls.
 
         Raises:
             InvalidToolCall: The arguments of a call are not valid JSON. LangChain would complete the text of a chunk to
                 other arguments, without an error.
         """
+        invalid = {}
         for call in message.tool_calls or ():
             if not isinstance(call.function.arguments, dict):
-                text = f"The model's call of {call.function.name!r} can't be used: {call.error or 'no valid JSON'}"
-                raise InvalidToolCall(text, text=call.function.arguments_json(), partial=message)
+                default = (
+                    f"The model's call of {call.function.name!r} can't be used: its arguments contain no valid JSON"
+                )
+                invalid[call.id] = call.error or default
+                if not keep_invalid:
+                    raise InvalidToolCall(invalid[call.id], text=call.function.arguments_json(), partial=message)
+        metadata = _metadata(message, warnings, error) | ({INVALID_CALLS: invalid} if invalid else {})
         return _chunk(
             content="",
             additional_kwargs=_provider_data(message),
-            response_metadata={"model_provider": PROVIDER, **_metadata(message, warnings)},
+            response_metadata={"model_provider": PROVIDER, **metadata},
             usage_metadata=_usage(message.token_usage),
             chunk_position="last",
         )
@@ -123,16 +143,19 @@ def _provider_data(message: ChatMessage) -> dict[str, Any]:
     calls = {c.id: c.provider_data.to_dict() for c in message.tool_calls or () if c.provider_data is not None}
     if calls:
         data["calls"] = calls
+    if len({isinstance(call.function.arguments, dict) for call in message.tool_calls or ()}) == 2:
+        data["order"] = [call.id for call in message.tool_calls or ()]  # LangChain separates valid and invalid calls.
     return {PROVIDER_KEY: data} if data else {}
 
 
-def _metadata(message: ChatMessage, warnings: Iterable[CallWarning]) -> dict[str, Any]:
+def _metadata(message: ChatMessage, warnings: Iterable[CallWarning], error: InvalidOutput | None) -> dict[str, Any]:
     all_warnings = [*warnings, *message.warnings]
     values = {
         "model_name": message.model_id,
         "finish_reason": message.finish_reason,
         "stop_sequence": message.stop_sequence,
         "enforcement": message.enforcement,
+        OUTPUT_ERROR: None if error is None else error.message,
         "logprobs": {"content": message.logprobs} if message.logprobs else None,
         "attempts": [asdict(attempt) for attempt in message.attempts] or None,
         "warnings": [asdict(warning) for warning in all_warnings] or None,
