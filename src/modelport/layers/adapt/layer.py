@@ -25,6 +25,7 @@ import json
 from collections.abc import Callable
 from contextlib import aclosing
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from modelport.constrained.continuation import could_continue
@@ -37,12 +38,12 @@ from modelport.layers.adapt.invalid_calls import with_valid_calls
 from modelport.layers.adapt.plan import Plan, plan_for
 from modelport.layers.adapt.prompted_tools import read_calls
 from modelport.layers.adapt.provider_data import leave_out_foreign_data
+from modelport.layers.adapt.run_validation import run_validation
 from modelport.layers.adapt.single_call import keep_first_call
 from modelport.layers.adapt.wrapping import unwrap_object
 from modelport.layers.base import Deltas, Next
 from modelport.schema.json_text import read_json
 from modelport.schema.rules import remove_optional_nulls
-from modelport.schema.time_limit import ThreadNeeded, time_limit
 from modelport.schema.validation import mismatch
 from modelport.types.deltas import (
     ChatMessageStreamDelta,
@@ -164,6 +165,7 @@ async def _respond(plan: Plan, next: Next, usage: TokenUsage | None = None) -> D
     buffers_deltas = plan.enforcement is not None and not plan.original.stream
     retries_left = MAX_FEEDBACK_RETRIES if buffers_deltas and plan.enforcement == "validated" else 0
     has_calls: list[bool] = []
+    timeouts = plan.original.timeouts
     request = plan.sent.replace(needs_closing_delta=True)
     while True:
         buffered: list[ChatMessageStreamDelta] = []
@@ -187,12 +189,13 @@ async def _respond(plan: Plan, next: Next, usage: TokenUsage | None = None) -> D
                 return
         usage = _add_usage(usage, closing.token_usage)
         try:
-            closing = await _validated_closing(plan, response, closing)
+            closing = await run_validation(partial(_validate, plan, response, closing), timeouts)
         except InvalidOutput as error:
             message = response.message()
             # Output that `max_tokens` truncated is not retried, because the next output could be truncated too.
             if not retries_left or message.finish_reason == "length":
-                error.disproved = disproved_by(plan, message, made_calls=bool(has_calls))
+                find = partial(disproved_by, plan, message, made_calls=bool(has_calls))
+                error.disproved = await run_validation(find, timeouts)
                 raise
             retries_left -= 1
             request = _with_feedback(request, message, error)
@@ -228,10 +231,8 @@ def _with_feedback(request: Request, message: ChatMessage, error: InvalidOutput)
     )
 
 
-async def _validated_closing(
-    plan: Plan, response: MessageBuilder, closing: ChatMessageStreamDelta
-) -> ChatMessageStreamDelta:
-    """Validate a complete response: at once if that is short, and otherwise in a thread.
+def _validate(plan: Plan, response: MessageBuilder, closing: ChatMessageStreamDelta) -> ChatMessageStreamDelta:
+    """Validate a complete response.
 
     Returns:
         The closing delta, to which the parsed output, the enforcement and the warnings of the plan were added.
@@ -240,18 +241,7 @@ async def _validated_closing(
         InvalidToolCall: A tool call is not valid or not allowed, or a required tool call is missing.
         InvalidOutput: The output does not match the output type.
         InvalidRequest: The validation takes too long.
-        DeadlineExceeded: The validation takes longer than the call's `timeout`.
     """
-    try:
-        with time_limit(on_loop=True):
-            return _validate(plan, response, closing)
-    except ThreadNeeded:
-        from modelport.layers.adapt.off_loop import run_in_thread  # Here, because it imports asyncio.
-
-    return await run_in_thread(lambda: _validate(plan, response, closing), plan.original.timeouts)
-
-
-def _validate(plan: Plan, response: MessageBuilder, closing: ChatMessageStreamDelta) -> ChatMessageStreamDelta:
     request, message = plan.original, response.message()
     closing = replace(closing, warnings=[*(closing.warnings or ()), *plan.warnings] or None)
     if message.tool_calls:
