@@ -16,6 +16,7 @@ from modelport.inputs.options import normalise_options
 from modelport.inputs.parameters import BY_ANY_NAME, EXCLUSIVE, TIMEOUTS
 from modelport.inputs.tool_choice import tool_choice_from
 from modelport.layers.base import Deltas, Layer, Next, compose
+from modelport.layers.output_errors import return_invalid_output
 from modelport.runtime.running_calls import calls_of
 from modelport.runtime.streams import AsyncStream, Stream, raise_with_partial
 from modelport.secrets import hide_secrets
@@ -91,6 +92,7 @@ class CallMethods:
                 - `tools`: the tools that the model may call. `tools_to_call_from` has other defaults, those of agents.
                 - `tool_choice`: `auto`, `none`, `required` or the name of a tool.
                 - `tool_errors`: `raise`, or `return` for calls that can't be used, with the reason in `call.error`.
+                - `output_errors`: `raise`, or `return` for invalid output, with the reason in `message.warnings`.
                 - `reasoning_effort` (`none`, `minimal`, `low`, `medium`, `high`, `xhigh`, `max`), or `reasoning_budget`
                   in tokens. An effort is sent as a budget if the model supports only budgets.
                 - other parameters: `temperature`, `max_tokens`, `top_p`, `seed`, `logprobs`, `top_logprobs`, `timeout`…
@@ -296,6 +298,7 @@ class CallMethods:
             tools=tools,
             tool_choice="auto" if tool_choice == "auto" else tool_choice_from(tool_choice, tools),
             tool_errors=options.pop("tool_errors") if "tool_errors" in options else "raise",
+            output_errors=options.pop("output_errors") if "output_errors" in options else "raise",
             usage_after_stop=options.pop("usage_after_stop") if "usage_after_stop" in options else 64,
             timeouts=Timeouts(**{name: options.pop(name) for name in TIMEOUTS if name in options}),
             stream=stream,
@@ -310,16 +313,16 @@ class CallMethods:
         Raises:
             UnsupportedFeature: The model does not support something in the request.
         """
-        try:
-            layers = self._layers_of_caller
-        except AttributeError:  # A class of a user made the object without this class's `__new__`.
-            layers = ()
-        if not layers:
-            return self._restart_after_update(request, self._through_layers(request))
+        if not (layers := self._outer_layers):
+            return self._respond(request)
         from modelport.layers.of_caller import run_layers_of_caller  # It imports asyncio, which takes long.
 
-        inner: Next = lambda request: self._restart_after_update(request, self._through_layers(request))  # noqa: E731
-        return run_layers_of_caller(layers, inner, request, calls_of(self))
+        return run_layers_of_caller(layers, self._respond, request, calls_of(self))
+
+    def _respond(self, request: Request) -> Deltas:
+        """Do the same as `_run`, without the layers of the caller."""
+        deltas = self._restart_after_update(request, self._through_layers(request))
+        return return_invalid_output(deltas) if request.output_errors == "return" else deltas
 
     def _through_layers(self, request: Request) -> Deltas:
         chain = self._chain
@@ -343,10 +346,7 @@ class CallMethods:
         if (call := timeouts.call) is None:  # It is set if a layer of the caller makes the call.
             running_calls = self._running_calls or calls_of(self)
             call = running_calls.start(timeouts, loop, deltas)
-        if timeouts.timeout is not None:
-            deadline = loop.time() + timeouts.timeout
-            # In a call by a `FallbackModel`, the deadline of the outer call is set already; the earlier one applies.
-            timeouts.deadline = deadline if timeouts.deadline is None else min(deadline, timeouts.deadline)
+        timeouts.start(loop.time())
         has_output = False
         try:
             for updates_left in range(32, -1, -1):  # More updates in one call are a mistake of a backend.

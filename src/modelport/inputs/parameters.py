@@ -116,11 +116,11 @@ def _reasoning_effort(value: Any, name: str) -> Any:
     raise _invalid(value, name, f"must be one of {', '.join(REASONING_EFFORTS)}")
 
 
-ToolErrors = Literal["raise", "return"]
+OnError = Literal["raise", "return"]
 
 
-def _tool_errors(value: Any, name: str) -> Any:
-    if value in get_args(ToolErrors):
+def _on_error(value: Any, name: str) -> Any:
+    if value in get_args(OnError):
         return value
     raise _invalid(value, name, "must be 'raise' or 'return'")
 
@@ -214,10 +214,16 @@ PARAMETERS: Mapping[str, Parameter] = {
             elsewhere="the choice is checked on the response, with a warning",
         ),
         Parameter(
-            "tool_errors", _tool_errors, destination="request", default="raise",
+            "tool_errors", _on_error, destination="request", default="raise",
             description="What happens if the model's tool call can't be used, or is missing although it was required: "
             "`raise` raises `InvalidToolCall`; `return` returns the message as the model wrote it, with the reason in "
             "`call.error` and in `warnings`, for an agent that tells its model.",
+        ),
+        Parameter(
+            "output_errors", _on_error, destination="request", default="raise",
+            description="What happens if the output does not match the output type: `raise` raises `InvalidOutput`; "
+            "`return` returns the message as the model wrote it, with the reason in `warnings` and without `parsed`, "
+            "for an agent that tells its model. It is the default for the `response_format` of smolagents' CodeAgent.",
         ),
         Parameter(
             "usage_after_stop", _number(0, MAX_USAGE_DELTAS, integer=True), destination="request", default="64",

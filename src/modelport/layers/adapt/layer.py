@@ -192,6 +192,7 @@ async def _respond(plan: Plan, next: Next, usage: TokenUsage | None = None) -> D
             closing = await run_validation(partial(_validate, plan, response, closing), timeouts)
         except InvalidOutput as error:
             message = response.message()
+            error.partial = replace(message, warnings=[*message.warnings, *plan.warnings])
             # Output that `max_tokens` truncated is not retried, because the next output could be truncated too.
             if not retries_left or message.finish_reason == "length":
                 find = partial(disproved_by, plan, message, made_calls=bool(has_calls))
