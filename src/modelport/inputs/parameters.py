@@ -223,7 +223,7 @@ PARAMETERS: Mapping[str, Parameter] = {
             "output_errors", _on_error, destination="request", default="raise",
             description="What happens if the output does not match the output type: `raise` raises `InvalidOutput`; "
             "`return` returns the message as the model wrote it, with the reason in `warnings` and without `parsed`, "
-            "for an agent that tells its model. It is the default for the `response_format` of smolagents' CodeAgent.",
+            "for an agent that tells its model. It is the default for the `response_format` of known code agents.",
         ),
         Parameter(
             "usage_after_stop", _number(0, MAX_USAGE_DELTAS, integer=True), destination="request", default="64",
