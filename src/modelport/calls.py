@@ -17,6 +17,7 @@ from modelport.inputs.parameters import BY_ANY_NAME, EXCLUSIVE, TIMEOUTS
 from modelport.inputs.tool_choice import tool_choice_from
 from modelport.layers.base import Deltas, Layer, Next, compose
 from modelport.layers.output_errors import return_invalid_output
+from modelport.layers.usage import EarlierUsage
 from modelport.runtime.running_calls import calls_of
 from modelport.runtime.streams import AsyncStream, Stream, raise_with_partial
 from modelport.secrets import hide_secrets
@@ -31,6 +32,9 @@ if TYPE_CHECKING:
     from modelport.inputs.call_options import CallOptions, MessageInput, StopInput, TypedCallOptions, UntypedCallOptions
     from modelport.runtime.running_calls import RunningCalls
     from modelport.types.parsed import Parsed
+
+#: Options whose default is that of the field of `Request`.
+_IN_REQUEST = ("strict", "tool_errors", "output_errors", "usage_after_stop")
 
 
 class CallMethods:
@@ -59,10 +63,8 @@ class CallMethods:
     @property
     def _outer_layers(self) -> tuple[Layer, ...]:
         """The layers that `with_layers` has added, the outermost first."""
-        try:
-            return self._layers_of_caller
-        except AttributeError:
-            return ()
+        layers: tuple[Layer, ...] = getattr(self, "_layers_of_caller", ())
+        return layers
 
     @overload
     def generate(
@@ -294,12 +296,9 @@ class CallMethods:
         return Request(
             stop_sequences=options.pop("stop_sequences", ()),
             grammar=options.pop("grammar", None),
-            strict=options.pop("strict", False),
             tools=tools,
             tool_choice="auto" if tool_choice == "auto" else tool_choice_from(tool_choice, tools),
-            tool_errors=options.pop("tool_errors") if "tool_errors" in options else "raise",
-            output_errors=options.pop("output_errors") if "output_errors" in options else "raise",
-            usage_after_stop=options.pop("usage_after_stop") if "usage_after_stop" in options else 64,
+            **{name: options.pop(name) for name in _IN_REQUEST if name in options},
             timeouts=Timeouts(**{name: options.pop(name) for name in TIMEOUTS if name in options}),
             stream=stream,
             capabilities=self.capabilities,
@@ -347,18 +346,19 @@ class CallMethods:
             running_calls = self._running_calls or calls_of(self)
             call = running_calls.start(timeouts, loop, deltas)
         timeouts.start(loop.time())
-        has_output = False
+        has_output, earlier = False, EarlierUsage()
         try:
             for updates_left in range(32, -1, -1):  # More updates in one call are a mistake of a backend.
                 try:
                     async with aclosing(deltas):
                         async for delta in deltas:
                             has_output = has_output or delta.has_output
-                            yield delta
+                            yield delta if earlier.usage is None else earlier.add_to(delta)
                             if call.error is not None:
                                 await call.raise_error()
                     return
                 except ModelError as error:
+                    earlier.add(error)
                     self._observe_error(error, request)
                     if has_output or not error.profile_updated or not updates_left:
                         raise

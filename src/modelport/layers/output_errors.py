@@ -36,5 +36,7 @@ async def return_invalid_output(deltas: Deltas) -> Deltas:
 def _response_of(error: InvalidOutput) -> ChatMessageStreamDelta:
     """Return the complete response as one delta. A service that refuses an output reports its text at most."""
     if error.partial is None:
-        return ChatMessageStreamDelta(content=error.text or None, finish_reason="stop")
-    return as_delta(error.partial)
+        return ChatMessageStreamDelta(error.text or None, token_usage=error.token_usage, finish_reason="stop")
+    delta = as_delta(error.partial)
+    delta.token_usage = error.token_usage
+    return delta

@@ -29,7 +29,7 @@ from functools import partial
 from typing import Any
 
 from modelport.constrained.continuation import could_continue
-from modelport.errors import InvalidOutput, InvalidToolCall
+from modelport.errors import InvalidOutput, InvalidToolCall, ModelError
 from modelport.inputs.check_names import check_parameter_names
 from modelport.layers.adapt.capabilities import adapt_to_capabilities, needs_plan
 from modelport.layers.adapt.disproof import disproved_by, note_calls
@@ -42,6 +42,7 @@ from modelport.layers.adapt.run_validation import run_validation
 from modelport.layers.adapt.single_call import keep_first_call
 from modelport.layers.adapt.wrapping import unwrap_object
 from modelport.layers.base import Deltas, Next
+from modelport.layers.usage import EarlierUsage
 from modelport.schema.json_text import read_json
 from modelport.schema.rules import remove_optional_nulls
 from modelport.schema.validation import mismatch
@@ -56,7 +57,7 @@ from modelport.types.output_types import Choice, Grammar, JSONSchema
 from modelport.types.provider_data import ProviderData
 from modelport.types.request import Request
 from modelport.types.tools import errors_of_calls
-from modelport.types.usage import TokenUsage
+from modelport.types.usage import TokenUsage, add_usage
 from modelport.types.warnings import CallWarning
 
 #: How many retries with feedback one call may make: an output that does not match its output type is sent back to the
@@ -164,6 +165,7 @@ async def _respond(plan: Plan, next: Next, usage: TokenUsage | None = None) -> D
     """
     buffers_deltas = plan.enforcement is not None and not plan.original.stream
     retries_left = MAX_FEEDBACK_RETRIES if buffers_deltas and plan.enforcement == "validated" else 0
+    earlier = EarlierUsage(usage)
     has_calls: list[bool] = []
     timeouts = plan.original.timeouts
     request = plan.sent.replace(needs_closing_delta=True)
@@ -182,15 +184,20 @@ async def _respond(plan: Plan, next: Next, usage: TokenUsage | None = None) -> D
                         buffered.append(delta)
                     else:
                         yield delta
-            except InvalidToolCall as error:  # The service itself refuses the model's call.
-                if not (plan.original.tools and plan.original.tool_errors == "return"):
+            except ModelError as error:
+                earlier.add(error, closing.token_usage)
+                returns_calls = plan.original.tools and plan.original.tool_errors == "return"
+                if not (returns_calls and isinstance(error, InvalidToolCall)):
                     raise
+                # The service itself refuses the model's call.
                 yield _as_the_model_wrote_it(error, plan, response, closing)
                 return
-        usage = _add_usage(usage, closing.token_usage)
         try:
             closing = await run_validation(partial(_validate, plan, response, closing), timeouts)
-        except InvalidOutput as error:
+        except ModelError as error:
+            earlier.add(error, closing.token_usage)
+            if not isinstance(error, InvalidOutput):
+                raise
             message = response.message()
             error.partial = replace(message, warnings=[*message.warnings, *plan.warnings])
             # Output that `max_tokens` truncated is not retried, because the next output could be truncated too.
@@ -203,7 +210,7 @@ async def _respond(plan: Plan, next: Next, usage: TokenUsage | None = None) -> D
             continue
         for delta in buffered:
             yield delta
-        closing.token_usage = usage
+        closing.token_usage = add_usage(earlier.usage, closing.token_usage)
         yield closing
         return
 
@@ -271,6 +278,7 @@ def _as_the_model_wrote_it(
     """Return the last delta of a response that the service ended because of the model's tool call."""
     return replace(
         closing,
+        token_usage=error.token_usage,
         content=None if response.has_output else error.text or None,
         finish_reason="stop",
         warnings=[*(closing.warnings or ()), *plan.warnings, CallWarning("invalid", "tools", error.message)],
@@ -343,14 +351,3 @@ def _parse(grammar: Grammar, text: str, nulls_for_optional: bool) -> Any:
         if cleaned != value:
             text = json.dumps(cleaned)
     return grammar.parse(text)
-
-
-def _add_usage(a: TokenUsage | None, b: TokenUsage | None) -> TokenUsage | None:
-    """Return the sum of two token usages, or one of them if the other is missing.
-
-    A count that is unknown (`None`) in one of them is unknown in the sum.
-    """
-    if a is None or b is None:
-        return a or b
-    pairs = {name: (getattr(a, name), getattr(b, name)) for name in TokenUsage.__slots__}
-    return TokenUsage(**{n: None if x is None or y is None else x + y for n, (x, y) in pairs.items()})
