@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Self, overload
 from modelport.errors import ModelError
 from modelport.inputs.messages import normalise_messages
 from modelport.inputs.options import normalise_options
-from modelport.inputs.parameters import BY_ANY_NAME, EXCLUSIVE, TIMEOUTS
+from modelport.inputs.parameters import BY_ANY_NAME, EXCLUSIVE, FIELDS_OF_REQUEST, TIMEOUTS
 from modelport.inputs.tool_choice import tool_choice_from
 from modelport.layers.base import Deltas, Layer, Next, compose
 from modelport.layers.output_errors import return_invalid_output
@@ -32,9 +32,6 @@ if TYPE_CHECKING:
     from modelport.inputs.call_options import CallOptions, MessageInput, StopInput, TypedCallOptions, UntypedCallOptions
     from modelport.runtime.running_calls import RunningCalls
     from modelport.types.parsed import Parsed
-
-#: Options whose default is that of the field of `Request`.
-_IN_REQUEST = ("strict", "tool_errors", "output_errors", "usage_after_stop")
 
 
 class CallMethods:
@@ -288,17 +285,15 @@ class CallMethods:
             if name in call_options and excluded not in call_options:
                 options.pop(excluded, None)
         tools = options.pop("tools", ())
-        tool_choice = options.pop("tool_choice", "auto")
+        tool_choice = options.pop("tool_choice") if "tool_choice" in options else "auto"
         if not tools and "tool_choice" not in call_options:
             tool_choice = "auto"  # The tool choice of the constructor applies only to calls with tools.
         conversions = options.pop("custom_role_conversions", self.custom_role_conversions)
         flatten = options.pop("flatten_messages_as_text", self.flatten_messages_as_text)
         return Request(
-            stop_sequences=options.pop("stop_sequences", ()),
-            grammar=options.pop("grammar", None),
             tools=tools,
             tool_choice="auto" if tool_choice == "auto" else tool_choice_from(tool_choice, tools),
-            **{name: options.pop(name) for name in _IN_REQUEST if name in options},
+            **{name: options.pop(name) for name in FIELDS_OF_REQUEST if name in options},
             timeouts=Timeouts(**{name: options.pop(name) for name in TIMEOUTS if name in options}),
             stream=stream,
             capabilities=self.capabilities,
@@ -312,7 +307,11 @@ class CallMethods:
         Raises:
             UnsupportedFeature: The model does not support something in the request.
         """
-        if not (layers := self._outer_layers):
+        try:
+            layers = self._layers_of_caller
+        except AttributeError:  # A class of a user made the object without this class's `__new__`.
+            layers = ()
+        if not layers:
             return self._respond(request)
         from modelport.layers.of_caller import run_layers_of_caller  # It imports asyncio, which takes long.
 
@@ -346,18 +345,19 @@ class CallMethods:
             running_calls = self._running_calls or calls_of(self)
             call = running_calls.start(timeouts, loop, deltas)
         timeouts.start(loop.time())
-        has_output, earlier = False, EarlierUsage()
+        has_output, earlier = False, None
         try:
             for updates_left in range(32, -1, -1):  # More updates in one call are a mistake of a backend.
                 try:
                     async with aclosing(deltas):
                         async for delta in deltas:
                             has_output = has_output or delta.has_output
-                            yield delta if earlier.usage is None else earlier.add_to(delta)
+                            yield delta if earlier is None else earlier.add_to(delta)
                             if call.error is not None:
                                 await call.raise_error()
                     return
                 except ModelError as error:
+                    earlier = earlier or EarlierUsage()
                     earlier.add(error)
                     self._observe_error(error, request)
                     if has_output or not error.profile_updated or not updates_left:

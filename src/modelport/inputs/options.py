@@ -50,7 +50,7 @@ def normalise_options(given: Mapping[str, Any], constructor: Mapping[str, Any] =
             result[parameter.name] = value
     if given.get("tools_to_call_from"):
         result = {**{name: value for name, value in AGENT_DEFAULTS.items() if name not in constructor}, **result}
-    if _is_agent_format(given.get("response_format")) and "output_errors" not in constructor:
+    if "response_format" in given and "output_errors" not in constructor and _is_agent_format(given["response_format"]):
         result.setdefault("output_errors", "return")
     if result.get("top_logprobs") and not result.setdefault("logprobs", True):
         raise InvalidRequest("top_logprobs needs logprobs=True")

@@ -385,6 +385,8 @@ def _with_destination(*destinations: str) -> frozenset[str]:
 KNOWN_PARAMETERS = _with_destination("parameters")
 #: The parameters that become a field of `Request.timeouts`.
 TIMEOUTS = _with_destination("timeouts")
+#: Options that are fields of `Request`, with the same defaults.
+FIELDS_OF_REQUEST = ("stop_sequences", "grammar", "strict", "tool_errors", "output_errors", "usage_after_stop")
 #: The name of a parameter -> the name of the parameter that a call can't have as well.
 EXCLUSIVE: Mapping[str, str] = {
     name: parameter.excludes for name, parameter in PARAMETERS.items() if parameter.excludes is not None
