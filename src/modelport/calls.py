@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, Any, Self, overload
 from modelport.errors import ModelError
 from modelport.inputs.messages import normalise_messages
 from modelport.inputs.options import normalise_options
-from modelport.inputs.parameters import BY_ANY_NAME, EXCLUSIVE, TIMEOUTS
+from modelport.inputs.parameters import BY_ANY_NAME, EXCLUSIVE, FIELDS_OF_REQUEST, TIMEOUTS
 from modelport.inputs.tool_choice import tool_choice_from
 from modelport.layers.base import Deltas, Layer, Next, compose
+from modelport.layers.output_errors import return_invalid_output
+from modelport.layers.usage import EarlierUsage
 from modelport.runtime.running_calls import calls_of
 from modelport.runtime.streams import AsyncStream, Stream, raise_with_partial
 from modelport.secrets import hide_secrets
@@ -58,10 +60,8 @@ class CallMethods:
     @property
     def _outer_layers(self) -> tuple[Layer, ...]:
         """The layers that `with_layers` has added, the outermost first."""
-        try:
-            return self._layers_of_caller
-        except AttributeError:
-            return ()
+        layers: tuple[Layer, ...] = getattr(self, "_layers_of_caller", ())
+        return layers
 
     @overload
     def generate(
@@ -91,6 +91,7 @@ class CallMethods:
                 - `tools`: the tools that the model may call. `tools_to_call_from` has other defaults, those of agents.
                 - `tool_choice`: `auto`, `none`, `required` or the name of a tool.
                 - `tool_errors`: `raise`, or `return` for calls that can't be used, with the reason in `call.error`.
+                - `output_errors`: `raise`, or `return` for invalid output, with the reason in `message.warnings`.
                 - `reasoning_effort` (`none`, `minimal`, `low`, `medium`, `high`, `xhigh`, `max`), or `reasoning_budget`
                   in tokens. An effort is sent as a budget if the model supports only budgets.
                 - other parameters: `temperature`, `max_tokens`, `top_p`, `seed`, `logprobs`, `top_logprobs`, `timeout`…
@@ -284,19 +285,15 @@ class CallMethods:
             if name in call_options and excluded not in call_options:
                 options.pop(excluded, None)
         tools = options.pop("tools", ())
-        tool_choice = options.pop("tool_choice", "auto")
+        tool_choice = options.pop("tool_choice") if "tool_choice" in options else "auto"
         if not tools and "tool_choice" not in call_options:
             tool_choice = "auto"  # The tool choice of the constructor applies only to calls with tools.
         conversions = options.pop("custom_role_conversions", self.custom_role_conversions)
         flatten = options.pop("flatten_messages_as_text", self.flatten_messages_as_text)
         return Request(
-            stop_sequences=options.pop("stop_sequences", ()),
-            grammar=options.pop("grammar", None),
-            strict=options.pop("strict", False),
             tools=tools,
             tool_choice="auto" if tool_choice == "auto" else tool_choice_from(tool_choice, tools),
-            tool_errors=options.pop("tool_errors") if "tool_errors" in options else "raise",
-            usage_after_stop=options.pop("usage_after_stop") if "usage_after_stop" in options else 64,
+            **{name: options.pop(name) for name in FIELDS_OF_REQUEST if name in options},
             timeouts=Timeouts(**{name: options.pop(name) for name in TIMEOUTS if name in options}),
             stream=stream,
             capabilities=self.capabilities,
@@ -315,11 +312,15 @@ class CallMethods:
         except AttributeError:  # A class of a user made the object without this class's `__new__`.
             layers = ()
         if not layers:
-            return self._restart_after_update(request, self._through_layers(request))
+            return self._respond(request)
         from modelport.layers.of_caller import run_layers_of_caller  # It imports asyncio, which takes long.
 
-        inner: Next = lambda request: self._restart_after_update(request, self._through_layers(request))  # noqa: E731
-        return run_layers_of_caller(layers, inner, request, calls_of(self))
+        return run_layers_of_caller(layers, self._respond, request, calls_of(self))
+
+    def _respond(self, request: Request) -> Deltas:
+        """Do the same as `_run`, without the layers of the caller."""
+        deltas = self._restart_after_update(request, self._through_layers(request))
+        return return_invalid_output(deltas) if request.output_errors == "return" else deltas
 
     def _through_layers(self, request: Request) -> Deltas:
         chain = self._chain
@@ -343,22 +344,21 @@ class CallMethods:
         if (call := timeouts.call) is None:  # It is set if a layer of the caller makes the call.
             running_calls = self._running_calls or calls_of(self)
             call = running_calls.start(timeouts, loop, deltas)
-        if timeouts.timeout is not None:
-            deadline = loop.time() + timeouts.timeout
-            # In a call by a `FallbackModel`, the deadline of the outer call is set already; the earlier one applies.
-            timeouts.deadline = deadline if timeouts.deadline is None else min(deadline, timeouts.deadline)
-        has_output = False
+        timeouts.start(loop.time())
+        has_output, earlier = False, None
         try:
             for updates_left in range(32, -1, -1):  # More updates in one call are a mistake of a backend.
                 try:
                     async with aclosing(deltas):
                         async for delta in deltas:
                             has_output = has_output or delta.has_output
-                            yield delta
+                            yield delta if earlier is None else earlier.add_to(delta)
                             if call.error is not None:
                                 await call.raise_error()
                     return
                 except ModelError as error:
+                    earlier = earlier or EarlierUsage()
+                    earlier.add(error)
                     self._observe_error(error, request)
                     if has_output or not error.profile_updated or not updates_left:
                         raise

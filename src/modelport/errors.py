@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from modelport.types.messages import Attempt, ChatMessage
+    from modelport.types.usage import TokenUsage
 
 
 class ModelError(Exception):
@@ -54,12 +55,15 @@ class ModelError(Exception):
 
     Attributes:
         attempts: What happened with each model that `FallbackModel` called; empty for other models.
+        token_usage: The token counts of all requests of the call whose usage the service reported; `None` if it did not
+            report any. `partial.token_usage` is the same.
         partial: The part of the response that had arrived before the error; `None` if nothing had arrived.
     """
 
     retryable = False
     partial: ChatMessage | None = None
     attempts: Sequence[Attempt] = ()
+    token_usage: TokenUsage | None = None
     #: Whether this error is reported as a `StreamInterrupted`, with this error as its cause, if it is raised in
     #: mid-stream. It is `False` for the error classes that say that the content of the response is wrong or rejected.
     reported_as_interruption = True

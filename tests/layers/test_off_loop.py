@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
 import threading
 import time
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import pytest
 from pydantic import AfterValidator, BaseModel
@@ -25,7 +26,7 @@ from modelport.types.request import Timeouts
 from modelport.types.tools import Tool
 from tests.loop_hold import longest_hold
 
-from .adapt_backend import Delta, ScriptedBackend, tool_call
+from .adapt_backend import SCHEMA, Delta, Person, ScriptedBackend, tool_call
 
 #: Checking one of these texts against the schema takes about 0.2 s, and a step of it microseconds.
 SLOW = {"type": "object", "properties": {"a": {"type": "array", "items": {"enum": [*range(500)]}}}, "required": ["a"],
@@ -114,6 +115,34 @@ async def test_long_validation_of_a_fallback_model_does_not_hold_the_event_loop(
 def test_steps_that_cannot_be_interrupted_need_a_thread(step: Callable[[], Any]) -> None:
     with time_limit.time_limit(on_loop=True), pytest.raises(time_limit.ThreadNeeded):
         step()
+
+
+class Ages(BaseModel):
+    a: list[Literal[tuple(range(500))]]  # type: ignore[valid-type]  # Its schema takes as long as `SLOW`.
+
+
+#: What the model wrote, and what is still missing when its output is checked against the schema that was sent.
+DISPROOFS: dict[str, tuple[Any, str, str | None]] = {
+    "nothing missing": (Person, '{"age": "x"}', None),
+    "jsonschema not imported": (Person, '{"age": "x"}', "jsonschema"),
+    "dict, jsonschema not imported": (SCHEMA, '{"age": "x"}', "jsonschema"),
+    "slow schema": (Ages, INVALID, None),
+    "long text": (Person, json.dumps({"age": "x" * 200_000}), None),
+}
+
+
+@pytest.mark.parametrize("name", DISPROOFS)
+async def test_disproof_needs_no_luck_with_time_or_imports(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An invalid output of a service that may ignore output types is requested in another way, and so is found."""
+    grammar, text, missing = DISPROOFS[name]
+    good = json.dumps({"a": [1]} if grammar is Ages else {"age": 1})
+    model = ScriptedBackend([text], [good], capabilities=ENFORCED)
+    monkeypatch.setattr(type(model), "_may_ignore_output_types", True)
+    if missing is not None:
+        monkeypatch.delitem(sys.modules, missing, raising=False)
+    with pytest.warns(UserWarning, match="ignored it"):
+        message = await model.agenerate("?", grammar=grammar)
+    assert message.text == good and len(model.requests) == 2
 
 
 ENDLESS = {"type": "object", "properties": {"a": {"items": {"enum": [*range(10_000)]}}}}

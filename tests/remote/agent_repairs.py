@@ -86,3 +86,36 @@ def run_code_agent(server: FaultServer, model: Model, wire: type[Fault], first: 
     agent.prompt_templates["system_prompt"] = "Solve the task with the tools."
     assert agent.run("How will the weather be?") == "sunny for 3 days"
     return [type(step.error).__name__ for step in agent.memory.steps if getattr(step, "error", None) is not None]
+
+
+def _structured(**fields: str) -> str:
+    return json.dumps({"thought": "I look.", **fields})
+
+
+#: What the model of a code agent with structured output does first, as arguments of `ok`, and how often.
+BAD_STRUCTURES: Mapping[str, tuple[int, dict[str, str]]] = {
+    "truncated": (1, {"text": '{"thought": "I look.", "co', "finish_reason": "length"}),
+    "never JSON": (6, {"text": "I think that it will be sunny."}),
+    "missing key": (1, {"text": _structured()}),
+    "broken code": (1, {"text": _structured(code="forecast(")}),
+}
+
+
+def run_structured_agent(
+    server: FaultServer, model: Model, wire: type[Fault], first: tuple[int, dict[str, str]], streamed: bool
+) -> list[str]:
+    """Run a code agent with structured output whose model begins with `first`, and writes correct code afterwards.
+
+    Returns:
+        The names of the errors that the agent noted.
+    """
+    times, reply = first
+    right = wire.ok(_structured(code="final_answer(forecast(3))"))
+    server.script([wire.ok(**reply)] * times, then=right)  # type: ignore[arg-type]
+    agent = smolagents.CodeAgent(
+        tools=[forecast], model=model, max_steps=9, stream_outputs=streamed, verbosity_level=0,
+        use_structured_outputs_internally=True,
+    )  # fmt: skip
+    agent.prompt_templates["system_prompt"] = "Solve the task with the tools."
+    assert agent.run("How will the weather be?") == "sunny for 3 days"
+    return [type(step.error).__name__ for step in agent.memory.steps if getattr(step, "error", None) is not None]

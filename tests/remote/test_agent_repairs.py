@@ -7,7 +7,15 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.remote.agent_repairs import BAD_CALLS, BAD_CODE, REFUSED_CALL, run_agent, run_code_agent
+from tests.remote.agent_repairs import (
+    BAD_CALLS,
+    BAD_CODE,
+    BAD_STRUCTURES,
+    REFUSED_CALL,
+    run_agent,
+    run_code_agent,
+    run_structured_agent,
+)  # fmt: skip
 from tests.remote.matrix import BACKENDS
 from tests.remote.matrix_runner import ask, model_for, server_for
 from tests.servers.faults import Call, Fault, FaultServer
@@ -58,6 +66,19 @@ def test_code_agent_repairs_bad_code(server: FaultServer, backend: str, name: st
     with model_for(server, backend) as model:
         errors = run_code_agent(server, model, BACKENDS[backend].wire, BAD_CODE[name], streamed)
     assert len(errors) == 1 and errors[0] in ("AgentParsingError", "AgentExecutionError")
+
+
+@pytest.mark.filterwarnings("ignore:.*ignored it:UserWarning")
+@pytest.mark.parametrize("backend", [name for name in REMOTE if BACKENDS[name].wire is Fault], scope="module")
+@pytest.mark.parametrize("streamed", [False, True], ids=["not streamed", "streamed"])
+@pytest.mark.parametrize("name", BAD_STRUCTURES)
+def test_code_agent_repairs_bad_structured_output(server: FaultServer, backend: str, name: str, streamed: bool) -> None:
+    """If the call does not stream, modelport repeats some requests itself, and the agent notes fewer errors."""
+    with model_for(server, backend) as model:
+        errors = run_structured_agent(server, model, BACKENDS[backend].wire, BAD_STRUCTURES[name], streamed)
+    expected = "AgentExecutionError" if name == "broken code" else "AgentParsingError"
+    assert set(errors) <= {expected}
+    assert len(errors) == BAD_STRUCTURES[name][0] if streamed else errors or name == "missing key"
 
 
 @pytest.mark.parametrize("arguments", ['{"days": 3', "[3]"])

@@ -9,7 +9,9 @@ import pytest
 from modelport.errors import MalformedResponse, ModelError, ServerError, StreamInterrupted
 from tests.remote.chat_backends import *  # noqa: F403
 from tests.remote.chat_backends import model_for
-from tests.remote.matrix_runner import ask
+from tests.remote.matrix import BACKENDS
+from tests.remote.matrix_runner import ask, server_for
+from tests.remote.matrix_runner import model_for as model_for_backend
 from tests.servers.faults import Fault, FaultServer
 
 TEXT = "The capital"
@@ -99,3 +101,18 @@ def test_media_beside_text_are_named_in_a_warning(server: FaultServer, transport
     server.script([Fault.ok("See:", message_fields={"images": [image], "audio": {"id": "a", "data": "UklGRg=="}})])
     message = ask(model_for(server, transport), way)
     assert ([warning.feature for warning in message.warnings], message.content) == (["audio", "images"], "See:")
+
+
+@pytest.mark.parametrize("streamed", [False, True], ids=["not streamed", "streamed"])
+@pytest.mark.parametrize("backend", ["openai", "openai-responses", "bedrock"])
+def test_usage_of_a_failed_response_is_counted(backend: str, streamed: bool) -> None:
+    """The service reports its usage together with the failure, and the request is sent again."""
+    wire = BACKENDS[backend].wire
+    fields = {"openai": {"finish_reason": "malformed_function_call"}, "bedrock": {"stop_reason": "malformed_tool_use"}}
+    failure = wire.ok("", **fields.get(backend, {"status": "failed"}))
+    with server_for(backend) as server, model_for_backend(server, backend) as model:
+        server.script([failure, wire.ok("fine")])
+        message = ask(model, "sync streamed" if streamed else "sync")
+        assert (message.text, len(server.requests)) == ("fine", 2)
+    assert message.token_usage is not None
+    assert (message.token_usage.input_tokens, message.token_usage.output_tokens) == (24, 16)

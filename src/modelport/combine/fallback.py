@@ -12,7 +12,7 @@ from typing import Any, Literal, Self
 
 from modelport import errors
 from modelport.combine.fallback_call import Candidate, FallbackCall
-from modelport.errors import InvalidRequest, UnsupportedFeature
+from modelport.errors import InvalidRequest, ModelError, UnsupportedFeature
 from modelport.inputs.messages import normalise_messages
 from modelport.inputs.tool_choice import tool_choice_from
 from modelport.layers.base import Layer
@@ -186,6 +186,7 @@ class FallbackModel(Model):
                         async for delta in response.all_deltas():
                             if delta.finish_reason is not None:
                                 delta, attempts_emitted = replace(delta, attempts=call.attempts()), True
+                            delta = call.earlier.add_to(delta)
                             yield replace(delta, restart=True) if interruption else delta
                             interruption = None
                         if not attempts_emitted:  # The service sent no finish reason.
@@ -194,6 +195,7 @@ class FallbackModel(Model):
                     except Exception as error:
                         # The list is empty, because the deltas before the error have been yielded already.
                         call.failures.append((error, []))
+                        call.earlier.add(error)
                         interruption = error
                         if self.on_interrupted == "raise" or not call.falls_back_after(error):
                             break
@@ -204,6 +206,8 @@ class FallbackModel(Model):
         except (Exception, asyncio.CancelledError) as error:
             # A `CancelledError` gets the attempts too: if a time limit cancelled the call, `AttemptTimer` copies them
             # to the `DeadlineExceeded` that it raises.
+            if isinstance(error, ModelError):
+                error.token_usage = call.earlier.usage
             error.attempts = call.attempts()  # type: ignore[union-attr]
             raise
 

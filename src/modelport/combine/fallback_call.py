@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any
 from modelport import errors
 from modelport.errors import InvalidRequest, ModelError, UnsupportedFeature
 from modelport.layers.base import Deltas
+from modelport.layers.usage import EarlierUsage
 from modelport.types.deltas import ChatMessageStreamDelta
 from modelport.types.messages import Attempt
 from modelport.types.request import Request
@@ -121,12 +122,14 @@ class FallbackCall:
     Attributes:
         failures: The errors of the models that failed, each with the deltas that were read before it. If no model
             responds, the first error in this list is raised.
+        earlier: The token usage of the models that failed.
     """
 
     def __init__(self, fallback: FallbackModel, request: Request) -> None:
         self._fallback, self._request = fallback, request
         self._untried = fallback._candidates_in_order()
         self._calls: list[CandidateCall] = []
+        self.earlier = EarlierUsage()
         self.failures: list[tuple[Exception, list[ChatMessageStreamDelta]]] = []
 
     async def next_response(self) -> CandidateCall | None:
@@ -286,6 +289,8 @@ class FallbackCall:
         # The first error in the list is raised if no model responds. So an error after which no other model is called
         # goes to the front, and `UnsupportedFeature` goes behind all errors of models that support the request.
         unsupported = [_is_unsupported(failure) for failure, _ in self.failures]
+        usages = [delta.token_usage for delta in call.read_ahead if delta.token_usage is not None]
+        self.earlier.add(error, usages[-1] if usages else None)
         position = bisect_right(unsupported, _is_unsupported(error)) if falls_back else 0
         self.failures.insert(position, (error, call.read_ahead))
         return falls_back

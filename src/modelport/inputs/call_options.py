@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol
 
-from modelport.inputs.parameters import ReasoningEffort, ToolErrors
+from modelport.inputs.parameters import OnError, ReasoningEffort
 from modelport.inputs.vendor_options import VendorOptions
 from modelport.types.messages import ChatMessage
 from modelport.types.parsed import Parsed
@@ -52,7 +52,8 @@ class UntypedCallOptions(VendorOptions, total=False):
     tools: Iterable[Any] | None
     tools_to_call_from: Iterable[Any] | None
     tool_choice: str | Mapping[str, Any] | NamedToolChoice | None
-    tool_errors: ToolErrors | None
+    tool_errors: OnError | None
+    output_errors: OnError | None
     usage_after_stop: int | None
     custom_role_conversions: Mapping[Any, Any] | None
     flatten_messages_as_text: bool | None

@@ -12,6 +12,11 @@ from modelport.inputs.parameters import BY_ANY_NAME, EXCLUSIVE
 #: expect that the model calls one of the tools, and they tell the model what is wrong with its call.
 AGENT_DEFAULTS = {"tool_choice": "required", "tool_errors": "return"}
 
+#: The names of the output types that agents of smolagents request, as `response_format`. Such an agent parses the
+#: output itself, and tells its model what is wrong with it.
+#: See `CODEAGENT_RESPONSE_FORMAT` in https://github.com/huggingface/smolagents/blob/main/src/smolagents/models.py
+AGENT_FORMATS = frozenset({"ThoughtAndCodeAnswer"})
+
 
 def normalise_options(given: Mapping[str, Any], constructor: Mapping[str, Any] = {}) -> dict[str, Any]:
     """Return the options, each under its main name and with a checked value.
@@ -45,9 +50,16 @@ def normalise_options(given: Mapping[str, Any], constructor: Mapping[str, Any] =
             result[parameter.name] = value
     if given.get("tools_to_call_from"):
         result = {**{name: value for name, value in AGENT_DEFAULTS.items() if name not in constructor}, **result}
+    if "response_format" in given and "output_errors" not in constructor and _is_agent_format(given["response_format"]):
+        result.setdefault("output_errors", "return")
     if result.get("top_logprobs") and not result.setdefault("logprobs", True):
         raise InvalidRequest("top_logprobs needs logprobs=True")
     for name, excluded in EXCLUSIVE.items():
         if name in result and excluded in result:
             raise InvalidRequest(f"{name} and {excluded} set the same thing: give one")
     return result
+
+
+def _is_agent_format(value: Any) -> bool:
+    inner = value.get("json_schema") if isinstance(value, dict) else None
+    return isinstance(inner, dict) and inner.get("name") in AGENT_FORMATS

@@ -116,11 +116,11 @@ def _reasoning_effort(value: Any, name: str) -> Any:
     raise _invalid(value, name, f"must be one of {', '.join(REASONING_EFFORTS)}")
 
 
-ToolErrors = Literal["raise", "return"]
+OnError = Literal["raise", "return"]
 
 
-def _tool_errors(value: Any, name: str) -> Any:
-    if value in get_args(ToolErrors):
+def _on_error(value: Any, name: str) -> Any:
+    if value in get_args(OnError):
         return value
     raise _invalid(value, name, "must be 'raise' or 'return'")
 
@@ -214,10 +214,16 @@ PARAMETERS: Mapping[str, Parameter] = {
             elsewhere="the choice is checked on the response, with a warning",
         ),
         Parameter(
-            "tool_errors", _tool_errors, destination="request", default="raise",
+            "tool_errors", _on_error, destination="request", default="raise",
             description="What happens if the model's tool call can't be used, or is missing although it was required: "
             "`raise` raises `InvalidToolCall`; `return` returns the message as the model wrote it, with the reason in "
             "`call.error` and in `warnings`, for an agent that tells its model.",
+        ),
+        Parameter(
+            "output_errors", _on_error, destination="request", default="raise",
+            description="What happens if the output does not match the output type: `raise` raises `InvalidOutput`; "
+            "`return` returns the message as the model wrote it, with the reason in `warnings` and without `parsed`, "
+            "for an agent that tells its model. It is the default for the `response_format` of known code agents.",
         ),
         Parameter(
             "usage_after_stop", _number(0, MAX_USAGE_DELTAS, integer=True), destination="request", default="64",
@@ -379,6 +385,8 @@ def _with_destination(*destinations: str) -> frozenset[str]:
 KNOWN_PARAMETERS = _with_destination("parameters")
 #: The parameters that become a field of `Request.timeouts`.
 TIMEOUTS = _with_destination("timeouts")
+#: Options that are fields of `Request`, with the same defaults.
+FIELDS_OF_REQUEST = ("stop_sequences", "grammar", "strict", "tool_errors", "output_errors", "usage_after_stop")
 #: The name of a parameter -> the name of the parameter that a call can't have as well.
 EXCLUSIVE: Mapping[str, str] = {
     name: parameter.excludes for name, parameter in PARAMETERS.items() if parameter.excludes is not None

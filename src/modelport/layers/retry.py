@@ -28,6 +28,7 @@ from typing import Any
 from modelport.errors import InvalidRequest, ModelError
 from modelport.layers.backend_errors import error_from_exception
 from modelport.layers.base import Deltas, Next
+from modelport.layers.usage import EarlierUsage
 from modelport.types.deltas import ChatMessageStreamDelta
 from modelport.types.request import Request
 
@@ -183,6 +184,7 @@ class Retry:
 
         loop, deadline = asyncio.get_running_loop(), request.timeouts.deadline
         in_queue = self.may_queue and request.timeouts.first_token_timeout is not None
+        earlier: EarlierUsage | None = None
         for attempt in count(1):
             has_output = False
             buffered: list[ChatMessageStreamDelta] = []
@@ -202,7 +204,7 @@ class Retry:
                             if request.stream:
                                 self._budget.count_response(retried=attempt > 1)
                         if request.stream:
-                            yield delta
+                            yield delta if earlier is None else earlier.add_to(delta)
                         elif isinstance(delta, ChatMessageStreamDelta):
                             buffered.append(delta)
                         else:  # The other layers read attributes of each delta, so that this error is raised there.
@@ -214,6 +216,9 @@ class Retry:
                 closed = request.timeouts.call and request.timeouts.call.error
                 # An engine that is closed may raise anything.
                 error = closed or error_from_exception(raised, self.backend or "")
+                usages = [delta.token_usage for delta in buffered if delta.token_usage is not None]
+                earlier = earlier or EarlierUsage()
+                earlier.add(error, usages[-1] if usages else None)
                 caller_has_output = has_output and request.stream
                 # If `profile_updated` is set, the service rejected a part of the request, such as a parameter, and the
                 # backend removed it from the capabilities. The same request would be rejected again. `Model` sends the
@@ -231,7 +236,7 @@ class Retry:
         if not request.stream:
             self._budget.count_response(retried=attempt > 1)
         for delta in buffered:
-            yield delta
+            yield delta if earlier is None else earlier.add_to(delta)
 
     def _take_retry(self, error: ModelError) -> bool:
         """Use up one retry of the budget. If none is left, add a note to the error and return False."""

@@ -175,7 +175,8 @@ async def _end_at_stop_sequence(deltas: Deltas, request: Request) -> Deltas:
                     yield delta
                 elif not delta.is_empty:  # It may have other fields, such as warnings.
                     yield delta
-        except ModelError:
+        except ModelError as error:
+            error.token_usage = error.token_usage or usage
             # The buffered text belongs to the response. But if no output has been yielded before, it is not yielded
             # either, so that the retry layer can still send the request again.
             if delivered and (buffered := scanner.flush()):

@@ -32,23 +32,27 @@ def raise_with_partial(
             exception is `StreamInterrupted`, with `error` as its cause.
     """
     error.model_id = error.model_id or model_id
+    if error.partial is not None:
+        error.partial.token_usage = error.token_usage or error.partial.token_usage
     if error.__suppress_context__:
         # `raise … from None` made the error from another library's exception, whose text and frames may contain an API
         # key.
         error.__context__ = None
     if not error.reported_as_interruption or isinstance(error, StreamInterrupted) or not response.has_output:
         raise error
+    partial = response.message()
+    partial.token_usage = error.token_usage = error.token_usage or partial.token_usage
     if not streamed:
-        error.partial = response.message()
+        error.partial = partial
         raise error
     interrupted = StreamInterrupted(
         f"The response was interrupted: {error.message.rstrip('.')}. The error's `partial` holds what had arrived.",
-        partial=response.message(),
+        partial=partial,
         model_id=error.model_id,
         status=error.status,
         retry_after=error.retry_after,
     )
-    interrupted.attempts = error.attempts
+    interrupted.attempts, interrupted.token_usage = error.attempts, error.token_usage
     raise interrupted from error
 
 

@@ -43,6 +43,12 @@ class Timeouts:
     call: RunningCall | None = None
     waits_for: str | None = None
 
+    def start(self, now: float) -> None:
+        """Set the deadline. In a call by a `FallbackModel`, that of the outer call is set; the earlier one applies."""
+        if self.timeout is not None:
+            deadline = now + self.timeout
+            self.deadline = deadline if self.deadline is None else min(deadline, self.deadline)
+
 
 _DEFAULT_CAPABILITIES = Capabilities()
 
@@ -60,6 +66,7 @@ class Request:
         tools: The tools that the model may call.
         tool_choice: `auto`, `none`, `required` or a `NamedToolChoice`.
         tool_errors: `raise` or `return`: whether a call that can't be used is an error or is returned.
+        output_errors: `raise` or `return`: whether output that does not match `grammar` is an error or is returned.
         usage_after_stop: How many more deltas are read for the token usage after a stop sequence.
         parameters: All other parameters (`temperature`, `max_tokens`, …). The values of those in the table of
             `modelport.inputs.parameters` have been checked; the others are passed on as they are.
@@ -81,6 +88,7 @@ class Request:
     tools: tuple[Tool, ...] = ()
     tool_choice: ToolChoice = "auto"
     tool_errors: Literal["raise", "return"] = "raise"
+    output_errors: Literal["raise", "return"] = "raise"
     usage_after_stop: int = 64
     parameters: Mapping[str, Any] = field(default_factory=dict)
     stream: bool = False

@@ -10,6 +10,8 @@ from typing import Any
 class TokenUsage:
     """The token counts of a call. `None` means that a count is unknown, never zero.
 
+    They are the sum over all requests of the call whose usage the service reported, such as retries with feedback.
+
     Args:
         input_tokens: Tokens of the prompt, including those that were read from a cache.
         output_tokens: Tokens of the output, including reasoning.
@@ -32,6 +34,17 @@ class TokenUsage:
     def dict(self) -> dict[str, int | None]:
         """Return all counts by name, including the total."""
         return {**asdict(self), "total_tokens": self.total_tokens}
+
+
+def add_usage(a: TokenUsage | None, b: TokenUsage | None) -> TokenUsage | None:
+    """Return the sum of two token usages, or one of them if the other is missing.
+
+    A count that is unknown (`None`) in one of them is unknown in the sum.
+    """
+    if a is None or b is None:
+        return a or b
+    pairs = {name: (getattr(a, name), getattr(b, name)) for name in TokenUsage.__slots__}
+    return TokenUsage(**{n: None if x is None or y is None else x + y for n, (x, y) in pairs.items()})
 
 
 #: No response has more tokens than this. A service that reports more has made a mistake, and a tokens-per-minute limit

@@ -24,7 +24,8 @@ class CallWarning:
             - `changed`: the request was changed for it, or because the backend requires the change;
             - `discarded`: a part of the response was dropped;
             - `forwarded`: it was sent unchanged, and nobody knows whether the service uses or ignores it;
-            - `invalid`: the model's output is not what was requested, and was returned as it is (`tool_errors`);
+            - `invalid`: the model's output is not what was requested, and was returned as it is (`tool_errors`,
+              `output_errors`);
             - `other`: anything else, such as a warning of another author's backend.
         feature: The option of the call (`tools`, `top_k`), or the part of the request or of the response (`messages`)
             that the warning is about; `None` if it is not known.

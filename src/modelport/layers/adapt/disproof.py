@@ -15,7 +15,6 @@ from modelport.layers.adapt.plan import Plan
 from modelport.layers.adapt.wrapping import PROPERTY
 from modelport.layers.base import Deltas
 from modelport.schema.json_text import read_json
-from modelport.schema.time_limit import ThreadNeeded, time_limit
 from modelport.schema.validation import mismatch
 from modelport.types.messages import ChatMessage
 from modelport.types.output_types import Choice, JSONSchema
@@ -32,6 +31,8 @@ async def note_calls(deltas: Deltas, has_calls: list[bool]) -> Deltas:
 
 def disproved_by(plan: Plan, message: ChatMessage, *, made_calls: bool) -> str | None:
     """Return what an invalid output disproves: "grammar", "tool_choice", or `None` for nothing.
+
+    This validates the output, so it has to be called by `run_validation`.
 
     Args:
         plan: The plan of the request.
@@ -55,9 +56,8 @@ def _matches(plan: Plan, text: str) -> bool:
         value = text if plan.is_wrapped and is_choice else read_json(text)
         if plan.is_wrapped:
             value = {PROPERTY: value}
-        with time_limit(on_loop=True):
-            return mismatch(sent.schema, value) is None
-    except (ThreadNeeded, InvalidRequest):
-        return True  # To find out would take too long, so nothing is disproved.
+        return mismatch(sent.schema, value) is None
+    except InvalidRequest:
+        return True  # To find out takes longer than `VALIDATION_TIMEOUT`, so nothing is disproved.
     except (ValueError, RecursionError):
         return False

@@ -25,10 +25,11 @@ import json
 from collections.abc import Callable
 from contextlib import aclosing
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from modelport.constrained.continuation import could_continue
-from modelport.errors import InvalidOutput, InvalidToolCall
+from modelport.errors import InvalidOutput, InvalidToolCall, ModelError
 from modelport.inputs.check_names import check_parameter_names
 from modelport.layers.adapt.capabilities import adapt_to_capabilities, needs_plan
 from modelport.layers.adapt.disproof import disproved_by, note_calls
@@ -37,12 +38,13 @@ from modelport.layers.adapt.invalid_calls import with_valid_calls
 from modelport.layers.adapt.plan import Plan, plan_for
 from modelport.layers.adapt.prompted_tools import read_calls
 from modelport.layers.adapt.provider_data import leave_out_foreign_data
+from modelport.layers.adapt.run_validation import run_validation
 from modelport.layers.adapt.single_call import keep_first_call
 from modelport.layers.adapt.wrapping import unwrap_object
 from modelport.layers.base import Deltas, Next
+from modelport.layers.usage import EarlierUsage
 from modelport.schema.json_text import read_json
 from modelport.schema.rules import remove_optional_nulls
-from modelport.schema.time_limit import ThreadNeeded, time_limit
 from modelport.schema.validation import mismatch
 from modelport.types.deltas import (
     ChatMessageStreamDelta,
@@ -55,7 +57,7 @@ from modelport.types.output_types import Choice, Grammar, JSONSchema
 from modelport.types.provider_data import ProviderData
 from modelport.types.request import Request
 from modelport.types.tools import errors_of_calls
-from modelport.types.usage import TokenUsage
+from modelport.types.usage import TokenUsage, add_usage
 from modelport.types.warnings import CallWarning
 
 #: How many retries with feedback one call may make: an output that does not match its output type is sent back to the
@@ -163,7 +165,9 @@ async def _respond(plan: Plan, next: Next, usage: TokenUsage | None = None) -> D
     """
     buffers_deltas = plan.enforcement is not None and not plan.original.stream
     retries_left = MAX_FEEDBACK_RETRIES if buffers_deltas and plan.enforcement == "validated" else 0
+    earlier = EarlierUsage(usage)
     has_calls: list[bool] = []
+    timeouts = plan.original.timeouts
     request = plan.sent.replace(needs_closing_delta=True)
     while True:
         buffered: list[ChatMessageStreamDelta] = []
@@ -180,26 +184,33 @@ async def _respond(plan: Plan, next: Next, usage: TokenUsage | None = None) -> D
                         buffered.append(delta)
                     else:
                         yield delta
-            except InvalidToolCall as error:  # The service itself refuses the model's call.
-                if not (plan.original.tools and plan.original.tool_errors == "return"):
+            except ModelError as error:
+                earlier.add(error, closing.token_usage)
+                returns_calls = plan.original.tools and plan.original.tool_errors == "return"
+                if not (returns_calls and isinstance(error, InvalidToolCall)):
                     raise
+                # The service itself refuses the model's call.
                 yield _as_the_model_wrote_it(error, plan, response, closing)
                 return
-        usage = _add_usage(usage, closing.token_usage)
         try:
-            closing = await _validated_closing(plan, response, closing)
-        except InvalidOutput as error:
+            closing = await run_validation(partial(_validate, plan, response, closing), timeouts)
+        except ModelError as error:
+            earlier.add(error, closing.token_usage)
+            if not isinstance(error, InvalidOutput):
+                raise
             message = response.message()
+            error.partial = replace(message, warnings=[*message.warnings, *plan.warnings])
             # Output that `max_tokens` truncated is not retried, because the next output could be truncated too.
             if not retries_left or message.finish_reason == "length":
-                error.disproved = disproved_by(plan, message, made_calls=bool(has_calls))
+                find = partial(disproved_by, plan, message, made_calls=bool(has_calls))
+                error.disproved = await run_validation(find, timeouts)
                 raise
             retries_left -= 1
             request = _with_feedback(request, message, error)
             continue
         for delta in buffered:
             yield delta
-        closing.token_usage = usage
+        closing.token_usage = add_usage(earlier.usage, closing.token_usage)
         yield closing
         return
 
@@ -228,10 +239,8 @@ def _with_feedback(request: Request, message: ChatMessage, error: InvalidOutput)
     )
 
 
-async def _validated_closing(
-    plan: Plan, response: MessageBuilder, closing: ChatMessageStreamDelta
-) -> ChatMessageStreamDelta:
-    """Validate a complete response: at once if that is short, and otherwise in a thread.
+def _validate(plan: Plan, response: MessageBuilder, closing: ChatMessageStreamDelta) -> ChatMessageStreamDelta:
+    """Validate a complete response.
 
     Returns:
         The closing delta, to which the parsed output, the enforcement and the warnings of the plan were added.
@@ -240,18 +249,7 @@ async def _validated_closing(
         InvalidToolCall: A tool call is not valid or not allowed, or a required tool call is missing.
         InvalidOutput: The output does not match the output type.
         InvalidRequest: The validation takes too long.
-        DeadlineExceeded: The validation takes longer than the call's `timeout`.
     """
-    try:
-        with time_limit(on_loop=True):
-            return _validate(plan, response, closing)
-    except ThreadNeeded:
-        from modelport.layers.adapt.off_loop import run_in_thread  # Here, because it imports asyncio.
-
-    return await run_in_thread(lambda: _validate(plan, response, closing), plan.original.timeouts)
-
-
-def _validate(plan: Plan, response: MessageBuilder, closing: ChatMessageStreamDelta) -> ChatMessageStreamDelta:
     request, message = plan.original, response.message()
     closing = replace(closing, warnings=[*(closing.warnings or ()), *plan.warnings] or None)
     if message.tool_calls:
@@ -280,6 +278,7 @@ def _as_the_model_wrote_it(
     """Return the last delta of a response that the service ended because of the model's tool call."""
     return replace(
         closing,
+        token_usage=error.token_usage,
         content=None if response.has_output else error.text or None,
         finish_reason="stop",
         warnings=[*(closing.warnings or ()), *plan.warnings, CallWarning("invalid", "tools", error.message)],
@@ -352,14 +351,3 @@ def _parse(grammar: Grammar, text: str, nulls_for_optional: bool) -> Any:
         if cleaned != value:
             text = json.dumps(cleaned)
     return grammar.parse(text)
-
-
-def _add_usage(a: TokenUsage | None, b: TokenUsage | None) -> TokenUsage | None:
-    """Return the sum of two token usages, or one of them if the other is missing.
-
-    A count that is unknown (`None`) in one of them is unknown in the sum.
-    """
-    if a is None or b is None:
-        return a or b
-    pairs = {name: (getattr(a, name), getattr(b, name)) for name in TokenUsage.__slots__}
-    return TokenUsage(**{n: None if x is None or y is None else x + y for n, (x, y) in pairs.items()})

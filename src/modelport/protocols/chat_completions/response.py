@@ -160,6 +160,7 @@ class ChatResponseReader:
             last.warnings = [*media_warnings(self._left_out), *([LONE_TAG] if self._has_lone_tag else ())]
         if self._finish_word not in (None, "stop", "length", "tool_calls"):
             if error := finish_error(self._finish_word):
+                error.token_usage = last.token_usage
                 raise error
             if warning := finish_warning(self._finish_word):
                 last.warnings = [*(last.warnings or ()), warning]

@@ -19,7 +19,7 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from modelport.errors import InvalidToolCall, MalformedResponse
+from modelport.errors import InvalidToolCall, MalformedResponse, ModelError
 from modelport.protocols.converse.request import ConverseCall
 from modelport.protocols.finish_reasons import finish_error, finish_reason_from, finish_warning
 from modelport.protocols.media import kind_of_part, media_warnings
@@ -45,6 +45,8 @@ class ConverseResponseReader:
 
     def __init__(self, call: ConverseCall) -> None:
         self._call = call
+        #: The error that the stop reason means. `finish` raises it, because the token usage comes later in a stream.
+        self._failure: ModelError | None = None
         #: Collects stop reason and token usage until `finish` returns it.
         self._last_delta = ChatMessageStreamDelta()
         #: The complete non-streaming response, or the last events of a stream by their names.
@@ -121,8 +123,12 @@ class ConverseResponseReader:
 
         Raises:
             MalformedResponse: The stream ended before the service sent its stop reason.
+            ModelError: The stop reason says that the service or the model failed.
         """
         last_delta = self._last_delta
+        if self._failure is not None:
+            self._failure.token_usage = last_delta.token_usage
+            raise self._failure
         if last_delta.finish_reason is None:
             raise MalformedResponse("The stream ended without a messageStop event, so the response is incomplete.")
         if self._call_indices and last_delta.finish_reason == "stop":
@@ -234,8 +240,7 @@ class ConverseResponseReader:
         reason = _require_text(data["stopReason"])
         if reason == "malformed_tool_use" and self._call_indices:
             reason = "tool_use"  # The layer `adapt` reports the call, with its arguments as the model wrote them.
-        if error := finish_error(reason):
-            raise error
+        self._failure = finish_error(reason)
         self._unknown_reason = finish_warning(reason)
         self._last_delta.finish_reason = finish_reason_from(reason)
         stop_sequences = self._call.arguments.get("inferenceConfig", {}).get("stopSequences", ())

@@ -164,8 +164,8 @@ class ResponsesReader:
     # --- a response ---------------------------------------------------------------------------------------------------
 
     def _read_complete(self, data: Any) -> ChatMessageStreamDelta:
-        if error := data.get("error"):
-            raise self._error_from(*error_payload(error))
+        if data.get("error"):
+            raise self._failure_of(data)
         if data.get("object", "response") != "response" or not isinstance(data.get("output"), list):
             raise TypeError("it has no list 'output'")
         self._read_end(data, data)
@@ -175,7 +175,7 @@ class ResponsesReader:
         """Read the status and the usage of a complete response."""
         status, last = response.get("status") or "completed", self._last_delta
         if status == "failed" or response.get("error"):
-            raise self._error_from(*error_payload(response.get("error")))
+            raise self._failure_of(response)
         if status == "incomplete":
             reason = (response.get("incomplete_details") or {}).get("reason")
             last.finish_reason = _INCOMPLETE.get(str(reason), "length")
@@ -191,6 +191,11 @@ class ResponsesReader:
                 last.finish_reason = "length"
         self._read_model(response)
         last.raw, self._is_complete = raw, True
+
+    def _failure_of(self, response: Mapping[str, Any]) -> ModelError:
+        error = self._error_from(*error_payload(response.get("error")))
+        error.token_usage = usage_from(usage) if (usage := response.get("usage")) else None
+        return error
 
     def _read_model(self, response: Mapping[str, Any]) -> None:
         if isinstance(model_id := response.get("model"), str):
@@ -217,7 +222,7 @@ class ResponsesReader:
         if kind in ("response.completed", "response.incomplete"):
             return self._read_last(data["response"], data)
         if kind == "response.failed":
-            raise self._error_from(*error_payload(data["response"].get("error")))
+            raise self._failure_of(data["response"])
         if kind == "response.created":
             self._read_model(data["response"])
         elif kind == "error" or data.get("error"):
