@@ -21,6 +21,7 @@ from modelport import (
     OpenAIServerModel,
     ServerError,
 )
+from modelport.inputs.options import normalise_options
 from modelport.testing import ScriptedModel
 from tests.servers.bedrock import BedrockServer, Converse
 from tests.servers.faults import Call, Fault, FaultServer, Recorded
@@ -254,6 +255,20 @@ def test_saved_agent_with_a_users_class_is_loaded_if_smolagents_knows_the_class(
     monkeypatch.setenv("OPENAI_API_KEY", "sk-saved")
     loaded = smolagents.CodeAgent.from_dict(saved).model
     assert type(loaded) is OwnModel and loaded.to_dict() == model.to_dict()
+
+
+def test_format_of_code_agents_returns_invalid_output() -> None:
+    """The format is that of the installed smolagents."""
+    code_format = smolagents.models.CODEAGENT_RESPONSE_FORMAT
+    for given, constructor, expected in (
+        ({"response_format": code_format}, {}, "return"),
+        ({"response_format": code_format, "output_errors": "raise"}, {}, "raise"),
+        ({"response_format": code_format}, {"output_errors": "raise"}, None),
+        ({"grammar": code_format}, {}, None),
+        ({"response_format": {"type": "object"}}, {}, None),
+        ({"response_format": int}, {}, None),
+    ):
+        assert normalise_options(given, constructor).get("output_errors") == expected, given
 
 
 def test_code_agent_on_a_model_without_stop_counts_its_tokens(streamed: bool) -> None:

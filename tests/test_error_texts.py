@@ -176,7 +176,7 @@ MISTAKES: list[tuple[type[Exception], Callable[[], Any], str]] = [
     (
         errors.InvalidRequest,
         lambda: load_model("opnai/gpt-4o"),
-        r"'opnai' is unknown; did you mean 'openai'\? For a provider of LiteLLM",
+        r"'opnai' is unknown; did you mean 'openai'\? For a model of LiteLLM",
     ),
     (
         errors.InvalidRequest,

@@ -6,10 +6,8 @@ import asyncio
 from typing import Any
 
 import pytest
-from smolagents.models import CODEAGENT_RESPONSE_FORMAT
 
 from modelport import FallbackModel, InvalidOutput, InvalidRequest, ServerError
-from modelport.inputs.options import normalise_options
 from modelport.model import Model
 from modelport.types.messages import ChatMessage
 from modelport.types.output_types import JSONSchema
@@ -78,19 +76,6 @@ def test_valid_output_after_feedback_has_no_warning() -> None:
 def test_other_errors_are_raised() -> None:
     with pytest.raises(ServerError):
         ask(ScriptedBackend([ServerError("down", retryable=False)]), "sync", grammar=SCHEMA, output_errors="return")
-
-
-def test_format_of_code_agents_returns_invalid_output() -> None:
-    """The format is that of the installed smolagents."""
-    for given, constructor, expected in (
-        ({"response_format": CODEAGENT_RESPONSE_FORMAT}, {}, "return"),
-        ({"response_format": CODEAGENT_RESPONSE_FORMAT, "output_errors": "raise"}, {}, "raise"),
-        ({"response_format": CODEAGENT_RESPONSE_FORMAT}, {"output_errors": "raise"}, None),
-        ({"grammar": CODEAGENT_RESPONSE_FORMAT}, {}, None),
-        ({"response_format": SCHEMA}, {}, None),
-        ({"response_format": int}, {}, None),
-    ):
-        assert normalise_options(given, constructor).get("output_errors") == expected, given
 
 
 def test_wrong_value_names_the_two_values() -> None:
