@@ -129,7 +129,7 @@ class Secret:
         Raises:
             AuthenticationError: There is no key; the message names the variable to set.
         """
-        value = self._value if self._value is not None else os.environ.get(self.env or "")
+        value = self._key()
         if not value and self.optional:
             return "none"
         if not value:
@@ -143,6 +143,11 @@ class Secret:
             raise AuthenticationError(f"No key was given. Pass api_key=…{where}.{advice}", hint=hint)
         return value
 
+    def _key(self) -> str | None:
+        """Return the key; `None` if there is none, or only white space."""
+        value = self._value if self._value is not None else os.environ.get(self.env or "")
+        return value if value and not value.isspace() else None
+
     @property
     def origin(self) -> str:
         """How the caller gave the key, for errors: a part of a sentence that begins with `The key was`."""
@@ -151,7 +156,7 @@ class Secret:
         return f"read from the environment variable {self.env}" if self.env else ""
 
     def __bool__(self) -> bool:
-        return bool(self._value if self._value is not None else os.environ.get(self.env or ""))
+        return self._key() is not None
 
     def __repr__(self) -> str:
         return f"Secret(env={self.env!r}{', optional=True' if self.optional else ''})"

@@ -816,7 +816,7 @@ def test_models_that_cannot_be_saved_share_no_cached_response(settings: list[dic
 
 @pytest.mark.parametrize("key", ["", "  ", SecretStr(""), SecretStr("\n")])
 def test_blank_key_is_refused(key: Any) -> None:
-    with pytest.raises(modelport.AuthenticationError, match="api_key is blank"):
+    with pytest.raises(modelport.AuthenticationError, match="No key was given"):
         ChatModelport(model="openai/gpt-4o", api_key=key)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 import modelport
-from modelport.errors import InvalidRequest, MissingDependency
+from modelport.errors import AuthenticationError, InvalidRequest, MissingDependency
 
 OPENAI = {"model_id": "m", "api_base": "http://127.0.0.1:9/v1", "api_key": "key"}
 AZURE = {"model_id": "m", "azure_endpoint": "https://r.openai.azure.com", "api_key": "key"}
@@ -82,3 +82,23 @@ def test_address_under_the_name_of_another_class_is_refused(
     with pytest.raises(InvalidRequest, match=f"no setting '{wrong}'; pass the address as {right}=") as raised:
         make(**settings, **{wrong: "http://127.0.0.1:9/hidden"})
     assert "hidden" not in str(raised.value)
+
+
+@pytest.mark.parametrize("key", ["", " ", "\n"])
+@pytest.mark.parametrize(
+    ("name", "settings", "variable"),
+    [
+        ("OpenAIServerModel", OPENAI, "OPENAI_API_KEY"),
+        ("AzureOpenAIServerModel", AZURE, "AZURE_OPENAI_API_KEY"),
+        ("AmazonBedrockServerModel", BEDROCK, "AWS_BEARER_TOKEN_BEDROCK"),
+    ],
+)
+def test_blank_key_is_no_key(
+    name: str, settings: dict[str, Any], variable: str, key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(variable, "  ")
+    for given in ({**settings, "api_key": key}, {**settings, "api_key": None}):
+        if name.startswith("Amazon") and given["api_key"] is None:
+            continue  # The credentials of AWS are used in its place.
+        with pytest.raises(AuthenticationError, match=variable):
+            getattr(modelport, name)(**given)("hi")

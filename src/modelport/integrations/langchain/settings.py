@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import SecretStr
 
-from modelport.errors import AuthenticationError, InvalidRequest
+from modelport.errors import InvalidRequest
 from modelport.inputs.parameters import BY_ANY_NAME
 from modelport.inputs.settings import check_kind
 from modelport.registry import model_class
@@ -86,15 +86,12 @@ def model_settings_from(spec: str, settings: Mapping[str, Any]) -> dict[str, Any
 
     Raises:
         InvalidRequest: No backend has this name, or a setting is wrong.
-        AuthenticationError: The key is blank.
     """
     known = constructor_parameters(model_class(spec.partition("/")[0], spec))
     result: dict[str, Any] = {}
     for name, value in options_from(settings, known).items():
         if isinstance(value, SecretStr):
             value = HiddenStr(value.get_secret_value())
-        if name == "api_key" and isinstance(value, str) and not value.strip():
-            raise AuthenticationError("api_key is blank. Pass a key, or leave it out to read it from the environment.")
         if name == "max_retries":
             value = _attempts(value)
         elif name == "use_responses_api":
