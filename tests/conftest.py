@@ -32,3 +32,12 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     declared = re.search(r"^pytestmark = (.+)$", collection_path.read_text(), re.M)
     marks = set(re.findall(r"pytest\.mark\.(\w+)", declared[1])) if declared else set()
     return True if marks and not Expression.compile(expression).evaluate(lambda name, /, **_: name in marks) else None
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Check that pytest-xdist runs each group in one process. Otherwise several processes load the same engines."""
+    if not getattr(session.config.option, "loadgroup", False):  # It is set in the processes that run tests.
+        return
+    grouped = [item for item in session.items if item.get_closest_marker("xdist_group")]
+    if lost := [item.nodeid for item in grouped if "@" not in item.nodeid]:
+        raise pytest.UsageError(f"this version of pytest-xdist ignores the group of {lost[0]}")
