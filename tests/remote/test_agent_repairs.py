@@ -51,7 +51,9 @@ def test_agent_repairs_a_bad_call(server: FaultServer, backend: str, name: str, 
     assert bool(errors) == (name != "call in the text")
 
 
-@pytest.mark.parametrize("backend", [name for name in REMOTE if BACKENDS[name].wire is Fault], scope="module")
+@pytest.mark.parametrize(
+    "backend", [name for name in REMOTE if BACKENDS[name].wire is Fault], indirect=True, scope="module"
+)
 @pytest.mark.parametrize("streamed", [False, True], ids=["not streamed", "streamed"])
 def test_agent_repairs_a_call_that_the_service_refuses(server: FaultServer, backend: str, streamed: bool) -> None:
     """Only services with chat completions return the refused call."""
@@ -69,7 +71,9 @@ def test_code_agent_repairs_bad_code(server: FaultServer, backend: str, name: st
 
 
 @pytest.mark.filterwarnings("ignore:.*ignored it:UserWarning")
-@pytest.mark.parametrize("backend", [name for name in REMOTE if BACKENDS[name].wire is Fault], scope="module")
+@pytest.mark.parametrize(
+    "backend", [name for name in REMOTE if BACKENDS[name].wire is Fault], indirect=True, scope="module"
+)
 @pytest.mark.parametrize("streamed", [False, True], ids=["not streamed", "streamed"])
 @pytest.mark.parametrize("name", BAD_STRUCTURES)
 def test_code_agent_repairs_bad_structured_output(server: FaultServer, backend: str, name: str, streamed: bool) -> None:
