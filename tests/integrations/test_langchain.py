@@ -17,6 +17,7 @@ import traceback
 import warnings
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
+from importlib.metadata import version
 from typing import Any, Literal, Optional, Union
 
 import pytest
@@ -36,7 +37,7 @@ from langchain_core.messages import (
 )
 from langchain_core.runnables import ConfigurableField
 from langchain_core.tools import tool
-from pydantic import BaseModel, SecretStr
+from pydantic import BaseModel, PydanticUserError, SecretStr
 from typing_extensions import TypedDict
 
 import modelport
@@ -846,7 +847,11 @@ def test_configurable_model_is_refused_because_its_settings_would_be_lost() -> N
     chat = ChatModelport(model=ScriptedModel("a", "b"), temperature=0.5)
     with pytest.raises(modelport.InvalidRequest, match="configurable_alternatives"):
         chat.configurable_fields(model=ConfigurableField(id="m"))
-    other = chat.configurable_fields(options=ConfigurableField(id="o"))
+    try:
+        other = chat.configurable_fields(options=ConfigurableField(id="o"))
+    except PydanticUserError:  # LangChain can't configure any model with the oldest pydantic.
+        assert version("pydantic").startswith("2.9.")
+        return
     assert other.with_config(configurable={"o": {"temperature": 1}}).invoke("hi").text == "a"
     assert other.invoke("hi").text == "b"
     assert [request.parameters["temperature"] for request in chat.model.requests] == [1, 0.5]
