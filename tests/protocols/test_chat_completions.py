@@ -149,6 +149,7 @@ def choice(index: int | None, text: str, key: str = "delta", reason: str | None 
         ([[choice(1, "X"), choice(0, "a")], [choice(1, "Y", reason="length"), choice(0, "b", reason="stop")]], "ab"),
         ([[choice(3, "a")], [choice(3, "b", reason="stop")]], "ab"),
         ([[choice(None, "a")], [choice(0, "b")], [choice(None, "", reason="stop")]], "ab"),
+        ([[{**choice(None, "a"), "index": None}], [{**choice(None, "b", reason="stop"), "index": None}]], "ab"),
     ],
 )  # fmt: skip
 def test_one_choice_of_a_stream_is_read(chunks: list[list[Any]], text: str) -> None:

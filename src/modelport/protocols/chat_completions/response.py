@@ -212,7 +212,8 @@ class ChatResponseReader:
         """Return the choice that is read, of several or of one that has another number; `None` if it is not there."""
         if not self._has_choice:
             self._index = min(choice.get("index") or 0 for choice in choices)
-        return next((choice for choice in choices if choice.get("index", self._index) == self._index), None)
+        # LiteLLM gives a choice without a number the number `None`.
+        return next((choice for choice in choices if choice.get("index") in (None, self._index)), None)
 
     def _read_choice(self, choice: Any, message_key: str, data: Any) -> ChatMessageStreamDelta | None:
         self._has_choice = True
